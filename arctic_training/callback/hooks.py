@@ -1,0 +1,108 @@
+"""Methods that announce themselves: ``pre-<event>`` before they run, ``post-<event>`` after."""
+
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any, ClassVar, Self, TypeVar
+
+F = TypeVar("F", bound=Callable[..., Any])
+Listener = Callable[..., Any]
+
+_EVENT = "__event__"
+
+
+def hook(event: str) -> Callable[[F], F]:
+    """Mark a method as an event. Overrides stay events, and an override that calls ``super()`` announces once."""
+
+    def mark(method: F) -> F:
+        pre, post = f"pre-{event}", f"post-{event}"
+
+        @functools.wraps(method)
+        def announced(self: "Hooked", *args: Any, **kwargs: Any) -> Any:
+            if event in self._running:
+                return method(self, *args, **kwargs)
+            self._running.add(event)
+            try:
+                for listener, takes in self._listeners.get(pre, ()):
+                    changed = listener(self, *args[:takes])
+                    if changed is not None:
+                        changed = changed if isinstance(changed, tuple) else (changed,)
+                        args = changed + args[len(changed) :]
+                value = method(self, *args, **kwargs)
+                for listener, takes in self._listeners.get(post, ()):
+                    changed = listener(self, value) if takes else listener(self)
+                    value = value if changed is None else changed
+                return value
+            finally:
+                self._running.discard(event)
+
+        setattr(announced, _EVENT, event)
+        return announced  # type: ignore[return-value]
+
+    return mark
+
+
+class Hooked:
+    """A class whose `hook` methods can be listened to.
+
+    A listener is called with the object, then as many of the event's arguments (``pre-``) or its value (``post-``) as
+    it takes. What it returns, if not None, takes their place: so a listener may replace a batch, a loss, a model.
+    Listeners are stated in the class (``callbacks``, or methods ``pre_<event>_callback``) or added by `listen`.
+    """
+
+    callbacks: ClassVar[list[tuple[str, Listener]]] = []
+    _running: set[str]
+    _listeners: dict[str, list[tuple[Listener, int]]]
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        for attribute, method in list(cls.__dict__.items()):
+            inherited = next((getattr(base, attribute) for base in cls.__mro__[1:] if hasattr(base, attribute)), None)
+            if hasattr(inherited, _EVENT) and inspect.isfunction(method) and not hasattr(method, _EVENT):
+                setattr(cls, attribute, hook(getattr(inherited, _EVENT))(method))
+        for event, _ in cls._own_listeners():
+            cls._check(event)
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        self = super().__new__(cls)
+        self._running, self._listeners = set(), {}
+        for base in reversed(cls.__mro__):
+            if issubclass(base, Hooked):
+                for event, listener in base._own_listeners():
+                    self.listen(event, listener)
+        return self
+
+    @classmethod
+    def events(cls) -> set[str]:
+        return {getattr(method, _EVENT) for _, method in inspect.getmembers(cls) if hasattr(method, _EVENT)}
+
+    @classmethod
+    def _own_listeners(cls) -> list[tuple[str, Listener]]:
+        stated = list(cls.__dict__.get("callbacks", ()))
+        for attribute, method in cls.__dict__.items():
+            when, _, what = attribute.removesuffix("_callback").partition("_")
+            if attribute.endswith("_callback") and when in ("pre", "post") and inspect.isfunction(method):
+                stated.append((f"{when}-{what}", method))
+        return stated
+
+    @classmethod
+    def _check(cls, event: str) -> None:
+        when, _, what = event.partition("-")
+        if when not in ("pre", "post") or what.replace("-", "_") not in cls.events():
+            told = ", ".join(sorted(cls.events()))
+            raise ValueError(f"{cls.__name__} has no event {event!r}; pre- and post- go with: {told}")
+
+    def listen(self, event: str, listener: Listener) -> None:
+        """Call ``listener`` at ``event``. Raises ValueError when the class has no such event."""
+        self._check(event)
+        when, _, what = event.partition("-")
+        takes = _arguments(listener) - 1
+        self._listeners.setdefault(f"{when}-{what.replace('-', '_')}", []).append((listener, takes))
+
+
+def _arguments(listener: Listener) -> int:
+    """How many positional arguments a listener takes."""
+    parameters = inspect.signature(listener).parameters.values()
+    if any(p.kind is p.VAR_POSITIONAL for p in parameters):
+        return 100
+    return sum(p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) for p in parameters)

@@ -1,0 +1,24 @@
+"""The section of a checkpoint engine, as far as every one has one."""
+
+from pathlib import Path
+
+from pydantic import Field
+
+from arctic_training.config.base import ComponentConfig
+from arctic_training.config.numbers import HumanInt
+
+
+class CheckpointConfig(ComponentConfig):
+    output_dir: Path | None = None
+    """Where the checkpoints go; ``checkpoints/<type>`` in the run folder when left out."""
+    enabled: bool = True
+    auto_resume: bool = False
+    """Go on from the newest checkpoint in ``output_dir``, when there is one."""
+    save_every_n_steps: HumanInt = Field(default=0, ge=0)
+    """Optimizer updates between saves; 0: never for this reason."""
+    save_every_n_epochs: HumanInt = Field(default=0, ge=0)
+    """Epochs between saves; 0: never for this reason."""
+    save_end_of_training: bool = False
+    """Save when the run has come to its end, or is stopped in good order."""
+    keep_last: HumanInt = Field(default=0, ge=0)
+    """How many checkpoints to keep; 0: all of them."""

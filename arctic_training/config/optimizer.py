@@ -1,0 +1,24 @@
+"""The section of an optimizer, as far as every optimizer has one."""
+
+from typing import Any
+
+from pydantic import Field, model_validator
+
+from arctic_training.config.base import ComponentConfig
+from arctic_training.config.numbers import HumanFloat
+
+
+class OptimizerConfig(ComponentConfig):
+    learning_rate: HumanFloat = Field(default=5e-4, ge=0)
+    """Peak learning rate; also written ``lr``."""
+    weight_decay: HumanFloat = Field(default=0.1, ge=0)
+    """Decoupled where the optimizer has it so; never on biases and norms."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short_name(cls, section: Any) -> Any:
+        if isinstance(section, dict) and "lr" in section:
+            if "learning_rate" in section:
+                raise ValueError("lr and learning_rate are the same; give one of them")
+            section = {("learning_rate" if key == "lr" else key): value for key, value in section.items()}
+        return section

@@ -1,0 +1,24 @@
+"""The section of a learning rate schedule, as far as every schedule has one."""
+
+from pydantic import Field, model_validator
+
+from arctic_training.config.base import ComponentConfig
+from arctic_training.config.numbers import HumanFloat, HumanInt
+
+
+class SchedulerConfig(ComponentConfig):
+    """All lengths are in optimizer updates."""
+
+    warmup_ratio: HumanFloat = Field(default=0.1, ge=0, le=1)
+    """Share of the run's updates during which the learning rate rises to its peak."""
+    warmup_steps: HumanInt | None = Field(default=None, ge=0)
+    """The same in updates; takes the place of ``warmup_ratio``."""
+    warmup_epochs: HumanFloat | None = Field(default=None, ge=0)
+    """The same in epochs; takes the place of ``warmup_ratio``."""
+
+    @model_validator(mode="after")
+    def _one_warmup(self) -> "SchedulerConfig":
+        given = [name for name in ("warmup_ratio", "warmup_steps", "warmup_epochs") if name in self.model_fields_set]
+        if len([name for name in given if getattr(self, name) is not None]) > 1:
+            raise ValueError(f"{' and '.join(given)} say the same thing; give one of them")
+        return self

@@ -1,0 +1,53 @@
+"""Every error this package raises on purpose."""
+
+from typing import ClassVar
+
+
+class ArcticError(Exception):
+    """Base of all of them. The command prints its text, without a traceback, and ends with ``exit_code``."""
+
+    exit_code: ClassVar[int] = 1
+
+
+class InputError(ArcticError):
+    """What a person gave cannot be used: nothing was started and nothing written."""
+
+    exit_code = 2
+
+
+class RecipeError(InputError):
+    """A recipe that cannot be run. One line for each problem, all of them at once."""
+
+    def __init__(self, problems: list[str] | str) -> None:
+        self.problems = [problems] if isinstance(problems, str) else list(problems)
+        super().__init__("\n".join(self.problems))
+
+
+class RegistryError(InputError):
+    """A name is unknown, or taken by another class."""
+
+
+class DataError(InputError):
+    """A data source, a row or a cache that cannot be used."""
+
+
+class ModelError(InputError):
+    """A model or tokenizer that cannot be read, or does not fit the run."""
+
+
+class MissingDependencyError(InputError):
+    """A library that the recipe needs is not installed."""
+
+
+class CheckpointError(ArcticError):
+    """A checkpoint cannot be written or read."""
+
+
+class ResumeError(CheckpointError):
+    """A checkpoint does not fit the run that reads it."""
+
+    exit_code = 2
+
+
+class TrainingError(ArcticError):
+    """The run cannot go on."""

@@ -1,0 +1,72 @@
+"""Shelves of named classes. This module knows nobody: classes come to it by being defined."""
+
+import difflib
+from typing import Any, ClassVar, Self, cast
+
+from arctic_training.errors import RegistryError
+
+_SHELVES: dict[str, dict[str, type["Registered"]]] = {}
+
+
+class Registered:
+    """Base of every class that a recipe can name.
+
+    A direct child opens a shelf with ``kind=``. A descendant that states its own ``name`` stands on that shelf; one
+    that does not is an intermediate class and stands nowhere.
+    """
+
+    kind: ClassVar[str]
+    name: ClassVar[str]
+
+    def __init_subclass__(cls, *, kind: str | None = None, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if kind is not None:
+            cls.kind = kind
+            _SHELVES.setdefault(kind, {})
+        elif "name" in cls.__dict__:
+            _enter(cls)
+
+    @classmethod
+    def registered(cls, name: str) -> type[Self]:
+        """The class of this kind with that name. Raises `RegistryError` when there is none."""
+        return cast(type[Self], lookup(cls.kind, name))
+
+
+def lookup(kind: str, name: str) -> type[Registered]:
+    """The class of ``kind`` called ``name``. Raises `RegistryError`, which names the nearest."""
+    if kind not in _SHELVES:
+        raise RegistryError(f"{kind!r} is no kind of component; there are: {', '.join(kinds())}")
+    try:
+        return _SHELVES[kind][name]
+    except KeyError:
+        what = kind.replace("_", " ")
+        raise RegistryError(f"no {what} is named {name!r}; {nearest(name, names(kind))}") from None
+
+
+def nearest(word: str, known: list[str]) -> str:
+    """A sentence for somebody who misspelt ``word``: what he may have meant, then all there is."""
+    close = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
+    meant = f"did you mean {close[0]!r}? " if close else ""
+    return f"{meant}there are: {', '.join(known) or 'none'}"
+
+
+def names(kind: str) -> list[str]:
+    return sorted(_SHELVES.get(kind, ()))
+
+
+def kinds() -> list[str]:
+    return sorted(_SHELVES)
+
+
+def _enter(cls: type[Registered]) -> None:
+    if not hasattr(cls, "kind"):
+        raise RegistryError(f"{cls.__qualname__} has a name but no kind: it must descend from a kind of component")
+    shelf = _SHELVES[cls.kind]
+    there = shelf.get(cls.name)
+    # the same class may be defined again: a notebook cell run twice, a module imported under its path
+    if there is not None and (there.__module__, there.__qualname__) != (cls.__module__, cls.__qualname__):
+        raise RegistryError(
+            f"the {cls.kind.replace('_', ' ')} name {cls.name!r} of {cls.__module__}.{cls.__qualname__} "
+            f"is taken by {there.__module__}.{there.__qualname__}; choose another name"
+        )
+    shelf[cls.name] = cls

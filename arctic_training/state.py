@@ -1,0 +1,109 @@
+"""What a run must remember to go on exactly as if it had never stopped."""
+
+import random
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+
+from arctic_training.errors import ResumeError
+
+
+@runtime_checkable
+class Stateful(Protocol):
+    """Tensors, numbers, strings, and lists and mappings of them: what can be read back without a pickle."""
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: Mapping[str, Any], /) -> None: ...
+
+
+@dataclass
+class Progress:
+    """Where the run stands. Only the loop writes it."""
+
+    epoch: int = 0
+    """Whole epochs behind us."""
+    batch: int = 0
+    """Micro-batches consumed of the epoch under way, on each data rank."""
+    update: int = 0
+    """Optimizer updates taken."""
+    samples: int = 0
+    """Rows of the batches consumed, over all data ranks."""
+    tokens: int = 0
+    """Targets trained on, over all data ranks."""
+
+    def state_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def load_state_dict(self, state: Mapping[str, Any], /) -> None:
+        for field in fields(self):
+            setattr(self, field.name, int(state[field.name]))
+
+
+class Rng:
+    """The process's own random generators. Data order never draws from them."""
+
+    def state_dict(self) -> dict[str, Any]:
+        version, internal, gauss = random.getstate()
+        name, keys, position, has_gauss, cached = np.random.get_state()
+        state: dict[str, Any] = {
+            "python": {"version": version, "internal": list(internal), "gauss": gauss},
+            "numpy": {
+                "name": str(name),
+                "keys": torch.from_numpy(np.asarray(keys).astype(np.int64)),
+                "position": int(position),
+                "has_gauss": int(has_gauss),
+                "cached": float(cached),
+            },
+            "torch": torch.get_rng_state(),
+        }
+        if torch.cuda.is_available():
+            state["cuda"] = torch.cuda.get_rng_state()
+        return state
+
+    def load_state_dict(self, state: Mapping[str, Any], /) -> None:
+        python, numpy = state["python"], state["numpy"]
+        random.setstate((python["version"], tuple(python["internal"]), python["gauss"]))
+        keys = numpy["keys"].numpy().astype(np.uint32)
+        np.random.set_state((numpy["name"], keys, numpy["position"], numpy["has_gauss"], numpy["cached"]))
+        torch.set_rng_state(state["torch"])
+        if "cuda" in state and torch.cuda.is_available():
+            torch.cuda.set_rng_state(state["cuda"])
+
+
+@contextmanager
+def traceless(modules: Iterable[torch.nn.Module]) -> Iterator[None]:
+    """What is done inside leaves neither the modules' mode nor the random generators changed, and no gradient."""
+    rng = Rng()
+    before = rng.state_dict()
+    modes = [(part, part.training) for module in modules for part in module.modules()]
+    try:
+        for part, _ in modes:
+            part.training = False
+        with torch.no_grad():
+            yield
+    finally:
+        for part, mode in modes:
+            part.training = mode
+        rng.load_state_dict(before)
+
+
+class RunState(dict[str, Stateful]):
+    """The parts of a run that are saved, by name. Loading is strict, both ways."""
+
+    def state_dict(self) -> dict[str, Any]:
+        return {name: part.state_dict() for name, part in self.items()}
+
+    def load_state_dict(self, state: Mapping[str, Any], /) -> None:
+        """Raises `ResumeError` when a part is unknown or missing; then nothing has been loaded."""
+        unknown, missing = sorted(state.keys() - self.keys()), sorted(self.keys() - state.keys())
+        if unknown or missing:
+            told = [f"it holds {', '.join(unknown)}, which the run lacks"] * bool(unknown)
+            told += [f"it lacks {', '.join(missing)}, which the run has"] * bool(missing)
+            raise ResumeError(f"the checkpoint does not fit this run: {'; '.join(told)}")
+        for name, part in self.items():
+            part.load_state_dict(state[name])
