@@ -1,20 +1,49 @@
 """Who this process is among the processes of the run, and what they say to one another."""
 
+import atexit
 import os
+import re
+import socket
+import sys
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any, Protocol, TypeVar
 
 import torch
+import torch.distributed as dist
+
+T = TypeVar("T")
+
+_TIMEOUT = timedelta(hours=1)
+_BEAT = 5.0
+"""Seconds between two signs of life of a process that the others wait for."""
+_SILENCE = 300.0
+"""Seconds without one after which the others give up."""
+
+_store: dist.Store | None = None
+_turns = 0
+
+
+class Destroyable(Protocol):
+    """An engine, as far as its end goes."""
+
+    def destroy(self) -> None: ...
 
 
 def rank() -> int:
-    return int(os.environ.get("RANK", "0"))
+    return int(_told("RANK", "SLURM_PROCID", "0"))
 
 
 def world_size() -> int:
-    return int(os.environ.get("WORLD_SIZE", "1"))
+    return int(_told("WORLD_SIZE", "SLURM_STEP_NUM_TASKS", "1"))
 
 
 def local_rank() -> int:
-    return int(os.environ.get("LOCAL_RANK", "0"))
+    """Which of the run's processes on this machine."""
+    return int(_told("LOCAL_RANK", "SLURM_LOCALID", "0"))
 
 
 def is_main() -> bool:
@@ -24,3 +53,184 @@ def is_main() -> bool:
 def device() -> torch.device:
     """Where this process computes."""
     return torch.device("cuda", local_rank()) if torch.cuda.is_available() else torch.device("cpu")
+
+
+def is_initialized() -> bool:
+    return _store is not None and dist.is_initialized()
+
+
+def init() -> None:
+    """Join the other processes of the run; may be called again. One process alone needs neither port nor variable.
+
+    Must come before DeepSpeed is first used: it then takes this process group as it is.
+    """
+    global _store
+    if is_initialized():
+        return
+    _tell_environment()
+    backend = "gloo"
+    if torch.cuda.is_available():
+        torch.cuda.set_device(local_rank())
+        backend = "cpu:gloo,cuda:nccl"
+    if dist.is_initialized():  # by the script that uses this package
+        _store = dist.distributed_c10d._get_default_store()
+    elif world_size() == 1:
+        _store = dist.HashStore()
+        dist.init_process_group(backend, store=_store, rank=0, world_size=1)
+    else:
+        meeting, number, count = next(dist.rendezvous("env://", rank(), world_size(), timeout=_TIMEOUT))
+        _store = dist.PrefixStore("arctic_training", meeting)
+        dist.init_process_group(backend, store=_store, rank=number, world_size=count, timeout=_TIMEOUT)
+        atexit.register(_leave)
+
+
+def init_deepspeed() -> None:
+    """`init`, and let DeepSpeed use the same process group, quietly and without compiling anything."""
+    init()
+    if not torch.cuda.is_available():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    import deepspeed
+    from deepspeed import comm
+    from deepspeed.accelerator import get_accelerator
+
+    if comm.is_initialized():
+        return
+    # its shared-memory all-reduce costs a C++ build at first use and leaves 66 MB in /dev/shm for each process
+    sys.modules["deepspeed.comm.torch"].build_shm_op = lambda: None  # type: ignore[attr-defined]
+    comm.comm.cdb = None
+    deepspeed.init_distributed(get_accelerator().communication_backend_name(), auto_mpi_discovery=False, verbose=False)
+
+
+def barrier() -> None:
+    """Wait until every process is here."""
+    if _several():
+        dist.all_reduce(torch.zeros(1))  # dist.barrier would take a GPU's stream, and guess which
+
+
+def all_reduce(tensor: torch.Tensor) -> torch.Tensor:
+    """The sum of ``tensor`` over all processes, put in its place."""
+    if _several():
+        dist.all_reduce(tensor)
+    return tensor
+
+
+def all_agree(yes: bool) -> bool:
+    """Whether every process says yes."""
+    return int(all_reduce(torch.tensor([0 if yes else 1])).item()) == 0
+
+
+def gather(value: T) -> list[T]:
+    """What each process holds, in the order of ranks, on every process. Small picklable values."""
+    if not _several():
+        return [value]
+    values: list[T | None] = [None] * world_size()
+    dist.all_gather_object(values, value)
+    return values  # type: ignore[return-value]
+
+
+def broadcast(value: T, source: int = 0) -> T:
+    """What the process ``source`` holds, on every process."""
+    if not _several():
+        return value
+    held: list[Any] = [value]
+    dist.broadcast_object_list(held, src=source, device=torch.device("cpu"))
+    return held[0]  # type: ignore[no-any-return]
+
+
+@contextmanager
+def main_first(*, each_machine: bool = False) -> Iterator[bool]:
+    """One process runs the block first, the others when it is done; yields whether this is the one.
+
+    However long it takes: the others look for its sign of life, not at a clock. ``each_machine`` lets one process of
+    each machine go first. Raises RuntimeError in the others when the first one fails or is not heard of any more.
+    """
+    global _turns
+    if not _several() or _store is None:
+        yield True
+        return
+    _turns += 1
+    key = f"main_first/{_turns}/{socket.gethostname() if each_machine else ''}"
+    if (local_rank() if each_machine else rank()) != 0:
+        _await(_store, key)
+        yield False
+        return
+    done = threading.Event()
+    pulse = threading.Thread(target=_beat, args=(_store, key, done), daemon=True)
+    pulse.start()
+    said = "failed"
+    try:
+        yield True
+        said = "done"
+    finally:
+        done.set()
+        pulse.join()
+        _store.set(key, said)
+
+
+def shutdown(engines: Iterable[Destroyable] = (), *, failed: bool = False) -> None:
+    """Leave the other processes in the order that is safe: all arrive, engines end, then the group.
+
+    After an exception nobody is waited for. Loader workers must have been stopped before.
+    """
+    if not failed:
+        barrier()
+    for engine in engines:
+        engine.destroy()
+    _leave()
+
+
+def _leave() -> None:
+    global _store
+    if dist.is_initialized() and _store is not None:
+        comm = sys.modules.get("deepspeed.comm.comm")
+        if comm is not None and comm.cdb is not None:
+            comm.destroy_process_group()
+            comm.cdb = None
+        else:
+            dist.destroy_process_group()
+    _store = None
+
+
+def _several() -> bool:
+    return is_initialized() and dist.get_world_size() > 1
+
+
+def _beat(store: dist.Store, key: str, done: threading.Event) -> None:
+    while not done.wait(_BEAT):
+        store.add(f"{key}/beat", 1)
+
+
+def _await(store: dist.Store, key: str) -> None:
+    beats, heard, pause = 0, time.monotonic(), 0.005
+    while not store.check([key]):
+        time.sleep(pause)
+        pause = min(pause * 1.5, 0.5)
+        if (now := store.add(f"{key}/beat", 0)) != beats:
+            beats, heard = now, time.monotonic()
+        elif time.monotonic() - heard > _SILENCE:
+            raise RuntimeError(f"the first process has given no sign of life for {_SILENCE:.0f} s")
+    if store.get(key) != b"done":
+        raise RuntimeError("the first process failed; its own message says why")
+
+
+def _told(variable: str, slurm: str, alone: str) -> str:
+    """torchrun's and DeepSpeed's variable, else that of a SLURM step of several tasks."""
+    in_step = int(os.environ.get("SLURM_STEP_NUM_TASKS", "1")) > 1
+    return os.environ.get(variable) or (os.environ.get(slurm, alone) if in_step else alone)
+
+
+def _tell_environment() -> None:
+    """DeepSpeed and torch read these variables themselves."""
+    told = {"RANK": rank(), "WORLD_SIZE": world_size(), "LOCAL_RANK": local_rank()}
+    for name, value in told.items():
+        os.environ.setdefault(name, str(value))
+    if world_size() > 1 and "SLURM_STEP_NODELIST" in os.environ:
+        os.environ.setdefault("MASTER_ADDR", first_host(os.environ["SLURM_STEP_NODELIST"]))
+        os.environ.setdefault("MASTER_PORT", str(20_000 + int(os.environ.get("SLURM_JOB_ID", "0")) % 20_000))
+
+
+def first_host(hosts: str) -> str:
+    """The first machine of SLURM's list: ``gpu[03-07,12],login`` begins with ``gpu03``."""
+    first = re.match(r"([^\[,]*)(?:\[([^\]]*)\])?([^\[,]*)", hosts)
+    assert first is not None  # every part may be empty
+    return first[1] + re.split(r"[,-]", first[2] or "")[0] + first[3]
