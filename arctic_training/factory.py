@@ -33,6 +33,10 @@ class TrainerView(Protocol):
         """The engine of each role that has been made, by the role's name."""
 
     @property
+    def eval_loaders(self) -> Mapping[str, Any]:
+        """The loaders of the evaluation data, by name; empty until the data are made."""
+
+    @property
     def device(self) -> torch.device: ...
     @property
     def data_rank(self) -> int:

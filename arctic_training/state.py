@@ -31,8 +31,6 @@ class Progress:
     """Micro-batches consumed of the epoch under way, on each data rank."""
     update: int = 0
     """Optimizer updates taken."""
-    samples: int = 0
-    """Rows of the batches consumed, over all data ranks."""
     tokens: int = 0
     """Targets trained on, over all data ranks."""
 

@@ -11,7 +11,7 @@ from arctic_training.registry import Registered
 class Callback(Registered, kind="callback"):
     """Its methods ``pre_<event>(trainer, ...)`` and ``post_<event>(trainer, value)`` are what it listens to.
 
-    A callback is made before the parts of its run, and is told of every event of the trainer from ``pre_init`` on.
+    It listens from before the first part of the run is made, so ``post_init`` is the first event it may hear.
     """
 
     config_type: ClassVar[type[ComponentConfig]] = ComponentConfig

@@ -1,0 +1,45 @@
+"""Train models from a recipe. The public names, each imported when it is first used."""
+
+from importlib import import_module
+from typing import Any
+
+_PUBLIC = {
+    "Callback": "callback.callback",
+    "CausalTrainer": "trainer.causal_trainer",
+    "CheckpointEngine": "checkpoint.engine",
+    "ComponentConfig": "config.base",
+    "DPOTrainer": "trainer.dpo_trainer",
+    "DataConfig": "config.data",
+    "DataFactory": "data.factory",
+    "DataSource": "data.source",
+    "Evaluator": "evaluation.evaluator",
+    "GANTrainer": "trainer.gan_trainer",
+    "HFModelFactory": "model.huggingface_factory",
+    "LigerModelFactory": "model.liger_factory",
+    "ModelConfig": "config.model",
+    "ModelFactory": "model.factory",
+    "ModelTransform": "model.transform",
+    "OptimizerFactory": "optimizer.factory",
+    "Role": "trainer.role",
+    "SFTTrainer": "trainer.sft_trainer",
+    "SchedulerFactory": "scheduler.factory",
+    "TokenizerFactory": "tokenizer.factory",
+    "Tracker": "tracker.tracker",
+    "Trainer": "trainer.trainer",
+    "TrainerConfig": "config.trainer",
+    "get_config": "config.recipe",
+    "hook": "callback.hooks",
+    "logger": "logging",
+}
+
+__all__ = sorted(_PUBLIC)  # noqa: PLE0605
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"arctic_training.{_PUBLIC[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_PUBLIC})

@@ -1,0 +1,20 @@
+"""Imports every built-in class that a recipe can name, so that its name is known."""
+
+from importlib import import_module
+
+_MODULES = (
+    "callback.kill_switch",
+    "checkpoint.deepspeed_engine",
+    "checkpoint.huggingface_engine",
+    "evaluation.generate",
+    "evaluation.scorer",
+    "tracker.console",
+    "tracker.jsonl",
+    "trainer.causal_trainer",
+    "trainer.dpo_trainer",
+    "trainer.gan_trainer",
+    "trainer.sft_trainer",
+)
+
+for _module in _MODULES:
+    import_module(f"arctic_training.{_module}")

@@ -1,0 +1,32 @@
+"""Stop a run from outside, by a file."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+from arctic_training.callback.callback import Callback
+from arctic_training.config.base import ComponentConfig
+
+
+class KillSwitchConfig(ComponentConfig):
+    path: Path | None = None
+    """When this file appears, the run finishes its update, saves and stops."""
+    seconds: float = 5.0
+    """Time between looks: a look at a file on a shared disk can cost more than an update."""
+
+
+class KillSwitch(Callback):
+    name = "kill_switch"
+    config_type = KillSwitchConfig
+
+    def __init__(self, config: KillSwitchConfig) -> None:
+        super().__init__(config)
+        self._looked = 0.0
+
+    def post_step(self, trainer: Any) -> None:
+        now = time.monotonic()
+        if self.config.path is None or now - self._looked < self.config.seconds:
+            return
+        self._looked = now
+        if self.config.path.exists():
+            trainer.request_stop(f"the kill switch {self.config.path} is there")

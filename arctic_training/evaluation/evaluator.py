@@ -1,0 +1,21 @@
+"""Something that is measured at every evaluation beside the loss."""
+
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar
+
+from arctic_training.config.base import ComponentConfig
+from arctic_training.factory import TrainerView
+from arctic_training.registry import Registered
+
+
+class Evaluator(Registered, ABC, kind="evaluator"):
+    """Called on every rank with all networks in evaluation mode and no gradients; leaves no trace in the run."""
+
+    config_type: ClassVar[type[ComponentConfig]] = ComponentConfig
+
+    def __init__(self, config: ComponentConfig) -> None:
+        self.config: Any = config
+
+    @abstractmethod
+    def __call__(self, trainer: TrainerView) -> dict[str, float]:
+        """What was measured, by name, over all ranks: every rank returns the same."""

@@ -1,0 +1,40 @@
+"""Numbers of a run, kept where they arise and reduced over the ranks only when they are read."""
+
+from collections.abc import Callable
+
+import torch
+
+Number = torch.Tensor | float | int
+Reduce = Callable[[torch.Tensor], torch.Tensor]
+
+
+class Metrics:
+    """Weighted means by name. `add` never waits for the device; `read` does, once for all names."""
+
+    def __init__(self) -> None:
+        self.weight: Number = 1
+        """Multiplies the weight of everything that is added: the targets of the batch under evaluation."""
+        self._sums: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
+
+    def add(self, name: str, value: Number, weight: Number = 1) -> None:
+        """Count ``value`` (a scalar) with ``weight`` in the mean called ``name``."""
+        value = value.detach().double() if isinstance(value, torch.Tensor) else torch.tensor(float(value)).double()
+        scale = torch.as_tensor(weight * self.weight, dtype=torch.float64, device=value.device)
+        part = value * scale
+        if name in self._sums:
+            total, weights = self._sums[name]
+            self._sums[name] = (total + part.to(total.device), weights + scale.to(total.device))
+        else:
+            self._sums[name] = (part, scale)
+
+    def read(self, reduce: Reduce) -> dict[str, float]:
+        """The means since the last read, over all ranks by ``reduce`` (a sum); every rank must have added the same names."""
+        if not self._sums:
+            return {}
+        names = sorted(self._sums)
+        devices = {self._sums[name][0].device for name in names}
+        home = next((device for device in devices if device.type != "cpu"), torch.device("cpu"))
+        pairs = torch.stack([torch.stack(self._sums[name]).to(home, non_blocking=True) for name in names])
+        self._sums.clear()
+        sums = reduce(pairs.cpu()).tolist()
+        return {name: total / weight for name, (total, weight) in zip(names, sums, strict=True) if weight}

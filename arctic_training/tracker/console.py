@@ -1,0 +1,33 @@
+"""Numbers as lines for the person who watches the run."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from arctic_training.config.base import ComponentConfig
+from arctic_training.tracker.tracker import Tracker
+
+
+class ConsoleConfig(ComponentConfig):
+    every: int = 1
+    """Optimizer updates between lines of the training loss; other values are always told."""
+
+
+class ConsoleTracker(Tracker):
+    name = "console"
+    config_type = ConsoleConfig
+
+    def start(self, recipe: Mapping[str, Any], run_dir: Path) -> None:
+        print(f"run folder: {run_dir}", flush=True)
+
+    def log(self, values: Mapping[str, float], step: int) -> None:
+        if "loss" in values and (not self.config.every or step % self.config.every):
+            return
+        told = " ".join(f"{name} {_short(name, value)}" for name, value in values.items() if name != "epoch")
+        print(f"update {step} | {told}", flush=True)
+
+
+def _short(name: str, value: float) -> str:
+    if name.endswith("_per_second"):
+        return f"{value:,.0f}"
+    return f"{value:.3g}" if name in ("lr", "seconds", "grad_norm") else f"{value:.4f}"

@@ -1,0 +1,37 @@
+"""Numbers as JSON lines in a file of the run folder."""
+
+import json
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO, Any
+
+from arctic_training.config.base import ComponentConfig
+from arctic_training.tracker.tracker import Tracker
+
+
+class JsonlConfig(ComponentConfig):
+    path: Path | None = None
+    """``metrics.jsonl`` in the run folder when left out."""
+
+
+class JsonlTracker(Tracker):
+    """Appends one line for each record: the step, the time in seconds since 1970, then the values."""
+
+    name = "jsonl"
+    config_type = JsonlConfig
+    _file: IO[str] | None = None
+
+    def start(self, recipe: Mapping[str, Any], run_dir: Path) -> None:
+        path = self.config.path or run_dir / "metrics.jsonl"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = open(path, "a", encoding="utf-8", buffering=1)  # noqa: SIM115  closed by finish
+
+    def log(self, values: Mapping[str, float], step: int) -> None:
+        if self._file is not None:
+            self._file.write(json.dumps({"step": step, "time": round(time.time(), 3), **values}) + "\n")
+
+    def finish(self, failed: bool) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._file = None

@@ -1,0 +1,35 @@
+"""Where the numbers of a run are told."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+from arctic_training.config.base import ComponentConfig
+from arctic_training.registry import Registered
+
+
+class Tracker(Registered, ABC, kind="tracker"):
+    """Lives in the main process only. One that fails after `start` is left out of the run, which goes on."""
+
+    config_type: ClassVar[type[ComponentConfig]] = ComponentConfig
+
+    def __init__(self, config: ComponentConfig) -> None:
+        self.config: Any = config
+
+    @abstractmethod
+    def start(self, recipe: Mapping[str, Any], run_dir: Path) -> None:
+        """``recipe`` is the resolved one, without secrets. An error raised here refuses the run."""
+
+    @abstractmethod
+    def log(self, values: Mapping[str, float], step: int) -> None:
+        """``step`` is the number of optimizer updates taken."""
+
+    def finish(self, failed: bool) -> None:  # noqa: B027  not every tracker has something to finish
+        pass
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any], /) -> None:
+        pass

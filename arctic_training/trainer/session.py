@@ -1,0 +1,92 @@
+"""The run as the outside sees it: its folder, its log, and where its numbers are told."""
+
+import importlib.metadata
+import json
+import platform
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from arctic_training import distributed
+from arctic_training.config.trainer import TrainerConfig
+from arctic_training.logging import log_to, logger
+from arctic_training.tracker.tracker import Tracker
+
+_LIBRARIES = ("arctic_training", "torch", "deepspeed", "transformers", "datasets", "peft", "numpy", "pydantic")
+
+
+class Session:
+    """Made once on every rank; only the main one writes the run folder and tells the trackers."""
+
+    def __init__(self, config: TrainerConfig) -> None:
+        self.config = config
+        self.run_dir = run_dir(config)
+        self.trackers: list[Tracker] = []
+
+    def open(self, trackers: Sequence[Tracker]) -> None:
+        """Start the log on every rank, and on the main one write who runs what, and start the trackers."""
+        told, rank, world = self.config.logger, distributed.rank(), distributed.world_size()
+        folder = told.output_dir or self.run_dir / "logs"
+        ranks = {"print_ranks": told.print_output_ranks, "file_ranks": told.file_output_ranks}
+        log_to(folder, level=told.level, rank=rank, world=world, **ranks)
+        if not distributed.is_main():
+            return
+        self.run_dir.mkdir(parents=True, exist_ok=True)
+        recipe = self.config.dump()
+        text = yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True)
+        (self.run_dir / "recipe.yaml").write_text(text, encoding="utf-8")
+        (self.run_dir / "environment.json").write_text(json.dumps(environment(), indent=2) + "\n", encoding="utf-8")
+        for tracker in trackers:
+            tracker.start(recipe, self.run_dir)
+            self.trackers.append(tracker)
+
+    def log(self, values: Mapping[str, float], step: int) -> None:
+        for tracker in list(self.trackers):
+            try:
+                tracker.log(values, step)
+            except Exception as error:
+                # a tracker never ends a run: an hour of training is worth more than a line in a chart
+                self.trackers.remove(tracker)
+                logger.error(f"tracker {tracker.name} failed and is left out from update {step} on: {error!r}")
+
+    def close(self, *, failed: bool) -> None:
+        while self.trackers:
+            tracker = self.trackers.pop()
+            try:
+                tracker.finish(failed)
+            except Exception as error:
+                logger.error(f"tracker {tracker.name} could not finish: {error!r}")
+
+
+def run_dir(config: TrainerConfig) -> Path:
+    """The run folder, the same on every rank; a new temporary one for a recipe that is no file and names none."""
+    if config.output_dir is not None:
+        return config.output_dir.absolute()
+    if config.recipe_path is not None:
+        return config.recipe_path.parent.absolute() / "runs" / config.recipe_path.stem
+    made = tempfile.mkdtemp(prefix="arctic_training_") if distributed.is_main() else ""
+    return Path(distributed.broadcast(made))
+
+
+def environment() -> dict[str, Any]:
+    """What a person needs to run this again: versions, machine, command. No environment variable: some are secrets."""
+    versions = {}
+    for library in _LIBRARIES:
+        try:
+            versions[library] = importlib.metadata.version(library)
+        except importlib.metadata.PackageNotFoundError:
+            versions[library] = "not installed"
+    devices = [torch.cuda.get_device_name(n) for n in range(torch.cuda.device_count())]
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "versions": versions,
+        "processes": distributed.world_size(),
+        "devices": devices or ["cpu"],
+        "command": sys.argv,
+    }

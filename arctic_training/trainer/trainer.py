@@ -1,0 +1,308 @@
+"""The loop."""
+
+import math
+import sys
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+
+from arctic_training import distributed
+from arctic_training.callback.callback import Callback
+from arctic_training.callback.hooks import Hooked, hook
+from arctic_training.checkpoint.engine import CheckpointEngine
+from arctic_training.config.trainer import TrainerConfig
+from arctic_training.data.factory import DataFactory
+from arctic_training.data.loader import Loader
+from arctic_training.engine.engine import Engine, grad_norm
+from arctic_training.evaluation.evaluator import Evaluator
+from arctic_training.metrics import Metrics, Number
+from arctic_training.model.factory import ModelFactory
+from arctic_training.optimizer.factory import OptimizerFactory
+from arctic_training.registry import Registered
+from arctic_training.scheduler.factory import SchedulerFactory
+from arctic_training.state import Progress, RunState, Stateful, traceless
+from arctic_training.tokenizer.factory import TokenizerFactory
+from arctic_training.trainer.assembly import assemble
+from arctic_training.trainer.role import Role
+from arctic_training.trainer.session import Session
+from arctic_training.trainer.window import Window, to_device, windows, with_share
+
+
+class Trainer(Registered, Hooked, ABC, kind="trainer"):
+    """Trains what its recipe says. A subclass that states a ``name`` and writes `loss` is a trainer a recipe can name.
+
+    The class says which classes may serve it, the first of each list being the default.
+    """
+
+    config_type: ClassVar[type[TrainerConfig]] = TrainerConfig
+    data_factory_type: ClassVar[type[DataFactory[Any]] | Sequence[type[DataFactory[Any]]]]
+    model_factory_type: ClassVar[type[ModelFactory[Any]] | Sequence[type[ModelFactory[Any]]]]
+    checkpoint_engine_type: ClassVar[type[CheckpointEngine[Any]] | Sequence[type[CheckpointEngine[Any]]]]
+    optimizer_factory_type: ClassVar[type[OptimizerFactory[Any]] | Sequence[type[OptimizerFactory[Any]]]]
+    scheduler_factory_type: ClassVar[type[SchedulerFactory[Any]] | Sequence[type[SchedulerFactory[Any]]]]
+    tokenizer_factory_type: ClassVar[type[TokenizerFactory[Any]] | Sequence[type[TokenizerFactory[Any]]]]
+    roles: ClassVar[tuple[Role, ...]] = (Role("model"),)
+
+    # filled in by assembly, in this order
+    session: Session
+    listeners: dict[str, Callback]
+    tokenizer: Any = None
+    train_loader: Loader | None = None
+    eval_loaders: Mapping[str, Loader] = {}
+    engines: dict[str, Engine]
+    checkpointers: list[CheckpointEngine[Any]]
+    evaluators: list[Evaluator]
+    state: RunState
+
+    @hook("init")
+    def __init__(self, config: TrainerConfig) -> None:
+        self.config: Any = config
+        self.progress = Progress()
+        self.metrics = Metrics()
+        self.window = Window([])
+        self.stop_reason = ""
+        self._requested = ""
+        self._clock = (time.perf_counter(), 0)
+        assemble(self)
+        self._started_at = self.progress.update
+
+    @property
+    def model(self) -> Engine:
+        """The engine of the primary role."""
+        return self.engines["model"]
+
+    @property
+    def trained(self) -> dict[str, Engine]:
+        """The engines that change, and so are saved. A frozen role is a function of the recipe."""
+        return {role.name: self.engines[role.name] for role in self.roles if not role.frozen}
+
+    @property
+    def device(self) -> torch.device:
+        return distributed.device()
+
+    @property
+    def data_rank(self) -> int:
+        return distributed.rank()
+
+    @property
+    def data_world(self) -> int:
+        return distributed.world_size()
+
+    @property
+    def run_dir(self) -> Path:
+        return self.session.run_dir
+
+    @property
+    def updates_per_epoch(self) -> int:
+        """Optimizer updates in an epoch; a short last window is one too. 0 for data without an end."""
+        loader = self.train_loader
+        return math.ceil(len(loader) / self.config.gradient_accumulation_steps) if loader is not None else 0
+
+    @property
+    def total_epochs(self) -> int:
+        """How often the data are gone through in the whole run, at most."""
+        if self.config.train_iters:
+            return sys.maxsize
+        repeats = math.ceil(self.config.min_iterations / max(1, self.updates_per_epoch))
+        return max(self.config.epochs, repeats)
+
+    @property
+    def training_horizon(self) -> int:
+        """Optimizer updates in the whole run, not only in what is left of it."""
+        return int(self.config.train_iters) or self.total_epochs * self.updates_per_epoch
+
+    @property
+    def warmup_steps(self) -> int:
+        """Optimizer updates of warm-up."""
+        schedule = self.config.scheduler
+        if schedule.warmup_steps is not None:
+            return int(schedule.warmup_steps)
+        if schedule.warmup_epochs is not None:
+            return round(schedule.warmup_epochs * self.updates_per_epoch)
+        return int(schedule.warmup_ratio * self.training_horizon)
+
+    @property
+    def last_update(self) -> int | None:
+        """The update after which this run ends, be its epochs over or not."""
+        limits = [self.config.train_iters, self.config.exit_iteration]
+        if self.config.exit_iteration_this_run:
+            limits.append(self._started_at + self.config.exit_iteration_this_run)
+        return min((int(limit) for limit in limits if limit), default=None)
+
+    @property
+    def epochs(self) -> range:
+        """The epochs that are left, the one under way among them."""
+        over = self.last_update is not None and self.progress.update >= self.last_update
+        return range(0) if over else range(self.progress.epoch, self.total_epochs)
+
+    @property
+    def train_batches(self) -> Iterator[Any]:
+        """What is left of the epoch under way, window by window: see `Window`."""
+        loader = self.train_loader
+        assert loader is not None
+        loader.seek(self.progress.epoch, self.progress.batch)
+        for self.window in windows(
+            loader,
+            self.config.gradient_accumulation_steps,
+            targets=self.targets,
+            stop=lambda: bool(self._requested),
+            reduce=distributed.all_reduce,
+            ranks=self.data_world,
+            device=self.device,
+        ):
+            for self.window.index, batch in enumerate(self.window.batches):
+                yield batch
+
+    @hook("train")
+    def train(self) -> None:
+        if self.config.evaluate_first and not self.progress.update:
+            self.evaluate()
+        self._clock = (time.perf_counter(), self.progress.tokens)
+        for _ in self.epochs:
+            self.epoch()
+            if self.stop_reason:
+                break
+            self.progress.epoch, self.progress.batch = self.progress.epoch + 1, 0
+            self._save_if_due()
+        if self.config.evaluate_last:
+            self.evaluate()
+        self._save_if_due(end=True)
+        self.session.close(failed=False)
+
+    @hook("epoch")
+    def epoch(self) -> None:
+        for batch in self.train_batches:
+            self.step(batch)
+            self.progress.batch += 1
+            if self.window.closes:
+                self.progress.update += 1
+                self.progress.tokens += self.window.targets
+                self.after_update()
+            if self.stop_reason:
+                return
+
+    @hook("step")
+    def step(self, batch: Any) -> None:
+        if not self.model.module.training:
+            self.model.train()
+        loss = self.loss(batch)
+        self.record("loss", loss)
+        self.backward(loss)
+        self.model.step()
+
+    @hook("loss")
+    @abstractmethod
+    def loss(self, batch: Any) -> torch.Tensor:
+        """The scalar to minimise on one micro-batch.
+
+        A plain mean is averaged over the window's micro-batches and ranks. A sum over targets divided by
+        ``batch["num_items_in_batch"]`` makes the update's loss the exact mean over all targets of the window.
+        """
+
+    @hook("backward")
+    def backward(self, loss: torch.Tensor) -> None:
+        """Add the gradient of one micro-batch to the window's, whose mean the update takes."""
+        window, planned = self.window, self.config.gradient_accumulation_steps
+        self.model.set_gradient_accumulation_boundary(window.closes)
+        # the engine divides by the planned number of micro-batches; the last window of an epoch may have fewer
+        self.model.backward(loss if window.size == planned else loss * (planned / window.size))
+
+    def targets(self, batch: Any) -> int:
+        """How many targets the loss of ``batch`` (on the CPU) is a sum over: its labels, or its rows where it has none."""
+        if isinstance(batch, Mapping):
+            if "labels" in batch:
+                return int((batch["labels"] != -100).sum())
+            batch = next(iter(batch.values()))
+        return len(batch[0]) if isinstance(batch, (tuple, list)) else len(batch)
+
+    @hook("after_update")
+    def after_update(self) -> None:
+        """Everything that is done between updates: log, evaluate, save, stop, each when it is due."""
+        update, config = self.progress.update, self.config
+        if config.train_log_iter_interval and update % config.train_log_iter_interval == 0:
+            self.log()
+        if config.eval_interval and update % config.eval_interval == 0:
+            self.evaluate()
+        self._save_if_due()
+        if self.window.stop:
+            self.stop(self._requested or "another process asked to stop")
+        elif self.last_update is not None and update >= self.last_update:
+            self.stop(f"update {update} is the last of this run")
+
+    @hook("log")
+    def log(self) -> dict[str, float]:
+        """Tell the trackers what was recorded since the last time."""
+        values = self.metrics.read(distributed.all_reduce)
+        if (norm := grad_norm(self.model)) is not None:
+            values["grad_norm"] = norm
+        then, tokens = self._clock
+        self._clock = (time.perf_counter(), self.progress.tokens)
+        seconds = self._clock[0] - then
+        values |= {
+            "lr": self.model.last_lr,
+            "epoch": self.progress.epoch + self.progress.batch / max(1, len(self.train_loader or ())),
+            "targets_per_second": (self.progress.tokens - tokens) / seconds,
+        }
+        self.session.log(values, self.progress.update)
+        return values
+
+    @hook("evaluate")
+    def evaluate(self) -> dict[str, float]:
+        """The mean loss over every evaluation set and what the evaluators measure, over all ranks. Leaves no trace."""
+        training, values = self.metrics, {}
+        with traceless(engine.module for engine in self.engines.values()):
+            try:
+                for name, loader in self.eval_loaders.items():
+                    self.metrics = Metrics()
+                    loader.seek(0, 0)
+                    for batch in loader:
+                        self.metrics.weight = self.targets(batch)
+                        batch = with_share(to_device(batch, self.device), max(self.metrics.weight, 1))
+                        self.record("loss", self.loss(batch))
+                    means = self.metrics.read(distributed.all_reduce)
+                    values |= {f"{metric}/{name}": value for metric, value in means.items()}
+            finally:
+                self.metrics = training
+            for evaluator in self.evaluators:
+                values |= evaluator(self)
+        self.session.log(values, self.progress.update)
+        return values
+
+    @hook("checkpoint")
+    def checkpoint(self, engines: Sequence[CheckpointEngine[Any]] | None = None) -> None:
+        """Save now, with every checkpoint engine of the recipe, or with those given."""
+        for engine in self.checkpointers if engines is None else engines:
+            engine.save(self.trained, self.state)
+
+    def _save_if_due(self, *, end: bool = False) -> None:
+        if due := [engine for engine in self.checkpointers if engine.due(self.progress, end=end)]:
+            self.checkpoint(due)
+
+    def record(self, name: str, value: Number, weight: Number = 1) -> None:
+        """Count a scalar in the mean that is told under ``name``; every rank must record the same names."""
+        self.metrics.add(name, value, weight)
+
+    def stop(self, reason: str) -> None:
+        """End the run after the update under way. Must be called on every rank at the same update."""
+        self.stop_reason = reason
+
+    def request_stop(self, reason: str) -> None:
+        """End the run soon; may be called on one rank, at any time: all agree on the update after which they stop."""
+        self._requested = self._requested or reason
+
+    def own_state(self) -> dict[str, Stateful]:
+        """What a subclass must remember beside weights, position and randomness, by name."""
+        return {}
+
+    def close(self, *, failed: bool = False) -> None:
+        """Give back what the run holds: worker processes, trackers, engines."""
+        self.session.close(failed=failed)
+        for loader in filter(None, [self.train_loader, *self.eval_loaders.values()]):
+            loader.close()
+        for engine in self.engines.values():
+            engine.destroy()
+        self.engines.clear()

@@ -1,0 +1,73 @@
+"""What one optimizer update sees: up to ``gradient_accumulation_steps`` micro-batches on every data rank."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+import torch
+
+Reduce = Callable[[torch.Tensor], torch.Tensor]
+
+
+@dataclass
+class Window:
+    batches: list[Any]
+    """Its micro-batches on this rank, on the device."""
+    targets: int = 0
+    """What its loss is a mean over, on all ranks together."""
+    stop: bool = False
+    """Some rank asked that this window be the last."""
+    index: int = 0
+    """The micro-batch under way."""
+
+    @property
+    def size(self) -> int:
+        return len(self.batches)
+
+    @property
+    def closes(self) -> bool:
+        """Whether the micro-batch under way is the one that completes the update."""
+        return self.index == self.size - 1
+
+
+def windows(
+    batches: Iterable[Any],
+    size: int,
+    *,
+    targets: Callable[[Any], int],
+    stop: Callable[[], bool],
+    reduce: Reduce,
+    ranks: int,
+    device: torch.device,
+) -> Iterator[Window]:
+    """Cut ``batches`` into windows; the last of an epoch may be short.
+
+    A whole window is read before any of it is handed on, and its targets are counted before they reach the device. One
+    small reduction (a sum of two CPU numbers over the data ranks) tells every rank the window's targets and whether
+    to stop after it, so that nothing else in the loop needs a collective.
+    """
+    stream = iter(batches)
+    while held := list(islice(stream, size)):
+        mine = torch.tensor([sum(targets(batch) for batch in held), int(stop())], dtype=torch.int64)
+        total, stops = reduce(mine).tolist()
+        share = max(total, 1) / (len(held) * ranks)
+        yield Window([with_share(to_device(batch, device), share) for batch in held], total, stop=stops > 0)
+
+
+def with_share(batch: Any, share: float) -> Any:
+    """Tell a batch what the sum of its losses is to be divided by; ``num_items_in_batch`` is transformers' name for it."""
+    return {**batch, "num_items_in_batch": share} if isinstance(batch, Mapping) else batch
+
+
+def to_device(batch: Any, device: torch.device) -> Any:
+    """The batch with its tensors on ``device``."""
+    if device.type == "cpu":
+        return batch
+    if isinstance(batch, torch.Tensor):
+        return batch.to(device, non_blocking=True)
+    if isinstance(batch, Mapping):
+        return {name: to_device(value, device) for name, value in batch.items()}
+    if isinstance(batch, (list, tuple)):
+        return type(batch)(to_device(value, device) for value in batch)
+    return batch

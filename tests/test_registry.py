@@ -1,0 +1,48 @@
+"""Classes become nameable by being defined."""
+
+import pytest
+
+from arctic_training.errors import RegistryError
+from arctic_training.registry import Registered, lookup, names
+
+
+class Fruit(Registered, kind="test_fruit"):
+    pass
+
+
+class Apple(Fruit):
+    name = "apple"
+
+
+class Middle(Fruit):
+    pass
+
+
+class Pear(Middle):
+    name = "pear"
+
+
+def test_stating_a_name_registers() -> None:
+    assert names("test_fruit") == ["apple", "pear"]
+    assert lookup("test_fruit", "pear") is Pear and Fruit.registered("apple") is Apple
+
+
+def test_an_unknown_name_is_answered_with_the_nearest() -> None:
+    with pytest.raises(RegistryError, match=r"no test fruit is named 'aple'; did you mean 'apple'\? there are: apple, pear"):
+        lookup("test_fruit", "aple")
+    with pytest.raises(RegistryError, match="'fruits' is no kind of component"):
+        lookup("fruits", "apple")
+
+
+def test_a_taken_name_is_refused_and_both_classes_are_named() -> None:
+    with pytest.raises(RegistryError, match=r"Thief is taken by tests\.test_registry\.Apple"):
+
+        class Thief(Fruit):
+            name = "apple"
+
+    assert lookup("test_fruit", "apple") is Apple
+
+
+def test_the_same_class_may_be_defined_again() -> None:
+    made = [type("Again", (Fruit,), {"name": "again", "__module__": "m"}) for _ in range(2)]
+    assert lookup("test_fruit", "again") is made[1]

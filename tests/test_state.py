@@ -1,0 +1,45 @@
+"""State: strict, whole, and untouched by what must leave no trace."""
+
+import random
+
+import numpy as np
+import pytest
+import torch
+
+from arctic_training.errors import ResumeError
+from arctic_training.state import Progress, Rng, RunState, traceless
+
+
+def draws() -> list[float]:
+    return [random.random(), float(np.random.rand()), float(np.random.normal()), float(torch.rand(()))]
+
+
+def test_randomness_comes_back_exactly_and_without_a_pickle(tmp_path: pytest.TempPathFactory) -> None:
+    np.random.normal()  # leaves numpy with half a pair of normal numbers in hand
+    path = f"{tmp_path}/rng.pt"
+    torch.save(Rng().state_dict(), path)
+    first = draws()
+    Rng().load_state_dict(torch.load(path, weights_only=True))
+    assert draws() == first
+
+
+def test_what_is_traceless_changes_neither_modes_nor_randomness_nor_gradients() -> None:
+    inner = torch.nn.Dropout(0.5).eval()
+    net = torch.nn.Sequential(torch.nn.Linear(3, 3), inner).train()
+    inner.eval()
+    before = Rng().state_dict()["torch"]
+    with pytest.raises(RuntimeError, match="on purpose"), traceless([net]):
+        assert not net.training and not torch.is_grad_enabled()
+        draws()
+        net(torch.ones(3))
+        raise RuntimeError("on purpose")
+    assert net.training and not inner.training and torch.is_grad_enabled()
+    assert torch.equal(Rng().state_dict()["torch"], before)
+
+
+def test_loading_is_strict_both_ways_and_then_loads_nothing() -> None:
+    saved = RunState(progress=Progress(epoch=3), old=Progress()).state_dict()
+    run = RunState(progress=Progress(), new=Progress())
+    with pytest.raises(ResumeError, match="it holds old, which the run lacks; it lacks new, which the run has"):
+        run.load_state_dict(saved)
+    assert run["progress"] == Progress()
