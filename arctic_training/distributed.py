@@ -119,7 +119,7 @@ def all_agree(yes: bool) -> bool:
     return int(all_reduce(torch.tensor([0 if yes else 1])).item()) == 0
 
 
-def gather(value: T) -> list[T]:
+def gather_objects(value: T) -> list[T]:
     """What each process holds, in the order of ranks, on every process. Small picklable values."""
     if not _several():
         return [value]
@@ -128,7 +128,7 @@ def gather(value: T) -> list[T]:
     return values  # type: ignore[return-value]
 
 
-def broadcast(value: T, source: int = 0) -> T:
+def broadcast_object(value: T, source: int = 0) -> T:
     """What the process ``source`` holds, on every process."""
     if not _several():
         return value

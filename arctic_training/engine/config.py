@@ -1,0 +1,104 @@
+"""The DeepSpeed config of one engine: a pure function of the recipe and of the number of processes."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from arctic_training.config.deepspeed import deepspeed_problems, plain
+from arctic_training.config.trainer import TrainerConfig
+from arctic_training.errors import RecipeError
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """What the sizes of DeepSpeed's buffers are derived from; None: not known yet."""
+
+    hidden_size: int | None = None
+    parameters: int | None = None
+
+
+def zero_stage(block: Mapping[str, Any], data_world: int) -> int:
+    """The ZeRO stage that the ``deepspeed:`` block names, else 1 on several processes and 0 on one.
+
+    ArcticTraining's default is 2; stage 1 gives the same numbers with less traffic.
+    """
+    zero = plain(block).get("zero_optimization", {})
+    offloads = any(zero.get(key, {}).get("device", "none") != "none" for key in ("offload_optimizer", "offload_param"))
+    default = 3 if "offload_param" in zero and offloads else 1 if data_world > 1 or offloads else 0
+    return int(zero.get("stage", default))
+
+
+def deepspeed_config(
+    config: TrainerConfig,
+    *,
+    data_world: int = 1,
+    dtype: str | None = None,
+    facts: ModelFacts | None = None,
+    block: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """What ``deepspeed.initialize`` is given for a trained engine.
+
+    ``data_world`` is the number of processes that read different data, ``dtype`` that of the engine's model (the
+    recipe's ``model.dtype`` when left out), ``block`` what stands for the recipe's ``deepspeed:`` (a role's own).
+    Raises `RecipeError` for what the recipe and the block contradict each other about.
+    """
+    facts = facts or ModelFacts()
+    dtype = dtype or config.model.dtype
+    said = config.deepspeed if block is None else block
+    micro, steps = config.micro_batch_size, config.gradient_accumulation_steps
+    problems = deepspeed_problems(
+        said, micro_batch_size=micro, gradient_accumulation_steps=steps, dtype=dtype, data_world=data_world
+    )
+    if problems:
+        raise RecipeError([f"deepspeed.{'.'.join(path)}: {what}" for path, what in problems])
+    stage = zero_stage(said, data_world)
+    filled: dict[str, Any] = {
+        "train_micro_batch_size_per_gpu": micro,
+        "gradient_accumulation_steps": steps,
+        "train_batch_size": micro * steps * data_world,
+        "gradient_clipping": 1.0,
+        "zero_optimization": {"stage": stage, **_buffers(stage, facts)},
+        "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,
+        "steps_per_print": None,
+    }
+    if dtype != "fp32":
+        filled[dtype] = {"enabled": True}
+    if dtype == "bf16" and stage > 0:
+        # otherwise gradients are summed over micro-batches and processes in bf16
+        filled["data_types"] = {"grad_accum_dtype": "fp32"}
+    return _merge(filled, plain(said))
+
+
+def frozen_config(block: Mapping[str, Any], *, dtype: str, facts: ModelFacts | None = None) -> dict[str, Any]:
+    """For a frozen model that ZeRO stage 3 shards: no optimizer, and batch sizes that nothing reads."""
+    said = plain(block)
+    zero = {key: value for key, value in said.get("zero_optimization", {}).items() if key != "offload_optimizer"}
+    filled: dict[str, Any] = {
+        "train_micro_batch_size_per_gpu": 1,
+        "zero_optimization": {**_buffers(3, facts or ModelFacts()), **zero, "stage": 3},
+        "steps_per_print": None,
+    }
+    return filled | ({} if dtype == "fp32" else {dtype: {"enabled": True}})
+
+
+def _buffers(stage: int, facts: ModelFacts) -> dict[str, int]:
+    """Sizes in elements; DeepSpeed's own are made for models of billions, and it allocates them."""
+    sizes: dict[str, int] = {}
+    hidden, parameters = facts.hidden_size, facts.parameters
+    square = hidden * hidden if hidden else 10**6
+    if stage > 0 and (hidden or parameters):
+        bucket = max(square, min(parameters or 0, 5 * 10**7))
+        sizes |= {"reduce_bucket_size": bucket, "allgather_bucket_size": bucket}
+    if stage == 3 and hidden:
+        sizes |= {"stage3_prefetch_bucket_size": int(0.9 * square), "stage3_param_persistence_threshold": 10 * hidden}
+    return sizes
+
+
+def _merge(filled: dict[str, Any], said: Mapping[str, Any]) -> dict[str, Any]:
+    """``said`` over ``filled``, mapping by mapping."""
+    merged = dict(filled)
+    for key, value in said.items():
+        there = merged.get(key)
+        merged[key] = _merge(there, value) if isinstance(there, dict) and isinstance(value, Mapping) else value
+    return merged
