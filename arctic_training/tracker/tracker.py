@@ -27,9 +27,3 @@ class Tracker(Registered, ABC, kind="tracker"):
 
     def finish(self, failed: bool) -> None:  # noqa: B027  not every tracker has something to finish
         pass
-
-    def state_dict(self) -> dict[str, Any]:
-        return {}
-
-    def load_state_dict(self, state: Mapping[str, Any], /) -> None:
-        pass

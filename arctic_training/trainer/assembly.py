@@ -1,0 +1,136 @@
+"""Puts a run together out of its recipe, one part after the other. Read it top to bottom."""
+
+import random
+from typing import Any
+
+import numpy as np
+import torch
+
+from arctic_training import distributed
+from arctic_training.callback.callback import Callback
+from arctic_training.callback.kill_switch import KillSwitchConfig
+from arctic_training.checkpoint.engine import CheckpointEngine
+from arctic_training.config.base import ComponentConfig
+from arctic_training.config.component import Slot
+from arctic_training.data.loader import Loader
+from arctic_training.engine.engine import Engine, freeze, initialize
+from arctic_training.errors import RecipeError
+from arctic_training.factory import TrainerView
+from arctic_training.logging import logger
+from arctic_training.registry import lookup
+from arctic_training.state import Rng, RunState
+from arctic_training.tracker.console import ConsoleConfig
+from arctic_training.tracker.jsonl import JsonlConfig
+from arctic_training.tracker.tracker import Tracker
+from arctic_training.trainer.role import Role
+from arctic_training.trainer.session import Session
+
+
+def assemble(trainer: Any) -> None:
+    """Build every part of ``trainer``'s run, then go on from a checkpoint when the recipe says so."""
+    config = trainer.config
+    distributed.init()
+    trainer.session = Session(config)
+    seed(config.seed)
+    trainer.listeners = attach(trainer, config.callbacks)
+    trainer.tokenizer = make(trainer, "tokenizer")
+    trainer.train_loader, trainer.eval_loaders = load(trainer)
+    trainer.engines = {}
+    for role in trainer.roles:
+        trainer.engines[role.name] = cast(trainer, role)
+    trainer.checkpointers = [engine for section in config.checkpoint if (engine := checkpointer(trainer, section))]
+    trainer.evaluators = [lookup("evaluator", section.type)(section) for section in config.evaluators]
+    trainer.state = RunState(progress=trainer.progress, rng=Rng(), data=trainer.train_loader)
+    trainer.state |= {f"callback.{name}": part for name, part in trainer.listeners.items()}
+    trainer.state |= trainer.own_state()
+    seed(config.seed + trainer.data_rank)  # the ranks began with equal weights; from here their dropout differs
+    resume(trainer)
+    trainer.session.open(make_trackers(config))
+
+
+def seed(value: int) -> None:
+    random.seed(value)
+    np.random.seed(value % 2**32)
+    torch.manual_seed(value)
+
+
+def attach(trainer: Any, sections: list[ComponentConfig]) -> dict[str, Callback]:
+    """The recipe's callbacks, and the kill switch. A type that is named twice is numbered."""
+    switch = KillSwitchConfig(
+        type="kill_switch", path=trainer.config.kill_switch_path or trainer.session.run_dir / "kill_switch"
+    )
+    made: dict[str, Callback] = {}
+    for section in [*sections, switch]:
+        same = sum(name.split("#")[0] == section.type for name in made)
+        callback = lookup("callback", section.type)(section)
+        callback.attach(trainer)
+        made[f"{section.type}#{same + 1}" if same else section.type] = callback
+    return made
+
+
+def make(trainer: TrainerView, name: str, *args: Any) -> Any:
+    """What the section ``name`` of the recipe makes."""
+    slot = next(mark for mark in type(trainer.config).model_fields[name].metadata if isinstance(mark, Slot))
+    return factory(trainer, getattr(trainer.config, name), slot.types)(*args)
+
+
+def factory(trainer: Any, section: ComponentConfig, slot: str) -> Any:
+    kind = slot.removesuffix("_type")
+    return lookup(kind, section.type)(trainer, section)
+
+
+def load(trainer: Any) -> tuple[Loader, dict[str, Loader]]:
+    loaders = make(trainer, "data")
+    config = trainer.config
+    if loaders.train is None:
+        raise RecipeError("data.sources: there is nothing to train on")
+    if not config.epochs and not config.train_iters:
+        raise RecipeError("epochs: 0, and no train_iters: there is nothing to train; give one of them")
+    if (config.eval_interval or config.evaluate_first or config.evaluate_last) and not loaders.evaluation:
+        if not config.evaluators:
+            raise RecipeError(
+                "eval_interval: there is nothing to evaluate on; give data.eval_sources, or data.train_eval_split"
+            )
+    return loaders.train, loaders.evaluation
+
+
+def cast(trainer: Any, role: Role) -> Engine:
+    """The engine that plays ``role``."""
+    config = trainer.config
+    section = getattr(config, role.name)
+    model = make(trainer, role.name)
+    if role.frozen:
+        return freeze(config, model, dtype=section.dtype)
+    optimizer = make(trainer, role.section("optimizer"), model)
+    scheduler = make(trainer, role.section("scheduler"), optimizer)
+    return initialize(config, model, optimizer, scheduler, data_world=trainer.data_world, dtype=section.dtype)
+
+
+def checkpointer(trainer: Any, section: Any) -> CheckpointEngine[Any] | None:
+    if not section.enabled:
+        return None
+    if section.output_dir is None:
+        section = section.model_copy(update={"output_dir": trainer.run_dir / "checkpoints" / section.type})
+    made: CheckpointEngine[Any] = factory(trainer, section, "checkpoint_engine_type")()
+    return made
+
+
+def make_trackers(config: Any) -> list[Tracker]:
+    sections: list[ComponentConfig] = [
+        ConsoleConfig(type="console", every=config.loss_log_interval),
+        JsonlConfig(type="jsonl", path=config.train_log_metrics_path),
+        *config.trackers,
+    ]
+    return [lookup("tracker", section.type)(section) for section in sections]
+
+
+def resume(trainer: Any) -> None:
+    """Go on from the newest checkpoint of the engine that is asked to; say so when there is none."""
+    for engine in trainer.checkpointers:
+        if not engine.config.auto_resume:
+            continue
+        if engine.latest is None:
+            logger.info(f"{engine.config.output_dir} holds no checkpoint: the run starts from its beginning")
+            continue
+        engine.load(trainer.trained, trainer.state)
+        logger.info(f"goes on after update {trainer.progress.update}, from {engine.latest}")

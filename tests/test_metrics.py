@@ -1,0 +1,42 @@
+"""Metrics: weighted means, over everything that was added since the last read."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from arctic_training.metrics import Metrics
+
+
+def alone(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor
+
+
+@given(st.lists(st.tuples(st.floats(-1e3, 1e3), st.integers(0, 50)), min_size=1, max_size=20))
+def test_the_mean_is_by_weight(pairs: list[tuple[float, int]]) -> None:
+    metrics = Metrics()
+    for value, weight in pairs:
+        metrics.add("x", torch.tensor(value, dtype=torch.float64), weight)
+    total = sum(weight for _, weight in pairs)
+    read = metrics.read(alone)
+    if total:
+        assert read["x"] == pytest.approx(sum(v * w for v, w in pairs) / total, abs=1e-6)
+    else:
+        assert read == {}  # nothing was measured: no number is better than a wrong one
+    assert metrics.read(alone) == {}
+
+
+def test_ranks_are_added_name_by_name() -> None:
+    metrics = Metrics()
+    metrics.add("b", 1.0)
+    metrics.add("a", 3.0, 2)
+    metrics.weight = 5
+    metrics.add("b", 2.0)
+    assert metrics.read(lambda pairs: pairs * 2) == {"a": 3.0, "b": pytest.approx(11 / 6)}
+
+
+def test_a_value_that_needs_a_gradient_leaves_no_graph() -> None:
+    metrics = Metrics()
+    loss = (torch.ones(2, requires_grad=True) * 2).sum()
+    metrics.add("loss", loss)
+    assert not any(part.requires_grad for parts in metrics._sums.values() for part in parts)

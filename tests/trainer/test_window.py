@@ -1,0 +1,64 @@
+"""Windows: whatever the cut, the shares of the micro-batches make the loss the mean over the window's targets."""
+
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from arctic_training.trainer.window import Window, windows
+
+CPU = torch.device("cpu")
+
+
+def cut(batches: list[dict[str, Any]], size: int, *, ranks: int = 1, others: int = 0, stop: bool = False) -> list[Window]:
+    def reduce(mine: torch.Tensor) -> torch.Tensor:
+        return mine + torch.tensor([others, 0])
+
+    return list(
+        windows(
+            batches,
+            size,
+            targets=lambda batch: len(batch["losses"]),
+            stop=lambda: stop,
+            reduce=reduce,
+            ranks=ranks,
+            device=CPU,
+        )
+    )
+
+
+@given(
+    rows=st.lists(st.lists(st.floats(-5, 5, width=32), max_size=6), min_size=1, max_size=12),
+    size=st.integers(1, 5),
+)
+def test_the_mean_over_a_window_is_the_mean_over_its_targets(rows: list[list[float]], size: int) -> None:
+    batches = [{"losses": torch.tensor(row, dtype=torch.float64)} for row in rows]
+    held = cut(batches, size)
+    assert [len(w.batches) for w in held] == [len(rows[i : i + size]) for i in range(0, len(rows), size)]
+    for number, window in enumerate(held):
+        mine = sum(rows[number * size : (number + 1) * size], [])
+        assert window.targets == len(mine)
+        # what an engine does: the mean of the micro-batches' losses
+        mean = sum(float(b["losses"].sum()) / b["num_items_in_batch"] for b in window.batches) / window.size
+        assert mean == pytest.approx(sum(mine) / max(1, len(mine)), abs=1e-9)
+
+
+def test_the_other_ranks_targets_count() -> None:
+    # this rank has 2 targets, the other 6: each rank's share is 8 / 2, and the mean over ranks is the sum / 8
+    (window,) = cut([{"losses": torch.ones(2)}], 1, ranks=2, others=6)
+    assert window.targets == 8 and window.batches[0]["num_items_in_batch"] == 4
+
+
+def test_a_request_to_stop_marks_the_window() -> None:
+    assert cut([{"losses": torch.ones(1)}], 1, stop=True)[0].stop
+    assert not cut([{"losses": torch.ones(1)}], 1)[0].stop
+
+
+def test_the_window_says_when_it_closes() -> None:
+    window = Window([1, 2, 3])
+    closing = []
+    for window.index in range(3):
+        closing.append(window.closes)
+    assert closing == [False, False, True]
