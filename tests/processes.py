@@ -1,5 +1,6 @@
 """Runs a function in several real processes that form one run, and cleans up whatever becomes of them."""
 
+import contextlib
 import os
 import pickle
 import signal
@@ -36,7 +37,8 @@ def free_port() -> int:
 def environment(rank: int, world: int, port: int) -> dict[str, str]:
     """What a launcher tells each process."""
     told = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    told |= {"OMP_NUM_THREADS": 1, "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": f"{ROOT}:{os.environ.get('PYTHONPATH', '')}"}
+    path = f"{ROOT}:{os.environ.get('PYTHONPATH', '')}"
+    told |= {"OMP_NUM_THREADS": 1, "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": path}
     return {**os.environ, **{name: str(value) for name, value in told.items()}}
 
 
@@ -52,10 +54,8 @@ def start(command: list[str], world: int, **options: Any) -> list[subprocess.Pop
 def stop(processes: list[subprocess.Popen[bytes]]) -> None:
     """Kill what is left of them and of their children."""
     for process in processes:
-        try:
+        with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
         process.wait()
 
 
@@ -76,7 +76,7 @@ def run(function: Callable[..., Any], world: int, *args: Any, timeout: float = 1
             call=pickle.dumps((args, kwargs)).hex(),
             out=out,
         )
-        logs = [open(f"{folder}/log_{rank}", "w+b") for rank in range(world)]
+        logs = [open(f"{folder}/log_{rank}", "w+b") for rank in range(world)]  # noqa: SIM115  closed below
         port = free_port()
         processes = [
             subprocess.Popen(

@@ -1,6 +1,7 @@
 """The section of a checkpoint engine, as far as every one has one."""
 
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field
 
@@ -22,3 +23,5 @@ class CheckpointConfig(ComponentConfig):
     """Save when the run has come to its end, or is stopped in good order."""
     keep_last: HumanInt = Field(default=0, ge=0)
     """How many checkpoints to keep; 0: all of them."""
+    on_save_error: Literal["continue", "stop"] = "continue"
+    """What a run does when the disk refuses a checkpoint before its end: go on training, or stop."""

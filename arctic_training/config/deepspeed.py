@@ -9,15 +9,21 @@ from arctic_training.config.numbers import number
 Problem = tuple[tuple[str, ...], str]
 """The path of the key inside the block, and what is wrong with it."""
 
-_PASSED = frozenset(
+_PASSED_WORDS = (
     "train_batch_size train_micro_batch_size_per_gpu gradient_accumulation_steps gradient_clipping bf16 bfloat16 fp16 "
     "zero_optimization zero_allow_untested_optimizer zero_force_ds_cpu_optimizer data_types communication_data_type "
     "seq_parallel_communication_data_type prescale_gradients gradient_predivide_factor steps_per_print "
     "wall_clock_breakdown memory_breakdown dump_state flops_profiler comms_logger activation_checkpointing aio "
     "disable_allgather vocabulary_size compile timers log_level torch_autocast dataloader_drop_last "
-    "use_data_before_expert_parallelism sequence_parallel_size".split()
+    "use_data_before_expert_parallelism sequence_parallel_size"
 )
+_PASSED = frozenset(_PASSED_WORDS.split())
 
+_NOT_SUPPORTED = (
+    "amp autotuning compression_training curriculum_learning data_efficiency dynamic_batching eigenvalue "
+    "expert_parallel graph_harvesting hybrid_engine pipeline progressive_layer_drop quantize_training "
+    "sparse_attention sparse_gradients tensor_parallel weight_quantization random_ltd data_sampling"
+)
 _REFUSED = {
     "optimizer": "the recipe's own `optimizer` section says it",
     "scheduler": "the recipe's own `scheduler` section says it",
@@ -32,14 +38,9 @@ _REFUSED = {
     "csv_monitor": "metrics are in the run folder's metrics.jsonl",
     "elasticity": "it would change the batch sizes of the recipe",
     "disable_python_gc": "garbage collection is kept out of the step without it",
-} | dict.fromkeys(
-    "amp autotuning compression_training curriculum_learning data_efficiency dynamic_batching eigenvalue "
-    "expert_parallel graph_harvesting hybrid_engine pipeline progressive_layer_drop quantize_training "
-    "sparse_attention sparse_gradients tensor_parallel weight_quantization random_ltd data_sampling".split(),
-    "not supported here",
-)
+} | dict.fromkeys(_NOT_SUPPORTED.split(), "not supported here")
 
-_ZERO = frozenset(
+_ZERO_WORDS = (
     "stage contiguous_gradients reduce_scatter reduce_bucket_size use_multi_rank_bucket_allreduce allgather_partitions "
     "allgather_bucket_size overlap_comm compute_grad_norm load_from_fp32_weights elastic_checkpoint offload_param "
     "offload_optimizer zenflow sub_group_size cpu_offload_param cpu_offload_use_pin_memory cpu_offload "
@@ -49,8 +50,9 @@ _ZERO = frozenset(
     "stage3_gather_fp16_weights_on_model_save ignore_unused_parameters legacy_stage1 round_robin_gradients "
     "parameter_alignment zero_hpz_partition_size zero_quantized_weights zero_quantized_nontrainable_weights "
     "zero_quantized_gradients memory_efficient_linear pipeline_loading_checkpoint override_module_apply "
-    "log_trace_cache_warnings enable_sanity_checks save_muon_momentum_buffer_in_memory leaf_module".split()
+    "log_trace_cache_warnings enable_sanity_checks save_muon_momentum_buffer_in_memory leaf_module"
 )
+_ZERO = frozenset(_ZERO_WORDS.split())
 
 
 def plain(value: Any) -> Any:

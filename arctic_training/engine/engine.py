@@ -1,4 +1,4 @@
-"""The one thing that turns a loss into updated weights: DeepSpeed's engine, and what a frozen model has in its place."""
+"""What turns a loss into updated weights: DeepSpeed's engine, and what a frozen model has in its place."""
 
 import logging
 import math

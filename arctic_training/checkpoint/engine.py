@@ -1,0 +1,160 @@
+"""When a checkpoint is due, and how it comes to disk so that there is always a whole one; not what is in it."""
+
+from abc import abstractmethod
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, ClassVar, Self, TypeVar
+
+from arctic_training import distributed
+from arctic_training.callback.hooks import hook
+from arctic_training.checkpoint import folder as disk
+from arctic_training.config.checkpoint import CheckpointConfig
+from arctic_training.engine.engine import Engine
+from arctic_training.errors import CheckpointError, ResumeError
+from arctic_training.factory import Factory, TrainerView
+from arctic_training.logging import logger
+from arctic_training.state import Progress, RunState
+
+C = TypeVar("C", bound=CheckpointConfig)
+
+
+class CheckpointEngine(Factory[C, "CheckpointEngine[Any]"], kind="checkpoint_engine"):
+    """Saves the engines of a run, and loads them. A subclass says in `write` and `read` what a checkpoint holds.
+
+    All processes call `save`, `load` and `latest` together.
+    """
+
+    config_type = CheckpointConfig
+    resumable: ClassVar[bool] = False
+    """Whether `read` is written: a run can go on from what this engine saves."""
+
+    def __init__(self, trainer: TrainerView, config: C) -> None:
+        super().__init__(trainer, config)
+        self.output_dir = config.output_dir or trainer.run_dir / "checkpoints" / self.name
+        self._saved: int | None = None
+        self._ending = False
+
+    def __call__(self) -> Self:
+        if distributed.is_main() and (wrecks := disk.clear_wrecks(self.output_dir)):
+            logger.warning(f"{self.output_dir}: removed what a killed save left: {', '.join(wrecks)}")
+        distributed.barrier()
+        return self
+
+    @abstractmethod
+    def write(self, folder: Path, engines: Mapping[str, Engine], state: RunState) -> Mapping[str, Any] | None:
+        """Write everything into ``folder``, each process its own files; returns facts for the manifest (main's count).
+
+        What needs the other processes must be done whether or not this one could write: raise OSError only after it.
+        """
+
+    def read(self, folder: Path, manifest: Mapping[str, Any], engines: Mapping[str, Engine], state: RunState) -> None:
+        """Load a folder whose files were found whole. Raises `ResumeError` when it does not fit the run."""
+        raise ResumeError(f"a checkpoint of type {self.name} is for use elsewhere; no run can go on from it")
+
+    def due(self, progress: Progress, *, end: bool = False) -> bool:
+        """Whether to save now: after an update, after an epoch (``batch`` is 0), or at the ``end``; once per update."""
+        self._ending = end
+        config, update = self.config, progress.update
+        if not config.enabled or update == self._saved:
+            return False
+        if config.save_every_n_steps and update and update % config.save_every_n_steps == 0:
+            return True
+        if config.save_every_n_epochs and progress.epoch and progress.batch == 0:
+            return progress.epoch % config.save_every_n_epochs == 0
+        return end and config.save_end_of_training
+
+    @property
+    def latest(self) -> Path | None:
+        """The newest whole checkpoint, the one ``latest`` names before all others; None when there is none.
+
+        Sums are compared when it is loaded; here only that every file is there in its size.
+        """
+        return self._first_whole(self._candidates(), sums=False)
+
+    @hook("save")
+    def save(self, engines: Mapping[str, Engine], state: RunState) -> Path | None:
+        """Write the checkpoint of the update just taken; returns its folder.
+
+        When the disk refuses (full, read-only, gone) the attempt's space is given back, earlier checkpoints stay, and
+        the run goes on: None is returned. At its end, or with ``on_save_error: stop``, it is a `CheckpointError`.
+        """
+        step = self.trainer.progress.update
+        aside = self.output_dir / f".aside-step_{step}"
+        try:
+            self._together("create", lambda: disk.open_aside(self.output_dir, step) if self._main else None)
+            self._together("reach", lambda: aside.is_dir() or _fail(f"{aside} is not there: is the disk shared?"))
+            facts = self._together("write", lambda: self.write(aside, engines, state))[0] or {}
+            names = disk.files_in(aside)
+            mine = names[distributed.rank() :: distributed.world_size()]
+            sums = self._together("flush", lambda: disk.sums_of(aside, mine))
+            facts = {"type": self.name, "world": distributed.world_size(), **facts}
+            every = {name: one for part in sums for name, one in part.items()}
+            self._together("commit", lambda: disk.commit(aside, step, every, facts) if self._main else None)
+        except CheckpointError as error:
+            if self._main:
+                disk.discard(aside)
+            if self._ending or self.config.on_save_error == "stop":
+                raise
+            logger.error(f"{error}; the run goes on, and the checkpoints before it are untouched")
+            return None
+        self._saved = step
+        self._together("tidy", lambda: disk.retain(self.output_dir, self.config.keep_last) if self._main else None)
+        return disk.step_folder(self.output_dir, step)
+
+    @hook("load")
+    def load(self, engines: Mapping[str, Engine], state: RunState, path: Path | None = None) -> Path:
+        """Go on from ``path``, or from the newest whole checkpoint; returns the folder.
+
+        Everything is verified before anything is loaded. Raises `CheckpointError` for a folder that is damaged, and
+        `ResumeError` when there is none or it does not fit.
+        """
+        folder = path or self._first_whole(self._candidates(), sums=True)
+        if folder is None:
+            raise ResumeError(f"{self.output_dir} holds no whole checkpoint to go on from")
+        if path is not None and (wrong := _damage(path, sums=True)):
+            raise CheckpointError(wrong)
+        manifest = disk.read_manifest(folder)
+        if manifest.get("type") != self.name:
+            raise ResumeError(f"{folder} is a checkpoint of type {manifest.get('type')!r}, not {self.name!r}")
+        self.read(folder, manifest, engines, state)
+        self._saved = int(manifest["step"])
+        return folder
+
+    @property
+    def _main(self) -> bool:
+        return distributed.is_main()
+
+    def _candidates(self) -> list[Path]:
+        """What `load` would try, in this order: what ``latest`` names, then the newest."""
+        named, found = disk.named_latest(self.output_dir), disk.steps(self.output_dir)
+        order = sorted(found, key=lambda step: (step == named, step), reverse=True)
+        return distributed.broadcast_object([disk.step_folder(self.output_dir, step) for step in order])
+
+    def _first_whole(self, folders: list[Path], *, sums: bool) -> Path | None:
+        for folder in folders:
+            if (wrong := _damage(folder, sums=sums)) is None:
+                return folder
+            if self._main:
+                logger.warning(f"{wrong}; trying the checkpoint before it")
+        return None
+
+    def _together(self, doing: str, act: Callable[[], Any]) -> list[Any]:
+        """What ``act`` returns on each process. An OSError on one of them is a `CheckpointError` on all."""
+        value, wrong = None, ""
+        try:
+            value = act()
+        except OSError as error:
+            wrong = f"rank {distributed.rank()}: {error}"
+        if told := [one for one in distributed.gather_objects(wrong) if one]:
+            raise CheckpointError(f"cannot {doing} a checkpoint in {self.output_dir}: {'; '.join(told)}")
+        return distributed.gather_objects(value)
+
+
+def _damage(folder: Path, *, sums: bool) -> str | None:
+    """What is wrong with a checkpoint, the processes sharing the work; the same answer on each."""
+    part, parts = distributed.rank(), distributed.world_size()
+    return next(filter(None, distributed.gather_objects(disk.damage(folder, sums=sums, part=part, parts=parts))), None)
+
+
+def _fail(text: str) -> None:
+    raise OSError(text)

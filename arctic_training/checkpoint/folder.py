@@ -1,0 +1,182 @@
+"""A folder of checkpoints on disk: written aside, sealed by a manifest, renamed, then named by ``latest``.
+
+    <output_dir>/step_<N>/...            one whole checkpoint: weights after N updates
+    <output_dir>/step_<N>/manifest.json  what it is, and the size and SHA-256 of each of its files; written last
+    <output_dir>/latest                  the name of the one to go on from; moved last of all
+    <output_dir>/.aside-step_<N>         one being written, or the wreck of one whose writer was killed
+    <output_dir>/.replaced-step_<N>      an old one while a new one of the same step takes its place
+
+One process calls what changes the disk; every process may read.
+"""
+
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from arctic_training.errors import CheckpointError
+
+MANIFEST, LATEST = "manifest.json", "latest"
+FORMAT = 1
+"""Version of the layout. A folder of a later one is refused."""
+
+_STEP = re.compile(r"step_(\d+)")
+_ASIDE, _REPLACED = ".aside-", ".replaced-"
+
+Sums = dict[str, dict[str, Any]]
+"""Size and SHA-256 of each file, by its path inside the folder."""
+
+
+def steps(root: Path) -> list[int]:
+    """The steps that have a folder with a manifest, in the order of their numbers."""
+    if not root.is_dir():
+        return []
+    found = [_STEP.fullmatch(one.name) for one in root.iterdir() if (one / MANIFEST).is_file()]
+    return sorted(int(match[1]) for match in found if match)
+
+
+def step_folder(root: Path, step: int) -> Path:
+    return root / f"step_{step}"
+
+
+def clear_wrecks(root: Path) -> list[str]:
+    """Remove what killed saves left, and put back what one was about to replace; returns what was found."""
+    if not root.is_dir():
+        return []
+    found = sorted(one for one in root.iterdir() if one.name.startswith((_ASIDE, _REPLACED)))
+    for wreck in found:
+        whole = root / wreck.name.removeprefix(_REPLACED)
+        if wreck.name.startswith(_REPLACED) and not whole.exists():
+            wreck.rename(whole)
+        elif wreck.is_dir():
+            shutil.rmtree(wreck)
+        else:
+            wreck.unlink()
+    return [wreck.name for wreck in found]
+
+
+def open_aside(root: Path, step: int) -> Path:
+    """An empty folder to write into. Raises OSError."""
+    aside = root / f"{_ASIDE}step_{step}"
+    if aside.exists():
+        shutil.rmtree(aside)
+    aside.mkdir(parents=True)
+    return aside
+
+
+def discard(aside: Path) -> None:
+    """Give the space of a failed attempt back."""
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def sums_of(folder: Path, names: Iterable[str]) -> Sums:
+    """Flush these files to disk and sum them up."""
+    sums: Sums = {}
+    for name in names:
+        with open(folder / name, "rb") as file:
+            os.fsync(file.fileno())
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        sums[name] = {"size": (folder / name).stat().st_size, "sha256": digest}
+    return sums
+
+
+def files_in(folder: Path) -> list[str]:
+    """Every file below ``folder`` but its manifest, by path."""
+    every = (one.relative_to(folder).as_posix() for one in folder.rglob("*") if one.is_file())
+    return sorted(name for name in every if name != MANIFEST)
+
+
+def commit(aside: Path, step: int, sums: Sums, facts: Mapping[str, Any]) -> Path:
+    """Seal what was written aside, put it in its place, and let ``latest`` name it. Raises OSError."""
+    root, final = aside.parent, step_folder(aside.parent, step)
+    manifest = {"format": FORMAT, "step": step, **facts, "files": sums}
+    _write(aside / MANIFEST, json.dumps(manifest, indent=1) + "\n")
+    for folder in {(aside / name).parent for name in sums} | {aside}:
+        _flush(folder)
+    replaced = root / f"{_REPLACED}{final.name}"
+    if final.exists():
+        final.rename(replaced)
+    aside.rename(final)
+    _flush(root)
+    _write(root / f"{_ASIDE}{LATEST}", final.name + "\n")
+    (root / f"{_ASIDE}{LATEST}").replace(root / LATEST)
+    _flush(root)
+    if replaced.exists():
+        shutil.rmtree(replaced)
+    return final
+
+
+def retain(root: Path, keep: int, *, never: Iterable[int] = ()) -> list[int]:
+    """Remove all but the ``keep`` newest steps and those that ``never`` names; returns what was removed."""
+    kept = {*steps(root)[-keep:], *never} if keep else set(steps(root))
+    removed = [step for step in steps(root) if step not in kept]
+    for step in removed:
+        # out of sight first: a removal that is killed must not leave half a checkpoint under a good name
+        doomed = root / f"{_ASIDE}removed-step_{step}"
+        step_folder(root, step).rename(doomed)
+        shutil.rmtree(doomed)
+    return removed
+
+
+def named_latest(root: Path) -> int | None:
+    """The step that ``latest`` names; None when there is no such file, or it names none."""
+    try:
+        match = _STEP.fullmatch((root / LATEST).read_text(encoding="utf-8").strip())
+    except (OSError, UnicodeDecodeError):
+        return None
+    return int(match[1]) if match else None
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """Raises `CheckpointError` when ``folder`` is no checkpoint of a format that is known."""
+    path = folder / MANIFEST
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CheckpointError(f"{folder} is no whole checkpoint: it has no {MANIFEST}") from None
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path} cannot be read: {error}") from error
+    if not isinstance(manifest, dict) or not isinstance(manifest.get("files"), dict):
+        raise CheckpointError(f"{path} is no manifest of a checkpoint")
+    if manifest.get("format") != FORMAT:
+        raise CheckpointError(f"{folder} has format {manifest.get('format')}; this version reads format {FORMAT}")
+    return manifest
+
+
+def damage(folder: Path, *, sums: bool = True, part: int = 0, parts: int = 1) -> str | None:
+    """What is wrong with a checkpoint, or None when it is whole. Of several callers each sums up its part of it."""
+    try:
+        files = read_manifest(folder)["files"]
+    except CheckpointError as error:
+        return str(error)
+    for name, told in sorted(files.items()):
+        path = folder / name
+        if not path.is_file():
+            return f"{path} is missing"
+        if (size := path.stat().st_size) != told["size"]:
+            return f"{path} has {size} bytes instead of {told['size']}"
+    for name, told in sorted(files.items())[part::parts] if sums else ():
+        with open(folder / name, "rb") as file:
+            if hashlib.file_digest(file, "sha256").hexdigest() != told["sha256"]:
+                return f"{folder / name} was altered: its SHA-256 is not that of the manifest"
+    return None
+
+
+def _write(path: Path, text: str) -> None:
+    with open(path, "w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _flush(folder: Path) -> None:
+    """A rename is on disk only when its folder is."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
