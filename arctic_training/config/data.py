@@ -1,8 +1,9 @@
 """The section of the data, as far as all data have one."""
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from arctic_training.config.base import ComponentConfig
+from arctic_training.config.numbers import HumanFloat, HumanInt
 
 
 class DataConfig(ComponentConfig):
@@ -15,4 +16,26 @@ class DataConfig(ComponentConfig):
 
 
 class DataSourceConfig(ComponentConfig):
-    pass
+    """One source of rows. At most one of ``sample_ratio``, ``sample_count`` and ``weight`` says how many of them."""
+
+    split: str = ""
+    """Which part of the source: ``train`` when left out; for evaluation ``eval``, which the source may know by another
+    name. A slice may follow: ``train[:1000]``, ``train[90%:]``."""
+    sample_ratio: HumanFloat | None = Field(default=None, gt=0)
+    """Take this share of the rows, drawn at random; above 1 rows are repeated."""
+    sample_count: HumanInt | None = Field(default=None, gt=0)
+    """Take this many rows, drawn at random; more than there are: rows are repeated."""
+    weight: HumanFloat | None = Field(default=None, gt=0)
+    """This source's part of the mixture, relative to the weights of the others; no row is repeated, and as many are
+    taken as that allows. All sources have one, or none has."""
+    sample_seed: int = Field(default=42, ge=0)
+    """Seed of the choice of rows."""
+    process: bool = True
+    """Whether the data factory makes tokens of the rows; false for a source whose rows are tokens already."""
+
+    @model_validator(mode="after")
+    def _one_amount(self) -> "DataSourceConfig":
+        given = [name for name in ("sample_ratio", "sample_count", "weight") if getattr(self, name) is not None]
+        if len(given) > 1:
+            raise ValueError(f"{' and '.join(given)} both say how many rows to take; give one of them")
+        return self

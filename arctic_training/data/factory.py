@@ -1,0 +1,90 @@
+"""Makes the loaders of a run. The base of every data factory, whatever its samples are."""
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, TypeVar
+
+from torch.utils.data import default_collate
+
+from arctic_training.callback.hooks import hook
+from arctic_training.config.base import ComponentConfig
+from arctic_training.config.data import DataConfig
+from arctic_training.data.loader import Batch, IndexedLoader, Loader, without_targets
+from arctic_training.data.sampler import GlobalOrder
+from arctic_training.errors import DataError
+from arctic_training.factory import Factory
+
+C = TypeVar("C", bound=DataConfig)
+
+
+@dataclass
+class Loaders:
+    """What a data factory makes."""
+
+    train: Loader | None = None
+    evaluation: Mapping[str, Loader] = field(default_factory=dict)
+    """The loader of each evaluation set, by name; the name ends that of its metrics."""
+
+
+class DataFactory(Factory[C, Loaders], kind="data_factory"):
+    """A subclass writes `load`; and `collate` when its samples are neither tensors nor mappings, tuples of them.
+
+    Samples that come from files or the hub, and want tokens made of them, belong to `SourcedDataFactory`.
+    """
+
+    config_type: ClassVar[type[ComponentConfig]] = DataConfig
+
+    def __call__(self, *args: Any) -> Loaders:
+        train, evaluation = self.load("train"), self.load_evaluation()
+        return Loaders(
+            train=None if train is None else self.create_loader(train, train=True),
+            evaluation={name: self.create_loader(data, train=False) for name, data in evaluation.items()},
+        )
+
+    @hook("load")
+    @abstractmethod
+    def load(self, split: str) -> Any:
+        """The samples of ``split`` ("train" or "eval"), with ``len`` and by index; None when there are none."""
+
+    def load_evaluation(self) -> Mapping[str, Any]:
+        """The samples of each evaluation set, by name."""
+        data = self.load("eval")
+        return {} if data is None else {"eval": data}
+
+    def collate(self, samples: list[Any]) -> Batch:
+        """One micro-batch of ``samples``; runs in worker processes. See `arctic_training.data.collate` for tokens."""
+        return default_collate(samples)
+
+    def blank(self, sample: Any) -> Any:
+        """``sample`` without any target, for a rank that has no row of the last global batch."""
+        return without_targets(sample)
+
+    def group(self, samples: Any) -> Sequence[Sequence[int]] | None:
+        """Which samples are packed together into one row, when they are."""
+        return None
+
+    @property
+    def rows(self) -> int:
+        """Rows of the order in one micro-batch."""
+        return self.trainer.config.micro_batch_size
+
+    @hook("create_loader")
+    def create_loader(self, samples: Any, *, train: bool) -> Loader:
+        """Raises `DataError` when there is not a single global batch."""
+        groups = self.group(samples)
+        order = GlobalOrder(
+            size=len(samples if groups is None else groups),
+            micro=self.rows,
+            rank=self.trainer.data_rank,
+            world=self.trainer.data_world,
+            seed=self.config.seed,
+            shuffle=train,
+            drop_last=self.config.drop_last and train,
+        )
+        if not len(order):
+            why = f"; drop_last leaves out every global batch that is not full ({order.whole} rows)" * order.drop_last
+            raise DataError(f"{order.size} rows make no batch{why}")
+        return IndexedLoader(
+            samples, order, self.collate, blank=self.blank, groups=groups, workers=self.config.dl_num_workers
+        )

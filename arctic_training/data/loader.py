@@ -1,0 +1,140 @@
+"""What hands the loop its micro-batches, from any position of any epoch."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from arctic_training.data.sampler import GlobalOrder
+
+Batch = Any
+Collate = Callable[[list[Any]], Batch]
+
+
+class Loader(ABC):
+    """Iterating starts where `seek` said, each time anew, and draws from no random generator but its own."""
+
+    dataset: Any
+    """The samples by index, before they are packed."""
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """Micro-batches of an epoch on this data rank, the same number on every rank; 0 when there is no end."""
+
+    @abstractmethod
+    def __iter__(self) -> Iterator[Batch]:
+        """The micro-batches from the sought position to the end of the epoch."""
+
+    @abstractmethod
+    def seek(self, epoch: int, batch: int) -> None:
+        """The next iteration begins with micro-batch ``batch`` of ``epoch``."""
+
+    def close(self) -> None:  # noqa: B027  most loaders hold nothing
+        """End worker processes, if there are any. The loader may be iterated again."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """A position that (epoch, batch) does not tell, such as that in a stream."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any], /) -> None:  # noqa: B027
+        pass
+
+
+class IndexedLoader(Loader):
+    """Micro-batches of a data set whose rows can be read by index."""
+
+    def __init__(
+        self,
+        dataset: Any,
+        order: GlobalOrder,
+        collate: Collate,
+        *,
+        blank: Callable[[Any], Any],
+        groups: Sequence[Sequence[int]] | None = None,
+        workers: int = 0,
+        prefetch: int = 4,
+    ) -> None:
+        """``groups[i]`` are the samples of row ``i`` of the order, when a row is a pack of several.
+
+        A rank whose share of the last global batch is empty gets ``blank(dataset[0])``: a sample without any target.
+        """
+        self.dataset, self.order, self.groups = dataset, order, groups
+        self._reader = _Reader(dataset, order, groups, collate, blank)
+        self._workers, self._prefetch = workers, prefetch
+        self._at = (0, 0)
+        self._running: Any = None
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    def seek(self, epoch: int, batch: int) -> None:
+        self._at = (epoch, batch)
+
+    def samples(self, epoch: int, batch: int) -> list[int]:
+        """The indices in `dataset` of what this rank's micro-batch holds."""
+        return self._reader.samples((epoch, batch))
+
+    def __iter__(self) -> Iterator[Batch]:
+        epoch, start = self._at
+        places = [(epoch, batch) for batch in range(start, len(self))]
+        if not self._workers and not torch.cuda.is_available():
+            for place in places:
+                yield self._reader[place]
+            return
+        loader: DataLoader[Batch] = DataLoader(
+            self._reader,
+            batch_size=None,
+            sampler=places,
+            collate_fn=_as_it_is,
+            num_workers=self._workers,
+            prefetch_factor=self._prefetch if self._workers else None,
+            pin_memory=torch.cuda.is_available(),
+            generator=torch.Generator().manual_seed(0),  # else making the iterator draws from the model's randomness
+        )
+        self.close()
+        self._running = iter(loader)
+        yield from self._running
+
+    def close(self) -> None:
+        running, self._running = self._running, None
+        if hasattr(running, "_shutdown_workers"):
+            running._shutdown_workers()
+
+
+class _Reader(Dataset[Batch]):
+    """Makes the micro-batch of a position; this is what worker processes hold."""
+
+    def __init__(
+        self,
+        dataset: Any,
+        order: GlobalOrder,
+        groups: Sequence[Sequence[int]] | None,
+        collate: Collate,
+        blank: Callable[[Any], Any],
+    ) -> None:
+        self.dataset, self.order, self.groups, self.collate, self.blank = dataset, order, groups, collate, blank
+
+    def samples(self, place: tuple[int, int]) -> list[int]:
+        rows = self.order.batch(*place)
+        if self.groups is None:
+            return [int(row) for row in rows]
+        return [int(sample) for row in rows for sample in self.groups[int(row)]]
+
+    def __getitem__(self, place: tuple[int, int]) -> Batch:
+        indices = self.samples(place)
+        rows = [self.dataset[index] for index in indices] or [self.blank(self.dataset[0])]
+        return self.collate(rows)
+
+
+def _as_it_is(batch: Batch) -> Batch:
+    return batch
+
+
+def without_targets(sample: Any) -> Any:
+    """A sample that takes part in a batch and adds nothing to its loss: every label is -100."""
+    if isinstance(sample, Mapping) and "labels" in sample:
+        return {**sample, "labels": np.full_like(sample["labels"], -100)}
+    return sample

@@ -1,0 +1,73 @@
+"""Loaders: exact from any position, deaf to the model's randomness, equally long on every rank."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from arctic_training.data.loader import IndexedLoader, without_targets
+from arctic_training.data.sampler import GlobalOrder
+
+ROWS = [{"input_ids": np.full(3, n, np.int32), "labels": np.full(3, n, np.int32)} for n in range(11)]
+
+
+def collate(rows: list[Any]) -> dict[str, torch.Tensor]:
+    return {name: torch.from_numpy(np.stack([row[name] for row in rows])) for name in rows[0]}
+
+
+def loader(rank: int = 0, world: int = 1, workers: int = 0, micro: int = 2, **more: Any) -> IndexedLoader:
+    order = GlobalOrder(len(ROWS), micro, rank, world, seed=5)
+    return IndexedLoader(ROWS, order, collate, blank=without_targets, workers=workers, **more)
+
+
+def told(batches: Any) -> list[list[int]]:
+    return [batch["labels"][:, 0].tolist() for batch in batches]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_seek_is_exact(workers: int) -> None:
+    one = loader(workers=workers)
+    one.seek(1, 0)
+    whole = told(one)
+    assert sorted(n for batch in whole for n in batch) == list(range(11))
+    for start in (0, 3, 6):
+        one.seek(1, start)
+        assert told(one) == whole[start:]
+        assert [one.samples(1, b) for b in range(start, 6)] == whole[start:]
+    one.close()
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_iterating_draws_nothing(workers: int) -> None:
+    before = torch.get_rng_state()
+    list(loader(workers=workers))
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_close_ends_the_workers_and_the_loader_lives_on() -> None:
+    one = loader(workers=2)
+    batches = iter(one)
+    next(batches)
+    workers = list(one._running._workers)
+    assert all(worker.is_alive() for worker in workers)
+    one.close()
+    assert not any(worker.is_alive() for worker in workers)
+    assert len(told(one)) == len(one)
+    one.close()
+
+
+def test_a_rank_without_a_row_gets_one_without_targets() -> None:
+    ranks = [told(loader(rank, 4)) for rank in range(4)]
+    assert len({len(batches) for batches in ranks}) == 1
+    assert ranks[3][-1] == [-100]
+    assert ranks[1][-1] != ranks[2][-1]
+    seen = [n for batches in ranks for batch in batches for n in batch if n != -100]
+    assert sorted(seen) == list(range(11))
+
+
+def test_a_row_may_be_a_pack() -> None:
+    packs = [[0, 4], [1], [2, 3, 5]]
+    order = GlobalOrder(len(packs), seed=5)
+    one = IndexedLoader(ROWS, order, collate, blank=without_targets, groups=packs)
+    assert sorted(told(one)) == [[0, 4], [1], [2, 3, 5]]
