@@ -49,6 +49,15 @@ def choose(section: Any, allowed: Sequence[type[Registered]], *, skip_validation
     raise ValueError(f"type: {wanted!r} does not fit here; {nearest(wanted, [cls.name for cls in allowed])}")
 
 
+def from_shelf(kind: str, section: Any) -> ComponentConfig:
+    """Let the registered class of ``kind`` that a section, or a bare name, names read it."""
+    section = {"type": section} if isinstance(section, str) else section
+    if not isinstance(section, (dict, ComponentConfig)):
+        raise ValueError("a name, or a mapping with a type, is wanted here")
+    name = section["type"] if isinstance(section, dict) and "type" in section else getattr(section, "type", "")
+    return choose(section, [lookup(kind, name)])
+
+
 def _read(cls: type[Registered], section: dict[str, Any]) -> ComponentConfig:
     config_type: type[ComponentConfig] = getattr(cls, "config_type")  # noqa: B009  every component has one
     return config_type.model_validate({**section, "type": cls.name})

@@ -7,7 +7,7 @@ from pydantic import Field, PrivateAttr, SerializeAsAny, ValidationInfo, field_v
 
 from arctic_training.config.base import BaseConfig, ComponentConfig
 from arctic_training.config.checkpoint import CheckpointConfig
-from arctic_training.config.component import Shelf, Slot, choose, listed
+from arctic_training.config.component import Shelf, Slot, choose, from_shelf, listed
 from arctic_training.config.data import DataConfig
 from arctic_training.config.logger import LoggerConfig
 from arctic_training.config.model import ModelConfig
@@ -117,7 +117,7 @@ class TrainerConfig(BaseConfig):
         slot = next((mark for mark in marks if isinstance(mark, Slot)), None)
         shelf = next((mark for mark in marks if isinstance(mark, Shelf)), None)
         if shelf is not None:
-            return [_from_shelf(shelf.kind, one) for one in (value if isinstance(value, list) else [value])]
+            return [from_shelf(shelf.kind, one) for one in (value if isinstance(value, list) else [value])]
         if slot is None or "type" not in info.data:
             return value
         allowed = listed(getattr(lookup("trainer", info.data["type"]), slot.types))
@@ -126,11 +126,3 @@ class TrainerConfig(BaseConfig):
             several = value if isinstance(value, list) else [value]
             return [choose(one, allowed, skip_validation=skip) for one in several]
         return choose(value, allowed, skip_validation=skip)
-
-
-def _from_shelf(kind: str, section: Any) -> ComponentConfig:
-    section = {"type": section} if isinstance(section, str) else section
-    if not isinstance(section, (dict, ComponentConfig)):
-        raise ValueError("a name, or a mapping with a type, is wanted here")
-    name = section["type"] if isinstance(section, dict) and "type" in section else getattr(section, "type", "")
-    return choose(section, [lookup(kind, name)])

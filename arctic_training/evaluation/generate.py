@@ -1,0 +1,188 @@
+"""Let the model answer the evaluation samples, and count how many answers are right."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, cast
+
+import torch
+from pydantic import Field, SerializeAsAny, field_validator
+
+from arctic_training import distributed
+from arctic_training.config.base import ComponentConfig
+from arctic_training.config.component import Shelf, from_shelf
+from arctic_training.config.numbers import HumanInt
+from arctic_training.errors import DataError, InputError
+from arctic_training.evaluation.evaluator import Evaluator
+from arctic_training.evaluation.scorer import Scorer
+from arctic_training.factory import TrainerView
+
+_IGNORED = -100
+
+
+class GenerateConfig(ComponentConfig):
+    scorers: Annotated[list[SerializeAsAny[ComponentConfig]], Shelf("scorer")] = Field(
+        default_factory=lambda: cast(Any, ["exact_match"])
+    )
+    """What is asked of every answer: a name, a section with a type, or a list of them."""
+    max_new_tokens: int = Field(default=64, ge=1)
+    """Tokens after which an answer is cut off."""
+    temperature: float = Field(default=0.0, ge=0)
+    """0: always the likeliest token."""
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    stop: list[str] = []
+    """Texts that end an answer, beside the end tokens of the model, the tokenizer and the samples."""
+    batch_size: int = Field(default=16, ge=1)
+    """Prompts that are answered together, on each rank."""
+    max_samples: HumanInt = Field(default=0, ge=0)
+    """The first so many samples of each evaluation set; 0: all."""
+    seed: int = Field(default=42, ge=0)
+    """Of the choice among tokens, where the temperature is above 0."""
+    save: bool = True
+    """Keep every answer in ``generations/<evaluation set>`` of the run folder, as JSON lines."""
+
+    @field_validator("scorers", mode="before")
+    @classmethod
+    def _read_scorers(cls, value: Any) -> Any:
+        return [from_shelf("scorer", one) for one in (value if isinstance(value, list) else [value])]
+
+
+@dataclass(frozen=True)
+class Question:
+    """A sample cut before its last run of targets, which is what the model is asked for."""
+
+    prompt: list[int]
+    target: list[int]
+
+    @classmethod
+    def of(cls, sample: Mapping[str, Any], where: str) -> "Question":
+        """Raises `DataError` for a sample that has no target, or no prompt before it."""
+        if "labels" not in sample or "input_ids" not in sample:
+            raise DataError(f"{where}: the evaluator 'generate' wants samples with input_ids and labels")
+        ids, labels = list(map(int, sample["input_ids"])), list(map(int, sample["labels"]))
+        end = next((n for n in range(len(labels), 0, -1) if labels[n - 1] != _IGNORED), 0)
+        start = end
+        while start and labels[start - 1] != _IGNORED:
+            start -= 1
+        if not 0 < start < end:
+            raise DataError(f"{where}: there is no {'prompt before its answer' if end else 'answer in its labels'}")
+        return cls(ids[:start], ids[start:end])
+
+
+class GenerateEvaluator(Evaluator):
+    """Measures ``<scorer>/<evaluation set>``: the mean score of the answers."""
+
+    name = "generate"
+    config_type = GenerateConfig
+
+    def __init__(self, config: GenerateConfig) -> None:
+        super().__init__(config)
+        self.scorers = {one.type: Scorer.registered(one.type)(one) for one in config.scorers}
+
+    def __call__(self, trainer: TrainerView) -> dict[str, float]:
+        if trainer.tokenizer is None:
+            raise InputError("evaluators: 'generate' needs a tokenizer, and this run has none")
+        measured: dict[str, float] = {}
+        with _generating(trainer.engines["model"].module) as module:
+            for name, loader in trainer.eval_loaders.items():
+                answers = self._answer(trainer, module, name, loader.dataset)
+                measured |= self._mean(answers, name)
+                if self.config.save:
+                    self._save(answers, trainer, name)
+        return measured
+
+    def _answer(self, trainer: TrainerView, module: Any, name: str, samples: Any) -> list[dict[str, Any]]:
+        """This rank's share of the answers, scored. Every rank generates equally often, as ZeRO-3 requires."""
+        count, rank, world = len(samples), trainer.data_rank, trainer.data_world
+        count = min(count, self.config.max_samples or count)
+        asked = {n: Question.of(samples[n], f"{name}, sample {n + 1}") for n in range(rank, count, world)}
+        if not count:
+            return []
+        order = sorted(asked, key=lambda n: len(asked[n].prompt), reverse=True)  # like lengths together: less padding
+        answers, size = [], self.config.batch_size
+        for start in range(0, -(-count // world), size):
+            batch = order[start : start + size]
+            questions = [asked[n] for n in batch] or [Question.of(samples[0], f"{name}, sample 1")]
+            texts = self._generate(trainer, module, questions, start)
+            for n, text in zip(batch, texts, strict=False):
+                answers.append({"sample": n + 1} | self._judge(trainer.tokenizer, asked[n], text))
+        return answers
+
+    def _generate(self, trainer: TrainerView, module: Any, questions: Sequence[Question], salt: int) -> list[str]:
+        tokenizer, config, device = trainer.tokenizer, self.config, trainer.device
+        pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+        longest = max(len(question.prompt) for question in questions)
+        lengths = torch.tensor([[longest - len(question.prompt)] for question in questions])
+        padded = [[pad] * (longest - len(question.prompt)) + question.prompt for question in questions]
+        choice: dict[str, Any] = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
+        if config.temperature:
+            torch.manual_seed(config.seed + 1_000_003 * trainer.data_rank + salt)
+            choice = {"do_sample": True, "temperature": config.temperature, "top_p": config.top_p, "top_k": 0}
+        if config.stop:
+            choice |= {"stop_strings": config.stop, "tokenizer": tokenizer}
+        out = module.generate(
+            input_ids=torch.tensor(padded, device=device),
+            attention_mask=(torch.arange(longest) >= lengths).long().to(device),
+            max_new_tokens=config.max_new_tokens,
+            eos_token_id=sorted(self._ends(tokenizer, module, questions)),
+            pad_token_id=pad,
+            synced_gpus=trainer.data_world > 1,
+            **choice,
+        )
+        texts: list[str] = tokenizer.batch_decode(out[:, longest:], skip_special_tokens=True)
+        return [self._cut(text) for text in texts]
+
+    def _cut(self, text: str) -> str:
+        ends = [text.find(stop) for stop in self.config.stop if stop in text]
+        return text[: min(ends)] if ends else text
+
+    @staticmethod
+    def _ends(tokenizer: Any, module: Any, questions: Sequence[Question]) -> set[int]:
+        """A chat template may end its turns with another token than the tokenizer's end token."""
+        special = set(tokenizer.all_special_ids)
+        ends = {last for question in questions for last in question.target[-2:] if last in special}
+        declared = getattr(getattr(module, "generation_config", None), "eos_token_id", None)
+        ends.update(declared if isinstance(declared, list) else [declared])
+        return {int(end) for end in ends | {tokenizer.eos_token_id} if end is not None}
+
+    def _judge(self, tokenizer: Any, question: Question, text: str) -> dict[str, Any]:
+        reference = tokenizer.decode(question.target, skip_special_tokens=True)
+        scores = {name: float(scorer(text, reference)) for name, scorer in self.scorers.items()}
+        problem = tokenizer.decode(question.prompt, skip_special_tokens=False)
+        return {"problem": problem, "generated": text, "reference": reference, **scores}
+
+    def _mean(self, answers: Sequence[Mapping[str, Any]], name: str) -> dict[str, float]:
+        sums = [sum(answer[scorer] for answer in answers) for scorer in self.scorers]
+        *totals, count = distributed.all_reduce(torch.tensor([*sums, len(answers)], dtype=torch.float64)).tolist()
+        if not count:
+            return {}
+        return {f"{scorer}/{name}": total / count for scorer, total in zip(self.scorers, totals, strict=True)}
+
+    @staticmethod
+    def _save(answers: list[dict[str, Any]], trainer: TrainerView, name: str) -> None:
+        shares = distributed.gather_objects(answers)
+        if not distributed.is_main():
+            return
+        folder: Path = trainer.run_dir / "generations" / name.replace("/", "_")
+        folder.mkdir(parents=True, exist_ok=True)
+        rows = sorted((answer for share in shares for answer in share), key=lambda answer: answer["sample"])
+        text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        (folder / f"update_{trainer.progress.update}.jsonl").write_text(text, encoding="utf-8")
+
+
+@contextmanager
+def _generating(module: Any) -> Iterator[Any]:
+    """The model with an attention that knows left padding and a cache; what trains on packed rows need not."""
+    if not hasattr(module, "generate"):
+        raise InputError(f"evaluators: 'generate' needs a model that can generate, and {type(module).__name__} cannot")
+    trained_with = getattr(getattr(module, "config", None), "_attn_implementation", None)
+    if trained_with is None or trained_with in ("eager", "sdpa"):
+        yield module
+        return
+    module.set_attn_implementation("sdpa")
+    try:
+        yield module
+    finally:
+        module.set_attn_implementation(trained_with)

@@ -1,0 +1,175 @@
+"""Generate and score, on a tiny model with random weights."""
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from arctic_training import distributed
+from arctic_training.config.component import from_shelf
+from arctic_training.errors import DataError, InputError
+from arctic_training.evaluation.evaluator import Evaluator
+from arctic_training.evaluation.generate import GenerateEvaluator, Question
+from arctic_training.evaluation.scorer import Scorer
+from tests import processes, tiny
+
+PROMPTS = ["one", "two three four", "what is the sum of five and six please", "no"]
+
+
+def samples_for(tokenizer: Any, answers: list[str]) -> list[dict[str, list[int]]]:
+    """Tokenized chats of one turn, the answer and its end token being the target."""
+    rows = []
+    for prompt, answer in zip(PROMPTS, answers, strict=True):
+        ids = tokenizer(f"<|im_start|>user\n{prompt}<|im_end|>\n<|im_start|>assistant\n").input_ids
+        target = tokenizer(f"{answer}<|im_end|>").input_ids
+        after = tokenizer("\n").input_ids
+        rows.append({"input_ids": ids + target + after, "labels": [-100] * len(ids) + target + [-100] * len(after)})
+    return rows
+
+
+def run_of(folder: Path, run_dir: Path, answers: list[str], *, rank: int = 0, world: int = 1) -> Any:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    return SimpleNamespace(
+        tokenizer=tokenizer,
+        engines={"model": SimpleNamespace(module=model)},
+        eval_loaders={"held_out": SimpleNamespace(dataset=samples_for(tokenizer, answers))},
+        device=torch.device("cpu"),
+        progress=SimpleNamespace(update=7),
+        data_rank=rank,
+        data_world=world,
+        run_dir=run_dir,
+    )
+
+
+def evaluator(**options: Any) -> Evaluator:
+    config = from_shelf("evaluator", {"type": "generate", "max_new_tokens": 8, **options})
+    return GenerateEvaluator(config)  # type: ignore[arg-type]
+
+
+def greedy(folder: Path) -> list[str]:
+    """What the model answers to each prompt alone, by the plainest loop there is."""
+    run = run_of(folder, folder, [""] * 4)
+    texts = []
+    for row in run.eval_loaders["held_out"].dataset:
+        question = Question.of(row, "")
+        ids = torch.tensor([question.prompt])
+        for _ in range(8):
+            with torch.no_grad():
+                token = run.engines["model"].module(ids).logits[0, -1].argmax()
+            if int(token) == run.tokenizer.eos_token_id:
+                break
+            ids = torch.cat([ids, token.view(1, 1)], 1)
+        texts.append(run.tokenizer.decode(ids[0, len(question.prompt) :], skip_special_tokens=True))
+    return texts
+
+
+def test_answers_are_those_of_a_plain_greedy_loop_one_by_one(tiny_model: Path, tmp_path: Path) -> None:
+    told = greedy(tiny_model)
+    run = run_of(tiny_model, tmp_path, [*told[:3], "not this"])
+    with torch.no_grad():
+        measured = evaluator(batch_size=3, scorers=["exact_match", "contains"])(run)
+    assert measured["exact_match/held_out"] == 0.75
+    kept = [json.loads(line) for line in (tmp_path / "generations/held_out/update_7.jsonl").read_text().splitlines()]
+    assert [row["generated"] for row in kept] == told
+    assert [row["sample"] for row in kept] == [1, 2, 3, 4]
+    assert [row["exact_match"] for row in kept] == [1, 1, 1, 0]
+    assert kept[3]["reference"] == "not this"
+    assert "<|im_start|>user\ntwo three four<|im_end|>" in kept[1]["problem"]
+
+
+def test_only_the_first_samples_where_so_many_are_asked_for(tiny_model: Path, tmp_path: Path) -> None:
+    run = run_of(tiny_model, tmp_path, ["x"] * 4)
+    evaluator(max_samples=2)(run)
+    assert len((tmp_path / "generations/held_out/update_7.jsonl").read_text().splitlines()) == 2
+
+
+def test_nothing_is_kept_where_nothing_is_to_be(tiny_model: Path, tmp_path: Path) -> None:
+    evaluator(save=False)(run_of(tiny_model, tmp_path, ["x"] * 4))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_temperature_draws_the_same_again(tiny_model: Path, tmp_path: Path) -> None:
+    kept = []
+    for name in ("a", "b", "c"):
+        run = run_of(tiny_model, tmp_path / name, ["x"] * 4)
+        evaluator(temperature=1.0, seed=2 if name == "c" else 1)(run)
+        kept.append((tmp_path / name / "generations/held_out/update_7.jsonl").read_text())
+    assert kept[0] == kept[1] != kept[2]
+
+
+def test_a_stop_text_ends_an_answer_and_is_no_part_of_it(tiny_model: Path, tmp_path: Path) -> None:
+    told = greedy(tiny_model)
+    stop = told[0][1]
+    run = run_of(tiny_model, tmp_path, [told[0].split(stop)[0], "x", "x", "x"])
+    evaluator(stop=[stop])(run)
+    kept = [json.loads(line) for line in (tmp_path / "generations/held_out/update_7.jsonl").read_text().splitlines()]
+    assert kept[0]["generated"] == told[0].split(stop)[0]
+
+
+def test_an_attention_for_packed_rows_is_put_aside_and_back(tiny_model: Path, tmp_path: Path) -> None:
+    from transformers import AttentionInterface
+
+    def refuses(*args: Any, **kwargs: Any) -> Any:
+        raise AssertionError("knows no padding")
+
+    AttentionInterface.register("test_refuses", refuses)
+    run = run_of(tiny_model, tmp_path, greedy(tiny_model))
+    module = run.engines["model"].module
+    module.set_attn_implementation("test_refuses")
+    assert evaluator()(run) == {"exact_match/held_out": 1.0}
+    assert module.config._attn_implementation == "test_refuses"
+
+
+def test_the_last_answer_of_several_turns_is_asked_for() -> None:
+    question = Question.of({"input_ids": [5, 6, 7, 8, 9, 10], "labels": [-100, 6, -100, 8, 9, -100]}, "set, sample 1")
+    assert question == Question([5, 6, 7], [8, 9])
+
+
+@pytest.mark.parametrize(
+    ("labels", "told"),
+    [([-100, -100], "no answer in its labels"), ([5, 6], "no prompt before its answer")],
+)
+def test_a_sample_that_asks_nothing_is_named(labels: list[int], told: str) -> None:
+    with pytest.raises(DataError, match=f"set, sample 3: there is {told}"):
+        Question.of({"input_ids": [5, 6], "labels": labels}, "set, sample 3")
+
+
+def test_what_cannot_generate_is_refused(tmp_path: Path) -> None:
+    run = SimpleNamespace(tokenizer=object(), engines={"model": SimpleNamespace(module=torch.nn.Linear(1, 1))})
+    with pytest.raises(InputError, match="Linear cannot"):
+        evaluator()(run)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="needs a tokenizer"):
+        evaluator()(SimpleNamespace(tokenizer=None))  # type: ignore[arg-type]
+
+
+def share(folder: str, run_dir: str, answers: list[str]) -> dict[str, float]:
+    distributed.init()
+    run = run_of(Path(folder), Path(run_dir), answers, rank=distributed.rank(), world=distributed.world_size())
+    measured = evaluator(batch_size=1)(run)
+    distributed.shutdown()
+    return measured
+
+
+@pytest.mark.slow
+def test_two_ranks_measure_what_one_does(tmp_path: Path) -> None:
+    folder = tiny.save_model(tmp_path / "model")
+    told = greedy(folder)
+    run = run_of(folder, tmp_path / "one", [told[0], "x", told[2], told[3]])
+    alone = evaluator()(run)
+    both = processes.run(share, 2, str(folder), str(tmp_path / "two"), [told[0], "x", told[2], told[3]])
+    assert both == [alone, alone] == [{"exact_match/held_out": 0.75}] * 2
+    name = "generations/held_out/update_7.jsonl"
+    assert (tmp_path / "two" / name).read_text() == (tmp_path / "one" / name).read_text()
+
+
+def test_a_scorer_is_named_in_the_recipe() -> None:
+    config = from_shelf("evaluator", {"type": "generate", "scorers": {"type": "numeric", "tolerance": 0.5}})
+    assert [(one.type, one.tolerance) for one in config.scorers] == [("numeric", 0.5)]  # type: ignore[attr-defined]
+    assert from_shelf("evaluator", "generate").scorers[0].type == "exact_match"  # type: ignore[attr-defined]
+    assert Scorer.registered("numeric")

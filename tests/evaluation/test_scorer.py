@@ -1,0 +1,82 @@
+"""What the scorers call right."""
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from arctic_training.config.component import from_shelf
+from arctic_training.evaluation.scorer import Scorer, numbers
+
+
+def score(name: str, generated: str, reference: str, **options: Any) -> float:
+    config = from_shelf("scorer", {"type": name, **options})
+    return Scorer.registered(name)(config)(generated, reference)
+
+
+@pytest.mark.parametrize(
+    ("name", "generated", "reference", "options", "wanted"),
+    [
+        ("exact_match", " a, b\n", "a, b", {}, 1),
+        ("exact_match", "a, b.", "a, b", {}, 0),
+        ("exact_match", "A", "a", {}, 0),
+        ("exact_match", "A", "a", {"ignore_case": True}, 1),
+        ("exact_match", "1 2\n3", "1 2 3", {}, 0),
+        ("exact_match", "1 2\n3", "1 2 3", {"ignore_spaces": True}, 1),
+        ("contains", "It is the Son.", "son", {}, 1),
+        ("contains", "It is the son-in-law", "son", {}, 1),
+        ("contains", "It is a person.", "son", {}, 0),
+        ("contains", "It is the Son.", "son", {"ignore_case": False}, 0),
+        ("contains", "f(x) = a.b", "a.b", {}, 1),
+        ("contains", "f(x) = aXb", "a.b", {}, 0),
+        ("numeric", "3 + 4 = 7.0.", "7", {}, 1),
+        ("numeric", "1,024", "1024", {}, 1),
+        ("numeric", "7, not 8", "7", {}, 0),
+        ("numeric", "7, not 8", "7", {"which": "first"}, 1),
+        ("numeric", "seven", "7", {}, 0),
+        ("numeric", "3.14", "3.14159", {}, 0),
+        ("numeric", "3.14", "3.14159", {"tolerance": 0.01}, 1),
+        ("regex", "I think (B), or (C)", "(C)", {"pattern": r"\(([A-D])\)"}, 1),
+        ("regex", "I think (B), or (C)", "B", {"pattern": r"\(([A-D])\)", "which": "first"}, 1),
+        ("regex", "I think B", "B", {"pattern": r"\(([A-D])\)"}, 0),
+        ("regex", "yes", "yes", {"pattern": "yes|no"}, 1),
+    ],
+)
+def test_table(name: str, generated: str, reference: str, options: dict[str, Any], wanted: float) -> None:
+    assert score(name, generated, reference, **options) == wanted
+
+
+@given(st.floats(allow_nan=False, allow_infinity=False, width=32))
+def test_a_number_is_found_however_it_is_written(value: float) -> None:
+    assert numbers(repr(value)) == [value]
+    assert numbers(f"so it is {value!r}, I think") == [value]
+
+
+@given(st.integers())
+def test_thousands_may_be_parted(value: int) -> None:
+    assert numbers(f"{value:,}") == [float(value)]
+
+
+@given(st.text())
+def test_every_text_matches_itself(text: str) -> None:
+    assert score("exact_match", text, text) == 1
+
+
+def test_no_sign_inside_a_word() -> None:
+    assert numbers("route 3-2, x-1, -4") == [3, 2, 1, -4]
+
+
+def test_a_pattern_that_does_not_compile_is_refused() -> None:
+    with pytest.raises(ValueError, match="is no regular expression"):
+        score("regex", "", "", pattern="(")
+
+
+def test_a_scorer_of_ones_own_is_known_by_being_defined() -> None:
+    class Length(Scorer):
+        name = "test_length"
+
+        def __call__(self, generated: str, reference: str) -> float:
+            return float(len(generated) == len(reference))
+
+    assert score("test_length", "abc", "xyz") == 1
