@@ -1,0 +1,161 @@
+"""Preference losses: against numbers worked out apart from them, against TRL, and what must always hold."""
+
+import math
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from arctic_training.loss.preference import Answers, PreferenceLoss, answers, preference_losses, preference_metrics
+
+LOSSES: list[PreferenceLoss] = ["sigmoid", "ipo", "hinge", "simpo"]
+
+
+def one(chosen: float, rejected: float, chosen_length: int = 1, rejected_length: int = 1) -> Answers:
+    sums = [torch.tensor([value], dtype=torch.float64) for value in (chosen, rejected)]
+    return Answers(*sums, torch.tensor([chosen_length]), torch.tensor([rejected_length]))
+
+
+def loss(policy: Answers, reference: Answers | None, **options: Any) -> float:
+    return preference_losses(policy, reference, **options).item()
+
+
+POLICY, REFERENCE = one(-10, -15, 5, 3), one(-12, -14, 5, 3)
+# h = (-10 + 15) - (-12 + 14) = 3; per token: (-2 + 5) - (-2.4 + 14/3) = 3 - 2.2666.. = 0.7333..
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({}, math.log1p(math.exp(-0.3))),
+        ({"beta": 0.5}, math.log1p(math.exp(-1.5))),
+        ({"label_smoothing": 0.2}, 0.8 * math.log1p(math.exp(-0.3)) + 0.2 * math.log1p(math.exp(0.3))),
+        ({"loss_type": "hinge"}, 0.7),
+        ({"loss_type": "hinge", "beta": 0.5}, 0.0),
+        ({"loss_type": "ipo"}, (2.2 / 3 - 5) ** 2),
+        ({"loss_type": "simpo", "beta": 2.0, "gamma": 0.5}, math.log1p(math.exp(-5.5))),
+    ],
+)
+def test_worked_out(options: dict[str, Any], expected: float) -> None:
+    assert loss(POLICY, REFERENCE, **options) == pytest.approx(expected, abs=1e-12)
+
+
+def test_simpo_asks_no_reference_and_the_others_do() -> None:
+    assert loss(POLICY, None, loss_type="simpo") == loss(POLICY, REFERENCE, loss_type="simpo")
+    for loss_type in ("sigmoid", "ipo", "hinge"):
+        with pytest.raises(ValueError, match=f"the {loss_type} loss compares"):
+            loss(POLICY, None, loss_type=loss_type)
+
+
+def test_metrics_are_worked_out() -> None:
+    told = {name: value.item() for name, value in preference_metrics(POLICY, REFERENCE, 0.1).items()}
+    expected = {"accuracy": 1, "margin": 0.3, "rewards/chosen": 0.2, "rewards/rejected": -0.1}
+    assert told == pytest.approx(expected | {"logps/chosen": -10, "logps/rejected": -15})
+
+
+def test_answers_are_summed_by_their_lengths() -> None:
+    said = answers(torch.tensor([-1.0, -2.0, -4.0, -8.0, -16.0, -32.0]), torch.tensor([2, 1, 0, 3]))
+    assert said.chosen.tolist() == [-3, -4]
+    assert said.rejected.tolist() == [0, -56]
+    assert said.chosen_length.tolist() == [2, 1]
+    assert said.rejected_length.tolist() == [0, 3]
+
+
+logp = st.floats(-200, 0)
+length = st.integers(1, 60)
+answer_pair = st.builds(one, logp, logp, length, length)
+
+
+@given(answer_pair, answer_pair, st.sampled_from(LOSSES), st.floats(0.01, 3), st.floats(-50, 50))
+def test_only_what_the_reference_does_not_explain_counts(
+    policy: Answers, reference: Answers, loss_type: PreferenceLoss, beta: float, shift: float
+) -> None:
+    """A change of policy and reference alike changes nothing: the loss is a function of the log-ratios."""
+    if loss_type == "simpo":
+        return
+    moved = [
+        Answers(a.chosen + shift, a.rejected - shift, policy.chosen_length, policy.rejected_length)
+        for a in (policy, reference)
+    ]
+    plain = Answers(reference.chosen, reference.rejected, policy.chosen_length, policy.rejected_length)
+    before = loss(policy, plain, loss_type=loss_type, beta=beta)
+    assert loss(*moved, loss_type=loss_type, beta=beta) == pytest.approx(before, rel=1e-6, abs=1e-6)
+
+
+@given(answer_pair, answer_pair, st.sampled_from(LOSSES), st.floats(0.01, 3))
+def test_the_gradient_asks_for_more_of_the_preferred(
+    policy: Answers, reference: Answers, loss_type: PreferenceLoss, beta: float
+) -> None:
+    chosen, rejected = policy.chosen.clone().requires_grad_(), policy.rejected.clone().requires_grad_()
+    asked = Answers(chosen, rejected, policy.chosen_length, policy.rejected_length)
+    preference_losses(asked, reference, loss_type=loss_type, beta=beta).sum().backward()
+    assert chosen.grad is not None
+    assert rejected.grad is not None
+    if loss_type != "ipo":  # which has a gap that is large enough
+        assert chosen.grad.item() <= 0 <= rejected.grad.item()
+    ratio = policy.chosen_length.double() / policy.rejected_length if loss_type in ("ipo", "simpo") else 1
+    assert (chosen.grad * ratio).item() == pytest.approx(-rejected.grad.item(), rel=1e-9, abs=1e-12)
+
+
+@given(answer_pair, answer_pair, st.floats(0.01, 3))
+def test_half_smoothed_sigmoid_does_not_know_which_is_which(policy: Answers, reference: Answers, beta: float) -> None:
+    def swapped(a: Answers) -> Answers:
+        return Answers(a.rejected, a.chosen, a.rejected_length, a.chosen_length)
+
+    there = loss(policy, reference, beta=beta, label_smoothing=0.5)
+    assert loss(swapped(policy), swapped(reference), beta=beta, label_smoothing=0.5) == pytest.approx(there)
+
+
+@pytest.mark.parametrize("loss_type", ["sigmoid", "ipo", "hinge"])
+@pytest.mark.parametrize("sft_weight", [0.0, 0.7])
+def test_equals_trl(loss_type: PreferenceLoss, sft_weight: float) -> None:
+    """TRL's own loss method, on padded rows of its own collator and log-probabilities of its own making."""
+    trl = pytest.importorskip("trl.trainer.dpo_trainer")
+    generator = torch.Generator().manual_seed(3)
+    draw = lambda n: torch.randint(1, 50, (n,), generator=generator).tolist()  # noqa: E731
+    rows = [{"prompt_ids": draw(p), "chosen_ids": draw(c), "rejected_ids": draw(r)} for p, c, r in
+            [(3, 4, 9), (1, 1, 2), (6, 12, 5)]]  # fmt: skip
+    batch = trl.DataCollatorForPreference(pad_token_id=0)(rows)
+    target = batch["completion_mask"][:, 1:].bool()
+    tables = [torch.randn(50, 50, generator=generator).log_softmax(-1) for _ in range(2)]
+
+    class Bigram(torch.nn.Module):
+        def __init__(self, table: torch.Tensor) -> None:
+            super().__init__()
+            self.table = table
+
+        def forward(self, input_ids: torch.Tensor, **_: Any) -> Any:
+            said = self.table[input_ids[:, :-1], input_ids[:, 1:]] * target
+            return SimpleNamespace(log_probs=said, mean_logits=said, is_top1=target, entropy=said)
+
+    policy, reference = (Bigram(table) for table in tables)
+    theirs = _trl_loss(trl, policy, reference, batch, loss_type, sft_weight)
+
+    lengths = target.sum(1)
+    ours, base = (answers(m(batch["input_ids"]).log_probs[target], lengths) for m in (policy, reference))
+    mean = preference_losses(ours, base, loss_type=loss_type, beta=0.1).mean()
+    mean = mean - sft_weight * ours.chosen.sum() / ours.chosen_length.sum()
+    assert mean.item() == pytest.approx(theirs, abs=1e-5)
+
+
+def _trl_loss(trl: Any, policy: Any, reference: Any, batch: Any, loss_type: str, sft_weight: float) -> float:
+    """``DPOTrainer._compute_loss`` on a trainer that has only what the method reads."""
+    from collections import defaultdict
+
+    same = lambda value: value  # noqa: E731
+    stand_in = SimpleNamespace(
+        model=policy, ref_model=reference, aux_loss_enabled=False, ld_alpha=None, precompute_ref_logps=False,
+        f_divergence_type="reverse_kl", beta=0.1, label_smoothing=0.0, use_weighting=False, _tp_size=1,
+        loss_types=[loss_type, "sft"] if sft_weight else [loss_type],
+        loss_weights=[1.0, sft_weight] if sft_weight else [1.0],
+        args=SimpleNamespace(gradient_checkpointing_kwargs=None), _total_train_tokens=0,
+        _metrics=defaultdict(lambda: defaultdict(list)),
+        accelerator=SimpleNamespace(device=torch.device("cpu"), gather=same, gather_for_metrics=same),
+    )  # fmt: skip
+    with torch.no_grad(), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trl, "disable_gradient_checkpointing", lambda *_: __import__("contextlib").nullcontext())
+        patch.setattr(trl, "is_peft_model", lambda _: False)
+        return float(trl.DPOTrainer._compute_loss(stand_in, policy, batch, False))
