@@ -128,11 +128,16 @@ class GenerateEvaluator(Evaluator):
             max_new_tokens=config.max_new_tokens,
             eos_token_id=sorted(self._ends(tokenizer, module, questions)),
             pad_token_id=pad,
-            synced_gpus=trainer.data_world > 1,
+            synced_gpus=self._partitioned(trainer.engines["model"]),
             **choice,
         )
         texts: list[str] = tokenizer.batch_decode(out[:, longest:], skip_special_tokens=True)
         return [self._cut(text) for text in texts]
+
+    @staticmethod
+    def _partitioned(engine: Any) -> bool:
+        """Under ZeRO-3 every rank must call the model as often as the one with the longest answer."""
+        return bool(getattr(engine, "zero_optimization_partition_weights", bool)())
 
     def _cut(self, text: str) -> str:
         ends = [text.find(stop) for stop in self.config.stop if stop in text]
@@ -144,8 +149,8 @@ class GenerateEvaluator(Evaluator):
         special = set(tokenizer.all_special_ids)
         ends = {last for question in questions for last in question.target[-2:] if last in special}
         declared = getattr(getattr(module, "generation_config", None), "eos_token_id", None)
-        ends.update(declared if isinstance(declared, list) else [declared])
-        return {int(end) for end in ends | {tokenizer.eos_token_id} if end is not None}
+        known = [*(declared if isinstance(declared, list) else [declared]), tokenizer.eos_token_id]
+        return ends | {int(end) for end in known if end is not None}
 
     def _judge(self, tokenizer: Any, question: Question, text: str) -> dict[str, Any]:
         reference = tokenizer.decode(question.target, skip_special_tokens=True)
