@@ -96,12 +96,16 @@ class RunState(dict[str, Stateful]):
     def state_dict(self) -> dict[str, Any]:
         return {name: part.state_dict() for name, part in self.items()}
 
-    def load_state_dict(self, state: Mapping[str, Any], /) -> None:
-        """Raises `ResumeError` when a part is unknown or missing; then nothing has been loaded."""
+    def require_fit(self, state: Mapping[str, Any]) -> None:
+        """Raises `ResumeError` when a part of ``state`` is unknown or missing."""
         unknown, missing = sorted(state.keys() - self.keys()), sorted(self.keys() - state.keys())
         if unknown or missing:
             told = [f"it holds {', '.join(unknown)}, which the run lacks"] * bool(unknown)
             told += [f"it lacks {', '.join(missing)}, which the run has"] * bool(missing)
             raise ResumeError(f"the checkpoint does not fit this run: {'; '.join(told)}")
+
+    def load_state_dict(self, state: Mapping[str, Any], /) -> None:
+        """Raises `ResumeError` when a part is unknown or missing; then nothing has been loaded."""
+        self.require_fit(state)
         for name, part in self.items():
             part.load_state_dict(state[name])

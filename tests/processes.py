@@ -66,7 +66,7 @@ def run(function: Callable[..., Any], world: int, *args: Any, timeout: float = 1
     fails; kills all of them when ``timeout`` seconds are over.
     """
     source = Path(sys.modules[function.__module__].__file__ or "")
-    path = [str(source.parent), str(ROOT / "tests"), str(ROOT)]
+    path = [str(source.parent), str(ROOT)]
     with tempfile.TemporaryDirectory() as folder:
         out = f"{folder}/value_"
         body = _BODY.format(

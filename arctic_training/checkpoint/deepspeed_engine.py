@@ -1,0 +1,108 @@
+"""Checkpoints that a run goes on from exactly: weights, optimizer, schedule, position, randomness, callbacks.
+
+    step_<N>/run_<rank>.pt        the run's state on each process
+    step_<N>/<role>_<rank>.pt     an engine's state on each process
+    step_<N>/<role>.safetensors   its weights; at ZeRO stage 3 ``<role>_<rank>.safetensors``, the part of each process
+
+Nothing in it is a pickle of anything but tensors, numbers, strings, lists and mappings.
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from arctic_training import distributed
+from arctic_training.checkpoint.engine import CheckpointEngine
+from arctic_training.config.checkpoint import CheckpointConfig
+from arctic_training.engine.engine import Engine, TrainedEngine
+from arctic_training.engine.snapshot import require_plain, restore, snapshot, weights
+from arctic_training.errors import CheckpointError, ResumeError
+from arctic_training.state import RunState
+
+
+class DeepSpeedCheckpointConfig(CheckpointConfig):
+    type: str = "deepspeed"
+
+
+class DeepSpeedCheckpointEngine(CheckpointEngine[DeepSpeedCheckpointConfig]):
+    name = "deepspeed"
+    config_type = DeepSpeedCheckpointConfig
+    resumable = True
+
+    def write(self, folder: Path, engines: Mapping[str, Engine], state: RunState) -> Mapping[str, Any]:
+        rank = distributed.rank()
+        run = state.state_dict()
+        require_plain(run, "the run's state")
+        _save(run, folder / f"run_{rank}.pt")
+        stages = {}
+        for role, engine in _trained(engines).items():
+            told = snapshot(engine)
+            _save(told, folder / f"{role}_{rank}.pt")
+            stages[role] = told["layout"]["stage"]
+            if stages[role] == 3 or rank == 0:
+                _save_tensors(weights(engine), _weights_file(folder, role, stages[role]))
+        return {"roles": stages, "progress": self.trainer.progress.state_dict()}
+
+    def read(self, folder: Path, manifest: Mapping[str, Any], engines: Mapping[str, Engine], state: RunState) -> None:
+        if (there := manifest["world"]) != (here := distributed.world_size()):
+            raise ResumeError(f"{folder} was saved by {there} processes, and this run has {here}")
+        if odd := sorted(engines.keys() ^ manifest["roles"].keys()):
+            raise ResumeError(f"{folder} and this run disagree about the trained models: {', '.join(odd)}")
+        rank = distributed.rank()
+        run = _load(folder / f"run_{rank}.pt")
+        told = {role: _load(folder / f"{role}_{rank}.pt") for role in engines}
+        state.require_fit(run)
+        for role, engine in _trained(engines).items():
+            restore(engine, told[role], _load_tensors(_weights_file(folder, role, manifest["roles"][role])))
+        state.load_state_dict(run)
+
+
+def _trained(engines: Mapping[str, Engine]) -> dict[str, TrainedEngine]:
+    return {role: engine for role, engine in engines.items() if isinstance(engine, TrainedEngine)}
+
+
+def _weights_file(folder: Path, role: str, stage: int) -> Path:
+    return folder / (f"{role}_{distributed.rank()}.safetensors" if stage == 3 else f"{role}.safetensors")
+
+
+def _save(value: Any, path: Path) -> None:
+    with _disk_errors(path), open(path, "wb") as file:
+        torch.save(value, file)
+
+
+def _save_tensors(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
+    from safetensors.torch import save_file
+
+    with _disk_errors(path):
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path)
+
+
+def _load(path: Path) -> Any:
+    """Tensors stay on disk until they are copied. A pickle of anything else is refused, and not run."""
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except Exception as error:
+        raise CheckpointError(f"{path} cannot be read as tensors and numbers: {error}") from error
+
+
+def _load_tensors(path: Path) -> dict[str, torch.Tensor]:
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except Exception as error:
+        raise CheckpointError(f"{path} cannot be read: {error}") from error
+
+
+@contextmanager
+def _disk_errors(path: Path) -> Iterator[None]:
+    """What torch and safetensors raise for a disk that refuses, as the OSError it was."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except (RuntimeError, SafetensorError) as error:
+        raise OSError(f"{path}: {error}") from error
