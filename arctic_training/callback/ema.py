@@ -1,0 +1,78 @@
+"""The exponential moving average of a network's weights."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from arctic_training.callback.callback import Callback
+from arctic_training.config.base import ComponentConfig
+from arctic_training.errors import RecipeError
+
+
+class EMAConfig(ComponentConfig):
+    role: str = "model"
+    """The network that is averaged: ``model``, or another that the trainer trains."""
+    decay: float = Field(default=0.999, ge=0, lt=1)
+    """What an update leaves of the average."""
+    warmup: bool = True
+    """Begin with the shorter memory min(decay, (1 + updates) / (10 + updates))."""
+
+
+class EMA(Callback):
+    """Kept in fp32 after every update, and in every checkpoint; each rank keeps the whole of it."""
+
+    name = "ema"
+    config_type = EMAConfig
+
+    def __init__(self, config: EMAConfig) -> None:
+        super().__init__(config)
+        self.updates = 0
+        self.weights: dict[str, Tensor] = {}
+
+    def post_init(self, trainer: Any) -> None:
+        if self.config.role not in trainer.trained:
+            told = ", ".join(trainer.trained)
+            raise RecipeError(f"callbacks.ema.role: {self.config.role!r} is not trained here; there are: {told}")
+        module = trainer.engines[self.config.role].module
+        if any(hasattr(parameter, "ds_id") for parameter in module.parameters()):
+            raise RecipeError("callbacks.ema: ZeRO stage 3 keeps no whole weights to average; use stage 0, 1 or 2")
+        now = _state(module)
+        self.weights = {name: _average_of(value, self.weights.get(name)) for name, value in now.items()}
+
+    def pre_after_update(self, trainer: Any) -> None:
+        """Before evaluations and checkpoints of this update, which see the new average."""
+        decay: float = self.config.decay
+        if self.config.warmup:
+            decay = min(decay, (1 + self.updates) / (10 + self.updates))
+        self.updates += 1
+        now = _state(trainer.engines[self.config.role].module)
+        averages, counts = [name for name in now if now[name].is_floating_point()], now.keys()
+        torch._foreach_lerp_([self.weights[n] for n in averages], [now[n].float() for n in averages], 1 - decay)
+        for name in counts - set(averages):
+            self.weights[name].copy_(now[name])
+
+    def __call__(self, module: torch.nn.Module, *args: Any, **kwargs: Any) -> Any:
+        """What ``module``, the averaged network, answers with the averaged weights; its own stay as they are."""
+        now = _state(module)
+        cast = {name: value.to(now[name].dtype) for name, value in self.weights.items()}
+        return torch.func.functional_call(module, cast, args, kwargs)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"updates": self.updates, "weights": self.weights}
+
+    def load_state_dict(self, state: Mapping[str, Any], /) -> None:
+        self.updates, self.weights = int(state["updates"]), dict(state["weights"])
+
+
+def _state(module: torch.nn.Module) -> dict[str, Tensor]:
+    return {name: value.detach() for name, value in (*module.named_parameters(), *module.named_buffers())}
+
+
+def _average_of(now: Tensor, there: Tensor | None) -> Tensor:
+    """A place for the average: what a checkpoint held, else the weights as they are."""
+    if there is not None:
+        return there.to(now.device)
+    return now.float().clone() if now.is_floating_point() else now.clone()
