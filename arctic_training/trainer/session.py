@@ -70,7 +70,7 @@ def run_dir(config: TrainerConfig) -> Path:
     if config.recipe_path is not None:
         return config.recipe_path.parent.absolute() / "runs" / config.recipe_path.stem
     made = tempfile.mkdtemp(prefix="arctic_training_") if distributed.is_main() else ""
-    return Path(distributed.broadcast(made))
+    return Path(distributed.broadcast_object(made))
 
 
 def environment() -> dict[str, Any]:

@@ -1,0 +1,42 @@
+"""Makes a model. The base of every model factory."""
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import Any, ClassVar, TypeVar
+
+from torch import nn
+
+from arctic_training.callback.hooks import hook
+from arctic_training.config.base import ComponentConfig
+from arctic_training.config.model import ModelConfig
+from arctic_training.factory import Factory
+from arctic_training.model.transform import ModelTransform
+
+C = TypeVar("C", bound=ModelConfig)
+
+
+class ModelFactory(Factory[C, nn.Module], kind="model_factory"):
+    """A subclass writes `create_model`, and `create_config` when the model is made from a config."""
+
+    config_type: ClassVar[type[ComponentConfig]] = ModelConfig
+
+    def __call__(self, *args: Any) -> nn.Module:
+        model = self.create_model(self.create_config())
+        for transform in self.transforms:
+            model = transform(model)
+        return model
+
+    @hook("create_config")
+    def create_config(self) -> Any:
+        """What `create_model` is given; None when the section says everything."""
+        return None
+
+    @hook("create_model")
+    @abstractmethod
+    def create_model(self, config: Any) -> nn.Module:
+        """The model in the section's ``dtype``, its weights loaded or drawn."""
+
+    @property
+    def transforms(self) -> Sequence[ModelTransform]:
+        """What is done to the model after it is made, in this order."""
+        return ()

@@ -1,0 +1,33 @@
+"""Makes a learning rate schedule. The base of every scheduler factory."""
+
+from abc import abstractmethod
+from typing import Any, ClassVar, TypeVar
+
+from torch.optim import Optimizer
+
+from arctic_training.callback.hooks import hook
+from arctic_training.config.base import ComponentConfig
+from arctic_training.config.scheduler import SchedulerConfig
+from arctic_training.errors import RecipeError
+from arctic_training.factory import Factory
+
+C = TypeVar("C", bound=SchedulerConfig)
+
+
+class SchedulerFactory(Factory[C, Any], kind="scheduler_factory"):
+    """A subclass writes `create_scheduler`. Every length is in optimizer updates."""
+
+    config_type: ClassVar[type[ComponentConfig]] = SchedulerConfig
+
+    def __call__(self, *args: Any) -> Any:
+        """Raises `RecipeError` when the warm-up is longer than the run."""
+        (optimizer,) = args
+        warmup, horizon = self.trainer.warmup_steps, self.trainer.training_horizon
+        if warmup > horizon:
+            raise RecipeError(f"scheduler: a warm-up of {warmup} updates is longer than the run, which has {horizon}")
+        return self.create_scheduler(optimizer)
+
+    @hook("create_scheduler")
+    @abstractmethod
+    def create_scheduler(self, optimizer: Optimizer) -> Any:
+        """A schedule, shaped like torch's, that is stepped after every update."""

@@ -1,0 +1,34 @@
+"""Makes the tokenizer of a run. The base of every tokenizer factory."""
+
+from abc import abstractmethod
+from typing import Any, ClassVar, TypeVar
+
+from arctic_training.callback.hooks import hook
+from arctic_training.config.base import ComponentConfig
+from arctic_training.config.tokenizer import TokenizerConfig
+from arctic_training.factory import Factory
+
+C = TypeVar("C", bound=TokenizerConfig)
+
+
+class TokenizerFactory(Factory[C, Any], kind="tokenizer_factory"):
+    """A subclass writes `create_tokenizer`."""
+
+    config_type: ClassVar[type[ComponentConfig]] = TokenizerConfig
+
+    def __call__(self, *args: Any) -> Any:
+        return self.create_tokenizer()
+
+    @hook("create_tokenizer")
+    @abstractmethod
+    def create_tokenizer(self) -> Any:
+        """The tokenizer; None for a run without text."""
+
+
+class NoTokenizerFactory(TokenizerFactory[TokenizerConfig]):
+    """For data that are no text."""
+
+    name = "none"
+
+    def create_tokenizer(self) -> None:
+        return None
