@@ -3,6 +3,7 @@
 from importlib import import_module
 
 _MODULES = (
+    "callback.ema",
     "callback.kill_switch",
     "checkpoint.deepspeed_engine",
     "checkpoint.huggingface_engine",
