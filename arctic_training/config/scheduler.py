@@ -22,3 +22,11 @@ class SchedulerConfig(ComponentConfig):
         if len([name for name in given if getattr(self, name) is not None]) > 1:
             raise ValueError(f"{' and '.join(given)} say the same thing; give one of them")
         return self
+
+    def warmup(self, horizon: int, per_epoch: int) -> int:
+        """Optimizer updates of warm-up in a run of ``horizon`` updates, ``per_epoch`` in an epoch."""
+        if self.warmup_steps is not None:
+            return int(self.warmup_steps)
+        if self.warmup_epochs is not None:
+            return round(self.warmup_epochs * per_epoch)
+        return int(self.warmup_ratio * horizon)

@@ -22,7 +22,7 @@ from arctic_training.state import Rng, RunState
 from arctic_training.tracker.console import ConsoleConfig
 from arctic_training.tracker.jsonl import JsonlConfig
 from arctic_training.tracker.tracker import Tracker
-from arctic_training.trainer.role import Role
+from arctic_training.trainer.role import Role, RoleView
 from arctic_training.trainer.session import Session
 
 
@@ -37,7 +37,8 @@ def assemble(trainer: Any) -> None:
     trainer.train_loader, trainer.eval_loaders = load(trainer)
     trainer.engines = {}
     for role in trainer.roles:
-        trainer.engines[role.name] = cast(trainer, role)
+        if getattr(config, role.name) is not None:  # a recipe may have no use for a frozen model
+            trainer.engines[role.name] = cast(trainer, role)
     trainer.checkpointers = [engine for section in config.checkpoint if (engine := checkpointer(trainer, section))]
     trainer.evaluators = [lookup("evaluator", section.type)(section) for section in config.evaluators]
     trainer.state = RunState(progress=trainer.progress, rng=Rng(), data=trainer.train_loader)
@@ -96,14 +97,16 @@ def load(trainer: Any) -> tuple[Loader, dict[str, Loader]]:
 
 def cast(trainer: Any, role: Role) -> Engine:
     """The engine that plays ``role``."""
-    config = trainer.config
+    config, view = trainer.config, RoleView(trainer, role)
     section = getattr(config, role.name)
-    model = make(trainer, role.name)
+    block = getattr(config, role.deepspeed) if role.deepspeed else None
+    model = make(view, role.name)
     if role.frozen:
-        return freeze(config, model, dtype=section.dtype)
-    optimizer = make(trainer, role.section("optimizer"), model)
-    scheduler = make(trainer, role.section("scheduler"), optimizer)
-    return initialize(config, model, optimizer, scheduler, data_world=trainer.data_world, dtype=section.dtype)
+        return freeze(config, model, dtype=section.dtype, block=block)
+    optimizer = make(view, role.section("optimizer"), model)
+    scheduler = make(view, role.section("scheduler"), optimizer)
+    told = {"data_world": trainer.data_world, "dtype": section.dtype, "block": block}
+    return initialize(config, model, optimizer, scheduler, **told)
 
 
 def checkpointer(trainer: Any, section: Any) -> CheckpointEngine[Any] | None:

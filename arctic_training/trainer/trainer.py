@@ -118,12 +118,7 @@ class Trainer(Registered, Hooked, ABC, kind="trainer"):
     @property
     def warmup_steps(self) -> int:
         """Optimizer updates of warm-up."""
-        schedule = self.config.scheduler
-        if schedule.warmup_steps is not None:
-            return int(schedule.warmup_steps)
-        if schedule.warmup_epochs is not None:
-            return round(schedule.warmup_epochs * self.updates_per_epoch)
-        return int(schedule.warmup_ratio * self.training_horizon)
+        return int(self.config.scheduler.warmup(self.training_horizon, self.updates_per_epoch))
 
     @property
     def last_update(self) -> int | None:
