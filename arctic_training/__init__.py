@@ -12,6 +12,7 @@ _PUBLIC = {
     "DataConfig": "config.data",
     "DataFactory": "data.factory",
     "DataSource": "data.source",
+    "DataSourceConfig": "config.data",
     "Evaluator": "evaluation.evaluator",
     "GANTrainer": "trainer.gan_trainer",
     "HFModelFactory": "model.huggingface_factory",
@@ -23,6 +24,7 @@ _PUBLIC = {
     "Role": "trainer.role",
     "SFTTrainer": "trainer.sft_trainer",
     "SchedulerFactory": "scheduler.factory",
+    "Scorer": "evaluation.scorer",
     "TokenizerFactory": "tokenizer.factory",
     "Tracker": "tracker.tracker",
     "Trainer": "trainer.trainer",
@@ -32,7 +34,7 @@ _PUBLIC = {
     "logger": "logging",
 }
 
-__all__ = sorted(_PUBLIC)  # noqa: PLE0605
+__all__ = sorted(_PUBLIC)
 
 
 def __getattr__(name: str) -> Any:
