@@ -7,6 +7,7 @@ import socket
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -72,6 +73,8 @@ def init() -> None:
     if torch.cuda.is_available():
         torch.cuda.set_device(local_rank())
         backend = "cpu:gloo,cuda:nccl"
+    else:
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # DeepSpeed would look for others, and warn
     if dist.is_initialized():  # by the script that uses this package
         _store = dist.distributed_c10d._get_default_store()
     elif world_size() == 1:
@@ -87,8 +90,6 @@ def init() -> None:
 def init_deepspeed() -> None:
     """`init`, and let DeepSpeed use the same process group, quietly and without compiling anything."""
     init()
-    if not torch.cuda.is_available():
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")
     import deepspeed
     from deepspeed import comm
     from deepspeed.accelerator import get_accelerator
@@ -97,6 +98,7 @@ def init_deepspeed() -> None:
         return
     # its shared-memory all-reduce costs a C++ build at first use and leaves 66 MB in /dev/shm for each process
     sys.modules["deepspeed.comm.torch"].build_shm_op = lambda: None  # type: ignore[attr-defined]
+    warnings.filterwarnings("ignore", r"`torch\.distributed\..* is deprecated", FutureWarning)  # meant for DeepSpeed
     comm.comm.cdb = None
     deepspeed.init_distributed(get_accelerator().communication_backend_name(), auto_mpi_discovery=False, verbose=False)
 

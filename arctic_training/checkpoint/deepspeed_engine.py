@@ -7,8 +7,7 @@
 Nothing in it is a pickle of anything but tensors, numbers, strings, lists and mappings.
 """
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ import torch
 
 from arctic_training import distributed
 from arctic_training.checkpoint.engine import CheckpointEngine
+from arctic_training.checkpoint.folder import disk_errors
 from arctic_training.config.checkpoint import CheckpointConfig
 from arctic_training.engine.engine import Engine, TrainedEngine
 from arctic_training.engine.snapshot import require_plain, restore, snapshot, weights
@@ -69,14 +69,14 @@ def _weights_file(folder: Path, role: str, stage: int) -> Path:
 
 
 def _save(value: Any, path: Path) -> None:
-    with _disk_errors(path), open(path, "wb") as file:
+    with disk_errors(), open(path, "wb") as file:
         torch.save(value, file)
 
 
 def _save_tensors(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
     from safetensors.torch import save_file
 
-    with _disk_errors(path):
+    with disk_errors():
         save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path)
 
 
@@ -95,14 +95,3 @@ def _load_tensors(path: Path) -> dict[str, torch.Tensor]:
         return load_file(path)
     except Exception as error:
         raise CheckpointError(f"{path} cannot be read: {error}") from error
-
-
-@contextmanager
-def _disk_errors(path: Path) -> Iterator[None]:
-    """What torch and safetensors raise for a disk that refuses, as the OSError it was."""
-    from safetensors import SafetensorError
-
-    try:
-        yield
-    except (RuntimeError, SafetensorError) as error:
-        raise OSError(f"{path}: {error}") from error

@@ -14,7 +14,8 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,8 @@ FORMAT = 1
 
 _STEP = re.compile(r"step_(\d+)")
 _ASIDE, _REPLACED = ".aside-", ".replaced-"
+
+_REFUSAL = re.compile(r"I/O error|os error|PytorchStreamWriter|iostream|unexpected pos|No space left", re.IGNORECASE)
 
 Sums = dict[str, dict[str, Any]]
 """Size and SHA-256 of each file, by its path inside the folder."""
@@ -164,6 +167,17 @@ def damage(folder: Path, *, sums: bool = True, part: int = 0, parts: int = 1) ->
             if hashlib.file_digest(file, "sha256").hexdigest() != told["sha256"]:
                 return f"{folder / name} was altered: its SHA-256 is not that of the manifest"
     return None
+
+
+@contextmanager
+def disk_errors() -> Iterator[None]:
+    """What torch and safetensors raise for a disk that refuses, as the OSError it was."""
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, OSError) or not _REFUSAL.search(str(error)):
+            raise
+        raise OSError(str(error)) from error
 
 
 def _write(path: Path, text: str) -> None:

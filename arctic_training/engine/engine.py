@@ -1,10 +1,12 @@
 """What turns a loss into updated weights: DeepSpeed's engine, and what a frozen model has in its place."""
 
+import contextlib
+import io
 import logging
 import math
-import warnings
+import sys
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import torch
 
@@ -94,11 +96,12 @@ class TrainedEngine:
         self.deepspeed.step()
         self.last_lr = float(lr)
 
-    def train(self, mode: bool = True) -> Any:
-        return self.deepspeed.train(mode)
+    def train(self, mode: bool = True) -> Self:
+        self.deepspeed.train(mode)
+        return self
 
-    def eval(self) -> Any:
-        return self.deepspeed.eval()
+    def eval(self) -> Self:
+        return self.train(False)
 
     def destroy(self) -> None:
         self.deepspeed.destroy()
@@ -126,10 +129,10 @@ class FrozenEngine:
     def step(self) -> None:
         raise TypeError("a frozen model takes no update")
 
-    def train(self, mode: bool = True) -> Any:
+    def train(self, mode: bool = True) -> Self:
         return self
 
-    def eval(self) -> Any:
+    def eval(self) -> Self:
         return self
 
     def destroy(self) -> None:
@@ -195,8 +198,8 @@ def _start(told: dict[str, Any], model: torch.nn.Module, optimizer: Any, schedul
     reports = any(told.get(key) for key in ("steps_per_print", "wall_clock_breakdown", "flops_profiler", "dump_state"))
     # what was asked for is said at DeepSpeed's level INFO
     deepspeed.utils.logger.setLevel(logging.INFO if reports else logging.ERROR)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", category=FutureWarning)
+    # some of its optimizers print while they are made
+    with contextlib.redirect_stdout(sys.stdout if reports else io.StringIO()):
         engine, *_ = deepspeed.initialize(
             model=model, optimizer=optimizer, lr_scheduler=scheduler, config=told, dist_init_required=False
         )

@@ -1,8 +1,8 @@
 """Everything of an engine that changes while it trains, as plain tensors, numbers and names, and back, bit for bit.
 
-A snapshot is this process's share; taken between updates, when no gradient is held. It holds no class of DeepSpeed's, so
-it is read without a pickle. ``fragments`` says which elements of which parameter each optimizer tensor holds, so that
-shares can be put together for another number of processes or another ZeRO stage.
+A snapshot is this process's share, taken between updates, when no gradient is held. It holds no class of DeepSpeed's,
+so it is read without a pickle. ``fragments`` says which elements of which parameter each optimizer tensor holds, so
+that shares can be put together for another number of processes or another ZeRO stage.
 """
 
 from collections.abc import Iterator, Mapping

@@ -1,0 +1,80 @@
+"""ZeRO stage 3, where each process holds a part of every parameter: models made so, and whole parameters again."""
+
+import importlib
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from arctic_training import distributed
+
+
+class _Stage3:
+    """What transformers asks for, to part the weights while it makes or loads a model."""
+
+    def __init__(self, config: dict[str, Any]) -> None:
+        self.config = config
+
+    def is_zero3(self) -> bool:
+        return True
+
+
+@contextmanager
+def sharded_construction(config: Mapping[str, Any]) -> Iterator[None]:
+    """Inside, models of transformers are made and loaded in parts when ``config`` (DeepSpeed's) is of ZeRO stage 3.
+
+    No process then ever holds a whole model. Other models are made whole, and parted by `initialize`.
+    """
+    if config.get("zero_optimization", {}).get("stage") != 3:
+        yield
+        return
+    distributed.init_deepspeed()
+    known = importlib.import_module("transformers.integrations.deepspeed")
+    told = _Stage3(dict(config))  # transformers keeps a weak reference
+    known.set_hf_deepspeed_config(told)
+    try:
+        yield
+    finally:
+        known.unset_hf_deepspeed_config()
+
+
+def is_partitioned(module: torch.nn.Module) -> bool:
+    """Whether this process holds only parts of the module's parameters."""
+    return any(hasattr(parameter, "ds_id") for parameter in module.parameters())
+
+
+@contextmanager
+def gathered(parameters: Iterable[torch.nn.Parameter]) -> Iterator[None]:
+    """Inside, these parameters are whole on every process, for reading. All processes enter it together."""
+    parted = [parameter for parameter in parameters if hasattr(parameter, "ds_id")]
+    if not parted:
+        yield
+        return
+    import deepspeed
+
+    with deepspeed.zero.GatheredParameters(parted):
+        yield
+
+
+def shape_of(tensor: torch.Tensor) -> torch.Size:
+    """The shape of a parameter when it is whole."""
+    return getattr(tensor, "ds_shape", tensor.shape)
+
+
+def full_parameter(parameter: torch.nn.Parameter) -> torch.Tensor:
+    """A whole copy, where the parameter is. All processes call it together."""
+    with gathered([parameter]):
+        return parameter.detach().clone()
+
+
+def full_gradient(parameter: torch.nn.Parameter) -> torch.Tensor | None:
+    """The whole gradient of the window in fp32, between its last backward and its step, at any ZeRO stage.
+
+    The mean over micro-batches and processes, before clipping. All processes call it together.
+    """
+    if not hasattr(parameter, "ds_id") and not hasattr(parameter, "_hp_mapping"):
+        return None if parameter.grad is None else parameter.grad.detach().float()
+    from deepspeed.utils import safe_get_full_grad
+
+    return safe_get_full_grad(parameter)  # type: ignore[no-any-return]
