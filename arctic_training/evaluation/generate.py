@@ -1,8 +1,7 @@
 """Let the model answer the evaluation samples, and count how many answers are right."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, cast
@@ -84,13 +83,15 @@ class GenerateEvaluator(Evaluator):
     def __call__(self, trainer: TrainerView) -> dict[str, float]:
         if trainer.tokenizer is None:
             raise InputError("evaluators: 'generate' needs a tokenizer, and this run has none")
+        module: Any = trainer.engines["model"].module
+        if not hasattr(module, "generate"):
+            raise InputError(f"evaluators: 'generate' wants a model that generates; {type(module).__name__} does not")
         measured: dict[str, float] = {}
-        with _generating(trainer.engines["model"].module) as module:
-            for name, loader in trainer.eval_loaders.items():
-                answers = self._answer(trainer, module, name, loader.dataset)
-                measured |= self._mean(answers, name)
-                if self.config.save:
-                    self._save(answers, trainer, name)
+        for name, loader in trainer.eval_loaders.items():
+            answers = self._answer(trainer, module, name, loader.dataset)
+            measured |= self._mean(answers, name)
+            if self.config.save:
+                self._save(answers, trainer, name)
         return measured
 
     def _answer(self, trainer: TrainerView, module: Any, name: str, samples: Any) -> list[dict[str, Any]]:
@@ -175,19 +176,3 @@ class GenerateEvaluator(Evaluator):
         rows = sorted((answer for share in shares for answer in share), key=lambda answer: answer["sample"])
         text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
         (folder / f"update_{trainer.progress.update}.jsonl").write_text(text, encoding="utf-8")
-
-
-@contextmanager
-def _generating(module: Any) -> Iterator[Any]:
-    """The model with an attention that knows left padding and a cache; what trains on packed rows need not."""
-    if not hasattr(module, "generate"):
-        raise InputError(f"evaluators: 'generate' needs a model that can generate, and {type(module).__name__} cannot")
-    trained_with = getattr(getattr(module, "config", None), "_attn_implementation", None)
-    if trained_with is None or trained_with in ("eager", "sdpa"):
-        yield module
-        return
-    module.set_attn_implementation("sdpa")
-    try:
-        yield module
-    finally:
-        module.set_attn_implementation(trained_with)

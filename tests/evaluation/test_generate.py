@@ -112,18 +112,14 @@ def test_a_stop_text_ends_an_answer_and_is_no_part_of_it(tiny_model: Path, tmp_p
     assert kept[0]["generated"] == told[0].split(stop)[0]
 
 
-def test_an_attention_for_packed_rows_is_put_aside_and_back(tiny_model: Path, tmp_path: Path) -> None:
-    from transformers import AttentionInterface
+def test_attention_for_packed_rows_answers_the_same(tiny_model: Path, tmp_path: Path) -> None:
+    from arctic_training.model import attention
 
-    def refuses(*args: Any, **kwargs: Any) -> Any:
-        raise AssertionError("knows no padding")
-
-    AttentionInterface.register("test_refuses", refuses)
+    attention.register()
     run = run_of(tiny_model, tmp_path, greedy(tiny_model))
-    module = run.engines["model"].module
-    module.set_attn_implementation("test_refuses")
+    run.engines["model"].module.set_attn_implementation(attention.NAME)
+    attention.watch(run.engines["model"].module)
     assert evaluator()(run) == {"exact_match/held_out": 1.0}
-    assert module.config._attn_implementation == "test_refuses"
 
 
 def test_the_last_answer_of_several_turns_is_asked_for() -> None:
@@ -142,7 +138,7 @@ def test_a_sample_that_asks_nothing_is_named(labels: list[int], told: str) -> No
 
 def test_what_cannot_generate_is_refused(tmp_path: Path) -> None:
     run = SimpleNamespace(tokenizer=object(), engines={"model": SimpleNamespace(module=torch.nn.Linear(1, 1))})
-    with pytest.raises(InputError, match="Linear cannot"):
+    with pytest.raises(InputError, match="Linear does not"):
         evaluator()(run)  # type: ignore[arg-type]
     with pytest.raises(InputError, match="needs a tokenizer"):
         evaluator()(SimpleNamespace(tokenizer=None))  # type: ignore[arg-type]
