@@ -1,0 +1,145 @@
+"""Attention within each document of a packed row, without a mask; known to transformers as ``documents``."""
+
+from contextvars import ContextVar
+from typing import Any
+
+import torch
+from torch import nn
+
+NAME = "documents"
+
+_PACKED: ContextVar[bool] = ContextVar("packed", default=False)
+"""Whether the forward pass under way was told where its documents end, so that no mask is wanted."""
+
+
+def register() -> None:
+    """Make ``attn_implementation="documents"`` known to transformers; may be called again."""
+    from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
+    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+    ALL_ATTENTION_FUNCTIONS.register(NAME, document_attention)
+    ALL_MASK_ATTENTION_FUNCTIONS.register(NAME, document_mask)
+
+
+def supports(model_class: Any, config: Any) -> bool:
+    """Whether a model's attention is causal, within an optional sliding window, and nothing else.
+
+    Not so: attention in chunks, soft-capped scores, attention sinks; such a model keeps its own implementation.
+    """
+    text = config.get_text_config()
+    odd = ("attention_chunk_size", "attn_logit_softcapping")
+    return (
+        bool(getattr(model_class, "_supports_sdpa", False))
+        and bool(getattr(model_class, "_supports_attention_backend", False))
+        and not any(getattr(text, name, None) for name in odd)
+        and not getattr(config, "is_encoder_decoder", False)
+    )
+
+
+def watch(model: nn.Module) -> None:
+    """Tell apart, at each call of ``model``, packed rows that say where their documents end from everything else."""
+
+    def enter(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
+        _PACKED.set(kwargs.get("cu_seq_lens_q") is not None and kwargs.get("attention_mask") is None)
+
+    def leave(module: nn.Module, args: Any, output: Any) -> None:
+        _PACKED.set(False)
+
+    model.register_forward_pre_hook(enter, with_kwargs=True)
+    model.register_forward_hook(leave, always_call=True)
+
+
+def document_mask(*args: Any, **kwargs: Any) -> torch.Tensor | None:
+    """No mask for packed rows; for padding, caches and everything else, the one of ``sdpa``."""
+    from transformers.masking_utils import sdpa_mask
+
+    if _PACKED.get():
+        return None
+    mask: torch.Tensor | None = sdpa_mask(*args, **kwargs)
+    return mask
+
+
+def document_attention(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    sliding_window: int | None = None,
+    cu_seq_lens_q: torch.Tensor | None = None,
+    max_length_q: int | None = None,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, None]:
+    """``query`` is [1, heads, T, D], ``key`` and ``value`` [1, key heads, T, D]; returns [1, T, heads, D] and None.
+
+    ``cu_seq_lens_q`` [documents + 1] says where the documents of the row begin and end. With a mask, or without
+    documents, this is transformers' ``sdpa``.
+    """
+    if attention_mask is not None or cu_seq_lens_q is None:
+        from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+        out: tuple[torch.Tensor, None] = sdpa_attention_forward(
+            module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
+        )
+        return out
+    if query.device.type == "cuda" and query.dtype != torch.float32 and not dropout:
+        return _varlen(query, key, value, cu_seq_lens_q, max_length_q, scaling, sliding_window), None
+    return _one_by_one(query, key, value, cu_seq_lens_q, dropout, scaling, sliding_window), None
+
+
+def _varlen(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    ends: torch.Tensor,
+    longest: int | None,
+    scaling: float | None,
+    window: int | None,
+) -> torch.Tensor:
+    from torch.nn.attention.varlen import varlen_attn
+
+    longest = longest or query.shape[2]
+    out = varlen_attn(
+        *(part[0].transpose(0, 1) for part in (query, key, value)),
+        cu_seq_q=ends,
+        cu_seq_k=ends,
+        max_q=longest,
+        max_k=longest,
+        scale=scaling,
+        window_size=(window - 1 if window else -1, 0),
+        enable_gqa=query.shape[1] != key.shape[1],
+    )
+    assert isinstance(out, torch.Tensor)
+    return out[None]
+
+
+@torch.compiler.disable  # a compiled graph would be made anew for every packing layout
+def _one_by_one(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    ends: torch.Tensor,
+    dropout: float,
+    scaling: float | None,
+    window: int | None,
+) -> torch.Tensor:
+    lengths = ends.diff().tolist()
+    # split and cat: the gradient of a slice would be as long as the row, once for every document
+    parts = zip(*(part.split(lengths, dim=2) for part in (query, key, value)), strict=True)
+    grouped = query.shape[1] != key.shape[1]
+    outs = []
+    for q, k, v in parts:
+        mask = _band(q.shape[2], window, q.device) if window and q.shape[2] > window else None
+        out = nn.functional.scaled_dot_product_attention(
+            q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=mask is None, scale=scaling, enable_gqa=grouped
+        )
+        outs.append(out.transpose(1, 2))
+    return torch.cat(outs, dim=1)
+
+
+def _band(length: int, window: int, device: torch.device) -> torch.Tensor:
+    """A token sees itself and the ``window - 1`` before it."""
+    distance = torch.arange(length, device=device)[:, None] - torch.arange(length, device=device)
+    return (distance >= 0) & (distance < window)

@@ -1,0 +1,55 @@
+"""Transforms that torch and transformers bring: activation checkpointing and compilation."""
+
+from typing import Literal
+
+import torch
+from torch import nn
+
+from arctic_training.config.base import ComponentConfig
+from arctic_training.errors import ModelError
+from arctic_training.model.transform import ModelTransform
+
+
+class ActivationCheckpointingConfig(ComponentConfig):
+    pass
+
+
+class ActivationCheckpointing(ModelTransform):
+    """Keep the input of each layer only, and compute what is inside again for the gradient."""
+
+    name = "activation_checkpointing"
+    config_type = ActivationCheckpointingConfig
+
+    def __call__(self, model: nn.Module) -> nn.Module:
+        enable = getattr(model, "gradient_checkpointing_enable", None)
+        if enable is None or not getattr(model, "supports_gradient_checkpointing", True):
+            raise ModelError(f"{type(model).__name__} cannot checkpoint its activations")
+        enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        return model
+
+
+class CompileConfig(ComponentConfig):
+    mode: Literal["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"] = "default"
+    fullgraph: bool = False
+
+
+class Compile(ModelTransform):
+    """Compile each layer: one graph serves all layers, and all lengths."""
+
+    name = "compile"
+    config_type = CompileConfig
+
+    def __call__(self, model: nn.Module) -> nn.Module:
+        for layer in repeated_layers(model):
+            layer.compile(dynamic=True, mode=self.config.mode, fullgraph=self.config.fullgraph)
+        # every layer has its own guards on the same code; the usual limit of 8 graphs would end in eager mode
+        torch._dynamo.config.cache_size_limit = max(torch._dynamo.config.cache_size_limit, 64)
+        return model
+
+
+def repeated_layers(model: nn.Module) -> list[nn.Module]:
+    """The layers of the longest stack in ``model``. Raises `ModelError` when there is none."""
+    stacks = [module for module in model.modules() if isinstance(module, nn.ModuleList) and len(module)]
+    if not stacks:
+        raise ModelError(f"{type(model).__name__} has no stack of layers to compile")
+    return list(max(stacks, key=len))

@@ -1,0 +1,90 @@
+"""Optimizers that DeepSpeed brings."""
+
+from typing import Any
+
+import torch
+from pydantic import Field
+from torch import nn
+
+from arctic_training.config.numbers import HumanFloat
+from arctic_training.config.optimizer import OptimizerConfig
+from arctic_training.engine import optimizers
+from arctic_training.optimizer.factory import OptimizerFactory, parameter_groups
+from arctic_training.optimizer.torch_factories import AdamConfig
+
+
+class FusedAdamFactory(OptimizerFactory[AdamConfig]):
+    """DeepSpeed's fused AdamW on a GPU, torch's fused AdamW elsewhere."""
+
+    name = "fused_adam"
+    config_type = AdamConfig
+
+    def create_optimizer(self, model: nn.Module, config: AdamConfig) -> torch.optim.Optimizer:
+        groups = parameter_groups(model, config.weight_decay)
+        return optimizers.fused_adam(groups, lr=config.learning_rate, betas=config.betas, eps=config.eps)
+
+
+class CPUAdamFactory(OptimizerFactory[AdamConfig]):
+    """DeepSpeed's AdamW on the CPU, for ``offload_optimizer``."""
+
+    name = "cpu_adam"
+    config_type = AdamConfig
+
+    def create_optimizer(self, model: nn.Module, config: AdamConfig) -> torch.optim.Optimizer:
+        groups = parameter_groups(model, config.weight_decay)
+        return optimizers.cpu_adam(groups, lr=config.learning_rate, betas=config.betas, eps=config.eps)
+
+
+class LionConfig(OptimizerConfig):
+    betas: tuple[HumanFloat, HumanFloat] = (0.9, 0.99)
+
+
+class LionFactory(OptimizerFactory[LionConfig]):
+    """Lion (Chen et al. 2023, arXiv:2302.06675)."""
+
+    name = "lion"
+    config_type = LionConfig
+
+    def create_optimizer(self, model: nn.Module, config: LionConfig) -> torch.optim.Optimizer:
+        return optimizers.lion(
+            parameter_groups(model, config.weight_decay), lr=config.learning_rate, betas=config.betas
+        )
+
+
+class MuonConfig(OptimizerConfig):
+    learning_rate: HumanFloat = Field(default=2e-2, ge=0)
+    """Peak learning rate of the matrices."""
+    momentum: HumanFloat = Field(default=0.95, ge=0, lt=1)
+    adam_learning_rate: HumanFloat = Field(default=3e-4, ge=0)
+    """Peak learning rate of everything else: embeddings, output layer, biases, norms."""
+    betas: tuple[HumanFloat, HumanFloat] = (0.9, 0.95)
+    eps: HumanFloat = Field(default=1e-10, gt=0)
+
+
+class MuonFactory(OptimizerFactory[MuonConfig]):
+    """Muon for the matrices inside the layers, AdamW for embeddings, output layer and vectors."""
+
+    name = "muon"
+    config_type = MuonConfig
+
+    def create_optimizer(self, model: nn.Module, config: MuonConfig) -> torch.optim.Optimizer:
+        ends = {id(parameter) for module in _ends(model) for parameter in module.parameters()}
+        groups: list[dict[str, Any]] = []
+        for group in parameter_groups(model, config.weight_decay):
+            inner = [p for p in group["params"] if id(p) not in ends and len(getattr(p, "ds_shape", p.shape)) == 2]
+            outer = [p for p in group["params"] if not any(p is one for one in inner)]
+            decay = group["weight_decay"]
+            if inner:
+                muon = {"lr": config.learning_rate, "momentum": config.momentum, "weight_decay": decay}
+                groups.append({"params": inner, "use_muon": True, **muon})
+            if outer:
+                adam = {"lr": config.adam_learning_rate, "betas": config.betas, "eps": config.eps}
+                groups.append({"params": outer, "use_muon": False, "weight_decay": decay, **adam})
+        return optimizers.muon(groups)
+
+
+def _ends(model: nn.Module) -> list[nn.Module]:
+    """The embeddings and the output layer, which Muon is not for."""
+    made = [module for module in model.modules() if isinstance(module, nn.Embedding)]
+    head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
+    return [*made, head] if isinstance(head, nn.Module) else made

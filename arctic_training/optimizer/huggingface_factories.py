@@ -1,0 +1,38 @@
+"""Optimizers that transformers brings."""
+
+import torch
+from pydantic import Field
+from torch import nn
+
+from arctic_training.config.numbers import HumanFloat
+from arctic_training.config.optimizer import OptimizerConfig
+from arctic_training.optimizer.factory import OptimizerFactory, parameter_groups
+
+
+class AdafactorConfig(OptimizerConfig):
+    clip_threshold: HumanFloat = Field(default=1.0, gt=0)
+    decay_rate: HumanFloat = -0.8
+    beta1: HumanFloat | None = None
+    scale_parameter: bool = False
+    """Let the step be relative to the size of the weights."""
+
+
+class AdafactorFactory(OptimizerFactory[AdafactorConfig]):
+    """Adafactor (Shazeer and Stern 2018, arXiv:1804.04235), its step by the recipe's schedule."""
+
+    name = "adafactor"
+    config_type = AdafactorConfig
+
+    def create_optimizer(self, model: nn.Module, config: AdafactorConfig) -> torch.optim.Optimizer:
+        from transformers.optimization import Adafactor
+
+        made: torch.optim.Optimizer = Adafactor(
+            parameter_groups(model, config.weight_decay),
+            lr=config.learning_rate,
+            clip_threshold=config.clip_threshold,
+            decay_rate=config.decay_rate,
+            beta1=config.beta1,
+            scale_parameter=config.scale_parameter,
+            relative_step=False,
+        )
+        return made
