@@ -39,8 +39,11 @@ def supports(model_class: Any, config: Any) -> bool:
 def watch(model: nn.Module) -> None:
     """Tell apart, at each call of ``model``, packed rows that say where their documents end from everything else."""
 
-    def enter(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
-        _PACKED.set(kwargs.get("cu_seq_lens_q") is not None and kwargs.get("attention_mask") is None)
+    def enter(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        packed = kwargs.get("cu_seq_lens_q") is not None and kwargs.get("attention_mask") is None
+        _PACKED.set(packed)
+        # with a cache, transformers takes a packed row for one document, in every implementation but ours
+        return args, {"use_cache": False, **kwargs} if packed else kwargs
 
     def leave(module: nn.Module, args: Any, output: Any) -> None:
         _PACKED.set(False)

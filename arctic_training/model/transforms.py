@@ -21,10 +21,12 @@ class ActivationCheckpointing(ModelTransform):
     config_type = ActivationCheckpointingConfig
 
     def __call__(self, model: nn.Module) -> nn.Module:
-        enable = getattr(model, "gradient_checkpointing_enable", None)
-        if enable is None or not getattr(model, "supports_gradient_checkpointing", True):
+        if not getattr(model, "supports_gradient_checkpointing", hasattr(model, "gradient_checkpointing_enable")):
             raise ModelError(f"{type(model).__name__} cannot checkpoint its activations")
-        enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        if hasattr(model, "activation_checkpointing_enable"):  # transformers 5.20 and newer
+            model.activation_checkpointing_enable()
+        else:
+            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         return model
 
 
