@@ -1,4 +1,4 @@
-"""Losses of two networks that train against each other, and the penalties that keep the judge smooth."""
+"""Losses of two networks that train against each other, and the penalties that keep the discriminator smooth."""
 
 from collections.abc import Callable
 from typing import Literal
@@ -9,12 +9,12 @@ from torch.nn import functional as F
 
 AdversarialLoss = Literal["non_saturating", "hinge", "wasserstein", "least_squares"]
 
-Judge = Callable[[Tensor], Tensor]
+Discriminator = Callable[[Tensor], Tensor]
 """Rows ``[n, ...]`` to scores ``[n]`` or ``[n, 1]``: high for what looks real."""
 
 
-def judge_losses(kind: AdversarialLoss, real: Tensor, fake: Tensor, label_smoothing: float = 0.0) -> Tensor:
-    """The judge's loss on ``n`` scores of real rows and ``n`` of generated ones, ``[n]``.
+def discriminator_losses(kind: AdversarialLoss, real: Tensor, fake: Tensor, label_smoothing: float = 0.0) -> Tensor:
+    """The discriminator's loss on ``n`` scores of real rows and ``n`` of generated ones, ``[n]``.
 
     - non_saturating: softplus(-real) + softplus(fake), Goodfellow et al. 2014 (arXiv 1406.2661); real rows count as
       real with probability 1 - ``label_smoothing`` only (one-sided: Salimans et al. 2016, arXiv 1606.03498).
@@ -43,29 +43,29 @@ def generator_losses(kind: AdversarialLoss, fake: Tensor) -> Tensor:
     return -fake
 
 
-def r1_penalties(judge: Judge, real: Tensor) -> Tensor:
-    """Half the squared slope of the judge at every real row, ``[n]``.
+def r1_penalties(discriminator: Discriminator, real: Tensor) -> Tensor:
+    """Half the squared slope of the discriminator at every real row, ``[n]``.
 
-    Mescheder et al. 2018 (arXiv 1801.04406), equation 9 without its weight. Differentiable in the judge's weights.
+    Mescheder et al. 2018 (arXiv 1801.04406), equation 9 without its weight. Differentiable in the discriminator's weights.
     """
-    return _slopes(judge, real).square().sum(-1) / 2
+    return _slopes(discriminator, real).square().sum(-1) / 2
 
 
-def gradient_penalties(judge: Judge, real: Tensor, fake: Tensor, mix: Tensor) -> Tensor:
-    """(slope - 1)^2 of the judge at ``mix * real + (1 - mix) * fake``, ``[n]``; ``mix`` is ``[n]`` in [0, 1].
+def gradient_penalties(discriminator: Discriminator, real: Tensor, fake: Tensor, mix: Tensor) -> Tensor:
+    """(slope - 1)^2 of the discriminator at ``mix * real + (1 - mix) * fake``, ``[n]``; ``mix`` is ``[n]`` in [0, 1].
 
-    Gulrajani et al. 2017 (arXiv 1704.00028), equation 3 without its weight. Differentiable in the judge's weights.
+    Gulrajani et al. 2017 (arXiv 1704.00028), equation 3 without its weight. Differentiable in the discriminator's weights.
     """
     mix = mix.reshape(-1, *[1] * (real.dim() - 1)).to(real.dtype)
     # not vector_norm: its second derivative is NaN where the slope is 0
-    length = (_slopes(judge, mix * real + (1 - mix) * fake).square().sum(-1) + 1e-12).sqrt()
+    length = (_slopes(discriminator, mix * real + (1 - mix) * fake).square().sum(-1) + 1e-12).sqrt()
     return (length - 1).square()
 
 
-def _slopes(judge: Judge, rows: Tensor) -> Tensor:
+def _slopes(discriminator: Discriminator, rows: Tensor) -> Tensor:
     """The gradient of every row's own score in that row, ``[n, -1]``."""
     rows = rows.detach().requires_grad_()
     with torch.enable_grad():
-        # a judge that scores rows one by one: the gradient of the sum is each row's own
-        (slopes,) = torch.autograd.grad(judge(rows).sum(), rows, create_graph=True)
+        # a discriminator that scores rows one by one: the gradient of the sum is each row's own
+        (slopes,) = torch.autograd.grad(discriminator(rows).sum(), rows, create_graph=True)
     return slopes.flatten(1)

@@ -1,4 +1,4 @@
-"""Adversarial losses and penalties, against numbers worked out by hand and judges whose slope is known."""
+"""Adversarial losses and penalties, against numbers worked out by hand and functions whose slope is known."""
 
 import math
 
@@ -10,9 +10,9 @@ from torch import nn
 
 from arctic_training.loss.adversarial import (
     AdversarialLoss,
+    discriminator_losses,
     generator_losses,
     gradient_penalties,
-    judge_losses,
     r1_penalties,
 )
 
@@ -37,15 +37,15 @@ def softplus(x: float) -> float:
 def test_worked_out(kind: AdversarialLoss, smoothing: float, judged: float, generated: float) -> None:
     """Scores of 2 for the real row and 1/2 for the generated one."""
     real, fake = torch.tensor([[2.0]]), torch.tensor([[0.5]])
-    assert judge_losses(kind, real, fake, smoothing).tolist() == pytest.approx([judged])
+    assert discriminator_losses(kind, real, fake, smoothing).tolist() == pytest.approx([judged])
     assert generator_losses(kind, fake).tolist() == pytest.approx([generated])
 
 
 @given(st.sampled_from(LOSSES), st.lists(st.tuples(st.floats(-5, 0.9), st.floats(-0.9, 0.9)), min_size=1, max_size=5))
 def test_the_two_pull_apart(kind: AdversarialLoss, scores: list[tuple[float, float]]) -> None:
-    """Before it is sure, the judge raises real scores and lowers generated ones; the generator raises those."""
+    """Before it is sure, the discriminator raises real scores and lowers generated ones; the generator raises those."""
     real, fake = (torch.tensor(column, requires_grad=True) for column in zip(*scores, strict=True))
-    judge_losses(kind, real, fake).sum().backward()
+    discriminator_losses(kind, real, fake).sum().backward()
     assert real.grad is not None
     assert fake.grad is not None
     assert (real.grad < 0).all()
@@ -62,24 +62,24 @@ def test_penalties_of_a_plane(slope: list[float], rows: int) -> None:
     weight = torch.tensor(slope, dtype=torch.float64)
     real, fake, mix = torch.randn(rows, len(slope)).double(), torch.randn(rows, len(slope)).double(), torch.rand(rows)
     length = weight.norm().item()
-    judge = lambda x: x @ weight + 3  # noqa: E731
-    assert r1_penalties(judge, real).tolist() == pytest.approx([length**2 / 2] * rows, abs=1e-5)
+    score = lambda x: x @ weight + 3  # noqa: E731
+    assert r1_penalties(score, real).tolist() == pytest.approx([length**2 / 2] * rows, abs=1e-5)
     expected = [(length - 1) ** 2] * rows
-    assert gradient_penalties(judge, real, fake, mix).tolist() == pytest.approx(expected, abs=1e-5)
+    assert gradient_penalties(score, real, fake, mix).tolist() == pytest.approx(expected, abs=1e-5)
 
 
 def test_penalties_of_a_curve() -> None:
-    """A judge sum(x^2) / 2 has the slope x: R1 is |x|^2 / 2, and the point between decides the other."""
-    judge = lambda x: x.square().sum(-1) / 2  # noqa: E731
+    """A score sum(x^2) / 2 has the slope x: R1 is |x|^2 / 2, and the point between decides the other."""
+    score = lambda x: x.square().sum(-1) / 2  # noqa: E731
     real, fake = torch.tensor([[3.0, 4.0]]), torch.tensor([[0.0, 0.0]])
-    assert r1_penalties(judge, real).tolist() == [12.5]
+    assert r1_penalties(score, real).tolist() == [12.5]
     for mix, expected in ((1.0, 16.0), (0.0, 1.0), (0.5, 2.25)):
-        told = gradient_penalties(judge, real, fake, torch.tensor([mix]))
+        told = gradient_penalties(score, real, fake, torch.tensor([mix]))
         assert told.tolist() == pytest.approx([expected], abs=1e-5)
 
 
 @pytest.mark.parametrize("shape", [(3,), (2, 4, 4)])
-def test_penalties_train_the_judge(shape: tuple[int, ...]) -> None:
+def test_penalties_train_the_discriminator(shape: tuple[int, ...]) -> None:
     """The second derivative is right, for rows of any shape, and it is finite where the judge is flat."""
     torch.manual_seed(0)
     net = nn.Sequential(nn.Flatten(), nn.Linear(math.prod(shape), 5), nn.Tanh(), nn.Linear(5, 1)).double()
@@ -87,8 +87,8 @@ def test_penalties_train_the_judge(shape: tuple[int, ...]) -> None:
     weight = net[1].weight
 
     def both(w: torch.Tensor) -> torch.Tensor:
-        judge = lambda x: torch.func.functional_call(net, {"1.weight": w}, x)  # noqa: E731
-        return r1_penalties(judge, real).sum() + gradient_penalties(judge, real, fake, mix).sum()
+        score = lambda x: torch.func.functional_call(net, {"1.weight": w}, x)  # noqa: E731
+        return r1_penalties(score, real).sum() + gradient_penalties(score, real, fake, mix).sum()
 
     assert torch.autograd.gradcheck(both, weight)
     with torch.no_grad():

@@ -1,0 +1,129 @@
+"""Data that are tensors in memory: points, pictures, tables of numbers."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar
+
+import torch
+from pydantic import Field, field_validator
+from torch import Tensor
+
+from arctic_training.callback.hooks import hook
+from arctic_training.config.base import ComponentConfig
+from arctic_training.config.data import DataConfig, DataSourceConfig
+from arctic_training.data.config import Source
+from arctic_training.data.factory import DataFactory
+from arctic_training.data.loader import Loader
+from arctic_training.data.sampler import GlobalOrder
+from arctic_training.errors import DataError
+from arctic_training.registry import lookup
+
+Table = dict[str, Tensor]
+"""Columns of one length: tensors ``[rows, ...]``."""
+
+
+class TensorDataConfig(DataConfig):
+    dl_num_workers: int = Field(default=0, ge=0, le=0)
+    """None: rows in memory are read faster than they are sent from one process to another."""
+    sources: list[Source] = Field(min_length=1)
+    """What is trained on; a bare string is a source's name. Their rows are put one after the other."""
+    eval_sources: list[Source] = []
+    """What is evaluated on; each is an evaluation set of its own."""
+
+    @field_validator("sources", "eval_sources", mode="before")
+    @classmethod
+    def _name_types(cls, value: Any) -> Any:
+        several = value if isinstance(value, list) else [value]
+        return [_typed({"type": one} if isinstance(one, str) else one) for one in several]
+
+    @field_validator("sources", "eval_sources")
+    @classmethod
+    def _whole(cls, sources: list[DataSourceConfig]) -> list[DataSourceConfig]:
+        for key in ("sample_ratio", "sample_count", "weight"):
+            if any(getattr(source, key) is not None for source in sources):
+                raise ValueError(f"{key}: tensors are taken whole; choose rows where they are made")
+        return sources
+
+
+def _typed(section: Any) -> Any:
+    return {"type": "tensor_file", **section} if isinstance(section, dict) else section
+
+
+class TensorDataFactory(DataFactory[Any]):
+    """Its sources return a tensor ``[rows, ...]``, which becomes the column ``rows``, or a mapping of columns.
+
+    A batch is what its rows have in each column, and ``draw``, int64 ``[n]``: the number of every row in the sequence of
+    the whole run, which `arctic_training.data.noise` makes random numbers of.
+    """
+
+    name = "tensor"
+    config_type: ClassVar[type[ComponentConfig]] = TensorDataConfig
+
+    def load(self, split: str) -> Table | None:
+        if split != "train":
+            return None
+        tables = [self._read(section, "train") for section in self.config.sources]
+        if any(table.keys() != tables[0].keys() for table in tables):
+            told = "; ".join(", ".join(table) for table in tables)
+            raise DataError(f"data.sources: all must have the same columns; they have: {told}")
+        try:
+            return {name: torch.cat([table[name] for table in tables]) for name in tables[0]}
+        except RuntimeError as error:
+            raise DataError(f"data.sources: their rows do not fit together: {error}") from None
+
+    def load_evaluation(self) -> Mapping[str, Table]:
+        named: dict[str, Table] = {}
+        for section in self.config.eval_sources:
+            same = sum(name.split("#")[0] == section.type for name in named)
+            named[f"{section.type}#{same + 1}" if same else section.type] = self._read(section, "eval")
+        return named
+
+    def _read(self, section: DataSourceConfig, split: str) -> Table:
+        source: Any = lookup("data_source", section.type)
+        found = source(self, section)(split)
+        table = dict(found) if isinstance(found, Mapping) else {"rows": found}
+        if not table or not all(isinstance(column, Tensor) for column in table.values()):
+            raise DataError(f"data source {section.type!r}: a tensor, or a mapping of tensors, is wanted here")
+        lengths = {name: len(column) for name, column in table.items()}
+        if len(set(lengths.values())) > 1:
+            raise DataError(f"data source {section.type!r}: all columns must have as many rows; they have {lengths}")
+        return table
+
+    @hook("create_loader")
+    def create_loader(self, samples: Table, *, train: bool) -> Loader:
+        order = GlobalOrder(
+            size=len(next(iter(samples.values()))),
+            micro=self.rows,
+            rank=self.trainer.data_rank,
+            world=self.trainer.data_world,
+            seed=self.config.seed,
+            shuffle=train,
+            drop_last=self.config.drop_last and train,
+        )
+        if not len(order):
+            raise DataError(f"data.sources: {order.size} rows make no batch of {order.whole}")
+        return TensorLoader(samples, order)
+
+
+class TensorLoader(Loader):
+    """Micro-batches by index; a rank without a row of the last global batch gets a batch of no rows."""
+
+    dataset: Table
+
+    def __init__(self, dataset: Table, order: GlobalOrder) -> None:
+        self.dataset, self.order = dataset, order
+        self._at = (0, 0)
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    def seek(self, epoch: int, batch: int) -> None:
+        self._at = (epoch, batch)
+
+    def __iter__(self) -> Iterator[Table]:
+        epoch, start = self._at
+        order = self.order
+        for index in range(start, len(order)):
+            rows = torch.from_numpy(order.batch(epoch, index))
+            first = epoch * order.size + index * order.whole + order.rank * order.micro
+            batch = {name: column[rows] for name, column in self.dataset.items()}
+            yield {**batch, "draw": torch.arange(first, first + len(rows))}

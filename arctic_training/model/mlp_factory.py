@@ -1,0 +1,44 @@
+"""Plain feed-forward networks with weights drawn anew."""
+
+from itertools import pairwise
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field
+from torch import nn
+
+from arctic_training.config.base import ComponentConfig
+from arctic_training.config.model import DType, ModelConfig
+from arctic_training.model.factory import ModelFactory
+
+_ACTIVATIONS: dict[str, type[nn.Module]] = {
+    "relu": nn.ReLU,
+    "leaky_relu": nn.LeakyReLU,
+    "gelu": nn.GELU,
+    "silu": nn.SiLU,
+    "tanh": nn.Tanh,
+}
+
+
+class MLPConfig(ModelConfig):
+    dtype: DType = "fp32"
+    sizes: list[Annotated[int, Field(ge=1)]] = Field(min_length=2)
+    """Widths of the input, of every hidden layer and of the output."""
+    activation: Literal["relu", "leaky_relu", "gelu", "silu", "tanh"] = "relu"
+    """What follows every layer but the last."""
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    """Share of the activations that are zeroed after every layer but the last."""
+
+
+class MLPFactory(ModelFactory[MLPConfig]):
+    name = "mlp"
+    config_type: ClassVar[type[ComponentConfig]] = MLPConfig
+
+    def create_model(self, config: Any) -> nn.Module:
+        sizes = self.config.sizes
+        layers: list[nn.Module] = []
+        for inputs, outputs in pairwise(sizes):
+            layers += [nn.Linear(inputs, outputs), _ACTIVATIONS[self.config.activation]()]
+            layers += [nn.Dropout(self.config.dropout)] * bool(self.config.dropout)
+        while not isinstance(layers[-1], nn.Linear):
+            layers.pop()
+        return nn.Sequential(*layers)

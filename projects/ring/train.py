@@ -1,0 +1,93 @@
+"""Eight Gaussians on a ring: where the points come from, and how good generated ones are."""
+
+import math
+import struct
+import zlib
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from arctic_training import Callback, ComponentConfig, DataSource, Evaluator
+from arctic_training.config.data import DataSourceConfig
+
+MODES, RADIUS, SIGMA = 8, 2.0, 0.1
+_ANGLES = torch.arange(MODES) * (2 * math.pi / MODES)
+CENTERS = RADIUS * torch.stack([_ANGLES.cos(), _ANGLES.sin()], dim=1)
+
+
+def ring(count: int, seed: int) -> Tensor:
+    """Points of the true distribution, ``[count, 2]``."""
+    generator = torch.Generator().manual_seed(seed)
+    modes = torch.randint(MODES, (count,), generator=generator)
+    return CENTERS[modes] + SIGMA * torch.randn(count, 2, generator=generator)
+
+
+def measure(points: Tensor) -> dict[str, float]:
+    """How much of ``points`` lies within 3 sigma of a mode, and how that is shared out among the modes."""
+    distance, nearest = torch.cdist(points, CENTERS.to(points)).min(dim=1)
+    near = distance < 3 * SIGMA
+    shares = torch.bincount(nearest[near], minlength=MODES) / len(points)
+    return {
+        "share_within_3_sigma": near.double().mean().item(),
+        "modes": float((shares >= 0.05).sum()),
+        "smallest_mode": shares.min().item(),
+    }
+
+
+class RingConfig(DataSourceConfig):
+    count: int = 100_000
+    """Points."""
+
+
+class RingSource(DataSource):
+    name = "ring"
+    config_type = RingConfig
+
+    def load(self, config: RingConfig, split: str) -> Tensor:
+        return ring(config.count, seed=0 if split == "train" else 1)
+
+
+class RingEvaluatorConfig(ComponentConfig):
+    count: int = 10_000
+    """Points that are generated and measured."""
+
+
+class RingEvaluator(Evaluator):
+    """A mode counts when at least 5 % of all points are within 3 sigma of it."""
+
+    name = "ring"
+    config_type = RingEvaluatorConfig
+
+    def __call__(self, trainer: Any) -> dict[str, float]:
+        return measure(trainer.sample(self.config.count).float().cpu())
+
+
+class RingPicture(Callback):
+    """Draws true and generated points side by side, as ``samples.png`` in the run folder."""
+
+    name = "ring_picture"
+
+    def post_train(self, trainer: Any) -> None:
+        if trainer.data_rank == 0:
+            both = [_density(ring(20_000, seed=1)), _density(trainer.sample(20_000).float().cpu())]
+            write_png(trainer.run_dir / "samples.png", torch.cat(both, dim=1))
+
+
+def _density(points: Tensor, pixels: int = 300, reach: float = 2.7) -> Tensor:
+    """A grey picture of where the points are, dark on white."""
+    counts, _ = torch.histogramdd(points.double(), [pixels, pixels], range=[-reach, reach, -reach, reach])
+    return (255 * (1 - counts / 4).clamp(min=0)).byte().T.flip(0)
+
+
+def write_png(path: Path, grey: Tensor) -> None:
+    height, width = grey.shape
+    lines = b"".join(b"\0" + bytes(line.tolist()) for line in grey)
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    head = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    body = chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(lines, 9)) + chunk(b"IEND", b"")
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + body)

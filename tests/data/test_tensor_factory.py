@@ -1,0 +1,121 @@
+"""Tensors in memory: what a batch holds, in which order, and what is refused."""
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+import arctic_training.data.tensor_source  # noqa: F401  the source of files
+from arctic_training.config.data import DataSourceConfig
+from arctic_training.data.gan_factory import GANDataFactory
+from arctic_training.data.loader import Loader
+from arctic_training.data.source import DataSource
+from arctic_training.data.tensor_factory import TensorDataConfig, TensorDataFactory
+from arctic_training.errors import DataError
+
+
+class CountConfig(DataSourceConfig):
+    count: int = 10
+    wide: int = 0
+
+
+class CountSource(DataSource):
+    name = "test_count"
+    config_type = CountConfig
+
+    def load(self, config: CountConfig, split: str) -> Any:
+        numbers = torch.arange(config.count) + 1000 * (split == "eval")
+        return {"rows": numbers, "more": numbers[:, None].expand(-1, config.wide)} if config.wide else numbers
+
+
+def view(**options: Any) -> Any:
+    config = SimpleNamespace(micro_batch_size=3, **options)
+    return SimpleNamespace(config=config, data_rank=0, data_world=1)
+
+
+def factory(section: dict[str, Any], cls: type[TensorDataFactory] = TensorDataFactory, **options: Any) -> Any:
+    return cls(view(**options), TensorDataConfig.model_validate({"type": cls.name, **section}))
+
+
+def read(loader: Loader, epoch: int, start: int = 0) -> list[Any]:
+    loader.seek(epoch, start)
+    return list(loader)
+
+
+def test_batches_cover_the_rows_and_number_them() -> None:
+    loaders = factory({"sources": ["test_count", {"type": "test_count", "count": 4}], "eval_sources": "test_count"})()
+    assert len(loaders.train) == 5
+    for epoch in (0, 3):
+        batches = read(loaders.train, epoch)
+        assert sorted(torch.cat([b["rows"] for b in batches]).tolist()) == sorted([*range(10), *range(4)])
+        assert torch.cat([b["draw"] for b in batches]).tolist() == list(range(14 * epoch, 14 * epoch + 14))
+    assert torch.cat([b["rows"] for b in read(loaders.evaluation["test_count"], 0)]).tolist() == list(range(1000, 1010))
+
+
+@given(st.integers(1, 40), st.integers(1, 4), st.integers(1, 3), st.integers(0, 3), st.booleans())
+def test_a_global_batch_does_not_depend_on_its_cut(size: int, micro: int, world: int, epoch: int, drop: bool) -> None:
+    """All ranks' rows and numbers together are those of one rank with micro-batches ``world`` times as large."""
+
+    def rows(rank: int, world: int, micro: int) -> list[Any]:
+        trainer = SimpleNamespace(config=SimpleNamespace(micro_batch_size=micro), data_rank=rank, data_world=world)
+        section = {"type": "tensor", "sources": [{"type": "test_count", "count": size}], "drop_last": drop}
+        return read(TensorDataFactory(trainer, TensorDataConfig.model_validate(section))().train, epoch)
+
+    if drop and size < micro * world:
+        with pytest.raises(DataError, match="make no batch"):
+            rows(0, world, micro)
+        return
+    whole = rows(0, 1, micro * world)
+    parts = [rows(rank, world, micro) for rank in range(world)]
+    for index, batch in enumerate(whole):
+        for name in ("rows", "draw"):
+            assert torch.equal(torch.cat([part[index][name] for part in parts]), batch[name])
+
+
+def test_seeking_enters_the_middle() -> None:
+    loader = factory({"sources": "test_count"})().train
+    whole = read(loader, 2)
+    for start in range(len(whole)):
+        for there, here in zip(whole[start:], read(loader, 2, start), strict=True):
+            assert torch.equal(there["rows"], here["rows"])
+            assert torch.equal(there["draw"], here["draw"])
+
+
+def test_adversarial_batches_have_rows_for_every_step() -> None:
+    loader = factory({"sources": "test_count"}, GANDataFactory, discriminator_steps=2)().train
+    assert [len(batch["rows"]) for batch in read(loader, 0)] == [6, 4]
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".npz", ".safetensors"])
+def test_files(tmp_path: Path, suffix: str) -> None:
+    from safetensors.numpy import save_file
+
+    path, rows = tmp_path / f"data{suffix}", np.arange(12.0, dtype=np.float32).reshape(6, 2)
+    if suffix == ".npy":
+        np.save(path, rows)
+    elif suffix == ".npz":
+        np.savez(path, rows=rows)
+    else:
+        save_file({"rows": rows}, path)
+    loader = factory({"sources": [{"name_or_path": str(path)}], "drop_last": True})().train
+    assert sorted(torch.cat([b["rows"] for b in read(loader, 0)])[:, 0].tolist()) == rows[:, 0].tolist()
+
+
+def test_refusals(tmp_path: Path) -> None:
+    (tmp_path / "rows.npy").write_text("no array")
+    (tmp_path / "rows.txt").write_text("1 2")
+    for path, told in (("rows.npy", "cannot be read"), ("none.npz", "cannot be read"), ("rows.txt", "is wanted here")):
+        with pytest.raises(DataError, match=told):
+            factory({"sources": [{"name_or_path": str(tmp_path / path)}]})()
+    with pytest.raises(DataError, match="same columns; they have: rows; rows, more"):
+        factory({"sources": ["test_count", {"type": "test_count", "wide": 1}]})()
+    with pytest.raises(DataError, match="do not fit together"):
+        factory({"sources": [{"type": "test_count", "wide": 2}, {"type": "test_count", "wide": 1}]})()
+    with pytest.raises(ValidationError, match="sample_count: tensors are taken whole"):
+        factory({"sources": [{"type": "test_count", "sample_count": 3}]})
