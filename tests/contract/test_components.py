@@ -1,0 +1,92 @@
+"""What every registered class must keep to."""
+
+import inspect
+
+import pytest
+
+import arctic_training.builtin  # noqa: F401  fills the shelves
+from arctic_training.callback.callback import Callback
+from arctic_training.config.base import BaseConfig, ComponentConfig
+from arctic_training.config.component import Slot, listed
+from arctic_training.config.trainer import TrainerConfig
+from arctic_training.registry import kinds, lookup, names
+from arctic_training.trainer.trainer import Trainer
+from tests.contract.cases import CASES
+
+BUILT_IN = [
+    (kind, name)
+    for kind in kinds()
+    for name in names(kind)
+    if lookup(kind, name).__module__.startswith("arctic_training.")
+]
+TRAINERS = [name for kind, name in BUILT_IN if kind == "trainer"]
+
+
+@pytest.mark.parametrize(("kind", "name"), BUILT_IN)
+def test_a_class_is_whole(kind: str, name: str) -> None:
+    cls = lookup(kind, name)
+    assert cls.name == name and cls.kind == kind
+    assert not inspect.isabstract(cls), f"{cls.__name__} leaves out {sorted(getattr(cls, '__abstractmethods__', ()))}"
+    assert (cls.__doc__ or "").strip(), f"{cls.__name__} does not say what it is"
+    config_type = getattr(cls, "config_type", ComponentConfig)
+    assert issubclass(config_type, BaseConfig)
+    for field in getattr(config_type, "model_fields", {}):
+        assert field.islower() and not field.startswith("_")
+
+
+@pytest.mark.parametrize("name", TRAINERS)
+def test_a_trainer_says_who_may_serve_it(name: str) -> None:
+    cls = lookup("trainer", name)
+    assert issubclass(cls, Trainer)
+    slots = {mark.types for field in cls.config_type.model_fields.values() for mark in field.metadata if isinstance(mark, Slot)}
+    assert slots >= {
+        "model_factory_type",
+        "data_factory_type",
+        "checkpoint_engine_type",
+        "optimizer_factory_type",
+        "scheduler_factory_type",
+        "tokenizer_factory_type",
+    }
+    for slot in slots:
+        for one in listed(getattr(cls, slot)):
+            assert one.kind == slot.removesuffix("_type"), f"{name}.{slot} lists {one.__name__}, a {one.kind}"
+
+
+def test_every_trainer_has_a_case_that_is_interrupted_and_resumed() -> None:
+    assert set(CASES) == set(TRAINERS)
+
+
+@pytest.mark.parametrize("name", [name for kind, name in BUILT_IN if kind == "callback"])
+def test_a_callback_listens_only_to_events_that_there_are(name: str) -> None:
+    cls = lookup("callback", name)
+    assert issubclass(cls, Callback)
+    heard = {a.partition("_")[2] for a in dir(cls) if a.partition("_")[0] in ("pre", "post")}
+    assert heard, f"{name} listens to nothing"
+    assert heard <= Trainer.events()
+
+
+def test_the_events_of_a_trainer() -> None:
+    assert Trainer.events() == {
+        "init",
+        "train",
+        "epoch",
+        "step",
+        "loss",
+        "backward",
+        "after_update",
+        "log",
+        "evaluate",
+        "checkpoint",
+    }
+
+
+def test_every_key_of_a_recipe_is_explained() -> None:
+    plain = {"micro_batch_size", "gradient_accumulation_steps", "epochs", "seed"}  # their names say it all
+    types = {TrainerConfig, *(getattr(lookup(kind, name), "config_type", TrainerConfig) for kind, name in BUILT_IN)}
+    silent = [
+        f"{config_type.__name__}.{field}"
+        for config_type in types
+        for field, told in config_type.model_fields.items()
+        if not told.description and field not in plain
+    ]
+    assert not sorted(silent)
