@@ -1,145 +1,188 @@
-"""Cross-entropy of a linear head, without ever holding the logits of all targets."""
+"""Cross-entropy of a linear layer's outputs, a few rows at a time: ``[rows, vocabulary]`` never exists as a whole."""
 
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
 
-_CHUNK_BYTES = 32 * 2**20
+# logits held at a time: small enough for a CPU's cache, large enough to keep a GPU busy
+_HELD = {"cpu": 1 << 22}
+_HELD_ELSEWHERE = 1 << 26
+_FEWEST_ROWS = {"cpu": 128}
+_FEWEST_ROWS_ELSEWHERE = 1024
+
+
+@dataclass(frozen=True)
+class LogitMap:
+    """What a model does to the outputs of its last linear layer: ``softcap * tanh(scale * x / softcap)``."""
+
+    scale: float = 1.0
+    softcap: float | None = None
+    """None: no cap, and the map is ``scale * x``."""
+
+
+PLAIN = LogitMap()
 
 
 def linear_cross_entropy(
-    hidden: torch.Tensor,
-    weight: torch.Tensor,
-    targets: torch.Tensor,
+    hidden: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    bias: Tensor | None = None,
     *,
-    bias: torch.Tensor | None = None,
+    reduction: Literal["sum", "none"] = "sum",
     label_smoothing: float = 0.0,
-    reduction: str = "none",
-) -> torch.Tensor:
-    """Cross-entropy of ``hidden @ weight.T + bias`` against ``targets``, in fp32 whatever the inputs are.
+    logit_map: LogitMap = PLAIN,
+    chunk_rows: int | None = None,
+) -> Tensor:
+    """``cross_entropy(logit_map(hidden @ weight.T + bias), targets)`` in fp32: a scalar, or ``[rows]`` in nats.
 
-    ``hidden`` is [N, H], ``weight`` [V, H], ``targets`` [N] in [0, V), ``bias`` [V]. Returns [N], or their sum with
-    ``reduction="sum"``, which is the faster: its gradient is taken while the logits are there, and the other computes
-    them again. With ``label_smoothing`` e the target has probability 1 - e + e / V and each other one e / V
-    (Szegedy et al. 2016, arXiv:1512.00567, section 7).
+    ``hidden`` is ``[rows, width]``, ``weight`` ``[vocabulary, width]``, ``targets`` ``[rows]`` of class numbers; none
+    is left out. ``label_smoothing`` is that of `torch.nn.functional.cross_entropy`.
+
+    For the sum, gradients are made together with the loss, since every row's counts alike: no logits are computed
+    twice (Hsu et al. 2024, arXiv 2410.10989, section 3.2). For single rows they are computed again in the backward
+    pass. Gradients can be taken once, and not be differentiated. Without rows the sum is 0, with gradients of 0.
     """
-    if reduction == "sum":
-        total: torch.Tensor = _Sum.apply(hidden, weight, bias, targets, label_smoothing)  # type: ignore[no-untyped-call]
-        return total
-    if reduction != "none":
-        raise ValueError(f"reduction is none or sum, not {reduction!r}")
-    each: torch.Tensor = _Each.apply(hidden, weight, bias, targets, label_smoothing)  # type: ignore[no-untyped-call]
-    return each
+    if hidden.shape[0] != targets.shape[0] or hidden.shape[-1] != weight.shape[-1]:
+        shapes = f"{tuple(hidden.shape)}, {tuple(weight.shape)} and {tuple(targets.shape)}"
+        raise ValueError(f"hidden, weight and targets have shapes {shapes}, not [n, h], [v, h] and [n]")
+    how = _How(label_smoothing, logit_map, chunk_rows or _rows(hidden.device.type, weight.shape[0]))
+    function = _Summed if reduction == "sum" else _Single
+    return function.apply(hidden, weight, bias, targets, how)  # type: ignore[no-any-return,no-untyped-call]
 
 
-def _chunks(count: int, vocabulary: int) -> list[slice]:
-    rows = max(64, _CHUNK_BYTES // (4 * vocabulary))
-    return [slice(start, min(start + rows, count)) for start in range(0, count, rows)]
+def logits_cross_entropy(logits: Tensor, targets: Tensor, *, label_smoothing: float = 0.0) -> Tensor:
+    """The cross-entropy of every row of ``logits`` ``[rows, vocabulary]`` in fp32, ``[rows]`` in nats."""
+    return torch.nn.functional.cross_entropy(
+        logits.float(), targets, reduction="none", label_smoothing=label_smoothing
+    )
 
 
-def _losses(logits: torch.Tensor, targets: torch.Tensor, smoothing: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """The losses of fp32 ``logits`` and the logarithm of each row's normalizer."""
-    normalizer = torch.logsumexp(logits, dim=-1)
-    losses = normalizer - logits.gather(1, targets[:, None])[:, 0]
-    if smoothing:
-        losses = (1 - smoothing) * losses + smoothing * (normalizer - logits.mean(dim=-1))
-    return losses, normalizer
+@dataclass(frozen=True)
+class _How:
+    smoothing: float
+    map: LogitMap
+    rows: int
 
 
-def _slope(
-    logits: torch.Tensor, normalizer: torch.Tensor, targets: torch.Tensor, smoothing: float
-) -> torch.Tensor:
-    """The derivative of each row's loss with respect to its logits, written over ``logits``."""
-    slope = logits.sub_(normalizer[:, None]).exp_()
-    if smoothing:
-        slope -= smoothing / logits.shape[1]
-    slope.scatter_add_(1, targets[:, None], slope.new_full((len(targets), 1), smoothing - 1))
-    return slope
+def _rows(device: str, vocabulary: int) -> int:
+    fewest = _FEWEST_ROWS.get(device, _FEWEST_ROWS_ELSEWHERE)
+    return max(fewest, _HELD.get(device, _HELD_ELSEWHERE) // vocabulary)
+
+
+def _logits(hidden: Tensor, weight: Tensor, bias: Tensor | None, how: _How) -> tuple[Tensor, Tensor | None]:
+    """The mapped logits of some rows in fp32, in memory that may be written to, and the slope of the cap if there is one."""
+    logits = torch.mm(hidden, weight.t()) if bias is None else torch.addmm(bias, hidden, weight.t())
+    logits = logits.float()
+    if how.map.scale != 1.0:
+        logits.mul_(how.map.scale)
+    if how.map.softcap is None:
+        return logits, None
+    capped = logits.div_(how.map.softcap).tanh_()
+    slope = 1 - capped.square()
+    return capped.mul_(how.map.softcap), slope
+
+
+def _losses(logits: Tensor, targets: Tensor, how: _How) -> tuple[Tensor, Tensor]:
+    """Every row's loss, and the softmax of ``logits``, which are overwritten."""
+    chosen = logits.gather(1, targets[:, None])
+    if how.smoothing:
+        chosen = (1 - how.smoothing) * chosen + how.smoothing * logits.mean(1, keepdim=True)
+    highest = logits.amax(1, keepdim=True)
+    exponentials = logits.sub_(highest).exp_()
+    total = exponentials.sum(1, keepdim=True)
+    return (total.log() + highest - chosen)[:, 0], exponentials.div_(total)
+
+
+def _slopes(softmax: Tensor, targets: Tensor, cap: Tensor | None, how: _How) -> Tensor:
+    """The gradient of every row's loss in what the linear layer gave; overwrites ``softmax``."""
+    slopes = softmax.sub_(how.smoothing / softmax.shape[1]) if how.smoothing else softmax
+    share = torch.full_like(slopes[:, :1], how.smoothing - 1)
+    slopes.scatter_add_(1, targets[:, None], share)
+    if cap is not None:
+        slopes.mul_(cap)
+    return slopes.mul_(how.map.scale) if how.map.scale != 1.0 else slopes
 
 
 class _Gradients:
-    """Sums the gradients of the chunks; those of weight and bias in fp32, so that many small ones do not get lost."""
+    """The gradients of hidden states, weight and bias, as far as they are wanted, put together chunk by chunk."""
 
-    def __init__(self, hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, needs: Any) -> None:
-        self.source, self.matrix = hidden, weight
-        self.hidden = torch.empty_like(hidden) if needs[0] else None
-        self.weight = torch.zeros_like(weight, dtype=torch.float32) if needs[1] else None
-        self.bias = torch.zeros_like(bias, dtype=torch.float32) if bias is not None and needs[2] else None
+    def __init__(self, wanted: tuple[bool, ...], hidden: Tensor, weight: Tensor, bias: Tensor | None) -> None:
+        # many small sums in 16 bits would lose most of what they add up
+        self.hidden = torch.empty_like(hidden) if wanted[0] else None
+        self.weight = torch.zeros_like(weight, dtype=torch.float32) if wanted[1] else None
+        self.bias = torch.zeros_like(bias, dtype=torch.float32) if wanted[2] and bias is not None else None
+        self._weight_type, self._bias_type = weight.dtype, None if bias is None else bias.dtype
 
-    def add(self, chunk: slice, slope: torch.Tensor) -> None:
-        if self.bias is not None:
-            self.bias += slope.sum(0)
-        slope = slope.to(self.matrix.dtype)
+    def add(self, start: int, slopes: Tensor, hidden: Tensor, weight: Tensor) -> None:
+        """``slopes`` ``[rows, vocabulary]`` of the rows from ``start`` on, whose hidden states are ``hidden``."""
+        low = slopes.to(hidden.dtype)
         if self.hidden is not None:
-            torch.mm(slope, self.matrix, out=self.hidden[chunk])
+            torch.mm(low, weight, out=self.hidden[start : start + len(hidden)])
         if self.weight is not None:
-            if self.weight.dtype == slope.dtype:
-                self.weight.addmm_(slope.T, self.source[chunk])
+            if low.dtype == torch.float32:
+                self.weight.addmm_(low.t(), hidden)
             else:
-                self.weight += slope.T @ self.source[chunk]
+                self.weight += torch.mm(low.t(), hidden)
+        if self.bias is not None:
+            self.bias += slopes.sum(0)
+
+    def finish(self) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        weight = None if self.weight is None else self.weight.to(self._weight_type)
+        return self.hidden, weight, None if self.bias is None else self.bias.to(self._bias_type)
 
 
-def _logits(hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-    return torch.nn.functional.linear(hidden, weight, bias).float()
-
-
-class _Sum(torch.autograd.Function):
+class _Summed(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any,
-        hidden: torch.Tensor,
-        weight: torch.Tensor,
-        bias: torch.Tensor | None,
-        targets: torch.Tensor,
-        smoothing: float,
-    ) -> torch.Tensor:
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, how: _How) -> Tensor:
+        wanted = tuple(ctx.needs_input_grad[:3])
+        gradients = _Gradients(wanted, hidden, weight, bias)
         total = torch.zeros((), dtype=torch.float32, device=hidden.device)
-        gradients = _Gradients(hidden, weight, bias, ctx.needs_input_grad)
-        for chunk in _chunks(len(hidden), len(weight)):
-            logits = _logits(hidden[chunk], weight, bias)
-            losses, normalizer = _losses(logits, targets[chunk], smoothing)
+        for start in range(0, len(targets), how.rows):
+            rows, aims = hidden[start : start + how.rows], targets[start : start + how.rows]
+            logits, cap = _logits(rows, weight, bias, how)
+            losses, softmax = _losses(logits, aims, how)
             total += losses.sum()
-            if any(ctx.needs_input_grad):
-                gradients.add(chunk, _slope(logits, normalizer, targets[chunk], smoothing))
-        ctx.gradients, ctx.dtypes = gradients, (hidden.dtype, weight.dtype, bias.dtype if bias is not None else None)
+            if any(wanted):
+                gradients.add(start, _slopes(softmax, aims, cap, how), rows, weight)
+        ctx.gradients = gradients.finish() if any(wanted) else None
         return total
 
     @staticmethod
-    def backward(ctx: Any, *grads: torch.Tensor) -> Any:
-        (grad,) = grads
-        found = ctx.gradients
-        parts = zip((found.hidden, found.weight, found.bias), ctx.dtypes, strict=True)
-        # a new tensor each time: backward may run twice on a retained graph
-        scaled = [None if part is None else (part * grad).to(dtype) for part, dtype in parts]
-        return (*scaled, None, None)
+    @once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, *upstream: Any) -> Any:
+        gradients, ctx.gradients = ctx.gradients, None
+        if gradients is None:
+            raise RuntimeError("the gradients of this loss were taken already; compute the loss again")
+        # in place: the weight's is as large as the weight
+        scaled = [None if one is None else one.mul_(upstream[0].to(one.dtype)) for one in gradients]
+        return *scaled, None, None
 
 
-class _Each(torch.autograd.Function):
+class _Single(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any,
-        hidden: torch.Tensor,
-        weight: torch.Tensor,
-        bias: torch.Tensor | None,
-        targets: torch.Tensor,
-        smoothing: float,
-    ) -> torch.Tensor:
-        losses = torch.empty(len(hidden), dtype=torch.float32, device=hidden.device)
-        for chunk in _chunks(len(hidden), len(weight)):
-            losses[chunk] = _losses(_logits(hidden[chunk], weight, bias), targets[chunk], smoothing)[0]
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, how: _How) -> Tensor:
         ctx.save_for_backward(hidden, weight, bias, targets)
-        ctx.smoothing = smoothing
-        return losses
+        ctx.how = how
+        found = torch.empty(len(targets), dtype=torch.float32, device=hidden.device)
+        for start in range(0, len(targets), how.rows):
+            logits, _ = _logits(hidden[start : start + how.rows], weight, bias, how)
+            found[start : start + how.rows] = _losses(logits, targets[start : start + how.rows], how)[0]
+        return found
 
     @staticmethod
-    def backward(ctx: Any, *grads: torch.Tensor) -> Any:
+    @once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, *upstream: Any) -> Any:
         hidden, weight, bias, targets = ctx.saved_tensors
-        gradients = _Gradients(hidden, weight, bias, ctx.needs_input_grad)
-        for chunk in _chunks(len(hidden), len(weight)):
-            logits = _logits(hidden[chunk], weight, bias)
-            normalizer = torch.logsumexp(logits, dim=-1)
-            slope = _slope(logits, normalizer, targets[chunk], ctx.smoothing)
-            gradients.add(chunk, slope.mul_(grads[0][chunk, None]))
-        found = (gradients.hidden, gradients.weight, gradients.bias)
-        tensors = (hidden, weight, bias)
-        return (*(g if g is None else g.to(t.dtype) for g, t in zip(found, tensors, strict=True)), None, None)
+        how: _How = ctx.how
+        gradients = _Gradients(tuple(ctx.needs_input_grad[:3]), hidden, weight, bias)
+        for start in range(0, len(targets), how.rows):
+            rows, aims = hidden[start : start + how.rows], targets[start : start + how.rows]
+            logits, cap = _logits(rows, weight, bias, how)
+            slopes = _slopes(_losses(logits, aims, how)[1], aims, cap, how)
+            slopes.mul_(upstream[0][start : start + how.rows, None])
+            gradients.add(start, slopes, rows, weight)
+        return *gradients.finish(), None, None

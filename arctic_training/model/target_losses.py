@@ -1,104 +1,165 @@
-"""The losses of a language model at its targets only: no logits anywhere else, and never those of all targets at once."""
+"""The loss of the targets of a batch, with logits made only where there is a target."""
 
+import importlib.util
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from arctic_training.loss.cross_entropy import linear_cross_entropy
+from arctic_training.errors import ModelError
+from arctic_training.loss.cross_entropy import LogitMap, linear_cross_entropy, logits_cross_entropy
+from arctic_training.model.output_head import OutputHead, accepts, output_head
 
-_OURS = ("labels", "num_items_in_batch")
+Reduction = Literal["sum", "none"]
+
+_NOT_FOR_THE_MODEL = {"num_items_in_batch", "num_targets", "labels"}
+_IGNORED = -100
 
 
 def target_losses(
     engine: Any,
     batch: Mapping[str, Any],
     *,
+    reduction: Reduction = "none",
     label_smoothing: float = 0.0,
-    reduction: str = "none",
-) -> torch.Tensor:
-    """The cross-entropy of each target of ``batch`` under a causal language model, or their sum.
+) -> Tensor:
+    """The cross-entropy of every target of ``batch`` in nats, ``[targets]`` in fp32, row by row; or their sum, a scalar.
 
-    ``engine`` is anything that is called like the model, an engine or the model itself. A target is a label other than
-    -100 at a position other than the first of its row; it is predicted from the position before it. Returns [targets]
-    in the order of ``(labels[:, 1:] != -100).nonzero()``, or a scalar with ``reduction="sum"``; fp32.
+    ``engine`` is an engine or a module around a causal language model of transformers. ``labels`` are not shifted:
+    position t is asked for label t + 1, and -100 is no target. A sum of a batch without targets is 0, with gradients of 0.
+    Only keys that the model knows may be in ``batch``, and ``num_items_in_batch``; ``num_targets`` (int), when it is
+    there, must be the number of targets, and saves a GPU from waiting for it.
 
-    The output layer works on the hidden states that predict a target, in chunks (see `linear_cross_entropy`), inside
-    the model's own forward pass, so that weights which are sharded over processes are there. A model that changes its
-    logits after the output layer (a soft cap, a scale) gets them at the targets only.
+    The model is called as ever, hooks and all, so it may be parted over processes, carry adapters or be compiled; its own
+    ``forward`` makes room for one that ends in the loss, for the duration of the call.
     """
-    labels = batch["labels"]
-    where = labels[:, 1:] != -100
-    rows, columns = where.nonzero(as_tuple=True)
-    ask = _Ask(rows * labels.shape[1] + columns, labels[:, 1:][where], label_smoothing, reduction)
-    inputs = {name: value for name, value in batch.items() if name not in _OURS}
-    if "attention_mask" in inputs:
-        # rows are padded on the right, where a causal model's padding is seen by padding only: no mask is needed
-        del inputs["attention_mask"]
-        inputs.pop("position_ids", None)
-    model = getattr(engine, "module", engine)
-    head = output_layer(model)
-    with _asked(head, ask):
-        output = engine(**inputs, use_cache=False)
-    if ask.losses is None:
-        return _from_logits(output.logits, ask)
-    if not hasattr(head, "_logits_are_final"):
-        # asked once for each model: a tensor that went through a soft cap or a scale is no longer what was handed over
-        head._logits_are_final = bool(torch.equal(output.logits.detach(), ask.losses.detach()))
-        if not head._logits_are_final:
-            return target_losses(engine, batch, label_smoothing=label_smoothing, reduction=reduction)
-    losses: torch.Tensor = output.logits
+    model = causal_model(engine)
+    wanted = _Wanted(batch["labels"], batch.get("num_targets"), reduction, label_smoothing, batch.get("num_items_in_batch"))
+    inputs = {key: value for key, value in batch.items() if key not in _NOT_FOR_THE_MODEL}
+    if "documents" in str(getattr(model.config, "_attn_implementation", "")):
+        inputs.pop("attention_mask", None)  # rows are padded on the right, where a causal model does not look
+    with _forward(model, lambda **told: _losses(model, told, wanted)):
+        losses: Tensor = engine(**inputs, labels=batch["labels"], use_cache=False)
     return losses
 
 
-def output_layer(model: nn.Module) -> Any:
-    """The module that makes logits of hidden states. Raises TypeError for a model that has none."""
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
-    head = base.get_output_embeddings() if hasattr(base, "get_output_embeddings") else None
+def causal_model(engine: Any) -> Any:
+    """The model of transformers inside an engine, an adapter or a compiled module. Raises `ModelError` for another."""
+    model = engine if isinstance(engine, nn.Module) else engine.module
+    while not hasattr(model, "get_output_embeddings") or hasattr(model, "peft_config"):
+        inner = model.get_base_model() if hasattr(model, "get_base_model") else _inner(model)
+        if inner is None or inner is model:
+            break
+        model = inner
+    if not hasattr(model, "get_output_embeddings") or not hasattr(model, "config"):
+        raise ModelError(f"{type(model).__name__} is no language model of transformers: write a loss of its own")
+    return model
+
+
+def _inner(model: nn.Module) -> Any:
+    return getattr(model, "_orig_mod", None) or getattr(model, "module", None)
+
+
+class _Wanted:
+    def __init__(self, labels: Tensor, count: int | None, reduction: Reduction, smoothing: float, share: Any) -> None:
+        self.labels, self.count, self.share = labels, count, share
+        self.reduction, self.smoothing = reduction, smoothing
+
+
+def _losses(model: Any, told: dict[str, Any], wanted: _Wanted) -> Tensor:
+    """What the model's forward is while the losses of its targets are made."""
+    labels: Tensor = told.pop("labels", wanted.labels)  # an adapter of virtual tokens has made them longer
+    shifted = nn.functional.pad(labels, (0, 1), value=_IGNORED)[:, 1:].flatten()
+    here = shifted != _IGNORED
+    if wanted.count is None:
+        places = here.nonzero()[:, 0]
+    else:
+        places = torch.nonzero_static(here, size=wanted.count)[:, 0]
+    targets = shifted[places]
+    head = output_head(model)
     if head is None:
-        raise TypeError(f"{type(base).__name__} has no output layer: it is no language model")
-    return head
+        return _through_logits(model, told, labels, places, targets, wanted)
+    asked = {key: value for key, value in told.items() if value is not None}
+    hidden = head.backbone(**asked, **{key: value for key, value in head.added.items() if key not in asked})[0]
+    hidden = hidden.flatten(0, 1).index_select(0, places)
+    hidden = hidden if head.scale == 1.0 else hidden * head.scale
+
+    def fused(rows: Tensor) -> Tensor:
+        return _fused(head, rows, targets, wanted)
+
+    with _forward(head.head, fused):
+        losses: Tensor = head.head(hidden)  # called as a module: its weight may have to come from other processes
+    return losses
 
 
-@dataclass
-class _Ask:
-    places: torch.Tensor
-    """Flat positions [targets] of the hidden states that predict a target."""
-    targets: torch.Tensor
-    smoothing: float
-    reduction: str
-    losses: torch.Tensor | None = None
-    """The answer, when the head gave it itself."""
+def _fused(head: OutputHead, hidden: Tensor, targets: Tensor, wanted: _Wanted) -> Tensor:
+    linear = head.head
+    hidden = hidden.to(linear.weight.dtype)
+    fused = _liger() if hidden.is_cuda and wanted.reduction == "sum" and len(targets) else None
+    if fused is not None and _knows(head.map):
+        scaled = hidden * head.map.scale if head.map.scale != 1.0 else hidden
+        loss: Tensor = fused(scaled, linear.weight, targets, linear.bias, wanted.smoothing, head.map.softcap)
+        return loss
+    return linear_cross_entropy(
+        hidden,
+        linear.weight,
+        targets,
+        linear.bias,
+        reduction=wanted.reduction,
+        label_smoothing=wanted.smoothing,
+        logit_map=head.map,
+    )
+
+
+def _through_logits(
+    model: Any, told: dict[str, Any], labels: Tensor, places: Tensor, targets: Tensor, wanted: _Wanted
+) -> Tensor:
+    """For models whose logits are not plainly those of a linear layer: all logits of the columns that have a target."""
+    rows, columns = places // labels.shape[1], places % labels.shape[1]
+    if accepts(model, "logits_to_keep"):
+        kept, columns = torch.cat([columns, columns.new_zeros(0 if len(places) else 1)]).unique(return_inverse=True)
+        told, columns = {**told, "logits_to_keep": kept}, columns[: len(places)]
+    out = type(model).forward(model, **told)
+    losses = logits_cross_entropy(out.logits[rows, columns], targets, label_smoothing=wanted.smoothing)
+    if wanted.reduction == "none":
+        return losses
+    total = losses.sum()
+    balance, weight = getattr(out, "aux_loss", None), getattr(model.config, "router_aux_loss_coef", 0.0)
+    if isinstance(balance, Tensor) and weight:
+        # so that it is added once to the loss, which is this sum divided by the share
+        total = total + weight * balance.to(total.device) * (len(targets) if wanted.share is None else wanted.share)
+    return total
 
 
 @contextmanager
-def _asked(head: Any, ask: _Ask) -> Iterator[None]:
-    """While this lasts, ``head`` answers with losses, or with the logits of the targets alone."""
-    forward: Callable[..., torch.Tensor] = head.forward
-    plain = type(head) is nn.Linear and getattr(head, "_logits_are_final", True)
-
-    def answer(hidden: torch.Tensor) -> torch.Tensor:
-        wanted = hidden.reshape(-1, hidden.shape[-1]).index_select(0, ask.places)
-        if not plain:
-            return forward(wanted[None])
-        ask.losses = linear_cross_entropy(
-            wanted, head.weight, ask.targets, bias=head.bias, label_smoothing=ask.smoothing, reduction=ask.reduction
-        )
-        return ask.losses
-
-    head.forward = answer
+def _forward(module: nn.Module, function: Callable[..., Any]) -> Iterator[None]:
+    """``function`` in place of ``module.forward``; hooks and ``__call__`` stay."""
+    kept = module.__dict__.get("forward")
+    module.forward = function
     try:
         yield
     finally:
-        head.forward = forward
-        if head.__dict__.get("forward") == type(head).forward.__get__(head):
-            del head.__dict__["forward"]
+        if kept is None:
+            del module.forward
+        else:
+            module.forward = kept
 
 
-def _from_logits(logits: torch.Tensor, ask: _Ask) -> torch.Tensor:
-    return nn.functional.cross_entropy(
-        logits[0].float(), ask.targets, label_smoothing=ask.smoothing, reduction=ask.reduction
-    )
+def _knows(how: LogitMap) -> bool:
+    return how.softcap is None or how.scale == 1.0
+
+
+def _liger() -> Callable[..., Tensor] | None:
+    """Liger's kernel for the sum, where it is installed."""
+    if importlib.util.find_spec("liger_kernel") is None:
+        return None
+    from liger_kernel.ops.fused_linear_cross_entropy import LigerFusedLinearCrossEntropyFunction as Fused
+
+    def fused(hidden: Tensor, weight: Tensor, targets: Tensor, bias: Any, smoothing: float, softcap: Any) -> Tensor:
+        said = (None, _IGNORED, 0.0, smoothing, "sum", softcap, False, torch.float32)
+        loss: Tensor = Fused.apply(hidden, weight, targets, bias, *said)[0]
+        return loss
+
+    return fused
