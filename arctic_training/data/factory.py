@@ -60,8 +60,8 @@ class DataFactory(Factory[C, Loaders], kind="data_factory"):
         """``sample`` without any target, for a rank that has no row of the last global batch."""
         return without_targets(sample)
 
-    def group(self, samples: Any) -> Sequence[Sequence[int]] | None:
-        """Which samples are packed together into one row, when they are."""
+    def group(self, samples: Any) -> Sequence[Any] | None:
+        """The indices of the samples that are packed together into each row, when they are."""
         return None
 
     @property

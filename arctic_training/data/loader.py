@@ -53,7 +53,7 @@ class IndexedLoader(Loader):
         collate: Collate,
         *,
         blank: Callable[[Any], Any],
-        groups: Sequence[Sequence[int]] | None = None,
+        groups: Sequence[Any] | None = None,
         workers: int = 0,
         prefetch: int = 4,
     ) -> None:
@@ -111,7 +111,7 @@ class _Reader(Dataset[Batch]):
         self,
         dataset: Any,
         order: GlobalOrder,
-        groups: Sequence[Sequence[int]] | None,
+        groups: Sequence[Any] | None,
         collate: Collate,
         blank: Callable[[Any], Any],
     ) -> None:

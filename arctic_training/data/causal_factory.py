@@ -1,0 +1,61 @@
+"""Data for causal training: plain text, every token of which is a target."""
+
+from typing import Any, ClassVar
+
+import numpy as np
+
+from arctic_training.data import preparation
+from arctic_training.data.config import TokenDataConfig
+from arctic_training.data.cutting import Chunks, cut, pieces_of
+from arctic_training.data.row_error import RowError
+from arctic_training.data.token_factory import TokenDataFactory
+from arctic_training.errors import DataError
+
+
+class CausalDataConfig(TokenDataConfig):
+    """With ``pack_samples`` a document longer than ``max_length`` is cut into several; without it all documents are put
+    one behind the other, an end token after each, and rows of ``max_length`` are cut out of that."""
+
+    default_source: ClassVar[str] = "huggingface_causal"
+
+
+class CausalDataFactory(TokenDataFactory[CausalDataConfig]):
+    """Rows with a column ``text``."""
+
+    name = "causal"
+    config_type = CausalDataConfig
+
+    def process(self, dataset: Any) -> Any:
+        if "text" not in dataset.column_names:
+            raise DataError(
+                f"causal training reads the column text; there are {', '.join(dataset.column_names)}. A source of type "
+                "huggingface_causal takes it from the column that its key column names"
+            )
+        settings = getattr(self.trainer.config.tokenizer, "tokenize_kwargs", None) or {}
+        encode = EncodeText(self.tokenizer, settings)
+        return preparation.map_rows(dataset.select_columns(["text"]), encode, processes=self.config.num_proc)
+
+    def finish(self, samples: Any) -> Any:
+        if self.config.pack_samples:
+            return self._cut_to_rows(pieces_of(samples, self.max_length))
+        order = np.random.Generator(np.random.PCG64(self.config.seed)).permutation(len(samples))
+        return Chunks(*cut(samples, self.max_length, order, whole=self.config.drop_last))
+
+
+class EncodeText:
+    """Texts to a table of ``input_ids``, each ending with the end token."""
+
+    def __init__(self, tokenizer: Any, settings: dict[str, Any]) -> None:
+        self.tokenizer, self.settings = tokenizer, settings
+
+    def __call__(self, rows: preparation.Rows, first: int) -> Any:
+        """Raises `RowError`."""
+        for n, row in enumerate(rows):
+            if not isinstance(row["text"], str):
+                raise RowError(first + n, f"text is {row['text']!r}, which is no text")
+        settings = {"return_attention_mask": False, **self.settings}
+        end = self.tokenizer.eos_token_id
+        made = []
+        for ids in self.tokenizer([row["text"] for row in rows], **settings)["input_ids"]:
+            made.append(np.array(ids if end is None or ids[-1:] == [end] else [*ids, end], np.int32))
+        return preparation.token_table({"input_ids": made})

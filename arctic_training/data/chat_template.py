@@ -1,0 +1,66 @@
+"""Renders chats with a tokenizer's template."""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from arctic_training.errors import DataError
+
+Message = Mapping[str, Any]
+Chat = Sequence[Message]
+Span = tuple[int, int]
+"""Characters of a text, from and up to."""
+
+_GENERATION_TAG = re.compile(r"\{%-?\s*generation\s*-?%\}")
+
+
+class ChatTemplate:
+    """Turns messages into the text a model reads."""
+
+    def __init__(self, tokenizer: Any, arguments: Mapping[str, Any] | None = None) -> None:
+        """``arguments`` are handed to the template. Raises `DataError` when the tokenizer has no template."""
+        if not getattr(tokenizer, "chat_template", None):
+            raise DataError(
+                f"chats need a chat template, and the tokenizer {tokenizer.name_or_path or '(unnamed)'} has none; "
+                "set tokenizer.chat_template, or use the tokenizer of a chat model"
+            )
+        self.tokenizer, self.arguments = tokenizer, dict(arguments or {})
+        self.eos = str(tokenizer.eos_token or "")
+        tokens = [str(token) for token in tokenizer.added_tokens_decoder.values()]
+        self.ends = tuple(token for token in tokens if token.strip())
+        """Tokens that may end a turn: every added one that is not white space."""
+
+    def tagged(self, tools: Sequence[Any] | None = None) -> bool:
+        """Whether the template itself says what the assistant says, by ``{% generation %}``."""
+        return bool(_GENERATION_TAG.search(self.tokenizer.get_chat_template(None, tools)))
+
+    def render(
+        self, chats: Sequence[Chat], tools: Sequence[Any] | None = None, *, generation_prompt: bool = False
+    ) -> list[str]:
+        """The text of each chat; ``generation_prompt`` adds an answer's header. Raises what the template raises."""
+        return self._render(chats, tools, generation_prompt, tags=False)[0]
+
+    def render_tagged(
+        self, chats: Sequence[Chat], tools: Sequence[Any] | None = None
+    ) -> tuple[list[str], list[list[Span]]]:
+        """The text of each chat and what ``{% generation %}`` encloses in it."""
+        return self._render(chats, tools, False, tags=True)
+
+    def _render(
+        self, chats: Sequence[Chat], tools: Sequence[Any] | None, prompt: bool, *, tags: bool
+    ) -> tuple[list[str], list[list[Span]]]:
+        from transformers.utils.chat_template_utils import render_jinja_template
+
+        return render_jinja_template(  # type: ignore[no-any-return]
+            conversations=[[_present(message) for message in chat] for chat in chats],
+            tools=tools,
+            chat_template=self.tokenizer.get_chat_template(None, tools),
+            return_assistant_tokens_mask=tags,
+            add_generation_prompt=prompt,
+            **{**self.tokenizer.special_tokens_map, **self.arguments},
+        )
+
+
+def _present(message: Message) -> dict[str, Any]:
+    """A message without what is None: templates test for keys, and would print the word None."""
+    return {key: value for key, value in message.items() if value is not None}

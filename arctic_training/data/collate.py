@@ -1,0 +1,77 @@
+"""Samples of tokens to the batch a language model takes."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+IGNORED = -100
+"""The label of a token that is no target."""
+
+Sample = Mapping[str, npt.NDArray[np.int32]]
+
+
+def pad(samples: Sequence[Sample], *, pad_token: int, multiple: int = 1, length: int = 0) -> dict[str, torch.Tensor]:
+    """Side by side: ``input_ids``, ``labels``, ``attention_mask`` and ``position_ids``, all int64 [samples, T].
+
+    T is ``length``, or that of the longest sample rounded up to a multiple of ``multiple``; padding is on the right.
+    """
+    sizes = np.fromiter((len(sample["input_ids"]) for sample in samples), np.int64, len(samples))
+    width = length or _rounded(int(sizes.max()), multiple)
+    ids = np.full((len(samples), width), pad_token, np.int64)
+    labels = np.full((len(samples), width), IGNORED, np.int64)
+    for row, (sample, size) in enumerate(zip(samples, sizes, strict=True)):
+        ids[row, :size] = sample["input_ids"]
+        labels[row, 1:size] = sample["labels"][1:]
+    places = np.arange(width)
+    inside = places < sizes[:, None]
+    return {
+        "input_ids": torch.from_numpy(ids),
+        "labels": torch.from_numpy(labels),
+        "attention_mask": torch.from_numpy(inside.astype(np.int64)),
+        "position_ids": torch.from_numpy(np.where(inside, places, 0)),
+    }
+
+
+def pack(
+    samples: Sequence[Sample], *, pad_token: int, multiple: int = 1, length: int = 0, fuse: bool = False
+) -> dict[str, Any]:
+    """One behind the other in a single row, each a document of its own, without any T x T mask.
+
+    ``input_ids``, ``labels`` and ``position_ids`` are int64 [1, T]; ``cu_seq_lens_q`` and ``cu_seq_lens_k``, int32
+    [documents + 1], tell where documents begin, ``max_length_q`` and ``max_length_k``, int, how long the longest is.
+    The first label of each sample is -100. T is ``length``, or the length of all samples rounded up to a multiple of
+    ``multiple``; what that adds is one more document, of ``pad_token`` and without targets. ``fuse`` makes all samples
+    one document.
+    """
+    sizes = np.fromiter((len(sample["input_ids"]) for sample in samples), np.int64, len(samples))
+    total = int(sizes.sum())
+    width = length or _rounded(total, multiple)
+    ids = np.full((1, width), pad_token, np.int64)
+    labels = np.full((1, width), IGNORED, np.int64)
+    np.concatenate([sample["input_ids"] for sample in samples], out=ids[0, :total], casting="same_kind")
+    np.concatenate([sample["labels"] for sample in samples], out=labels[0, :total], casting="same_kind")
+    labels[0, np.cumsum(sizes) - sizes] = IGNORED
+    documents = [total] if fuse else sizes.tolist()
+    if width > total:
+        documents.append(width - total)
+    bounds = np.zeros(len(documents) + 1, np.int64)
+    np.cumsum(documents, out=bounds[1:])
+    places = np.arange(width) - np.repeat(bounds[:-1], documents)
+    marks = torch.from_numpy(bounds.astype(np.int32))
+    longest = max(documents)
+    return {
+        "input_ids": torch.from_numpy(ids),
+        "labels": torch.from_numpy(labels),
+        "position_ids": torch.from_numpy(places[None]),
+        "cu_seq_lens_q": marks,
+        "cu_seq_lens_k": marks,
+        "max_length_q": longest,
+        "max_length_k": longest,
+    }
+
+
+def _rounded(size: int, multiple: int) -> int:
+    return -(-size // multiple) * multiple

@@ -1,0 +1,93 @@
+"""Rows of instruction data to tokens and labels."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from arctic_training.data.chat_template import ChatTemplate, Span
+from arctic_training.data.collate import IGNORED
+from arctic_training.data.masking import AnswerFinder
+from arctic_training.data.row_error import RowError
+from arctic_training.data.shapes import Sample
+from arctic_training.data.tokens import Tokenize, Tokens
+from arctic_training.errors import DataError
+
+
+class SampleEncoder:
+    """Makes token ids and labels: a label is the token itself where the assistant says it, else -100."""
+
+    def __init__(
+        self,
+        tokenizer: Any,
+        *,
+        mask_inputs: bool = True,
+        ignore_empty_think: bool = False,
+        tokenize_arguments: Mapping[str, Any] | None = None,
+        template_arguments: Mapping[str, Any] | None = None,
+    ) -> None:
+        """``mask_inputs`` false makes every token a target but the first of each sample, which nothing predicts."""
+        self.tokenizer, self.mask_inputs, self.ignore_empty_think = tokenizer, mask_inputs, ignore_empty_think
+        self.template_arguments = dict(template_arguments or {})
+        self._tokenize = Tokenize(tokenizer, tokenize_arguments)
+        self._finder: AnswerFinder | None = None
+
+    def __call__(self, samples: Sequence[Sample], first: int = 0) -> list[tuple[Tokens, Tokens]]:
+        """Token ids and labels of each sample. Raises `RowError`, counting from ``first``."""
+        made: list[tuple[Tokens, Tokens]] = [(np.empty(0, np.int32),) * 2] * len(samples)
+        chats = [n for n, sample in enumerate(samples) if sample.messages]
+        alike = [n for n in chats if samples[n].tools is None]
+        groups = [alike, *([n] for n in chats if samples[n].tools is not None)]
+        for group in filter(None, groups):
+            texts, spans = self._find(samples, group, first)
+            for n, one in zip(group, self._labelled(texts, spans, special=False), strict=True):
+                made[n] = one
+        pairs = [n for n, sample in enumerate(samples) if not sample.messages]
+        if pairs:
+            for n, one in zip(pairs, self._completed([samples[n] for n in pairs]), strict=True):
+                made[n] = one
+        return made
+
+    @property
+    def finder(self) -> AnswerFinder:
+        if self._finder is None:
+            template = ChatTemplate(self.tokenizer, self.template_arguments)
+            self._finder = AnswerFinder(template, ignore_empty_think=self.ignore_empty_think)
+        return self._finder
+
+    def _find(self, samples: Sequence[Sample], group: Sequence[int], first: int) -> tuple[list[str], list[list[Span]]]:
+        finder, tools = self.finder, samples[group[0]].tools
+        try:
+            return finder([samples[n].messages for n in group], tools)
+        except Exception:
+            for n in group:  # which of them is it?
+                try:
+                    finder([samples[n].messages], tools)
+                except Exception as error:
+                    said = str(error) if isinstance(error, DataError) else f"the chat template refuses it: {error}"
+                    raise RowError(first + n, said) from error
+            raise
+
+    def _labelled(
+        self, texts: Sequence[str], spans: Sequence[Sequence[Span]], *, special: bool
+    ) -> list[tuple[Tokens, Tokens]]:
+        made = []
+        for ids, mask in self._tokenize(texts, spans, special=special):
+            labels = np.where(mask, ids, np.int32(IGNORED)) if self.mask_inputs else ids.copy()
+            labels[:1] = IGNORED
+            made.append((ids, labels))
+        return made
+
+    def _completed(self, samples: Sequence[Sample]) -> list[tuple[Tokens, Tokens]]:
+        """Plain text as it is, with the end token after it."""
+        texts = [sample.prompt + sample.completion for sample in samples]
+        spans = [[(len(sample.prompt), len(text))] for sample, text in zip(samples, texts, strict=True)]
+        end = self.tokenizer.eos_token_id
+        made = []
+        for ids, labels in self._labelled(texts, spans, special=True):
+            if end is not None and len(ids) and ids[-1] == end:
+                labels[-1] = end  # the tokenizer adds it itself
+            elif end is not None:
+                ids, labels = np.append(ids, np.int32(end)), np.append(labels, np.int32(end))
+            made.append((ids, labels))
+        return made

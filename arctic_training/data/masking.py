@@ -1,0 +1,142 @@
+"""Which characters of a rendered chat the assistant said: its turns and their end tokens, nothing else.
+
+Where the template encloses them in ``{% generation %}``, they are what it encloses. Elsewhere the chat is rendered up
+to each turn and through it: when the whole begins with both, the turn is what lies between. A template that renders a
+turn otherwise once others follow (one that drops earlier thoughts) is asked where the turn's words went by putting a
+marker in their place. What cannot be told exactly is refused.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from arctic_training.data.chat_template import Chat, ChatTemplate, Span
+from arctic_training.data.turn import Turn
+from arctic_training.errors import DataError
+
+_EMPTY_THOUGHT = re.compile(r"\s*<think>\s*</think>\s*")
+
+
+@dataclass(frozen=True)
+class _Skeleton:
+    """How a sequence of roles is rendered: the text between the contents, and where the answers stand in it."""
+
+    between: tuple[str, ...]
+    """What comes before the first content, between two, and after the last."""
+    answers: tuple[tuple[int, int, int], ...]
+    """(message, characters of the turn before its content, characters of it after its content)."""
+
+
+class AnswerFinder:
+    """Finds the assistant's turns in the text of a chat."""
+
+    def __init__(self, template: ChatTemplate, *, ignore_empty_think: bool = False) -> None:
+        """``ignore_empty_think`` takes an empty ``<think></think>`` out of what is found."""
+        self.template, self.ignore_empty_think = template, ignore_empty_think
+        self._skeletons: dict[tuple[str, ...], _Skeleton | None] = {}
+
+    def __call__(self, chats: Sequence[Chat], tools: Sequence[Any] | None = None) -> tuple[list[str], list[list[Span]]]:
+        """The text of each chat, and the characters that the assistant said in it, in order and apart.
+
+        Raises `DataError` when that cannot be told, and what the template raises.
+        """
+        if self.template.tagged(tools):
+            texts, spans = self.template.render_tagged(chats, tools)
+            spans = [[self._with_end(text, span) for span in found] for text, found in zip(texts, spans, strict=True)]
+        else:
+            texts = self.template.render(chats, tools)
+            spans = [self._find(text, chat, tools) for text, chat in zip(texts, chats, strict=True)]
+        if self.ignore_empty_think:
+            spans = [
+                [_after_empty_thought(text, span) for span in found] for text, found in zip(texts, spans, strict=True)
+            ]
+        return texts, spans
+
+    def _with_end(self, text: str, span: Span) -> Span:
+        """The author of the template may have left the end token outside the tag."""
+        start, end = span
+        eos = self.template.eos
+        return (start, end + len(eos)) if eos and text.startswith(eos, end) else span
+
+    def _find(self, text: str, chat: Chat, tools: Sequence[Any] | None) -> list[Span]:
+        if tools is None and all(len(message) == 2 and isinstance(message["content"], str) for message in chat):
+            roles = tuple(message["role"] for message in chat)
+            if roles not in self._skeletons:
+                self._skeletons[roles] = self._skeleton(roles)
+            skeleton = self._skeletons[roles]
+            if skeleton is not None and (spans := _laid_over(skeleton, text, chat)) is not None:
+                return spans
+        return self._turns(text, chat, tools)
+
+    def _skeleton(self, roles: tuple[str, ...]) -> _Skeleton | None:
+        """None when the turns of such a chat depend on what is said in them."""
+        chat = [{"role": role, "content": _word(n)} for n, role in enumerate(roles)]
+        try:
+            text = self.template.render([chat])[0]
+            turns = self._turns(text, chat, None)
+        except Exception:
+            return None  # whatever is wrong will be said of a real row
+        between, at = [], 0
+        for message in chat:
+            if text.count(message["content"]) != 1 or (found := text.find(message["content"], at)) < 0:
+                return None
+            between.append(text[at:found])
+            at = found + len(message["content"])
+        between.append(text[at:])
+        answers = []
+        for n, (start, end) in zip([n for n, role in enumerate(roles) if role == "assistant"], turns, strict=True):
+            found = text.index(chat[n]["content"])
+            before, after = found - start, end - found - len(chat[n]["content"])
+            if not (0 <= before <= len(between[n]) and 0 <= after <= len(between[n + 1])):
+                return None
+            answers.append((n, before, after))
+        return _Skeleton(tuple(between), tuple(answers))
+
+    def _turns(self, text: str, chat: Chat, tools: Sequence[Any] | None) -> list[Span]:
+        """Each answer's characters, by rendering the chat up to it and through it."""
+        spans, least = [], 0
+        for n, message in enumerate(chat):
+            if message["role"] != "assistant":
+                continue
+            turn = Turn(self.template, text, chat, n, tools)
+            start, end = turn.start(), turn.end()
+            if start is None or end is None or not least <= start <= end:
+                raise DataError(
+                    f"message {n + 1} is rendered otherwise once others follow it, so that the assistant's words "
+                    "cannot be told from the rest; use a chat template that encloses them in {% generation %}"
+                )
+            least = end
+            spans.append((start, self._trimmed(text, start, end)))
+        return spans
+
+    def _trimmed(self, text: str, start: int, end: int) -> int:
+        """White space after the token that ends a turn is not the assistant's: it has stopped there."""
+        said = text[start:end].rstrip()
+        return start + len(said) if said.endswith(self.template.ends) else end
+
+
+def _word(n: int) -> str:
+    """A content that no template looks at."""
+    return f"Xq{n:06d}qX"
+
+
+def _laid_over(skeleton: _Skeleton, text: str, chat: Chat) -> list[Span] | None:
+    """The answers in ``text``, when it is the skeleton filled with the contents, or with the contents stripped."""
+    contents = [message["content"] for message in chat]
+    for fill in (contents, [content.strip() for content in contents]):
+        pieces = [skeleton.between[0]]
+        for content, after in zip(fill, skeleton.between[1:], strict=True):
+            pieces += (content, after)
+        if "".join(pieces) == text:
+            ends, at = [], 0
+            for piece in pieces:
+                at += len(piece)
+                ends.append(at)
+            return [(ends[2 * n] - before, ends[2 * n + 1] + after) for n, before, after in skeleton.answers]
+    return None
+
+
+def _after_empty_thought(text: str, span: Span) -> Span:
+    thought = _EMPTY_THOUGHT.match(text, *span)
+    return (thought.end(), span[1]) if thought else span

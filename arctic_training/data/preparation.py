@@ -1,0 +1,193 @@
+"""Rows of sources to samples: loading, taking a part, making tokens on several processes, and what is left out."""
+
+import importlib.metadata
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+from arctic_training.data import mixing
+from arctic_training.data.collate import IGNORED
+from arctic_training.data.row_error import RowError
+from arctic_training.data.samples import Samples
+from arctic_training.data.source import DataSource
+from arctic_training.errors import DataError
+from arctic_training.logging import logger
+
+Rows = list[dict[str, Any]]
+_ROWS_EACH = 5_000
+"""Rows that are worth a process of their own."""
+_IN_MEMORY = 200_000
+"""Rows above which what is made goes to disk at once."""
+
+
+def load(source: DataSource, split: str) -> Any:
+    """The rows of ``source`` as a `datasets.Dataset`. Raises `DataError`; a stream must say how many rows to take."""
+    import datasets
+
+    with _quiet():
+        rows = source(split)
+        if isinstance(rows, datasets.IterableDataset):
+            if source.config.sample_count is None:
+                raise DataError(f"{source}: a stream to evaluate on needs a sample_count")
+            rows = datasets.Dataset.from_list(list(rows.take(source.config.sample_count)))
+    if not isinstance(rows, datasets.Dataset):
+        raise DataError(f"{source}: load gave {type(rows).__name__}; wanted is a datasets.Dataset")
+    if not len(rows):
+        raise DataError(f"{source}: there are no rows")
+    return rows
+
+
+def prepare(factory: Any, sources: Sequence[DataSource], loaded: Sequence[Any]) -> tuple[Any, list[str]]:
+    """The samples of all sources in one `pyarrow.Table`, and what a person should be told of them."""
+    import pyarrow as pa
+
+    tables, notes = [], []
+    chosen = mixing.mix([len(rows) for rows in loaded], [source.config for source in sources])
+    with _quiet():
+        for source, rows, indices in zip(sources, loaded, chosen, strict=True):
+            taken = rows if indices is None else rows.select(indices)
+            logger.info(f"{source}: {len(taken)} of {len(rows)} rows")
+            try:
+                made = factory.process(taken) if source.config.process else taken
+            except RowError as error:
+                row = error.row if indices is None else int(indices[error.row])
+                raise DataError(f"{source}: row {row + 1}: {error.what}") from error
+            except DataError as error:
+                raise DataError(f"{source}: {error}") from error
+            samples = Samples(made)
+            numbers = indices if indices is not None and len(indices) == len(samples) else np.arange(len(samples))
+            samples, note = with_targets(samples, numbers, str(source), factory.config.max_share_without_targets)
+            notes += [note] * bool(note)
+            indices = samples.indices
+            tables.append(samples.table if indices is None else samples.table.take(pa.array(indices)))
+    try:
+        return pa.concat_tables(tables, promote_options="permissive").combine_chunks(), notes
+    except pa.ArrowInvalid as error:
+        raise DataError(f"the sources cannot be mixed, their samples differ: {str(error).splitlines()[0]}") from error
+
+
+def with_targets(samples: Samples, numbers: Any, source: str, most: float) -> tuple[Samples, str]:
+    """The samples that have a target, and a note about the others. Raises `DataError` when they are too many."""
+    columns = samples.table.column_names
+    if "input_ids" not in columns:
+        if not columns:
+            raise DataError(f"{source}: nothing came out of process")
+        return samples, ""
+    counts = samples.counts("labels", IGNORED) if "labels" in columns else samples.lengths()
+    empty = np.flatnonzero(counts == 0)
+    if not len(empty):
+        return samples, ""
+    named = ", ".join(str(numbers[row] + 1) for row in empty[:10]) + (", ..." if len(empty) > 10 else "")
+    note = f"{source}: {len(empty)} of {len(samples)} rows have no target token: {named}"
+    if len(empty) == len(samples) or len(empty) > most * len(samples):
+        raise DataError(f"{note}; more than max_share_without_targets = {most:g} allows")
+    return samples.select(np.flatnonzero(counts)), f"{note}; they are left out"
+
+
+def map_rows(dataset: Any, encode: Callable[[Rows, int], Any], *, processes: int) -> Any:
+    """What ``encode`` makes of the rows, as a new `datasets.Dataset`.
+
+    ``encode`` gets up to 1,000 rows and the index of the first, and returns a `pyarrow.Table` or a mapping of columns.
+    It is pickled when ``processes``, the most there may be, allows several and there are rows enough.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    count = max(1, min(processes, cores, len(dataset) // _ROWS_EACH))
+    options: dict[str, Any] = {"num_proc": count} if count > 1 else {}
+    if count == 1 and len(dataset) <= _IN_MEMORY:
+        options["keep_in_memory"] = True
+    else:
+        folder = tempfile.TemporaryDirectory(prefix="arctic_training_")
+        options["cache_file_name"] = os.path.join(folder.name, "rows.arrow")
+    with _threads(alone=count == 1):
+        made = dataset.map(
+            _Encode(encode, filled_in(dataset)),
+            batched=True,
+            with_indices=True,
+            batch_size=1_000,
+            remove_columns=dataset.column_names,
+            load_from_cache_file=False,
+            new_fingerprint="0" * 16,  # the cache has a key of its own; hashing the tokenizer would take its time
+            **options,
+        )
+    if "cache_file_name" in options:
+        made._scratch = folder  # lives as long as what is mapped into memory from it
+    return made
+
+
+def filled_in(dataset: Any) -> frozenset[str]:
+    """Columns of mappings that Arrow has given the same keys in every row: those a row had not are None there."""
+    from datasets import Json, Value
+
+    return frozenset(name for name, kind in dataset.features.items() if not isinstance(kind, (Json, Value)))
+
+
+def without_none(value: Any) -> Any:
+    """A value without the keys of its mappings that are None, at any depth."""
+    if isinstance(value, Mapping):
+        return {key: without_none(inner) for key, inner in value.items() if inner is not None}
+    return [without_none(inner) for inner in value] if isinstance(value, list) else value
+
+
+class _Encode:
+    """Hands rows of a batch on as rows."""
+
+    def __init__(self, encode: Callable[[Rows, int], Any], filled: frozenset[str]) -> None:
+        self.encode, self.filled = encode, filled
+
+    def __call__(self, batch: Mapping[str, list[Any]], indices: list[int]) -> Any:
+        columns = {
+            name: [without_none(v) for v in values] if name in self.filled else values for name, values in batch.items()
+        }
+        names = list(columns)
+        rows = [dict(zip(names, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+        return self.encode(rows, indices[0])
+
+
+def token_table(columns: Mapping[str, Sequence[Any]]) -> Any:
+    """A `pyarrow.Table` of columns whose rows are int32 arrays."""
+    import pyarrow as pa
+
+    arrays = {}
+    for name, rows in columns.items():
+        ends = np.zeros(len(rows) + 1, np.int64)
+        np.cumsum([len(row) for row in rows], out=ends[1:])
+        values = np.concatenate(rows) if len(rows) else np.empty(0)
+        arrays[name] = pa.LargeListArray.from_arrays(pa.array(ends), pa.array(values.astype(np.int32, copy=False)))
+    return pa.table(arrays)
+
+
+def versions() -> dict[str, str]:
+    return {name: importlib.metadata.version(name) for name in ("datasets", "tokenizers", "transformers")}
+
+
+@contextmanager
+def _threads(*, alone: bool) -> Iterator[None]:
+    """Let the tokenizer use all cores when it works in one process; say so, or it complains of every later fork."""
+    told = os.environ.get("TOKENIZERS_PARALLELISM")
+    if told is None:
+        os.environ["TOKENIZERS_PARALLELISM"] = "true" if alone else "false"
+    try:
+        yield
+    finally:
+        if told is None:
+            os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Progress bars are for people."""
+    import datasets
+
+    shown = datasets.utils.logging.is_progress_bar_enabled() and not sys.stderr.isatty()
+    if shown:
+        datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        if shown:
+            datasets.enable_progress_bars()

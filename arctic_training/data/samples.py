@@ -1,0 +1,99 @@
+"""Prepared samples, read by index straight out of the memory-mapped cache."""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Indices = npt.NDArray[np.int64]
+
+
+class Samples:
+    """Rows of an Arrow table. A list of numbers is read as a numpy array that shares the table's memory."""
+
+    def __init__(self, table: Any, indices: Indices | None = None) -> None:
+        """``table`` is a `pyarrow.Table` or `datasets.Dataset`; ``indices`` are the rows of it that count, in order."""
+        if hasattr(table, "flatten_indices"):
+            table = (table.flatten_indices() if table._indices is not None else table).data.table
+        self.table, self.indices = table, indices
+        self._columns = {name: _column(table.column(name)) for name in table.column_names}
+
+    def __len__(self) -> int:
+        return self.table.num_rows if self.indices is None else len(self.indices)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        if not -len(self) <= index < len(self):
+            raise IndexError(index)
+        row = int(np.arange(len(self))[index]) if index < 0 else index
+        row = row if self.indices is None else int(self.indices[row])
+        return {name: column[row] for name, column in self._columns.items()}
+
+    def lengths(self, column: str = "input_ids") -> Indices:
+        """Entries of each row's list in ``column``; shape (rows,)."""
+        sizes: Indices = self._columns[column].lengths()
+        return sizes if self.indices is None else sizes[self.indices]
+
+    def counts(self, column: str, value: int) -> Indices:
+        """How many entries of each row's list in ``column`` differ from ``value``; shape (rows,)."""
+        found: Indices = self._columns[column].differing(value)
+        return found if self.indices is None else found[self.indices]
+
+    def select(self, indices: Indices) -> "Samples":
+        """The rows at ``indices``, in that order, without copying them."""
+        return Samples(self.table, indices if self.indices is None else self.indices[indices])
+
+
+def _column(column: Any) -> Any:
+    import pyarrow as pa
+
+    kind = column.type
+    is_list = pa.types.is_list(kind) or pa.types.is_large_list(kind)
+    if is_list and (pa.types.is_integer(kind.value_type) or pa.types.is_floating(kind.value_type)):
+        return _Lists(column)
+    return _Values(column)
+
+
+class _Lists:
+    """A column of lists of numbers."""
+
+    def __init__(self, column: Any) -> None:
+        chunks = [chunk for chunk in column.chunks if len(chunk)]
+        self.values = [chunk.values.to_numpy(zero_copy_only=False) for chunk in chunks]
+        self.offsets = [chunk.offsets.to_numpy() for chunk in chunks]
+        self.ends = np.cumsum([len(chunk) for chunk in chunks]).tolist()
+        self.chunk = np.repeat(np.arange(len(chunks), dtype=np.int32), [len(chunk) for chunk in chunks])
+
+    def __getitem__(self, row: int) -> npt.NDArray[Any]:
+        chunk = self.chunk[row]
+        offsets = self.offsets[chunk]
+        place = row - self.ends[chunk] + len(offsets) - 1
+        found: npt.NDArray[Any] = self.values[chunk][offsets[place] : offsets[place + 1]]
+        return found
+
+    def lengths(self) -> Indices:
+        if not self.offsets:
+            return np.empty(0, np.int64)
+        return np.concatenate([np.diff(offsets) for offsets in self.offsets]).astype(np.int64)
+
+    def differing(self, value: int) -> Indices:
+        counts = []
+        for values, offsets in zip(self.values, self.offsets, strict=True):
+            before = np.concatenate([[0], np.cumsum(values != value)])
+            counts.append(before[offsets[1:]] - before[offsets[:-1]])
+        return np.concatenate(counts).astype(np.int64) if counts else np.empty(0, np.int64)
+
+
+class _Values:
+    """A column of anything else."""
+
+    def __init__(self, column: Any) -> None:
+        self.column = column
+
+    def __getitem__(self, row: int) -> Any:
+        return self.column[row].as_py()
+
+    def lengths(self) -> Indices:
+        return np.array([len(value) for value in self.column.to_pylist()], np.int64)
+
+    def differing(self, value: int) -> Indices:
+        return np.array([sum(entry != value for entry in row) for row in self.column.to_pylist()], np.int64)

@@ -1,0 +1,63 @@
+"""Data for supervised fine-tuning: chats and pairs of prompt and completion, of which the answers are targets."""
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+from arctic_training.data import preparation, shapes
+from arctic_training.data.config import TokenDataConfig
+from arctic_training.data.encoder import SampleEncoder
+from arctic_training.data.row_error import RowError
+from arctic_training.data.token_factory import TokenDataFactory
+from arctic_training.errors import DataError
+
+
+class SFTDataConfig(TokenDataConfig):
+    default_source: ClassVar[str] = "huggingface_instruct"
+
+    mask_inputs: bool = True
+    """Only what the assistant says is a target; else every token is."""
+    ignore_empty_think: bool = False
+    """An empty ``<think></think>`` at the beginning of an answer is no target."""
+    chat_template_kwargs: dict[str, Any] = {}
+    """Handed to the chat template, such as ``{enable_thinking: false}``."""
+
+
+class SFTDataFactory(TokenDataFactory[SFTDataConfig]):
+    """Rows in any of the shapes of `arctic_training.data.shapes` become tokens and labels."""
+
+    name = "sft"
+    config_type = SFTDataConfig
+
+    def process(self, dataset: Any) -> Any:
+        encode = EncodeRows(list(dataset.column_names), self.encoder())
+        return preparation.map_rows(dataset, encode, processes=self.config.num_proc)
+
+    def encoder(self) -> SampleEncoder:
+        return SampleEncoder(
+            self.tokenizer,
+            mask_inputs=self.config.mask_inputs,
+            ignore_empty_think=self.config.ignore_empty_think,
+            tokenize_arguments=getattr(self.trainer.config.tokenizer, "tokenize_kwargs", None),
+            template_arguments=self.config.chat_template_kwargs,
+        )
+
+
+class EncodeRows:
+    """Rows to a table of ``input_ids`` and ``labels``."""
+
+    def __init__(self, columns: Sequence[str], encoder: SampleEncoder) -> None:
+        """Raises `DataError` when no shape fits the columns."""
+        shapes.reader(columns)
+        self.columns, self.encoder = columns, encoder
+
+    def __call__(self, rows: preparation.Rows, first: int) -> Any:
+        """Raises `RowError`."""
+        read = shapes.reader(self.columns)
+        samples = []
+        for n, row in enumerate(rows):
+            try:
+                samples.append(read(row))
+            except DataError as error:
+                raise RowError(first + n, str(error)) from error
+        ids, labels = zip(*self.encoder(samples, first), strict=True)
+        return preparation.token_table({"input_ids": ids, "labels": labels})

@@ -1,0 +1,139 @@
+"""The shapes in which instruction data come, and one to read them all as: a chat, or a prompt and its completion."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from arctic_training.errors import DataError
+
+Row = Mapping[str, Any]
+
+ROLES = {
+    "system": "system",
+    "developer": "developer",
+    "user": "user",
+    "human": "user",
+    "prompter": "user",
+    "assistant": "assistant",
+    "gpt": "assistant",
+    "chatgpt": "assistant",
+    "bot": "assistant",
+    "model": "assistant",
+    "tool": "tool",
+    "function": "tool",
+    "observation": "tool",
+    "ipython": "tool",
+}
+"""What a data set calls a speaker, and what a chat template calls him."""
+
+_CHATS = ("messages", "conversations", "conversation", "chat", "dialogue")
+_PROMPTS = (("prompt", "completion"), ("prompt", "response"), ("query", "response"), ("question", "answer"))
+
+KNOWN = (
+    "messages [{role, content}], conversations [{from, value}] (sharegpt), instruction, input, output (alpaca), "
+    "prompt and completion (text or messages)"
+)
+
+
+@dataclass
+class Sample:
+    """What the model reads and what it should say. Either messages, or a prompt and its completion as plain text."""
+
+    messages: list[dict[str, Any]] = field(default_factory=list)
+    tools: list[Any] | None = None
+    prompt: str = ""
+    completion: str = ""
+
+
+def reader(columns: Sequence[str]) -> Callable[[Row], Sample]:
+    """What reads the rows of a data set with these columns. Raises `DataError` when no shape fits them."""
+    there = set(columns)
+    for column in _CHATS:
+        if column in there:
+            return lambda row: Sample(messages(row[column], _system(row)), tools(row.get("tools")))
+    if {"instruction", "output"} <= there:
+        return _alpaca
+    for prompt, completion in _PROMPTS:
+        if {prompt, completion} <= there:
+            return lambda row: _pair(row[prompt], row[completion], row)
+    hint = "; plain text is what the causal trainer reads" if "text" in there else ""
+    raise DataError(f"no known shape has the columns {', '.join(columns) or '(none)'}; known are {KNOWN}{hint}")
+
+
+def messages(turns: Any, system: str | None = None) -> list[dict[str, Any]]:
+    """The turns of a chat as {role, content, ...}, whatever they are called. Raises `DataError`."""
+    if isinstance(turns, str):
+        turns = _from_json(turns, "the chat")
+    if not isinstance(turns, Sequence) or not turns:
+        raise DataError(f"a chat is a list of messages, not {_short(turns)}")
+    read = [_message(turn, n) for n, turn in enumerate(turns, 1)]
+    if system and read[0]["role"] != "system":
+        read.insert(0, {"role": "system", "content": system})
+    return read
+
+
+def tools(value: Any) -> list[Any] | None:
+    """The tools of a chat, given as a list, or as JSON; None when there are none."""
+    if isinstance(value, str):
+        value = _from_json(value, "tools") if value.strip() else None
+    if not value:
+        return None
+    if not isinstance(value, Sequence):
+        raise DataError(f"tools are a list of their descriptions, not {_short(value)}")
+    return [_from_json(tool, "a tool") if isinstance(tool, str) else tool for tool in value]
+
+
+def _message(turn: Any, n: int) -> dict[str, Any]:
+    if not isinstance(turn, Mapping):
+        raise DataError(f"message {n} is {_short(turn)}; wanted is a mapping with role and content")
+    speaker, words = ("role", "content") if "role" in turn else ("from", "value")
+    if speaker not in turn:
+        raise DataError(f"message {n} has the keys {', '.join(map(str, turn))}; wanted are role and content")
+    role = ROLES.get(turn[speaker]) if isinstance(turn[speaker], str) else None
+    if role is None:
+        raise DataError(f"message {n} has the unknown role {_short(turn[speaker])}; known are {', '.join(ROLES)}")
+    message = {"role": role, "content": turn.get(words)}
+    if len(turn) > 2 or words not in turn:
+        message |= {key: value for key, value in turn.items() if key not in (speaker, words) and value is not None}
+    content = message["content"]
+    if content is None and (message.get("tool_calls") or message.get("reasoning_content")):
+        message["content"] = ""  # templates test it for truth, or print it
+    elif content is None or not isinstance(content, (str, Sequence)):
+        raise DataError(f"message {n} ({role}) has no content")
+    return message
+
+
+def _alpaca(row: Row) -> Sample:
+    asked = "\n\n".join(text for text in (row["instruction"], row.get("input")) if text)
+    turns = [{"role": "user", "content": asked}, {"role": "assistant", "content": row["output"]}]
+    return Sample(messages(turns, _system(row)))
+
+
+def _pair(prompt: Any, completion: Any, row: Row) -> Sample:
+    if isinstance(prompt, str) and isinstance(completion, str):
+        return Sample(prompt=prompt, completion=completion)
+    if prompt is None or completion is None:
+        raise DataError(f"the {'prompt' if prompt is None else 'completion'} is empty")
+    if isinstance(prompt, str):
+        prompt = [{"role": "user", "content": prompt}]
+    if isinstance(completion, str):
+        completion = [{"role": "assistant", "content": completion}]
+    return Sample(messages([*prompt, *completion], _system(row)), tools(row.get("tools")))
+
+
+def _system(row: Row) -> str | None:
+    told = row.get("system") or row.get("system_prompt")
+    return told if isinstance(told, str) else None
+
+
+def _from_json(text: str, what: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise DataError(f"{what} should be JSON: {error}") from None
+
+
+def _short(value: Any) -> str:
+    told = repr(value)
+    return told if len(told) <= 60 else told[:57] + "..."
