@@ -1,6 +1,8 @@
 """Who this process is among the processes of the run, and what they say to one another."""
 
 import atexit
+import gc
+import importlib
 import os
 import re
 import socket
@@ -15,6 +17,8 @@ from typing import Any, Protocol, TypeVar
 
 import torch
 import torch.distributed as dist
+from torch._C._distributed_c10d import HashStore, PrefixStore, Store
+from torch.distributed.rendezvous import rendezvous
 
 T = TypeVar("T")
 
@@ -24,8 +28,9 @@ _BEAT = 5.0
 _SILENCE = 300.0
 """Seconds without one after which the others give up."""
 
-_store: dist.Store | None = None
+_store: Store | None = None
 _turns = 0
+_left = False
 
 
 class Destroyable(Protocol):
@@ -68,6 +73,7 @@ def init() -> None:
     global _store
     if is_initialized():
         return
+    atexit.register(_leave)
     _tell_environment()
     backend = "gloo"
     if torch.cuda.is_available():
@@ -75,22 +81,25 @@ def init() -> None:
         backend = "cpu:gloo,cuda:nccl"
     else:
         os.environ.setdefault("DS_ACCELERATOR", "cpu")  # DeepSpeed would look for others, and warn
+    # Imported later, its default arguments would hold the process group beyond its end, and threads that still run in
+    # it when the interpreter ends abort the process ("terminate called without an active exception") after a good run.
+    importlib.import_module("deepspeed")
     if dist.is_initialized():  # by the script that uses this package
         _store = dist.distributed_c10d._get_default_store()
     elif world_size() == 1:
-        _store = dist.HashStore()
+        _store = HashStore()
         dist.init_process_group(backend, store=_store, rank=0, world_size=1)
+    elif _left:
+        raise RuntimeError("this process has left the run; several processes cannot meet a second time")
     else:
-        meeting, number, count = next(dist.rendezvous("env://", rank(), world_size(), timeout=_TIMEOUT))
-        _store = dist.PrefixStore("arctic_training", meeting)
+        meeting, number, count = next(rendezvous("env://", rank(), world_size(), timeout=_TIMEOUT))
+        _store = PrefixStore("arctic_training", meeting)
         dist.init_process_group(backend, store=_store, rank=number, world_size=count, timeout=_TIMEOUT)
-        atexit.register(_leave)
 
 
 def init_deepspeed() -> None:
     """`init`, and let DeepSpeed use the same process group, quietly and without compiling anything."""
     init()
-    import deepspeed
     from deepspeed import comm
     from deepspeed.accelerator import get_accelerator
 
@@ -100,7 +109,7 @@ def init_deepspeed() -> None:
     sys.modules["deepspeed.comm.torch"].build_shm_op = lambda: None  # type: ignore[attr-defined]
     warnings.filterwarnings("ignore", r"`torch\.distributed\..* is deprecated", FutureWarning)  # meant for DeepSpeed
     comm.comm.cdb = None
-    deepspeed.init_distributed(get_accelerator().communication_backend_name(), auto_mpi_discovery=False, verbose=False)
+    comm.init_distributed(get_accelerator().communication_backend_name(), auto_mpi_discovery=False, verbose=False)
 
 
 def barrier() -> None:
@@ -182,27 +191,29 @@ def shutdown(engines: Iterable[Destroyable] = (), *, failed: bool = False) -> No
 
 
 def _leave() -> None:
-    global _store
+    global _store, _left
     if dist.is_initialized() and _store is not None:
-        comm = sys.modules.get("deepspeed.comm.comm")
+        comm: Any = sys.modules.get("deepspeed.comm.comm")
         if comm is not None and comm.cdb is not None:
             comm.destroy_process_group()
             comm.cdb = None
         else:
             dist.destroy_process_group()
+        _left = True
     _store = None
+    gc.collect()  # what is left of engines holds the group, and its threads
 
 
 def _several() -> bool:
     return is_initialized() and dist.get_world_size() > 1
 
 
-def _beat(store: dist.Store, key: str, done: threading.Event) -> None:
+def _beat(store: Store, key: str, done: threading.Event) -> None:
     while not done.wait(_BEAT):
         store.add(f"{key}/beat", 1)
 
 
-def _await(store: dist.Store, key: str) -> None:
+def _await(store: Store, key: str) -> None:
     beats, heard, pause = 0, time.monotonic(), 0.005
     while not store.check([key]):
         time.sleep(pause)

@@ -92,6 +92,6 @@ def _load_tensors(path: Path) -> dict[str, torch.Tensor]:
     from safetensors.torch import load_file
 
     try:
-        return load_file(path)
+        return dict(load_file(path))
     except Exception as error:
         raise CheckpointError(f"{path} cannot be read: {error}") from error

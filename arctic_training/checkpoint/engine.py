@@ -82,7 +82,7 @@ class CheckpointEngine(Factory[C, "CheckpointEngine[Any]"], kind="checkpoint_eng
         aside = self.output_dir / f".aside-step_{step}"
         try:
             self._together("create", lambda: disk.open_aside(self.output_dir, step) if self._main else None)
-            self._together("reach", lambda: aside.is_dir() or _fail(f"{aside} is not there: is the disk shared?"))
+            self._together("reach", lambda: _require_folder(aside))
             facts = self._together("write", lambda: self.write(aside, engines, state))[0] or {}
             names = disk.files_in(aside)
             mine = names[distributed.rank() :: distributed.world_size()]
@@ -156,5 +156,6 @@ def _damage(folder: Path, *, sums: bool) -> str | None:
     return next(filter(None, distributed.gather_objects(disk.damage(folder, sums=sums, part=part, parts=parts))), None)
 
 
-def _fail(text: str) -> None:
-    raise OSError(text)
+def _require_folder(aside: Path) -> None:
+    if not aside.is_dir():
+        raise OSError(f"{aside} is not there: is the disk shared by all machines?")

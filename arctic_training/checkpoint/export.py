@@ -92,7 +92,8 @@ def _merged(layer: Any, adapter: str) -> Source:
     def make() -> torch.Tensor:
         with gathered(layer.parameters()), torch.no_grad():
             weight: torch.Tensor = layer.get_base_layer().weight
-            return weight + layer.get_delta_weight(adapter).to(weight.dtype)
+            delta: torch.Tensor = layer.get_delta_weight(adapter)
+            return weight + delta.to(weight.dtype)
 
     weight = layer.get_base_layer().weight
     return Source(torch.empty(shape_of(weight), dtype=weight.dtype, device="meta"), make)

@@ -1,0 +1,135 @@
+"""What the processes of a run say to one another, in real processes."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from arctic_training import distributed
+from tests import processes
+
+
+def talk(folder: Path) -> dict[str, Any]:
+    distributed.init()
+    distributed.init()  # may be called again
+    rank = distributed.rank()
+    said: dict[str, Any] = {
+        "who": (rank, distributed.world_size(), distributed.is_main(), distributed.device().type),
+        "gathered": distributed.gather_objects({"rank": rank}),
+        "broadcast": distributed.broadcast_object(f"from {rank}", source=distributed.world_size() - 1),
+        "sum": distributed.all_reduce(torch.tensor([rank + 1, 10])).tolist(),
+        "agree": (distributed.all_agree(True), distributed.all_agree(rank == 0)),
+    }
+    with distributed.main_first() as first:
+        if first:
+            time.sleep(0.3)
+            (folder / "prepared").write_text("once")
+        said["main first"] = (first, (folder / "prepared").read_text())
+    with distributed.main_first(each_machine=True) as first:
+        said["each machine"] = first
+    distributed.shutdown()
+    said["left"] = distributed.is_initialized()
+    return said
+
+
+@pytest.mark.parametrize("world", [1, 2])
+def test_every_process_hears_the_same(tmp_path: Path, world: int) -> None:
+    for rank, said in enumerate(processes.run(talk, world, tmp_path)):
+        assert said["who"] == (rank, world, rank == 0, "cpu")
+        assert said["gathered"] == [{"rank": n} for n in range(world)]
+        assert said["broadcast"] == f"from {world - 1}"
+        assert said["sum"] == [sum(range(1, world + 1)), 10 * world]
+        assert said["agree"] == (True, world == 1)
+        assert said["main first"] == (rank == 0, "once")
+        assert said["each machine"] == (rank == 0)
+        assert not said["left"]
+
+
+def fail_first() -> str:
+    distributed.init()
+    try:
+        with distributed.main_first() as first:
+            if first:
+                raise OSError("no room")
+            return "went on"
+    except (OSError, RuntimeError) as error:
+        return str(error)
+
+
+def test_the_others_do_not_wait_for_a_first_that_failed() -> None:
+    assert processes.run(fail_first, 2) == ["no room", "the first process failed; its own message says why"]
+
+
+def test_leaves_nothing_behind(tmp_path: Path) -> None:
+    before = set(os.listdir("/dev/shm")), set(os.listdir("/tmp"))
+    processes.run(use_deepspeed, 2)
+    new = (set(os.listdir("/dev/shm")) - before[0], set(os.listdir("/tmp")) - before[1])
+    assert [name for part in new for name in part if "deepspeed" in name or "torch" in name] == []
+
+
+def use_deepspeed() -> None:
+    import deepspeed
+
+    distributed.init_deepspeed()
+    distributed.all_reduce(torch.ones(1))
+    assert deepspeed.comm.get_world_size() == distributed.world_size()
+    threads = len(os.listdir("/proc/self/task"))
+    distributed.shutdown()
+    # threads of a process group that outlive it abort the process at its end
+    assert len(os.listdir("/proc/self/task")) < threads
+
+
+def test_one_process_needs_no_port_and_no_variable() -> None:
+    script = (
+        "import socket, torch\n"
+        "from arctic_training import distributed\n"
+        "distributed.init_deepspeed()\n"
+        "distributed.barrier()\n"
+        "print(distributed.gather_objects(1), distributed.world_size())\n"
+        "distributed.shutdown()\n"
+        "distributed.init_deepspeed()\n"
+        "distributed.shutdown()\n"
+    )
+    wanted = ("PATH", "HOME", "LANG")
+    environment = {name: os.environ[name] for name in wanted if name in os.environ}
+    environment |= {"PYTHONPATH": str(processes.ROOT), "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", script], env=environment, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "[1] 1\n", "")
+
+
+def test_the_harness_kills_what_does_not_end() -> None:
+    with pytest.raises(AssertionError, match="sleep failed in 2 processes"):
+        processes.run(sleep, 2, timeout=3)
+
+
+def sleep() -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    time.sleep(600)
+
+
+@pytest.mark.parametrize(
+    ("hosts", "first"),
+    [("node1", "node1"), ("gpu[03-07,12],login", "gpu03"), ("gpu[5]", "gpu5"), ("a-b,c", "a-b"), ("r[1,4]x,b", "r1x")],
+)
+def test_the_first_machine_of_a_slurm_list(hosts: str, first: str) -> None:
+    assert distributed.first_host(hosts) == first
+
+
+def test_slurm_says_who_we_are_only_in_a_step_of_several_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("SLURM_PROCID", "5")
+    monkeypatch.setenv("SLURM_LOCALID", "1")
+    assert (distributed.rank(), distributed.world_size()) == (0, 1)
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "8")
+    assert (distributed.rank(), distributed.local_rank(), distributed.world_size()) == (5, 1, 8)
+    monkeypatch.setenv("RANK", "2")
+    assert distributed.rank() == 2
