@@ -8,6 +8,9 @@ from torch import nn
 
 NAME = "documents"
 
+_FEWEST_QUERIES = 128
+"""Queries at a time where a sliding window is shorter: smaller products would not pay."""
+
 _PACKED: ContextVar[bool] = ContextVar("packed", default=False)
 """Whether the forward pass under way was told where its documents end, so that no mask is wanted."""
 
@@ -43,13 +46,15 @@ def watch(model: nn.Module) -> None:
         packed = kwargs.get("cu_seq_lens_q") is not None and kwargs.get("attention_mask") is None
         _PACKED.set(packed)
         # with a cache, transformers takes a packed row for one document, in every implementation but ours
-        return args, {"use_cache": False, **kwargs} if packed else kwargs
+        return args, {**kwargs, "use_cache": kwargs.get("use_cache") or False} if packed else kwargs
 
     def leave(module: nn.Module, args: Any, output: Any) -> None:
         _PACKED.set(False)
 
-    model.register_forward_pre_hook(enter, with_kwargs=True)
-    model.register_forward_hook(leave, always_call=True)
+    # the backbone: an adapter around the model calls its forward past its hooks
+    backbone = getattr(model, getattr(model, "base_model_prefix", ""), model)
+    backbone.register_forward_pre_hook(enter, with_kwargs=True)
+    backbone.register_forward_hook(leave, always_call=True)
 
 
 def document_mask(*args: Any, **kwargs: Any) -> torch.Tensor | None:
@@ -131,18 +136,28 @@ def _one_by_one(
     lengths = ends.diff().tolist()
     # split and cat: the gradient of a slice would be as long as the row, once for every document
     parts = zip(*(part.split(lengths, dim=2) for part in (query, key, value)), strict=True)
-    grouped = query.shape[1] != key.shape[1]
+    told: dict[str, Any] = {"dropout_p": dropout, "scale": scaling, "enable_gqa": query.shape[1] != key.shape[1]}
     outs = []
     for q, k, v in parts:
-        mask = _band(q.shape[2], window, q.device) if window and q.shape[2] > window else None
-        out = nn.functional.scaled_dot_product_attention(
-            q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=mask is None, scale=scaling, enable_gqa=grouped
-        )
-        outs.append(out.transpose(1, 2))
-    return torch.cat(outs, dim=1)
+        if window and q.shape[2] > window:
+            outs += _in_window(q, k, v, window, told)
+        else:
+            outs.append(nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True, **told))
+    return torch.cat([out.transpose(1, 2) for out in outs], dim=1)
 
 
-def _band(length: int, window: int, device: torch.device) -> torch.Tensor:
-    """A token sees itself and the ``window - 1`` before it."""
-    distance = torch.arange(length, device=device)[:, None] - torch.arange(length, device=device)
-    return (distance >= 0) & (distance < window)
+def _in_window(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, window: int, told: dict[str, Any]
+) -> list[torch.Tensor]:
+    """A token sees itself and the ``window - 1`` before it: some queries at a time, with the keys in their reach."""
+    length, size = query.shape[2], max(window, _FEWEST_QUERIES)
+    outs = []
+    for start in range(0, length, size):
+        end, first = min(start + size, length), max(0, start - window + 1)
+        rows, columns = torch.arange(start, end, device=query.device), torch.arange(first, end, device=query.device)
+        distance = rows[:, None] - columns
+        mask = (distance >= 0) & (distance < window)
+        reach = (slice(None), slice(None), slice(first, end))
+        q, k, v = query[:, :, start:end], key[reach], value[reach]
+        outs.append(nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask, **told))
+    return outs
