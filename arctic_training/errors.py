@@ -23,8 +23,8 @@ class RecipeError(InputError):
         super().__init__("\n".join(self.problems))
 
 
-class RegistryError(InputError):
-    """A name is unknown, or taken by another class."""
+class RegistryError(InputError, ValueError):
+    """A name is unknown, or taken by another class. A ValueError, so that a section's validator may raise it."""
 
 
 class DataError(InputError):

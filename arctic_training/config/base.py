@@ -1,6 +1,8 @@
 """What all recipe sections share."""
 
-from pydantic import BaseModel, ConfigDict
+from typing import Any, get_args
+
+from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator
 
 
 class BaseConfig(BaseModel):
@@ -9,6 +11,21 @@ class BaseConfig(BaseModel):
     model_config = ConfigDict(
         extra="forbid", use_attribute_docstrings=True, validate_default=True, allow_inf_nan=False, populate_by_name=True
     )
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _words_are_not_truths(cls, value: Any, info: ValidationInfo) -> Any:
+        # pydantic would take true for 1, and yes, on and 1 for true
+        kind = cls.model_fields[info.field_name or ""].annotation
+        kinds = (kind, *get_args(kind))
+        if value is True or value is False:
+            if bool not in kinds and (int in kinds or float in kinds):
+                raise ValueError(f"{str(value).lower()} is no number")
+        elif bool in kinds and str not in kinds and isinstance(value, (str, int, float)):
+            words = {"true", "false"}.union(*map(get_args, kinds))
+            if value not in words:
+                raise ValueError(f"{value!r}: write true or false")
+        return value
 
 
 class ComponentConfig(BaseConfig):

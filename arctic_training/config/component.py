@@ -4,13 +4,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from pydantic import ValidationError
+
 from arctic_training.config.base import ComponentConfig
-from arctic_training.registry import Registered, lookup, nearest
+from arctic_training.config.problems import Problem, Problems, problems_of, shown
+from arctic_training.registry import Registered, lookup, names, nearest
 
 
 @dataclass(frozen=True)
 class Slot:
-    """Marks a field whose section is read by one of the trainer's ``<types>``: ``Annotated[SerializeAsAny[C], Slot(..)]``."""
+    """Marks a field whose section is read by one of the trainer's ``<types>``.
+
+    It stands beside the section's base class: ``Annotated[SerializeAsAny[C], Slot("model_factory_type")]``.
+    """
 
     types: str
 
@@ -37,27 +43,33 @@ def choose(section: Any, allowed: Sequence[type[Registered]], *, skip_validation
     if section is None:
         section = {}
     if not isinstance(section, dict):
-        raise ValueError("a mapping is wanted here")
+        raise ValueError(f"{shown(section)}: a mapping is wanted here")
     wanted = section.get("type") or allowed[0].name
     if not isinstance(wanted, str):
-        raise ValueError(f"type: a name is wanted, not {wanted!r}")
+        raise Problems([Problem(("type",), f"{shown(wanted)}: a name is wanted here")])
     for cls in allowed:
         if wanted in (cls.name, *getattr(cls, "aliases", ())):
             return _read(cls, section)
     if skip_validation:
         return _read(lookup(allowed[0].kind, wanted), section)
-    raise ValueError(f"type: {wanted!r} does not fit here; {nearest(wanted, [cls.name for cls in allowed])}")
+    told = nearest(wanted, [cls.name for cls in allowed])
+    raise Problems([Problem(("type",), f"{wanted!r} does not fit here; {told}")])
 
 
 def from_shelf(kind: str, section: Any) -> ComponentConfig:
     """Let the registered class of ``kind`` that a section, or a bare name, names read it."""
     section = {"type": section} if isinstance(section, str) else section
     if not isinstance(section, (dict, ComponentConfig)):
-        raise ValueError("a name, or a mapping with a type, is wanted here")
-    name = section["type"] if isinstance(section, dict) and "type" in section else getattr(section, "type", "")
+        raise ValueError(f"{shown(section)}: a name, or a mapping with a type, is wanted here")
+    name = section.get("type", "") if isinstance(section, dict) else section.type
+    if not isinstance(name, str) or not name:
+        raise Problems([Problem(("type",), f"a name is wanted here; {nearest(str(name), names(kind))}")])
     return choose(section, [lookup(kind, name)])
 
 
 def _read(cls: type[Registered], section: dict[str, Any]) -> ComponentConfig:
     config_type: type[ComponentConfig] = getattr(cls, "config_type")  # noqa: B009  every component has one
-    return config_type.model_validate({**section, "type": cls.name})
+    try:
+        return config_type.model_validate({**section, "type": cls.name})
+    except ValidationError as error:
+        raise Problems(problems_of(error, config_type)) from None

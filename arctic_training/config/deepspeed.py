@@ -40,6 +40,9 @@ _REFUSED = {
     "disable_python_gc": "garbage collection is kept out of the step without it",
 } | dict.fromkeys(_NOT_SUPPORTED.split(), "not supported here")
 
+BATCH_KEYS = ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps")
+PRECISION_KEYS = ("bf16", "bfloat16", "fp16")
+
 _ZERO_WORDS = (
     "stage contiguous_gradients reduce_scatter reduce_bucket_size use_multi_rank_bucket_allreduce allgather_partitions "
     "allgather_bucket_size overlap_comm compute_grad_norm load_from_fp32_weights elastic_checkpoint offload_param "

@@ -1,5 +1,7 @@
 """The recipe as a whole: what every trainer's recipe may say."""
 
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -9,13 +11,27 @@ from arctic_training.config.base import BaseConfig, ComponentConfig
 from arctic_training.config.checkpoint import CheckpointConfig
 from arctic_training.config.component import Shelf, Slot, choose, from_shelf, listed
 from arctic_training.config.data import DataConfig
+from arctic_training.config.deepspeed import BATCH_KEYS, PRECISION_KEYS, deepspeed_problems
 from arctic_training.config.logger import LoggerConfig
 from arctic_training.config.model import ModelConfig
+from arctic_training.config.node import Node, mask
 from arctic_training.config.numbers import HumanInt
 from arctic_training.config.optimizer import OptimizerConfig
+from arctic_training.config.problems import Problem, Problems
 from arctic_training.config.scheduler import SchedulerConfig
 from arctic_training.config.tokenizer import TokenizerConfig
+from arctic_training.errors import RegistryError
 from arctic_training.registry import lookup
+
+NOT_BUILT = {
+    "sequence_parallel_size": "sequence parallelism",
+    "expert_parallel_size": "expert parallelism",
+    "activation_checkpoint_cpu_offload": "offloading activation checkpoints to the CPU",
+    "tiled_mlp_compute": "the tiled MLP",
+    "arctic_moe": "the grouped-GEMM MoE layer",
+    "mem_profiler": "the memory profiler",
+}
+"""Keys that recipes of ArcticTraining may carry, and what they would turn on: accepted at their defaults only."""
 
 
 class WandbConfig(BaseConfig):
@@ -23,6 +39,13 @@ class WandbConfig(BaseConfig):
     entity: str | None = None
     project: str = "arctic-training"
     name: str | None = None
+
+    @field_validator("enable")
+    @classmethod
+    def _is_built(cls, value: bool) -> bool:
+        if value:
+            raise ValueError("the wandb tracker is not built yet; metrics are in the run folder's metrics.jsonl")
+        return value
 
 
 class TrainerConfig(BaseConfig):
@@ -49,12 +72,10 @@ class TrainerConfig(BaseConfig):
     """Where the numbers of the run go beside ``metrics.jsonl`` in the run folder."""
     logger: LoggerConfig = LoggerConfig()
     wandb: WandbConfig = WandbConfig()
-    deepspeed: dict[str, Any] = {}
-    """Passed to DeepSpeed; what is left out is filled in."""
 
-    epochs: int = Field(default=1, ge=0)
     train_iters: HumanInt = Field(default=0, ge=0)
     """If above 0, the number of optimizer updates, whatever ``epochs`` says."""
+    epochs: int = Field(default=1, ge=0)
     min_iterations: HumanInt = Field(default=0, ge=0)
     """Repeat the training data until that many updates are possible."""
     exit_iteration: HumanInt = Field(default=0, ge=0)
@@ -91,14 +112,28 @@ class TrainerConfig(BaseConfig):
     mem_profiler_max_entries: HumanInt = Field(default=100_000, ge=1)
     kill_switch_path: Path | None = None
     """When this file appears, the run saves and stops; ``kill_switch`` in the run folder when left out."""
+    # last, because what it says is held against what the keys above say
+    deepspeed: dict[str, Any] = {}
+    """Passed to DeepSpeed; what is left out is filled in."""
 
     _recipe: Path | None = PrivateAttr(default=None)
-    """The recipe file, when there is one."""
+    _tree: Node | None = PrivateAttr(default=None)
+    _secrets: dict[str, str] = PrivateAttr(default_factory=dict)
+
+    @property
+    def recipe_path(self) -> Path | None:
+        """The recipe file, when there is one."""
+        return self._recipe
 
     @property
     def recipe_dir(self) -> Path:
         """What ``extends``, ``code`` and template files are relative to."""
         return self._recipe.parent if self._recipe else Path.cwd()
+
+    def dump(self) -> dict[str, Any]:
+        """The whole recipe, defaults filled in, as plain values; what came from the environment as it was written."""
+        masked: dict[str, Any] = mask(self.model_dump(mode="json"), self._secrets)
+        return masked
 
     @model_validator(mode="before")
     @classmethod
@@ -113,16 +148,67 @@ class TrainerConfig(BaseConfig):
     @classmethod
     def _read_section(cls, value: Any, info: ValidationInfo) -> Any:
         field = cls.model_fields[info.field_name or ""]
-        marks = field.metadata
-        slot = next((mark for mark in marks if isinstance(mark, Slot)), None)
-        shelf = next((mark for mark in marks if isinstance(mark, Shelf)), None)
+        slot = next((mark for mark in field.metadata if isinstance(mark, Slot)), None)
+        shelf = next((mark for mark in field.metadata if isinstance(mark, Shelf)), None)
         if shelf is not None:
-            return [from_shelf(shelf.kind, one) for one in (value if isinstance(value, list) else [value])]
+            kind = shelf.kind
+            return _each(value, lambda one: from_shelf(kind, one))
         if slot is None or "type" not in info.data:
             return value
         allowed = listed(getattr(lookup("trainer", info.data["type"]), slot.types))
         skip = bool(info.data.get("skip_validation"))
-        if field.annotation is not None and getattr(field.annotation, "__origin__", None) is list:
-            several = value if isinstance(value, list) else [value]
-            return [choose(one, allowed, skip_validation=skip) for one in several]
+        if getattr(field.annotation, "__origin__", None) is list:
+            return _each(value, lambda one: choose(one, allowed, skip_validation=skip))
         return choose(value, allowed, skip_validation=skip)
+
+    @field_validator(*NOT_BUILT)
+    @classmethod
+    def _is_built(cls, value: Any, info: ValidationInfo) -> Any:
+        if value != cls.model_fields[info.field_name or ""].default:
+            raise ValueError(f"{NOT_BUILT[info.field_name or '']} is not built yet; leave this key out")
+        return value
+
+    @field_validator("epochs")
+    @classmethod
+    def _is_something_to_do(cls, value: int, info: ValidationInfo) -> int:
+        if not value and info.data.get("train_iters") == 0:
+            raise ValueError("0, and no train_iters: there is nothing to train; give one of them")
+        return value
+
+    @field_validator("deepspeed")
+    @classmethod
+    def _agrees(cls, value: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
+        micro, steps, model = (
+            info.data.get(key) for key in ("micro_batch_size", "gradient_accumulation_steps", "model")
+        )
+        # what is wrong with those is told already; against them nothing can be held
+        held = [*([] if micro and steps else BATCH_KEYS), *([] if model else PRECISION_KEYS)]
+        problems = deepspeed_problems(
+            {key: one for key, one in value.items() if key not in held},
+            micro_batch_size=micro or 1,
+            gradient_accumulation_steps=steps or 1,
+            dtype=model.dtype if model else "bf16",
+        )
+        if problems:
+            raise Problems(Problem(path, text) for path, text in problems)
+        return value
+
+
+def _each(value: Any, read: Callable[[Any], ComponentConfig]) -> list[ComponentConfig]:
+    """A list of sections, or a single one, each read. Raises `Problems` with those of all of them."""
+    if value is None:
+        return []
+    sections, problems = [], []
+    for number, one in enumerate(value if isinstance(value, list) else [value]):
+        place = (str(number),) if isinstance(value, list) else ()
+        try:
+            sections.append(read(one))
+        except Problems as error:
+            problems += [replace(problem, path=(*place, *problem.path)) for problem in error.problems]
+        except RegistryError as error:
+            problems.append(Problem((*place, "type"), str(error)))
+        except ValueError as error:
+            problems.append(Problem(place, str(error)))
+    if problems:
+        raise Problems(problems)
+    return sections
