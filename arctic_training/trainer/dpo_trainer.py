@@ -1,0 +1,162 @@
+"""Direct preference optimization: a policy, and a frozen reference that it is compared with."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated, Any, ClassVar, Literal
+
+import torch
+from pydantic import (
+    Field,
+    SerializeAsAny,
+    ValidationInfo,
+    ValidatorFunctionWrapHandler,
+    field_validator,
+    model_validator,
+)
+from torch import Tensor, nn
+
+from arctic_training import distributed
+from arctic_training.config.component import Slot
+from arctic_training.config.deepspeed import deepspeed_problems
+from arctic_training.config.model import ModelConfig
+from arctic_training.config.numbers import HumanFloat
+from arctic_training.data.dpo_factory import DPODataFactory
+from arctic_training.data.factory import DataFactory
+from arctic_training.loss.preference import (
+    Answers,
+    PreferenceLoss,
+    answers,
+    preference_losses,
+    preference_metrics,
+)
+from arctic_training.model.target_losses import target_losses
+from arctic_training.trainer.language_model_trainer import LanguageModelConfig, LanguageModelTrainer
+from arctic_training.trainer.role import Role
+
+_OURS = ("answer_lengths", "pair_weights", "answer_tokens")
+
+
+class DPOConfig(LanguageModelConfig):
+    loss_type: PreferenceLoss = "sigmoid"
+    """sigmoid, ipo, hinge, or simpo, which needs no reference and is used with a ``beta`` of 2 or more."""
+    beta: HumanFloat = Field(default=0.1, gt=0)
+    """How strongly the policy is held to the reference; for ipo half the inverse of the gap that is aimed at."""
+    label_smoothing: HumanFloat = Field(default=0.0, ge=0, lt=0.5)
+    """Chance that a pair is the wrong way round; for sigmoid and simpo."""
+    simpo_gamma: HumanFloat = Field(default=0.5, ge=0)
+    """The margin that simpo asks for."""
+    sft_weight: HumanFloat = Field(default=0.0, ge=0)
+    """Weight of the cross-entropy of the preferred answers, a mean over their tokens, beside the preference loss.
+    Without it a policy may come to prefer the better answers while it forgets how to give them."""
+    ref_model: Annotated[SerializeAsAny[ModelConfig] | None, Slot("model_factory_type")] = None
+    """The reference. When left out, the policy as it was at the start: made by the ``model`` section again, or, where
+    that has a ``peft_config``, the policy itself without its adapter."""
+    reference_model_deepspeed: dict[str, Any] | None = None
+    """What takes the place of ``deepspeed`` for the reference; its stage 3 shards it over the processes."""
+    ignore_label_index: Literal[-100] = -100
+    """The label of a token that is no target."""
+
+    @field_validator("ref_model", mode="wrap")
+    @classmethod
+    def _reference(cls, value: Any, read: ValidatorFunctionWrapHandler, info: ValidationInfo) -> Any:
+        policy, loss_type = info.data.get("model"), info.data.get("loss_type")
+        if value is not None:
+            if loss_type == "simpo":
+                raise ValueError("simpo compares with no reference; leave ref_model out, or choose another loss_type")
+            return read(value)
+        if loss_type == "simpo" or policy is None or getattr(policy, "peft_config", None) is not None:
+            return None
+        return read(policy)
+
+    @model_validator(mode="after")
+    def _smoothable(self) -> "DPOConfig":
+        if self.label_smoothing and self.loss_type in ("ipo", "hinge"):
+            raise ValueError(f"label_smoothing: the {self.loss_type} loss has no labels; leave it out")
+        return self
+
+    @field_validator("reference_model_deepspeed")
+    @classmethod
+    def _block(cls, block: dict[str, Any] | None, info: ValidationInfo) -> dict[str, Any] | None:
+        model, sizes = info.data.get("ref_model"), ("micro_batch_size", "gradient_accumulation_steps")
+        if block is None or model is None:
+            return block
+        told: dict[str, Any] = {name: info.data.get(name, 1) for name in sizes}
+        problems = deepspeed_problems(block, dtype=model.dtype, **told)
+        if problems:
+            raise ValueError("; ".join(f"{'.'.join(path)}: {what}" for path, what in problems))
+        return block
+
+
+class DPOTrainer(LanguageModelTrainer):
+    """The loss is a mean over the pairs of the whole window; see `DPODataFactory` for what a batch holds."""
+
+    name = "dpo"
+    config_type = DPOConfig
+    data_factory_type: ClassVar[type[DataFactory[Any]]] = DPODataFactory
+    roles: ClassVar[tuple[Role, ...]] = (
+        Role("model"),
+        Role("ref_model", frozen=True, deepspeed="reference_model_deepspeed"),
+    )
+
+    def targets(self, batch: Any) -> int:
+        return int(batch["pair_weights"].sum())
+
+    def step(self, batch: Any) -> None:
+        if self.config.sft_weight:
+            batch = {**batch, "answer_tokens": self._answer_tokens()}
+        super().step(batch)
+
+    def loss(self, batch: Any) -> Tensor:
+        config, weights, pairs = self.config, batch["pair_weights"], batch["num_items_in_batch"]
+        policy, reference = self.answers(self.model, batch), self.reference(batch)
+        losses = preference_losses(
+            policy,
+            reference,
+            loss_type=config.loss_type,
+            beta=config.beta,
+            label_smoothing=config.label_smoothing,
+            gamma=config.simpo_gamma,
+        )
+        for name, values in preference_metrics(policy, reference, config.beta).items():
+            self.record(name, (values * weights).sum() / pairs)
+        loss: Tensor = (losses * weights).sum() / pairs
+        if config.sft_weight:
+            nll = -(policy.chosen * weights).sum() / max(batch["answer_tokens"], 1)
+            self.record("nll", nll)
+            loss = loss + config.sft_weight * nll
+        return loss
+
+    def answers(self, engine: Any, batch: Any) -> Answers:
+        """The log-probabilities of a batch's answers under a model."""
+        inputs = {name: value for name, value in batch.items() if name not in _OURS}
+        return answers(-target_losses(engine, inputs), batch["answer_lengths"])
+
+    @torch.no_grad()
+    def reference(self, batch: Any) -> Answers | None:
+        """The same under the reference; None for a loss that needs none."""
+        if self.config.loss_type == "simpo":
+            return None
+        if "ref_model" in self.engines:
+            return self.answers(self.engines["ref_model"], batch)
+        with without_adapter(self.model.module):
+            return self.answers(self.model, batch)
+
+    def _answer_tokens(self) -> float:
+        """What the sum over the preferred answers' tokens in a micro-batch is divided by; one reduction a window."""
+        window = self.window
+        if window.index == 0:
+            mine = torch.tensor([sum(batch["answer_tokens"] for batch in window.batches)], dtype=torch.int64)
+            self._window_tokens = int(distributed.all_reduce(mine))
+        return self._window_tokens / (window.size * self.data_world)
+
+
+@contextmanager
+def without_adapter(module: nn.Module) -> Iterator[None]:
+    """The model below its adapter, in evaluation mode."""
+    training = module.training
+    module.eval()
+    try:
+        with module.disable_adapter():  # type: ignore[operator]
+            yield
+    finally:
+        module.train(training)

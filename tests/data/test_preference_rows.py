@@ -1,0 +1,111 @@
+"""Every shape of preference data, read as what it means."""
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from arctic_training.data.preference_rows import Preference, preference, reader
+from arctic_training.data.shapes import Sample
+from arctic_training.errors import DataError
+
+
+def user(text: str) -> dict[str, str]:
+    return {"role": "user", "content": text}
+
+
+def assistant(text: str) -> dict[str, str]:
+    return {"role": "assistant", "content": text}
+
+
+GOOD = Sample([user("hi"), assistant("hello")])
+BAD = Sample([user("hi"), assistant("go away")])
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"chosen": [user("hi"), assistant("hello")], "rejected": [user("hi"), assistant("go away")]},
+        {  # ultrafeedback: the prompt beside whole chats, and scores
+            "prompt": "hi",
+            "prompt_id": "1",
+            "chosen": [user("hi"), assistant("hello")],
+            "rejected": [user("hi"), assistant("go away")],
+            "messages": [user("hi"), assistant("hello")],
+            "score_chosen": 8.0,
+            "score_rejected": 2.0,
+        },
+        {"prompt": [user("hi")], "chosen": [assistant("hello")], "rejected": [assistant("go away")]},
+        {"prompt": "hi", "chosen": [assistant("hello")], "rejected": [assistant("go away")]},
+        {"prompt": [user("hi")], "chosen": "hello", "rejected": "go away"},
+        {"instruction": "hi", "chosen": [assistant("hello")], "rejected": [assistant("go away")]},
+        {  # other words for the same
+            "chosen": [{"from": "human", "value": "hi"}, {"from": "gpt", "value": "hello"}],
+            "rejected": [{"from": "human", "value": "hi"}, {"from": "gpt", "value": "go away"}],
+        },
+    ],
+)
+def test_chats(row: dict[str, Any]) -> None:
+    assert reader(list(row))(row) == Preference(GOOD, BAD)
+
+
+def test_only_the_answers_differ_in_a_long_chat() -> None:
+    before = [user("1"), assistant("2"), user("3")]
+    row = {"chosen": [*before, assistant("4")], "rejected": [*before, assistant("5"), user("6"), assistant("7")]}
+    read = reader(list(row))(row)
+    assert (read.chosen_answers, read.rejected_answers) == (1, 2)
+
+
+def test_system_and_tools_reach_both() -> None:
+    row = {"system": "be kind", "tools": '[{"name": "f"}]', "prompt": "hi", "chosen": [assistant("a")]}
+    read = reader(["prompt", "chosen", "rejected"])({**row, "rejected": [assistant("b")]})
+    for sample, text in ((read.chosen, "a"), (read.rejected, "b")):
+        assert sample.messages == [{"role": "system", "content": "be kind"}, user("hi"), assistant(text)]
+        assert sample.tools == [{"name": "f"}]
+
+
+def test_texts() -> None:
+    row = {"prompt": "1 + 1 =", "chosen": " 2", "rejected": " 3"}
+    read = reader(list(row))(row)
+    assert read.chosen == Sample(prompt="1 + 1 =", completion=" 2")
+    assert read.rejected == Sample(prompt="1 + 1 =", completion=" 3")
+
+
+@given(st.text(alphabet="ab \n", max_size=12), st.text(alphabet="ab ", max_size=6), st.text(alphabet="ab ", max_size=6))
+def test_texts_with_a_common_beginning(prompt: str, one: str, other: str) -> None:
+    chosen, rejected = prompt + one, prompt + other
+    read = preference({"chosen": chosen, "rejected": rejected}, None)
+    assert read.chosen.prompt == read.rejected.prompt
+    assert read.chosen.prompt + read.chosen.completion == chosen
+    assert read.rejected.prompt + read.rejected.completion == rejected
+    for sample in (read.chosen, read.rejected):
+        assert not sample.prompt[-1:].isspace()
+        assert not sample.prompt or sample.completion[:1].isspace() or not sample.completion
+
+
+def test_dialogues_in_plain_text() -> None:
+    asked = "\n\nHuman: Who are you?\n\nAssistant:"
+    read = preference({"chosen": f"{asked} A model.", "rejected": f"{asked} A man."}, None)
+    assert read.chosen == Sample(prompt=f"{asked} A", completion=" model.")
+
+
+def test_what_decides_nothing() -> None:
+    same = [user("hi"), assistant("hello")]
+    assert not preference({"chosen": same, "rejected": same}, None).decided
+    assert not preference({"chosen": [user("hi")], "rejected": same}, None).decided
+    assert preference({"chosen": GOOD.messages, "rejected": BAD.messages}, None).decided
+
+
+@pytest.mark.parametrize(
+    ("row", "told"),
+    [
+        ({"messages": []}, "no preferences are in the columns messages; wanted are chosen and rejected"),
+        ({"chosen": [assistant("a")], "rejected": [assistant("b")]}, "stands alone"),
+        ({"prompt": "p", "chosen": None, "rejected": "b"}, "chosen is empty"),
+        ({"prompt": "p", "chosen": [{"role": "oracle", "content": "x"}], "rejected": "b"}, "unknown role 'oracle'"),
+    ],
+)
+def test_refusals(row: dict[str, Any], told: str) -> None:
+    with pytest.raises(DataError, match=told):
+        reader(list(row))(row)
