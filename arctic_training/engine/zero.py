@@ -74,7 +74,7 @@ def full_gradient(parameter: torch.nn.Parameter) -> torch.Tensor | None:
     The mean over micro-batches and processes, before clipping. All processes call it together.
     """
     if not hasattr(parameter, "ds_id") and not hasattr(parameter, "_hp_mapping"):
-        return None if parameter.grad is None else parameter.grad.detach().float()
+        return None if parameter.grad is None else parameter.grad.detach().float().clone()  # clipped in place
     from deepspeed.utils import safe_get_full_grad
 
     return safe_get_full_grad(parameter)  # type: ignore[no-any-return]

@@ -56,10 +56,10 @@ def make(
     decayed = [parameter for parameter in net.parameters() if parameter.requires_grad and parameter.dim() > 1]
     others = [parameter for parameter in net.parameters() if parameter.requires_grad and parameter.dim() <= 1]
     optimizer = torch.optim.AdamW(
-        [{"params": decayed, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}], lr=lr, fused=True
+        [{"params": decayed, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}], lr=1e-2, fused=True
     )
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda update: 1 / (1 + update))
-    config = recipe(steps, dtype, zero_optimization={"stage": stage}, **block)
+    config = recipe(steps, dtype, **{"zero_optimization": {"stage": stage}, **block})
     return initialize(config, net, optimizer, schedule)
 
 

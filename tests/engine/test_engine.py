@@ -1,0 +1,201 @@
+"""Engines in real processes: gradients that do not depend on the cut, updates that are skipped, frozen models."""
+
+import math
+from typing import Any
+
+import pytest
+import torch
+
+from arctic_training import distributed
+from arctic_training.engine.engine import freeze
+from arctic_training.engine.zero import full_gradient, full_parameter, is_partitioned
+from tests import processes
+from tests.engine import small
+
+ROWS, WIDTH = 4, 6
+
+
+def rows() -> tuple[torch.Tensor, torch.Tensor]:
+    """The global batch: [4, 5, 6] and lopsided masks [4, 5] of its targets."""
+    draw = torch.Generator().manual_seed(3)
+    mask = torch.tensor([[1, 1, 1, 1, 1], [1, 0, 0, 0, 0], [1, 1, 0, 0, 0], [1, 1, 1, 1, 0]])
+    return torch.randn(ROWS, 5, WIDTH, generator=draw), mask
+
+
+def cut(stage: int, micro: int, dtype: str = "fp32") -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    """Gradient and updated weights when the global batch is cut into micro-batches of ``micro`` rows on each rank."""
+    world = distributed.world_size()
+    steps = ROWS // (micro * world)
+    planned = steps + 1  # a window that is shorter than planned
+    engine = small.make(stage, dtype, planned, gradient_clipping=0.1)
+    inputs, mask = rows()
+    share = mask.sum() / (steps * world)
+    engine.eval()  # no dropout
+    for step in range(steps):
+        first = (step * world + distributed.rank()) * micro
+        x, wanted = inputs[first : first + micro], mask[first : first + micro]
+        engine.set_gradient_accumulation_boundary(step == steps - 1)
+        lost = (engine(x) - x).square().mean(-1)
+        engine.backward((lost * wanted).sum() / share * (planned / steps))
+        if step < steps - 1:
+            engine.step()
+    named = [(name, one) for name, one in engine.module.named_parameters() if one.requires_grad]
+    gradients = {name: grad for name, one in named if (grad := full_gradient(one)) is not None}
+    engine.step()
+    assert engine.global_steps == 1
+    weights = {name: full_parameter(one) for name, one in named}
+    engine.destroy()
+    return gradients, weights
+
+
+def cuts() -> dict[str, Any]:
+    distributed.init()
+    found = {}
+    for stage in small.STAGES:
+        for micro in (4, 2, 1):
+            if ROWS // (micro * distributed.world_size()):
+                found[f"stage {stage}, {micro} rows"] = cut(stage, micro)
+    distributed.shutdown()
+    return found
+
+
+def reference() -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    """Plain torch on the whole batch at once."""
+    torch.manual_seed(0)
+    net = small.Net().eval()
+    inputs, mask = rows()
+    (((net(inputs) - inputs).square().mean(-1) * mask).sum() / mask.sum()).backward()
+    named = [(name, one) for name, one in net.named_parameters() if one.requires_grad]
+    gradients = {name: one.grad.clone() for name, one in named if one.grad is not None}
+    torch.nn.utils.clip_grad_norm_([one for _, one in named], 0.1)
+    groups = [[one for _, one in named if one.dim() > 1], [one for _, one in named if one.dim() <= 1]]
+    torch.optim.AdamW(
+        [{"params": groups[0], "weight_decay": 0.1}, {"params": groups[1], "weight_decay": 0.0}], lr=1e-2
+    ).step()
+    return gradients, {name: one.detach() for name, one in named}
+
+
+@pytest.mark.parametrize("world", [1, 2])
+def test_the_gradient_does_not_depend_on_how_the_batch_is_cut(world: int) -> None:
+    gradients, weights = reference()
+    for found in processes.run(cuts, world):
+        assert len(found) == 4 * (4 - world)
+        for case, (grads, after) in found.items():
+            assert grads.keys() == gradients.keys(), case
+            for name in gradients:
+                torch.testing.assert_close(grads[name], gradients[name], rtol=1e-6, atol=1e-6, msg=f"{case}: {name}")
+                torch.testing.assert_close(after[name], weights[name], rtol=1e-5, atol=1e-6, msg=f"{case}: {name}")
+
+
+def skips() -> dict[str, Any]:
+    """A window with a NaN on one rank in one micro-batch, at every stage and precision, clipping on and off."""
+    distributed.init()
+    found = {}
+    for stage in small.STAGES:
+        for dtype, clipping in (("fp32", 1.0), ("fp32", 0.0), ("bf16", 1.0)):
+            engine = small.make(stage, dtype, 2, gradient_clipping=clipping)
+            small.window(engine, 0, 2, 2)
+            rates = [engine.last_lr]
+            before, norm = small.everything(engine), engine.grad_norm
+            for step in range(2):
+                x = small.batch(step).to(next(engine.module.parameters()).dtype)
+                engine.set_gradient_accumulation_boundary(step == 1)
+                broken = math.nan if step == 0 and distributed.is_main() else 1.0
+                engine.backward(engine(x).float().sum() * broken)
+                engine.step()
+            after = small.everything(engine)
+            changed = [name for name in small.differing(before, after) if not name.startswith("buffer")]
+            counts = (engine.global_steps, engine.skipped_steps, norm is not None and norm > 0, engine.grad_norm)
+            small.window(engine, 4, 1, 2)
+            rates.append(engine.last_lr)
+            finite = all(bool(torch.isfinite(one.float()).all()) for one in small.everything(engine).values())
+            found[f"{stage} {dtype} {clipping}"] = (changed, counts, rates, finite, engine.global_steps)
+            engine.destroy()
+    distributed.shutdown()
+    return found
+
+
+@pytest.mark.parametrize("world", [1, 2])
+def test_a_gradient_that_is_not_finite_changes_nothing_and_is_counted(world: int) -> None:
+    for found in processes.run(skips, world):
+        assert len(found) == 12
+        for case, (changed, counts, rates, finite, steps) in found.items():
+            assert changed == [], case
+            assert counts == (2, 1, True, math.inf), case
+            assert rates == pytest.approx([0.01, 0.005]), case  # the schedule stayed too
+            assert finite, case
+            assert steps == 3, case
+
+
+def together() -> dict[str, Any]:
+    """Two trained engines and a frozen one in the same process, as a GAN or DPO has them."""
+    distributed.init()
+    found = {}
+    for stage in small.STAGES:
+        one, other = small.make(stage, seed=1), small.make(stage, "bf16", seed=2)
+        alone = small.make(stage, seed=1)
+        asked = small.Net()
+        frozen = freeze(small.recipe(zero_optimization={"stage": stage}), asked, dtype="bf16")
+        untouched = {name: full_parameter(parameter) for name, parameter in frozen.module.named_parameters()}
+        for update in range(3):
+            torch.manual_seed(update)
+            small.window(alone, update, 1, 1)
+            torch.manual_seed(update)
+            small.window(one, update, 1, 1)
+            small.window(other, update, 1, 1)
+            with torch.no_grad():
+                answer = frozen(small.batch(update).bfloat16())
+        after = {name: full_parameter(parameter) for name, parameter in frozen.module.named_parameters()}
+        found[str(stage)] = {
+            "disturbed": small.differing(small.everything(one), small.everything(alone)),
+            "frozen": small.differing(untouched, after),
+            "answer": bool(torch.isfinite(answer).all()) and answer.dtype == torch.bfloat16,
+            "partitioned": is_partitioned(frozen.module),
+            "mode": frozen.train().module.training,
+        }
+        for engine in (one, other, alone, frozen):
+            engine.destroy()
+    distributed.shutdown()
+    return found
+
+
+@pytest.mark.parametrize("world", [1, 2])
+def test_engines_in_one_process_do_not_disturb_each_other(world: int) -> None:
+    for found in processes.run(together, world):
+        for stage, told in found.items():
+            expected = {"disturbed": [], "frozen": [], "answer": True, "partitioned": stage == "3", "mode": False}
+            assert told == expected, stage
+
+
+def offloaded() -> list[str]:
+    """The optimizer on the CPU: the same updates."""
+    distributed.init()
+    wrong = []
+    for stage in (1, 2, 3):
+        results = []
+        for device in ("none", "cpu"):
+            config = {"stage": stage, "offload_optimizer": {"device": device}}
+            engine = small.make(stage, "bf16", 2, zero_optimization=config)
+            torch.manual_seed(0)
+            for update in range(2):
+                small.window(engine, 2 * update, 2, 2)
+            results.append({name: full_parameter(one) for name, one in engine.module.named_parameters()})
+            engine.destroy()
+        for name, there in results[0].items():
+            if not torch.allclose(there.float(), results[1][name].float(), atol=2e-3):
+                wrong.append(f"{stage}: {name}")
+    distributed.shutdown()
+    return wrong
+
+
+def test_the_optimizer_may_live_on_the_cpu() -> None:
+    assert processes.run(offloaded, 1) == [[]]
+
+
+def test_a_frozen_model_takes_no_gradient() -> None:
+    frozen = freeze(small.recipe(), small.Net())
+    with pytest.raises(TypeError, match="no gradient"):
+        frozen.backward(torch.zeros(()))
+    with pytest.raises(TypeError, match="no update"):
+        frozen.step()
+    assert not any(parameter.requires_grad for parameter in frozen.module.parameters())

@@ -1,0 +1,161 @@
+"""What DeepSpeed is told, and what a recipe and its ``deepspeed:`` block must not contradict each other about."""
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from arctic_training.config.deepspeed import _PASSED, _REFUSED, _ZERO, deepspeed_problems, plain
+from arctic_training.engine.config import ModelFacts, deepspeed_config, frozen_config, zero_stage
+from arctic_training.errors import RecipeError
+from tests.engine import small
+
+
+def told(world: int = 1, dtype: str = "fp32", steps: int = 1, **block: Any) -> dict[str, Any]:
+    return deepspeed_config(small.recipe(steps, dtype, **block), data_world=world)
+
+
+def test_what_is_left_out_is_filled_in() -> None:
+    config = told(world=4, dtype="bf16", steps=3)
+    assert config["train_batch_size"] == 12
+    assert config["train_micro_batch_size_per_gpu"] == 1
+    assert config["gradient_accumulation_steps"] == 3
+    assert config["gradient_clipping"] == 1.0
+    assert config["bf16"] == {"enabled": True}
+    assert config["data_types"] == {"grad_accum_dtype": "fp32"}
+    assert config["zero_optimization"]["stage"] == 1
+
+
+@pytest.mark.parametrize(
+    ("world", "block", "stage"),
+    [
+        (1, {}, 0),
+        (2, {}, 1),
+        (1, {"zero_optimization": {"stage": 3}}, 3),
+        (8, {"zero_optimization": {"stage": 0}}, 0),
+        (1, {"zero_optimization": {"offload_optimizer": {"device": "cpu"}}}, 1),
+        (1, {"zero_optimization": {"offload_param": {"device": "cpu"}}}, 3),
+        (2, {"zero_optimization": {"stage": "2"}}, 2),
+    ],
+)
+def test_the_stage(world: int, block: dict[str, Any], stage: int) -> None:
+    assert zero_stage(block, world) == stage
+    assert told(world, **block)["zero_optimization"]["stage"] == stage
+
+
+def test_what_the_block_says_stays_and_human_numbers_are_read_at_any_depth() -> None:
+    config = told(
+        gradient_clipping="0.5",
+        zero_optimization={
+            "stage": 3,
+            "reduce_bucket_size": "5e8",
+            "offload_optimizer": {"device": "cpu", "ratio": "1"},
+        },
+        activation_checkpointing={"number_checkpoints": "4ki"},
+        train_batch_size="auto",
+    )
+    assert config["gradient_clipping"] == 0.5
+    assert config["zero_optimization"]["reduce_bucket_size"] == 500_000_000
+    assert config["zero_optimization"]["offload_optimizer"] == {"device": "cpu", "ratio": 1}
+    assert config["activation_checkpointing"]["number_checkpoints"] == 4096
+    assert config["train_batch_size"] == 1
+
+
+def test_buffers_follow_the_model() -> None:
+    facts = ModelFacts(hidden_size=100, parameters=3000)
+    zero = deepspeed_config(small.recipe(zero_optimization={"stage": 3}), facts=facts)["zero_optimization"]
+    assert zero["reduce_bucket_size"] == 10_000
+    assert zero["stage3_prefetch_bucket_size"] == 9_000
+    assert zero["stage3_param_persistence_threshold"] == 1_000
+    huge = ModelFacts(hidden_size=100, parameters=10**10)
+    zero = deepspeed_config(small.recipe(zero_optimization={"stage": 1}), facts=huge)["zero_optimization"]
+    assert zero == {"stage": 1, "reduce_bucket_size": 5 * 10**7, "allgather_bucket_size": 5 * 10**7}
+
+
+def test_a_frozen_model_has_no_optimizer() -> None:
+    config = frozen_config({"zero_optimization": {"stage": 3, "offload_optimizer": {"device": "cpu"}}}, dtype="bf16")
+    assert config["zero_optimization"] == {"stage": 3}
+    assert config["bf16"] == {"enabled": True}
+
+
+@pytest.mark.parametrize(
+    ("block", "path", "says"),
+    [
+        ({"train_batch_size": 7}, "train_batch_size", "micro_batch_size 2 x gradient_accumulation_steps 3 x 2 .*= 12"),
+        ({"train_micro_batch_size_per_gpu": 4}, "train_micro_batch_size_per_gpu", "recipe's micro_batch_size: 2"),
+        ({"gradient_accumulation_steps": 1}, "gradient_accumulation_steps", "write 3"),
+        ({"bf16": {"enabled": True}, "fp16": {"enabled": True}}, "fp16.enabled", "cannot both"),
+        ({"fp16": {"enabled": True}}, "fp16.enabled", "write model.dtype: fp16"),
+        ({"bfloat16": {"enabled": True}}, "bfloat16.enabled", "write model.dtype: bf16"),
+        ({"bf16": True}, "bf16", "a mapping is wanted"),
+        ({"optimizer": {"type": "Adam"}}, "optimizer", "own `optimizer` section"),
+        ({"scheduler": {}}, "scheduler", "own `scheduler` section"),
+        ({"zero_optimization": {"stage": 5}}, "zero_optimization.stage", "stages are 0, 1, 2 and 3"),
+        ({"zero_optimization": {"stage": True}}, "zero_optimization.stage", "stages are 0, 1, 2 and 3"),
+        ({"zero_optimization": 2}, "zero_optimization", "a mapping is wanted"),
+        ({"zero_optimization": {"stgae": 2}}, "zero_optimization.stgae", "did you mean stage"),
+        ({"zero_optimisation": {"stage": 2}}, "zero_optimisation", "did you mean zero_optimization"),
+        (
+            {"zero_optimization": {"stage": 2, "offload_param": {"device": "cpu"}}},
+            "zero_optimization.offload_param",
+            "stage 3",
+        ),
+        (
+            {"zero_optimization": {"offload_optimizer": {"device": "gpu"}}},
+            "zero_optimization.offload_optimizer.device",
+            "none, cpu",
+        ),
+        (
+            {"zero_optimization": {"stage": 3, "offload_param": {"device": "nvme"}}},
+            "zero_optimization.offload_param.nvme_path",
+            "missing",
+        ),
+        ({"gradient_clipping": -1}, "gradient_clipping", "at least 0"),
+        ({"pipeline": {}}, "pipeline", "not supported"),
+        ({"tensorboard": {}}, "tensorboard", "trackers"),
+    ],
+)
+def test_a_contradiction_is_told_with_what_would_be_right(block: dict[str, Any], path: str, says: str) -> None:
+    found = deepspeed_problems(block, micro_batch_size=2, gradient_accumulation_steps=3, dtype="fp32", data_world=2)
+    assert [".".join(where) for where, _ in found] == [path]
+    config: Any = small.recipe(3, "fp32", **block)
+    config.micro_batch_size = 2
+    with pytest.raises(RecipeError, match=says):
+        deepspeed_config(config, data_world=2)
+
+
+def test_every_contradiction_is_told_at_once() -> None:
+    with pytest.raises(RecipeError) as caught:
+        told(train_batch_size=3, optimizer={}, zero_optimization={"stage": 9})
+    assert len(caught.value.problems) == 3
+
+
+def test_before_the_number_of_processes_is_known_a_multiple_will_do() -> None:
+    kinds = {"micro_batch_size": 2, "gradient_accumulation_steps": 3, "dtype": "bf16"}
+    assert deepspeed_problems({"train_batch_size": 48}, **kinds) == []
+    assert deepspeed_problems({"train_batch_size": 47}, **kinds) != []
+
+
+json = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(st.dictionaries(st.sampled_from(sorted(_PASSED | set(_REFUSED))) | st.text(max_size=6), json, max_size=4))
+def test_whatever_the_block_says_is_read_or_told(block: dict[str, Any]) -> None:
+    for path, what in deepspeed_problems(block, micro_batch_size=1, gradient_accumulation_steps=1, dtype="bf16"):
+        assert path
+        assert what
+    assert plain(plain(block)) == plain(block)
+
+
+def test_the_keys_are_those_of_the_installed_deepspeed() -> None:
+    from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
+
+    fields = DeepSpeedZeroConfig.model_fields
+    known = {field.alias or name for name, field in fields.items()} | set(fields)
+    assert sorted(_ZERO - known) == []
+    assert not _PASSED & _REFUSED.keys()
