@@ -7,6 +7,7 @@ _MODULES = (
     "callback.kill_switch",
     "checkpoint.deepspeed_engine",
     "checkpoint.huggingface_engine",
+    "data.tensor_source",
     "evaluation.generate",
     "evaluation.scorer",
     "tracker.console",

@@ -14,7 +14,7 @@ import yaml
 
 from arctic_training import distributed
 from arctic_training.config.trainer import TrainerConfig
-from arctic_training.logging import log_to, logger
+from arctic_training.logging import log_to, logger, print_log
 from arctic_training.tracker.tracker import Tracker
 
 _LIBRARIES = ("arctic_training", "torch", "deepspeed", "transformers", "datasets", "peft", "numpy", "pydantic")
@@ -27,13 +27,17 @@ class Session:
         self.config = config
         self.run_dir = run_dir(config)
         self.trackers: list[Tracker] = []
+        told, world = config.logger, distributed.world_size()
+        print_log(level=told.level, rank=distributed.rank(), world=world, ranks=told.print_output_ranks)
 
     def open(self, trackers: Sequence[Tracker]) -> None:
-        """Start the log on every rank, and on the main one write who runs what, and start the trackers."""
-        told, rank, world = self.config.logger, distributed.rank(), distributed.world_size()
+        """Write the log on every rank, and on the main one who runs what, and start the trackers.
+
+        Called when every part of the run is made: a run that is refused leaves nothing behind.
+        """
+        told = self.config.logger
         folder = told.output_dir or self.run_dir / "logs"
-        ranks = {"print_ranks": told.print_output_ranks, "file_ranks": told.file_output_ranks}
-        log_to(folder, level=told.level, rank=rank, world=world, **ranks)
+        log_to(folder, level=told.level, rank=distributed.rank(), ranks=told.file_output_ranks)
         if not distributed.is_main():
             return
         self.run_dir.mkdir(parents=True, exist_ok=True)

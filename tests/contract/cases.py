@@ -1,9 +1,11 @@
 """For each trainer a recipe that two epochs of a few updates make, on tiny models; with randomness wherever there can be."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from tests import tiny
 
@@ -17,43 +19,49 @@ def _language(folder: Path, rows: Path, **data: Any) -> Recipe:
         tiny.save_model(model)
     return {
         "model": {"name_or_path": str(model), **_FP32, "hf_config_kwargs": {"attention_dropout": 0.1}},
-        "data": {"sources": [str(rows)], "max_length": 96, "cache_dir": str(folder / "cache"), **data},
+        "data": {"sources": [str(rows)], "max_length": 400, "cache_dir": str(folder / "cache"), **data},
         "optimizer": {"lr": 1e-3},
         "micro_batch_size": 2,
     }
 
 
+def _lines(path: Path, rows: Iterable[Any]) -> Path:
+    if not path.exists():
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
 def sft(folder: Path) -> Recipe:
-    return _language(folder, tiny.save_chats(folder / "chats.jsonl", 10))
+    return _language(folder, _lines(folder / "chats.jsonl", tiny.chats(10)))
 
 
 def causal(folder: Path) -> Recipe:
-    rows = folder / "text.jsonl"
     texts = (" ".join(turn["content"] for turn in row["messages"]) for row in tiny.chats(12, seed=3))
-    rows.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts), encoding="utf-8")
-    return _language(folder, rows)
+    return _language(folder, _lines(folder / "text.jsonl", ({"text": text} for text in texts)), max_length=40)
 
 
 def dpo(folder: Path) -> Recipe:
-    rows = folder / "pairs.jsonl"
-    lines = []
-    for good, bad in zip(tiny.chats(10, seed=4), tiny.chats(10, seed=5), strict=True):
-        prompt, chosen, rejected = good["messages"][0], good["messages"][1], bad["messages"][1]
-        lines.append(json.dumps({"chosen": [prompt, chosen], "rejected": [prompt, rejected]}) + "\n")
-    rows.write_text("".join(lines), encoding="utf-8")
-    return _language(folder, rows)
+    pairs = [
+        {"chosen": good["messages"][:2], "rejected": [good["messages"][0], bad["messages"][1]]}
+        for good, bad in zip(tiny.chats(10, seed=4), tiny.chats(10, seed=5), strict=True)
+    ]
+    return _language(folder, _lines(folder / "pairs.jsonl", pairs))
 
 
 def gan(folder: Path) -> Recipe:
-    mlp = {"type": "mlp", "dtype": "fp32"}
+    points = folder / "points.npy"
+    if not points.exists():
+        np.save(points, np.random.default_rng(0).normal(size=(20, 2)).astype(np.float32))
     return {
-        "model": {**mlp, "sizes": [2, 8, 2]},
-        "discriminator": {**mlp, "sizes": [2, 8, 1]},
-        "data": {"sources": [{"type": "gaussian_ring", "count": 20}]},
+        "model": {"type": "mlp", "sizes": [2, 8, 2]},
+        "discriminator": {"type": "mlp", "sizes": [2, 8, 1]},
+        "data": {"sources": [{"type": "tensor_file", "name_or_path": str(points)}]},
         "optimizer": {"lr": 1e-3},
         "discriminator_optimizer": {"lr": 1e-3},
         "micro_batch_size": 4,
         "loss": "hinge",
+        "latent_size": 2,
+        "callbacks": [{"type": "ema", "decay": 0.9}],
     }
 
 

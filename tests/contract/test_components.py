@@ -1,6 +1,8 @@
 """What every registered class must keep to."""
 
 import inspect
+import subprocess
+import sys
 
 import pytest
 
@@ -90,3 +92,16 @@ def test_every_key_of_a_recipe_is_explained() -> None:
         if not told.description and field not in plain
     ]
     assert not sorted(silent)
+
+
+def test_importing_what_is_built_in_leaves_no_class_out() -> None:
+    code = (
+        "import importlib, pkgutil, arctic_training, arctic_training.builtin\n"
+        "from arctic_training.registry import kinds, names\n"
+        "shelves = lambda: {(kind, name) for kind in kinds() for name in names(kind)}\n"
+        "known = shelves()\n"
+        "for module in pkgutil.walk_packages(arctic_training.__path__, 'arctic_training.'):\n"
+        "    module.name.endswith('__main__') or importlib.import_module(module.name)\n"
+        "assert shelves() == known, shelves() - known\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -44,7 +44,11 @@ def interrupt_everywhere(name: str, root: str, stages: tuple[int, ...], accumula
     """Train whole, then go on from the checkpoints of several updates; returns what was compared."""
     from arctic_training import distributed
 
-    seen = []
+    seen, files = [], Path(root) / "files"
+    distributed.init()
+    if distributed.is_main():
+        recipe(name, files)
+    distributed.barrier()
     for stage in stages:
         for accumulate in accumulations:
             here = Path(root) / f"{name}_{stage}_{accumulate}"
@@ -57,7 +61,7 @@ def interrupt_everywhere(name: str, root: str, stages: tuple[int, ...], accumula
                 section = {"type": "deepspeed", "output_dir": str(here / run / "saved"), **checkpoint}  # noqa: B023
                 return recipe(
                     name,
-                    Path(root) / f"files_{distributed.rank()}",
+                    files,
                     output_dir=str(here / run),  # noqa: B023
                     checkpoint=section,
                     **common,  # noqa: B023
