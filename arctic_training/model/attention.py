@@ -1,5 +1,7 @@
 """Attention within each document of a packed row, without a mask; known to transformers as ``documents``."""
 
+import inspect
+import re
 from contextvars import ContextVar
 from typing import Any
 
@@ -27,16 +29,38 @@ def register() -> None:
 def supports(model_class: Any, config: Any) -> bool:
     """Whether a model's attention is causal, within an optional sliding window, and nothing else.
 
-    Not so: attention in chunks, soft-capped scores, attention sinks; such a model keeps its own implementation.
+    Not so: attention in chunks, soft-capped scores, attention sinks, layers that hand a state on from token to token;
+    such a model keeps its own implementation.
     """
     text = config.get_text_config()
-    odd = ("attention_chunk_size", "attn_logit_softcapping")
+    kinds = set(getattr(text, "layer_types", None) or ())
+    # what transformers can give to flash attention is told to the attention function, and not by a mask alone
+    told = all(getattr(model_class, f"_supports_{what}", False) for what in ("sdpa", "flash_attn", "attention_backend"))
+    odd = ("attention_chunk_size", "attn_logit_softcapping", "is_encoder_decoder")
     return (
-        bool(getattr(model_class, "_supports_sdpa", False))
-        and bool(getattr(model_class, "_supports_attention_backend", False))
+        told
+        and kinds <= {"full_attention", "sliding_attention"}
         and not any(getattr(text, name, None) for name in odd)
-        and not getattr(config, "is_encoder_decoder", False)
+        and (not _slides(text, kinds) or _tells_window(model_class))
     )
+
+
+def keeps_documents_apart(config: Any) -> bool:
+    """Whether samples packed into one row cannot see each other: not where layers hand a state on."""
+    kinds = set(getattr(config.get_text_config(), "layer_types", None) or ())
+    stateful = ("mamba", "rwkv", "xlstm", "jamba", "zamba", "bamba", "nemotron_h", "falcon_h1", "recurrent_gemma")
+    attends = all(kind.endswith("attention") and kind != "linear_attention" for kind in kinds)
+    return attends and not any(name in config.model_type for name in stateful)
+
+
+def _slides(text: Any, kinds: set[str]) -> bool:
+    return bool(getattr(text, "sliding_window", None)) and (not kinds or "sliding_attention" in kinds)
+
+
+def _tells_window(model_class: Any) -> bool:
+    """Some models put their window into the mask only."""
+    source = inspect.getsource(inspect.getmodule(model_class) or model_class)
+    return re.search(r"\bsliding_window=(self\.|getattr)", source) is not None
 
 
 def watch(model: nn.Module) -> None:
