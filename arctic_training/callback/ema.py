@@ -1,12 +1,14 @@
 """The exponential moving average of a network's weights."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
+from arctic_training import distributed
 from arctic_training.callback.callback import Callback
 from arctic_training.config.base import ComponentConfig
 from arctic_training.errors import RecipeError
@@ -22,7 +24,8 @@ class EMAConfig(ComponentConfig):
 
 
 class EMA(Callback):
-    """Kept in fp32 after every update, and in every checkpoint; each rank keeps the whole of it."""
+    """Kept in fp32 after every update, and in every checkpoint. Each process averages what it holds of the weights: all
+    of them, or its part under ZeRO stage 3."""
 
     name = "ema"
     config_type = EMAConfig
@@ -37,8 +40,6 @@ class EMA(Callback):
             told = ", ".join(trainer.trained)
             raise RecipeError(f"callbacks.ema.role: {self.config.role!r} is not trained here; there are: {told}")
         module = trainer.engines[self.config.role].module
-        if any(hasattr(parameter, "ds_id") for parameter in module.parameters()):
-            raise RecipeError("callbacks.ema: ZeRO stage 3 keeps no whole weights to average; use stage 0, 1 or 2")
         now = _state(module)
         self.weights = {name: _average_of(value, self.weights.get(name)) for name, value in now.items()}
 
@@ -55,10 +56,14 @@ class EMA(Callback):
             self.weights[name].copy_(now[name])
 
     def __call__(self, module: torch.nn.Module, *args: Any, **kwargs: Any) -> Any:
-        """What ``module``, the averaged network, answers with the averaged weights; its own stay as they are."""
-        now = _state(module)
-        cast = {name: value.to(now[name].dtype) for name, value in self.weights.items()}
-        return torch.func.functional_call(module, cast, args, kwargs)
+        """What ``module``, the averaged network, answers with the averaged weights; its own stay as they are.
+
+        All processes call it together under ZeRO stage 3.
+        """
+        own = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+        whole = {name: _whole(self.weights[name], value).to(value.dtype) for name, value in own.items()}
+        with _unwatched(module):
+            return torch.func.functional_call(module, whole, args, kwargs)
 
     def state_dict(self) -> dict[str, Any]:
         return {"updates": self.updates, "weights": self.weights}
@@ -68,7 +73,36 @@ class EMA(Callback):
 
 
 def _state(module: torch.nn.Module) -> dict[str, Tensor]:
-    return {name: value.detach() for name, value in (*module.named_parameters(), *module.named_buffers())}
+    """What this process holds of the weights; ``ds_tensor`` is its part under ZeRO stage 3."""
+    held = (*module.named_parameters(), *module.named_buffers())
+    return {name: getattr(value, "ds_tensor", value).detach() for name, value in held}
+
+
+def _whole(average: Tensor, parameter: Tensor) -> Tensor:
+    """The average of a whole parameter, put together of the parts that the processes have."""
+    if not hasattr(parameter, "ds_tensor"):
+        return average
+    size = average.numel()
+    parts = average.new_zeros(size * distributed.world_size())
+    parts[size * distributed.rank() :][:size] = average.flatten()
+    shape: torch.Size = getattr(parameter, "ds_shape")  # noqa: B009  the type of a tensor has none
+    return distributed.all_reduce(parts)[: shape.numel()].view(shape)
+
+
+@contextmanager
+def _unwatched(module: torch.nn.Module) -> Iterator[None]:
+    """Inside, ZeRO stage 3 does not look at what passes through: it would take the averages for its own weights."""
+    tables = [table for part in module.modules() for table in (part._forward_pre_hooks, part._forward_hooks)]
+    kept = [dict(table) for table in tables]
+    for table in tables:
+        for key in [key for key, hook in table.items() if (hook.__module__ or "").startswith("deepspeed.")]:
+            del table[key]
+    try:
+        yield
+    finally:
+        for table, hooks in zip(tables, kept, strict=True):
+            table.clear()
+            table.update(hooks)
 
 
 def _average_of(now: Tensor, there: Tensor | None) -> Tensor:

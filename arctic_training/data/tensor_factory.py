@@ -1,6 +1,7 @@
 """Data that are tensors in memory: points, pictures, tables of numbers."""
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -14,6 +15,7 @@ from arctic_training.data.config import Source
 from arctic_training.data.factory import DataFactory
 from arctic_training.data.loader import Loader
 from arctic_training.data.sampler import GlobalOrder
+from arctic_training.data.tensor_source import SUFFIXES, TensorFileSource
 from arctic_training.errors import DataError
 from arctic_training.registry import lookup
 
@@ -25,7 +27,7 @@ class TensorDataConfig(DataConfig):
     dl_num_workers: int = Field(default=0, ge=0, le=0)
     """None: rows in memory are read faster than they are sent from one process to another."""
     sources: list[Source] = Field(min_length=1)
-    """What is trained on; a bare string is a source's name. Their rows are put one after the other."""
+    """What is trained on; a bare string is a file, or a source's name. Their rows are put one after the other."""
     eval_sources: list[Source] = []
     """What is evaluated on; each is an evaluation set of its own."""
 
@@ -33,7 +35,7 @@ class TensorDataConfig(DataConfig):
     @classmethod
     def _name_types(cls, value: Any) -> Any:
         several = value if isinstance(value, list) else [value]
-        return [_typed({"type": one} if isinstance(one, str) else one) for one in several]
+        return [_typed(one) for one in several]
 
     @field_validator("sources", "eval_sources")
     @classmethod
@@ -45,14 +47,16 @@ class TensorDataConfig(DataConfig):
 
 
 def _typed(section: Any) -> Any:
-    return {"type": "tensor_file", **section} if isinstance(section, dict) else section
+    if isinstance(section, str):
+        section = {"name_or_path": section} if Path(section).suffix in SUFFIXES else {"type": section}
+    return {"type": TensorFileSource.name, **section} if isinstance(section, dict) else section
 
 
 class TensorDataFactory(DataFactory[Any]):
     """Its sources return a tensor ``[rows, ...]``, which becomes the column ``rows``, or a mapping of columns.
 
-    A batch is what its rows have in each column, and ``draw``, int64 ``[n]``: the number of every row in the sequence of
-    the whole run, which `arctic_training.data.noise` makes random numbers of.
+    A batch is what its rows have in each column, and ``draw``, int64 ``[n]``: the number of every row in the sequence
+    of the whole run, which `arctic_training.data.noise` makes random numbers of.
     """
 
     name = "tensor"

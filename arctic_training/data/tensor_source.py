@@ -10,6 +10,8 @@ from arctic_training.config.data import DataSourceConfig
 from arctic_training.data.source import DataSource
 from arctic_training.errors import DataError
 
+SUFFIXES = (".npy", ".npz", ".safetensors")
+
 
 class TensorFileConfig(DataSourceConfig):
     name_or_path: Path
@@ -17,6 +19,8 @@ class TensorFileConfig(DataSourceConfig):
 
 
 class TensorFileSource(DataSource):
+    """A file of arrays."""
+
     name = "tensor_file"
     config_type: ClassVar[type[DataSourceConfig]] = TensorFileConfig
 
@@ -27,7 +31,7 @@ class TensorFileSource(DataSource):
                 from safetensors.torch import load_file
 
                 return load_file(path)
-            if path.suffix in (".npy", ".npz"):
+            if path.suffix in SUFFIXES:
                 found = np.load(path, allow_pickle=False)
                 if path.suffix == ".npy":
                     return torch.from_numpy(found)

@@ -30,6 +30,8 @@ class MLPConfig(ModelConfig):
 
 
 class MLPFactory(ModelFactory[MLPConfig]):
+    """Linear layers with an activation between them."""
+
     name = "mlp"
     config_type: ClassVar[type[ComponentConfig]] = MLPConfig
 

@@ -37,17 +37,27 @@ _FAKES, _GENERATED, _MIXES, _SAMPLES = range(4)
 """Streams of noise: for the discriminator's step, for the generator's, between real and fake, and to look at."""
 
 
+def _unwritten() -> Any:
+    """A section that a recipe leaves out: its class fills it in."""
+    return {}
+
+
 class GANConfig(TrainerConfig):
-    discriminator: Annotated[SerializeAsAny[ModelConfig], Slot("model_factory_type")] = Field(default_factory=dict)
-    discriminator_optimizer: Annotated[SerializeAsAny[OptimizerConfig], Slot("optimizer_factory_type")] = Field(
-        default_factory=dict
+    discriminator: Annotated[SerializeAsAny[ModelConfig], Slot("model_factory_type")] = Field(
+        default_factory=_unwritten
     )
+    """The network that tells real rows from generated ones."""
+    discriminator_optimizer: Annotated[SerializeAsAny[OptimizerConfig], Slot("optimizer_factory_type")] = Field(
+        default_factory=_unwritten
+    )
+    """Its own, with the same keys as ``optimizer``."""
     discriminator_scheduler: Annotated[SerializeAsAny[SchedulerConfig], Slot("scheduler_factory_type")] = Field(
-        default_factory=dict
+        default_factory=_unwritten
     )
     """Its lengths are in updates of the discriminator: ``d_steps`` for each of the run's."""
 
     loss: AdversarialLoss = "non_saturating"
+    """non_saturating, hinge, wasserstein or least_squares."""
     d_steps: int | None = Field(default=None, ge=1)
     """Updates of the discriminator before each of the generator's; 1 when left out, and 5 for wasserstein."""
     gp_weight: HumanFloat | None = Field(default=None, ge=0)

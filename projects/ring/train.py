@@ -70,8 +70,8 @@ class RingPicture(Callback):
     name = "ring_picture"
 
     def post_train(self, trainer: Any) -> None:
+        both = [_density(ring(20_000, seed=1)), _density(trainer.sample(20_000).float().cpu())]
         if trainer.data_rank == 0:
-            both = [_density(ring(20_000, seed=1)), _density(trainer.sample(20_000).float().cpu())]
             write_png(trainer.run_dir / "samples.png", torch.cat(both, dim=1))
 
 

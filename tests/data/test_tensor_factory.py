@@ -11,7 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-import arctic_training.data.tensor_source  # noqa: F401  the source of files
 from arctic_training.config.data import DataSourceConfig
 from arctic_training.data.gan_factory import GANDataFactory
 from arctic_training.data.loader import Loader
@@ -103,7 +102,7 @@ def test_files(tmp_path: Path, suffix: str) -> None:
         np.savez(path, rows=rows)
     else:
         save_file({"rows": rows}, path)
-    loader = factory({"sources": [{"name_or_path": str(path)}], "drop_last": True})().train
+    loader = factory({"sources": str(path), "drop_last": True})().train
     assert sorted(torch.cat([b["rows"] for b in read(loader, 0)])[:, 0].tolist()) == rows[:, 0].tolist()
 
 
