@@ -22,7 +22,7 @@ FLOORS = [
     ["tokenizer", "data", "model", "optimizer", "scheduler", "checkpoint"],
     ["trainer"],
     ["builtin"],
-    ["cli", "entrypoint", "launcher", "__init__", "__main__"],
+    ["cli", "arguments", "listing", "failure", "entrypoint", "launcher", "__init__", "__main__"],
 ]
 # within the top rooms the order is fixed too
 TRAINER = [["role", "session", "window"], ["assembly"], ["trainer"], ["language_model_trainer"]]

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
-from arctic_training.registry import RegistryError
+from arctic_training.errors import RegistryError
 
 _MAPPINGS = {"dict_type", "model_type", "model_attributes_type", "dataclass_type", "mapping_type"}
 _LISTS = {"list_type", "tuple_type", "set_type", "iterable_type"}
@@ -153,7 +153,7 @@ def _walk(location: tuple[str | int, ...], config: type[BaseModel]) -> tuple[tup
     """Pydantic's location without the names of a union's members, and the model that holds its last key."""
     path: list[str] = []
     kind: Any = config
-    holder: type[BaseModel] | None = None
+    holder: type[BaseModel] | None = config
     for part in location:
         if _is_union(kind := _bare(kind)):
             kind = _member(kind, str(part))

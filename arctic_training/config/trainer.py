@@ -34,6 +34,11 @@ NOT_BUILT = {
 """Keys that recipes of ArcticTraining may carry, and what they would turn on: accepted at their defaults only."""
 
 
+def _empty() -> Any:
+    """A section that is left out: the class that reads it fills it in."""
+    return {}
+
+
 class WandbConfig(BaseConfig):
     enable: bool = False
     entity: str | None = None
@@ -58,11 +63,17 @@ class TrainerConfig(BaseConfig):
     output_dir: Path | None = None
     """The run folder; ``runs/<name of the recipe>`` beside the recipe when left out."""
 
-    model: Annotated[SerializeAsAny[ModelConfig], Slot("model_factory_type")] = Field(default_factory=dict)
-    data: Annotated[SerializeAsAny[DataConfig], Slot("data_factory_type")] = Field(default_factory=dict)
-    tokenizer: Annotated[SerializeAsAny[TokenizerConfig], Slot("tokenizer_factory_type")] = Field(default_factory=dict)
-    optimizer: Annotated[SerializeAsAny[OptimizerConfig], Slot("optimizer_factory_type")] = Field(default_factory=dict)
-    scheduler: Annotated[SerializeAsAny[SchedulerConfig], Slot("scheduler_factory_type")] = Field(default_factory=dict)
+    model: Annotated[SerializeAsAny[ModelConfig], Slot("model_factory_type")] = Field(default_factory=_empty)
+    data: Annotated[SerializeAsAny[DataConfig], Slot("data_factory_type")] = Field(default_factory=_empty)
+    tokenizer: Annotated[SerializeAsAny[TokenizerConfig], Slot("tokenizer_factory_type")] = Field(
+        default_factory=_empty
+    )
+    optimizer: Annotated[SerializeAsAny[OptimizerConfig], Slot("optimizer_factory_type")] = Field(
+        default_factory=_empty
+    )
+    scheduler: Annotated[SerializeAsAny[SchedulerConfig], Slot("scheduler_factory_type")] = Field(
+        default_factory=_empty
+    )
     checkpoint: Annotated[list[SerializeAsAny[CheckpointConfig]], Slot("checkpoint_engine_type")] = []
     """One section or a list of them."""
     callbacks: Annotated[list[SerializeAsAny[ComponentConfig]], Shelf("callback")] = []
@@ -75,7 +86,12 @@ class TrainerConfig(BaseConfig):
 
     train_iters: HumanInt = Field(default=0, ge=0)
     """If above 0, the number of optimizer updates, whatever ``epochs`` says."""
+    evaluate_first: bool = False
+    """Evaluate before the first update."""
+    evaluate_last: bool = False
+    """Evaluate after the last update."""
     epochs: int = Field(default=1, ge=0)
+    """How often the data are gone through; 0: only evaluate."""
     min_iterations: HumanInt = Field(default=0, ge=0)
     """Repeat the training data until that many updates are possible."""
     exit_iteration: HumanInt = Field(default=0, ge=0)
@@ -101,10 +117,6 @@ class TrainerConfig(BaseConfig):
     """Optimizer updates between evaluations; 0: none between."""
     eval_log_iter_interval: HumanInt = Field(default=1, ge=0)
     """Evaluations between records of their metrics; 0: never."""
-    evaluate_first: bool = False
-    """Evaluate before the first update."""
-    evaluate_last: bool = False
-    """Evaluate after the last update."""
     overfit_first_batch: bool = False
     """Train on the first batch again and again."""
     mem_profiler: Literal["step", "e2e"] | None = None
@@ -171,7 +183,8 @@ class TrainerConfig(BaseConfig):
     @field_validator("epochs")
     @classmethod
     def _is_something_to_do(cls, value: int, info: ValidationInfo) -> int:
-        if not value and info.data.get("train_iters") == 0:
+        evaluates = info.data.get("evaluate_first") or info.data.get("evaluate_last")
+        if not value and info.data.get("train_iters") == 0 and not evaluates:
             raise ValueError("0, and no train_iters: there is nothing to train; give one of them")
         return value
 

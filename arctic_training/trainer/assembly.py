@@ -49,6 +49,17 @@ def assemble(trainer: Any) -> None:
     trainer.session.open(make_trackers(config))
 
 
+def prepare_data(trainer: Any) -> None:
+    """Build the data of ``trainer``'s run only, which leaves them in the cache."""
+    distributed.init()
+    trainer.session = Session(trainer.config)
+    seed(trainer.config.seed)
+    trainer.tokenizer = make(trainer, "tokenizer")
+    loaders = make(trainer, "data")
+    for loader in filter(None, [loaders.train, *loaders.evaluation.values()]):
+        loader.close()
+
+
 def seed(value: int) -> None:
     random.seed(value)
     np.random.seed(value % 2**32)
@@ -85,8 +96,6 @@ def load(trainer: Any) -> tuple[Loader, dict[str, Loader]]:
     config = trainer.config
     if loaders.train is None:
         raise RecipeError("data.sources: there is nothing to train on")
-    if not config.epochs and not config.train_iters:
-        raise RecipeError("epochs: 0, and no train_iters: there is nothing to train; give one of them")
     if (config.eval_interval or config.evaluate_first or config.evaluate_last) and not loaders.evaluation:
         if not config.evaluators:
             raise RecipeError(

@@ -26,7 +26,7 @@ from arctic_training.registry import Registered
 from arctic_training.scheduler.factory import SchedulerFactory
 from arctic_training.state import Progress, RunState, Stateful, traceless
 from arctic_training.tokenizer.factory import TokenizerFactory
-from arctic_training.trainer.assembly import assemble
+from arctic_training.trainer.assembly import assemble, prepare_data
 from arctic_training.trainer.role import Role
 from arctic_training.trainer.session import Session
 from arctic_training.trainer.window import Window, to_device, windows, with_share
@@ -57,6 +57,13 @@ class Trainer(Registered, Hooked, ABC, kind="trainer"):
     checkpointers: list[CheckpointEngine[Any]]
     evaluators: list[Evaluator]
     state: RunState
+
+    @classmethod
+    def prepare_data(cls, config: TrainerConfig) -> None:
+        """Make the data of the run, so that they are in the cache, and nothing else of it."""
+        trainer = cls.__new__(cls)
+        trainer.config, trainer.progress = config, Progress()
+        prepare_data(trainer)
 
     @hook("init")
     def __init__(self, config: TrainerConfig) -> None:

@@ -1,0 +1,60 @@
+"""The command. Knows no torch until it must."""
+
+import sys
+from collections.abc import Sequence
+
+from arctic_training.arguments import HELP, Arguments, parse
+from arctic_training.errors import ArcticError
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Do what the words after ``arctic_training`` say; the exit code."""
+    words = sys.argv[1:] if words is None else words
+    try:
+        return _run(parse(words))
+    except ArcticError as error:
+        if "--debug" in words:
+            raise
+        print(error, file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:  # of `| head`
+        sys.stderr.close()
+        return 141
+
+
+def _run(said: Arguments) -> int:
+    if said.help:
+        print(HELP, end="")
+        return 0
+    if said.version:
+        from importlib.metadata import version
+
+        print(version("arctic_training"))
+        return 0
+    if said.command == "list":
+        from arctic_training.listing import listing
+
+        print(listing(said.kind), end="")
+        return 0
+
+    from arctic_training.config.recipe import get_config
+
+    config = get_config(said.recipe, said.overrides)
+    if said.show:
+        from arctic_training.config.show import show
+
+        print(show(config), end="")
+        return 0
+    if said.command == "validate":
+        print(f"{said.recipe}: nothing wrong was found")
+        return 0
+
+    from arctic_training.launcher import launch
+
+    return launch(said, config)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

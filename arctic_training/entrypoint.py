@@ -1,0 +1,111 @@
+"""One process of a run: read the recipe, look up the trainer, train."""
+
+import ctypes
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from arctic_training.arguments import parse
+from arctic_training.errors import ArcticError
+
+LAUNCHER = "ARCTIC_TRAINING_LAUNCHER"
+"""The environment variable that holds the process number of the launcher that started this process."""
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Be the rank that the environment says, with the recipe and overrides that ``words`` say; the exit code."""
+    _die_with_the_launcher()
+    from arctic_training.failure import report
+
+    said = parse(sys.argv[1:] if words is None else words)
+    try:
+        from arctic_training.config.recipe import get_config
+
+        config = get_config(said.recipe, said.overrides)
+    except ArcticError as error:
+        return report(error, debug=said.debug)
+    return run(config, command=said.command, debug=said.debug, profile=said.python_profile)
+
+
+def run(config: Any, *, command: str = "train", debug: bool = False, profile: str = "") -> int:
+    """Train what ``config`` says, or prepare its data; the exit code. Errors are told on standard error."""
+    from arctic_training import distributed
+    from arctic_training.failure import report
+    from arctic_training.registry import lookup
+
+    trainer_class: Any = lookup("trainer", config.type)
+    stop, trainer, profiler, failed, code = _Stop(), None, _profiler(profile), True, 0
+    try:
+        if command == "process-data":
+            trainer_class.prepare_data(config)
+        else:
+            trainer = trainer_class(config)
+            stop.listen(trainer)
+            trainer.train()
+            distributed.barrier()  # engines end when all have come to their end
+        failed, code = False, stop.code
+    except KeyboardInterrupt:
+        code = 130
+    except SystemExit:
+        raise
+    except BaseException as error:
+        code = report(error, debug=debug)
+    finally:
+        if trainer is not None:
+            trainer.close(failed=failed)
+        distributed.shutdown(failed=failed)
+        stop.ignore()
+    if profiler is not None and distributed.is_main():
+        profiler.print_stats(profile)
+    return code
+
+
+class _Stop:
+    """Signals that ask a run to end: it finishes its update, saves and stops. Asked twice, it ends at once."""
+
+    def __init__(self) -> None:
+        self.code = 0
+        self.before: dict[int, Any] = {}
+
+    def listen(self, trainer: Any) -> None:
+        def asked(number: int, frame: Any) -> None:
+            if self.code:
+                self.ignore()
+                os.kill(os.getpid(), number)
+                return
+            self.code = 128 + number
+            trainer.request_stop(f"{signal.Signals(number).name} was received")
+
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+            self.before[number] = signal.signal(number, asked)
+
+    def ignore(self) -> None:
+        """As it was before."""
+        while self.before:
+            signal.signal(*self.before.popitem())
+
+
+def _profiler(order: str) -> Any:
+    if not order:
+        return None
+    import cProfile
+
+    profiler = cProfile.Profile()
+    profiler.enable()
+    return profiler
+
+
+def _die_with_the_launcher() -> None:
+    """Let the system end this process when the launcher is gone, however it went. Linux only."""
+    launcher = os.environ.get(LAUNCHER)
+    if launcher is None or not sys.platform.startswith("linux"):
+        return
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+    if os.getppid() != int(launcher):  # it went before this could be said
+        os._exit(1)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,32 @@
+"""How a process tells why it failed: to the launcher that started it, or on standard error."""
+
+import json
+import os
+import sys
+import time
+import traceback
+
+from arctic_training.errors import ArcticError, RecipeError
+
+CHANNEL = "ARCTIC_TRAINING_FAILURE_FD"
+"""The environment variable that holds the file descriptor to which a process that was launched here tells."""
+
+_MOST = 30_000
+"""Characters; what a pipe takes without a reader."""
+_ECHOES = ("the first process", "closed by peer", "Connection reset", "Broken pipe", "NCCL communicator was aborted")
+"""What a process says when another one has failed."""
+
+
+def report(error: BaseException, *, debug: bool = False) -> int:
+    """Tell ``error``: an error raised on purpose by its text, any other by its traceback; the exit code."""
+    wanted = isinstance(error, ArcticError)
+    text = str(error) if wanted and not debug else "".join(traceback.format_exception(error)).rstrip()
+    channel = os.environ.pop(CHANNEL, "")
+    rank = int(os.environ.get("RANK") or os.environ.get("SLURM_PROCID") or 0)
+    if channel:
+        echo = any(word in str(error) for word in _ECHOES)
+        told = {"time": time.time(), "rank": rank, "echo": echo, "known": wanted, "text": text[-_MOST:]}
+        os.write(int(channel), json.dumps(told).encode())
+    elif rank == 0 or not isinstance(error, RecipeError):  # a recipe is read alike on every rank
+        print(text if rank == 0 else f"[rank {rank}] {text}", file=sys.stderr, flush=True)
+    return error.exit_code if isinstance(error, ArcticError) else 1

@@ -1,0 +1,188 @@
+"""Starts the processes of a run: this one, several on this machine, or DeepSpeed's launcher for several machines."""
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from arctic_training.arguments import Arguments
+from arctic_training.entrypoint import LAUNCHER, run
+from arctic_training.errors import InputError
+from arctic_training.failure import CHANNEL
+
+FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+_GRACE = 3.0
+"""Seconds that processes have to end by themselves when one of them has failed."""
+_PAUSE = 0.05
+
+
+def launch(said: Arguments, config: Any) -> int:
+    """Run the recipe in as many processes as is said; the exit code. Raises `InputError`."""
+    if _is_rank(os.environ):
+        if said.num_gpus or said.passed or said.num_nodes > 1:
+            raise InputError(
+                "--num_gpus: this process is one rank of a run already; its launcher says how many there are"
+            )
+        return run(config, command=said.command, debug=said.debug, profile=said.python_profile)
+    if said.command == "process-data":
+        return run(config, command=said.command, debug=said.debug, profile=said.python_profile)
+    if said.passed or said.num_nodes > 1:
+        return _with_deepspeed(said)
+    count = _processes(said.num_gpus)
+    if count == 1:
+        return run(config, command=said.command, debug=said.debug, profile=said.python_profile)
+    return _several(said, count)
+
+
+def _is_rank(environment: Mapping[str, str]) -> bool:
+    """Whether another launcher has started this process as one of several."""
+    return {"RANK", "WORLD_SIZE"} <= environment.keys() or int(environment.get("SLURM_STEP_NUM_TASKS", "1")) > 1
+
+
+def _processes(wanted: int | None) -> int:
+    import torch
+
+    there = torch.cuda.device_count()
+    if wanted and there and wanted > there:
+        raise InputError(f"--num_gpus {wanted}: this machine has {there}; {there} or fewer are wanted")
+    return wanted or there or 1
+
+
+def _environment(rank: int, count: int, port: int) -> dict[str, str]:
+    own = {
+        "RANK": rank,
+        "LOCAL_RANK": rank,
+        "WORLD_SIZE": count,
+        "LOCAL_WORLD_SIZE": count,
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": port,
+        LAUNCHER: os.getpid(),
+    }
+    # threads of several processes that each take all cores would wait for one another
+    threads = {"OMP_NUM_THREADS": str(max(1, len(os.sched_getaffinity(0)) // count))}
+    return threads | dict(os.environ) | {name: str(value) for name, value in own.items()}
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@dataclass
+class _Child:
+    rank: int
+    process: subprocess.Popen[bytes]
+    channel: int
+
+    @property
+    def failed(self) -> bool:
+        """Ended otherwise than well, or in good order after a signal."""
+        return self.process.poll() not in (None, 0, *(128 + number for number in FORWARDED))
+
+    def told(self) -> dict[str, Any] | None:
+        try:
+            content = os.read(self.channel, 1 << 18)
+        except BlockingIOError:
+            return None
+        return dict(json.loads(content)) if content else None
+
+
+class _Signals:
+    """Passes signals on to the children, once; the second ends them at once."""
+
+    def __init__(self, children: list[_Child]) -> None:
+        self.children = children
+        self.received = 0
+        for number in FORWARDED:
+            signal.signal(number, self._pass_on)
+
+    def _pass_on(self, number: int, frame: Any) -> None:
+        _send(self.children, signal.SIGKILL if self.received else number)
+        self.received = self.received or number
+
+
+def _several(said: Arguments, count: int) -> int:
+    port = said.master_port or _free_port()
+    children: list[_Child] = []
+    signals = _Signals(children)
+    for rank in range(count):
+        reader, writer = os.pipe()
+        os.set_blocking(reader, False)
+        environment = _environment(rank, count, port) | {CHANNEL: str(writer)}
+        command = [sys.executable, "-m", "arctic_training.entrypoint", *said.for_one_process()]
+        # a session of its own: a Ctrl-C of the terminal comes once, through this process
+        process = subprocess.Popen(command, env=environment, pass_fds=[writer], start_new_session=True)
+        os.close(writer)
+        children.append(_Child(rank, process, reader))
+    if signals.received:  # while they were being started
+        _send(children, signals.received)
+    while any(child.process.poll() is None for child in children):
+        if any(child.failed for child in children):
+            break
+        time.sleep(_PAUSE)
+    failed = next((child for child in children if child.failed), None)
+    _end(children)
+    return _outcome(children, failed, signals.received)
+
+
+def _send(children: list[_Child], number: int) -> None:
+    for child in children:
+        if child.process.poll() is None:
+            child.process.send_signal(number)
+
+
+def _end(children: list[_Child]) -> None:
+    """Give those that are left time to notice, and to tell what they know; then end them."""
+    deadline = time.monotonic() + _GRACE
+    while time.monotonic() < deadline and any(child.process.poll() is None for child in children):
+        time.sleep(_PAUSE)
+    _send(children, signal.SIGKILL)
+    for child in children:
+        child.process.wait()
+
+
+def _outcome(children: list[_Child], failed: _Child | None, received: int) -> int:
+    """Tell the first failure, and find the exit code."""
+    told = {child.rank: said for child in children if (said := child.told()) is not None}
+    if told:
+        first = min(told.values(), key=lambda said: (said["echo"], said["time"]))
+        several = "" if first["known"] and first["rank"] == 0 else f"[rank {first['rank']}] "
+        print(f"{several}{first['text']}", file=sys.stderr)
+        return int(children[first["rank"]].process.returncode)
+    if received:
+        return 128 + received
+    if failed is not None:
+        code = int(failed.process.returncode)
+        how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+        print(f"[rank {failed.rank}] {how}; the other processes were ended too", file=sys.stderr)
+        return 128 - code if code < 0 else code
+    return max(int(child.process.returncode) for child in children)
+
+
+def _with_deepspeed(said: Arguments) -> int:
+    """Hand over to DeepSpeed's launcher, and pass signals on to all that it starts, which it does not do."""
+    counts = [*(["--num_gpus", str(said.num_gpus)] if said.num_gpus else [])]
+    counts += ["--num_nodes", str(said.num_nodes)] if said.num_nodes > 1 else []
+    counts += ["--master_port", str(said.master_port)] if said.master_port else []
+    words = [*said.passed, *counts, "--module", "arctic_training.entrypoint", *said.for_one_process()]
+    runner = subprocess.Popen([sys.executable, "-m", "deepspeed.launcher.runner", *words], start_new_session=True)
+    received = 0
+
+    def pass_on(number: int, frame: Any) -> None:
+        nonlocal received
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(runner.pid, signal.SIGKILL if received else number)
+        received = received or number
+
+    for number in FORWARDED:
+        signal.signal(number, pass_on)
+    code = runner.wait()
+    return 128 + received if received else 128 - code if code < 0 else code
