@@ -235,6 +235,8 @@ def _told(variable: str, slurm: str, alone: str) -> str:
 def _tell_environment() -> None:
     """DeepSpeed and torch read these variables themselves."""
     told = {"RANK": rank(), "WORLD_SIZE": world_size(), "LOCAL_RANK": local_rank()}
+    # without the last one DeepSpeed runs numactl in a new process for every reduction of stage 3 on CPUs
+    told["LOCAL_SIZE"] = int(os.environ.get("LOCAL_WORLD_SIZE", world_size()))
     for name, value in told.items():
         os.environ.setdefault(name, str(value))
     if world_size() > 1 and "SLURM_STEP_NODELIST" in os.environ:

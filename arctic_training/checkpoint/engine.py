@@ -144,7 +144,7 @@ class CheckpointEngine(Factory[C, "CheckpointEngine[Any]"], kind="checkpoint_eng
         try:
             value = act()
         except OSError as error:
-            wrong = f"rank {distributed.rank()}: {error}"
+            wrong = f"rank {distributed.rank()}: {error}{disk.room(self.output_dir)}"
         if told := [one for one in distributed.gather_objects(wrong) if one]:
             raise CheckpointError(f"cannot {doing} a checkpoint in {self.output_dir}: {'; '.join(told)}")
         return distributed.gather_objects(value)

@@ -180,6 +180,15 @@ def disk_errors() -> Iterator[None]:
         raise OSError(str(error)) from error
 
 
+def room(root: Path) -> str:
+    """How much space is left where ``root`` is, as the end of a sentence about an error there."""
+    there = next((one for one in (root, *root.parents) if one.is_dir()), None)
+    if there is None:
+        return ""
+    free = shutil.disk_usage(there).free
+    return f" (No space left: {free:,} bytes are free)" if free < 2**20 else f" ({free / 2**30:,.1f} GiB are free)"
+
+
 def _write(path: Path, text: str) -> None:
     with open(path, "w", encoding="utf-8") as file:
         file.write(text)

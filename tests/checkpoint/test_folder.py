@@ -1,0 +1,263 @@
+"""A folder of checkpoints: whatever happens to the one who writes, there is a whole one."""
+
+import json
+import os
+import shutil
+import signal
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from arctic_training.checkpoint import folder as disk
+from arctic_training.checkpoint.engine import CheckpointEngine
+from arctic_training.config.checkpoint import CheckpointConfig
+from arctic_training.engine.engine import Engine
+from arctic_training.errors import CheckpointError, ResumeError
+from arctic_training.logging import logger
+from arctic_training.state import Progress, RunState
+
+
+class Notes(CheckpointEngine[CheckpointConfig]):
+    """Saves the number of the update, twice."""
+
+    resumable = True
+
+    def write(self, folder: Path, engines: Mapping[str, Engine], state: RunState) -> dict[str, Any]:
+        for name in ("one.txt", "sub/two.txt"):
+            (folder / name).parent.mkdir(exist_ok=True)
+            (folder / name).write_text(str(self.trainer.progress.update) * 100)
+        return {"note": "short"}
+
+    def read(self, folder: Path, manifest: Mapping[str, Any], engines: Mapping[str, Engine], state: RunState) -> None:
+        told = {(folder / name).read_text() for name in ("one.txt", "sub/two.txt")}
+        assert told == {str(manifest["step"]) * 100}
+        self.trainer.progress.update = manifest["step"]
+
+
+Notes.name = "notes"  # stated here, it is not registered
+
+
+@pytest.fixture
+def said() -> Iterator[list[str]]:
+    """What is logged."""
+    lines: list[str] = []
+    sink = logger.add(lambda line: lines.append(str(line)), level="WARNING", format="{message}")
+    yield lines
+    logger.remove(sink)
+
+
+def notes(root: Path, update: int = 0, **section: Any) -> Notes:
+    view: Any = SimpleNamespace(run_dir=root, progress=Progress(update=update))
+    return Notes(view, CheckpointConfig(type="notes", output_dir=root, **section))()
+
+
+def save(root: Path, *updates: int, **section: Any) -> Notes:
+    engine = notes(root, **section)
+    for update in updates:
+        engine.trainer.progress.update = update
+        assert engine.save({}, RunState()) == root / f"step_{update}"
+    return engine
+
+
+def resumed(root: Path) -> int:
+    engine = notes(root)
+    engine.load({}, RunState())
+    return engine.trainer.progress.update
+
+
+def test_what_was_saved_is_loaded(tmp_path: Path) -> None:
+    engine = save(tmp_path, 3)
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["latest", "step_3"]
+    assert (tmp_path / "latest").read_text() == "step_3\n"
+    manifest = json.loads((tmp_path / "step_3" / "manifest.json").read_text())
+    assert (manifest["step"], manifest["type"], manifest["note"], manifest["world"]) == (3, "notes", "short", 1)
+    assert {name: one["size"] for name, one in manifest["files"].items()} == {"one.txt": 100, "sub/two.txt": 100}
+    assert engine.latest == tmp_path / "step_3"
+    assert resumed(tmp_path) == 3
+
+
+def killed_at(operation: int, act: Callable[[], object]) -> bool:
+    """Whether a process that does ``act`` was killed at that file operation; false when it does fewer."""
+    child = os.fork()
+    if child == 0:
+        seen = 0
+
+        def count(event: str, _: Any) -> None:
+            nonlocal seen
+            if event.startswith(("open", "os.", "shutil.")) and event not in ("os.kill", "os.listdir", "os.scandir"):
+                seen += 1
+                if seen > operation:
+                    os.kill(os.getpid(), signal.SIGKILL)
+
+        sys.addaudithook(count)
+        try:
+            act()
+        finally:
+            os._exit(0)
+    _, status = os.waitpid(child, 0)
+    return os.WIFSIGNALED(status)
+
+
+def kills(root: Path, act: Callable[[], object], check: Callable[[], object]) -> int:
+    """Kill ``act`` at each of its file operations in turn, each time from the same state of ``root``."""
+    before, operation = root.with_name("before"), 0
+    shutil.copytree(root, before)
+    while killed_at(operation, act):
+        check()
+        operation += 1
+        shutil.rmtree(root)
+        shutil.copytree(before, root)
+    shutil.rmtree(before)
+    return operation
+
+
+def test_a_save_that_is_killed_at_any_file_operation_leaves_the_old_one_or_the_new_one(tmp_path: Path) -> None:
+    root = tmp_path / "run"
+    save(root, 1)
+    seen = []
+
+    def check() -> None:
+        seen.append(resumed(root))
+        assert [one.name for one in root.iterdir() if one.name.startswith(".")] == []
+        save(root, 7)
+        assert resumed(root) == 7
+
+    assert kills(root, lambda: save(root, 2), check) >= 12
+    assert set(seen) == {1, 2}
+    assert seen == sorted(seen)
+
+
+def test_saving_the_same_step_again_never_leaves_neither(tmp_path: Path) -> None:
+    root = tmp_path / "run"
+    save(root, 2)
+    assert kills(root, lambda: save(root, 2), lambda: resumed(root) == 2 or pytest.fail("neither")) >= 12
+
+
+def test_retention_that_is_killed_leaves_the_newest(tmp_path: Path) -> None:
+    root = tmp_path / "run"
+    save(root, 1, 2, 3)
+
+    def check() -> None:
+        assert resumed(root) in (3, 4)
+        for step in disk.steps(root):
+            assert disk.damage(disk.step_folder(root, step)) is None
+
+    assert kills(root, lambda: save(root, 4, keep_last=1), check) >= 15
+
+
+def test_steps_compare_as_numbers(tmp_path: Path) -> None:
+    save(tmp_path, 9, 10, 100)
+    (tmp_path / "latest").unlink()
+    assert disk.steps(tmp_path) == [9, 10, 100]
+    assert resumed(tmp_path) == 100
+
+
+@given(st.sets(st.integers(1, 400), min_size=1, max_size=6), st.integers(0, 4))
+def test_retention_keeps_the_newest(tmp_path_factory: pytest.TempPathFactory, steps: set[int], keep: int) -> None:
+    root = tmp_path_factory.mktemp("retention")
+    for step in steps:
+        (root / f"step_{step}").mkdir()
+        (root / f"step_{step}" / "manifest.json").write_text("{}")
+    removed = disk.retain(root, keep)
+    left = sorted(steps)[-keep:] if keep else sorted(steps)
+    assert disk.steps(root) == left
+    assert sorted(removed) == sorted(steps - set(left))
+
+
+@pytest.mark.parametrize(
+    ("hurt", "says"),
+    [
+        (lambda at: (at / "one.txt").write_text("3" * 99), "one.txt has 99 bytes instead of 100"),
+        (lambda at: (at / "one.txt").write_text("3" * 99 + "4"), "one.txt was altered"),
+        (lambda at: (at / "sub" / "two.txt").unlink(), "two.txt is missing"),
+        (lambda at: (at / "manifest.json").unlink(), "no whole checkpoint"),
+        (lambda at: (at / "manifest.json").write_text("{"), "cannot be read"),
+        (lambda at: (at / "manifest.json").write_text("[]"), "no manifest of a checkpoint"),
+        (lambda at: (at / "manifest.json").write_text('{"format": 99, "files": {}}'), "format 99"),
+    ],
+)
+def test_damage_is_found_before_anything_is_loaded(tmp_path: Path, hurt: Callable[[Path], object], says: str) -> None:
+    save(tmp_path, 2, 3)
+    hurt(tmp_path / "step_3")
+    assert resumed(tmp_path) == 2
+    with pytest.raises(CheckpointError, match=says):
+        notes(tmp_path).load({}, RunState(), tmp_path / "step_3")
+    shutil.rmtree(tmp_path / "step_2")
+    with pytest.raises(ResumeError, match="no whole checkpoint to go on from"):
+        resumed(tmp_path)
+
+
+def test_a_checkpoint_of_another_type_is_refused(tmp_path: Path) -> None:
+    save(tmp_path, 1)
+    path = tmp_path / "step_1" / "manifest.json"
+    path.write_text(path.read_text().replace('"notes"', '"other"'))
+    with pytest.raises(ResumeError, match="of type 'other'"):
+        resumed(tmp_path)
+
+
+def test_a_disk_that_refuses_is_told_and_the_run_goes_on(tmp_path: Path, said: list[str]) -> None:
+    root = tmp_path / "run"
+    engine = save(root, 1)
+    (root / ".aside-step_2").write_text("in the way")
+    engine.trainer.progress.update = 2
+    assert engine.save({}, RunState()) is None
+    assert "cannot create a checkpoint" in said[-1]
+    (root / ".aside-step_2").unlink()
+    assert resumed(root) == 1
+    for section, end in (({"on_save_error": "stop"}, False), ({"save_end_of_training": True}, True)):
+        engine = notes(root, update=2, **section)
+        (root / ".aside-step_2").write_text("in the way")
+        engine.due(engine.trainer.progress, end=end)
+        with pytest.raises(CheckpointError, match=r"rank 0.*\.aside-step_2"):
+            engine.save({}, RunState())
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("mount"), reason="mounting a small disk needs root")
+def test_a_full_disk_gives_the_attempts_space_back(
+    tmp_path: Path, said: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = tmp_path / "small"
+    root.mkdir()
+    if os.system(f"mount -t tmpfs -o size=200k tmpfs {root} 2>/dev/null") != 0:
+        pytest.skip("tmpfs cannot be mounted here")
+    try:
+        engine = save(root, 1)
+        free = shutil.disk_usage(root).free
+        monkeypatch.setattr(engine, "write", lambda folder, *_: (folder / "big").write_bytes(b"0" * 300_000))
+        engine.trainer.progress.update = 2
+        assert engine.save({}, RunState()) is None
+        assert "No space left" in said[-1]
+        assert shutil.disk_usage(root).free == free
+        assert resumed(root) == 1
+    finally:
+        os.system(f"umount {root}")
+
+
+@pytest.mark.parametrize(
+    ("section", "progress", "end", "due"),
+    [
+        ({"save_every_n_steps": 5}, (0, 3, 10), False, True),
+        ({"save_every_n_steps": 5}, (0, 3, 11), False, False),
+        ({"save_every_n_steps": 5, "enabled": False}, (0, 3, 10), False, False),
+        ({"save_every_n_epochs": 2}, (2, 0, 9), False, True),
+        ({"save_every_n_epochs": 2}, (1, 0, 9), False, False),
+        ({"save_every_n_epochs": 2}, (2, 1, 9), False, False),
+        ({"save_end_of_training": True}, (1, 0, 9), True, True),
+        ({"save_end_of_training": True}, (1, 0, 9), False, False),
+        ({}, (1, 0, 10), True, False),
+    ],
+)
+def test_when_it_is_due(tmp_path: Path, section: Any, progress: Any, end: bool, due: bool) -> None:
+    epoch, batch, update = progress
+    engine = notes(tmp_path, **section)
+    at = Progress(epoch=epoch, batch=batch, update=update)
+    assert engine.due(at, end=end) is due
+    engine.trainer.progress.update = update
+    engine.save({}, RunState())
+    assert engine.due(at, end=end) is False  # once for each update
