@@ -7,6 +7,7 @@ from typing import Any
 from pydantic import Field
 
 from arctic_training import Callback, DataSource, DataSourceConfig
+from arctic_training.distributed import is_main
 from arctic_training.errors import DataError, MissingDependencyError
 
 
@@ -87,7 +88,7 @@ class ScoreCallback(Callback):
 
     def post_evaluate(self, trainer: Any, values: dict[str, float]) -> None:
         when = "after" if trainer.progress.update else "before"
-        if trainer.session.trackers:  # the main process of the run
+        if is_main():
             for name, value in values.items():
                 if name.startswith("exact_match/"):
                     print(f"exact match {when}: {value:.1%}", flush=True)

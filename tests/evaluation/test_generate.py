@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from arctic_training import distributed
+from arctic_training import SFTTrainer, distributed, get_config
 from arctic_training.config.component import from_shelf
 from arctic_training.errors import DataError, InputError
 from arctic_training.evaluation.evaluator import Evaluator
@@ -162,6 +162,33 @@ def test_two_ranks_measure_what_one_does(tmp_path: Path) -> None:
     assert both == [alone, alone] == [{"exact_match/held_out": 0.75}] * 2
     name = "generations/held_out/update_7.jsonl"
     assert (tmp_path / "two" / name).read_text() == (tmp_path / "one" / name).read_text()
+
+
+def evaluated(model: str, chats: str, run_dir: str, stage: int) -> dict[str, float]:
+    recipe = {
+        "type": "sft",
+        "output_dir": run_dir,
+        "model": {"name_or_path": model, "dtype": "fp32"},
+        "data": {"sources": [chats], "eval_sources": [chats], "max_length": 256},
+        "deepspeed": {"zero_optimization": {"stage": stage}},
+        "evaluators": [{"type": "generate", "scorers": ["exact_match", "contains"], "max_new_tokens": 5}],
+    }
+    trainer = SFTTrainer(get_config(recipe))
+    measured = trainer.evaluate()
+    trainer.close()
+    distributed.shutdown()
+    return measured
+
+
+@pytest.mark.slow
+def test_partitioned_weights_answer_as_whole_ones_do(tmp_path: Path) -> None:
+    """Seven samples on two ranks, so that one rank generates once more than it has samples."""
+    model, chats = tiny.save_model(tmp_path / "model"), tiny.save_chats(tmp_path / "chats.jsonl", 7)
+    name = "generations/eval/update_0.jsonl"
+    processes.run(evaluated, 1, str(model), str(chats), str(tmp_path / "whole"), 0)
+    first, second = processes.run(evaluated, 2, str(model), str(chats), str(tmp_path / "parts"), 3)
+    assert first == second
+    assert (tmp_path / "parts" / name).read_text() == (tmp_path / "whole" / name).read_text()
 
 
 def test_a_scorer_is_named_in_the_recipe() -> None:
