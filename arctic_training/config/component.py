@@ -28,6 +28,24 @@ class Shelf:
     kind: str
 
 
+NOT_BUILT = {
+    "snowflake": "the source that reads from Snowflake",
+    "fused_adam_moe": "the optimizer for grouped-GEMM MoE layers",
+    "cpu_adam_moe": "the optimizer for grouped-GEMM MoE layers",
+}
+"""Names that recipes of ArcticTraining may carry, and what they would choose."""
+
+
+def find(kind: str, name: str) -> type[Registered]:
+    """The class of ``kind`` that a section's ``type`` names. Raises `Problems`."""
+    if name in names(kind):
+        return lookup(kind, name)
+    if name in NOT_BUILT:
+        raise Problems([Problem(("type",), f"{name}: {NOT_BUILT[name]} is not built yet")])
+    told = f"no {kind.replace('_', ' ')} is named {name!r}; {nearest(name, names(kind))}"
+    raise Problems([Problem(("type",), told)])
+
+
 def listed(types: type[Registered] | Sequence[type[Registered]]) -> list[type[Registered]]:
     """A trainer states one class or a list of them."""
     return [types] if isinstance(types, type) else list(types)
@@ -50,8 +68,8 @@ def choose(section: Any, allowed: Sequence[type[Registered]], *, skip_validation
     for cls in allowed:
         if wanted in (cls.name, *getattr(cls, "aliases", ())):
             return _read(cls, section)
-    if skip_validation:
-        return _read(lookup(allowed[0].kind, wanted), section)
+    if skip_validation or wanted in NOT_BUILT:
+        return _read(find(allowed[0].kind, wanted), section)
     told = nearest(wanted, [cls.name for cls in allowed])
     raise Problems([Problem(("type",), f"{wanted!r} does not fit here; {told}")])
 
@@ -64,7 +82,7 @@ def from_shelf(kind: str, section: Any) -> ComponentConfig:
     name = section.get("type", "") if isinstance(section, dict) else section.type
     if not isinstance(name, str) or not name:
         raise Problems([Problem(("type",), f"a name is wanted here; {nearest(str(name), names(kind))}")])
-    return choose(section, [lookup(kind, name)])
+    return choose(section, [find(kind, name)])
 
 
 def _read(cls: type[Registered], section: dict[str, Any]) -> ComponentConfig:

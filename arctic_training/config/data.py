@@ -14,6 +14,11 @@ class DataConfig(ComponentConfig):
     drop_last: bool = False
     """Leave out the rows that do not fill a last global batch; else they make a smaller one."""
 
+    @property
+    def evaluates(self) -> bool:
+        """Whether there may be something to evaluate on."""
+        return True
+
 
 class DataSourceConfig(ComponentConfig):
     """One source of rows. At most one of ``sample_ratio``, ``sample_count`` and ``weight`` says how many of them."""

@@ -8,6 +8,15 @@ from arctic_training.config.base import ComponentConfig
 from arctic_training.config.numbers import HumanFloat
 
 
+def long_name(section: Any) -> Any:
+    """A section with ``learning_rate`` where it says ``lr``."""
+    if not isinstance(section, dict) or "lr" not in section:
+        return section
+    if "learning_rate" in section:
+        raise ValueError("lr and learning_rate are the same; give one of them")
+    return {("learning_rate" if key == "lr" else key): value for key, value in section.items()}
+
+
 class OptimizerConfig(ComponentConfig):
     learning_rate: HumanFloat = Field(default=5e-4, ge=0)
     """Peak learning rate; also written ``lr``."""
@@ -17,8 +26,4 @@ class OptimizerConfig(ComponentConfig):
     @model_validator(mode="before")
     @classmethod
     def _short_name(cls, section: Any) -> Any:
-        if isinstance(section, dict) and "lr" in section:
-            if "learning_rate" in section:
-                raise ValueError("lr and learning_rate are the same; give one of them")
-            section = {("learning_rate" if key == "lr" else key): value for key, value in section.items()}
-        return section
+        return long_name(section)

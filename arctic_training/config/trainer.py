@@ -180,6 +180,40 @@ class TrainerConfig(BaseConfig):
             raise ValueError(f"{NOT_BUILT[info.field_name or '']} is not built yet; leave this key out")
         return value
 
+    @field_validator("scheduler")
+    @classmethod
+    def _one_learning_rate(cls, scheduler: SchedulerConfig, info: ValidationInfo) -> SchedulerConfig:
+        rate, optimizer = scheduler.learning_rate, info.data.get("optimizer")
+        if rate is not None and optimizer is not None:
+            if "learning_rate" in optimizer.model_fields_set and optimizer.learning_rate != rate:
+                told = f"{rate:g} contradicts the optimizer's {optimizer.learning_rate:g}; leave it out here"
+                raise Problems([Problem(("learning_rate",), told)])
+            optimizer.learning_rate = rate
+        return scheduler
+
+    @field_validator("checkpoint")
+    @classmethod
+    def _one_resumes(cls, sections: list[CheckpointConfig]) -> list[CheckpointConfig]:
+        if len([section for section in sections if section.enabled and section.auto_resume]) > 1:
+            raise ValueError("several have auto_resume: true; the run can go on from one of them only")
+        return sections
+
+    @field_validator("evaluate_first", "evaluate_last", "eval_interval")
+    @classmethod
+    def _has_what_to_evaluate(cls, value: Any, info: ValidationInfo) -> Any:
+        data = info.data.get("data")
+        if value and data is not None and not data.evaluates and not info.data.get("evaluators"):
+            raise ValueError("there is nothing to evaluate on; give data.eval_sources, or data.train_eval_split")
+        return value
+
+    @field_validator("train_iters")
+    @classmethod
+    def _outlasts_the_warmup(cls, value: int, info: ValidationInfo) -> int:
+        scheduler = info.data.get("scheduler")
+        if value and scheduler is not None and (scheduler.warmup_steps or 0) > value:
+            raise ValueError(f"{value} updates, and scheduler.warmup_steps is {scheduler.warmup_steps}; raise it or lower that")
+        return value
+
     @field_validator("epochs")
     @classmethod
     def _is_something_to_do(cls, value: int, info: ValidationInfo) -> int:

@@ -5,10 +5,10 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, SerializeAsAny, field_validator, model_validator
 
-from arctic_training.config.component import choose
+from arctic_training.config.component import from_shelf
 from arctic_training.config.data import DataConfig, DataSourceConfig
 from arctic_training.config.numbers import HumanFloat, HumanInt
-from arctic_training.registry import lookup, names
+from arctic_training.registry import names
 
 LOCAL = {
     ".json": "json",
@@ -23,8 +23,7 @@ LOCAL = {
 
 
 def _read(section: Any) -> DataSourceConfig:
-    kind = section.type if isinstance(section, DataSourceConfig) else section["type"]
-    chosen = choose(section, [lookup("data_source", kind)])
+    chosen = from_shelf("data_source", section)
     assert isinstance(chosen, DataSourceConfig)
     return chosen
 
@@ -63,6 +62,10 @@ class SourcedDataConfig(DataConfig):
     """Deprecated: the cache is always used, and cannot be stale."""
     cache_processed_data: bool | None = None
     """Deprecated: processed data are always cached."""
+
+    @property
+    def evaluates(self) -> bool:
+        return bool(self.eval_sources) or self.train_eval_split[1] > 0
 
     @field_validator("sources", "eval_sources", mode="before")
     @classmethod

@@ -4,7 +4,8 @@ import math
 import sys
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import repeat
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -114,8 +115,8 @@ class Trainer(Registered, Hooked, ABC, kind="trainer"):
         """How often the data are gone through in the whole run, at most."""
         if self.config.train_iters:
             return sys.maxsize
-        repeats = math.ceil(self.config.min_iterations / max(1, self.updates_per_epoch))
-        return max(self.config.epochs, repeats)
+        repeats = -(-int(self.config.min_iterations) // max(1, self.updates_per_epoch))
+        return max(int(self.config.epochs), repeats)
 
     @property
     def training_horizon(self) -> int:
@@ -146,9 +147,14 @@ class Trainer(Registered, Hooked, ABC, kind="trainer"):
         """What is left of the epoch under way, window by window: see `Window`."""
         loader = self.train_loader
         assert loader is not None
-        loader.seek(self.progress.epoch, self.progress.batch)
-        for self.window in windows(
-            loader,
+        batches: Iterable[Any] = loader
+        if self.config.overfit_first_batch:
+            loader.seek(0, 0)
+            batches = repeat(next(iter(loader)), len(loader) - self.progress.batch)
+        else:
+            loader.seek(self.progress.epoch, self.progress.batch)
+        for window in windows(
+            batches,
             self.config.gradient_accumulation_steps,
             targets=self.targets,
             stop=lambda: bool(self._requested),
@@ -156,7 +162,9 @@ class Trainer(Registered, Hooked, ABC, kind="trainer"):
             ranks=self.data_world,
             device=self.device,
         ):
-            for self.window.index, batch in enumerate(self.window.batches):
+            self.window = window
+            for index, batch in enumerate(window.batches):
+                window.index = index
                 yield batch
 
     @hook("train")
@@ -214,7 +222,7 @@ class Trainer(Registered, Hooked, ABC, kind="trainer"):
         self.model.backward(loss if window.size == planned else loss * (planned / window.size))
 
     def targets(self, batch: Any) -> int:
-        """How many targets the loss of ``batch`` (on the CPU) is a sum over: its labels, or its rows where it has none."""
+        """How many targets the loss of ``batch`` is a sum over: its labels, or its rows where it has none."""
         if isinstance(batch, Mapping):
             if "labels" in batch:
                 return int((batch["labels"] != -100).sum())
@@ -255,7 +263,7 @@ class Trainer(Registered, Hooked, ABC, kind="trainer"):
     @hook("evaluate")
     def evaluate(self) -> dict[str, float]:
         """The mean loss over every evaluation set and what the evaluators measure, over all ranks. Leaves no trace."""
-        training, values = self.metrics, {}
+        training, values = self.metrics, dict[str, float]()
         with traceless(engine.module for engine in self.engines.values()):
             try:
                 for name, loader in self.eval_loaders.items():
@@ -271,7 +279,9 @@ class Trainer(Registered, Hooked, ABC, kind="trainer"):
                 self.metrics = training
             for evaluator in self.evaluators:
                 values |= evaluator(self)
-        self.session.log(values, self.progress.update)
+        every, count = self.config.eval_log_iter_interval, self.progress.update // max(1, self.config.eval_interval)
+        if every and count % every == 0:
+            self.session.log(values, self.progress.update)
         return values
 
     @hook("checkpoint")
