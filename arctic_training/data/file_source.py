@@ -122,9 +122,10 @@ class CsvSource(FileSource):
         for file in files:
             delimiter = self.config.delimiter or ("\t" if file.suffix.lower() == ".tsv" else ",")
             parse = csv.ParseOptions(delimiter=delimiter, newlines_in_values=True)
+            one = csv.ReadOptions(use_threads=False)  # only then an error says which row
             convert = csv.ConvertOptions(strings_can_be_null=False)
             try:
-                tables.append(csv.read_csv(file, parse_options=parse, convert_options=convert))
+                tables.append(csv.read_csv(file, read_options=one, parse_options=parse, convert_options=convert))
             except pa.ArrowInvalid as error:
                 raise DataError(f"{file}: {_reason(error)}") from None
         return Dataset(pa.concat_tables(tables, promote_options="permissive"))

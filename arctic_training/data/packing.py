@@ -25,7 +25,7 @@ class Packs(Sequence[Indices]):
         return self.members[start : self.ends[index]]
 
     def __iter__(self) -> Iterator[Indices]:
-        return iter(np.split(self.members, self.ends[:-1]))
+        return (self[index] for index in range(len(self)))
 
 
 def best_fit(lengths: npt.ArrayLike, capacity: int) -> Packs:
@@ -63,27 +63,26 @@ def _place(lengths: list[int], counts: list[int], capacity: int, packs: Indices)
     for length, count in zip(lengths, counts, strict=True):
         while count:
             fitting = rooms >> length
+            room = length + (fitting & -fitting).bit_length() - 1 if fitting else capacity
+            # a pack takes as many as it holds: until it is full, no other fits them tighter
+            each = room // length
+            wanted = -(-count // each)
             if fitting:
-                room = length + (fitting & -fitting).bit_length() - 1
-                taken = waiting[room][-count:]
-                del waiting[room][-count:]
+                taken = waiting[room][-wanted:]
+                del waiting[room][-wanted:]
                 if not waiting[room]:
                     rooms ^= 1 << room
-                packs[at : at + len(taken)] = taken
-                filled = {room - length: taken}
-            else:  # each new pack takes as many as it holds: until it is full, nothing fits them tighter
-                each = capacity // length
-                full, rest = divmod(count, each)
-                taken = list(range(made, made + full + (rest > 0)))
-                packs[at : at + count] = made + np.arange(count) // each
-                made += len(taken)
-                filled = {capacity - each * length: taken[:full], capacity - rest * length: taken[full:]}
-            done = len(taken) if fitting else count
-            at, count = at + done, count - done
-            for left, those in filled.items():
+            else:
+                taken = list(range(made, made + wanted))
+                made += wanted
+            done = min(count, each * len(taken))
+            packs[at : at + done] = np.repeat(taken, each)[:done]
+            last = done - each * (len(taken) - 1)
+            for left, those in ((room - each * length, taken[:-1]), (room - last * length, taken[-1:])):
                 if those:
                     waiting.setdefault(left, []).extend(those)
                     rooms |= 1 << left
+            at, count = at + done, count - done
     return made
 
 

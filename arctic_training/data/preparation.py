@@ -13,12 +13,14 @@ import numpy as np
 from arctic_training.data import mixing
 from arctic_training.data.collate import IGNORED
 from arctic_training.data.row_error import RowError
+from arctic_training.data.rows import Row, RowReader
 from arctic_training.data.samples import Samples
 from arctic_training.data.source import DataSource
 from arctic_training.errors import DataError
 from arctic_training.logging import logger
 
-Rows = list[dict[str, Any]]
+Rows = list[Row]
+_BATCH = 1_000
 _ROWS_EACH = 5_000
 """Rows that are worth a process of their own."""
 _IN_MEMORY = 200_000
@@ -53,7 +55,7 @@ def prepare(factory: Any, sources: Sequence[DataSource], loaded: Sequence[Any]) 
             taken = rows if indices is None else rows.select(indices)
             logger.info(f"{source}: {len(taken)} of {len(rows)} rows")
             try:
-                made = factory.process(taken) if source.config.process else taken
+                made = factory.process(taken) if source.config.process else tokens_already(taken)
             except RowError as error:
                 row = error.row if indices is None else int(indices[error.row])
                 raise DataError(f"{source}: row {row + 1}: {error.what}") from error
@@ -75,8 +77,6 @@ def with_targets(samples: Samples, numbers: Any, source: str, most: float) -> tu
     """The samples that have a target, and a note about the others. Raises `DataError` when they are too many."""
     columns = samples.table.column_names
     if "input_ids" not in columns:
-        if not columns:
-            raise DataError(f"{source}: nothing came out of process")
         return samples, ""
     counts = samples.counts("labels", IGNORED) if "labels" in columns else samples.lengths()
     empty = np.flatnonzero(counts == 0)
@@ -97,55 +97,49 @@ def map_rows(dataset: Any, encode: Callable[[Rows, int], Any], *, processes: int
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     count = max(1, min(processes, cores, len(dataset) // _ROWS_EACH))
-    options: dict[str, Any] = {"num_proc": count} if count > 1 else {}
-    if count == 1 and len(dataset) <= _IN_MEMORY:
-        options["keep_in_memory"] = True
-    else:
-        folder = tempfile.TemporaryDirectory(prefix="arctic_training_")
-        options["cache_file_name"] = os.path.join(folder.name, "rows.arrow")
+    hand_over = _Encode(encode, dataset.features)
+    rows = dataset.with_format("arrow")
     with _threads(alone=count == 1):
-        made = dataset.map(
-            _Encode(encode, filled_in(dataset)),
+        if count == 1 and len(dataset) <= _IN_MEMORY:
+            return _in_memory(rows, hand_over)
+        scratch = tempfile.TemporaryDirectory(prefix="arctic_training_")
+        made = rows.map(
+            hand_over,
             batched=True,
             with_indices=True,
-            batch_size=1_000,
+            batch_size=_BATCH,
             remove_columns=dataset.column_names,
+            num_proc=count if count > 1 else None,
+            cache_file_name=os.path.join(scratch.name, "rows.arrow"),
             load_from_cache_file=False,
             new_fingerprint="0" * 16,  # the cache has a key of its own; hashing the tokenizer would take its time
-            **options,
-        )
-    if "cache_file_name" in options:
-        made._scratch = folder  # lives as long as what is mapped into memory from it
+        ).with_format(None)
+    made._scratch = scratch  # lives as long as what is mapped into memory from it
     return made
 
 
-def filled_in(dataset: Any) -> frozenset[str]:
-    """Columns of mappings that Arrow has given the same keys in every row: those a row had not are None there."""
-    from datasets import Json, Value
+def _in_memory(rows: Any, hand_over: "_Encode") -> Any:
+    import pyarrow as pa
+    from datasets import Dataset
 
-    return frozenset(name for name, kind in dataset.features.items() if not isinstance(kind, (Json, Value)))
-
-
-def without_none(value: Any) -> Any:
-    """A value without the keys of its mappings that are None, at any depth."""
-    if isinstance(value, Mapping):
-        return {key: without_none(inner) for key, inner in value.items() if inner is not None}
-    return [without_none(inner) for inner in value] if isinstance(value, list) else value
+    tables = []
+    for first in range(0, len(rows), _BATCH):
+        made = hand_over(rows[first : first + _BATCH], [first])
+        tables.append(made if isinstance(made, pa.Table) else pa.table(dict(made)))
+    return Dataset(pa.concat_tables(tables, promote_options="permissive"))
 
 
 class _Encode:
-    """Hands rows of a batch on as rows."""
+    """Hands a batch on as rows."""
 
-    def __init__(self, encode: Callable[[Rows, int], Any], filled: frozenset[str]) -> None:
-        self.encode, self.filled = encode, filled
+    def __init__(self, encode: Callable[[Rows, int], Any], features: Mapping[str, Any]) -> None:
+        self.encode, self.features = encode, features
+        self._read: RowReader | None = None
 
-    def __call__(self, batch: Mapping[str, list[Any]], indices: list[int]) -> Any:
-        columns = {
-            name: [without_none(v) for v in values] if name in self.filled else values for name, values in batch.items()
-        }
-        names = list(columns)
-        rows = [dict(zip(names, values, strict=True)) for values in zip(*columns.values(), strict=True)]
-        return self.encode(rows, indices[0])
+    def __call__(self, table: Any, indices: list[int]) -> Any:
+        if self._read is None:  # made where it is used: it cannot be pickled
+            self._read = RowReader(self.features)
+        return self.encode(self._read(table), indices[0])
 
 
 def token_table(columns: Mapping[str, Sequence[Any]]) -> Any:
@@ -159,6 +153,22 @@ def token_table(columns: Mapping[str, Sequence[Any]]) -> Any:
         values = np.concatenate(rows) if len(rows) else np.empty(0)
         arrays[name] = pa.LargeListArray.from_arrays(pa.array(ends), pa.array(values.astype(np.int32, copy=False)))
     return pa.table(arrays)
+
+
+def tokens_already(dataset: Any) -> Any:
+    """Rows that somebody else has made tokens of. Raises `DataError` when they are none."""
+    if "input_ids" not in dataset.column_names:
+        there = ", ".join(dataset.column_names)
+        raise DataError(f"process is false, so that a column input_ids is wanted; there are {there}")
+    return map_rows(dataset, _tokens, processes=1)
+
+
+def _tokens(rows: Rows, first: int) -> Any:
+    try:
+        columns = {name: [np.array(row[name], np.int32) for row in rows] for name in rows[0]}
+        return token_table(columns)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise DataError(f"process is false, so that every column is a list of tokens: {error}") from None
 
 
 def versions() -> dict[str, str]:

@@ -113,8 +113,9 @@ class SourcedDataFactory(DataFactory[C]):
         from arctic_training.data.stream import stream_loader
 
         if any(getattr(source, "streaming", False) for source in self.config.sources):
+            train = stream_loader(self)
             evaluation = {name: self.create_loader(data, train=False) for name, data in self.load_evaluation().items()}
-            return Loaders(stream_loader(self), evaluation)
+            return Loaders(train, evaluation)
         return super().__call__(*args)
 
     def sources(self, configs: Sequence[DataSourceConfig]) -> list[DataSource]:

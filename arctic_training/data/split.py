@@ -24,7 +24,7 @@ def cut(rows: Any, split: str) -> Any:
         return rows
     size = len(rows)
     first, last = (_row(bound, size, otherwise) for bound, otherwise in ((start, 0), (end, size)))
-    return rows.select(range(first, max(first, last)))
+    return rows.select(range(first, last) if first < last else [])
 
 
 def choose(there: list[str], wanted: str) -> str | None:

@@ -1,4 +1,4 @@
-"""Micro-batches out of streams: a buffer of rows at a time becomes tokens, packed and shuffled, at an exact position."""
+"""Micro-batches out of streams: a buffer of rows at a time becomes tokens, packed and shuffled; the place is exact."""
 
 import copy
 import json
@@ -24,25 +24,26 @@ class Endless:
         """``rows`` is a `datasets.IterableDataset`."""
         self.rows, self.name = rows, name
         self._beginning = copy.deepcopy(rows.state_dict())
+        self._start = self._beginning
+        """Where the iteration begins that is not yet running; `datasets` itself does not tell it."""
         self._running: Iterator[dict[str, Any]] | None = None
 
     def __next__(self) -> dict[str, Any]:
         """Raises `DataError` when the source is empty."""
         for _ in range(2):
             if self._running is None:
+                self.rows.load_state_dict(copy.deepcopy(self._start))
                 self._running = iter(self.rows)
             for row in self._running:
                 return row
-            self.rows.load_state_dict(copy.deepcopy(self._beginning))
-            self._running = None
+            self.load_state_dict(self._beginning)
         raise DataError(f"{self.name}: there are no rows")
 
     def state_dict(self) -> Any:
-        return copy.deepcopy(self.rows.state_dict())
+        return copy.deepcopy(self._start if self._running is None else self.rows.state_dict())
 
     def load_state_dict(self, state: Any) -> None:
-        self.rows.load_state_dict(state)
-        self._running = None
+        self._start, self._running = state, None
 
 
 @dataclass

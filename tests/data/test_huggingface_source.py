@@ -1,0 +1,89 @@
+"""Hugging Face data sets: local folders, splits under any name, columns under any name."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from datasets import Dataset, DatasetDict
+
+from arctic_training.data.causal_factory import CausalDataConfig
+from arctic_training.data.sft_factory import SFTDataConfig
+from arctic_training.errors import DataError
+from arctic_training.registry import lookup
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("sets")
+    split = {name: Dataset.from_dict({"text": [f"{name}{n}" for n in range(4)]}) for name in ("train", "test")}
+    DatasetDict(split).save_to_disk(folder / "both")
+    split["train"].save_to_disk(folder / "one")
+    (folder / "files").mkdir()
+    for name in ("train", "validation"):
+        split["train"].to_json(folder / "files" / f"{name}.jsonl")
+    turns = [[{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]]
+    Dataset.from_dict({"talk": turns, "ask": ["q"], "say": ["a"], "more": [""]}).save_to_disk(folder / "chats")
+    return folder
+
+
+def load(config_type: Any, split: str = "train", **section: Any) -> Any:
+    config = config_type.model_validate({"sources": [section]}).sources[0]
+    source: Any = lookup("data_source", config.type)
+    return source(None, config)(split)
+
+
+def texts(folder: Path, name: str, split: str = "train", **section: Any) -> list[str]:
+    return list(load(CausalDataConfig, split, name_or_path=str(folder / name), **section)["text"])
+
+
+def test_splits(folder: Path) -> None:
+    assert texts(folder, "both") == ["train0", "train1", "train2", "train3"]
+    assert texts(folder, "both", "eval") == ["test0", "test1", "test2", "test3"]
+    assert texts(folder, "both", split_mapping={"train": "test"}) == ["test0", "test1", "test2", "test3"]
+    assert texts(folder, "both", "eval", split_mapping={"eval": "train"})[0] == "train0"
+    assert texts(folder, "both:test[:1]") == ["test0"]
+    assert texts(folder, "both", split="test[50%:]") == ["test2", "test3"]
+    assert texts(folder, "one") == texts(folder, "one", "eval") == texts(folder, "both")
+    assert texts(folder, "files", "eval") == ["train0", "train1", "train2", "train3"]
+
+
+def test_what_is_not_there(folder: Path) -> None:
+    for section, said in [
+        ({"name_or_path": str(folder / "both"), "split": "dev"}, "there is no split 'dev'; there are train, test"),
+        ({"name_or_path": str(folder / "both"), "column": "body"}, "no column 'body', which column names; there are"),
+        ({"name_or_path": str(folder / "none")}, r"cannot be loaded \(HF_HUB_OFFLINE is set\)"),
+        ({"name_or_path": "nobody/nothing"}, r"data set nobody/nothing cannot be loaded \(HF_HUB_OFFLINE is set\)"),
+        ({"name_or_path": str(folder / "both"), "split": "train[9:]"}, "there are no rows in train"),
+    ]:
+        with pytest.raises(DataError, match=said):
+            load(CausalDataConfig, **section)
+
+
+CHAT = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
+
+
+@pytest.mark.parametrize(
+    "section",
+    [
+        {"role_mapping": {"user": "ask", "assistant": "say"}},
+        {"role_mapping": {"system": "more", "user": "ask", "assistant": "say"}},
+        {"role_mapping": {"user": "talk.from.human", "assistant": "talk.from.gpt"}},
+        {"role_mapping": {"user": "talk.from.human", "assistant": "talk.from.gpt"}, "content_key": "value"},
+    ],
+)
+def test_roles(folder: Path, section: dict[str, Any]) -> None:
+    assert load(SFTDataConfig, name_or_path=str(folder / "chats"), **section)[0] == {"messages": CHAT}
+
+
+def test_roles_that_do_not_fit(folder: Path) -> None:
+    mapping = {"user": "talk.from.human", "assistant": "talk.from.gpt"}
+    for section, said in [
+        ({"role_mapping": {"user": "asked"}}, "no column 'asked', which role_mapping names"),
+        ({"role_mapping": {"user": "talk.from.human"}}, "turn 2 says from: 'gpt', which role_mapping does not name"),
+        ({"role_mapping": mapping, "content_key": "words"}, "turn 1 has no 'words', which content_key names"),
+    ]:
+        with pytest.raises(DataError, match=said):
+            load(SFTDataConfig, name_or_path=str(folder / "chats"), **section)
+    for mapping, said in [({"robot": "ask"}, "'robot' is no role"), ({"user": "a.b"}, "neither a column nor")]:
+        with pytest.raises(ValueError, match=said):
+            SFTDataConfig.model_validate({"sources": [{"name_or_path": "x", "role_mapping": mapping}]})

@@ -1,0 +1,226 @@
+"""From a file to batches: what is in them, what is left out, and what is said of it."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from loguru import logger
+
+from arctic_training.data.sft_factory import SFTDataConfig, SFTDataFactory
+from arctic_training.errors import DataError
+from tests import tiny
+from tests.data import templates
+from tests.data.view import make
+
+TOKENIZER = templates.byte_level(templates.CALLS)
+
+
+@pytest.fixture
+def told() -> Iterator[list[str]]:
+    """The warnings that are logged."""
+    messages: list[str] = []
+    sink = logger.add(lambda message: messages.append(message.record["message"]), level="WARNING")
+    yield messages
+    logger.remove(sink)
+
+
+def write(folder: Path, rows: list[dict[str, Any]], name: str = "rows.jsonl") -> str:
+    path = folder / name
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return str(path)
+
+
+def sft(folder: Path, rows: list[dict[str, Any]] | None = None, **more: Any) -> Any:
+    view = {name: more.pop(name) for name in ("rank", "world", "micro") if name in more}
+    sources = [write(folder, rows)] if rows is not None else more.pop("sources")
+    return make(SFTDataFactory, TOKENIZER, {"sources": sources, "cache_dir": str(folder / "cache"), **more}, **view)
+
+
+def chat(question: str, answer: str) -> dict[str, Any]:
+    return {"messages": [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]}
+
+
+def texts(dataset: Any) -> list[str]:
+    return [TOKENIZER.decode(dataset[n]["input_ids"]) for n in range(len(dataset))]
+
+
+def answers(dataset: Any) -> list[str]:
+    rows = [dataset[n] for n in range(len(dataset))]
+    return [TOKENIZER.decode(row["input_ids"][row["labels"] != -100]) for row in rows]
+
+
+def test_batches_hold_every_row_once(tmp_path: Path) -> None:
+    rows = [chat(f"q{n}", f"a{n}") for n in range(7)]
+    batches = list(sft(tmp_path, rows, micro=2)().train)
+    found = [TOKENIZER.decode(row[row != -100]) for batch in batches for row in batch["labels"]]
+    assert sorted(found) == [f"a{n}<|im_end|>" for n in range(7)]
+    assert [len(batch["labels"]) for batch in batches] == [2, 2, 2, 1]
+
+
+@pytest.mark.parametrize("micro", [1, 3])
+@pytest.mark.parametrize("options", [{}, {"always_max_length": True}, {"pad_to": "max_length"}, {"div_length": 1}])
+def test_packed_batches_hold_every_token_once(tmp_path: Path, micro: int, options: dict[str, Any]) -> None:
+    rows = tiny.chats(30)
+    unpacked, packed = sft(tmp_path, rows)(), sft(tmp_path, rows, pack_samples=True, micro=micro, **options)()
+    wanted = sorted(token for n in range(30) for token in unpacked.train.dataset[n]["input_ids"].tolist())
+    got = []
+    for batch in packed.train:
+        assert batch["input_ids"].shape[1] <= 512 * micro
+        assert batch["max_length_q"] <= 512 * micro
+        real = batch["cu_seq_lens_q"][-1].item()
+        assert real == batch["input_ids"].shape[1]
+        got += batch["input_ids"][0].tolist()
+        if options == {"pad_to": "max_length"}:
+            assert batch["input_ids"].shape[1] == 512 * micro
+    pad = TOKENIZER.pad_token_id
+    assert sorted(token for token in got if token != pad) == wanted
+    if not options:
+        targets = sum(int((batch["labels"] != -100).sum()) for batch in packed.train)
+        assert targets == sum(int((batch["labels"] != -100).sum()) for batch in unpacked.train)
+
+
+def test_ranks_share_a_global_batch(tmp_path: Path) -> None:
+    rows = tiny.chats(13)
+    alone = [batch["labels"] for batch in sft(tmp_path, rows, micro=4)().train]
+    pair = [[batch["labels"] for batch in sft(tmp_path, rows, rank=r, world=2, micro=2)().train] for r in range(2)]
+    assert len(pair[0]) == len(pair[1]) == len(alone)
+    for whole, *parts in zip(alone, *pair, strict=True):
+        told = [row[row != -100].tolist() for part in parts for row in part]
+        assert [row for row in told if row] == [row[row != -100].tolist() for row in whole]
+
+
+def test_long_rows_are_left_out_and_counted(tmp_path: Path, told: list[str]) -> None:
+    rows = [chat("q", "yes " * n) for n in (1, 30, 60)]
+    assert len(sft(tmp_path, rows, max_length=40)().train) == 1
+    assert told == ["2 of 3 samples are longer than max_length = 40 tokens, and left out"]
+    cut = sft(tmp_path, rows, max_length=40, filter_samples=False)().train.dataset
+    assert [len(cut[n]["input_ids"]) for n in range(3)][1:] == [40, 40]
+    with pytest.raises(DataError, match=r"3 of 3 samples are longer than max_length = 4 tokens.*nothing is left"):
+        sft(tmp_path, rows, max_length=4)()
+
+
+def test_rows_without_a_target_are_named_and_left_out(tmp_path: Path, told: list[str]) -> None:
+    rows = [chat("q", f"a{n}") for n in range(9)]
+    rows.insert(3, {"messages": [{"role": "user", "content": "unanswered"}]})
+    assert len(sft(tmp_path, rows, max_share_without_targets="10%")().train) == 9
+    assert told[0].endswith("rows.jsonl: 1 of 10 rows have no target token: 4; they are left out")
+    assert len(sft(tmp_path, rows, max_share_without_targets="10%")().train) == 9
+    assert told[1] == told[0]  # also when it comes out of the cache
+    with pytest.raises(DataError, match=r"rows have no target token: 4; more than max_share_without_targets = 0\.05"):
+        sft(tmp_path, rows)()
+
+
+def test_bad_rows_are_named_by_source_and_row(tmp_path: Path) -> None:
+    rows = [chat("q", "a"), {"messages": [{"role": "robot", "content": "x"}]}]
+    with pytest.raises(DataError, match=r"rows.jsonl: row 2: message 1 has the unknown role 'robot'"):
+        sft(tmp_path, rows)()
+    rows = [chat("q", f"a{n}") for n in range(20)] + rows[1:]
+    with pytest.raises(DataError, match=r"rows.jsonl: row 21: "):
+        sft(tmp_path, sources=[{"name_or_path": write(tmp_path, rows), "sample_ratio": 3}])()
+    with pytest.raises(DataError, match=r"rows.jsonl: no known shape has the columns a; known are messages"):
+        sft(tmp_path, [{"a": 1}])()
+
+
+def test_tool_calls_survive(tmp_path: Path) -> None:
+    def calling(name: str, arguments: dict[str, Any]) -> dict[str, Any]:
+        call = {"type": "function", "function": {"name": name, "arguments": arguments}}
+        return {
+            "messages": [{"role": "user", "content": "q"}, {"role": "assistant", "tool_calls": [call], "content": None}]
+        }
+
+    rows = [calling("f", {"a": 0.26005620864429313}), calling("g", {"b": None, "c": [1, "x"]}), chat("q", "a")]
+    found = answers(sft(tmp_path, rows)().train.dataset)
+    assert found == [
+        '<tool_call>{"name": "f", "arguments": {"a": 0.26005620864429313}}</tool_call><|im_end|>',
+        '<tool_call>{"name": "g", "arguments": {"b": null, "c": [1, "x"]}}</tool_call><|im_end|>',
+        "a<|im_end|>",
+    ]
+
+
+def test_evaluation_sets(tmp_path: Path) -> None:
+    train = write(tmp_path, [chat("q", f"a{n}") for n in range(10)])
+    one, two = (write(tmp_path, [chat("q", f"{name}{n}") for n in range(3)], f"{name}.jsonl") for name in "xy")
+    loaders = sft(tmp_path, sources=[train], eval_sources=[one])()
+    assert answers(loaders.evaluation["eval"].dataset) == [f"x{n}<|im_end|>" for n in range(3)]
+    assert list(sft(tmp_path, sources=[train], eval_sources=[one, two])().evaluation) == ["x", "y"]
+    assert list(sft(tmp_path, sources=[train], eval_sources=[one, one])().evaluation) == ["x", "x_2"]
+    split = sft(tmp_path, sources=[train], train_eval_split=[0.7, 0.3])()
+    parts = answers(split.train.dataset), answers(split.evaluation["eval"].dataset)
+    assert [len(part) for part in parts] == [7, 3]
+    assert sorted(parts[0] + parts[1]) == [f"a{n}<|im_end|>" for n in range(10)]
+
+
+def test_evaluation_is_in_order(tmp_path: Path) -> None:
+    path = write(tmp_path, [chat("q", f"a{n}") for n in range(5)])
+    loader = sft(tmp_path, sources=[path], eval_sources=[path])().evaluation["eval"]
+    assert [TOKENIZER.decode(b["labels"][0][b["labels"][0] != -100]) for b in loader] == [
+        f"a{n}<|im_end|>" for n in range(5)
+    ]
+
+
+def test_positions_are_fused_in_a_share_of_the_rows(tmp_path: Path) -> None:
+    rows = tiny.chats(200)
+    loader = sft(tmp_path, rows, pack_samples=True, fuse_positions_prob=0.5)().train
+    first = [len(batch["cu_seq_lens_q"]) <= 3 for batch in loader]
+    assert 0 < sum(first) < len(first)
+    loader.seek(1, 0)
+    assert sum(len(batch["cu_seq_lens_q"]) <= 3 for batch in loader) == sum(first)
+
+
+def test_repeating_fills_rows(tmp_path: Path) -> None:
+    (batch,) = sft(tmp_path, [chat("q", "a")], pack_samples=True, repeat_to_pack_max_length=True)().train
+    assert len(batch["cu_seq_lens_q"]) - 1 > 20
+
+
+def test_drop_last_refuses_to_drop_all(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"2 rows make no batch; drop_last leaves out every global batch .*\(4 rows\)"):
+        sft(tmp_path, [chat("q", "a")] * 2, micro=4, drop_last=True)()
+
+
+def test_rows_that_are_tokens_already(tmp_path: Path) -> None:
+    path = write(tmp_path, [{"input_ids": [1, 2, 3], "labels": [-100, 2, 3]}])
+    with pytest.raises(DataError, match="no known shape"):
+        sft(tmp_path, sources=[path])()
+    sample = sft(tmp_path, sources=[{"name_or_path": path, "process": False}])().train.dataset[0]
+    assert sample["labels"].tolist() == [-100, 2, 3]
+
+
+def test_what_the_section_refuses() -> None:
+    for section, said in [
+        ({"sources": []}, "at least 1 item"),
+        ({"sources": ["a.jsonl"], "always_max_length": True}, "pack_samples is false"),
+        ({"sources": ["a.jsonl"], "train_eval_split": [0.5, 0.4]}, "add up to 1"),
+        ({"sources": [{"name_or_path": "a.jsonl", "weight": 1}, "b.jsonl"]}, "all of them have a weight"),
+        ({"sources": [{"name_or_path": "a.jsonl", "sample_ratio": 1, "sample_count": 2}]}, "give one of them"),
+        ({"sources": [{"type": "jsonll", "name_or_path": "a"}]}, "did you mean 'jsonl'"),
+        ({"sources": [{"name_or_path": "a.jsonl", "rolemapping": {}}]}, "rolemapping: unknown"),
+    ]:
+        with pytest.raises(ValueError, match=said):
+            SFTDataConfig.model_validate(section)
+
+
+def test_which_source_a_string_is() -> None:
+    named = ["a/b.jsonl", "c.PARQUET", "HuggingFaceH4/ultrafeedback_binarized", "org/data", "ProjectGutenbergSFT"]
+    types = [source.type for source in SFTDataConfig.model_validate({"sources": named}).sources]
+    assert types == [
+        "jsonl",
+        "parquet",
+        "HuggingFaceH4/ultrafeedback_binarized",
+        "huggingface_instruct",
+        "ProjectGutenbergSFT",
+    ]
+
+
+def test_several_processes_make_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from arctic_training.data import preparation
+
+    rows = tiny.chats(60)
+    one = sft(tmp_path, rows, num_proc=1)().train.dataset
+    monkeypatch.setattr(preparation, "_ROWS_EACH", 10)
+    monkeypatch.setattr(preparation, "_IN_MEMORY", 10)
+    two = sft(tmp_path / "other", sources=[write(tmp_path, rows)], num_proc=2)().train.dataset
+    assert len(one) == len(two) == 60
+    assert all(np.array_equal(one[n][name], two[n][name]) for n in range(60) for name in ("input_ids", "labels"))

@@ -1,0 +1,132 @@
+"""Streams: the same from any saved position, shared by the ranks, mixed by weight, without an end."""
+
+import json
+from collections import Counter
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from arctic_training.data.sft_factory import SFTDataFactory
+from arctic_training.errors import DataError
+from tests.data import templates
+from tests.data.view import make
+
+TOKENIZER = templates.byte_level(templates.CHATML)
+
+
+def write(folder: Path, name: str, rows: int) -> str:
+    chats = [
+        [{"role": "user", "content": "q"}, {"role": "assistant", "content": f"{name}{n} " + "yes " * (n % 7)}]
+        for n in range(rows)
+    ]
+    path = folder / f"{name}.jsonl"
+    path.write_text("".join(json.dumps({"messages": chat}) + "\n" for chat in chats))
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
+    folder = tmp_path_factory.mktemp("streams")
+    return write(folder, "a", 23), write(folder, "b", 7)
+
+
+def stream(*sources: dict[str, Any], rank: int = 0, world: int = 1, **section: Any) -> Any:
+    section = {"sources": [{"streaming": True, **source} for source in sources], "stream_buffer": 5, **section}
+    return make(SFTDataFactory, TOKENIZER, section, rank=rank, world=world, train_iters=10)().train
+
+
+def told(batch: Any) -> list[str]:
+    text = TOKENIZER.decode(batch["labels"][batch["labels"] != -100])
+    return [answer.split()[0] for answer in text.split("<|im_end|>")[:-1]]
+
+
+def take(loader: Any, count: int) -> list[list[str]]:
+    made = [told(batch) for batch in islice(loader, count)]
+    loader.close()
+    return made
+
+
+def test_every_row_once_a_round(files: tuple[str, str]) -> None:
+    loader = stream({"name_or_path": files[0]})
+    assert len(loader) == 0
+    assert Counter(row for batch in take(loader, 115) for row in batch) == Counter({f"a{n}": 5 for n in range(23)})
+
+
+def test_ranks_share_the_rows(files: tuple[str, str]) -> None:
+    rows = [
+        row
+        for rank in range(2)
+        for batch in take(stream({"name_or_path": files[0]}, rank=rank, world=2), 10)
+        for row in batch
+    ]
+    assert Counter(rows) == Counter([f"a{n % 23}" for n in range(20)])
+
+
+@settings(max_examples=12)
+@given(before=st.integers(0, 30), packed=st.booleans(), again=st.integers(0, 6))
+def test_going_on_from_a_saved_position_is_exact(files: tuple[str, str], before: int, packed: bool, again: int) -> None:
+    sources = [{"name_or_path": file, "weight": weight} for file, weight in zip(files, (1, 3), strict=True)]
+    section = {"pack_samples": packed, "max_length": 64, "div_length": 8}
+    whole = take(stream(*sources, **section), before + again + 9)
+    first = stream(*sources, **section)
+    reading = iter(first)
+    assert [told(batch) for batch in islice(reading, before)] == whole[:before]
+    state = json.loads(json.dumps(first.state_dict()))
+    assert [told(batch) for batch in islice(reading, 3)] == whole[before : before + 3]  # telling it moves nothing
+    first.close()
+    second = stream(*sources, **section)
+    second.load_state_dict(state)
+    reading = iter(second)
+    assert [told(batch) for batch in islice(reading, again)] == whole[before : before + again]
+    state = second.state_dict()
+    second.close()
+    third = stream(*sources, **section)
+    third.load_state_dict(state)
+    assert take(third, 9) == whole[before + again :]
+
+
+def test_weights(files: tuple[str, str]) -> None:
+    loader = stream({"name_or_path": files[0], "weight": 3}, {"name_or_path": files[1], "weight": 1}, stream_buffer=50)
+    shares = Counter(row[0] for batch in take(loader, 400) for row in batch)
+    assert 0.68 < shares["a"] / 400 < 0.82
+
+
+def test_a_part_of_a_stream(files: tuple[str, str]) -> None:
+    loader = stream({"name_or_path": files[0], "sample_count": 3})
+    assert Counter(row for batch in take(loader, 30) for row in batch) == Counter({"a0": 10, "a1": 10, "a2": 10})
+
+
+def test_a_stream_beside_a_file(files: tuple[str, str]) -> None:
+    loader = stream({"name_or_path": files[0]}, {"name_or_path": files[1], "streaming": False}, stream_buffer=50)
+    assert {row[0] for batch in take(loader, 50) for row in batch} == {"a", "b"}
+
+
+def test_what_a_stream_cannot_do(files: tuple[str, str], tmp_path: Path) -> None:
+    section = {"sources": [{"name_or_path": files[0], "streaming": True}]}
+    with pytest.raises(DataError, match="train_iters must say how long"):
+        make(SFTDataFactory, TOKENIZER, section)()
+    with pytest.raises(DataError, match="cannot be cut out"):
+        stream({"name_or_path": files[0], "split": "train[:5]"})
+    with pytest.raises(DataError, match="no length to take sample_ratio of"):
+        stream({"name_or_path": files[0], "sample_ratio": 0.5})
+    with pytest.raises(DataError, match="a stream cannot be split"):
+        stream({"name_or_path": files[0]}, train_eval_split=[0.5, 0.5])
+    (tmp_path / "empty.jsonl").write_text("\n")
+    with pytest.raises(DataError, match="there are no rows"):
+        take(stream({"name_or_path": str(tmp_path / "empty.jsonl")}), 1)
+    (tmp_path / "bad.jsonl").write_text('{"messages": 1')
+    with pytest.raises(DataError, match=r"bad\.jsonl:1: not JSON"):
+        take(stream({"name_or_path": str(tmp_path / "bad.jsonl")}), 1)
+
+
+def test_evaluation_on_a_stream_says_how_much(files: tuple[str, str], tmp_path: Path) -> None:
+    source = {"name_or_path": files[1], "streaming": True}
+    section = {"sources": [files[0]], "cache_dir": str(tmp_path)}
+    with pytest.raises(DataError, match="needs a sample_count"):
+        make(SFTDataFactory, TOKENIZER, {**section, "eval_sources": [source]})()
+    loaders = make(SFTDataFactory, TOKENIZER, {**section, "eval_sources": [{**source, "sample_count": 3}]})()
+    assert [told(batch) for batch in loaders.evaluation["eval"]] == [["b0"], ["b1"], ["b2"]]
