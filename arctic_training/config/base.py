@@ -9,7 +9,11 @@ class BaseConfig(BaseModel):
     """Reading one is pure: no network, no file, no process group, no logger."""
 
     model_config = ConfigDict(
-        extra="forbid", use_attribute_docstrings=True, validate_default=True, allow_inf_nan=False, populate_by_name=True
+        extra="forbid",
+        validate_default=True,
+        allow_inf_nan=False,
+        populate_by_name=True,
+        defer_build=True,  # of the many sections that there are, a recipe has a few
     )
 
     @field_validator("*", mode="before")

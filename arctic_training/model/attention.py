@@ -22,6 +22,10 @@ def register() -> None:
     from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+    global _one_by_one
+    if not hasattr(_one_by_one, "_torchdynamo_disable"):
+        # a compiled graph would be made anew for every packing layout; said here, since it imports the compiler
+        _one_by_one = torch.compiler.disable(_one_by_one)
     ALL_ATTENTION_FUNCTIONS.register(NAME, document_attention)
     ALL_MASK_ATTENTION_FUNCTIONS.register(NAME, document_mask)
 
@@ -147,7 +151,6 @@ def _varlen(
     return out[None]
 
 
-@torch.compiler.disable  # a compiled graph would be made anew for every packing layout
 def _one_by_one(
     query: torch.Tensor,
     key: torch.Tensor,

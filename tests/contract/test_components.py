@@ -10,6 +10,7 @@ import arctic_training.builtin  # noqa: F401  fills the shelves
 from arctic_training.callback.callback import Callback
 from arctic_training.config.base import BaseConfig, ComponentConfig
 from arctic_training.config.component import Slot, listed
+from arctic_training.config.describe import descriptions
 from arctic_training.config.trainer import TrainerConfig
 from arctic_training.registry import kinds, lookup, names
 from arctic_training.trainer.trainer import Trainer
@@ -40,7 +41,12 @@ def test_a_class_is_whole(kind: str, name: str) -> None:
 def test_a_trainer_says_who_may_serve_it(name: str) -> None:
     cls = lookup("trainer", name)
     assert issubclass(cls, Trainer)
-    slots = {mark.types for field in cls.config_type.model_fields.values() for mark in field.metadata if isinstance(mark, Slot)}
+    slots = {
+        mark.types
+        for field in cls.config_type.model_fields.values()
+        for mark in field.metadata
+        if isinstance(mark, Slot)
+    }
     assert slots >= {
         "model_factory_type",
         "data_factory_type",
@@ -88,8 +94,8 @@ def test_every_key_of_a_recipe_is_explained() -> None:
     silent = [
         f"{config_type.__name__}.{field}"
         for config_type in types
-        for field, told in config_type.model_fields.items()
-        if not told.description and field not in plain
+        for field in config_type.model_fields
+        if field not in descriptions(config_type) and field not in plain
     ]
     assert not sorted(silent)
 
