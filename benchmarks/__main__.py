@@ -1,0 +1,62 @@
+"""`python -m benchmarks`: measures this package beside bare loops and other trainers, and prints a table."""
+
+import argparse
+import json
+import sys
+import tempfile
+from pathlib import Path
+
+from benchmarks import workload
+from benchmarks.contestant import ROOT, contestants
+from benchmarks.figures import Figures, as_json, complaints
+from benchmarks.machine import describe
+from benchmarks.report import text
+from benchmarks.run import Bench, note
+
+
+def main() -> int:
+    said = _parse()
+    known = contestants(Path(sys.executable), said.peers)
+    names = said.only.split(",") if said.only else [one.name for one in known]
+    if unknown := set(names) - {one.name for one in known}:
+        raise SystemExit(f"no contestant is named {', '.join(unknown)}; there are {', '.join(o.name for o in known)}")
+    chosen = [one for one in known if one.name in {"ours", *names}]
+    for one in chosen:
+        if not one.installed:
+            note(f"{one.title} is left out: {one.python} is not there; `make bench-peers` makes it")
+    chosen = [one for one in chosen if one.installed]
+    quick = said.quick
+    tasks = [workload.QUICK_THROUGHPUT, workload.QUICK_FIXED] if quick else [workload.THROUGHPUT, workload.FIXED]
+    with tempfile.TemporaryDirectory(prefix="arctic_training_bench_") as temporary:
+        bench = Bench(tasks, chosen, said.work or Path(temporary), said.stage)
+        bench.make_corpora()
+        wrong: list[str] = []
+        for number in range(said.rounds + 1):
+            wrong += [f"round {number}: {what}" for what in bench.round(number, complaints)]
+            if wrong:
+                break
+    for what in wrong:
+        print(f"not comparable: {what}", file=sys.stderr)
+    if wrong:
+        return 1
+    figures, machine = Figures(bench), describe()
+    print(text(figures, machine, rounds=said.rounds, stage=said.stage))
+    if said.json:
+        said.json.write_text(json.dumps(as_json(figures, machine), indent=1) + "\n")
+    return 0
+
+
+def _parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("--rounds", type=int, default=5, help="rounds that are counted; one goes before (5)")
+    parser.add_argument("--only", help="names of contestants, with commas; ours is always one")
+    parser.add_argument("--quick", action="store_true", help="a tiny task: shows that it works, and measures nothing")
+    parser.add_argument("--stage", type=int, default=0, choices=(0, 1, 2, 3), help="the ZeRO stage (0)")
+    parser.add_argument("--json", type=Path, help="where to write all figures")
+    parser.add_argument("--work", type=Path, help="folder to work in and keep; a temporary one when left out")
+    parser.add_argument("--peers", type=Path, default=ROOT, help="folder of the other trainers' environments")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,176 @@
+"""Figures out of results: one number a contestant and row, the checks that make them comparable, and the targets."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import pairwise
+from statistics import median
+from typing import Any
+
+from benchmarks.run import Bench, Result
+from benchmarks.workload import Task
+
+Measure = Callable[[Task, Result], float | None]
+AGREE = 1e-3
+"""How far apart the losses of ours and the bare loops may be, at any update."""
+SAME_END = 0.05
+"""How far apart, as a share, the held-out losses of all may be."""
+
+
+def tokens_per_second(task: Task, result: Result) -> float:
+    return sum(result["tokens"][task.warm_up :]) / timed(task, result)
+
+
+def step_ms(task: Task, result: Result) -> float:
+    """The median step: a background task of the machine that falls into one step is not the trainer's."""
+    after = result["after_update"][task.warm_up - 1 :]
+    return 1000 * median(later - earlier for earlier, later in pairwise(after))
+
+
+def timed(task: Task, result: Result) -> float:
+    after = result["after_update"]
+    return float(after[-1] - after[task.warm_up - 1])
+
+
+def prepared_per_second(task: Task, result: Result) -> float | None:
+    return task.rows / result["prepared"] if result["prepared"] else None
+
+
+def fill(task: Task, result: Result) -> float:
+    return 100 * float(result["fill"])
+
+
+def first_update(task: Task, result: Result) -> float:
+    return float(result["after_update"][0] - result["prepared"])
+
+
+def peak(task: Task, result: Result) -> float:
+    return float(result["peak_mb"])
+
+
+@dataclass(frozen=True)
+class Row:
+    title: str
+    task: str
+    measure: Measure
+    format: str = "{:,.0f}"
+    bare: bool = True
+    """Whether the bare loops have this figure."""
+
+
+ROWS = [
+    Row("tokens per CPU s", "throughput", tokens_per_second),
+    Row("ms per small step", "fixed", step_ms, "{:.1f}"),
+    Row("packing fill, %", "throughput", fill, "{:.1f}", bare=False),
+    Row("prepared rows per CPU s", "throughput", prepared_per_second, bare=False),
+    Row("start to 1st update, CPU s", "fixed", first_update, "{:.2f}"),
+    Row("peak memory, MB", "throughput", peak),
+]
+HELP = "--help, CPU s"
+
+
+@dataclass(frozen=True)
+class Target:
+    title: str
+    reached: float
+    wanted: float
+    at_least: bool = True
+
+    @property
+    def met(self) -> bool:
+        return self.reached >= self.wanted if self.at_least else self.reached <= self.wanted
+
+
+class Figures:
+    def __init__(self, bench: Bench) -> None:
+        self.bench = bench
+        self.tasks = {task.name: task for task in bench.tasks}
+        self.names = [one.name for one in bench.contestants]
+
+    def of(self, row: Row, name: str) -> list[float] | None:
+        """One figure a round."""
+        if not row.bare and name in ("torch", "deepspeed"):
+            return None
+        results = self.bench.results[row.task].get(name, [])
+        found = [row.measure(self.tasks[row.task], result) for result in results]
+        return [value for value in found if value is not None] or None
+
+    def table(self) -> dict[str, dict[str, float]]:
+        """The median over the rounds of every row and contestant."""
+        made = {
+            row.title: {name: median(values) for name in self.names if (values := self.of(row, name))} for row in ROWS
+        }
+        return made | {HELP: {name: median(values) for name, values in self.bench.helps.items()}}
+
+    def targets(self) -> list[Target]:
+        """Against another, the median of the rounds' own comparisons, since what slows one slows its neighbour too."""
+        tokens, step, _, prepared, first, _ = ROWS
+        made = [
+            self._ratio("tokens / bare DeepSpeed", tokens, "deepspeed", 0.97),
+            self._ratio("tokens / bare torch", tokens, "torch", 0.92),
+            self._ratio("tokens / Arctic 0.8.0 packed", tokens, "arctic_0_8", 2.2),
+            self._ratio("tokens / TRL packed", tokens, "trl_packed", 2.7),
+            self._pair("small step - bare DeepSpeed, ms", step, "deepspeed", 2.0, lambda a, b: a - b),
+            Target("prepared rows per CPU s", median(self.of(prepared, "ours") or [0.0]), 2600),
+            self._pair("1st update / bare DeepSpeed", first, "deepspeed", 1.2, lambda a, b: a / b),
+            Target("--help, CPU s", median(self.bench.helps.get("ours", [0.0])), 0.3, at_least=False),
+        ]
+        return [target for target in made if target is not None]
+
+    def _ratio(self, title: str, row: Row, other: str, wanted: float) -> Target | None:
+        target = self._pair(title, row, other, wanted, lambda a, b: a / b)
+        return target and Target(title, target.reached, wanted)
+
+    def _pair(
+        self, title: str, row: Row, other: str, wanted: float, compare: Callable[[float, float], float]
+    ) -> Target | None:
+        ours, theirs = self.of(row, "ours"), self.of(row, other)
+        if not ours or not theirs:
+            return None
+        compared = median(compare(a, b) for a, b in zip(ours, theirs, strict=True))
+        return Target(title, compared, wanted, at_least=False)
+
+
+def complaints(task: Task, results: dict[str, Result]) -> list[str]:
+    """Why the results of one round of one task cannot be compared; none when they can."""
+    said = []
+    ours = results["ours"]["losses"]
+    for name in ("torch", "deepspeed"):
+        if name not in results:
+            continue
+        bare = results[name]["losses"]
+        apart = [abs(a - b) for a, b in zip(ours, bare, strict=True)]
+        if not max(apart) <= AGREE:
+            at = next(i for i, gap in enumerate(apart) if not gap <= AGREE)
+            said.append(
+                f"{task.name}: at update {at + 1} the loss is {ours[at]:.6f} in ours and {bare[at]:.6f} in bare {name}"
+            )
+    least = min(result["held_out"] for result in results.values())
+    for name, result in results.items():
+        if not result["held_out"] <= least * (1 + SAME_END):
+            said.append(
+                f"{task.name}: {name} ends at a held-out loss of {result['held_out']:.3f}, the best at {least:.3f}"
+            )
+        if result["mislabelled"]:
+            said.append(f"{task.name}: {name} has {result['mislabelled']} labels that are not the assistant's words")
+        if len(result["after_update"]) != task.updates:
+            said.append(f"{task.name}: {name} took {len(result['after_update'])} updates, not {task.updates}")
+    return said
+
+
+def as_json(figures: Figures, machine: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "machine": machine,
+        "table": figures.table(),
+        "targets": [
+            {"title": one.title, "reached": one.reached, "wanted": one.wanted, "met": one.met}
+            for one in figures.targets()
+        ],
+        "rounds": {
+            task: {name: [_short(result) for result in results] for name, results in of_task.items()}
+            for task, of_task in figures.bench.results.items()
+        },
+    }
+
+
+def _short(result: Result) -> Result:
+    return {name: value for name, value in result.items() if name not in ("losses", "tokens")}
