@@ -62,12 +62,11 @@ def every_case(folder: Path) -> dict[str, list[str]]:
         for dtype, steps in (("fp32", 1), ("fp32", 3), ("bf16", 2)):
             case = f"ZeRO {stage}, {dtype}, accumulation {steps}"
             found[case] = one_case(folder / case.replace(" ", "_"), stage, dtype, steps)
-    distributed.shutdown()
     return found
 
 
 @pytest.mark.parametrize("world", [1, 2])
 def test_a_run_that_was_interrupted_ends_with_the_same_bits(tmp_path: Path, world: int) -> None:
-    for rank, found in enumerate(processes.run(every_case, world, tmp_path)):
+    for rank, found in enumerate(processes.share(every_case, world, tmp_path)):
         assert len(found) == 12
         assert {f"rank {rank}, {case}": wrong for case, wrong in found.items() if wrong} == {}

@@ -94,7 +94,6 @@ def plain_models(root: Path) -> list[str]:
             if AutoTokenizer.from_pretrained(folder).chat_template != tiny.CHAT_TEMPLATE:
                 wrong.append(f"{case}: chat template")
         distributed.barrier()
-    distributed.shutdown()
     return wrong
 
 
@@ -123,7 +122,6 @@ def adapters(root: Path) -> list[str]:
                 if not off < 1e-5:
                     wrong.append(f"{stage}: {name} is off by {off}")
         distributed.barrier()
-    distributed.shutdown()
     return wrong
 
 
@@ -139,13 +137,13 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_model_loads_again_with_the_weights_that_were_trained(sources: Path, world: int, tmp_path: Path) -> None:
     (tmp_path / "tied").symlink_to(sources / "tied")
     (tmp_path / "untied").symlink_to(sources / "untied")
-    assert processes.run(plain_models, world, tmp_path) == [[]] * world
+    assert processes.share(plain_models, world, tmp_path) == [[]] * world
 
 
 @pytest.mark.parametrize("world", [1, 2])
 def test_an_adapter_loads_again_apart_and_merged(sources: Path, world: int, tmp_path: Path) -> None:
     (tmp_path / "untied").symlink_to(sources / "untied")
-    assert processes.run(adapters, world, tmp_path) == [[]] * world
+    assert processes.share(adapters, world, tmp_path) == [[]] * world
 
 
 def test_what_it_cannot_save_is_refused_at_the_start(tmp_path: Path) -> None:

@@ -55,7 +55,6 @@ def cuts() -> dict[str, Any]:
         for micro in (4, 2, 1):
             if ROWS // (micro * distributed.world_size()):
                 found[f"stage {stage}, {micro} rows"] = cut(stage, micro)
-    distributed.shutdown()
     return found
 
 
@@ -78,7 +77,7 @@ def reference() -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
 @pytest.mark.parametrize("world", [1, 2])
 def test_the_gradient_does_not_depend_on_how_the_batch_is_cut(world: int) -> None:
     gradients, weights = reference()
-    for found in processes.run(cuts, world):
+    for found in processes.share(cuts, world):
         assert len(found) == 4 * (4 - world)
         for case, (grads, after) in found.items():
             assert grads.keys() == gradients.keys(), case
@@ -111,13 +110,12 @@ def skips() -> dict[str, Any]:
             finite = all(bool(torch.isfinite(one.float()).all()) for one in small.everything(engine).values())
             found[f"{stage} {dtype} {clipping}"] = (changed, counts, rates, finite, engine.global_steps)
             engine.destroy()
-    distributed.shutdown()
     return found
 
 
 @pytest.mark.parametrize("world", [1, 2])
 def test_a_gradient_that_is_not_finite_changes_nothing_and_is_counted(world: int) -> None:
-    for found in processes.run(skips, world):
+    for found in processes.share(skips, world):
         assert len(found) == 12
         for case, (changed, counts, rates, finite, steps) in found.items():
             assert changed == [], case
@@ -155,13 +153,12 @@ def together() -> dict[str, Any]:
         }
         for engine in (one, other, alone, frozen):
             engine.destroy()
-    distributed.shutdown()
     return found
 
 
 @pytest.mark.parametrize("world", [1, 2])
 def test_engines_in_one_process_do_not_disturb_each_other(world: int) -> None:
-    for found in processes.run(together, world):
+    for found in processes.share(together, world):
         for stage, told in found.items():
             expected = {"disturbed": [], "frozen": [], "answer": True, "partitioned": stage == "3", "mode": False}
             assert told == expected, stage
@@ -184,12 +181,11 @@ def offloaded() -> list[str]:
         for name, there in results[0].items():
             if not torch.allclose(there.float(), results[1][name].float(), atol=2e-3):
                 wrong.append(f"{stage}: {name}")
-    distributed.shutdown()
     return wrong
 
 
 def test_the_optimizer_may_live_on_the_cpu() -> None:
-    assert processes.run(offloaded, 1) == [[]]
+    assert processes.share(offloaded, 1) == [[]]
 
 
 def test_a_frozen_model_takes_no_gradient() -> None:
