@@ -16,6 +16,8 @@ class KillSwitchConfig(ComponentConfig):
 
 
 class KillSwitch(Callback):
+    """Stops the run, after its update, when a file appears."""
+
     name = "kill_switch"
     config_type = KillSwitchConfig
 

@@ -28,6 +28,8 @@ class DeepSpeedCheckpointConfig(CheckpointConfig):
 
 
 class DeepSpeedCheckpointEngine(CheckpointEngine[DeepSpeedCheckpointConfig]):
+    """Everything that a run needs to go on exactly where it was."""
+
     name = "deepspeed"
     config_type = DeepSpeedCheckpointConfig
     resumable = True

@@ -13,6 +13,7 @@ class CheckpointConfig(ComponentConfig):
     output_dir: Path | None = None
     """Where the checkpoints go; ``checkpoints/<type>`` in the run folder when left out."""
     enabled: bool = True
+    """False: as if the section were not there."""
     auto_resume: bool = False
     """Go on from the newest checkpoint in ``output_dir``, when there is one."""
     save_every_n_steps: HumanInt = Field(default=0, ge=0)

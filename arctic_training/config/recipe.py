@@ -73,6 +73,8 @@ def _import_code(tree: Node, path: Path | None, problems: list[Problem]) -> Path
     # by its name, as a plug-in: what stands above is known here by the shelves it fills, and not otherwise
     import_module("arctic_training.builtin")
     folder = path.parent if path is not None else Path.cwd()
+    if _covered(("code",), problems):
+        return None
     said = tree.step("code")
     if said is None or said.value is None:
         file = folder / "train.py"

@@ -41,9 +41,13 @@ def _empty() -> Any:
 
 class WandbConfig(BaseConfig):
     enable: bool = False
+    """Not built yet."""
     entity: str | None = None
+    """Account or team."""
     project: str = "arctic-training"
+    """Where the run stands there."""
     name: str | None = None
+    """What the run is called there."""
 
     @field_validator("enable")
     @classmethod
@@ -64,25 +68,33 @@ class TrainerConfig(BaseConfig):
     """The run folder; ``runs/<name of the recipe>`` beside the recipe when left out."""
 
     model: Annotated[SerializeAsAny[ModelConfig], Slot("model_factory_type")] = Field(default_factory=_empty)
+    """The model that is trained."""
     data: Annotated[SerializeAsAny[DataConfig], Slot("data_factory_type")] = Field(default_factory=_empty)
+    """What it is trained on."""
     tokenizer: Annotated[SerializeAsAny[TokenizerConfig], Slot("tokenizer_factory_type")] = Field(
         default_factory=_empty
     )
+    """What makes tokens of the data."""
     optimizer: Annotated[SerializeAsAny[OptimizerConfig], Slot("optimizer_factory_type")] = Field(
         default_factory=_empty
     )
+    """What takes the steps."""
     scheduler: Annotated[SerializeAsAny[SchedulerConfig], Slot("scheduler_factory_type")] = Field(
         default_factory=_empty
     )
+    """How the learning rate changes over the run."""
     checkpoint: Annotated[list[SerializeAsAny[CheckpointConfig]], Slot("checkpoint_engine_type")] = []
     """One section or a list of them."""
     callbacks: Annotated[list[SerializeAsAny[ComponentConfig]], Shelf("callback")] = []
+    """What is done at certain moments of the run: a list of names, or of sections."""
     evaluators: Annotated[list[SerializeAsAny[ComponentConfig]], Shelf("evaluator")] = []
     """What is measured at every evaluation beside the loss."""
     trackers: Annotated[list[SerializeAsAny[ComponentConfig]], Shelf("tracker")] = []
     """Where the numbers of the run go beside ``metrics.jsonl`` in the run folder."""
     logger: LoggerConfig = LoggerConfig()
+    """The log: where it goes, and how much of it."""
     wandb: WandbConfig = WandbConfig()
+    """The run on Weights & Biases; not built yet."""
 
     train_iters: HumanInt = Field(default=0, ge=0)
     """If above 0, the number of optimizer updates, whatever ``epochs`` says."""
@@ -99,13 +111,21 @@ class TrainerConfig(BaseConfig):
     exit_iteration_this_run: HumanInt = Field(default=0, ge=0)
     """Stop after that many updates of this run, a resumed one counting from where it resumed; 0: do not."""
     micro_batch_size: int = Field(default=1, ge=1)
+    """Samples that a process computes at once."""
     gradient_accumulation_steps: int = Field(default=1, ge=1)
+    """Micro-batches of each process that make one optimizer update."""
     sequence_parallel_size: int = Field(default=1, ge=1)
+    """Processes that share a sequence; above 1 not built yet."""
     expert_parallel_size: int = Field(default=1, ge=1)
+    """Processes that share the experts of a layer; above 1 not built yet."""
     activation_checkpoint_cpu_offload: bool = False
+    """Keep the inputs of layers in the main memory; not built yet."""
     tiled_mlp_compute: bool = False
+    """Compute MLPs a piece of the sequence at a time; not built yet."""
     arctic_moe: bool | Literal["auto"] = False
+    """Layers of experts by grouped products; not built yet."""
     seed: int = Field(default=42, ge=0)
+    """Seed of weights and dropout; the order of the data has its own."""
 
     loss_log_interval: HumanInt = Field(default=1, ge=0)
     """Optimizer updates between prints of the loss; 0: never."""
@@ -120,8 +140,11 @@ class TrainerConfig(BaseConfig):
     overfit_first_batch: bool = False
     """Train on the first batch again and again."""
     mem_profiler: Literal["step", "e2e"] | None = None
+    """Record the memory of each step, or of the whole run; not built yet."""
     mem_profiler_dir: Path | None = None
+    """Where the records of the memory go."""
     mem_profiler_max_entries: HumanInt = Field(default=100_000, ge=1)
+    """Most records of the memory that are kept."""
     kill_switch_path: Path | None = None
     """When this file appears, the run saves and stops; ``kill_switch`` in the run folder when left out."""
     # last, because what it says is held against what the keys above say
@@ -211,7 +234,8 @@ class TrainerConfig(BaseConfig):
     def _outlasts_the_warmup(cls, value: int, info: ValidationInfo) -> int:
         scheduler = info.data.get("scheduler")
         if value and scheduler is not None and (scheduler.warmup_steps or 0) > value:
-            raise ValueError(f"{value} updates, and scheduler.warmup_steps is {scheduler.warmup_steps}; raise it or lower that")
+            told = f"{value} updates, and scheduler.warmup_steps is {scheduler.warmup_steps}"
+            raise ValueError(f"{told}; raise the one or lower the other")
         return value
 
     @field_validator("epochs")

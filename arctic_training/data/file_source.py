@@ -86,6 +86,8 @@ def _generate(files: list[Path], read: list[Any]) -> Iterator[dict[str, Any]]:
 
 
 class JsonLinesSource(FileSource):
+    """A file with a row in JSON on every line."""
+
     name = "jsonl"
 
     def rows(self, file: Path) -> Iterator[dict[str, Any]]:
@@ -110,6 +112,8 @@ class CsvSourceConfig(FileSourceConfig):
 
 
 class CsvSource(FileSource):
+    """A table with a heading; tabs may part its columns."""
+
     name = "csv"
     config_type = CsvSourceConfig
 
@@ -132,6 +136,8 @@ class CsvSource(FileSource):
 
 
 class ParquetSource(FileSource):
+    """A Parquet file."""
+
     name = "parquet"
 
     def read(self, files: list[Path]) -> Any:

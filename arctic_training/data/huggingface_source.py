@@ -27,6 +27,8 @@ class HFDataSourceConfig(DataSourceConfig):
 
 
 class HFDataSource(DataSource):
+    """A data set of the hub, or a folder that `datasets` reads."""
+
     name = "huggingface"
     config_type = HFDataSourceConfig
     known_splits: ClassVar[Mapping[str, Mapping[str, str]]] = {}

@@ -38,6 +38,8 @@ class HFInstructConfig(HFDataSourceConfig):
 
 
 class HFInstructSource(HFDataSource):
+    """Conversations, with the columns of roles and content told by the recipe."""
+
     name = "huggingface_instruct"
     config_type = HFInstructConfig
     known_splits = {

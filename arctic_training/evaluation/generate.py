@@ -31,6 +31,7 @@ class GenerateConfig(ComponentConfig):
     temperature: float = Field(default=0.0, ge=0)
     """0: always the likeliest token."""
     top_p: float = Field(default=1.0, gt=0, le=1)
+    """Draw from the likeliest tokens that together have this probability; 1: from all."""
     stop: list[str] = []
     """Texts that end an answer, beside the end tokens of the model, the tokenizer and the samples."""
     batch_size: int = Field(default=16, ge=1)

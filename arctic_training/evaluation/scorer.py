@@ -28,6 +28,7 @@ class Scorer(Registered, ABC, kind="scorer"):
 
 class ExactMatchConfig(ComponentConfig):
     ignore_case: bool = False
+    """Whether capitals and small letters count as the same."""
     ignore_spaces: bool = False
     """Take any run of white space for one space."""
 
@@ -48,6 +49,7 @@ class ExactMatchScorer(Scorer):
 
 class ContainsConfig(ComponentConfig):
     ignore_case: bool = True
+    """Whether capitals and small letters count as the same."""
 
 
 class ContainsScorer(Scorer):
@@ -86,7 +88,9 @@ class RegexConfig(ComponentConfig):
     pattern: str
     """What the answer looks like; its first group, if it has one, is the answer."""
     which: Literal["first", "last"] = "last"
+    """Which match in the text is taken."""
     ignore_case: bool = False
+    """Whether capitals and small letters count as the same."""
 
     @field_validator("pattern")
     @classmethod

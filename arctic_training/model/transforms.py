@@ -32,7 +32,9 @@ class ActivationCheckpointing(ModelTransform):
 
 class CompileConfig(ComponentConfig):
     mode: Literal["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"] = "default"
+    """What `torch.compile` trades its time for."""
     fullgraph: bool = False
+    """Refuse a layer that is not one graph, rather than leave parts of it uncompiled."""
 
 
 class Compile(ModelTransform):

@@ -37,6 +37,7 @@ class CPUAdamFactory(OptimizerFactory[AdamConfig]):
 
 class LionConfig(OptimizerConfig):
     betas: tuple[HumanFloat, HumanFloat] = (0.9, 0.99)
+    """Decay of the mean that gives the sign of a step, and of the one that is kept."""
 
 
 class LionFactory(OptimizerFactory[LionConfig]):
@@ -55,10 +56,13 @@ class MuonConfig(OptimizerConfig):
     learning_rate: HumanFloat = Field(default=2e-2, ge=0)
     """Peak learning rate of the matrices."""
     momentum: HumanFloat = Field(default=0.95, ge=0, lt=1)
+    """Of the weights that Muon trains: share of the last step in the next."""
     adam_learning_rate: HumanFloat = Field(default=3e-4, ge=0)
     """Peak learning rate of everything else: embeddings, output layer, biases, norms."""
     betas: tuple[HumanFloat, HumanFloat] = (0.9, 0.95)
+    """Of the weights that Adam trains: decay of the means of the gradient and of its square."""
     eps: HumanFloat = Field(default=1e-10, gt=0)
+    """Of the weights that Adam trains: added to the root of the mean square."""
 
 
 class MuonFactory(OptimizerFactory[MuonConfig]):

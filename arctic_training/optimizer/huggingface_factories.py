@@ -11,8 +11,11 @@ from arctic_training.optimizer.factory import OptimizerFactory, parameter_groups
 
 class AdafactorConfig(OptimizerConfig):
     clip_threshold: HumanFloat = Field(default=1.0, gt=0)
+    """Root mean square above which an update is scaled down."""
     decay_rate: HumanFloat = -0.8
+    """Exponent of the running mean of squares: after t updates it keeps a share 1 - t ** decay_rate."""
     beta1: HumanFloat | None = None
+    """Decay of a running mean of the gradients; none is kept when left out."""
     scale_parameter: bool = False
     """Let the step be relative to the size of the weights."""
 

@@ -13,7 +13,9 @@ from arctic_training.optimizer.factory import OptimizerFactory, parameter_groups
 
 class AdamConfig(OptimizerConfig):
     betas: tuple[HumanFloat, HumanFloat] = (0.9, 0.999)
+    """Decay of the running means of the gradient and of its square."""
     eps: HumanFloat = Field(default=1e-8, gt=0)
+    """Added to the root of the mean square, which divides."""
 
 
 class AdamWFactory(OptimizerFactory[AdamConfig]):
@@ -32,7 +34,9 @@ def fused_adamw(groups: list[dict[str, Any]], config: AdamConfig) -> torch.optim
 
 class SGDConfig(OptimizerConfig):
     momentum: HumanFloat = Field(default=0.0, ge=0, lt=1)
+    """Share of the last step that is in the next."""
     nesterov: bool = False
+    """Look ahead by the momentum before the gradient is added."""
 
 
 class SGDFactory(OptimizerFactory[SGDConfig]):

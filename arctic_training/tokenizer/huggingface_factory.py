@@ -20,6 +20,7 @@ class HFTokenizerConfig(TokenizerConfig):
     chat_template: str | None = None
     """The template itself, or a file beside the recipe that holds it; the tokenizer's own when left out."""
     trust_remote_code: bool = False
+    """Run the Python code that comes with the tokenizer's files."""
 
 
 class HFTokenizerFactory(TokenizerFactory[HFTokenizerConfig]):

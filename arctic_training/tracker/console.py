@@ -14,6 +14,8 @@ class ConsoleConfig(ComponentConfig):
 
 
 class ConsoleTracker(Tracker):
+    """Prints the loss and its neighbours as the run goes on."""
+
     name = "console"
     config_type = ConsoleConfig
 
