@@ -18,7 +18,7 @@ from arctic_training.checkpoint.engine import CheckpointEngine
 from arctic_training.checkpoint.folder import disk_errors
 from arctic_training.config.checkpoint import CheckpointConfig
 from arctic_training.engine.engine import Engine, TrainedEngine
-from arctic_training.engine.snapshot import require_plain, restore, snapshot, weights
+from arctic_training.engine.snapshot import require_fit, require_plain, restore, snapshot, weights
 from arctic_training.errors import CheckpointError, ResumeError
 from arctic_training.state import RunState
 
@@ -55,10 +55,15 @@ class DeepSpeedCheckpointEngine(CheckpointEngine[DeepSpeedCheckpointConfig]):
             raise ResumeError(f"{folder} and this run disagree about the trained models: {', '.join(odd)}")
         rank = distributed.rank()
         run = _load(folder / f"run_{rank}.pt")
-        told = {role: _load(folder / f"{role}_{rank}.pt") for role in engines}
         state.require_fit(run)
+        saved = {}
         for role, engine in _trained(engines).items():
-            restore(engine, told[role], _load_tensors(_weights_file(folder, role, manifest["roles"][role])))
+            weights_file = _weights_file(folder, role, manifest["roles"][role])
+            saved[role] = (engine, _load(folder / f"{role}_{rank}.pt"), _load_tensors(weights_file))
+        for part in saved.values():
+            require_fit(*part)
+        for part in saved.values():
+            restore(*part)
         state.load_state_dict(run)
 
 

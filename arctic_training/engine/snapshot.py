@@ -48,8 +48,7 @@ def snapshot(engine: TrainedEngine) -> dict[str, Any]:
 
 
 def restore(engine: TrainedEngine, state: Mapping[str, Any], saved_weights: Mapping[str, torch.Tensor]) -> None:
-    """Put a snapshot and the weights back. Raises `ResumeError` before anything is changed when they do not fit."""
-    _require_fit(engine, state, saved_weights)
+    """Put a snapshot and the weights back, for which `require_fit` was asked before."""
     with torch.no_grad():
         for name, parameter in engine.module.named_parameters():
             _held(parameter).copy_(saved_weights[name])
@@ -72,6 +71,23 @@ def restore(engine: TrainedEngine, state: Mapping[str, Any], saved_weights: Mapp
     if engine.deepspeed.lr_scheduler:
         engine.deepspeed.lr_scheduler.load_state_dict(state["schedule"])
     engine.last_lr = state["last_lr"]
+
+
+def require_fit(engine: TrainedEngine, state: Mapping[str, Any], saved_weights: Mapping[str, torch.Tensor]) -> None:
+    """Raises `ResumeError` for a snapshot of another model, optimizer, precision, ZeRO stage or number of processes."""
+    here, there = layout(engine), state["layout"]
+    told = [f"{key}: saved {there.get(key)}, now {here[key]}" for key in ("stage", "processes", "dtype", "optimizer")]
+    different = [line for key, line in zip(here, told, strict=False) if here[key] != there.get(key)]
+    for key in ("parameters", "trained"):
+        if here[key] != there[key]:
+            odd = sorted(set(here[key]) ^ set(there[key])) or [n for n in here[key] if here[key][n] != there[key][n]]
+            different.append(f"{key}: {', '.join(odd[:3])}{f' and {len(odd) - 3} more' if len(odd) > 3 else ''}")
+    if odd := sorted(dict(_buffers(engine.module)).keys() ^ state["buffers"].keys()):
+        different.append(f"buffers: {', '.join(odd[:3])}")
+    if here["parameters"].keys() != saved_weights.keys():
+        different.append("weights: the file does not hold the parameters of its layout")
+    if different:
+        raise ResumeError(f"the checkpoint does not fit this run's model and engine: {'; '.join(different)}")
 
 
 def layout(engine: TrainedEngine) -> dict[str, Any]:
@@ -129,22 +145,6 @@ def require_plain(value: Any, path: str) -> None:
     elif not isinstance(value, (torch.Tensor, int, float, str, bytes, type(None))):
         told = f"{path} is a {type(value).__name__}, which only a pickle could hold"
         raise CheckpointError(f"{told}; state_dict may return tensors, numbers, strings, lists and mappings of them")
-
-
-def _require_fit(engine: TrainedEngine, state: Mapping[str, Any], saved_weights: Mapping[str, torch.Tensor]) -> None:
-    here, there = layout(engine), state["layout"]
-    told = [f"{key}: saved {there.get(key)}, now {here[key]}" for key in ("stage", "processes", "dtype", "optimizer")]
-    different = [line for key, line in zip(here, told, strict=False) if here[key] != there.get(key)]
-    for key in ("parameters", "trained"):
-        if here[key] != there[key]:
-            odd = sorted(set(here[key]) ^ set(there[key])) or [n for n in here[key] if here[key][n] != there[key][n]]
-            different.append(f"{key}: {', '.join(odd[:3])}{f' and {len(odd) - 3} more' if len(odd) > 3 else ''}")
-    if odd := sorted(dict(_buffers(engine.module)).keys() ^ state["buffers"].keys()):
-        different.append(f"buffers: {', '.join(odd[:3])}")
-    if here["parameters"].keys() != saved_weights.keys():
-        different.append("weights: the file does not hold the parameters of its layout")
-    if different:
-        raise ResumeError(f"the checkpoint does not fit this run's model and engine: {'; '.join(different)}")
 
 
 def _torch_optimizer(engine: TrainedEngine) -> torch.optim.Optimizer:
