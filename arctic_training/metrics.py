@@ -28,7 +28,7 @@ class Metrics:
             self._sums[name] = (part, scale)
 
     def read(self, reduce: Reduce) -> dict[str, float]:
-        """The means since the last read, over all ranks by ``reduce`` (a sum); every rank must have added the same names."""
+        """The means since the last read, over all ranks by ``reduce``, a sum; all must have added the same names."""
         if not self._sums:
             return {}
         names = sorted(self._sums)

@@ -112,7 +112,15 @@ def test_libraries_stay_in_their_rooms(path: Path) -> None:
         if homes is not None:
             assert any(me == h or me.startswith(h + ".") for h in homes), f"{me}:{line} must not import {name}"
     for name, line in imports(path, top_level_only=True):
-        slow = name.split(".")[0] in ("deepspeed", "transformers", "datasets", "peft", "pandas", "pyarrow", "liger_kernel")
+        slow = name.split(".")[0] in (
+            "deepspeed",
+            "transformers",
+            "datasets",
+            "peft",
+            "pandas",
+            "pyarrow",
+            "liger_kernel",
+        )
         assert not slow, f"{me}:{line} imports {name} before a run needs it"
     assert "TYPE_CHECKING" not in path.read_text(encoding="utf-8"), f"{me} hides a circle"
 
@@ -130,7 +138,10 @@ def test_loss_knows_torch_only() -> None:
 
 
 def test_importing_the_package_is_cheap() -> None:
-    code = "import sys, arctic_training; bad = {'torch', 'pydantic', 'loguru'} & sys.modules.keys(); sys.exit(str(bad) if bad else 0)"
+    code = (
+        "import sys, arctic_training; "
+        "bad = {'torch', 'pydantic', 'loguru'} & sys.modules.keys(); sys.exit(str(bad) if bad else 0)"
+    )
     subprocess.run([sys.executable, "-c", code], check=True)
 
 

@@ -7,7 +7,12 @@ import pytest
 from arctic_training import get_config
 
 ROOT = Path(__file__).parents[1]
-RECIPES = sorted(path for room in ("projects", "docs", "benchmarks") for path in (ROOT / room).rglob("*.y*ml") if "runs" not in path.parts)
+RECIPES = sorted(
+    path
+    for room in ("projects", "docs", "benchmarks")
+    for path in (ROOT / room).rglob("*.y*ml")
+    if "runs" not in path.parts
+)
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: str(path.relative_to(ROOT)))

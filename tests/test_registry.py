@@ -28,7 +28,9 @@ def test_stating_a_name_registers() -> None:
 
 
 def test_an_unknown_name_is_answered_with_the_nearest() -> None:
-    with pytest.raises(RegistryError, match=r"no test fruit is named 'aple'; did you mean 'apple'\? there are: apple, pear"):
+    with pytest.raises(
+        RegistryError, match=r"no test fruit is named 'aple'; did you mean 'apple'\? there are: apple, pear"
+    ):
         lookup("test_fruit", "aple")
     with pytest.raises(RegistryError, match="'fruits' is no kind of component"):
         lookup("fruits", "apple")

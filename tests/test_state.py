@@ -28,11 +28,16 @@ def test_what_is_traceless_changes_neither_modes_nor_randomness_nor_gradients() 
     net = torch.nn.Sequential(torch.nn.Linear(3, 3), inner).train()
     inner.eval()
     before = Rng().state_dict()["torch"]
-    with pytest.raises(RuntimeError, match="on purpose"), traceless([net]):
-        assert not net.training and not torch.is_grad_enabled()
-        draws()
-        net(torch.ones(3))
-        raise RuntimeError("on purpose")
+
+    def fail() -> None:
+        with traceless([net]):
+            assert not net.training and not torch.is_grad_enabled()
+            draws()
+            net(torch.ones(3))
+            raise RuntimeError("on purpose")
+
+    with pytest.raises(RuntimeError, match="on purpose"):
+        fail()
     assert net.training and not inner.training and torch.is_grad_enabled()
     assert torch.equal(Rng().state_dict()["torch"], before)
 

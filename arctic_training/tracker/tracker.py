@@ -25,5 +25,5 @@ class Tracker(Registered, ABC, kind="tracker"):
     def log(self, values: Mapping[str, float], step: int) -> None:
         """``step`` is the number of optimizer updates taken."""
 
-    def finish(self, failed: bool) -> None:  # noqa: B027  not every tracker has something to finish
+    def finish(self, failed: bool) -> None:
         pass

@@ -15,6 +15,7 @@ from arctic_training.config.component import Slot
 from arctic_training.data.loader import Loader
 from arctic_training.engine.engine import Engine, freeze, initialize
 from arctic_training.errors import RecipeError
+from arctic_training.evaluation.evaluator import Evaluator
 from arctic_training.factory import TrainerView
 from arctic_training.logging import logger
 from arctic_training.registry import lookup
@@ -40,7 +41,7 @@ def assemble(trainer: Any) -> None:
         if getattr(config, role.name) is not None:  # a recipe may have no use for a frozen model
             trainer.engines[role.name] = cast(trainer, role)
     trainer.checkpointers = [engine for section in config.checkpoint if (engine := checkpointer(trainer, section))]
-    trainer.evaluators = [lookup("evaluator", section.type)(section) for section in config.evaluators]
+    trainer.evaluators = [Evaluator.registered(section.type)(section) for section in config.evaluators]
     trainer.state = RunState(progress=trainer.progress, rng=Rng(), data=trainer.train_loader)
     trainer.state |= {f"callback.{name}": part for name, part in trainer.listeners.items()}
     trainer.state |= trainer.own_state()
@@ -74,7 +75,7 @@ def attach(trainer: Any, sections: list[ComponentConfig]) -> dict[str, Callback]
     made: dict[str, Callback] = {}
     for section in [*sections, switch]:
         same = sum(name.split("#")[0] == section.type for name in made)
-        callback = lookup("callback", section.type)(section)
+        callback = Callback.registered(section.type)(section)
         callback.attach(trainer)
         made[f"{section.type}#{same + 1}" if same else section.type] = callback
     return made
@@ -88,19 +89,14 @@ def make(trainer: TrainerView, name: str, *args: Any) -> Any:
 
 def factory(trainer: Any, section: ComponentConfig, slot: str) -> Any:
     kind = slot.removesuffix("_type")
-    return lookup(kind, section.type)(trainer, section)
+    found: Any = lookup(kind, section.type)
+    return found(trainer, section)
 
 
 def load(trainer: Any) -> tuple[Loader, dict[str, Loader]]:
     loaders = make(trainer, "data")
-    config = trainer.config
     if loaders.train is None:
         raise RecipeError("data.sources: there is nothing to train on")
-    if (config.eval_interval or config.evaluate_first or config.evaluate_last) and not loaders.evaluation:
-        if not config.evaluators:
-            raise RecipeError(
-                "eval_interval: there is nothing to evaluate on; give data.eval_sources, or data.train_eval_split"
-            )
     return loaders.train, loaders.evaluation
 
 
@@ -133,7 +129,7 @@ def make_trackers(config: Any) -> list[Tracker]:
         JsonlConfig(type="jsonl", path=config.train_log_metrics_path),
         *config.trackers,
     ]
-    return [lookup("tracker", section.type)(section) for section in sections]
+    return [Tracker.registered(section.type)(section) for section in sections]
 
 
 def resume(trainer: Any) -> None:

@@ -46,5 +46,6 @@ class LanguageModelTrainer(Trainer):
 
     def loss(self, batch: Any) -> torch.Tensor:
         """The sum of the targets' losses over ``batch["num_items_in_batch"]``: exact, however the batch is cut."""
-        total = target_losses(self.model, batch, label_smoothing=self.config.label_smoothing, reduction="sum")
-        return total / batch["num_items_in_batch"]
+        smoothing, share = self.config.label_smoothing, batch["num_items_in_batch"]
+        total = target_losses(self.model, batch, label_smoothing=smoothing, reduction="sum")
+        return total.div(share)

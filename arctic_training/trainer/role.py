@@ -10,7 +10,7 @@ import torch
 
 @dataclass(frozen=True)
 class Role:
-    """Read from the recipe's sections ``<name>``, ``<name>_optimizer`` and ``<name>_scheduler``; the primary one, called
+    """Read from the recipe's sections ``<name>``, ``<name>_optimizer``, ``<name>_scheduler``; the primary one, called
     ``model``, from ``model``, ``optimizer`` and ``scheduler``."""
 
     name: str

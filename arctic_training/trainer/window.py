@@ -56,7 +56,7 @@ def windows(
 
 
 def with_share(batch: Any, share: float) -> Any:
-    """Tell a batch what the sum of its losses is to be divided by; ``num_items_in_batch`` is transformers' name for it."""
+    """Tell a batch what the sum of its losses is to be divided by, under transformers' name for it."""
     return {**batch, "num_items_in_batch": share} if isinstance(batch, Mapping) else batch
 
 

@@ -12,7 +12,9 @@ from arctic_training.trainer.window import Window, windows
 CPU = torch.device("cpu")
 
 
-def cut(batches: list[dict[str, Any]], size: int, *, ranks: int = 1, others: int = 0, stop: bool = False) -> list[Window]:
+def cut(
+    batches: list[dict[str, Any]], size: int, *, ranks: int = 1, others: int = 0, stop: bool = False
+) -> list[Window]:
     def reduce(mine: torch.Tensor) -> torch.Tensor:
         return mine + torch.tensor([others, 0])
 
@@ -38,7 +40,7 @@ def test_the_mean_over_a_window_is_the_mean_over_its_targets(rows: list[list[flo
     held = cut(batches, size)
     assert [len(w.batches) for w in held] == [len(rows[i : i + size]) for i in range(0, len(rows), size)]
     for number, window in enumerate(held):
-        mine = sum(rows[number * size : (number + 1) * size], [])
+        mine = [loss for row in rows[number * size : (number + 1) * size] for loss in row]
         assert window.targets == len(mine)
         # what an engine does: the mean of the micro-batches' losses
         mean = sum(float(b["losses"].sum()) / b["num_items_in_batch"] for b in window.batches) / window.size

@@ -1,0 +1,183 @@
+"""The loop: what it does when, that looking changes nothing, and that it ends when it should."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from arctic_training import SFTTrainer, get_config
+from tests import tiny
+
+
+@pytest.fixture
+def told(tmp_path: Path, tiny_model: Path) -> dict[str, Any]:
+    """Ten chats, two at a time: five updates an epoch."""
+    rows = tmp_path / "chats.jsonl"
+    tiny.save_chats(rows, 10)
+    return {
+        "type": "sft",
+        "model": {"name_or_path": str(tiny_model), "dtype": "fp32", "hf_config_kwargs": {"attention_dropout": 0.1}},
+        "data": {"sources": [str(rows)], "eval_sources": [str(rows)], "max_length": 400},
+        "micro_batch_size": 2,
+        "epochs": 2,
+        "output_dir": str(tmp_path / "run"),
+        "loss_log_interval": 0,
+    }
+
+
+def trained(told: dict[str, Any], cls: type[SFTTrainer] = SFTTrainer) -> Any:
+    trainer = cls(get_config(told))
+    trainer.train()
+    trainer.close()
+    return trainer
+
+
+def weights(trainer: Any) -> torch.Tensor:
+    return torch.cat([p.detach().flatten() for p in trainer.kept.parameters()])
+
+
+class Keeping(SFTTrainer):
+    """Keeps its model when it is closed."""
+
+    def close(self, *, failed: bool = False) -> None:
+        self.kept = self.model.module
+        super().close(failed=failed)
+
+
+def records(told: dict[str, Any]) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (Path(told["output_dir"]) / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_evaluating_leaves_no_trace(told: dict[str, Any], tmp_path: Path) -> None:
+    often = trained({**told, "eval_interval": 1, "evaluate_first": True}, Keeping)
+    never = trained({**told, "output_dir": str(tmp_path / "never")}, Keeping)
+    assert torch.equal(weights(often), weights(never))
+    assert sum("loss/eval" in record for record in records(told)) == 11
+
+
+def test_the_evaluation_loss_is_the_mean_over_all_targets(told: dict[str, Any]) -> None:
+    trainer = Keeping(get_config({**told, "micro_batch_size": 3}))  # 10 rows by 3: the last batch is smaller
+    (value,) = trainer.evaluate().values()
+    total, count = 0.0, 0
+    for sample in trainer.eval_loaders["eval"].dataset:
+        ids, labels = (torch.as_tensor(sample[key])[None].long() for key in ("input_ids", "labels"))
+        seen = int((labels[:, 1:] != -100).sum())
+        with torch.no_grad():
+            total += float(trainer.model.module.eval()(input_ids=ids, labels=labels).loss) * seen
+        count += seen
+    assert value == pytest.approx(total / count, rel=1e-5)
+    trainer.close()
+
+
+@pytest.mark.parametrize(
+    ("more", "updates", "epoch", "batch"),
+    [
+        ({}, 10, 2, 0),
+        ({"train_iters": 7}, 7, 1, 2),
+        ({"train_iters": 12}, 12, 2, 2),
+        ({"exit_iteration": 3}, 3, 0, 3),
+        ({"exit_iteration_this_run": 4}, 4, 0, 4),
+        ({"min_iterations": 11}, 15, 3, 0),
+        ({"gradient_accumulation_steps": 2}, 6, 2, 0),
+        ({"epochs": 1, "gradient_accumulation_steps": 8}, 1, 1, 0),
+    ],
+)
+def test_it_ends_when_it_should(
+    told: dict[str, Any], more: dict[str, Any], updates: int, epoch: int, batch: int
+) -> None:
+    progress = trained({**told, **more}).progress
+    assert (progress.update, progress.epoch, progress.batch) == (updates, epoch, batch)
+    assert [record["step"] for record in records(told)] == list(range(1, updates + 1))
+
+
+def test_a_run_that_is_over_stays_over(told: dict[str, Any]) -> None:
+    told |= {
+        "exit_iteration": 3,
+        "checkpoint": {"type": "deepspeed", "auto_resume": True, "save_end_of_training": True},
+    }
+    first = trained(told, Keeping)
+    again = trained(told, Keeping)
+    assert again.progress == first.progress and torch.equal(weights(first), weights(again))
+
+
+def test_a_callback_can_stop_the_run_and_another_process_can_ask_to(told: dict[str, Any], tmp_path: Path) -> None:
+    class Stops(SFTTrainer):
+        callbacks = [("post-after-update", lambda self: self.stop("enough") if self.progress.update == 2 else None)]
+
+    class Asks(SFTTrainer):
+        callbacks = [("post-step", lambda self: self.request_stop("a signal") if self.progress.batch == 2 else None)]
+
+    stopped = trained(told, Stops)
+    assert (stopped.progress.update, stopped.stop_reason) == (2, "enough")
+    asked = trained({**told, "output_dir": str(tmp_path / "asked")}, Asks)
+    assert asked.stop_reason == "a signal" and asked.progress.update == 4  # the update after the one under way
+
+
+def test_the_kill_switch(told: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "stop").touch()
+    trainer = trained({**told, "kill_switch_path": str(tmp_path / "stop")})
+    assert "kill switch" in trainer.stop_reason and trainer.progress.update < 10
+
+
+def test_overfitting_the_first_batch(told: dict[str, Any]) -> None:
+    trained(
+        {**told, "overfit_first_batch": True, "epochs": 4, "optimizer": {"lr": 1e-2}, "scheduler": {"type": "constant"}}
+    )
+    seen = [record["loss"] for record in records(told)]
+    assert len(seen) == 20 and seen[-1] < 0.7 * seen[0]
+
+
+def test_the_learning_rate_of_every_update_is_the_schedules(told: dict[str, Any]) -> None:
+    more = {
+        "gradient_accumulation_steps": 2,
+        "optimizer": {"lr": 0.01},
+        "scheduler": {"name": "linear", "warmup_steps": 2},
+    }
+    trained({**told, **more})
+    # update n (from 0) of 6: up over two, then straight down to 0 after the last
+    wanted = [0.01 * min(n / 2, (6 - n) / 4) for n in range(6)]
+    assert [record["lr"] for record in records(told)] == pytest.approx(wanted)
+
+
+def test_a_users_trainer_overrides_the_loss_and_nothing_else(told: dict[str, Any]) -> None:
+    heard = []
+
+    class Doubled(SFTTrainer):
+        name = "doubled_for_the_test"
+
+        def loss(self, batch: Any) -> torch.Tensor:
+            heard.append(sorted(batch))
+            return 2 * super().loss(batch)
+
+    single, double = trained(told), trained({**told, "type": "doubled_for_the_test"}, Doubled)
+    lines = records(told)
+    assert single.progress == double.progress and len(heard) == 10
+    assert lines[10]["loss"] == pytest.approx(2 * lines[0]["loss"], rel=1e-5)
+
+
+def test_a_run_that_is_refused_writes_nothing(told: dict[str, Any]) -> None:
+    from arctic_training.errors import InputError
+
+    with pytest.raises(InputError, match="no such"):
+        SFTTrainer(get_config({**told, "model": {"name_or_path": "./nowhere"}}))
+    assert not Path(told["output_dir"]).exists()
+
+
+def test_a_tracker_that_fails_is_left_out_and_the_run_goes_on(told: dict[str, Any], capsys: Any) -> None:
+    from arctic_training.tracker.tracker import Tracker
+
+    class Failing(Tracker):
+        """Fails."""
+
+        name = "failing_for_the_test"
+
+        def start(self, recipe: Any, run_dir: Path) -> None: ...
+
+        def log(self, values: Any, step: int) -> None:
+            raise OSError("the server is gone")
+
+    trainer = trained({**told, "trackers": ["failing_for_the_test"]})
+    assert trainer.progress.update == 10 and len(records(told)) == 10
+    assert "tracker failing_for_the_test failed and is left out from update 1 on" in capsys.readouterr().err
