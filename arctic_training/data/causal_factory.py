@@ -9,6 +9,7 @@ from arctic_training.data.config import TokenDataConfig
 from arctic_training.data.cutting import Chunks, cut, pieces_of
 from arctic_training.data.row_error import RowError
 from arctic_training.data.token_factory import TokenDataFactory
+from arctic_training.data.tokens import Tokenize
 from arctic_training.errors import DataError
 
 
@@ -46,16 +47,17 @@ class EncodeText:
     """Texts to a table of ``input_ids``, each ending with the end token."""
 
     def __init__(self, tokenizer: Any, settings: dict[str, Any]) -> None:
-        self.tokenizer, self.settings = tokenizer, settings
+        """``settings`` are handed to the tokenizer."""
+        self.end = tokenizer.eos_token_id
+        self.tokenize = Tokenize(tokenizer, settings)
 
     def __call__(self, rows: preparation.Rows, first: int) -> Any:
         """Raises `RowError`."""
         for n, row in enumerate(rows):
             if not isinstance(row["text"], str):
                 raise RowError(first + n, f"text is {row['text']!r}, which is no text")
-        settings = {"return_attention_mask": False, **self.settings}
-        end = self.tokenizer.eos_token_id
         made = []
-        for ids in self.tokenizer([row["text"] for row in rows], **settings)["input_ids"]:
-            made.append(np.array(ids if end is None or ids[-1:] == [end] else [*ids, end], np.int32))
+        for ids, _ in self.tokenize([row["text"] for row in rows], [[]] * len(rows), special=True):
+            ended = self.end is None or (len(ids) and ids[-1] == self.end)
+            made.append(ids if ended else np.append(ids, np.int32(self.end)))
         return preparation.token_table({"input_ids": made})

@@ -1,5 +1,6 @@
 """Rows of instruction data to tokens and labels."""
 
+import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,6 +13,9 @@ from arctic_training.data.row_error import RowError
 from arctic_training.data.shapes import Sample
 from arctic_training.data.tokens import Tokenize, Tokens
 from arctic_training.errors import DataError
+
+_VERIFIED = 32
+"""Samples whose targets are decoded again, to see that they are what was said."""
 
 
 class SampleEncoder:
@@ -31,6 +35,7 @@ class SampleEncoder:
         self.template_arguments = dict(template_arguments or {})
         self._tokenize = Tokenize(tokenizer, tokenize_arguments)
         self._finder: AnswerFinder | None = None
+        self._unverified = _VERIFIED
 
     def __call__(self, samples: Sequence[Sample], first: int = 0) -> list[tuple[Tokens, Tokens]]:
         """Token ids and labels of each sample. Raises `RowError`, counting from ``first``."""
@@ -72,11 +77,28 @@ class SampleEncoder:
         self, texts: Sequence[str], spans: Sequence[Sequence[Span]], *, special: bool
     ) -> list[tuple[Tokens, Tokens]]:
         made = []
-        for ids, mask in self._tokenize(texts, spans, special=special):
+        for text, found, (ids, mask) in zip(texts, spans, self._tokenize(texts, spans, special=special), strict=True):
+            if self._unverified:
+                self._unverified -= 1
+                self._verify(text, found, ids[mask])
             labels = np.where(mask, ids, np.int32(IGNORED)) if self.mask_inputs else ids.copy()
             labels[:1] = IGNORED
             made.append((ids, labels))
         return made
+
+    def _verify(self, text: str, spans: Sequence[Span], targets: Tokens) -> None:
+        """Raises `DataError` when the targets do not decode to what the spans hold, white space and the like apart."""
+        normalizer = self.tokenizer.backend_tokenizer.normalizer if self.tokenizer.is_fast else None
+        decoded, at = _plain(self.tokenizer.decode(targets)), 0
+        for start, end in spans:
+            said = text[start:end]
+            wanted = _plain(normalizer.normalize_str(said) if normalizer is not None else said)
+            if (found := decoded.find(wanted, at)) < 0:
+                raise DataError(
+                    f"the tokens of what the assistant says, {said!r}, decode to {decoded[at:]!r}: the tokenizer does "
+                    "not keep text as it is, so that targets cannot be told"
+                )
+            at = found + len(wanted)
 
     def _completed(self, samples: Sequence[Sample]) -> list[tuple[Tokens, Tokens]]:
         """Plain text as it is, with the end token after it."""
@@ -91,3 +113,8 @@ class SampleEncoder:
                 ids, labels = np.append(ids, np.int32(end)), np.append(labels, np.int32(end))
             made.append((ids, labels))
         return made
+
+
+def _plain(text: str) -> str:
+    """What is left of a text that a tokenizer may have spaced or spelt otherwise."""
+    return "".join(unicodedata.normalize("NFKC", text).casefold().replace("▁", " ").split())

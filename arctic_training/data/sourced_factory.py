@@ -104,11 +104,6 @@ class SourcedDataFactory(DataFactory[C]):
         found = zip(names, self.config.eval_sources, strict=True)
         return {name: self.finish(self.prepared("eval", [source])) for name, source in found}
 
-    def prepare(self) -> None:
-        """Fill the cache, and do no more."""
-        for split, sources in [("train", self.config.sources), *(("eval", [one]) for one in self.config.eval_sources)]:
-            self.prepared(split, sources)
-
     def __call__(self, *args: Any) -> Loaders:
         from arctic_training.data.stream import stream_loader
 

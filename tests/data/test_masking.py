@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from arctic_training.data.encoder import SampleEncoder
 from arctic_training.data.row_error import RowError
 from arctic_training.data.shapes import Sample
+from arctic_training.errors import DataError
 from tests.data import templates
 
 Chat = list[dict[str, Any]]
@@ -186,3 +187,12 @@ def test_plain_pairs_end_with_the_end_token() -> None:
     ((ids, labels),) = SampleEncoder(tokenizer)([Sample(prompt="say yes: ", completion="yes")])
     assert tokenizer.decode(ids) == "say yes: yes<|im_end|>"
     assert tokenizer.decode(ids[labels != -100]) == "yes<|im_end|>"
+
+
+def test_a_tokenizer_that_does_not_keep_text_is_refused() -> None:
+    from tokenizers import decoders
+
+    tokenizer = templates.byte_level(templates.CHATML)
+    tokenizer.backend_tokenizer.decoder = decoders.Sequence([decoders.ByteLevel(), decoders.Replace("yes", "no")])
+    with pytest.raises(DataError, match=r"what the assistant says, 'yes.*decode to 'no.*cannot be told"):
+        SampleEncoder(tokenizer)([Sample(messages=chat_of("a", "yes"))])
