@@ -1,6 +1,7 @@
 """The command. Knows no torch until it must."""
 
 import sys
+import traceback
 from collections.abc import Sequence
 
 from arctic_training.arguments import HELP, Arguments, parse
@@ -14,8 +15,9 @@ def main(words: Sequence[str] | None = None) -> int:
         return _run(parse(words))
     except ArcticError as error:
         if "--debug" in words:
-            raise
-        print(error, file=sys.stderr)
+            traceback.print_exception(error)
+        else:
+            print(error, file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         return 130

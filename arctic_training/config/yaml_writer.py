@@ -15,7 +15,7 @@ class _Dumper(yaml.SafeDumper):
 
     def resolve(self, kind: Any, value: Any, implicit: Any) -> Any:
         if kind is yaml.ScalarNode and implicit[0]:
-            return _TAGS[type(scalar(value))]
+            return "tag:yaml.org,2002:merge" if value == "<<" else _TAGS[type(scalar(value))]
         return super().resolve(kind, value, implicit)
 
     def ignore_aliases(self, data: Any) -> bool:

@@ -1,0 +1,316 @@
+"""Bases merge, overrides win, references resolve, and where a value comes from stays known."""
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from arctic_training import get_config
+from arctic_training.config.interpolation import interpolate
+from arctic_training.config.node import grown, merge, plain, put
+from arctic_training.config.show import show
+from arctic_training.config.yaml_reader import read_value, read_yaml
+from arctic_training.config.yaml_writer import write_yaml
+from arctic_training.errors import RecipeError
+
+SMALL: dict[str, Any] = {"model": {"name_or_path": "m"}, "data": {"sources": ["a/b"]}}
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def write(name: str, text: str) -> Path:
+    path = Path(name)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    return path
+
+
+def resolved(recipe: dict[str, Any]) -> Any:
+    tree, problems = interpolate(grown(recipe))
+    assert not problems
+    return plain(tree)
+
+
+def complaint(recipe: dict[str, Any]) -> str:
+    _, problems = interpolate(grown(recipe))
+    (problem,) = problems
+    return problem.text
+
+
+# bases
+
+
+def test_a_base_is_merged_deeply_and_relative_to_the_recipe(here: Path) -> None:
+    write("lib/base.yaml", "extends: ../root.yaml\noptimizer: {betas: [0.8, 0.9]}\nmodel: {dtype: fp32}\n")
+    write(
+        "root.yaml", "model: {name_or_path: m}\ndata: {sources: [a, b]}\noptimizer: {weight_decay: 0, betas: [0, 0]}\n"
+    )
+    config = get_config(write("mine/recipe.yaml", "extends: ../lib/base.yaml\ndata: {sources: [c]}\n"))
+    assert (config.model.dtype, config.optimizer.weight_decay) == ("fp32", 0)
+    assert config.dump()["optimizer"]["betas"] == [0.8, 0.9]
+    assert [source["name_or_path"] for source in config.dump()["data"]["sources"]] == ["c"]
+
+
+def test_one_base_may_be_reached_twice_from_different_recipes(here: Path) -> None:
+    write("base.yaml", yaml.safe_dump(SMALL))
+    write("a.yaml", "extends: base.yaml\n")
+    assert get_config(write("b.yaml", "extends: a.yaml\n")).type == "sft"
+
+
+def test_a_learning_rate_takes_the_place_of_the_bases(here: Path) -> None:
+    write("base.yaml", yaml.safe_dump(SMALL | {"optimizer": {"learning_rate": 1}}))
+    recipe = write("recipe.yaml", "extends: base.yaml\noptimizer: {lr: 2}\n")
+    assert get_config(recipe).optimizer.learning_rate == 2
+    assert get_config(recipe, ["optimizer.learning_rate=3"]).optimizer.learning_rate == 3
+
+
+def test_null_takes_back_what_a_base_says(here: Path) -> None:
+    write("base.yaml", yaml.safe_dump(SMALL | {"data": {"sources": ["a/b"], "max_length": 12}}))
+    assert (
+        get_config(write("recipe.yaml", "extends: base.yaml\ndata: {max_length: null}\n")).dump()["data"]["max_length"]
+        is None
+    )
+
+
+_TREES = st.recursive(
+    st.integers() | st.text(max_size=3),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from("abc"), inner, max_size=3),
+    max_leaves=8,
+)
+_MAPPINGS = st.dictionaries(st.sampled_from("abc"), _TREES, max_size=3)
+
+
+@given(_MAPPINGS, _MAPPINGS, _MAPPINGS)
+def test_merging_is_associative_and_the_last_wins(
+    first: dict[str, Any], second: dict[str, Any], third: dict[str, Any]
+) -> None:
+    a, b, c = grown(first), grown(second), grown(third)
+    assert plain(merge(merge(a, b), c)) == plain(merge(a, merge(b, c)))
+    assert plain(merge(a, a)) == first
+    merged = plain(merge(a, b))
+    assert {key: merged[key] for key, one in second.items() if not isinstance(one, dict)} == {
+        key: one for key, one in second.items() if not isinstance(one, dict)
+    }
+
+
+# overrides
+
+
+def test_an_override_is_read_as_yaml(here: Path) -> None:
+    words = [
+        "optimizer.lr=1e-4",
+        "data.max_length=2k",
+        "model.name_or_path='3'",
+        "data.pack_samples=true",
+        "data.sources.0.split=train[:10]",
+        "deepspeed.zero_optimization={stage: 1}",
+        "logger.print_output_ranks=[0, 1]",
+        "seed=",
+    ]
+    recipe = SMALL | {"data": {"sources": [{"name_or_path": "a/b"}]}}
+    with pytest.raises(RecipeError, match=r"^command line: seed: nothing \(null\) is no whole number$"):
+        get_config(recipe, words)
+    config = get_config(recipe, words[:-1])
+    dumped = config.dump()
+    assert config.optimizer.learning_rate == 1e-4
+    assert (dumped["data"]["max_length"], dumped["data"]["pack_samples"]) == (2000, True)
+    assert dumped["model"]["name_or_path"] == "3"
+    assert dumped["data"]["sources"][0]["split"] == "train[:10]"
+    assert (config.deepspeed, config.logger.print_output_ranks) == ({"zero_optimization": {"stage": 1}}, [0, 1])
+
+
+def test_a_later_override_wins() -> None:
+    assert get_config(SMALL, ["seed=1", "seed=2"]).seed == 2
+
+
+@pytest.mark.parametrize("word", ["seed", "=1", "a..b=1", ".a=1"])
+def test_what_is_no_override_is_refused(word: str) -> None:
+    with pytest.raises(RecipeError, match=r"key\.path=value is wanted"):
+        get_config(SMALL, [word])
+
+
+@given(_MAPPINGS, st.lists(st.sampled_from("abc"), min_size=1, max_size=4), st.integers())
+def test_an_override_sets_its_value_and_no_other(tree: dict[str, Any], path: list[str], value: int) -> None:
+    try:
+        after = plain(put(grown(tree), tuple(path), grown(value)))
+    except ValueError:
+        return  # it leads through something that is no mapping
+    for key in path[:-1]:
+        assert {k: v for k, v in after.items() if k != key} == {k: v for k, v in tree.items() if k != key}
+        after, tree = after[key], tree.get(key) or {}
+    assert after == {**tree, path[-1]: value}
+
+
+# references
+
+
+def test_a_reference_that_is_the_whole_value_keeps_its_type() -> None:
+    recipe = {"a": {"x": [1, {"y": 2.5}], "t": True}, "b": "${a}", "c": "${a.x.1.y}", "d": "${a.t}", "e": "${b.x.0}"}
+    done = resolved(recipe)
+    assert done["b"] == recipe["a"]
+    assert (done["c"], done["d"], done["e"]) == (2.5, True, 1)
+
+
+def test_a_reference_inside_a_text_is_written_as_yaml_would() -> None:
+    done = resolved({"n": 3, "t": True, "none": None, "w": "x", "s": "${w}-${n}-${t}-${none}-$${w}-$w"})
+    assert done["s"] == "x-3-true-null-${w}-$w"
+
+
+def test_references_are_followed_and_moved_by_overrides() -> None:
+    assert resolved({"a": "${b}", "b": "${c}1", "c": "x"})["a"] == "x1"
+    config = get_config(SMALL | {"eval_interval": "${train_iters}", "evaluators": ["generate"]}, ["train_iters=7"])
+    assert config.eval_interval == 7
+
+
+@pytest.mark.parametrize(
+    ("recipe", "what"),
+    [
+        ({"a": "${a}"}, "refers to itself: a -> a"),
+        ({"a": {"b": "${a}"}}, "refers to itself: a -> a"),
+        ({"a": "${b}"}, "${b}: the recipe has no such key; there are: a"),
+        ({"abc": 1, "c": "${acb}"}, "${acb}: the recipe has no such key; did you mean 'abc'? there are: abc, c"),
+        ({"a": "${}"}, "the recipe has no such key"),
+        ({"a": "${env:}"}, "is not set"),
+    ],
+)
+def test_a_reference_that_leads_nowhere_is_refused(recipe: dict[str, Any], what: str) -> None:
+    assert what in complaint(recipe)
+
+
+def test_references_that_explode_are_refused() -> None:
+    recipe: dict[str, Any] = {"a0": ["x"] * 10} | {f"a{n + 1}": [f"${{a{n}}}"] * 10 for n in range(8)}
+    _, problems = interpolate(grown(recipe))
+    assert any("more than 10,000 values" in one.text for one in problems)
+    texts: dict[str, Any] = {"b0": "x" * 100} | {f"b{n + 1}": f"${{b{n}}}" * 10 for n in range(8)}
+    _, problems = interpolate(grown(texts))
+    assert any("more than 1,000,000 characters" in one.text for one in problems)
+
+
+def test_a_package_is_found_and_not_imported() -> None:
+    name = "mailcap" if sys.version_info < (3, 13) else "wsgiref"
+    assert resolved({"a": "${package:yaml}/x"})["a"].endswith(f"yaml{os.sep}x")
+    assert complaint({"a": "${package:no_such}"}).startswith("the Python package no_such is not installed")
+    assert name not in sys.modules
+
+
+@given(st.dictionaries(st.sampled_from("abc"), st.text(st.sampled_from("${}abc.:0 "), max_size=12), max_size=3))
+def test_any_reference_is_resolved_or_refused(recipe: dict[str, Any]) -> None:
+    tree, problems = interpolate(grown(recipe))
+    for problem in problems:
+        assert tree.step(problem.path[0]) == grown(recipe).step(problem.path[0])  # stays as it is written
+
+
+# secrets
+
+
+def test_a_secret_is_used_but_never_written(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MY_TOKEN", "hunter2hunter2")
+    monkeypatch.setenv("MY_COUNT", "77")
+    recipe = write(
+        "recipe.yaml",
+        "model: {name_or_path: m, hf_config_kwargs: {token: '${env:MY_TOKEN}', again: "
+        "'${model.hf_config_kwargs.token}'}}\n"
+        "data: {sources: [{type: huggingface, name_or_path: 'https://x:${env:MY_TOKEN}@y/'}]}\nseed: ${env:MY_COUNT}\n",
+    )
+    config = get_config(recipe)
+    assert config.model_dump()["model"]["hf_config_kwargs"] == {"token": "hunter2hunter2", "again": "hunter2hunter2"}
+    assert config.seed == 77
+    for text in (write_yaml(config.dump()), show(config)):
+        assert "hunter2" not in text
+        assert "https://x:${env:MY_TOKEN}@y/" in text
+        assert "seed: ${env:MY_COUNT}" in text
+    assert get_config(config.dump()).model_dump() == config.model_dump()
+
+
+# where values come from
+
+
+def test_every_value_is_shown_with_its_origin(here: Path) -> None:
+    write("base.yaml", "model: {name_or_path: m}\noptimizer:\n  lr: 1e-3\n")
+    recipe = write("recipe.yaml", "extends: base.yaml\ndata:\n  sources: [a/b, x.jsonl]\nseed: ${epochs}\nepochs: 2\n")
+    text = show(get_config(recipe, ["epochs=3"]))
+    said = {line.partition("#")[0].strip(): line.partition("#")[2].strip() for line in text.splitlines()}
+    assert said["epochs: 3"] == "command line"
+    assert said["learning_rate: 0.001"] == "base.yaml:3:7"
+    assert said["seed: 3"] == "recipe.yaml:4:7"
+    assert said["name_or_path: a/b"] == "recipe.yaml:3:13"
+    assert said["name_or_path: m"] == "base.yaml:1:23"
+    assert said["micro_batch_size: 1"] == "default"
+    assert yaml.safe_load(text)["data"]["sources"][1]["type"] == "jsonl"
+
+
+def test_what_is_shown_is_a_recipe_again(here: Path) -> None:
+    config = get_config(write("recipe.yaml", yaml.safe_dump(SMALL | {"checkpoint": {"type": "huggingface"}})))
+    again = write("again.yaml", show(config))
+    assert get_config(again).dump() == config.dump()
+    written = write("written.yaml", write_yaml(config.dump()))
+    assert get_config(written).dump() == config.dump()
+
+
+# the user's own code
+
+
+MINE = "from arctic_training import SFTTrainer\nclass Mine(SFTTrainer):\n    name = {name!r}\n"
+
+
+def test_code_beside_the_recipe_makes_its_names_known(here: Path) -> None:
+    write("train.py", MINE.format(name="own_beside"))
+    config = get_config(write("recipe.yaml", yaml.safe_dump(SMALL | {"type": "own_beside"})))
+    assert config.type == "own_beside"
+    assert config.code == Path("train.py").resolve()
+
+
+def test_code_is_named_relative_to_the_recipe(here: Path) -> None:
+    write("lib/mine.py", "import helper\n" + MINE.format(name="own_named"))
+    write("lib/helper.py", "x = 1\n")
+    recipe = write("sub/recipe.yaml", yaml.safe_dump(SMALL | {"type": "own_named", "code": "../lib/mine.py"}))
+    assert get_config(recipe).type == "own_named"
+    assert get_config(recipe).type == "own_named"  # read a second time, it is the same class
+    assert not list(here.rglob("__pycache__"))
+
+
+def test_a_part_the_trainer_does_not_list_needs_leave(here: Path) -> None:
+    write("train.py", "from arctic_training import ModelFactory\nclass Mine(ModelFactory):\n    name = 'own_model'\n")
+    recipe = write("recipe.yaml", "type: sft\nmodel: {type: own_model}\ndata: {sources: [a/b]}\n")
+    with pytest.raises(RecipeError, match="'own_model' does not fit here"):
+        get_config(recipe)
+    assert get_config(recipe, ["skip_validation=true"]).model.type == "own_model"
+
+
+# from Python
+
+
+def test_a_mapping_is_a_recipe_and_stays_as_it_is() -> None:
+    recipe = {**SMALL, "optimizer": {"lr": 1e-3}}
+    before = repr(recipe)
+    config = get_config(recipe)
+    assert repr(recipe) == before
+    assert config.type == "sft"
+    assert config.recipe_path is None
+    assert config.recipe_dir == Path.cwd()
+
+
+def test_problems_of_a_mapping_are_named_by_their_keys() -> None:
+    with pytest.raises(RecipeError) as told:
+        get_config(SMALL | {"seed": "x", "optimzer": {}})
+    assert sorted(told.value.problems) == [
+        "optimzer: unknown; did you mean optimizer?",
+        "seed: 'x' is no whole number",
+    ]
+
+
+def test_reading_a_value_of_any_depth_needs_no_stack() -> None:
+    deep: Any = {"a": 1}
+    for _ in range(40):
+        deep = {"a": deep}
+    assert plain(read_yaml(write_yaml(deep), "r")) == deep
+    assert plain(read_value("{a: " * 30 + "1" + "}" * 30, "r")) is not None
