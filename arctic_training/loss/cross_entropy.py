@@ -56,9 +56,7 @@ def linear_cross_entropy(
 
 def logits_cross_entropy(logits: Tensor, targets: Tensor, *, label_smoothing: float = 0.0) -> Tensor:
     """The cross-entropy of every row of ``logits`` ``[rows, vocabulary]`` in fp32, ``[rows]`` in nats."""
-    return torch.nn.functional.cross_entropy(
-        logits.float(), targets, reduction="none", label_smoothing=label_smoothing
-    )
+    return torch.nn.functional.cross_entropy(logits.float(), targets, reduction="none", label_smoothing=label_smoothing)
 
 
 @dataclass(frozen=True)
@@ -74,7 +72,7 @@ def _rows(device: str, vocabulary: int) -> int:
 
 
 def _logits(hidden: Tensor, weight: Tensor, bias: Tensor | None, how: _How) -> tuple[Tensor, Tensor | None]:
-    """The mapped logits of some rows in fp32, in memory that may be written to, and the slope of the cap if there is one."""
+    """The mapped logits of some rows in fp32, which may be written to, and the slope of the cap if there is one."""
     logits = torch.mm(hidden, weight.t()) if bias is None else torch.addmm(bias, hidden, weight.t())
     logits = logits.float()
     if how.map.scale != 1.0:
@@ -152,7 +150,7 @@ class _Summed(torch.autograd.Function):
         return total
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, *upstream: Any) -> Any:
         gradients, ctx.gradients = ctx.gradients, None
         if gradients is None:
@@ -174,7 +172,7 @@ class _Single(torch.autograd.Function):
         return found
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, *upstream: Any) -> Any:
         hidden, weight, bias, targets = ctx.saved_tensors
         how: _How = ctx.how

@@ -25,7 +25,7 @@ def register() -> None:
     global _one_by_one
     if not hasattr(_one_by_one, "_torchdynamo_disable"):
         # a compiled graph would be made anew for every packing layout; said here, since it imports the compiler
-        _one_by_one = torch.compiler.disable(_one_by_one)
+        _one_by_one = torch.compiler.disable(_one_by_one)  # type: ignore[no-untyped-call]
     ALL_ATTENTION_FUNCTIONS.register(NAME, document_attention)
     ALL_MASK_ATTENTION_FUNCTIONS.register(NAME, document_mask)
 
@@ -137,8 +137,11 @@ def _varlen(
     from torch.nn.attention.varlen import varlen_attn
 
     longest = longest or query.shape[2]
+    q, k, v = (part[0].transpose(0, 1) for part in (query, key, value))
     out = varlen_attn(
-        *(part[0].transpose(0, 1) for part in (query, key, value)),
+        q,
+        k,
+        v,
         cu_seq_q=ends,
         cu_seq_k=ends,
         max_q=longest,
@@ -162,7 +165,7 @@ def _one_by_one(
 ) -> torch.Tensor:
     lengths = ends.diff().tolist()
     # split and cat: the gradient of a slice would be as long as the row, once for every document
-    parts = zip(*(part.split(lengths, dim=2) for part in (query, key, value)), strict=True)
+    parts = zip(*(torch.split(part, lengths, dim=2) for part in (query, key, value)), strict=True)
     told: dict[str, Any] = {"dropout_p": dropout, "scale": scaling, "enable_gqa": query.shape[1] != key.shape[1]}
     outs = []
     for q, k, v in parts:

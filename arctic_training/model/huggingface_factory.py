@@ -1,15 +1,15 @@
 """Models of transformers: pretrained, from a GGUF file, or with random weights from a config."""
 
+import functools
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import Field, SerializeAsAny
+from pydantic import Field, SerializeAsAny, field_validator, model_validator
 from torch import nn
 
 from arctic_training.config.base import ComponentConfig
-from arctic_training.config.component import Shelf
+from arctic_training.config.component import Shelf, from_shelf
 from arctic_training.config.model import ModelConfig
 from arctic_training.engine.config import deepspeed_config
 from arctic_training.engine.zero import sharded_construction
@@ -17,7 +17,9 @@ from arctic_training.errors import ModelError
 from arctic_training.logging import logger
 from arctic_training.model import attention
 from arctic_training.model.factory import ModelFactory
+from arctic_training.model.memory import estimate
 from arctic_training.model.peft_transform import PeftConfig, PeftTransform
+from arctic_training.model.pretrained import Pretrained
 from arctic_training.model.transform import ModelTransform
 from arctic_training.model.transforms import (
     ActivationCheckpointing,
@@ -25,9 +27,12 @@ from arctic_training.model.transforms import (
     Compile,
     CompileConfig,
 )
-from arctic_training.registry import lookup
+from arctic_training.model.vocabulary import fit_vocabulary
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+
+_SHARE = 0.85
+"""Of a GPU's memory; the rest is for what no estimate knows."""
 
 
 class HFModelConfig(ModelConfig):
@@ -42,24 +47,32 @@ class HFModelConfig(ModelConfig):
     flash_attention_3 or flex_attention. ``auto`` is documents where the model's attention is plain and causal."""
     trust_remote_code: bool = False
     """Run the Python code that a model's folder brings with it."""
-    activation_checkpointing: bool = False
-    """Keep no activations inside the layers, and compute them again for the gradient: less memory, more time."""
+    resize_vocabulary: bool = False
+    """Give tokens of the tokenizer that the model has no row for one with random weights, rather than refuse them."""
+    activation_checkpointing: bool | Literal["auto"] = "auto"
+    """Keep no activations inside the layers, and compute them again for the gradient: less memory, a third more time.
+    ``auto``: where by an estimate they would not fit in the GPU's memory."""
     disable_activation_checkpoint: bool | None = None
-    """ArcticTraining's name for the opposite of ``activation_checkpointing``."""
+    """ArcticTraining's name for the opposite of ``activation_checkpointing``; false leaves it to the estimate."""
     compile: bool = False
     """Compile the layers with torch.compile."""
     peft_config: dict[str, Any] | None = None
     """A PEFT config: ``peft_type`` (LORA, ...) and what that method wants. Only the adapter is trained."""
     transforms: Annotated[list[SerializeAsAny[ComponentConfig]], Shelf("model_transform")] = []
-    """What is done to the model after it is made, in this order; after the adapter, before checkpointing and compiling."""
+    """What is done to the model, in this order, after the adapter and before checkpointing and compiling."""
     save_name: str | None = Field(default=None, min_length=1)
     """Name of the model in what is exported; the folder's own when left out."""
 
-    @property
-    def checkpoints_activations(self) -> bool:
-        if self.disable_activation_checkpoint is not None:
-            return not self.disable_activation_checkpoint
-        return self.activation_checkpointing
+    @field_validator("transforms", mode="before")
+    @classmethod
+    def _read_transforms(cls, value: Any) -> Any:
+        return [from_shelf("model_transform", one) for one in (value if isinstance(value, list) else [value])]
+
+    @model_validator(mode="after")
+    def _one_word_on_checkpointing(self) -> "HFModelConfig":
+        if self.disable_activation_checkpoint and self.activation_checkpointing is True:
+            raise ValueError("disable_activation_checkpoint and activation_checkpointing contradict each other")
+        return self
 
 
 class HFModelFactory(ModelFactory[HFModelConfig]):
@@ -75,125 +88,96 @@ class HFModelFactory(ModelFactory[HFModelConfig]):
 
         return AutoModelForCausalLM
 
-    def create_config(self) -> Any:
-        from transformers import AutoConfig
+    @functools.cached_property
+    def pretrained(self) -> Pretrained:
+        return Pretrained(self.config.name_or_path, trust_remote_code=self.config.trust_remote_code)
 
-        options = {**self._gguf, "trust_remote_code": self.config.trust_remote_code}
-        config = self._read(lambda: AutoConfig.from_pretrained(self._location, **options))
-        layers = getattr(config, "num_hidden_layers", None)
-        known = config.to_dict()
-        for name, value in self.config.hf_config_kwargs.items():
-            if name not in known:
-                raise ModelError(f"model.hf_config_kwargs: {type(config).__name__} has no {name!r}")
-            setattr(config, name, value)
-        # the trainer's choice of what is random must not depend on what transformers makes of a missing layer
-        self._drawn = self.config.random_weights or getattr(config, "num_hidden_layers", None) != layers
+    def create_config(self) -> Any:
+        config, fits = self.pretrained.config(self.config.hf_config_kwargs)
+        self._drawn = self.config.random_weights or not fits
         return config
 
     def create_model(self, config: Any) -> nn.Module:
         attention.register()
+        told = deepspeed_config(self.trainer.config, data_world=self.trainer.data_world, dtype=self.config.dtype)
+        self._stage = int(told["zero_optimization"]["stage"])
         options = {"dtype": DTYPES[self.config.dtype], "attn_implementation": self._attention(config)}
-        options["trust_remote_code"] = self.config.trust_remote_code
-        role = deepspeed_config(self.trainer.config, data_world=self.trainer.data_world, dtype=self.config.dtype)
-        with sharded_construction(role):
-            if self._drawn:
-                model: nn.Module = self.auto_class.from_config(config, **options)
-            else:
-                model = self._load(config, options)
+        self._require_fit(config)
+        with sharded_construction(told):
+            make = self.pretrained.drawn if self._drawn else self.pretrained.loaded
+            model = make(self.auto_class, config, options)
+            fit_vocabulary(model, self.trainer.tokenizer, resize=self.config.resize_vocabulary)
         attention.watch(model)
-        self._fit_vocabulary(model)
+        self._checkpoints = self._wants_checkpoints(model)
         return model
 
     @property
     def transforms(self) -> Sequence[ModelTransform]:
-        section, done = self.config, []
+        section = self.config
+        done: list[ModelTransform] = []
         if section.peft_config is not None:
             done.append(PeftTransform(PeftConfig(type="peft", config=section.peft_config)))
-        done += [lookup("model_transform", one.type)(one) for one in section.transforms]  # type: ignore[call-arg]
-        if section.checkpoints_activations:
+        done += [ModelTransform.registered(one.type)(one) for one in section.transforms]
+        named = {transform.name for transform in done}
+        if self._checkpoints and ActivationCheckpointing.name not in named:
             done.append(ActivationCheckpointing(ActivationCheckpointingConfig(type="activation_checkpointing")))
-        if section.compile:
+        if section.compile and Compile.name not in named:
             done.append(Compile(CompileConfig(type="compile")))
         return done
 
-    @property
-    def _gguf(self) -> dict[str, str]:
-        path = Path(self.config.name_or_path)
-        return {"gguf_file": path.name} if path.suffix == ".gguf" else {}
-
-    @property
-    def _location(self) -> str:
-        path = self.config.name_or_path
-        return str(Path(path).parent) if self._gguf else path
-
     def _attention(self, config: Any) -> str | None:
         asked = self.config.attn_implementation
+        model_class = _model_class(self.auto_class, config)
+        fits = model_class is not None and attention.supports(model_class, config)
+        if asked == attention.NAME and not fits:
+            raise ModelError(
+                f"model.attn_implementation: {asked} does not fit {type(config).__name__}, whose attention is more "
+                "than causal; give auto, or one that transformers has for it"
+            )
         if asked != "auto":
             return asked
-        model_class = _model_class(self.auto_class, config)
-        if model_class is not None and attention.supports(model_class, config):
-            return attention.NAME
-        logger.info(f"{type(config).__name__}: attention per document does not fit; transformers' own choice is used")
-        return None
+        if not fits:
+            logger.info(f"{type(config).__name__}: attention per document does not fit; transformers' own is used")
+        return attention.NAME if fits else None
 
-    def _load(self, config: Any, options: dict[str, Any]) -> nn.Module:
-        if self._gguf:
-            from transformers import GgufConfig
-
-            options = {**options, **self._gguf, "quantization_config": GgufConfig(dequantize=True)}
-        model, info = self._read(
-            lambda: self.auto_class.from_pretrained(self._location, config=config, output_loading_info=True, **options)
-        )
-        wrong = [f"{name} is {tuple(here)}, and the config says {tuple(told)}" for name, here, told in info["mismatched_keys"]]
-        wrong += [f"{name} is missing" for name in sorted(info["missing_keys"])]
-        if wrong:
-            more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
-            raise ModelError(f"{self.config.name_or_path}: the weights do not fit the config: {'; '.join(wrong[:3])}{more}")
-        loaded: nn.Module = model
-        if self._gguf:
-            # the weights are plain numbers now; a model that still says it is quantized could not be saved
-            for name in ("quantization_config", "_pre_quantization_dtype"):
-                if hasattr(loaded.config, name):
-                    delattr(loaded.config, name)
-            for name in ("hf_quantizer", "is_quantized", "quantization_method"):
-                loaded.__dict__.pop(name, None)
-        return loaded
-
-    def _read(self, read: Any) -> Any:
-        """What ``read`` returns, its errors in one sentence."""
-        where = self.config.name_or_path
-        path = Path(where)
-        if (where.startswith((".", "/", "~")) or self._gguf) and not path.exists():
-            raise ModelError(f"model.name_or_path: {where}: no such {'file' if self._gguf else 'folder'}")
-        if path.is_dir() and not (path / "config.json").exists() and not self._gguf:
-            raise ModelError(f"model.name_or_path: {where} holds no config.json; a folder that save_pretrained wrote is wanted")
-        try:
-            return read()
-        except Exception as error:
-            text = " ".join(str(error).split())
-            if "trust_remote_code" in text:
-                text = "it brings Python code of its own, which is run only with model.trust_remote_code: true"
-            elif not path.exists():
-                text = f"not a folder here, and not to be had from the hub: {text}"
-            raise ModelError(f"model.name_or_path: {where}: {text[:500]}") from error
-
-    def _fit_vocabulary(self, model: nn.Module) -> None:
-        """Give every token of the tokenizer a row of the embedding."""
-        tokenizer = self.trainer.tokenizer
-        embedding = model.get_input_embeddings() if hasattr(model, "get_input_embeddings") else None
-        if tokenizer is None or embedding is None:
-            return
-        rows = getattr(embedding.weight, "ds_shape", embedding.weight.shape)[0]
-        if len(tokenizer) <= rows:
-            return
-        added = len(tokenizer.get_added_vocab())
-        if len(tokenizer) - added > rows:
+    def _require_fit(self, config: Any) -> None:
+        """Raises `ModelError` where the recipe asks for what would be silently wrong."""
+        packs = getattr(self.trainer.config.data, "pack_samples", False)
+        if packs and not attention.keeps_documents_apart(config):
             raise ModelError(
-                f"the tokenizer has {len(tokenizer)} tokens and the model {rows} rows in its embedding: they do not "
-                "belong together; give tokenizer.name_or_path of the model's own"
+                f"data.pack_samples: layers of {type(config).__name__} hand a state on from token to token, so that "
+                "samples in one row would see each other; give pack_samples: false"
             )
-        logger.info(f"embedding: {rows} rows become {len(tokenizer)}, for tokens that were added to the tokenizer")
-        model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+        compiles = self.config.compile or any(one.type == Compile.name for one in self.config.transforms)
+        if compiles and self._stage == 3:
+            raise ModelError(
+                "model.compile: compiled layers do not fetch the weights that ZeRO stage 3 parts; use stage 2"
+            )
+
+    def _wants_checkpoints(self, model: nn.Module) -> bool:
+        section, trainer = self.config, self.trainer.config
+        if section.disable_activation_checkpoint or isinstance(section.activation_checkpointing, bool):
+            return section.activation_checkpointing is True
+        device, longest = self.trainer.device, getattr(trainer.data, "max_length", None)
+        if device.type != "cuda" or not longest:
+            return False
+        offload = trainer.deepspeed.get("zero_optimization", {}).get("offload_optimizer", {}).get("device", "none")
+        needed = estimate(
+            model,
+            tokens=trainer.micro_batch_size * longest,
+            dtype=section.dtype,
+            stage=self._stage,
+            world=self.trainer.data_world,
+            offloads=offload != "none",
+        )
+        free = int(_SHARE * torch.cuda.mem_get_info(device)[1])
+        if needed is None or needed.total <= free:
+            return False
+        said = f"{needed.total / 2**30:.1f} GiB would be needed, of {free / 2**30:.1f}"
+        logger.warning(
+            f"model.activation_checkpointing: on, since by an estimate {said}; write true or false to decide"
+        )
+        return True
 
 
 def _model_class(auto_class: Any, config: Any) -> Any:

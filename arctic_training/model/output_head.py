@@ -97,15 +97,15 @@ def _watch(model: Any) -> OutputHead | None:
     width = head.in_features
     hidden = torch.linspace(-1, 1, 2 * width, dtype=torch.float64).reshape(1, 2, width)
     logits = torch.linspace(-90, 90, 64, dtype=torch.float64).reshape(1, 2, 32)
-    stand_ins = {prefix: _Backbone(hidden), name: _Head(head, logits.clone())}
-    told = {"input_ids": torch.zeros(1, 2, dtype=torch.long), "position_ids": torch.arange(2)[None]}
+    backbone_stand_in, head_stand_in = _Backbone(hidden), _Head(head, logits.clone())
+    told: dict[str, Any] = {"input_ids": torch.zeros(1, 2, dtype=torch.long), "position_ids": torch.arange(2)[None]}
     told |= {"use_cache": False, "cu_seq_lens_q": torch.tensor([0, 2], dtype=torch.int32)}
-    with _swapped(model, stand_ins), torch.no_grad():
+    with _swapped(model, {prefix: backbone_stand_in, name: head_stand_in}), torch.no_grad():
         try:
             given = type(model).forward(model, **told).logits
         except Exception:  # a model that wants more than this goes another way
             return None
-    heard, passed = stand_ins[name].heard, stand_ins[prefix].told
+    heard, passed = head_stand_in.heard, backbone_stand_in.told
     if heard is None or any(passed.get(key) is not value for key, value in told.items()):
         return None
     scale, mapped = _factor(hidden, heard), _logit_map(logits, given, model.config)

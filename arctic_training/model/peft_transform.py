@@ -35,10 +35,8 @@ class PeftTransform(ModelTransform):
             raise ModelError(f"model.peft_config.peft_type: {kind or 'missing'}; there are: {', '.join(known)}")
         try:
             config = peft.get_peft_config({"peft_type": kind, **told})
-            adapted: nn.Module = peft.get_peft_model(model, config)  # type: ignore[arg-type]
+            # in the model's own type: DeepSpeed holds all weights in one, and keeps exact copies itself
+            adapted: nn.Module = peft.get_peft_model(model, config, autocast_adapter_dtype=False)
         except (TypeError, ValueError, KeyError) as error:
             raise ModelError(f"model.peft_config: {' '.join(str(error).split())}") from error
-        if hasattr(adapted, "enable_input_require_grads"):
-            # with activation checkpointing a gradient reaches the adapter only through inputs that want one
-            adapted.enable_input_require_grads()
         return adapted

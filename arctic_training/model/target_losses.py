@@ -25,18 +25,20 @@ def target_losses(
     reduction: Reduction = "none",
     label_smoothing: float = 0.0,
 ) -> Tensor:
-    """The cross-entropy of every target of ``batch`` in nats, ``[targets]`` in fp32, row by row; or their sum, a scalar.
+    """The cross-entropy of every target of ``batch`` in nats, row by row: ``[targets]`` in fp32, or their sum.
 
     ``engine`` is an engine or a module around a causal language model of transformers. ``labels`` are not shifted:
-    position t is asked for label t + 1, and -100 is no target. A sum of a batch without targets is 0, with gradients of 0.
-    Only keys that the model knows may be in ``batch``, and ``num_items_in_batch``; ``num_targets`` (int), when it is
-    there, must be the number of targets, and saves a GPU from waiting for it.
+    position t is asked for label t + 1, and -100 is no target. The sum over a batch without targets is 0, with
+    gradients of 0. Only keys that the model knows may be in ``batch``, and ``num_items_in_batch``; ``num_targets``
+    (int), when it is there, must be the number of targets, and saves a GPU from waiting for it.
 
-    The model is called as ever, hooks and all, so it may be parted over processes, carry adapters or be compiled; its own
-    ``forward`` makes room for one that ends in the loss, for the duration of the call.
+    The model is called as ever, hooks and all, so it may be parted over processes, carry adapters or be compiled; its
+    own ``forward`` makes room for one that ends in the loss, for the duration of the call.
     """
     model = causal_model(engine)
-    wanted = _Wanted(batch["labels"], batch.get("num_targets"), reduction, label_smoothing, batch.get("num_items_in_batch"))
+    wanted = _Wanted(
+        batch["labels"], batch.get("num_targets"), reduction, label_smoothing, batch.get("num_items_in_batch")
+    )
     inputs = {key: value for key, value in batch.items() if key not in _NOT_FOR_THE_MODEL}
     if "documents" in str(getattr(model.config, "_attn_implementation", "")):
         inputs.pop("attention_mask", None)  # rows are padded on the right, where a causal model does not look
@@ -47,7 +49,7 @@ def target_losses(
 
 def causal_model(engine: Any) -> Any:
     """The model of transformers inside an engine, an adapter or a compiled module. Raises `ModelError` for another."""
-    model = engine if isinstance(engine, nn.Module) else engine.module
+    model: Any = engine if isinstance(engine, nn.Module) else engine.module
     while not hasattr(model, "get_output_embeddings") or hasattr(model, "peft_config"):
         inner = model.get_base_model() if hasattr(model, "get_base_model") else _inner(model)
         if inner is None or inner is model:
@@ -73,10 +75,8 @@ def _losses(model: Any, told: dict[str, Any], wanted: _Wanted) -> Tensor:
     labels: Tensor = told.pop("labels", wanted.labels)  # an adapter of virtual tokens has made them longer
     shifted = nn.functional.pad(labels, (0, 1), value=_IGNORED)[:, 1:].flatten()
     here = shifted != _IGNORED
-    if wanted.count is None:
-        places = here.nonzero()[:, 0]
-    else:
-        places = torch.nonzero_static(here, size=wanted.count)[:, 0]
+    count = wanted.count
+    places = (here.nonzero() if count is None else torch.nonzero_static(here, size=count))[:, 0]
     targets = shifted[places]
     head = output_head(model)
     if head is None:
@@ -119,7 +119,8 @@ def _through_logits(
     """For models whose logits are not plainly those of a linear layer: all logits of the columns that have a target."""
     rows, columns = places // labels.shape[1], places % labels.shape[1]
     if accepts(model, "logits_to_keep"):
-        kept, columns = torch.cat([columns, columns.new_zeros(0 if len(places) else 1)]).unique(return_inverse=True)
+        some = columns if len(places) else columns.new_zeros(1)
+        kept, columns = torch.unique(some, return_inverse=True)
         told, columns = {**told, "logits_to_keep": kept}, columns[: len(places)]
     out = type(model).forward(model, **told)
     losses = logits_cross_entropy(out.logits[rows, columns], targets, label_smoothing=wanted.smoothing)

@@ -26,7 +26,11 @@ def build(kind: str, folder: Path) -> torch.nn.Module:
     from transformers import AutoModelForCausalLM
 
     attention.register()
-    where = tiny.save_model(folder / kind, tie_word_embeddings=kind == "tied") if not (folder / kind).exists() else folder / kind
+    where = (
+        tiny.save_model(folder / kind, tie_word_embeddings=kind == "tied")
+        if not (folder / kind).exists()
+        else folder / kind
+    )
     model: torch.nn.Module = AutoModelForCausalLM.from_pretrained(
         where, attn_implementation=attention.NAME, dtype=torch.float32
     )
@@ -64,7 +68,9 @@ def train(stage: int, kind: str, reduction: str, folder: Path) -> tuple[list[flo
     engine = initialize(recipe, model, torch.optim.SGD(trained, lr=0.1), None)
     told = []
     for update in range(2):
-        value = loss(engine, draw(10 * update + distributed.rank(), targets=not (update and distributed.rank())), reduction)
+        value = loss(
+            engine, draw(10 * update + distributed.rank(), targets=not (update and distributed.rank())), reduction
+        )
         engine.set_gradient_accumulation_boundary(True)
         engine.backward(value)
         engine.step()

@@ -162,7 +162,9 @@ def test_tied_embeddings_get_both_gradients() -> None:
     model, batch = build("llama", tie_word_embeddings=True), packed(samples())
     ours = gradients(model, target_losses(model, batch, reduction="sum"))
     theirs = gradients(model, model(**{**batch, "num_items_in_batch": 1.0}).loss)
-    torch.testing.assert_close(ours["model.embed_tokens.weight"], theirs["model.embed_tokens.weight"], rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(
+        ours["model.embed_tokens.weight"], theirs["model.embed_tokens.weight"], rtol=1e-4, atol=1e-4
+    )
 
 
 def test_label_smoothing_is_torchs_also_where_the_logits_are_changed() -> None:

@@ -1,0 +1,250 @@
+"""Models from folders: what is made of a good one, and what is said of a bad one."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from pydantic import ValidationError
+
+from arctic_training.errors import ModelError
+from arctic_training.model.huggingface_factory import HFModelConfig, HFModelFactory
+from arctic_training.model.liger_factory import LigerModelFactory
+from arctic_training.model.memory import estimate
+from arctic_training.model.target_losses import target_losses
+
+
+def factory(name: Path | str, *, tokenizer: Any = None, block: Any = None, data: Any = None, **section: Any) -> Any:
+    config = HFModelConfig(**{"type": "huggingface", "name_or_path": str(name), "dtype": "fp32", **section})
+    recipe = SimpleNamespace(
+        micro_batch_size=1,
+        gradient_accumulation_steps=1,
+        deepspeed=block or {},
+        model=config,
+        data=SimpleNamespace(max_length=64, **(data or {})),
+    )
+    view: Any = SimpleNamespace(config=recipe, data_world=1, tokenizer=tokenizer, device=torch.device("cpu"))
+    return HFModelFactory(view, config)
+
+
+@pytest.fixture
+def copy(tiny_model: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(tiny_model, tmp_path / "model"))
+
+
+def change(folder: Path, **fields: Any) -> None:
+    told = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(told | fields))
+
+
+def batch(**more: Any) -> dict[str, Any]:
+    ids = torch.randint(4, 300, (2, 12), generator=torch.Generator().manual_seed(0))
+    return {"input_ids": ids, "labels": ids, **more}
+
+
+def test_weights_come_from_the_folder_in_the_type_that_is_asked_for(tiny_model: Path) -> None:
+    from transformers import AutoModelForCausalLM
+
+    theirs = AutoModelForCausalLM.from_pretrained(tiny_model).state_dict()
+    model = factory(tiny_model, dtype="bf16")()
+    assert all(torch.equal(one, theirs[name].bfloat16()) for name, one in model.state_dict().items())
+    assert model.config._attn_implementation == "documents"
+    assert all(parameter.requires_grad for parameter in model.parameters())
+
+
+def test_random_weights_need_a_config_only_and_are_a_function_of_the_seed(copy: Path) -> None:
+    (copy / "model.safetensors").unlink()
+    drawn = []
+    for seed in (1, 1, 2):
+        torch.manual_seed(seed)
+        drawn.append(factory(copy, random_weights=True)().lm_head.weight)
+    assert torch.equal(drawn[0], drawn[1])
+    assert not torch.equal(drawn[0], drawn[2])
+
+
+def test_another_count_of_layers_means_random_weights_and_lists_of_layers_follow(tmp_path: Path) -> None:
+    from transformers import Qwen3Config, Qwen3ForCausalLM
+
+    shape = {"hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 4, "num_key_value_heads": 2}
+    saved = Qwen3ForCausalLM(Qwen3Config(vocab_size=64, num_hidden_layers=4, head_dim=8, **shape))
+    saved.save_pretrained(tmp_path)
+    model = factory(tmp_path, hf_config_kwargs={"num_hidden_layers": 2})()
+    assert len(model.model.layers) == len(model.config.layer_types) == 2
+    assert not torch.equal(model.lm_head.weight, saved.lm_head.weight)
+    target_losses(model, {name: one % 64 for name, one in batch().items()}).sum().backward()
+
+
+def test_other_overrides_keep_the_weights(tiny_model: Path) -> None:
+    model = factory(tiny_model, hf_config_kwargs={"attention_dropout": 0.25})()
+    assert model.model.layers[0].self_attn.attention_dropout == 0.25
+    assert torch.equal(model.lm_head.weight, factory(tiny_model)().lm_head.weight)
+
+
+def damage(file: str, edit: Callable[[bytes], bytes]) -> Callable[[Path], None]:
+    return lambda folder: (folder / file).write_bytes(edit((folder / file).read_bytes())) and None
+
+
+def lose_a_shard(folder: Path) -> None:
+    from transformers import AutoModelForCausalLM
+
+    AutoModelForCausalLM.from_pretrained(folder).save_pretrained(folder, max_shard_size="40KB")
+    (folder / WEIGHTS).unlink()
+    next(folder.glob("model-00002*")).unlink()
+
+
+WEIGHTS = "model.safetensors"
+BAD: dict[str, tuple[Callable[[Path], Any], str]] = {
+    "no config": (lambda folder: (folder / "config.json").unlink(), r"no config\.json in it"),
+    "no weights": (lambda folder: (folder / WEIGHTS).unlink(), r"no file named model\.safetensors"),
+    "config is no JSON": (damage("config.json", lambda text: text[:20]), "not a valid JSON file"),
+    "damaged header": (damage(WEIGHTS, lambda held: b"\xff" * 8 + held[8:]), "a file of weights is damaged or cut off"),
+    "cut off": (damage(WEIGHTS, lambda held: held[:-900]), "a file of weights is damaged or cut off"),
+    "missing shard": (lose_a_shard, r"No such file or directory: .*model-00002-of-"),
+    "wrong shape": (
+        lambda f: change(f, intermediate_size=80),
+        r"down_proj\.weight is \[32, 64\] in the file, \[32, 80\]",
+    ),
+    "missing weights": (lambda f: change(f, num_hidden_layers=3), r"model\.layers\.2\..* is missing; .*; and 6 more"),
+    "not a causal model": (lambda f: change(f, model_type="t5"), "no causal language model"),
+}
+
+
+@pytest.mark.parametrize("what", BAD)
+def test_a_bad_folder_is_refused_in_a_sentence(copy: Path, what: str) -> None:
+    spoil, said = BAD[what]
+    spoil(copy)
+    with pytest.raises(ModelError, match=said) as caught:
+        factory(copy)()
+    assert str(caught.value).startswith(f"model.name_or_path: {copy}")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["./nowhere", "/nowhere/at/all", "./no.gguf"])
+def test_a_folder_that_is_not_there(name: str) -> None:
+    with pytest.raises(ModelError, match=r"no such (folder|file)"):
+        factory(name)()
+
+
+def test_a_hub_that_does_not_answer() -> None:
+    with pytest.raises(ModelError, match="no folder here, and not to be had from the hub"):
+        factory("nobody/nothing")()
+
+
+def test_code_that_comes_with_a_model_is_not_run(copy: Path) -> None:
+    (copy / "theirs.py").write_text(f"open({str(copy / 'ran')!r}, 'w')\n")
+    change(copy, model_type="theirs", auto_map={"AutoConfig": "theirs.C", "AutoModelForCausalLM": "theirs.M"})
+    with pytest.raises(ModelError, match=r"run only with model\.trust_remote_code: true"):
+        factory(copy)()
+    assert not (copy / "ran").exists()
+
+
+def test_a_misspelt_override_is_refused_by_its_name(tiny_model: Path) -> None:
+    with pytest.raises(ModelError, match=r"LlamaConfig has no 'num_hiden_layers'; did you mean 'num_hidden_layers'\?"):
+        factory(tiny_model, hf_config_kwargs={"num_hiden_layers": 1})()
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [("flash_attention_2", "FlashAttention2"), ("best", "not supported"), ("documents", "more than causal")],
+)
+def test_attention_that_cannot_be_had(copy: Path, asked: str, said: str) -> None:
+    if asked == "documents":
+        change(copy, model_type="gemma2", head_dim=8)
+    with pytest.raises(ModelError, match=f"^model.attn_implementation: .*{said}"):
+        factory(copy, attn_implementation=asked)()
+
+
+@pytest.mark.parametrize("asked", ["sdpa", "eager", "flex_attention", "documents"])
+def test_attention_that_is_asked_for_is_used(tiny_model: Path, asked: str) -> None:
+    assert factory(tiny_model, attn_implementation=asked)().config._attn_implementation == asked
+
+
+def test_a_model_that_hands_a_state_on_is_not_trained_on_packed_rows(copy: Path) -> None:
+    change(copy, model_type="mamba")
+    with pytest.raises(ModelError, match=r"^data\.pack_samples: .* would see each other"):
+        factory(copy, random_weights=True, data={"pack_samples": True})()
+
+
+def test_an_adapter_alone_is_trained_in_the_models_type(tiny_model: Path) -> None:
+    model = factory(tiny_model, dtype="bf16", peft_config={"peft_type": "LORA", "target_modules": ["q_proj"]})()
+    trained = {name for name, one in model.named_parameters() if one.requires_grad}
+    assert len(trained) == 4
+    assert all("lora" in name for name in trained)
+    assert {one.dtype for one in model.parameters()} == {torch.bfloat16}
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_an_adapter_gets_its_gradients_also_when_activations_are_computed_again(
+    tiny_model: Path, checkpointing: bool
+) -> None:
+    adapter = {"peft_type": "LORA", "r": 2, "target_modules": ["q_proj", "v_proj"], "init_lora_weights": False}
+    found = []
+    for again in (False, checkpointing):
+        torch.manual_seed(0)
+        model = factory(tiny_model, peft_config=adapter, activation_checkpointing=again)().train()
+        target_losses(model, batch()).sum().backward()
+        found.append({name: one.grad for name, one in model.named_parameters() if one.requires_grad})
+    for name, gradient in found[0].items():
+        assert gradient is not None, name
+        torch.testing.assert_close(found[1][name], gradient, msg=name)
+
+
+@pytest.mark.parametrize(
+    ("told", "said"),
+    [
+        ({"peft_type": "LORA", "target_modules": ["nothing"]}, "not found in the base model"),
+        ({"peft_type": "LORE"}, "LORE; there are: .*LORA"),
+        ({"r": 8}, "missing; there are"),
+        ({"peft_type": "LORA", "rank": 8}, "rank"),
+    ],
+)
+def test_an_adapter_that_cannot_be_made_is_refused(tiny_model: Path, told: dict[str, Any], said: str) -> None:
+    with pytest.raises(ModelError, match=f"model.peft_config.*{said}"):
+        factory(tiny_model, peft_config=told)()
+
+
+def test_transforms_are_applied_in_the_recipes_order(tiny_model: Path) -> None:
+    told = ["activation_checkpointing", {"type": "compile", "fullgraph": False}]
+    made = factory(tiny_model, transforms=told, peft_config={"peft_type": "LORA"}, compile=True)
+    made._checkpoints = True
+    assert [one.name for one in made.transforms] == ["peft", "activation_checkpointing", "compile"]
+
+
+def test_what_contradicts_itself_is_refused_when_it_is_read(tiny_model: Path) -> None:
+    with pytest.raises(ValidationError, match="contradict each other"):
+        factory(tiny_model, disable_activation_checkpoint=True, activation_checkpointing=True)
+
+
+def test_compiled_layers_and_parted_weights_do_not_go_together(tiny_model: Path) -> None:
+    with pytest.raises(ModelError, match="use stage 2"):
+        factory(tiny_model, compile=True, block={"zero_optimization": {"stage": 3}})()
+
+
+def test_liger_is_refused_without_a_gpu(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    made = factory(tiny_model)
+    with pytest.raises(ModelError, match="need a GPU"):
+        LigerModelFactory(made.trainer, made.config)()
+
+
+def test_the_estimate_of_memory_is_near_what_layers_keep(tiny_model: Path) -> None:
+    model = factory(tiny_model)()
+    parameters = {one.untyped_storage().data_ptr() for one in model.parameters()}
+    kept: dict[int, torch.Tensor] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        kept[tensor.untyped_storage().data_ptr()] = tensor
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        model.model(torch.zeros(1, 256, dtype=torch.long), use_cache=False)
+    held = sum(one.untyped_storage().nbytes() for place, one in kept.items() if place not in parameters)
+    told = estimate(model, tokens=256, dtype="fp32")
+    assert told is not None
+    assert 0.9 < told.activations / held < 1.5
+    assert told.state == 16 * sum(one.numel() for one in model.parameters())
