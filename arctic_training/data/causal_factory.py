@@ -34,7 +34,9 @@ class CausalDataFactory(TokenDataFactory[CausalDataConfig]):
             )
         settings = getattr(self.trainer.config.tokenizer, "tokenize_kwargs", None) or {}
         encode = EncodeText(self.tokenizer, settings)
-        return preparation.map_rows(dataset.select_columns(["text"]), encode, processes=self.config.num_proc)
+        return preparation.map_rows(
+            dataset.select_columns(["text"]), encode, processes=self.config.num_proc, folder=self.cache_folder
+        )
 
     def finish(self, samples: Any) -> Any:
         if self.config.pack_samples:

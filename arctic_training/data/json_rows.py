@@ -87,7 +87,8 @@ def _loads(text: str, where: str, *, lines: bool = False) -> Any:
             json.dumps(value, ensure_ascii=False).encode()  # half of a surrogate pair is no text
     except json.JSONDecodeError as error:
         place = f"line {error.lineno}, column {error.colno}" if lines else f"column {error.colno}"
-        raise DataError(f"{where}: not JSON ({error.msg} at {place})") from None
+        said = error.msg.removesuffix(" delimiter").removesuffix(" at")
+        raise DataError(f"{where}: not JSON ({said} at {place})") from None
     except UnicodeEncodeError:
         raise DataError(f"{where}: holds half of a surrogate pair, which is no text") from None
     except RecursionError:

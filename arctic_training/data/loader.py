@@ -79,7 +79,7 @@ class IndexedLoader(Loader):
 
     def __iter__(self) -> Iterator[Batch]:
         epoch, start = self._at
-        places = [(epoch, batch) for batch in range(start, len(self))]
+        places = ((epoch, batch) for batch in range(start, len(self)))
         if not self._workers and not torch.cuda.is_available():
             for place in places:
                 yield self._reader[place]

@@ -6,6 +6,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -68,7 +69,7 @@ def prepare(factory: Any, sources: Sequence[DataSource], loaded: Sequence[Any]) 
             indices = samples.indices
             tables.append(samples.table if indices is None else samples.table.take(pa.array(indices)))
     try:
-        return pa.concat_tables(tables, promote_options="permissive").combine_chunks(), notes
+        return pa.concat_tables(tables, promote_options="permissive"), notes
     except pa.ArrowInvalid as error:
         raise DataError(f"the sources cannot be mixed, their samples differ: {str(error).splitlines()[0]}") from error
 
@@ -89,11 +90,12 @@ def with_targets(samples: Samples, numbers: Any, source: str, most: float) -> tu
     return samples.select(np.flatnonzero(counts)), f"{note}; they are left out"
 
 
-def map_rows(dataset: Any, encode: Callable[[Rows, int], Any], *, processes: int) -> Any:
+def map_rows(dataset: Any, encode: Callable[[Rows, int], Any], *, processes: int, folder: Path | None = None) -> Any:
     """What ``encode`` makes of the rows, as a new `datasets.Dataset`.
 
     ``encode`` gets up to 1,000 rows and the index of the first, and returns a `pyarrow.Table` or a mapping of columns.
-    It is pickled when ``processes``, the most there may be, allows several and there are rows enough.
+    It is pickled when ``processes``, the most there may be, allows several and there are rows enough. What is too much
+    for the memory goes to ``folder`` meanwhile.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     count = max(1, min(processes, cores, len(dataset) // _ROWS_EACH))
@@ -102,7 +104,9 @@ def map_rows(dataset: Any, encode: Callable[[Rows, int], Any], *, processes: int
     with _threads(alone=count == 1):
         if count == 1 and len(dataset) <= _IN_MEMORY:
             return _in_memory(rows, hand_over)
-        scratch = tempfile.TemporaryDirectory(prefix="arctic_training_")
+        if folder is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+        scratch = tempfile.TemporaryDirectory(prefix="arctic_training_", dir=folder)
         made = rows.map(
             hand_over,
             batched=True,

@@ -30,7 +30,7 @@ class SFTDataFactory(TokenDataFactory[SFTDataConfig]):
 
     def process(self, dataset: Any) -> Any:
         encode = EncodeRows(list(dataset.column_names), self.encoder())
-        return preparation.map_rows(dataset, encode, processes=self.config.num_proc)
+        return preparation.map_rows(dataset, encode, processes=self.config.num_proc, folder=self.cache_folder)
 
     def encoder(self) -> SampleEncoder:
         return SampleEncoder(

@@ -97,9 +97,9 @@ def _message(turn: Any, n: int) -> dict[str, Any]:
     if len(turn) > 2 or words not in turn:
         message |= {key: value for key, value in turn.items() if key not in (speaker, words) and value is not None}
     content = message["content"]
-    if content is None and (message.get("tool_calls") or message.get("reasoning_content")):
-        message["content"] = ""  # templates test it for truth, or print it
-    elif content is None or not isinstance(content, (str, Sequence)):
+    if not content and (message.get("tool_calls") or message.get("reasoning_content")):
+        message["content"] = content or ""  # templates test it for truth, or print it
+    elif content is None or not isinstance(content, (str, Sequence)) or (role == "assistant" and not content):
         raise DataError(f"message {n} ({role}) has no content")
     return message
 

@@ -69,6 +69,10 @@ class SourcedDataFactory(DataFactory[C]):
         return samples
 
     @property
+    def cache_folder(self) -> Path:
+        return (self.config.cache_dir or cache.default_folder()).expanduser().absolute()
+
+    @property
     def tokenizer(self) -> Any:
         return self.trainer.tokenizer
 
@@ -118,10 +122,9 @@ class SourcedDataFactory(DataFactory[C]):
 
     def prepared(self, split: str, configs: Sequence[DataSourceConfig]) -> Samples:
         """The samples of ``configs``, out of the cache. One process prepares them; the others wait however long."""
-        folder = (self.config.cache_dir or cache.default_folder()).absolute()
-        store = cache.Cache(folder)
+        store = cache.Cache(self.cache_folder)
         kind = self.config.cache_fs_type
-        each_machine = kind == "local" or (kind == "auto" and not cache.shared(folder))
+        each_machine = kind == "local" or (kind == "auto" and not cache.shared(self.cache_folder))
         key = ""
         with distributed.main_first(each_machine=each_machine) as first:
             if first:

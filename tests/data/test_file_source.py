@@ -93,11 +93,11 @@ def test_patterns_and_slices(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        (b'{"a": 1}\n{"a": 1 "b"}\n', "rows.jsonl:2: not JSON (Expecting ',' delimiter at column 9)"),
+        (b'{"a": 1}\n{"a": 1 "b"}\n', "rows.jsonl:2: not JSON (Expecting ',' at column 9)"),
         (b'{"a": 1}\n\n[1]\n', "rows.jsonl:3: a row is a mapping of columns, not list"),
         (b'{"a": "\xe9"}\n', "rows.jsonl:1: not UTF-8 (byte 8 is 0xe9)"),
         (b'{"a": "\\ud800"}\n', "rows.jsonl:1: holds half of a surrogate pair, which is no text"),
-        (b'{"a": "\x00"}\n', "rows.jsonl:1: not JSON (Invalid control character at at column 8)"),
+        (b'{"a": "\x00"}\n', "rows.jsonl:1: not JSON (Invalid control character at column 8)"),
         (b"[" * 100_000, "rows.jsonl:1: nested too deeply"),
         (b"", "rows.jsonl: there are no rows"),
         (b"\n \n", "rows.jsonl: there are no rows"),

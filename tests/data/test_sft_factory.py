@@ -221,6 +221,10 @@ def test_several_processes_make_the_same(tmp_path: Path, monkeypatch: pytest.Mon
     one = sft(tmp_path, rows, num_proc=1)().train.dataset
     monkeypatch.setattr(preparation, "_ROWS_EACH", 10)
     monkeypatch.setattr(preparation, "_IN_MEMORY", 10)
+    (tmp_path / "other").mkdir()
     two = sft(tmp_path / "other", sources=[write(tmp_path, rows)], num_proc=2)().train.dataset
     assert len(one) == len(two) == 60
+    assert all(len(entry.name) == 32 for entry in (tmp_path / "other" / "cache").iterdir())  # nothing else is left
+    with pytest.raises(DataError, match=r"rows.jsonl: row 46: message 1 has the unknown role"):
+        sft(tmp_path, [*rows[:45], {"messages": [{"role": "robot", "content": ""}]}, *rows[45:]], num_proc=2)()
     assert all(np.array_equal(one[n][name], two[n][name]) for n in range(60) for name in ("input_ids", "labels"))

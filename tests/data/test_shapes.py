@@ -56,6 +56,7 @@ def test_other_parts_of_a_row() -> None:
         ({"messages": [{"role": "robot", "content": "x"}]}, "message 1 has the unknown role 'robot'; known are system"),
         ({"messages": [{"role": None, "content": "x"}]}, "unknown role None"),
         ({"messages": [CHAT[0], {"role": "assistant", "content": None}]}, r"message 2 \(assistant\) has no content"),
+        ({"messages": [CHAT[0], {"role": "assistant", "content": ""}]}, r"message 2 \(assistant\) has no content"),
         ({"messages": [{"role": "user"}]}, r"message 1 \(user\) has no content"),
         ({"prompt": None, "completion": "x"}, "the prompt is empty"),
         ({"messages": CHAT, "tools": "f"}, "tools should be JSON"),
