@@ -49,7 +49,8 @@ def linear_cross_entropy(
     if hidden.shape[0] != targets.shape[0] or hidden.shape[-1] != weight.shape[-1]:
         shapes = f"{tuple(hidden.shape)}, {tuple(weight.shape)} and {tuple(targets.shape)}"
         raise ValueError(f"hidden, weight and targets have shapes {shapes}, not [n, h], [v, h] and [n]")
-    how = _How(label_smoothing, logit_map, chunk_rows or _rows(hidden.device.type, weight.shape[0]))
+    rows = chunk_rows or _rows(hidden.device.type, weight.shape[0])
+    how = _How(label_smoothing, logit_map, rows, torch.is_grad_enabled())
     function = _Summed if reduction == "sum" else _Single
     return function.apply(hidden, weight, bias, targets, how)  # type: ignore[no-any-return,no-untyped-call]
 
@@ -64,6 +65,8 @@ class _How:
     smoothing: float
     map: LogitMap
     rows: int
+    learns: bool
+    """Whether gradients are recorded; inside a function's forward torch does not tell."""
 
 
 def _rows(device: str, vocabulary: int) -> int:
@@ -136,7 +139,7 @@ class _Gradients:
 class _Summed(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, how: _How) -> Tensor:
-        wanted = tuple(ctx.needs_input_grad[:3])
+        wanted = tuple(how.learns and need for need in ctx.needs_input_grad[:3])
         gradients = _Gradients(wanted, hidden, weight, bias)
         total = torch.zeros((), dtype=torch.float32, device=hidden.device)
         for start in range(0, len(targets), how.rows):

@@ -56,7 +56,8 @@ class Compile(ModelTransform):
 
 def repeated_layers(model: nn.Module) -> list[nn.Module]:
     """The layers of the longest stack in ``model``. Raises `ModelError` when there is none."""
-    stacks: list[Any] = [module for module in model.modules() if isinstance(module, nn.ModuleList) and len(module)]
+    stacks = [module for module in model.modules() if isinstance(module, nn.ModuleList) and len(module)]
     if not stacks:
         raise ModelError(f"{type(model).__name__} has no stack of layers to compile")
-    return list(max(stacks, key=len))
+    longest: nn.ModuleList = sorted(stacks, key=len)[-1]
+    return list(longest)

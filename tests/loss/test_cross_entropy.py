@@ -1,0 +1,140 @@
+"""Chunked cross-entropy is torch's, and never makes the whole vocabulary of all rows."""
+
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from arctic_training.loss.cross_entropy import LogitMap, linear_cross_entropy
+
+WIDTH = 6
+
+
+def draw(rows: int, vocabulary: int, seed: int, dtype: torch.dtype, *, biased: bool) -> Any:
+    torch.manual_seed(seed)
+    hidden = torch.randn(rows, WIDTH, dtype=dtype, requires_grad=True)
+    weight = torch.randn(vocabulary, WIDTH, dtype=dtype, requires_grad=True)
+    bias = torch.randn(vocabulary, dtype=dtype, requires_grad=True) if biased else None
+    return hidden, weight, bias, torch.randint(vocabulary, (rows,))
+
+
+def plain(hidden: Any, weight: Any, bias: Any, targets: Any, smoothing: float, how: LogitMap) -> torch.Tensor:
+    logits = torch.nn.functional.linear(hidden, weight, bias).float() * how.scale
+    if how.softcap is not None:
+        logits = how.softcap * torch.tanh(logits / how.softcap)
+    return torch.nn.functional.cross_entropy(logits, targets, reduction="none", label_smoothing=smoothing)
+
+
+def leaves(*tensors: Any) -> list[Any]:
+    return [None if one is None else one.detach().clone().requires_grad_() for one in tensors]
+
+
+@settings(deadline=None)
+@given(
+    rows=st.integers(0, 13),
+    vocabulary=st.integers(2, 40),
+    chunk=st.integers(1, 15),
+    seed=st.integers(0, 99),
+    smoothing=st.sampled_from([0.0, 0.3]),
+    scale=st.sampled_from([1.0, 0.25, 3.0]),
+    softcap=st.sampled_from([None, 2.0]),
+    biased=st.booleans(),
+)
+def test_losses_and_gradients_are_torchs(
+    rows: int, vocabulary: int, chunk: int, seed: int, smoothing: float, scale: float, softcap: Any, biased: bool
+) -> None:
+    hidden, weight, bias, targets = draw(rows, vocabulary, seed, torch.float32, biased=biased)
+    how, upstream = LogitMap(scale, softcap), torch.randn(rows)
+    wanted = plain(hidden, weight, bias, targets, smoothing, how)
+    options: Any = {"label_smoothing": smoothing, "logit_map": how, "chunk_rows": chunk}
+
+    own = leaves(hidden, weight, bias)
+    single = linear_cross_entropy(own[0], own[1], targets, own[2], reduction="none", **options)
+    torch.testing.assert_close(single, wanted, rtol=1e-5, atol=1e-5)
+    (single * upstream).sum().backward()
+    (wanted * upstream).sum().backward(retain_graph=True)
+    for got, there in zip(own, (hidden, weight, bias), strict=True):
+        if there is not None:
+            torch.testing.assert_close(got.grad, there.grad, rtol=1e-4, atol=1e-5)
+            there.grad = None
+
+    own = leaves(hidden, weight, bias)
+    total = linear_cross_entropy(own[0], own[1], targets, own[2], reduction="sum", **options)
+    torch.testing.assert_close(total, wanted.sum(), rtol=1e-5, atol=1e-5)
+    (total * 0.7).backward()
+    (wanted.sum() * 0.7).backward()
+    for got, there in zip(own, (hidden, weight, bias), strict=True):
+        if there is not None:
+            torch.testing.assert_close(got.grad, there.grad, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("reduction", ["sum", "none"])
+def test_sixteen_bits_keep_their_type_and_stay_near(reduction: Any) -> None:
+    hidden, weight, _, targets = draw(64, 50, 0, torch.bfloat16, biased=False)
+    exact = leaves(hidden.float(), weight.float())
+    plain(*exact, None, targets, 0.0, LogitMap()).sum().backward()
+    loss = linear_cross_entropy(hidden, weight, targets, reduction=reduction, chunk_rows=5).sum()
+    loss.backward()
+    assert loss.dtype == torch.float32
+    for got, there in zip((hidden, weight), exact, strict=True):
+        assert got.grad.dtype == torch.bfloat16
+        assert (got.grad.float() - there.grad).norm() < 0.02 * there.grad.norm()
+
+
+@pytest.mark.parametrize("reduction", ["sum", "none"])
+def test_large_logits_neither_overflow_nor_vanish(reduction: Any) -> None:
+    weight = torch.tensor([[400.0], [-400.0]])
+    loss = linear_cross_entropy(torch.ones(2, 1), weight, torch.tensor([0, 1]), reduction=reduction)
+    assert loss.sum().item() == 800.0
+
+
+class Sizes(TorchDispatchMode):
+    """The largest tensor that any operation made."""
+
+    largest = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        for one in out if isinstance(out, (tuple, list)) else [out]:
+            if isinstance(one, torch.Tensor):
+                self.largest = max(self.largest, one.numel())
+        return out
+
+
+@pytest.mark.parametrize("reduction", ["sum", "none"])
+def test_the_whole_vocabulary_of_all_rows_is_never_made(reduction: Any) -> None:
+    hidden, weight, _, targets = draw(256, 200, 0, torch.float32, biased=False)
+    with Sizes() as sizes:
+        linear_cross_entropy(hidden, weight, targets, reduction=reduction, chunk_rows=16).sum().backward()
+    assert sizes.largest == 16 * 200
+
+
+def test_a_frozen_weight_gets_no_gradient_and_no_time() -> None:
+    hidden, weight, _, targets = draw(8, 30, 0, torch.float32, biased=False)
+    weight.requires_grad_(False)
+    linear_cross_entropy(hidden, weight, targets).backward()
+    assert hidden.grad is not None
+    assert weight.grad is None
+
+
+def test_without_gradients_none_are_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("arctic_training.loss.cross_entropy._slopes", lambda *_: pytest.fail("a gradient was made"))
+    hidden, weight, _, targets = draw(8, 30, 0, torch.float32, biased=False)
+    with torch.no_grad():
+        linear_cross_entropy(hidden, weight, targets)
+
+
+def test_gradients_are_taken_once() -> None:
+    hidden, weight, _, targets = draw(8, 30, 0, torch.float32, biased=False)
+    loss = linear_cross_entropy(hidden, weight, targets)
+    loss.backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="taken already"):
+        loss.backward()
+
+
+def test_shapes_that_do_not_fit_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"not \[n, h\], \[v, h\] and \[n\]"):
+        linear_cross_entropy(torch.ones(3, 2), torch.ones(5, 4), torch.zeros(3, dtype=torch.long))
