@@ -77,6 +77,8 @@ def init() -> None:
     _tell_environment()
     backend = "gloo"
     if torch.cuda.is_available():
+        if local_rank() >= (there := torch.cuda.device_count()):
+            raise RuntimeError(f"process {local_rank()} of this machine has no GPU: there are {there}")
         torch.cuda.set_device(local_rank())
         backend = "cpu:gloo,cuda:nccl"
     else:

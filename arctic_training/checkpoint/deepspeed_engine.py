@@ -9,7 +9,7 @@ Nothing in it is a pickle of anything but tensors, numbers, strings, lists and m
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 
@@ -17,9 +17,10 @@ from arctic_training import distributed
 from arctic_training.checkpoint.engine import CheckpointEngine
 from arctic_training.checkpoint.folder import disk_errors
 from arctic_training.config.checkpoint import CheckpointConfig
+from arctic_training.config.deepspeed import plain
 from arctic_training.engine.engine import Engine, TrainedEngine
 from arctic_training.engine.snapshot import require_fit, require_plain, restore, snapshot, weights
-from arctic_training.errors import CheckpointError, ResumeError
+from arctic_training.errors import CheckpointError, RecipeError, ResumeError
 from arctic_training.state import RunState
 
 
@@ -33,6 +34,15 @@ class DeepSpeedCheckpointEngine(CheckpointEngine[DeepSpeedCheckpointConfig]):
     name = "deepspeed"
     config_type = DeepSpeedCheckpointConfig
     resumable = True
+
+    def __call__(self) -> Self:
+        zero = plain(self.trainer.config.deepspeed).get("zero_optimization", {})
+        nvme = [key for key in ("offload_param", "offload_optimizer") if zero.get(key, {}).get("device") == "nvme"]
+        apart = [key for key in ("zenflow", "zero_hpz_partition_size") if zero.get(key, 1) not in (1, None)]
+        if nvme or apart:
+            where = f"deepspeed.zero_optimization.{[*nvme, *apart][0]}"
+            raise RecipeError(f"{where}: keeps state that checkpoint type deepspeed cannot save; leave one of them out")
+        return super().__call__()
 
     def write(self, folder: Path, engines: Mapping[str, Engine], state: RunState) -> Mapping[str, Any]:
         rank = distributed.rank()

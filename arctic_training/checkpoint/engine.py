@@ -78,7 +78,7 @@ class CheckpointEngine(Factory[C, "CheckpointEngine[Any]"], kind="checkpoint_eng
         When the disk refuses (full, read-only, gone) the attempt's space is given back, earlier checkpoints stay, and
         the run goes on: None is returned. At its end, or with ``on_save_error: stop``, it is a `CheckpointError`.
         """
-        step = self.trainer.progress.update
+        config, step = self.config, self.trainer.progress.update
         aside = self.output_dir / f".aside-step_{step}"
         try:
             self._together("create", lambda: disk.open_aside(self.output_dir, step) if self._main else None)
@@ -93,12 +93,15 @@ class CheckpointEngine(Factory[C, "CheckpointEngine[Any]"], kind="checkpoint_eng
         except CheckpointError as error:
             if self._main:
                 disk.discard(aside)
-            if self._ending or self.config.on_save_error == "stop":
+            if self._ending or config.on_save_error == "stop":
                 raise
             logger.error(f"{error}; the run goes on, and the checkpoints before it are untouched")
             return None
         self._saved = step
-        self._together("tidy", lambda: disk.retain(self.output_dir, self.config.keep_last) if self._main else None)
+        try:
+            self._together("tidy", lambda: self._main and disk.retain(self.output_dir, config.keep_last, never=[step]))
+        except CheckpointError as error:
+            logger.warning(str(error))  # the new one is whole, and the old ones are tried again next time
         return disk.step_folder(self.output_dir, step)
 
     @hook("load")

@@ -14,7 +14,7 @@ from arctic_training.checkpoint.deepspeed_engine import DeepSpeedCheckpointConfi
 from arctic_training.checkpoint.folder import sums_of
 from arctic_training.engine.engine import TrainedEngine
 from arctic_training.engine.snapshot import fragments, require_plain, snapshot
-from arctic_training.errors import ArcticError, CheckpointError, ResumeError
+from arctic_training.errors import ArcticError, CheckpointError, RecipeError, ResumeError
 from arctic_training.state import Progress, RunState
 from tests import processes
 from tests.engine import small
@@ -145,6 +145,16 @@ def test_what_only_a_pickle_could_hold_is_refused_when_saving() -> None:
         require_plain({"a": [1, {2}]}, "state")
     with pytest.raises(CheckpointError, match="a key of state is a PosixPath"):
         require_plain({Path("x"): 1}, "state")
+
+
+@pytest.mark.parametrize(
+    "zero", [{"offload_param": {"device": "nvme", "nvme_path": "/x"}}, {"zero_hpz_partition_size": 2}]
+)
+def test_what_cannot_be_saved_exactly_is_refused_at_the_start(tmp_path: Path, zero: dict[str, Any]) -> None:
+    view, _ = small.run_of(tmp_path, Progress())
+    view.config = small.recipe(zero_optimization={"stage": 3, **zero})
+    with pytest.raises(RecipeError, match=next(iter(zero))):
+        DeepSpeedCheckpointEngine(view, DeepSpeedCheckpointConfig(output_dir=tmp_path))()
 
 
 def put_together(stage: int, dtype: str) -> list[str]:

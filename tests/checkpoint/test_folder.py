@@ -170,6 +170,13 @@ def test_retention_keeps_the_newest(tmp_path_factory: pytest.TempPathFactory, st
     assert sorted(removed) == sorted(steps - set(left))
 
 
+def test_what_was_just_written_stays_though_later_ones_are_there(tmp_path: Path) -> None:
+    save(tmp_path, 5, 10)
+    save(tmp_path, 6, keep_last=1)
+    assert disk.steps(tmp_path) == [6, 10]
+    assert resumed(tmp_path) == 6
+
+
 @pytest.mark.parametrize(
     ("hurt", "says"),
     [
