@@ -31,7 +31,10 @@ class HFDataSource(DataSource):
 
     name = "huggingface"
     config_type = HFDataSourceConfig
-    known_splits: ClassVar[Mapping[str, Mapping[str, str]]] = {}
+    known_splits: ClassVar[Mapping[str, Mapping[str, str]]] = {
+        "HuggingFaceH4/ultrachat_200k": {"train": "train_sft", "eval": "test_sft"},
+        "HuggingFaceH4/ultrafeedback_binarized": {"train": "train_prefs", "eval": "test_prefs"},
+    }
     """The ``split_mapping`` of data sets that are known, by name."""
 
     def load(self, config: Any, split: str) -> Any:
@@ -104,7 +107,6 @@ class UltraFeedbackSource(HFDataSource):
         name_or_path: str = "HuggingFaceH4/ultrafeedback_binarized"
 
     config_type = Config
-    known_splits = {"HuggingFaceH4/ultrafeedback_binarized": {"train": "train_prefs", "eval": "test_prefs"}}
 
 
 class ProjectGutenbergSource(HFDataSource):

@@ -42,10 +42,6 @@ class HFInstructSource(HFDataSource):
 
     name = "huggingface_instruct"
     config_type = HFInstructConfig
-    known_splits = {
-        "HuggingFaceH4/no_robots": {"eval": "test"},
-        "HuggingFaceH4/ultrachat_200k": {"train": "train_sft", "eval": "test_sft"},
-    }
 
     def load(self, config: Any, split: str) -> Any:
         rows = super().load(config, split)

@@ -24,7 +24,7 @@ class Samples:
     def __getitem__(self, index: int) -> dict[str, Any]:
         if not -len(self) <= index < len(self):
             raise IndexError(index)
-        row = int(np.arange(len(self))[index]) if index < 0 else index
+        row = index + len(self) if index < 0 else index
         row = row if self.indices is None else int(self.indices[row])
         return {name: column[row] for name, column in self._columns.items()}
 

@@ -13,9 +13,9 @@ class DataSource(Registered, Hooked, ABC, kind="data_source"):
 
     config_type: ClassVar[type[DataSourceConfig]] = DataSourceConfig
 
-    def __init__(self, factory: Any, config: DataSourceConfig) -> None:
-        """``factory`` is the data factory that asks."""
-        self.factory = factory
+    def __init__(self, data_factory: Any, config: DataSourceConfig) -> None:
+        """``data_factory`` is the one that asks."""
+        self.data_factory = data_factory
         self.config: Any = config
 
     def __call__(self, split: str) -> Any:

@@ -1,6 +1,7 @@
 """Makes loaders of samples that come from sources and are made tokens of once. The base of every factory for text."""
 
 import functools
+import re
 import socket
 from abc import abstractmethod
 from collections import Counter
@@ -173,7 +174,8 @@ def evaluation_names(sources: Sequence[DataSourceConfig]) -> list[str]:
     """What the metrics of each evaluation set are called: ``eval`` when there is one, else the sources' own names."""
     if len(sources) == 1:
         return ["eval"]
-    names = [Path(str(getattr(source, "name_or_path", source.type))).stem for source in sources]
+    told = [Path(str(getattr(source, "name_or_path", source.type))).stem for source in sources]
+    names = [re.sub(r"[^\w.-]+", "_", name).strip("_") or "eval" for name in told]
     counts: Counter[str] = Counter()
     made = []
     for name in names:
