@@ -5,6 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 INSTALLED := $(VENV)/.installed
+PEER := benchmarks/.venv-arctic_training_0_8
 
 .DEFAULT_GOAL := help
 .PHONY: help install quickstart test check format bench docs clean
@@ -42,13 +43,20 @@ format: $(INSTALLED) ## format the code and mend what the linter can
 	$(BIN)/ruff check --fix-only --quiet .
 	$(BIN)/ruff format .
 
-bench: $(INSTALLED) ## measure against bare loops and other trainers
+bench: $(INSTALLED) $(PEER)/.installed ## measure against bare loops and other trainers
 	$(PIP) install --quiet --constraint constraints.txt --editable '.[dev,bench]'
 	$(BIN)/python -m benchmarks
+
+# a trainer whose package has the same name as ours, and which wants an older transformers
+$(PEER)/.installed: benchmarks/peers/arctic_training_0_8.txt
+	$(PYTHON) -m venv $(PEER)
+	$(PEER)/bin/python -m pip install --quiet $$(grep '^torch==' $<)
+	$(PEER)/bin/python -m pip install --quiet --requirement $<
+	@touch $@
 
 docs: $(INSTALLED) ## build the documentation into docs/_build
 	$(PIP) install --quiet --constraint constraints.txt --editable '.[dev,docs]'
 	$(BIN)/python -m sphinx --fail-on-warning --quiet -b html docs docs/_build
 
 clean: ## remove the virtual environment and what builds and tools leave
-	rm -rf $(VENV) build docs/_build .mypy_cache .pytest_cache .ruff_cache *.egg-info
+	rm -rf $(VENV) $(PEER) build docs/_build .mypy_cache .pytest_cache .ruff_cache *.egg-info

@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 
 from benchmarks import workload
-from benchmarks.contestant import ROOT, contestants
+from benchmarks.contestant import HERE, contestants
 from benchmarks.figures import Figures, as_json, complaints
 from benchmarks.machine import describe
 from benchmarks.report import text
@@ -23,7 +23,7 @@ def main() -> int:
     chosen = [one for one in known if one.name in {"ours", *names}]
     for one in chosen:
         if not one.installed:
-            note(f"{one.title} is left out: {one.python} is not there; `make bench-peers` makes it")
+            note(f"{one.title} is left out: {one.python} is not there; `make bench` makes it")
     chosen = [one for one in chosen if one.installed]
     quick = said.quick
     tasks = [workload.QUICK_THROUGHPUT, workload.QUICK_FIXED] if quick else [workload.THROUGHPUT, workload.FIXED]
@@ -54,7 +54,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--stage", type=int, default=0, choices=(0, 1, 2, 3), help="the ZeRO stage (0)")
     parser.add_argument("--json", type=Path, help="where to write all figures")
     parser.add_argument("--work", type=Path, help="folder to work in and keep; a temporary one when left out")
-    parser.add_argument("--peers", type=Path, default=ROOT, help="folder of the other trainers' environments")
+    parser.add_argument("--peers", type=Path, default=HERE, help="folder of the other trainers' environments")
     return parser.parse_args()
 
 

@@ -50,7 +50,7 @@ class Contestant:
 
 def contestants(python: Path, peers: Path) -> list[Contestant]:
     """All of them. ``python`` runs ours, the bare loops and TRL; ``peers`` holds the others' virtual environments."""
-    other = peers / ".venv-bench-arctic_training_0_8" / "bin" / "python"
+    other = peers / ".venv-arctic_training_0_8" / "bin" / "python"
     return [
         Contestant("ours", "ours", "ours.py", python, help_command=(str(python), "-m", "arctic_training", "--help")),
         Contestant("torch", "bare torch", "bare_torch.py", python),

@@ -1,19 +1,21 @@
 """The printed table."""
 
+import textwrap
+
 from benchmarks.figures import HELP, ROWS, Figures
 from benchmarks.workload import Task
 
-TITLE, COLUMN = 27, 11
+TITLE, COLUMN, WIDTH = 27, 11, 95
 
 
 def text(figures: Figures, machine: dict[str, str], *, rounds: int, stage: int) -> str:
-    lines = [
+    told = [
         f"{machine['processor']}, {machine['cores']} cores, {machine['memory']}, {machine['system']}",
         f"CPU seconds, one thread; fp32; ZeRO stage {stage} for all on DeepSpeed; medians of {rounds} rounds",
         *(_task(task) for task in figures.tasks.values()),
         *_versions(figures),
-        "",
     ]
+    lines = [part for line in told for part in textwrap.wrap(line, WIDTH, subsequent_indent="  ")] + [""]
     shown = figures.bench.contestants
     words = [one.title.split(" ", 1) for one in shown]
     for line in (0, 1):

@@ -36,6 +36,8 @@ def recipe(meter: Meter) -> dict[str, Any]:
 
 def main() -> None:
     meter = Meter()
+    import datasets  # noqa: F401  reading it in is part of the start, as it is in the others
+
     from arctic_training import SFTTrainer, get_config
     from arctic_training.data.sft_factory import SFTDataFactory
 
