@@ -1,5 +1,8 @@
 """Tokenizers of transformers."""
 
+import re
+from collections.abc import Mapping
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +12,11 @@ from arctic_training.config.tokenizer import TokenizerConfig
 from arctic_training.errors import ModelError
 from arctic_training.tokenizer.factory import TokenizerFactory
 
-_RESERVED = ("<|pad|>", "<pad>", "[PAD]", "<|finetune_right_pad_id|>", "<|reserved_special_token_0|>", "<unk>", "[UNK]")
+_SPARE = (
+    re.compile(r"[<\[]\W*(finetune_right_)?pad\W*[>\]]", re.IGNORECASE),
+    re.compile(r"[<\[].*(reserved|unused|placeholder|dummy|extra_)\D*\d*.*[>\]]", re.IGNORECASE),
+)
+"""Tokens that a vocabulary holds for padding, and those that it holds for nothing yet."""
 
 
 class HFTokenizerConfig(TokenizerConfig):
@@ -17,6 +24,8 @@ class HFTokenizerConfig(TokenizerConfig):
     """A folder, a name on the hub, or a ``.gguf`` file; the model's own when left out."""
     tokenize_kwargs: dict[str, Any] = {}
     """Passed to the tokenizer with every text."""
+    pad_token: str | None = Field(default=None, min_length=1)
+    """A token of the vocabulary to pad with; see the class."""
     chat_template: str | None = None
     """The template itself, or a file beside the recipe that holds it; the tokenizer's own when left out."""
     trust_remote_code: bool = False
@@ -26,9 +35,10 @@ class HFTokenizerConfig(TokenizerConfig):
 class HFTokenizerFactory(TokenizerFactory[HFTokenizerConfig]):
     """A tokenizer of transformers with a pad token that ends nothing.
 
-    Where the tokenizer has no pad token, or the end token serves as one, a token that is in the vocabulary for that
-    purpose or unused becomes the pad token, or else a new one ``<|pad|>``, for which the model gets a row: a model
-    whose end token is masked as padding never learns to end.
+    Where the tokenizer has no pad token, or the end token serves as one, another becomes the pad token: one that is in
+    the vocabulary for that purpose, a reserved one, the one for unknown text, ``<|endoftext|>`` where turns end with
+    another; or else a new one, ``<|pad|>``, for which the model gets a row. A model whose end token counts as padding
+    may never learn to end, in the hands of any library that leaves padding out of the loss.
     """
 
     name = "huggingface"
@@ -41,18 +51,21 @@ class HFTokenizerFactory(TokenizerFactory[HFTokenizerConfig]):
         where = self.config.name_or_path or getattr(self.trainer.config.model, "name_or_path", None)
         if where is None:
             raise ModelError("tokenizer.name_or_path: give one; the model names none")
-        path, options = Path(where), {"trust_remote_code": self.config.trust_remote_code}
-        if path.suffix == ".gguf":
-            where, options = str(path.parent), {**options, "gguf_file": path.name}
+        path, options = Path(where).expanduser(), dict[str, Any](trust_remote_code=self.config.trust_remote_code)
         if where.startswith((".", "/", "~")) and not path.exists():
-            raise ModelError(f"tokenizer.name_or_path: {path}: no such file or folder")
+            raise ModelError(f"tokenizer.name_or_path: {where}: no such file or folder")
+        if path.suffix == ".gguf":
+            path, options["gguf_file"] = path.parent, path.name
         try:
-            tokenizer = AutoTokenizer.from_pretrained(where, **options)
+            tokenizer = AutoTokenizer.from_pretrained(str(path) if path.is_dir() else where, **options)
         except Exception as error:
-            raise ModelError(f"tokenizer.name_or_path: {where}: {' '.join(str(error).split())[:500]}") from error
+            text = " ".join(str(error).split())[:500]
+            if "trust_remote_code" in text:
+                text = "it brings Python code of its own, which is run only with tokenizer.trust_remote_code: true"
+            raise ModelError(f"tokenizer.name_or_path: {where}: {text}") from error
         if (template := self._template()) is not None:
             tokenizer.chat_template = template
-        give_pad_token(tokenizer)
+        give_pad_token(tokenizer, self.config.pad_token)
         return tokenizer
 
     def _template(self) -> str | None:
@@ -66,14 +79,25 @@ class HFTokenizerFactory(TokenizerFactory[HFTokenizerConfig]):
             raise ModelError(f"tokenizer.chat_template: {path}: {error.strerror}") from error
 
 
-def give_pad_token(tokenizer: Any) -> None:
-    """See `HFTokenizerFactory`."""
-    if tokenizer.pad_token_id is not None and tokenizer.pad_token_id != tokenizer.eos_token_id:
-        return
+def give_pad_token(tokenizer: Any, wanted: str | None = None) -> None:
+    """See `HFTokenizerFactory`. Raises `ModelError` when the token that is wanted is not in the vocabulary."""
     known = tokenizer.get_vocab()
+    if wanted is not None:
+        if wanted not in known:
+            raise ModelError(f"tokenizer.pad_token: {wanted!r} is not in the vocabulary")
+        tokenizer.pad_token = wanted
+    elif tokenizer.pad_token_id is None or tokenizer.pad_token_id == tokenizer.eos_token_id:
+        tokenizer.pad_token = _spare(tokenizer, known) or "<|pad|>"
+        if tokenizer.pad_token not in known:
+            tokenizer.add_special_tokens({"pad_token": "<|pad|>"})
+
+
+def _spare(tokenizer: Any, known: Mapping[str, int]) -> str | None:
+    template = str(tokenizer.chat_template or "")
     taken = {tokenizer.eos_token, tokenizer.bos_token}
-    spare = next((token for token in _RESERVED if token in known and token not in taken), None)
-    if spare is None:
-        tokenizer.add_special_tokens({"pad_token": "<|pad|>"})
-    else:
-        tokenizer.pad_token = spare
+    free = [
+        token for token in sorted(known, key=lambda one: known[one]) if token not in taken and token not in template
+    ]
+    named = [token for token in (tokenizer.unk_token, "<|endoftext|>") if token in free]
+    found = (token for pattern in _SPARE for token in free if pattern.fullmatch(token))
+    return next(chain(found, named), None)
