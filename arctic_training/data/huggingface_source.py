@@ -98,27 +98,30 @@ class HFCausalSource(HFDataSource):
         return rows if config.column == "text" else rows.rename_column(config.column, "text")
 
 
+class UltraFeedbackConfig(HFDataSourceConfig):
+    name_or_path: str = "HuggingFaceH4/ultrafeedback_binarized"
+    """The data set of the hub, or a local copy of it."""
+
+
 class UltraFeedbackSource(HFDataSource):
     """Preferences: ``chosen`` and ``rejected`` chats."""
 
     name = "HuggingFaceH4/ultrafeedback_binarized"
+    config_type = UltraFeedbackConfig
 
-    class Config(HFDataSourceConfig):
-        name_or_path: str = "HuggingFaceH4/ultrafeedback_binarized"
 
-    config_type = Config
+class ProjectGutenbergConfig(HFDataSourceConfig):
+    name_or_path: str = "manu/project_gutenberg"
+    """The data set of the hub, or a local copy of it, with the books in its column ``text``."""
+    split_mapping: dict[str, str] = {"train": "en", "eval": "en"}
+    """What the source calls a split; here splits are languages."""
 
 
 class ProjectGutenbergSource(HFDataSource):
     """Whole books, each the answer to a request for it: very long samples."""
 
     name = "ProjectGutenbergSFT"
-
-    class Config(HFDataSourceConfig):
-        name_or_path: str = "manu/project_gutenberg"
-        split_mapping: dict[str, str] = {"train": "en", "eval": "en"}
-
-    config_type = Config
+    config_type = ProjectGutenbergConfig
 
     def load(self, config: Any, split: str) -> Any:
         rows = super().load(config, split)
