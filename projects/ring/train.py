@@ -11,6 +11,7 @@ from torch import Tensor
 
 from arctic_training import Callback, ComponentConfig, DataSource, Evaluator
 from arctic_training.config.data import DataSourceConfig
+from arctic_training.config.numbers import HumanInt
 
 MODES, RADIUS, SIGMA = 8, 2.0, 0.1
 _ANGLES = torch.arange(MODES) * (2 * math.pi / MODES)
@@ -37,7 +38,7 @@ def measure(points: Tensor) -> dict[str, float]:
 
 
 class RingConfig(DataSourceConfig):
-    count: int = 100_000
+    count: HumanInt = 100_000
     """Points."""
 
 
@@ -50,7 +51,7 @@ class RingSource(DataSource):
 
 
 class RingEvaluatorConfig(ComponentConfig):
-    count: int = 10_000
+    count: HumanInt = 10_000
     """Points that are generated and measured."""
 
 

@@ -1,0 +1,218 @@
+"""Cumulative sums modulo 17: questions, a small model that answers them, and pairs of a right and a wrong answer."""
+
+import hashlib
+import random
+from collections.abc import Iterator, Sequence
+from itertools import accumulate
+from typing import Any
+
+import torch
+from torch import nn
+
+from arctic_training import (
+    Callback,
+    ComponentConfig,
+    DataSource,
+    DataSourceConfig,
+    Evaluator,
+    ModelConfig,
+    ModelFactory,
+    SFTTrainer,
+    TokenizerFactory,
+)
+from arctic_training.config.model import DType
+from arctic_training.config.numbers import HumanInt
+from arctic_training.config.tokenizer import TokenizerConfig
+from arctic_training.distributed import is_main
+
+MODULUS, LENGTH = 17, 4
+PAD, END = "<|pad|>", "<|end|>"
+
+
+def questions(split: str, seed: int) -> Iterator[tuple[str, str]]:
+    """Different questions without end, and their answers. One question in four is held out, by its hash."""
+    draw, seen = random.Random(f"{split} {seed}"), set()
+    while True:
+        numbers = [draw.randrange(MODULUS) for _ in range(LENGTH)]
+        question = " ".join(map(str, numbers)) + " ="
+        held_out = hashlib.sha256(question.encode()).digest()[0] < 64
+        if held_out == (split != "train") and question not in seen:
+            seen.add(question)
+            yield question, " " + " ".join(str(total % MODULUS) for total in accumulate(numbers))
+
+
+def take(count: int, split: str, seed: int = 0) -> list[tuple[str, str]]:
+    return [pair for pair, _ in zip(questions(split, seed), range(count), strict=False)]
+
+
+@torch.no_grad()
+def ask(model: Any, tokenizer: Any, asked: Sequence[str], *, sample: bool = False) -> list[str]:
+    """What ``model`` answers: the likeliest tokens, or a sample."""
+    choice: dict[str, Any] = {"do_sample": sample, "temperature": None, "top_p": None, "top_k": None}
+    if sample:
+        choice |= {"temperature": 1.0, "top_p": 1.0, "top_k": 0}
+    answers: list[str] = []
+    for start in range(0, len(asked), 500):  # all questions have the same number of tokens
+        prompts = tokenizer(list(asked[start : start + 500]), return_tensors="pt")["input_ids"].to(model.device)
+        out = model.generate(
+            input_ids=prompts,
+            attention_mask=torch.ones_like(prompts),
+            max_new_tokens=LENGTH + 1,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+            **choice,
+        )
+        texts = tokenizer.batch_decode(out[:, prompts.shape[1] :], skip_special_tokens=True)
+        answers += [f" {text.strip()}" for text in texts]
+    return answers
+
+
+class SumsConfig(DataSourceConfig):
+    count: HumanInt = 10_000
+    """Questions."""
+    seed: int = 0
+
+
+class SumsSource(DataSource):
+    """Questions with their answers."""
+
+    name = "sums"
+    config_type = SumsConfig
+
+    def load(self, config: SumsConfig, split: str) -> Any:
+        from datasets import Dataset
+
+        found = take(config.count, split, config.seed)
+        return Dataset.from_dict({"prompt": [q for q, _ in found], "completion": [a for _, a in found]})
+
+
+class PairsSource(DataSource):
+    """The right answer to a question beside a wrong one, which the untrained policy itself gave.
+
+    ``count`` questions are asked; those that it answers well make no pair.
+    """
+
+    name = "sums_pairs"
+    config_type = SumsConfig
+
+    def load(self, config: SumsConfig, split: str) -> Any:
+        from datasets import Dataset
+        from transformers import AutoModelForCausalLM
+
+        run = self.data_factory.trainer
+        model = AutoModelForCausalLM.from_pretrained(run.config.model.name_or_path, dtype=torch.float32).eval()
+        found = take(config.count, split, config.seed)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.seed)
+            given = ask(model, run.tokenizer, [question for question, _ in found], sample=True)
+        rows = [(q, right, wrong) for (q, right), wrong in zip(found, given, strict=True) if wrong != right]
+        return Dataset.from_dict(dict(zip(("prompt", "chosen", "rejected"), zip(*rows, strict=True), strict=True)))
+
+
+class SuccessConfig(ComponentConfig):
+    count: HumanInt = 2_000
+    """Held-out questions."""
+
+
+class SuccessEvaluator(Evaluator):
+    """The share of held-out questions that are answered right, word for word, by the likeliest tokens."""
+
+    name = "sums_success"
+    config_type = SuccessConfig
+
+    def __call__(self, trainer: Any) -> dict[str, float]:
+        found = take(self.config.count, "eval", seed=1)
+        given = ask(trainer.engines["model"].module, trainer.tokenizer, [question for question, _ in found])
+        right = sum(answer == said for (_, answer), said in zip(found, given, strict=True))
+        return {"success": right / len(found)}
+
+
+class TellFigures(Callback):
+    """Prints both figures of preference training, before and after."""
+
+    name = "sums_figures"
+
+    def post_evaluate(self, trainer: Any, values: dict[str, float]) -> None:
+        when = "after" if trainer.progress.update else "before"
+        told = {"success": "success", "accuracy/eval": "accuracy on held-out pairs"}
+        for name, words in told.items():
+            if is_main() and name in values:
+                print(f"{words} {when}: {values[name]:.1%}", flush=True)
+
+
+class UntilConfig(ComponentConfig):
+    success: float = 0.8
+    """Share of right answers at which training ends."""
+
+
+class StopAtSuccess(Callback):
+    """Ends the run when it is good enough, and calls its last checkpoint ``model``."""
+
+    name = "sums_until"
+    config_type = UntilConfig
+
+    def post_evaluate(self, trainer: Any, values: dict[str, float]) -> None:
+        if values["success"] >= self.config.success:
+            trainer.stop(f"{values['success']:.1%} of the answers are right")
+
+    def post_train(self, trainer: Any) -> None:
+        if is_main():
+            link = trainer.checkpointers[0].output_dir / "model"
+            link.unlink(missing_ok=True)
+            link.symlink_to(trainer.checkpointers[0].latest.name)
+
+
+class SumsModelConfig(ModelConfig):
+    dtype: DType = "fp32"
+    layers: int = 2
+    width: int = 96
+
+
+class SumsModelFactory(ModelFactory[SumsModelConfig]):
+    """A small Llama with weights drawn anew."""
+
+    name = "sums"
+    config_type = SumsModelConfig
+
+    def create_model(self, config: Any) -> nn.Module:
+        from transformers import LlamaConfig, LlamaForCausalLM
+
+        tokenizer, width = self.trainer.tokenizer, self.config.width
+        shape = LlamaConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=width,
+            intermediate_size=4 * width,
+            num_hidden_layers=self.config.layers,
+            num_attention_heads=4,
+            max_position_embeddings=32,
+            pad_token_id=tokenizer.pad_token_id,
+            bos_token_id=None,
+            eos_token_id=tokenizer.eos_token_id,
+        )
+        model: nn.Module = LlamaForCausalLM(shape)
+        return model
+
+
+class SumsTokenizerFactory(TokenizerFactory[TokenizerConfig]):
+    """A token for each number."""
+
+    name = "sums"
+
+    def create_tokenizer(self) -> Any:
+        from tokenizers import Tokenizer, models, pre_tokenizers
+        from transformers import PreTrainedTokenizerFast
+
+        words = [PAD, END, "=", *map(str, range(MODULUS))]
+        tokenizer = Tokenizer(models.WordLevel({word: n for n, word in enumerate(words)}, unk_token=None))
+        tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+        return PreTrainedTokenizerFast(
+            tokenizer_object=tokenizer, pad_token=PAD, eos_token=END, bos_token=None, model_max_length=32
+        )
+
+
+class StartTrainer(SFTTrainer):
+    """Supervised training of the model that preferences are to improve."""
+
+    name = "sums_start"
+    model_factory_type = SumsModelFactory
+    tokenizer_factory_type = SumsTokenizerFactory
