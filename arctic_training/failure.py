@@ -21,12 +21,13 @@ def report(error: BaseException, *, debug: bool = False) -> int:
     """Tell ``error``: an error raised on purpose by its text, any other by its traceback; the exit code."""
     wanted = isinstance(error, ArcticError)
     text = str(error) if wanted and not debug else "".join(traceback.format_exception(error)).rstrip()
+    code = error.exit_code if isinstance(error, ArcticError) else 1
     channel = os.environ.pop(CHANNEL, "")
     rank = int(os.environ.get("RANK") or os.environ.get("SLURM_PROCID") or 0)
     if channel:
         echo = any(word in str(error) for word in _ECHOES)
-        told = {"time": time.time(), "rank": rank, "echo": echo, "known": wanted, "text": text[-_MOST:]}
+        told = {"time": time.time(), "rank": rank, "echo": echo, "known": wanted, "code": code, "text": text[-_MOST:]}
         os.write(int(channel), json.dumps(told).encode())
     elif rank == 0 or not isinstance(error, RecipeError):  # a recipe is read alike on every rank
         print(text if rank == 0 else f"[rank {rank}] {text}", file=sys.stderr, flush=True)
-    return error.exit_code if isinstance(error, ArcticError) else 1
+    return code

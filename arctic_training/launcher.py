@@ -128,7 +128,7 @@ def _several(said: Arguments, count: int) -> int:
         if any(child.failed for child in children):
             break
         time.sleep(_PAUSE)
-    failed = next((child for child in children if child.failed), None)
+    failed = [child for child in children if child.failed]
     _end(children)
     return _outcome(children, failed, signals.received)
 
@@ -149,20 +149,21 @@ def _end(children: list[_Child]) -> None:
         child.process.wait()
 
 
-def _outcome(children: list[_Child], failed: _Child | None, received: int) -> int:
-    """Tell the first failure, and find the exit code."""
+def _outcome(children: list[_Child], failed: list[_Child], received: int) -> int:
+    """Tell the first failure, and find the exit code. ``failed`` are those that ended badly by themselves."""
     told = {child.rank: said for child in children if (said := child.told()) is not None}
-    if told:
+    silent = [child for child in failed if child.rank not in told]
+    if told and not (silent and all(said["echo"] for said in told.values())):
         first = min(told.values(), key=lambda said: (said["echo"], said["time"]))
-        several = "" if first["known"] and first["rank"] == 0 else f"[rank {first['rank']}] "
-        print(f"{several}{first['text']}", file=sys.stderr)
-        return int(children[first["rank"]].process.returncode)
+        rank = "" if first["known"] and first["rank"] == 0 else f"[rank {first['rank']}] "
+        print(f"{rank}{first['text']}", file=sys.stderr)
+        return int(first["code"])
     if received:
         return 128 + received
-    if failed is not None:
-        code = int(failed.process.returncode)
+    if silent:
+        code = int(silent[0].process.returncode)
         how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-        print(f"[rank {failed.rank}] {how}; the other processes were ended too", file=sys.stderr)
+        print(f"[rank {silent[0].rank}] {how}; the other processes were ended too", file=sys.stderr)
         return 128 - code if code < 0 else code
     return max(int(child.process.returncode) for child in children)
 
