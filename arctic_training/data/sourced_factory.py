@@ -87,7 +87,6 @@ class SourcedDataFactory(DataFactory[C]):
             raise DataError(
                 "data.max_length: give it; neither the model's config nor the tokenizer says how much they take"
             )
-        self.config.max_length = length
         return length
 
     def load(self, split: str) -> Any:

@@ -228,3 +228,18 @@ def test_several_processes_make_the_same(tmp_path: Path, monkeypatch: pytest.Mon
     with pytest.raises(DataError, match=r"rows.jsonl: row 46: message 1 has the unknown role"):
         sft(tmp_path, [*rows[:45], {"messages": [{"role": "robot", "content": ""}]}, *rows[45:]], num_proc=2)()
     assert all(np.array_equal(one[n][name], two[n][name]) for n in range(60) for name in ("input_ids", "labels"))
+
+
+def test_the_longest_sample_is_what_the_model_takes(tmp_path: Path) -> None:
+    from arctic_training.model.huggingface_factory import HFModelConfig
+
+    model = tiny.save_model(tmp_path / "model", max_position_embeddings=96)
+    factory = sft(tmp_path, [chat("q", "a")], max_length=None)
+    factory.trainer.config.model = HFModelConfig(type="huggingface", name_or_path=str(model))
+    assert factory.max_length == 96
+    overridden = {"max_position_embeddings": 48}
+    factory = sft(tmp_path, [chat("q", "a")], max_length=None)
+    factory.trainer.config.model = HFModelConfig(
+        type="huggingface", name_or_path=str(model), hf_config_kwargs=overridden
+    )
+    assert factory.max_length == 48
