@@ -25,7 +25,7 @@ FLOORS = [
     ["cli", "arguments", "listing", "failure", "entrypoint", "launcher", "__init__", "__main__"],
 ]
 # within the top rooms the order is fixed too
-TRAINER = [["role", "session", "window"], ["assembly"], ["trainer"], ["language_model_trainer"]]
+TRAINER = [["lengths", "role", "session", "window"], ["assembly"], ["trainer"], ["language_model_trainer"]]
 # a factory is what the rooms above it have in common; it stands lowest on its floor
 SHARED = {"factory", "callback.hooks"}
 

@@ -11,7 +11,30 @@ CHAT_TEMPLATE = (
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
 
-_WORDS = "one two three four five six seven eight nine ten add sum what is the of and please say again yes no".split()
+_WORDS = [
+    "one",
+    "two",
+    "three",
+    "four",
+    "five",
+    "six",
+    "seven",
+    "eight",
+    "nine",
+    "ten",
+    "add",
+    "sum",
+    "what",
+    "is",
+    "the",
+    "of",
+    "and",
+    "please",
+    "say",
+    "again",
+    "yes",
+    "no",
+]
 
 
 def save_tokenizer(folder: Path, template: str | None = CHAT_TEMPLATE) -> Path:

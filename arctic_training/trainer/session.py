@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 
 from arctic_training import distributed
 from arctic_training.config.trainer import TrainerConfig
+from arctic_training.config.yaml_writer import write_yaml
 from arctic_training.logging import log_to, logger, print_log
 from arctic_training.tracker.tracker import Tracker
 
@@ -42,8 +42,7 @@ class Session:
             return
         self.run_dir.mkdir(parents=True, exist_ok=True)
         recipe = self.config.dump()
-        text = yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True)
-        (self.run_dir / "recipe.yaml").write_text(text, encoding="utf-8")
+        (self.run_dir / "recipe.yaml").write_text(write_yaml(recipe), encoding="utf-8")
         (self.run_dir / "environment.json").write_text(json.dumps(environment(), indent=2) + "\n", encoding="utf-8")
         for tracker in trackers:
             tracker.start(recipe, self.run_dir)

@@ -1,7 +1,5 @@
 """The loop."""
 
-import math
-import sys
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -28,12 +26,13 @@ from arctic_training.scheduler.factory import SchedulerFactory
 from arctic_training.state import Progress, RunState, Stateful, traceless
 from arctic_training.tokenizer.factory import TokenizerFactory
 from arctic_training.trainer.assembly import assemble, prepare_data
+from arctic_training.trainer.lengths import Lengths
 from arctic_training.trainer.role import Role
 from arctic_training.trainer.session import Session
 from arctic_training.trainer.window import Window, to_device, windows, with_share
 
 
-class Trainer(Registered, Hooked, ABC, kind="trainer"):
+class Trainer(Registered, Hooked, Lengths, ABC, kind="trainer"):
     """Trains what its recipe says. A subclass that states a ``name`` and writes `loss` is a trainer a recipe can name.
 
     The class says which classes may serve it, the first of each list being the default.
@@ -52,7 +51,6 @@ class Trainer(Registered, Hooked, ABC, kind="trainer"):
     session: Session
     listeners: dict[str, Callback]
     tokenizer: Any = None
-    train_loader: Loader | None = None
     eval_loaders: Mapping[str, Loader] = {}
     engines: dict[str, Engine]
     checkpointers: list[CheckpointEngine[Any]]
@@ -103,44 +101,6 @@ class Trainer(Registered, Hooked, ABC, kind="trainer"):
     @property
     def run_dir(self) -> Path:
         return self.session.run_dir
-
-    @property
-    def updates_per_epoch(self) -> int:
-        """Optimizer updates in an epoch; a short last window is one too. 0 for data without an end."""
-        loader = self.train_loader
-        return math.ceil(len(loader) / self.config.gradient_accumulation_steps) if loader is not None else 0
-
-    @property
-    def total_epochs(self) -> int:
-        """How often the data are gone through in the whole run, at most."""
-        if self.config.train_iters:
-            return sys.maxsize
-        repeats = -(-int(self.config.min_iterations) // max(1, self.updates_per_epoch))
-        return max(int(self.config.epochs), repeats)
-
-    @property
-    def training_horizon(self) -> int:
-        """Optimizer updates in the whole run, not only in what is left of it."""
-        return int(self.config.train_iters) or self.total_epochs * self.updates_per_epoch
-
-    @property
-    def warmup_steps(self) -> int:
-        """Optimizer updates of warm-up."""
-        return int(self.config.scheduler.warmup(self.training_horizon, self.updates_per_epoch))
-
-    @property
-    def last_update(self) -> int | None:
-        """The update after which this run ends, be its epochs over or not."""
-        limits = [self.config.train_iters, self.config.exit_iteration]
-        if self.config.exit_iteration_this_run:
-            limits.append(self._started_at + self.config.exit_iteration_this_run)
-        return min((int(limit) for limit in limits if limit), default=None)
-
-    @property
-    def epochs(self) -> range:
-        """The epochs that are left, the one under way among them."""
-        over = self.last_update is not None and self.progress.update >= self.last_update
-        return range(0) if over else range(self.progress.epoch, self.total_epochs)
 
     @property
     def train_batches(self) -> Iterator[Any]:

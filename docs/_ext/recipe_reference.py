@@ -34,11 +34,30 @@ INTRODUCTION = """# Recipe reference
 
 Every key that a recipe may have, generated from the classes that read it. A section is read by the class that its
 `type` names; the trainer's first is the default. `arctic_training list` names the classes, and
-`arctic_training validate recipe.yaml --show` prints a recipe with every default filled in and where each value came from.
+`arctic_training validate recipe.yaml --show` prints a recipe with every default and where each value came from.
 
 Numbers may be written `1e-4`, `2k` (2,000), `4ki` (4,096), `1_000`, `10%` and `2^20`. `${key.path}` stands for another
 key's value, `${env:NAME}` for a variable's, which is never shown, and `extends: base.yaml` begins with another recipe.
 Words are YAML 1.2's: `on`, `off`, `yes` and `no` are words, `true` and `false` are booleans.
+
+## Recipes of ArcticTraining 0.8
+
+They are read unchanged. A key whose feature is not built yet is refused by its name, unless it has the value that means
+"off". What is different when a recipe says nothing:
+
+| what | there | here |
+|---|---|---|
+| loss of a window | mean of the micro-batches' means | mean over all targets of the window and of all processes |
+| last short window of an epoch | dropped or carried over | an update of its own |
+| ZeRO stage | 2 | 1 on several processes, 0 on one |
+| `optimizer.type` | `fused_adam` | `adamw`, torch's fused one; `fused_adam` is there by name |
+| `model.attn_implementation` | `sdpa` | `auto`: within each document, without a mask, where the model allows it |
+| `model.disable_activation_checkpoint` | `false` | activations are kept; `false` recomputes them |
+| `data.dl_num_workers` of text | 2 | 0: reading tokens from the cache takes microseconds |
+| `checkpoint.output_dir` | required | `checkpoints/<type>` in the run folder |
+| `train_log_metrics_path` | `train-log-metrics.jsonl` in the current folder | `metrics.jsonl` in the run folder |
+| `kill_switch_path` | a file in the temporary folder | `kill_switch` in the run folder |
+| a schedule's length | micro-batches in places | optimizer updates everywhere |
 """
 
 
