@@ -5,6 +5,7 @@ from typing import Any
 
 _PUBLIC = {
     "Callback": "callback.callback",
+    "CausalDataFactory": "data.causal_factory",
     "CausalTrainer": "trainer.causal_trainer",
     "CheckpointEngine": "checkpoint.engine",
     "ComponentConfig": "config.base",
@@ -15,6 +16,7 @@ _PUBLIC = {
     "DataSourceConfig": "config.data",
     "Evaluator": "evaluation.evaluator",
     "GANTrainer": "trainer.gan_trainer",
+    "HFDataSource": "data.huggingface_source",
     "HFModelFactory": "model.huggingface_factory",
     "LigerModelFactory": "model.liger_factory",
     "ModelConfig": "config.model",
@@ -22,9 +24,11 @@ _PUBLIC = {
     "ModelTransform": "model.transform",
     "OptimizerFactory": "optimizer.factory",
     "Role": "trainer.role",
+    "SFTDataFactory": "data.sft_factory",
     "SFTTrainer": "trainer.sft_trainer",
     "SchedulerFactory": "scheduler.factory",
     "Scorer": "evaluation.scorer",
+    "SourcedDataFactory": "data.sourced_factory",
     "TokenizerFactory": "tokenizer.factory",
     "Tracker": "tracker.tracker",
     "Trainer": "trainer.trainer",
