@@ -41,6 +41,13 @@ options:
   --version       print the version
   -h, --help      print this
 
+examples:
+  arctic_training recipe.yaml
+  arctic_training recipe.yaml optimizer.lr=1e-4 data.max_length=2k --num_gpus 2
+  arctic_training recipe.yaml --num_nodes 2 --hostfile hosts.txt
+  arctic_training validate recipe.yaml
+  arctic_training list optimizer_factory
+
 Started by torchrun or as a SLURM step of several tasks, a process is one rank
 of the run. The exit code is 2 when the recipe or an argument cannot be used.
 """
@@ -86,8 +93,7 @@ def parse(words: Sequence[str]) -> Arguments:
     said = Arguments()
     left = list(words)
     positional: list[str] = []
-    if left and left[0] in COMMANDS:
-        said.command = left.pop(0)
+    commanded = False
     while left:
         word = left.pop(0)
         name, equals, value = word.partition("=")
@@ -111,6 +117,8 @@ def parse(words: Sequence[str]) -> Arguments:
                 said.passed.append(left.pop(0))
         elif _OVERRIDE.fullmatch(word):
             said.overrides.append(word)
+        elif word in COMMANDS and not positional and not commanded:
+            said.command, commanded = word, True
         else:
             positional.append(word)
     _place(said, positional)

@@ -19,13 +19,14 @@ def main(words: Sequence[str] | None = None) -> int:
     _die_with_the_launcher()
     from arctic_training.failure import report
 
-    said = parse(sys.argv[1:] if words is None else words)
+    words = sys.argv[1:] if words is None else words
     try:
+        said = parse(words)
         from arctic_training.config.recipe import get_config
 
         config = get_config(said.recipe, said.overrides)
     except ArcticError as error:
-        return report(error, debug=said.debug)
+        return report(error, debug="--debug" in words)
     return run(config, command=said.command, debug=said.debug, profile=said.python_profile)
 
 
