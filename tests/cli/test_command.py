@@ -1,0 +1,140 @@
+"""The command as a person sees it: help, lists, checks; and how little it costs."""
+
+import os
+import resource
+import subprocess
+import sys
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+
+from arctic_training.cli import main
+from tests.processes import ROOT
+
+RECIPE = "model: {name_or_path: some/model}\ndata: {sources: [a/b]}\n"
+
+
+@pytest.fixture
+def recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.chdir(tmp_path)
+    Path("recipe.yaml").write_text(RECIPE)
+    return "recipe.yaml"
+
+
+def cpu_seconds(*words: str) -> float:
+    """Of a process that must end well."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    subprocess.run([sys.executable, *words], check=True, stdout=subprocess.DEVNULL, env=environment, timeout=120)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
+
+
+def within(limit: float, measure: Callable[[], float], times: int = 5) -> bool:
+    """Whether one of several measurements is: a busy machine makes some of them long."""
+    return any(measure() <= limit for _ in range(times))
+
+
+def test_help_costs_nothing() -> None:
+    assert within(0.3, lambda: cpu_seconds("-m", "arctic_training", "--help"))
+
+
+def test_a_mistake_in_the_words_is_told_before_anything_is_imported() -> None:
+    code = "import sys; from arctic_training.cli import main; main(['r.yaml', '--num_gpus', 'x']); "
+    code += "sys.exit(bool({'torch', 'pydantic', 'yaml'} & sys.modules.keys()))"
+    subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
+
+
+def test_validating_costs_little_more_than_torch(recipe: str) -> None:
+    def more() -> float:
+        torch = cpu_seconds("-c", "import torch")
+        return cpu_seconds("-m", "arctic_training", "validate", recipe) - torch
+
+    assert within(0.6, more)
+
+
+def test_validating_imports_no_heavy_library(recipe: str) -> None:
+    code = (
+        "import sys; from arctic_training.cli import main; assert main(['validate', 'recipe.yaml']) == 0; "
+        "bad = {'deepspeed', 'transformers', 'datasets', 'peft', 'pandas'} & sys.modules.keys(); "
+        "sys.exit(str(bad) if bad else 0)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
+
+
+def test_a_good_recipe_is_said_to_be_good(recipe: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["validate", recipe]) == 0
+    assert capsys.readouterr() == ("recipe.yaml: nothing wrong was found\n", "")
+    assert os.listdir() == ["recipe.yaml"]
+
+
+def test_the_resolved_recipe_is_shown_and_nothing_run(recipe: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([recipe, "seed=7", "--show"]) == 0
+    out, err = capsys.readouterr()
+    said = {line.partition("#")[0].strip(): line.partition("#")[2].strip() for line in out.splitlines()}
+    assert said["seed: 7"] == "command line"
+    assert said["name_or_path: some/model"] == "recipe.yaml:1:23"
+    assert said["epochs: 1"] == "default"
+    assert err == ""
+    assert os.listdir() == ["recipe.yaml"]
+
+
+def test_what_is_registered_is_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["list"]) == 0
+    out = capsys.readouterr().out
+    for kind in ("trainer", "callback", "data_source", "model_factory", "optimizer_factory", "checkpoint_engine"):
+        assert f"{kind}:\n" in out
+    assert main(["list", "trainer"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "trainer:"
+    names = [line.split()[0] for line in lines[1:] if line]
+    assert {"sft", "causal", "dpo", "gan"} <= set(names)
+    assert names == sorted(names)
+    assert main(["list", "trainr"]) == 2
+    assert "did you mean 'trainer'?" in capsys.readouterr().err
+
+
+def test_every_built_in_class_says_what_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    import arctic_training.builtin  # noqa: F401
+    from arctic_training.registry import kinds, lookup, names
+
+    assert main(["list"]) == 0
+    out = capsys.readouterr().out
+    silent = []
+    for kind in kinds():
+        for name in names(kind):
+            if lookup(kind, name).__module__.startswith("arctic_training.") and f"\n  {name}\n" in out:
+                silent.append(f"{kind} {name}")
+    assert not silent
+
+
+def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    try:
+        expected = version("arctic_training")
+    except ModuleNotFoundError:
+        pytest.skip("the package is not installed here")
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"{expected}\n"
+
+
+def test_help_is_the_same_however_it_is_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
+    told = []
+    for words in (["-h"], ["--help"], ["train", "--help"], ["list", "-h"]):
+        assert main(words) == 0
+        told.append(capsys.readouterr().out)
+    assert len(set(told)) == 1
+    assert told[0].startswith("usage: arctic_training ")
+
+
+def test_output_into_a_pipe_that_closes_is_no_error(recipe: str) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    words = [sys.executable, "-m", "arctic_training", recipe, "--show"]
+    shown = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment)
+    assert shown.stdout is not None
+    assert shown.stderr is not None
+    shown.stdout.close()
+    assert b"Traceback" not in shown.stderr.read()
+    shown.stderr.close()
+    shown.wait(60)

@@ -1,0 +1,229 @@
+"""Processes that the command starts: told who they are, ended together, whatever happens to one of them."""
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from arctic_training.arguments import parse
+from arctic_training.errors import InputError
+from arctic_training.launcher import _environment, _is_rank, _processes, launch
+from tests.processes import ROOT
+
+pytestmark = pytest.mark.slow
+
+Start = Callable[..., subprocess.Popen[str]]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "recipe.yaml").write_text("type: rank\nmodel: {name_or_path: end}\ndata: {sources: [a/b]}\n")
+    shutil.copy(Path(__file__).with_name("rank.py"), tmp_path / "train.py")
+    return tmp_path
+
+
+@pytest.fixture
+def start(folder: Path) -> Iterator[Start]:
+    """Starts the command in ``folder``; whatever it leaves behind is ended, and fails the test."""
+    started: list[subprocess.Popen[str]] = []
+
+    def start(*words: str, path: Path = ROOT, **environment: str) -> subprocess.Popen[str]:
+        clean = {name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
+        told = {**clean, "PYTHONPATH": f"{path}:{ROOT}", "CUDA_VISIBLE_DEVICES": "", **environment}
+        command = [sys.executable, "-m", "arctic_training", *words]
+        pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        process = subprocess.Popen(command, cwd=folder, env=told, text=True, start_new_session=True, **pipes)
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+    left = [rank["pid"] for rank in ranks(folder) if alive(rank["pid"])]
+    for pid in left:
+        os.kill(pid, signal.SIGKILL)
+    assert not left
+
+
+def ranks(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(path.read_text()) for path in sorted((folder / "ranks").glob("here_?"))]
+
+
+def alive(pid: int) -> bool:
+    try:
+        return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return False
+
+
+def wait_for(condition: Callable[[], Any], seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.02)
+
+
+def ended(process: subprocess.Popen[str], seconds: float = 60) -> tuple[int, str]:
+    """Exit code, and what was said on standard error."""
+    _, err = process.communicate(timeout=seconds)
+    return process.returncode, err
+
+
+def told(folder: Path, what: str) -> list[str]:
+    return [path.read_text() for path in sorted((folder / "ranks").glob(f"{what}_?"))]
+
+
+def test_two_processes_are_told_who_they_are(start: Start, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    process = start("recipe.yaml", "seed=5", "--num_gpus", "2")
+    assert ended(process) == (0, "")
+    first, second = ranks(folder)
+    assert [rank["RANK"] for rank in (first, second)] == ["0", "1"]
+    assert [rank["LOCAL_RANK"] for rank in (first, second)] == ["0", "1"]
+    for rank in (first, second):
+        assert (rank["WORLD_SIZE"], rank["LOCAL_WORLD_SIZE"], rank["MASTER_ADDR"]) == ("2", "2", "127.0.0.1")
+        assert rank["OMP_NUM_THREADS"] == str(max(1, len(os.sched_getaffinity(0)) // 2))
+        assert rank["parent"] == process.pid
+        assert rank["argv"][1:] == ["train", "recipe.yaml", "seed=5"]
+    assert first["MASTER_PORT"] == second["MASTER_PORT"]
+    assert first["pid"] != second["pid"]
+
+
+def test_one_process_is_the_command_itself(start: Start, folder: Path) -> None:
+    process = start("train", "recipe.yaml")
+    assert ended(process) == (0, "")
+    (rank,) = ranks(folder)
+    assert rank["pid"] == process.pid
+    assert told(folder, "closed") == ["False"]
+
+
+def test_a_process_of_torchrun_is_one_rank(start: Start, folder: Path) -> None:
+    process = start("recipe.yaml", RANK="1", WORLD_SIZE="2", LOCAL_RANK="1")
+    assert ended(process) == (0, "")
+    (rank,) = ranks(folder)
+    assert (rank["pid"], rank["RANK"]) == (process.pid, "1")
+
+
+def test_a_process_of_torchrun_starts_no_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(InputError, match=r"^--num_gpus: this process is one rank of a run already"):
+        launch(parse(["recipe.yaml", "--num_gpus", "2"]), None)
+
+
+def test_a_number_of_threads_that_is_said_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    assert _environment(1, 2, 29500)["OMP_NUM_THREADS"] == "3"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_reaches_every_process(number: signal.Signals, start: Start, folder: Path) -> None:
+    process = start("recipe.yaml", "model.name_or_path=wait", "--num_gpus", "2")
+    wait_for(lambda: len(ranks(folder)) == 2)
+    time.sleep(0.3)  # the signal may come before the trainer listens; both are told to end either way
+    process.send_signal(number)
+    assert ended(process, 20)[0] == 128 + number
+    assert not [rank for rank in ranks(folder) if alive(rank["pid"])]
+    assert told(folder, "asked") == [f"{number.name} was received"] * 2
+    assert told(folder, "closed") == ["False"] * 2
+
+
+def test_a_signal_stops_one_process_in_good_order(start: Start, folder: Path) -> None:
+    process = start("recipe.yaml", "model.name_or_path=wait")
+    wait_for(lambda: ranks(folder))
+    time.sleep(0.3)
+    process.send_signal(signal.SIGTERM)
+    assert ended(process, 20) == (143, "")
+    assert told(folder, "asked") == ["SIGTERM was received"]
+
+
+def test_the_second_signal_ends_what_does_not_listen(start: Start, folder: Path) -> None:
+    process = start("recipe.yaml", "model.name_or_path=deaf", "--num_gpus", "2")
+    wait_for(lambda: len(told(folder, "deaf")) == 2)
+    process.send_signal(signal.SIGTERM)
+    time.sleep(0.5)
+    assert process.poll() is None
+    process.send_signal(signal.SIGTERM)
+    assert ended(process, 10)[0] == 143
+    assert not [rank for rank in ranks(folder) if alive(rank["pid"])]
+
+
+def test_processes_end_with_a_command_that_was_killed(start: Start, folder: Path) -> None:
+    process = start("recipe.yaml", "model.name_or_path=deaf", "--num_gpus", "2")
+    wait_for(lambda: len(told(folder, "deaf")) == 2)
+    process.kill()
+    process.wait()
+    wait_for(lambda: not [rank for rank in ranks(folder) if alive(rank["pid"])], 5)
+
+
+def test_an_error_of_one_process_ends_all_and_is_told_once(start: Start, folder: Path) -> None:
+    process = start("recipe.yaml", "model.name_or_path=raise", "--num_gpus", "2")
+    wait_for(lambda: len(ranks(folder)) == 2)
+    since = time.monotonic()
+    code, err = ended(process)
+    assert time.monotonic() - since < 10
+    assert code == 1
+    assert err.count("Traceback") == 1
+    assert err.startswith("[rank 1] Traceback")
+    assert err.rstrip().endswith("RuntimeError: on purpose")
+
+
+def test_what_every_process_refuses_is_told_once(start: Start) -> None:
+    code, err = ended(start("recipe.yaml", "model.name_or_path=refuse", "--num_gpus", "2"))
+    assert (code, err.rstrip().removeprefix("[rank 1] ")) == (2, "rows.jsonl:3: not JSON; mend the line")
+
+
+def test_a_process_that_dies_without_a_word_is_named(start: Start) -> None:
+    code, err = ended(start("recipe.yaml", "model.name_or_path=die", "--num_gpus", "2"))
+    assert (code, err) == (137, "[rank 1] was ended by SIGKILL; the other processes were ended too\n")
+
+
+def test_several_machines_are_left_to_deepspeed(start: Start, folder: Path, tmp_path: Path) -> None:
+    stand_in = folder / "library" / "deepspeed" / "launcher"
+    stand_in.mkdir(parents=True)
+    (stand_in.parent / "__init__.py").touch()
+    (stand_in / "__init__.py").touch()
+    (stand_in / "runner.py").write_text(
+        "import json, sys\njson.dump(sys.argv[1:], open('said.json', 'w'))\nsys.exit(3)\n"
+    )
+    words = ["recipe.yaml", "seed=1", "--hostfile", "h.txt", "--num_nodes", "2", "--num_gpus", "4", "--debug"]
+    assert ended(start(*words, path=folder / "library"))[0] == 3
+    said = json.loads((folder / "said.json").read_text())
+    place = said.index("--module")
+    assert sorted(said[:place]) == sorted(["--hostfile", "h.txt", "--num_gpus", "4", "--num_nodes", "2"])
+    assert said[place:] == ["--module", "arctic_training.entrypoint", "train", "recipe.yaml", "seed=1", "--debug"]
+
+
+def test_more_gpus_than_there_are_is_refused_on_a_machine_with_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert (_processes(None), _processes(1), _processes(2)) == (2, 1, 2)
+    with pytest.raises(InputError, match="--num_gpus 3: this machine has 2"):
+        _processes(3)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    assert (_processes(None), _processes(3)) == (1, 3)
+
+
+@pytest.mark.parametrize(
+    ("environment", "one_of_several"),
+    [
+        ({}, False),
+        ({"RANK": "0", "WORLD_SIZE": "1"}, True),
+        ({"SLURM_JOB_ID": "7", "SLURM_NTASKS": "4", "SLURM_PROCID": "0"}, False),  # a batch script, not a step of it
+        ({"SLURM_STEP_NUM_TASKS": "1", "SLURM_PROCID": "0"}, False),
+        ({"SLURM_STEP_NUM_TASKS": "4", "SLURM_PROCID": "2"}, True),
+    ],
+)
+def test_another_launchers_process_is_recognised(environment: dict[str, str], one_of_several: bool) -> None:
+    assert _is_rank(environment) is one_of_several
