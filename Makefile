@@ -5,6 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 INSTALLED := $(VENV)/.installed
+OTHER := benchmarks/.venv-arctic_training_0_8
 PEER := benchmarks/.venv-arctic_training_0_8
 
 .DEFAULT_GOAL := help
@@ -43,15 +44,15 @@ format: $(INSTALLED) ## format the code and mend what the linter can
 	$(BIN)/ruff check --fix-only --quiet .
 	$(BIN)/ruff format .
 
-bench: $(INSTALLED) $(PEER)/.installed ## measure against bare loops and other trainers
+bench: $(INSTALLED) $(OTHER)/.installed ## measure against bare loops and other trainers
 	$(PIP) install --quiet --constraint constraints.txt --editable '.[dev,bench]'
 	$(BIN)/python -m benchmarks
 
-# a trainer whose package has the same name as ours, and which wants an older transformers
-$(PEER)/.installed: benchmarks/peers/arctic_training_0_8.txt
-	$(PYTHON) -m venv $(PEER)
-	$(PEER)/bin/python -m pip install --quiet $$(grep '^torch==' $<)
-	$(PEER)/bin/python -m pip install --quiet --requirement $<
+# another trainer wants other versions, so it gets an environment of its own
+$(OTHER)/.installed: benchmarks/peers/arctic_training_0_8.txt
+	$(PYTHON) -m venv $(OTHER)
+	$(OTHER)/bin/python -m pip --disable-pip-version-check install --quiet torch --constraint $<
+	$(OTHER)/bin/python -m pip --disable-pip-version-check install --quiet --requirement $<
 	@touch $@
 
 docs: $(INSTALLED) ## build the documentation into docs/_build
