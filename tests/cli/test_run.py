@@ -35,32 +35,21 @@ def command(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(made, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
 
 
-def test_data_are_prepared_and_nothing_trained(folder: Path) -> None:
+def test_data_are_prepared_and_then_two_processes_train(folder: Path) -> None:
     ended = command(folder, "process-data", "recipe.yaml")
     assert ended.returncode == 0, ended.stderr
     assert any((folder / "cache").rglob("*.arrow"))
     assert not (folder / "runs").exists()
-
-
-def test_two_processes_train(folder: Path) -> None:
     shared = set(os.listdir("/dev/shm"))
-    ended = command(folder, "recipe.yaml", "optimizer.weight_decay=0", "--num_gpus", "2")
+    ended = command(folder, "recipe.yaml", "data.fail_on_missing_cache=true", "--num_gpus", "2")
     assert ended.returncode == 0, ended.stderr
     run = folder / "runs" / "recipe"
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows if "loss" in row] == [1, 2]
     resolved = yaml.safe_load((run / "recipe.yaml").read_text())
     assert resolved["optimizer"]["learning_rate"] == "${env:RATE}"
-    assert resolved["optimizer"]["weight_decay"] == 0
+    assert resolved["data"]["fail_on_missing_cache"] is True
     assert json.loads((run / "environment.json").read_text())["processes"] == 2
     assert sorted(os.listdir(folder)) == ["cache", "recipe.yaml", "runs"]
     assert set(os.listdir("/dev/shm")) <= shared
     assert "0.000123" not in (run / "recipe.yaml").read_text()
-
-
-def test_what_the_data_lack_is_said_in_a_line(folder: Path) -> None:
-    ended = command(folder, "recipe.yaml", "data.sources.0=missing.jsonl")
-    assert ended.returncode == 2
-    assert "Traceback" not in ended.stderr
-    assert "missing.jsonl" in ended.stderr
-    assert not (folder / "runs").exists()
