@@ -49,6 +49,11 @@ def _run(said: Arguments) -> int:
 
         print(show(config), end="")
         return 0
+    from arctic_training.config.outside import absent
+    from arctic_training.errors import RecipeError
+
+    if missing := absent(config):
+        raise RecipeError(missing)
     if said.command == "validate":
         print(f"{said.recipe}: nothing wrong was found")
         return 0

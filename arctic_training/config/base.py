@@ -4,6 +4,8 @@ from typing import Any, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator
 
+from arctic_training.config.problems import Problem
+
 
 class BaseConfig(BaseModel):
     """Reading one is pure: no network, no file, no process group, no logger."""
@@ -30,6 +32,10 @@ class BaseConfig(BaseModel):
             if value not in words:
                 raise ValueError(f"{value!r}: write true or false")
         return value
+
+    def absent(self) -> list[Problem]:
+        """What this section names on disk and is not there, or is of another kind. It looks only."""
+        return []
 
 
 class ComponentConfig(BaseConfig):

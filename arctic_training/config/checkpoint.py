@@ -7,6 +7,8 @@ from pydantic import Field
 
 from arctic_training.config.base import ComponentConfig
 from arctic_training.config.numbers import HumanInt
+from arctic_training.config.paths import unwritable
+from arctic_training.config.problems import Problem
 
 
 class CheckpointConfig(ComponentConfig):
@@ -26,3 +28,7 @@ class CheckpointConfig(ComponentConfig):
     """How many checkpoints to keep; 0: all of them."""
     on_save_error: Literal["continue", "stop"] = "continue"
     """What a run does when the disk refuses a checkpoint before its end: go on training, or stop."""
+
+    def absent(self) -> list[Problem]:
+        told = unwritable(self.output_dir) if self.enabled else ""
+        return [Problem(("output_dir",), told)] if told else []

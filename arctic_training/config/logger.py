@@ -6,6 +6,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator
 
 from arctic_training.config.base import BaseConfig
+from arctic_training.config.paths import unwritable
+from arctic_training.config.problems import Problem
 
 Ranks = Annotated[list[int] | Literal["*"], BeforeValidator(lambda value: [value] if isinstance(value, int) else value)]
 
@@ -25,3 +27,7 @@ class LoggerConfig(BaseConfig):
     """Ranks that print their log; ``"*"`` for all."""
     file_output_ranks: Ranks = "*"
     """Ranks that write a log file; ``"*"`` for all."""
+
+    def absent(self) -> list[Problem]:
+        told = unwritable(self.output_dir)
+        return [Problem(("output_dir",), told)] if told else []

@@ -51,7 +51,7 @@ def get_config(source: str | Path | Mapping[str, Any], overrides: Sequence[str] 
         except ValidationError as error:
             problems += [one for one in problems_of(error, reader) if not _covered(one.path, problems)]
     if problems or config is None:
-        raise RecipeError(_lines(problems, tree))
+        raise RecipeError(located(problems, tree))
     config._recipe, config._tree, config._secrets = path, tree, secrets(tree)
     return config
 
@@ -94,7 +94,7 @@ def _covered(path: tuple[str, ...], problems: list[Problem]) -> bool:
     return any(problem.path == path[: len(problem.path)] for problem in problems)
 
 
-def _lines(problems: list[Problem], tree: Node) -> list[str]:
+def located(problems: list[Problem], tree: Node) -> list[str]:
     """``file:line:column: key.path: what is wrong``, as far as there is a file, from its top to its end."""
     known = secrets(tree)
     lines = []

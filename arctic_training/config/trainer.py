@@ -17,6 +17,7 @@ from arctic_training.config.model import ModelConfig
 from arctic_training.config.node import Node, mask
 from arctic_training.config.numbers import HumanInt
 from arctic_training.config.optimizer import OptimizerConfig
+from arctic_training.config.paths import unwritable
 from arctic_training.config.problems import Problem, Problems
 from arctic_training.config.scheduler import SchedulerConfig
 from arctic_training.config.tokenizer import TokenizerConfig
@@ -170,6 +171,11 @@ class TrainerConfig(BaseConfig):
         masked: dict[str, Any] = mask(self.model_dump(mode="json"), self._secrets)
         return masked
 
+    def absent(self) -> list[Problem]:
+        folder = self.output_dir or (self.recipe_dir / "runs" if self._recipe else None)
+        told = unwritable(folder)
+        return [Problem(("output_dir",), told)] if told else []
+
     @model_validator(mode="before")
     @classmethod
     def _named(cls, recipe: Any) -> Any:
@@ -235,7 +241,7 @@ class TrainerConfig(BaseConfig):
         scheduler = info.data.get("scheduler")
         if value and scheduler is not None and (scheduler.warmup_steps or 0) > value:
             told = f"{value} updates, and scheduler.warmup_steps is {scheduler.warmup_steps}"
-            raise ValueError(f"{told}; raise the one or lower the other")
+            raise ValueError(f"{told}; raise it or lower that")
         return value
 
     @field_validator("epochs")

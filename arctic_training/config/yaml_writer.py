@@ -1,6 +1,5 @@
 """Writes plain values as YAML that `yaml_reader`, and every reader of YAML 1.2, reads back the same."""
 
-import json
 from typing import Any
 
 import yaml
@@ -16,7 +15,7 @@ class _Dumper(yaml.SafeDumper):
     def resolve(self, kind: Any, value: Any, implicit: Any) -> Any:
         if kind is yaml.ScalarNode and implicit[0]:
             return "tag:yaml.org,2002:merge" if value == "<<" else _TAGS[type(scalar(value))]
-        return super().resolve(kind, value, implicit)
+        return super().resolve(kind, value, implicit)  # type: ignore[no-untyped-call]
 
     def ignore_aliases(self, data: Any) -> bool:
         return True
@@ -46,10 +45,18 @@ def write_yaml(value: Any) -> str:
 
 
 def write_word(value: Any) -> str:
-    """A scalar, or an empty or short list of scalars, on one line."""
-    if isinstance(value, (list, dict)):
-        text: str = yaml.dump(value, Dumper=_Dumper, default_flow_style=True, width=10**9, allow_unicode=True)
-        return text.strip()
-    if isinstance(value, str) and "\n" in value:
-        return json.dumps(value, ensure_ascii=False)
-    return write_yaml([value]).strip().removeprefix("- ").replace("\n  ", " ")
+    """``value`` on one line."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{write_word(key)}: {write_word(one)}" for key, one in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(write_word, value)) + "]"
+    if isinstance(value, str) and not value.isprintable():
+        return (
+            '"' + "".join(sign if sign.isprintable() and sign not in '"\\' else _escaped(sign) for sign in value) + '"'
+        )
+    text: str = yaml.dump([value], Dumper=_Dumper, default_flow_style=True, width=10**9, allow_unicode=True)
+    return text.strip()[1:-1]
+
+
+def _escaped(sign: str) -> str:
+    return {"\n": "\\n", "\t": "\\t", '"': '\\"', "\\": "\\\\"}.get(sign) or f"\\U{ord(sign):08x}"

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 
 from arctic_training.config.data import DataSourceConfig
+from arctic_training.config.problems import Problem
 from arctic_training.data import json_rows
 from arctic_training.data import split as splits
 from arctic_training.data.source import DataSource
@@ -24,6 +25,12 @@ class FileSourceConfig(DataSourceConfig):
     """A file, or a pattern such as ``data/*.jsonl``; its files are read in the order of their names."""
     streaming: bool = False
     """Read while training rather than before; for files that are larger than the memory. Needs ``train_iters``."""
+
+    def absent(self) -> list[Problem]:
+        where = str(Path(self.name_or_path).expanduser())
+        if glob.has_magic(where) or Path(where).is_file():
+            return []
+        return [Problem(("name_or_path",), f"{self.name_or_path}: no such file")]
 
 
 class FileSource(DataSource):

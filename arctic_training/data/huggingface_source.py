@@ -8,6 +8,8 @@ from typing import Any, ClassVar
 from pydantic import Field
 
 from arctic_training.config.data import DataSourceConfig
+from arctic_training.config.paths import unreadable
+from arctic_training.config.problems import Problem
 from arctic_training.data import split as splits
 from arctic_training.data.source import DataSource
 from arctic_training.errors import DataError
@@ -24,6 +26,11 @@ class HFDataSourceConfig(DataSourceConfig):
     """What the source calls a split: ``{train: train_sft, eval: test_sft}``."""
     streaming: bool = False
     """Read while training rather than before. Needs ``train_iters``."""
+
+    def absent(self) -> list[Problem]:
+        named = _NAMED_SPLIT.fullmatch(self.name_or_path)
+        told = unreadable(self.name_or_path) and unreadable(named[1] if named else self.name_or_path)
+        return [Problem(("name_or_path",), told)] if told else []
 
 
 class HFDataSource(DataSource):

@@ -11,6 +11,8 @@ from torch import nn
 from arctic_training.config.base import ComponentConfig
 from arctic_training.config.component import Shelf, from_shelf
 from arctic_training.config.model import ModelConfig
+from arctic_training.config.paths import unreadable
+from arctic_training.config.problems import Problem
 from arctic_training.engine.config import deepspeed_config
 from arctic_training.engine.zero import sharded_construction
 from arctic_training.errors import ModelError
@@ -62,6 +64,10 @@ class HFModelConfig(ModelConfig):
     """What is done to the model, in this order, after the adapter and before checkpointing and compiling."""
     save_name: str | None = Field(default=None, min_length=1)
     """Name of the model in what is exported; the folder's own when left out."""
+
+    def absent(self) -> list[Problem]:
+        told = unreadable(self.name_or_path, holds="config.json")
+        return [Problem(("name_or_path",), told)] if told else []
 
     @field_validator("transforms", mode="before")
     @classmethod

@@ -8,6 +8,8 @@ from typing import Any
 
 from pydantic import Field
 
+from arctic_training.config.paths import unreadable
+from arctic_training.config.problems import Problem
 from arctic_training.config.tokenizer import TokenizerConfig
 from arctic_training.errors import ModelError
 from arctic_training.tokenizer.factory import TokenizerFactory
@@ -30,6 +32,10 @@ class HFTokenizerConfig(TokenizerConfig):
     """The template itself, or a file beside the recipe that holds it; the tokenizer's own when left out."""
     trust_remote_code: bool = False
     """Run the Python code that comes with the tokenizer's files."""
+
+    def absent(self) -> list[Problem]:
+        told = unreadable(self.name_or_path or "")
+        return [Problem(("name_or_path",), told)] if told else []
 
 
 class HFTokenizerFactory(TokenizerFactory[HFTokenizerConfig]):

@@ -1,0 +1,31 @@
+"""What is wrong with a path, by a look at it: nothing is read, and no hub is asked."""
+
+import os
+from pathlib import Path
+
+
+def unreadable(name: str, *, holds: str = "") -> str:
+    """Why a model, tokenizer or data set is not there; empty when it is, or when ``name`` may be one of the hub.
+
+    ``holds`` is a file that its folder must have.
+    """
+    path = Path(name).expanduser()
+    if not path.exists():
+        return f"{name}: no such file or folder" if name.startswith((".", "/", "~")) or path.suffix == ".gguf" else ""
+    if not os.access(path, os.R_OK):
+        return f"{name}: cannot be read"
+    if holds and path.is_dir() and not (path / holds).exists():
+        return f"{name}: no {holds} in it; a folder that save_pretrained wrote is wanted"
+    return ""
+
+
+def unwritable(folder: Path | None) -> str:
+    """Why ``folder`` cannot be made and written to; empty when it can, or when there is none."""
+    if folder is None:
+        return ""
+    there = folder.absolute()
+    while not there.exists() and there != there.parent:
+        there = there.parent
+    if not there.is_dir():
+        return f"{there} is a file, and a folder is wanted"
+    return "" if os.access(there, os.W_OK | os.X_OK) else f"{there}: no right to write there"
