@@ -107,19 +107,38 @@ def secrets(tree: Node) -> dict[str, str]:
     return {str(tree.value): tree.written} if tree.written and tree.value != "" else {}
 
 
+def masked(value: Any, tree: Node | None, known: Mapping[str, str]) -> Any:
+    """What a config made of ``tree`` holds, with what the recipe says in place of what came from the environment."""
+    if isinstance(value, dict):
+        return {key: masked(one, _below(tree, key), known) for key, one in value.items()}
+    if isinstance(value, list):
+        several = tree is not None and isinstance(tree.value, list)
+        # a single section may stand where a list of them could
+        return [masked(one, _below(tree, str(n)) if several else tree, known) for n, one in enumerate(value)]
+    if tree is not None and tree.written and not isinstance(tree.value, (dict, list)):
+        return tree.written
+    return mask(value, known)
+
+
+def _below(tree: Node | None, key: str) -> Node | None:
+    return None if tree is None else tree.step(key) or tree.step(SYNONYMS.get(key, key))
+
+
 def mask(value: Any, known: Mapping[str, str]) -> Any:
-    """``value`` with what the recipe says in place of every value that came from the environment."""
+    """``value`` with what the recipe says in place of every long text that came from the environment.
+
+    A short one, such as a 1, is part of too much that has nothing to do with it.
+    """
     if isinstance(value, dict):
         return {key: mask(one, known) for key, one in value.items()}
     if isinstance(value, list):
         return [mask(one, known) for one in value]
     if isinstance(value, bool) or value is None:
         return value
-    text = str(value)
-    if text in known:
-        return known[text]
+    long = {secret: said for secret, said in known.items() if len(secret) >= 8}
+    if str(value) in long:
+        return long[str(value)]
     if isinstance(value, str):
-        for secret, said in known.items():
-            if len(secret) >= 8:  # a shorter one is part of too many words to be looked for inside them
-                value = value.replace(secret, said)
+        for secret, said in long.items():
+            value = value.replace(secret, said)
     return value

@@ -110,6 +110,9 @@ def located(problems: list[Problem], tree: Node) -> list[str]:
         place = node.place(of_key=problem.of_key)
         if node is tree and place is not None:
             place = Origin(place.source)  # a key that is not given, at the top
-        words = [str(place or ""), ".".join(path), mask(problem.text, known)]
+        text = mask(problem.text, known)
+        if node.written and node.value != "":
+            text = text.replace(str(node.value), node.written)
+        words = [str(place or ""), ".".join(path), text]
         lines.append((place.line if place else 0, ": ".join(word for word in words if word)))
     return [line for _, line in sorted(lines, key=lambda one: one[0])]

@@ -14,7 +14,7 @@ from arctic_training.config.data import DataConfig
 from arctic_training.config.deepspeed import BATCH_KEYS, PRECISION_KEYS, deepspeed_problems
 from arctic_training.config.logger import LoggerConfig
 from arctic_training.config.model import ModelConfig
-from arctic_training.config.node import Node, mask
+from arctic_training.config.node import Node, masked
 from arctic_training.config.numbers import HumanInt
 from arctic_training.config.optimizer import OptimizerConfig
 from arctic_training.config.paths import unwritable
@@ -168,8 +168,8 @@ class TrainerConfig(BaseConfig):
 
     def dump(self) -> dict[str, Any]:
         """The whole recipe, defaults filled in, as plain values; what came from the environment as it was written."""
-        masked: dict[str, Any] = mask(self.model_dump(mode="json"), self._secrets)
-        return masked
+        dumped: dict[str, Any] = masked(self.model_dump(mode="json"), self._tree, self._secrets)
+        return dumped
 
     def absent(self) -> list[Problem]:
         folder = self.output_dir or (self.recipe_dir / "runs" if self._recipe else None)

@@ -368,8 +368,9 @@ def test_code_that_takes_a_name_names_who_has_it(capsys: pytest.CaptureFixture[s
     assert "is taken by arctic_training.trainer.causal_trainer.CausalTrainer; choose another name" in line
 
 
-def test_a_secret_is_not_told(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MY_TOKEN", "hunter2hunter2")
+@pytest.mark.parametrize("secret", ["hunter2hunter2", "h2"])
+def test_a_secret_is_not_told(secret: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MY_TOKEN", secret)
     Path("recipe.yaml").write_text(GOOD + "micro_batch_size: ${env:MY_TOKEN}\n")
     (line,) = refused(["recipe.yaml"], capsys)
     assert line == "recipe.yaml:3:19: micro_batch_size: '${env:MY_TOKEN}' is no whole number"
