@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -26,31 +27,47 @@ def main() -> int:
             note(f"{one.title} is left out: {one.python} is not there; `make bench` makes it")
     chosen = [one for one in chosen if one.installed]
     quick = said.quick
-    tasks = [workload.QUICK_THROUGHPUT, workload.QUICK_FIXED] if quick else [workload.THROUGHPUT, workload.FIXED]
+    tasks = [workload.QUICK] if quick else [workload.THROUGHPUT, workload.FIXED]
     with tempfile.TemporaryDirectory(prefix="arctic_training_bench_") as temporary:
         bench = Bench(tasks, chosen, said.work or Path(temporary), said.stage)
         bench.make_corpora()
-        wrong: list[str] = []
-        for number in range(said.rounds + 1):
-            wrong += [f"round {number}: {what}" for what in bench.round(number, complaints)]
-            if wrong:
-                break
+        wrong = _rounds(bench, said.rounds, warm_up=not quick)
     for what in wrong:
         print(f"not comparable: {what}", file=sys.stderr)
     if wrong:
         return 1
+    if not bench.rounds:
+        return 130
     figures, machine = Figures(bench), describe()
-    print(text(figures, machine, rounds=said.rounds, stage=said.stage))
+    print(text(figures, machine, rounds=bench.rounds, stage=said.stage))
     if said.json:
         said.json.write_text(json.dumps(as_json(figures, machine), indent=1) + "\n")
     return 0
 
 
+def _rounds(bench: Bench, count: int, *, warm_up: bool) -> list[str]:
+    """So many rounds, with ``warm_up`` after a round 0 that is not counted; why their results cannot be compared.
+
+    Nothing is said when they can. Asked to end before the last, it stops there, and the rounds that are complete are shown.
+    """
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        numbers = range(0 if warm_up else 1, count + 1)
+        for number in numbers:
+            if wrong := bench.round(number, complaints, first=number == numbers[0]):
+                return [f"round {number}: {what}" for what in wrong]
+    except KeyboardInterrupt:
+        note(f"asked to end after {bench.rounds} of {count} rounds")
+    return []
+
+
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=5, help="rounds that are counted; one goes before (5)")
+    parser.add_argument("--rounds", type=int, default=5, help="rounds that are counted (5)")
     parser.add_argument("--only", help="names of contestants, with commas; ours is always one")
-    parser.add_argument("--quick", action="store_true", help="a tiny task: shows that it works, and measures nothing")
+    parser.add_argument(
+        "--quick", action="store_true", help="a tiny task, without a round to warm up: shows that it works"
+    )
     parser.add_argument("--stage", type=int, default=0, choices=(0, 1, 2, 3), help="the ZeRO stage (0)")
     parser.add_argument("--json", type=Path, help="where to write all figures")
     parser.add_argument("--work", type=Path, help="folder to work in and keep; a temporary one when left out")

@@ -42,6 +42,8 @@ class Contestant:
                 "OMP_NUM_THREADS": "1",
                 "RAYON_NUM_THREADS": "1",
                 "TOKENIZERS_PARALLELISM": "false",
+                # what DeepSpeed compiles is made for one environment; shared, it is compiled anew at every start
+                "TORCH_EXTENSIONS_DIR": str(self.python.parent.parent / "torch_extensions"),
                 "TRANSFORMERS_VERBOSITY": "error",
                 "WANDB_MODE": "disabled",
             }

@@ -27,40 +27,47 @@ class Bench:
     contestants: list[Contestant]
     work: Path
     stage: int
-    keep_going: float = 1800.0
+    patience: float = 3600.0
+    """Seconds that one contestant may take."""
+    rounds: int = 0
+    """Rounds that were counted."""
     results: dict[str, dict[str, list[Result]]] = field(default_factory=dict)
     helps: dict[str, list[float]] = field(default_factory=dict)
 
     def make_corpora(self) -> None:
-        python = self.contestants[0]
         for task in self.tasks:
             folder = self.folder(task)
             folder.mkdir(parents=True, exist_ok=True)
             (folder / "task.json").write_text(json.dumps(task.as_dict() | {"llama": task.model.llama(task.max_length)}))
-            command = [str(python.python), "contestants/corpus.py", str(folder / "task.json"), str(folder)]
-            subprocess.run(command, cwd=HERE, env=python.environment(), check=True, stdout=subprocess.DEVNULL)
+        ours = self.contestants[0]
+        folders = [str(self.folder(task)) for task in self.tasks]
+        command = [str(ours.python), "contestants/corpus.py", *folders]
+        subprocess.run(command, cwd=HERE, env=ours.environment(), check=True)
 
     def folder(self, task: Task) -> Path:
         return self.work / task.name
 
-    def round(self, number: int, complaints: Complaints) -> list[str]:
+    def round(self, number: int, complaints: Complaints, *, first: bool) -> list[str]:
         """All contestants once; what makes their results incomparable.
 
-        Round 0 is not counted: it warms the disk and writes the batches of the bare loops.
+        Round 0 is not counted: it warms the disk. The ``first`` one writes the batches of the bare loops.
         """
-        said = []
+        said: list[str] = []
+        found: dict[str, dict[str, Result]] = {task.name: {} for task in self.tasks}
         for task in self.tasks:
-            found = {}
             for one in self.contestants:
-                found[one.name] = self.train(task, one, dump=number == 0 and one.name == "ours")
-                note(f"round {number} {task.name:<11}{one.title:<15}{summary(task, found[one.name])}")
-            said += complaints(task, found)
-            for name, result in found.items():
-                if number:
-                    self.results.setdefault(task.name, {}).setdefault(name, []).append(result)
-        for one in self.contestants:
-            if one.help_command and number:
-                self.helps.setdefault(one.name, []).append(self.help(one))
+                result = self.train(task, one, dump=first and one.name == "ours")
+                note(f"round {number} {task.name:<11}{one.title:<15}{summary(task, result)}")
+                found[task.name][one.name] = result
+            said += complaints(task, found[task.name])
+        helps = {one.name: self.help(one) for one in self.contestants if one.help_command}
+        if number:
+            self.rounds += 1
+            for name, seconds in helps.items():
+                self.helps.setdefault(name, []).append(seconds)
+            for of, results in found.items():
+                for name, result in results.items():
+                    self.results.setdefault(of, {}).setdefault(name, []).append(result)
         return said
 
     def train(self, task: Task, one: Contestant, *, dump: bool) -> Result:
@@ -90,7 +97,7 @@ class Bench:
                 stdin=subprocess.DEVNULL,
                 stdout=stream,
                 stderr=subprocess.STDOUT,
-                timeout=self.keep_going,
+                timeout=self.patience,
             ).returncode
         if code or not result.exists():
             tail = "\n".join(log.read_text(errors="replace").splitlines()[-25:])

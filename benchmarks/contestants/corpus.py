@@ -129,8 +129,8 @@ def write_model(task: dict[str, Any], llama: dict[str, Any], folder: Path) -> No
     (folder / "config.json").write_text(json.dumps(llama, indent=1))
 
 
-def main(task_file: Path, folder: Path) -> None:
-    task = json.loads(task_file.read_text())
+def main(folder: Path) -> None:
+    task = json.loads((folder / "task.json").read_text())
     dice = random.Random(task["seed"])
     language = Language(dice)
     model, data, held_out = (folder / name for name in ("model", "data", "held_out"))
@@ -170,8 +170,8 @@ def main(task_file: Path, folder: Path) -> None:
         "vocabulary": tokenizer.get_vocab_size(),
     } | ids
     (folder / "corpus.json").write_text(json.dumps(said))
-    print(json.dumps(said))
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]))
+    for one in sys.argv[1:]:
+        main(Path(one))
