@@ -48,7 +48,7 @@ def main() -> int:
 def _rounds(bench: Bench, count: int, *, warm_up: bool) -> list[str]:
     """So many rounds, with ``warm_up`` after a round 0 that is not counted; why their results cannot be compared.
 
-    Nothing is said when they can. Asked to end before the last, it stops there, and the rounds that are complete are shown.
+    Nothing is said when they can. Asked to end before the last, it stops, and the rounds that are complete are shown.
     """
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
