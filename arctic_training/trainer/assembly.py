@@ -105,6 +105,7 @@ def cast(trainer: Any, role: Role) -> Engine:
     config, view = trainer.config, RoleView(trainer, role)
     section = getattr(config, role.name)
     block = getattr(config, role.deepspeed) if role.deepspeed else None
+    seed(config.seed)  # a reference whose weights are drawn is the policy as it was drawn
     model = make(view, role.name)
     if role.frozen:
         return freeze(config, model, dtype=section.dtype, block=block)

@@ -68,6 +68,7 @@ def test_the_cut_of_the_global_batch_changes_nothing(tmp_path: Path, keys: dict[
             torch.testing.assert_close(cut[name], weight, **EXACT, msg=lambda text, n=name: f"{n}: {text}")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", [2])
 def test_two_processes_are_one(tmp_path: Path, stage: int) -> None:
     block = {"gradient_clipping": 0, "zero_optimization": {"stage": stage}}
@@ -139,6 +140,7 @@ def sampled(folder: str, stage: int) -> torch.Tensor:
     return rows
 
 
+@pytest.mark.slow
 def test_partitioned_weights_sample_the_same(tmp_path: Path) -> None:
     (whole,) = processes.run(sampled, 1, str(tmp_path / "whole"), 0)
     for part in processes.run(sampled, 2, str(tmp_path / "parts"), 3):

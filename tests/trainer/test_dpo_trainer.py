@@ -1,0 +1,220 @@
+"""Preference training on a tiny model: its loss by another way, and that no cut, layout or adapter changes it."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from arctic_training import get_config
+from arctic_training.registry import lookup
+from tests import processes, tiny
+
+SIZES = [(2, 9), (11, 1), (4, 4), (1, 12), (6, 3), (8, 2), (3, 7)]
+"""Words of the preferred and of the other answer: lopsided, so that a mean of means would be wrong."""
+
+
+def files(folder: Path) -> dict[str, Any]:
+    if not (folder / "model").exists():
+        tiny.save_model(folder / "model")
+        words = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "add", "sum"]
+        rows = [
+            {
+                "prompt": " ".join(words[: n + 1]),
+                "chosen": " " + " ".join(words[-a:]),
+                "rejected": " " + " ".join(words[:b]),
+            }
+            for n, (a, b) in enumerate(SIZES)
+        ]
+        (folder / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return {
+        "model": {"name_or_path": str(folder / "model"), "dtype": "fp32"},
+        "data": {"sources": [str(folder / "pairs.jsonl")], "max_length": 128, "cache_dir": str(folder / "cache")},
+    }
+
+
+def made(folder: Path, **keys: Any) -> Any:
+    base = files(folder)
+    base["data"] |= keys.pop("data", {})
+    base["model"] |= keys.pop("model", {})
+    recipe = {
+        "type": "dpo",
+        "optimizer": {"type": "sgd", "lr": 0.5},
+        "deepspeed": {"gradient_clipping": 0},
+        "scheduler": {"warmup_ratio": 0},
+        "train_iters": 3,
+        "loss_log_interval": 0,
+        "output_dir": str(folder / "run"),
+        "logger": {"level": "ERROR"},
+        **base,
+        **keys,
+    }
+    config = get_config(recipe)
+    return lookup("trainer", "dpo")(config)  # type: ignore[call-arg]
+
+
+def trained(folder: str, **keys: Any) -> dict[str, torch.Tensor]:
+    trainer = made(Path(folder), **keys)
+    trainer.train()
+    found = {name: one.detach().clone() for name, one in trainer.model.module.named_parameters() if one.requires_grad}
+    trainer.close()
+    return found
+
+
+def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> None:
+    assert one.keys() == other.keys()
+    for name, weight in one.items():
+        torch.testing.assert_close(other[name], weight, rtol=1e-4, atol=1e-6, msg=lambda text, n=name: f"{n}: {text}")
+
+
+def moved(trainer: Any) -> Any:
+    """A policy that is no longer its reference."""
+    torch.manual_seed(3)
+    with torch.no_grad():
+        for parameter in trainer.model.module.parameters():
+            if parameter.requires_grad:
+                parameter += 0.05 * torch.randn_like(parameter)
+    return trainer
+
+
+def first_batch(trainer: Any) -> Any:
+    trainer.train_loader.seek(0, 0)
+    batch = next(iter(trainer.train_loader))
+    return {**batch, "num_items_in_batch": float(trainer.targets(batch))}
+
+
+def plainly(model: Any, samples: list[Any], kind: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """Log-probabilities and lengths of answers one by one, from whole tables of logits."""
+    sums, lengths = [], []
+    for sample in samples:
+        ids = torch.tensor(sample[f"{kind}input_ids"].tolist())
+        labels = torch.tensor(sample[f"{kind}labels"].tolist())
+        table = model(input_ids=ids[None]).logits[0].log_softmax(-1)
+        wanted = labels[1:] != -100
+        sums.append(table[:-1][wanted].gather(1, labels[1:][wanted][:, None]).sum())
+        lengths.append(wanted.sum())
+    return torch.stack(sums), torch.stack(lengths)
+
+
+@pytest.mark.parametrize("pack", [True, False])
+@pytest.mark.parametrize("loss_type", ["sigmoid", "ipo", "hinge", "simpo"])
+def test_the_loss_by_another_way(tmp_path: Path, loss_type: str, pack: bool) -> None:
+    trainer = moved(
+        made(tmp_path, loss_type=loss_type, sft_weight=0.5, micro_batch_size=7, data={"pack_samples": pack})
+    )
+    batch = first_batch(trainer)
+    samples = [trainer.train_loader.dataset[n] for n in trainer.train_loader.samples(0, 0)]
+    with torch.no_grad():
+        found = trainer.loss(batch).item()
+        policy = trainer.model.module.eval()
+        (c, cn), (r, rn) = plainly(policy, samples, ""), plainly(policy, samples, "rejected_")
+        if loss_type != "simpo":
+            reference = trainer.engines["ref_model"].module
+            (rc, _), (rr, _) = plainly(reference, samples, ""), plainly(reference, samples, "rejected_")
+    if loss_type == "simpo":
+        losses = -torch.nn.functional.logsigmoid(0.1 * (c / cn - r / rn) - 0.5)
+    elif loss_type == "ipo":
+        losses = ((c - rc) / cn - (r - rr) / rn - 5).square()
+    else:
+        h = 0.1 * ((c - rc) - (r - rr))
+        losses = (1 - h).clamp(min=0) if loss_type == "hinge" else torch.log1p(torch.exp(-h))
+    assert found == pytest.approx((losses.mean() - 0.5 * c.sum() / cn.sum()).item(), rel=1e-5, abs=1e-5)
+    assert ("ref_model" in trainer.engines) == (loss_type != "simpo")
+    trainer.close()
+
+
+def test_metrics_are_means_over_pairs(tmp_path: Path) -> None:
+    trainer = moved(made(tmp_path, micro_batch_size=7))
+    batch = first_batch(trainer)
+    with torch.no_grad():
+        trainer.loss(batch)
+        policy = trainer.answers(trainer.model, batch)
+    told = trainer.metrics.read(lambda numbers: numbers)
+    assert told["logps/chosen"] == pytest.approx(policy.chosen.mean().item(), rel=1e-6)
+    assert told["margin"] == pytest.approx(told["rewards/chosen"] - told["rewards/rejected"], rel=1e-5)
+    assert 0 <= told["accuracy"] <= 1
+    assert told.keys() == {
+        "accuracy",
+        "margin",
+        *(f"{a}/{b}" for a in ("rewards", "logps") for b in ("chosen", "rejected")),
+    }
+    trainer.close()
+
+
+@pytest.mark.parametrize("keys", [{"sft_weight": 0.7}, {"loss_type": "ipo", "beta": 0.5}])
+def test_the_cut_of_the_global_batch_changes_nothing(tmp_path: Path, keys: dict[str, Any]) -> None:
+    """Seven pairs: the last window of an epoch is short, and one of its micro-batches too."""
+    whole = trained(str(tmp_path), micro_batch_size=4, **keys)
+    for micro, accumulate, pack in ((2, 2, True), (1, 4, True), (4, 1, False)):
+        data = {"pack_samples": pack}
+        same(
+            whole,
+            trained(str(tmp_path), micro_batch_size=micro, gradient_accumulation_steps=accumulate, data=data, **keys),
+        )
+
+
+@pytest.mark.slow
+def test_two_processes_are_one(tmp_path: Path) -> None:
+    """The second has no row of the last global batch."""
+    keys: dict[str, Any] = {"sft_weight": 0.7, "data": {"sources": [{"name_or_path": "", "split": "train[:5]"}]}}
+    keys["data"]["sources"][0]["name_or_path"] = str(tmp_path / "pairs.jsonl")
+    whole = trained(str(tmp_path), micro_batch_size=4, **keys)
+    block = {"gradient_clipping": 0, "zero_optimization": {"stage": 3}}
+    for part in processes.run(sharded, 2, str(tmp_path), micro_batch_size=2, deepspeed=block, **keys):
+        same(whole, part)
+
+
+def sharded(folder: str, **keys: Any) -> dict[str, torch.Tensor]:
+    from arctic_training.engine.zero import full_parameter
+
+    trainer = made(Path(folder), **keys)
+    trainer.train()
+    found = {name: full_parameter(parameter) for name, parameter in trainer.model.module.named_parameters()}
+    trainer.close()
+    return found
+
+
+LORA = {"peft_type": "LORA", "r": 4, "target_modules": ["q_proj", "v_proj"], "lora_dropout": 0.0}
+
+
+def test_the_reference_of_an_adapter_is_the_model_without_it(tmp_path: Path) -> None:
+    pytest.importorskip("peft")
+    alone = moved(made(tmp_path, model={"peft_config": LORA}, micro_batch_size=7))
+    beside = moved(made(tmp_path, model={"peft_config": LORA}, ref_model=files(tmp_path)["model"], micro_batch_size=7))
+    assert "ref_model" not in alone.engines
+    assert "ref_model" in beside.engines
+    batch = first_batch(alone)
+    assert alone.loss(batch).item() == pytest.approx(beside.loss(batch).item(), abs=1e-6)
+    assert alone.loss(batch).item() != pytest.approx(0.6931, abs=1e-3)  # the adapter does something
+    assert all(parameter.requires_grad for name, parameter in alone.model.module.named_parameters() if "lora" in name)
+    alone.close()
+    beside.close()
+    same(
+        trained(str(tmp_path), model={"peft_config": LORA}, micro_batch_size=4),
+        trained(str(tmp_path), model={"peft_config": LORA}, ref_model=files(tmp_path)["model"], micro_batch_size=4),
+    )
+
+
+def test_the_reference_stays_and_the_policy_learns(tmp_path: Path) -> None:
+    adam = {"type": "adamw", "lr": 3e-3, "weight_decay": 0}
+    trainer = made(tmp_path, micro_batch_size=7, train_iters=80, optimizer=adam, sft_weight=1)
+    before = {name: one.clone() for name, one in trainer.engines["ref_model"].module.named_parameters()}
+    batch = first_batch(trainer)
+    start = trainer.loss(batch).item()
+    trainer.metrics.read(lambda numbers: numbers)
+    trainer.train()
+    trainer.metrics.read(lambda numbers: numbers)
+    with torch.no_grad():
+        assert trainer.loss(batch).item() < start / 2
+    assert trainer.metrics.read(lambda numbers: numbers)["accuracy"] == 1
+    after = dict(trainer.engines["ref_model"].module.named_parameters())
+    assert all(torch.equal(one, after[name]) for name, one in before.items())
+    trainer.close()
+
+
+def test_drawn_weights_have_themselves_as_reference(tmp_path: Path) -> None:
+    trainer = made(tmp_path, model={"random_weights": True})
+    pairs = zip(trainer.model.module.parameters(), trainer.engines["ref_model"].module.parameters(), strict=True)
+    assert all(torch.equal(policy, reference) for policy, reference in pairs)
+    trainer.close()
