@@ -1,6 +1,7 @@
 """What turns a loss into updated weights: DeepSpeed's engine, and what a frozen model has in its place."""
 
 import contextlib
+import importlib
 import io
 import logging
 import math
@@ -198,6 +199,9 @@ def _start(told: dict[str, Any], model: torch.nn.Module, optimizer: Any, schedul
     reports = any(told.get(key) for key in ("steps_per_print", "wall_clock_breakdown", "flops_profiler", "dump_state"))
     # what was asked for is said at DeepSpeed's level INFO
     deepspeed.utils.logger.setLevel(logging.INFO if reports else logging.ERROR)
+    # at stage 0 below fp32 it would begin with a step of zero gradients, which decays the weights and counts as one
+    unfused = importlib.import_module("deepspeed.runtime.fp16.unfused_optimizer")
+    unfused.FP16_UnfusedOptimizer.initialize_optimizer_states = lambda optimizer: None
     # some of its optimizers print while they are made
     with contextlib.redirect_stdout(sys.stdout if reports else io.StringIO()):
         engine, *_ = deepspeed.initialize(

@@ -9,6 +9,7 @@ from torch import nn
 from arctic_training.config.numbers import HumanFloat
 from arctic_training.config.optimizer import OptimizerConfig
 from arctic_training.engine import optimizers
+from arctic_training.errors import RecipeError
 from arctic_training.optimizer.factory import OptimizerFactory, parameter_groups
 from arctic_training.optimizer.torch_factories import AdamConfig
 
@@ -66,17 +67,27 @@ class MuonConfig(OptimizerConfig):
 
 
 class MuonFactory(OptimizerFactory[MuonConfig]):
-    """Muon for the matrices inside the layers, AdamW for embeddings, output layer and vectors."""
+    """Muon for the matrices in the layers, AdamW for embeddings, output layer and vectors; at stage 0, or 1 in bf16.
+
+    Keller Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/.
+    """
 
     name = "muon"
     config_type = MuonConfig
 
     def create_optimizer(self, model: nn.Module, config: MuonConfig) -> torch.optim.Optimizer:
+        """Raises `RecipeError` at a ZeRO stage at which DeepSpeed would clip updates as if they were gradients."""
+        if self.stage > (1 if self.trainer.config.model.dtype == "bf16" else 0):
+            raise RecipeError(
+                "optimizer.type: muon works at ZeRO stage 0, and at stage 1 in bf16; "
+                "give deepspeed.zero_optimization.stage"
+            )
         ends = {id(parameter) for module in _ends(model) for parameter in module.parameters()}
         groups: list[dict[str, Any]] = []
         for group in parameter_groups(model, config.weight_decay):
-            inner = [p for p in group["params"] if id(p) not in ends and len(getattr(p, "ds_shape", p.shape)) == 2]
-            outer = [p for p in group["params"] if not any(p is one for one in inner)]
+            inner = [p for p in group["params"] if id(p) not in ends and p.dim() == 2]
+            chosen = {id(p) for p in inner}
+            outer = [p for p in group["params"] if id(p) not in chosen]
             decay = group["weight_decay"]
             if inner:
                 muon = {"lr": config.learning_rate, "momentum": config.momentum, "weight_decay": decay}
@@ -87,8 +98,8 @@ class MuonFactory(OptimizerFactory[MuonConfig]):
         return optimizers.muon(groups)
 
 
-def _ends(model: nn.Module) -> list[nn.Module]:
+def _ends(model: Any) -> list[nn.Module]:
     """The embeddings and the output layer, which Muon is not for."""
-    made = [module for module in model.modules() if isinstance(module, nn.Embedding)]
+    made: list[nn.Module] = [module for module in model.modules() if isinstance(module, nn.Embedding)]
     head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
     return [*made, head] if isinstance(head, nn.Module) else made

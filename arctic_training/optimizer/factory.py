@@ -9,6 +9,7 @@ from torch import nn
 from arctic_training.callback.hooks import hook
 from arctic_training.config.base import ComponentConfig
 from arctic_training.config.optimizer import OptimizerConfig
+from arctic_training.engine.config import zero_stage
 from arctic_training.factory import Factory
 
 C = TypeVar("C", bound=OptimizerConfig)
@@ -23,6 +24,11 @@ class OptimizerFactory(Factory[C, torch.optim.Optimizer], kind="optimizer_factor
         (model,) = args
         return self.create_optimizer(model, self.config)
 
+    @property
+    def stage(self) -> int:
+        """The ZeRO stage of the run; from 1 on an optimizer sees flat pieces of the weights, and not matrices."""
+        return zero_stage(self.trainer.config.deepspeed, self.trainer.data_world)
+
     @hook("create_optimizer")
     @abstractmethod
     def create_optimizer(self, model: nn.Module, config: C) -> torch.optim.Optimizer:
@@ -32,7 +38,8 @@ class OptimizerFactory(Factory[C, torch.optim.Optimizer], kind="optimizer_factor
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     """The trained parameters in two groups: matrices, which decay, and biases, norms and other vectors, which do not.
 
-    A group that would be empty is left out. A parameter shared by several modules is in one group once.
+    Nor does a parameter that its module marks with ``_no_weight_decay``. A group that would be empty is left out. A
+    parameter shared by several modules is in one group once.
     """
     groups: dict[bool, list[nn.Parameter]] = {True: [], False: []}
     seen: set[int] = set()
@@ -42,6 +49,8 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
                 seen.add(id(parameter))
                 # under ZeRO-3 a parameter is flat and empty here; its true shape is kept beside it
                 shape = getattr(parameter, "ds_shape", parameter.shape)
-                groups[len(shape) >= 2 and "norm" not in type(module).__name__.lower() and "bias" not in name].append(parameter)
+                exempt = "norm" in type(module).__name__.lower() or "bias" in name
+                exempt = exempt or len(shape) < 2 or getattr(parameter, "_no_weight_decay", False)
+                groups[not exempt].append(parameter)
     decays = [{"params": groups[True], "weight_decay": weight_decay}, {"params": groups[False], "weight_decay": 0.0}]
     return [group for group in decays if group["params"]]
