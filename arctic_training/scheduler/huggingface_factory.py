@@ -9,6 +9,9 @@ from arctic_training.errors import RecipeError
 from arctic_training.registry import nearest
 from arctic_training.scheduler.factory import SchedulerFactory
 
+_BY_MEASURE = ("reduce_lr_on_plateau", "greedy")
+_WARMUP = {"warmup_ratio", "warmup_steps", "warmup_epochs"}
+
 
 class HFSchedulerConfig(SchedulerConfig):
     name: str = "linear"
@@ -24,18 +27,26 @@ class HFSchedulerFactory(SchedulerFactory[HFSchedulerConfig]):
     config_type = HFSchedulerConfig
 
     def create_scheduler(self, optimizer: Optimizer) -> Any:
+        """Raises `RecipeError` for a schedule that there is not, cannot be made, or would ignore what it is told."""
         from transformers import SchedulerType, get_scheduler
 
-        known = [kind.value for kind in SchedulerType]
-        if self.config.name not in known:
-            raise RecipeError(f"scheduler.name: no schedule is named {self.config.name!r}; {nearest(self.config.name, known)}")
+        name, told = self.config.name, self.config.scheduler_specific_kwargs
+        known = [kind.value for kind in SchedulerType if kind.value not in _BY_MEASURE]
+        if name in _BY_MEASURE:
+            raise RecipeError(f"scheduler.name: {name} follows a measured value and not the updates; choose another")
+        if name not in known:
+            raise RecipeError(f"scheduler.name: no schedule is named {name!r}; {nearest(name, known)}")
+        if name.startswith("constant") and told:
+            raise RecipeError(f"scheduler.scheduler_specific_kwargs: {name} takes none, and has {', '.join(told)}")
+        if name == "constant" and any(getattr(self.config, key) for key in _WARMUP & self.config.model_fields_set):
+            raise RecipeError("scheduler.name: constant has no warm-up; constant_with_warmup has")
         try:
             return get_scheduler(
-                self.config.name,
+                name,
                 optimizer,
                 num_warmup_steps=self.trainer.warmup_steps,
                 num_training_steps=self.trainer.training_horizon,
-                scheduler_specific_kwargs=self.config.scheduler_specific_kwargs,
+                scheduler_specific_kwargs=told,
             )
         except (TypeError, ValueError) as error:
-            raise RecipeError(f"scheduler: the schedule {self.config.name!r} cannot be made: {error}") from error
+            raise RecipeError(f"scheduler: the schedule {name!r} cannot be made: {error}") from error

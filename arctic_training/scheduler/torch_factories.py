@@ -45,7 +45,9 @@ class WSDFactory(SchedulerFactory[WSDConfig]):
         told = self.config.num_decay_steps
         decay = max(1, horizon // 10) if told is None else told
         if warmup + decay > horizon:
-            raise RecipeError(f"scheduler: {warmup} updates of warm-up and {decay} of decay are more than the run's {horizon}")
+            raise RecipeError(
+                f"scheduler: {warmup} updates of warm-up and {decay} of decay are more than the run's {horizon}"
+            )
 
         def share(update: int) -> float:
             left = max(0, horizon - update) / decay if decay else 1.0

@@ -1,0 +1,169 @@
+"""Every schedule is its closed form, update by update, and goes on where it was."""
+
+import math
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from pydantic import ValidationError
+
+from arctic_training.engine.snapshot import require_plain
+from arctic_training.errors import RecipeError
+from arctic_training.scheduler.huggingface_factory import HFSchedulerFactory
+from arctic_training.scheduler.torch_factories import ConstantFactory, ExponentialFactory, OneCycleFactory, WSDFactory
+
+WARMUP, HORIZON, PEAK = 4, 20, 0.5
+
+
+def make(factory: Any, warmup: int = WARMUP, horizon: int = HORIZON, **section: Any) -> Any:
+    weight = torch.nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.SGD([{"params": [weight]}, {"params": [torch.nn.Parameter(torch.zeros(1))]}], lr=PEAK)
+    view: Any = SimpleNamespace(warmup_steps=warmup, training_horizon=horizon)
+    return factory(view, factory.config_type(type=factory.name, **section))(optimizer)
+
+
+def step(schedule: Any) -> None:
+    schedule.optimizer.step()
+    schedule.step()
+
+
+def shares(schedule: Any, updates: int = HORIZON + 1) -> list[float]:
+    """The learning rate of each update as a share of the peak; all groups have the same."""
+    found = []
+    for _ in range(updates):
+        (rate,) = {group["lr"] for group in schedule.optimizer.param_groups}
+        found.append(rate / PEAK)
+        step(schedule)
+    return found
+
+
+def rise(update: int) -> float:
+    return min(1.0, update / WARMUP)
+
+
+def way(update: int) -> float:
+    """How much of the run after warm-up is over."""
+    return min(1.0, max(0, update - WARMUP) / (HORIZON - WARMUP))
+
+
+def wsd(update: int, decay: int = 5, least: float = 0.1) -> float:
+    return rise(update) if update < WARMUP else least + (1 - least) * min(1.0, max(0, HORIZON - update) / decay)
+
+
+def one_cycle(update: int) -> float:
+    if update < WARMUP:
+        return 1 + (1 / 25 - 1) * (1 + math.cos(math.pi * update / WARMUP)) / 2
+    return 1 / 25e4 + (1 - 1 / 25e4) * (1 + math.cos(math.pi * way(update))) / 2
+
+
+def cosine(update: int, cycles: float = 0.5) -> float:
+    return max(0.0, (1 + math.cos(2 * math.pi * cycles * way(update))) / 2)
+
+
+def restarts(update: int, cycles: int = 2) -> float:
+    return 0.0 if way(update) >= 1 else (1 + math.cos(math.pi * (cycles * way(update) % 1))) / 2
+
+
+def inverse_sqrt(update: int) -> float:
+    return 1 / math.sqrt((update - WARMUP + WARMUP) / WARMUP)
+
+
+def theirs_wsd(update: int) -> float:
+    stable = HORIZON - WARMUP - 5
+    if update < WARMUP + stable:
+        return 1.0
+    over = min(1.0, (update - WARMUP - stable) / 5)
+    return max(0.0, (1 + math.cos(math.pi * over)) / 2)
+
+
+def after(shape: Callable[[int], float]) -> Callable[[int], float]:
+    return lambda update: rise(update) if update < WARMUP else shape(update)
+
+
+FORMS: dict[str, tuple[Any, dict[str, Any], Callable[[int], float]]] = {
+    "constant": (ConstantFactory, {}, rise),
+    "exponential": (ExponentialFactory, {"gamma": 0.9}, lambda u: rise(u) * 0.9 ** max(0, u - WARMUP)),
+    "wsd": (WSDFactory, {"num_decay_steps": 5, "min_lr_ratio": 0.1}, wsd),
+    "one_cycle": (OneCycleFactory, {}, one_cycle),
+}
+THEIRS: dict[str, tuple[dict[str, Any], Callable[[int], float]]] = {
+    "linear": ({}, after(lambda u: 1 - way(u))),
+    "cosine": ({}, after(cosine)),
+    "cosine_with_restarts": ({"num_cycles": 2}, after(restarts)),
+    "polynomial": ({"power": 2.0, "lr_end": 0.05}, after(lambda u: 0.1 + 0.9 * (1 - way(u)) ** 2)),
+    "constant": ({}, lambda u: 1.0),
+    "constant_with_warmup": ({}, rise),
+    "inverse_sqrt": ({}, after(inverse_sqrt)),
+    "cosine_with_min_lr": ({"min_lr_rate": 0.2}, after(lambda u: 0.2 + 0.8 * cosine(u))),
+    "warmup_stable_decay": ({"num_decay_steps": 5}, after(theirs_wsd)),
+}
+FORMS |= {f"huggingface {name}": (HFSchedulerFactory, {"name": name, "scheduler_specific_kwargs": told}, form)
+          for name, (told, form) in THEIRS.items()}  # fmt: skip
+
+
+@pytest.mark.parametrize("which", FORMS)
+def test_a_schedule_is_its_closed_form(which: str) -> None:
+    factory, section, form = FORMS[which]
+    assert shares(make(factory, **section)) == pytest.approx([form(n) for n in range(HORIZON + 1)], abs=1e-9)
+
+
+def test_every_schedule_of_transformers_is_tried_or_refused() -> None:
+    from transformers import SchedulerType
+
+    known = {kind.value for kind in SchedulerType}
+    makeable = {**THEIRS, "cosine_warmup_with_min_lr": ({"min_lr_rate": 0.1}, cosine)}
+    for name in known & makeable.keys():
+        rates = shares(make(HFSchedulerFactory, name=name, scheduler_specific_kwargs=makeable[name][0]))
+        assert all(0 <= rate <= 1 + 1e-9 for rate in rates), name
+    for name in known - makeable.keys():
+        with pytest.raises(RecipeError, match="follows a measured value"):
+            make(HFSchedulerFactory, name=name)
+
+
+@pytest.mark.parametrize("which", FORMS)
+def test_a_schedule_goes_on_where_it_was_after_a_resume(which: str) -> None:
+    factory, section, form = FORMS[which]
+    first = make(factory, **section)
+    for _ in range(7):
+        step(first)
+    state = first.state_dict()
+    require_plain(state, "schedule")
+    second = make(factory, **section)
+    second.load_state_dict(state)
+    second.optimizer.load_state_dict(first.optimizer.state_dict())
+    assert shares(second, 10) == shares(first, 10) == pytest.approx([form(n) for n in range(7, 17)], abs=1e-9)
+
+
+@pytest.mark.parametrize("which", FORMS)
+def test_a_run_without_warmup_begins_at_its_peak(which: str) -> None:
+    factory, section, _ = FORMS[which]
+    if which == "huggingface inverse_sqrt":
+        section = {**section, "scheduler_specific_kwargs": {"timescale": 3}}
+    assert shares(make(factory, warmup=0, **section), 1) == [pytest.approx(1.0)]
+
+
+def test_what_cannot_be_is_refused_in_a_sentence() -> None:
+    cases: list[tuple[dict[str, Any], str]] = [
+        ({"name": "linaer"}, "no schedule is named 'linaer'; did you mean 'linear'"),
+        ({"name": "cosine", "scheduler_specific_kwargs": {"cycles": 2}}, "'cosine' cannot be made: .*cycles"),
+        ({"name": "cosine_with_min_lr"}, "cannot be made: One of min_lr or min_lr_rate"),
+        ({"name": "constant", "scheduler_specific_kwargs": {"power": 2}}, "constant takes none, and has power"),
+        ({"name": "constant", "warmup_steps": 3}, "constant_with_warmup has"),
+    ]
+    for section, said in cases:
+        with pytest.raises(RecipeError, match=said):
+            make(HFSchedulerFactory, **section)
+    with pytest.raises(RecipeError, match="a warm-up of 30 updates is longer than the run, which has 20"):
+        make(ConstantFactory, warmup=30)
+    with pytest.raises(RecipeError, match="4 updates of warm-up and 18 of decay are more than the run's 20"):
+        make(WSDFactory, num_decay_steps=18)
+
+
+def test_two_ways_of_saying_the_same_warmup_are_refused() -> None:
+    for section in ({"warmup_steps": 3, "warmup_ratio": 0.1}, {"warmup_epochs": 1, "warmup_steps": 2}):
+        with pytest.raises(ValidationError, match="say the same thing"):
+            ConstantFactory.config_type(type="constant", **section)
+    with pytest.raises(ValidationError):
+        WSDFactory.config_type(type="wsd", num_warmup_steps=3, warmup_steps=4)
