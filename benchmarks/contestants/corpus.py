@@ -80,6 +80,7 @@ def train_tokenizer(texts: list[str], vocabulary: int, folder: Path) -> Any:
         "pad_token": "<|pad|>",
         "eos_token": "<|end|>",
         "additional_special_tokens": SPECIAL[2:],
+        "model_input_names": ["input_ids", "attention_mask"],
         "clean_up_tokenization_spaces": False,
         "model_max_length": 1_000_000,
         "chat_template": TEMPLATE,
