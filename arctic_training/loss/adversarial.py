@@ -46,7 +46,7 @@ def generator_losses(kind: AdversarialLoss, fake: Tensor) -> Tensor:
 def r1_penalties(discriminator: Discriminator, real: Tensor) -> Tensor:
     """Half the squared slope of the discriminator at every real row, ``[n]``.
 
-    Mescheder et al. 2018 (arXiv 1801.04406), equation 9 without its weight. Differentiable in the discriminator's weights.
+    Mescheder et al. 2018 (arXiv 1801.04406), equation 9 without its weight. Differentiable in its weights.
     """
     return _slopes(discriminator, real).square().sum(-1) / 2
 
@@ -54,7 +54,7 @@ def r1_penalties(discriminator: Discriminator, real: Tensor) -> Tensor:
 def gradient_penalties(discriminator: Discriminator, real: Tensor, fake: Tensor, mix: Tensor) -> Tensor:
     """(slope - 1)^2 of the discriminator at ``mix * real + (1 - mix) * fake``, ``[n]``; ``mix`` is ``[n]`` in [0, 1].
 
-    Gulrajani et al. 2017 (arXiv 1704.00028), equation 3 without its weight. Differentiable in the discriminator's weights.
+    Gulrajani et al. 2017 (arXiv 1704.00028), equation 3 without its weight. Differentiable in its weights.
     """
     mix = mix.reshape(-1, *[1] * (real.dim() - 1)).to(real.dtype)
     # not vector_norm: its second derivative is NaN where the slope is 0

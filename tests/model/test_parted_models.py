@@ -85,7 +85,7 @@ def train_all(folder: Path) -> dict[Any, Any]:
     return {case: train(*case, folder) for case in CASES}
 
 
-CASES = list(product((1, 3), KINDS, ("sum", "none")))
+CASES = [*product((1, 3), KINDS, ("sum",)), (3, "untied", "none"), (3, "lora", "none")]
 
 
 def expected(kind: str, folder: Path) -> tuple[list[list[float]], dict[str, torch.Tensor]]:
