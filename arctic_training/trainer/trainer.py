@@ -72,6 +72,7 @@ class Trainer(Registered, Hooked, Lengths, ABC, kind="trainer"):
         self.window = Window([])
         self.stop_reason = ""
         self._requested = ""
+        self._evaluated_at = -1
         self._clock = (time.perf_counter(), 0)
         assemble(self)
         self._started_at = self.progress.update
@@ -138,7 +139,7 @@ class Trainer(Registered, Hooked, Lengths, ABC, kind="trainer"):
                 break
             self.progress.epoch, self.progress.batch = self.progress.epoch + 1, 0
             self._save_if_due()
-        if self.config.evaluate_last:
+        if self.config.evaluate_last and self._evaluated_at != self.progress.update:
             self.evaluate()
         self._save_if_due(end=True)
         self.session.close(failed=False)
@@ -239,6 +240,7 @@ class Trainer(Registered, Hooked, Lengths, ABC, kind="trainer"):
                 self.metrics = training
             for evaluator in self.evaluators:
                 values |= evaluator(self)
+        self._evaluated_at = self.progress.update
         every, count = self.config.eval_log_iter_interval, self.progress.update // max(1, self.config.eval_interval)
         if every and count % every == 0:
             self.session.log(values, self.progress.update)

@@ -57,12 +57,22 @@ def test_evaluating_leaves_no_trace(told: dict[str, Any], tmp_path: Path) -> Non
     assert sum("loss/eval" in record for record in records(told)) == 11
 
 
+def test_the_last_update_is_evaluated_once(told: dict[str, Any]) -> None:
+    trained({**told, "eval_interval": 5, "evaluate_last": True})
+    assert [record["step"] for record in records(told) if "loss/eval" in record] == [5, 10]
+
+
+def test_some_evaluations_are_told(told: dict[str, Any]) -> None:
+    trained({**told, "eval_interval": 2, "eval_log_iter_interval": 2})
+    assert [record["step"] for record in records(told) if "loss/eval" in record] == [4, 8]
+
+
 def test_the_evaluation_loss_is_the_mean_over_all_targets(told: dict[str, Any]) -> None:
     trainer = Keeping(get_config({**told, "micro_batch_size": 3}))  # 10 rows by 3: the last batch is smaller
     (value,) = trainer.evaluate().values()
     total, count = 0.0, 0
     for sample in trainer.eval_loaders["eval"].dataset:
-        ids, labels = (torch.as_tensor(sample[key])[None].long() for key in ("input_ids", "labels"))
+        ids, labels = (torch.tensor(sample[key])[None].long() for key in ("input_ids", "labels"))
         seen = int((labels[:, 1:] != -100).sum())
         with torch.no_grad():
             total += float(trainer.model.module.eval()(input_ids=ids, labels=labels).loss) * seen
