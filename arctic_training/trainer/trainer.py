@@ -18,6 +18,7 @@ from arctic_training.data.factory import DataFactory
 from arctic_training.data.loader import Loader
 from arctic_training.engine.engine import Engine, grad_norm
 from arctic_training.evaluation.evaluator import Evaluator
+from arctic_training.logging import logger
 from arctic_training.metrics import Metrics, Number
 from arctic_training.model.factory import ModelFactory
 from arctic_training.optimizer.factory import OptimizerFactory
@@ -201,6 +202,7 @@ class Trainer(Registered, Hooked, Lengths, ABC, kind="trainer"):
         self._save_if_due()
         if self.window.stop:
             self.stop(self._requested or "another process asked to stop")
+            logger.warning(f"stops after update {update}: {self.stop_reason}")
         elif self.last_update is not None and update >= self.last_update:
             self.stop(f"update {update} is the last of this run")
 
