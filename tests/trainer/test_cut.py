@@ -55,9 +55,9 @@ def cut(name: str, root: str, micro: int, accumulate: int, stage: int, more: dic
 
 @pytest.mark.parametrize("name", ["sft", "dpo"])
 def test_the_gradient_does_not_depend_on_the_cut(name: str, tmp_path: Path) -> None:
-    (whole,) = processes.run(cut, 1, name, str(tmp_path), 4, 1, 0, {})
+    (whole,) = processes.share(cut, 1, name, str(tmp_path), 4, 1, 0, {})
     for micro, accumulate, world, stage in [(2, 2, 1, 0), (1, 4, 1, 0), (2, 1, 2, 1), (1, 2, 2, 3)]:
-        for mine in processes.run(cut, world, name, str(tmp_path), micro, accumulate, stage, {}):
+        for mine in processes.share(cut, world, name, str(tmp_path), micro, accumulate, stage, {}):
             for update, (want, got) in enumerate(zip(whole, mine, strict=True)):
                 assert want.keys() == got.keys()
                 scale = max(float(gradient.norm()) for gradient in want.values())
