@@ -54,6 +54,7 @@ They are read unchanged. A key whose feature is not built yet is refused by its 
 | `model.attn_implementation` | `sdpa` | `auto`: within each document, without a mask, where the model allows it |
 | `model.disable_activation_checkpoint` | `false` | activations are kept; `false` recomputes them |
 | `data.dl_num_workers` of text | 2 | 0: reading tokens from the cache takes microseconds |
+| `data.div_length` | 256 | 256 for packed rows, 8 for padded ones |
 | `checkpoint.output_dir` | required | `checkpoints/<type>` in the run folder |
 | `train_log_metrics_path` | `train-log-metrics.jsonl` in the current folder | `metrics.jsonl` in the run folder |
 | `kill_switch_path` | a file in the temporary folder | `kill_switch` in the run folder |
