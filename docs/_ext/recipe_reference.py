@@ -52,7 +52,7 @@ They are read unchanged. A key whose feature is not built yet is refused by its 
 | ZeRO stage | 2 | 1 on several processes, 0 on one |
 | `optimizer.type` | `fused_adam` | `adamw`, torch's fused one; `fused_adam` is there by name |
 | `model.attn_implementation` | `sdpa` | `auto`: within each document, without a mask, where the model allows it |
-| `model.disable_activation_checkpoint` | `false` | activations are kept; `false` recomputes them |
+| `model.disable_activation_checkpoint` | `false`: recomputed | kept, unless a GPU's memory would not hold them |
 | `data.dl_num_workers` of text | 2 | 0: reading tokens from the cache takes microseconds |
 | `data.div_length` | 256 | 256 for packed rows, 8 for padded ones |
 | `checkpoint.output_dir` | required | `checkpoints/<type>` in the run folder |
