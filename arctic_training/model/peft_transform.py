@@ -1,5 +1,6 @@
 """Adapters of the PEFT library: LoRA and its kin."""
 
+import warnings
 from typing import Any
 
 from torch import nn
@@ -35,8 +36,11 @@ class PeftTransform(ModelTransform):
             raise ModelError(f"model.peft_config.peft_type: {kind or 'missing'}; there are: {', '.join(known)}")
         try:
             config = peft.get_peft_config({"peft_type": kind, **told})
-            # in the model's own type: DeepSpeed holds all weights in one, and keeps exact copies itself
-            adapted: nn.Module = peft.get_peft_model(model, config, autocast_adapter_dtype=False)
+            with warnings.catch_warnings():
+                # PEFT asks transformers by names of its that have become older
+                warnings.simplefilter("ignore", FutureWarning)
+                # in the model's own type: DeepSpeed holds all weights in one, and keeps exact copies itself
+                adapted: nn.Module = peft.get_peft_model(model, config, autocast_adapter_dtype=False)
         except (TypeError, ValueError, KeyError) as error:
             raise ModelError(f"model.peft_config: {' '.join(str(error).split())}") from error
         return adapted
