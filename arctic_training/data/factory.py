@@ -73,8 +73,15 @@ class DataFactory(Factory[C, Loaders], kind="data_factory"):
     def create_loader(self, samples: Any, *, train: bool) -> Loader:
         """Raises `DataError` when there is not a single global batch."""
         groups = self.group(samples)
+        order = self.order(len(samples if groups is None else groups), train=train)
+        return IndexedLoader(
+            samples, order, self.collate, blank=self.blank, groups=groups, workers=self.config.dl_num_workers
+        )
+
+    def order(self, size: int, *, train: bool) -> GlobalOrder:
+        """The order of ``size`` rows. Raises `DataError` when they make not a single global batch."""
         order = GlobalOrder(
-            size=len(samples if groups is None else groups),
+            size=size,
             micro=self.rows,
             rank=self.trainer.data_rank,
             world=self.trainer.data_world,
@@ -85,6 +92,4 @@ class DataFactory(Factory[C, Loaders], kind="data_factory"):
         if not len(order):
             why = f"; drop_last leaves out every global batch that is not full ({order.whole} rows)" * order.drop_last
             raise DataError(f"{order.size} rows make no batch{why}")
-        return IndexedLoader(
-            samples, order, self.collate, blank=self.blank, groups=groups, workers=self.config.dl_num_workers
-        )
+        return order

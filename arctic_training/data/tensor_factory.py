@@ -94,18 +94,7 @@ class TensorDataFactory(DataFactory[Any]):
 
     @hook("create_loader")
     def create_loader(self, samples: Table, *, train: bool) -> Loader:
-        order = GlobalOrder(
-            size=len(next(iter(samples.values()))),
-            micro=self.rows,
-            rank=self.trainer.data_rank,
-            world=self.trainer.data_world,
-            seed=self.config.seed,
-            shuffle=train,
-            drop_last=self.config.drop_last and train,
-        )
-        if not len(order):
-            raise DataError(f"data.sources: {order.size} rows make no batch of {order.whole}")
-        return TensorLoader(samples, order)
+        return TensorLoader(samples, self.order(len(next(iter(samples.values()))), train=train))
 
 
 class TensorLoader(Loader):
