@@ -187,11 +187,6 @@ def facts(model: torch.nn.Module) -> ModelFacts:
     return ModelFacts(hidden if isinstance(hidden, int) else None, count)
 
 
-def grad_norm(engine: Engine) -> float | None:
-    """The norm of the last update's gradient before clipping, when the engine knows it."""
-    return engine.grad_norm
-
-
 def _start(told: dict[str, Any], model: torch.nn.Module, optimizer: Any, scheduler: Any) -> Any:
     distributed.init_deepspeed()
     import deepspeed

@@ -9,7 +9,6 @@ import torch
 from arctic_training import distributed
 from arctic_training.callback.callback import Callback
 from arctic_training.callback.kill_switch import KillSwitchConfig
-from arctic_training.checkpoint.engine import CheckpointEngine
 from arctic_training.config.base import ComponentConfig
 from arctic_training.config.component import Slot
 from arctic_training.data.loader import Loader
@@ -40,7 +39,9 @@ def assemble(trainer: Any) -> None:
     for role in trainer.roles:
         if getattr(config, role.name) is not None:  # a recipe may have no use for a frozen model
             trainer.engines[role.name] = cast(trainer, role)
-    trainer.checkpointers = [engine for section in config.checkpoint if (engine := checkpointer(trainer, section))]
+    trainer.checkpointers = [
+        factory(trainer, section, "checkpoint_engine_type")() for section in config.checkpoint if section.enabled
+    ]
     trainer.evaluators = [Evaluator.registered(section.type)(section) for section in config.evaluators]
     trainer.state = RunState(progress=trainer.progress, rng=Rng(), data=trainer.train_loader)
     trainer.state |= {f"callback.{name}": part for name, part in trainer.listeners.items()}
@@ -115,15 +116,6 @@ def cast(trainer: Any, role: Role) -> Engine:
     return initialize(config, model, optimizer, scheduler, **told)
 
 
-def checkpointer(trainer: Any, section: Any) -> CheckpointEngine[Any] | None:
-    if not section.enabled:
-        return None
-    if section.output_dir is None:
-        section = section.model_copy(update={"output_dir": trainer.run_dir / "checkpoints" / section.type})
-    made: CheckpointEngine[Any] = factory(trainer, section, "checkpoint_engine_type")()
-    return made
-
-
 def make_trackers(config: Any) -> list[Tracker]:
     sections: list[ComponentConfig] = [
         ConsoleConfig(type="console", every=config.loss_log_interval),
@@ -139,7 +131,7 @@ def resume(trainer: Any) -> None:
         if not engine.config.auto_resume:
             continue
         if engine.latest is None:
-            logger.info(f"{engine.config.output_dir} holds no checkpoint: the run starts from its beginning")
+            logger.info(f"{engine.output_dir} holds no checkpoint: the run starts from its beginning")
             continue
-        engine.load(trainer.trained, trainer.state)
-        logger.info(f"goes on after update {trainer.progress.update}, from {engine.latest}")
+        folder = engine.load(trainer.trained, trainer.state)
+        logger.info(f"goes on after update {trainer.progress.update}, from {folder}")

@@ -16,7 +16,7 @@ from arctic_training.checkpoint.engine import CheckpointEngine
 from arctic_training.config.trainer import TrainerConfig
 from arctic_training.data.factory import DataFactory
 from arctic_training.data.loader import Loader
-from arctic_training.engine.engine import Engine, grad_norm
+from arctic_training.engine.engine import Engine
 from arctic_training.evaluation.evaluator import Evaluator
 from arctic_training.logging import logger
 from arctic_training.metrics import Metrics, Number
@@ -210,7 +210,7 @@ class Trainer(Registered, Hooked, Lengths, ABC, kind="trainer"):
     def log(self) -> dict[str, float]:
         """Tell the trackers what was recorded since the last time."""
         values = self.metrics.read(distributed.all_reduce)
-        if (norm := grad_norm(self.model)) is not None:
+        if (norm := self.model.grad_norm) is not None:
             values["grad_norm"] = norm
         then, tokens = self._clock
         self._clock = (time.perf_counter(), self.progress.tokens)
