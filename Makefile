@@ -5,14 +5,13 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 INSTALLED := $(VENV)/.installed
-OTHER := benchmarks/.venv-arctic_training_0_8
 PEER := benchmarks/.venv-arctic_training_0_8
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart test check format bench docs clean
+.PHONY: help install quickstart test test-faults check format bench docs clean
 
 help: ## this list
-	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
 
 install: $(INSTALLED) ## make the virtual environment .venv with the pinned versions
 
@@ -33,7 +32,10 @@ quickstart: $(INSTALLED) ## fine-tune SmolLM2-135M-Instruct and print its exact 
 	$(BIN)/arctic_training projects/quickstart/recipe.yaml
 
 test: $(INSTALLED) ## run the tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -m 'not long'
+
+test-faults: $(INSTALLED) ## break runs in every way of tests/faults/matrix.py, and print what held
+	$(BIN)/python -m pytest --quiet -m fault
 
 check: $(INSTALLED) ## lint, formatting and types
 	$(BIN)/ruff check .
@@ -44,15 +46,15 @@ format: $(INSTALLED) ## format the code and mend what the linter can
 	$(BIN)/ruff check --fix-only --quiet .
 	$(BIN)/ruff format .
 
-bench: $(INSTALLED) $(OTHER)/.installed ## measure against bare loops and other trainers
+bench: $(INSTALLED) $(PEER)/.installed ## measure against bare loops and other trainers
 	$(PIP) install --quiet --constraint constraints.txt --editable '.[dev,bench]'
 	$(BIN)/python -m benchmarks
 
 # another trainer wants other versions, so it gets an environment of its own
-$(OTHER)/.installed: benchmarks/peers/arctic_training_0_8.txt
-	$(PYTHON) -m venv $(OTHER)
-	$(OTHER)/bin/python -m pip --disable-pip-version-check install --quiet torch --constraint $<
-	$(OTHER)/bin/python -m pip --disable-pip-version-check install --quiet --requirement $<
+$(PEER)/.installed: benchmarks/peers/arctic_training_0_8.txt
+	$(PYTHON) -m venv $(PEER)
+	$(PEER)/bin/python -m pip --disable-pip-version-check install --quiet torch --constraint $<
+	$(PEER)/bin/python -m pip --disable-pip-version-check install --quiet --requirement $<
 	@touch $@
 
 docs: $(INSTALLED) ## build the documentation into docs/_build

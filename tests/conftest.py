@@ -14,6 +14,8 @@ import pytest
 
 from tests import tiny
 
+pytest_plugins = ["tests.faults.matrix"]
+
 
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:

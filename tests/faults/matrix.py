@@ -1,0 +1,96 @@
+"""What a run survives or refuses. Tests carry the numbers of rows; ``make test-faults`` prints what held."""
+
+from typing import Any
+
+import pytest
+
+FAULTS = {
+    1: ("two equal runs", "equal to the bit"),
+    2: ("a stop at any update, and a resume", "equal to the bit to a run that was not stopped"),
+    3: ("SIGKILL of the whole run at random times", "the final weights of a run that was never killed"),
+    4: ("SIGKILL at each file operation of a save", "the old checkpoint or the new one, never neither"),
+    5: ("one process dies while it saves", "the checkpoint before stays in force"),
+    6: ("a full disk", "said with path and room; training goes on or stops as the recipe says; space given back"),
+    7: ("a folder that cannot be written", "found before the first update, exit code 2"),
+    8: ("a checkpoint truncated, altered or not whole", "named; the newest whole one is used, a named path refused"),
+    9: ("SIGKILL of one process", "the others end within seconds, the dead one is named"),
+    10: ("a process that hangs", "noticed in the set time, stacks printed, exit code 70"),
+    11: ("SIGTERM, SIGINT, SIGUSR1 to the command", "update finished, saved, all end, a code of its own; exact resume"),
+    12: ("SIGKILL of the command", "no process stays behind"),
+    13: ("an exception in one process", "one message with its rank, the others end"),
+    14: ("a loss or gradient that is not finite", "stop, skip or go back; never saved over good weights"),
+    15: ("a window without any target", "a finite loss, other windows unchanged"),
+    16: ("another cut into micro-batches, accumulation, processes", "the same gradient to 1e-6"),
+    17: ("a short last window", "the exact mean of what is in it"),
+    18: ("a resume on other processes or another ZeRO stage", "the same losses to 1e-5, each sample once"),
+    19: ("a resume under another recipe, data or tokenizer", "refused with the differences, unless they are named"),
+    20: ("a planted pickle", "not run"),
+    21: ("hostile YAML", "refused within a second and 200 MB"),
+    22: ("a model with code of its own", "not imported unless the recipe says so"),
+    23: ("two runs in one folder", "the second is refused, the first unharmed"),
+    24: ("many runs, many updates", "no file left behind, memory and open files flat"),
+    25: ("tokenizer threads and forked workers", "no warning, no deadlock"),
+    26: ("a loader worker that is killed", "named, the run ends within seconds"),
+    27: ("stale leftovers: wrecks, locks of dead processes, build locks", "handled, the run starts"),
+    28: ("retention", "a whole checkpoint at all times; the best and the new are never removed"),
+    29: ("out of memory", "told with the shape of the batch and what to change"),
+    30: ("a source that fails on a row", "the row is named"),
+    31: ("the learning rate of every update", "the schedule in closed form"),
+    32: ("bad recipes and inputs", "the exact message, exit code 2, nothing written"),
+    33: ("random input to reader, templates, packing", "an error of ours or none; no hang"),
+    34: ("changed rows, template, tokenizer, setting or code", "never old rows from the cache"),
+    35: ("a time limit", "saved and ended in good order before it"),
+    36: ("secrets of the environment", "in no log, folder or message"),
+}
+"""The fault, and what is promised."""
+
+
+class Matrix:
+    """Collects the outcome of every test that carries a number."""
+
+    def __init__(self) -> None:
+        self.numbers: dict[str, list[int]] = {}
+        self.outcomes: dict[str, str] = {}
+        self.seconds: dict[str, float] = {}
+
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+        for item in items:
+            told = [number for mark in item.iter_markers("fault") for number in mark.args]
+            if unknown := set(told) - FAULTS.keys():
+                raise pytest.UsageError(f"{item.nodeid}: no fault has the number {unknown}")
+            if told:
+                self.numbers[item.nodeid] = told
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.nodeid in self.numbers:
+            self.seconds[report.nodeid] = self.seconds.get(report.nodeid, 0) + report.duration
+            if report.when == "call" or report.outcome != "passed":
+                self.outcomes[report.nodeid] = report.outcome
+
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        if session.exitstatus == pytest.ExitCode.OK and any(row[2] == "NOT SHOWN" for row in self.rows()):
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+    def pytest_terminal_summary(self, terminalreporter: Any) -> None:
+        terminalreporter.section("faults")
+        width = max(len(fault) for fault, _ in FAULTS.values())
+        for number, counts, verdict, seconds in self.rows():
+            fault, promise = FAULTS[number]
+            line = f"{number:2}  {fault:{width}}  {verdict:9} {counts:>8}  {seconds:5.0f} s   {promise}"
+            terminalreporter.line(line, red=verdict not in ("holds",))
+
+    def rows(self) -> list[tuple[int, str, str, float]]:
+        """Number, tests passed of all, verdict, seconds."""
+        told = []
+        for number in FAULTS:
+            mine = [node for node, numbers in self.numbers.items() if number in numbers and node in self.outcomes]
+            passed = sum(self.outcomes[node] == "passed" for node in mine)
+            failed = any(self.outcomes[node] == "failed" for node in mine)
+            verdict = "BROKEN" if failed else "holds" if passed else "NOT SHOWN"
+            told.append((number, f"{passed}/{len(mine)}", verdict, sum(self.seconds[node] for node in mine)))
+        return told
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.option.markexpr == "fault":
+        config.pluginmanager.register(Matrix())
