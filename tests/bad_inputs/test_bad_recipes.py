@@ -10,6 +10,8 @@ import pytest
 from arctic_training.cli import main
 from tests.processes import ROOT
 
+pytestmark = pytest.mark.fault(32)
+
 GOOD = "model: {name_or_path: m}\ndata: {sources: [a/b]}\n"
 BOMB = "a: &a [1,1,1,1,1,1,1,1,1,1]\n" + "".join(
     f"{new}: &{new} [{','.join([f'*{old}'] * 10)}]\n" for old, new in zip("abcdefgh", "bcdefghi", strict=True)
