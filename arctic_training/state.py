@@ -27,8 +27,8 @@ class Progress:
 
     epoch: int = 0
     """Whole epochs behind us."""
-    batch: int = 0
-    """Micro-batches consumed of the epoch under way, on each data rank."""
+    row: int = 0
+    """Rows behind us in the order of the epoch under way, over all data ranks: the same place however it is cut."""
     update: int = 0
     """Optimizer updates taken."""
     tokens: int = 0

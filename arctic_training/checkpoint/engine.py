@@ -52,14 +52,14 @@ class CheckpointEngine(Factory[C, "CheckpointEngine[Any]"], kind="checkpoint_eng
         raise ResumeError(f"a checkpoint of type {self.name} is for use elsewhere; no run can go on from it")
 
     def due(self, progress: Progress, *, end: bool = False) -> bool:
-        """Whether to save now: after an update, after an epoch (``batch`` is 0), or at the ``end``; once per update."""
+        """Whether to save now: after an update, after an epoch (``row`` is 0), or at the ``end``; once per update."""
         self._ending = end
         config, update = self.config, progress.update
         if not config.enabled or update == self._saved:
             return False
         if config.save_every_n_steps and update and update % config.save_every_n_steps == 0:
             return True
-        if config.save_every_n_epochs and progress.epoch and progress.batch == 0:
+        if config.save_every_n_epochs and progress.epoch and progress.row == 0:
             return progress.epoch % config.save_every_n_epochs == 0
         return end and config.save_end_of_training
 

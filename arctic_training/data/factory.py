@@ -87,9 +87,11 @@ class DataFactory(Factory[C, Loaders], kind="data_factory"):
             world=self.trainer.data_world,
             seed=self.config.seed,
             shuffle=train,
+            window=self.trainer.config.gradient_accumulation_steps,
             drop_last=self.config.drop_last and train,
         )
         if not len(order):
-            why = f"; drop_last leaves out every global batch that is not full ({order.whole} rows)" * order.drop_last
+            rows = order.whole * order.window
+            why = f"; drop_last leaves out every global batch that is not full ({rows} rows)" * order.drop_last
             raise DataError(f"{order.size} rows make no batch{why}")
         return order

@@ -29,14 +29,19 @@ class Loader(ABC):
         """The micro-batches from the sought position to the end of the epoch."""
 
     @abstractmethod
-    def seek(self, epoch: int, batch: int) -> None:
-        """The next iteration begins with micro-batch ``batch`` of ``epoch``."""
+    def seek(self, epoch: int, row: int) -> None:
+        """The next iteration begins with ``row`` of the order of ``epoch``, a number of rows on all data ranks."""
+
+    @property
+    def stride(self) -> int:
+        """Rows that the micro-batches of all data ranks take of the order together; what `seek` counts in."""
+        return 1
 
     def close(self) -> None:  # noqa: B027  most loaders hold nothing
         """End worker processes, if there are any. The loader may be iterated again."""
 
     def state_dict(self) -> dict[str, Any]:
-        """A position that (epoch, batch) does not tell, such as that in a stream."""
+        """A position that (epoch, row) does not tell, such as that in a stream."""
         return {}
 
     def load_state_dict(self, state: Mapping[str, Any], /) -> None:  # noqa: B027
@@ -70,16 +75,20 @@ class IndexedLoader(Loader):
     def __len__(self) -> int:
         return len(self.order)
 
-    def seek(self, epoch: int, batch: int) -> None:
-        self._at = (epoch, batch)
+    @property
+    def stride(self) -> int:
+        return self.order.whole
 
-    def samples(self, epoch: int, batch: int) -> list[int]:
-        """The indices in `dataset` of what this rank's micro-batch holds."""
-        return self._reader.samples((epoch, batch))
+    def seek(self, epoch: int, row: int) -> None:
+        self._at = (epoch, row)
+
+    def samples(self, epoch: int, row: int) -> list[int]:
+        """The indices in `dataset` of what this rank's micro-batch holds, of those that begin at ``row``."""
+        return self._reader.samples((epoch, row))
 
     def __iter__(self) -> Iterator[Batch]:
         epoch, start = self._at
-        places = ((epoch, batch) for batch in range(start, len(self)))
+        places = ((epoch, row) for row in self.order.starts(start))
         if not self._workers and not torch.cuda.is_available():
             for place in places:
                 yield self._reader[place]

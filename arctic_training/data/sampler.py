@@ -1,4 +1,4 @@
-"""The order of the rows: a function of (seed, epoch, batch), so it can be entered anywhere and remembers nothing."""
+"""The order of the rows: a function of seed and epoch, so it can be entered at any row and remembers nothing."""
 
 from dataclasses import dataclass, field
 
@@ -12,9 +12,9 @@ Rows = npt.NDArray[np.int64]
 class GlobalOrder:
     """Which rows each micro-batch of each data rank holds.
 
-    The order of an epoch is one permutation of all rows, the same on every rank. Global batch ``b`` is rows
-    ``[b * micro * world, (b + 1) * micro * world)`` of it, and rank ``r`` takes the ``r``-th ``micro`` of those: what a
-    global batch holds does not depend on how it is cut into ranks and micro-batches.
+    The order of an epoch is one permutation of all rows, the same on every rank. The micro-batches of all ranks that
+    begin at one row take the next ``micro * world`` of it, rank ``r`` the ``r``-th ``micro`` of those: what an update
+    holds does not depend on how it is cut into ranks and micro-batches.
     """
 
     size: int
@@ -25,8 +25,10 @@ class GlobalOrder:
     world: int = 1
     seed: int = 0
     shuffle: bool = True
+    window: int = 1
+    """Micro-batches of one update."""
     drop_last: bool = False
-    """Leave out the last global batch when it is not full; else some of its micro-batches are short, or empty."""
+    """Leave out the rows that do not fill a last update; else some of its micro-batches are short, or empty."""
     _epoch: int = field(default=-1, repr=False)
     _order: Rows = field(default_factory=lambda: np.empty(0, np.int64), repr=False)
 
@@ -37,7 +39,12 @@ class GlobalOrder:
 
     def __len__(self) -> int:
         """Micro-batches in an epoch, the same number on every rank."""
-        return self.size // self.whole if self.drop_last else -(-self.size // self.whole)
+        return len(self.starts())
+
+    def starts(self, row: int = 0) -> range:
+        """Where in the order of an epoch the micro-batches of all ranks begin, from ``row`` on."""
+        update = self.whole * self.window
+        return range(row, self.size // update * update if self.drop_last else self.size, self.whole)
 
     def permutation(self, epoch: int) -> Rows:
         """All rows in the order of ``epoch``; shape (size,)."""
@@ -48,8 +55,7 @@ class GlobalOrder:
             self._epoch = epoch
         return self._order
 
-    def batch(self, epoch: int, index: int) -> Rows:
-        """The rows of this rank's micro-batch ``index``: ``micro`` of them, fewer in the epoch's last, perhaps none."""
-        start = index * self.whole + self.rank * self.micro
-        end = min(start + self.micro, (index + 1) * self.whole)
-        return self.permutation(epoch)[start:end]
+    def batch(self, epoch: int, start: int) -> Rows:
+        """This rank's rows of the micro-batches that begin at ``start``: ``micro``; at the end fewer, perhaps none."""
+        mine = start + self.rank * self.micro
+        return self.permutation(epoch)[mine : mine + self.micro]

@@ -59,7 +59,7 @@ class Buffer:
     order: GlobalOrder
 
     def batch(self, index: int) -> list[Any]:
-        rows = [int(row) for row in self.order.batch(self.number, index)]
+        rows = [int(row) for row in self.order.batch(self.number, index * self.order.whole)]
         indices = rows if self.groups is None else [int(sample) for row in rows for sample in self.groups[row]]
         return [self.samples[sample] for sample in indices]
 

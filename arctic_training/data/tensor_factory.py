@@ -109,14 +109,18 @@ class TensorLoader(Loader):
     def __len__(self) -> int:
         return len(self.order)
 
-    def seek(self, epoch: int, batch: int) -> None:
-        self._at = (epoch, batch)
+    @property
+    def stride(self) -> int:
+        return self.order.whole
+
+    def seek(self, epoch: int, row: int) -> None:
+        self._at = (epoch, row)
 
     def __iter__(self) -> Iterator[Table]:
         epoch, start = self._at
         order = self.order
-        for index in range(start, len(order)):
-            rows = torch.from_numpy(order.batch(epoch, index))
-            first = epoch * order.size + index * order.whole + order.rank * order.micro
+        for row in order.starts(start):
+            rows = torch.from_numpy(order.batch(epoch, row))
+            first = epoch * order.size + row + order.rank * order.micro
             batch = {name: column[rows] for name, column in self.dataset.items()}
             yield {**batch, "draw": torch.arange(first, first + len(rows))}

@@ -24,6 +24,13 @@ class Lengths:
         return math.ceil(len(loader) / self.config.gradient_accumulation_steps) if loader is not None else 0
 
     @property
+    def epochs_done(self) -> float:
+        """How often the data were gone through, with a fraction; 0 for data without an end."""
+        loader = self.train_loader
+        rows = len(loader) * loader.stride if loader is not None else 0
+        return self.progress.epoch + (self.progress.row / rows if rows else 0)
+
+    @property
     def total_epochs(self) -> int:
         """How often the data are gone through in the whole run, at most."""
         if self.config.train_iters:

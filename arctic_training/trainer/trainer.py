@@ -112,9 +112,11 @@ class Trainer(Registered, Hooked, Lengths, ABC, kind="trainer"):
         batches: Iterable[Any] = loader
         if self.config.overfit_first_batch:
             loader.seek(0, 0)
-            batches = repeat(next(iter(loader)), len(loader) - self.progress.batch)
+            first = next(iter(loader))
+            left = len(loader) - self.progress.row // loader.stride
+            batches = repeat(first, left) if len(loader) else repeat(first)
         else:
-            loader.seek(self.progress.epoch, self.progress.batch)
+            loader.seek(self.progress.epoch, self.progress.row)
         for window in windows(
             batches,
             self.config.gradient_accumulation_steps,
@@ -138,7 +140,7 @@ class Trainer(Registered, Hooked, Lengths, ABC, kind="trainer"):
             self.epoch()
             if self.stop_reason:
                 break
-            self.progress.epoch, self.progress.batch = self.progress.epoch + 1, 0
+            self.progress.epoch, self.progress.row = self.progress.epoch + 1, 0
             self._save_if_due()
         if self.config.evaluate_last and self._evaluated_at != self.progress.update:
             self.evaluate()
@@ -147,9 +149,10 @@ class Trainer(Registered, Hooked, Lengths, ABC, kind="trainer"):
 
     @hook("epoch")
     def epoch(self) -> None:
+        assert self.train_loader is not None
         for batch in self.train_batches:
             self.step(batch)
-            self.progress.batch += 1
+            self.progress.row += self.train_loader.stride
             if self.window.closes:
                 self.progress.update += 1
                 self.progress.tokens += self.window.targets
@@ -217,7 +220,7 @@ class Trainer(Registered, Hooked, Lengths, ABC, kind="trainer"):
         seconds = self._clock[0] - then
         values |= {
             "lr": self.model.last_lr,
-            "epoch": self.progress.epoch + self.progress.batch / max(1, len(self.train_loader or ())),
+            "epoch": self.epochs_done,
             "targets_per_second": (self.progress.tokens - tokens) / seconds,
         }
         self.session.log(values, self.progress.update)

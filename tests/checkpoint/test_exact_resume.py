@@ -26,7 +26,7 @@ def one_case(folder: Path, stage: int, dtype: str, steps: int) -> list[str]:
     losses, lrs = [], []
     for update in range(5):
         if update == 2:
-            progress.update, progress.batch = 2, 2 * steps
+            progress.update, progress.row = 2, 2 * steps
             assert DeepSpeedCheckpointEngine(view, config)().save({"model": engine}, state) is not None
         losses += small.window(engine, update * steps, max(1, steps - update % 2), steps)
         lrs.append(engine.last_lr)
@@ -40,7 +40,7 @@ def one_case(folder: Path, stage: int, dtype: str, steps: int) -> list[str]:
     other = small.make(stage, dtype, steps, seed=5)  # other weights, so that nothing is equal but by loading
     small.window(other, 77, 1, steps)  # loading over an engine that was used must do too
     DeepSpeedCheckpointEngine(view, config)().load({"model": other}, state)
-    wrong = [] if (again.update, again.batch) == (2, 2 * steps) else [f"progress {again}"]
+    wrong = [] if (again.update, again.row) == (2, 2 * steps) else [f"progress {again}"]
     relosses, relrs = [], []
     for update in range(again.update, 5):
         relosses += small.window(other, update * steps, max(1, steps - update % 2), steps)

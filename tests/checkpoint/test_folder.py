@@ -261,9 +261,9 @@ def test_a_full_disk_gives_the_attempts_space_back(
     ],
 )
 def test_when_it_is_due(tmp_path: Path, section: Any, progress: Any, end: bool, due: bool) -> None:
-    epoch, batch, update = progress
+    epoch, row, update = progress
     engine = notes(tmp_path, **section)
-    at = Progress(epoch=epoch, batch=batch, update=update)
+    at = Progress(epoch=epoch, row=row, update=update)
     assert engine.due(at, end=end) is due
     engine.trainer.progress.update = update
     engine.save({}, RunState())

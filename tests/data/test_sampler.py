@@ -7,11 +7,13 @@ from hypothesis import strategies as st
 from arctic_training.data.sampler import GlobalOrder
 
 
-def whole(size: int, micro: int, world: int, epoch: int, **more: object) -> list[list[int]]:
-    """The global batches of an epoch, put together from what each rank holds."""
+def whole(size: int, micro: int, world: int, epoch: int, row: int = 0, **more: object) -> list[list[int]]:
+    """The global batches from ``row`` of an epoch on, put together from what each rank holds."""
     ranks = [GlobalOrder(size, micro, rank, world, seed=3, **more) for rank in range(world)]  # type: ignore[arg-type]
     assert len({len(order) for order in ranks}) == 1
-    return [[int(row) for order in ranks for row in order.batch(epoch, index)] for index in range(len(ranks[0]))]
+    starts = ranks[0].starts(row)
+    assert row or len(starts) == len(ranks[0])
+    return [[int(row) for order in ranks for row in order.batch(epoch, start)] for start in starts]
 
 
 @given(size=st.integers(1, 60), micro=st.integers(1, 5), world=st.integers(1, 4), epoch=st.integers(0, 3))
@@ -20,11 +22,13 @@ def test_every_row_once(size: int, micro: int, world: int, epoch: int) -> None:
     assert sorted(rows) == list(range(size))
 
 
-@given(size=st.integers(1, 60), micro=st.integers(1, 5), world=st.integers(1, 4))
-def test_drop_last_leaves_full_batches_only(size: int, micro: int, world: int) -> None:
-    batches = whole(size, micro, world, 0, drop_last=True)
+@given(size=st.integers(1, 60), micro=st.integers(1, 5), world=st.integers(1, 4), window=st.integers(1, 3))
+def test_drop_last_leaves_full_updates_only(size: int, micro: int, world: int, window: int) -> None:
+    batches = whole(size, micro, world, 0, drop_last=True, window=window)
     assert all(len(batch) == micro * world for batch in batches)
-    assert len(batches) == size // (micro * world)
+    assert len(batches) == size // (micro * world * window) * window
+    rows = [row for batch in batches for row in batch]
+    assert rows == [row for batch in whole(size, micro * world * window, 1, 0, drop_last=True) for row in batch]
 
 
 @given(size=st.integers(1, 60), micro=st.integers(1, 4), world=st.integers(1, 3), epoch=st.integers(0, 3))
@@ -32,6 +36,21 @@ def test_a_global_batch_does_not_depend_on_its_cut(size: int, micro: int, world:
     assert (
         whole(size, micro, world, epoch) == whole(size, micro * world, 1, epoch) == whole(size, 1, micro * world, epoch)
     )
+
+
+@given(
+    size=st.integers(1, 60),
+    cuts=st.lists(st.tuples(st.integers(1, 4), st.integers(1, 3), st.integers(1, 5)), min_size=2, max_size=4),
+)
+def test_another_cut_goes_on_at_any_row(size: int, cuts: list[tuple[int, int, int]]) -> None:
+    """Each cut takes a few global batches and hands over, be the row a multiple of the next one's or not."""
+    row, seen = 0, list[int]()
+    for n, (micro, world, count) in enumerate(cuts):
+        batches = whole(size, micro, world, 1, row)
+        for batch in batches if n == len(cuts) - 1 else batches[:count]:
+            seen += batch
+            row += micro * world
+    assert seen == GlobalOrder(size, seed=3).permutation(1).tolist()
 
 
 def test_epochs_and_seeds_differ_and_eval_is_in_order() -> None:

@@ -11,7 +11,11 @@ from arctic_training.data.factory import DataFactory
 def view(tokenizer: Any, *, rank: int = 0, world: int = 1, micro: int = 1, **config: Any) -> Any:
     """A `TrainerView`, as far as data go."""
     settings = SimpleNamespace(
-        micro_batch_size=micro, train_iters=0, tokenizer=TokenizerConfig(type="huggingface"), model=None
+        micro_batch_size=micro,
+        gradient_accumulation_steps=1,
+        train_iters=0,
+        tokenizer=TokenizerConfig(type="huggingface"),
+        model=None,
     )
     vars(settings).update(config)
     return SimpleNamespace(config=settings, tokenizer=tokenizer, data_rank=rank, data_world=world, run_dir=Path("."))

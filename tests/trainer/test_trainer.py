@@ -82,7 +82,7 @@ def test_the_evaluation_loss_is_the_mean_over_all_targets(told: dict[str, Any]) 
 
 
 @pytest.mark.parametrize(
-    ("more", "updates", "epoch", "batch"),
+    ("more", "updates", "epoch", "batches"),
     [
         ({}, 10, 2, 0),
         ({"train_iters": 7}, 7, 1, 2),
@@ -95,10 +95,10 @@ def test_the_evaluation_loss_is_the_mean_over_all_targets(told: dict[str, Any]) 
     ],
 )
 def test_it_ends_when_it_should(
-    told: dict[str, Any], more: dict[str, Any], updates: int, epoch: int, batch: int
+    told: dict[str, Any], more: dict[str, Any], updates: int, epoch: int, batches: int
 ) -> None:
     progress = trained({**told, **more}).progress
-    assert (progress.update, progress.epoch, progress.batch) == (updates, epoch, batch)
+    assert (progress.update, progress.epoch, progress.row) == (updates, epoch, batches * told["micro_batch_size"])
     assert [record["step"] for record in records(told)] == list(range(1, updates + 1))
 
 
@@ -117,7 +117,7 @@ def test_a_callback_can_stop_the_run_and_another_process_can_ask_to(told: dict[s
         callbacks = [("post-after-update", lambda self: self.stop("enough") if self.progress.update == 2 else None)]
 
     class Asks(SFTTrainer):
-        callbacks = [("post-step", lambda self: self.request_stop("a signal") if self.progress.batch == 2 else None)]
+        callbacks = [("post-step", lambda self: self.request_stop("a signal") if self.progress.update == 2 else None)]
 
     stopped = trained(told, Stops)
     assert (stopped.progress.update, stopped.stop_reason) == (2, "enough")
