@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from arctic_training.arguments import parse
-from arctic_training.errors import ArcticError
+from arctic_training.errors import ArcticError, InputError
 
 LAUNCHER = "ARCTIC_TRAINING_LAUNCHER"
 """The environment variable that holds the process number of the launcher that started this process."""
@@ -33,6 +33,7 @@ def main(words: Sequence[str] | None = None) -> int:
 def run(config: Any, *, command: str = "train", debug: bool = False, profile: str = "") -> int:
     """Train what ``config`` says, or prepare its data; the exit code. Errors are told on standard error."""
     from arctic_training import distributed
+    from arctic_training.config.placed import place
     from arctic_training.failure import report
     from arctic_training.registry import lookup
 
@@ -52,6 +53,8 @@ def run(config: Any, *, command: str = "train", debug: bool = False, profile: st
     except SystemExit:
         raise
     except BaseException as error:
+        if isinstance(error, InputError):
+            place(error, config)
         code = report(error, debug=debug)
     finally:
         if trainer is not None:

@@ -19,6 +19,11 @@ class DataConfig(ComponentConfig):
         """Whether there may be something to evaluate on."""
         return True
 
+    @property
+    def endless(self) -> bool:
+        """Whether the training data have no end, so that the recipe must say how long to train."""
+        return False
+
 
 class DataSourceConfig(ComponentConfig):
     """One source of rows. At most one of ``sample_ratio``, ``sample_count`` and ``weight`` says how many of them."""

@@ -237,6 +237,14 @@ class TrainerConfig(BaseConfig):
 
     @field_validator("train_iters")
     @classmethod
+    def _ends(cls, value: int, info: ValidationInfo) -> int:
+        data = info.data.get("data")
+        if not value and data is not None and data.endless:
+            raise ValueError("0, and a stream has no end; say how many updates to train")
+        return value
+
+    @field_validator("train_iters")
+    @classmethod
     def _outlasts_the_warmup(cls, value: int, info: ValidationInfo) -> int:
         scheduler = info.data.get("scheduler")
         if value and scheduler is not None and (scheduler.warmup_steps or 0) > value:

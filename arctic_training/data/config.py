@@ -8,6 +8,8 @@ from pydantic import BeforeValidator, Field, SerializeAsAny, field_validator, mo
 from arctic_training.config.component import from_shelf
 from arctic_training.config.data import DataConfig, DataSourceConfig
 from arctic_training.config.numbers import HumanFloat, HumanInt
+from arctic_training.config.paths import unwritable
+from arctic_training.config.problems import Problem
 from arctic_training.registry import names
 
 LOCAL = {
@@ -66,6 +68,14 @@ class SourcedDataConfig(DataConfig):
     @property
     def evaluates(self) -> bool:
         return bool(self.eval_sources) or self.train_eval_split[1] > 0
+
+    @property
+    def endless(self) -> bool:
+        return any(getattr(source, "streaming", False) for source in self.sources)
+
+    def absent(self) -> list[Problem]:
+        told = unwritable(self.cache_dir)
+        return [Problem(("cache_dir",), told)] if told else []
 
     @field_validator("sources", "eval_sources", mode="before")
     @classmethod

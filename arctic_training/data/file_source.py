@@ -7,9 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from arctic_training.config.data import DataSourceConfig
+from arctic_training.config.paths import unreadable
 from arctic_training.config.problems import Problem
 from arctic_training.data import json_rows
 from arctic_training.data import split as splits
@@ -26,17 +27,37 @@ class FileSourceConfig(DataSourceConfig):
     streaming: bool = False
     """Read while training rather than before; for files that are larger than the memory. Needs ``train_iters``."""
 
+    @field_validator("split")
+    @classmethod
+    def _is_a_split(cls, value: str) -> str:
+        return splits.written(value)
+
     def absent(self) -> list[Problem]:
-        where = str(Path(self.name_or_path).expanduser())
-        if glob.has_magic(where) or Path(where).is_file():
-            return []
-        return [Problem(("name_or_path",), f"{self.name_or_path}: no such file")]
+        told = _unreadable(self.name_or_path)
+        return [Problem(("name_or_path",), told)] if told else []
+
+
+def _unreadable(where: str) -> str:
+    """Why there are no rows to be had, by a look at the file only; empty when there may be."""
+    path = Path(where).expanduser()
+    if path.is_dir():
+        return f"{where}: is a folder; name a file, or a pattern such as {where.rstrip('/')}/*.jsonl"
+    if path.exists() and not path.is_file():
+        return f"{where}: not a file"
+    if path.exists():
+        return f"{where}: the file is empty" if not path.stat().st_size else unreadable(where)
+    if not glob.has_magic(str(path)):
+        return f"{where}: no such file"
+    found = glob.iglob(str(path), recursive=True)
+    return "" if any(Path(name).is_file() for name in found) else f"{where}: no file has such a name"
 
 
 class FileSource(DataSource):
     """A subclass reads one file."""
 
     config_type = FileSourceConfig
+    _skipped = 0
+    """Rows of the files before those of the split."""
 
     def load(self, config: Any, split: str) -> Any:
         files = self.files()
@@ -44,9 +65,11 @@ class FileSource(DataSource):
             if splits.parse(split)[1:] != (None, None):
                 raise DataError(f"{self}: a stream has no length, so that {split!r} cannot be cut out of it")
             return self.stream(files)
-        rows = splits.cut(self.read(files), split)
+        every = self.read(files)
+        rows, self._skipped = splits.cut(every, split), splits.skipped(every, split)
         if not len(rows):
-            raise DataError(f"{self}: there are no rows" + (f" in {split}" if "[" in split else ""))
+            there = f" in {split}, of {len(every)}" if "[" in split else ""
+            raise DataError(f"{self}: there are no rows{there}")
         return rows
 
     @abstractmethod
@@ -68,11 +91,9 @@ class FileSource(DataSource):
         path = Path(where).expanduser()
         if path.is_file():
             return [path]
-        if path.is_dir():
-            raise DataError(f"{where}: is a folder; name a file, or a pattern such as {where.rstrip('/')}/*.jsonl")
         found = sorted(Path(name) for name in glob.glob(str(path), recursive=True) if Path(name).is_file())
         if not found:
-            raise DataError(f"{where}: no such file")
+            raise DataError(_unreadable(where))
         return found
 
     def fingerprint(self, split: str) -> str | None:
@@ -103,6 +124,15 @@ class JsonLinesSource(FileSource):
     def read(self, files: list[Path]) -> Any:
         return json_rows.to_dataset(row for file in files for row in self.rows(file))
 
+    def place(self, row: int) -> str:
+        number = row + self._skipped
+        for file in self.files():
+            for place in json_rows.places(file):
+                if not number:
+                    return place
+                number -= 1
+        return super().place(row)
+
 
 class JsonSource(JsonLinesSource):
     """A file that is one list of rows; also JSON lines under this extension."""
@@ -116,6 +146,13 @@ class JsonSource(JsonLinesSource):
 class CsvSourceConfig(FileSourceConfig):
     delimiter: str | None = Field(default=None, min_length=1, max_length=1)
     """Between two columns; a tab for .tsv, else a comma, when left out."""
+
+    @field_validator("streaming")
+    @classmethod
+    def _is_read_before(cls, value: bool) -> bool:
+        if value:
+            raise ValueError("csv files cannot be streamed; make JSON lines or Parquet of them")
+        return value
 
 
 class CsvSource(FileSource):
@@ -131,15 +168,19 @@ class CsvSource(FileSource):
 
         tables = []
         for file in files:
+            require_text(file)
             delimiter = self.config.delimiter or ("\t" if file.suffix.lower() == ".tsv" else ",")
             parse = csv.ParseOptions(delimiter=delimiter, newlines_in_values=True)
             one = csv.ReadOptions(use_threads=False)  # only then an error says which row
             convert = csv.ConvertOptions(strings_can_be_null=False)
             try:
-                tables.append(csv.read_csv(file, read_options=one, parse_options=parse, convert_options=convert))
+                table = csv.read_csv(file, read_options=one, parse_options=parse, convert_options=convert)
             except pa.ArrowInvalid as error:
                 raise DataError(f"{file}: {_reason(error)}") from None
-        return Dataset(pa.concat_tables(tables, promote_options="permissive"))
+            if len(set(table.column_names)) < len(table.column_names):
+                raise DataError(f"{file}:1: two columns have one name: {', '.join(table.column_names)}")
+            tables.append(table)
+        return Dataset(_one_table(self, tables))
 
 
 class ParquetSource(FileSource):
@@ -158,7 +199,7 @@ class ParquetSource(FileSource):
                 tables.append(parquet.read_table(file, memory_map=True))
             except (pa.ArrowInvalid, OSError) as error:
                 raise DataError(f"{file}: {_reason(error)}") from None
-        return Dataset(pa.concat_tables(tables, promote_options="permissive"))
+        return Dataset(_one_table(self, tables))
 
     def rows(self, file: Path) -> Iterator[dict[str, Any]]:
         from pyarrow import parquet
@@ -180,12 +221,8 @@ class TextSource(FileSource):
     _BETWEEN: ClassVar[dict[str, str]] = {"line": "\n", "paragraph": "\n\n"}
 
     def rows(self, file: Path) -> Iterator[dict[str, Any]]:
-        raw = file.read_bytes().removeprefix(b"\xef\xbb\xbf")
-        try:
-            text = raw.decode("utf-8").replace("\r\n", "\n")
-        except UnicodeDecodeError as error:
-            line = raw.count(b"\n", 0, error.start) + 1
-            raise DataError(f"{file}:{line}: not UTF-8 (byte 0x{raw[error.start]:02x})") from None
+        require_text(file)
+        text = file.read_bytes().removeprefix(b"\xef\xbb\xbf").decode("utf-8").replace("\r\n", "\n")
         between = self._BETWEEN.get(self.config.sample_by)
         for piece in [text] if between is None else text.split(between):
             if piece.strip():
@@ -193,6 +230,31 @@ class TextSource(FileSource):
 
     def read(self, files: list[Path]) -> Any:
         return json_rows.to_dataset(row for file in files for row in self.rows(file))
+
+
+def require_text(file: Path) -> None:
+    """Raises `DataError`, with the line, for a file that is not UTF-8, or that no text editor has written."""
+    with file.open("rb") as lines:
+        for number, line in enumerate(lines, 1):
+            at = line.find(0)
+            if line.startswith((b"\xff\xfe", b"\xfe\xff")) and number == 1:
+                raise DataError(f"{file}:1: not UTF-8 (it looks like UTF-16)")
+            if at >= 0:
+                raise DataError(f"{file}:{number}: not text (a NUL character at byte {at + 1})")
+            try:
+                line.decode("utf-8")
+            except UnicodeDecodeError as error:
+                wrong = f"byte {error.start + 1} is 0x{line[error.start]:02x}"
+                raise DataError(f"{file}:{number}: not UTF-8 ({wrong})") from None
+
+
+def _one_table(source: DataSource, tables: list[Any]) -> Any:
+    import pyarrow as pa
+
+    try:
+        return pa.concat_tables(tables, promote_options="permissive")
+    except pa.ArrowInvalid as error:
+        raise DataError(f"{source}: the files do not fit together: {_reason(error)}") from None
 
 
 def _reason(error: Exception) -> str:

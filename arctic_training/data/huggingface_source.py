@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from arctic_training.config.data import DataSourceConfig
 from arctic_training.config.paths import unreadable
@@ -26,6 +26,11 @@ class HFDataSourceConfig(DataSourceConfig):
     """What the source calls a split: ``{train: train_sft, eval: test_sft}``."""
     streaming: bool = False
     """Read while training rather than before. Needs ``train_iters``."""
+
+    @field_validator("split")
+    @classmethod
+    def _is_a_split(cls, value: str) -> str:
+        return splits.written(value)
 
     def absent(self) -> list[Problem]:
         named = _NAMED_SPLIT.fullmatch(self.name_or_path)
@@ -77,8 +82,10 @@ class HFDataSource(DataSource):
                 return datasets.load_from_disk(str(folder))
             return datasets.load_dataset(name, streaming=config.streaming, **config.kwargs)
         except Exception as error:
-            offline = " (HF_HUB_OFFLINE is set)" if datasets.config.HF_HUB_OFFLINE else ""
-            raise DataError(f"data set {name} cannot be loaded{offline}: {str(error).splitlines()[0]}") from error
+            said = (str(error).strip() or type(error).__name__).splitlines()[0]
+            if datasets.config.HF_HUB_OFFLINE and not (folder.exists() or name.startswith((".", "/", "~"))):
+                said += "; HF_HUB_OFFLINE is set: unset it, or name a local copy"
+            raise DataError(f"data set {name} cannot be loaded: {said}") from error
 
     def take(self, rows: Any, column: str, where: str) -> None:
         """Raises `DataError` when ``rows`` lack ``column``, which the recipe names in ``where``."""

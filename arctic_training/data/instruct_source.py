@@ -6,6 +6,7 @@ from typing import Any
 from pydantic import model_validator
 
 from arctic_training.data.huggingface_source import HFDataSource, HFDataSourceConfig
+from arctic_training.data.row_error import RowError
 from arctic_training.data.shapes import ROLES
 from arctic_training.errors import DataError
 
@@ -51,15 +52,18 @@ class HFInstructSource(HFDataSource):
         for path in mapping.values():
             self.take(rows, path.partition(".")[0], "role_mapping")
         chat = _turns(mapping, config.content_key) if "." in "".join(mapping.values()) else _columns(mapping)
-        return rows.map(_Chats(chat), remove_columns=rows.column_names)
+        return rows.map(_Chats(chat), with_indices=True, remove_columns=rows.column_names)
 
 
 class _Chats:
     def __init__(self, chat: Callable[[Mapping[str, Any]], list[dict[str, Any]]]) -> None:
         self.chat = chat
 
-    def __call__(self, row: Mapping[str, Any]) -> dict[str, Any]:
-        return {"messages": self.chat(row)}
+    def __call__(self, row: Mapping[str, Any], number: int) -> dict[str, Any]:
+        try:
+            return {"messages": self.chat(row)}
+        except DataError as error:
+            raise RowError(number, str(error)) from None
 
 
 def _columns(mapping: Mapping[str, str]) -> Callable[[Mapping[str, Any]], list[dict[str, Any]]]:
@@ -79,7 +83,7 @@ def _turns(mapping: Mapping[str, str], content_key: str) -> Callable[[Mapping[st
 
     def chat(row: Mapping[str, Any]) -> list[dict[str, Any]]:
         made = []
-        for n, turn in enumerate(row[column], 1):
+        for n, turn in enumerate(row[column] or (), 1):
             if words not in turn:
                 raise DataError(f"turn {n} has no {words!r}, which content_key names; it has {', '.join(turn)}")
             role = roles.get((field, turn.get(field)))

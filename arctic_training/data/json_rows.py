@@ -9,6 +9,8 @@ from arctic_training.errors import DataError
 
 Row = dict[str, Any]
 
+_BLANK = b"\xef\xbb\xbf \t\n\r\x0b\x0c"
+
 
 def read_lines(path: Path) -> Iterator[Row]:
     """The rows of a file with one JSON mapping in each line. Raises `DataError` with file and line."""
@@ -29,6 +31,17 @@ def read_document(path: Path) -> Iterator[Row]:
     rows = _loads(_text(path.read_bytes().removeprefix(b"\xef\xbb\xbf"), str(path)), str(path), lines=True)
     for number, row in enumerate(rows, 1):
         yield _mapping(row, f"{path}: entry {number}")
+
+
+def places(path: Path) -> Iterator[str]:
+    """Where each row of `read_document` stands in the file, which can be read as such."""
+    with path.open("rb") as file:
+        start = file.read(4096).removeprefix(b"\xef\xbb\xbf").lstrip()[:1]
+        file.seek(0)
+        if start == b"[":
+            yield from (f"{path}: entry {number}" for number, _ in enumerate(read_document(path), 1))
+        else:
+            yield from (f"{path}:{number}" for number, line in enumerate(file, 1) if line.strip(_BLANK))
 
 
 class _Nested(str):
@@ -77,7 +90,8 @@ def _text(raw: bytes, where: str) -> str:
     try:
         return raw.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise DataError(f"{where}: not UTF-8 (byte {error.start + 1} is 0x{raw[error.start]:02x})") from None
+        looks = "; it looks like UTF-16" if raw[:2] in (b"\xff\xfe", b"\xfe\xff") else ""
+        raise DataError(f"{where}: not UTF-8 (byte {error.start + 1} is 0x{raw[error.start]:02x}{looks})") from None
 
 
 def _loads(text: str, where: str, *, lines: bool = False) -> Any:
@@ -87,10 +101,13 @@ def _loads(text: str, where: str, *, lines: bool = False) -> Any:
             json.dumps(value, ensure_ascii=False).encode()  # half of a surrogate pair is no text
     except json.JSONDecodeError as error:
         place = f"line {error.lineno}, column {error.colno}" if lines else f"column {error.colno}"
-        said = error.msg.removesuffix(" delimiter").removesuffix(" at")
+        said = "a NUL character" if text[error.pos : error.pos + 1] == "\0" else error.msg
+        said = said.removesuffix(" delimiter").removesuffix(" at")
         raise DataError(f"{where}: not JSON ({said} at {place})") from None
     except UnicodeEncodeError:
         raise DataError(f"{where}: holds half of a surrogate pair, which is no text") from None
+    except ValueError:
+        raise DataError(f"{where}: a number of more than 4,300 digits") from None
     except RecursionError:
         raise DataError(f"{where}: nested too deeply") from None
     return value

@@ -33,7 +33,10 @@ def load(source: DataSource, split: str) -> Any:
     import datasets
 
     with _quiet():
-        rows = source(split)
+        try:
+            rows = source(split)
+        except RowError as error:
+            raise DataError(f"{source.place(error.row)}: {error.what}") from error
         if isinstance(rows, datasets.IterableDataset):
             if source.config.sample_count is None:
                 raise DataError(f"{source}: a stream to evaluate on needs a sample_count")
@@ -56,15 +59,16 @@ def prepare(factory: Any, sources: Sequence[DataSource], loaded: Sequence[Any]) 
             taken = rows if indices is None else rows.select(indices)
             logger.info(f"{source}: {len(taken)} of {len(rows)} rows")
             try:
-                made = factory.process(taken) if source.config.process else tokens_already(taken)
+                made = factory.process(taken) if source.config.process else tokens_already(taken, factory.tokenizer)
             except RowError as error:
                 row = error.row if indices is None else int(indices[error.row])
-                raise DataError(f"{source}: row {row + 1}: {error.what}") from error
+                raise DataError(f"{source.place(row)}: {error.what}") from error
             except DataError as error:
                 raise DataError(f"{source}: {error}") from error
             samples = Samples(made)
             numbers = indices if indices is not None and len(indices) == len(samples) else np.arange(len(samples))
-            samples, note = with_targets(samples, numbers, str(source), factory.config.max_share_without_targets)
+            most, why = factory.config.max_share_without_targets, factory.no_target
+            samples, note = with_targets(samples, numbers, str(source), most, why)
             notes += [note] * bool(note)
             indices = samples.indices
             tables.append(samples.table if indices is None else samples.table.take(pa.array(indices)))
@@ -74,7 +78,9 @@ def prepare(factory: Any, sources: Sequence[DataSource], loaded: Sequence[Any]) 
         raise DataError(f"the sources cannot be mixed, their samples differ: {str(error).splitlines()[0]}") from error
 
 
-def with_targets(samples: Samples, numbers: Any, source: str, most: float) -> tuple[Samples, str]:
+def with_targets(
+    samples: Samples, numbers: Any, source: str, most: float, why: str = "have no target token"
+) -> tuple[Samples, str]:
     """The samples that have a target, and a note about the others. Raises `DataError` when they are too many."""
     columns = samples.table.column_names
     if "input_ids" not in columns:
@@ -84,9 +90,11 @@ def with_targets(samples: Samples, numbers: Any, source: str, most: float) -> tu
     if not len(empty):
         return samples, ""
     named = ", ".join(str(numbers[row] + 1) for row in empty[:10]) + (", ..." if len(empty) > 10 else "")
-    note = f"{source}: {len(empty)} of {len(samples)} rows have no target token: {named}"
-    if len(empty) == len(samples) or len(empty) > most * len(samples):
-        raise DataError(f"{note}; more than max_share_without_targets = {most:g} allows")
+    note = f"{source}: {len(empty)} of {len(samples)} rows {why}: {named}"
+    if len(empty) == len(samples):
+        raise DataError(f"{note}; nothing is left to train on")
+    if len(empty) > most * len(samples):
+        raise DataError(f"{note}; more than data.max_share_without_targets = {most:g} allows")
     return samples.select(np.flatnonzero(counts)), f"{note}; they are left out"
 
 
@@ -159,20 +167,45 @@ def token_table(columns: Mapping[str, Sequence[Any]]) -> Any:
     return pa.table(arrays)
 
 
-def tokens_already(dataset: Any) -> Any:
-    """Rows that somebody else has made tokens of. Raises `DataError` when they are none."""
+def tokens_already(dataset: Any, tokenizer: Any = None) -> Any:
+    """Rows that somebody else has made tokens of. Raises `DataError` when they are none of the tokenizer's."""
     if "input_ids" not in dataset.column_names:
         there = ", ".join(dataset.column_names)
         raise DataError(f"process is false, so that a column input_ids is wanted; there are {there}")
-    return map_rows(dataset, _tokens, processes=1)
+    known = max(tokenizer.get_vocab().values(), default=0) + 1 if tokenizer is not None else 2**31
+    return map_rows(dataset, _Tokens(known), processes=1)
 
 
-def _tokens(rows: Rows, first: int) -> Any:
-    try:
-        columns = {name: [np.array(row[name], np.int32) for row in rows] for name in rows[0]}
-        return token_table(columns)
-    except (TypeError, ValueError, OverflowError) as error:
-        raise DataError(f"process is false, so that every column is a list of tokens: {error}") from None
+class _Tokens:
+    """Takes rows as they are."""
+
+    def __init__(self, known: int) -> None:
+        """Every token is below ``known``."""
+        self.known = known
+
+    def __call__(self, rows: Rows, first: int) -> Any:
+        """Raises `RowError`."""
+        made = [self._row(row, first + n) for n, row in enumerate(rows)]
+        return token_table({name: [row[name] for row in made] for name in made[0]})
+
+    def _row(self, row: Row, number: int) -> dict[str, Any]:
+        wanted = "process is false, so that every column is a list of tokens"
+        try:
+            read = {name: np.array(value, np.int32) for name, value in row.items()}
+        except (TypeError, ValueError, OverflowError) as error:
+            raise RowError(number, f"{wanted}: {error}") from None
+        for name, value in read.items():
+            if value.ndim != 1:
+                raise RowError(number, f"{wanted}; {name} is none")
+            if name.endswith(("labels", "input_ids")):
+                tokens = value[value != IGNORED] if name.endswith("labels") else value
+                wrong = tokens[(tokens < 0) | (tokens >= self.known)]
+                if len(wrong):
+                    raise RowError(number, f"{name}: {wrong[0]} is no token of the tokenizer, which has {self.known}")
+            ids = read.get(name.replace("labels", "input_ids"), value)
+            if len(ids) != len(value):
+                raise RowError(number, f"{len(ids)} tokens have {len(value)} {name}; each has one")
+        return read
 
 
 def versions() -> dict[str, str]:

@@ -51,12 +51,12 @@ def reader(columns: Sequence[str]) -> Callable[[Row], Sample]:
     there = set(columns)
     for column in _CHATS:
         if column in there:
-            return lambda row: Sample(messages(row[column], _system(row)), tools(row.get("tools")))
+            return lambda row: Sample(messages(_given(row, column), _system(row)), tools(row.get("tools")))
     if {"instruction", "output"} <= there:
         return _alpaca
     for prompt, completion in _PROMPTS:
         if {prompt, completion} <= there:
-            return lambda row: _pair(row[prompt], row[completion], row)
+            return lambda row: _pair(_given(row, prompt), _given(row, completion), row)
     hint = "; plain text is what the causal trainer reads" if "text" in there else ""
     raise DataError(f"no known shape has the columns {', '.join(columns) or '(none)'}; known are {KNOWN}{hint}")
 
@@ -65,7 +65,7 @@ def messages(turns: Any, system: str | None = None) -> list[dict[str, Any]]:
     """The turns of a chat as {role, content, ...}, whatever they are called. Raises `DataError`."""
     if isinstance(turns, str):
         turns = _from_json(turns, "the chat")
-    if not isinstance(turns, Sequence) or not turns:
+    if not isinstance(turns, Sequence) or isinstance(turns, bytes) or not turns:
         raise DataError(f"a chat is a list of messages, not {_short(turns)}")
     read = [_message(turn, n) for n, turn in enumerate(turns, 1)]
     if system and read[0]["role"] != "system":
@@ -99,27 +99,39 @@ def _message(turn: Any, n: int) -> dict[str, Any]:
     content = message["content"]
     if not content and (message.get("tool_calls") or message.get("reasoning_content")):
         message["content"] = content or ""  # templates test it for truth, or print it
-    elif content is None or not isinstance(content, (str, Sequence)) or (role == "assistant" and not content):
+    elif content is None or (role == "assistant" and not content):
         raise DataError(f"message {n} ({role}) has no content")
+    elif not isinstance(content, (str, list)):
+        raise DataError(f"message {n} ({role}) has the content {_short(content)}; text is wanted")
     return message
 
 
+def _given(row: Row, column: str) -> Any:
+    """Raises `DataError` when the row, unlike others, has nothing there."""
+    if row[column] is None:
+        there = [name for name, value in row.items() if value is not None]
+        raise DataError(f"{column} is missing; the row has {', '.join(there) or 'nothing'}")
+    return row[column]
+
+
 def _alpaca(row: Row) -> Sample:
-    asked = "\n\n".join(text for text in (row["instruction"], row.get("input")) if text)
-    turns = [{"role": "user", "content": asked}, {"role": "assistant", "content": row["output"]}]
+    told = [text for text in (_given(row, "instruction"), row.get("input")) if text]
+    if not all(isinstance(text, str) for text in told):
+        raise DataError(f"instruction and input are {' and '.join(map(_short, told))}; text is wanted")
+    asked, answer = "\n\n".join(told), _given(row, "output")
+    turns = [{"role": "user", "content": asked}, {"role": "assistant", "content": answer}]
     return Sample(messages(turns, _system(row)))
 
 
 def _pair(prompt: Any, completion: Any, row: Row) -> Sample:
     if isinstance(prompt, str) and isinstance(completion, str):
         return Sample(prompt=prompt, completion=completion)
-    if prompt is None or completion is None:
-        raise DataError(f"the {'prompt' if prompt is None else 'completion'} is empty")
-    if isinstance(prompt, str):
-        prompt = [{"role": "user", "content": prompt}]
-    if isinstance(completion, str):
-        completion = [{"role": "assistant", "content": completion}]
-    return Sample(messages([*prompt, *completion], _system(row)), tools(row.get("tools")))
+    turns: list[Any] = []
+    for role, words in (("user", prompt), ("assistant", completion)):
+        if not isinstance(words, (str, list)):
+            raise DataError(f"the {role}'s part is {_short(words)}; text or messages are wanted")
+        turns += [{"role": role, "content": words}] if isinstance(words, str) else words
+    return Sample(messages(turns, _system(row)), tools(row.get("tools")))
 
 
 def _system(row: Row) -> str | None:
@@ -130,8 +142,8 @@ def _system(row: Row) -> str | None:
 def _from_json(text: str, what: str) -> Any:
     try:
         return json.loads(text)
-    except ValueError as error:
-        raise DataError(f"{what} should be JSON: {error}") from None
+    except (ValueError, RecursionError):
+        raise DataError(f"{what} is {_short(text)}, which is not JSON") from None
 
 
 def _short(value: Any) -> str:

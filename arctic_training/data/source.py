@@ -31,6 +31,10 @@ class DataSource(Registered, Hooked, ABC, kind="data_source"):
         """What changes when the rows change, found without reading them all; None: the rows that `load` gives tell."""
         return None
 
+    def place(self, row: int) -> str:
+        """How a message names a row of what `load` gave, counting from 0."""
+        return f"{self}: row {row + 1}"
+
     def __str__(self) -> str:
         """How a message names this source."""
         return str(getattr(self.config, "name_or_path", None) or self.name)

@@ -49,6 +49,8 @@ class SourcedDataFactory(DataFactory[C]):
         }
     )
     """Keys of the section that change nothing of what `process` makes. All others, a subclass's too, are in the key."""
+    no_target: ClassVar[str] = "have no target token"
+    """What is said of rows that are left out because of their labels."""
 
     def __init__(self, trainer: TrainerView, config: C) -> None:
         super().__init__(trainer, config)
@@ -96,6 +98,8 @@ class SourcedDataFactory(DataFactory[C]):
             return None
         samples = self.prepared("train", self.config.sources)
         if evaluation:
+            if len(samples) < 2:
+                raise DataError("data.train_eval_split: a single sample cannot be split; give eval_sources")
             order = np.random.Generator(np.random.PCG64(self.config.seed)).permutation(len(samples))
             border = min(max(round(train * len(samples)), 1), len(samples) - 1)
             samples = samples.select(np.sort(order[:border] if split == "train" else order[border:]))

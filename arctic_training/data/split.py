@@ -13,8 +13,17 @@ EVALUATION = ("eval", "validation", "valid", "val", "dev", "test")
 def parse(split: str) -> tuple[str, str | None, str | None]:
     """Name, start and end of a split as it is written. Raises `DataError`."""
     if not (found := _SPLIT.fullmatch(split.strip())):
-        raise DataError(f"split {split!r} is not a name, with a slice or without one: train, train[:1000], test[90%:]")
+        raise DataError(f"{split!r} is not a name, with a slice or without one: train, train[:1000], test[90%:]")
     return found[1], found[2], found[3]
+
+
+def written(split: str) -> str:
+    """``split``, for a section to check. Raises ValueError."""
+    try:
+        parse(split)
+    except DataError as error:
+        raise ValueError(str(error)) from None
+    return split
 
 
 def cut(rows: Any, split: str) -> Any:
@@ -25,6 +34,12 @@ def cut(rows: Any, split: str) -> Any:
     size = len(rows)
     first, last = (_row(bound, size, otherwise) for bound, otherwise in ((start, 0), (end, size)))
     return rows.select(range(first, last) if first < last else [])
+
+
+def skipped(rows: Any, split: str) -> int:
+    """How many of the rows `cut` leaves out before those that it takes."""
+    start = parse(split)[1]
+    return _row(start, len(rows), 0)
 
 
 def choose(there: list[str], wanted: str) -> str | None:

@@ -54,7 +54,10 @@ class TokenDataFactory(SourcedDataFactory[C]):
         done = "left out" if self.config.filter_samples else "cut off there"
         said = f"{count} of {len(lengths)} samples are longer than max_length = {self.max_length} tokens"
         if count == len(lengths) and self.config.filter_samples:
-            raise DataError(f"{said}, the shortest {lengths.min()}: nothing is left")
+            raise DataError(
+                f"data.max_length: {said}, the shortest {lengths.min()}: nothing is left; raise it, or cut them by "
+                "filter_samples: false"
+            )
         logger.log("INFO" if self._told else "WARNING", f"{said}, and {done}")
         self._told = True
         if self.config.filter_samples:

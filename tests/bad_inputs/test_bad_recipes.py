@@ -16,7 +16,6 @@ GOOD = "model: {name_or_path: m}\ndata: {sources: [a/b]}\n"
 BOMB = "a: &a [1,1,1,1,1,1,1,1,1,1]\n" + "".join(
     f"{new}: &{new} [{','.join([f'*{old}'] * 10)}]\n" for old, new in zip("abcdefgh", "bcdefghi", strict=True)
 )
-TRAINERS = "causal, dpo, gan, sft"
 OPTIMIZERS = "adamw, fused_adam, cpu_adam, sgd, lion, adafactor, muon"
 
 # recipe, and the lines after "recipe.yaml"; one that ends in ... is compared up to there
@@ -77,7 +76,7 @@ BAD: dict[str, tuple[str, list[str]]] = {
     "key that is a number": (GOOD + "3: 4\n", [":3:1: 3: a key must be a word"]),
     "trainer": (
         "type: stf\n" + GOOD,
-        [f":1:7: type: no trainer is named 'stf'; did you mean 'sft'? there are: {TRAINERS}"],
+        [":1:7: type: no trainer is named 'stf'; did you mean 'sft'? there are: ..."],
     ),
     "model type": (
         "model: {type: hugginface, name_or_path: m}\ndata: {sources: [a/b]}\n",

@@ -20,11 +20,12 @@ def test_every_path_that_leads_nowhere_is_told(tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.touch()
     (tmp_path / "empty").mkdir()
+    (tmp_path / "there.txt").write_text("a\n")
     recipe = f"""\
 model: {{name_or_path: {tmp_path}/empty}}
 tokenizer: {{name_or_path: ./no_tokenizer}}
 data:
-  sources: [no.jsonl, "./no:train", {tmp_path}/*.jsonl]
+  sources: [no.jsonl, "./no:train", "{tmp_path}/*.jsonl", "{tmp_path}/*.txt"]
 output_dir: {file}/runs
 checkpoint: {{type: deepspeed, output_dir: {file}}}
 logger: {{output_dir: {file}/logs}}
@@ -36,6 +37,7 @@ logger: {{output_dir: {file}/logs}}
         f"{path}:2:27: tokenizer.name_or_path: ./no_tokenizer: no such file or folder",
         f"{path}:4:13: data.sources.0.name_or_path: no.jsonl: no such file",
         f"{path}:4:23: data.sources.1.name_or_path: ./no: no such file or folder",
+        f"{path}:4:37: data.sources.2.name_or_path: {tmp_path}/*.jsonl: no file has such a name",
         f"{path}:5:13: output_dir: {file} is a file, and a folder is wanted",
         f"{path}:6:43: checkpoint.output_dir: {file} is a file, and a folder is wanted",
         f"{path}:7:22: logger.output_dir: {file} is a file, and a folder is wanted",

@@ -97,7 +97,7 @@ def test_patterns_and_slices(tmp_path: Path) -> None:
         (b'{"a": 1}\n\n[1]\n', "rows.jsonl:3: a row is a mapping of columns, not list"),
         (b'{"a": "\xe9"}\n', "rows.jsonl:1: not UTF-8 (byte 8 is 0xe9)"),
         (b'{"a": "\\ud800"}\n', "rows.jsonl:1: holds half of a surrogate pair, which is no text"),
-        (b'{"a": "\x00"}\n', "rows.jsonl:1: not JSON (Invalid control character at column 8)"),
+        (b'{"a": "\x00"}\n', "rows.jsonl:1: not JSON (a NUL character at column 8)"),
         (b"[" * 100_000, "rows.jsonl:1: nested too deeply"),
         (b"", "rows.jsonl: there are no rows"),
         (b"\n \n", "rows.jsonl: there are no rows"),
@@ -120,9 +120,10 @@ def test_other_files_that_cannot_be_read(tmp_path: Path) -> None:
     (tmp_path / "x.parquet").write_text("no parquet")
     assert "x.parquet: " in refusal(tmp_path / "x.parquet")
     (tmp_path / "x.txt").write_bytes(b"a\nb\xff\n")
-    assert refusal(tmp_path / "x.txt").endswith("x.txt:2: not UTF-8 (byte 0xff)")
+    assert refusal(tmp_path / "x.txt").endswith("x.txt:2: not UTF-8 (byte 2 is 0xff)")
     (tmp_path / "x.txt").write_text("a")
-    assert "is not a name, with a slice" in refusal(tmp_path / "x.txt", split="train[1]")
+    with pytest.raises(ValueError, match="is not a name, with a slice"):
+        source(tmp_path / "x.txt", split="train[1]")
 
 
 def test_the_fingerprint_is_of_the_content(tmp_path: Path) -> None:

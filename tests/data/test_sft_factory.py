@@ -109,16 +109,16 @@ def test_rows_without_a_target_are_named_and_left_out(tmp_path: Path, told: list
     assert told[0].endswith("rows.jsonl: 1 of 10 rows have no target token: 4; they are left out")
     assert len(sft(tmp_path, rows, max_share_without_targets="10%")().train) == 9
     assert told[1] == told[0]  # also when it comes out of the cache
-    with pytest.raises(DataError, match=r"rows have no target token: 4; more than max_share_without_targets = 0\.05"):
+    with pytest.raises(DataError, match=r"no target token: 4; more than data.max_share_without_targets = 0\.05"):
         sft(tmp_path, rows)()
 
 
 def test_bad_rows_are_named_by_source_and_row(tmp_path: Path) -> None:
     rows = [chat("q", "a"), {"messages": [{"role": "robot", "content": "x"}]}]
-    with pytest.raises(DataError, match=r"rows.jsonl: row 2: message 1 has the unknown role 'robot'"):
+    with pytest.raises(DataError, match=r"rows.jsonl:2: message 1 has the unknown role 'robot'"):
         sft(tmp_path, rows)()
     rows = [chat("q", f"a{n}") for n in range(20)] + rows[1:]
-    with pytest.raises(DataError, match=r"rows.jsonl: row 21: "):
+    with pytest.raises(DataError, match=r"rows.jsonl:21: "):
         sft(tmp_path, sources=[{"name_or_path": write(tmp_path, rows), "sample_ratio": 3}])()
     with pytest.raises(DataError, match=r"rows.jsonl: no known shape has the columns a; known are messages"):
         sft(tmp_path, [{"a": 1}])()
@@ -225,7 +225,7 @@ def test_several_processes_make_the_same(tmp_path: Path, monkeypatch: pytest.Mon
     two = sft(tmp_path / "other", sources=[write(tmp_path, rows)], num_proc=2)().train.dataset
     assert len(one) == len(two) == 60
     assert all(len(entry.name) == 32 for entry in (tmp_path / "other" / "cache").iterdir())  # nothing else is left
-    with pytest.raises(DataError, match=r"rows.jsonl: row 46: message 1 has the unknown role"):
+    with pytest.raises(DataError, match=r"rows.jsonl:46: message 1 has the unknown role"):
         sft(tmp_path, [*rows[:45], {"messages": [{"role": "robot", "content": ""}]}, *rows[45:]], num_proc=2)()
     assert all(np.array_equal(one[n][name], two[n][name]) for n in range(60) for name in ("input_ids", "labels"))
 

@@ -49,8 +49,8 @@ def test_other_parts_of_a_row() -> None:
         ({"text": "a"}, "no known shape has the columns text; known are messages .*causal trainer"),
         ({"a": 1, "b": 2}, "no known shape has the columns a, b"),
         ({"messages": []}, "a chat is a list of messages, not \\[\\]"),
-        ({"messages": None}, "a chat is a list of messages, not None"),
-        ({"messages": "{"}, "the chat should be JSON"),
+        ({"messages": None}, "messages is missing; the row has nothing"),
+        ({"messages": "{"}, "the chat is '{', which is not JSON"),
         ({"messages": ["hi"]}, "message 1 is 'hi'; wanted is a mapping"),
         ({"messages": [CHAT[0], {"text": "x"}]}, "message 2 has the keys text; wanted are role and content"),
         ({"messages": [{"role": "robot", "content": "x"}]}, "message 1 has the unknown role 'robot'; known are system"),
@@ -58,8 +58,8 @@ def test_other_parts_of_a_row() -> None:
         ({"messages": [CHAT[0], {"role": "assistant", "content": None}]}, r"message 2 \(assistant\) has no content"),
         ({"messages": [CHAT[0], {"role": "assistant", "content": ""}]}, r"message 2 \(assistant\) has no content"),
         ({"messages": [{"role": "user"}]}, r"message 1 \(user\) has no content"),
-        ({"prompt": None, "completion": "x"}, "the prompt is empty"),
-        ({"messages": CHAT, "tools": "f"}, "tools should be JSON"),
+        ({"prompt": None, "completion": "x"}, "prompt is missing; the row has completion"),
+        ({"messages": CHAT, "tools": "f"}, "tools is 'f', which is not JSON"),
     ],
 )
 def test_what_does_not_fit_is_said(row: dict[str, Any], said: str) -> None:
