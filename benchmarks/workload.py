@@ -58,6 +58,8 @@ class Task:
     weight_decay: float = 0.1
     betas: tuple[float, float] = (0.9, 0.999)
     clip: float = 1.0
+    ready: bool = False
+    """Whether the samples lie in ours' cache before its clock starts, as the bare loops' batches do."""
     micro_batch_unpacked: int = field(default=8)
     """Rows of a batch where samples are not packed."""
 
@@ -80,6 +82,7 @@ FIXED = Task(
     warm_up=20,
     median_tokens=256,
     spread=0,
+    ready=True,
     micro_batch_unpacked=1,
 )
 """Little to compute, so that what a step costs beside the model shows; and the time to the first update."""

@@ -58,8 +58,8 @@ class _Lists:
 
     def __init__(self, column: Any) -> None:
         chunks = [chunk for chunk in column.chunks if len(chunk)]
-        self.values = [chunk.values.to_numpy(zero_copy_only=False) for chunk in chunks]
-        self.offsets = [chunk.offsets.to_numpy() for chunk in chunks]
+        self.values = [_numbers(chunk.values) for chunk in chunks]
+        self.offsets = [_numbers(chunk.offsets) for chunk in chunks]
         self.ends = np.cumsum([len(chunk) for chunk in chunks]).tolist()
         self.chunk = np.repeat(np.arange(len(chunks), dtype=np.int32), [len(chunk) for chunk in chunks])
 
@@ -81,6 +81,16 @@ class _Lists:
             before = np.concatenate([[0], np.cumsum(values != value)])
             counts.append(before[offsets[1:]] - before[offsets[:-1]])
         return np.concatenate(counts).astype(np.int64) if counts else np.empty(0, np.int64)
+
+
+def _numbers(array: Any) -> npt.NDArray[Any]:
+    """The array's own memory where it can be shared: `to_numpy` would import pandas, half a second of every start."""
+    try:
+        shared: npt.NDArray[Any] = np.from_dlpack(array)
+        return shared
+    except Exception:  # of nulls, and of kinds that numpy shares with nobody
+        copied: npt.NDArray[Any] = array.to_numpy(zero_copy_only=False)
+        return copied
 
 
 class _Values:
