@@ -8,8 +8,11 @@ from typing import Any, ClassVar, Self, TypeVar
 from arctic_training import distributed
 from arctic_training.callback.hooks import hook
 from arctic_training.checkpoint import folder as disk
+from arctic_training.checkpoint import retention
+from arctic_training.checkpoint.guard import Guard
 from arctic_training.config.checkpoint import CheckpointConfig
 from arctic_training.engine.engine import Engine
+from arctic_training.engine.settings import put_over, settings
 from arctic_training.errors import CheckpointError, ResumeError
 from arctic_training.factory import Factory, TrainerView
 from arctic_training.logging import logger
@@ -27,12 +30,16 @@ class CheckpointEngine(Factory[C, "CheckpointEngine[Any]"], kind="checkpoint_eng
     config_type = CheckpointConfig
     resumable: ClassVar[bool] = False
     """Whether `read` is written: a run can go on from what this engine saves."""
+    guard: Guard | None = None
+    """Knows of what run the checkpoints are, and from which this one may go on; assembly sets it."""
 
     def __init__(self, trainer: TrainerView, config: C) -> None:
         super().__init__(trainer, config)
         self.output_dir = config.output_dir or trainer.run_dir / "checkpoints" / self.name
         self._saved: int | None = None
         self._ending = False
+        self._noted: tuple[int, dict[str, float]] = (-1, {})
+        self._told = False
 
     def __call__(self) -> Self:
         if distributed.is_main() and (wrecks := disk.clear_wrecks(self.output_dir)):
@@ -71,6 +78,24 @@ class CheckpointEngine(Factory[C, "CheckpointEngine[Any]"], kind="checkpoint_eng
         """
         return self._first_whole(self._candidates(), sums=False)
 
+    @property
+    def found(self) -> bool:
+        """Whether there is any checkpoint, whole or not."""
+        return bool(self._candidates())
+
+    @property
+    def best_metric(self) -> str:
+        """The metric that tells which checkpoints are the best."""
+        return self.config.best_metric or f"loss/{next(iter(self.trainer.eval_loaders), 'eval')}"
+
+    def note(self, values: Mapping[str, float]) -> None:
+        """Keep what was measured after the update just taken with its checkpoint, be that saved already or not yet."""
+        step = self.trainer.progress.update
+        self._noted = (step, {name: float(value) for name, value in values.items()})
+        folder = disk.step_folder(self.output_dir, step)
+        if self._saved == step and self.config.enabled:
+            self._tidy(step, lambda: disk.amend(folder, {"values": self._noted[1]}) if folder.is_dir() else None)
+
     @hook("save")
     def save(self, engines: Mapping[str, Engine], state: RunState) -> Path | None:
         """Write the checkpoint of the update just taken; returns its folder.
@@ -87,7 +112,9 @@ class CheckpointEngine(Factory[C, "CheckpointEngine[Any]"], kind="checkpoint_eng
             names = disk.files_in(aside)
             mine = names[distributed.rank() :: distributed.world_size()]
             sums = self._together("flush", lambda: disk.sums_of(aside, mine))
-            facts = {"type": self.name, "world": distributed.world_size(), **facts}
+            about = {"run": self.guard.facts} if self.guard else {}
+            values = self._noted[1] if self._noted[0] == step else {}
+            facts = {"type": self.name, "world": distributed.world_size(), **about, "values": values, **facts}
             every = {name: one for part in sums for name, one in part.items()}
             self._together("commit", lambda: disk.commit(aside, step, every, facts) if self._main else None)
         except CheckpointError as error:
@@ -98,29 +125,42 @@ class CheckpointEngine(Factory[C, "CheckpointEngine[Any]"], kind="checkpoint_eng
             logger.error(f"{error}; the run goes on, and the checkpoints before it are untouched")
             return None
         self._saved = step
-        try:
-            self._together("tidy", lambda: self._main and disk.retain(self.output_dir, config.keep_last, never=[step]))
-        except CheckpointError as error:
-            logger.warning(str(error))  # the new one is whole, and the old ones are tried again next time
+        if config.keep_best and self.best_metric not in values and not self._told:
+            self._told = True
+            logger.warning(
+                f"the checkpoint of update {step} has no {self.best_metric}, so that it cannot be the best: "
+                "save at updates at which there is an evaluation"
+            )
+        self._tidy(step)
         return disk.step_folder(self.output_dir, step)
 
     @hook("load")
     def load(self, engines: Mapping[str, Engine], state: RunState, path: Path | None = None) -> Path:
         """Go on from ``path``, or from the newest whole checkpoint; returns the folder.
 
-        Everything is verified before anything is loaded. Raises `CheckpointError` for a folder that is damaged, and
-        `ResumeError` when there is none or it does not fit.
+        Everything is verified before anything is loaded. Raises `ResumeError` for a folder that is damaged, is of
+        another run or does not fit, and when there is none.
         """
         folder = path or self._first_whole(self._candidates(), sums=True)
         if folder is None:
             raise ResumeError(f"{self.output_dir} holds no whole checkpoint to go on from")
         if path is not None and (wrong := _damage(path, sums=True)):
-            raise CheckpointError(wrong)
-        manifest = disk.read_manifest(folder)
-        if manifest.get("type") != self.name:
-            raise ResumeError(f"{folder} is a checkpoint of type {manifest.get('type')!r}, not {self.name!r}")
-        self.read(folder, manifest, engines, state)
-        self._saved = int(manifest["step"])
+            raise ResumeError(wrong)
+        try:
+            manifest = disk.read_manifest(folder)
+            if manifest.get("type") != self.name:
+                raise ResumeError(f"{folder} is a checkpoint of type {manifest.get('type')!r}, not {self.name!r}")
+            changes = self.guard.admit(folder, manifest) if self.guard else []
+            recipe = [settings(engine) for engine in engines.values()]
+            self.read(folder, manifest, engines, state)
+        except CheckpointError as error:
+            raise error if isinstance(error, ResumeError) else ResumeError(str(error)) from error
+        if changes:
+            logger.info(f"goes on under other settings, as allow_changes says: {'; '.join(map(str, changes))}")
+            for engine, told in zip(engines.values(), recipe, strict=True):
+                put_over(engine, told)
+        if folder.parent.absolute() == self.output_dir.absolute():
+            self._saved = int(manifest["step"])
         return folder
 
     @property
@@ -140,6 +180,20 @@ class CheckpointEngine(Factory[C, "CheckpointEngine[Any]"], kind="checkpoint_eng
             if self._main:
                 logger.warning(f"{wrong}; trying the checkpoint before it")
         return None
+
+    def _tidy(self, step: int, first: Callable[[], Any] = lambda: None) -> None:
+        """Remove what need not be kept. What the disk refuses is tried again next time: the new one is whole."""
+
+        def act() -> None:
+            first()
+            best = retention.best(self.output_dir, self.best_metric, self.config.best_mode, self.config.keep_best)
+            retention.name_best(self.output_dir, best)
+            retention.retain(self.output_dir, self.config.keep_last, every=self.config.keep_every, never=[step, *best])
+
+        try:
+            self._together("tidy", lambda: act() if self._main else None)
+        except CheckpointError as error:
+            logger.warning(str(error))
 
     def _together(self, doing: str, act: Callable[[], Any]) -> list[Any]:
         """What ``act`` returns on each process. An OSError on one of them is a `CheckpointError` on all."""

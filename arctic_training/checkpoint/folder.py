@@ -3,6 +3,7 @@
     <output_dir>/step_<N>/...            one whole checkpoint: weights after N updates
     <output_dir>/step_<N>/manifest.json  what it is, and the size and SHA-256 of each of its files; written last
     <output_dir>/latest                  the name of the one to go on from; moved last of all
+    <output_dir>/best                    the name of the best of them, when the best are kept
     <output_dir>/.aside-step_<N>         one being written, or the wreck of one whose writer was killed
     <output_dir>/.replaced-step_<N>      an old one while a new one of the same step takes its place
 
@@ -22,7 +23,7 @@ from typing import Any
 from arctic_training.errors import CheckpointError
 
 MANIFEST, LATEST = "manifest.json", "latest"
-FORMAT = 1
+FORMAT = 2
 """Version of the layout. A folder of a later one is refused."""
 
 _STEP = re.compile(r"step_(\d+)")
@@ -35,15 +36,20 @@ Sums = dict[str, dict[str, Any]]
 
 
 def steps(root: Path) -> list[int]:
-    """The steps that have a folder with a manifest, in the order of their numbers."""
+    """The steps that have a folder, whole or not, in the order of their numbers."""
     if not root.is_dir():
         return []
-    found = [_STEP.fullmatch(one.name) for one in root.iterdir() if (one / MANIFEST).is_file()]
+    found = [_STEP.fullmatch(one.name) for one in root.iterdir() if one.is_dir()]
     return sorted(int(match[1]) for match in found if match)
 
 
 def step_folder(root: Path, step: int) -> Path:
     return root / f"step_{step}"
+
+
+def is_checkpoint(path: Path) -> bool:
+    """Whether ``path`` is one by its name or its manifest, whole or not."""
+    return _STEP.fullmatch(path.name) is not None or (path / MANIFEST).exists()
 
 
 def clear_wrecks(root: Path) -> list[str]:
@@ -105,24 +111,31 @@ def commit(aside: Path, step: int, sums: Sums, facts: Mapping[str, Any]) -> Path
         final.rename(replaced)
     aside.rename(final)
     _flush(root)
-    _write(root / f"{_ASIDE}{LATEST}", final.name + "\n")
-    (root / f"{_ASIDE}{LATEST}").replace(root / LATEST)
-    _flush(root)
+    put(root / LATEST, final.name + "\n")
     if replaced.exists():
         shutil.rmtree(replaced)
     return final
 
 
-def retain(root: Path, keep: int, *, never: Iterable[int] = ()) -> list[int]:
-    """Remove all but the ``keep`` newest steps and those that ``never`` names; returns what was removed."""
-    kept = {*steps(root)[-keep:], *never} if keep else set(steps(root))
-    removed = [step for step in steps(root) if step not in kept]
-    for step in removed:
-        # out of sight first: a removal that is killed must not leave half a checkpoint under a good name
-        doomed = root / f"{_ASIDE}removed-step_{step}"
-        step_folder(root, step).rename(doomed)
-        shutil.rmtree(doomed)
-    return removed
+def put(path: Path, text: str, root: Path | None = None) -> None:
+    """Let the file ``path`` hold ``text``, or what it held before, whatever happens meanwhile. Raises OSError."""
+    aside = (root or path.parent) / f"{_ASIDE}{path.name}"
+    _write(aside, text)
+    aside.replace(path)
+    _flush(path.parent)
+
+
+def amend(folder: Path, facts: Mapping[str, Any]) -> None:
+    """Put more facts into a checkpoint's manifest. Raises OSError, and `CheckpointError` when it is none."""
+    manifest = {**read_manifest(folder), **facts}
+    put(folder / MANIFEST, json.dumps(manifest, indent=1) + "\n", folder.parent)
+
+
+def remove(root: Path, step: int) -> None:
+    """Out of sight first: a removal that is killed must not leave half a checkpoint under a good name."""
+    doomed = root / f"{_ASIDE}removed-step_{step}"
+    step_folder(root, step).rename(doomed)
+    shutil.rmtree(doomed)
 
 
 def named_latest(root: Path) -> int | None:
@@ -146,7 +159,9 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     if not isinstance(manifest, dict) or not isinstance(manifest.get("files"), dict):
         raise CheckpointError(f"{path} is no manifest of a checkpoint")
     if manifest.get("format") != FORMAT:
-        raise CheckpointError(f"{folder} has format {manifest.get('format')}; this version reads format {FORMAT}")
+        older = isinstance(told := manifest.get("format"), int) and told < FORMAT
+        mend = "go on with the version that wrote it" if older else "a newer version may read it"
+        raise CheckpointError(f"{folder} has format {told}; this version reads format {FORMAT}: {mend}")
     return manifest
 
 

@@ -1,9 +1,10 @@
 """The section of a checkpoint engine, as far as every one has one."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from arctic_training.config.base import ComponentConfig
 from arctic_training.config.numbers import HumanInt
@@ -25,10 +26,37 @@ class CheckpointConfig(ComponentConfig):
     save_end_of_training: bool = False
     """Save when the run has come to its end, or is stopped in good order."""
     keep_last: HumanInt = Field(default=0, ge=0)
-    """How many checkpoints to keep; 0: all of them."""
+    """How many checkpoints to keep, the newest; 0: all of them."""
+    keep_every: HumanInt = Field(default=0, ge=0)
+    """Beside those, keep every checkpoint whose update is a multiple of this; 0: none."""
+    keep_best: HumanInt = Field(default=0, ge=0)
+    """Beside those, keep so many of the best by ``best_metric``; 0: none. The file ``best`` names the first of them."""
+    best_metric: str | None = Field(default=None, min_length=1)
+    """A metric of the evaluation, such as ``loss/eval``; the loss on the first evaluation set when left out. A
+    checkpoint that was saved when nothing was evaluated has no value of it, and is never the best."""
+    best_mode: Literal["min", "max"] = "min"
+    """Whether the smallest value is the best, or the largest."""
     on_save_error: Literal["continue", "stop"] = "continue"
     """What a run does when the disk refuses a checkpoint before its end: go on training, or stop."""
+
+    @model_validator(mode="after")
+    def _keeps(self) -> "CheckpointConfig":
+        for name in ("keep_every", "keep_best"):
+            if getattr(self, name) and not self.keep_last:
+                raise ValueError(f"{name}: without keep_last all checkpoints are kept; give keep_last too")
+        if self.best_metric is not None and not self.keep_best:
+            raise ValueError("best_metric: it says which checkpoints keep_best keeps, and that is 0; give keep_best")
+        return self
 
     def absent(self) -> list[Problem]:
         told = unwritable(self.output_dir) if self.enabled else ""
         return [Problem(("output_dir",), told)] if told else []
+
+
+def require_apart(sections: Sequence[CheckpointConfig]) -> None:
+    """Raises ValueError when sections of one run would be in each other's way."""
+    if sum(section.auto_resume for section in sections) > 1:
+        raise ValueError("several have auto_resume: true; the run can go on from one of them only")
+    places = [str(section.output_dir.absolute() if section.output_dir else section.type) for section in sections]
+    if twice := next((place for place in places if places.count(place) > 1), None):
+        raise ValueError(f"two sections save in one folder, {twice}; give one of them another output_dir")

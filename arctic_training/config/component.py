@@ -1,13 +1,14 @@
 """Which class reads a section: the trainer's lists decide, and the first is the default."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pydantic import ValidationError
 
 from arctic_training.config.base import ComponentConfig
 from arctic_training.config.problems import Problem, Problems, problems_of, shown
+from arctic_training.errors import RegistryError
 from arctic_training.registry import Registered, lookup, names, nearest
 
 
@@ -83,6 +84,26 @@ def from_shelf(kind: str, section: Any) -> ComponentConfig:
     if not isinstance(name, str) or not name:
         raise Problems([Problem(("type",), f"a name is wanted here; {nearest(str(name), names(kind))}")])
     return choose(section, [find(kind, name)])
+
+
+def each(value: Any, read: Callable[[Any], ComponentConfig]) -> list[ComponentConfig]:
+    """A list of sections, or a single one, each read. Raises `Problems` with those of all of them."""
+    if value is None:
+        return []
+    sections, problems = [], []
+    for number, one in enumerate(value if isinstance(value, list) else [value]):
+        place = (str(number),) if isinstance(value, list) else ()
+        try:
+            sections.append(read(one))
+        except Problems as error:
+            problems += [replace(problem, path=(*place, *problem.path)) for problem in error.problems]
+        except RegistryError as error:
+            problems.append(Problem((*place, "type"), str(error)))
+        except ValueError as error:
+            problems.append(Problem(place, str(error)))
+    if problems:
+        raise Problems(problems)
+    return sections
 
 
 def _read(cls: type[Registered], section: dict[str, Any]) -> ComponentConfig:

@@ -42,6 +42,11 @@ _REFUSED = {
 
 BATCH_KEYS = ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps")
 PRECISION_KEYS = ("bf16", "bfloat16", "fp16")
+_TRAINED_WORDS = (
+    "gradient_clipping prescale_gradients gradient_predivide_factor communication_data_type data_types torch_autocast"
+)
+TRAINED_KEYS = frozenset([*_TRAINED_WORDS.split(), *PRECISION_KEYS])
+"""Keys that change the weights that come out; the others change where they are and how fast."""
 
 _ZERO_WORDS = (
     "stage contiguous_gradients reduce_scatter reduce_bucket_size use_multi_rank_bucket_allreduce allgather_partitions "

@@ -1,17 +1,16 @@
 """The recipe as a whole: what every trainer's recipe may say."""
 
-from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, PrivateAttr, SerializeAsAny, ValidationInfo, field_validator, model_validator
 
 from arctic_training.config.base import BaseConfig, ComponentConfig
-from arctic_training.config.checkpoint import CheckpointConfig
-from arctic_training.config.component import Shelf, Slot, choose, from_shelf, listed
+from arctic_training.config.changes import FREE, Free
+from arctic_training.config.checkpoint import CheckpointConfig, require_apart
+from arctic_training.config.component import Shelf, Slot, choose, each, from_shelf, listed
 from arctic_training.config.data import DataConfig
-from arctic_training.config.deepspeed import BATCH_KEYS, PRECISION_KEYS, deepspeed_problems
+from arctic_training.config.deepspeed import BATCH_KEYS, PRECISION_KEYS, TRAINED_KEYS, deepspeed_problems
 from arctic_training.config.logger import LoggerConfig
 from arctic_training.config.model import ModelConfig
 from arctic_training.config.node import Node, masked
@@ -21,8 +20,8 @@ from arctic_training.config.paths import unwritable
 from arctic_training.config.problems import Problem, Problems
 from arctic_training.config.scheduler import SchedulerConfig
 from arctic_training.config.tokenizer import TokenizerConfig
-from arctic_training.errors import RegistryError
-from arctic_training.registry import lookup
+from arctic_training.config.wandb import WandbConfig
+from arctic_training.registry import lookup, nearest
 
 NOT_BUILT = {
     "sequence_parallel_size": "sequence parallelism",
@@ -40,32 +39,14 @@ def _empty() -> Any:
     return {}
 
 
-class WandbConfig(BaseConfig):
-    enable: bool = False
-    """Not built yet."""
-    entity: str | None = None
-    """Account or team."""
-    project: str = "arctic-training"
-    """Where the run stands there."""
-    name: str | None = None
-    """What the run is called there."""
-
-    @field_validator("enable")
-    @classmethod
-    def _is_built(cls, value: bool) -> bool:
-        if value:
-            raise ValueError("the wandb tracker is not built yet; metrics are in the run folder's metrics.jsonl")
-        return value
-
-
 class TrainerConfig(BaseConfig):
     type: str
     """Name of the trainer."""
-    code: Path | None = None
+    code: Annotated[Path | None, FREE] = None
     """Python file, beside the recipe, with the user's own classes; ``train.py`` when there is one."""
-    skip_validation: bool = False
+    skip_validation: Annotated[bool, FREE] = False
     """Allow a component that the trainer does not list."""
-    output_dir: Path | None = None
+    output_dir: Annotated[Path | None, FREE] = None
     """The run folder; ``runs/<name of the recipe>`` beside the recipe when left out."""
 
     model: Annotated[SerializeAsAny[ModelConfig], Slot("model_factory_type")] = Field(default_factory=_empty)
@@ -84,36 +65,45 @@ class TrainerConfig(BaseConfig):
         default_factory=_empty
     )
     """How the learning rate changes over the run."""
-    checkpoint: Annotated[list[SerializeAsAny[CheckpointConfig]], Slot("checkpoint_engine_type")] = []
+    checkpoint: Annotated[list[SerializeAsAny[CheckpointConfig]], Slot("checkpoint_engine_type"), FREE] = []
     """One section or a list of them."""
+    resume: Annotated[Path | None, FREE] = None
+    """Go on from this checkpoint: a folder ``step_<N>``, or a folder of them, whose newest is taken. It is refused when
+    it is not whole, or not of this run, and no other takes its place. With ``auto_resume`` the run's own checkpoints,
+    when there are any, come first."""
+    allow_changes: Annotated[list[str], FREE] = []
+    """What may be other than when the checkpoint was saved: keys of the recipe, such as ``optimizer.lr``, or whole
+    sections, such as ``data``; ``data.samples`` and ``data.rows`` are what the data were made into, ``tokenizer.files``
+    the tokenizer itself, ``global_batch_size`` the samples of an update on all processes. A change that is not named is
+    told, and refused."""
     callbacks: Annotated[list[SerializeAsAny[ComponentConfig]], Shelf("callback")] = []
     """What is done at certain moments of the run: a list of names, or of sections."""
-    evaluators: Annotated[list[SerializeAsAny[ComponentConfig]], Shelf("evaluator")] = []
+    evaluators: Annotated[list[SerializeAsAny[ComponentConfig]], Shelf("evaluator"), FREE] = []
     """What is measured at every evaluation beside the loss."""
-    trackers: Annotated[list[SerializeAsAny[ComponentConfig]], Shelf("tracker")] = []
+    trackers: Annotated[list[SerializeAsAny[ComponentConfig]], Shelf("tracker"), FREE] = []
     """Where the numbers of the run go beside ``metrics.jsonl`` in the run folder."""
-    logger: LoggerConfig = LoggerConfig()
+    logger: Annotated[LoggerConfig, FREE] = LoggerConfig()
     """The log: where it goes, and how much of it."""
-    wandb: WandbConfig = WandbConfig()
+    wandb: Annotated[WandbConfig, FREE] = WandbConfig()
     """The run on Weights & Biases; not built yet."""
 
     train_iters: HumanInt = Field(default=0, ge=0)
     """If above 0, the number of optimizer updates, whatever ``epochs`` says."""
-    evaluate_first: bool = False
+    evaluate_first: Annotated[bool, FREE] = False
     """Evaluate before the first update."""
-    evaluate_last: bool = False
+    evaluate_last: Annotated[bool, FREE] = False
     """Evaluate after the last update."""
     epochs: int = Field(default=1, ge=0)
     """How often the data are gone through; 0: only evaluate."""
     min_iterations: HumanInt = Field(default=0, ge=0)
     """Repeat the training data until that many updates are possible."""
-    exit_iteration: HumanInt = Field(default=0, ge=0)
+    exit_iteration: Annotated[HumanInt, FREE] = Field(default=0, ge=0)
     """Stop after that update; 0: do not."""
-    exit_iteration_this_run: HumanInt = Field(default=0, ge=0)
+    exit_iteration_this_run: Annotated[HumanInt, FREE] = Field(default=0, ge=0)
     """Stop after that many updates of this run, a resumed one counting from where it resumed; 0: do not."""
-    micro_batch_size: int = Field(default=1, ge=1)
+    micro_batch_size: Annotated[int, FREE] = Field(default=1, ge=1)
     """Samples that a process computes at once."""
-    gradient_accumulation_steps: int = Field(default=1, ge=1)
+    gradient_accumulation_steps: Annotated[int, FREE] = Field(default=1, ge=1)
     """Micro-batches of each process that make one optimizer update."""
     sequence_parallel_size: int = Field(default=1, ge=1)
     """Processes that share a sequence; above 1 not built yet."""
@@ -128,28 +118,28 @@ class TrainerConfig(BaseConfig):
     seed: int = Field(default=42, ge=0)
     """Seed of weights and dropout; the order of the data has its own."""
 
-    loss_log_interval: HumanInt = Field(default=1, ge=0)
+    loss_log_interval: Annotated[HumanInt, FREE] = Field(default=1, ge=0)
     """Optimizer updates between prints of the loss; 0: never."""
-    train_log_iter_interval: HumanInt = Field(default=1, ge=0)
+    train_log_iter_interval: Annotated[HumanInt, FREE] = Field(default=1, ge=0)
     """Optimizer updates between records of the training metrics; 0: never."""
-    train_log_metrics_path: Path | None = None
+    train_log_metrics_path: Annotated[Path | None, FREE] = None
     """File of the recorded metrics; ``metrics.jsonl`` in the run folder when left out."""
-    eval_interval: HumanInt = Field(default=0, ge=0)
+    eval_interval: Annotated[HumanInt, FREE] = Field(default=0, ge=0)
     """Optimizer updates between evaluations; 0: none between."""
-    eval_log_iter_interval: HumanInt = Field(default=1, ge=0)
+    eval_log_iter_interval: Annotated[HumanInt, FREE] = Field(default=1, ge=0)
     """Evaluations between records of their metrics; 0: never."""
     overfit_first_batch: bool = False
     """Train on the first batch again and again."""
-    mem_profiler: Literal["step", "e2e"] | None = None
+    mem_profiler: Annotated[Literal["step", "e2e"] | None, FREE] = None
     """Record the memory of each step, or of the whole run; not built yet."""
-    mem_profiler_dir: Path | None = None
+    mem_profiler_dir: Annotated[Path | None, FREE] = None
     """Where the records of the memory go."""
-    mem_profiler_max_entries: HumanInt = Field(default=100_000, ge=1)
+    mem_profiler_max_entries: Annotated[HumanInt, FREE] = Field(default=100_000, ge=1)
     """Most records of the memory that are kept."""
-    kill_switch_path: Path | None = None
+    kill_switch_path: Annotated[Path | None, FREE] = None
     """When this file appears, the run saves and stops; ``kill_switch`` in the run folder when left out."""
     # last, because what it says is held against what the keys above say
-    deepspeed: dict[str, Any] = {}
+    deepspeed: Annotated[dict[str, Any], Free(but=TRAINED_KEYS)] = {}
     """Passed to DeepSpeed; what is left out is filled in."""
 
     _recipe: Path | None = PrivateAttr(default=None)
@@ -173,8 +163,10 @@ class TrainerConfig(BaseConfig):
 
     def absent(self) -> list[Problem]:
         folder = self.output_dir or (self.recipe_dir / "runs" if self._recipe else None)
-        told = unwritable(folder)
-        return [Problem(("output_dir",), told)] if told else []
+        problems = [Problem(("output_dir",), told)] if (told := unwritable(folder)) else []
+        if self.resume is not None and not self.resume.expanduser().is_dir():
+            problems.append(Problem(("resume",), f"{self.resume}: no such folder"))
+        return problems
 
     @model_validator(mode="before")
     @classmethod
@@ -193,13 +185,13 @@ class TrainerConfig(BaseConfig):
         shelf = next((mark for mark in field.metadata if isinstance(mark, Shelf)), None)
         if shelf is not None:
             kind = shelf.kind
-            return _each(value, lambda one: from_shelf(kind, one))
+            return each(value, lambda one: from_shelf(kind, one))
         if slot is None or "type" not in info.data:
             return value
         allowed = listed(getattr(lookup("trainer", info.data["type"]), slot.types))
         skip = bool(info.data.get("skip_validation"))
         if getattr(field.annotation, "__origin__", None) is list:
-            return _each(value, lambda one: choose(one, allowed, skip_validation=skip))
+            return each(value, lambda one: choose(one, allowed, skip_validation=skip))
         return choose(value, allowed, skip_validation=skip)
 
     @field_validator(*NOT_BUILT)
@@ -222,10 +214,26 @@ class TrainerConfig(BaseConfig):
 
     @field_validator("checkpoint")
     @classmethod
-    def _one_resumes(cls, sections: list[CheckpointConfig]) -> list[CheckpointConfig]:
-        if len([section for section in sections if section.enabled and section.auto_resume]) > 1:
-            raise ValueError("several have auto_resume: true; the run can go on from one of them only")
+    def _side_by_side(cls, sections: list[CheckpointConfig]) -> list[CheckpointConfig]:
+        require_apart([section for section in sections if section.enabled])
         return sections
+
+    @field_validator("allow_changes")
+    @classmethod
+    def _are_keys(cls, keys: list[str]) -> list[str]:
+        known = [*cls.model_fields, "global_batch_size"]
+        for key in keys:
+            if key.split(".")[0] not in known:
+                raise ValueError(f"{key!r} is no key of a recipe; {nearest(key, known)}")
+        return keys
+
+    @field_validator("eval_interval")
+    @classmethod
+    def _finds_the_best(cls, value: int, info: ValidationInfo) -> int:
+        best = any(section.enabled and section.keep_best for section in info.data.get("checkpoint") or [])
+        if best and not value and not info.data.get("evaluate_last"):
+            raise ValueError("0, and the checkpoint section has keep_best: nothing would tell which is the best")
+        return value
 
     @field_validator("evaluate_first", "evaluate_last", "eval_interval")
     @classmethod
@@ -277,23 +285,3 @@ class TrainerConfig(BaseConfig):
         if problems:
             raise Problems(Problem(path, text) for path, text in problems)
         return value
-
-
-def _each(value: Any, read: Callable[[Any], ComponentConfig]) -> list[ComponentConfig]:
-    """A list of sections, or a single one, each read. Raises `Problems` with those of all of them."""
-    if value is None:
-        return []
-    sections, problems = [], []
-    for number, one in enumerate(value if isinstance(value, list) else [value]):
-        place = (str(number),) if isinstance(value, list) else ()
-        try:
-            sections.append(read(one))
-        except Problems as error:
-            problems += [replace(problem, path=(*place, *problem.path)) for problem in error.problems]
-        except RegistryError as error:
-            problems.append(Problem((*place, "type"), str(error)))
-        except ValueError as error:
-            problems.append(Problem(place, str(error)))
-    if problems:
-        raise Problems(problems)
-    return sections

@@ -5,10 +5,11 @@ import hashlib
 from abc import abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
+from arctic_training.config.changes import FREE
 from arctic_training.config.data import DataSourceConfig
 from arctic_training.config.paths import unreadable
 from arctic_training.config.problems import Problem
@@ -22,7 +23,7 @@ _WHOLE = 256 * 2**20
 
 
 class FileSourceConfig(DataSourceConfig):
-    name_or_path: str = Field(min_length=1)
+    name_or_path: Annotated[str, FREE] = Field(min_length=1)
     """A file, or a pattern such as ``data/*.jsonl``; its files are read in the order of their names."""
     streaming: bool = False
     """Read while training rather than before; for files that are larger than the memory. Needs ``train_iters``."""

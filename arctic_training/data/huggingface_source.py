@@ -3,10 +3,11 @@
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 from pydantic import Field, field_validator
 
+from arctic_training.config.changes import FREE
 from arctic_training.config.data import DataSourceConfig
 from arctic_training.config.paths import unreadable
 from arctic_training.config.problems import Problem
@@ -18,7 +19,7 @@ _NAMED_SPLIT = re.compile(r"(.+?):([\w.\-]+(?:\[[^\]]*\])?)")
 
 
 class HFDataSourceConfig(DataSourceConfig):
-    name_or_path: str = Field(min_length=1)
+    name_or_path: Annotated[str, FREE] = Field(min_length=1)
     """A data set of the hub, or a local folder; ``name:split`` and ``name:split[slice]`` name the split too."""
     kwargs: dict[str, Any] = {}
     """Handed to ``datasets.load_dataset``: ``name`` (the configuration), ``revision``, ``data_files`` and so on."""
@@ -113,7 +114,7 @@ class HFCausalSource(HFDataSource):
 
 
 class UltraFeedbackConfig(HFDataSourceConfig):
-    name_or_path: str = "HuggingFaceH4/ultrafeedback_binarized"
+    name_or_path: Annotated[str, FREE] = "HuggingFaceH4/ultrafeedback_binarized"
     """The data set of the hub, or a local copy of it."""
 
 
@@ -125,7 +126,7 @@ class UltraFeedbackSource(HFDataSource):
 
 
 class ProjectGutenbergConfig(HFDataSourceConfig):
-    name_or_path: str = "manu/project_gutenberg"
+    name_or_path: Annotated[str, FREE] = "manu/project_gutenberg"
     """The data set of the hub, or a local copy of it, with the books in its column ``text``."""
     split_mapping: dict[str, str] = {"train": "en", "eval": "en"}
     """What the source calls a split; here splits are languages."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
 from pydantic import Field, field_validator
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from arctic_training.callback.hooks import hook
 from arctic_training.config.base import ComponentConfig
+from arctic_training.config.changes import FREE
 from arctic_training.config.data import DataConfig, DataSourceConfig
 from arctic_training.data.config import Source
 from arctic_training.data.factory import DataFactory
@@ -24,11 +25,11 @@ Table = dict[str, Tensor]
 
 
 class TensorDataConfig(DataConfig):
-    dl_num_workers: int = Field(default=0, ge=0, le=0)
+    dl_num_workers: Annotated[int, FREE] = Field(default=0, ge=0, le=0)
     """None: rows in memory are read faster than they are sent from one process to another."""
     sources: list[Source] = Field(min_length=1)
     """What is trained on; a bare string is a file, or a source's name. Their rows are put one after the other."""
-    eval_sources: list[Source] = []
+    eval_sources: Annotated[list[Source], FREE] = []
     """What is evaluated on; each is an evaluation set of its own."""
 
     @field_validator("sources", "eval_sources", mode="before")

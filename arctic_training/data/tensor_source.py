@@ -1,11 +1,12 @@
 """Tensors from a file of numpy's or of safetensors."""
 
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import torch
 
+from arctic_training.config.changes import FREE
 from arctic_training.config.data import DataSourceConfig
 from arctic_training.data.source import DataSource
 from arctic_training.errors import DataError
@@ -14,7 +15,7 @@ SUFFIXES = (".npy", ".npz", ".safetensors")
 
 
 class TensorFileConfig(DataSourceConfig):
-    name_or_path: Path
+    name_or_path: Annotated[Path, FREE]
     """A .npy file with one array, or a .npz or .safetensors file with one for each column."""
 
 

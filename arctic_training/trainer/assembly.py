@@ -16,14 +16,15 @@ from arctic_training.engine.engine import Engine, freeze, initialize
 from arctic_training.errors import RecipeError
 from arctic_training.evaluation.evaluator import Evaluator
 from arctic_training.factory import TrainerView
-from arctic_training.logging import logger
 from arctic_training.registry import lookup
 from arctic_training.state import Rng, RunState
 from arctic_training.tracker.console import ConsoleConfig
 from arctic_training.tracker.jsonl import JsonlConfig
 from arctic_training.tracker.tracker import Tracker
+from arctic_training.trainer.resume import resume
 from arctic_training.trainer.role import Role, RoleView
 from arctic_training.trainer.session import Session
+from arctic_training.watchdog import Watch
 
 
 def assemble(trainer: Any) -> None:
@@ -33,7 +34,7 @@ def assemble(trainer: Any) -> None:
     trainer.session = Session(config)
     seed(config.seed)
     trainer.listeners = attach(trainer, config.callbacks)
-    trainer.tokenizer = make(trainer, "tokenizer")
+    trainer.tokenizer = make_tokenizer(trainer)
     trainer.train_loader, trainer.eval_loaders = load(trainer)
     trainer.engines = {}
     for role in trainer.roles:
@@ -94,6 +95,19 @@ def factory(trainer: Any, section: ComponentConfig, slot: str) -> Any:
     return found(trainer, section)
 
 
+def make_tokenizer(trainer: Any) -> Any:
+    """The tokenizer, and a look at the models, which are made when the data are ready: that may take long."""
+    config = trainer.config
+    roles = [role for role in trainer.roles if getattr(config, role.name) is not None]
+    models = [factory(RoleView(trainer, role), getattr(config, role.name), "model_factory_type") for role in roles]
+    for model in models:
+        model.check()
+    tokenizer = make(trainer, "tokenizer")
+    for model in models:
+        model.check_tokenizer(tokenizer)
+    return tokenizer
+
+
 def load(trainer: Any) -> tuple[Loader, dict[str, Loader]]:
     loaders = make(trainer, "data")
     if loaders.train is None:
@@ -123,15 +137,3 @@ def make_trackers(config: Any) -> list[Tracker]:
         *config.trackers,
     ]
     return [Tracker.registered(section.type)(section) for section in sections]
-
-
-def resume(trainer: Any) -> None:
-    """Go on from the newest checkpoint of the engine that is asked to; say so when there is none."""
-    for engine in trainer.checkpointers:
-        if not engine.config.auto_resume:
-            continue
-        if engine.latest is None:
-            logger.info(f"{engine.output_dir} holds no checkpoint: the run starts from its beginning")
-            continue
-        folder = engine.load(trainer.trained, trainer.state)
-        logger.info(f"goes on after update {trainer.progress.update}, from {folder}")

@@ -16,6 +16,7 @@ from pydantic import (
 from torch import Tensor, nn
 
 from arctic_training import distributed
+from arctic_training.config.changes import FREE
 from arctic_training.config.component import Slot
 from arctic_training.config.deepspeed import deepspeed_problems
 from arctic_training.config.model import ModelConfig
@@ -51,7 +52,7 @@ class DPOConfig(LanguageModelConfig):
     ref_model: Annotated[SerializeAsAny[ModelConfig] | None, Slot("model_factory_type")] = None
     """The reference. When left out, the policy as it was at the start: made by the ``model`` section again, or, where
     that has a ``peft_config``, the policy itself without its adapter."""
-    reference_model_deepspeed: dict[str, Any] | None = None
+    reference_model_deepspeed: Annotated[dict[str, Any] | None, FREE] = None
     """What takes the place of ``deepspeed`` for the reference; its stage 3 shards it over the processes."""
     ignore_label_index: Literal[-100] = -100
     """The label of a token that is no target."""

@@ -246,6 +246,8 @@ class Trainer(Registered, Hooked, Lengths, ABC, kind="trainer"):
             for evaluator in self.evaluators:
                 values |= evaluator(self)
         self._evaluated_at = self.progress.update
+        for engine in self.checkpointers:
+            engine.note(values)
         every, count = self.config.eval_log_iter_interval, self.progress.update // max(1, self.config.eval_interval)
         if every and count % every == 0:
             self.session.log(values, self.progress.update)

@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from arctic_training.checkpoint import folder as disk
+from arctic_training.checkpoint import retention
 from arctic_training.checkpoint.engine import CheckpointEngine
 from arctic_training.config.checkpoint import CheckpointConfig
 from arctic_training.engine.engine import Engine
@@ -163,8 +164,8 @@ def test_retention_keeps_the_newest(tmp_path_factory: pytest.TempPathFactory, st
     root = tmp_path_factory.mktemp("retention")
     for step in steps:
         (root / f"step_{step}").mkdir()
-        (root / f"step_{step}" / "manifest.json").write_text("{}")
-    removed = disk.retain(root, keep)
+        (root / f"step_{step}" / "manifest.json").write_text(json.dumps({"format": disk.FORMAT, "files": {}}))
+    removed = retention.retain(root, keep)
     left = sorted(steps)[-keep:] if keep else sorted(steps)
     assert disk.steps(root) == left
     assert sorted(removed) == sorted(steps - set(left))

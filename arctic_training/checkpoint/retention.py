@@ -1,0 +1,48 @@
+"""Which checkpoints of a folder stay: the newest, every so many, the best; and always a whole one."""
+
+import math
+from collections.abc import Iterable
+from pathlib import Path
+
+from arctic_training.checkpoint import folder as disk
+
+BEST = "best"
+
+
+def retain(root: Path, keep: int, *, every: int = 0, never: Iterable[int] = ()) -> list[int]:
+    """Remove the whole checkpoints but the ``keep`` newest of them (0: all), the multiples of ``every``, and those that
+    ``never`` names; returns what was removed.
+
+    One that is not whole counts for nothing, and is left for a person to look at.
+    """
+    there = whole(root)
+    kept = {*there[-keep:], *never, *(step for step in there if every and step % every == 0)}
+    removed = [step for step in there if keep and step not in kept]
+    for step in removed:
+        disk.remove(root, step)
+    return removed
+
+
+def best(root: Path, metric: str, mode: str, count: int) -> list[int]:
+    """The steps of the ``count`` checkpoints with the best value of ``metric``, the best first; of equals the first.
+
+    The values are read from the manifests, so that it does not matter how many starts of the run have written them.
+    """
+    if not count:
+        return []
+    sign = 1 if mode == "min" else -1
+    manifests = {step: disk.read_manifest(disk.step_folder(root, step)) for step in whole(root)}
+    told = {step: manifest.get("values", {}).get(metric) for step, manifest in manifests.items()}
+    known = {step: sign * value for step, value in told.items() if value is not None and not math.isnan(value)}
+    return sorted(known, key=lambda step: (known[step], step))[:count]
+
+
+def name_best(root: Path, steps: list[int]) -> None:
+    """Let the file ``best`` name the first of ``steps``. Raises OSError."""
+    if steps:
+        disk.put(root / BEST, disk.step_folder(root, steps[0]).name + "\n")
+
+
+def whole(root: Path) -> list[int]:
+    """The steps whose files are all there in their sizes, in the order of their numbers."""
+    return [step for step in disk.steps(root) if disk.damage(disk.step_folder(root, step), sums=False) is None]

@@ -1,0 +1,80 @@
+"""From which checkpoint a run goes on, if from any; and what the run is, which that checkpoint must be of."""
+
+from pathlib import Path
+from typing import Any
+
+from arctic_training import distributed
+from arctic_training.checkpoint import folder as disk
+from arctic_training.checkpoint.engine import CheckpointEngine
+from arctic_training.checkpoint.guard import Guard
+from arctic_training.config.component import listed
+from arctic_training.data import fingerprint
+from arctic_training.errors import ResumeError
+from arctic_training.logging import logger
+
+
+def resume(trainer: Any) -> None:
+    """Go on from the run's own newest checkpoint, or from the one that the recipe's ``resume`` names; say which.
+
+    Raises `ResumeError`: a run that is to go on never begins anew because it cannot.
+    """
+    told: Path | None = trainer.config.resume
+    own = next((engine for engine in trainer.checkpointers if engine.config.auto_resume), None)
+    if told is None and not trainer.checkpointers:
+        return
+    guard = guard_of(trainer)
+    for engine in trainer.checkpointers:
+        engine.guard = guard
+    if own is not None and own.found:
+        folder = own.load(trainer.trained, trainer.state)
+        rest = f"; it is newer than what `resume` names, {told}" if told is not None else ""
+    elif told is not None:
+        named = checkpoint_at(told)
+        folder, rest = _reader(trainer, named, guard).load(trainer.trained, trainer.state, named), ""
+    else:
+        if own is not None:
+            logger.info(f"{own.output_dir} holds no checkpoint: the run starts from its beginning")
+        return
+    logger.info(f"goes on after update {trainer.progress.update}, from {folder}{rest}")
+
+
+def guard_of(trainer: Any) -> Guard:
+    """What this run is."""
+    prints: dict[str, Any] = {}
+    if distributed.is_main():
+        prints = fingerprint.of_data(trainer.train_loader)
+        if trainer.tokenizer is not None:
+            prints["tokenizer.files"] = fingerprint.of_tokenizer(trainer.tokenizer)
+    config = trainer.config
+    rows = config.micro_batch_size * config.gradient_accumulation_steps * trainer.data_world
+    return Guard(config, distributed.broadcast_object(prints) | {"global_batch_size": rows})
+
+
+def checkpoint_at(path: Path) -> Path:
+    """The checkpoint that ``path`` is, or the newest in it, whole or not. Raises `ResumeError` when there is none."""
+    path = path.expanduser().absolute()
+    if not path.is_dir():
+        raise ResumeError(f"resume: {path}: no such folder")
+    if disk.is_checkpoint(path):
+        return path
+    steps = disk.steps(path)
+    if not steps:
+        raise ResumeError(f"resume: {path} is neither a checkpoint nor a folder of them")
+    latest = disk.named_latest(path)
+    return disk.step_folder(path, latest if latest in steps else steps[-1])
+
+
+def _reader(trainer: Any, folder: Path, guard: Guard) -> CheckpointEngine[Any]:
+    """What reads the checkpoint ``folder``: the run's own engine of its type, or one made for that alone."""
+    if wrong := disk.damage(folder, sums=False):
+        raise ResumeError(f"resume: {wrong}")
+    kind = disk.read_manifest(folder).get("type")
+    for engine in trainer.checkpointers:
+        if engine.name == kind:
+            return engine  # type: ignore[no-any-return]
+    known: dict[str, Any] = {cls.name: cls for cls in listed(type(trainer).checkpoint_engine_type)}
+    if kind not in known:
+        raise ResumeError(f"resume: {folder} is a checkpoint of type {kind!r}; this trainer reads {', '.join(known)}")
+    made: CheckpointEngine[Any] = known[kind](trainer, known[kind].config_type(type=kind, output_dir=folder.parent))
+    made.guard = guard
+    return made
