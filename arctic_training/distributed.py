@@ -20,6 +20,8 @@ import torch.distributed as dist
 from torch._C._distributed_c10d import HashStore, PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
+from arctic_training.heartbeat import beat, unhurried
+
 T = TypeVar("T")
 
 _TIMEOUT = timedelta(hours=1)
@@ -114,6 +116,11 @@ def init_deepspeed() -> None:
     comm.init_distributed(get_accelerator().communication_backend_name(), auto_mpi_discovery=False, verbose=False)
 
 
+def connection() -> Store | None:
+    """To the store of the run's processes, for a thread of its own: one that waits there holds up no other's."""
+    return _store.clone() if _store is not None else None
+
+
 def barrier() -> None:
     """Wait until every process is here."""
     if _several():
@@ -124,6 +131,7 @@ def all_reduce(tensor: torch.Tensor) -> torch.Tensor:
     """The sum of ``tensor`` over all processes, put in its place."""
     if _several():
         dist.all_reduce(tensor)
+        beat()
     return tensor
 
 
@@ -138,6 +146,7 @@ def gather_objects(value: T) -> list[T]:
         return [value]
     values: list[T | None] = [None] * world_size()
     dist.all_gather_object(values, value)
+    beat()
     return values  # type: ignore[return-value]
 
 
@@ -147,6 +156,7 @@ def broadcast_object(value: T, source: int = 0) -> T:
         return value
     held: list[Any] = [value]
     dist.broadcast_object_list(held, src=source, device=torch.device("cpu"))
+    beat()
     return held[0]  # type: ignore[no-any-return]
 
 
@@ -159,7 +169,8 @@ def main_first(*, each_machine: bool = False) -> Iterator[bool]:
     """
     global _turns
     if not _several() or _store is None:
-        yield True
+        with unhurried("what one process does first"):
+            yield True
         return
     _turns += 1
     key = f"main_first/{_turns}/{socket.gethostname() if each_machine else ''}"
@@ -172,7 +183,8 @@ def main_first(*, each_machine: bool = False) -> Iterator[bool]:
     pulse.start()
     said = "failed"
     try:
-        yield True
+        with unhurried("what one process does first"):
+            yield True
         said = "done"
     finally:
         done.set()
@@ -222,6 +234,7 @@ def _await(store: Store, key: str) -> None:
         pause = min(pause * 1.5, 0.5)
         if (now := store.add(f"{key}/beat", 0)) != beats:
             beats, heard = now, time.monotonic()
+            beat()
         elif time.monotonic() - heard > _SILENCE:
             raise RuntimeError(f"the first process has given no sign of life for {_SILENCE:.0f} s")
     if store.get(key) != b"done":

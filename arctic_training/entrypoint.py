@@ -32,13 +32,14 @@ def main(words: Sequence[str] | None = None) -> int:
 
 def run(config: Any, *, command: str = "train", debug: bool = False, profile: str = "") -> int:
     """Train what ``config`` says, or prepare its data; the exit code. Errors are told on standard error."""
-    from arctic_training import distributed
+    from arctic_training import distributed, watchdog
     from arctic_training.config.placed import place
     from arctic_training.failure import report
     from arctic_training.registry import lookup
 
     trainer_class: Any = lookup("trainer", config.type)
     stop, trainer, profiler, failed, code = _Stop(), None, _profiler(profile), True, 0
+    watchdog.busy(True)
     try:
         if command == "process-data":
             trainer_class.prepare_data(config)
@@ -60,6 +61,7 @@ def run(config: Any, *, command: str = "train", debug: bool = False, profile: st
         if trainer is not None:
             trainer.close(failed=failed)
         distributed.shutdown(failed=failed)
+        watchdog.busy(False)
         stop.ignore()
     if profiler is not None and distributed.is_main():
         profiler.print_stats(profile)

@@ -51,3 +51,15 @@ class ResumeError(CheckpointError):
 
 class TrainingError(ArcticError):
     """The run cannot go on."""
+
+
+class NonFiniteError(TrainingError):
+    """A loss, a gradient or a weight is not a number, or infinite. Raised alike on every rank."""
+
+    exit_code = 3
+
+
+class HangError(TrainingError):
+    """A process has given no sign of life for too long."""
+
+    exit_code = 70

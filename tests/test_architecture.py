@@ -14,20 +14,26 @@ FILES = sorted(ROOT.rglob("*.py"))
 
 # lowest first; the longest match counts
 FLOORS = [
-    ["errors", "distributed", "loss"],
-    ["registry", "state", "logging"],
+    ["heartbeat", "errors", "distributed", "loss"],
+    ["registry", "state", "logging", "failure"],
     ["config", "metrics"],
-    ["callback.hooks", "callback.callback", "tracker"],
+    ["callback.hooks", "callback.callback", "tracker", "watchdog"],
     ["factory", "engine", "parallel", "rollout", "evaluation", "callback"],
     ["tokenizer", "data", "model", "optimizer", "scheduler", "checkpoint"],
     ["trainer"],
     ["builtin"],
-    ["cli", "arguments", "listing", "failure", "entrypoint", "launcher", "__init__", "__main__"],
+    ["cli", "arguments", "listing", "entrypoint", "launcher", "__init__", "__main__"],
 ]
 # within the top rooms the order is fixed too
-TRAINER = [["lengths", "role", "session", "window"], ["assembly"], ["trainer"], ["language_model_trainer"]]
-# a factory is what the rooms above it have in common; it stands lowest on its floor
-SHARED = {"factory", "callback.hooks"}
+TRAINER = [
+    ["lengths", "lock", "resume", "role", "window"],
+    ["session"],
+    ["assembly"],
+    ["trainer"],
+    ["language_model_trainer"],
+]
+# what the others on its floor have in common; it stands lowest there
+SHARED = {"factory", "callback.hooks", "heartbeat"}
 
 HOMES = {
     "deepspeed": ["engine", "parallel", "distributed", "checkpoint.deepspeed_engine"],

@@ -5,6 +5,8 @@ import inspect
 from collections.abc import Callable
 from typing import Any, ClassVar, Self, TypeVar
 
+from arctic_training.heartbeat import beat
+
 F = TypeVar("F", bound=Callable[..., Any])
 Listener = Callable[..., Any]
 
@@ -15,13 +17,14 @@ def hook(event: str) -> Callable[[F], F]:
     """Mark a method as an event. Overrides stay events, and an override that calls ``super()`` announces once."""
 
     def mark(method: F) -> F:
-        pre, post = f"pre-{event}", f"post-{event}"
+        pre, post, after = f"pre-{event}", f"post-{event}", f"what follows {event}"
 
         @functools.wraps(method)
         def announced(self: "Hooked", *args: Any, **kwargs: Any) -> Any:
             if event in self._running:
                 return method(self, *args, **kwargs)
             self._running.add(event)
+            beat(event)
             try:
                 for listener, takes in self._listeners.get(pre, ()):
                     changed = listener(self, *args[:takes])
@@ -35,6 +38,7 @@ def hook(event: str) -> Callable[[F], F]:
                 return value
             finally:
                 self._running.discard(event)
+                beat(after)
 
         setattr(announced, _EVENT, event)
         return announced  # type: ignore[return-value]

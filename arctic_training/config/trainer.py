@@ -11,6 +11,7 @@ from arctic_training.config.checkpoint import CheckpointConfig, require_apart
 from arctic_training.config.component import Shelf, Slot, choose, each, from_shelf, listed
 from arctic_training.config.data import DataConfig
 from arctic_training.config.deepspeed import BATCH_KEYS, PRECISION_KEYS, TRAINED_KEYS, deepspeed_problems
+from arctic_training.config.duration import Duration
 from arctic_training.config.logger import LoggerConfig
 from arctic_training.config.model import ModelConfig
 from arctic_training.config.node import Node, masked
@@ -138,6 +139,8 @@ class TrainerConfig(BaseConfig):
     """Most records of the memory that are kept."""
     kill_switch_path: Annotated[Path | None, FREE] = None
     """When this file appears, the run saves and stops; ``kill_switch`` in the run folder when left out."""
+    hang_timeout: Annotated[Duration, FREE] = Field(default=1800.0, ge=0)
+    """A run of which a process has not come on for so long (seconds, or 45m) ends with exit code 70; 0: never."""
     # last, because what it says is held against what the keys above say
     deepspeed: Annotated[dict[str, Any], Free(but=TRAINED_KEYS)] = {}
     """Passed to DeepSpeed; what is left out is filled in."""

@@ -25,6 +25,7 @@ from arctic_training.trainer.resume import resume
 from arctic_training.trainer.role import Role, RoleView
 from arctic_training.trainer.session import Session
 from arctic_training.watchdog import Watch
+from arctic_training.watchdog import Watch
 
 
 def assemble(trainer: Any) -> None:
@@ -32,6 +33,7 @@ def assemble(trainer: Any) -> None:
     config = trainer.config
     distributed.init()
     trainer.session = Session(config)
+    trainer.watch = Watch(trainer, config.hang_timeout) if config.hang_timeout else None
     seed(config.seed)
     trainer.listeners = attach(trainer, config.callbacks)
     trainer.tokenizer = make_tokenizer(trainer)
