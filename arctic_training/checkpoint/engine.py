@@ -35,7 +35,7 @@ class CheckpointEngine(Factory[C, "CheckpointEngine[Any]"], kind="checkpoint_eng
 
     def __init__(self, trainer: TrainerView, config: C) -> None:
         super().__init__(trainer, config)
-        self.output_dir = config.output_dir or trainer.run_dir / "checkpoints" / self.name
+        self.output_dir = config.folder(trainer.run_dir)
         self._saved: int | None = None
         self._ending = False
         self._noted: tuple[int, dict[str, float]] = (-1, {})

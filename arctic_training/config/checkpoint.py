@@ -48,6 +48,10 @@ class CheckpointConfig(ComponentConfig):
             raise ValueError("best_metric: it says which checkpoints keep_best keeps, and that is 0; give keep_best")
         return self
 
+    def folder(self, run_dir: Path) -> Path:
+        """Where the checkpoints of a run go."""
+        return self.output_dir or run_dir / "checkpoints" / self.type
+
     def absent(self) -> list[Problem]:
         told = unwritable(self.output_dir) if self.enabled else ""
         return [Problem(("output_dir",), told)] if told else []

@@ -25,14 +25,23 @@ from arctic_training.trainer.resume import resume
 from arctic_training.trainer.role import Role, RoleView
 from arctic_training.trainer.session import Session
 from arctic_training.watchdog import Watch
-from arctic_training.watchdog import Watch
 
 
 def assemble(trainer: Any) -> None:
     """Build every part of ``trainer``'s run, then go on from a checkpoint when the recipe says so."""
-    config = trainer.config
     distributed.init()
-    trainer.session = Session(config)
+    trainer.session = Session(trainer.config)
+    trainer.session.claim()
+    try:
+        build(trainer)
+    except BaseException:
+        trainer.session.release()
+        raise
+
+
+def build(trainer: Any) -> None:
+    """The parts, one after the other."""
+    config = trainer.config
     trainer.watch = Watch(trainer, config.hang_timeout) if config.hang_timeout else None
     seed(config.seed)
     trainer.listeners = attach(trainer, config.callbacks)
@@ -63,6 +72,7 @@ def prepare_data(trainer: Any) -> None:
     loaders = make(trainer, "data")
     for loader in filter(None, [loaders.train, *loaders.evaluation.values()]):
         loader.close()
+    trainer.session.release()
 
 
 def seed(value: int) -> None:

@@ -1,5 +1,6 @@
 """The run as the outside sees it: its folder, its log, and where its numbers are told."""
 
+import contextlib
 import importlib.metadata
 import json
 import platform
@@ -16,6 +17,7 @@ from arctic_training.config.trainer import TrainerConfig
 from arctic_training.config.yaml_writer import write_yaml
 from arctic_training.logging import log_to, logger, print_log
 from arctic_training.tracker.tracker import Tracker
+from arctic_training.trainer.lock import Lock
 
 _LIBRARIES = ("arctic_training", "torch", "deepspeed", "transformers", "datasets", "peft", "numpy", "pydantic")
 
@@ -27,8 +29,14 @@ class Session:
         self.config = config
         self.run_dir = run_dir(config)
         self.trackers: list[Tracker] = []
+        self.lock: Lock | None = None
         told, world = config.logger, distributed.world_size()
         print_log(level=told.level, rank=distributed.rank(), world=world, ranks=told.print_output_ranks)
+
+    def claim(self) -> None:
+        """Keep other runs out of the run folder and those of the checkpoints. Raises `InputError` when one is there."""
+        saves = [section.folder(self.run_dir) for section in self.config.checkpoint if section.enabled]
+        self.lock = Lock([self.run_dir, *saves])
 
     def open(self, trackers: Sequence[Tracker]) -> None:
         """Write the log on every rank, and on the main one who runs what, and start the trackers.
@@ -64,6 +72,15 @@ class Session:
                 tracker.finish(failed)
             except Exception as error:
                 logger.error(f"tracker {tracker.name} could not finish: {error!r}")
+        self.release()
+
+    def release(self) -> None:
+        """Let other runs in."""
+        if self.lock is not None:
+            self.lock.release()
+        if distributed.is_main() and self.config.output_dir is None and self.config.recipe_path is None:
+            with contextlib.suppress(OSError):  # a temporary folder that nothing came into
+                self.run_dir.rmdir()
 
 
 def run_dir(config: TrainerConfig) -> Path:

@@ -1,0 +1,90 @@
+"""One run in a folder at a time: a file in it that the system keeps locked for as long as the run's process lives."""
+
+import contextlib
+import fcntl
+import os
+import socket
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+from arctic_training import distributed
+from arctic_training.errors import InputError
+from arctic_training.logging import logger
+
+LOCK = ".lock"
+
+
+class Lock:
+    """Holds folders for this run. The first process does it for all of them, and all of them learn of a refusal.
+
+    The lock is the system's, which ends with the process however that ends, so that none is ever stale; what the file
+    says is for people. Another machine is kept out where the file system's locks reach it, as those of NFS 4 do.
+    """
+
+    def __init__(self, folders: Iterable[Path]) -> None:
+        """Raises `InputError` on every process when another run holds one of ``folders``, or it cannot be written to.
+
+        Folders that are missing are made; what is still empty at `release` is removed again.
+        """
+        self._files: dict[Path, int] = {}
+        self._made: list[Path] = []
+        wrong = ""
+        if distributed.is_main():
+            try:
+                for folder in dict.fromkeys(Path(os.path.realpath(folder)) for folder in folders):
+                    self._take(folder)
+            except InputError as error:
+                wrong = str(error)
+            except OSError as error:
+                wrong = f"{error.filename}: cannot be written: {error.strerror}"
+        if told := distributed.broadcast_object(wrong):
+            self.release()
+            raise InputError(told)
+
+    def release(self) -> None:
+        while self._files:
+            folder, file = self._files.popitem()
+            with contextlib.suppress(OSError):
+                (folder / LOCK).unlink()  # while it is held: whoever waits for it sees that it is gone
+            os.close(file)
+        while self._made:
+            with contextlib.suppress(OSError):
+                self._made.pop().rmdir()
+
+    def _take(self, folder: Path) -> None:
+        while True:
+            self._make(folder)
+            with contextlib.suppress(FileNotFoundError):  # removed by a run that ended just now
+                file = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+                if self._locked(folder, file) and os.fstat(file).st_ino == (folder / LOCK).stat().st_ino:
+                    break
+                os.close(file)
+        self._files[folder] = file
+        before, me = os.pread(file, 1000, 0).decode(errors="replace").strip(), f"process {os.getpid()} on "
+        if before and not before.startswith(me):
+            logger.info(f"{folder}: took over the lock of {before}, which has ended without giving it back")
+        os.ftruncate(file, 0)
+        text = f"{me}{socket.gethostname()}, since {time.strftime('%Y-%m-%d %H:%M:%S')}\n"
+        os.pwrite(file, text.encode(), 0)
+
+    def _locked(self, folder: Path, file: int) -> bool:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):
+            holder = os.pread(file, 1000, 0).decode(errors="replace").strip() or "a process that is just starting"
+            os.close(file)
+            raise InputError(
+                f"{folder}: another run is using this folder: {holder}; "
+                "wait for its end, stop it, or give this run an output_dir of its own"
+            ) from None
+        except OSError as error:  # a file system without locks
+            logger.warning(f"{folder}: no lock can be had here ({error.strerror}): nothing keeps a second run out")
+        return True
+
+    def _make(self, folder: Path) -> None:
+        missing = [one for one in (folder, *folder.parents) if not one.exists()]
+        for one in reversed(missing):
+            with contextlib.suppress(FileExistsError):
+                one.mkdir()
+                self._made.append(one)
