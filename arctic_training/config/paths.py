@@ -3,6 +3,8 @@
 import os
 from pathlib import Path
 
+_YES = {"1", "ON", "YES", "TRUE"}
+
 
 def unreadable(name: str, *, holds: str = "") -> str:
     """Why a model, tokenizer or data set is not there; empty when it is, or when ``name`` may be one of the hub.
@@ -17,6 +19,13 @@ def unreadable(name: str, *, holds: str = "") -> str:
     if holds and path.is_dir() and not (path / holds).exists():
         return f"{name}: no {holds} in it; a folder that save_pretrained wrote is wanted"
     return ""
+
+
+def beyond_reach(text: str) -> str:
+    """What is said of a name that is neither a folder here nor to be had from the hub, which said ``text``."""
+    if any(os.environ.get(name, "").upper() in _YES for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")):
+        return "no folder here, and HF_HUB_OFFLINE forbids to ask the hub; unset it, or name a folder"
+    return f"no folder here, and not to be had from the hub: {text}"
 
 
 def unwritable(folder: Path | None) -> str:

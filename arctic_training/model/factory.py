@@ -26,6 +26,12 @@ class ModelFactory(Factory[C, nn.Module], kind="model_factory"):
             model = transform(model)
         return model
 
+    def check(self) -> None:
+        """Raises `ModelError` for what can be told of the model before there are a tokenizer and data."""
+
+    def check_tokenizer(self, tokenizer: Any) -> None:
+        """Raises `ModelError` for a tokenizer that does not fit; called after `check`, before there are data."""
+
     @hook("create_config")
     def create_config(self) -> Any:
         """What `create_model` is given; None when the section says everything."""

@@ -9,6 +9,7 @@ from pydantic import Field, SerializeAsAny, field_validator, model_validator
 from torch import nn
 
 from arctic_training.config.base import ComponentConfig
+from arctic_training.config.changes import FREE
 from arctic_training.config.component import Shelf, from_shelf
 from arctic_training.config.model import ModelConfig
 from arctic_training.config.paths import unreadable
@@ -22,6 +23,7 @@ from arctic_training.model.factory import ModelFactory
 from arctic_training.model.memory import estimate
 from arctic_training.model.peft_transform import PeftConfig, PeftTransform
 from arctic_training.model.pretrained import Pretrained
+from arctic_training.model.rehearsal import require_positions, rows
 from arctic_training.model.transform import ModelTransform
 from arctic_training.model.transforms import (
     ActivationCheckpointing,
@@ -29,7 +31,7 @@ from arctic_training.model.transforms import (
     Compile,
     CompileConfig,
 )
-from arctic_training.model.vocabulary import fit_vocabulary
+from arctic_training.model.vocabulary import fit_vocabulary, require_rows
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
@@ -51,10 +53,10 @@ class HFModelConfig(ModelConfig):
     """Run the Python code that a model's folder brings with it."""
     resize_vocabulary: bool = False
     """Give tokens of the tokenizer that the model has no row for one with random weights, rather than refuse them."""
-    activation_checkpointing: bool | Literal["auto"] = "auto"
+    activation_checkpointing: Annotated[bool | Literal["auto"], FREE] = "auto"
     """Keep no activations inside the layers, and compute them again for the gradient: less memory, a third more time.
     ``auto``: where by an estimate they would not fit in the GPU's memory."""
-    disable_activation_checkpoint: bool | None = None
+    disable_activation_checkpoint: Annotated[bool | None, FREE] = None
     """ArcticTraining's name for the opposite of ``activation_checkpointing``; false leaves it to the estimate."""
     compile: bool = False
     """Compile the layers with torch.compile."""
@@ -62,7 +64,7 @@ class HFModelConfig(ModelConfig):
     """A PEFT config: ``peft_type`` (LORA, ...) and what that method wants. Only the adapter is trained."""
     transforms: Annotated[list[SerializeAsAny[ComponentConfig]], Shelf("model_transform")] = []
     """What is done to the model, in this order, after the adapter and before checkpointing and compiling."""
-    save_name: str | None = Field(default=None, min_length=1)
+    save_name: Annotated[str | None, FREE] = Field(default=None, min_length=1)
     """Name of the model in what is exported; the folder's own when left out."""
 
     def absent(self) -> list[Problem]:
@@ -96,7 +98,28 @@ class HFModelFactory(ModelFactory[HFModelConfig]):
 
     @functools.cached_property
     def pretrained(self) -> Pretrained:
-        return Pretrained(self.config.name_or_path, trust_remote_code=self.config.trust_remote_code)
+        section = next((name for name, one in vars(self.trainer.config).items() if one is self.config), "model")
+        told = {"trust_remote_code": self.config.trust_remote_code, "key": f"{section}.name_or_path"}
+        return Pretrained(self.config.name_or_path, **told)
+
+    def check(self) -> None:
+        """Everything that a model without weights tells, and the headers of the files with them."""
+        config = self.create_config()
+        self._told(config)
+        skeleton = self.pretrained.skeleton(self.auto_class, config, self._options(config))
+        if not self._drawn:
+            self.pretrained.require_shapes(skeleton)
+        text = config.get_text_config()
+        known = getattr(text, "max_position_embeddings", None) or getattr(text, "n_positions", None)
+        require_positions(skeleton, getattr(self.trainer.config.data, "max_length", None), known)
+        self._rows = rows(skeleton)
+        if self.config.peft_config is not None:
+            PeftTransform(PeftConfig(type="peft", config=self.config.peft_config)).rehearse(skeleton)
+
+    def check_tokenizer(self, tokenizer: Any) -> None:
+        if self._rows is not None and tokenizer is not None:
+            with self.pretrained.named():
+                require_rows(self._rows, tokenizer, resize=self.config.resize_vocabulary)
 
     def create_config(self) -> Any:
         config, fits = self.pretrained.config(self.config.hf_config_kwargs)
@@ -104,15 +127,12 @@ class HFModelFactory(ModelFactory[HFModelConfig]):
         return config
 
     def create_model(self, config: Any) -> nn.Module:
-        attention.register()
-        told = deepspeed_config(self.trainer.config, data_world=self.trainer.data_world, dtype=self.config.dtype)
-        self._stage = int(told["zero_optimization"]["stage"])
-        options = {"dtype": DTYPES[self.config.dtype], "attn_implementation": self._attention(config)}
-        self._require_fit(config)
+        told, options = self._told(config), self._options(config)
         with sharded_construction(told):
             make = self.pretrained.drawn if self._drawn else self.pretrained.loaded
             model = make(self.auto_class, config, options)
-            fit_vocabulary(model, self.trainer.tokenizer, resize=self.config.resize_vocabulary)
+            with self.pretrained.named():
+                fit_vocabulary(model, self.trainer.tokenizer, resize=self.config.resize_vocabulary)
         attention.watch(model)
         self._checkpoints = self._wants_checkpoints(model)
         return model
@@ -130,6 +150,17 @@ class HFModelFactory(ModelFactory[HFModelConfig]):
         if section.compile and Compile.name not in named:
             done.append(Compile(CompileConfig(type="compile")))
         return done
+
+    def _told(self, config: Any) -> dict[str, Any]:
+        """What DeepSpeed is told. Raises `ModelError` where the recipe asks for what would be silently wrong."""
+        told = deepspeed_config(self.trainer.config, data_world=self.trainer.data_world, dtype=self.config.dtype)
+        self._stage = int(told["zero_optimization"]["stage"])
+        self._require_fit(config)
+        return told
+
+    def _options(self, config: Any) -> dict[str, Any]:
+        attention.register()
+        return {"dtype": DTYPES[self.config.dtype], "attn_implementation": self._attention(config)}
 
     def _attention(self, config: Any) -> str | None:
         asked = self.config.attn_implementation

@@ -15,11 +15,18 @@ class LigerModelFactory(HFModelFactory):
 
     name = "liger"
 
-    def create_model(self, config: Any) -> nn.Module:
+    def check(self) -> None:
+        self._require_kernels()
+        super().check()
+
+    def _require_kernels(self) -> None:
         if importlib.util.find_spec("liger_kernel") is None:
-            raise MissingDependencyError("model.type liger needs the library liger-kernel: pip install liger-kernel")
+            raise MissingDependencyError("model.type: liger needs the library liger-kernel: pip install liger-kernel")
         if not torch.cuda.is_available():
-            raise ModelError("model.type liger: its kernels need a GPU, and there is none; use type: huggingface")
+            raise ModelError("model.type: liger has kernels for GPUs, and there is none; use type: huggingface")
+
+    def create_model(self, config: Any) -> nn.Module:
+        self._require_kernels()
         model = super().create_model(config)
         from liger_kernel.transformers import _apply_liger_kernel_to_instance
 

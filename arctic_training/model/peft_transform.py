@@ -1,13 +1,16 @@
 """Adapters of the PEFT library: LoRA and its kin."""
 
+import dataclasses
 import warnings
 from typing import Any
 
 from torch import nn
 
 from arctic_training.config.base import ComponentConfig
+from arctic_training.config.problems import unknown
 from arctic_training.errors import MissingDependencyError, ModelError
 from arctic_training.model.transform import ModelTransform
+from arctic_training.registry import nearest
 
 
 class PeftConfig(ComponentConfig):
@@ -23,6 +26,15 @@ class PeftTransform(ModelTransform):
 
     def __call__(self, model: nn.Module) -> nn.Module:
         """Raises `ModelError` for an unknown method or field, and for targets that match nothing."""
+        return self._adapted(model, self._settings())
+
+    def rehearse(self, skeleton: nn.Module) -> None:
+        """The same on a model without weights, as far as the adapter's first weights do not follow from the model's."""
+        settings = self._settings()
+        if getattr(settings, "init_lora_weights", True) in (True, False, "gaussian"):
+            self._adapted(skeleton, settings)
+
+    def _settings(self) -> Any:
         try:
             import peft
         except ImportError as error:
@@ -33,14 +45,25 @@ class PeftTransform(ModelTransform):
         kind = str(told.pop("peft_type", "")).upper()
         known = sorted(method.value for method in peft.PeftType)
         if kind not in known:
-            raise ModelError(f"model.peft_config.peft_type: {kind or 'missing'}; there are: {', '.join(known)}")
+            raise ModelError(f"model.peft_config.peft_type: {kind or 'missing'}; {nearest(kind, known)}")
+        fields = [field.name for field in dataclasses.fields(peft.PEFT_TYPE_TO_CONFIG_MAPPING[kind])]
+        for name in told:
+            if name not in fields:
+                raise ModelError(f"model.peft_config.{name}: {unknown(name, fields)}")
         try:
-            config = peft.get_peft_config({"peft_type": kind, **told})
+            return peft.get_peft_config({"peft_type": kind, **told})
+        except (TypeError, ValueError, KeyError) as error:
+            raise ModelError(f"model.peft_config: {' '.join(str(error).split())}") from error
+
+    def _adapted(self, model: nn.Module, settings: Any) -> nn.Module:
+        import peft
+
+        try:
             with warnings.catch_warnings():
                 # PEFT asks transformers by names of its that have become older
                 warnings.simplefilter("ignore", FutureWarning)
                 # in the model's own type: DeepSpeed holds all weights in one, and keeps exact copies itself
-                adapted: nn.Module = peft.get_peft_model(model, config, autocast_adapter_dtype=False)
+                adapted: nn.Module = peft.get_peft_model(model, settings, autocast_adapter_dtype=False)
         except (TypeError, ValueError, KeyError) as error:
             raise ModelError(f"model.peft_config: {' '.join(str(error).split())}") from error
         return adapted

@@ -1,24 +1,36 @@
 """Reads configs and weights of transformers from a folder, a GGUF file or the hub, its errors in one sentence."""
 
-from collections.abc import Callable, Mapping
+import copy
+import re
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
+import torch
 from torch import nn
 
+from arctic_training.config.paths import beyond_reach
 from arctic_training.errors import ModelError
 from arctic_training.logging import logger
+from arctic_training.model import weight_files
+from arctic_training.model.rehearsal import misfit, require_shapes
 from arctic_training.registry import nearest
 
 T = TypeVar("T")
+
+_UNKNOWN_TYPE = re.compile(r"has model type `([^`]*)` but")
+_NOT_A_TENSOR = re.compile(r"GLOBAL (\S+)")
 
 
 class Pretrained:
     """Where a model is. ``name`` is a folder, a ``.gguf`` file, or a name on the hub."""
 
-    def __init__(self, name: str, *, trust_remote_code: bool) -> None:
+    def __init__(self, name: str, *, trust_remote_code: bool, key: str = "model.name_or_path") -> None:
+        """``key`` is where the recipe has the name."""
         path = Path(name).expanduser()
-        self.name, self.path = name, path
+        self.name, self.path, self.key = name, path, key
         self.is_gguf = path.suffix == ".gguf"
         self.location = str(path.parent if self.is_gguf else path if path.is_dir() else name)
         self.options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
@@ -41,6 +53,30 @@ class Pretrained:
         model: nn.Module = self._reading(lambda: auto_class.from_config(config, trust_remote_code=trust, **options))
         return model
 
+    def skeleton(self, auto_class: Any, config: Any, options: Mapping[str, Any]) -> nn.Module:
+        """The model without weights: of what it is made, and nothing in it."""
+        with torch.device("meta"):
+            return self.drawn(auto_class, copy.deepcopy(config), options)
+
+    def require_shapes(self, skeleton: nn.Module) -> None:
+        """Raises `ModelError` for files that are missing or damaged, or hold weights of other shapes."""
+        if not self.path.is_dir() or self.is_gguf:
+            return
+        with self.named():
+            told = weight_files.shapes(self.path)
+            if not told and not any(self.path.glob("pytorch_model*.bin*")):
+                raise ModelError("no weights in it; model.safetensors, or an index with its files, is wanted")
+            if not _is_rewritten(skeleton):
+                require_shapes(skeleton, told)
+
+    @contextmanager
+    def named(self) -> Iterator[None]:
+        """Put the model before what is said of it."""
+        try:
+            yield
+        except ModelError as error:
+            raise ModelError(f"{self._said()}: {error}") from error
+
     def loaded(self, auto_class: Any, config: Any, options: Mapping[str, Any]) -> nn.Module:
         """The model with its weights. Raises `ModelError` when the files do not hold all of them, or hold others."""
         told = {**self.options, **options, "config": config, "output_loading_info": True}
@@ -50,15 +86,15 @@ class Pretrained:
             told["quantization_config"] = GgufConfig(dequantize=True)
         # sizes that do not fit are told here, by name
         told["ignore_mismatched_sizes"] = True
-        model, info = self._reading(lambda: auto_class.from_pretrained(self.location, **told))
+        with _quiet():
+            model, info = self._reading(lambda: auto_class.from_pretrained(self.location, **told))
         wrong = [
             f"{name} is {list(there)} in the file, {list(wanted)} by the config"
             for name, there, wanted in sorted(info["mismatched_keys"])
         ]
         wrong += [f"{name} is missing" for name in sorted(info["missing_keys"])]
         if wrong:
-            more = f"; and {len(wrong) - 3} more" if len(wrong) > 3 else ""
-            raise ModelError(f"{self._said()}: the weights do not fit the config: {'; '.join(wrong[:3])}{more}")
+            raise ModelError(f"{self._said()}: {misfit(wrong)}")
         if unused := sorted(info["unexpected_keys"]):
             logger.warning(f"{self.name}: {len(unused)} weights have no place in the model, {unused[0]} among them")
         return _as_plain(model) if self.is_gguf else model  # type: ignore[no-any-return]
@@ -71,25 +107,36 @@ class Pretrained:
             raise ModelError(f"{self._said()}: no config.json in it; a folder that save_pretrained wrote is wanted")
         try:
             return read()
+        except ModelError:
+            raise
         except Exception as error:
             raise ModelError(self._sentence(error)) from error
 
     def _sentence(self, error: Exception) -> str:
         text = " ".join(str(error).split())
+        if isinstance(error, KeyError):
+            text = f"{text} is missing in one of its files"
         if "trust_remote_code" in text:
             text = "it brings Python code of its own, which is run only with model.trust_remote_code: true"
+        elif unknown := _UNKNOWN_TYPE.search(text):
+            text = f"its config.json says model_type {unknown[1]}, which this version of transformers does not know"
         elif "attn_implementation" in text or "FlashAttention" in text or "flash_attn" in text:
             return f"model.attn_implementation: {text}"
         elif "Unrecognized configuration class" in text:
             text = "no causal language model of transformers has such a config"
         elif type(error).__name__ == "SafetensorError":
             text = f"a file of weights is damaged or cut off: {text}"
+        elif "Weights only load failed" in text:
+            held = _NOT_A_TENSOR.search(text)
+            what = f", such as {held[1]}," if held else ""
+            text = f"its .bin file holds more than tensors{what} which could run code, and was not loaded; "
+            text += "have the weights written as safetensors"
         elif not self.path.exists():
-            text = f"no folder here, and not to be had from the hub: {text}"
+            text = beyond_reach(text)
         return f"{self._said()}: {text[:500]}"
 
     def _said(self) -> str:
-        return f"model.name_or_path: {self.name}"
+        return f"{self.key}: {self.name}"
 
 
 def overridden(config: Any, overrides: Mapping[str, Any]) -> Any:
@@ -107,6 +154,31 @@ def overridden(config: Any, overrides: Mapping[str, Any]) -> Any:
             if isinstance(value, list) and len(value) == known.get("num_hidden_layers") and name not in overrides:
                 del changed[name]
     return type(config).from_dict(changed)
+
+
+def _is_rewritten(model: Any) -> bool:
+    """Whether transformers makes other tensors of those in the files, so that they cannot be compared."""
+    from transformers.conversion_mapping import get_checkpoint_conversion_mapping
+
+    config = model.config
+    return bool(getattr(config, "quantization_config", None) or get_checkpoint_conversion_mapping(config.model_type))
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Progress bars are for people; what does not fit is told in a sentence."""
+    from transformers.utils import logging
+
+    level, shown = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    if not sys.stderr.isatty():
+        logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if shown:
+            logging.enable_progress_bar()
 
 
 def _as_plain(model: Any) -> Any:

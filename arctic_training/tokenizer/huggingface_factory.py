@@ -4,11 +4,12 @@ import re
 from collections.abc import Mapping
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import Field
 
-from arctic_training.config.paths import unreadable
+from arctic_training.config.changes import FREE
+from arctic_training.config.paths import beyond_reach, unreadable
 from arctic_training.config.problems import Problem
 from arctic_training.config.tokenizer import TokenizerConfig
 from arctic_training.errors import ModelError
@@ -21,14 +22,19 @@ _SPARE = (
 """Tokens that a vocabulary holds for padding, and those that it holds for nothing yet."""
 
 
+_FILES = ["tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model"]
+_FILES += ["sentencepiece.bpe.model", "tekken.json", "tiktoken.model"]
+"""One of these is in every folder with a tokenizer."""
+
+
 class HFTokenizerConfig(TokenizerConfig):
-    name_or_path: str | None = Field(default=None, min_length=1)
+    name_or_path: Annotated[str | None, FREE] = Field(default=None, min_length=1)
     """A folder, a name on the hub, or a ``.gguf`` file; the model's own when left out."""
     tokenize_kwargs: dict[str, Any] = {}
     """Passed to the tokenizer with every text."""
     pad_token: str | None = Field(default=None, min_length=1)
     """A token of the vocabulary to pad with; see the class."""
-    chat_template: str | None = None
+    chat_template: Annotated[str | None, FREE] = None
     """The template itself, or a file beside the recipe that holds it; the tokenizer's own when left out."""
     trust_remote_code: bool = False
     """Run the Python code that comes with the tokenizer's files."""
@@ -57,9 +63,12 @@ class HFTokenizerFactory(TokenizerFactory[HFTokenizerConfig]):
         where = self.config.name_or_path or getattr(self.trainer.config.model, "name_or_path", None)
         if where is None:
             raise ModelError("tokenizer.name_or_path: give one; the model names none")
+        key = "tokenizer.name_or_path" if self.config.name_or_path else "model.name_or_path"
         path, options = Path(where).expanduser(), dict[str, Any](trust_remote_code=self.config.trust_remote_code)
         if where.startswith((".", "/", "~")) and not path.exists():
-            raise ModelError(f"tokenizer.name_or_path: {where}: no such file or folder")
+            raise ModelError(f"{key}: {where}: no such file or folder")
+        if path.is_dir() and not any((path / name).exists() for name in _FILES):
+            raise ModelError(f"{key}: {where}: no tokenizer in it; give tokenizer.name_or_path")
         if path.suffix == ".gguf":
             path, options["gguf_file"] = path.parent, path.name
         try:
@@ -68,7 +77,11 @@ class HFTokenizerFactory(TokenizerFactory[HFTokenizerConfig]):
             text = " ".join(str(error).split())[:500]
             if "trust_remote_code" in text:
                 text = "it brings Python code of its own, which is run only with tokenizer.trust_remote_code: true"
-            raise ModelError(f"tokenizer.name_or_path: {where}: {text}") from error
+            elif not path.exists():
+                text = beyond_reach(text)
+            else:
+                text = f"its tokenizer cannot be read: {type(error).__name__}: {text}"
+            raise ModelError(f"{key}: {where}: {text}") from error
         if (template := self._template()) is not None:
             tokenizer.chat_template = template
         give_pad_token(tokenizer, self.config.pad_token)

@@ -130,7 +130,7 @@ def test_a_folder_that_is_not_there(name: str) -> None:
 
 
 def test_a_hub_that_does_not_answer() -> None:
-    with pytest.raises(ModelError, match="no folder here, and not to be had from the hub"):
+    with pytest.raises(ModelError, match="no folder here, and HF_HUB_OFFLINE forbids"):
         factory("nobody/nothing")()
 
 
@@ -197,7 +197,7 @@ def test_an_adapter_gets_its_gradients_also_when_activations_are_computed_again(
     ("told", "said"),
     [
         ({"peft_type": "LORA", "target_modules": ["nothing"]}, "not found in the base model"),
-        ({"peft_type": "LORE"}, "LORE; there are: .*LORA"),
+        ({"peft_type": "LORE"}, "LORE; did you mean .LORA"),
         ({"r": 8}, "missing; there are"),
         ({"peft_type": "LORA", "rank": 8}, "rank"),
     ],
@@ -228,7 +228,7 @@ def test_liger_is_refused_without_a_gpu(tiny_model: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     made = factory(tiny_model)
-    with pytest.raises(ModelError, match="need a GPU"):
+    with pytest.raises(ModelError, match="kernels for GPUs"):
         LigerModelFactory(made.trainer, made.config)()
 
 

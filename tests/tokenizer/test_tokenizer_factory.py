@@ -37,7 +37,7 @@ def test_it_is_the_models_own_unless_another_is_named(tiny_model: Path, tmp_path
     assert len(make(tiny_model)) == len(make("nowhere", name_or_path=str(tiny_model)))
     with pytest.raises(ModelError, match=r"^tokenizer\.name_or_path: ./nothing: no such file or folder"):
         make(tiny_model, name_or_path="./nothing")
-    with pytest.raises(ModelError, match=r"^tokenizer\.name_or_path: "):
+    with pytest.raises(ModelError, match=r"^model\.name_or_path: .*: no tokenizer in it; give tokenizer\.name_or_path"):
         make(tmp_path)
 
 
