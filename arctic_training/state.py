@@ -1,7 +1,8 @@
 """What a run must remember to go on exactly as if it had never stopped."""
 
 import random
-from collections.abc import Iterable, Iterator, Mapping
+import zlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Protocol, runtime_checkable
@@ -9,6 +10,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 import torch
 
+from arctic_training import distributed
 from arctic_training.errors import ResumeError
 
 
@@ -19,6 +21,14 @@ class Stateful(Protocol):
     def state_dict(self) -> dict[str, Any]: ...
 
     def load_state_dict(self, state: Mapping[str, Any], /) -> None: ...
+
+
+@runtime_checkable
+class Shared(Stateful, Protocol):
+    """A part of which each process holds a share, and which other processes can go on with."""
+
+    def load_shares(self, shares: Sequence[Mapping[str, Any]], /) -> None:
+        """Go on from the shares of every process that saved, by rank: another number of them, or another ZeRO stage."""
 
 
 @dataclass
@@ -72,6 +82,17 @@ class Rng:
         if "cuda" in state and torch.cuda.is_available():
             torch.cuda.set_rng_state(state["cuda"])
 
+    def load_shares(self, shares: Sequence[Mapping[str, Any]], /) -> None:
+        """A process that is new draws numbers of its own, a function of the first one's and of its rank."""
+        if (rank := distributed.rank()) < len(shares):
+            self.load_state_dict(shares[rank])
+            return
+        drawn = zlib.crc32(shares[0]["torch"].numpy().tobytes())
+        first, second, third = np.random.SeedSequence([drawn, rank]).generate_state(3).tolist()
+        random.seed(first)
+        np.random.seed(second)
+        torch.manual_seed(third)
+
 
 @contextmanager
 def traceless(modules: Iterable[torch.nn.Module]) -> Iterator[None]:
@@ -109,3 +130,17 @@ class RunState(dict[str, Stateful]):
         self.require_fit(state)
         for name, part in self.items():
             part.load_state_dict(state[name])
+
+    def load_shares(self, shares: Sequence[Mapping[str, Any]], /) -> None:
+        """`load_state_dict` from what each process of another layout saved.
+
+        A part that is not `Shared` takes the share of its own rank, or of the first where the process is new.
+        """
+        rank = distributed.rank()
+        own = shares[rank if rank < len(shares) else 0]
+        self.require_fit(own)
+        for name, part in self.items():
+            if isinstance(part, Shared):
+                part.load_shares([share[name] for share in shares])
+            else:
+                part.load_state_dict(own[name])

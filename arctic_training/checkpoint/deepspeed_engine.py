@@ -4,10 +4,12 @@
     step_<N>/<role>_<rank>.pt     an engine's state on each process
     step_<N>/<role>.safetensors   its weights; at ZeRO stage 3 ``<role>_<rank>.safetensors``, the part of each process
 
-Nothing in it is a pickle of anything but tensors, numbers, strings, lists and mappings.
+Another number of processes, or another ZeRO stage, goes on from the shares of all. Nothing in it is a pickle of
+anything but tensors, numbers, strings, lists and mappings.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -19,8 +21,10 @@ from arctic_training.checkpoint.folder import disk_errors
 from arctic_training.config.checkpoint import CheckpointConfig
 from arctic_training.config.deepspeed import plain
 from arctic_training.engine.engine import Engine, TrainedEngine
-from arctic_training.engine.snapshot import require_fit, require_plain, restore, snapshot, weights
+from arctic_training.engine.portable import Share, load_elsewhere, require_parts
+from arctic_training.engine.snapshot import layout, require_fit, require_plain, restore, snapshot, weights
 from arctic_training.errors import CheckpointError, RecipeError, ResumeError
+from arctic_training.logging import logger
 from arctic_training.state import RunState
 
 
@@ -55,34 +59,62 @@ class DeepSpeedCheckpointEngine(CheckpointEngine[DeepSpeedCheckpointConfig]):
             _save(told, folder / f"{role}_{rank}.pt")
             stages[role] = told["layout"]["stage"]
             if stages[role] == 3 or rank == 0:
-                _save_tensors(weights(engine), _weights_file(folder, role, stages[role]))
+                _save_tensors(weights(engine), _weights_file(folder, role, stages[role], rank))
         return {"roles": stages, "progress": self.trainer.progress.state_dict()}
 
     def read(self, folder: Path, manifest: Mapping[str, Any], engines: Mapping[str, Engine], state: RunState) -> None:
-        if (there := manifest["world"]) != (here := distributed.world_size()):
-            raise ResumeError(f"{folder} was saved by {there} processes, and this run has {here}")
         if odd := sorted(engines.keys() ^ manifest["roles"].keys()):
             raise ResumeError(f"{folder} and this run disagree about the trained models: {', '.join(odd)}")
-        rank = distributed.rank()
-        run = _load(folder / f"run_{rank}.pt")
-        state.require_fit(run)
-        saved = {}
+        world, rank, here = int(manifest["world"]), distributed.rank(), distributed.world_size()
+        mine = [rank if rank < world else 0]
+        loads: list[Callable[[], None]] = []
+        moved = world != here
         for role, engine in _trained(engines).items():
-            weights_file = _weights_file(folder, role, manifest["roles"][role])
-            saved[role] = (engine, _load(folder / f"{role}_{rank}.pt"), _load_tensors(weights_file))
-        for part in saved.values():
-            require_fit(*part)
-        for part in saved.values():
-            restore(*part)
-        state.load_state_dict(run)
+            stage, now = manifest["roles"][role], layout(engine)
+            as_it_is = stage == now["stage"] and (world == here or stage == 0)  # at stage 0 each has everything
+            shares = _shares(folder, role, stage, mine if as_it_is else range(world))
+            require_fit(engine, *shares[0])
+            if as_it_is:
+                loads.append(partial(restore, engine, *shares[0]))
+            else:
+                require_parts(shares, now["groups"])
+                loads.append(partial(load_elsewhere, engine, shares))
+            moved = moved or stage != now["stage"]
+            _tell(folder, role, shares[0].state, engine)
+        runs = [_load(folder / f"run_{saver}.pt") for saver in (range(world) if moved else mine)]
+        state.require_fit(runs[0])
+        for load in loads:
+            load()
+        if moved:
+            state.load_shares(runs)
+        else:
+            state.load_state_dict(runs[0])
 
 
 def _trained(engines: Mapping[str, Engine]) -> dict[str, TrainedEngine]:
     return {role: engine for role, engine in engines.items() if isinstance(engine, TrainedEngine)}
 
 
-def _weights_file(folder: Path, role: str, stage: int) -> Path:
-    return folder / (f"{role}_{distributed.rank()}.safetensors" if stage == 3 else f"{role}.safetensors")
+def _weights_file(folder: Path, role: str, stage: int, rank: int) -> Path:
+    return folder / (f"{role}_{rank}.safetensors" if stage == 3 else f"{role}.safetensors")
+
+
+def _shares(folder: Path, role: str, stage: int, ranks: Iterable[int]) -> list[Share]:
+    """What these processes saved of an engine; the tensors stay on disk."""
+    files = [(folder / f"{role}_{rank}.pt", _weights_file(folder, role, stage, rank)) for rank in ranks]
+    return [Share(_load(state), _Tensors(tensors)) for state, tensors in files]
+
+
+def _tell(folder: Path, role: str, saved: Mapping[str, Any], engine: TrainedEngine) -> None:
+    there, here = saved["layout"], layout(engine)
+    if not distributed.is_main():
+        return
+    if any(there[key] != here[key] for key in ("stage", "processes")):
+        was, now = (f"ZeRO stage {one['stage']}, {one['processes']} processes" for one in (there, here))
+        logger.info(f"{folder}: {role} was saved at {was}, and goes on at {now}")
+    if saved["rows"] != (rows := engine.deepspeed.train_batch_size()):
+        told = f"{folder}: an update of {role} had {saved['rows']} rows, and has {rows} from here on"
+        logger.warning(f"{told}; lengths in updates, the schedule's among them, mean another amount of data")
 
 
 def _save(value: Any, path: Path) -> None:
@@ -105,10 +137,22 @@ def _load(path: Path) -> Any:
         raise CheckpointError(f"{path} cannot be read as tensors and numbers: {error}") from error
 
 
-def _load_tensors(path: Path) -> dict[str, torch.Tensor]:
-    from safetensors.torch import load_file
+class _Tensors(Mapping[str, torch.Tensor]):
+    """A file of weights, each read when it is asked for."""
 
-    try:
-        return dict(load_file(path))
-    except Exception as error:
-        raise CheckpointError(f"{path} cannot be read: {error}") from error
+    def __init__(self, path: Path) -> None:
+        from safetensors import safe_open
+
+        try:
+            self._file: Any = safe_open(path, framework="pt")
+        except Exception as error:
+            raise CheckpointError(f"{path} cannot be read: {error}") from error
+
+    def __getitem__(self, name: str) -> torch.Tensor:
+        return self._file.get_tensor(name)  # type: ignore[no-any-return]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._file.keys())
+
+    def __len__(self) -> int:
+        return len(self._file.keys())

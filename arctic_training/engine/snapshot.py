@@ -6,7 +6,7 @@ that shares can be put together for another number of processes or another ZeRO 
 """
 
 from collections.abc import Iterator, Mapping
-from itertools import chain
+from itertools import accumulate, chain
 from typing import Any
 
 import torch
@@ -28,18 +28,17 @@ def weights(engine: TrainedEngine) -> dict[str, torch.Tensor]:
 
 def snapshot(engine: TrainedEngine) -> dict[str, Any]:
     """All but the weights (`weights`). Raises `CheckpointError` for what cannot be read back without a pickle."""
-    optimizer = _torch_optimizer(engine)
-    shadows = _shadows(engine)
-    stepped = shadows or _held_by(optimizer)
+    optimizer, copies = _torch_optimizer(engine), shadows(engine)
     state = {
         "layout": layout(engine),
         "counters": {name: getattr(engine.deepspeed, name) for name in _COUNTERS},
+        "rows": int(engine.deepspeed.train_batch_size()),
         "last_lr": engine.last_lr,
         "schedule": engine.deepspeed.lr_scheduler.state_dict() if engine.deepspeed.lr_scheduler else {},
-        "scaler": [_numbers(one) for one in _scalers(engine)],
+        "scaler": scaler(engine),
         "groups": [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups],
-        "shadows": [tensor.detach() for tensor in shadows],
-        "moments": [dict(optimizer.state[tensor]) if tensor in optimizer.state else {} for tensor in stepped],
+        "shadows": [tensor.detach() for tensor in copies],
+        "moments": [dict(optimizer.state[one]) if one in optimizer.state else {} for one in stepped(engine)],
         "fragments": fragments(engine),
         "buffers": dict(_buffers(engine.module)),
     }
@@ -56,16 +55,15 @@ def restore(engine: TrainedEngine, state: Mapping[str, Any], saved_weights: Mapp
         for name, buffer in _buffers(engine.module):
             buffer.copy_(state["buffers"][name])
         optimizer = _torch_optimizer(engine)
-        shadows = _shadows(engine)
-        for tensor, saved in zip(shadows, state["shadows"], strict=True):
+        for tensor, saved in zip(shadows(engine), state["shadows"], strict=True):
             tensor.copy_(saved)
         for group, saved in zip(optimizer.param_groups, state["groups"], strict=True):
             group.update(saved)
-        for tensor, saved in zip(shadows or _held_by(optimizer), state["moments"], strict=True):
+        for tensor, saved in zip(stepped(engine), state["moments"], strict=True):
             scalars = _scalar_device(optimizer, tensor)
             _put_moments(optimizer.state, tensor, saved, scalars)
-    for scaler, numbers in zip(_scalers(engine), state["scaler"], strict=True):
-        vars(scaler).update(numbers)
+    for holder, numbers in zip(_scalers(engine), state["scaler"], strict=True):
+        vars(holder).update(numbers)
     for name, value in state["counters"].items():
         setattr(engine.deepspeed, name, value)
     if engine.deepspeed.lr_scheduler:
@@ -74,10 +72,10 @@ def restore(engine: TrainedEngine, state: Mapping[str, Any], saved_weights: Mapp
 
 
 def require_fit(engine: TrainedEngine, state: Mapping[str, Any], saved_weights: Mapping[str, torch.Tensor]) -> None:
-    """Raises `ResumeError` for a snapshot of another model, optimizer, precision, ZeRO stage or number of processes."""
+    """Raises `ResumeError` for a snapshot of another model, optimizer or precision."""
     here, there = layout(engine), state["layout"]
-    told = [f"{key}: saved {there.get(key)}, now {here[key]}" for key in ("stage", "processes", "dtype", "optimizer")]
-    different = [line for key, line in zip(here, told, strict=False) if here[key] != there.get(key)]
+    words = [key for key in ("dtype", "optimizer") if here[key] != there.get(key)]
+    different = [f"{key}: saved {there.get(key)}, now {here[key]}" for key in words]
     for key in ("parameters", "trained"):
         if here[key] != there[key]:
             odd = sorted(set(here[key]) ^ set(there[key])) or [n for n in here[key] if here[key][n] != there[key][n]]
@@ -91,7 +89,7 @@ def require_fit(engine: TrainedEngine, state: Mapping[str, Any], saved_weights: 
 
 
 def layout(engine: TrainedEngine) -> dict[str, Any]:
-    """What must be equal for a snapshot to be put back as it is."""
+    """What must be equal for a snapshot to be put back as it is; all but stage and processes, to be put back at all."""
     deepspeed = engine.deepspeed
     return {
         "stage": int(deepspeed.zero_optimization_stage()),
@@ -100,6 +98,7 @@ def layout(engine: TrainedEngine) -> dict[str, Any]:
         "optimizer": type(_torch_optimizer(engine)).__name__,
         "parameters": {name: list(_shape(one)) for name, one in engine.module.named_parameters()},
         "trained": [name for name, one in engine.module.named_parameters() if one.requires_grad],
+        "groups": _groups(engine),
     }
 
 
@@ -118,6 +117,14 @@ def fragments(engine: TrainedEngine) -> list[list[tuple[str, int, int, int]]]:
     groups = next((vars(optimizer)[name] for name in _GROUPS if name in vars(optimizer)), None)
     if groups is None:  # ZeRO stage 0 in fp32: the parameters themselves
         return [[(names[id(parameter)], 0, 0, parameter.numel())] for parameter in _held_by(optimizer)]
+    if hasattr(
+        optimizer, "fp32_groups_flat"
+    ):  # stage 0 below fp32 with DeepSpeed's fused Adam: one copy for each group
+        ends = [list(accumulate(parameter.numel() for parameter in group)) for group in groups]
+        return [
+            [(names[id(p)], 0, end - p.numel(), p.numel()) for p, end in zip(group, told, strict=True)]
+            for group, told in zip(groups, ends, strict=True)
+        ]
     if not hasattr(groups[0][0], "_hp_mapping"):  # stage 0 below fp32: one copy for each
         return [[(names[id(parameter)], 0, 0, parameter.numel())] for parameter in chain.from_iterable(groups)]
     held = []
@@ -147,13 +154,7 @@ def require_plain(value: Any, path: str) -> None:
         raise CheckpointError(f"{told}; state_dict may return tensors, numbers, strings, lists and mappings of them")
 
 
-def _torch_optimizer(engine: TrainedEngine) -> torch.optim.Optimizer:
-    """What DeepSpeed's own optimizer wraps, or the optimizer itself."""
-    optimizer = engine.deepspeed.optimizer
-    return optimizer if isinstance(optimizer, torch.optim.Optimizer) else optimizer.optimizer
-
-
-def _shadows(engine: TrainedEngine) -> list[torch.Tensor]:
+def shadows(engine: TrainedEngine) -> list[torch.Tensor]:
     """The fp32 tensors that are stepped in place of the parameters; none at ZeRO stage 0 in fp32."""
     optimizer = engine.deepspeed.optimizer
     if isinstance(optimizer, torch.optim.Optimizer):
@@ -161,6 +162,37 @@ def _shadows(engine: TrainedEngine) -> list[torch.Tensor]:
     if hasattr(optimizer, "fp32_partitioned_groups_flat"):  # stage 3 lends them to the optimizer during its step only
         return list(optimizer.fp32_partitioned_groups_flat)
     return _held_by(optimizer.optimizer)
+
+
+def stepped(engine: TrainedEngine) -> list[torch.Tensor]:
+    """The tensors that the optimizer steps, in the order of `fragments`."""
+    return shadows(engine) or _held_by(_torch_optimizer(engine))
+
+
+def scaler(engine: TrainedEngine) -> list[dict[str, int | float]]:
+    """The loss scale of fp16, and what decides about the next one."""
+    told = [{name: vars(one).get(name) for name in _SCALER} for one in _scalers(engine)]
+    return [{name: value for name, value in one.items() if isinstance(value, int | float)} for one in told]
+
+
+def _torch_optimizer(engine: TrainedEngine) -> torch.optim.Optimizer:
+    """What DeepSpeed's own optimizer wraps, or the optimizer itself."""
+    optimizer = engine.deepspeed.optimizer
+    return optimizer if isinstance(optimizer, torch.optim.Optimizer) else optimizer.optimizer
+
+
+def _groups(engine: TrainedEngine) -> list[list[str]]:
+    """The trained parameters of each of the optimizer's groups."""
+    names = {id(parameter): name for name, parameter in engine.module.named_parameters()}
+    optimizer = engine.deepspeed.optimizer
+    held = next((vars(optimizer)[name] for name in _GROUPS if name in vars(optimizer)), None)
+    if held is None:
+        held = [group["params"] for group in optimizer.param_groups]
+    sources = list(getattr(optimizer, "sub_group_to_group_id", {}).values()) or range(len(held))  # stage 3 parts groups
+    told: list[list[str]] = [[] for _ in _torch_optimizer(engine).param_groups]
+    for source, group in zip(sources, held, strict=True):
+        told[source] += [names[id(parameter)] for parameter in group]
+    return told
 
 
 def _held_by(optimizer: Any) -> list[torch.Tensor]:
@@ -197,11 +229,6 @@ def _scalers(engine: TrainedEngine) -> list[Any]:
         return []
     scaler = vars(optimizer).get("loss_scaler")
     return [optimizer, *([scaler] if hasattr(scaler, "__dict__") else [])]
-
-
-def _numbers(scaler: Any) -> dict[str, int | float]:
-    told = {name: vars(scaler).get(name) for name in _SCALER}
-    return {name: value for name, value in told.items() if isinstance(value, int | float)}
 
 
 def _scalar_device(optimizer: torch.optim.Optimizer, tensor: torch.Tensor) -> torch.device:

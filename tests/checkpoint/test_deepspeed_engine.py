@@ -17,6 +17,7 @@ from arctic_training.engine.snapshot import fragments, require_plain, snapshot
 from arctic_training.errors import ArcticError, CheckpointError, RecipeError, ResumeError
 from arctic_training.state import Progress, RunState
 from tests import processes
+from tests.checkpoint import elastic
 from tests.engine import small
 
 
@@ -69,7 +70,13 @@ def two_engines(folder: Path) -> list[str]:
         ("disagree about the trained models: critic", {"model": fresh["model"]}, {"part": Part()}),
         ("holds part, which the run lacks", fresh, {}),
         ("lacks other, which the run has", fresh, {"part": Part(), "other": Part()}),
-        ("stage: saved 1, now 0", {**fresh, "critic": small.make(0)}, {"part": Part()}),
+        (
+            "parameters: embed.bias, embed.weight, first.bias and",
+            {**fresh, "critic": elastic.make(1)},
+            {"part": Part()},
+        ),
+        ("optimizer: saved AdamW, now SGD", {**fresh, "critic": elastic.make(1, "sgd")}, {"part": Part()}),
+        ("dtype: saved float32, now bfloat16", {**fresh, "critic": small.make(2, "bf16")}, {"part": Part()}),
         ("dtype: saved float32, now bfloat16", {**fresh, "critic": small.make(1, "bf16")}, {"part": Part()}),
     ]
     for says, wanted, parts in refusals:
@@ -109,6 +116,7 @@ def load_one(folder: Path) -> str:
     return "loaded"
 
 
+@pytest.mark.fault(20)
 @pytest.mark.parametrize("name", ["run_0.pt", "model_0.pt", "model.safetensors"])
 def test_a_planted_pickle_does_not_run(tmp_path: Path, name: str) -> None:
     """Even when the one who planted it wrote a manifest that fits."""
@@ -121,15 +129,9 @@ def test_a_planted_pickle_does_not_run(tmp_path: Path, name: str) -> None:
     manifest["files"] |= sums_of(folder, [name])
     (folder / "manifest.json").write_text(json.dumps(manifest))
     (told,) = processes.share(load_one, 1, tmp_path)
-    assert told.startswith("CheckpointError")
+    assert told.startswith("ResumeError")
     assert name in told
     assert not marker.exists()
-
-
-def test_another_number_of_processes_is_refused(tmp_path: Path) -> None:
-    processes.share(save_one, 1, tmp_path)
-    for told in processes.share(load_one, 2, tmp_path):
-        assert "saved by 1 processes, and this run has 2" in told
 
 
 def test_a_rank_that_lacks_its_file_stops_all(tmp_path: Path) -> None:

@@ -86,7 +86,7 @@ def window(engine: TrainedEngine, first: int, size: int, planned: int) -> list[f
 
 def run_of(folder: Path, progress: Progress) -> tuple[Any, RunState]:
     """What a checkpoint engine is shown of a trainer, and the state of its run."""
-    view = SimpleNamespace(run_dir=folder, progress=progress, config=recipe(), tokenizer=None)
+    view = SimpleNamespace(run_dir=folder, progress=progress, config=recipe(), tokenizer=None, eval_loaders={})
     return view, RunState(progress=progress, rng=Rng())
 
 

@@ -1,0 +1,96 @@
+"""Engines that are saved in one layout and go on in another: what the tests of elastic resumes share."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from arctic_training import distributed
+from arctic_training.checkpoint.deepspeed_engine import DeepSpeedCheckpointConfig, DeepSpeedCheckpointEngine
+from arctic_training.engine.engine import TrainedEngine, initialize
+from arctic_training.engine.zero import full_parameter
+from arctic_training.state import Progress
+from tests.engine import small
+
+ROWS = 4
+"""Of an update, however many processes share them."""
+
+
+class Net(torch.nn.Module):
+    """No dropout, which is drawn process by process; sizes that neither two processes nor an alignment divide."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = torch.nn.Linear(6, 19)
+        self.norm = torch.nn.LayerNorm(19)
+        self.frozen = torch.nn.Linear(19, 19).requires_grad_(False)
+        self.scale = torch.nn.Parameter(torch.ones(1))
+        self.unused = torch.nn.Parameter(torch.ones(3))
+        self.last = torch.nn.Linear(19, 6)
+        self.tied = torch.nn.Linear(6, 19, bias=False)
+        self.tied.weight = self.first.weight
+        self.register_buffer("shift", torch.randn(19))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        hidden = self.norm(self.first(x) + self.tied(x) + self.shift).tanh()
+        return self.last(self.frozen(hidden) * self.scale)  # type: ignore[no-any-return]
+
+
+OPTIMIZERS: dict[str, Any] = {
+    "adamw": lambda groups: torch.optim.AdamW(groups, lr=1e-2),
+    "fused": lambda groups: torch.optim.AdamW(groups, lr=1e-2, fused=True),
+    "sgd": lambda groups: torch.optim.SGD(groups, lr=1e-2),
+    "momentum": lambda groups: torch.optim.SGD(groups, lr=1e-2, momentum=0.9),
+    "rmsprop": lambda groups: torch.optim.RMSprop(groups, lr=1e-3, momentum=0.5, centered=True),
+}
+
+
+def make(stage: int, optimizer: str = "adamw", dtype: str = "fp32", *, seed: int = 0, **zero: Any) -> TrainedEngine:
+    torch.manual_seed(seed)
+    net = Net()
+    trained = [parameter for parameter in net.parameters() if parameter.requires_grad]
+    groups = [
+        {"params": [parameter for parameter in trained if parameter.dim() > 1], "weight_decay": 0.1},
+        {"params": [parameter for parameter in trained if parameter.dim() <= 1], "weight_decay": 0.0},
+    ]
+    made = OPTIMIZERS[optimizer](groups)
+    schedule = torch.optim.lr_scheduler.LambdaLR(made, lambda update: 1 / (1 + update))
+    config = small.recipe(ROWS // distributed.world_size(), dtype, zero_optimization={"stage": stage, **zero})
+    return initialize(config, net, made, schedule)
+
+
+def update(engine: TrainedEngine, number: int) -> float:
+    """One update on the rows of ``number``, however they are shared; returns its loss over all of them."""
+    draw = torch.Generator().manual_seed(number)
+    rows = torch.randn(ROWS, 1, 6, generator=draw)[distributed.rank() :: distributed.world_size()]
+    dtype, total = next(engine.module.parameters()).dtype, torch.zeros(1, dtype=torch.float64)
+    engine.train()
+    for n, x in enumerate(rows):
+        engine.set_gradient_accumulation_boundary(n == len(rows) - 1)
+        loss = (engine(x.to(dtype)).float() - x).square().mean()
+        engine.backward(loss)
+        engine.step()
+        total += loss.item() / ROWS
+    return float(distributed.all_reduce(total))
+
+
+def save(engine: TrainedEngine, folder: Path, number: int) -> None:
+    view, state = small.run_of(folder, Progress(update=number))
+    DeepSpeedCheckpointEngine(view, DeepSpeedCheckpointConfig(output_dir=folder))().save({"model": engine}, state)
+
+
+def load(engine: TrainedEngine, folder: Path) -> int:
+    view, state = small.run_of(folder, Progress())
+    DeepSpeedCheckpointEngine(view, DeepSpeedCheckpointConfig(output_dir=folder))().load({"model": engine}, state)
+    return view.progress.update  # type: ignore[no-any-return]
+
+
+def whole(engine: TrainedEngine) -> dict[str, torch.Tensor]:
+    """Weights and buffers, whole, the same in every layout."""
+    held = {name: full_parameter(one).cpu() for name, one in engine.module.named_parameters()}
+    return held | {name: one.detach().clone() for name, one in engine.module.named_buffers()}
+
+
+def cases(stages: tuple[int, ...], optimizers: tuple[str, ...]) -> Iterator[tuple[int, str]]:
+    yield from ((stage, optimizer) for stage in stages for optimizer in optimizers)
