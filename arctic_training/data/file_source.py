@@ -4,6 +4,7 @@ import glob
 import hashlib
 from abc import abstractmethod
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -84,7 +85,8 @@ class FileSource(DataSource):
     def stream(self, files: list[Path]) -> Any:
         from datasets import IterableDataset
 
-        return IterableDataset.from_generator(_generate, gen_kwargs={"files": files, "read": [self.rows] * len(files)})
+        read = _Rows(type(self), self.config)
+        return IterableDataset.from_generator(_generate, gen_kwargs={"files": files, "read": [read] * len(files)})
 
     def files(self) -> list[Path]:
         """Raises `DataError` when there is none."""
@@ -107,6 +109,17 @@ class FileSource(DataSource):
             else:
                 digest.update(f"{file.resolve()} {about.st_mtime_ns}".encode())
         return digest.hexdigest()
+
+
+@dataclass
+class _Rows:
+    """Reads the rows of a file, and holds nothing of the run: `datasets` pickles it to tell streams apart."""
+
+    source: type[FileSource]
+    config: FileSourceConfig
+
+    def __call__(self, file: Path) -> Iterator[dict[str, Any]]:
+        return self.source(None, self.config).rows(file)
 
 
 def _generate(files: list[Path], read: list[Any]) -> Iterator[dict[str, Any]]:

@@ -100,6 +100,8 @@ class IndexedLoader(Loader):
             collate_fn=_as_it_is,
             num_workers=self._workers,
             prefetch_factor=self._prefetch if self._workers else None,
+            # a worker inherits the samples and whatever `collate` holds; a user's need not be something pickle knows
+            multiprocessing_context="fork" if self._workers else None,
             pin_memory=torch.cuda.is_available(),
             generator=torch.Generator().manual_seed(0),  # else making the iterator draws from the model's randomness
         )
