@@ -17,7 +17,7 @@ from benchmarks.workload import BIG, SMALL, THROUGHPUT, Task
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_quick_run_of_ours_and_a_bare_loop(tmp_path: Path) -> None:
     figures = tmp_path / "figures.json"
     command = [
