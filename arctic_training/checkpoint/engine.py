@@ -58,8 +58,11 @@ class CheckpointEngine(Factory[C, "CheckpointEngine[Any]"], kind="checkpoint_eng
         """Load a folder whose files were found whole. Raises `ResumeError` when it does not fit the run."""
         raise ResumeError(f"a checkpoint of type {self.name} is for use elsewhere; no run can go on from it")
 
-    def due(self, progress: Progress, *, end: bool = False) -> bool:
-        """Whether to save now: after an update, after an epoch (``row`` is 0), or at the ``end``; once per update."""
+    def due(self, progress: Progress, *, end: bool = False, early: bool = False) -> bool:
+        """Whether to save now: after an update, after an epoch (``row`` is 0), or at the ``end``; once per update.
+
+        An end that was asked for comes ``early``: what the run can go on from is saved then, whatever the recipe says.
+        """
         self._ending = end
         config, update = self.config, progress.update
         if not config.enabled or update == self._saved:
@@ -68,7 +71,7 @@ class CheckpointEngine(Factory[C, "CheckpointEngine[Any]"], kind="checkpoint_eng
             return True
         if config.save_every_n_epochs and progress.epoch and progress.row == 0:
             return progress.epoch % config.save_every_n_epochs == 0
-        return end and config.save_end_of_training
+        return end and (config.save_end_of_training or (early and self.resumable))
 
     @property
     def latest(self) -> Path | None:
@@ -186,9 +189,11 @@ class CheckpointEngine(Factory[C, "CheckpointEngine[Any]"], kind="checkpoint_eng
 
         def act() -> None:
             first()
-            best = retention.best(self.output_dir, self.best_metric, self.config.best_mode, self.config.keep_best)
-            retention.name_best(self.output_dir, best)
-            retention.retain(self.output_dir, self.config.keep_last, every=self.config.keep_every, never=[step, *best])
+            root, config, best = self.output_dir, self.config, list[int]()
+            if config.keep_best:
+                best = retention.best(root, self.best_metric, config.best_mode, config.keep_best)
+                retention.name_best(root, best)
+            retention.retain(root, config.keep_last, every=config.keep_every, never=[step, *best])
 
         try:
             self._together("tidy", lambda: act() if self._main else None)

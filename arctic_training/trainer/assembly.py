@@ -9,6 +9,9 @@ import torch
 from arctic_training import distributed
 from arctic_training.callback.callback import Callback
 from arctic_training.callback.kill_switch import KillSwitchConfig
+from arctic_training.callback.nan_guard import NanGuardConfig
+from arctic_training.callback.time_limit import TimeLimitConfig
+from arctic_training.checkpoint import room
 from arctic_training.config.base import ComponentConfig
 from arctic_training.config.component import Slot
 from arctic_training.data.loader import Loader
@@ -54,6 +57,8 @@ def build(trainer: Any) -> None:
     trainer.checkpointers = [
         factory(trainer, section, "checkpoint_engine_type")() for section in config.checkpoint if section.enabled
     ]
+    for checkpointer in trainer.checkpointers:
+        room.warn(checkpointer)
     trainer.evaluators = [Evaluator.registered(section.type)(section) for section in config.evaluators]
     trainer.state = RunState(progress=trainer.progress, rng=Rng(), data=trainer.train_loader)
     trainer.state |= {f"callback.{name}": part for name, part in trainer.listeners.items()}
@@ -82,12 +87,14 @@ def seed(value: int) -> None:
 
 
 def attach(trainer: Any, sections: list[ComponentConfig]) -> dict[str, Callback]:
-    """The recipe's callbacks, and the kill switch. A type that is named twice is numbered."""
-    switch = KillSwitchConfig(
-        type="kill_switch", path=trainer.config.kill_switch_path or trainer.session.run_dir / "kill_switch"
-    )
+    """The recipe's callbacks, and those of every run. A type that is named twice is numbered."""
+    config = trainer.config
+    guard = NanGuardConfig(type="nan_guard", policy=config.nan_guard, limit=config.nan_guard_limit)
+    limit = TimeLimitConfig(type="time_limit", limit=config.time_limit)
+    path = config.kill_switch_path or trainer.session.run_dir / "kill_switch"
+    switch = KillSwitchConfig(type="kill_switch", path=path)
     made: dict[str, Callback] = {}
-    for section in [*sections, switch]:
+    for section in [guard, *sections, switch, limit]:
         same = sum(name.split("#")[0] == section.type for name in made)
         callback = Callback.registered(section.type)(section)
         callback.attach(trainer)

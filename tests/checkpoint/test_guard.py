@@ -1,0 +1,272 @@
+"""A run goes on from a checkpoint of itself only, or from one that differs in what is named as wanted."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests import processes, tiny
+from tests.contract.cases import recipe
+
+TEMPLATE = (
+    "{% for message in messages %}{{ '[' + message['role'] + ']' + message['content'] + '<|im_end|>' }}{% endfor %}"
+)
+
+# what is changed, and the lines that must be told of it
+REFUSED: dict[str, tuple[dict[str, Any], list[str]]] = {
+    "lr": ({"optimizer": {"lr": 2e-3}}, ["optimizer.learning_rate: saved 0.001, now 0.002"]),
+    "another optimizer": ({"optimizer": {"type": "sgd", "lr": 1e-3}}, ["optimizer.type: saved adamw, now sgd"]),
+    "epochs": ({"epochs": 3}, ["epochs: saved 2, now 3"]),
+    "length": ({"train_iters": 30}, ["train_iters: saved 0, now 30"]),
+    "seed": ({"seed": 8}, ["seed: saved 7, now 8"]),
+    "order": ({"data.seed": 8}, ["data.seed: saved 42, now 8"]),
+    "clipping": (
+        {"deepspeed": {"gradient_clipping": 0.5}},
+        ["deepspeed.gradient_clipping: saved nothing, now 0.5"],
+    ),
+    "dropout": (
+        {"model.hf_config_kwargs": {"attention_dropout": 0.2}},
+        ["model.hf_config_kwargs.attention_dropout: saved 0.1, now 0.2"],
+    ),
+    "a callback": ({"callbacks": ["ema"]}, ["callbacks: saved 0 entries, now 1 entry"]),
+    "global batch": ({"gradient_accumulation_steps": 2}, ["global_batch_size: saved 2, now 4"]),
+    "an edited row": ({"data.sources": ["{files}/edited.jsonl"]}, ["data.samples: saved 10 samples ("]),
+    "a row more": (
+        {"data.sources": ["{files}/longer.jsonl"]},
+        ["data.samples: saved 10 samples (", "now 11 samples ("],
+    ),
+    "fewer rows": (
+        {"data.sources": [{"name_or_path": "{files}/chats.jsonl", "sample_count": 9}]},
+        ["data.sources.0.sample_count: saved null, now 9", "data.samples: saved 10 samples (", "now 9 samples ("],
+    ),
+    "template": ({"tokenizer.chat_template": TEMPLATE}, ["data.samples: ", "tokenizer.files: "]),
+    "tokenizer": ({"tokenizer.name_or_path": "{files}/tokenizer"}, ["tokenizer.files: saved "]),
+    "two at once": (
+        {"optimizer": {"lr": 2e-3}, "seed": 8},
+        ["optimizer.learning_rate: saved 0.001, now 0.002", "seed: saved 7, now 8"],
+    ),
+}
+FREE: dict[str, dict[str, Any]] = {
+    "nothing": {},
+    "data that moved": {"data.sources": ["{files}/moved/others.jsonl"], "data.cache_dir": "{files}/cache2"},
+    "a path written otherwise": {"model.name_or_path": "{files}/../files/model"},
+    "another cut of the global batch": {"micro_batch_size": 1, "gradient_accumulation_steps": 2},
+    "another ZeRO stage": {"deepspeed": {"zero_optimization": {"stage": 1, "reduce_bucket_size": 1000}}},
+    "what is told and measured": {
+        "loss_log_interval": 3,
+        "train_log_iter_interval": 2,
+        "eval_interval": 1,
+        "evaluate_last": True,
+        "data.eval_sources": ["{files}/edited.jsonl"],
+        "logger": {"level": "WARNING"},
+        "exit_iteration": 9,
+        "data.num_proc": 2,
+        "data.dl_num_workers": 1,
+        "kill_switch_path": "/nowhere/stop",
+        "hang_timeout": 77,
+    },
+}
+
+
+def with_changes(root: Path, changes: dict[str, Any], **more: Any) -> dict[str, Any]:
+    """The recipe with ``changes``, whose keys are paths; ``{files}`` is where its files are."""
+    told = recipe("sft", root / "files")
+    told |= {"output_dir": str(root / "run"), "checkpoint": {"type": "deepspeed", "auto_resume": True}} | more
+    changes = json.loads(json.dumps(changes).replace("{files}", str(root / "files")))
+    for key, value in changes.items():
+        section, _, name = key.rpartition(".")
+        (told.setdefault(section, {}) if section else told)[name] = value
+    return told
+
+
+def start(told: Any, **environment: str) -> str:
+    """What becomes of a run that is to go on: the update it goes on after and its next rate, or why not."""
+    import os
+
+    from arctic_training import get_config
+    from arctic_training.errors import ArcticError
+    from arctic_training.registry import lookup
+
+    os.environ.update(environment)
+    config = get_config(told)
+    try:
+        trainer: Any = lookup("trainer", config.type)(config)  # type: ignore[call-arg]
+    except ArcticError as error:
+        return f"{type(error).__name__} {error.exit_code}: {error}"
+    engine = trainer.model.deepspeed
+    shown = f"after {trainer.progress.update}, lr {engine.optimizer.param_groups[0]['lr']:.6f}"
+    trainer.close()
+    return shown
+
+
+def train(told: Any) -> None:
+    from arctic_training import get_config
+    from arctic_training.registry import lookup
+
+    config = get_config(told)
+    trainer: Any = lookup("trainer", config.type)(config)  # type: ignore[call-arg]
+    trainer.train()
+    trainer.close()
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Files, and a run of which the checkpoints of updates 1 and 2 are there."""
+    root = tmp_path_factory.mktemp("guard")
+    told = with_changes(root, {"exit_iteration": 2, "checkpoint": {"type": "deepspeed", "save_every_n_steps": 1}})
+    rows = (root / "files" / "chats.jsonl").read_text().splitlines(keepends=True)
+    rows[3] = json.dumps({"messages": tiny.chats(1, seed=99)[0]["messages"]}) + "\n"
+    (root / "files" / "edited.jsonl").write_text("".join(rows))
+    (root / "files" / "longer.jsonl").write_text("".join([*rows, rows[0]]))
+    (root / "files" / "moved").mkdir()
+    shutil.copy(root / "files" / "chats.jsonl", root / "files" / "moved" / "others.jsonl")
+    tiny.save_tokenizer(root / "files" / "tokenizer")
+    said = json.loads((root / "files" / "tokenizer" / "tokenizer.json").read_text())
+    said["model"]["merges"] = said["model"]["merges"][:-5]
+    (root / "files" / "tokenizer" / "tokenizer.json").write_text(json.dumps(said))
+    processes.share(train, 1, told)
+    return root
+
+
+@pytest.mark.fault(19)
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_has_changed_is_told_and_refused_unless_it_is_named(root: Path, name: str) -> None:
+    changes, lines = REFUSED[name]
+    (told,) = processes.share(start, 1, with_changes(root, changes))
+    assert told.startswith("ResumeError 2: ") and "step_2 is of another run" in told
+    for line in lines:
+        assert line in told
+    wanted = told.partition("allow_changes: [")[2].rstrip("]").split(", ")
+    assert len(wanted) == len(told.splitlines()) - 2  # a line for each, and no other
+    if name not in ("a callback", "another optimizer"):  # which no state is there for
+        (told,) = processes.share(start, 1, with_changes(root, changes, allow_changes=wanted))
+        assert told.startswith("after 2")
+        (told,) = processes.share(start, 1, with_changes(root, changes, allow_changes=wanted[1:]))
+        assert told.startswith("ResumeError 2: ")
+
+
+@pytest.mark.fault(19)
+@pytest.mark.parametrize("name", FREE)
+def test_what_changes_nothing_of_the_training_may_change(root: Path, name: str) -> None:
+    (told,) = processes.share(start, 1, with_changes(root, FREE[name]))
+    assert told.startswith("after 2"), told
+
+
+@pytest.mark.fault(19)
+def test_a_wanted_change_takes_effect(root: Path) -> None:
+    """The second rate of ten that go down in a straight line, of twice the peak; and over twice the length."""
+    (as_it_was,) = processes.share(start, 1, with_changes(root, {}))
+    (doubled,) = processes.share(start, 1, with_changes(root, {"optimizer": {"lr": 2e-3}}, allow_changes=["optimizer"]))
+    (longer,) = processes.share(start, 1, with_changes(root, {"epochs": 4}, allow_changes=["epochs"]))
+    assert as_it_was == "after 2, lr 0.000889"
+    assert doubled == "after 2, lr 0.001778"
+    assert longer == "after 2, lr 0.001000"
+
+
+@pytest.mark.fault(19, 36)
+def test_a_value_from_the_environment_is_compared_and_never_told(tmp_path: Path) -> None:
+    def told(**more: Any) -> str:
+        said = with_changes(tmp_path, {"optimizer": {"lr": "${env:RATE}"}}, **more)
+        (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(said))
+        return str(tmp_path / "recipe.yaml")
+
+    first = told(checkpoint={"type": "deepspeed", "save_every_n_steps": 1}, exit_iteration=1)
+    processes.share(train_with, 1, first, "0.00123456")
+    assert "0.00123456" not in (tmp_path / "run/checkpoints/deepspeed/step_1/manifest.json").read_text()
+    assert processes.share(start, 1, told(), RATE="0.00123456")[0].startswith("after 1")
+    (refused,) = processes.share(start, 1, told(), RATE="0.00234567")
+    assert "optimizer.learning_rate: saved ${env:RATE} #" in refused
+    assert "0.002" not in refused and "0.001" not in refused
+
+
+def train_with(told: Any, rate: str) -> None:
+    import os
+
+    os.environ["RATE"] = rate
+    train(told)
+
+
+@pytest.mark.fault(18, 19)
+def test_another_number_of_processes_is_another_cut_of_the_same_batch(root: Path) -> None:
+    two = with_changes(root, {"micro_batch_size": 1, "deepspeed": {"zero_optimization": {"stage": 0}}})
+    assert [told[:7] for told in processes.share(start, 2, two)] == ["after 2"] * 2
+    refused = processes.share(start, 2, with_changes(root, {}))
+    assert len(set(refused)) == 1 and "global_batch_size: saved 2, now 4" in refused[0]
+
+
+def saved(root: Path) -> Path:
+    return root / "run" / "checkpoints" / "deepspeed"
+
+
+def resume(root: Path, other: str, path: Path, **more: Any) -> str:
+    """Start a run in another folder that is to go on from ``path``."""
+    told = with_changes(root, {}, output_dir=str(root / other), resume=str(path), **more)
+    (said,) = processes.share(start, 1, told)
+    return said  # type: ignore[no-any-return]
+
+
+@pytest.mark.fault(8)
+def test_a_named_checkpoint_is_gone_on_from(root: Path) -> None:
+    assert resume(root, "other", saved(root) / "step_1").startswith("after 1")
+    assert resume(root, "other", saved(root)).startswith("after 2")  # the newest of them
+    assert resume(root, "other", saved(root) / "step_1", checkpoint=[]).startswith("after 1")
+    assert resume(root, "run", saved(root) / "step_1").startswith("after 2")  # a run's own come first
+    later = {"type": "deepspeed", "auto_resume": False}
+    assert resume(root, "run", saved(root) / "step_1", checkpoint=later).startswith("after 1")
+
+
+HURTS: dict[str, tuple[Callable[[Path], Any], str]] = {
+    "a flipped byte": (lambda at: flip(at / "model.safetensors"), "model.safetensors was altered"),
+    "a short file": (lambda at: (at / "run_0.pt").write_bytes(b"short"), "run_0.pt has 5 bytes instead of"),
+    "a missing file": (lambda at: (at / "model_0.pt").unlink(), "model_0.pt is missing"),
+    "no manifest": (lambda at: (at / "manifest.json").unlink(), "it has no manifest.json"),
+    "a later format": (lambda at: edit(at, format=99), "format 99; this version reads format 2"),
+    "an earlier format": (lambda at: edit(at, format=1), "go on with the version that wrote it"),
+    "another kind": (lambda at: edit(at, type="strange"), "of type 'strange'"),
+    "no word of the run": (lambda at: edit(at, run=None), "does not say of what run it is"),
+}
+
+
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(bytes(content))
+
+
+def edit(folder: Path, **facts: Any) -> None:
+    path = folder / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | facts))
+
+
+@pytest.mark.fault(8)
+@pytest.mark.parametrize("name", HURTS)
+def test_a_named_checkpoint_that_cannot_be_used_is_refused_and_no_other_taken(
+    root: Path, tmp_path: Path, name: str
+) -> None:
+    hurt, says = HURTS[name]
+    shutil.copytree(saved(root), tmp_path / "saved")
+    hurt(tmp_path / "saved" / "step_2")
+    for path in (tmp_path / "saved" / "step_2", tmp_path / "saved"):
+        told = resume(root, "refused", path)
+        assert told.startswith("ResumeError 2: ") and says in told
+        assert not (root / "refused").exists()
+
+
+@pytest.mark.fault(8)
+def test_what_is_no_checkpoint_is_refused(root: Path, tmp_path: Path) -> None:
+    assert "no such folder" in resume(root, "refused", tmp_path / "gone")
+    assert "is neither a checkpoint nor a folder of them" in resume(root, "refused", tmp_path)
+
+
+@pytest.mark.fault(8)
+def test_a_run_whose_checkpoints_are_all_damaged_does_not_begin_anew(root: Path, tmp_path: Path) -> None:
+    shutil.copytree(saved(root), tmp_path / "saved")
+    for step in (1, 2):
+        (tmp_path / "saved" / f"step_{step}" / "run_0.pt").unlink()
+    section = {"type": "deepspeed", "auto_resume": True, "output_dir": str(tmp_path / "saved")}
+    (told,) = processes.share(start, 1, with_changes(root, {}, checkpoint=section, output_dir=str(root / "refused")))
+    assert told.startswith("ResumeError 2: ") and "holds no whole checkpoint" in told
