@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from arctic_training.arguments import HELP, Arguments, parse
 from arctic_training.errors import ArcticError
+from arctic_training.secrets import hide
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -14,10 +15,8 @@ def main(words: Sequence[str] | None = None) -> int:
     try:
         return _run(parse(words))
     except ArcticError as error:
-        if "--debug" in words:
-            traceback.print_exception(error)
-        else:
-            print(error, file=sys.stderr)
+        text = "".join(traceback.format_exception(error)).rstrip() if "--debug" in words else str(error)
+        print(hide(text), file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         return 130

@@ -6,7 +6,9 @@ import sys
 import time
 import traceback
 
-from arctic_training.errors import ArcticError, RecipeError
+from arctic_training.errors import ArcticError, NonFiniteError, RecipeError
+from arctic_training.secrets import hide
+from arctic_training.traces import own_traceback
 
 CHANNEL = "ARCTIC_TRAINING_FAILURE_FD"
 """The environment variable that holds the file descriptor to which a process that was launched here tells."""
@@ -17,10 +19,18 @@ _ECHOES = ("the first process", "closed by peer", "Connection reset", "Broken pi
 """What a process says when another one has failed."""
 
 
+def _text(error: BaseException, *, debug: bool) -> str:
+    if isinstance(error, ArcticError) and not debug:
+        return str(error)
+    own = "" if debug else own_traceback(error)
+    return own or "".join(traceback.format_exception(error)).rstrip()
+
+
 def report(error: BaseException, *, debug: bool = False) -> int:
-    """Tell ``error``: an error raised on purpose by its text, any other by its traceback; the exit code."""
+    """Tell ``error``: one raised on purpose by its text, any other by its traceback, as far as it is the user's own if
+    he has a part in it; the exit code."""
     wanted = isinstance(error, ArcticError)
-    text = str(error) if wanted and not debug else "".join(traceback.format_exception(error)).rstrip()
+    text = hide(_text(error, debug=debug))
     code = error.exit_code if isinstance(error, ArcticError) else 1
     channel = os.environ.pop(CHANNEL, "")
     rank = int(os.environ.get("RANK") or os.environ.get("SLURM_PROCID") or 0)
@@ -28,6 +38,6 @@ def report(error: BaseException, *, debug: bool = False) -> int:
         echo = any(word in str(error) for word in _ECHOES)
         told = {"time": time.time(), "rank": rank, "echo": echo, "known": wanted, "code": code, "text": text[-_MOST:]}
         os.write(int(channel), json.dumps(told).encode())
-    elif rank == 0 or not isinstance(error, RecipeError):  # a recipe is read alike on every rank
+    elif rank == 0 or not isinstance(error, (RecipeError, NonFiniteError)):  # every rank says these alike
         print(text if rank == 0 else f"[rank {rank}] {text}", file=sys.stderr, flush=True)
     return code

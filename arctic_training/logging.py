@@ -3,9 +3,11 @@
 import sys
 from collections.abc import Collection
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from loguru import logger
+
+from arctic_training.secrets import hide
 
 __all__ = ["log_to", "logger", "print_log"]
 
@@ -18,7 +20,12 @@ Ranks = Collection[int] | Literal["*"]
 _held: list[str] = []
 """What was said before there was a file for it."""
 
-logger.configure(extra={"rank": ""})
+
+def _hide(record: Any) -> None:
+    record["message"] = hide(record["message"])
+
+
+logger.configure(extra={"rank": ""}, patcher=_hide)
 
 
 def print_log(*, level: str, rank: int, world: int, ranks: Ranks) -> None:

@@ -1,6 +1,7 @@
 """Shelves of named classes. This module knows nobody: classes come to it by being defined."""
 
 import difflib
+import sys
 from typing import Any, ClassVar, Self, cast
 
 from arctic_training.errors import RegistryError
@@ -58,15 +59,24 @@ def kinds() -> list[str]:
     return sorted(_SHELVES)
 
 
+def where(cls: type) -> str:
+    """A class, and the module or, of one that lies beside a recipe, the file that defines it."""
+    module = sys.modules.get(cls.__module__)
+    file = getattr(module, "__file__", None) if hasattr(module, "__source__") else None
+    return f"{cls.__qualname__} in {file}" if file else f"{cls.__module__}.{cls.__qualname__}"
+
+
 def _enter(cls: type[Registered]) -> None:
     if not hasattr(cls, "kind"):
         raise RegistryError(f"{cls.__qualname__} has a name but no kind: it must descend from a kind of component")
+    if not isinstance(cls.name, str) or not cls.name:
+        raise RegistryError(f"{cls.__qualname__} has the name {cls.name!r}; a word is wanted")
     shelf = _SHELVES[cls.kind]
     there = shelf.get(cls.name)
     # the same class may be defined again: a notebook cell run twice, a module imported under its path
     if there is not None and (there.__module__, there.__qualname__) != (cls.__module__, cls.__qualname__):
         raise RegistryError(
-            f"the {cls.kind.replace('_', ' ')} name {cls.name!r} of {cls.__module__}.{cls.__qualname__} "
-            f"is taken by {there.__module__}.{there.__qualname__}; choose another name"
+            f"the {cls.kind.replace('_', ' ')} name {cls.name!r} of {where(cls)} "
+            f"is taken by {where(there)}; choose another name"
         )
     shelf[cls.name] = cls

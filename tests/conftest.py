@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from arctic_training import secrets
 from tests import tiny
 
 pytest_plugins = ["tests.faults.matrix"]
@@ -27,6 +28,12 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny_chats(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A file of 24 chats."""
     return tiny.save_chats(tmp_path_factory.mktemp("chats") / "chats.jsonl")
+
+
+@pytest.fixture(autouse=True)
+def no_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What one test took from the environment may be told in the next."""
+    monkeypatch.setattr(secrets, "_known", {})
 
 
 @pytest.fixture(scope="session", autouse=True)

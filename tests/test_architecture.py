@@ -14,7 +14,7 @@ FILES = sorted(ROOT.rglob("*.py"))
 
 # lowest first; the longest match counts
 FLOORS = [
-    ["heartbeat", "errors", "distributed", "loss"],
+    ["heartbeat", "errors", "secrets", "traces", "distributed", "loss"],
     ["registry", "state", "logging", "failure"],
     ["config", "metrics"],
     ["callback.hooks", "callback.callback", "tracker", "watchdog"],

@@ -5,6 +5,7 @@ import inspect
 from collections.abc import Callable
 from typing import Any, ClassVar, Self, TypeVar
 
+from arctic_training.errors import RegistryError
 from arctic_training.heartbeat import beat
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -94,7 +95,7 @@ class Hooked:
         when, _, what = event.partition("-")
         if when not in ("pre", "post") or what.replace("-", "_") not in cls.events():
             told = ", ".join(sorted(cls.events()))
-            raise ValueError(f"{cls.__name__} has no event {event!r}; pre- and post- go with: {told}")
+            raise RegistryError(f"{cls.__name__} has no event {event!r}; pre- and post- go with: {told}")
 
     def listen(self, event: str, listener: Listener) -> None:
         """Call ``listener`` at ``event``. Raises ValueError when the class has no such event."""

@@ -6,10 +6,10 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from arctic_training.config.base import ComponentConfig
+from arctic_training.config.base import BaseConfig, ComponentConfig
 from arctic_training.config.problems import Problem, Problems, problems_of, shown
 from arctic_training.errors import RegistryError
-from arctic_training.registry import Registered, lookup, names, nearest
+from arctic_training.registry import Registered, lookup, names, nearest, where
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,23 @@ def each(value: Any, read: Callable[[Any], ComponentConfig]) -> list[ComponentCo
     return sections
 
 
+def incomplete(cls: Any) -> str:
+    """What a class of the user's own lacks, so that it cannot be made; empty when it lacks nothing."""
+    who = f"{cls.name}: the class {where(cls)}"
+    if lacks := sorted(getattr(cls, "__abstractmethods__", ())):
+        return f"{who} lacks {' and '.join(lacks)}, which it has to define"
+    reader = getattr(cls, "config_type", None)
+    if not (isinstance(reader, type) and issubclass(reader, BaseConfig)):
+        return f"{who} states a config_type that is no config"
+    slots = [mark.types for field in reader.model_fields.values() for mark in field.metadata if isinstance(mark, Slot)]
+    if missing := [name for name in slots if not hasattr(cls, name)]:
+        return f"{who} states no {' and no '.join(missing)}"
+    return ""
+
+
 def _read(cls: type[Registered], section: dict[str, Any]) -> ComponentConfig:
+    if told := incomplete(cls):
+        raise Problems([Problem(("type",), told)])
     config_type: type[ComponentConfig] = getattr(cls, "config_type")  # noqa: B009  every component has one
     try:
         return config_type.model_validate({**section, "type": cls.name})

@@ -10,6 +10,7 @@ from arctic_training.config.node import Node, Path
 from arctic_training.config.problems import Problem
 from arctic_training.config.yaml_reader import MOST_CHARACTERS, MOST_LEVELS, MOST_NODES
 from arctic_training.registry import nearest
+from arctic_training.secrets import remember
 
 _REFERENCE = re.compile(r"\$\$\{|\$\{([^${}]*)\}|\$\{")
 """An escaped opening ``$${``, a reference, or an opening that is never closed."""
@@ -83,6 +84,7 @@ class _Interpolation:
             variable = name.removeprefix("env:").strip()
             if variable not in os.environ:
                 raise _Refused(f"the environment variable {variable} is not set; set it, or write the value here")
+            remember(os.environ[variable], f"${{{name}}}")
             return Node(os.environ[variable]), True
         if name.startswith("package:"):
             return Node(_package_folder(name.removeprefix("package:").strip())), False

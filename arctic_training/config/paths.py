@@ -11,6 +11,8 @@ def unreadable(name: str, *, holds: str = "") -> str:
 
     ``holds`` is a file that its folder must have.
     """
+    if told := impossible(name):
+        return told
     path = Path(name).expanduser()
     if not path.exists():
         return f"{name}: no such file or folder" if name.startswith((".", "/", "~")) or path.suffix == ".gguf" else ""
@@ -19,6 +21,25 @@ def unreadable(name: str, *, holds: str = "") -> str:
     if holds and path.is_dir() and not (path / holds).exists():
         return f"{name}: no {holds} in it; a folder that save_pretrained wrote is wanted"
     return ""
+
+
+def impossible(name: str) -> str:
+    """Why no file can have that name; empty when one can."""
+    try:
+        Path(name).expanduser().exists()
+    except (OSError, ValueError, RuntimeError) as error:
+        told = name if len(name) <= 60 else f"{name[:57]}..."
+        return f"{told}: no path of a file ({getattr(error, 'strerror', None) or error})"
+    return ""
+
+
+def no_file(path: Path | None) -> str:
+    """Why ``path`` cannot be appended to; empty when it can, or when there is none."""
+    if path is None:
+        return ""
+    if told := impossible(str(path)):
+        return told
+    return f"{path} is a folder, and a file is wanted" if path.is_dir() else unwritable(path.parent)
 
 
 def beyond_reach(text: str) -> str:
@@ -32,6 +53,8 @@ def unwritable(folder: Path | None) -> str:
     """Why ``folder`` cannot be made and written to; empty when it can, or when there is none."""
     if folder is None:
         return ""
+    if told := impossible(str(folder)):
+        return told
     there = folder.absolute()
     while not there.exists() and there != there.parent:
         there = there.parent

@@ -7,10 +7,13 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from arctic_training.config.component import incomplete
 from arctic_training.config.interpolation import interpolate
 from arctic_training.config.node import SYNONYMS, Node, Origin, grown, mask, plain, put, secrets
+from arctic_training.config.paths import impossible
 from arctic_training.config.problems import Problem, problems_of, shown
 from arctic_training.config.recipe_file import read_recipe_file
+from arctic_training.config.root import escapes
 from arctic_training.config.trainer import TrainerConfig
 from arctic_training.config.user_code import import_file
 from arctic_training.config.yaml_reader import read_value
@@ -40,7 +43,10 @@ def get_config(source: str | Path | Mapping[str, Any], overrides: Sequence[str] 
     known = names("trainer")
     reader: type[TrainerConfig] | None = None
     if isinstance(name, str) and name in known:
-        reader = lookup("trainer", name).config_type  # type: ignore[attr-defined]
+        if told := incomplete(lookup("trainer", name)):
+            problems.append(Problem(("type",), told))
+        else:
+            reader = lookup("trainer", name).config_type  # type: ignore[attr-defined]
     elif not _covered(("type",), problems):
         told = nearest(name, known) if isinstance(name, str) else "a name is wanted here"
         problems.append(Problem(("type",), f"no trainer is named {shown(name)}; {told}"))
@@ -82,11 +88,22 @@ def _import_code(tree: Node, path: Path | None, problems: list[Problem]) -> Path
             return None
     elif not isinstance(said.value, (str, Path)):
         return None  # its type is told with the others
+    elif told := impossible(str(said.value)):
+        problems.append(Problem(("code",), told))
+        return None
     elif not (file := folder / said.value).is_file():
         problems.append(Problem(("code",), f"{file}: no such file"))
         return None
+    if told := escapes(file):
+        problems.append(Problem(("code",), told))
+        return None
     import_file(file)
     return file.resolve()
+
+
+def _printable(text: str) -> str:
+    """Without characters that would do something to the terminal."""
+    return "".join(one if one.isprintable() else ascii(one)[1:-1] for one in text)
 
 
 def _covered(path: tuple[str, ...], problems: list[Problem]) -> bool:
@@ -110,7 +127,7 @@ def located(problems: list[Problem], tree: Node) -> list[str]:
         place = node.place(of_key=problem.of_key)
         if node is tree and place is not None:
             place = Origin(place.source)  # a key that is not given, at the top
-        text = mask(problem.text, known)
+        text = _printable(mask(problem.text, known))
         if node.written and node.value != "":
             text = text.replace(str(node.value), node.written)
         words = [str(place or ""), ".".join(path), text]

@@ -3,6 +3,8 @@
 from pathlib import Path
 
 from arctic_training.config.node import Node, merge
+from arctic_training.config.paths import impossible
+from arctic_training.config.root import escapes
 from arctic_training.config.yaml_reader import MOST_CHARACTERS, read_yaml
 from arctic_training.errors import RecipeError
 
@@ -22,6 +24,8 @@ def read_recipe_file(path: Path, trail: tuple[Path, ...] = ()) -> Node:
         raise RecipeError(f"{place}: extends: the name of one other recipe file is wanted here")
     if "${" in extends.value:
         raise RecipeError(f"{place}: extends: no reference can be used here; files are read before they are resolved")
+    if told := impossible(extends.value) or escapes(path.parent / extends.value):
+        raise RecipeError(f"{place}: extends: {told}")
     base, so_far = path.parent / extends.value, (*trail, path)
     if base.resolve() in [one.resolve() for one in so_far]:
         told = " -> ".join(str(one) for one in (*so_far, base))

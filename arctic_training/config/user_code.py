@@ -34,7 +34,8 @@ def import_file(path: Path) -> ModuleType:
         exec(compile(source, str(path), "exec"), module.__dict__)
     except SyntaxError as error:
         del sys.modules[name]
-        raise RecipeError(f"{error.filename}:{error.lineno}:{error.offset}: code: {error.msg}") from error
+        place = ":".join(str(one) for one in (error.filename or path, error.lineno, error.offset) if one is not None)
+        raise RecipeError(f"{place}: code: {error.msg}") from error
     except (Exception, SystemExit) as error:
         del sys.modules[name]
         raise RecipeError(f"{_place(error, path)}: code: {type(error).__name__}: {_line(error)}") from error

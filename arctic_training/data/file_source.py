@@ -12,7 +12,7 @@ from pydantic import Field, field_validator
 
 from arctic_training.config.changes import FREE
 from arctic_training.config.data import DataSourceConfig
-from arctic_training.config.paths import unreadable
+from arctic_training.config.paths import impossible, unreadable
 from arctic_training.config.problems import Problem
 from arctic_training.data import json_rows
 from arctic_training.data import split as splits
@@ -41,6 +41,8 @@ class FileSourceConfig(DataSourceConfig):
 
 def _unreadable(where: str) -> str:
     """Why there are no rows to be had, by a look at the file only; empty when there may be."""
+    if told := impossible(where):
+        return told
     path = Path(where).expanduser()
     if path.is_dir():
         return f"{where}: is a folder; name a file, or a pattern such as {where.rstrip('/')}/*.jsonl"

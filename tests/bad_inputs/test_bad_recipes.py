@@ -365,7 +365,8 @@ def test_code_that_takes_a_name_names_who_has_it(capsys: pytest.CaptureFixture[s
     text = "from arctic_training import SFTTrainer\nclass Mine(SFTTrainer):\n    name = 'causal'\n"
     Path("train.py").write_text(text)
     (line,) = refused(["recipe.yaml"], capsys)
-    assert line.startswith(f"{Path('train.py').resolve()}:2: code: RegistryError: the trainer name 'causal' of train_")
+    mine = Path("train.py").resolve()
+    assert line.startswith(f"{mine}:2: code: RegistryError: the trainer name 'causal' of Mine in {mine} ")
     assert "is taken by arctic_training.trainer.causal_trainer.CausalTrainer; choose another name" in line
 
 

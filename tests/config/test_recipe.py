@@ -278,7 +278,8 @@ def test_code_is_named_relative_to_the_recipe(here: Path) -> None:
 
 
 def test_a_part_the_trainer_does_not_list_needs_leave(here: Path) -> None:
-    write("train.py", "from arctic_training import ModelFactory\nclass Mine(ModelFactory):\n    name = 'own_model'\n")
+    code = "from arctic_training import ModelFactory\nclass Mine(ModelFactory):\n    name = 'own_model'\n"
+    write("train.py", code + "    def create_model(self, config):\n        return None\n")
     recipe = write("recipe.yaml", "type: sft\nmodel: {type: own_model}\ndata: {sources: [a/b]}\n")
     with pytest.raises(RecipeError, match="'own_model' does not fit here"):
         get_config(recipe)
