@@ -5,6 +5,8 @@ from importlib import import_module
 _MODULES = (
     "callback.ema",
     "callback.kill_switch",
+    "callback.nan_guard",
+    "callback.time_limit",
     "checkpoint.deepspeed_engine",
     "checkpoint.huggingface_engine",
     "data.tensor_source",

@@ -48,7 +48,7 @@ def run(config: Any, *, command: str = "train", debug: bool = False, profile: st
             stop.listen(trainer)
             trainer.train()
             distributed.barrier()  # engines end when all have come to their end
-        failed, code = False, stop.code
+        failed, code = False, stop.code or getattr(trainer, "exit_code", 0)
     except KeyboardInterrupt:
         code = 130
     except SystemExit:
@@ -82,7 +82,7 @@ class _Stop:
                 os.kill(os.getpid(), number)
                 return
             self.code = 128 + number
-            trainer.request_stop(f"{signal.Signals(number).name} was received")
+            trainer.request_stop(f"{signal.Signals(number).name} was received", self.code)
 
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
             self.before[number] = signal.signal(number, asked)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from arctic_training.arguments import Arguments
+from arctic_training.callback.time_limit import STOPPED_EARLY
 from arctic_training.entrypoint import LAUNCHER, run
 from arctic_training.errors import InputError
 from arctic_training.failure import CHANNEL
@@ -84,8 +85,8 @@ class _Child:
 
     @property
     def failed(self) -> bool:
-        """Ended otherwise than well, or in good order after a signal."""
-        return self.process.poll() not in (None, 0, *(128 + number for number in FORWARDED))
+        """Ended otherwise than well, or in good order before its time."""
+        return self.process.poll() not in (None, 0, STOPPED_EARLY, *(128 + number for number in FORWARDED))
 
     def told(self) -> dict[str, Any] | None:
         try:

@@ -8,6 +8,10 @@ from arctic_training.config.base import ComponentConfig
 from arctic_training.registry import Registered
 
 
+class Moved(Exception):
+    """Raised by a callback that has put the run at another position: the loop goes on from there."""
+
+
 class Callback(Registered, kind="callback"):
     """Its methods ``pre_<event>(trainer, ...)`` and ``post_<event>(trainer, value)`` are what it listens to.
 

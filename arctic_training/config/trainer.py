@@ -139,6 +139,14 @@ class TrainerConfig(BaseConfig):
     """Most records of the memory that are kept."""
     kill_switch_path: Annotated[Path | None, FREE] = None
     """When this file appears, the run saves and stops; ``kill_switch`` in the run folder when left out."""
+    nan_guard: Annotated[Literal["stop", "skip", "back"], FREE] = "stop"
+    """What a loss or gradient that is not finite does: end the run with exit code 3, skip the update, or send the run
+    back to its newest checkpoint and leave those data out. The weights never take it in."""
+    nan_guard_limit: Annotated[int, FREE] = Field(default=10, ge=0)
+    """With ``skip`` so many updates in a row, with ``back`` so many times in all, are borne; one more ends the run."""
+    time_limit: Annotated[Duration, FREE] = Field(default=0.0, ge=0)
+    """How long this start of the run may take (3h50m, or seconds): before that it saves, and ends with exit code 75.
+    0: as long as SLURM gives it."""
     hang_timeout: Annotated[Duration, FREE] = Field(default=1800.0, ge=0)
     """A run of which a process has not come on for so long (seconds, or 45m) ends with exit code 70; 0: never."""
     # last, because what it says is held against what the keys above say
@@ -229,6 +237,16 @@ class TrainerConfig(BaseConfig):
             if key.split(".")[0] not in known:
                 raise ValueError(f"{key!r} is no key of a recipe; {nearest(key, known)}")
         return keys
+
+    @field_validator("nan_guard")
+    @classmethod
+    def _has_where_to_go(cls, value: str, info: ValidationInfo) -> str:
+        sections = [section for section in info.data.get("checkpoint") or [] if section.enabled]
+        saves = [section for section in sections if section.save_every_n_steps or section.save_every_n_epochs]
+        if value == "back" and not any(lookup("checkpoint_engine", one.type).resumable for one in saves):  # type: ignore[attr-defined]
+            told = "checkpoint: {type: deepspeed, save_every_n_steps: ...}"
+            raise ValueError(f"back, and no checkpoint is saved during the run to go back to; give {told}")
+        return value
 
     @field_validator("eval_interval")
     @classmethod

@@ -63,6 +63,11 @@ class TrainedEngine:
         self.deepspeed = deepspeed
         self.module: torch.nn.Module = deepspeed.module
         self.last_lr = float(deepspeed.optimizer.param_groups[0]["lr"])
+        # the scaler of the fp16 loss; at its least scale it would raise, where other precisions skip the update
+        self._scaler = getattr(deepspeed.optimizer, "loss_scaler", None)
+        self._scaler = self._scaler or getattr(deepspeed.optimizer, "loss_scale_config", None)
+        if hasattr(self._scaler, "raise_error_at_min_scale"):
+            self._scaler.raise_error_at_min_scale = False
         if isinstance(deepspeed.optimizer, torch.optim.Optimizer):
             _guard(deepspeed)
 
@@ -79,6 +84,14 @@ class TrainedEngine:
     @property
     def skipped_steps(self) -> int:
         return int(self.deepspeed.skipped_steps)
+
+    @property
+    def lowers_scale(self) -> bool:
+        """Whether a gradient that is not finite lowers the scale of the fp16 loss, and so need be nobody's fault."""
+        scaler: Any = self._scaler
+        dynamic = getattr(scaler, "dynamic", getattr(scaler, "dynamic_loss_scale", False))
+        least = getattr(scaler, "min_scale", getattr(scaler, "min_loss_scale", 1.0))
+        return bool(dynamic) and scaler.cur_scale > least
 
     @property
     def grad_norm(self) -> float | None:

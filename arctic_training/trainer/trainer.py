@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import torch
 
 from arctic_training import distributed
-from arctic_training.callback.callback import Callback
+from arctic_training.callback.callback import Callback, Moved
 from arctic_training.callback.hooks import Hooked, hook
 from arctic_training.checkpoint.engine import CheckpointEngine
 from arctic_training.config.trainer import TrainerConfig
@@ -72,7 +72,10 @@ class Trainer(Registered, Hooked, Lengths, ABC, kind="trainer"):
         self.metrics = Metrics()
         self.window = Window([])
         self.stop_reason = ""
-        self._requested = ""
+        self.exit_code = 0
+        self.left_out: set[tuple[int, int]] = set()
+        """Epoch and first row of windows that are passed over."""
+        self._requested = ("", 0)
         self._evaluated_at = -1
         self._clock = (time.perf_counter(), 0)
         assemble(self)
@@ -121,11 +124,14 @@ class Trainer(Registered, Hooked, Lengths, ABC, kind="trainer"):
             batches,
             self.config.gradient_accumulation_steps,
             targets=self.targets,
-            stop=lambda: bool(self._requested),
+            stop=lambda: bool(self._requested[0]),
             reduce=distributed.all_reduce,
             ranks=self.data_world,
             device=self.device,
         ):
+            if (self.progress.epoch, self.progress.row) in self.left_out:
+                self.progress.row += window.size * loader.stride
+                continue
             self.window = window
             for index, batch in enumerate(window.batches):
                 window.index = index
@@ -136,16 +142,25 @@ class Trainer(Registered, Hooked, Lengths, ABC, kind="trainer"):
         if self.config.evaluate_first and not self.progress.update:
             self.evaluate()
         self._clock = (time.perf_counter(), self.progress.tokens)
-        for _ in self.epochs:
-            self.epoch()
-            if self.stop_reason:
-                break
-            self.progress.epoch, self.progress.row = self.progress.epoch + 1, 0
-            self._save_if_due()
+        while not self._go_through():
+            pass
         if self.config.evaluate_last and self._evaluated_at != self.progress.update:
             self.evaluate()
         self._save_if_due(end=True)
         self.session.close(failed=False)
+
+    def _go_through(self) -> bool:
+        """The epochs that are left; False when a callback has moved the run, so that others are."""
+        try:
+            for _ in self.epochs:
+                self.epoch()
+                if self.stop_reason:
+                    break
+                self.progress.epoch, self.progress.row = self.progress.epoch + 1, 0
+                self._save_if_due()
+        except Moved:
+            return False
+        return True
 
     @hook("epoch")
     def epoch(self) -> None:
@@ -204,7 +219,9 @@ class Trainer(Registered, Hooked, Lengths, ABC, kind="trainer"):
             self.evaluate()
         self._save_if_due()
         if self.window.stop:
-            self.stop(self._requested or "another process asked to stop")
+            wishes = distributed.gather_objects(self._requested)
+            self.exit_code, reason = max((code, why) for why, code in wishes if why)
+            self.stop(reason)
             logger.warning(f"stops after update {update}: {self.stop_reason}")
         elif self.last_update is not None and update >= self.last_update:
             self.stop(f"update {update} is the last of this run")
@@ -260,7 +277,8 @@ class Trainer(Registered, Hooked, Lengths, ABC, kind="trainer"):
             engine.save(self.trained, self.state)
 
     def _save_if_due(self, *, end: bool = False) -> None:
-        if due := [engine for engine in self.checkpointers if engine.due(self.progress, end=end)]:
+        early = end and self.window.stop
+        if due := [engine for engine in self.checkpointers if engine.due(self.progress, end=end, early=early)]:
             self.checkpoint(due)
 
     def record(self, name: str, value: Number, weight: Number = 1) -> None:
@@ -271,9 +289,10 @@ class Trainer(Registered, Hooked, Lengths, ABC, kind="trainer"):
         """End the run after the update under way. Must be called on every rank at the same update."""
         self.stop_reason = reason
 
-    def request_stop(self, reason: str) -> None:
+    def request_stop(self, reason: str, exit_code: int = 0) -> None:
         """End the run soon; may be called on one rank, at any time: all agree on the update after which they stop."""
-        self._requested = self._requested or reason
+        if not self._requested[0]:
+            self._requested = (reason, exit_code)
 
     def own_state(self) -> dict[str, Stateful]:
         """What a subclass must remember beside weights, position and randomness, by name."""

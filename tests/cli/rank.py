@@ -31,7 +31,7 @@ class RankTrainer(SFTTrainer):
         (folder / f"{what}_{self.number}.new").write_text(text)
         (folder / f"{what}_{self.number}.new").rename(folder / f"{what}_{self.number}")
 
-    def request_stop(self, reason: str) -> None:
+    def request_stop(self, reason: str, exit_code: int = 0) -> None:
         self.asked = reason
 
     def train(self) -> None:

@@ -1,0 +1,172 @@
+"""What becomes of a run whose loss or gradient is not finite; and that such weights are never saved."""
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from arctic_training import distributed
+from arctic_training.callback.callback import Callback, Moved
+from arctic_training.config.base import ComponentConfig
+from arctic_training.errors import NonFiniteError
+from arctic_training.logging import logger
+from arctic_training.metrics import Metrics
+
+_MOST = 32
+"""Samples of a process that are named."""
+
+
+class NanGuardConfig(ComponentConfig):
+    policy: Literal["stop", "skip", "back"] = "stop"
+    """What a window that is not finite does: end the run, be skipped, or send the run back to its newest checkpoint."""
+    limit: int = 10
+    """With ``skip`` so many windows in a row, with ``back`` so many times in all, are borne; one more ends the run."""
+
+
+class NanGuard(Callback):
+    """Ends the run when a loss or gradient is not finite, or skips the window, or goes back, as ``nan_guard`` says.
+
+    The engine keeps such a gradient away from the weights, on every rank alike. A loss that is not finite although its
+    gradient is ends the run whatever the policy. The losses of a window stay on the device; whether they are finite
+    is copied out while the backward pass runs, and read after the update, for which the engine has waited already.
+    """
+
+    name = "nan_guard"
+    config_type = NanGuardConfig
+
+    def __init__(self, config: NanGuardConfig) -> None:
+        super().__init__(config)
+        self.left_out: set[tuple[int, int]] = set()
+        """Epoch and first row of windows that are not trained on any more."""
+        self.total = 0
+        """Windows that were skipped, or that sent the run back, over the whole run."""
+        self._in_a_row = 0
+        self._losses: list[Tensor] = []
+        self._finite = torch.ones(0, dtype=torch.bool)
+        self._copied: Any = None
+        self._steps: dict[str, int] = {}
+        self._unshared = ""
+        """A loss that this rank alone has seen."""
+
+    def post_init(self, trainer: Any) -> None:
+        trainer.left_out = self.left_out
+        self._steps = {role: engine.skipped_steps for role, engine in trainer.trained.items()}
+
+    def post_loss(self, trainer: Any, loss: Tensor) -> None:
+        if not torch.is_grad_enabled():  # of an evaluation
+            return
+        self._losses.append(loss.detach())
+        if trainer.window.closes:
+            finite = torch.stack([one.reshape(()) for one in self._losses]).isfinite()
+            if finite.is_cuda:
+                self._finite = torch.empty(finite.shape, dtype=torch.bool, pin_memory=True)
+                self._finite.copy_(finite, non_blocking=True)
+                self._copied = torch.cuda.Event()
+                self._copied.record()
+            else:
+                self._finite = finite
+
+    def pre_after_update(self, trainer: Any) -> None:
+        if self._copied is not None:
+            self._copied.synchronize()
+        bad = [index for index, finite in enumerate(self._finite.tolist()) if not finite]
+        self._losses.clear()
+        self._finite, self._copied = self._finite[:0], None
+        steps = {role: engine.skipped_steps for role, engine in trainer.trained.items()}
+        skipped = [role for role, count in steps.items() if count > self._steps.get(role, 0)]
+        self._steps = steps
+        fault = bool(skipped) and self._is_fault(trainer, bad, skipped)
+        if bad and not skipped:
+            self._unshared = f"rank {distributed.rank()}{_samples(trainer, bad)}"
+            trainer.request_stop("a loss is not finite")
+        if self.config.policy != "stop" or trainer.config.model.dtype == "fp16":
+            trainer.record("skipped", float(bool(skipped)))
+        if not fault:
+            self._in_a_row = 0
+
+    def _is_fault(self, trainer: Any, bad: list[int], skipped: list[str]) -> bool:
+        """On every rank: what a window does whose update was skipped. False when that only sought a loss scale."""
+        told = distributed.gather_objects((bool(bad), _samples(trainer, bad)))
+        lost = [f"rank {rank}{samples}" for rank, (is_bad, samples) in enumerate(told) if is_bad]
+        if not lost and all(trainer.trained[role].lowers_scale for role in skipped):
+            return False
+        what = "the loss" if lost else "the gradient" if skipped == ["model"] else f"the gradient of {skipped[0]}"
+        where = "; ".join(lost or [f"rank {rank}{samples}" for rank, (_, samples) in enumerate(told)])
+        text = f"update {trainer.progress.update}: {what} is not finite: {where}"
+        self.total += 1
+        self._in_a_row += 1
+        policy, limit = self.config.policy, self.config.limit
+        if policy == "stop":
+            raise NonFiniteError(f"{text}. The weights are as they were before it; nan_guard: skip or back would go on")
+        if policy == "skip" and self._in_a_row > limit:
+            raise NonFiniteError(f"{text}. That is {self._in_a_row} in a row, and nan_guard_limit is {limit}")
+        if policy == "back":
+            self._go_back(trainer, text)
+        logger.warning(f"{text}; skipped, {self.total} in all")
+        return True
+
+    def _go_back(self, trainer: Any, text: str) -> None:
+        """Load the newest checkpoint, from which the loop goes on without this window."""
+        if self.total > self.config.limit:
+            raise NonFiniteError(f"{text}. The run went back {self.config.limit} times, which is nan_guard_limit")
+        engine = next(one for one in trainer.checkpointers if one.resumable)
+        if engine.latest is None:
+            raise NonFiniteError(f"{text}. nan_guard: back finds no checkpoint yet in {engine.output_dir}")
+        self.left_out.add((trainer.progress.epoch, _first_row(trainer)))
+        folder = engine.load(trainer.trained, trainer.state)
+        logger.warning(f"{text}; goes back to {folder}, and leaves that window out")
+        trainer.metrics = Metrics()
+        self._steps = {role: one.skipped_steps for role, one in trainer.trained.items()}
+        raise Moved
+
+    def post_after_update(self, trainer: Any) -> None:
+        if trainer.window.stop:
+            self._require_finite(trainer)
+
+    def pre_checkpoint(self, trainer: Any) -> None:
+        """Raises `NonFiniteError`, on every rank, rather than save weights that are not finite."""
+        wrong = [role for role, engine in trainer.trained.items() if not _is_finite(engine.module)]
+        self._require_finite(trainer, f"; weights of {wrong[0]} are not finite" if wrong else "")
+
+    def post_train(self, trainer: Any) -> None:
+        self._require_finite(trainer)
+
+    def _require_finite(self, trainer: Any, weights: str = "") -> None:
+        mine = (f"the loss is not finite: {self._unshared}" if self._unshared else "") + weights
+        if wrong := [one.removeprefix("; ") for one in distributed.gather_objects(mine) if one]:
+            raise NonFiniteError(f"update {trainer.progress.update} or the one before: {wrong[0]}; nothing is saved")
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"total": self.total, "left_out": [list(place) for place in sorted(self.left_out)]}
+
+    def load_state_dict(self, state: Mapping[str, Any], /) -> None:
+        """Adds to what is known: a run that goes back has found more than its checkpoint knew."""
+        self.total = max(self.total, int(state["total"]))
+        self.left_out.update((int(epoch), int(row)) for epoch, row in state["left_out"])
+
+
+def _first_row(trainer: Any) -> int:
+    """Where the window just trained on begins."""
+    return int(trainer.progress.row - trainer.window.size * trainer.train_loader.stride)
+
+
+def _samples(trainer: Any, bad: list[int]) -> str:
+    """The samples of this rank's micro-batches that are ``bad``, or of the whole window, where the loader knows."""
+    loader, window = trainer.train_loader, trainer.window
+    if not hasattr(loader, "samples") or trainer.config.overfit_first_batch:
+        return ""
+    first, epoch = _first_row(trainer), trainer.progress.epoch
+    told = []
+    for index in range(window.size):
+        if not bad or index in bad:
+            told += [str(sample) for sample in loader.samples(epoch, first + index * loader.stride)]
+    more = ", ..." if len(told) > _MOST else ""
+    return f", training samples {', '.join(told[:_MOST])}{more}"
+
+
+def _is_finite(module: torch.nn.Module) -> bool:
+    """Whether what this process holds of the weights is; ``ds_tensor`` is its part under ZeRO stage 3."""
+    held = [getattr(one, "ds_tensor", one).detach() for one in module.parameters()]
+    largest = torch._foreach_norm([one for one in held if one.is_floating_point() and one.numel()], float("inf"))
+    return not largest or bool(torch.stack([one.float() for one in largest]).isfinite().all())
