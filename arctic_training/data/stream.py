@@ -1,19 +1,21 @@
-"""Micro-batches out of streams: a buffer of rows at a time becomes tokens, packed and shuffled; the place is exact."""
+"""Micro-batches out of streams: buffers of rows become tokens, packed and shuffled; the place is exact in every cut."""
 
 import copy
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from arctic_training.data import json_rows, preparation
 from arctic_training.data.loader import Batch, Loader
-from arctic_training.data.sampler import GlobalOrder
+from arctic_training.data.sampler import GlobalOrder, Rows
 from arctic_training.data.samples import Samples
-from arctic_training.errors import DataError
+from arctic_training.errors import DataError, ResumeError
 from arctic_training.logging import logger
 
 
@@ -56,94 +58,181 @@ class Buffer:
     """Where each source stood before it was read."""
     samples: Any
     groups: Sequence[Any] | None
-    order: GlobalOrder
+    order: Rows
 
-    def batch(self, index: int) -> list[Any]:
-        rows = [int(row) for row in self.order.batch(self.number, index * self.order.whole)]
-        indices = rows if self.groups is None else [int(sample) for row in rows for sample in self.groups[row]]
-        return [self.samples[sample] for sample in indices]
+    def row(self, index: int) -> list[Any]:
+        """The samples of one row: one, or those that are packed together."""
+        row = int(self.order[index])
+        return [self.samples[sample] for sample in ([row] if self.groups is None else self.groups[row])]
 
 
-class StreamLoader(Loader):
-    """Never ends, and begins where it stood: the position is state, which each data rank has of its own."""
+class Lane:
+    """One of the equal shares that a stream is dealt into, buffer by buffer: rows without an end, by number."""
 
-    def __init__(self, factory: Any, sources: Sequence[Endless], shares: Sequence[float]) -> None:
+    def __init__(
+        self,
+        factory: Any,
+        sources: Sequence[Endless],
+        shares: npt.NDArray[np.float64],
+        lane: int,
+        lanes: int,
+        reader: Executor,
+    ) -> None:
         """``factory`` is a `SourcedDataFactory`; ``shares`` are how likely the next row comes from each source."""
-        self.factory, self.sources = factory, sources
-        self.shares = np.array(shares, np.float64) / sum(shares)
-        self.dataset: Any = []
-        """The samples of the buffer that is being handed out."""
-        self._buffer: Buffer | None = None
-        self._ahead: Future[Buffer] | None = None
-        self._given = 0
-        self._reader = ThreadPoolExecutor(1, thread_name_prefix="stream")
+        self.factory, self.sources, self.shares = factory, sources, shares
+        self.lane, self.lanes, self.reader = lane, lanes, reader
+        self.first = 0
+        """Number of the first row of the buffer under way."""
         self._number = 0
+        self.buffer: Buffer | None = None
+        self._ahead: Future[Buffer] | None = None
 
-    def __len__(self) -> int:
-        return 0
-
-    def seek(self, epoch: int, batch: int) -> None:
-        """The position is not a function of epoch and batch; it is set by `load_state_dict`."""
-
-    def __iter__(self) -> Iterator[Batch]:
+    def row(self, number: int) -> list[Any]:
+        """The samples of a row that is not of a buffer left behind."""
         while True:
-            if self._buffer is None:
-                self._buffer = self._take()
-            self.dataset = self._buffer.samples
+            buffer = self._current()
             if self._ahead is None:
-                self._ahead = self._reader.submit(self._read)
-            while self._given < len(self._buffer.order):
-                samples = self._buffer.batch(self._given)
-                self._given += 1
-                yield self.factory.collate(samples)
-            self._buffer, self._given = None, 0
+                self._ahead = self.reader.submit(self._read)
+            if number < self.first + len(buffer.order):
+                return buffer.row(number - self.first)
+            self.first += len(buffer.order)
+            self.buffer = None
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the sources stood before the buffer under way, and how many micro-batches of it were handed out."""
-        if self._buffer is None:
-            self._buffer = self._take()
-        position = json.dumps(self._buffer.position)
-        return {"number": self._buffer.number, "given": self._given, "sources": position}
+        """Where the sources stood before the buffer under way."""
+        buffer = self._current()
+        position = json.dumps(buffer.position)
+        return {"lane": self.lane, "first": self.first, "number": buffer.number, "sources": position}
 
-    def load_state_dict(self, state: Mapping[str, Any], /) -> None:
-        self._wait()
-        self._number, self._given, self._buffer = int(state["number"]), int(state["given"]), None
-        for source, position in zip(self.sources, json.loads(state["sources"]), strict=True):
-            source.load_state_dict(position)
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.wait()
+        self.first, self._number, self.buffer = int(state["first"]), int(state["number"]), None
+        self._stand_at(json.loads(state["sources"]))
 
-    def close(self) -> None:
-        self._wait()
-        self._reader.shutdown()
-        self._reader = ThreadPoolExecutor(1, thread_name_prefix="stream")
-
-    def _wait(self) -> None:
+    def wait(self) -> None:
+        """Read no further ahead."""
         ahead, self._ahead = self._ahead, None
         if ahead is not None and not ahead.cancel() and ahead.exception() is None:
             buffer = ahead.result()
             self._number = buffer.number  # as if it had not been read
-            for source, position in zip(self.sources, buffer.position, strict=True):
-                source.load_state_dict(position)
+            self._stand_at(buffer.position)
 
-    def _take(self) -> Buffer:
-        ahead, self._ahead = self._ahead, None
-        return self._read() if ahead is None else ahead.result()
+    def _stand_at(self, position: list[Any]) -> None:
+        for source, place in zip(self.sources, position, strict=True):
+            source.load_state_dict(place)
+
+    def _current(self) -> Buffer:
+        if self.buffer is None:
+            ahead, self._ahead = self._ahead, None
+            self.buffer = self._read() if ahead is None else ahead.result()
+        return self.buffer
 
     def _read(self) -> Buffer:
-        """The next buffer. Every rank reads the rows of all, and makes tokens of its own."""
-        view, config = self.factory.trainer, self.factory.config
+        """The next buffer. The rows of all lanes are read, and tokens made of those of this one."""
+        config = self.factory.config
         position = [source.state_dict() for source in self.sources]
         number, self._number = self._number, self._number + 1
         draw = np.random.Generator(np.random.PCG64([config.seed, number]))
-        turns = draw.choice(len(self.sources), size=config.stream_buffer * view.data_world, p=self.shares)
+        turns = draw.choice(len(self.sources), size=config.stream_buffer * self.lanes, p=self.shares)
         rows = [next(self.sources[turn]) for turn in turns.tolist()]
-        made = self.factory.process(json_rows.to_dataset(rows[view.data_rank :: view.data_world]))
+        made = self.factory.process(json_rows.to_dataset(rows[self.lane :: self.lanes]))
         samples, note = preparation.with_targets(Samples(made), np.arange(len(made)), "the stream", 1.0)
         if note:
             logger.info(note)
         finished = self.factory.finish(samples)
         groups = self.factory.group(finished)
-        order = GlobalOrder(len(finished if groups is None else groups), self.factory.rows, seed=config.seed)
+        order = GlobalOrder(len(finished if groups is None else groups), seed=config.seed).permutation(number)
         return Buffer(number, position, finished, groups, order)
+
+
+class StreamLoader(Loader):
+    """Never ends, and begins where it stood. The stream is dealt into as many lanes as data ranks begin it.
+
+    Row ``n`` of the run is row ``n // lanes`` of lane ``n % lanes``. The ranks take rows in turn, so that each has a
+    lane of its own as long as there are as many ranks as lanes. On another number of them the lanes stay, and so does
+    the order.
+    """
+
+    def __init__(self, factory: Any, sources: Callable[[], Sequence[Endless]], shares: Sequence[float]) -> None:
+        """``sources`` makes the sources anew, at their beginning."""
+        self.factory, self.sources = factory, sources
+        self.shares = np.array(shares, np.float64) / sum(shares)
+        self._reader = ThreadPoolExecutor(1, thread_name_prefix="stream")
+        self._row = 0
+        self._deal(factory.trainer.data_world)
+
+    def __len__(self) -> int:
+        return 0
+
+    @property
+    def stride(self) -> int:
+        return int(self.factory.rows * self.factory.trainer.data_world)
+
+    @property
+    def dataset(self) -> Any:  # type: ignore[override]
+        """The samples of the buffer that is being handed out."""
+        buffer = next(iter(self._lanes.values())).buffer
+        return [] if buffer is None else buffer.samples
+
+    def seek(self, epoch: int, row: int) -> None:
+        """The position is not a function of epoch and row alone; it is set by `load_state_dict`."""
+
+    def __iter__(self) -> Iterator[Batch]:
+        view = self.factory.trainer
+        while True:
+            mine = range(self._row + view.data_rank, self._row + self.stride, view.data_world)
+            rows = [self._lanes[row % self._count].row(row // self._count) for row in mine]
+            self._row += self.stride
+            yield self.factory.collate([sample for row in rows for sample in row])
+
+    def state_dict(self) -> dict[str, Any]:
+        held = [lane.state_dict() for lane in self._lanes.values()]
+        return {"row": self._row, "lanes": self._count, "unit": self._unit, "held": held}
+
+    def load_state_dict(self, state: Mapping[str, Any], /) -> None:
+        self.load_shares([state])
+
+    def load_shares(self, shares: Sequence[Mapping[str, Any]], /) -> None:
+        """Raises `ResumeError` when rows are made in another way than they were counted in."""
+        if (there := str(shares[0]["unit"])) != self._unit:
+            raise ResumeError(f"the checkpoint's place in the stream is in {there}, and this run has {self._unit}")
+        found: dict[int, Mapping[str, Any]] = {}
+        for held in sorted((held for share in shares for held in share["held"]), key=lambda held: int(held["first"])):
+            found[int(held["lane"])] = held  # several ranks may have read from one lane: the one that is furthest
+        self._wait()
+        self._row = int(shares[0]["row"])
+        self._deal(int(shares[0]["lanes"]))
+        for number, lane in self._lanes.items():
+            lane.load_state_dict(found[number])
+
+    def close(self) -> None:
+        self._wait()
+        self._reader.shutdown()
+        self._reader = ThreadPoolExecutor(1, thread_name_prefix="stream")
+        for lane in self._lanes.values():
+            lane.reader = self._reader
+
+    def _deal(self, lanes: int) -> None:
+        """Hold the lanes that rows of this rank are of from here on."""
+        view = self.factory.trainer
+        apart = math.gcd(lanes, view.data_world)
+        self._count = lanes
+        self._lanes = {
+            lane: Lane(self.factory, self.sources(), self.shares, lane, lanes, self._reader)
+            for lane in range((self._row + view.data_rank) % apart, lanes, apart)
+        }
+
+    @property
+    def _unit(self) -> str:
+        """What a row is, and how many are shuffled together."""
+        config = self.factory.config
+        tokens = getattr(self.factory, "capacity", None) if getattr(config, "pack_samples", False) else None
+        packed = "samples" if tokens is None else f"packs of {tokens} tokens"
+        return f"{packed} of buffers of {config.stream_buffer} rows"
+
+    def _wait(self) -> None:
+        for lane in self._lanes.values():
+            lane.wait()
 
 
 def stream_loader(factory: Any) -> StreamLoader:
@@ -154,7 +243,7 @@ def stream_loader(factory: Any) -> StreamLoader:
         raise DataError("data.sources: a stream has no end, so that train_iters must say how long to train")
     if factory.config.train_eval_split[1]:
         raise DataError("data.train_eval_split: a stream cannot be split; give eval_sources")
-    sources = []
+    parts = []
     for source in factory.sources(factory.config.sources):
         if source.config.sample_ratio is not None:
             raise DataError(f"{source}: a stream has no length to take sample_ratio of; give sample_count or weight")
@@ -163,5 +252,9 @@ def stream_loader(factory: Any) -> StreamLoader:
             rows = rows.to_iterable_dataset()
         if source.config.sample_count is not None:
             rows = rows.take(source.config.sample_count)
-        sources.append(Endless(rows, str(source)))
+        parts.append((rows, str(source)))
+
+    def sources() -> list[Endless]:
+        return [Endless(copy.deepcopy(rows), name) for rows, name in parts]
+
     return StreamLoader(factory, sources, [source.weight or 1.0 for source in factory.config.sources])

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from arctic_training.data.sft_factory import SFTDataFactory
-from arctic_training.errors import DataError
+from arctic_training.errors import DataError, ResumeError
 from tests.data import templates
 from tests.data.view import make
 
@@ -34,9 +34,9 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
     return write(folder, "a", 23), write(folder, "b", 7)
 
 
-def stream(*sources: dict[str, Any], rank: int = 0, world: int = 1, **section: Any) -> Any:
+def stream(*sources: dict[str, Any], rank: int = 0, world: int = 1, micro: int = 1, **section: Any) -> Any:
     section = {"sources": [{"streaming": True, **source} for source in sources], "stream_buffer": 5, **section}
-    return make(SFTDataFactory, TOKENIZER, section, rank=rank, world=world, train_iters=10)().train
+    return make(SFTDataFactory, TOKENIZER, section, rank=rank, world=world, micro=micro, train_iters=10)().train
 
 
 def told(batch: Any) -> list[str]:
@@ -87,6 +87,61 @@ def test_going_on_from_a_saved_position_is_exact(files: tuple[str, str], before:
     third = stream(*sources, **section)
     third.load_state_dict(state)
     assert take(third, 9) == whole[before + again :]
+
+
+def rows(loaders: list[Any], steps: int) -> list[str]:
+    """What all ranks hand out in so many micro-batches of one row, row by row."""
+    batches = [[told(batch) for batch in islice(loader, steps)] for loader in loaders]
+    return [" ".join(batches[rank][step]) for step in range(steps) for rank in range(len(loaders))]
+
+
+@pytest.mark.fault(18)
+@settings(max_examples=8, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    cuts=st.lists(st.tuples(st.integers(1, 4), st.integers(0, 6)), min_size=2, max_size=4),
+    packed=st.booleans(),
+)
+@example(cuts=[(2, 0), (1, 1), (2, 1)], packed=False)
+def test_any_number_of_ranks_goes_on_with_the_rows_of_the_first(
+    files: tuple[str, str], cuts: list[tuple[int, int]], packed: bool
+) -> None:
+    sources = [{"name_or_path": file, "weight": weight} for file, weight in zip(files, (1, 3), strict=True)]
+    section = {"pack_samples": packed, "max_length": 64, "div_length": 8}
+    seen: list[str] = []
+    shares: list[Any] = []
+    for world, steps in cuts:
+        loaders = [stream(*sources, rank=rank, world=world, **section) for rank in range(world)]
+        for loader in loaders if shares else ():
+            loader.load_shares(shares)
+        seen += rows(loaders, steps)
+        shares = [json.loads(json.dumps(loader.state_dict())) for loader in loaders]
+        for loader in loaders:
+            loader.close()
+    first = cuts[0][0]
+    whole = [stream(*sources, rank=rank, world=first, **section) for rank in range(first)]
+    assert seen == rows(whole, -(-len(seen) // first))[: len(seen)]
+    for loader in whole:
+        loader.close()
+
+
+@pytest.mark.fault(18)
+def test_another_micro_batch_takes_the_same_rows(files: tuple[str, str]) -> None:
+    one, two = (stream({"name_or_path": files[0]}, micro=micro) for micro in (1, 3))
+    before = [row for batch in islice(one, 7) for row in told(batch)]
+    two.load_state_dict(one.state_dict())
+    assert take(two, 4) == [[row for batch in islice(one, 3) for row in told(batch)] for _ in range(4)]
+    assert len(before) == 7
+    one.close()
+
+
+def test_rows_that_are_counted_in_another_way_are_refused(files: tuple[str, str]) -> None:
+    state = stream({"name_or_path": files[0]}).state_dict()
+    with pytest.raises(
+        ResumeError, match="samples of buffers of 5 rows, and this run has samples of buffers of 6 rows"
+    ):
+        stream({"name_or_path": files[0]}, stream_buffer=6).load_state_dict(state)
+    with pytest.raises(ResumeError, match="this run has packs of 64 tokens of buffers of 5 rows"):
+        stream({"name_or_path": files[0]}, pack_samples=True, max_length=64).load_state_dict(state)
 
 
 def test_weights(files: tuple[str, str]) -> None:
