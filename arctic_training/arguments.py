@@ -140,6 +140,8 @@ def _take(said: Arguments, name: str, value: str) -> None:
     else:
         if not value.isascii() or not value.isdecimal() or int(value) < 1:
             raise InputError(f"{name} {value}: a whole number above 0 is wanted")
+        if name == "--master_port" and int(value) > 65_535:
+            raise InputError(f"{name} {value}: ports end at 65535")
         setattr(said, "num_gpus" if name == "--num_accelerators" else name.lstrip("-"), int(value))
 
 

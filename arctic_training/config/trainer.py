@@ -116,7 +116,7 @@ class TrainerConfig(BaseConfig):
     """Compute MLPs a piece of the sequence at a time; not built yet."""
     arctic_moe: bool | Literal["auto"] = False
     """Layers of experts by grouped products; not built yet."""
-    seed: int = Field(default=42, ge=0)
+    seed: int = Field(default=42, ge=0, lt=2**63)
     """Seed of weights and dropout; the order of the data has its own."""
 
     loss_log_interval: Annotated[HumanInt, FREE] = Field(default=1, ge=0)

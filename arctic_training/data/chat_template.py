@@ -1,7 +1,10 @@
 """Renders chats with a tokenizer's template."""
 
 import re
-from collections.abc import Mapping, Sequence
+import signal
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from arctic_training.errors import DataError
@@ -10,6 +13,9 @@ Message = Mapping[str, Any]
 Chat = Sequence[Message]
 Span = tuple[int, int]
 """Characters of a text, from and up to."""
+
+PATIENCE = 10.0
+"""Seconds that a template may take for a small chat."""
 
 _GENERATION_TAG = re.compile(r"\{%-?\s*generation\s*-?%\}")
 
@@ -29,6 +35,23 @@ class ChatTemplate:
         tokens = [str(token) for token in tokenizer.added_tokens_decoder.values()]
         self.ends = tuple(token for token in tokens if token.strip())
         """Tokens that may end a turn: every added one that is not white space."""
+        self._try()
+
+    def _try(self) -> None:
+        """Raises `DataError` for a template that is none, that reaches out of its sandbox, or that does not end."""
+        from jinja2.exceptions import SecurityError, TemplateSyntaxError
+
+        try:
+            with _at_most(PATIENCE):
+                self.render([[{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]])
+        except TemplateSyntaxError as error:
+            raise DataError(f"the chat template is none: {error.message} (its line {error.lineno})") from error
+        except SecurityError as error:
+            raise DataError(f"the chat template does what none may: {error}") from error
+        except TimeoutError:
+            raise DataError(f"the chat template takes more than {PATIENCE} s for a chat of two words") from None
+        except Exception:
+            return  # it may refuse such a chat, and take those that there are
 
     def tagged(self, tools: Sequence[Any] | None = None) -> bool:
         """Whether the template itself says what the assistant says, by ``{% generation %}``."""
@@ -59,6 +82,25 @@ class ChatTemplate:
             add_generation_prompt=prompt,
             **{**self.tokenizer.special_tokens_map, **self.arguments},
         )
+
+
+@contextmanager
+def _at_most(seconds: float) -> Iterator[None]:
+    """Raises TimeoutError inside when the time is over. Only a main thread can be interrupted so."""
+
+    def over(number: int, frame: Any) -> None:
+        raise TimeoutError
+
+    if threading.current_thread() is not threading.main_thread() or signal.getitimer(signal.ITIMER_REAL)[0]:
+        yield
+        return
+    before = signal.signal(signal.SIGALRM, over)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def _present(message: Message) -> dict[str, Any]:
