@@ -118,6 +118,7 @@ def kills(root: Path, act: Callable[[], object], check: Callable[[], object]) ->
     return operation
 
 
+@pytest.mark.fault(4, 27)
 def test_a_save_that_is_killed_at_any_file_operation_leaves_the_old_one_or_the_new_one(tmp_path: Path) -> None:
     root = tmp_path / "run"
     save(root, 1)
@@ -134,12 +135,14 @@ def test_a_save_that_is_killed_at_any_file_operation_leaves_the_old_one_or_the_n
     assert seen == sorted(seen)
 
 
+@pytest.mark.fault(4)
 def test_saving_the_same_step_again_never_leaves_neither(tmp_path: Path) -> None:
     root = tmp_path / "run"
     save(root, 2)
     assert kills(root, lambda: save(root, 2), lambda: resumed(root) == 2 or pytest.fail("neither")) >= 12
 
 
+@pytest.mark.fault(4, 28)
 def test_retention_that_is_killed_leaves_the_newest(tmp_path: Path) -> None:
     root = tmp_path / "run"
     save(root, 1, 2, 3)
@@ -159,6 +162,7 @@ def test_steps_compare_as_numbers(tmp_path: Path) -> None:
     assert resumed(tmp_path) == 100
 
 
+@pytest.mark.fault(28)
 @given(st.sets(st.integers(1, 400), min_size=1, max_size=6), st.integers(0, 4))
 def test_retention_keeps_the_newest(tmp_path_factory: pytest.TempPathFactory, steps: set[int], keep: int) -> None:
     root = tmp_path_factory.mktemp("retention")
@@ -171,6 +175,7 @@ def test_retention_keeps_the_newest(tmp_path_factory: pytest.TempPathFactory, st
     assert sorted(removed) == sorted(steps - set(left))
 
 
+@pytest.mark.fault(28)
 def test_what_was_just_written_stays_though_later_ones_are_there(tmp_path: Path) -> None:
     save(tmp_path, 5, 10)
     save(tmp_path, 6, keep_last=1)
@@ -178,6 +183,7 @@ def test_what_was_just_written_stays_though_later_ones_are_there(tmp_path: Path)
     assert resumed(tmp_path) == 6
 
 
+@pytest.mark.fault(8)
 @pytest.mark.parametrize(
     ("hurt", "says"),
     [
@@ -201,6 +207,7 @@ def test_damage_is_found_before_anything_is_loaded(tmp_path: Path, hurt: Callabl
         resumed(tmp_path)
 
 
+@pytest.mark.fault(8)
 def test_a_checkpoint_of_another_type_is_refused(tmp_path: Path) -> None:
     save(tmp_path, 1)
     path = tmp_path / "step_1" / "manifest.json"
@@ -209,6 +216,7 @@ def test_a_checkpoint_of_another_type_is_refused(tmp_path: Path) -> None:
         resumed(tmp_path)
 
 
+@pytest.mark.fault(6)
 def test_a_disk_that_refuses_is_told_and_the_run_goes_on(tmp_path: Path, said: list[str]) -> None:
     root = tmp_path / "run"
     engine = save(root, 1)
@@ -226,6 +234,7 @@ def test_a_disk_that_refuses_is_told_and_the_run_goes_on(tmp_path: Path, said: l
             engine.save({}, RunState())
 
 
+@pytest.mark.fault(6)
 @pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("mount"), reason="mounting a small disk needs root")
 def test_a_full_disk_gives_the_attempts_space_back(
     tmp_path: Path, said: list[str], monkeypatch: pytest.MonkeyPatch
@@ -245,6 +254,37 @@ def test_a_full_disk_gives_the_attempts_space_back(
         assert resumed(root) == 1
     finally:
         os.system(f"umount {root}")
+
+
+@pytest.mark.fault(7)
+@pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("mount"), reason="mounting needs root")
+def test_a_folder_that_cannot_be_written_is_refused_before_anything_is_started(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A read-only mount refuses root too."""
+    from arctic_training.cli import main
+
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text("{}")
+    (tmp_path / "rows.jsonl").write_text('{"messages": []}\n')
+    (tmp_path / "file").write_text("")
+    (tmp_path / "locked").mkdir()
+    if os.system(f"mount -t tmpfs -o ro,size=100k tmpfs {tmp_path / 'locked'} 2>/dev/null") != 0:
+        pytest.skip("tmpfs cannot be mounted here")
+    there = sorted(tmp_path.rglob("*"))
+    recipe = "model: {name_or_path: %s/model}\ndata: {sources: [%s/rows.jsonl]}\n%s\n"
+    try:
+        for said, told in (
+            ("checkpoint: {output_dir: %s/locked/saved}", "3:26: checkpoint.output_dir: %s/locked: no right to write"),
+            ("checkpoint: {output_dir: %s/file/saved}", "3:26: checkpoint.output_dir: %s/file is a file, and a folder"),
+            ("output_dir: %s/locked/run", "3:13: output_dir: %s/locked: no right to write there"),
+        ):
+            (tmp_path / "recipe.yaml").write_text(recipe % (tmp_path, tmp_path, said % tmp_path))
+            assert main([str(tmp_path / "recipe.yaml")]) == 2
+            assert f"recipe.yaml:{told % tmp_path}" in capsys.readouterr().err
+            assert sorted(tmp_path.rglob("*")) == sorted([*there, tmp_path / "recipe.yaml"])
+    finally:
+        os.system(f"umount {tmp_path / 'locked'}")
 
 
 @pytest.mark.parametrize(

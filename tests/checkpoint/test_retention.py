@@ -1,0 +1,265 @@
+"""Which checkpoints stay, and that a whole one always does."""
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from arctic_training import get_config
+from arctic_training.checkpoint import folder as disk
+from arctic_training.checkpoint import retention, room
+from arctic_training.errors import RecipeError
+from arctic_training.logging import logger
+from arctic_training.state import RunState
+from tests import processes
+from tests.checkpoint.test_folder import Notes, kills, notes, resumed, save
+from tests.contract.cases import recipe
+from tests.engine import small
+
+pytestmark = pytest.mark.fault(28)
+
+
+@pytest.fixture
+def said() -> Iterator[list[str]]:
+    """What is logged."""
+    lines: list[str] = []
+    sink = logger.add(lambda line: lines.append(str(line)), level="WARNING", format="{message}")
+    yield lines
+    logger.remove(sink)
+
+
+def make(root: Path, step: int, loss: float | None = None, *, whole: bool = True) -> None:
+    folder = root / f"step_{step}"
+    folder.mkdir(parents=True)
+    manifest: dict[str, Any] = {"format": disk.FORMAT, "step": step, "files": {"a": {"size": 1, "sha256": ""}}}
+    manifest["values"] = {} if loss is None else {"loss/eval": loss}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    (folder / "a").write_text("1" if whole else "")
+
+
+MEASURED = st.none() | st.floats(0, 3, allow_nan=False).map(lambda value: round(value, 1)) | st.just(float("nan"))
+
+
+@given(
+    made=st.dictionaries(st.integers(1, 400), st.tuples(MEASURED, st.booleans()), min_size=1, max_size=8),
+    keep=st.integers(0, 3),
+    every=st.sampled_from([0, 0, 1, 10, 50]),
+    count=st.integers(0, 3),
+    mode=st.sampled_from(["min", "max"]),
+)
+def test_the_newest_the_best_and_every_so_many_stay(
+    tmp_path_factory: pytest.TempPathFactory, made: dict[int, Any], keep: int, every: int, count: int, mode: str
+) -> None:
+    root = tmp_path_factory.mktemp("retention")
+    for step, (loss, whole) in made.items():
+        make(root, step, loss, whole=whole)
+    there = sorted(step for step, (_, whole) in made.items() if whole)
+    assert retention.whole(root) == there
+    best = retention.best(root, "loss/eval", mode, count)
+    worth = {step: made[step][0] for step in there if made[step][0] is not None and made[step][0] == made[step][0]}
+    sign = 1 if mode == "min" else -1
+    assert len(best) == min(count, len(worth))
+    assert all(sign * worth[one] <= sign * worth[other] for one in best for other in worth.keys() - {*best})
+    removed = retention.retain(root, keep, every=every, never=best)
+    left = disk.steps(root)
+    broken = {step for step, (_, whole) in made.items() if not whole}
+    must = {*there[-keep:], *best, *(step for step in there if every and step % every == 0)} if keep else {*there}
+    assert {*left} == must | broken
+    assert {*removed} == made.keys() - {*left}
+    assert not there or retention.whole(root)  # there is a whole one, as there was
+    shutil.rmtree(root)
+
+
+def test_a_damaged_newest_is_not_the_one_that_is_kept(tmp_path: Path) -> None:
+    save(tmp_path, 1, 2, 3)
+    (tmp_path / "step_3" / "one.txt").write_text("short")
+    assert retention.retain(tmp_path, 1) == [1]
+    assert resumed(tmp_path) == 2
+
+
+def test_what_a_later_version_wrote_is_not_removed(tmp_path: Path) -> None:
+    save(tmp_path, 1)
+    manifest = tmp_path / "step_1" / "manifest.json"
+    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"format": disk.FORMAT + 1}))
+    save(tmp_path, 2, 3, keep_last=1)
+    assert disk.steps(tmp_path) == [1, 3]
+
+
+KEPT = {"keep_last": 1, "keep_best": 1}
+
+
+def train(root: Path, losses: dict[int, float], **section: Any) -> Notes:
+    """Save at every one of these updates, after an evaluation that gave that loss."""
+    engine = notes(root, **section)
+    engine.trainer.eval_loaders = {"eval": None}  # type: ignore[misc]
+    for update, loss in losses.items():
+        engine.trainer.progress.update = update
+        engine.note({"loss/eval": loss})
+        engine.save({}, RunState())
+    return engine
+
+
+def test_the_best_stays_over_resumes_and_is_named(tmp_path: Path) -> None:
+    train(tmp_path, {1: 3.0, 2: 1.0, 3: 2.0}, **KEPT)
+    assert disk.steps(tmp_path) == [2, 3]
+    train(tmp_path, {4: 1.5, 5: 2.5}, **KEPT)  # another start of the run
+    assert disk.steps(tmp_path) == [2, 5]
+    assert (tmp_path / "best").read_text() == "step_2\n"
+    train(tmp_path, {6: 0.5, 7: 0.7, 8: 0.8}, **KEPT)
+    assert disk.steps(tmp_path) == [6, 8]
+    assert (tmp_path / "best").read_text() == "step_6\n"
+    assert resumed(tmp_path) == 8
+    train(tmp_path, {9: 0.9, 10: 0.6}, **KEPT, best_mode="max")
+    assert disk.steps(tmp_path) == [9, 10]
+
+
+def test_what_is_measured_after_the_save_counts_too(tmp_path: Path) -> None:
+    engine = train(tmp_path, {1: 2.0, 2: 3.0}, **KEPT)
+    engine.trainer.progress.update = 3
+    engine.save({}, RunState())
+    engine.note({"loss/eval": 1.0})
+    assert (tmp_path / "best").read_text() == "step_3\n"
+    assert disk.steps(tmp_path) == [3]
+    assert disk.damage(tmp_path / "step_3") is None
+
+
+def test_a_checkpoint_that_was_not_measured_is_told_once(tmp_path: Path, said: list[str]) -> None:
+    engine = train(tmp_path, {1: 2.0}, **KEPT)
+    for update in (2, 3):
+        engine.trainer.progress.update = update
+        engine.save({}, RunState())
+    assert [line for line in said if "loss/eval" in line] == [
+        "the checkpoint of update 2 has no loss/eval, so that it cannot be the best: "
+        "save at updates at which there is an evaluation\n"
+    ]
+    assert disk.steps(tmp_path) == [1, 3]
+
+
+def test_a_kill_at_any_file_operation_leaves_the_best_and_a_newest(tmp_path: Path) -> None:
+    root = tmp_path / "run"
+    train(root, {1: 1.0, 2: 2.0}, **KEPT)
+
+    def check() -> None:
+        assert 1 in retention.whole(root) and resumed(root) in (2, 3)
+
+    assert kills(root, lambda: train(root, {3: 3.0}, **KEPT), check) >= 15
+
+
+def test_a_kill_while_a_value_is_noted_leaves_the_checkpoint_whole(tmp_path: Path) -> None:
+    root = tmp_path / "run"
+    save(root, 1)
+
+    def note() -> None:
+        engine = notes(root, update=1)
+        engine._saved = 1
+        engine.note({"loss/eval": 1.0})
+
+    assert kills(root, note, lambda: resumed(root) == 1 or pytest.fail("damaged")) >= 3
+
+
+@pytest.mark.parametrize(
+    ("section", "more", "says"),
+    [
+        ({"keep_best": 1}, {}, "checkpoint.keep_best: without keep_last all checkpoints are kept"),
+        ({"keep_every": 5}, {}, "checkpoint.keep_every: without keep_last all checkpoints are kept"),
+        ({"keep_last": 1, "best_metric": "x"}, {}, "checkpoint.best_metric: it says which checkpoints keep_best keeps"),
+        (KEPT, {}, "eval_interval: 0, and the checkpoint section has keep_best: nothing would tell which is the best"),
+    ],
+)
+def test_what_would_keep_nothing_is_refused(tmp_path: Path, section: Any, more: Any, says: str) -> None:
+    told = recipe("sft", tmp_path, checkpoint={"type": "deepspeed", "save_every_n_steps": 1, **section}, **more)
+    with pytest.raises(RecipeError, match=says):
+        get_config(told)
+
+
+def test_sections_that_would_remove_each_others_are_refused(tmp_path: Path) -> None:
+    one = {"type": "deepspeed", "save_every_n_steps": 1}
+    told = recipe("sft", tmp_path, checkpoint=[one, {**one, "keep_last": 2}])
+    with pytest.raises(RecipeError, match="two sections save in one folder, deepspeed"):
+        get_config(told)
+    get_config({**told, "checkpoint": [one, {**one, "output_dir": str(tmp_path / "other")}]})
+
+
+def whole_run(told: dict[str, Any]) -> dict[str, float]:
+    """The loss on the evaluation set after each update."""
+    from arctic_training.registry import lookup
+
+    config = get_config(told)
+    trainer: Any = lookup("trainer", config.type)(config)  # type: ignore[call-arg]
+    trainer.train()
+    trainer.close()
+    lines = [json.loads(line) for line in (Path(told["output_dir"]) / "metrics.jsonl").read_text().splitlines()]
+    return {f"step_{line['step']}": line["loss/eval"] for line in lines if "loss/eval" in line}
+
+
+def test_a_run_keeps_its_best_and_a_resumed_one_too(tmp_path: Path) -> None:
+    section = {"type": "deepspeed", "save_every_n_steps": 1, "auto_resume": True, **KEPT, "best_mode": "max"}
+    told = recipe("sft", tmp_path / "files", output_dir=str(tmp_path / "run"), checkpoint=section, eval_interval=1)
+    told["data"]["train_eval_split"] = [0.8, 0.2]
+    first = processes.share(whole_run, 1, told | {"exit_iteration": 4})[0]
+    losses = processes.share(whole_run, 1, told)[0]  # the whole file, so that of both starts
+    assert first.keys() < losses.keys() and len(losses) == 8
+    saved = tmp_path / "run" / "checkpoints" / "deepspeed"
+    worst = max(losses, key=lambda name: losses[name])
+    assert (saved / "best").read_text().strip() == worst
+    assert {f"step_{step}" for step in disk.steps(saved)} == {worst, "step_8"}
+
+
+def estimated(folder: Path, stage: int, dtype: str) -> list[float]:
+    """What was estimated of a checkpoint, over what it takes."""
+    from arctic_training import distributed
+    from arctic_training.checkpoint.deepspeed_engine import DeepSpeedCheckpointConfig, DeepSpeedCheckpointEngine
+    from arctic_training.state import Progress
+
+    distributed.init()
+    engine = small.make(stage, dtype)
+    small.window(engine, 0, 1, 1)
+    view, state = small.run_of(folder, Progress(update=1))
+    view.engines = {"model": engine}
+    saver = DeepSpeedCheckpointEngine(view, DeepSpeedCheckpointConfig(output_dir=folder))()
+    made = saver.save({"model": engine}, state)
+    assert made is not None
+    held = sum(
+        tensor.numel() * tensor.element_size() for tensor in small.everything(engine).values() if tensor.numel() > 1
+    )
+    told = room.estimate(saver)
+    engine.destroy()
+    return [told, held]
+
+
+@pytest.mark.fault(6)
+@pytest.mark.parametrize(("stage", "dtype"), [(0, "fp32"), (1, "bf16")])
+def test_the_size_of_a_checkpoint_is_known_beforehand(tmp_path: Path, stage: int, dtype: str) -> None:
+    ((told, held),) = processes.share(estimated, 1, tmp_path, stage, dtype)
+    assert 0.9 < told / held < 1.1
+
+
+@pytest.mark.fault(6)
+@pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("mount"), reason="mounting a small disk needs root")
+def test_a_disk_without_room_is_told_at_the_start(
+    tmp_path: Path, said: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if os.system(f"mount -t tmpfs -o size=1m tmpfs {tmp_path} 2>/dev/null") != 0:
+        pytest.skip("tmpfs cannot be mounted here")
+    try:
+        engine = notes(tmp_path / "run", save_every_n_steps=10, keep_last=2)
+        view: Any = engine.trainer
+        view.training_horizon, view.updates_per_epoch = 100, 10
+        monkeypatch.setattr(room, "estimate", lambda _: 340_000)
+        room.warn(engine)
+        monkeypatch.setattr(room, "estimate", lambda _: 400_000)
+        view.training_horizon = 20  # two saves, so that there are never three
+        room.warn(engine)
+        assert said == []
+        view.training_horizon = 100
+        room.warn(engine)
+        assert said[-1].startswith(f"{tmp_path / 'run'}: 3 checkpoints of some 0.4 MiB will be there at once")
+        assert "1.1 MiB more than now, and 1.0 MiB are free" in said[-1]
+    finally:
+        os.system(f"umount {tmp_path}")
