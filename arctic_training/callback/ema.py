@@ -1,6 +1,6 @@
 """The exponential moving average of a network's weights."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -34,14 +34,16 @@ class EMA(Callback):
         super().__init__(config)
         self.updates = 0
         self.weights: dict[str, Tensor] = {}
+        self._module: torch.nn.Module | None = None
+        self._shares: Sequence[Mapping[str, Tensor]] = []
+        """What the processes of another layout had, until the network is known for which it is cut."""
 
     def post_init(self, trainer: Any) -> None:
         if self.config.role not in trainer.trained:
             told = ", ".join(trainer.trained)
             raise RecipeError(f"callbacks.ema.role: {self.config.role!r} is not trained here; there are: {told}")
-        module = trainer.engines[self.config.role].module
-        now = _state(module)
-        self.weights = {name: _average_of(value, self.weights.get(name)) for name, value in now.items()}
+        self._module = trainer.engines[self.config.role].module
+        self._settle()
 
     def pre_after_update(self, trainer: Any) -> None:
         """Before evaluations and checkpoints of this update, which see the new average."""
@@ -70,6 +72,22 @@ class EMA(Callback):
 
     def load_state_dict(self, state: Mapping[str, Any], /) -> None:
         self.updates, self.weights = int(state["updates"]), dict(state["weights"])
+        self._settle()
+
+    def load_shares(self, shares: Sequence[Mapping[str, Any]], /) -> None:
+        self.updates, self._shares = int(shares[0]["updates"]), [share["weights"] for share in shares]
+        self._settle()
+
+    def _settle(self) -> None:
+        """Put the averages where the network is, once it is there."""
+        if self._module is None:
+            return
+        if self._shares:
+            held = (*self._module.named_parameters(), *self._module.named_buffers())
+            self.weights = {name: _cut([share[name] for share in self._shares], value) for name, value in held}
+            self._shares = []
+        now = _state(self._module)
+        self.weights = {name: _average_of(value, self.weights.get(name)) for name, value in now.items()}
 
 
 def _state(module: torch.nn.Module) -> dict[str, Tensor]:
@@ -87,6 +105,20 @@ def _whole(average: Tensor, parameter: Tensor) -> Tensor:
     parts[size * distributed.rank() :][:size] = average.flatten()
     shape: torch.Size = getattr(parameter, "ds_shape")  # noqa: B009  the type of a tensor has none
     return distributed.all_reduce(parts)[: shape.numel()].view(shape)
+
+
+def _cut(saved: Sequence[Tensor], parameter: Tensor) -> Tensor:
+    """What this process averages, out of what each process of another layout did: wholes, or parts of a whole."""
+    shape: torch.Size = getattr(parameter, "ds_shape", parameter.shape)
+    if (whole := saved[0]).shape != shape:
+        whole = torch.cat([part.flatten() for part in saved])[: shape.numel()].view(shape)
+    if not hasattr(parameter, "ds_tensor"):
+        return whole
+    size = parameter.ds_tensor.numel()
+    part = whole.new_zeros(size)
+    mine = whole.flatten()[size * distributed.rank() :][:size]
+    part[: len(mine)] = mine
+    return part
 
 
 @contextmanager
