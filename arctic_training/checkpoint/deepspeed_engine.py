@@ -112,9 +112,6 @@ def _tell(folder: Path, role: str, saved: Mapping[str, Any], engine: TrainedEngi
     if any(there[key] != here[key] for key in ("stage", "processes")):
         was, now = (f"ZeRO stage {one['stage']}, {one['processes']} processes" for one in (there, here))
         logger.info(f"{folder}: {role} was saved at {was}, and goes on at {now}")
-    if saved["rows"] != (rows := engine.deepspeed.train_batch_size()):
-        told = f"{folder}: an update of {role} had {saved['rows']} rows, and has {rows} from here on"
-        logger.warning(f"{told}; lengths in updates, the schedule's among them, mean another amount of data")
 
 
 def _save(value: Any, path: Path) -> None:

@@ -32,7 +32,6 @@ def snapshot(engine: TrainedEngine) -> dict[str, Any]:
     state = {
         "layout": layout(engine),
         "counters": {name: getattr(engine.deepspeed, name) for name in _COUNTERS},
-        "rows": int(engine.deepspeed.train_batch_size()),
         "last_lr": engine.last_lr,
         "schedule": engine.deepspeed.lr_scheduler.state_dict() if engine.deepspeed.lr_scheduler else {},
         "scaler": scaler(engine),
