@@ -26,7 +26,8 @@ def of_data(loader: Loader) -> dict[str, str]:
     """Prints of the samples and, where several are packed into a row, of the rows."""
     if isinstance(loader, StreamLoader):
         return {"data.samples": _digest([repr(_source(one)).encode() for one in loader.factory.config.sources])}
-    prints = {"data.samples": _told(loader.dataset, "samples")}
+    samples = getattr(loader, "dataset", None)
+    prints = {"data.samples": _told(samples, "samples")} if hasattr(samples, "__len__") else {}
     if (groups := getattr(loader, "groups", None)) is not None:
         prints["data.rows"] = _told(groups, "rows")
     return prints
@@ -105,9 +106,12 @@ def _arrays(arrays: Sequence[npt.NDArray[Any]]) -> Iterator[memoryview]:
         yield from views
         return
     for first in np.linspace(0, total - _STRETCH, _WHOLE // _STRETCH).astype(np.int64).tolist():
-        n = int(np.searchsorted(ends, first, "right"))
+        n, left = int(np.searchsorted(ends, first, "right")), _STRETCH
         at = first - int(ends[n]) + len(views[n])
-        yield views[n][at : at + _STRETCH]
+        while left:  # on into the next array: how the whole is cut does not matter
+            part = views[n][at : at + left]
+            yield part
+            n, at, left = n + 1, 0, left - len(part)
 
 
 def _source(config: Any) -> list[Any]:

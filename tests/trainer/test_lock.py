@@ -201,5 +201,6 @@ def test_the_command_is_refused_where_a_run_is_and_goes_on_where_one_was_killed(
 
 def start(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
     said = [sys.executable, "-m", "arctic_training", "recipe.yaml", *words]
-    environment = {**os.environ, "PYTHONPATH": str(processes.ROOT), "CUDA_VISIBLE_DEVICES": ""}
+    clean = {name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
+    environment = {**clean, "PYTHONPATH": str(processes.ROOT), "CUDA_VISIBLE_DEVICES": ""}
     return subprocess.run(said, cwd=folder, env=environment, capture_output=True, text=True, timeout=120)
