@@ -1,6 +1,5 @@
 """One process of a run: read the recipe, look up the trainer, train."""
 
-import ctypes
 import os
 import signal
 import sys
@@ -9,6 +8,7 @@ from typing import Any
 
 from arctic_training.arguments import parse
 from arctic_training.errors import ArcticError, InputError
+from arctic_training.parent import end_with_parent
 
 LAUNCHER = "ARCTIC_TRAINING_LAUNCHER"
 """The environment variable that holds the process number of the launcher that started this process."""
@@ -104,13 +104,8 @@ def _profiler(order: str) -> Any:
 
 
 def _die_with_the_launcher() -> None:
-    """Let the system end this process when the launcher is gone, however it went. Linux only."""
-    launcher = os.environ.get(LAUNCHER)
-    if launcher is None or not sys.platform.startswith("linux"):
-        return
-    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
-    if os.getppid() != int(launcher):  # it went before this could be said
-        os._exit(1)
+    if launcher := os.environ.get(LAUNCHER):
+        end_with_parent(int(launcher))
 
 
 if __name__ == "__main__":

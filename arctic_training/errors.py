@@ -59,6 +59,18 @@ class NonFiniteError(TrainingError):
     exit_code = 3
 
 
+class MemoryShortError(TrainingError):
+    """There was not enough memory on the device or the machine."""
+
+
+class WorkerError(TrainingError):
+    """A process that reads data for the loop has died."""
+
+
+class SampleError(TrainingError):
+    """A sample cannot be read, or a batch not be made of it."""
+
+
 class HangError(TrainingError):
     """A process has given no sign of life for too long."""
 

@@ -14,7 +14,7 @@ FILES = sorted(ROOT.rglob("*.py"))
 
 # lowest first; the longest match counts
 FLOORS = [
-    ["heartbeat", "errors", "secrets", "traces", "distributed", "loss"],
+    ["heartbeat", "parent", "errors", "secrets", "traces", "distributed", "loss"],
     ["registry", "state", "logging", "failure"],
     ["config", "metrics"],
     ["callback.hooks", "callback.callback", "tracker", "watchdog"],
@@ -26,7 +26,7 @@ FLOORS = [
 ]
 # within the top rooms the order is fixed too
 TRAINER = [
-    ["lengths", "lock", "resume", "role", "window"],
+    ["explain", "lengths", "lock", "resume", "role", "window"],
     ["session"],
     ["assembly"],
     ["trainer"],

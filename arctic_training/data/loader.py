@@ -1,14 +1,20 @@
 """What hands the loop its micro-batches, from any position of any epoch."""
 
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from arctic_training.data.row_error import where
 from arctic_training.data.sampler import GlobalOrder
+from arctic_training.errors import SampleError
+from arctic_training.parent import end_with_parent
 
 Batch = Any
 Collate = Callable[[list[Any]], Batch]
@@ -91,7 +97,7 @@ class IndexedLoader(Loader):
         places = ((epoch, row) for row in self.order.starts(start))
         if not self._workers and not torch.cuda.is_available():
             for place in places:
-                yield self._reader[place]
+                yield _given(self._reader[place])
             return
         loader: DataLoader[Batch] = DataLoader(
             self._reader,
@@ -103,11 +109,12 @@ class IndexedLoader(Loader):
             # a worker inherits the samples and whatever `collate` holds; a user's need not be something pickle knows
             multiprocessing_context="fork" if self._workers else None,
             pin_memory=torch.cuda.is_available(),
+            worker_init_fn=partial(_begin, os.getpid()),
             generator=torch.Generator().manual_seed(0),  # else making the iterator draws from the model's randomness
         )
         self.close()
         self._running = iter(loader)
-        yield from self._running
+        yield from map(_given, self._running)
 
     def close(self) -> None:
         running, self._running = self._running, None
@@ -135,9 +142,36 @@ class _Reader(Dataset[Batch]):
         return [int(sample) for row in rows for sample in self.groups[int(row)]]
 
     def __getitem__(self, place: tuple[int, int]) -> Batch:
-        indices = self.samples(place)
-        rows = [self.dataset[index] for index in indices] or [self.blank(self.dataset[0])]
-        return self.collate(rows)
+        """The batch, or `Broken` where it cannot be made: what is raised in a worker loses what it was."""
+        indices, number = self.samples(place), -1
+        try:
+            rows = []
+            for number in indices:
+                rows.append(self.dataset[number])
+            number = -1
+            return self.collate(rows or [self.blank(self.dataset[0])])
+        except MemoryError:
+            raise
+        except Exception as error:
+            which = f"sample {number}" if number >= 0 else f"a batch of samples {', '.join(map(str, indices))}"
+            return Broken(f"{which} cannot be made ({where(error)})" if number < 0 else f"{which}: {where(error)}")
+
+
+@dataclass
+class Broken:
+    """What stands for a batch that cannot be made."""
+
+    why: str
+
+
+def _given(batch: Batch) -> Batch:
+    if isinstance(batch, Broken):
+        raise SampleError(batch.why)
+    return batch
+
+
+def _begin(parent: int, worker: int) -> None:
+    end_with_parent(parent)
 
 
 def _as_it_is(batch: Batch) -> Batch:

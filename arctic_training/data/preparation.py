@@ -13,11 +13,11 @@ import numpy as np
 
 from arctic_training.data import mixing
 from arctic_training.data.collate import IGNORED
-from arctic_training.data.row_error import RowError
+from arctic_training.data.row_error import RowError, where
 from arctic_training.data.rows import Row, RowReader
 from arctic_training.data.samples import Samples
 from arctic_training.data.source import DataSource
-from arctic_training.errors import DataError
+from arctic_training.errors import ArcticError, DataError
 from arctic_training.logging import logger
 
 Rows = list[Row]
@@ -151,7 +151,18 @@ class _Encode:
     def __call__(self, table: Any, indices: list[int]) -> Any:
         if self._read is None:  # made where it is used: it cannot be pickled
             self._read = RowReader(self.features)
-        return self.encode(self._read(table), indices[0])
+        rows, first = self._read(table), indices[0]
+        try:
+            return self.encode(rows, first)
+        except ArcticError:
+            raise
+        except Exception:  # of the code that makes samples: which row it was, it does not know
+            for number, row in enumerate(rows, first):
+                try:
+                    self.encode([row], number)
+                except Exception as error:
+                    raise RowError(number, where(error)) from error
+            raise
 
 
 def token_table(columns: Mapping[str, Sequence[Any]]) -> Any:

@@ -1,5 +1,8 @@
 """A row that cannot be used, and which one it is."""
 
+import os
+import traceback
+
 from arctic_training.errors import DataError
 
 
@@ -12,3 +15,12 @@ class RowError(DataError):
 
     def __str__(self) -> str:
         return f"row {self.row + 1}: {self.what}"
+
+
+def where(error: BaseException) -> str:
+    """What went wrong, and the innermost line of it that is no library's."""
+    if isinstance(error, DataError):
+        return str(error)
+    lines = traceback.extract_tb(error.__traceback__)
+    place = ([line for line in lines if "site-packages" not in line.filename] or lines)[-1]
+    return f"{type(error).__name__}: {error} ({os.path.basename(place.filename)}:{place.lineno} {place.name})"

@@ -13,10 +13,15 @@ import numpy.typing as npt
 
 from arctic_training.data import json_rows, preparation
 from arctic_training.data.loader import Batch, Loader
+from arctic_training.data.row_error import RowError, where
 from arctic_training.data.sampler import GlobalOrder, Rows
 from arctic_training.data.samples import Samples
 from arctic_training.errors import DataError, ResumeError
 from arctic_training.logging import logger
+
+
+_SHOWN = 200
+"""Characters of a row that a message shows."""
 
 
 class Endless:
@@ -29,6 +34,7 @@ class Endless:
         self._start = self._beginning
         """Where the iteration begins that is not yet running; `datasets` itself does not tell it."""
         self._running: Iterator[dict[str, Any]] | None = None
+        self._read = 0
 
     def __next__(self) -> dict[str, Any]:
         """Raises `DataError` when the source is empty."""
@@ -36,8 +42,13 @@ class Endless:
             if self._running is None:
                 self.rows.load_state_dict(copy.deepcopy(self._start))
                 self._running = iter(self.rows)
-            for row in self._running:
-                return row
+            try:
+                for row in self._running:
+                    self._read += 1
+                    return row
+            except Exception as error:
+                told = str(error) if isinstance(error, RowError) else where(error)
+                raise DataError(f"{self.name}: after {self._read} rows that this start has read: {told}") from error
             self.load_state_dict(self._beginning)
         raise DataError(f"{self.name}: there are no rows")
 
@@ -135,7 +146,13 @@ class Lane:
         draw = np.random.Generator(np.random.PCG64([config.seed, number]))
         turns = draw.choice(len(self.sources), size=config.stream_buffer * self.lanes, p=self.shares)
         rows = [next(self.sources[turn]) for turn in turns.tolist()]
-        made = self.factory.process(json_rows.to_dataset(rows[self.lane :: self.lanes]))
+        mine = rows[self.lane :: self.lanes]
+        try:
+            made = self.factory.process(json_rows.to_dataset(mine))
+        except RowError as error:  # which row of its source it is, nobody has counted
+            source = self.sources[turns[self.lane :: self.lanes][error.row]]
+            row = json.dumps(mine[error.row], default=str, ensure_ascii=False)
+            raise DataError(f"{source.name}: {error.what}; the row begins {row[:_SHOWN]}") from error
         samples, note = preparation.with_targets(Samples(made), np.arange(len(made)), "the stream", 1.0)
         if note:
             logger.info(note)

@@ -2,8 +2,7 @@
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import repeat
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -27,10 +26,11 @@ from arctic_training.scheduler.factory import SchedulerFactory
 from arctic_training.state import Progress, RunState, Stateful, traceless
 from arctic_training.tokenizer.factory import TokenizerFactory
 from arctic_training.trainer.assembly import assemble, prepare_data
+from arctic_training.trainer.explain import explained
 from arctic_training.trainer.lengths import Lengths
 from arctic_training.trainer.role import Role
 from arctic_training.trainer.session import Session
-from arctic_training.trainer.window import Window, to_device, windows, with_share
+from arctic_training.trainer.window import Window, again, count_targets, to_device, windows, with_share
 
 
 class Trainer(Registered, Hooked, Lengths, ABC, kind="trainer"):
@@ -66,6 +66,7 @@ class Trainer(Registered, Hooked, Lengths, ABC, kind="trainer"):
         prepare_data(trainer)
 
     @hook("init")
+    @explained()
     def __init__(self, config: TrainerConfig) -> None:
         self.config: Any = config
         self.progress = Progress()
@@ -112,16 +113,10 @@ class Trainer(Registered, Hooked, Lengths, ABC, kind="trainer"):
         """What is left of the epoch under way, window by window: see `Window`."""
         loader = self.train_loader
         assert loader is not None
-        batches: Iterable[Any] = loader
-        if self.config.overfit_first_batch:
-            loader.seek(0, 0)
-            first = next(iter(loader))
-            left = len(loader) - self.progress.row // loader.stride
-            batches = repeat(first, left) if len(loader) else repeat(first)
-        else:
+        if not (first := self.config.overfit_first_batch):
             loader.seek(self.progress.epoch, self.progress.row)
         for window in windows(
-            batches,
+            again(loader, self.progress.row) if first else loader,
             self.config.gradient_accumulation_steps,
             targets=self.targets,
             stop=lambda: bool(self._requested[0]),
@@ -138,6 +133,7 @@ class Trainer(Registered, Hooked, Lengths, ABC, kind="trainer"):
                 yield batch
 
     @hook("train")
+    @explained()
     def train(self) -> None:
         if self.config.evaluate_first and not self.progress.update:
             self.evaluate()
@@ -203,11 +199,7 @@ class Trainer(Registered, Hooked, Lengths, ABC, kind="trainer"):
 
     def targets(self, batch: Any) -> int:
         """How many targets the loss of ``batch`` is a sum over: its labels, or its rows where it has none."""
-        if isinstance(batch, Mapping):
-            if "labels" in batch:
-                return int((batch["labels"] != -100).sum())
-            batch = next(iter(batch.values()))
-        return len(batch[0]) if isinstance(batch, (tuple, list)) else len(batch)
+        return count_targets(batch)
 
     @hook("after_update")
     def after_update(self) -> None:

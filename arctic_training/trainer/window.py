@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from itertools import islice
+from itertools import islice, repeat
 from typing import Any
 
 import torch
@@ -53,6 +53,22 @@ def windows(
         total, stops = reduce(mine).tolist()
         share = max(total, 1) / (len(held) * ranks)
         yield Window([with_share(to_device(batch, device), share) for batch in held], total, stop=stops > 0)
+
+
+def again(loader: Any, row: int) -> Iterator[Any]:
+    """The first batch of all, as often as ``loader`` has batches from ``row`` on."""
+    loader.seek(0, 0)
+    first = next(iter(loader))
+    return repeat(first, len(loader) - row // loader.stride) if len(loader) else repeat(first)
+
+
+def count_targets(batch: Any) -> int:
+    """The labels of a batch that are targets; its rows where it has no labels."""
+    if isinstance(batch, Mapping):
+        if "labels" in batch:
+            return int((batch["labels"] != -100).sum())
+        batch = next(iter(batch.values()))
+    return len(batch[0]) if isinstance(batch, (tuple, list)) else len(batch)
 
 
 def with_share(batch: Any, share: float) -> Any:

@@ -1,5 +1,8 @@
 """Loaders: exact from any position, deaf to the model's randomness, equally long on every rank."""
 
+import os
+import signal
+import time
 from typing import Any
 
 import numpy as np
@@ -8,6 +11,8 @@ import torch
 
 from arctic_training.data.loader import IndexedLoader, without_targets
 from arctic_training.data.sampler import GlobalOrder
+from arctic_training.errors import SampleError, WorkerError
+from arctic_training.trainer.explain import explained
 
 ROWS = [{"input_ids": np.full(3, n, np.int32), "labels": np.full(3, n, np.int32)} for n in range(11)]
 
@@ -64,6 +69,61 @@ def test_a_rank_without_a_row_gets_one_without_targets() -> None:
     assert ranks[1][-1] != ranks[2][-1]
     seen = [n for batches in ranks for batch in batches for n in batch if n != -100]
     assert sorted(seen) == list(range(11))
+
+
+class Broken:
+    """Rows of which one cannot be read."""
+
+    def __len__(self) -> int:
+        return len(ROWS)
+
+    def __getitem__(self, index: int) -> Any:
+        if index == 7:
+            raise KeyError("labels")
+        return ROWS[index]
+
+
+@pytest.mark.fault(30)
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_sample_that_cannot_be_read_is_named_with_the_line_that_failed(workers: int) -> None:
+    order = GlobalOrder(len(ROWS), 2, seed=5)
+    one = IndexedLoader(Broken(), order, collate, blank=without_targets, workers=workers)
+    with pytest.raises(SampleError, match=r"^sample 7: KeyError: 'labels' \(test_loader.py:\d+ __getitem__\)$"):
+        list(one)
+    one.close()
+
+
+@pytest.mark.fault(30)
+@pytest.mark.parametrize("workers", [0, 1])
+def test_samples_that_make_no_batch_are_named(workers: int) -> None:
+    def stack(rows: list[Any]) -> Any:
+        raise ValueError("all input arrays must have the same shape")
+
+    one = IndexedLoader(ROWS, GlobalOrder(4, 2, shuffle=False), stack, blank=without_targets, workers=workers)
+    with pytest.raises(SampleError, match=r"^a batch of samples 0, 1 cannot be made \(ValueError: all .* stack\)\)$"):
+        list(one)
+    one.close()
+
+
+@pytest.mark.fault(26)
+def test_a_worker_that_is_killed_is_named() -> None:
+    one = loader(workers=2)
+    batches = iter(one)
+    next(batches)
+    killed = one._running._workers[0].pid
+    os.kill(killed, signal.SIGKILL)
+    since = time.monotonic()
+
+    def go_on() -> None:
+        while time.monotonic() < since + 20:
+            next(batches, None)
+            time.sleep(0.01)
+
+    with pytest.raises(WorkerError) as told, explained():
+        go_on()
+    one.close()
+    assert time.monotonic() - since < 10
+    assert f"a worker of the data loader (process {killed}) was ended by the signal 'Killed'" in str(told.value)
 
 
 def test_a_row_may_be_a_pack() -> None:

@@ -1,0 +1,99 @@
+"""Errors of libraries, told so that a person knows what to change: memory that is short, a worker that died."""
+
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Any
+
+import torch
+
+from arctic_training.errors import MemoryShortError, WorkerError
+
+_SHORT = ("can't allocate memory", "not enough memory", "CUDA out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
+_WORKER = re.compile(r"DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\) (?:is killed by signal: ([^.]*)|exited unexpect)")
+_PARTS = {"loss": "the forward pass", "backward": "the backward pass", "step": "the optimizer's step"}
+
+
+@contextmanager
+def explained() -> Iterator[None]:
+    """Raises `MemoryShortError` and `WorkerError` for what says the same less clearly."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or any(word in str(error) for word in _SHORT):
+            raise MemoryShortError(_memory(error)) from error
+        # when it is noticed by waiting, the signal is told in the cause
+        if found := _WORKER.search(str(error.__cause__)) or _WORKER.search(str(error)):
+            raise WorkerError(_worker(*found.groups())) from error
+        raise
+
+
+def _worker(pid: str, signal: str | None) -> str:
+    if signal is None:
+        return f"a worker of the data loader (process {pid}) ended without a word: data.dl_num_workers: 0 shows why"
+    why = {
+        "Killed": "; the system does so when the machine's memory is full, see dmesg: lower data.dl_num_workers",
+        "Bus error": "; shared memory is full: enlarge /dev/shm, or lower data.dl_num_workers",
+    }
+    return (
+        f"a worker of the data loader (process {pid}) was ended by the signal {signal!r}{why.get(signal.strip(), '')}"
+    )
+
+
+def _memory(error: BaseException) -> str:
+    events = list(_events(error.__traceback__))
+    hosts = (getattr(host, "trainer", host) for _, host, _ in events)
+    trainer = next((host for host in hosts if hasattr(host, "progress")), None)
+    part, batch = next(
+        ((name, args[0] if args else None) for name, _, args in reversed(events) if name in _PARTS), ("", None)
+    )
+    if part in ("backward", "step") and trainer is not None:
+        batch = next((args[0] for name, _, args in reversed(events) if name == "step" and args), None)
+    cause = (str(error).strip() or type(error).__name__).splitlines()[0]
+    if not part:
+        where = events[-1][0] if events else "the start"
+        return f"memory is short in {where}: {cause}\n{_advice(trainer, '')}".rstrip()
+    evaluates = any(name == "evaluate" for name, *_ in events)
+    at = "an evaluation" if evaluates else f"update {trainer.progress.update + 1}" if trainer is not None else "the run"
+    shapes = ", ".join(_shapes(batch)) or "a batch without tensors"
+    return f"memory is short in {_PARTS[part]} of {at}, on a micro-batch of {shapes}: {cause}\n{_advice(trainer, part)}"
+
+
+def _events(trace: TracebackType | None) -> Iterator[tuple[str, Any, tuple[Any, ...]]]:
+    """The hooks that were running, outermost first: name, object, arguments."""
+    while trace is not None:
+        frame = trace.tb_frame
+        if frame.f_code.co_name == "announced" and "event" in frame.f_locals:
+            yield frame.f_locals["event"], frame.f_locals["self"], frame.f_locals["args"]
+        trace = trace.tb_next
+
+
+def _shapes(batch: Any, name: str = "") -> Iterator[str]:
+    if isinstance(batch, torch.Tensor):
+        yield f"{name} {list(batch.shape)}".strip()
+    elif isinstance(batch, Mapping):
+        for key, value in batch.items():
+            yield from _shapes(value, str(key))
+    elif isinstance(batch, (tuple, list)):
+        for value in batch:
+            yield from _shapes(value, name)
+
+
+def _advice(trainer: Any, part: str) -> str:
+    """What takes less, the cheapest first."""
+    config = getattr(trainer, "config", None)
+    if config is None:
+        return ""
+    micro, steps = config.micro_batch_size, config.gradient_accumulation_steps
+    told = []
+    if part in ("loss", "backward"):
+        if micro > 1:
+            told.append(f"micro_batch_size: {micro // 2} and gradient_accumulation_steps: {steps * 2}, the same update")
+        if hasattr(config.model, "activation_checkpointing"):
+            told.append("model.activation_checkpointing: true")
+        if hasattr(config.data, "max_length"):
+            told.append("a lower data.max_length")
+    sharded = "deepspeed.zero_optimization.stage: 3" + " on more processes" * (trainer.data_world == 1)
+    told += [sharded, "deepspeed.zero_optimization.offload_optimizer: {device: cpu}"]
+    return f"What takes less: {'; '.join(told)}"

@@ -1,0 +1,88 @@
+"""Memory that is short, and workers that die, told with what a person can change."""
+
+import re
+import resource
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from arctic_training import GANTrainer, get_config
+from arctic_training.errors import MemoryShortError
+from arctic_training.trainer.explain import explained
+from tests import processes
+from tests.contract.cases import recipe
+
+HUGE = 1 << 50
+
+
+class Greedy(GANTrainer):
+    """Wants more memory than there is in the part that is said."""
+
+    name = "greedy_for_the_test"
+    part = ""
+
+    def loss(self, batch: Any) -> torch.Tensor:
+        if self.part == "loss":
+            torch.empty(HUGE)
+        loss = super().loss(batch)
+        if self.part == "backward":
+            loss.register_hook(lambda grad: grad + torch.empty(HUGE)[0])
+        if self.part == "step":
+            step = self.model.step
+            self.model.step = lambda: torch.empty(HUGE) and step()  # type: ignore[method-assign]
+        return loss
+
+
+def wants(folder: Path, part: str) -> str:
+    Greedy.part = part
+    trainer = Greedy(get_config(recipe("gan", folder / "files", output_dir=str(folder)) | {"type": Greedy.name}))
+    try:
+        trainer.train()
+    except MemoryShortError as error:
+        return str(error)
+    finally:
+        trainer.close()
+    raise AssertionError("there was enough")
+
+
+@pytest.mark.fault(29)
+@pytest.mark.parametrize(
+    ("part", "told"),
+    [("loss", "the forward pass"), ("backward", "the backward pass"), ("step", "the optimizer's step")],
+)
+def test_memory_that_is_short_is_told_with_the_batch_and_what_takes_less(tmp_path: Path, part: str, told: str) -> None:
+    first, advice = wants(tmp_path, part).splitlines()
+    start = f"memory is short in {told} of update 1, on a micro-batch of rows [4, 2], draw [4]: "
+    assert first.startswith(start) and "can't allocate memory" in first
+    assert ("micro_batch_size: 2 and gradient_accumulation_steps: 2, the same update" in advice) is (part != "step")
+    assert advice.startswith("What takes less: ") and "zero_optimization" in advice
+
+
+def within(folder: Path, limit: int) -> str:
+    """A real run of a model too wide for the address space that it is allowed."""
+    told = recipe(
+        "gan", folder / "files", output_dir=str(folder), model={"type": "mlp", "sizes": [2, 30_000, 30_000, 2]}
+    )
+    here = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (here + limit, before[1]))
+    try:
+        GANTrainer(get_config(told))
+    except MemoryShortError as error:
+        return str(error)
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
+    raise AssertionError("there was enough")
+
+
+@pytest.mark.fault(29)
+def test_a_model_that_does_not_fit_is_told_as_such(tmp_path: Path) -> None:
+    (told,) = processes.run(within, 1, tmp_path, 1 << 30)
+    assert re.match(r"memory is short in create_model: .*can't allocate memory.*\nWhat takes less: deepspeed", told)
+
+
+def test_what_is_no_fault_of_memory_stays_what_it_is() -> None:
+    with pytest.raises(RuntimeError, match=r"^shapes do not fit$"), explained():
+        raise RuntimeError("shapes do not fit")
