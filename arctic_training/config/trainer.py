@@ -15,24 +15,15 @@ from arctic_training.config.duration import Duration
 from arctic_training.config.logger import LoggerConfig
 from arctic_training.config.model import ModelConfig
 from arctic_training.config.node import Node, masked
+from arctic_training.config.not_built import NOT_BUILT, require_built
 from arctic_training.config.numbers import HumanInt
 from arctic_training.config.optimizer import OptimizerConfig
 from arctic_training.config.paths import unwritable
-from arctic_training.config.problems import Problem, Problems
+from arctic_training.config.problems import Problem, Problems, unknown
 from arctic_training.config.scheduler import SchedulerConfig
 from arctic_training.config.tokenizer import TokenizerConfig
 from arctic_training.config.wandb import WandbConfig
-from arctic_training.registry import lookup, nearest
-
-NOT_BUILT = {
-    "sequence_parallel_size": "sequence parallelism",
-    "expert_parallel_size": "expert parallelism",
-    "activation_checkpoint_cpu_offload": "offloading activation checkpoints to the CPU",
-    "tiled_mlp_compute": "the tiled MLP",
-    "arctic_moe": "the grouped-GEMM MoE layer",
-    "mem_profiler": "the memory profiler",
-}
-"""Keys that recipes of ArcticTraining may carry, and what they would turn on: accepted at their defaults only."""
+from arctic_training.registry import lookup
 
 
 def _empty() -> Any:
@@ -208,8 +199,7 @@ class TrainerConfig(BaseConfig):
     @field_validator(*NOT_BUILT)
     @classmethod
     def _is_built(cls, value: Any, info: ValidationInfo) -> Any:
-        if value != cls.model_fields[info.field_name or ""].default:
-            raise ValueError(f"{NOT_BUILT[info.field_name or '']} is not built yet; leave this key out")
+        require_built(info.field_name or "", value, cls.model_fields[info.field_name or ""].default)
         return value
 
     @field_validator("scheduler")
@@ -232,10 +222,9 @@ class TrainerConfig(BaseConfig):
     @field_validator("allow_changes")
     @classmethod
     def _are_keys(cls, keys: list[str]) -> list[str]:
-        known = [*cls.model_fields, "global_batch_size"]
         for key in keys:
-            if key.split(".")[0] not in known:
-                raise ValueError(f"{key!r} is no key of a recipe; {nearest(key, known)}")
+            if (first := key.split(".")[0]) not in {*cls.model_fields, "global_batch_size"}:
+                raise ValueError(f"{key}: {unknown(first, cls.model_fields)}")
         return keys
 
     @field_validator("nan_guard")

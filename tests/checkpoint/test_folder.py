@@ -155,9 +155,12 @@ def test_retention_that_is_killed_leaves_the_newest(tmp_path: Path) -> None:
     assert kills(root, lambda: save(root, 4, keep_last=1), check) >= 15
 
 
-def test_steps_compare_as_numbers(tmp_path: Path) -> None:
+@pytest.mark.fault(27, 28)
+def test_steps_compare_as_numbers_and_not_by_the_clock(tmp_path: Path) -> None:
     save(tmp_path, 9, 10, 100)
     (tmp_path / "latest").unlink()
+    for time, step in enumerate((100, 10, 9)):
+        os.utime(tmp_path / f"step_{step}", (4e9 * time, 4e9 * time))
     assert disk.steps(tmp_path) == [9, 10, 100]
     assert resumed(tmp_path) == 100
 

@@ -227,6 +227,7 @@ HURTS: dict[str, tuple[Callable[[Path], Any], str]] = {
     "a later format": (lambda at: edit(at, format=99), "format 99; this version reads format 2"),
     "an earlier format": (lambda at: edit(at, format=1), "go on with the version that wrote it"),
     "another kind": (lambda at: edit(at, type="strange"), "of type 'strange'"),
+    "one for use elsewhere": (lambda at: edit(at, type="huggingface"), "no run can go on from it"),
     "no word of the run": (lambda at: edit(at, run=None), "does not say of what run it is"),
 }
 
@@ -270,3 +271,21 @@ def test_a_run_whose_checkpoints_are_all_damaged_does_not_begin_anew(root: Path,
     section = {"type": "deepspeed", "auto_resume": True, "output_dir": str(tmp_path / "saved")}
     (told,) = processes.share(start, 1, with_changes(root, {}, checkpoint=section, output_dir=str(root / "refused")))
     assert told.startswith("ResumeError 2: ") and "holds no whole checkpoint" in told
+
+
+@pytest.mark.fault(8, 32)
+def test_what_can_be_seen_by_a_look_is_told_before_anything_is_started(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from arctic_training.cli import main
+
+    told = recipe("sft", tmp_path / "files")
+    for key, value, says in (
+        ("resume", str(tmp_path / "gone"), f"resume: {tmp_path / 'gone'}: no such folder"),
+        ("allow_changes", ["optimzer.lr"], "allow_changes: optimzer.lr: unknown; did you mean optimizer?"),
+        ("allow_changes", "data", "allow_changes: 'data': a list is wanted here"),
+    ):
+        (tmp_path / "recipe.yaml").write_text(yaml.safe_dump({**told, key: value}))
+        assert main([str(tmp_path / "recipe.yaml")]) == 2
+        assert says in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
