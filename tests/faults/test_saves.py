@@ -11,7 +11,8 @@ from tests.forked import Run
 DYING = """
 import os, signal
 from pathlib import Path
-from arctic_training import DeepSpeedCheckpointEngine, SFTTrainer
+from arctic_training import SFTTrainer
+from arctic_training.checkpoint.deepspeed_engine import DeepSpeedCheckpointEngine
 
 class Dying(DeepSpeedCheckpointEngine):
     name = "dying"

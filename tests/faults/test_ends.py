@@ -1,0 +1,129 @@
+"""However a run is made to end, it ends soon, says why once, gives its code, and leaves no process behind."""
+
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.command import Run, alive, descendants, wait_for
+from tests.contract.cases import recipe
+
+pytestmark = pytest.mark.long
+
+RESUMABLE = {"type": "deepspeed", "auto_resume": True}
+"""It says of no update that it is saved: a run that is asked to stop saves all the same."""
+
+
+def endless(folder: Path, name: str = "gan", **more: Any) -> dict[str, Any]:
+    """A run of small updates without an end that a test would see."""
+    made = recipe(name, folder / "files", train_iters=10_000_000, **more)
+    return {key: value for key, value in made.items() if key != "epochs"}
+
+
+def steps(run: Run) -> list[int]:
+    return [record["step"] for record in run.records()]
+
+
+@pytest.mark.fault(11)
+@pytest.mark.parametrize(("number", "processes"), [(signal.SIGTERM, 2), (signal.SIGINT, 1), (signal.SIGUSR1, 1)])
+def test_a_signal_to_the_command_saves_the_update_under_way_and_the_run_goes_on_there(
+    tmp_path: Path, number: signal.Signals, processes: int
+) -> None:
+    told = endless(tmp_path, checkpoint=RESUMABLE)
+    with Run(tmp_path, told, "--num_gpus", str(processes)) as run:
+        run.reach(3)
+        since = time.monotonic()
+        run.process.send_signal(number)
+        assert run.end() == 128 + number
+        assert time.monotonic() - since < 15
+    last = steps(run)[-1]
+    assert os.listdir(tmp_path / "runs" / "recipe" / "checkpoints" / "deepspeed") >= [f"step_{last}"]
+    assert run.stderr == ""
+    if number == signal.SIGTERM:
+        with Run(tmp_path, told, f"exit_iteration={last + 2}", "--num_gpus", str(processes)) as run:
+            assert run.end() == 0
+        assert steps(run)[-3:] == [last, last + 1, last + 2]
+
+
+@pytest.mark.fault(9)
+def test_a_process_that_is_killed_is_named_and_ends_the_run(tmp_path: Path) -> None:
+    with Run(tmp_path, endless(tmp_path), "--num_gpus", "2") as run:
+        run.reach(3)
+        since = time.monotonic()
+        os.kill(run.rank(1), signal.SIGKILL)
+        assert run.end(30) == 137
+        assert time.monotonic() - since < 5
+    assert run.stderr == "[rank 1] was ended by SIGKILL; the other processes were ended too\n"
+
+
+RAISES = """
+from arctic_training import GANTrainer
+from arctic_training.distributed import rank
+
+class Raises(GANTrainer):
+    name = "raises"
+
+    def loss(self, batch):
+        if self.progress.update == 3 and rank() == 1:
+            raise RuntimeError("on purpose")
+        return super().loss(batch)
+"""
+
+
+@pytest.mark.fault(13)
+def test_an_exception_in_one_process_is_told_once_with_its_rank(tmp_path: Path) -> None:
+    (tmp_path / "train.py").write_text(RAISES)
+    with Run(tmp_path, endless(tmp_path) | {"type": "raises"}, "--num_gpus", "2") as run:
+        run.reach(3)
+        since = time.monotonic()
+        assert run.end(30) == 1
+        assert time.monotonic() - since < 5
+    assert run.stderr.startswith("[rank 1] ") and run.stderr.rstrip().endswith("RuntimeError: on purpose")
+    assert run.stderr.count("on purpose") == 2  # the line of the code, and what it raised
+    assert "train.py" in run.stderr and run.stderr.count("Traceback") <= 1
+
+
+@pytest.mark.fault(12, 25)
+def test_nothing_stays_behind_of_a_command_that_was_killed_not_even_the_workers_of_its_processes(
+    tmp_path: Path,
+) -> None:
+    told = endless(tmp_path, "causal")
+    told["data"] |= {"dl_num_workers": 2, "num_proc": 2}
+    since = time.monotonic()
+    with Run(tmp_path, told, "--num_gpus", "2", TOKENIZERS_PARALLELISM="") as run:
+        run.reach(2)
+        assert time.monotonic() - since < 60
+        left = descendants(run.process.pid)
+        assert len(left) >= 6  # two processes, and two workers of each
+        run.process.kill()
+        wait_for(lambda: not [pid for pid in left if alive(pid)], 5)
+    assert "fork" not in run.stderr
+
+
+@pytest.mark.fault(26)
+def test_a_loader_worker_that_is_killed_ends_the_run_with_its_name(tmp_path: Path) -> None:
+    told = endless(tmp_path, "causal")
+    told["data"] |= {"dl_num_workers": 1}
+    with Run(tmp_path, told) as run:
+        run.reach(2)
+        (worker,) = descendants(run.process.pid)
+        since = time.monotonic()
+        os.kill(worker, signal.SIGKILL)
+        assert run.end(30) == 1
+        assert time.monotonic() - since < 10
+    assert run.stderr.startswith(f"a worker of the data loader (process {worker}) was ended by the signal 'Killed'")
+
+
+@pytest.mark.fault(35)
+def test_a_run_ends_in_good_order_before_the_scheduler_ends_it(tmp_path: Path) -> None:
+    end = time.time() + 45  # on a busy machine its start takes half of that
+    with Run(
+        tmp_path, endless(tmp_path, checkpoint=RESUMABLE), "--num_gpus", "2", SLURM_JOB_END_TIME=f"{end:.0f}"
+    ) as run:
+        assert run.end() == 75
+        assert time.time() < end
+    last = steps(run)[-1]
+    assert (tmp_path / "runs" / "recipe" / "checkpoints" / "deepspeed" / f"step_{last}").is_dir()
