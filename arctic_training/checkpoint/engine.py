@@ -201,11 +201,11 @@ class CheckpointEngine(Factory[C, "CheckpointEngine[Any]"], kind="checkpoint_eng
             logger.warning(str(error))
 
     def _together(self, doing: str, act: Callable[[], Any]) -> list[Any]:
-        """What ``act`` returns on each process. An OSError on one of them is a `CheckpointError` on all."""
+        """What ``act`` returns on each process. What goes wrong with the disk on one is a `CheckpointError` on all."""
         value, wrong = None, ""
         try:
             value = act()
-        except OSError as error:
+        except (OSError, CheckpointError) as error:
             wrong = f"rank {distributed.rank()}: {error}{disk.room(self.output_dir)}"
         if told := [one for one in distributed.gather_objects(wrong) if one]:
             raise CheckpointError(f"cannot {doing} a checkpoint in {self.output_dir}: {'; '.join(told)}")

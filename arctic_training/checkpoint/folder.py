@@ -154,7 +154,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         manifest = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise CheckpointError(f"{folder} is no whole checkpoint: it has no {MANIFEST}") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} cannot be read: {error}") from error
     if not isinstance(manifest, dict) or not isinstance(manifest.get("files"), dict):
         raise CheckpointError(f"{path} is no manifest of a checkpoint")
@@ -162,6 +162,9 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         older = isinstance(told := manifest.get("format"), int) and told < FORMAT
         mend = "go on with the version that wrote it" if older else "a newer version may read it"
         raise CheckpointError(f"{folder} has format {told}; this version reads format {FORMAT}: {mend}")
+    sealed = all(isinstance(one, dict) and one.keys() >= {"size", "sha256"} for one in manifest["files"].values())
+    if not sealed or not isinstance(manifest.get("step"), int):
+        raise CheckpointError(f"{path} is no manifest of a checkpoint")
     return manifest
 
 

@@ -24,10 +24,11 @@ class Guard:
     def admit(self, folder: Path, manifest: Mapping[str, Any]) -> list[Change]:
         """The changes since the checkpoint was saved, all of them wanted. Raises `ResumeError` for any other."""
         saved = manifest.get("run")
-        if not isinstance(saved, Mapping) or not saved.keys() >= {"recipe", "prints"}:
+        told = [saved.get(name) for name in ("recipe", "prints")] if isinstance(saved, dict) else []
+        if not told or not all(isinstance(one, dict) for one in told):
             raise ResumeError(f"{folder} does not say of what run it is")
-        there = saved["prints"]
-        changes = list(differences(saved["recipe"], self.config, self.recipe))
+        recipe, there = told
+        changes = list(differences(recipe, self.config, self.recipe))
         changes += [Change(name, there.get(name), now) for name, now in self.prints.items() if there.get(name) != now]
         wanted = self.config.allow_changes
         if refused := [change for change in changes if not change.named_by(wanted)]:

@@ -171,7 +171,9 @@ def test_retention_keeps_the_newest(tmp_path_factory: pytest.TempPathFactory, st
     root = tmp_path_factory.mktemp("retention")
     for step in steps:
         (root / f"step_{step}").mkdir()
-        (root / f"step_{step}" / "manifest.json").write_text(json.dumps({"format": disk.FORMAT, "files": {}}))
+        (root / f"step_{step}" / "manifest.json").write_text(
+            json.dumps({"format": disk.FORMAT, "step": step, "files": {}})
+        )
     removed = retention.retain(root, keep)
     left = sorted(steps)[-keep:] if keep else sorted(steps)
     assert disk.steps(root) == left
@@ -186,6 +188,11 @@ def test_what_was_just_written_stays_though_later_ones_are_there(tmp_path: Path)
     assert resumed(tmp_path) == 6
 
 
+def manifest(folder: Path, **facts: Any) -> None:
+    path = folder / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | facts))
+
+
 @pytest.mark.fault(8)
 @pytest.mark.parametrize(
     ("hurt", "says"),
@@ -196,6 +203,9 @@ def test_what_was_just_written_stays_though_later_ones_are_there(tmp_path: Path)
         (lambda at: (at / "manifest.json").unlink(), "no whole checkpoint"),
         (lambda at: (at / "manifest.json").write_text("{"), "cannot be read"),
         (lambda at: (at / "manifest.json").write_text("[]"), "no manifest of a checkpoint"),
+        (lambda at: (at / "manifest.json").write_text("[" * 100_000), "cannot be read"),
+        (lambda at: manifest(at, files={"one.txt": 3}), "no manifest of a checkpoint"),
+        (lambda at: manifest(at, step="three"), "no manifest of a checkpoint"),
         (lambda at: (at / "manifest.json").write_text('{"format": 99, "files": {}}'), "format 99"),
     ],
 )
