@@ -1,6 +1,6 @@
 """Engines that are saved in one layout and go on in another: what the tests of elastic resumes share."""
 
-from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +8,7 @@ import torch
 
 from arctic_training import distributed
 from arctic_training.checkpoint.deepspeed_engine import DeepSpeedCheckpointConfig, DeepSpeedCheckpointEngine
+from arctic_training.engine import optimizers
 from arctic_training.engine.engine import TrainedEngine, initialize
 from arctic_training.engine.zero import full_parameter
 from arctic_training.state import Progress
@@ -33,7 +34,7 @@ class Net(torch.nn.Module):
         self.register_buffer("shift", torch.randn(19))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        hidden = self.norm(self.first(x) + self.tied(x) + self.shift).tanh()
+        hidden = self.norm(self.first(x) + self.tied(x) + self.shift.to(x.dtype)).tanh()
         return self.last(self.frozen(hidden) * self.scale)  # type: ignore[no-any-return]
 
 
@@ -43,7 +44,20 @@ OPTIMIZERS: dict[str, Any] = {
     "sgd": lambda groups: torch.optim.SGD(groups, lr=1e-2),
     "momentum": lambda groups: torch.optim.SGD(groups, lr=1e-2, momentum=0.9),
     "rmsprop": lambda groups: torch.optim.RMSprop(groups, lr=1e-3, momentum=0.5, centered=True),
+    "muon": lambda groups: optimizers.muon(
+        [
+            {**groups[0], "use_muon": True, "lr": 1e-2, "momentum": 0.9},
+            {**groups[1], "use_muon": False, "lr": 1e-2, "betas": (0.9, 0.95), "eps": 1e-8},
+        ]
+    ),
+    "adafactor": lambda groups: adafactor(groups),
 }
+
+
+def adafactor(groups: Any) -> torch.optim.Optimizer:
+    from transformers.optimization import Adafactor
+
+    return Adafactor(groups, lr=1e-2, relative_step=False, scale_parameter=False)
 
 
 def make(stage: int, optimizer: str = "adamw", dtype: str = "fp32", *, seed: int = 0, **zero: Any) -> TrainedEngine:
@@ -92,5 +106,14 @@ def whole(engine: TrainedEngine) -> dict[str, torch.Tensor]:
     return held | {name: one.detach().clone() for name, one in engine.module.named_buffers()}
 
 
-def cases(stages: tuple[int, ...], optimizers: tuple[str, ...]) -> Iterator[tuple[int, str]]:
-    yield from ((stage, optimizer) for stage in stages for optimizer in optimizers)
+def masters(engine: TrainedEngine) -> dict[str, torch.Tensor]:
+    """The fp32 weights behind those of less precision, whole, the same in every layout."""
+    from deepspeed.utils import safe_get_full_fp32_param
+
+    named = {name: one for name, one in engine.module.named_parameters() if one.requires_grad}
+    if engine.zero_optimization_stage():
+        return {name: safe_get_full_fp32_param(one).clone() for name, one in named.items()}
+    names = {id(one): name for name, one in named.items()}
+    optimizer = engine.deepspeed.optimizer
+    pairs = zip(chain(*optimizer.fp16_groups), chain(*optimizer.fp32_groups), strict=True)
+    return {names[id(one)]: master.detach().clone() for one, master in pairs}
