@@ -162,6 +162,9 @@ def test_a_wanted_change_takes_effect(root: Path) -> None:
     (as_it_was,) = processes.share(start, 1, with_changes(root, {}))
     (doubled,) = processes.share(start, 1, with_changes(root, {"optimizer": {"lr": 2e-3}}, allow_changes=["optimizer"]))
     (longer,) = processes.share(start, 1, with_changes(root, {"epochs": 4}, allow_changes=["epochs"]))
+    for stage in (1, 2, 3):
+        changes = {"optimizer": {"lr": 2e-3}, "deepspeed": {"zero_optimization": {"stage": stage}}}
+        assert processes.share(start, 1, with_changes(root, changes, allow_changes=["optimizer.lr"])) == [doubled]
     assert as_it_was == "after 2, lr 0.000889"
     assert doubled == "after 2, lr 0.001778"
     assert longer == "after 2, lr 0.001000"
