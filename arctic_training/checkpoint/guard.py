@@ -24,10 +24,9 @@ class Guard:
     def admit(self, folder: Path, manifest: Mapping[str, Any]) -> list[Change]:
         """The changes since the checkpoint was saved, all of them wanted. Raises `ResumeError` for any other."""
         saved = manifest.get("run")
-        told = [saved.get(name) for name in ("recipe", "prints")] if isinstance(saved, dict) else []
-        if not told or not all(isinstance(one, dict) for one in told):
+        recipe, there = (saved.get("recipe"), saved.get("prints")) if isinstance(saved, dict) else (None, None)
+        if not isinstance(recipe, dict) or not isinstance(there, dict):
             raise ResumeError(f"{folder} does not say of what run it is")
-        recipe, there = told
         changes = list(differences(recipe, self.config, self.recipe))
         changes += [Change(name, there.get(name), now) for name, now in self.prints.items() if there.get(name) != now]
         wanted = self.config.allow_changes

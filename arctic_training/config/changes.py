@@ -88,6 +88,8 @@ def _kept(value: Any, plain: Any, masked: Any, name: str = "") -> Any:
     if isinstance(plain, dict):
         values = value if isinstance(value, Mapping) else {}
         return {key: _kept(values.get(key), one, masked[key], key) for key, one in plain.items()}
+    if isinstance(plain, list) and isinstance(value, (set, frozenset)):
+        return sorted(masked, key=str)  # it has another order in every process
     if isinstance(plain, list):
         several = value if isinstance(value, (list, tuple)) and len(value) == len(plain) else [None] * len(plain)
         return [_kept(*three, name) for three in zip(several, plain, masked, strict=True)]
