@@ -19,7 +19,11 @@ class RecipeError(InputError):
     """A recipe that cannot be run. One line for each problem, all of them at once."""
 
     def __init__(self, problems: list[str] | str) -> None:
-        self.problems = [problems] if isinstance(problems, str) else list(problems)
+        told = [problems] if isinstance(problems, str) else problems
+        # what a recipe holds must not do anything to the terminal
+        self.problems = [
+            "".join(one if one.isprintable() or one == "\n" else ascii(one)[1:-1] for one in line) for line in told
+        ]
         super().__init__("\n".join(self.problems))
 
 

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -10,6 +11,8 @@ import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 from arctic_training.arguments import Arguments
@@ -19,13 +22,18 @@ from arctic_training.errors import InputError
 from arctic_training.failure import CHANNEL
 
 FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
-_GRACE = 3.0
-"""Seconds that processes have to end by themselves when one of them has failed."""
+_GRACE = 2.5
+"""Seconds that processes have to end by themselves when one of them has failed, or told that it does."""
 _PAUSE = 0.05
+_HOST = re.compile(r"\S+\s+slots=\d+(\s*#.*)?")
+"""A line of a host file."""
+_PLACE = (("RANK", "WORLD_SIZE"), ("LOCAL_RANK", "LOCAL_WORLD_SIZE"), ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS"))
+"""What launchers say in the environment: which process this is, and of how many."""
 
 
 def launch(said: Arguments, config: Any) -> int:
     """Run the recipe in as many processes as is said; the exit code. Raises `InputError`."""
+    _require_place(os.environ)
     if _is_rank(os.environ):
         if said.num_gpus or said.passed or said.num_nodes > 1:
             raise InputError(
@@ -45,6 +53,17 @@ def launch(said: Arguments, config: Any) -> int:
 def _is_rank(environment: Mapping[str, str]) -> bool:
     """Whether another launcher has started this process as one of several."""
     return {"RANK", "WORLD_SIZE"} <= environment.keys() or int(environment.get("SLURM_STEP_NUM_TASKS", "1")) > 1
+
+
+def _require_place(environment: Mapping[str, str]) -> None:
+    """Raises `InputError` when what a launcher says of this process makes no sense."""
+    told = {name: environment[name] for names in _PLACE for name in names if name in environment}
+    for name, value in told.items():
+        if not (value.isascii() and value.isdecimal()):
+            raise InputError(f"{name} is {value!r} in the environment; a whole number is wanted, as a launcher sets it")
+    for rank, world in _PLACE:
+        if rank in told and world in told and int(told[rank]) >= int(told[world]):
+            raise InputError(f"{rank} is {told[rank]} and {world} {told[world]} in the environment; ranks begin at 0")
 
 
 def _processes(wanted: int | None) -> int:
@@ -82,18 +101,22 @@ class _Child:
     rank: int
     process: subprocess.Popen[bytes]
     channel: int
+    received: bytes = b""
 
     @property
     def failed(self) -> bool:
-        """Ended otherwise than well, or in good order before its time."""
+        """Told of a failure, or ended otherwise than well, or in good order before its time."""
+        if self.told() is not None:  # its end may take it seconds
+            return True
         return self.process.poll() not in (None, 0, STOPPED_EARLY, *(128 + number for number in FORWARDED))
 
     def told(self) -> dict[str, Any] | None:
+        with contextlib.suppress(BlockingIOError):
+            self.received += os.read(self.channel, 1 << 18)
         try:
-            content = os.read(self.channel, 1 << 18)
-        except BlockingIOError:
+            return dict(json.loads(self.received))
+        except ValueError:  # nothing, or not all of it
             return None
-        return dict(json.loads(content)) if content else None
 
 
 class _Signals:
@@ -110,8 +133,18 @@ class _Signals:
         self.received = self.received or number
 
 
+def _require_free(port: int) -> int:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as error:
+            raise InputError(f"--master_port {port}: {error.strerror}; leave it out for a free one") from None
+    return port
+
+
 def _several(said: Arguments, count: int) -> int:
-    port = said.master_port or _free_port()
+    port = _require_free(said.master_port) if said.master_port else _free_port()
     children: list[_Child] = []
     signals = _Signals(children)
     for rank in range(count):
@@ -169,8 +202,24 @@ def _outcome(children: list[_Child], failed: list[_Child], received: int) -> int
     return max(int(child.process.returncode) for child in children)
 
 
+def _require_hosts(passed: list[str]) -> None:
+    """Raises `InputError` for a host file that cannot be read."""
+    words = [part for word in passed for part in (word.split("=", 1) if word.startswith("--hostfile=") else [word])]
+    for name, file in pairwise(words):
+        if name not in ("--hostfile", "-H"):
+            continue
+        try:
+            lines = Path(file).read_text(encoding="utf-8").splitlines()
+        except (OSError, ValueError) as error:
+            raise InputError(f"{name} {file}: {getattr(error, 'strerror', None) or error}") from None
+        for number, line in enumerate(lines, 1):
+            if line.strip() and not line.lstrip().startswith("#") and not _HOST.fullmatch(line.strip()):
+                raise InputError(f"{file}:{number}: {line.strip()!r:.60}: `host slots=GPUs` is wanted")
+
+
 def _with_deepspeed(said: Arguments) -> int:
     """Hand over to DeepSpeed's launcher, and pass signals on to all that it starts, which it does not do."""
+    _require_hosts(said.passed)
     counts = [*(["--num_gpus", str(said.num_gpus)] if said.num_gpus else [])]
     counts += ["--num_nodes", str(said.num_nodes)] if said.num_nodes > 1 else []
     counts += ["--master_port", str(said.master_port)] if said.master_port else []

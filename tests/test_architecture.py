@@ -26,7 +26,7 @@ FLOORS = [
 ]
 # within the top rooms the order is fixed too
 TRAINER = [
-    ["explain", "lengths", "lock", "resume", "role", "window"],
+    ["explain", "lengths", "lock", "resume", "role", "scalar", "window"],
     ["session"],
     ["assembly"],
     ["trainer"],

@@ -61,6 +61,8 @@ _ZERO_WORDS = (
     "log_trace_cache_warnings enable_sanity_checks save_muon_momentum_buffer_in_memory leaf_module"
 )
 _ZERO = frozenset(_ZERO_WORDS.split())
+_COUNTS = ("_size", "_threshold", "_parameters", "_distance")
+"""How the keys end that say how many."""
 
 
 def plain(value: Any) -> Any:
@@ -151,6 +153,8 @@ def _zero_problems(zero: Any) -> list[Problem]:
     for key in zero:
         if key not in _ZERO:
             problems.append((("zero_optimization", key), _unknown(key, _ZERO)))
+        elif key.endswith(_COUNTS) and not (_is_number(zero[key]) and zero[key] >= 0):
+            problems.append((("zero_optimization", key), f"{zero[key]!r}: a number of at least 0 is wanted"))
     stage = zero.get("stage")
     if stage is not None and (isinstance(stage, bool) or stage not in (0, 1, 2, 3)):
         problems.append((("zero_optimization", "stage"), f"{stage!r}: the stages are 0, 1, 2 and 3"))

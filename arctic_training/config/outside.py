@@ -26,13 +26,17 @@ def absent(config: TrainerConfig) -> list[str]:
 
 def _in_the_model(config: TrainerConfig) -> Iterator[Problem]:
     """A folder to write to that belongs to the model: what is saved there would be taken for it."""
-    model = Path(str(getattr(config.model, "name_or_path", ""))).expanduser()
-    if not getattr(config.model, "name_or_path", "") or not model.is_dir():
+    name = str(getattr(config.model, "name_or_path", ""))
+    if not name or impossible(name) or not (model := Path(name).expanduser()).is_dir():
         return
     told = [(("output_dir",), config.output_dir)]
     told += [(("checkpoint", str(n), "output_dir"), one.output_dir) for n, one in enumerate(config.checkpoint)]
     for path, folder in told:
-        if folder is not None and Path(os.path.realpath(folder)).is_relative_to(os.path.realpath(model)):
+        if (
+            folder is not None
+            and not impossible(str(folder))
+            and Path(os.path.realpath(folder)).is_relative_to(os.path.realpath(model))
+        ):
             yield Problem(path, f"{folder} lies in the folder of the model; choose another")
 
 

@@ -26,7 +26,9 @@ def unreadable(name: str, *, holds: str = "") -> str:
 def impossible(name: str) -> str:
     """Why no file can have that name; empty when one can."""
     try:
-        Path(name).expanduser().exists()
+        os.stat(Path(name).expanduser())
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
+        return ""
     except (OSError, ValueError, RuntimeError) as error:
         told = name if len(name) <= 60 else f"{name[:57]}..."
         return f"{told}: no path of a file ({getattr(error, 'strerror', None) or error})"

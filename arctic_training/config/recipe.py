@@ -101,11 +101,6 @@ def _import_code(tree: Node, path: Path | None, problems: list[Problem]) -> Path
     return file.resolve()
 
 
-def _printable(text: str) -> str:
-    """Without characters that would do something to the terminal."""
-    return "".join(one if one.isprintable() else ascii(one)[1:-1] for one in text)
-
-
 def _covered(path: tuple[str, ...], problems: list[Problem]) -> bool:
     """Whether something is known to be wrong there already, of which more would only be an echo."""
     return any(problem.path == path[: len(problem.path)] for problem in problems)
@@ -127,7 +122,7 @@ def located(problems: list[Problem], tree: Node) -> list[str]:
         place = node.place(of_key=problem.of_key)
         if node is tree and place is not None:
             place = Origin(place.source)  # a key that is not given, at the top
-        text = _printable(mask(problem.text, known))
+        text = mask(problem.text, known)
         if node.written and node.value != "":
             text = text.replace(str(node.value), node.written)
         words = [str(place or ""), ".".join(path), text]

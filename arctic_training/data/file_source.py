@@ -269,7 +269,7 @@ def _one_table(source: DataSource, tables: list[Any]) -> Any:
 
     try:
         return pa.concat_tables(tables, promote_options="permissive")
-    except pa.ArrowInvalid as error:
+    except pa.ArrowException as error:
         raise DataError(f"{source}: the files do not fit together: {_reason(error)}") from None
 
 

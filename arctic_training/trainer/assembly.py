@@ -26,6 +26,7 @@ from arctic_training.tracker.jsonl import JsonlConfig
 from arctic_training.tracker.tracker import Tracker
 from arctic_training.trainer.resume import resume
 from arctic_training.trainer.role import Role, RoleView
+from arctic_training.trainer.scalar import require_scalar
 from arctic_training.trainer.session import Session
 from arctic_training.watchdog import Watch
 
@@ -47,6 +48,7 @@ def build(trainer: Any) -> None:
     config = trainer.config
     trainer.watch = Watch(trainer, config.hang_timeout) if config.hang_timeout else None
     seed(config.seed)
+    trainer.listen("post-loss", require_scalar)
     trainer.listeners = attach(trainer, config.callbacks)
     trainer.tokenizer = make_tokenizer(trainer)
     trainer.train_loader, trainer.eval_loaders = load(trainer)

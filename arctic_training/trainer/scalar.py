@@ -1,0 +1,23 @@
+"""What a loss has to be, said of one that is not, before a library stumbles over it."""
+
+from typing import Any
+
+import torch
+
+from arctic_training.errors import TrainingError
+from arctic_training.registry import where
+
+
+def require_scalar(trainer: Any, loss: Any) -> None:
+    """Raises `TrainingError`."""
+    if not isinstance(loss, torch.Tensor):
+        told = f"is {loss!r:.60}"
+    elif loss.numel() != 1:
+        told = f"has the shape {list(loss.shape)}"
+    elif torch.is_grad_enabled() and not loss.requires_grad:
+        told = "depends on no weight that is trained"
+    else:
+        return
+    raise TrainingError(
+        f"the loss of {where(type(trainer))} {told}; a tensor of one number, made of the model's, is wanted"
+    )

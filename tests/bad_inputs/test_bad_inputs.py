@@ -1,0 +1,46 @@
+"""What a recipe leads to and cannot be used is refused in its own words, and nothing is written."""
+
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from arctic_training.cli import main
+from tests.bad_inputs import bad_code, bad_data, bad_models, bad_runs
+from tests.bad_inputs.case import Case, listing, same
+
+TABLES = {"data": bad_data.CASES, "model": bad_models.CASES, "code": bad_code.CASES, "run": bad_runs.CASES}
+CASES = {f"{table}: {name}": case for table, cases in TABLES.items() for name, case in cases.items()}
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working folder, a home, a cache and a folder for temporary files, all of them watched."""
+    for name in ("here", "home", "tmp"):
+        (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("ARCTIC_TRAINING_CACHE", str(tmp_path / "cache"))
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"):  # of a run in this process
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
+    return tmp_path / "here"
+
+
+@pytest.mark.fault(32)
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
+def test_a_bad_input_is_refused(
+    case: Case, here: Path, tiny_model: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    case.plant(here, tiny_model)
+    for name, value in case.environment.items():
+        monkeypatch.setenv(name, value)
+    capsys.readouterr()  # of planting
+    before = listing(here.parent)
+    code = main(["recipe.yaml", *case.words])
+    out, err = capsys.readouterr()
+    assert same(err.splitlines(), case.expected(here)), err
+    assert code == case.code
+    assert case.starts or not out
+    after = {path: about for path, about in listing(here.parent).items() if not case.may_write(path)}
+    assert after == before
