@@ -111,7 +111,7 @@ def _tell(folder: Path, role: str, saved: Mapping[str, Any], engine: TrainedEngi
         return
     if any(there[key] != here[key] for key in ("stage", "processes")):
         was, now = (f"ZeRO stage {one['stage']}, {one['processes']} processes" for one in (there, here))
-        logger.info(f"{folder}: {role} was saved at {was}, and goes on at {now}")
+        logger.success(f"{folder}: {role} was saved at {was}, and goes on at {now}")
 
 
 def _save(value: Any, path: Path) -> None:

@@ -159,7 +159,7 @@ class CheckpointEngine(Factory[C, "CheckpointEngine[Any]"], kind="checkpoint_eng
         except CheckpointError as error:
             raise error if isinstance(error, ResumeError) else ResumeError(str(error)) from error
         if changes:
-            logger.info(f"goes on under other settings, as allow_changes says: {'; '.join(map(str, changes))}")
+            logger.success(f"goes on under other settings, as allow_changes says: {'; '.join(map(str, changes))}")
             for engine, told in zip(engines.values(), recipe, strict=True):
                 put_over(engine, told)
         if folder.parent.absolute() == self.output_dir.absolute():

@@ -21,8 +21,9 @@ class LoggerConfig(BaseConfig):
     """Folder of the log files, one for each process; ``logs`` in the run folder when left out."""
     level: Annotated[
         Literal["TRACE", "DEBUG", "INFO", "SUCCESS", "WARNING", "ERROR", "CRITICAL"], BeforeValidator(_upper)
-    ] = "WARNING"
-    """Least severe level that is printed; the files begin at INFO, or lower when this is lower."""
+    ] = "SUCCESS"
+    """Least severe level that is printed: SUCCESS tells where a run goes on from and what it waits for, INFO every step
+    on the way. The files begin at INFO, or lower when this is lower."""
     print_output_ranks: Ranks = [0]
     """Ranks that print their log; ``"*"`` for all."""
     file_output_ranks: Ranks = "*"

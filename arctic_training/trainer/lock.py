@@ -63,7 +63,7 @@ class Lock:
         self._files[folder] = file
         before, me = os.pread(file, 1000, 0).decode(errors="replace").strip(), f"process {os.getpid()} on "
         if before and not before.startswith(me):
-            logger.info(f"{folder}: took over the lock of {before}, which has ended without giving it back")
+            logger.success(f"{folder}: took over the lock of {before}, which has ended without giving it back")
         os.ftruncate(file, 0)
         text = f"{me}{socket.gethostname()}, since {time.strftime('%Y-%m-%d %H:%M:%S')}\n"
         os.pwrite(file, text.encode(), 0)

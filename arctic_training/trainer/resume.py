@@ -33,9 +33,9 @@ def resume(trainer: Any) -> None:
         folder, rest = _reader(trainer, named, guard).load(trainer.trained, trainer.state, named), ""
     else:
         if own is not None:
-            logger.info(f"{own.output_dir} holds no checkpoint: the run starts from its beginning")
+            logger.success(f"{own.output_dir} holds no checkpoint: the run starts from its beginning")
         return
-    logger.info(f"goes on after update {trainer.progress.update}, from {folder}{rest}")
+    logger.success(f"goes on after update {trainer.progress.update}, from {folder}{rest}")
 
 
 def guard_of(trainer: Any) -> Guard:
