@@ -1,5 +1,6 @@
 """Ends a run that hangs: says which process gave no sign of life, and where each of the others stands."""
 
+import atexit
 import contextlib
 import json
 import os
@@ -24,6 +25,7 @@ _INNERMOST = 6
 _HIDDEN = "      ...\n"
 """Stands for those above."""
 
+_running: weakref.WeakSet["Watch"] = weakref.WeakSet()
 _watches = 0
 _busy = False
 
@@ -42,12 +44,13 @@ class Watch:
         self.pause = min(5.0, max(0.2, timeout / 10))
         self.over = threading.Event()
         self.others = _Others(self, f"watch/{_watches}") if distributed.world_size() > 1 else None
+        self.threads = [threading.Thread(target=self._watch, name="watchdog", daemon=True)]
+        if self.others is not None:
+            self.threads.append(threading.Thread(target=self.others.talk, name="watchdog-others", daemon=True))
         heartbeat.beat()
-        threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
-
-    def end(self) -> None:
-        """From here on nobody is judged by this watch."""
-        self.over.set()
+        for thread in self.threads:
+            thread.start()
+        _running.add(self)
 
     def update(self) -> int:
         """The update under way, from 1."""
@@ -94,7 +97,6 @@ class _Others:
         """What each said last, and when it was first heard."""
         self.answered = time.monotonic()
         self.store = distributed.connection()
-        threading.Thread(target=self._talk, name="watchdog-others", daemon=True).start()
 
     def judge(self) -> str:
         """Tell all that the run hangs, listen for a while, and say of whom nothing is heard, or who is stuck."""
@@ -128,7 +130,8 @@ class _Others:
         one = self.told.get(rank, (0.0, {"doing": "its start", "update": 0}))[1]
         return f"{one['doing']}, update {one['update']}"
 
-    def _talk(self) -> None:
+    def talk(self) -> None:
+        """What the second thread does: say that this process lives, and hear of the others."""
         count, who = 0, f"process {os.getpid()} on {socket.gethostname()}"
         while self.store is not None:
             count = 0 if self.watch.over.is_set() or self.watch.trainer() is None else count + 1
@@ -164,6 +167,16 @@ def busy(yes: bool) -> None:
     """Whether the process is at work for a run also when its trainer is in none of its events: it begins, or ends."""
     global _busy
     _busy = yes
+
+
+@atexit.register
+def _end() -> None:
+    """A thread that is in the store's code when the interpreter ends would abort the process after a good run."""
+    watches = list(_running)
+    for watch in watches:
+        watch.over.set()
+    for thread in (thread for watch in watches for thread in watch.threads):
+        thread.join(2.0)
 
 
 def whereabouts() -> tuple[str, bool]:

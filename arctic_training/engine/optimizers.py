@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from arctic_training import distributed
+from arctic_training.engine.compiling import compiling
 from arctic_training.logging import logger
 
 Groups = list[dict[str, Any]]
@@ -19,7 +20,8 @@ def fused_adam(groups: Groups, *, lr: float, betas: tuple[float, float], eps: fl
         try:
             from deepspeed.ops.adam import FusedAdam
 
-            made: torch.optim.Optimizer = FusedAdam(groups, lr=lr, betas=betas, eps=eps, adam_w_mode=True)
+            with compiling("fused_adam"):
+                made: torch.optim.Optimizer = FusedAdam(groups, lr=lr, betas=betas, eps=eps, adam_w_mode=True)
             return made
         except Exception as error:
             logger.warning(f"DeepSpeed's fused Adam cannot be built here, torch's takes its place: {error}")
@@ -28,14 +30,14 @@ def fused_adam(groups: Groups, *, lr: float, betas: tuple[float, float], eps: fl
 
 def cpu_adam(groups: Groups, *, lr: float, betas: tuple[float, float], eps: float) -> torch.optim.Optimizer:
     """DeepSpeed's AdamW for optimizer states in the CPU's memory. Compiled at its first use."""
-    return _compiled("DeepSpeedCPUAdam", lambda adam, _: adam.DeepSpeedCPUAdam(groups, lr=lr, betas=betas, eps=eps))
+    return _compiled("cpu_adam", lambda adam, _: adam.DeepSpeedCPUAdam(groups, lr=lr, betas=betas, eps=eps))
 
 
 def lion(groups: Groups, *, lr: float, betas: tuple[float, float]) -> torch.optim.Optimizer:
     """DeepSpeed's Lion, for the GPU or the CPU. Compiled at its first use."""
     if torch.cuda.is_available():
-        return _compiled("FusedLion", lambda _, lion: lion.FusedLion(groups, lr=lr, betas=betas))
-    return _compiled("DeepSpeedCPULion", lambda _, lion: lion.DeepSpeedCPULion(groups, lr=lr, betas=betas))
+        return _compiled("fused_lion", lambda _, lion: lion.FusedLion(groups, lr=lr, betas=betas))
+    return _compiled("cpu_lion", lambda _, lion: lion.DeepSpeedCPULion(groups, lr=lr, betas=betas))
 
 
 def muon(groups: Groups) -> torch.optim.Optimizer:
@@ -55,10 +57,10 @@ def muon(groups: Groups) -> torch.optim.Optimizer:
     return made
 
 
-def _compiled(name: str, make: Callable[[Any, Any], Any]) -> torch.optim.Optimizer:
+def _compiled(op: str, make: Callable[[Any, Any], Any]) -> torch.optim.Optimizer:
     distributed.init_deepspeed()
     from deepspeed.ops import adam, lion
 
-    logger.info(f"{name}: DeepSpeed compiles it when it is first used on a machine, which can take a minute")
-    made: torch.optim.Optimizer = make(adam, lion)
+    with compiling(op):
+        made: torch.optim.Optimizer = make(adam, lion)
     return made

@@ -1,6 +1,5 @@
-"""Errors of libraries, told so that a person knows what to change: memory that is short, a worker that died."""
+"""Memory that is short, told with the batch it was short for, and what a person can change."""
 
-import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from types import TracebackType
@@ -8,37 +7,21 @@ from typing import Any
 
 import torch
 
-from arctic_training.errors import MemoryShortError, WorkerError
+from arctic_training.errors import MemoryShortError
 
 _SHORT = ("can't allocate memory", "not enough memory", "CUDA out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
-_WORKER = re.compile(r"DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\) (?:is killed by signal: ([^.]*)|exited unexpect)")
 _PARTS = {"loss": "the forward pass", "backward": "the backward pass", "step": "the optimizer's step"}
 
 
 @contextmanager
 def explained() -> Iterator[None]:
-    """Raises `MemoryShortError` and `WorkerError` for what says the same less clearly."""
+    """Raises `MemoryShortError` for what says the same less clearly."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:
         if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or any(word in str(error) for word in _SHORT):
             raise MemoryShortError(_memory(error)) from error
-        # when it is noticed by waiting, the signal is told in the cause
-        if found := _WORKER.search(str(error.__cause__)) or _WORKER.search(str(error)):
-            raise WorkerError(_worker(*found.groups())) from error
         raise
-
-
-def _worker(pid: str, signal: str | None) -> str:
-    if signal is None:
-        return f"a worker of the data loader (process {pid}) ended without a word: data.dl_num_workers: 0 shows why"
-    why = {
-        "Killed": "; the system does so when the machine's memory is full, see dmesg: lower data.dl_num_workers",
-        "Bus error": "; shared memory is full: enlarge /dev/shm, or lower data.dl_num_workers",
-    }
-    return (
-        f"a worker of the data loader (process {pid}) was ended by the signal {signal!r}{why.get(signal.strip(), '')}"
-    )
 
 
 def _memory(error: BaseException) -> str:

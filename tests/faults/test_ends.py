@@ -40,7 +40,7 @@ def test_a_signal_to_the_command_saves_the_update_under_way_and_the_run_goes_on_
         assert run.end() == 128 + number
         assert time.monotonic() - since < 15
     last = steps(run)[-1]
-    assert os.listdir(tmp_path / "runs" / "recipe" / "checkpoints" / "deepspeed") >= [f"step_{last}"]
+    assert (tmp_path / "runs" / "recipe" / "checkpoints" / "deepspeed" / f"step_{last}").is_dir()
     assert run.stderr == ""
     if number == signal.SIGTERM:
         with Run(tmp_path, told, f"exit_iteration={last + 2}", "--num_gpus", str(processes)) as run:
@@ -87,7 +87,7 @@ def test_an_exception_in_one_process_is_told_once_with_its_rank(tmp_path: Path) 
 
 
 @pytest.mark.fault(12, 25)
-def test_nothing_stays_behind_of_a_command_that_was_killed_not_even_the_workers_of_its_processes(
+def test_nothing_stays_behind_of_a_command_that_was_killed_not_even_loader_workers(
     tmp_path: Path,
 ) -> None:
     told = endless(tmp_path, "causal")
@@ -114,7 +114,7 @@ def test_a_loader_worker_that_is_killed_ends_the_run_with_its_name(tmp_path: Pat
         os.kill(worker, signal.SIGKILL)
         assert run.end(30) == 1
         assert time.monotonic() - since < 10
-    assert run.stderr.startswith(f"a worker of the data loader (process {worker}) was ended by the signal 'Killed'")
+    assert run.stderr.startswith(f"a worker of the data loader (process {worker}) was ended by SIGKILL; ")
 
 
 @pytest.mark.fault(35)

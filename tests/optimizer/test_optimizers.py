@@ -1,5 +1,7 @@
 """Optimizers: which weights decay, and that every one is itself at every ZeRO stage and type, or refused there."""
 
+import os
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -137,12 +139,6 @@ WHERE: dict[Any, tuple[float, list[tuple[int, str]]]] = {
 }
 
 
-def built(name: str) -> bool:
-    from torch.utils.cpp_extension import _get_build_directory
-
-    return (Path(_get_build_directory(name, False)) / f"{name}.so").exists()
-
-
 def compare(factory: Any, lr: float, where: list[tuple[int, str]]) -> None:
     first, last, weights = train(factory, *where[0], lr)
     assert last < first - 0.02
@@ -161,12 +157,22 @@ def test_an_optimizer_is_itself_at_every_stage_and_type_at_which_it_is_allowed(f
             make(factory, stage, dtype, Net())
 
 
-@pytest.mark.slow
+@pytest.mark.long
+@pytest.mark.fault(27)
 @pytest.mark.parametrize(("factory", "op", "lr"), [(CPUAdamFactory, "cpu_adam", 1e-2), (LionFactory, "cpu_lion", 1e-3)])
-def test_deepspeeds_own_on_the_cpu(factory: Any, op: str, lr: float) -> None:
-    if torch.cuda.is_available() or not built(op):
-        pytest.skip(f"DeepSpeed's {op} is not compiled on this machine; a run with it on a CPU does so")
+def test_deepspeeds_own_on_the_cpu_is_compiled_though_a_killed_build_has_left_its_lock(
+    factory: Any, op: str, lr: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU, for which others are compiled")
+    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path))
+    lock = tmp_path / op / "lock"
+    lock.parent.mkdir()
+    lock.touch()
+    for path in (lock, lock.parent):
+        os.utime(path, (time.time() - 600,) * 2)
     compare(factory, lr, EVERYWHERE)
+    assert (tmp_path / op / f"{op}.so").exists() and not lock.exists()
 
 
 def test_the_muon_of_the_matrices_and_the_adam_of_the_rest() -> None:
