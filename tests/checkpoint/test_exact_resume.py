@@ -65,6 +65,7 @@ def every_case(folder: Path) -> dict[str, list[str]]:
     return found
 
 
+@pytest.mark.fault(2)
 @pytest.mark.parametrize("world", [1, 2])
 def test_a_run_that_was_interrupted_ends_with_the_same_bits(tmp_path: Path, world: int) -> None:
     for rank, found in enumerate(processes.share(every_case, world, tmp_path)):

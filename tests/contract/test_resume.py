@@ -40,7 +40,15 @@ def losses(run: Path) -> dict[int, float]:
     return {line["step"]: line["loss"] for line in lines if "loss" in line}
 
 
-def interrupt_everywhere(name: str, root: str, stages: tuple[int, ...], accumulations: tuple[int, ...]) -> list[str]:
+def interrupt_everywhere(
+    name: str,
+    root: str,
+    stages: tuple[int, ...],
+    accumulations: tuple[int, ...],
+    dtype: str = "fp32",
+    data: dict[str, Any] | None = None,
+    **more: Any,
+) -> list[str]:
     """Train whole, then go on from the checkpoints of several updates; returns what was compared."""
     from arctic_training import distributed
 
@@ -55,17 +63,18 @@ def interrupt_everywhere(name: str, root: str, stages: tuple[int, ...], accumula
             common: dict[str, Any] = {
                 "gradient_accumulation_steps": accumulate,
                 "deepspeed": {"zero_optimization": {"stage": stage}},
+                **more,
             }
+            if accumulate == 4 and distributed.world_size() > 1:
+                common["epochs"] = 4  # of one update each
 
             def told(run: str, **checkpoint: Any) -> dict[str, Any]:
                 section = {"type": "deepspeed", "output_dir": str(here / run / "saved"), **checkpoint}  # noqa: B023
-                return recipe(
-                    name,
-                    files,
-                    output_dir=str(here / run),  # noqa: B023
-                    checkpoint=section,
-                    **common,  # noqa: B023
-                )
+                made = recipe(name, files, output_dir=str(here / run), checkpoint=section, **common)  # noqa: B023
+                made["data"] |= data or {}
+                for role in {"model", "discriminator"} & made.keys():
+                    made[role]["dtype"] = dtype
+                return made
 
             whole = train(told("whole", save_every_n_steps=1))
             last = whole["progress"]["update"]
@@ -79,7 +88,7 @@ def interrupt_everywhere(name: str, root: str, stages: tuple[int, ...], accumula
                     shutil.copytree(saved, here / run / "saved" / saved.name)
                 distributed.barrier()
                 again = train(told(run, auto_resume=True))
-                what = f"{name}, stage {stage}, accumulation {accumulate}, from update {update} of {last}"
+                what = f"{name}, {dtype}, stage {stage}, accumulation {accumulate}, from update {update} of {last}"
                 assert again["progress"] == whole["progress"], what
                 for key, weight in whole["weights"].items():
                     assert torch.equal(again["weights"][key], weight), f"{what}: {key}"
@@ -92,13 +101,53 @@ def interrupt_everywhere(name: str, root: str, stages: tuple[int, ...], accumula
     return seen
 
 
+@pytest.mark.fault(2)
 @pytest.mark.parametrize("name", sorted(CASES))
 def test_one_process(name: str, tmp_path: Path) -> None:
-    (seen,) = processes.share(interrupt_everywhere, 1, name, str(tmp_path), STAGES, (1, 2), timeout=300)
+    (seen,) = processes.share(interrupt_everywhere, 1, name, str(tmp_path), STAGES, (1, 4), timeout=300)
     assert len(seen) == 3 * len(STAGES) * 2
 
 
+@pytest.mark.fault(2)
 @pytest.mark.parametrize("name", sorted(CASES))
 def test_two_processes(name: str, tmp_path: Path) -> None:
-    first, second = processes.share(interrupt_everywhere, 2, name, str(tmp_path), STAGES, (1, 2), timeout=400)
+    first, second = processes.share(interrupt_everywhere, 2, name, str(tmp_path), STAGES, (1, 4), timeout=400)
     assert first == second and len(first) == 2 * len(STAGES) * 2
+
+
+@pytest.mark.fault(2)
+@pytest.mark.parametrize(
+    ("name", "world", "stages"),
+    [
+        ("gan", 1, (0, 2)),
+        ("sft", 2, (1, 3)),
+        *(pytest.param(name, 1, STAGES, marks=pytest.mark.long) for name in ("causal", "dpo")),
+        *(pytest.param(name, 2, (0, 2), marks=pytest.mark.long) for name in ("causal", "dpo", "gan")),
+    ],
+)
+def test_bf16(name: str, world: int, stages: tuple[int, ...], tmp_path: Path) -> None:
+    for seen in processes.share(interrupt_everywhere, world, name, str(tmp_path), stages, (1,), "bf16", timeout=300):
+        assert len(seen) == len(stages) * (3 if world == 1 else 2)
+
+
+STREAM = {"stream_buffer": 3, "pack_samples": True}
+
+
+@pytest.mark.fault(2)
+@pytest.mark.parametrize(
+    ("data", "world", "stage"),
+    [
+        ({"pack_samples": True, "dl_num_workers": 2}, 1, 1),
+        (STREAM, 2, 2),
+        pytest.param({"pack_samples": True, "dl_num_workers": 2}, 2, 3, marks=pytest.mark.long),
+        pytest.param(STREAM, 1, 0, marks=pytest.mark.long),
+    ],
+)
+def test_packed_by_workers_and_streamed(data: dict[str, Any], world: int, stage: int, tmp_path: Path) -> None:
+    more: dict[str, Any] = {"micro_batch_size": 1}
+    if "stream_buffer" in data:
+        source = {"name_or_path": str(tmp_path / "files" / "chats.jsonl"), "streaming": True}
+        data, more["train_iters"] = {**data, "sources": [source]}, 8
+    told = ("sft", str(tmp_path), (stage,), (1,), "fp32", data)
+    for seen in processes.share(interrupt_everywhere, world, *told, **more):
+        assert len(seen) == (3 if world == 1 else 2)

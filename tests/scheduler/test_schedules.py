@@ -103,6 +103,7 @@ FORMS |= {f"huggingface {name}": (HFSchedulerFactory, {"name": name, "scheduler_
           for name, (told, form) in THEIRS.items()}  # fmt: skip
 
 
+@pytest.mark.fault(31)
 @pytest.mark.parametrize("which", FORMS)
 def test_a_schedule_is_its_closed_form(which: str) -> None:
     factory, section, form = FORMS[which]
@@ -122,6 +123,7 @@ def test_every_schedule_of_transformers_is_tried_or_refused() -> None:
             make(HFSchedulerFactory, name=name)
 
 
+@pytest.mark.fault(31)
 @pytest.mark.parametrize("which", FORMS)
 def test_a_schedule_goes_on_where_it_was_after_a_resume(which: str) -> None:
     factory, section, form = FORMS[which]

@@ -59,6 +59,7 @@ def trained(folder: str, **keys: Any) -> dict[str, torch.Tensor]:
     return found
 
 
+@pytest.mark.fault(16, 17)
 @pytest.mark.parametrize("keys", [{}, {"loss": "wasserstein"}, {"loss": "non_saturating", "label_smoothing": 0.1}])
 def test_the_cut_of_the_global_batch_changes_nothing(tmp_path: Path, keys: dict[str, Any]) -> None:
     whole = trained(str(tmp_path), micro_batch_size=4, **keys)
@@ -68,6 +69,7 @@ def test_the_cut_of_the_global_batch_changes_nothing(tmp_path: Path, keys: dict[
             torch.testing.assert_close(cut[name], weight, **EXACT, msg=lambda text, n=name: f"{n}: {text}")
 
 
+@pytest.mark.fault(16, 17)
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", [2])
 def test_two_processes_are_one(tmp_path: Path, stage: int) -> None:

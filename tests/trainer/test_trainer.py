@@ -139,13 +139,14 @@ def test_overfitting_the_first_batch(told: dict[str, Any]) -> None:
     assert len(seen) == 20 and seen[-1] < 0.7 * seen[0]
 
 
-def test_the_learning_rate_of_every_update_is_the_schedules(told: dict[str, Any]) -> None:
-    more = {
-        "gradient_accumulation_steps": 2,
-        "optimizer": {"lr": 0.01},
-        "scheduler": {"name": "linear", "warmup_steps": 2},
-    }
-    trained({**told, **more})
+@pytest.mark.fault(31)
+@pytest.mark.parametrize(
+    "length",
+    [{"gradient_accumulation_steps": 2}, {"train_iters": 6}, {"train_iters": 6, "gradient_accumulation_steps": 4}],
+)
+def test_the_learning_rate_of_every_update_is_the_schedules(told: dict[str, Any], length: dict[str, Any]) -> None:
+    more = {"optimizer": {"lr": 0.01}, "scheduler": {"name": "linear", "warmup_steps": 2}}
+    trained({**told, **more, **length})
     # update n (from 0) of 6: up over two, then straight down to 0 after the last
     wanted = [0.01 * min(n / 2, (6 - n) / 4) for n in range(6)]
     assert [record["lr"] for record in records(told)] == pytest.approx(wanted)

@@ -31,6 +31,7 @@ def cut(
     )
 
 
+@pytest.mark.fault(15, 17)
 @given(
     rows=st.lists(st.lists(st.floats(-5, 5, width=32), max_size=6), min_size=1, max_size=12),
     size=st.integers(1, 5),

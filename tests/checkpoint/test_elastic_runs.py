@@ -1,0 +1,197 @@
+"""Runs of real recipes that go on on another number of processes: the same losses, and every sample once an epoch."""
+
+import json
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+
+from arctic_training import distributed, get_config
+from arctic_training.callback.ema import EMA, _whole
+from arctic_training.registry import lookup
+from tests import processes, tiny
+
+Seen = dict[int, list[Any]]
+"""What made each update: its samples in the order of the epoch."""
+
+
+class Cut(NamedTuple):
+    """How an update is shared."""
+
+    world: int
+    stage: int
+    micro: int
+    accumulate: int
+
+
+def files(root: Path) -> None:
+    tiny.save_model(root / "model")
+    tiny.save_chats(root / "chats.jsonl", 22)
+    np.save(root / "points.npy", np.random.default_rng(0).normal(size=(44, 2)).astype(np.float32))
+
+
+def sft(root: Path, **data: Any) -> dict[str, Any]:
+    chats = {"sources": [str(root / "chats.jsonl")], "cache_dir": str(root / "cache"), "dl_num_workers": 0}
+    return {
+        "type": "sft",
+        "model": {"name_or_path": str(root / "model"), "dtype": "fp32"},
+        "data": {**chats, "max_length": 120, "filter_samples": False, **data},
+        "optimizer": {"lr": 1e-3},
+    }
+
+
+def lora(root: Path) -> dict[str, Any]:
+    recipe = sft(root)
+    adapter = {"peft_type": "LORA", "r": 3, "target_modules": ["q_proj", "down_proj"]}
+    return recipe | {"model": {**recipe["model"], "peft_config": adapter}}
+
+
+def stream(root: Path) -> dict[str, Any]:
+    source = {"name_or_path": str(root / "chats.jsonl"), "streaming": True}
+    return sft(root, sources=[source], stream_buffer=6, pack_samples=True) | {"train_iters": 10}
+
+
+def gan(root: Path) -> dict[str, Any]:
+    return {
+        "type": "gan",
+        "model": {"type": "mlp", "sizes": [2, 9, 2]},
+        "discriminator": {"type": "mlp", "sizes": [2, 9, 1]},
+        "data": {"sources": [{"type": "tensor_file", "name_or_path": str(root / "points.npy")}]},
+        "optimizer": {"lr": 1e-3},
+        "discriminator_optimizer": {"lr": 1e-3},
+        "loss": "hinge",
+        "d_steps": 2,
+        "latent_size": 2,
+        "callbacks": [{"type": "ema", "decay": 0.9}],
+    }
+
+
+CASES = {
+    "sft": sft,
+    "packed": lambda root: sft(root, pack_samples=True),
+    "lora": lora,
+    "stream": stream,
+    "gan": gan,
+}
+
+
+def train(name: str, root: str, run: str, cut: Cut, **more: Any) -> dict[str, Any]:
+    """Run a recipe to its end; what this process saw, and the losses."""
+    recipe = {
+        "epochs": 2,
+        "seed": 7,
+        "loss_log_interval": 0,
+        "logger": {"level": "ERROR"},
+        "scheduler": {"name": "linear", "warmup_steps": 1},
+        **CASES[name](Path(root)),
+        "output_dir": str(Path(root) / run),
+        "micro_batch_size": cut.micro,
+        "gradient_accumulation_steps": cut.accumulate,
+        "deepspeed": {"zero_optimization": {"stage": cut.stage}},
+        **more,
+    }
+    config = get_config(recipe)
+    trainer: Any = lookup("trainer", config.type)(config)  # type: ignore[call-arg]
+    seen: dict[tuple[int, int, int], Any] = {}
+
+    def look(self: Any, batch: Any) -> None:
+        place = (self.progress.update + 1, self.window.index, distributed.rank())
+        if "draw" in batch:
+            seen[place] = batch["draw"].tolist()
+        else:
+            rows = zip(batch["input_ids"].tolist(), batch["labels"].tolist(), strict=True)
+            seen[place] = [tuple(filter(None, row)) for row, labels in rows if set(labels) != {-100}]  # 0 fills up
+
+    trainer.listen("pre-step", look)
+    trainer.train()
+    average: dict[str, Any] = {}
+    for part in trainer.listeners.values():
+        if isinstance(part, EMA):
+            named = trainer.model.module.named_parameters()
+            average |= {key: _whole(part.weights[key], one).reshape(-1).tolist() for key, one in named}
+    end = {key: value for key, value in trainer.progress.state_dict().items() if key != "row"}
+    trainer.close()
+    return {"seen": seen, "end": end, "average": average}
+
+
+def runs(name: str, root: str, cut: tuple[int, ...], saved: dict[str, str], **more: Any) -> list[dict[str, Any]]:
+    """`train` in each new folder, from the checkpoint that it is told."""
+    distributed.init()
+    ended = []
+    for run, checkpoint in saved.items():
+        section: dict[str, Any] = {"type": "deepspeed", "output_dir": str(Path(root) / run / "saved")}
+        section |= {"auto_resume": True} if checkpoint else {"save_every_n_steps": 1}
+        if checkpoint and distributed.is_main():
+            shutil.copytree(checkpoint, Path(root) / run / "saved" / Path(checkpoint).name)
+        distributed.barrier()
+        ended.append(train(name, root, run, Cut(*cut), checkpoint=section, **more))
+    return ended
+
+
+def together(ended: Iterable[dict[str, Any]]) -> Seen:
+    """What all processes saw, in the order of the epoch."""
+    every = {place: rows for one in ended for place, rows in one["seen"].items()}
+    seen: Seen = {}
+    for place in sorted(every):
+        seen.setdefault(place[0], []).extend(every[place])
+    return seen
+
+
+def told(run: Path, what: str) -> dict[int, float]:
+    """A number of each update, as the run's metrics have it."""
+    lines = (json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines())
+    return {line["step"]: line[what] for line in lines if what in line}
+
+
+def move(name: str, root: Path, first: Cut, second: Cut, updates: Iterable[int], **more: Any) -> tuple[Seen, list[Any]]:
+    """Train whole with the first cut, then go on after each of ``updates`` with the second."""
+    files(root)
+    begun = processes.share(runs, first.world, name, str(root), tuple(first), {"whole": ""})
+    saved = {f"from_{n}": str(root / "whole" / "saved" / f"step_{n}") for n in updates}
+    went = processes.share(runs, second.world, name, str(root), tuple(second), saved, **more)
+    whole = together(one[0] for one in begun)
+    again = [together(one[n] for one in went) for n in range(len(saved))]
+    for n, run in enumerate(saved) if not more else ():  # an update is of as many rows as before
+        for what, most in (("loss", 1e-5), ("lr", 1e-12)):
+            expected = {at: value for at, value in told(root / "whole", what).items() if at > int(run[len("from_") :])}
+            assert expected and told(root / run, what) == pytest.approx(expected, abs=most), f"{run}: {what}"
+        for one in went:
+            assert one[n]["end"] == begun[0][0]["end"]
+            for key, average in begun[0][0]["average"].items():
+                assert one[n]["average"][key] == pytest.approx(average, abs=1e-6), f"{run}: {key}"
+    return whole, again
+
+
+@pytest.mark.fault(18, 31)
+@pytest.mark.parametrize(
+    ("name", "first", "second"),
+    [
+        ("packed", Cut(1, 1, 1, 4), Cut(2, 3, 1, 2)),
+        ("sft", Cut(2, 2, 2, 1), Cut(1, 0, 1, 4)),
+        pytest.param("lora", Cut(2, 3, 1, 2), Cut(1, 1, 4, 1), marks=pytest.mark.long),
+        ("gan", Cut(2, 3, 4, 1), Cut(1, 1, 4, 2)),
+        pytest.param("gan", Cut(1, 0, 4, 2), Cut(2, 3, 2, 2), marks=pytest.mark.long),
+        ("stream", Cut(2, 1, 1, 2), Cut(1, 2, 1, 4)),
+        pytest.param("stream", Cut(1, 1, 1, 4), Cut(2, 3, 1, 2), marks=pytest.mark.long),
+    ],
+)
+def test_the_same_samples_and_losses_on_other_processes(tmp_path: Path, name: str, first: Cut, second: Cut) -> None:
+    whole, again = move(name, tmp_path, first, second, (2, 3))
+    for update, seen in zip((2, 3), again, strict=True):
+        assert seen == {n: samples for n, samples in whole.items() if n > update}
+    if name in ("sft", "lora"):
+        half = len(whole) // 2
+        for epoch in (range(1, half + 1), range(half + 1, 2 * half + 1)):
+            assert len({sample for n in epoch for sample in whole[n]}) == sum(len(whole[n]) for n in epoch) == 22
+
+
+@pytest.mark.fault(18)
+@pytest.mark.parametrize(("first", "second"), [(Cut(1, 0, 1, 3), Cut(2, 1, 2, 1)), (Cut(2, 3, 1, 1), Cut(1, 3, 3, 1))])
+def test_another_size_of_an_update_goes_on_at_the_very_next_row(tmp_path: Path, first: Cut, second: Cut) -> None:
+    """After 3 or 2 rows, which the next cut's 4 or 3 do not divide."""
+    whole, (again,) = move("sft", tmp_path, first, second, (1,), allow_changes=["global_batch_size"])
+    seen = [sample for samples in (whole[1], *again.values()) for sample in samples]
+    assert seen == [sample for samples in whole.values() for sample in samples]
