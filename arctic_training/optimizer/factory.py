@@ -27,7 +27,9 @@ class OptimizerFactory(Factory[C, torch.optim.Optimizer], kind="optimizer_factor
     @property
     def stage(self) -> int:
         """The ZeRO stage of the run; from 1 on an optimizer sees flat pieces of the weights, and not matrices."""
-        return zero_stage(self.trainer.config.deepspeed, self.trainer.data_world)
+        config = self.trainer.config
+        told = {"dtype": config.model.dtype, "steps": config.gradient_accumulation_steps}
+        return zero_stage(config.deepspeed, self.trainer.data_world, **told)
 
     @hook("create_optimizer")
     @abstractmethod

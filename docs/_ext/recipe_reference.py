@@ -49,7 +49,7 @@ They are read unchanged. A key whose feature is not built yet is refused by its 
 |---|---|---|
 | loss of a window | mean of the micro-batches' means | mean over all targets of the window and of all processes |
 | last short window of an epoch | dropped or carried over | an update of its own |
-| ZeRO stage | 2 | 1 on several processes, 0 on one |
+| ZeRO stage | 2 | 1 on several processes, and in bf16 with accumulation; else 0 |
 | `optimizer.type` | `fused_adam` | `adamw`, torch's fused one; `fused_adam` is there by name |
 | `model.attn_implementation` | `sdpa` | `auto`: within each document, without a mask, where the model allows it |
 | `model.disable_activation_checkpoint` | `false`: recomputed | kept, unless a GPU's memory would not hold them |

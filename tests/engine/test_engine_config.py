@@ -44,6 +44,14 @@ def test_the_stage(world: int, block: dict[str, Any], stage: int) -> None:
     assert told(world, **block)["zero_optimization"]["stage"] == stage
 
 
+def test_gradients_of_micro_batches_are_added_in_fp32_on_one_process_too() -> None:
+    config = told(dtype="bf16", steps=4)
+    assert config["zero_optimization"]["stage"] == 1
+    assert config["data_types"] == {"grad_accum_dtype": "fp32"}
+    assert told(dtype="bf16")["zero_optimization"]["stage"] == 0
+    assert told(dtype="bf16", steps=4, zero_optimization={"stage": 0})["zero_optimization"]["stage"] == 0
+
+
 def test_what_the_block_says_stays_and_human_numbers_are_read_at_any_depth() -> None:
     config = told(
         gradient_clipping="0.5",
