@@ -49,7 +49,17 @@ examples:
   arctic_training list optimizer_factory
 
 Started by torchrun or as a SLURM step of several tasks, a process is one rank
-of the run. The exit code is 2 when the recipe or an argument cannot be used.
+of the run.
+
+exit codes:
+  0    done, or stopped by the kill switch
+  1    failed
+  2    the recipe, its data or an argument cannot be used
+  3    a loss, gradient or weight was not finite (nan_guard)
+  70   a process hung (hang_timeout)
+  75   saved and ended before its time was over (time_limit): start it again
+  130, 138, 143
+       saved and ended on SIGINT, SIGUSR1, SIGTERM: start it again
 """
 
 _OURS = {"--show", "--debug", "-h", "--help", "--version"}

@@ -117,8 +117,13 @@ def init_deepspeed() -> None:
 
 
 def connection() -> Store | None:
-    """To the store of the run's processes, for a thread of its own: one that waits there holds up no other's."""
-    return _store.clone() if _store is not None else None
+    """To the store of the run's processes, for a thread of its own: one that waits there holds up no other's. None
+    where the store, which the script that uses this package may have made, has no more than one."""
+    store: Any = _store  # torch's types leave the method out
+    try:
+        return store.clone() if store is not None else None
+    except (RuntimeError, NotImplementedError):
+        return None
 
 
 def barrier() -> None:

@@ -101,6 +101,8 @@ class _Others:
     def judge(self) -> str:
         """Tell all that the run hangs, listen for a while, and say of whom nothing is heard, or who is stuck."""
         self.hang = True
+        if self.store is None:
+            return ""
         time.sleep(2.5 * self.watch.pause)
         if time.monotonic() - self.answered > 2 * self.watch.pause and not _store_is_elsewhere():
             silent = {0: time.monotonic() - self.answered}

@@ -62,7 +62,7 @@ class NanGuard(Callback):
             if finite.is_cuda:
                 self._finite = torch.empty(finite.shape, dtype=torch.bool, pin_memory=True)
                 self._finite.copy_(finite, non_blocking=True)
-                self._copied = torch.cuda.Event()
+                self._copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
                 self._copied.record()
             else:
                 self._finite = finite

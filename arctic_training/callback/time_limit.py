@@ -20,7 +20,7 @@ class TimeLimitConfig(ComponentConfig):
 
 class TimeLimit(Callback):
     """Asks the run to stop while there is time for two more updates as long as the longest, evaluations and saves
-    included, and for a twentieth of the limit, five minutes at most, to spare."""
+    included, and to spare: a twentieth of the limit, fifteen seconds at least and five minutes at most."""
 
     name = "time_limit"
     config_type = TimeLimitConfig
@@ -44,6 +44,6 @@ class TimeLimit(Callback):
     def post_after_update(self, trainer: Any) -> None:
         now = time.monotonic()
         self._longest, self._last = max(self._longest, now - self._last), now
-        spare = 2 * self._longest + min(self._allowed / 20, 300.0)
+        spare = 2 * self._longest + min(max(self._allowed / 20, min(15.0, self._allowed / 4)), 300.0)
         if now - self._began + spare > self._allowed:
             trainer.request_stop(f"its time is nearly over: {self._allowed:.0f} s", STOPPED_EARLY)

@@ -64,7 +64,7 @@ class TrainedEngine:
         self.module: torch.nn.Module = deepspeed.module
         self.last_lr = float(deepspeed.optimizer.param_groups[0]["lr"])
         # the scaler of the fp16 loss; at its least scale it would raise, where other precisions skip the update
-        self._scaler = getattr(deepspeed.optimizer, "loss_scaler", None)
+        self._scaler: Any = getattr(deepspeed.optimizer, "loss_scaler", None)
         self._scaler = self._scaler or getattr(deepspeed.optimizer, "loss_scale_config", None)
         if hasattr(self._scaler, "raise_error_at_min_scale"):
             self._scaler.raise_error_at_min_scale = False

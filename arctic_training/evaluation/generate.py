@@ -17,6 +17,7 @@ from arctic_training.errors import DataError, InputError
 from arctic_training.evaluation.evaluator import Evaluator
 from arctic_training.evaluation.scorer import Scorer
 from arctic_training.factory import TrainerView
+from arctic_training.heartbeat import beat
 
 _IGNORED = -100
 
@@ -113,6 +114,7 @@ class GenerateEvaluator(Evaluator):
         return answers
 
     def _generate(self, trainer: TrainerView, module: Any, questions: Sequence[Question], salt: int) -> list[str]:
+        beat("generate")
         tokenizer, config, device = trainer.tokenizer, self.config, trainer.device
         pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
         longest = max(len(question.prompt) for question in questions)

@@ -209,6 +209,7 @@ def test_any_reference_is_resolved_or_refused(recipe: dict[str, Any]) -> None:
 # secrets
 
 
+@pytest.mark.fault(36)
 def test_a_secret_is_used_but_never_written(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MY_TOKEN", "hunter2hunter2")
     monkeypatch.setenv("MY_COUNT", "77")

@@ -66,6 +66,7 @@ def test_the_others_do_not_wait_for_a_first_that_failed() -> None:
     assert processes.run(fail_first, 2) == ["no room", "the first process failed; its own message says why"]
 
 
+@pytest.mark.fault(24)
 def test_leaves_nothing_behind(tmp_path: Path) -> None:
     before = set(os.listdir("/dev/shm")), set(os.listdir("/tmp"))
     processes.run(use_deepspeed, 2)

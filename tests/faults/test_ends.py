@@ -86,6 +86,20 @@ def test_an_exception_in_one_process_is_told_once_with_its_rank(tmp_path: Path) 
     assert "train.py" in run.stderr and run.stderr.count("Traceback") <= 1
 
 
+SPOILS = RAISES.replace('raise RuntimeError("on purpose")', 'return super().loss(batch) * float("nan")')
+
+
+@pytest.mark.fault(14)
+def test_a_loss_that_is_no_number_ends_every_process_with_a_code_of_its_own(tmp_path: Path) -> None:
+    (tmp_path / "train.py").write_text(SPOILS)
+    told = endless(tmp_path, checkpoint={"type": "deepspeed", "save_every_n_steps": 1}) | {"type": "raises"}
+    with Run(tmp_path, told, "--num_gpus", "2") as run:
+        assert run.end() == 3
+    assert run.stderr.startswith("update 4: the loss is not finite: rank 1.") and run.stderr.count("\n") == 1
+    saved = tmp_path / "runs" / "recipe" / "checkpoints" / "deepspeed"
+    assert sorted(path.name for path in saved.iterdir()) == ["latest", "step_1", "step_2", "step_3"]
+
+
 @pytest.mark.fault(12, 25)
 def test_nothing_stays_behind_of_a_command_that_was_killed_not_even_loader_workers(
     tmp_path: Path,
@@ -117,12 +131,25 @@ def test_a_loader_worker_that_is_killed_ends_the_run_with_its_name(tmp_path: Pat
     assert run.stderr.startswith(f"a worker of the data loader (process {worker}) was ended by SIGKILL; ")
 
 
+SLOW = """
+import time
+from arctic_training import GANTrainer
+
+class Slow(GANTrainer):
+    name = "slow"
+
+    def step(self, batch):
+        time.sleep(0.3)
+        super().step(batch)
+"""
+
+
 @pytest.mark.fault(35)
 def test_a_run_ends_in_good_order_before_the_scheduler_ends_it(tmp_path: Path) -> None:
-    end = time.time() + 45  # on a busy machine its start takes half of that
-    with Run(
-        tmp_path, endless(tmp_path, checkpoint=RESUMABLE), "--num_gpus", "2", SLURM_JOB_END_TIME=f"{end:.0f}"
-    ) as run:
+    (tmp_path / "train.py").write_text(SLOW)
+    end = time.time() + 60  # on a busy machine its start takes a third of that
+    told = endless(tmp_path, checkpoint=RESUMABLE) | {"type": "slow"}
+    with Run(tmp_path, told, "--num_gpus", "2", SLURM_JOB_END_TIME=f"{end:.0f}") as run:
         assert run.end() == 75
         assert time.time() < end
     last = steps(run)[-1]
