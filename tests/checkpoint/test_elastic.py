@@ -105,6 +105,6 @@ def test_other_optimizers_and_precisions(tmp_path: Path, before: int, after: int
 
 @pytest.mark.fault(18)
 @pytest.mark.long
-@pytest.mark.parametrize(("before", "after"), [(1, 1), (1, 2), (2, 1), (2, 2)])
+@pytest.mark.parametrize(("before", "after"), [(1, 1), (1, 2), (2, 1)])
 def test_every_stage_to_every_stage(tmp_path: Path, before: int, after: int) -> None:
     compare(tmp_path, before, after, moves("adamw", *product(STAGES, STAGES)))
