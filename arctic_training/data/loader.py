@@ -1,31 +1,20 @@
 """What hands the loop its micro-batches, from any position of any epoch."""
 
-import os
-import signal
-import threading
-import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from arctic_training.data import workers
 from arctic_training.data.row_error import where
 from arctic_training.data.sampler import GlobalOrder
 from arctic_training.errors import SampleError, WorkerError
-from arctic_training.parent import end_with_parent
 
 Batch = Any
-_WHY = {
-    signal.SIGKILL: "; the system does so when the machine's memory is full, see dmesg: lower data.dl_num_workers",
-    signal.SIGBUS: "; shared memory is full: enlarge /dev/shm, or lower data.dl_num_workers",
-}
-"""What it means that a worker was ended by a signal."""
 Collate = Callable[[list[Any]], Batch]
 
 
@@ -118,16 +107,16 @@ class IndexedLoader(Loader):
             # a worker inherits the samples and whatever `collate` holds; a user's need not be something pickle knows
             multiprocessing_context="fork" if self._workers else None,
             pin_memory=torch.cuda.is_available(),
-            worker_init_fn=partial(_begin, os.getpid()),
+            worker_init_fn=workers.begin(),
             generator=torch.Generator().manual_seed(0),  # else making the iterator draws from the model's randomness
         )
         self.close()
-        with _no_alarm():
+        with workers.no_alarm(), workers.own_folder():
             self._running = running = iter(loader)
         try:
             yield from map(_given, running)
         except (RuntimeError, OSError, EOFError) as error:
-            if died := _death(running):
+            if died := workers.death(running):
                 raise WorkerError(died) from error
             raise
 
@@ -183,37 +172,6 @@ def _given(batch: Batch) -> Batch:
     if isinstance(batch, Broken):
         raise SampleError(batch.why)
     return batch
-
-
-@contextmanager
-def _no_alarm() -> Iterator[None]:
-    """Inside, torch does not learn to raise an error wherever the process is when a worker dies, be it in a save.
-
-    Whoever waits for the worker's batch is told.
-    """
-    before = signal.getsignal(signal.SIGCHLD)
-    try:
-        yield
-    finally:
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGCHLD, before or signal.SIG_DFL)
-
-
-def _death(running: Any) -> str:
-    """Which worker died, and of what; empty when none did."""
-    workers, end = getattr(running, "_workers", []), time.monotonic() + 1
-    while not (dead := [worker for worker in workers if worker.exitcode]) and workers and time.monotonic() < end:
-        time.sleep(0.02)
-    if not dead:
-        return ""
-    who, code = f"a worker of the data loader (process {dead[0].pid})", dead[0].exitcode
-    if code > 0:
-        return f"{who} ended with exit code {code}; data.dl_num_workers: 0 shows why"
-    return f"{who} was ended by {signal.Signals(-code).name}{_WHY.get(-code, '')}"
-
-
-def _begin(parent: int, worker: int) -> None:
-    end_with_parent(parent)
 
 
 def _as_it_is(batch: Batch) -> Batch:

@@ -1,0 +1,101 @@
+"""What the processes that read batches ahead begin with, what ended one that died, and what they may leave on disk."""
+
+import atexit
+import multiprocessing
+import os
+import shutil
+import signal
+import socket
+import tempfile
+import threading
+import time
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from arctic_training.parent import end_with_parent
+
+_WHY = {
+    signal.SIGKILL: "; the system does so when the machine's memory is full, see dmesg: lower data.dl_num_workers",
+    signal.SIGBUS: "; shared memory is full: enlarge /dev/shm, or lower data.dl_num_workers",
+}
+"""What it means that a worker was ended by a signal."""
+_NAME = f"at-{zlib.crc32(socket.gethostname().encode()):08x}-"
+"""Begins the folder of a process; short, for the paths of sockets may not be long."""
+
+
+def begin() -> Callable[[int], None]:
+    """What each worker does first: it ends with its process, however that ended."""
+    return partial(_begin, os.getpid())
+
+
+def _begin(parent: int, worker: int) -> None:
+    end_with_parent(parent)
+
+
+@contextmanager
+def no_alarm() -> Iterator[None]:
+    """Inside, torch does not learn to raise an error wherever the process is when a worker dies, be it in a save.
+
+    Whoever waits for the worker's batch is told.
+    """
+    before = signal.getsignal(signal.SIGCHLD)
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGCHLD, before or signal.SIG_DFL)
+
+
+@contextmanager
+def own_folder() -> Iterator[None]:
+    """Workers that are started inside have their sockets in a folder by which those of a dead process are known.
+
+    Each would make a folder of its own, which one that is killed leaves. Here the next start removes it.
+    """
+    folder = Path(tempfile.gettempdir())
+    for old in folder.glob(f"{_NAME}*"):
+        if not _alive(old.name.removeprefix(_NAME)):
+            shutil.rmtree(old, ignore_errors=True)
+    mine = folder / f"{_NAME}{os.getpid()}"
+    if not mine.exists():
+        mine.mkdir(mode=0o700)
+        atexit.register(_remove, mine, os.getpid())
+    process: Any = multiprocessing.current_process()
+    before = process._config.get("tempdir")
+    process._config["tempdir"] = str(mine)
+    try:
+        yield
+    finally:
+        process._config["tempdir"] = before
+
+
+def _remove(folder: Path, process: int) -> None:
+    if os.getpid() == process:  # and not in a fork of it
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _alive(process: str) -> bool:
+    try:
+        os.kill(int(process), 0)
+    except (ProcessLookupError, ValueError):
+        return False
+    except PermissionError:  # another user's
+        return True
+    return True
+
+
+def death(running: Any) -> str:
+    """Which worker of torch's iterator died, and of what; empty when none did."""
+    workers, end = getattr(running, "_workers", []), time.monotonic() + 1
+    while not (dead := [worker for worker in workers if worker.exitcode]) and workers and time.monotonic() < end:
+        time.sleep(0.02)
+    if not dead:
+        return ""
+    who, code = f"a worker of the data loader (process {dead[0].pid})", dead[0].exitcode
+    if code > 0:
+        return f"{who} ended with exit code {code}; data.dl_num_workers: 0 shows why"
+    return f"{who} was ended by {signal.Signals(-code).name}{_WHY.get(-code, '')}"
