@@ -84,9 +84,13 @@ class Cache:
         """The table, mapped into memory rather than read, and its notes."""
         import pyarrow as pa
 
-        about = json.loads((self.path(key) / _ABOUT).read_text(encoding="utf-8"))
-        with pa.memory_map(str(self.path(key) / _TABLE)) as source:
-            return pa.ipc.open_file(source).read_all(), about["notes"]
+        try:
+            about = json.loads((self.path(key) / _ABOUT).read_text(encoding="utf-8"))
+            with pa.memory_map(str(self.path(key) / _TABLE)) as source:
+                return pa.ipc.open_file(source).read_all(), about["notes"]
+        except (OSError, ValueError, KeyError, pa.ArrowException) as error:
+            said = " ".join(str(error).split())
+            raise DataError(f"{self.path(key)} is no whole entry of the data cache ({said}); remove it") from error
 
     def _sweep(self) -> None:
         """Remove what runs of this machine that are gone left half written."""

@@ -38,6 +38,8 @@ def best_fit(lengths: npt.ArrayLike, capacity: int) -> Packs:
     sizes = np.asarray(lengths, dtype=np.int64)
     if len(sizes) and not 1 <= int(sizes.min()) <= int(sizes.max()) <= capacity:
         raise ValueError(f"samples of {sizes.min()} to {sizes.max()} tokens do not fit into packs of {capacity}")
+    # a pack that takes everything has all the room that matters, and the set of rooms is as long as the largest
+    capacity = min(capacity, int(sizes.sum()))
     order = np.argsort(-sizes, kind="stable")
     packs = np.empty(len(sizes), np.int64)
     """The pack of each sample in ``order``."""
