@@ -1,11 +1,14 @@
 """State: strict, whole, and untouched by what must leave no trace."""
 
 import random
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from arctic_training import distributed
 from arctic_training.errors import ResumeError
 from arctic_training.state import Progress, Rng, RunState, traceless
 
@@ -48,3 +51,35 @@ def test_loading_is_strict_both_ways_and_then_loads_nothing() -> None:
     with pytest.raises(ResumeError, match="it holds old, which the run lacks; it lacks new, which the run has"):
         run.load_state_dict(saved)
     assert run["progress"] == Progress()
+
+
+class Other:
+    def __init__(self) -> None:
+        self.given: list[Any] = []
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any], /) -> None:
+        self.given.append(state["told"])
+
+
+@pytest.mark.fault(18)
+def test_on_other_processes_a_part_takes_the_share_of_its_rank_or_else_the_first(monkeypatch: Any) -> None:
+    rngs = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        np.random.seed(seed)
+        random.seed(seed)
+        rngs.append(Rng().state_dict())
+    shares = [{"part": {"told": rank}, "rng": rngs[rank]} for rank in range(2)]
+    drawn = []
+    for rank in (0, 1, 2, 3, 3):
+        monkeypatch.setattr(distributed, "rank", lambda rank=rank: rank)
+        run = RunState(part=(part := Other()), rng=Rng())
+        run.load_shares(shares)
+        assert part.given == [rank if rank < 2 else 0]
+        drawn.append(draws())
+    Rng().load_state_dict(rngs[1])
+    assert drawn[1] == draws()
+    assert len({tuple(one) for one in drawn}) == 4 and drawn[3] == drawn[4]  # the new ones draw numbers of their own
