@@ -15,7 +15,7 @@ from arctic_training import GANTrainer, get_config
 from tests import processes
 from tests.contract.cases import recipe
 
-pytestmark = [pytest.mark.slow, pytest.mark.fault(24)]
+pytestmark = [pytest.mark.long, pytest.mark.fault(24)]
 
 
 def held() -> tuple[int, int]:
