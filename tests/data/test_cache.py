@@ -38,6 +38,7 @@ def run(folder: Path, tokenizer: Any = PLAIN, factory: Any = SFTDataFactory, **s
     return str(tokenizer.decode(made().train.dataset[0]["input_ids"]))
 
 
+@pytest.mark.fault(34)
 def test_the_same_is_found_again(tmp_path: Path) -> None:
     write(tmp_path / "rows.jsonl")
     run(tmp_path)
@@ -70,6 +71,7 @@ CHANGES: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.mark.fault(34)
 @pytest.mark.parametrize("change", CHANGES)
 def test_what_changes_the_samples_is_in_the_key(tmp_path: Path, change: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
@@ -79,6 +81,7 @@ def test_what_changes_the_samples_is_in_the_key(tmp_path: Path, change: str, mon
     assert len(entries(tmp_path)) == 2
 
 
+@pytest.mark.fault(34)
 def test_other_rows_are_read(tmp_path: Path) -> None:
     write(tmp_path / "rows.jsonl", "one")
     assert "one" in run(tmp_path)
@@ -88,6 +91,7 @@ def test_other_rows_are_read(tmp_path: Path) -> None:
     assert "two" in run(tmp_path)
 
 
+@pytest.mark.fault(34)
 def test_rows_made_in_memory_are_compared_by_content(tmp_path: Path) -> None:
     rows = [{"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "one"}]}]
 
@@ -106,6 +110,7 @@ def test_rows_made_in_memory_are_compared_by_content(tmp_path: Path) -> None:
     assert "two" in run(tmp_path, sources=[{"type": Memory.name}])
 
 
+@pytest.mark.fault(34)
 def test_other_code_makes_other_samples(tmp_path: Path) -> None:
     import importlib.util
 
@@ -153,6 +158,7 @@ def test_a_cache_that_cannot_be_written(tmp_path: Path) -> None:
         run(tmp_path)
 
 
+@pytest.mark.fault(34)
 def test_half_an_entry_is_none(tmp_path: Path) -> None:
     write(tmp_path / "rows.jsonl")
     run(tmp_path)

@@ -12,10 +12,18 @@ BEGIN, END = "<!-- the matrix -->\n", "<!-- its end -->\n"
 
 
 def marks(file: Path) -> Iterator[int]:
-    """The numbers that a test file's marks name."""
+    """The numbers that a test file's marks name, and those of a table ``SHOWN`` of cases by number."""
     for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        told: list[ast.expr | None] = []
         if isinstance(node, ast.Call) and ast.unparse(node.func) == "pytest.mark.fault":
-            yield from (ast.literal_eval(argument) for argument in node.args)
+            told = [*node.args]
+        elif (
+            isinstance(node, ast.Assign)
+            and ast.unparse(node.targets[0]) == "SHOWN"
+            and isinstance(node.value, ast.Dict)
+        ):
+            told = [*node.value.keys]
+        yield from (one.value for one in told if isinstance(one, ast.Constant) and isinstance(one.value, int))
 
 
 def table() -> str:
