@@ -19,7 +19,6 @@ from arctic_training.data.samples import Samples
 from arctic_training.errors import DataError, ResumeError
 from arctic_training.logging import logger
 
-
 _SHOWN = 200
 """Characters of a row that a message shows."""
 
@@ -186,7 +185,7 @@ class StreamLoader(Loader):
         return int(self.factory.rows * self.factory.trainer.data_world)
 
     @property
-    def dataset(self) -> Any:  # type: ignore[override]
+    def dataset(self) -> Any:
         """The samples of the buffer that is being handed out."""
         buffer = next(iter(self._lanes.values())).buffer
         return [] if buffer is None else buffer.samples

@@ -208,8 +208,9 @@ def _start(told: dict[str, Any], model: torch.nn.Module, optimizer: Any, schedul
     # what was asked for is said at DeepSpeed's level INFO
     deepspeed.utils.logger.setLevel(logging.INFO if reports else logging.ERROR)
     # at stage 0 below fp32 it would begin with a step of zero gradients, which decays the weights and counts as one
-    unfused = importlib.import_module("deepspeed.runtime.fp16.unfused_optimizer")
-    unfused.FP16_UnfusedOptimizer.initialize_optimizer_states = lambda optimizer: None
+    for module, wraps in (("unfused_optimizer", "FP16_UnfusedOptimizer"), ("fused_optimizer", "FP16_Optimizer")):
+        wrapper = getattr(importlib.import_module(f"deepspeed.runtime.fp16.{module}"), wraps)
+        wrapper.initialize_optimizer_states = lambda optimizer: None
     # some of its optimizers print while they are made
     with contextlib.redirect_stdout(sys.stdout if reports else io.StringIO()):
         engine, *_ = deepspeed.initialize(

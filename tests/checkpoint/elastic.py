@@ -3,6 +3,7 @@
 from itertools import chain
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 
@@ -68,10 +69,13 @@ def make(stage: int, optimizer: str = "adamw", dtype: str = "fp32", *, seed: int
         {"params": [parameter for parameter in trained if parameter.dim() > 1], "weight_decay": 0.1},
         {"params": [parameter for parameter in trained if parameter.dim() <= 1], "weight_decay": 0.0},
     ]
-    made = OPTIMIZERS[optimizer](groups)
+    made = OPTIMIZERS[optimizer.removeprefix("flat ")](groups)
     schedule = torch.optim.lr_scheduler.LambdaLR(made, lambda update: 1 / (1 + update))
     config = small.recipe(ROWS // distributed.world_size(), dtype, zero_optimization={"stage": stage, **zero})
-    return initialize(config, net, made, schedule)
+    if not optimizer.startswith("flat"):
+        return initialize(config, net, made, schedule)
+    with mock.patch("deepspeed.runtime.engine.FusedAdam", type(made)):  # what its own, for GPUs, is wrapped in
+        return initialize(config, net, made, schedule)
 
 
 def update(engine: TrainedEngine, number: int) -> float:
@@ -115,5 +119,12 @@ def masters(engine: TrainedEngine) -> dict[str, torch.Tensor]:
         return {name: safe_get_full_fp32_param(one).clone() for name, one in named.items()}
     names = {id(one): name for name, one in named.items()}
     optimizer = engine.deepspeed.optimizer
+    if hasattr(optimizer, "fp32_groups_flat"):
+        cut = [
+            (parameter, part.view(parameter.shape))
+            for group, flat in zip(optimizer.fp16_groups, optimizer.fp32_groups_flat, strict=True)
+            for parameter, part in zip(group, flat.detach().clone().split([p.numel() for p in group]), strict=True)
+        ]
+        return {names[id(parameter)]: part for parameter, part in cut}
     pairs = zip(chain(*optimizer.fp16_groups), chain(*optimizer.fp32_groups), strict=True)
     return {names[id(one)]: master.detach().clone() for one, master in pairs}

@@ -9,6 +9,7 @@ import torch
 
 from arctic_training import distributed
 from arctic_training.engine.engine import TrainedEngine
+from arctic_training.engine.snapshot import snapshot
 from tests import processes
 from tests.checkpoint import elastic
 
@@ -27,6 +28,7 @@ def begin(root: str, cases: list[tuple[int, str, str]]) -> dict[Any, Any]:
     told = {}
     for stage, optimizer, dtype in cases:
         engine = elastic.make(stage, optimizer, dtype)
+        assert not any(snapshot(engine)["moments"]), "it begins with a step of its own"
         for number in range(BEFORE):
             elastic.update(engine, number)
         elastic.save(engine, Path(root) / f"{stage}_{optimizer}_{dtype}", BEFORE)
@@ -86,6 +88,7 @@ OTHERS = [
     *moves("fused", (3, 1)),
     *moves("adafactor", (0, 0)),
     *moves("adamw", (0, 3), (1, 0), (2, 1), (3, 2), (3, 3), dtype="bf16"),
+    *moves("flat adamw", (0, 1), (3, 0), (0, 0), dtype="bf16"),
     *moves("muon", (0, 1), (1, 0), dtype="bf16"),
 ]
 
