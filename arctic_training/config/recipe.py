@@ -126,5 +126,6 @@ def located(problems: list[Problem], tree: Node) -> list[str]:
         if node.written and node.value != "":
             text = text.replace(str(node.value), node.written)
         words = [str(place or ""), ".".join(path), text]
-        lines.append((place.line if place else 0, ": ".join(word for word in words if word)))
+        line = ": ".join(word for word in words if word).replace("\n", "\\n")
+        lines.append((place.line if place else 0, line))
     return [line for _, line in sorted(lines, key=lambda one: one[0])]
