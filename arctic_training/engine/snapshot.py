@@ -222,12 +222,12 @@ def _gather_persistent(engine: TrainedEngine) -> None:
 
 
 def _scalers(engine: TrainedEngine) -> list[Any]:
-    """What keeps the loss scale of fp16: the optimizer itself, or an object of its own."""
+    """What keeps the loss scale of fp16: the optimizer itself, or an object that it has."""
     optimizer = engine.deepspeed.optimizer
     if isinstance(optimizer, torch.optim.Optimizer):
         return []
-    scaler = vars(optimizer).get("loss_scaler")
-    return [optimizer, *([scaler] if hasattr(scaler, "__dict__") else [])]
+    held = [vars(optimizer).get(name) for name in ("loss_scaler", "loss_scale_config")]
+    return [optimizer, *(one for one in held if hasattr(one, "__dict__"))]
 
 
 def _scalar_device(optimizer: torch.optim.Optimizer, tensor: torch.Tensor) -> torch.device:

@@ -3,13 +3,14 @@
 from itertools import product
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
 
 from arctic_training import distributed
 from arctic_training.engine.engine import TrainedEngine
-from arctic_training.engine.snapshot import snapshot
+from arctic_training.engine.snapshot import _scalers, scaler, snapshot
 from tests import processes
 from tests.checkpoint import elastic
 
@@ -111,3 +112,33 @@ def test_other_optimizers_and_precisions(tmp_path: Path, before: int, after: int
 @pytest.mark.parametrize(("before", "after"), [(1, 1), (1, 2), (2, 1)])
 def test_every_stage_to_every_stage(tmp_path: Path, before: int, after: int) -> None:
     compare(tmp_path, before, after, moves("adamw", *product(STAGES, STAGES)))
+
+
+def scales(root: str) -> dict[tuple[int, int], list[Any]]:
+    """What is saved of fp16's loss scale and read, by ZeRO stage before and after; the CPU need not do fp16 well."""
+    distributed.init()
+    distributed.init_deepspeed()
+    from deepspeed.accelerator import get_accelerator
+
+    found = {}
+    with mock.patch.object(type(get_accelerator()), "is_fp16_supported", return_value=True):
+        for there, here in ((0, 0), (0, 1), (1, 0), (2, 3)):
+            engine = elastic.make(there, dtype="fp16")
+            elastic.update(engine, 0)
+            *_, holder = _scalers(engine)
+            vars(holder).update(cur_scale=512.0, cur_iter=9, last_overflow_iter=4)
+            elastic.save(engine, Path(root) / f"{there}_{here}", 1)
+            other = elastic.make(here, dtype="fp16", seed=5)
+            elastic.load(other, Path(root) / f"{there}_{here}")
+            held: dict[str, Any] = {key: value for told in scaler(other) for key, value in told.items()}
+            found[there, here] = [held[key] for key in ("cur_scale", "cur_iter", "last_overflow_iter")]
+            found[there, here].append(other.deepspeed.optimizer.loss_scale)
+            engine.destroy()
+            other.destroy()
+    return found
+
+
+@pytest.mark.fault(2, 18)
+def test_the_loss_scale_of_fp16_goes_along(tmp_path: Path) -> None:
+    (found,) = processes.share(scales, 1, str(tmp_path))
+    assert len(found) == 4 and all(held == [512.0, 9, 4, 512.0] for held in found.values()), found
