@@ -29,7 +29,7 @@ def _in_the_model(config: TrainerConfig) -> Iterator[Problem]:
     name = str(getattr(config.model, "name_or_path", ""))
     if not name or impossible(name) or not (model := Path(name).expanduser()).is_dir():
         return
-    told = [(("output_dir",), config.output_dir)]
+    told: list[tuple[tuple[str, ...], Path | None]] = [(("output_dir",), config.output_dir)]
     told += [(("checkpoint", str(n), "output_dir"), one.output_dir) for n, one in enumerate(config.checkpoint)]
     for path, folder in told:
         if (

@@ -99,8 +99,8 @@ class HFModelFactory(ModelFactory[HFModelConfig]):
     @functools.cached_property
     def pretrained(self) -> Pretrained:
         section = next((name for name, one in vars(self.trainer.config).items() if one is self.config), "model")
-        told = {"trust_remote_code": self.config.trust_remote_code, "key": f"{section}.name_or_path"}
-        return Pretrained(self.config.name_or_path, **told)
+        name, trust = self.config.name_or_path, self.config.trust_remote_code
+        return Pretrained(name, trust_remote_code=trust, key=f"{section}.name_or_path")
 
     def check(self) -> None:
         """Everything that a model without weights tells, and the headers of the files with them."""

@@ -370,6 +370,7 @@ def test_code_that_takes_a_name_names_who_has_it(capsys: pytest.CaptureFixture[s
     assert "is taken by arctic_training.trainer.causal_trainer.CausalTrainer; choose another name" in line
 
 
+@pytest.mark.fault(36)
 @pytest.mark.parametrize("secret", ["hunter2hunter2", "h2"])
 def test_a_secret_is_not_told(secret: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MY_TOKEN", secret)

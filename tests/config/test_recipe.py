@@ -183,6 +183,7 @@ def test_a_reference_that_leads_nowhere_is_refused(recipe: dict[str, Any], what:
     assert what in complaint(recipe)
 
 
+@pytest.mark.fault(21)
 def test_references_that_explode_are_refused() -> None:
     recipe: dict[str, Any] = {"a0": ["x"] * 10} | {f"a{n + 1}": [f"${{a{n}}}"] * 10 for n in range(8)}
     _, problems = interpolate(grown(recipe))
@@ -199,6 +200,7 @@ def test_a_package_is_found_and_not_imported() -> None:
     assert name not in sys.modules
 
 
+@pytest.mark.fault(33)
 @given(st.dictionaries(st.sampled_from("abc"), st.text(st.sampled_from("${}abc.:0 "), max_size=12), max_size=3))
 def test_any_reference_is_resolved_or_refused(recipe: dict[str, Any]) -> None:
     tree, problems = interpolate(grown(recipe))

@@ -102,6 +102,7 @@ def test_an_anchor_stands_for_a_value_and_merges() -> None:
     assert read["e"] == {"<<": 1}
 
 
+@pytest.mark.fault(21)
 def test_aliases_up_to_the_limit_are_read() -> None:
     text = "a: &a [" + ",".join("1" * 99) + "]\nb: [" + ",".join(["*a"] * 90) + "]\n"
     assert len(plain(read_yaml(text, "r"))["b"]) == 90
@@ -133,6 +134,7 @@ _SPECIAL = [
 _PIECES = st.lists(st.one_of(st.sampled_from(_SPECIAL), st.text(max_size=4)), max_size=40).map("".join)
 
 
+@pytest.mark.fault(33)
 @settings(max_examples=400, deadline=None)
 @given(_PIECES)
 @example("? a\n? b\n")

@@ -73,6 +73,7 @@ PIECES = [*"abe \n", "yes", "assistant", "<|im_end|>", "é", "🙂", "[INST]", "
 TEXT = st.lists(st.sampled_from(PIECES), max_size=8).map(lambda pieces: "".join(pieces).lstrip("\n"))
 
 
+@pytest.mark.fault(33)
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     name=st.sampled_from(sorted(TEMPLATES)),

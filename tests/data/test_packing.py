@@ -24,6 +24,7 @@ def first_principles(lengths: list[int], capacity: int) -> list[int]:
     return sorted(rooms)
 
 
+@pytest.mark.fault(33)
 @given(lengths=LENGTHS, more=st.integers(0, 60))
 def test_every_sample_once_within_the_room(lengths: list[int], more: int) -> None:
     capacity = max(lengths, default=1) + more

@@ -113,6 +113,7 @@ def test_rows_without_a_target_are_named_and_left_out(tmp_path: Path, told: list
         sft(tmp_path, rows)()
 
 
+@pytest.mark.fault(30)
 def test_bad_rows_are_named_by_source_and_row(tmp_path: Path) -> None:
     rows = [chat("q", "a"), {"messages": [{"role": "robot", "content": "x"}]}]
     with pytest.raises(DataError, match=r"rows.jsonl:2: message 1 has the unknown role 'robot'"):

@@ -134,6 +134,7 @@ def test_a_hub_that_does_not_answer() -> None:
         factory("nobody/nothing")()
 
 
+@pytest.mark.fault(22)
 def test_code_that_comes_with_a_model_is_not_run(copy: Path) -> None:
     (copy / "theirs.py").write_text(f"open({str(copy / 'ran')!r}, 'w')\n")
     change(copy, model_type="theirs", auto_map={"AutoConfig": "theirs.C", "AutoModelForCausalLM": "theirs.M"})
