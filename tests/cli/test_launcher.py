@@ -186,6 +186,7 @@ def test_several_machines_are_left_to_deepspeed(start: Start, folder: Path, tmp_
     (stand_in / "runner.py").write_text(
         "import json, sys\njson.dump(sys.argv[1:], open('said.json', 'w'))\nsys.exit(3)\n"
     )
+    (folder / "h.txt").write_text("one slots=4\ntwo slots=4\n")
     words = ["recipe.yaml", "seed=1", "--hostfile", "h.txt", "--num_nodes", "2", "--num_gpus", "4", "--debug"]
     assert ended(start(*words, path=folder / "library"))[0] == 3
     said = json.loads((folder / "said.json").read_text())
