@@ -139,7 +139,8 @@ class TrainerConfig(BaseConfig):
     """How long this start of the run may take (3h50m, or seconds): before that it saves, and ends with exit code 75.
     0: as long as SLURM gives it."""
     hang_timeout: Annotated[Duration, FREE] = Field(default=1800.0, ge=0)
-    """A run of which a process has not come on for so long (seconds, or 45m) ends with exit code 70; 0: never."""
+    """A run of which a process has not come on for so long (seconds, or 45m) ends with exit code 70; 0: never. Code of
+    one's own that takes longer between two batches says ``arctic_training.heartbeat.beat()`` meanwhile."""
     # last, because what it says is held against what the keys above say
     deepspeed: Annotated[dict[str, Any], Free(but=TRAINED_KEYS)] = {}
     """Passed to DeepSpeed; what is left out is filled in."""
