@@ -9,7 +9,8 @@ from torch import nn
 from arctic_training.errors import ModelError
 from arctic_training.logging import logger
 
-_OF_POSITIONS = re.compile(r"(.*\.)?(wpe|\w*pos\w*)")
+_OF_POSITIONS = re.compile(r"(.*\.)?(?!\w*(relative|bias))(wpe|\w*pos\w*)")
+"""Names of embeddings with a row for each position; those of distances have few rows for all of them."""
 
 
 def require_shapes(model: nn.Module, told: Mapping[str, list[int]]) -> None:

@@ -29,7 +29,8 @@ from arctic_training.data.rows import RowReader
 from arctic_training.data.sft_factory import SFTDataConfig
 from arctic_training.data.shapes import Sample
 from arctic_training.data.shapes import reader as shape_reader
-from arctic_training.errors import ArcticError, DataError, InputError, RecipeError
+from arctic_training.errors import ArcticError, DataError, InputError, ModelError, RecipeError
+from arctic_training.model import weight_files
 from arctic_training.registry import lookup
 from tests.data import templates
 from tests.processes import ROOT
@@ -253,6 +254,24 @@ def take(reader: Callable[[list[str]], Callable[[Any], Any]], rows: list[dict[st
 def test_any_row(row: dict[str, Any]) -> None:
     take(shape_reader, [row])
     take(preference_reader, [row])
+
+
+# weights
+
+
+def weight_bytes() -> bytes:
+    header = {"a": {"dtype": "F32", "shape": [2, 3], "data_offsets": [0, 24]}, "__metadata__": {"format": "pt"}}
+    told = json.dumps(header).encode()
+    return len(told).to_bytes(8, "little") + told + bytes(24)
+
+
+@settings(max_examples=150, deadline=None)
+@given(changed_bytes([weight_bytes()]) | st.binary(max_size=40))
+def test_any_bytes_as_weights(content: bytes) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "model.safetensors").write_bytes(content)
+        with contextlib.suppress(ModelError):
+            assert all(isinstance(shape, list) for shape in weight_files.shapes(Path(folder)).values())
 
 
 # templates

@@ -1,5 +1,6 @@
 """What a recipe leads to and cannot be used is refused in its own words, and nothing is written."""
 
+import socket
 import tempfile
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import pytest
 
 from arctic_training.cli import main
 from tests.bad_inputs import bad_code, bad_data, bad_models, bad_runs
-from tests.bad_inputs.case import Case, listing, same
+from tests.bad_inputs.case import Case, listing, same, sft
 
 TABLES = {"data": bad_data.CASES, "model": bad_models.CASES, "code": bad_code.CASES, "run": bad_runs.CASES}
 CASES = {f"{table}: {name}": case for table, cases in TABLES.items() for name, case in cases.items()}
@@ -55,6 +56,31 @@ def test_a_bad_input_is_refused(
     assert case.starts or not out
     after = {path: about for path, about in listing(here.parent).items() if not case.may_write(path)}
     assert after == before
+
+
+@pytest.mark.fault(32)
+def test_a_port_that_is_taken(here: Path, tiny_model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Case("").plant(here, tiny_model)
+    before = listing(here.parent)
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        assert main(["recipe.yaml", "--num_gpus", "2", "--master_port", str(port)]) == 2
+    assert capsys.readouterr().err == f"--master_port {port}: Address already in use; leave it out for a free one\n"
+    assert listing(here.parent) == before
+
+
+@pytest.mark.fault(32)
+def test_a_recipe_that_keeps_to_its_root_is_good(
+    here: Path, tiny_chats: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A name on the hub is no path, and a link within the root leads nowhere else."""
+    recipe = sft("link.jsonl", model="some/model", more="output_dir: out/../runs\ncode: mine.py\n")
+    files = {"link.jsonl": lambda at: at.symlink_to("rows.jsonl"), "mine.py": "x = 1\n"}
+    Case("", recipe=recipe, files=files).plant(here, tiny_chats)
+    monkeypatch.setenv("ARCTIC_TRAINING_ROOT", str(here))
+    assert main(["validate", "recipe.yaml"]) == 0, capsys.readouterr().err
 
 
 def test_every_row_shown_is_a_case() -> None:

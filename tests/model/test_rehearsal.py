@@ -1,0 +1,56 @@
+"""What a model without weights tells of one with them."""
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from loguru import logger
+from torch import nn
+
+from arctic_training.errors import ModelError
+from arctic_training.model.rehearsal import require_positions, require_shapes
+
+
+class Model(nn.Module):
+    def __init__(self, **embeddings: int) -> None:
+        super().__init__()
+        for name, rows in embeddings.items():
+            self.add_module(name, nn.Embedding(rows, 2, device="meta"))
+
+
+@pytest.fixture
+def told() -> Iterator[list[str]]:
+    lines: list[str] = []
+    sink = logger.add(lambda line: lines.append(str(line)), format="{message}")
+    yield lines
+    logger.remove(sink)
+
+
+@pytest.mark.parametrize("name", ["wpe", "embed_positions", "position_embeddings", "pos_emb"])
+def test_learned_positions_end(name: str, told: list[str]) -> None:
+    model = Model(wte=1_000, **{name: 66})
+    require_positions(model, 64, 64)
+    with pytest.raises(ModelError, match=r"^data\.max_length: 65 tokens, and the model has learned 64 positions"):
+        require_positions(model, 65, 64)  # of the 66 rows two are the model's own
+    with pytest.raises(ModelError, match="has learned 66 positions"):
+        require_positions(model, 67, None)
+    require_positions(model, None, 64)
+    assert not told
+
+
+def test_positions_that_are_computed_go_on(told: list[str]) -> None:
+    model = Model(wte=1_000, relative_attention_bias=32, relative_positions=32)
+    require_positions(model, 64, 64)
+    assert not told
+    require_positions(model, 65, 64)
+    assert told == ["data.max_length: 65 tokens are more than the 64 that the model has seen at once\n"]
+
+
+def test_shapes_are_compared_by_name() -> None:
+    model = Model(a=3, b=4)
+    require_shapes(model, {"a.weight": [3, 2], "elsewhere": [7]})
+    with pytest.raises(
+        ModelError, match=r"the weights do not fit the config: a.weight is \[5, 2\] in the file, \[3, 2\]"
+    ):
+        require_shapes(model, {"a.weight": [5, 2], "b.weight": [4, 2]})
+    assert all(weight.device == torch.device("meta") for weight in model.parameters())
