@@ -28,8 +28,8 @@ class OptimizerFactory(Factory[C, torch.optim.Optimizer], kind="optimizer_factor
     def stage(self) -> int:
         """The ZeRO stage of the run; from 1 on an optimizer sees flat pieces of the weights, and not matrices."""
         config = self.trainer.config
-        told = {"dtype": config.model.dtype, "steps": config.gradient_accumulation_steps}
-        return zero_stage(config.deepspeed, self.trainer.data_world, **told)
+        steps = config.gradient_accumulation_steps
+        return zero_stage(config.deepspeed, self.trainer.data_world, dtype=config.model.dtype, steps=steps)
 
     @hook("create_optimizer")
     @abstractmethod
