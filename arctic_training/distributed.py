@@ -75,6 +75,7 @@ def init() -> None:
     global _store
     if is_initialized():
         return
+    atexit.unregister(_leave)  # of an earlier run in this process: leaving once is enough
     atexit.register(_leave)
     _tell_environment()
     backend = "gloo"
