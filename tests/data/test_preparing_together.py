@@ -57,5 +57,5 @@ def test_when_one_fails_the_other_does(tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_text('{"messages": 1}')
     first, second = processes.share(read, 2, str(tmp_path / "rows.jsonl"), str(tmp_path / "cache"), "auto")
     assert first[0][0] == "DataError"
-    assert "row 1: a chat is a list of messages, not 1" in first[0][1]
+    assert "rows.jsonl:1: a chat is a list of messages, not 1" in first[0][1]
     assert second == [["RuntimeError", "the first process failed; its own message says why"]]
