@@ -127,7 +127,7 @@ def test_two_processes(name: str, cases: Cases, tmp_path: Path) -> None:
     ("name", "world", "cases"),
     [
         ("gan", 1, ((0, 1), (2, 1))),
-        ("sft", 2, ((1, 4), (3, 1))),
+        pytest.param("sft", 2, ((1, 4), (3, 1)), marks=pytest.mark.long),
         pytest.param("dpo", 1, ((1, 1), (3, 4)), marks=pytest.mark.long),
         pytest.param("causal", 2, ((0, 1), (2, 1)), marks=pytest.mark.long),
     ],

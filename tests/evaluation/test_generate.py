@@ -180,7 +180,7 @@ def evaluated(model: str, chats: str, run_dir: str, stage: int) -> dict[str, flo
     return measured
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_partitioned_weights_answer_as_whole_ones_do(tmp_path: Path) -> None:
     """Seven samples on two ranks, so that one rank generates once more than it has samples."""
     model, chats = tiny.save_model(tmp_path / "model"), tiny.save_chats(tmp_path / "chats.jsonl", 7)

@@ -141,7 +141,7 @@ def sampled(folder: str, stage: int, micro: int) -> torch.Tensor:
     return rows
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_partitioned_weights_sample_the_same(tmp_path: Path) -> None:
     whole = sampled(str(tmp_path), 0, 4)
     for part in processes.run(sampled, 2, str(tmp_path), 3, 2):
