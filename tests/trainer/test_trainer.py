@@ -57,6 +57,13 @@ def test_evaluating_leaves_no_trace(told: dict[str, Any], tmp_path: Path) -> Non
     assert sum("loss/eval" in record for record in records(told)) == 11
 
 
+def test_a_run_that_would_save_nothing_says_so(told: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
+    trained({**told, "checkpoint": {"type": "deepspeed", "save_every_n_steps": 11}})
+    assert "save_every_n_steps: 11, and the run has 10 updates: none is saved" in capsys.readouterr().err
+    trained({**told, "checkpoint": {"type": "deepspeed", "save_every_n_steps": 10}})
+    assert "none is saved" not in capsys.readouterr().err
+
+
 def test_the_last_update_is_evaluated_once(told: dict[str, Any]) -> None:
     trained({**told, "eval_interval": 5, "evaluate_last": True})
     assert [record["step"] for record in records(told) if "loss/eval" in record] == [5, 10]
