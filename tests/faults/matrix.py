@@ -20,7 +20,7 @@ FAULTS = {
     13: ("an exception in one process", "one message with its rank, the others end"),
     14: ("a loss or gradient that is not finite", "stop, skip or go back; never saved over good weights"),
     15: ("a window without any target", "a finite loss, other windows unchanged"),
-    16: ("another cut into micro-batches, accumulation, processes", "the same gradient to 1e-6"),
+    16: ("another cut of the global batch", "the same gradient to 1e-6"),
     17: ("a short last window", "the exact mean of what is in it"),
     18: ("a resume on other processes or another ZeRO stage", "the same losses to 1e-5, each sample once"),
     19: ("a resume under another recipe, data or tokenizer", "refused with the differences, unless they are named"),
@@ -31,14 +31,14 @@ FAULTS = {
     24: ("many runs, many updates", "no file left behind, memory and open files flat"),
     25: ("tokenizer threads and forked workers", "no warning, no deadlock"),
     26: ("a loader worker that is killed", "named, the run ends within seconds"),
-    27: ("stale leftovers: wrecks, locks of dead processes, build locks", "handled, the run starts"),
+    27: ("stale wrecks, locks and build locks", "handled, the run starts"),
     28: ("retention", "a whole checkpoint at all times; the best and the new are never removed"),
     29: ("out of memory", "told with the shape of the batch and what to change"),
     30: ("a source that fails on a row", "the row is named"),
     31: ("the learning rate of every update", "the schedule in closed form"),
     32: ("bad recipes and inputs", "the exact message, exit code 2, nothing written"),
     33: ("random input to reader, templates, packing", "an error of ours or none; no hang"),
-    34: ("changed rows, template, tokenizer, setting or code", "never old rows from the cache"),
+    34: ("changed rows, template, tokenizer, setting, code", "never old rows from the cache"),
     35: ("a time limit", "saved and ended in good order before it"),
     36: ("secrets of the environment", "in no log, folder or message"),
 }
@@ -73,11 +73,9 @@ class Matrix:
 
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
         terminalreporter.section("faults")
-        width = max(len(fault) for fault, _ in FAULTS.values())
         for number, counts, verdict, seconds in self.rows():
-            fault, promise = FAULTS[number]
-            line = f"{number:2}  {fault:{width}}  {verdict:9} {counts:>8}  {seconds:5.0f} s   {promise}"
-            terminalreporter.line(line, red=verdict not in ("holds",))
+            line = f"{number:2}  {verdict:9} {counts:>8} {seconds:4.0f} s  {FAULTS[number][0]}"
+            terminalreporter.line(line, red=verdict != "holds")
 
     def rows(self) -> list[tuple[int, str, str, float]]:
         """Number, tests passed of all, verdict, seconds."""
