@@ -45,10 +45,6 @@ class CheckpointEngine(Factory[C, "CheckpointEngine[Any]"], kind="checkpoint_eng
         if distributed.is_main() and (wrecks := disk.clear_wrecks(self.output_dir)):
             logger.warning(f"{self.output_dir}: removed what a killed save left: {', '.join(wrecks)}")
         distributed.barrier()
-        every, updates = self.config.save_every_n_steps, self.trainer.training_horizon
-        saves = self.config.save_every_n_epochs or self.config.save_end_of_training
-        if distributed.is_main() and 0 < updates < every and not saves:
-            logger.warning(f"checkpoint.save_every_n_steps: {every}, and the run has {updates} updates: none is saved")
         return self
 
     @abstractmethod

@@ -14,8 +14,13 @@ _MASTER, _MOMENTS = 4, 8
 
 
 def warn(engine: CheckpointEngine[Any]) -> None:
-    """Say so when what ``engine`` keeps, and the one it writes, are more than is free where they go."""
-    if not distributed.is_main() or not (count := _at_once(engine)):
+    """Say so when what ``engine`` keeps, and the one it writes, are more than is free where they go; or are none."""
+    if not distributed.is_main():
+        return
+    if not (count := _at_once(engine)):
+        every, updates = engine.config.save_every_n_steps, engine.trainer.training_horizon
+        if 0 < updates < every:
+            logger.warning(f"checkpoint.save_every_n_steps: {every}, and the run has {updates} updates: none is saved")
         return
     one, root = estimate(engine), engine.output_dir
     there = next(folder for folder in (root, *root.absolute().parents) if folder.is_dir())
