@@ -14,6 +14,7 @@ import torch
 from arctic_training import distributed
 from arctic_training.config.trainer import TrainerConfig
 from arctic_training.engine.config import ModelFacts, deepspeed_config, frozen_config, zero_stage
+from arctic_training.engine.zero import clear_padding
 
 _TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
@@ -216,6 +217,7 @@ def _start(told: dict[str, Any], model: torch.nn.Module, optimizer: Any, schedul
         engine, *_ = deepspeed.initialize(
             model=model, optimizer=optimizer, lr_scheduler=scheduler, config=told, dist_init_required=False
         )
+    clear_padding(engine)
     return engine
 
 

@@ -57,6 +57,29 @@ def gathered(parameters: Iterable[torch.nn.Parameter]) -> Iterator[None]:
         yield
 
 
+def clear_padding(deepspeed: Any) -> None:
+    """Zero what fills the last process's part of a parameter up to the others' length.
+
+    DeepSpeed leaves there what the memory held before, which would reach fp32 copies, checkpoints and checks for NaN.
+    """
+    for parameter in deepspeed.module.parameters():
+        if hasattr(parameter, "ds_tensor"):
+            parameter.ds_tensor[_own(parameter) :].zero_()
+    optimizer = deepspeed.optimizer
+    if not hasattr(optimizer, "fp32_partitioned_groups_flat"):  # not ZeRO stage 3, or nothing is trained
+        return
+    for group, copy in zip(optimizer.fp16_groups, optimizer.fp32_partitioned_groups_flat, strict=True):
+        parts = copy.detach().split([parameter.ds_tensor.ds_numel for parameter in group])
+        for parameter, part in zip(group, parts, strict=True):
+            part[_own(parameter) :].zero_()
+
+
+def _own(parameter: Any) -> int:
+    """How many elements of the parameter this process's part holds; the rest of the part is padding."""
+    whole, size = int(parameter.ds_numel), int(parameter.ds_tensor.ds_numel)
+    return min(max(whole - distributed.rank() * size, 0), size)
+
+
 def shape_of(tensor: torch.Tensor) -> torch.Size:
     """The shape of a parameter when it is whole."""
     return getattr(tensor, "ds_shape", tensor.shape)

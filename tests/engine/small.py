@@ -49,10 +49,10 @@ class Net(torch.nn.Module):
 
 
 def make(
-    stage: int, dtype: str = "fp32", steps: int = 1, *, seed: int = 0, lr: float = 1e-2, **block: Any
+    stage: int, dtype: str = "fp32", steps: int = 1, *, seed: int = 0, width: int = 16, **block: Any
 ) -> TrainedEngine:
     torch.manual_seed(seed)
-    net = Net()
+    net = Net(width)
     decayed = [parameter for parameter in net.parameters() if parameter.requires_grad and parameter.dim() > 1]
     others = [parameter for parameter in net.parameters() if parameter.requires_grad and parameter.dim() <= 1]
     optimizer = torch.optim.AdamW(

@@ -188,6 +188,34 @@ def test_the_optimizer_may_live_on_the_cpu() -> None:
     assert processes.share(offloaded, 1) == [[]]
 
 
+def padded() -> list[str]:
+    """Parameters that two processes cannot halve, where memory nobody has written reads as NaN."""
+    distributed.init()
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    assert torch.empty(1).isnan(), "memory is not filled"
+    wrong = []
+    try:
+        for dtype, device in (("fp32", "none"), ("bf16", "none"), ("bf16", "cpu")):
+            config = {"stage": 3, "offload_optimizer": {"device": device}}
+            engine = small.make(3, dtype, width=17, zero_optimization=config)
+            frozen = freeze(small.recipe(zero_optimization={"stage": 3}), small.Net(17), dtype=dtype)
+            small.window(engine, 0, 1, 1)
+            held = small.everything(engine) | {
+                f"frozen.{name}": parameter.ds_tensor  # type: ignore[attr-defined]
+                for name, parameter in frozen.module.named_parameters()
+            }
+            wrong += [f"{dtype}, {device}: {name}" for name, one in held.items() if not one.isfinite().all()]
+            engine.destroy()
+            frozen.destroy()
+    finally:
+        torch.use_deterministic_algorithms(False)
+    return wrong
+
+
+def test_what_fills_up_the_parts_of_a_parameter_is_zero() -> None:
+    assert processes.share(padded, 2) == [[], []]
+
+
 def test_a_frozen_model_takes_no_gradient() -> None:
     frozen = freeze(small.recipe(), small.Net())
     with pytest.raises(TypeError, match="no gradient"):
