@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from arctic_training import secrets
+from arctic_training.logging import logger
 from tests import tiny
 
 pytest_plugins = ["tests.faults.matrix"]
@@ -28,6 +29,15 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny_chats(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A file of 24 chats."""
     return tiny.save_chats(tmp_path_factory.mktemp("chats") / "chats.jsonl")
+
+
+@pytest.fixture
+def said() -> Iterator[list[str]]:
+    """What is told to the user: each line of the log."""
+    lines: list[str] = []
+    sink = logger.add(lambda line: lines.append(line.record["message"]), level="SUCCESS")
+    yield lines
+    logger.remove(sink)
 
 
 @pytest.fixture(autouse=True)

@@ -5,7 +5,7 @@ import os
 import shutil
 import signal
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,7 +20,6 @@ from arctic_training.checkpoint.engine import CheckpointEngine
 from arctic_training.config.checkpoint import CheckpointConfig
 from arctic_training.engine.engine import Engine
 from arctic_training.errors import CheckpointError, ResumeError
-from arctic_training.logging import logger
 from arctic_training.state import Progress, RunState
 
 
@@ -42,15 +41,6 @@ class Notes(CheckpointEngine[CheckpointConfig]):
 
 
 Notes.name = "notes"  # stated here, it is not registered
-
-
-@pytest.fixture
-def said() -> Iterator[list[str]]:
-    """What is logged."""
-    lines: list[str] = []
-    sink = logger.add(lambda line: lines.append(str(line)), level="WARNING", format="{message}")
-    yield lines
-    logger.remove(sink)
 
 
 def notes(root: Path, update: int = 0, **section: Any) -> Notes:

@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,6 @@ from arctic_training import get_config
 from arctic_training.checkpoint import folder as disk
 from arctic_training.checkpoint import retention, room
 from arctic_training.errors import RecipeError
-from arctic_training.logging import logger
 from arctic_training.state import RunState
 from tests import processes
 from tests.checkpoint.test_folder import Notes, kills, notes, resumed, save
@@ -23,15 +21,6 @@ from tests.contract.cases import recipe
 from tests.engine import small
 
 pytestmark = pytest.mark.fault(28)
-
-
-@pytest.fixture
-def said() -> Iterator[list[str]]:
-    """What is logged."""
-    lines: list[str] = []
-    sink = logger.add(lambda line: lines.append(str(line)), level="WARNING", format="{message}")
-    yield lines
-    logger.remove(sink)
 
 
 def make(root: Path, step: int, loss: float | None = None, *, whole: bool = True) -> None:
@@ -136,7 +125,7 @@ def test_a_checkpoint_that_was_not_measured_is_told_once(tmp_path: Path, said: l
         engine.save({}, RunState())
     assert [line for line in said if "loss/eval" in line] == [
         "the checkpoint of update 2 has no loss/eval, so that it cannot be the best: "
-        "save at updates at which there is an evaluation\n"
+        "save at updates at which there is an evaluation"
     ]
     assert disk.steps(tmp_path) == [1, 3]
 

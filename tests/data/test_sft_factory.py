@@ -1,13 +1,11 @@
 """From a file to batches: what is in them, what is left out, and what is said of it."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from loguru import logger
 
 from arctic_training.data.sft_factory import SFTDataConfig, SFTDataFactory
 from arctic_training.errors import DataError
@@ -16,15 +14,6 @@ from tests.data import templates
 from tests.data.view import make
 
 TOKENIZER = templates.byte_level(templates.CALLS)
-
-
-@pytest.fixture
-def told() -> Iterator[list[str]]:
-    """The warnings that are logged."""
-    messages: list[str] = []
-    sink = logger.add(lambda message: messages.append(message.record["message"]), level="WARNING")
-    yield messages
-    logger.remove(sink)
 
 
 def write(folder: Path, rows: list[dict[str, Any]], name: str = "rows.jsonl") -> str:
@@ -92,23 +81,23 @@ def test_ranks_share_a_global_batch(tmp_path: Path) -> None:
         assert [row for row in told if row] == [row[row != -100].tolist() for row in whole]
 
 
-def test_long_rows_are_left_out_and_counted(tmp_path: Path, told: list[str]) -> None:
+def test_long_rows_are_left_out_and_counted(tmp_path: Path, said: list[str]) -> None:
     rows = [chat("q", "yes " * n) for n in (1, 30, 60)]
     assert len(sft(tmp_path, rows, max_length=40)().train) == 1
-    assert told == ["2 of 3 samples are longer than max_length = 40 tokens, and left out"]
+    assert said == ["2 of 3 samples are longer than max_length = 40 tokens, and left out"]
     cut = sft(tmp_path, rows, max_length=40, filter_samples=False)().train.dataset
     assert [len(cut[n]["input_ids"]) for n in range(3)][1:] == [40, 40]
     with pytest.raises(DataError, match=r"3 of 3 samples are longer than max_length = 4 tokens.*nothing is left"):
         sft(tmp_path, rows, max_length=4)()
 
 
-def test_rows_without_a_target_are_named_and_left_out(tmp_path: Path, told: list[str]) -> None:
+def test_rows_without_a_target_are_named_and_left_out(tmp_path: Path, said: list[str]) -> None:
     rows = [chat("q", f"a{n}") for n in range(9)]
     rows.insert(3, {"messages": [{"role": "user", "content": "unanswered"}]})
     assert len(sft(tmp_path, rows, max_share_without_targets="10%")().train) == 9
-    assert told[0].endswith("rows.jsonl: 1 of 10 rows have no target token: 4; they are left out")
+    assert said[0].endswith("rows.jsonl: 1 of 10 rows have no target token: 4; they are left out")
     assert len(sft(tmp_path, rows, max_share_without_targets="10%")().train) == 9
-    assert told[1] == told[0]  # also when it comes out of the cache
+    assert said[1] == said[0]  # also when it comes out of the cache
     with pytest.raises(DataError, match=r"no target token: 4; more than data.max_share_without_targets = 0\.05"):
         sft(tmp_path, rows)()
 

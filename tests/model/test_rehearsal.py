@@ -1,10 +1,7 @@
 """What a model without weights tells of one with them."""
 
-from collections.abc import Iterator
-
 import pytest
 import torch
-from loguru import logger
 from torch import nn
 
 from arctic_training.errors import ModelError
@@ -18,16 +15,8 @@ class Model(nn.Module):
             self.add_module(name, nn.Embedding(rows, 2, device="meta"))
 
 
-@pytest.fixture
-def told() -> Iterator[list[str]]:
-    lines: list[str] = []
-    sink = logger.add(lambda line: lines.append(str(line)), format="{message}")
-    yield lines
-    logger.remove(sink)
-
-
 @pytest.mark.parametrize("name", ["wpe", "embed_positions", "position_embeddings", "pos_emb"])
-def test_learned_positions_end(name: str, told: list[str]) -> None:
+def test_learned_positions_end(name: str, said: list[str]) -> None:
     model = Model(wte=1_000, **{name: 66})
     require_positions(model, 64, 64)
     with pytest.raises(ModelError, match=r"^data\.max_length: 65 tokens, and the model has learned 64 positions"):
@@ -35,15 +24,15 @@ def test_learned_positions_end(name: str, told: list[str]) -> None:
     with pytest.raises(ModelError, match="has learned 66 positions"):
         require_positions(model, 67, None)
     require_positions(model, None, 64)
-    assert not told
+    assert not said
 
 
-def test_positions_that_are_computed_go_on(told: list[str]) -> None:
+def test_positions_that_are_computed_go_on(said: list[str]) -> None:
     model = Model(wte=1_000, relative_attention_bias=32, relative_positions=32)
     require_positions(model, 64, 64)
-    assert not told
+    assert not said
     require_positions(model, 65, 64)
-    assert told == ["data.max_length: 65 tokens are more than the 64 that the model has seen at once\n"]
+    assert said == ["data.max_length: 65 tokens are more than the 64 that the model has seen at once"]
 
 
 def test_shapes_are_compared_by_name() -> None:

@@ -41,15 +41,6 @@ def holder(folder: Path) -> Iterator[subprocess.Popen[bytes]]:
             process.kill()
 
 
-@pytest.fixture
-def said() -> Iterator[list[str]]:
-    """What is logged."""
-    lines: list[str] = []
-    sink = logger.add(lambda line: lines.append(str(line)), level="INFO", format="{message}")
-    yield lines
-    logger.remove(sink)
-
-
 def refusal(folder: Path) -> str:
     with pytest.raises(InputError) as refused:
         Lock([folder])
