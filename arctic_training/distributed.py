@@ -30,6 +30,8 @@ _BEAT = 5.0
 _SILENCE = 300.0
 """Seconds without one after which the others give up."""
 
+_place: int | None = None
+"""`local_rank` where the environment tells DeepSpeed another."""
 _store: Store | None = None
 _turns = 0
 _left = False
@@ -51,7 +53,7 @@ def world_size() -> int:
 
 def local_rank() -> int:
     """Which of the run's processes on this machine."""
-    return int(_told("LOCAL_RANK", "SLURM_LOCALID", "0"))
+    return int(_told("LOCAL_RANK", "SLURM_LOCALID", "0")) if _place is None else _place
 
 
 def is_main() -> bool:
@@ -60,7 +62,7 @@ def is_main() -> bool:
 
 def device() -> torch.device:
     """Where this process computes."""
-    return torch.device("cuda", local_rank()) if torch.cuda.is_available() else torch.device("cpu")
+    return torch.device("cuda", _gpu()) if torch.cuda.is_available() else torch.device("cpu")
 
 
 def is_initialized() -> bool:
@@ -80,9 +82,9 @@ def init() -> None:
     _tell_environment()
     backend = "gloo"
     if torch.cuda.is_available():
-        if local_rank() >= (there := torch.cuda.device_count()):
+        if _gpu() >= (there := torch.cuda.device_count()):
             raise RuntimeError(f"process {local_rank()} of this machine has no GPU: there are {there}")
-        torch.cuda.set_device(local_rank())
+        torch.cuda.set_device(_gpu())
         backend = "cpu:gloo,cuda:nccl"
     else:
         os.environ.setdefault("DS_ACCELERATOR", "cpu")  # DeepSpeed would look for others, and warn
@@ -171,7 +173,8 @@ def main_first(*, each_machine: bool = False) -> Iterator[bool]:
     """One process runs the block first, the others when it is done; yields whether this is the one.
 
     However long it takes: the others look for its sign of life, not at a clock. ``each_machine`` lets one process of
-    each machine go first. Raises RuntimeError in the others when the first one fails or is not heard of any more.
+    each machine go first, and at the end waits for all machines. Raises RuntimeError in the others when a first one
+    fails or is not heard of any more.
     """
     global _turns
     if not _several() or _store is None:
@@ -179,23 +182,34 @@ def main_first(*, each_machine: bool = False) -> Iterator[bool]:
             yield True
         return
     _turns += 1
-    key = f"main_first/{_turns}/{socket.gethostname() if each_machine else ''}"
+    machine = socket.gethostname() if each_machine else ""
+    machines = sorted(set(gather_objects(machine))) if each_machine else [machine]
+    keys = {name: f"main_first/{_turns}/{name}" for name in machines}
     if (local_rank() if each_machine else rank()) != 0:
-        _await(_store, key)
+        _await(_store, keys[machine])
         yield False
-        return
+    else:
+        with _leading(_store, keys[machine]):
+            yield True
+    for key in keys.values():
+        _await(_store, key)
+
+
+@contextmanager
+def _leading(store: Store, key: str) -> Iterator[None]:
+    """Inside, a thread gives the sign of life for which those look that wait for ``key``."""
     done = threading.Event()
-    pulse = threading.Thread(target=_beat, args=(_store, key, done), daemon=True)
+    pulse = threading.Thread(target=_beat, args=(store, key, done), daemon=True)
     pulse.start()
     said = "failed"
     try:
         with unhurried("what one process does first"):
-            yield True
+            yield
         said = "done"
     finally:
         done.set()
         pulse.join()
-        _store.set(key, said)
+        store.set(key, said)
 
 
 def shutdown(engines: Iterable[Destroyable] = (), *, failed: bool = False) -> None:
@@ -253,8 +267,19 @@ def _told(variable: str, slurm: str, alone: str) -> str:
     return os.environ.get(variable) or (os.environ.get(slurm, alone) if in_step else alone)
 
 
+def _gpu() -> int:
+    """The number of this process's GPU among those it sees: of a SLURM task with one of its own (``--gpus-per-task``)
+    the only one."""
+    alone = torch.cuda.device_count() == 1 and int(os.environ.get("SLURM_STEP_NUM_TASKS", "1")) > 1
+    return 0 if alone else local_rank()
+
+
 def _tell_environment() -> None:
     """DeepSpeed and torch read these variables themselves."""
+    global _place
+    if torch.cuda.is_available() and _gpu() != local_rank():
+        _place = local_rank()
+        os.environ["LOCAL_RANK"] = str(_gpu())  # DeepSpeed takes it for the number of the GPU
     told = {"RANK": rank(), "WORLD_SIZE": world_size(), "LOCAL_RANK": local_rank()}
     # without the last one DeepSpeed runs numactl in a new process for every reduction of stage 3 on CPUs
     told["LOCAL_SIZE"] = int(os.environ.get("LOCAL_WORLD_SIZE", world_size()))

@@ -12,6 +12,9 @@ from arctic_training.parent import end_with_parent
 
 LAUNCHER = "ARCTIC_TRAINING_LAUNCHER"
 """The environment variable that holds the process number of the launcher that started this process."""
+_RELAYED = {"CROSS_SIZE", "TORCHELASTIC_RUN_ID"}
+"""In the environment of what DeepSpeed's launcher and torchrun start. They send a signal on to processes that may have
+had it already, and end by themselves what is left after 30 s."""
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -69,7 +72,8 @@ def run(config: Any, *, command: str = "train", debug: bool = False, profile: st
 
 
 class _Stop:
-    """Signals that ask a run to end: it finishes its update, saves and stops. Asked twice, it ends at once."""
+    """Signals that ask a run to end: it finishes its update, saves and stops. Asked twice, it ends at once, but under a
+    launcher that says everything twice."""
 
     def __init__(self) -> None:
         self.code = 0
@@ -77,6 +81,8 @@ class _Stop:
 
     def listen(self, trainer: Any) -> None:
         def asked(number: int, frame: Any) -> None:
+            if self.code and _RELAYED & os.environ.keys():
+                return
             if self.code:
                 self.ignore()
                 os.kill(os.getpid(), number)

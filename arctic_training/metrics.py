@@ -19,7 +19,11 @@ class Metrics:
     def add(self, name: str, value: Number, weight: Number = 1) -> None:
         """Count ``value`` (a scalar) with ``weight`` in the mean called ``name``."""
         value = value.detach().double() if isinstance(value, torch.Tensor) else torch.tensor(float(value)).double()
-        scale = torch.as_tensor(weight * self.weight, dtype=torch.float64, device=value.device)
+        factor = weight * self.weight
+        if isinstance(factor, torch.Tensor):
+            scale = factor.to(value.device, torch.float64)
+        else:  # made on the device: a copy to it would wait
+            scale = torch.full((), float(factor), dtype=torch.float64, device=value.device)
         part = value * scale
         if name in self._sums:
             total, weights = self._sums[name]

@@ -123,7 +123,7 @@ class IndexedLoader(Loader):
     def close(self) -> None:
         running, self._running = self._running, None
         if hasattr(running, "_shutdown_workers"):
-            running._shutdown_workers()
+            workers.end(running)
 
 
 class _Reader(Dataset[Batch]):

@@ -34,6 +34,17 @@ def begin() -> Callable[[int], None]:
 
 def _begin(parent: int, worker: int) -> None:
     end_with_parent(parent)
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+        # what is sent to the whole group asks the run to end in good order, for which it reads on
+        signal.signal(number, signal.SIG_IGN)
+
+
+def end(running: Any) -> None:
+    """End the workers of torch's iterator; torch itself would do so by a signal that they do not hear."""
+    running._shutdown_workers()
+    for worker in running._workers:
+        if worker.is_alive():
+            worker.kill()
 
 
 @contextmanager

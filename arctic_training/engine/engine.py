@@ -189,7 +189,9 @@ def freeze(
     if zero_stage(said, distributed.world_size()) == 3:
         sharded = _start(frozen_config(said, dtype=precision, facts=facts(model)), model, None, None)
         return FrozenEngine(sharded.module, sharded)
-    return FrozenEngine(model.to(distributed.device(), _TYPES[precision]))
+    for parameter in model.parameters():  # and no buffer, as DeepSpeed does: rotary frequencies are fp32 in both
+        parameter.data = parameter.data.to(_TYPES[precision])
+    return FrozenEngine(model.to(distributed.device()))
 
 
 def facts(model: torch.nn.Module) -> ModelFacts:

@@ -44,15 +44,17 @@ def linear_cross_entropy(
 
     For the sum, gradients are made together with the loss, since every row's counts alike: no logits are computed
     twice (Hsu et al. 2024, arXiv 2410.10989, section 3.2). For single rows they are computed again in the backward
-    pass. Gradients can be taken once, and not be differentiated. Without rows the sum is 0, with gradients of 0.
+    pass; so they are in fp16, which would overflow before the loss scale, known only there, could keep it from that.
+    Gradients can be taken once, and not be differentiated. Without rows the sum is 0, with gradients of 0.
     """
     if hidden.shape[0] != targets.shape[0] or hidden.shape[-1] != weight.shape[-1]:
         shapes = f"{tuple(hidden.shape)}, {tuple(weight.shape)} and {tuple(targets.shape)}"
         raise ValueError(f"hidden, weight and targets have shapes {shapes}, not [n, h], [v, h] and [n]")
     rows = chunk_rows or _rows(hidden.device.type, weight.shape[0])
     how = _How(label_smoothing, logit_map, rows, torch.is_grad_enabled())
-    function = _Summed if reduction == "sum" else _Single
-    return function.apply(hidden, weight, bias, targets, how)  # type: ignore[no-any-return,no-untyped-call]
+    early = reduction == "sum" and hidden.dtype != torch.float16
+    losses: Tensor = (_Summed if early else _Single).apply(hidden, weight, bias, targets, how)  # type: ignore[no-untyped-call]
+    return losses.sum() if reduction == "sum" and not early else losses
 
 
 def logits_cross_entropy(logits: Tensor, targets: Tensor, *, label_smoothing: float = 0.0) -> Tensor:

@@ -120,9 +120,17 @@ def document_attention(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
         )
         return out
-    if query.device.type == "cuda" and query.dtype != torch.float32 and not dropout:
+    if not dropout and _has_kernel(query, value):
         return _varlen(query, key, value, cu_seq_lens_q, max_length_q, scaling, sliding_window), None
     return _one_by_one(query, key, value, cu_seq_lens_q, dropout, scaling, sliding_window), None
+
+
+def _has_kernel(query: torch.Tensor, value: torch.Tensor) -> bool:
+    """Whether torch's kernel for documents takes heads of this type and width, on a GPU of this generation."""
+    width = query.shape[-1]
+    if query.device.type != "cuda" or query.dtype == torch.float32 or value.shape[-1] != width:
+        return False
+    return width <= 256 and width % 8 == 0 and torch.cuda.get_device_capability(query.device) >= (8, 0)
 
 
 def _varlen(

@@ -206,6 +206,7 @@ class HFModelFactory(ModelFactory[HFModelConfig]):
             stage=self._stage,
             world=self.trainer.data_world,
             offloads=offload != "none",
+            frozen=section.peft_config is not None,
         )
         free = int(_SHARE * torch.cuda.mem_get_info(device)[1])
         if needed is None or needed.total <= free:

@@ -23,9 +23,18 @@ class Estimate:
 
 
 def estimate(
-    model: nn.Module, *, tokens: int, dtype: str, stage: int = 0, world: int = 1, offloads: bool = False
+    model: nn.Module,
+    *,
+    tokens: int,
+    dtype: str,
+    stage: int = 0,
+    world: int = 1,
+    offloads: bool = False,
+    frozen: bool = False,
 ) -> Estimate | None:
     """For micro-batches of ``tokens``, at a ZeRO ``stage`` over ``world`` processes; None for a model without a width.
+
+    A ``frozen`` model takes no gradients: what an adapter adds to it is too little to count.
 
     A layer with attention that keeps no scores and a gated MLP keeps, for every token, about twelve vectors of the
     model's width and five of the MLP's. After Korthikanti et al. 2022 (arXiv 2205.05198), section 4.1, whose count
@@ -39,7 +48,7 @@ def estimate(
     inner = getattr(text, "intermediate_size", None)
     inner = inner if isinstance(inner, int) else 4 * width
     size = BYTES[dtype]
-    counted = [(getattr(p, "ds_numel", p.numel()), p.requires_grad) for p in model.parameters()]
+    counted = [(getattr(p, "ds_numel", p.numel()), p.requires_grad and not frozen) for p in model.parameters()]
     whole, trained = sum(count for count, _ in counted), sum(count for count, wanted in counted if wanted)
     weights = whole * size // (world if stage == 3 else 1)
     gradients = trained * (4 if dtype == "fp32" else size + 4) // (world if stage >= 2 else 1)

@@ -98,6 +98,9 @@ def _fused(head: OutputHead, hidden: Tensor, targets: Tensor, wanted: _Wanted) -
     linear = head.head
     hidden = hidden.to(linear.weight.dtype)
     fused = _liger() if hidden.is_cuda and wanted.reduction == "sum" and len(targets) else None
+    # its gradients are of the unscaled sum in 16 bits, too large for fp16, and wait for those of the hidden states
+    if hidden.dtype == torch.float16 or (linear.weight.requires_grad and not hidden.requires_grad):
+        fused = None
     if fused is not None and _knows(head.map):
         scaled = hidden * head.map.scale if head.map.scale != 1.0 else hidden
         loss: Tensor = fused(scaled, linear.weight, targets, linear.bias, wanted.smoothing, head.map.softcap)

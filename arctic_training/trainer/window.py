@@ -85,5 +85,6 @@ def to_device(batch: Any, device: torch.device) -> Any:
     if isinstance(batch, Mapping):
         return {name: to_device(value, device) for name, value in batch.items()}
     if isinstance(batch, (list, tuple)):
-        return type(batch)(to_device(value, device) for value in batch)
+        made = [to_device(value, device) for value in batch]
+        return type(batch)(*made) if hasattr(batch, "_fields") else type(batch)(made)
     return batch

@@ -66,6 +66,51 @@ def test_the_others_do_not_wait_for_a_first_that_failed() -> None:
     assert processes.run(fail_first, 2) == ["no room", "the first process failed; its own message says why"]
 
 
+def on_two_machines(fails: bool) -> Any:
+    """Each process is the first of a machine of its own, and the second machine takes its time."""
+    rank = int(os.environ["RANK"])
+    os.environ["LOCAL_RANK"] = "0"
+    distributed.socket.gethostname = lambda: f"machine{rank}"  # type: ignore[attr-defined]
+    distributed.init()
+    since = time.monotonic()
+    try:
+        with distributed.main_first(each_machine=True) as first:
+            time.sleep(rank)
+            if fails and rank:
+                raise OSError("no room")
+        return first, time.monotonic() - since
+    except (OSError, RuntimeError) as error:
+        return str(error)
+
+
+def test_machines_wait_for_one_another() -> None:
+    (first, waited), (other, took) = processes.run(on_two_machines, 2, False)
+    assert first and other and waited > 0.9 and took > 0.9
+
+
+def test_a_machine_that_fails_is_noticed_by_the_others() -> None:
+    assert processes.run(on_two_machines, 2, True) == ["the first process failed; its own message says why", "no room"]
+
+
+@pytest.mark.parametrize(
+    ("seen", "slurm", "number"),
+    [(1, {"SLURM_STEP_NUM_TASKS": "2"}, 0), (2, {"SLURM_STEP_NUM_TASKS": "2"}, 1), (1, {}, 1)],
+)
+def test_a_task_with_a_gpu_of_its_own_sees_only_that(
+    monkeypatch: pytest.MonkeyPatch, seen: int, tasks: str, number: int
+) -> None:
+    told = {"LOCAL_RANK": "1", "RANK": "1", "WORLD_SIZE": "2", "SLURM_STEP_NUM_TASKS": tasks}
+    for name, value in told.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: seen)
+    monkeypatch.setattr(distributed, "_place", None)
+    monkeypatch.setenv("LOCAL_SIZE", "2")
+    distributed._tell_environment()
+    assert distributed.device() == torch.device("cuda", number)
+    assert os.environ["LOCAL_RANK"] == str(number) and distributed.local_rank() == 1
+
+
 @pytest.mark.fault(24)
 def test_leaves_nothing_behind(tmp_path: Path) -> None:
     before = set(os.listdir("/dev/shm")), set(os.listdir("/tmp"))

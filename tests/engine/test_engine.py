@@ -217,9 +217,11 @@ def test_what_fills_up_the_parts_of_a_parameter_is_zero() -> None:
 
 
 def test_a_frozen_model_takes_no_gradient() -> None:
-    frozen = freeze(small.recipe(), small.Net())
+    frozen: Any = freeze(small.recipe(), small.Net(), dtype="bf16")
     with pytest.raises(TypeError, match="no gradient"):
         frozen.backward(torch.zeros(()))
     with pytest.raises(TypeError, match="no update"):
         frozen.step()
+    assert frozen.module.head.weight.dtype == torch.bfloat16
+    assert frozen.module.constant.dtype == torch.float32, "rotary frequencies would be others than the policy's"
     assert not any(parameter.requires_grad for parameter in frozen.module.parameters())

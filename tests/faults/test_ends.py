@@ -49,12 +49,36 @@ def test_a_signal_to_the_command_saves_the_update_under_way_and_the_run_goes_on_
         assert run.end() == 128 + number
         assert time.monotonic() - since < 15
     last = steps(run)[-1]
-    assert (tmp_path / "runs" / "recipe" / "checkpoints" / "deepspeed" / f"step_{last}").is_dir()
-    assert run.stderr == ""
+    assert run.stderr == "" and saved(tmp_path, last)
     if number == signal.SIGTERM:
         with Run(tmp_path, told, f"exit_iteration={last + 2}", "--num_gpus", str(processes)) as run:
             assert run.end() == 0
         assert steps(run)[-3:] == [last, last + 1, last + 2]
+
+
+def saved(folder: Path, update: int) -> bool:
+    return (folder / "runs" / "recipe" / "checkpoints" / "deepspeed" / f"step_{update}").is_dir()
+
+
+@pytest.mark.fault(11)
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_to_the_whole_group_saves_though_loader_workers_get_it_too(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    with Run(tmp_path, with_workers(tmp_path, 2) | {"checkpoint": RESUMABLE}) as run:
+        run.reach(2)
+        os.killpg(run.process.pid, number)
+        assert run.end() == 128 + number
+    assert run.stderr == "" and saved(tmp_path, steps(run)[-1])
+
+
+@pytest.mark.fault(11)
+def test_a_signal_saves_under_deepspeeds_launcher_which_sends_it_twice(tmp_path: Path) -> None:
+    with Run(tmp_path, endless(tmp_path, checkpoint=RESUMABLE), "--include", "localhost:0") as run:
+        run.reach(3)
+        run.process.send_signal(signal.SIGTERM)
+        assert run.end() == 143
+    assert saved(tmp_path, steps(run)[-1])
 
 
 @pytest.mark.fault(9)
@@ -165,5 +189,4 @@ def test_a_run_ends_in_good_order_before_the_scheduler_ends_it(tmp_path: Path) -
     with Run(tmp_path, told, "--num_gpus", "2", SLURM_JOB_END_TIME=f"{end:.0f}") as run:
         assert run.end() == 75
         assert time.time() < end
-    last = steps(run)[-1]
-    assert (tmp_path / "runs" / "recipe" / "checkpoints" / "deepspeed" / f"step_{last}").is_dir()
+    assert saved(tmp_path, steps(run)[-1])
