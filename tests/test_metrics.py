@@ -1,9 +1,13 @@
 """Metrics: weighted means, over everything that was added since the last read."""
 
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from arctic_training.metrics import Metrics
 
@@ -40,3 +44,26 @@ def test_a_value_that_needs_a_gradient_leaves_no_graph() -> None:
     loss = (torch.ones(2, requires_grad=True) * 2).sum()
     metrics.add("loss", loss)
     assert not any(part.requires_grad for parts in metrics._sums.values() for part in parts)
+
+
+class Copies(TorchDispatchMode):
+    """From the CPU to a GPU, for each of which the CPU would wait."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if func is torch.ops.aten._to_copy.default:
+            self.count += out.device != args[0].device
+        return out
+
+
+def test_adding_does_not_wait_for_a_gpu() -> None:
+    metrics = Metrics()
+    with FakeTensorMode(), Copies() as copies:
+        there = torch.empty((), device="cuda")
+        metrics.add("x", there, 3)
+        metrics.weight = 2
+        metrics.add("x", there)
+        metrics.add("y", there, torch.empty((), device="cuda"))
+    assert copies.count == 0

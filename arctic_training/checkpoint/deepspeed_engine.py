@@ -37,7 +37,6 @@ class DeepSpeedCheckpointEngine(CheckpointEngine[DeepSpeedCheckpointConfig]):
 
     name = "deepspeed"
     config_type = DeepSpeedCheckpointConfig
-    resumable = True
 
     def __call__(self) -> Self:
         zero = plain(self.trainer.config.deepspeed).get("zero_optimization", {})

@@ -15,7 +15,7 @@ import torch
 from arctic_training import distributed
 from arctic_training.checkpoint.folder import disk_errors
 from arctic_training.engine.zero import gathered, is_partitioned, shape_of
-from arctic_training.errors import CheckpointError
+from arctic_training.errors import RecipeError
 
 
 @dataclass(frozen=True)
@@ -47,15 +47,32 @@ def save_weights(model: Any, folder: Path, limit: int, sources: Mapping[str, Sou
     _stream(model, folder, limit, sources)
 
 
+_MORE_THAN_A_SUM = ("use_dora", "use_qalora", "lora_bias", "trainable_token_indices", "target_parameters")
+"""Settings of LoRA that change more of a layer than its weight."""
+
+
+def require_mergeable(model: Any) -> None:
+    """Raises `RecipeError` when the adapter of ``model`` (a PeftModel) is more than a sum of weights."""
+    told = model.peft_config[model.active_adapter]
+    kind, base = str(getattr(told.peft_type, "value", told.peft_type)), model.get_base_model()
+    why = "" if kind == "LORA" else f"{kind} is no sum of weights"
+    why = why or ", ".join(name for name in _MORE_THAN_A_SUM if getattr(told, name, None))
+    ends = [base.get_input_embeddings(), base.get_output_embeddings()]
+    if not why and base.config.get_text_config().tie_word_embeddings:
+        adapted = any(type(part).__module__.startswith("peft.") for part in ends)
+        why = "embeddings that are also the output layer, of which it changes one" if adapted else ""
+    if why:
+        raise RecipeError(
+            f"checkpoint.merge_adapter: only plain LoRA can be added to the weights, and this has {why}; leave it false"
+        )
+
+
 def merged_weights(model: Any) -> dict[str, Source]:
     """The base model's weights with the adapter of ``model`` (a PeftModel with LoRA) added; nothing is changed in it.
 
-    Raises `CheckpointError` for an adapter that is not a sum of weights.
+    `require_mergeable` says for which.
     """
     adapter = model.active_adapter
-    told = model.peft_config[adapter]
-    if str(getattr(told.peft_type, "value", told.peft_type)) != "LORA" or getattr(told, "use_dora", False):
-        raise CheckpointError("merge_adapter: only plain LoRA adapters can be added to the weights; leave it false")
     base = model.get_base_model()
     sources: dict[str, Source] = {}
     for name, module in base.named_modules():

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from arctic_training import distributed
 from arctic_training.checkpoint.engine import CheckpointEngine
-from arctic_training.checkpoint.export import adapter_weights, merged_weights, save_weights
+from arctic_training.checkpoint.export import adapter_weights, merged_weights, require_mergeable, save_weights
 from arctic_training.checkpoint.folder import disk_errors
 from arctic_training.config.checkpoint import CheckpointConfig
 from arctic_training.config.numbers import HumanInt
@@ -36,10 +36,6 @@ class HFCheckpointEngine(CheckpointEngine[HFCheckpointConfig]):
     config_type = HFCheckpointConfig
 
     def __call__(self) -> Self:
-        if self.config.auto_resume:
-            raise RecipeError(
-                "checkpoint.auto_resume: no run can go on from type huggingface; add one of type deepspeed"
-            )
         for role, engine in self.trainer.engines.items():
             if not hasattr(engine.module, "save_pretrained"):
                 what = type(engine.module).__name__
@@ -47,6 +43,8 @@ class HFCheckpointEngine(CheckpointEngine[HFCheckpointConfig]):
                     f"checkpoint.type: huggingface cannot save {role}, a {what}, which transformers does not know; "
                     "use type deepspeed"
                 )
+            if self.config.merge_adapter and hasattr(engine.module, "peft_config"):
+                require_mergeable(engine.module)
         return super().__call__()
 
     def write(self, folder: Path, engines: Mapping[str, Engine], state: RunState) -> Mapping[str, Any]:

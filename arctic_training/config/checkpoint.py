@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -10,6 +10,7 @@ from arctic_training.config.base import ComponentConfig
 from arctic_training.config.numbers import HumanInt
 from arctic_training.config.paths import unwritable
 from arctic_training.config.problems import Problem
+from arctic_training.registry import lookup
 
 
 class CheckpointConfig(ComponentConfig):
@@ -55,6 +56,14 @@ class CheckpointConfig(ComponentConfig):
     def absent(self) -> list[Problem]:
         told = unwritable(self.output_dir) if self.enabled else ""
         return [Problem(("output_dir",), told)] if told else []
+
+
+def require_resumable(sections: Sequence[CheckpointConfig]) -> None:
+    """Raises ValueError for a section that says ``auto_resume`` and is of a type from which no run can go on."""
+    for section in sections:
+        engine: Any = lookup("checkpoint_engine", section.type)
+        if section.auto_resume and not engine.resumable:
+            raise ValueError(f"auto_resume: no run can go on from type {section.type}; add one of type deepspeed")
 
 
 def require_apart(sections: Sequence[CheckpointConfig]) -> None:

@@ -7,7 +7,7 @@ from pydantic import Field, PrivateAttr, SerializeAsAny, ValidationInfo, field_v
 
 from arctic_training.config.base import BaseConfig, ComponentConfig
 from arctic_training.config.changes import FREE, Free
-from arctic_training.config.checkpoint import CheckpointConfig, require_apart
+from arctic_training.config.checkpoint import CheckpointConfig, require_apart, require_resumable
 from arctic_training.config.component import Shelf, Slot, choose, each, from_shelf, listed
 from arctic_training.config.data import DataConfig
 from arctic_training.config.deepspeed import BATCH_KEYS, PRECISION_KEYS, TRAINED_KEYS, deepspeed_problems
@@ -217,7 +217,9 @@ class TrainerConfig(BaseConfig):
     @field_validator("checkpoint")
     @classmethod
     def _side_by_side(cls, sections: list[CheckpointConfig]) -> list[CheckpointConfig]:
-        require_apart([section for section in sections if section.enabled])
+        enabled = [section for section in sections if section.enabled]
+        require_apart(enabled)
+        require_resumable(enabled)
         return sections
 
     @field_validator("allow_changes")

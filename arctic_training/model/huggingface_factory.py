@@ -113,8 +113,8 @@ class HFModelFactory(ModelFactory[HFModelConfig]):
         known = getattr(text, "max_position_embeddings", None) or getattr(text, "n_positions", None)
         require_positions(skeleton, getattr(self.trainer.config.data, "max_length", None), known)
         self._rows = rows(skeleton)
-        if self.config.peft_config is not None:
-            PeftTransform(PeftConfig(type="peft", config=self.config.peft_config)).rehearse(skeleton)
+        if self._adapter is not None:
+            self._adapter.rehearse(skeleton)
 
     def check_tokenizer(self, tokenizer: Any) -> None:
         if self._rows is not None and tokenizer is not None:
@@ -140,9 +140,7 @@ class HFModelFactory(ModelFactory[HFModelConfig]):
     @property
     def transforms(self) -> Sequence[ModelTransform]:
         section = self.config
-        done: list[ModelTransform] = []
-        if section.peft_config is not None:
-            done.append(PeftTransform(PeftConfig(type="peft", config=section.peft_config)))
+        done: list[ModelTransform] = [self._adapter] if self._adapter is not None else []
         done += [ModelTransform.registered(one.type)(one) for one in section.transforms]
         named = {transform.name for transform in done}
         if self._checkpoints and ActivationCheckpointing.name not in named:
@@ -150,6 +148,11 @@ class HFModelFactory(ModelFactory[HFModelConfig]):
         if section.compile and Compile.name not in named:
             done.append(Compile(CompileConfig(type="compile")))
         return done
+
+    @functools.cached_property
+    def _adapter(self) -> PeftTransform | None:
+        told = self.config.peft_config
+        return None if told is None else PeftTransform(PeftConfig(type="peft", config=told))
 
     def _told(self, config: Any) -> dict[str, Any]:
         """What DeepSpeed is told. Raises `ModelError` where the recipe asks for what would be silently wrong."""
@@ -184,6 +187,12 @@ class HFModelFactory(ModelFactory[HFModelConfig]):
             raise ModelError(
                 f"data.pack_samples: layers of {type(config).__name__} hand a state on from token to token, so that "
                 "samples in one row would see each other; give pack_samples: false"
+            )
+        if packs and (adapter := self._adapter) is not None and adapter.adds_tokens:
+            kind = self.config.peft_config["peft_type"] if self.config.peft_config else ""
+            raise ModelError(
+                f"data.pack_samples: {kind} puts its tokens before a row, not before every sample in it; "
+                "give pack_samples: false"
             )
         compiles = self.config.compile or any(one.type == Compile.name for one in self.config.transforms)
         if compiles and self._stage == 3:

@@ -28,6 +28,11 @@ class PeftTransform(ModelTransform):
         """Raises `ModelError` for an unknown method or field, and for targets that match nothing."""
         return self._adapted(model, self._settings())
 
+    @property
+    def adds_tokens(self) -> bool:
+        """Whether it puts virtual tokens before the others of a row."""
+        return bool(self._settings().is_prompt_learning)
+
     def rehearse(self, skeleton: nn.Module) -> None:
         """The same on a model without weights, as far as the adapter's first weights do not follow from the model's."""
         settings = self._settings()

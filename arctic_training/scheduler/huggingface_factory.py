@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from pydantic import field_validator
 from torch.optim import Optimizer
 
 from arctic_training.config.scheduler import SchedulerConfig
@@ -10,6 +11,19 @@ from arctic_training.registry import nearest
 from arctic_training.scheduler.factory import SchedulerFactory
 
 _BY_MEASURE = ("reduce_lr_on_plateau", "greedy")
+_KNOWN = [
+    "linear",
+    "cosine",
+    "cosine_with_restarts",
+    "polynomial",
+    "constant",
+    "constant_with_warmup",
+    "inverse_sqrt",
+    "cosine_with_min_lr",
+    "cosine_warmup_with_min_lr",
+    "warmup_stable_decay",
+]
+"""Stated here, so that a recipe is checked without transformers."""
 _WARMUP = {"warmup_ratio", "warmup_steps", "warmup_epochs"}
 
 
@@ -19,6 +33,15 @@ class HFSchedulerConfig(SchedulerConfig):
     scheduler_specific_kwargs: dict[str, Any] = {}
     """What that schedule wants beside warm-up and length."""
 
+    @field_validator("name")
+    @classmethod
+    def _is_known(cls, name: str) -> str:
+        if name in _BY_MEASURE:
+            raise ValueError(f"{name} follows a measured value and not the updates; choose another")
+        if name not in _KNOWN:
+            raise ValueError(f"no schedule is named {name!r}; {nearest(name, _KNOWN)}")
+        return name
+
 
 class HFSchedulerFactory(SchedulerFactory[HFSchedulerConfig]):
     """Any schedule of transformers, with warm-up."""
@@ -27,15 +50,10 @@ class HFSchedulerFactory(SchedulerFactory[HFSchedulerConfig]):
     config_type = HFSchedulerConfig
 
     def create_scheduler(self, optimizer: Optimizer) -> Any:
-        """Raises `RecipeError` for a schedule that there is not, cannot be made, or would ignore what it is told."""
-        from transformers import SchedulerType, get_scheduler
+        """Raises `RecipeError` for a schedule that cannot be made, or would ignore what it is told."""
+        from transformers import get_scheduler
 
         name, told = self.config.name, self.config.scheduler_specific_kwargs
-        known = [kind.value for kind in SchedulerType if kind.value not in _BY_MEASURE]
-        if name in _BY_MEASURE:
-            raise RecipeError(f"scheduler.name: {name} follows a measured value and not the updates; choose another")
-        if name not in known:
-            raise RecipeError(f"scheduler.name: no schedule is named {name!r}; {nearest(name, known)}")
         if name.startswith("constant") and told:
             raise RecipeError(f"scheduler.scheduler_specific_kwargs: {name} takes none, and has {', '.join(told)}")
         if name == "constant" and any(getattr(self.config, key) for key in _WARMUP & self.config.model_fields_set):

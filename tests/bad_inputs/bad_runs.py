@@ -245,7 +245,6 @@ CASES: dict[str, Case] = {
         "are: linear, cosine, cosine_with_restarts, polynomial, constant, constant_with_warmup, "
         "inverse_sqrt, cosine_with_min_lr, cosine_warmup_with_min_lr, warmup_stable_decay",
         recipe=sft(more="scheduler: {name: cosin}\n"),
-        cached=True,
     ),
     "an optimizer that cannot be parted": Case(
         "recipe.yaml:3:19: optimizer.type: muon works at ZeRO stage 0, and at stage 1 in bf16; give "

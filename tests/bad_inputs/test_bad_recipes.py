@@ -170,6 +170,14 @@ BAD: dict[str, tuple[str, list[str]]] = {
         GOOD + "checkpoint: [{type: deepspeed, auto_resume: true}, {type: deepspeed, auto_resume: true}]\n",
         [":3:1: checkpoint: several have auto_resume: true; the run can go on from one of them only"],
     ),
+    "a resume from what is for use elsewhere": (
+        GOOD + "checkpoint: {type: huggingface, auto_resume: true}\n",
+        [":3:1: checkpoint: auto_resume: no run can go on from type huggingface; add one of type deepspeed"],
+    ),
+    "a schedule that is not": (
+        GOOD + "scheduler: {name: greedy}\n",
+        [":3:19: scheduler.name: greedy follows a measured value and not the updates; choose another"],
+    ),
     "batch size": (
         GOOD + "micro_batch_size: 2\ndeepspeed:\n  train_batch_size: 3\n",
         [

@@ -8,11 +8,12 @@ import pytest
 import torch
 
 from arctic_training import distributed
+from arctic_training.checkpoint.export import require_mergeable
 from arctic_training.checkpoint.huggingface_engine import HFCheckpointConfig, HFCheckpointEngine
 from arctic_training.engine.config import deepspeed_config
 from arctic_training.engine.engine import TrainedEngine, initialize
 from arctic_training.engine.zero import full_parameter, is_partitioned, sharded_construction
-from arctic_training.errors import CheckpointError, RecipeError
+from arctic_training.errors import RecipeError
 from arctic_training.state import Progress, RunState
 from tests import processes, tiny
 from tests.engine import small
@@ -125,6 +126,36 @@ def adapters(root: Path) -> list[str]:
     return wrong
 
 
+@pytest.mark.parametrize(
+    ("tied", "said", "why"),
+    [
+        (False, {"use_dora": True}, "use_dora"),
+        (False, {"trainable_token_indices": [5, 6]}, "trainable_token_indices"),
+        (True, {"target_modules": ["q_proj", "embed_tokens"]}, "embeddings that are also"),
+        (True, {"modules_to_save": ["lm_head"]}, "embeddings that are also"),
+        (False, {"peft_type": "IA3", "feedforward_modules": []}, "IA3 is no sum"),
+        (True, {}, ""),
+        (False, {"target_modules": ["q_proj", "embed_tokens"]}, ""),
+    ],
+)
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_an_adapter_that_is_no_sum_of_weights_is_not_merged(
+    tiny_model: Path, tied: bool, said: dict[str, Any], why: str
+) -> None:
+    from peft import get_peft_config, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(tiny_model)
+    model.config.tie_word_embeddings = tied
+    told = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "target_modules": ["q_proj"], **said}
+    adapted = get_peft_model(model, get_peft_config(told))
+    if why:
+        with pytest.raises(RecipeError, match=f"merge_adapter: only plain LoRA .* this has {why}"):
+            require_mergeable(adapted)
+    else:
+        require_mergeable(adapted)
+
+
 @pytest.fixture(scope="module")
 def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("sources")
@@ -150,13 +181,3 @@ def test_what_it_cannot_save_is_refused_at_the_start(tmp_path: Path) -> None:
     view: Any = SimpleNamespace(run_dir=tmp_path, engines={"model": SimpleNamespace(module=small.Net())})
     with pytest.raises(RecipeError, match="cannot save model, a Net"):
         HFCheckpointEngine(view, HFCheckpointConfig())()
-    with pytest.raises(RecipeError, match="no run can go on"):
-        HFCheckpointEngine(view, HFCheckpointConfig(auto_resume=True))()
-
-
-def test_only_a_sum_of_weights_is_merged() -> None:
-    from arctic_training.checkpoint.export import merged_weights
-
-    told = SimpleNamespace(active_adapter="default", peft_config={"default": SimpleNamespace(peft_type="IA3")})
-    with pytest.raises(CheckpointError, match="plain LoRA"):
-        merged_weights(told)

@@ -84,6 +84,16 @@ def test_sixteen_bits_keep_their_type_and_stay_near(reduction: Any) -> None:
         assert (got.grad.float() - there.grad).norm() < 0.02 * there.grad.norm()
 
 
+def test_the_gradient_of_a_large_sum_in_fp16_is_scaled_before_it_overflows() -> None:
+    rows = 8192
+    hidden = torch.full((rows, 4), 30.0, dtype=torch.float16, requires_grad=True)
+    weight = torch.zeros(3, 4, dtype=torch.float16, requires_grad=True)
+    loss = linear_cross_entropy(hidden, weight, torch.zeros(rows, dtype=torch.int64))
+    (loss / rows).backward()
+    assert weight.grad is not None
+    torch.testing.assert_close(weight.grad[:, 0].float(), torch.tensor([-20.0, 10.0, 10.0]), rtol=1e-2, atol=0)
+
+
 @pytest.mark.parametrize("reduction", ["sum", "none"])
 def test_large_logits_neither_overflow_nor_vanish(reduction: Any) -> None:
     weight = torch.tensor([[400.0], [-400.0]])

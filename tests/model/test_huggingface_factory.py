@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 import torch
 from pydantic import ValidationError
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from arctic_training.errors import ModelError
+from arctic_training.model import attention
 from arctic_training.model.huggingface_factory import HFModelConfig, HFModelFactory
 from arctic_training.model.liger_factory import LigerModelFactory
 from arctic_training.model.memory import estimate
@@ -170,6 +172,14 @@ def test_a_model_that_hands_a_state_on_is_not_trained_on_packed_rows(copy: Path)
         factory(copy, random_weights=True, data={"pack_samples": True})()
 
 
+def test_virtual_tokens_do_not_go_with_packed_rows(tiny_model: Path) -> None:
+    adapter = {"peft_type": "PROMPT_TUNING", "num_virtual_tokens": 4}
+    with pytest.raises(ModelError, match=r"^data\.pack_samples: PROMPT_TUNING puts its tokens before a row"):
+        factory(tiny_model, peft_config=adapter, data={"pack_samples": True})()
+    factory(tiny_model, peft_config=adapter)()
+    factory(tiny_model, peft_config={"peft_type": "LORA"}, data={"pack_samples": True})()
+
+
 def test_an_adapter_alone_is_trained_in_the_models_type(tiny_model: Path) -> None:
     model = factory(tiny_model, dtype="bf16", peft_config={"peft_type": "LORA", "target_modules": ["q_proj"]})()
     trained = {name for name, one in model.named_parameters() if one.requires_grad}
@@ -248,4 +258,30 @@ def test_the_estimate_of_memory_is_near_what_layers_keep(tiny_model: Path) -> No
     told = estimate(model, tokens=256, dtype="fp32")
     assert told is not None
     assert 0.9 < told.activations / held < 1.5
-    assert told.state == 16 * sum(one.numel() for one in model.parameters())
+    count = sum(one.numel() for one in model.parameters())
+    assert told.state == 16 * count
+    below_an_adapter = estimate(model, tokens=256, dtype="fp32", frozen=True)
+    assert below_an_adapter is not None and below_an_adapter.state == 4 * count
+
+
+@pytest.mark.parametrize(
+    ("width", "of_values", "dtype", "generation", "fits"),
+    [
+        (64, 64, torch.bfloat16, (9, 0), True),
+        (256, 256, torch.float16, (8, 0), True),
+        (192, 128, torch.bfloat16, (9, 0), False),  # multi-head latent attention
+        (512, 512, torch.bfloat16, (9, 0), False),
+        (4, 4, torch.bfloat16, (9, 0), False),
+        (64, 64, torch.float32, (9, 0), False),
+        (64, 64, torch.float16, (7, 5), False),
+    ],
+)
+def test_the_kernel_for_documents_is_asked_for_what_it_takes(
+    monkeypatch: pytest.MonkeyPatch, width: int, of_values: int, dtype: torch.dtype, generation: Any, fits: bool
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: generation)
+    with FakeTensorMode():
+        query = torch.empty(1, 2, 8, width, device="cuda", dtype=dtype)
+        value = torch.empty(1, 2, 8, of_values, device="cuda", dtype=dtype)
+    assert attention._has_kernel(query, value) == fits
+    assert not attention._has_kernel(torch.empty(1, 2, 8, width), torch.empty(1, 2, 8, of_values))

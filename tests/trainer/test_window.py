@@ -1,13 +1,13 @@
 """Windows: whatever the cut, the shares of the micro-batches make the loss the mean over the window's targets."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from arctic_training.trainer.window import Window, windows
+from arctic_training.trainer.window import Window, to_device, windows
 
 CPU = torch.device("cpu")
 
@@ -65,3 +65,15 @@ def test_the_window_says_when_it_closes() -> None:
     for window.index in range(3):
         closing.append(window.closes)
     assert closing == [False, False, True]
+
+
+class Pair(NamedTuple):
+    x: torch.Tensor
+    y: list[torch.Tensor]
+
+
+def test_every_kind_of_batch_goes_to_the_device() -> None:
+    one = torch.ones(2)
+    moved = to_device({"pair": Pair(one, [one]), "both": (one, 3)}, torch.device("meta"))
+    assert isinstance(moved["pair"], Pair) and isinstance(moved["both"], tuple)
+    assert {part.device.type for part in (moved["pair"].x, moved["pair"].y[0], moved["both"][0])} == {"meta"}
