@@ -15,6 +15,7 @@ from arctic_training import distributed
 from arctic_training.config.trainer import TrainerConfig
 from arctic_training.engine.config import ModelFacts, deepspeed_config, frozen_config, zero_stage
 from arctic_training.engine.zero import clear_padding
+from arctic_training.errors import RecipeError
 
 _TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
@@ -207,6 +208,8 @@ def _start(told: dict[str, Any], model: torch.nn.Module, optimizer: Any, schedul
     distributed.init_deepspeed()
     import deepspeed
 
+    if told.get("fp16", {}).get("enabled") and not deepspeed.get_accelerator().is_fp16_supported():
+        raise RecipeError(f"model.dtype: fp16 cannot be trained on this {distributed.device().type}; give bf16 or fp32")
     reports = any(told.get(key) for key in ("steps_per_print", "wall_clock_breakdown", "flops_profiler", "dump_state"))
     # what was asked for is said at DeepSpeed's level INFO
     deepspeed.utils.logger.setLevel(logging.INFO if reports else logging.ERROR)

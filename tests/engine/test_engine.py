@@ -2,13 +2,16 @@
 
 import math
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
+from deepspeed.accelerator import get_accelerator
 
 from arctic_training import distributed
 from arctic_training.engine.engine import freeze
 from arctic_training.engine.zero import full_gradient, full_parameter, is_partitioned
+from arctic_training.errors import RecipeError
 from tests import processes
 from tests.engine import small
 
@@ -214,6 +217,20 @@ def padded() -> list[str]:
 
 def test_what_fills_up_the_parts_of_a_parameter_is_zero() -> None:
     assert processes.share(padded, 2) == [[], []]
+
+
+def sixteen() -> str:
+    with mock.patch.object(type(get_accelerator()), "is_fp16_supported", return_value=False):
+        try:
+            small.make(0, "fp16")
+        except RecipeError as error:
+            return str(error)
+    return ""
+
+
+def test_fp16_where_it_is_not_to_be_had_is_refused() -> None:
+    (said,) = processes.share(sixteen, 1)
+    assert said == "model.dtype: fp16 cannot be trained on this cpu; give bf16 or fp32"
 
 
 def test_a_frozen_model_takes_no_gradient() -> None:
