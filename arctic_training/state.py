@@ -95,19 +95,27 @@ class Rng:
 
 
 @contextmanager
-def traceless(modules: Iterable[torch.nn.Module]) -> Iterator[None]:
-    """What is done inside leaves neither the modules' mode nor the random generators changed, and no gradient."""
-    rng = Rng()
-    before = rng.state_dict()
+def evaluating(modules: Iterable[torch.nn.Module]) -> Iterator[None]:
+    """The modules in evaluation mode; after it each part of them is in the mode that it was in."""
     modes = [(part, part.training) for module in modules for part in module.modules()]
     try:
         for part, _ in modes:
             part.training = False
-        with torch.no_grad():
-            yield
+        yield
     finally:
         for part, mode in modes:
             part.training = mode
+
+
+@contextmanager
+def traceless(modules: Iterable[torch.nn.Module]) -> Iterator[None]:
+    """What is done inside leaves neither the modules' mode nor the random generators changed, and no gradient."""
+    rng = Rng()
+    before = rng.state_dict()
+    try:
+        with evaluating(modules), torch.no_grad():
+            yield
+    finally:
         rng.load_state_dict(before)
 
 

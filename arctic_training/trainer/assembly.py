@@ -148,7 +148,8 @@ def cast(trainer: Any, role: Role) -> Engine:
     optimizer = make(view, role.section("optimizer"), model)
     scheduler = make(view, role.section("scheduler"), optimizer)
     told = {"data_world": trainer.data_world, "dtype": section.dtype, "block": block}
-    return initialize(config, model, optimizer, scheduler, **told)
+    # all of it: an adapter says that it trains while the model below it, as it was read, does not
+    return initialize(config, model, optimizer, scheduler, **told).train()
 
 
 def make_trackers(config: Any) -> list[Tracker]:

@@ -31,6 +31,7 @@ from arctic_training.loss.preference import (
     preference_metrics,
 )
 from arctic_training.model.target_losses import target_losses
+from arctic_training.state import evaluating
 from arctic_training.trainer.language_model_trainer import LanguageModelConfig, LanguageModelTrainer
 from arctic_training.trainer.role import Role
 
@@ -154,10 +155,5 @@ class DPOTrainer(LanguageModelTrainer):
 @contextmanager
 def without_adapter(module: nn.Module) -> Iterator[None]:
     """The model below its adapter, in evaluation mode."""
-    training = module.training
-    module.eval()
-    try:
-        with module.disable_adapter():  # type: ignore[operator]
-            yield
-    finally:
-        module.train(training)
+    with evaluating([module]), module.disable_adapter():  # type: ignore[operator]
+        yield

@@ -196,6 +196,22 @@ def test_the_reference_of_an_adapter_is_the_model_without_it(tmp_path: Path) -> 
     )
 
 
+def test_the_model_below_an_adapter_trains_too(tmp_path: Path) -> None:
+    """Its dropout, and activation checkpointing, which asks each layer for its mode; what a part is set to stays."""
+    pytest.importorskip("peft")
+    trainer = made(tmp_path, model={"peft_config": LORA}, micro_batch_size=7)
+    parts = [*trainer.model.module.modules()]
+    assert all(part.training for part in parts)
+    parts[-1].eval()
+    modes = [part.training for part in parts]
+    trainer.loss(first_batch(trainer))
+    assert [part.training for part in parts] == modes
+    trainer.close()
+    trainer = made(tmp_path, micro_batch_size=7)
+    assert not any(part.training for part in trainer.engines["ref_model"].module.modules())
+    trainer.close()
+
+
 def test_the_reference_stays_and_the_policy_learns(tmp_path: Path) -> None:
     adam = {"type": "adamw", "lr": 3e-3, "weight_decay": 0}
     trainer = made(tmp_path, micro_batch_size=7, train_iters=80, optimizer=adam, sft_weight=1)
