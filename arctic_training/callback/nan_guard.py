@@ -107,12 +107,12 @@ class NanGuard(Callback):
         return True
 
     def _go_back(self, trainer: Any, text: str) -> None:
-        """Load the newest checkpoint, from which the loop goes on without this window."""
+        """Load the newest checkpoint of this run, from which the loop goes on without this window."""
         if self.total > self.config.limit:
             raise NonFiniteError(f"{text}. The run went back {self.config.limit} times, which is nan_guard_limit")
         engine = next(one for one in trainer.checkpointers if one.resumable)
         if engine.latest is None:
-            raise NonFiniteError(f"{text}. nan_guard: back finds no checkpoint yet in {engine.output_dir}")
+            raise NonFiniteError(f"{text}. nan_guard: back finds no checkpoint of this run yet in {engine.output_dir}")
         self.left_out.add((trainer.progress.epoch, _first_row(trainer)))
         folder = engine.load(trainer.trained, trainer.state)
         logger.warning(f"{text}; goes back to {folder}, and leaves that window out")

@@ -139,8 +139,23 @@ def test_the_run_goes_back_and_leaves_the_window_out(tmp_path: Path) -> None:
     assert back["saved"] == without["saved"] == ["step_2", "step_4", "step_6", "step_8"]
     with pytest.raises(NonFiniteError, match="The run went back 1 times, which is nan_guard_limit"):
         train(tmp_path, on(*places), "often", nan_guard="back", nan_guard_limit=1)
-    with pytest.raises(NonFiniteError, match="nan_guard: back finds no checkpoint yet"):
+    with pytest.raises(NonFiniteError, match="nan_guard: back finds no checkpoint of this run yet"):
         train(tmp_path, on((0, 4)), "early", nan_guard="back")
+
+
+def test_the_run_never_goes_back_to_the_checkpoint_of_another_run(tmp_path: Path) -> None:
+    train(tmp_path)
+    with pytest.raises(NonFiniteError, match=r"update 2: .* nan_guard: back finds no checkpoint of this run yet"):
+        train(tmp_path, at(1), nan_guard="back")
+    train(tmp_path)
+    # the file `latest` is lost, so that the numbers alone tell which is the newest
+
+    def lose(trainer: Any, loss: torch.Tensor) -> torch.Tensor:
+        if trainer.progress.update == 3:
+            (trainer.run_dir / "saved" / "latest").unlink(missing_ok=True)
+        return on((0, 12))(trainer, loss)
+
+    assert train(tmp_path, lose, nan_guard="back")["progress"].update == 9
 
 
 @pytest.mark.long
