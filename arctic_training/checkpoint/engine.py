@@ -79,16 +79,26 @@ class CheckpointEngine(Factory[C, "CheckpointEngine[Any]"], kind="checkpoint_eng
 
     @property
     def latest(self) -> Path | None:
-        """The newest whole checkpoint, the one ``latest`` names before all others; None when there is none.
+        """The newest whole checkpoint that this run saved or went on from; None when there is none.
 
         Sums are compared when it is loaded; here only that every file is there in its size.
         """
-        return self._first_whole(self._candidates(), sums=False)
+        return None if self._saved is None else self._first_whole(self._candidates(), sums=False)
 
     @property
     def found(self) -> bool:
         """Whether there is any checkpoint, whole or not."""
         return bool(self._candidates())
+
+    def tell_of_others(self) -> None:
+        """Warn of checkpoints of updates that the run, as it starts, has yet to come to: they are another run's."""
+        there = [step for step in disk.steps(self.output_dir) if step > self.trainer.progress.update]
+        if there and self._main:
+            logger.warning(
+                f"{self.output_dir} holds checkpoints of another run, {disk.step_folder(Path(), there[0])} to "
+                f"{disk.step_folder(Path(), there[-1])}: they stay until this run saves the same updates, and count "
+                "for nothing until then"
+            )
 
     @property
     def best_metric(self) -> str:
@@ -175,9 +185,14 @@ class CheckpointEngine(Factory[C, "CheckpointEngine[Any]"], kind="checkpoint_eng
         return distributed.is_main()
 
     def _candidates(self) -> list[Path]:
-        """What `load` would try, in this order: what ``latest`` names, then the newest."""
+        """What `load` would try, in this order: what ``latest`` names, those before it, those after it.
+
+        Those after it are another run's, from whose folder this run began anew.
+        """
         named, found = disk.named_latest(self.output_dir), disk.steps(self.output_dir)
-        order = sorted(found, key=lambda step: (step == named, step), reverse=True)
+        if (own := self._saved) is not None:
+            found = [step for step in found if step <= own]
+        order = sorted(found, key=lambda step: (named is None or step <= named, step), reverse=True)
         return distributed.broadcast_object([disk.step_folder(self.output_dir, step) for step in order])
 
     def _first_whole(self, folders: list[Path], *, sums: bool) -> Path | None:
@@ -195,9 +210,9 @@ class CheckpointEngine(Factory[C, "CheckpointEngine[Any]"], kind="checkpoint_eng
             first()
             root, config, best = self.output_dir, self.config, list[int]()
             if config.keep_best:
-                best = retention.best(root, self.best_metric, config.best_mode, config.keep_best)
+                best = retention.best(root, self.best_metric, config.best_mode, config.keep_best, upto=step)
                 retention.name_best(root, best)
-            retention.retain(root, config.keep_last, every=config.keep_every, never=[step, *best])
+            retention.retain(root, config.keep_last, every=config.keep_every, never=best, upto=step)
 
         try:
             self._together("tidy", lambda: act() if self._main else None)

@@ -67,6 +67,8 @@ def build(trainer: Any) -> None:
     trainer.state |= trainer.own_state()
     seed(config.seed + trainer.data_rank)  # the ranks began with equal weights; from here their dropout differs
     resume(trainer)
+    for checkpointer in trainer.checkpointers:
+        checkpointer.tell_of_others()
     trainer.session.open(make_trackers(config))
 
 

@@ -178,6 +178,23 @@ def test_what_was_just_written_stays_though_later_ones_are_there(tmp_path: Path)
     assert resumed(tmp_path) == 6
 
 
+@pytest.mark.fault(28)
+def test_a_run_that_begins_anew_where_another_has_been_keeps_its_own(tmp_path: Path, said: list[str]) -> None:
+    save(tmp_path, 8, 10)
+    notes(tmp_path, 10).tell_of_others()
+    assert said == []
+    engine = notes(tmp_path, keep_last=2)
+    engine.tell_of_others()
+    assert said[-1].startswith(f"{tmp_path} holds checkpoints of another run, step_8 to step_10: they stay until")
+    for update in (2, 4, 6):
+        engine.trainer.progress.update = update
+        engine.save({}, RunState())
+    assert disk.steps(tmp_path) == [4, 6, 8, 10]
+    (tmp_path / "step_6" / "one.txt").write_text("short")
+    assert engine.latest == tmp_path / "step_4"
+    assert resumed(tmp_path) == 4
+
+
 def manifest(folder: Path, **facts: Any) -> None:
     path = folder / "manifest.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | facts))

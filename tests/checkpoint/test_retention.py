@@ -108,6 +108,13 @@ def test_the_best_stays_over_resumes_and_is_named(tmp_path: Path) -> None:
     assert disk.steps(tmp_path) == [9, 10]
 
 
+def test_the_best_of_another_run_is_not_the_best_of_this_one(tmp_path: Path) -> None:
+    train(tmp_path, {9: 0.1})
+    train(tmp_path, {1: 3.0, 2: 1.0, 3: 2.0}, **KEPT)
+    assert disk.steps(tmp_path) == [2, 3, 9]
+    assert (tmp_path / "best").read_text() == "step_2\n"
+
+
 def test_what_is_measured_after_the_save_counts_too(tmp_path: Path) -> None:
     engine = train(tmp_path, {1: 2.0, 2: 3.0}, **KEPT)
     engine.trainer.progress.update = 3
