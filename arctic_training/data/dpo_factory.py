@@ -64,7 +64,7 @@ class DPODataFactory(SourcedDataFactory[Any]):
             dataset.column_names,
             Cut(self.max_length, config.max_prompt_length, config.dpo_prompt_truncation_mode),
         )
-        return map_rows(dataset, encode, processes=config.num_proc)
+        return map_rows(dataset, encode, processes=config.num_proc, folder=self.cache_folder)
 
     def blank(self, sample: Any) -> Any:
         return {name: np.full_like(one, IGNORED) if "labels" in name else one for name, one in sample.items()}

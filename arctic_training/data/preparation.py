@@ -2,16 +2,17 @@
 
 import importlib.metadata
 import os
+import socket
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from arctic_training.data import mixing
+from arctic_training.data import mixing, workers
 from arctic_training.data.collate import IGNORED
 from arctic_training.data.row_error import RowError, where
 from arctic_training.data.rows import Row, RowReader
@@ -109,12 +110,13 @@ def map_rows(dataset: Any, encode: Callable[[Rows, int], Any], *, processes: int
     count = max(1, min(processes, cores, len(dataset) // _ROWS_EACH))
     hand_over = _Encode(encode, dataset.features)
     rows = dataset.with_format("arrow")
-    with _threads(alone=count == 1):
+    with _threads(alone=count == 1), nullcontext() if count == 1 else workers.mapping():
         if count == 1 and len(dataset) <= _IN_MEMORY:
             return _in_memory(rows, hand_over)
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True)
-        scratch = tempfile.TemporaryDirectory(prefix="arctic_training_", dir=folder)
+        owner = f".tmp-{socket.gethostname()}-{os.getpid()}"  # by which the cache knows what a dead run has left
+        scratch = tempfile.TemporaryDirectory(prefix="rows_", suffix=owner, dir=folder)
         made = rows.map(
             hand_over,
             batched=True,

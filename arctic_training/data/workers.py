@@ -1,4 +1,4 @@
-"""What the processes that read batches ahead begin with, what ended one that died, and what they may leave on disk."""
+"""What the processes that help with data begin with, what ended one that died, and what they may leave on disk."""
 
 import atexit
 import multiprocessing
@@ -39,6 +39,29 @@ def _begin(parent: int, worker: int) -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
+@contextmanager
+def mapping() -> Iterator[None]:
+    """Processes that `datasets` forks inside, its pool and what serves their queue, end with their parent too."""
+    import multiprocess
+    from multiprocess.util import register_after_fork
+
+    inside = _Inside()
+    register_after_fork(inside, _Inside.begin)  # as long as it lives
+    try:
+        with own_folder(multiprocess):
+            yield
+    finally:
+        del inside
+
+
+class _Inside:
+    def begin(self) -> None:
+        import multiprocess
+
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # their parent hears it, and ends them
+        end_with_parent(multiprocess.parent_process().pid)
+
+
 def end(running: Any) -> None:
     """End the workers of torch's iterator; torch itself would do so by a signal that they do not hear."""
     running._shutdown_workers()
@@ -62,8 +85,8 @@ def no_alarm() -> Iterator[None]:
 
 
 @contextmanager
-def own_folder() -> Iterator[None]:
-    """Workers that are started inside have their sockets in a folder by which those of a dead process are known.
+def own_folder(library: Any = multiprocessing) -> Iterator[None]:
+    """Workers that ``library`` starts inside have their sockets in a folder by which those of a dead process are known.
 
     Each would make a folder of its own, which one that is killed leaves. Here the next start removes it.
     """
@@ -75,7 +98,7 @@ def own_folder() -> Iterator[None]:
     if not mine.exists():
         mine.mkdir(mode=0o700)
         atexit.register(_remove, mine, os.getpid())
-    process: Any = multiprocessing.current_process()
+    process: Any = library.current_process()
     before = process._config.get("tempdir")
     process._config["tempdir"] = str(mine)
     try:

@@ -156,6 +156,50 @@ def test_nothing_stays_behind_of_a_command_that_was_killed_not_even_loader_worke
     assert [name for name in os.listdir(tmp_path / "temporary") if not name.startswith("torchinductor_")] == []
 
 
+SLEEPS = """
+import os
+import time
+from arctic_training.data import preparation
+
+os.sched_getaffinity = lambda process: {0, 1}  # else one core would prepare alone
+preparation._Encode.__call__ = lambda self, table, indices: time.sleep(600)
+"""
+
+
+def preparing(folder: Path, *words: str) -> Run:
+    """A run that prepares its data on two processes, and does not come to an end of it."""
+    (folder / "temporary").mkdir()
+    (folder / "train.py").write_text(SLEEPS)
+    run = Run(folder, with_workers(folder, 0, num_proc=2), *words, TMPDIR=str(folder / "temporary"))
+
+    def there() -> bool:
+        assert run.process.poll() is None, run.stderr
+        return len(run.family()) == (6 if words else 4)  # the command, its ranks; a pool of two, and its queue
+
+    wait_for(there, 60, lambda: run.stderr)
+    time.sleep(1)  # what has just been forked is not yet told
+    return run
+
+
+def scratch(folder: Path) -> list[str]:
+    return [path.name for path in (folder / "files" / "cache").glob("rows_*")]
+
+
+@pytest.mark.fault(12, 24)
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_nothing_stays_behind_of_a_command_that_ends_while_it_prepares(tmp_path: Path, number: signal.Signals) -> None:
+    with preparing(tmp_path) as run:
+        run.process.send_signal(number)
+        assert run.end() == -number
+    assert run.stderr == "" and scratch(tmp_path)
+    (tmp_path / "train.py").unlink()
+    own = {"TMPDIR": str(tmp_path / "temporary")}
+    with Run(tmp_path, with_workers(tmp_path, 0), "exit_iteration=1", **own) as run:
+        assert run.end() == 0
+    assert not scratch(tmp_path)
+    assert [name for name in os.listdir(tmp_path / "temporary") if not name.startswith("torchinductor_")] == []
+
+
 @pytest.mark.fault(26)
 def test_a_loader_worker_that_is_killed_ends_the_run_with_its_name(tmp_path: Path) -> None:
     with Run(tmp_path, with_workers(tmp_path, 1)) as run:
