@@ -75,11 +75,11 @@ def init() -> None:
     Must come before DeepSpeed is first used: it then takes this process group as it is.
     """
     global _store
+    _tell_environment()
     if is_initialized():
         return
     atexit.unregister(_leave)  # of an earlier run in this process: leaving once is enough
     atexit.register(_leave)
-    _tell_environment()
     backend = "gloo"
     if torch.cuda.is_available():
         if _gpu() >= (there := torch.cuda.device_count()):

@@ -92,10 +92,7 @@ def test_a_machine_that_fails_is_noticed_by_the_others() -> None:
     assert processes.run(on_two_machines, 2, True) == ["the first process failed; its own message says why", "no room"]
 
 
-@pytest.mark.parametrize(
-    ("seen", "slurm", "number"),
-    [(1, {"SLURM_STEP_NUM_TASKS": "2"}, 0), (2, {"SLURM_STEP_NUM_TASKS": "2"}, 1), (1, {}, 1)],
-)
+@pytest.mark.parametrize(("seen", "tasks", "number"), [(1, "2", 0), (2, "2", 1), (1, "1", 1)])
 def test_a_task_with_a_gpu_of_its_own_sees_only_that(
     monkeypatch: pytest.MonkeyPatch, seen: int, tasks: str, number: int
 ) -> None:
