@@ -150,10 +150,11 @@ class Trainer(Registered, Hooked, Lengths, ABC, kind="trainer"):
         try:
             for _ in self.epochs:
                 self.epoch()
+                if not self.stop_reason or self.epochs_done >= self.progress.epoch + 1:  # gone through whole
+                    self.progress.epoch, self.progress.row = self.progress.epoch + 1, 0
+                    self._save_if_due()
                 if self.stop_reason:
                     break
-                self.progress.epoch, self.progress.row = self.progress.epoch + 1, 0
-                self._save_if_due()
         except Moved:
             return False
         return True
@@ -226,12 +227,8 @@ class Trainer(Registered, Hooked, Lengths, ABC, kind="trainer"):
             values["grad_norm"] = norm
         then, tokens = self._clock
         self._clock = (time.perf_counter(), self.progress.tokens)
-        seconds = self._clock[0] - then
-        values |= {
-            "lr": self.model.last_lr,
-            "epoch": self.epochs_done,
-            "targets_per_second": (self.progress.tokens - tokens) / seconds,
-        }
+        rate = (self.progress.tokens - tokens) / (self._clock[0] - then)
+        values |= {"lr": self.model.last_lr, "epoch": self.epochs_done, "targets_per_second": rate}
         self.session.log(values, self.progress.update)
         return values
 

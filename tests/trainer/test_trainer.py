@@ -93,6 +93,8 @@ def test_the_evaluation_loss_is_the_mean_over_all_targets(told: dict[str, Any]) 
     [
         ({}, 10, 2, 0),
         ({"train_iters": 7}, 7, 1, 2),
+        ({"train_iters": 5}, 5, 1, 0),
+        ({"exit_iteration": 3, "gradient_accumulation_steps": 2}, 3, 1, 0),
         ({"train_iters": 12}, 12, 2, 2),
         ({"exit_iteration": 3}, 3, 0, 3),
         ({"exit_iteration_this_run": 4}, 4, 0, 4),
@@ -107,6 +109,12 @@ def test_it_ends_when_it_should(
     progress = trained({**told, **more}).progress
     assert (progress.update, progress.epoch, progress.row) == (updates, epoch, batches * told["micro_batch_size"])
     assert [record["step"] for record in records(told)] == list(range(1, updates + 1))
+
+
+@pytest.mark.parametrize("end", [{"epochs": 1}, {"train_iters": 5}, {"exit_iteration": 5}])
+def test_an_end_at_an_epochs_end_is_saved_as_one(told: dict[str, Any], end: dict[str, Any]) -> None:
+    trained({**told, "checkpoint": {"type": "deepspeed", "save_every_n_epochs": 1}, **end})
+    assert (Path(told["output_dir"]) / "checkpoints" / "deepspeed" / "step_5").is_dir()
 
 
 def test_a_run_that_is_over_stays_over(told: dict[str, Any]) -> None:
