@@ -84,7 +84,7 @@ class TrainerConfig(BaseConfig):
     evaluate_first: Annotated[bool, FREE] = False
     """Evaluate before the first update."""
     evaluate_last: Annotated[bool, FREE] = False
-    """Evaluate after the last update."""
+    """Evaluate after the last update; not when the run is asked to stop before it, by a signal or the time limit."""
     epochs: int = Field(default=1, ge=0)
     """How often the data are gone through; 0: only evaluate."""
     min_iterations: HumanInt = Field(default=0, ge=0)

@@ -140,7 +140,8 @@ class Trainer(Registered, Hooked, Lengths, ABC, kind="trainer"):
         self._clock = (time.perf_counter(), self.progress.tokens)
         while not self._go_through():
             pass
-        if self.config.evaluate_last and self._evaluated_at != self.progress.update:
+        # one that was asked to stop goes on elsewhere, and may be killed soon: it saves, and no more
+        if self.config.evaluate_last and not self.window.stop and self._evaluated_at != self.progress.update:
             self.evaluate()
         self._save_if_due(end=True)
         self.session.close(failed=False)

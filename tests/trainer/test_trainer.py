@@ -136,7 +136,8 @@ def test_a_callback_can_stop_the_run_and_another_process_can_ask_to(told: dict[s
 
     stopped = trained(told, Stops)
     assert (stopped.progress.update, stopped.stop_reason) == (2, "enough")
-    asked = trained({**told, "output_dir": str(tmp_path / "asked")}, Asks)
+    asked = trained({**told, "output_dir": str(tmp_path / "asked"), "evaluate_last": True}, Asks)
+    assert not any("loss/eval" in record for record in records({"output_dir": tmp_path / "asked"}))  # it saves, at once
     assert asked.stop_reason == "a signal" and asked.progress.update == 4  # the update after the one under way
 
 
