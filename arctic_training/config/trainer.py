@@ -119,7 +119,8 @@ class TrainerConfig(BaseConfig):
     eval_interval: Annotated[HumanInt, FREE] = Field(default=0, ge=0)
     """Optimizer updates between evaluations; 0: none between."""
     eval_log_iter_interval: Annotated[HumanInt, FREE] = Field(default=1, ge=0)
-    """Evaluations between records of their metrics; 0: never."""
+    """Every how many of the evaluations of ``eval_interval`` are recorded, the first and the last of the run always;
+    0: none at all."""
     overfit_first_batch: bool = False
     """Train on the first batch again and again."""
     mem_profiler: Annotated[Literal["step", "e2e"] | None, FREE] = None

@@ -72,12 +72,10 @@ class Trainer(Registered, Hooked, Lengths, ABC, kind="trainer"):
         self.progress = Progress()
         self.metrics = Metrics()
         self.window = Window([])
-        self.stop_reason = ""
-        self.exit_code = 0
-        self.left_out: set[tuple[int, int]] = set()
-        """Epoch and first row of windows that are passed over."""
+        self.stop_reason, self.exit_code = "", 0
+        self.left_out: set[tuple[int, int]] = set()  # epoch and first row of windows that are passed over
         self._requested = ("", 0)
-        self._evaluated_at = -1
+        self._evaluated_at, self._untold = -1, dict[str, float]()
         self._clock = (time.perf_counter(), 0)
         assemble(self)
         self._started_at = self.progress.update
@@ -141,8 +139,11 @@ class Trainer(Registered, Hooked, Lengths, ABC, kind="trainer"):
         while not self._go_through():
             pass
         # one that was asked to stop goes on elsewhere, and may be killed soon: it saves, and no more
-        if self.config.evaluate_last and not self.window.stop and self._evaluated_at != self.progress.update:
-            self.evaluate()
+        if self.config.evaluate_last and not self.window.stop:
+            if self._evaluated_at != self.progress.update:
+                self.evaluate()
+            elif self._untold:
+                self.session.log(self._untold, self.progress.update)
         self._save_if_due(end=True)
         self.session.close(failed=False)
 
@@ -252,12 +253,13 @@ class Trainer(Registered, Hooked, Lengths, ABC, kind="trainer"):
                 self.metrics = training
             for evaluator in self.evaluators:
                 values |= evaluator(self)
-        self._evaluated_at = self.progress.update
         for engine in self.checkpointers:
             engine.note(values)
-        every, count = self.config.eval_log_iter_interval, self.progress.update // max(1, self.config.eval_interval)
-        if every and count % every == 0:
-            self.session.log(values, self.progress.update)
+        update, interval, every = self.progress.update, self.config.eval_interval, self.config.eval_log_iter_interval
+        told = every and (not interval or update % interval or update % (interval * every) == 0)
+        self._evaluated_at, self._untold = update, values if every and not told else {}
+        if told:
+            self.session.log(values, update)
         return values
 
     @hook("checkpoint")

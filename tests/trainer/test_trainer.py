@@ -74,6 +74,14 @@ def test_some_evaluations_are_told(told: dict[str, Any]) -> None:
     assert [record["step"] for record in records(told) if "loss/eval" in record] == [4, 8]
 
 
+@pytest.mark.parametrize("interval", [0, 1, 2])
+def test_the_first_and_the_last_evaluation_are_always_told(told: dict[str, Any], interval: int) -> None:
+    ends = {"evaluate_first": True, "evaluate_last": True, "train_iters": 3}
+    trained({**told, **ends, "eval_interval": interval, "eval_log_iter_interval": 2})
+    steps = [record["step"] for record in records(told) if "loss/eval" in record]
+    assert steps == ([0, 2, 3] if interval == 1 else [0, 3])
+
+
 def test_the_evaluation_loss_is_the_mean_over_all_targets(told: dict[str, Any]) -> None:
     trainer = Keeping(get_config({**told, "micro_batch_size": 3}))  # 10 rows by 3: the last batch is smaller
     (value,) = trainer.evaluate().values()
