@@ -3,6 +3,7 @@
 import contextlib
 import importlib.metadata
 import json
+import os
 import platform
 import sys
 import tempfile
@@ -15,6 +16,7 @@ import torch
 from arctic_training import distributed
 from arctic_training.config.trainer import TrainerConfig
 from arctic_training.config.yaml_writer import write_yaml
+from arctic_training.errors import InputError
 from arctic_training.logging import log_to, logger, print_log
 from arctic_training.tracker.tracker import Tracker
 from arctic_training.trainer.lock import Lock
@@ -34,8 +36,12 @@ class Session:
         print_log(level=told.level, rank=distributed.rank(), world=world, ranks=told.print_output_ranks)
 
     def claim(self) -> None:
-        """Keep other runs out of the run folder and those of the checkpoints. Raises `InputError` when one is there."""
+        """Keep other runs out of the run folder and those of the checkpoints. Raises `InputError` when one is there,
+        or two sections would save in one folder."""
         saves = [section.folder(self.run_dir) for section in self.config.checkpoint if section.enabled]
+        real = [os.path.realpath(folder) for folder in saves]
+        if twice := next((folder for folder in real if real.count(folder) > 1), None):
+            raise InputError(f"checkpoint: two sections save in one folder, {twice}; give one another output_dir")
         self.lock = Lock([self.run_dir, *saves])
 
     def open(self, trackers: Sequence[Tracker]) -> None:

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from arctic_training import get_config
 from arctic_training.checkpoint import folder as disk
 from arctic_training.checkpoint import retention, room
-from arctic_training.errors import RecipeError
+from arctic_training.errors import InputError, RecipeError
 from arctic_training.state import RunState
+from arctic_training.trainer.session import Session
 from tests import processes
 from tests.checkpoint.test_folder import Notes, kills, notes, resumed, save
 from tests.contract.cases import recipe
@@ -180,6 +181,15 @@ def test_sections_that_would_remove_each_others_are_refused(tmp_path: Path) -> N
     with pytest.raises(RecipeError, match="two sections save in one folder, deepspeed"):
         get_config(told)
     get_config({**told, "checkpoint": [one, {**one, "output_dir": str(tmp_path / "other")}]})
+    # the folder that the other section has by default, and that by another name
+    saves, run = tmp_path / "run" / "checkpoints", str(tmp_path / "run")
+    (tmp_path / "link").symlink_to(saves)
+    for place in (saves / "deepspeed", tmp_path / "link" / "deepspeed"):
+        exports = {"type": "huggingface", "output_dir": str(place)}
+        session = Session(get_config({**told, "output_dir": run, "checkpoint": [one, exports]}))
+        with pytest.raises(InputError, match=f"two sections save in one folder, {saves / 'deepspeed'}; give one"):
+            session.claim()
+        assert not Path(run).exists()
 
 
 def whole_run(told: dict[str, Any]) -> dict[str, float]:
