@@ -1,7 +1,7 @@
 """When a checkpoint is due, and how it comes to disk so that there is always a whole one; not what is in it."""
 
 from abc import abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Self, TypeVar
 
@@ -229,6 +229,21 @@ class CheckpointEngine(Factory[C, "CheckpointEngine[Any]"], kind="checkpoint_eng
         if told := [one for one in distributed.gather_objects(wrong) if one]:
             raise CheckpointError(f"cannot {doing} a checkpoint in {self.output_dir}: {'; '.join(told)}")
         return distributed.gather_objects(value)
+
+
+def save_all(engines: Iterable[CheckpointEngine[Any]], trained: Mapping[str, Engine], state: RunState) -> None:
+    """Save with each of ``engines``, though another fails; those that a run can go on from last.
+
+    A run that is killed in between goes on from before this update, and so saves with the others again.
+    """
+    failed: CheckpointError | None = None
+    for engine in sorted(engines, key=lambda one: one.resumable):
+        try:
+            engine.save(trained, state)
+        except CheckpointError as error:
+            failed = failed or error
+    if failed:
+        raise failed
 
 
 def _damage(folder: Path, *, sums: bool) -> str | None:

@@ -11,7 +11,7 @@ import torch
 from arctic_training import distributed
 from arctic_training.callback.callback import Callback, Moved
 from arctic_training.callback.hooks import Hooked, hook
-from arctic_training.checkpoint.engine import CheckpointEngine
+from arctic_training.checkpoint.engine import CheckpointEngine, save_all
 from arctic_training.config.trainer import TrainerConfig
 from arctic_training.data.factory import DataFactory
 from arctic_training.data.loader import Loader
@@ -265,8 +265,7 @@ class Trainer(Registered, Hooked, Lengths, ABC, kind="trainer"):
     @hook("checkpoint")
     def checkpoint(self, engines: Sequence[CheckpointEngine[Any]] | None = None) -> None:
         """Save now, with every checkpoint engine of the recipe, or with those given."""
-        for engine in self.checkpointers if engines is None else engines:
-            engine.save(self.trained, self.state)
+        save_all(self.checkpointers if engines is None else engines, self.trained, self.state)
 
     def _save_if_due(self, *, end: bool = False) -> None:
         early = end and self.window.stop

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from arctic_training.checkpoint import folder as disk
 from arctic_training.checkpoint import retention
-from arctic_training.checkpoint.engine import CheckpointEngine
+from arctic_training.checkpoint.engine import CheckpointEngine, save_all
 from arctic_training.config.checkpoint import CheckpointConfig
 from arctic_training.engine.engine import Engine
 from arctic_training.errors import CheckpointError, ResumeError
@@ -193,6 +193,27 @@ def test_a_run_that_begins_anew_where_another_has_been_keeps_its_own(tmp_path: P
     (tmp_path / "step_6" / "one.txt").write_text("short")
     assert engine.latest == tmp_path / "step_4"
     assert resumed(tmp_path) == 4
+
+
+@pytest.mark.fault(2, 6)
+def test_what_a_run_goes_on_from_is_saved_last_and_though_another_fails(tmp_path: Path) -> None:
+    class Export(Notes):
+        resumable = False
+
+        def write(self, folder: Path, *told: Any) -> dict[str, Any]:
+            assert disk.steps(tmp_path / "notes") == []
+            return super().write(folder, *told)
+
+    own = notes(tmp_path / "notes", 1)
+    export = Export(own.trainer, CheckpointConfig(output_dir=tmp_path / "export", on_save_error="stop"))
+    save_all([own, export], {}, RunState())
+    assert disk.steps(tmp_path / "export") == disk.steps(tmp_path / "notes") == [1]
+    own.trainer.progress.update = 2
+    shutil.rmtree(tmp_path / "export")
+    (tmp_path / "export").touch()
+    with pytest.raises(CheckpointError, match="export"):
+        save_all([own, export], {}, RunState())
+    assert disk.steps(tmp_path / "notes") == [1, 2]
 
 
 def manifest(folder: Path, **facts: Any) -> None:
