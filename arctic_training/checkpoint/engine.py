@@ -91,13 +91,12 @@ class CheckpointEngine(Factory[C, "CheckpointEngine[Any]"], kind="checkpoint_eng
         return bool(self._candidates())
 
     def tell_of_others(self) -> None:
-        """Warn of checkpoints of updates that the run, as it starts, has yet to come to: they are another run's."""
-        there = [step for step in disk.steps(self.output_dir) if step > self.trainer.progress.update]
-        if there and self._main:
+        """Warn of checkpoints of updates that the run, as it starts, has yet to come to: they are of another start."""
+        ahead = [step for step in disk.steps(self.output_dir) if step > self.trainer.progress.update]
+        if ahead and self._main:
             logger.warning(
-                f"{self.output_dir} holds checkpoints of another run, {disk.step_folder(Path(), there[0])} to "
-                f"{disk.step_folder(Path(), there[-1])}: they stay until this run saves the same updates, and count "
-                "for nothing until then"
+                f"{self.output_dir} holds checkpoints from before that are ahead of this run, step_{ahead[0]} to "
+                f"step_{ahead[-1]}: they stay until it saves the same updates, and count for nothing until then"
             )
 
     @property

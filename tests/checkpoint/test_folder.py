@@ -185,7 +185,9 @@ def test_a_run_that_begins_anew_where_another_has_been_keeps_its_own(tmp_path: P
     assert said == []
     engine = notes(tmp_path, keep_last=2)
     engine.tell_of_others()
-    assert said[-1].startswith(f"{tmp_path} holds checkpoints of another run, step_8 to step_10: they stay until")
+    assert said[-1].startswith(
+        f"{tmp_path} holds checkpoints from before that are ahead of this run, step_8 to step_10: they"
+    )
     for update in (2, 4, 6):
         engine.trainer.progress.update = update
         engine.save({}, RunState())
