@@ -52,14 +52,12 @@ def run(config: Any, *, command: str = "train", debug: bool = False, profile: st
             trainer.train()
             distributed.barrier()  # engines end when all have come to their end
         failed, code = False, stop.code or getattr(trainer, "exit_code", 0)
-    except KeyboardInterrupt:
-        code = 130
     except SystemExit:
         raise
     except BaseException as error:
         if isinstance(error, InputError):
             place(error, config)
-        code = report(error, debug=debug)
+        code = 130 if _interrupted(error) else report(error, debug=debug)
     finally:
         if trainer is not None:
             trainer.close(failed=failed)
@@ -69,6 +67,13 @@ def run(config: Any, *, command: str = "train", debug: bool = False, profile: st
     if profiler is not None and distributed.is_main():
         profiler.print_stats(profile)
     return code
+
+
+def _interrupted(error: BaseException | None) -> bool:
+    """Whether ``error`` is a Ctrl-C, or what a library made of one on its way out."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__cause__ or error.__context__
+    return error is not None
 
 
 class _Stop:

@@ -200,6 +200,15 @@ def test_nothing_stays_behind_of_a_command_that_ends_while_it_prepares(tmp_path:
     assert [name for name in os.listdir(tmp_path / "temporary") if not name.startswith("torchinductor_")] == []
 
 
+@pytest.mark.fault(11)
+@pytest.mark.parametrize("words", [(), ("--num_gpus", "2")])
+def test_ctrl_c_ends_a_run_that_prepares_its_data_without_a_word(tmp_path: Path, words: tuple[str, ...]) -> None:
+    with preparing(tmp_path, *words) as run:
+        os.killpg(run.process.pid, signal.SIGINT)  # as a terminal does
+        assert run.end(20) == 130
+    assert run.stderr == "" and not scratch(tmp_path)
+
+
 @pytest.mark.fault(26)
 def test_a_loader_worker_that_is_killed_ends_the_run_with_its_name(tmp_path: Path) -> None:
     with Run(tmp_path, with_workers(tmp_path, 1)) as run:
