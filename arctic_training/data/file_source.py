@@ -172,7 +172,7 @@ class CsvSourceConfig(FileSourceConfig):
 
 
 class CsvSource(FileSource):
-    """A table with a heading; tabs may part its columns."""
+    """A table with a heading, each cell of it text; tabs may part its columns."""
 
     name = "csv"
     config_type = CsvSourceConfig
@@ -188,8 +188,10 @@ class CsvSource(FileSource):
             delimiter = self.config.delimiter or ("\t" if file.suffix.lower() == ".tsv" else ",")
             parse = csv.ParseOptions(delimiter=delimiter, newlines_in_values=True)
             one = csv.ReadOptions(use_threads=False)  # only then an error says which row
-            convert = csv.ConvertOptions(strings_can_be_null=False)
             try:
+                with csv.open_csv(file, read_options=one, parse_options=parse) as begun:
+                    texts = dict.fromkeys(begun.schema.names, pa.string())  # a guessed number would lose its zeros
+                convert = csv.ConvertOptions(strings_can_be_null=False, column_types=texts)
                 table = csv.read_csv(file, read_options=one, parse_options=parse, convert_options=convert)
             except pa.ArrowInvalid as error:
                 raise DataError(f"{file}: {_reason(error)}") from None

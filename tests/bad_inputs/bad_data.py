@@ -1,5 +1,8 @@
 """Data that are missing, empty, malformed, or no use to the run."""
 
+import pyarrow as pa
+from pyarrow import parquet
+
 from tests.bad_inputs.case import ANSWER, ASKED, CHAT, GOOD_ROWS, Case, lines, sft
 
 LONG = lines(*({"messages": [ASKED, {"role": "assistant", "content": "two " * 100}]} for _ in range(3)))
@@ -302,9 +305,12 @@ CASES: dict[str, Case] = {
         files={"d/train.jsonl": lines({"messages": CHAT})},
     ),
     "files that do not fit together": Case(
-        "*.csv: the files do not fit together: Unable to merge: Field prompt has incompatible types: int64 vs string",
-        recipe=sft('"*.csv"'),
-        files={"a.csv": "prompt,completion\n1,b\n", "b.csv": "prompt,completion\n[1],2020-01-01\n"},
+        "*.parquet: the files do not fit together: Unable to merge: Field prompt has incompatible types: int64 vs string",
+        recipe=sft('"*.parquet"'),
+        files={
+            "a.parquet": lambda at: parquet.write_table(pa.table({"prompt": [1]}), at),
+            "b.parquet": lambda at: parquet.write_table(pa.table({"prompt": ["1"]}), at),
+        },
     ),
     "a source without rows among others": Case(
         "other.jsonl: there are no rows", recipe=sft("rows.jsonl, other.jsonl"), files={"other.jsonl": "\n"}

@@ -65,7 +65,15 @@ def test_csv_and_tsv(tmp_path: Path) -> None:
     (tmp_path / "rows.csv").write_text('prompt,completion\nhi,"a\nb"\n,c\n')
     assert rows(tmp_path / "rows.csv") == [{"prompt": "hi", "completion": "a\nb"}, {"prompt": "", "completion": "c"}]
     (tmp_path / "rows.tsv").write_text("prompt\tcompletion\n1,5\t2\n")
-    assert rows(tmp_path / "rows.tsv") == [{"prompt": "1,5", "completion": 2}]
+    assert rows(tmp_path / "rows.tsv") == [{"prompt": "1,5", "completion": "2"}]
+
+
+def test_csv_cells_are_text_as_it_was_written(tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_text("prompt,completion,at\n1+1,02,2026-01-02\ntrue,NA,\n")
+    assert rows(tmp_path / "rows.csv") == [
+        {"prompt": "1+1", "completion": "02", "at": "2026-01-02"},
+        {"prompt": "true", "completion": "NA", "at": ""},
+    ]
 
 
 def test_parquet(tmp_path: Path) -> None:
