@@ -305,7 +305,7 @@ CASES: dict[str, Case] = {
         files={"d/train.jsonl": lines({"messages": CHAT})},
     ),
     "files that do not fit together": Case(
-        "*.parquet: the files do not fit together: Unable to merge: Field prompt has incompatible types: int64 vs string",
+        "*.parquet: the files do not fit together: Unable to merge: Field prompt has incompatible types: int64 ...",
         recipe=sft('"*.parquet"'),
         files={
             "a.parquet": lambda at: parquet.write_table(pa.table({"prompt": [1]}), at),
