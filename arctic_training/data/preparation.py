@@ -73,8 +73,15 @@ def prepare(factory: Any, sources: Sequence[DataSource], loaded: Sequence[Any]) 
             notes += [note] * bool(note)
             indices = samples.indices
             tables.append(samples.table if indices is None else samples.table.take(pa.array(indices)))
+    return join(tables), notes
+
+
+def join(tables: Sequence[Any]) -> Any:
+    """The samples of several sources in one `pyarrow.Table`. Raises `DataError` when they have not the same columns."""
+    import pyarrow as pa
+
     try:
-        return pa.concat_tables(tables, promote_options="permissive"), notes
+        return pa.concat_tables(tables, promote_options="permissive")
     except pa.ArrowInvalid as error:
         raise DataError(f"the sources cannot be mixed, their samples differ: {str(error).splitlines()[0]}") from error
 

@@ -145,20 +145,28 @@ class Lane:
         draw = np.random.Generator(np.random.PCG64([config.seed, number]))
         turns = draw.choice(len(self.sources), size=config.stream_buffer * self.lanes, p=self.shares)
         rows = [next(self.sources[turn]) for turn in turns.tolist()]
-        mine = rows[self.lane :: self.lanes]
-        try:
-            made = self.factory.process(json_rows.to_dataset(mine))
-        except RowError as error:  # which row of its source it is, nobody has counted
-            source = self.sources[turns[self.lane :: self.lanes][error.row]]
-            row = json.dumps(mine[error.row], default=str, ensure_ascii=False)
-            raise DataError(f"{source.name}: {error.what}; the row begins {row[:_SHOWN]}") from error
-        samples, note = preparation.with_targets(Samples(made), np.arange(len(made)), "the stream", 1.0)
+        mine: dict[int, list[Any]] = {}
+        for turn, row in list(zip(turns.tolist(), rows, strict=True))[self.lane :: self.lanes]:
+            mine.setdefault(turn, []).append(row)
+        # each source by itself, for its rows may have another shape; the order shuffles them all
+        made = Samples(preparation.join([self._process(self.sources[turn], mine[turn]) for turn in sorted(mine)]))
+        samples, note = preparation.with_targets(made, np.arange(len(made)), "the stream", 1.0)
         if note:
             logger.info(note)
         finished = self.factory.finish(samples)
         groups = self.factory.group(finished)
         order = GlobalOrder(len(finished if groups is None else groups), seed=config.seed).permutation(number)
         return Buffer(number, position, finished, groups, order)
+
+    def _process(self, source: Endless, rows: list[Any]) -> Any:
+        """The samples of rows of a source, in a `pyarrow.Table`."""
+        try:
+            return Samples(self.factory.process(json_rows.to_dataset(rows))).table
+        except RowError as error:  # which row of its source it is, nobody has counted
+            row = json.dumps(rows[error.row], default=str, ensure_ascii=False)
+            raise DataError(f"{source.name}: {error.what}; the row begins {row[:_SHOWN]}") from error
+        except DataError as error:
+            raise DataError(f"{source.name}: {error}") from error
 
 
 class StreamLoader(Loader):

@@ -155,6 +155,24 @@ def test_a_part_of_a_stream(files: tuple[str, str]) -> None:
     assert Counter(row for batch in take(loader, 30) for row in batch) == Counter({"a0": 10, "a1": 10, "a2": 10})
 
 
+def test_streams_of_several_shapes_are_mixed_and_their_bad_rows_named(files: tuple[str, str], tmp_path: Path) -> None:
+    alpaca = tmp_path / "alpaca.jsonl"
+    asked = [{"instruction": "q", "output": f"c{n}"} for n in range(9)]
+    alpaca.write_text("".join(json.dumps(row) + "\n" for row in asked))
+    sources = [{"name_or_path": file} for file in (files[0], str(alpaca))]
+    section = {"pack_samples": True, "max_length": 64, "stream_buffer": 20}
+    loaders = [stream(*sources, rank=rank, world=2, **section) for rank in range(2)]
+    seen = Counter(row.split()[0][0] for row in " ".join(rows(loaders, 30)).split())
+    assert min(seen["a"], seen["c"]) > 30 and set(seen) == {"a", "c"}
+    for loader in loaders:
+        loader.close()
+    alpaca.write_text("".join(json.dumps(row) + "\n" for row in [*asked, {"instruction": "q", "output": 3}]))
+    with pytest.raises(
+        DataError, match=r'alpaca\.jsonl: message 2 .*; the row begins \{"instruction": "q", "output": 3'
+    ):
+        take(stream(*sources), 100)
+
+
 def test_a_stream_beside_a_file(files: tuple[str, str]) -> None:
     loader = stream({"name_or_path": files[0]}, {"name_or_path": files[1], "streaming": False}, stream_buffer=50)
     assert {row[0] for batch in take(loader, 50) for row in batch} == {"a", "b"}
