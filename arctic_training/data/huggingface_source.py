@@ -1,5 +1,6 @@
-"""Rows out of Hugging Face data sets: of the hub, or of a local folder."""
+"""Rows out of Hugging Face data sets: of the hub, or of a local folder or file."""
 
+import glob
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,7 +21,7 @@ _NAMED_SPLIT = re.compile(r"(.+?):([\w.\-]+(?:\[[^\]]*\])?)")
 
 class HFDataSourceConfig(DataSourceConfig):
     name_or_path: Annotated[str, FREE] = Field(min_length=1)
-    """A data set of the hub, or a local folder; ``name:split`` and ``name:split[slice]`` name the split too."""
+    """A data set of the hub, or a local folder or file; ``name:split`` and ``name:split[slice]`` name the split too."""
     kwargs: dict[str, Any] = {}
     """Handed to ``datasets.load_dataset``: ``name`` (the configuration), ``revision``, ``data_files`` and so on."""
     split_mapping: dict[str, str] = {}
@@ -40,7 +41,7 @@ class HFDataSourceConfig(DataSourceConfig):
 
 
 class HFDataSource(DataSource):
-    """A data set of the hub, or a folder that `datasets` reads."""
+    """A data set of the hub, or a folder or file that `datasets` reads."""
 
     name = "huggingface"
     config_type = HFDataSourceConfig
@@ -81,7 +82,10 @@ class HFDataSource(DataSource):
         try:
             if any(file.exists() for file in saved):
                 return datasets.load_from_disk(str(folder))
-            return datasets.load_dataset(name, streaming=config.streaming, **config.kwargs)
+            where, kwargs = name, config.kwargs
+            if folder.is_file() and "data_files" not in kwargs:  # datasets would look for its name on the hub
+                where, kwargs = str(folder.parent), {**kwargs, "data_files": glob.escape(folder.name)}
+            return datasets.load_dataset(where, streaming=config.streaming, **kwargs)
         except Exception as error:
             said = (str(error).strip() or type(error).__name__).splitlines()[0]
             if datasets.config.HF_HUB_OFFLINE and not (folder.exists() or name.startswith((".", "/", "~"))):

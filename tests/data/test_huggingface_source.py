@@ -33,6 +33,7 @@ def load(config_type: Any, split: str = "train", **section: Any) -> Any:
 
 
 def texts(folder: Path, name: str, split: str = "train", **section: Any) -> list[str]:
+    section = {"type": "huggingface_causal", **section}
     return list(load(CausalDataConfig, split, name_or_path=str(folder / name), **section)["text"])
 
 
@@ -45,6 +46,15 @@ def test_splits(folder: Path) -> None:
     assert texts(folder, "both", split="test[50%:]") == ["test2", "test3"]
     assert texts(folder, "one") == texts(folder, "one", "eval") == texts(folder, "both")
     assert texts(folder, "files", "eval") == ["train0", "train1", "train2", "train3"]
+
+
+def test_one_file(folder: Path) -> None:
+    assert texts(folder, "files/validation.jsonl") == texts(folder, "files/validation.jsonl", "eval")
+    assert texts(folder, "files/train.jsonl:train[:1]") == ["train0"]
+    Dataset.from_dict({"q": ["1"], "a": ["2"]}).to_json(folder / "qa[1].jsonl")
+    roles = {"role_mapping": {"user": "q", "assistant": "a"}, "type": "huggingface_instruct"}
+    (row,) = load(SFTDataConfig, name_or_path=str(folder / "qa[1].jsonl"), **roles)
+    assert [turn["content"] for turn in row["messages"]] == ["1", "2"]
 
 
 def test_what_is_not_there(folder: Path) -> None:
