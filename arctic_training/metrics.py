@@ -1,8 +1,10 @@
 """Numbers of a run, kept where they arise and reduced over the ranks only when they are read."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
+
+from arctic_training import distributed
 
 Number = torch.Tensor | float | int
 Reduce = Callable[[torch.Tensor], torch.Tensor]
@@ -30,6 +32,20 @@ class Metrics:
             self._sums[name] = (total + part.to(total.device), weights + scale.to(total.device))
         else:
             self._sums[name] = (part, scale)
+
+    def state_dict(self) -> dict[str, list[float]]:
+        """What was added since the last read, on this process."""
+        return {name: torch.stack(pair).tolist() for name, pair in self._sums.items()}
+
+    def load_state_dict(self, state: Mapping[str, Sequence[float]], /) -> None:
+        home = distributed.device()  # where most of what is added later will be
+        pairs = {name: torch.tensor(pair, dtype=torch.float64, device=home) for name, pair in state.items()}
+        self._sums = {name: (total, weight) for name, (total, weight) in pairs.items()}
+
+    def load_shares(self, shares: Sequence[Mapping[str, Sequence[float]]], /) -> None:
+        """The sums are of all processes together: the first one goes on with everything, the others with nothing."""
+        mine = shares if distributed.is_main() else []
+        self.load_state_dict({name: [sum(share[name][n] for share in mine) for n in (0, 1)] for name in shares[0]})
 
     def read(self, reduce: Reduce) -> dict[str, float]:
         """The means since the last read, over all ranks by ``reduce``, a sum; all must have added the same names."""

@@ -67,3 +67,18 @@ def test_adding_does_not_wait_for_a_gpu() -> None:
         metrics.add("x", there)
         metrics.add("y", there, torch.empty((), device="cuda"))
     assert copies.count == 0
+
+
+@pytest.mark.parametrize("rank", [0, 1, 2])
+def test_what_was_added_goes_on_on_other_processes(rank: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANK", str(rank))
+    shares = []
+    for value in (0.25, 0.75):
+        metrics = Metrics()
+        metrics.add("x", value, 3)
+        shares.append(metrics.state_dict())
+    same, other = Metrics(), Metrics()
+    same.load_state_dict(shares[1])
+    assert same.state_dict() == shares[1] and same.read(alone) == {"x": 0.75}
+    other.load_shares(shares)
+    assert other.state_dict() == {"x": [3, 6] if rank == 0 else [0, 0]}

@@ -11,7 +11,6 @@ from arctic_training.callback.callback import Callback, Moved
 from arctic_training.config.base import ComponentConfig
 from arctic_training.errors import NonFiniteError
 from arctic_training.logging import logger
-from arctic_training.metrics import Metrics
 
 _MOST = 32
 """Samples of a process that are named."""
@@ -116,7 +115,6 @@ class NanGuard(Callback):
         self.left_out.add((trainer.progress.epoch, _first_row(trainer)))
         folder = engine.load(trainer.trained, trainer.state)
         logger.warning(f"{text}; goes back to {folder}, and leaves that window out")
-        trainer.metrics = Metrics()
         self._steps = {role: one.skipped_steps for role, one in trainer.trained.items()}
         raise Moved
 

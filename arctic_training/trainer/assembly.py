@@ -62,7 +62,7 @@ def build(trainer: Any) -> None:
     for checkpointer in trainer.checkpointers:
         room.warn(checkpointer)
     trainer.evaluators = [Evaluator.registered(section.type)(section) for section in config.evaluators]
-    trainer.state = RunState(progress=trainer.progress, rng=Rng(), data=trainer.train_loader)
+    trainer.state = RunState(progress=trainer.progress, rng=Rng(), data=trainer.train_loader, metrics=trainer.metrics)
     trainer.state |= {f"callback.{name}": part for name, part in trainer.listeners.items()}
     trainer.state |= trainer.own_state()
     seed(config.seed + trainer.data_rank)  # the ranks began with equal weights; from here their dropout differs

@@ -135,6 +135,17 @@ def test_a_run_that_is_over_stays_over(told: dict[str, Any]) -> None:
     assert again.progress == first.progress and torch.equal(weights(first), weights(again))
 
 
+def test_a_mean_over_updates_goes_on_over_a_resume(told: dict[str, Any], tmp_path: Path) -> None:
+    told |= {"train_log_iter_interval": 3, "checkpoint": {"type": "deepspeed", "auto_resume": True}}
+    told["checkpoint"]["save_end_of_training"] = True
+    apart = {**told, "output_dir": str(tmp_path / "apart")}
+    trained(told)
+    trained({**apart, "exit_iteration": 4})
+    trained(apart)
+    means, again = ([(record["step"], record["loss"]) for record in records(run)] for run in (told, apart))
+    assert [step for step, _ in means] == [3, 6, 9] and again == means
+
+
 def test_a_callback_can_stop_the_run_and_another_process_can_ask_to(told: dict[str, Any], tmp_path: Path) -> None:
     class Stops(SFTTrainer):
         callbacks = [("post-after-update", lambda self: self.stop("enough") if self.progress.update == 2 else None)]
