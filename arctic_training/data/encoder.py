@@ -63,7 +63,7 @@ class SampleEncoder:
     def _find(self, samples: Sequence[Sample], group: Sequence[int], first: int) -> tuple[list[str], list[list[Span]]]:
         finder, tools = self.finder, samples[group[0]].tools
         try:
-            return finder([samples[n].messages for n in group], tools)
+            texts, spans = finder([samples[n].messages for n in group], tools)
         except Exception:
             for n in group:  # which of them is it?
                 try:
@@ -72,6 +72,21 @@ class SampleEncoder:
                     said = str(error) if isinstance(error, DataError) else f"the chat template refuses it: {error}"
                     raise RowError(first + n, said) from error
             raise
+        return texts, [
+            self._learned(samples[n], found, first + n) if samples[n].context else found
+            for n, found in zip(group, spans, strict=True)
+        ]
+
+    def _learned(self, sample: Sample, spans: Sequence[Span], row: int) -> list[Span]:
+        """What the assistant says but in the messages of weight 0. Raises `RowError` when that cannot be told."""
+        turns = [n for n, message in enumerate(sample.messages) if message["role"] == "assistant"]
+        silent = f"message {min(sample.context) + 1} has the weight 0"
+        if not self.mask_inputs:
+            raise RowError(row, f"{silent}, and mask_inputs: false makes every token a target")
+        if len(spans) != len(turns):
+            said = f"the chat template encloses {len(spans)} parts of {len(turns)} answers"
+            raise RowError(row, f"{silent}, and {said} in {{% generation %}}, so that it cannot be told which it is")
+        return [span for n, span in zip(turns, spans, strict=True) if n not in sample.context]
 
     def _labelled(
         self, texts: Sequence[str], spans: Sequence[Sequence[Span]], *, special: bool

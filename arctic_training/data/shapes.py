@@ -27,6 +27,7 @@ ROLES = {
 }
 """What a data set calls a speaker, and what a chat template calls him."""
 
+_PAIR = ("user", "assistant")
 _CHATS = ("messages", "conversations", "conversation", "chat", "dialogue")
 _PROMPTS = (("prompt", "completion"), ("prompt", "response"), ("query", "response"), ("question", "answer"))
 
@@ -44,6 +45,8 @@ class Sample:
     tools: list[Any] | None = None
     prompt: str = ""
     completion: str = ""
+    context: frozenset[int] = frozenset()
+    """Which messages of the assistant are not to be learned, counted from 0."""
 
 
 def reader(columns: Sequence[str]) -> Callable[[Row], Sample]:
@@ -51,7 +54,7 @@ def reader(columns: Sequence[str]) -> Callable[[Row], Sample]:
     there = set(columns)
     for column in _CHATS:
         if column in there:
-            return lambda row: Sample(messages(_given(row, column), _system(row)), tools(row.get("tools")))
+            return lambda row: _chat(_given(row, column), row)
     if {"instruction", "output"} <= there:
         return _alpaca
     for prompt, completion in _PROMPTS:
@@ -103,6 +106,8 @@ def _message(turn: Any, n: int) -> dict[str, Any]:
         raise DataError(f"message {n} ({role}) has no content")
     elif not isinstance(content, (str, list)):
         raise DataError(f"message {n} ({role}) has the content {_short(content)}; text is wanted")
+    if role == "assistant" and message.get("weight", 1) not in (0, 1):
+        raise DataError(f"message {n} ({role}) has the weight {_short(message['weight'])}; 0 or 1 is wanted")
     return message
 
 
@@ -119,19 +124,35 @@ def _alpaca(row: Row) -> Sample:
     if not all(isinstance(text, str) for text in told):
         raise DataError(f"instruction and input are {' and '.join(map(_short, told))}; text is wanted")
     asked, answer = "\n\n".join(told), _given(row, "output")
-    turns = [{"role": "user", "content": asked}, {"role": "assistant", "content": answer}]
+    pairs = [*_history(row.get("history")), (asked, answer)]
+    turns = [{"role": role, "content": text} for pair in pairs for role, text in zip(_PAIR, pair, strict=True)]
     return Sample(messages(turns, _system(row)))
+
+
+def _history(value: Any) -> Sequence[Sequence[Any]]:
+    """What was asked and answered before, in pairs."""
+    told = _from_json(value, "history") if isinstance(value, str) and value.strip() else value or ()
+    if not isinstance(told, (list, tuple)) or not all(isinstance(pair, list) and len(pair) == 2 for pair in told):
+        raise DataError(f"history is {_short(value)}; a list of [question, answer] is wanted")
+    return told
 
 
 def _pair(prompt: Any, completion: Any, row: Row) -> Sample:
     if isinstance(prompt, str) and isinstance(completion, str):
         return Sample(prompt=prompt, completion=completion)
     turns: list[Any] = []
-    for role, words in (("user", prompt), ("assistant", completion)):
+    for role, words in zip(_PAIR, (prompt, completion), strict=True):
         if not isinstance(words, (str, list)):
             raise DataError(f"the {role}'s part is {_short(words)}; text or messages are wanted")
         turns += [{"role": role, "content": words}] if isinstance(words, str) else words
-    return Sample(messages(turns, _system(row)), tools(row.get("tools")))
+    return _chat(turns, row)
+
+
+def _chat(turns: Any, row: Row) -> Sample:
+    read = messages(turns, _system(row))
+    weights = [message.pop("weight", None) for message in read]  # of OpenAI's format; no template knows it
+    context = frozenset(n for n, weight in enumerate(weights) if weight == 0 and read[n]["role"] == "assistant")
+    return Sample(read, tools(row.get("tools")), context=context)
 
 
 def _system(row: Row) -> str | None:

@@ -177,6 +177,30 @@ def test_what_the_template_refuses_is_named_by_row() -> None:
         encoder(rows)
 
 
+@pytest.mark.parametrize("name", ["chatml", "tagged", "llama3"])
+def test_messages_that_are_context_are_no_targets(name: str) -> None:
+    encoder = SampleEncoder(TOKENIZERS[name])
+    chat = chat_of("a", "one", "b", "two", "c", "three", system="s")
+    whole = "".join(TEMPLATES[name][2](said) for said in ("one", "two", "three"))
+    for context, left in [({2}, "twothree"), ({4}, "onethree"), ({2, 4, 6}, ""), ({1}, "onetwothree")]:
+        ((ids, labels), _) = encoder([Sample(messages=chat, context=frozenset(context)), Sample(messages=chat)])
+        said = TOKENIZERS[name].decode(ids[labels != -100])
+        assert said.replace(TEMPLATES[name][2](""), "") == left
+    ((ids, labels),) = encoder([Sample(messages=chat)])
+    assert TOKENIZERS[name].decode(ids[labels != -100]) == whole
+
+
+def test_context_that_cannot_be_told_is_refused_by_row() -> None:
+    sample = Sample(messages=chat_of("a", "b", "c", "d"), context=frozenset({1}))
+    once = templates.TAGGED.replace("m['role'] == 'assistant'", "m['role'] == 'assistant' and loop.last")
+    with pytest.raises(
+        RowError, match="row 1: message 2 has the weight 0, and the chat template encloses 1 parts of 2"
+    ):
+        SampleEncoder(templates.byte_level(once))([sample])
+    with pytest.raises(RowError, match="row 1: message 2 has the weight 0, and mask_inputs: false makes every token"):
+        SampleEncoder(TOKENIZERS["chatml"], mask_inputs=False)([sample])
+
+
 def test_without_masking_everything_but_the_first_token_is_a_target() -> None:
     ((ids, labels),) = SampleEncoder(TOKENIZERS["chatml"], mask_inputs=False)([Sample(messages=chat_of("a", "b"))])
     assert labels[0] == -100

@@ -43,6 +43,22 @@ def test_other_parts_of_a_row() -> None:
     assert told.messages[1] == {"role": "assistant", "content": "", "tool_calls": [CALL]}
 
 
+def test_a_message_of_weight_0_is_context() -> None:
+    silent = {**CHAT[1], "weight": 0}
+    turns = [{**CHAT[0], "weight": 0}, silent, CHAT[0], {**CHAT[1], "weight": 1}]
+    assert read({"messages": turns}) == Sample(messages=CHAT * 2, context=frozenset({1}))
+    assert read({"messages": turns, "system": "be kind"}).context == {2}
+    assert read({"prompt": [CHAT[0], silent, CHAT[0]], "completion": "yes"}).context == {1}
+
+
+def test_the_history_of_alpaca_comes_first() -> None:
+    row = {"instruction": "hi", "output": "yes"}
+    for none in (None, [], ""):
+        assert read({**row, "history": none}).messages == CHAT
+    for history in ([["hi", "yes"]] * 2, '[["hi", "yes"], ["hi", "yes"]]'):
+        assert read({**row, "history": history}).messages == CHAT * 3
+
+
 @pytest.mark.parametrize(
     ("row", "said"),
     [
@@ -58,6 +74,11 @@ def test_other_parts_of_a_row() -> None:
         ({"messages": [CHAT[0], {"role": "assistant", "content": None}]}, r"message 2 \(assistant\) has no content"),
         ({"messages": [CHAT[0], {"role": "assistant", "content": ""}]}, r"message 2 \(assistant\) has no content"),
         ({"messages": [{"role": "user"}]}, r"message 1 \(user\) has no content"),
+        ({"messages": [{**CHAT[1], "weight": 0.5}]}, r"message 1 \(assistant\) has the weight 0.5; 0 or 1 is wanted"),
+        (
+            {"instruction": "a", "output": "b", "history": [["c"]]},
+            r"history is \[\['c'\]\]; a list of \[question, answer",
+        ),
         ({"prompt": None, "completion": "x"}, "prompt is missing; the row has completion"),
         ({"messages": CHAT, "tools": "f"}, "tools is 'f', which is not JSON"),
     ],
