@@ -106,7 +106,7 @@ def _message(turn: Any, n: int) -> dict[str, Any]:
         raise DataError(f"message {n} ({role}) has no content")
     elif not isinstance(content, (str, list)):
         raise DataError(f"message {n} ({role}) has the content {_short(content)}; text is wanted")
-    if role == "assistant" and message.get("weight", 1) not in (0, 1):
+    if role == "assistant" and message.get("weight") not in (None, 0, 1):
         raise DataError(f"message {n} ({role}) has the weight {_short(message['weight'])}; 0 or 1 is wanted")
     return message
 

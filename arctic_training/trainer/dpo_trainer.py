@@ -124,9 +124,18 @@ class DPOTrainer(LanguageModelTrainer):
         loss: Tensor = (losses * weights).sum() / pairs
         if config.sft_weight:
             nll = -(policy.chosen * weights).sum() / max(batch["answer_tokens"], 1)
-            self.record("nll", nll)
+            if evaluates := not torch.is_grad_enabled():
+                self.record("preference", loss)
+            # a mean over tokens, where what an evaluation records is weighted by pairs
+            self.record("nll", nll, batch["answer_tokens"] / pairs if evaluates else 1)
             loss = loss + config.sft_weight * nll
         return loss
+
+    def evaluated(self, means: dict[str, float]) -> dict[str, float]:
+        """The loss is put together of a mean over pairs and one over tokens, as no batch alone can."""
+        if "preference" in means:
+            means["loss"] = means.pop("preference") + self.config.sft_weight * means["nll"]
+        return means
 
     def answers(self, engine: Any, batch: Any) -> Answers:
         """The log-probabilities of a batch's answers under a model."""

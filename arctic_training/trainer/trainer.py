@@ -247,7 +247,7 @@ class Trainer(Registered, Hooked, Lengths, ABC, kind="trainer"):
                         self.metrics.weight = self.targets(batch)
                         batch = with_share(to_device(batch, self.device), max(self.metrics.weight, 1))
                         self.record("loss", self.loss(batch))
-                    means = self.metrics.read(distributed.all_reduce)
+                    means = self.evaluated(self.metrics.read(distributed.all_reduce))
                     values |= {f"{metric}/{name}": value for metric, value in means.items()}
             finally:
                 self.metrics = training
@@ -261,6 +261,10 @@ class Trainer(Registered, Hooked, Lengths, ABC, kind="trainer"):
         if told:
             self.session.log(values, update)
         return values
+
+    def evaluated(self, means: dict[str, float]) -> dict[str, float]:
+        """What is told of an evaluation set, from the means over it of what was recorded."""
+        return means
 
     @hook("checkpoint")
     def checkpoint(self, engines: Sequence[CheckpointEngine[Any]] | None = None) -> None:

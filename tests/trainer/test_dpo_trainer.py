@@ -154,6 +154,19 @@ def test_the_cut_of_the_global_batch_changes_nothing(tmp_path: Path, keys: dict[
         )
 
 
+def test_an_evaluation_does_not_depend_on_the_cut(tmp_path: Path) -> None:
+    told = []
+    for micro in (7, 2, 1):
+        data = {"eval_sources": [str(tmp_path / "pairs.jsonl")]}
+        trainer = moved(made(tmp_path, sft_weight=0.7, micro_batch_size=micro, data=data))
+        told.append(trainer.evaluate())
+        trainer.close()
+    whole = told[0]
+    assert whole["loss/eval"] > 0.7 * whole["nll/eval"] > 0
+    for cut in told[1:]:
+        assert cut == pytest.approx(whole, rel=1e-5)
+
+
 @pytest.mark.slow
 def test_two_processes_are_one(tmp_path: Path) -> None:
     """The second has no row of the last global batch."""
