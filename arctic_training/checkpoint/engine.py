@@ -29,12 +29,13 @@ class CheckpointEngine(Factory[C, "CheckpointEngine[Any]"], kind="checkpoint_eng
 
     config_type = CheckpointConfig
     resumable: ClassVar[bool] = False
-    """Whether a run can go on from what this engine saves: true of a class that writes `read`."""
+    """Whether a run can go on from what this engine saves: true of a class that writes `read` and says nothing else."""
     guard: Guard | None = None
     """Knows of what run the checkpoints are, and from which this one may go on; assembly sets it."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
-        cls.resumable = cls.read is not CheckpointEngine.read
+        if "resumable" not in vars(cls):
+            cls.resumable = cls.read is not CheckpointEngine.read
         super().__init_subclass__(**kwargs)
 
     def __init__(self, trainer: TrainerView, config: C) -> None:
