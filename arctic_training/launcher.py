@@ -189,7 +189,8 @@ def _outcome(children: list[_Child], failed: list[_Child], received: int) -> int
     silent = [child for child in failed if child.rank not in told]
     if told and not (silent and all(said["echo"] for said in told.values())):
         first = min(told.values(), key=lambda said: (said["echo"], said["time"]))
-        rank = "" if first["known"] and first["rank"] == 0 else f"[rank {first['rank']}] "
+        number = min(said["rank"] for said in told.values() if said["text"] == first["text"])  # what several found
+        rank = "" if first["known"] and number == 0 else f"[rank {number}] "
         print(f"{rank}{first['text']}", file=sys.stderr)
         return int(first["code"])
     if received:

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,7 +18,7 @@ import torch
 
 from arctic_training.arguments import parse
 from arctic_training.errors import InputError
-from arctic_training.launcher import _environment, _is_rank, _processes, launch
+from arctic_training.launcher import _Child, _environment, _is_rank, _outcome, _processes, launch
 from tests.processes import ROOT
 
 pytestmark = pytest.mark.slow
@@ -165,6 +166,21 @@ def test_an_error_of_one_process_ends_all_and_is_told_once(start: Start, folder:
     assert err.count("Traceback") == 1
     assert err.startswith("[rank 1] Traceback")
     assert err.rstrip().endswith("RuntimeError: on purpose")
+
+
+def test_what_several_processes_found_is_told_as_the_first_ones(capsys: pytest.CaptureFixture[str]) -> None:
+    process: Any = SimpleNamespace(returncode=3, poll=lambda: 3)
+    common = {"text": "update 4: the loss is not finite", "known": True, "echo": False, "code": 3}
+    children = []
+    for rank, sooner in ((0, 2.0), (1, 1.0)):
+        reader, writer = os.pipe()
+        os.write(writer, json.dumps({**common, "rank": rank, "time": sooner}).encode())
+        os.close(writer)
+        children.append(_Child(rank, process, reader))
+    assert _outcome(children, children, 0) == 3
+    assert capsys.readouterr().err == "update 4: the loss is not finite\n"
+    for child in children:
+        os.close(child.channel)
 
 
 def test_what_every_process_refuses_is_told_once(start: Start) -> None:
