@@ -28,7 +28,7 @@ class Run:
         with open(folder / "stderr.txt", "wb") as err, open(folder / "stdout.txt", "wb") as out:
             command = [sys.executable, "-m", "arctic_training", "recipe.yaml", *words]
             self.process = subprocess.Popen(
-                command, cwd=folder, env=told, stdout=out, stderr=err, start_new_session=True
+                command, cwd=folder, env=told, stdout=out, stderr=err, start_new_session=True, preexec_fn=_hears_ctrl_c
             )
         self.seen: set[int] = set()
 
@@ -81,6 +81,11 @@ class Run:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         self.process.wait()
+
+
+def _hears_ctrl_c() -> None:
+    """As at a terminal: what a shell starts in the background is deaf to it, tests that it runs there included."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def descendants(pid: int) -> list[int]:
