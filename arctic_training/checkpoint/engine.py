@@ -93,8 +93,9 @@ class CheckpointEngine(Factory[C, "CheckpointEngine[Any]"], kind="checkpoint_eng
 
     def tell_of_others(self) -> None:
         """Warn of checkpoints of updates that the run, as it starts, has yet to come to: they are of another start."""
-        ahead = [step for step in disk.steps(self.output_dir) if step > self.trainer.progress.update]
-        if ahead and self._main:
+        if not self._main:
+            return
+        if ahead := [step for step in disk.steps(self.output_dir) if step > self.trainer.progress.update]:
             logger.warning(
                 f"{self.output_dir} holds checkpoints from before that are ahead of this run, step_{ahead[0]} to "
                 f"step_{ahead[-1]}: they stay until it saves the same updates, and count for nothing until then"

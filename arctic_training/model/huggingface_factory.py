@@ -189,10 +189,9 @@ class HFModelFactory(ModelFactory[HFModelConfig]):
                 "samples in one row would see each other; give pack_samples: false"
             )
         if packs and (adapter := self._adapter) is not None and adapter.adds_tokens:
-            kind = self.config.peft_config["peft_type"] if self.config.peft_config else ""
             raise ModelError(
-                f"data.pack_samples: {kind} puts its tokens before a row, not before every sample in it; "
-                "give pack_samples: false"
+                f"data.pack_samples: {adapter.config.config['peft_type']} puts its tokens before a row, "
+                "not before every sample in it; give pack_samples: false"
             )
         compiles = self.config.compile or any(one.type == Compile.name for one in self.config.transforms)
         if compiles and self._stage == 3:
