@@ -60,7 +60,7 @@ def prepare(factory: Any, sources: Sequence[DataSource], loaded: Sequence[Any]) 
             taken = rows if indices is None else rows.select(indices)
             logger.info(f"{source}: {len(taken)} of {len(rows)} rows")
             try:
-                made = factory.process(taken) if source.config.process else tokens_already(taken, factory.tokenizer)
+                made = process(factory, source, taken)
             except RowError as error:
                 row = error.row if indices is None else int(indices[error.row])
                 raise DataError(f"{source.place(row)}: {error.what}") from error
@@ -74,6 +74,11 @@ def prepare(factory: Any, sources: Sequence[DataSource], loaded: Sequence[Any]) 
             indices = samples.indices
             tables.append(samples.table if indices is None else samples.table.take(pa.array(indices)))
     return join(tables), notes
+
+
+def process(factory: Any, source: DataSource, rows: Any) -> Any:
+    """The samples of rows of ``source``, a `datasets.Dataset`. Raises `RowError`, `DataError`."""
+    return factory.process(rows) if source.config.process else tokens_already(rows, factory.tokenizer)
 
 
 def join(tables: Sequence[Any]) -> Any:

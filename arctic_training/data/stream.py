@@ -16,6 +16,7 @@ from arctic_training.data.loader import Batch, Loader
 from arctic_training.data.row_error import RowError, where
 from arctic_training.data.sampler import GlobalOrder, Rows
 from arctic_training.data.samples import Samples
+from arctic_training.data.source import DataSource
 from arctic_training.errors import DataError, ResumeError
 from arctic_training.logging import logger
 
@@ -26,9 +27,9 @@ _SHOWN = 200
 class Endless:
     """The rows of one source, again and again. Its position is that of the next row."""
 
-    def __init__(self, rows: Any, name: str) -> None:
+    def __init__(self, rows: Any, source: DataSource) -> None:
         """``rows`` is a `datasets.IterableDataset`."""
-        self.rows, self.name = rows, name
+        self.rows, self.source = rows, source
         self._beginning = copy.deepcopy(rows.state_dict())
         self._start = self._beginning
         """Where the iteration begins that is not yet running; `datasets` itself does not tell it."""
@@ -47,9 +48,9 @@ class Endless:
                     return row
             except Exception as error:
                 told = str(error) if isinstance(error, RowError) else where(error)
-                raise DataError(f"{self.name}: after {self._read} rows that this start has read: {told}") from error
+                raise DataError(f"{self.source}: after {self._read} rows that this start has read: {told}") from error
             self.load_state_dict(self._beginning)
-        raise DataError(f"{self.name}: there are no rows")
+        raise DataError(f"{self.source}: there are no rows")
 
     def state_dict(self) -> Any:
         return copy.deepcopy(self._start if self._running is None else self.rows.state_dict())
@@ -149,7 +150,8 @@ class Lane:
         for turn, row in list(zip(turns.tolist(), rows, strict=True))[self.lane :: self.lanes]:
             mine.setdefault(turn, []).append(row)
         # each source by itself, for its rows may have another shape; the order shuffles them all
-        made = Samples(preparation.join([self._process(self.sources[turn], mine[turn]) for turn in sorted(mine)]))
+        tables = [self._process(self.sources[turn].source, mine[turn]) for turn in sorted(mine)]
+        made = Samples(preparation.join(tables))
         samples, note = preparation.with_targets(made, np.arange(len(made)), "the stream", 1.0)
         if note:
             logger.info(note)
@@ -158,15 +160,15 @@ class Lane:
         order = GlobalOrder(len(finished if groups is None else groups), seed=config.seed).permutation(number)
         return Buffer(number, position, finished, groups, order)
 
-    def _process(self, source: Endless, rows: list[Any]) -> Any:
+    def _process(self, source: DataSource, rows: list[Any]) -> Any:
         """The samples of rows of a source, in a `pyarrow.Table`."""
         try:
-            return Samples(self.factory.process(json_rows.to_dataset(rows))).table
+            return Samples(preparation.process(self.factory, source, json_rows.to_dataset(rows))).table
         except RowError as error:  # which row of its source it is, nobody has counted
             row = json.dumps(rows[error.row], default=str, ensure_ascii=False)
-            raise DataError(f"{source.name}: {error.what}; the row begins {row[:_SHOWN]}") from error
+            raise DataError(f"{source}: {error.what}; the row begins {row[:_SHOWN]}") from error
         except DataError as error:
-            raise DataError(f"{source.name}: {error}") from error
+            raise DataError(f"{source}: {error}") from error
 
 
 class StreamLoader(Loader):
@@ -276,9 +278,9 @@ def stream_loader(factory: Any) -> StreamLoader:
             rows = rows.to_iterable_dataset()
         if source.config.sample_count is not None:
             rows = rows.take(source.config.sample_count)
-        parts.append((rows, str(source)))
+        parts.append((rows, source))
 
     def sources() -> list[Endless]:
-        return [Endless(copy.deepcopy(rows), name) for rows, name in parts]
+        return [Endless(copy.deepcopy(rows), source) for rows, source in parts]
 
     return StreamLoader(factory, sources, [source.weight or 1.0 for source in factory.config.sources])

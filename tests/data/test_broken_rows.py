@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from arctic_training.data import preparation
+from arctic_training.data.huggingface_source import HFDataSource, HFDataSourceConfig
 from arctic_training.data.sft_factory import SFTDataFactory
 from arctic_training.data.stream import Endless
 from arctic_training.errors import DataError
@@ -69,7 +70,7 @@ def test_a_stream_that_breaks_off_is_named_with_how_far_it_was_read(tmp_path: Pa
             yield from ({"n": n} for n in range(3))
             raise ConnectionError("the hub is gone")
 
-    rows = Endless(Breaking(), "hub/chats")
+    rows = Endless(Breaking(), HFDataSource(None, HFDataSourceConfig(name_or_path="hub/chats")))
     for _ in range(3):
         next(rows)
     with pytest.raises(

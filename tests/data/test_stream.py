@@ -56,6 +56,24 @@ def test_every_row_once_a_round(files: tuple[str, str]) -> None:
     assert Counter(row for batch in take(loader, 115) for row in batch) == Counter({f"a{n}": 5 for n in range(23)})
 
 
+def test_rows_that_are_tokens_already(tmp_path: Path, files: tuple[str, str]) -> None:
+    path = tmp_path / "tokens.jsonl"
+    path.write_text("".join(json.dumps({"input_ids": [n, 5, 6], "labels": [-100, 5, 6]}) + "\n" for n in range(9)))
+    tokens = {"name_or_path": str(path), "process": False}
+    loader = stream(tokens)
+    assert Counter(tuple(batch["input_ids"][0, :3].tolist()) for batch in islice(loader, 45)) == {
+        (n, 5, 6): 5 for n in range(9)
+    }
+    loader.close()
+    loader = stream(tokens, {"name_or_path": files[0]})
+    targets = Counter(int((batch["labels"] != -100).sum()) == 2 for batch in islice(loader, 60))
+    assert targets[True] > 15 and targets[False] > 15
+    loader.close()
+    path.write_text('{"input_ids": [-7]}\n')
+    with pytest.raises(DataError, match=r"tokens\.jsonl: .*-7 is no token.*; the row begins \{\"input_ids\": \[-7"):
+        take(stream(tokens), 1)
+
+
 def test_ranks_share_the_rows(files: tuple[str, str]) -> None:
     rows = [
         row
