@@ -83,11 +83,12 @@ def deepspeed_problems(
     gradient_accumulation_steps: int,
     dtype: str,
     data_world: int | None = None,
+    highest_stage: int = 3,
 ) -> list[Problem]:
     """Everything that is wrong with the block, given what the rest of the recipe says.
 
     ``dtype`` is the recipe's bf16, fp16 or fp32; ``data_world`` the number of processes that read different data, once
-    it is known.
+    it is known; ``highest_stage`` the highest ZeRO stage at which the optimizer works.
     """
     block = plain(block)
     problems: list[Problem] = []
@@ -98,7 +99,7 @@ def deepspeed_problems(
             problems.append(((key,), _unknown(key, _PASSED)))
     problems += _batch_problems(block, micro_batch_size, gradient_accumulation_steps, data_world)
     problems += _precision_problems(block, dtype)
-    problems += _zero_problems(block.get("zero_optimization", {}))
+    problems += _zero_problems(block.get("zero_optimization", {}), highest_stage)
     clipping = block.get("gradient_clipping", 1.0)
     if not _is_number(clipping) or clipping < 0:
         problems.append((("gradient_clipping",), f"{clipping!r}: a number of at least 0 is wanted (0: no clipping)"))
@@ -146,7 +147,7 @@ def _precision_problems(block: Mapping[str, Any], dtype: str) -> list[Problem]:
     return problems
 
 
-def _zero_problems(zero: Any) -> list[Problem]:
+def _zero_problems(zero: Any, highest: int) -> list[Problem]:
     if not isinstance(zero, Mapping):
         return [(("zero_optimization",), f"{zero!r}: a mapping is wanted, such as {{stage: 2}}")]
     problems: list[Problem] = []
@@ -159,6 +160,9 @@ def _zero_problems(zero: Any) -> list[Problem]:
     if stage is not None and (isinstance(stage, bool) or stage not in (0, 1, 2, 3)):
         problems.append((("zero_optimization", "stage"), f"{stage!r}: the stages are 0, 1, 2 and 3"))
         return problems
+    if stage is not None and stage > highest:
+        told = f"{stage}, and the recipe's optimizer works up to ZeRO stage {highest} with its model.dtype"
+        problems.append((("zero_optimization", "stage"), told))
     for key, least in (("offload_optimizer", 1), ("offload_param", 3)):
         path, section = ("zero_optimization", key), zero.get(key, {})
         if not isinstance(section, Mapping):

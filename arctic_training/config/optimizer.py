@@ -23,6 +23,10 @@ class OptimizerConfig(ComponentConfig):
     weight_decay: HumanFloat = Field(default=0.1, ge=0)
     """Decoupled where the optimizer has it so; never on biases and norms."""
 
+    def highest_stage(self, dtype: str) -> int:
+        """The highest ZeRO stage at which the algorithm is what its name says, for weights of ``dtype``."""
+        return 3
+
     @model_validator(mode="before")
     @classmethod
     def _short_name(cls, section: Any) -> Any:

@@ -285,8 +285,8 @@ class TrainerConfig(BaseConfig):
     @field_validator("deepspeed")
     @classmethod
     def _agrees(cls, value: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
-        micro, steps, model = (
-            info.data.get(key) for key in ("micro_batch_size", "gradient_accumulation_steps", "model")
+        micro, steps, model, optimizer = (
+            info.data.get(key) for key in ("micro_batch_size", "gradient_accumulation_steps", "model", "optimizer")
         )
         # what is wrong with those is told already; against them nothing can be held
         held = [*([] if micro and steps else BATCH_KEYS), *([] if model else PRECISION_KEYS)]
@@ -295,6 +295,7 @@ class TrainerConfig(BaseConfig):
             micro_batch_size=micro or 1,
             gradient_accumulation_steps=steps or 1,
             dtype=model.dtype if model else "bf16",
+            highest_stage=optimizer.highest_stage(model.dtype) if optimizer and model else 3,
         )
         if problems:
             raise Problems(Problem(path, text) for path, text in problems)

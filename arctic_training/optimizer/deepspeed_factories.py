@@ -9,7 +9,6 @@ from torch import nn
 from arctic_training.config.numbers import HumanFloat
 from arctic_training.config.optimizer import OptimizerConfig
 from arctic_training.engine import optimizers
-from arctic_training.errors import RecipeError
 from arctic_training.optimizer.factory import OptimizerFactory, parameter_groups
 from arctic_training.optimizer.torch_factories import AdamConfig
 
@@ -65,6 +64,10 @@ class MuonConfig(OptimizerConfig):
     eps: HumanFloat = Field(default=1e-10, gt=0)
     """Of the weights that Adam trains: added to the root of the mean square."""
 
+    def highest_stage(self, dtype: str) -> int:
+        # above it DeepSpeed clips Muon's updates as if they were gradients
+        return 1 if dtype == "bf16" else 0
+
 
 class MuonFactory(OptimizerFactory[MuonConfig]):
     """Muon for the matrices in the layers, AdamW for embeddings, output layer and vectors; at stage 0, or 1 in bf16.
@@ -76,12 +79,6 @@ class MuonFactory(OptimizerFactory[MuonConfig]):
     config_type = MuonConfig
 
     def create_optimizer(self, model: nn.Module, config: MuonConfig) -> torch.optim.Optimizer:
-        """Raises `RecipeError` at a ZeRO stage at which DeepSpeed would clip updates as if they were gradients."""
-        if self.stage > (1 if self.trainer.config.model.dtype == "bf16" else 0):
-            raise RecipeError(
-                "optimizer.type: muon works at ZeRO stage 0, and at stage 1 in bf16; "
-                "give deepspeed.zero_optimization.stage"
-            )
         ends = {id(parameter) for module in _ends(model) for parameter in module.parameters()}
         groups: list[dict[str, Any]] = []
         for group in parameter_groups(model, config.weight_decay):

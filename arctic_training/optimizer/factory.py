@@ -10,6 +10,7 @@ from arctic_training.callback.hooks import hook
 from arctic_training.config.base import ComponentConfig
 from arctic_training.config.optimizer import OptimizerConfig
 from arctic_training.engine.config import zero_stage
+from arctic_training.errors import RecipeError
 from arctic_training.factory import Factory
 
 C = TypeVar("C", bound=OptimizerConfig)
@@ -21,15 +22,15 @@ class OptimizerFactory(Factory[C, torch.optim.Optimizer], kind="optimizer_factor
     config_type: ClassVar[type[ComponentConfig]] = OptimizerConfig
 
     def __call__(self, *args: Any) -> torch.optim.Optimizer:
+        """Raises `RecipeError` at a ZeRO stage at which it would silently be another algorithm."""
         (model,) = args
+        run = self.trainer.config
+        dtype, steps = run.model.dtype, run.gradient_accumulation_steps
+        stage = zero_stage(run.deepspeed, self.trainer.data_world, dtype=dtype, steps=steps)
+        if stage > (highest := self.config.highest_stage(dtype)):
+            told = f"optimizer.type: {self.name} works up to ZeRO stage {highest} in {dtype}, and this run has {stage}"
+            raise RecipeError(f"{told}; give deepspeed.zero_optimization.stage: {highest}")
         return self.create_optimizer(model, self.config)
-
-    @property
-    def stage(self) -> int:
-        """The ZeRO stage of the run; from 1 on an optimizer sees flat pieces of the weights, and not matrices."""
-        config = self.trainer.config
-        steps = config.gradient_accumulation_steps
-        return zero_stage(config.deepspeed, self.trainer.data_world, dtype=config.model.dtype, steps=steps)
 
     @hook("create_optimizer")
     @abstractmethod

@@ -193,6 +193,13 @@ BAD: dict[str, tuple[str, list[str]]] = {
         GOOD + "deepspeed: {zero_optimization: {stage: 5}}\n",
         [":3:40: deepspeed.zero_optimization.stage: 5: the stages are 0, 1, 2 and 3"],
     ),
+    "ZeRO stage above the optimizer's": (
+        GOOD + "optimizer: {type: muon}\ndeepspeed: {zero_optimization: {stage: 2}}\n",
+        [
+            ":4:40: deepspeed.zero_optimization.stage: 2, and the recipe's optimizer works up to ZeRO stage 1 with its "
+            "model.dtype"
+        ],
+    ),
     "offload to nowhere": (
         GOOD + "deepspeed: {zero_optimization: {stage: 3, offload_param: {device: nvme}}}\n",
         [
