@@ -88,10 +88,9 @@ class _Stop:
         def asked(number: int, frame: Any) -> None:
             if self.code and _RELAYED & os.environ.keys():
                 return
-            if self.code:
-                self.ignore()
+            if self.code:  # not as a KeyboardInterrupt: what calls Python from C++ may abort on one
+                signal.signal(number, signal.SIG_DFL)
                 os.kill(os.getpid(), number)
-                return
             self.code = 128 + number
             trainer.request_stop(f"{signal.Signals(number).name} was received", self.code)
 

@@ -81,6 +81,34 @@ def test_a_signal_saves_under_deepspeeds_launcher_which_sends_it_twice(tmp_path:
     assert saved(tmp_path, steps(run)[-1])
 
 
+WAITS = """
+import time
+from arctic_training import GANTrainer
+
+class Waits(GANTrainer):
+    name = "waits"
+
+    def after_update(self):
+        super().after_update()
+        if self.progress.update == 3:
+            time.sleep(600)
+"""
+
+
+@pytest.mark.fault(11)
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_second_signal_ends_an_update_that_does_not_come_to_its_end(tmp_path: Path, number: signal.Signals) -> None:
+    (tmp_path / "train.py").write_text(WAITS)
+    with Run(tmp_path, endless(tmp_path, checkpoint=RESUMABLE) | {"type": "waits"}) as run:
+        run.reach(3)
+        run.process.send_signal(number)
+        time.sleep(1)
+        assert run.process.poll() is None
+        run.process.send_signal(number)
+        assert run.end(2) == -number
+    assert run.stderr == ""
+
+
 @pytest.mark.fault(9)
 def test_a_process_that_is_killed_is_named_and_ends_the_run(tmp_path: Path) -> None:
     with Run(tmp_path, endless(tmp_path), "--num_gpus", "2") as run:
