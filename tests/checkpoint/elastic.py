@@ -61,7 +61,14 @@ def adafactor(groups: Any) -> torch.optim.Optimizer:
     return Adafactor(groups, lr=1e-2, relative_step=False, scale_parameter=False)
 
 
-def make(stage: int, optimizer: str = "adamw", dtype: str = "fp32", *, seed: int = 0, **zero: Any) -> TrainedEngine:
+Layout = int | str
+"""The ZeRO stage; ``"2 offloaded"``: with the optimizer on the CPU."""
+
+
+def make(layout: Layout, optimizer: str = "adamw", dtype: str = "fp32", *, seed: int = 0, **zero: Any) -> TrainedEngine:
+    stage, *offloaded = str(layout).split()
+    if offloaded:
+        zero["offload_optimizer"] = {"device": "cpu"}
     torch.manual_seed(seed)
     net = Net()
     trained = [parameter for parameter in net.parameters() if parameter.requires_grad]
@@ -71,7 +78,7 @@ def make(stage: int, optimizer: str = "adamw", dtype: str = "fp32", *, seed: int
     ]
     made = OPTIMIZERS[optimizer.removeprefix("flat ")](groups)
     schedule = torch.optim.lr_scheduler.LambdaLR(made, lambda update: 1 / (1 + update))
-    config = small.recipe(ROWS // distributed.world_size(), dtype, zero_optimization={"stage": stage, **zero})
+    config = small.recipe(ROWS // distributed.world_size(), dtype, zero_optimization={"stage": int(stage), **zero})
     if not optimizer.startswith("flat"):
         return initialize(config, net, made, schedule)
     with mock.patch("deepspeed.runtime.engine.FusedAdam", type(made)):  # what its own, for GPUs, is wrapped in

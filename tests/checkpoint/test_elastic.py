@@ -18,12 +18,12 @@ STAGES = (0, 1, 2, 3)
 BEFORE, AFTER = 3, 4
 
 
-Move = tuple[int, int, str, str]
-"""The ZeRO stage before and after, the optimizer, the precision."""
+Move = tuple[elastic.Layout, elastic.Layout, str, str]
+"""The layout before and after, the optimizer, the precision."""
 
 
 @torch._dynamo.config.patch(disable=True)  # compiling Muon takes longer than everything here
-def begin(root: str, cases: list[tuple[int, str, str]]) -> dict[Any, Any]:
+def begin(root: str, cases: list[tuple[elastic.Layout, str, str]]) -> dict[Any, Any]:
     """Train, save, and train on: weights at the checkpoint, the losses after it, and the weights at the end."""
     distributed.init()
     told = {}
@@ -67,7 +67,7 @@ def far(here: dict[str, Any], there: dict[str, Any]) -> float:
 
 
 def compare(root: Path, before: int, after: int, moves: list[Move]) -> None:
-    begun = processes.share(begin, before, str(root), sorted({(there, *rest) for there, _, *rest in moves}))[0]
+    begun = processes.share(begin, before, str(root), list({(there, *rest): None for there, _, *rest in moves}))[0]
     for told in processes.share(go_on, after, str(root), moves):
         assert len(told) == len(moves)
         for (there, here, optimizer, dtype), (saved, counts, losses, end) in told.items():
@@ -78,11 +78,13 @@ def compare(root: Path, before: int, after: int, moves: list[Move]) -> None:
             assert far(end, told_end) < (1e-5 if dtype == "fp32" else 3e-2), what
 
 
-def moves(optimizer: str, *pairs: tuple[int, int], dtype: str = "fp32") -> list[Move]:
+def moves(optimizer: str, *pairs: tuple[elastic.Layout, elastic.Layout], dtype: str = "fp32") -> list[Move]:
     return [(there, here, optimizer, dtype) for there, here in pairs]
 
 
 OTHERS = [
+    *moves("adamw", ("1 offloaded", 0), (2, "3 offloaded"), ("3 offloaded", 1), ("2 offloaded", "2 offloaded")),
+    *moves("adamw", ("2 offloaded", 3), (3, "1 offloaded"), dtype="bf16"),
     *moves("sgd", (1, 3)),
     *moves("momentum", (0, 3), (3, 2)),
     *moves("rmsprop", (2, 0), (0, 1)),
