@@ -78,7 +78,13 @@ def prepare(factory: Any, sources: Sequence[DataSource], loaded: Sequence[Any]) 
 
 def process(factory: Any, source: DataSource, rows: Any) -> Any:
     """The samples of rows of ``source``, a `datasets.Dataset`. Raises `RowError`, `DataError`."""
-    return factory.process(rows) if source.config.process else tokens_already(rows, factory.tokenizer)
+    if source.config.process:
+        return factory.process(rows)
+    if "input_ids" not in rows.column_names:
+        there = ", ".join(rows.column_names)
+        raise DataError(f"process is false, so that a column input_ids is wanted; there are {there}")
+    known = 2**31 if factory.tokenizer is None else max(factory.tokenizer.get_vocab().values(), default=0) + 1
+    return map_rows(rows, _Tokens(known), processes=factory.config.num_proc, folder=factory.cache_folder)
 
 
 def join(tables: Sequence[Any]) -> Any:
@@ -192,17 +198,8 @@ def token_table(columns: Mapping[str, Sequence[Any]]) -> Any:
     return pa.table(arrays)
 
 
-def tokens_already(dataset: Any, tokenizer: Any = None) -> Any:
-    """Rows that somebody else has made tokens of. Raises `DataError` when they are none of the tokenizer's."""
-    if "input_ids" not in dataset.column_names:
-        there = ", ".join(dataset.column_names)
-        raise DataError(f"process is false, so that a column input_ids is wanted; there are {there}")
-    known = max(tokenizer.get_vocab().values(), default=0) + 1 if tokenizer is not None else 2**31
-    return map_rows(dataset, _Tokens(known), processes=1)
-
-
 class _Tokens:
-    """Takes rows as they are."""
+    """Takes rows that somebody else has made tokens of, as they are."""
 
     def __init__(self, known: int) -> None:
         """Every token is below ``known``."""
