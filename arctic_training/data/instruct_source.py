@@ -52,7 +52,8 @@ class HFInstructSource(HFDataSource):
         for path in mapping.values():
             self.take(rows, path.partition(".")[0], "role_mapping")
         chat = _turns(mapping, config.content_key) if "." in "".join(mapping.values()) else _columns(mapping)
-        return rows.map(_Chats(chat), with_indices=True, remove_columns=rows.column_names)
+        read = [column for column in rows.column_names if column != "tools"]  # which the chats are rendered with
+        return rows.map(_Chats(chat), with_indices=True, remove_columns=read)
 
 
 class _Chats:
@@ -89,7 +90,8 @@ def _turns(mapping: Mapping[str, str], content_key: str) -> Callable[[Mapping[st
             role = roles.get((field, turn.get(field)))
             if role is None:
                 raise DataError(f"turn {n} says {field}: {turn.get(field)!r}, which role_mapping does not name")
-            made.append({"role": role, "content": turn[words]})
+            more = {key: value for key, value in turn.items() if key not in (field, words)}  # calls of tools, a weight
+            made.append({**more, "role": role, "content": turn[words]})
         return made
 
     return chat

@@ -1,5 +1,6 @@
 """Hugging Face data sets: local folders, splits under any name, columns under any name."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,9 @@ import pytest
 from datasets import Dataset, DatasetDict
 
 from arctic_training.data.causal_factory import CausalDataConfig
+from arctic_training.data.rows import RowReader
 from arctic_training.data.sft_factory import SFTDataConfig
+from arctic_training.data.shapes import reader
 from arctic_training.errors import DataError
 from arctic_training.registry import lookup
 
@@ -86,6 +89,26 @@ CHAT = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
 )
 def test_roles(folder: Path, section: dict[str, Any]) -> None:
     assert load(SFTDataConfig, name_or_path=str(folder / "chats"), **section)[0] == {"messages": CHAT}
+
+
+def test_what_else_a_turn_says_stays(folder: Path) -> None:
+    asked = {"from": "human", "value": "now?"}
+    calls = [{"function": {"name": "time", "arguments": {"zone": "UTC"}}}]
+    called = {"from": "gpt", "value": None, "tool_calls": calls, "weight": 0}
+    answered = {"from": "gpt", "value": "noon", "tool_calls": None, "weight": 1}
+    tools = [{"type": "function", "function": {"name": "time"}}]
+    path = folder / "calls.jsonl"
+    path.write_text(json.dumps({"talk": [asked, called, answered], "tools": tools, "id": 7}) + "\n")
+    mapping = {"user": "talk.from.human", "assistant": "talk.from.gpt"}
+    rows = load(SFTDataConfig, name_or_path=str(path), type="huggingface_instruct", role_mapping=mapping)
+    (row,) = RowReader(rows.features)(rows.with_format("arrow")[:])
+    sample = reader(rows.column_names)(row)
+    assert sample.messages == [
+        {"role": "user", "content": "now?"},
+        {"role": "assistant", "content": "", "tool_calls": calls},
+        {"role": "assistant", "content": "noon"},
+    ]
+    assert sample.tools == tools and sample.context == {1}
 
 
 def test_roles_that_do_not_fit(folder: Path) -> None:
