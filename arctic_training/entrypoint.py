@@ -71,9 +71,11 @@ def run(config: Any, *, command: str = "train", debug: bool = False, profile: st
 
 def _interrupted(error: BaseException | None) -> bool:
     """Whether ``error`` is a Ctrl-C, or what a library made of one on its way out."""
-    while error is not None and not isinstance(error, KeyboardInterrupt):
+    seen: list[BaseException] = []  # an error may be its own cause
+    while error is not None and error not in seen and not isinstance(error, KeyboardInterrupt):
+        seen.append(error)
         error = error.__cause__ or error.__context__
-    return error is not None
+    return isinstance(error, KeyboardInterrupt)
 
 
 class _Stop:

@@ -171,8 +171,10 @@ class CheckpointEngine(Factory[C, "CheckpointEngine[Any]"], kind="checkpoint_eng
             changes = self.guard.admit(folder, manifest) if self.guard else []
             recipe = [settings(engine) for engine in engines.values()]
             self.read(folder, manifest, engines, state)
+        except ResumeError:
+            raise
         except CheckpointError as error:
-            raise error if isinstance(error, ResumeError) else ResumeError(str(error)) from error
+            raise ResumeError(str(error)) from error
         if changes:
             logger.success(f"goes on under other settings, as allow_changes says: {'; '.join(map(str, changes))}")
             for engine, told in zip(engines.values(), recipe, strict=True):

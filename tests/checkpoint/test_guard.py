@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests import processes, tiny
+from tests import forked, processes, tiny
 from tests.contract.cases import recipe
 
 TEMPLATE = (
@@ -147,6 +147,16 @@ def test_what_has_changed_is_told_and_refused_unless_it_is_named(root: Path, nam
         assert told.startswith("after 2")
         (told,) = processes.share(start, 1, with_changes(root, changes, allow_changes=wanted[1:]))
         assert told.startswith("ResumeError 2: ")
+
+
+@pytest.mark.fault(19)
+def test_the_command_refuses(root: Path) -> None:
+    recipe_path = root / "changed.yaml"
+    recipe_path.write_text(yaml.safe_dump(with_changes(root, {"seed": 8})))
+    with forked.Run([str(recipe_path)], root / "changed.log") as run:
+        assert run.wait(60), run.told()
+    assert run.codes == [2]
+    assert run.told().splitlines()[-2:] == ["  seed: saved 7, now 8", "if that is wanted: allow_changes: [seed]"]
 
 
 @pytest.mark.fault(19)
