@@ -120,14 +120,23 @@ def traceless(modules: Iterable[torch.nn.Module]) -> Iterator[None]:
 
 
 class RunState(dict[str, Stateful]):
-    """The parts of a run that are saved, by name. Loading is strict, both ways."""
+    """The parts of a run that are saved, by name. Loading is strict, both ways, but as `sparing` says."""
+
+    _spared: tuple[str, ...] = ()
+
+    def sparing(self, beginning: str) -> "RunState":
+        """The same parts, of which those whose names have this ``beginning`` may be unknown or missing when loaded."""
+        made = RunState(self)
+        made._spared = (beginning,)
+        return made
 
     def state_dict(self) -> dict[str, Any]:
         return {name: part.state_dict() for name, part in self.items()}
 
     def require_fit(self, state: Mapping[str, Any]) -> None:
         """Raises `ResumeError` when a part of ``state`` is unknown or missing."""
-        unknown, missing = sorted(state.keys() - self.keys()), sorted(self.keys() - state.keys())
+        odd = {name for name in state.keys() ^ self.keys() if not name.startswith(self._spared)}
+        unknown, missing = sorted(odd & state.keys()), sorted(odd & self.keys())
         if unknown or missing:
             told = [f"it holds {', '.join(unknown)}, which the run lacks"] * bool(unknown)
             told += [f"it lacks {', '.join(missing)}, which the run has"] * bool(missing)
@@ -137,7 +146,8 @@ class RunState(dict[str, Stateful]):
         """Raises `ResumeError` when a part is unknown or missing; then nothing has been loaded."""
         self.require_fit(state)
         for name, part in self.items():
-            part.load_state_dict(state[name])
+            if name in state:
+                part.load_state_dict(state[name])
 
     def load_shares(self, shares: Sequence[Mapping[str, Any]], /) -> None:
         """`load_state_dict` from what each process of another layout saved.
@@ -148,6 +158,8 @@ class RunState(dict[str, Stateful]):
         own = shares[rank if rank < len(shares) else 0]
         self.require_fit(own)
         for name, part in self.items():
+            if name not in own:
+                continue
             if isinstance(part, Shared):
                 part.load_shares([share[name] for share in shares])
             else:

@@ -53,6 +53,23 @@ def test_loading_is_strict_both_ways_and_then_loads_nothing() -> None:
     assert run["progress"] == Progress()
 
 
+def test_parts_that_are_spared_may_come_and_go() -> None:
+    saved = RunState({"progress": Progress(epoch=3), "callback.old": Progress(), "callback.kept": Progress(epoch=4)})
+    run = RunState({name: Progress(epoch=1) for name in ("progress", "callback.new", "callback.kept")})
+    spared = run.sparing("callback.")
+    spared.load_state_dict(saved.state_dict())
+    assert {name: vars(part)["epoch"] for name, part in run.items()} == {
+        "progress": 3,
+        "callback.new": 1,
+        "callback.kept": 4,
+    }
+    spared.load_shares([saved.state_dict()] * 2)
+    with pytest.raises(ResumeError, match="it holds old, which"):
+        spared.load_state_dict(saved.state_dict() | {"old": {}})
+    with pytest.raises(ResumeError, match="it lacks progress, which"):
+        spared.load_shares([{}])
+
+
 class Other:
     def __init__(self) -> None:
         self.given: list[Any] = []

@@ -169,6 +169,8 @@ class CheckpointEngine(Factory[C, "CheckpointEngine[Any]"], kind="checkpoint_eng
             if manifest.get("type") != self.name:
                 raise ResumeError(f"{folder} is a checkpoint of type {manifest.get('type')!r}, not {self.name!r}")
             changes = self.guard.admit(folder, manifest) if self.guard else []
+            if any(change.named_by(["callbacks"]) for change in changes):  # new ones begin, and others are no more
+                state = state.sparing("callback.")
             recipe = [settings(engine) for engine in engines.values()]
             self.read(folder, manifest, engines, state)
         except ResumeError:
