@@ -159,9 +159,11 @@ class CheckpointEngine(Factory[C, "CheckpointEngine[Any]"], kind="checkpoint_eng
         Everything is verified before anything is loaded. Raises `ResumeError` for a folder that is damaged, is of
         another run or does not fit, and when there is none.
         """
-        folder = path or self._first_whole(self._candidates(), sums=True)
+        there = [] if path else self._candidates()
+        folder = path or self._first_whole(there, sums=True)
         if folder is None:
-            raise ResumeError(f"{self.output_dir} holds no whole checkpoint to go on from")
+            why = f": {_damage(there[0], sums=True)}" if there else ""
+            raise ResumeError(f"{self.output_dir} holds no whole checkpoint to go on from{why}")
         if path is not None and (wrong := _damage(path, sums=True)):
             raise ResumeError(wrong)
         try:

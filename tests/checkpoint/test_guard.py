@@ -283,7 +283,8 @@ def test_a_run_whose_checkpoints_are_all_damaged_does_not_begin_anew(root: Path,
         (tmp_path / "saved" / f"step_{step}" / "run_0.pt").unlink()
     section = {"type": "deepspeed", "auto_resume": True, "output_dir": str(tmp_path / "saved")}
     (told,) = processes.share(start, 1, with_changes(root, {}, checkpoint=section, output_dir=str(root / "refused")))
-    assert told.startswith("ResumeError 2: ") and "holds no whole checkpoint" in told
+    missing = tmp_path / "saved" / "step_2" / "run_0.pt"
+    assert told == f"ResumeError 2: {tmp_path / 'saved'} holds no whole checkpoint to go on from: {missing} is missing"
 
 
 @pytest.mark.fault(8, 32)
