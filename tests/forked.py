@@ -45,6 +45,7 @@ class Run:
         for one in self.processes if rank is None else [self.processes[rank]]:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(one.pid or 0, signal.SIGKILL)
+            one.kill()  # for it may not have come to being a session of its own
             one.join()
 
     def wait(self, timeout: float) -> bool:
