@@ -28,9 +28,11 @@ def main(words: Sequence[str] | None = None) -> int:
         from arctic_training.config.recipe import get_config
 
         config = get_config(said.recipe, said.overrides)
+        return run(config, command=said.command, debug=said.debug, profile=said.python_profile)
     except ArcticError as error:
         return report(error, debug="--debug" in words)
-    return run(config, command=said.command, debug=said.debug, profile=said.python_profile)
+    except KeyboardInterrupt:  # while libraries were imported
+        return 130
 
 
 def run(config: Any, *, command: str = "train", debug: bool = False, profile: str = "") -> int:

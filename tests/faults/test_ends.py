@@ -81,6 +81,26 @@ def test_a_signal_saves_under_deepspeeds_launcher_which_sends_it_twice(tmp_path:
     assert saved(tmp_path, steps(run)[-1])
 
 
+IMPORTS = """
+import os, pathlib, time
+if "RANK" in os.environ:
+    pathlib.Path(os.environ["RANK"]).touch()
+    time.sleep(600)
+"""
+
+
+@pytest.mark.fault(11)
+def test_ctrl_c_while_the_processes_import_is_no_error(tmp_path: Path) -> None:
+    (tmp_path / "train.py").write_text(IMPORTS)
+    with Run(tmp_path, endless(tmp_path), "--num_gpus", "2") as run:
+        wait_for((tmp_path / "1").exists)
+        wait_for((tmp_path / "0").exists)
+        run.family()
+        run.process.send_signal(signal.SIGINT)
+        assert run.end(10) == 130
+    assert run.stderr == ""
+
+
 WAITS = """
 import time
 from arctic_training import GANTrainer
