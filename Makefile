@@ -8,7 +8,7 @@ INSTALLED := $(VENV)/.installed
 PEER := benchmarks/.venv-arctic_training_0_8
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart test test-faults check format bench docs clean
+.PHONY: help install quickstart test test-faults test-long check format bench docs clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -34,8 +34,11 @@ quickstart: $(INSTALLED) ## fine-tune SmolLM2-135M-Instruct and print its exact 
 test: $(INSTALLED) ## run the tests
 	$(BIN)/python -m pytest -m 'not long'
 
-test-faults: $(INSTALLED) ## break runs in every way of tests/faults/matrix.py, print what held, run the long tests
-	$(BIN)/python -m pytest --quiet -m 'fault or long'
+test-faults: $(INSTALLED) ## break runs in every way of tests/faults/matrix.py, and print what held
+	$(BIN)/python -m pytest --quiet -m fault
+
+test-long: $(INSTALLED) ## run the tests that the two above leave out: projects, and models in parts
+	$(BIN)/python -m pytest --quiet -m 'long and not fault'
 
 check: $(INSTALLED) ## lint, formatting and types
 	$(BIN)/ruff check .
