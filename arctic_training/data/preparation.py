@@ -83,8 +83,7 @@ def process(factory: Any, source: DataSource, rows: Any) -> Any:
     if "input_ids" not in rows.column_names:
         there = ", ".join(rows.column_names)
         raise DataError(f"process is false, so that a column input_ids is wanted; there are {there}")
-    known = 2**31 if factory.tokenizer is None else max(factory.tokenizer.get_vocab().values(), default=0) + 1
-    return map_rows(rows, _Tokens(known), processes=factory.config.num_proc, folder=factory.cache_folder)
+    return map_rows(rows, _Tokens(factory.known_tokens), processes=factory.config.num_proc, folder=factory.cache_folder)
 
 
 def join(tables: Sequence[Any]) -> Any:

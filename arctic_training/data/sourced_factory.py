@@ -71,6 +71,11 @@ class SourcedDataFactory(DataFactory[C]):
         """What becomes of prepared samples before they are put in order; not cached, so it should be fast."""
         return samples
 
+    @functools.cached_property
+    def known_tokens(self) -> int:
+        """Every token of the tokenizer is below it; looked up once, for streams ask with every buffer."""
+        return 2**31 if self.tokenizer is None else max(self.tokenizer.get_vocab().values(), default=0) + 1
+
     @property
     def cache_folder(self) -> Path:
         return (self.config.cache_dir or cache.default_folder()).expanduser().absolute()
