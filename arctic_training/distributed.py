@@ -33,6 +33,7 @@ _SILENCE = 300.0
 _place: int | None = None
 """`local_rank` where the environment tells DeepSpeed another."""
 _store: Store | None = None
+_groups: dict[int, dist.ProcessGroup] = {}
 _turns = 0
 _left = False
 
@@ -127,6 +128,13 @@ def connection() -> Store | None:
         return store.clone() if store is not None else None
     except (RuntimeError, NotImplementedError):
         return None
+
+
+def neighbours(size: int) -> dist.ProcessGroup:
+    """This process among ``size`` with consecutive ranks. All processes of the run must ask for it first together."""
+    if size not in _groups:
+        _groups[size] = dist.new_subgroups(size, timeout=_TIMEOUT)[0]  # type: ignore[no-untyped-call]
+    return _groups[size]
 
 
 def barrier() -> None:
@@ -226,6 +234,7 @@ def shutdown(engines: Iterable[Destroyable] = (), *, failed: bool = False) -> No
 
 def _leave() -> None:
     global _store, _left
+    _groups.clear()
     if dist.is_initialized() and _store is not None:
         comm: Any = sys.modules.get("deepspeed.comm.comm")
         if comm is not None and comm.cdb is not None:

@@ -40,7 +40,12 @@ _REFUSED = {
     "disable_python_gc": "garbage collection is kept out of the step without it",
 } | dict.fromkeys(_NOT_SUPPORTED.split(), "not supported here")
 
-BATCH_KEYS = ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps")
+BATCH_KEYS = (
+    "train_batch_size",
+    "train_micro_batch_size_per_gpu",
+    "gradient_accumulation_steps",
+    "sequence_parallel_size",
+)
 PRECISION_KEYS = ("bf16", "bfloat16", "fp16")
 _TRAINED_WORDS = (
     "gradient_clipping prescale_gradients gradient_predivide_factor communication_data_type data_types torch_autocast"
@@ -81,6 +86,7 @@ def deepspeed_problems(
     *,
     micro_batch_size: int,
     gradient_accumulation_steps: int,
+    sequence_parallel_size: int = 1,
     dtype: str,
     data_world: int | None = None,
     highest_stage: int = 3,
@@ -97,7 +103,12 @@ def deepspeed_problems(
             problems.append(((key,), f"does not belong here: {_REFUSED[key]}"))
         elif key not in _PASSED:
             problems.append(((key,), _unknown(key, _PASSED)))
-    problems += _batch_problems(block, micro_batch_size, gradient_accumulation_steps, data_world)
+    sizes = {
+        "train_micro_batch_size_per_gpu": ("micro_batch_size", micro_batch_size),
+        "gradient_accumulation_steps": ("gradient_accumulation_steps", gradient_accumulation_steps),
+        "sequence_parallel_size": ("sequence_parallel_size", sequence_parallel_size),
+    }
+    problems += _batch_problems(block, sizes, data_world)
     problems += _precision_problems(block, dtype)
     problems += _zero_problems(block.get("zero_optimization", {}), highest_stage)
     clipping = block.get("gradient_clipping", 1.0)
@@ -106,17 +117,15 @@ def deepspeed_problems(
     return problems
 
 
-def _batch_problems(block: Mapping[str, Any], micro: int, steps: int, world: int | None) -> list[Problem]:
+def _batch_problems(block: Mapping[str, Any], sizes: Mapping[str, tuple[str, int]], world: int | None) -> list[Problem]:
     problems: list[Problem] = []
-    for key, name, value in (
-        ("train_micro_batch_size_per_gpu", "micro_batch_size", micro),
-        ("gradient_accumulation_steps", "gradient_accumulation_steps", steps),
-    ):
+    for key, (name, value) in sizes.items():
         if key in block and block[key] != value:
             problems.append(
                 ((key,), f"{block[key]} contradicts the recipe's {name}: {value}; leave it out, or write {value}")
             )
     if "train_batch_size" in block:
+        micro, steps = sizes["train_micro_batch_size_per_gpu"][1], sizes["gradient_accumulation_steps"][1]
         said, sum_ = block["train_batch_size"], f"micro_batch_size {micro} x gradient_accumulation_steps {steps}"
         if world is not None and said != micro * steps * world:
             told = f"{said} contradicts {sum_} x {world} data-parallel processes = {micro * steps * world}"

@@ -3,7 +3,6 @@
 from typing import Any
 
 NOT_BUILT = {
-    "sequence_parallel_size": "sequence parallelism",
     "expert_parallel_size": "expert parallelism",
     "activation_checkpoint_cpu_offload": "offloading activation checkpoints to the CPU",
     "tiled_mlp_compute": "the tiled MLP",

@@ -31,6 +31,12 @@ def _empty() -> Any:
     return {}
 
 
+def _shares(trainer: type) -> bool:
+    """What a trainer says of the loss it has, be that inherited or its own."""
+    said = next(vars(one) for one in trainer.__mro__ if {"loss", "shares_sequences"} & vars(one).keys())
+    return bool(said.get("shares_sequences", False))
+
+
 class TrainerConfig(BaseConfig):
     type: str
     """Name of the trainer."""
@@ -97,8 +103,10 @@ class TrainerConfig(BaseConfig):
     """Samples that a process computes at once."""
     gradient_accumulation_steps: Annotated[int, FREE] = Field(default=1, ge=1)
     """Micro-batches of each process that make one optimizer update."""
-    sequence_parallel_size: int = Field(default=1, ge=1)
-    """Processes that share a sequence; above 1 not built yet."""
+    sequence_parallel_size: Annotated[int, FREE] = Field(default=1, ge=1)
+    """Processes with consecutive ranks that share every sequence, for those that are too long for one: each holds a
+    part of its tokens, and for attention all tokens of some heads, of which the model has a multiple of this number.
+    The numbers stay what they are. So many processes compute a micro-batch together."""
     expert_parallel_size: int = Field(default=1, ge=1)
     """Processes that share the experts of a layer; above 1 not built yet."""
     activation_checkpoint_cpu_offload: bool = False
@@ -198,6 +206,14 @@ class TrainerConfig(BaseConfig):
             return each(value, lambda one: choose(one, allowed, skip_validation=skip))
         return choose(value, allowed, skip_validation=skip)
 
+    @field_validator("sequence_parallel_size")
+    @classmethod
+    def _has_what_to_share(cls, value: int, info: ValidationInfo) -> int:
+        if value > 1 and "type" in info.data and not _shares(trainer := lookup("trainer", info.data["type"])):
+            told = f"{value}, and {trainer.__name__} does not say that its loss is right on a part of a sequence"
+            raise ValueError(f"{told} (`shares_sequences = True`); leave it out")
+        return value
+
     @field_validator(*NOT_BUILT)
     @classmethod
     def _is_built(cls, value: Any, info: ValidationInfo) -> Any:
@@ -294,6 +310,7 @@ class TrainerConfig(BaseConfig):
             {key: one for key, one in value.items() if key not in held},
             micro_batch_size=micro or 1,
             gradient_accumulation_steps=steps or 1,
+            sequence_parallel_size=info.data.get("sequence_parallel_size") or 1,
             dtype=model.dtype if model else "bf16",
             highest_stage=optimizer.highest_stage(model.dtype) if optimizer and model else 3,
         )

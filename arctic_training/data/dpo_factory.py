@@ -51,6 +51,7 @@ class DPODataFactory(SourcedDataFactory[Any]):
     name = "dpo"
     config_type: ClassVar[type[ComponentConfig]] = DPODataConfig
     after_the_cache = SourcedDataFactory.after_the_cache | {"pack_samples", "div_length"}
+    once = ("pair_weights", "answer_tokens")
     no_target = "prefer nothing, chosen and rejected being the same, or empty"
 
     def process(self, dataset: Any) -> Any:

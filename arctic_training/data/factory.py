@@ -7,6 +7,7 @@ from typing import Any, ClassVar, TypeVar
 
 from torch.utils.data import default_collate
 
+from arctic_training import distributed
 from arctic_training.callback.hooks import hook
 from arctic_training.config.base import ComponentConfig
 from arctic_training.config.data import DataConfig
@@ -14,6 +15,7 @@ from arctic_training.data.loader import Batch, IndexedLoader, Loader, without_ta
 from arctic_training.data.sampler import GlobalOrder
 from arctic_training.errors import DataError
 from arctic_training.factory import Factory
+from arctic_training.parallel.sequence import share
 
 C = TypeVar("C", bound=DataConfig)
 
@@ -34,6 +36,8 @@ class DataFactory(Factory[C, Loaders], kind="data_factory"):
     """
 
     config_type: ClassVar[type[ComponentConfig]] = DataConfig
+    once: ClassVar[tuple[str, ...]] = ()
+    """Keys of a batch that count something of whole rows: of processes that share them, the first one has it."""
 
     def __call__(self, *args: Any) -> Loaders:
         train, evaluation = self.load("train"), self.load_evaluation()
@@ -56,6 +60,11 @@ class DataFactory(Factory[C, Loaders], kind="data_factory"):
         """One micro-batch of ``samples``; runs in worker processes. See `arctic_training.data.collate` for tokens."""
         return default_collate(samples)
 
+    def batch(self, samples: list[Any]) -> Batch:
+        """What this process computes of the micro-batch of ``samples``."""
+        batch, size = self.collate(samples), self.trainer.config.sequence_parallel_size
+        return batch if size == 1 else share(batch, size, distributed.rank() % size, once=self.once)
+
     def blank(self, sample: Any) -> Any:
         """``sample`` without any target, for a rank that has no row of the last global batch."""
         return without_targets(sample)
@@ -75,7 +84,7 @@ class DataFactory(Factory[C, Loaders], kind="data_factory"):
         groups = self.group(samples)
         order = self.order(len(samples if groups is None else groups), train=train)
         return IndexedLoader(
-            samples, order, self.collate, blank=self.blank, groups=groups, workers=self.config.dl_num_workers
+            samples, order, self.batch, blank=self.blank, groups=groups, workers=self.config.dl_num_workers
         )
 
     def order(self, size: int, *, train: bool) -> GlobalOrder:

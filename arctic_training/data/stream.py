@@ -209,7 +209,7 @@ class StreamLoader(Loader):
             mine = range(self._row + view.data_rank, self._row + self.stride, view.data_world)
             rows = [self._lanes[row % self._count].row(row // self._count) for row in mine]
             self._row += self.stride
-            yield self.factory.collate([sample for row in rows for sample in row])
+            yield self.factory.batch([sample for row in rows for sample in row])
 
     def state_dict(self) -> dict[str, Any]:
         held = [lane.state_dict() for lane in self._lanes.values()]

@@ -17,7 +17,7 @@ class ModelFacts:
     parameters: int | None = None
 
 
-def zero_stage(block: Mapping[str, Any], data_world: int, *, dtype: str = "fp32", steps: int = 1) -> int:
+def zero_stage(block: Mapping[str, Any], world: int, *, dtype: str = "fp32", steps: int = 1) -> int:
     """The ZeRO stage that the ``deepspeed:`` block names, else 1 on several processes and 0 on one.
 
     In bf16 with ``steps`` of accumulation it is 1 on one process too: stage 0 adds the gradients of micro-batches in
@@ -26,38 +26,45 @@ def zero_stage(block: Mapping[str, Any], data_world: int, *, dtype: str = "fp32"
     zero = plain(block).get("zero_optimization", {})
     offloads = any(zero.get(key, {}).get("device", "none") != "none" for key in ("offload_optimizer", "offload_param"))
     sums = dtype == "bf16" and steps > 1
-    default = 3 if "offload_param" in zero and offloads else 1 if data_world > 1 or offloads or sums else 0
+    default = 3 if "offload_param" in zero and offloads else 1 if world > 1 or offloads or sums else 0
     return int(zero.get("stage", default))
 
 
 def deepspeed_config(
     config: TrainerConfig,
     *,
-    data_world: int = 1,
+    world: int = 1,
     dtype: str | None = None,
     facts: ModelFacts | None = None,
     block: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """What ``deepspeed.initialize`` is given for a trained engine.
 
-    ``data_world`` is the number of processes that read different data, ``dtype`` that of the engine's model (the
-    recipe's ``model.dtype`` when left out), ``block`` what stands for the recipe's ``deepspeed:`` (a role's own).
-    Raises `RecipeError` for what the recipe and the block contradict each other about.
+    ``world`` is the number of processes, ``dtype`` that of the engine's model (the recipe's ``model.dtype`` when left
+    out), ``block`` what stands for the recipe's ``deepspeed:`` (a role's own). Raises `RecipeError` for what the recipe
+    and the block contradict each other about.
+
+    DeepSpeed is told of processes that share sequences as of any others: each adds its part of the gradient to the mean
+    over all, and all share the optimizer's state.
     """
     facts = facts or ModelFacts()
     dtype = dtype or config.model.dtype
     said = config.deepspeed if block is None else block
-    micro, steps = config.micro_batch_size, config.gradient_accumulation_steps
+    micro, steps, shared = config.micro_batch_size, config.gradient_accumulation_steps, config.sequence_parallel_size
     problems = deepspeed_problems(
-        said, micro_batch_size=micro, gradient_accumulation_steps=steps, dtype=dtype, data_world=data_world
+        said,
+        micro_batch_size=micro,
+        gradient_accumulation_steps=steps,
+        sequence_parallel_size=shared,
+        dtype=dtype,
+        data_world=max(1, world // shared),
     )
     if problems:
         raise RecipeError([f"deepspeed.{'.'.join(path)}: {what}" for path, what in problems])
-    stage = zero_stage(said, data_world, dtype=dtype, steps=steps)
+    stage = zero_stage(said, world, dtype=dtype, steps=steps)
     filled: dict[str, Any] = {
         "train_micro_batch_size_per_gpu": micro,
         "gradient_accumulation_steps": steps,
-        "train_batch_size": micro * steps * data_world,
         "gradient_clipping": 1.0,
         "zero_optimization": {"stage": stage, **_buffers(stage, facts)},
         "zero_allow_untested_optimizer": True,
@@ -69,7 +76,8 @@ def deepspeed_config(
     if dtype == "bf16" and stage > 0:
         # otherwise gradients are summed over micro-batches and processes in bf16
         filled["data_types"] = {"grad_accum_dtype": "fp32"}
-    return _merge(filled, plain(said))
+    merged = _merge(filled, plain(said)) | {"train_batch_size": micro * steps * world}
+    return {key: value for key, value in merged.items() if key != "sequence_parallel_size"}
 
 
 def frozen_config(block: Mapping[str, Any], *, dtype: str, facts: ModelFacts | None = None) -> dict[str, Any]:

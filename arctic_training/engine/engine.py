@@ -162,18 +162,15 @@ def initialize(
     optimizer: torch.optim.Optimizer,
     scheduler: Any,
     *,
-    data_world: int | None = None,
     dtype: str | None = None,
     block: Mapping[str, Any] | None = None,
 ) -> TrainedEngine:
     """The engine that trains ``model``; ``optimizer`` and ``scheduler`` are torch's, or shaped like them.
 
-    ``data_world`` is the number of processes that read different data (all of them when left out), ``dtype`` that of
-    this model when it is not the recipe's ``model.dtype``, ``block`` the role's own in place of ``deepspeed:``. Raises
-    `RecipeError` when the recipe and the block contradict each other.
+    ``dtype`` is that of this model when it is not the recipe's ``model.dtype``, ``block`` the role's own in place of
+    ``deepspeed:``. Raises `RecipeError` when the recipe and the block contradict each other.
     """
-    world = distributed.world_size() if data_world is None else data_world
-    told = deepspeed_config(config, data_world=world, dtype=dtype, facts=facts(model), block=block)
+    told = deepspeed_config(config, world=distributed.world_size(), dtype=dtype, facts=facts(model), block=block)
     return TrainedEngine(_start(told, model, optimizer, scheduler))
 
 

@@ -98,7 +98,7 @@ class GenerateEvaluator(Evaluator):
 
     def _answer(self, trainer: TrainerView, module: Any, name: str, samples: Any) -> list[dict[str, Any]]:
         """This rank's share of the answers, scored. Every rank generates equally often, as ZeRO-3 requires."""
-        count, rank, world = len(samples), trainer.data_rank, trainer.data_world
+        count, rank, world = len(samples), distributed.rank(), distributed.world_size()
         count = min(count, self.config.max_samples or count)
         asked = {n: Question.of(samples[n], f"{name}, sample {n + 1}") for n in range(rank, count, world)}
         if not count:
@@ -122,7 +122,7 @@ class GenerateEvaluator(Evaluator):
         padded = [[pad] * (longest - len(question.prompt)) + question.prompt for question in questions]
         choice: dict[str, Any] = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
         if config.temperature:
-            torch.manual_seed(config.seed + 1_000_003 * trainer.data_rank + salt)
+            torch.manual_seed(config.seed + 1_000_003 * distributed.rank() + salt)
             choice = {"do_sample": True, "temperature": config.temperature, "top_p": config.top_p, "top_k": 0}
         if config.stop:
             choice |= {"stop_strings": config.stop, "tokenizer": tokenizer}

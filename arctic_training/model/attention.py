@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from arctic_training.parallel.sequence import Share, heads_for_tokens, tokens_for_heads
+
 NAME = "documents"
 
 _FEWEST_QUERIES = 128
@@ -106,13 +108,19 @@ def document_attention(
     sliding_window: int | None = None,
     cu_seq_lens_q: torch.Tensor | None = None,
     max_length_q: int | None = None,
+    sequence_share: Share | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
     """``query`` is [1, heads, T, D], ``key`` and ``value`` [1, key heads, T, D]; returns [1, T, heads, D] and None.
 
     ``cu_seq_lens_q`` [documents + 1] says where the documents of the row begin and end. With a mask, or without
-    documents, this is transformers' ``sdpa``.
+    documents, this is transformers' ``sdpa``. With a ``sequence_share`` T is this process's part of the row.
     """
+    if sequence_share is not None:
+        size = sequence_share.size
+        query, key, value = heads_for_tokens((query, key, value), size)
+        told = (dropout, scaling, sliding_window, cu_seq_lens_q, max_length_q)
+        return tokens_for_heads(document_attention(module, query, key, value, None, *told)[0], size), None
     if attention_mask is not None or cu_seq_lens_q is None:
         from transformers.integrations.sdpa_attention import sdpa_attention_forward
 

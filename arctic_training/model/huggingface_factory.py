@@ -8,6 +8,7 @@ import torch
 from pydantic import Field, SerializeAsAny, field_validator, model_validator
 from torch import nn
 
+from arctic_training import distributed
 from arctic_training.config.base import ComponentConfig
 from arctic_training.config.changes import FREE
 from arctic_training.config.component import Shelf, from_shelf
@@ -156,14 +157,16 @@ class HFModelFactory(ModelFactory[HFModelConfig]):
 
     def _told(self, config: Any) -> dict[str, Any]:
         """What DeepSpeed is told. Raises `ModelError` where the recipe asks for what would be silently wrong."""
-        told = deepspeed_config(self.trainer.config, data_world=self.trainer.data_world, dtype=self.config.dtype)
+        told = deepspeed_config(self.trainer.config, world=distributed.world_size(), dtype=self.config.dtype)
         self._stage = int(told["zero_optimization"]["stage"])
         self._require_fit(config)
         return told
 
     def _options(self, config: Any) -> dict[str, Any]:
         attention.register()
-        return {"dtype": DTYPES[self.config.dtype], "attn_implementation": self._attention(config)}
+        chosen = self._attention(config)
+        self._require_shareable(config, chosen)
+        return {"dtype": DTYPES[self.config.dtype], "attn_implementation": chosen}
 
     def _attention(self, config: Any) -> str | None:
         asked = self.config.attn_implementation
@@ -199,6 +202,30 @@ class HFModelFactory(ModelFactory[HFModelConfig]):
                 "model.compile: compiled layers do not fetch the weights that ZeRO stage 3 parts; use stage 2"
             )
 
+    def _require_shareable(self, config: Any, chosen: str | None) -> None:
+        """Raises `ModelError` where processes cannot share the sequences of the model and get its numbers."""
+        size, asked = self.trainer.config.sequence_parallel_size, self.config.attn_implementation
+        if size == 1:
+            return
+        name, text = type(config).__name__, config.get_text_config()
+        heads = text.num_attention_heads
+        rope = getattr(text, "rope_parameters", None) or {}
+        kinds = {str(one.get("rope_type")) for one in [rope, *rope.values()] if isinstance(one, dict)}
+        told = ""
+        if chosen != attention.NAME and asked in ("auto", attention.NAME):
+            told = f"the attention of {name} is more than causal, or hidden from transformers; leave it out"
+        elif chosen != attention.NAME:
+            told = f"{size} processes share attention per document only; give model.attn_implementation: auto"
+        elif heads % size:
+            fit = ", ".join(str(n) for n in range(1, heads + 1) if heads % n == 0)
+            told = f"{size} processes cannot share the {heads} heads of {name}; these can: {fit}"
+        elif odd := sorted(kinds & {"dynamic", "longrope"}):
+            told = f"the positions of {name} ({odd[0]}) depend on the length of what a process sees; leave it out"
+        elif (adapter := self._adapter) is not None and adapter.adds_tokens:
+            told = f"{adapter.config.config['peft_type']} puts tokens before each part; leave it out"
+        if told:
+            raise ModelError(f"sequence_parallel_size: {told}")
+
     def _wants_checkpoints(self, model: nn.Module) -> bool:
         section, trainer = self.config, self.trainer.config
         if section.disable_activation_checkpoint or isinstance(section.activation_checkpointing, bool):
@@ -209,10 +236,10 @@ class HFModelFactory(ModelFactory[HFModelConfig]):
         offload = trainer.deepspeed.get("zero_optimization", {}).get("offload_optimizer", {}).get("device", "none")
         needed = estimate(
             model,
-            tokens=trainer.micro_batch_size * longest,
+            tokens=trainer.micro_batch_size * longest // trainer.sequence_parallel_size,
             dtype=section.dtype,
             stage=self._stage,
-            world=self.trainer.data_world,
+            world=distributed.world_size(),
             offloads=offload != "none",
             frozen=section.peft_config is not None,
         )

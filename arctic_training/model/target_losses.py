@@ -14,7 +14,7 @@ from arctic_training.model.output_head import OutputHead, accepts, output_head
 
 Reduction = Literal["sum", "none"]
 
-_NOT_FOR_THE_MODEL = {"num_items_in_batch", "num_targets", "labels"}
+_NOT_FOR_THE_MODEL = {"num_items_in_batch", "num_targets", "labels", "shift_labels"}
 _IGNORED = -100
 
 
@@ -28,7 +28,8 @@ def target_losses(
     """The cross-entropy of every target of ``batch`` in nats, row by row: ``[targets]`` in fp32, or their sum.
 
     ``engine`` is an engine or a module around a causal language model of transformers. ``labels`` are not shifted:
-    position t is asked for label t + 1, and -100 is no target. The sum over a batch without targets is 0, with
+    position t is asked for label t + 1, and -100 is no target; ``shift_labels``, when they are there, are. Where
+    processes share sequences, the losses are those of this one's part. The sum over a batch without targets is 0, with
     gradients of 0. Only keys that the model knows may be in ``batch``, and ``num_items_in_batch``; ``num_targets``
     (int), when it is there, must be the number of targets, and saves a GPU from waiting for it.
 
@@ -36,9 +37,7 @@ def target_losses(
     own ``forward`` makes room for one that ends in the loss, for the duration of the call.
     """
     model = causal_model(engine)
-    wanted = _Wanted(
-        batch["labels"], batch.get("num_targets"), reduction, label_smoothing, batch.get("num_items_in_batch")
-    )
+    wanted = _Wanted(batch, reduction, label_smoothing)
     inputs = {key: value for key, value in batch.items() if key not in _NOT_FOR_THE_MODEL}
     if "documents" in str(getattr(model.config, "_attn_implementation", "")):
         inputs.pop("attention_mask", None)  # rows are padded on the right, where a causal model does not look
@@ -65,15 +64,17 @@ def _inner(model: nn.Module) -> Any:
 
 
 class _Wanted:
-    def __init__(self, labels: Tensor, count: int | None, reduction: Reduction, smoothing: float, share: Any) -> None:
-        self.labels, self.count, self.share = labels, count, share
+    def __init__(self, batch: Mapping[str, Any], reduction: Reduction, smoothing: float) -> None:
+        self.labels, self.shifted = batch["labels"], batch.get("shift_labels")
+        self.count, self.share = batch.get("num_targets"), batch.get("num_items_in_batch")
         self.reduction, self.smoothing = reduction, smoothing
 
 
 def _losses(model: Any, told: dict[str, Any], wanted: _Wanted) -> Tensor:
     """What the model's forward is while the losses of its targets are made."""
     labels: Tensor = told.pop("labels", wanted.labels)  # an adapter of virtual tokens has made them longer
-    shifted = nn.functional.pad(labels, (0, 1), value=_IGNORED)[:, 1:].flatten()
+    shifted: Tensor | None = wanted.shifted
+    shifted = (nn.functional.pad(labels, (0, 1), value=_IGNORED)[:, 1:] if shifted is None else shifted).flatten()
     here = shifted != _IGNORED
     count = wanted.count
     places = (here.nonzero() if count is None else torch.nonzero_static(here, size=count))[:, 0]

@@ -6,6 +6,7 @@ from typing import Any, ClassVar, TypeVar
 import torch
 from torch import nn
 
+from arctic_training import distributed
 from arctic_training.callback.hooks import hook
 from arctic_training.config.base import ComponentConfig
 from arctic_training.config.optimizer import OptimizerConfig
@@ -26,7 +27,7 @@ class OptimizerFactory(Factory[C, torch.optim.Optimizer], kind="optimizer_factor
         (model,) = args
         run = self.trainer.config
         dtype, steps = run.model.dtype, run.gradient_accumulation_steps
-        stage = zero_stage(run.deepspeed, self.trainer.data_world, dtype=dtype, steps=steps)
+        stage = zero_stage(run.deepspeed, distributed.world_size(), dtype=dtype, steps=steps)
         if stage > (highest := self.config.highest_stage(dtype)):
             told = f"optimizer.type: {self.name} works up to ZeRO stage {highest} in {dtype}, and this run has {stage}"
             raise RecipeError(f"{told}; give deepspeed.zero_optimization.stage: {highest}")

@@ -26,7 +26,7 @@ from arctic_training.tracker.jsonl import JsonlConfig
 from arctic_training.tracker.tracker import Tracker
 from arctic_training.trainer.resume import resume
 from arctic_training.trainer.role import Role, RoleView
-from arctic_training.trainer.scalar import require_scalar
+from arctic_training.trainer.scalar import require_scalar, require_whole_attention
 from arctic_training.trainer.session import Session
 from arctic_training.watchdog import Watch
 
@@ -34,6 +34,7 @@ from arctic_training.watchdog import Watch
 def assemble(trainer: Any) -> None:
     """Build every part of ``trainer``'s run, then go on from a checkpoint when the recipe says so."""
     distributed.init()
+    require_whole_groups(trainer.config)
     trainer.session = Session(trainer.config)
     trainer.session.claim()
     try:
@@ -49,6 +50,8 @@ def build(trainer: Any) -> None:
     trainer.watch = Watch(trainer, config.hang_timeout) if config.hang_timeout else None
     seed(config.seed)
     trainer.listen("post-loss", require_scalar)
+    if config.sequence_parallel_size > 1:
+        trainer.listen("post-loss", require_whole_attention)
     trainer.listeners = attach(trainer, config.callbacks)
     trainer.tokenizer = make_tokenizer(trainer)
     trainer.train_loader, trainer.eval_loaders = load(trainer)
@@ -65,11 +68,19 @@ def build(trainer: Any) -> None:
     trainer.state = RunState(progress=trainer.progress, rng=Rng(), data=trainer.train_loader, metrics=trainer.metrics)
     trainer.state |= {f"callback.{name}": part for name, part in trainer.listeners.items()}
     trainer.state |= trainer.own_state()
-    seed(config.seed + trainer.data_rank)  # the ranks began with equal weights; from here their dropout differs
+    seed(config.seed + distributed.rank())  # the ranks began with equal weights; from here their dropout differs
     resume(trainer)
     for checkpointer in trainer.checkpointers:
         checkpointer.tell_of_others()
     trainer.session.open(make_trackers(config))
+
+
+def require_whole_groups(config: Any) -> None:
+    """Raises `RecipeError` when the processes of the run cannot be parted into groups that share sequences."""
+    size, world = config.sequence_parallel_size, distributed.world_size()
+    if world % size:
+        told = f"{size} processes share a sequence, and the run has {world}"
+        raise RecipeError(f"sequence_parallel_size: {told}; start a multiple of {size}, such as --num_gpus {size}")
 
 
 def prepare_data(trainer: Any) -> None:
@@ -149,9 +160,8 @@ def cast(trainer: Any, role: Role) -> Engine:
         return freeze(config, model, dtype=section.dtype, block=block)
     optimizer = make(view, role.section("optimizer"), model)
     scheduler = make(view, role.section("scheduler"), optimizer)
-    told = {"data_world": trainer.data_world, "dtype": section.dtype, "block": block}
     # all of it: an adapter says that it trains while the model below it, as it was read, does not
-    return initialize(config, model, optimizer, scheduler, **told).train()
+    return initialize(config, model, optimizer, scheduler, dtype=section.dtype, block=block).train()
 
 
 def make_trackers(config: Any) -> list[Tracker]:

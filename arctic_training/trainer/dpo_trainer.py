@@ -31,6 +31,7 @@ from arctic_training.loss.preference import (
     preference_metrics,
 )
 from arctic_training.model.target_losses import target_losses
+from arctic_training.parallel.sequence import whole
 from arctic_training.state import evaluating
 from arctic_training.trainer.language_model_trainer import LanguageModelConfig, LanguageModelTrainer
 from arctic_training.trainer.role import Role
@@ -79,7 +80,8 @@ class DPOConfig(LanguageModelConfig):
     @field_validator("reference_model_deepspeed")
     @classmethod
     def _block(cls, block: dict[str, Any] | None, info: ValidationInfo) -> dict[str, Any] | None:
-        model, sizes = info.data.get("ref_model"), ("micro_batch_size", "gradient_accumulation_steps")
+        model = info.data.get("ref_model")
+        sizes = ("micro_batch_size", "gradient_accumulation_steps", "sequence_parallel_size")
         if block is None or model is None:
             return block
         told: dict[str, Any] = {name: info.data.get(name, 1) for name in sizes}
@@ -94,6 +96,7 @@ class DPOTrainer(LanguageModelTrainer):
 
     name = "dpo"
     config_type = DPOConfig
+    shares_sequences = True
     data_factory_type: ClassVar[type[DataFactory[Any]]] = DPODataFactory
     roles: ClassVar[tuple[Role, ...]] = (
         Role("model"),
@@ -140,7 +143,7 @@ class DPOTrainer(LanguageModelTrainer):
     def answers(self, engine: Any, batch: Any) -> Answers:
         """The log-probabilities of a batch's answers under a model."""
         inputs = {name: value for name, value in batch.items() if name not in _OURS}
-        return answers(-target_losses(engine, inputs), batch["answer_lengths"])
+        return answers(-whole(target_losses(engine, inputs), batch), batch["answer_lengths"])
 
     @torch.no_grad()
     def reference(self, batch: Any) -> Answers | None:
@@ -158,7 +161,7 @@ class DPOTrainer(LanguageModelTrainer):
         if window.index == 0:
             mine = torch.tensor([sum(batch["answer_tokens"] for batch in window.batches)], dtype=torch.int64)
             self._window_tokens = int(distributed.all_reduce(mine))
-        return self._window_tokens / (window.size * self.data_world)
+        return self._window_tokens / (window.size * distributed.world_size())
 
 
 @contextmanager

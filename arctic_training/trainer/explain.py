@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from arctic_training import distributed
 from arctic_training.errors import MemoryShortError
 
 _SHORT = ("can't allocate memory", "not enough memory", "CUDA out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
@@ -77,6 +78,6 @@ def _advice(trainer: Any, part: str) -> str:
             told.append("model.activation_checkpointing: true")
         if hasattr(config.data, "max_length"):
             told.append("a lower data.max_length")
-    sharded = "deepspeed.zero_optimization.stage: 3" + " on more processes" * (trainer.data_world == 1)
+    sharded = "deepspeed.zero_optimization.stage: 3" + " on more processes" * (distributed.world_size() == 1)
     told += [sharded, "deepspeed.zero_optimization.offload_optimizer: {device: cpu}"]
     return f"What takes less: {'; '.join(told)}"

@@ -30,6 +30,7 @@ class LanguageModelTrainer(Trainer):
     """A causal language model, by the mean cross-entropy of its targets over the whole window."""
 
     config_type = LanguageModelConfig
+    shares_sequences = True
     model_factory_type = (HFModelFactory, LigerModelFactory)
     checkpoint_engine_type = (DeepSpeedCheckpointEngine, HFCheckpointEngine)
     optimizer_factory_type = (

@@ -1,10 +1,11 @@
-"""What a loss has to be, said of one that is not, before a library stumbles over it."""
+"""What a loss has to be, said of one that is not, before a library stumbles over it or nobody does."""
 
 from typing import Any
 
 import torch
 
 from arctic_training.errors import TrainingError
+from arctic_training.parallel import sequence
 from arctic_training.registry import where
 
 
@@ -21,3 +22,12 @@ def require_scalar(trainer: Any, loss: Any) -> None:
     raise TrainingError(
         f"the loss of {where(type(trainer))} {told}; a tensor of one number, made of the model's, is wanted"
     )
+
+
+def require_whole_attention(trainer: Any, loss: Any) -> None:
+    """Raises `TrainingError` where processes share sequences, and the model attended to its own part only."""
+    if not sequence.swaps:
+        raise TrainingError(
+            f"sequence_parallel_size: the loss of {where(type(trainer))} came about without the rest of the sequence: "
+            "its model attends by something else than transformers' attention functions; leave it out"
+        )

@@ -47,6 +47,8 @@ class Trainer(Registered, Hooked, Lengths, ABC, kind="trainer"):
     scheduler_factory_type: ClassVar[type[SchedulerFactory[Any]] | Sequence[type[SchedulerFactory[Any]]]]
     tokenizer_factory_type: ClassVar[type[TokenizerFactory[Any]] | Sequence[type[TokenizerFactory[Any]]]]
     roles: ClassVar[tuple[Role, ...]] = (Role("model"),)
+    shares_sequences: ClassVar[bool] = False
+    """Whether `loss` is right on a part of every sequence; a class that writes a loss of its own says it again."""
 
     # filled in by assembly, in this order
     session: Session
@@ -96,11 +98,12 @@ class Trainer(Registered, Hooked, Lengths, ABC, kind="trainer"):
 
     @property
     def data_rank(self) -> int:
-        return distributed.rank()
+        return distributed.rank() // int(self.config.sequence_parallel_size)
 
     @property
     def data_world(self) -> int:
-        return distributed.world_size()
+        # data can be prepared by fewer processes than train on them
+        return max(1, distributed.world_size() // int(self.config.sequence_parallel_size))
 
     @property
     def run_dir(self) -> Path:
@@ -119,7 +122,7 @@ class Trainer(Registered, Hooked, Lengths, ABC, kind="trainer"):
             targets=self.targets,
             stop=lambda: bool(self._requested[0]),
             reduce=distributed.all_reduce,
-            ranks=self.data_world,
+            ranks=distributed.world_size(),
             device=self.device,
         ):
             if (self.progress.epoch, self.progress.row) in self.left_out:

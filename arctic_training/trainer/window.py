@@ -65,8 +65,9 @@ def again(loader: Any, row: int) -> Iterator[Any]:
 def count_targets(batch: Any) -> int:
     """The labels of a batch that are targets; its rows where it has no labels."""
     if isinstance(batch, Mapping):
-        if "labels" in batch:
-            return int((batch["labels"] != -100).sum())
+        for name in ("shift_labels", "labels"):
+            if name in batch:
+                return int((batch[name] != -100).sum())
         batch = next(iter(batch.values()))
     return len(batch[0]) if isinstance(batch, (tuple, list)) else len(batch)
 

@@ -169,9 +169,43 @@ CASES: dict[str, Case] = {
         files={"../home/base.yaml": "seed: 3\n"},
         environment={"ARCTIC_TRAINING_ROOT": "."},
     ),
-    "sequence parallelism": Case(
-        "recipe.yaml:3:25: sequence_parallel_size: sequence parallelism is not built yet; leave this key out",
+    "nobody to share with": Case(
+        "recipe.yaml:3:25: sequence_parallel_size: 2 processes share a sequence, and the run has 1; start a multiple "
+        "of 2, such as --num_gpus 2",
         recipe=sft(more="sequence_parallel_size: 2\n"),
+    ),
+    "processes that make no groups": Case(
+        "recipe.yaml:3:25: sequence_parallel_size: 4 processes share a sequence, and the run has 2; start a multiple "
+        "of 4, such as --num_gpus 4",
+        recipe=sft(more="sequence_parallel_size: 4\n"),
+        words=["--num_gpus", "2"],
+    ),
+    "heads that nobody can share": Case(
+        "recipe.yaml:3:25: sequence_parallel_size: 3 processes cannot share the 4 heads of LlamaConfig; these can: 1, "
+        "2, 4",
+        recipe=sft(more="sequence_parallel_size: 3\n"),
+        words=["--num_gpus", "3"],
+    ),
+    "attention that nobody can share": Case(
+        "recipe.yaml:3:25: sequence_parallel_size: 2 processes share attention per document only; give "
+        "model.attn_implementation: auto",
+        recipe=sft(model="model, attn_implementation: sdpa", more="sequence_parallel_size: 2\n"),
+        words=["--num_gpus", "2"],
+    ),
+    "no process for a sequence": Case(
+        "recipe.yaml:3:25: sequence_parallel_size: 0: a number of at least 1 is wanted",
+        recipe=sft(more="sequence_parallel_size: 0\n"),
+    ),
+    "points in a sequence": Case(
+        "recipe.yaml:2:25: sequence_parallel_size: 2, and GANTrainer does not say that its loss is right on a part of "
+        "a sequence (`shares_sequences = True`); leave it out",
+        recipe="type: gan\nsequence_parallel_size: 2\ndata: {sources: [points.npy]}\n"
+        "model: {type: mlp, sizes: [2, 4, 2]}\ndiscriminator: {type: mlp, sizes: [2, 4, 1]}\nlatent_size: 2\n",
+    ),
+    "another size for DeepSpeed": Case(
+        "recipe.yaml:4:37: deepspeed.sequence_parallel_size: 4 contradicts the recipe's sequence_parallel_size: 2; "
+        "leave it out, or write 2",
+        recipe=sft(more="sequence_parallel_size: 2\ndeepspeed: {sequence_parallel_size: 4}\n"),
     ),
     "expert parallelism of nobody": Case(
         "recipe.yaml:3:23: expert_parallel_size: 0: a number of at least 1 is wanted",

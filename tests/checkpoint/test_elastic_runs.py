@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Iterable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,6 +26,8 @@ class Cut(NamedTuple):
     stage: int
     micro: int
     accumulate: int
+    shared: int = 1
+    """Processes that share a sequence."""
 
 
 def files(root: Path) -> None:
@@ -90,6 +93,7 @@ def train(name: str, root: str, run: str, cut: Cut, **more: Any) -> dict[str, An
         "output_dir": str(Path(root) / run),
         "micro_batch_size": cut.micro,
         "gradient_accumulation_steps": cut.accumulate,
+        "sequence_parallel_size": cut.shared,
         "deepspeed": {"zero_optimization": {"stage": cut.stage}},
         **more,
     }
@@ -101,6 +105,8 @@ def train(name: str, root: str, run: str, cut: Cut, **more: Any) -> dict[str, An
         place = (self.progress.update + 1, self.window.index, distributed.rank())
         if "draw" in batch:
             seen[place] = batch["draw"].tolist()
+        elif cut.shared > 1:
+            seen[place] = shared_rows(batch, packed=config.data.pack_samples)
         else:
             rows = zip(batch["input_ids"].tolist(), batch["labels"].tolist(), strict=True)
             seen[place] = [tuple(filter(None, row)) for row, labels in rows if set(labels) != {-100}]  # 0 fills up
@@ -115,6 +121,16 @@ def train(name: str, root: str, run: str, cut: Cut, **more: Any) -> dict[str, An
     end = {key: value for key, value in trainer.progress.state_dict().items() if key != "row"}
     trainer.close()
     return {"seen": seen, "end": end, "average": average}
+
+
+def shared_rows(batch: Any, *, packed: bool) -> list[Any]:
+    """The rows of which all processes have a part; the first one tells them."""
+    parts = distributed.gather_objects((batch["input_ids"][0].tolist(), batch["labels"][0].tolist()))
+    ids, labels = ([token for part in parts for token in part[n]] for n in (0, 1))
+    ends = batch["cu_seq_lens_q"].tolist()
+    rows = [slice(None)] if packed else [slice(*two) for two in pairwise(ends)]
+    told = [tuple(filter(None, ids[row])) for row in rows if set(labels[row]) != {-100}]
+    return told if distributed.is_main() else []
 
 
 def runs(name: str, root: str, cut: tuple[int, ...], saved: dict[str, str], **more: Any) -> list[dict[str, Any]]:
@@ -176,6 +192,11 @@ def move(name: str, root: Path, first: Cut, second: Cut, updates: Iterable[int],
         pytest.param("gan", Cut(1, 0, 4, 2), Cut(2, 3, 2, 2), marks=pytest.mark.long),
         ("stream", Cut(2, 1, 1, 2), Cut(1, 2, 1, 4)),
         pytest.param("stream", Cut(1, 1, 1, 4), Cut(2, 3, 1, 2), marks=pytest.mark.long),
+        ("packed", Cut(1, 1, 1, 4), Cut(2, 3, 1, 4, shared=2)),
+        ("sft", Cut(2, 2, 2, 2, shared=2), Cut(2, 1, 1, 2)),
+        pytest.param("lora", Cut(2, 1, 2, 2, shared=2), Cut(1, 0, 4, 1), marks=pytest.mark.long),
+        pytest.param("stream", Cut(2, 1, 1, 4, shared=2), Cut(1, 2, 1, 4), marks=pytest.mark.long),
+        pytest.param("stream", Cut(2, 1, 1, 2), Cut(2, 2, 1, 4, shared=2), marks=pytest.mark.long),
     ],
 )
 def test_the_same_samples_and_losses_on_other_processes(tmp_path: Path, name: str, first: Cut, second: Cut) -> None:

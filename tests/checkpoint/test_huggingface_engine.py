@@ -28,7 +28,7 @@ def train(source: Path, stage: int, dtype: str, lora: dict[str, Any] | None = No
 
     torch.manual_seed(0)
     config = small.recipe(dtype=dtype, zero_optimization={"stage": stage, "stage3_param_persistence_threshold": 100})
-    told = deepspeed_config(config, data_world=distributed.world_size())
+    told = deepspeed_config(config, world=distributed.world_size())
     with sharded_construction(told):
         types = {"bf16": torch.bfloat16, "fp32": torch.float32}
         model = AutoModelForCausalLM.from_pretrained(source, dtype=types[dtype])

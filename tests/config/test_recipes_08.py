@@ -83,7 +83,6 @@ def test_what_they_say_is_understood() -> None:
 @pytest.mark.parametrize(
     ("said", "what"),
     [
-        ({"sequence_parallel_size": 2}, "sequence_parallel_size: sequence parallelism"),
         ({"expert_parallel_size": 2}, "expert_parallel_size: expert parallelism"),
         (
             {"activation_checkpoint_cpu_offload": True},

@@ -137,6 +137,21 @@ def test_bf16(name: str, world: int, cases: Cases, tmp_path: Path) -> None:
         assert len(seen) == len(cases) * (3 if world == 1 else 2)
 
 
+@pytest.mark.fault(2)
+@pytest.mark.parametrize(
+    ("name", "cases"),
+    [
+        ("sft", ((1, 1), (3, 4))),
+        pytest.param("causal", ((0, 4), (2, 1)), marks=pytest.mark.long),
+        pytest.param("dpo", ((1, 1), (3, 4)), marks=pytest.mark.long),
+    ],
+)
+def test_two_processes_that_share_sequences(name: str, cases: Cases, tmp_path: Path) -> None:
+    more: dict[str, Any] = {"sequence_parallel_size": 2}
+    for seen in processes.share(interrupt_everywhere, 2, name, str(tmp_path), cases, timeout=300, **more):
+        assert len(seen) == 2 * len(cases)
+
+
 STREAM = {"stream_buffer": 3, "pack_samples": True}
 
 

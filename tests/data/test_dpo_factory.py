@@ -37,7 +37,11 @@ def factory(tiny_model: Path, rows: list[Any], folder: Path, **section: Any) -> 
     path = folder / "pairs.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     section = {"type": "dpo", "sources": [str(path)], "max_length": 64, "cache_dir": str(folder / "cache"), **section}
-    options = {"micro_batch_size": 2, "tokenizer": SimpleNamespace(model_dump=lambda **_: {})}
+    options = {
+        "micro_batch_size": 2,
+        "sequence_parallel_size": 1,
+        "tokenizer": SimpleNamespace(model_dump=lambda **_: {}),
+    }
     trainer = SimpleNamespace(
         config=SimpleNamespace(**options),
         tokenizer=AutoTokenizer.from_pretrained(tiny_model),

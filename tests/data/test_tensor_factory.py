@@ -34,7 +34,7 @@ class CountSource(DataSource):
 
 
 def view(**options: Any) -> Any:
-    config = SimpleNamespace(micro_batch_size=3, gradient_accumulation_steps=1, **options)
+    config = SimpleNamespace(micro_batch_size=3, gradient_accumulation_steps=1, sequence_parallel_size=1, **options)
     return SimpleNamespace(config=config, data_rank=0, data_world=1)
 
 
@@ -63,7 +63,7 @@ def test_a_global_batch_does_not_depend_on_its_cut(size: int, micro: int, world:
 
     def rows(rank: int, world: int, micro: int) -> list[Any]:
         trainer = SimpleNamespace(
-            config=SimpleNamespace(micro_batch_size=micro, gradient_accumulation_steps=1),
+            config=SimpleNamespace(micro_batch_size=micro, gradient_accumulation_steps=1, sequence_parallel_size=1),
             data_rank=rank,
             data_world=world,
         )

@@ -21,7 +21,11 @@ STAGES = (0, 1, 2, 3)
 def recipe(steps: int = 1, dtype: str = "fp32", **block: Any) -> TrainerConfig:
     """As much of a recipe as an engine reads."""
     said: Any = SimpleNamespace(
-        micro_batch_size=1, gradient_accumulation_steps=steps, model=SimpleNamespace(dtype=dtype), deepspeed=block
+        micro_batch_size=1,
+        gradient_accumulation_steps=steps,
+        sequence_parallel_size=1,
+        model=SimpleNamespace(dtype=dtype),
+        deepspeed=block,
     )
     return said  # type: ignore[no-any-return]
 

@@ -13,7 +13,7 @@ from tests.engine import small
 
 
 def told(world: int = 1, dtype: str = "fp32", steps: int = 1, **block: Any) -> dict[str, Any]:
-    return deepspeed_config(small.recipe(steps, dtype, **block), data_world=world)
+    return deepspeed_config(small.recipe(steps, dtype, **block), world=world)
 
 
 def test_what_is_left_out_is_filled_in() -> None:
@@ -130,7 +130,7 @@ def test_a_contradiction_is_told_with_what_would_be_right(block: dict[str, Any],
     config: Any = small.recipe(3, "fp32", **block)
     config.micro_batch_size = 2
     with pytest.raises(RecipeError, match=says):
-        deepspeed_config(config, data_world=2)
+        deepspeed_config(config, world=2)
 
 
 def test_every_contradiction_is_told_at_once() -> None:

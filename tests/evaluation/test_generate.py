@@ -30,7 +30,7 @@ def samples_for(tokenizer: Any, answers: list[str]) -> list[dict[str, list[int]]
     return rows
 
 
-def run_of(folder: Path, run_dir: Path, answers: list[str], *, rank: int = 0, world: int = 1) -> Any:
+def run_of(folder: Path, run_dir: Path, answers: list[str]) -> Any:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(folder)
@@ -41,8 +41,6 @@ def run_of(folder: Path, run_dir: Path, answers: list[str], *, rank: int = 0, wo
         eval_loaders={"held_out": SimpleNamespace(dataset=samples_for(tokenizer, answers))},
         device=torch.device("cpu"),
         progress=SimpleNamespace(update=7),
-        data_rank=rank,
-        data_world=world,
         run_dir=run_dir,
     )
 
@@ -146,7 +144,7 @@ def test_what_cannot_generate_is_refused(tmp_path: Path) -> None:
 
 def share(folder: str, run_dir: str, answers: list[str]) -> dict[str, float]:
     distributed.init()
-    run = run_of(Path(folder), Path(run_dir), answers, rank=distributed.rank(), world=distributed.world_size())
+    run = run_of(Path(folder), Path(run_dir), answers)
     measured = evaluator(batch_size=1)(run)
     distributed.shutdown()
     return measured

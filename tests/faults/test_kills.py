@@ -32,6 +32,7 @@ CASES: dict[str, tuple[str, int, Recipe]] = {
     "dpo at stage 0": ("dpo", 1, zero(0)),
     "gan, with its EMA": ("gan", 1, zero(0)),
     "sft of two processes at stage 3": ("sft", 2, zero(3)),
+    "dpo of two processes that share sequences": ("dpo", 2, {**zero(2), "sequence_parallel_size": 2}),
     "packed stream in bf16 of two processes": (
         "sft",
         2,

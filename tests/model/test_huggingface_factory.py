@@ -25,6 +25,7 @@ def factory(name: Path | str, *, tokenizer: Any = None, block: Any = None, data:
     recipe = SimpleNamespace(
         micro_batch_size=1,
         gradient_accumulation_steps=1,
+        sequence_parallel_size=1,
         deepspeed=block or {},
         model=config,
         data=SimpleNamespace(max_length=64, **(data or {})),

@@ -59,10 +59,11 @@ def train(stage: int, kind: str, reduction: str, folder: Path) -> tuple[list[flo
     recipe: Any = SimpleNamespace(
         micro_batch_size=1,
         gradient_accumulation_steps=1,
+        sequence_parallel_size=1,
         model=SimpleNamespace(dtype="fp32"),
         deepspeed={"zero_optimization": {"stage": stage}, "gradient_clipping": 0.0},
     )
-    with sharded_construction(deepspeed_config(recipe, data_world=distributed.world_size())):
+    with sharded_construction(deepspeed_config(recipe, world=distributed.world_size())):
         model = build(kind, folder)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     engine = initialize(recipe, model, torch.optim.SGD(trained, lr=0.1), None)

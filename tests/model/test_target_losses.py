@@ -39,7 +39,7 @@ def build(kind: str, **more: Any) -> Any:
 
     attention.register()
     shape = {"vocab_size": 97, "bos_token_id": 1, "eos_token_id": 2} if kind == "gpt2" else SHAPE
-    config = AutoConfig.for_model(kind, **{**shape, **KINDS[kind], **more})
+    config = AutoConfig.for_model(kind, **{**shape, **KINDS.get(kind, {}), **more})
     model_class = AutoModelForCausalLM._model_mapping[type(config)]
     fits = attention.supports(model_class, config)
     torch.manual_seed(0)

@@ -80,10 +80,10 @@ class Net(torch.nn.Module):
         return self.head(self.down(self.norm(self.up(self.embed(ids)).tanh())))  # type: ignore[no-any-return]
 
 
-def view(stage: int, dtype: str, world: int = 1) -> Any:
+def view(stage: int, dtype: str) -> Any:
     block = {"zero_optimization": {"stage": stage}, "gradient_clipping": 1.0}
-    said = {"micro_batch_size": 1, "gradient_accumulation_steps": 1, "deepspeed": block}
-    return SimpleNamespace(config=SimpleNamespace(model=SimpleNamespace(dtype=dtype), **said), data_world=world)
+    sizes = {"micro_batch_size": 1, "gradient_accumulation_steps": 1, "sequence_parallel_size": 1}
+    return SimpleNamespace(config=SimpleNamespace(model=SimpleNamespace(dtype=dtype), deepspeed=block, **sizes))
 
 
 def make(factory: Any, stage: int, dtype: str, model: torch.nn.Module, **section: Any) -> Any:

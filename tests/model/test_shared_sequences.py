@@ -1,0 +1,133 @@
+"""Models whose sequences two processes share have the loss and the gradient that they have alone."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from arctic_training import distributed
+from arctic_training.errors import ModelError
+from arctic_training.model import attention
+from arctic_training.model.peft_transform import PeftConfig, PeftTransform
+from arctic_training.model.target_losses import target_losses
+from arctic_training.model.transforms import ActivationCheckpointing, ActivationCheckpointingConfig
+from arctic_training.parallel import sequence
+from tests import processes
+from tests.model.test_huggingface_factory import factory
+from tests.model.test_target_losses import build, gradients, packed, padded, samples
+
+KINDS = {
+    "llama": {},
+    "qwen3": {},
+    "mistral": {},  # a window that is narrower than a part
+    "granite": {},
+    "cohere": {},  # a norm on each head
+    "gpt2": {},  # learned positions
+    "one key head": {"num_key_value_heads": 1},
+    "mixtral": {"num_local_experts": 4, "num_experts_per_tok": 2},
+}
+
+
+def model_of(kind: str, how: str) -> Any:
+    model = build({"one key head": "llama"}.get(kind, kind), **KINDS[kind])
+    assert model.config._attn_implementation == attention.NAME
+    if how == "adapter":
+        torch.manual_seed(3)
+        told = {"peft_type": "LORA", "r": 4, "target_modules": ["q_proj", "v_proj"], "init_lora_weights": False}
+        model = PeftTransform(PeftConfig(type="peft", config=told))(model)
+    if how == "activation checkpointing":
+        model = ActivationCheckpointing(ActivationCheckpointingConfig(type="activation_checkpointing"))(model).train()
+    return model
+
+
+def measure(kind: str, how: str, packs: bool) -> tuple[float, torch.Tensor, dict[str, torch.Tensor]]:
+    """The loss, that of every target, and the gradient: of the whole, or summed over those who share it."""
+    distributed.init()
+    model, size = model_of(kind, how), distributed.world_size()
+    batch = packed(samples()) if packs else padded(samples())
+    if size > 1:
+        batch = sequence.share(batch, size, distributed.rank())
+    loss = target_losses(model, batch, reduction="sum")
+    found = gradients(model, loss)
+    total = distributed.all_reduce(loss.detach().clone())
+    with torch.no_grad():
+        each = sequence.whole(target_losses(model, batch), batch)
+    return float(total), each, {name: distributed.all_reduce(gradient) for name, gradient in found.items()}
+
+
+CASES = [(kind, "plain", packs) for kind in KINDS for packs in (True, False)]
+CASES += [("llama", how, packs) for how in ("adapter", "activation checkpointing") for packs in (True, False)]
+
+
+@pytest.mark.fault(16)
+@pytest.mark.parametrize(("kind", "how", "packs"), CASES)
+def test_two_processes_that_share_find_what_one_finds(kind: str, how: str, packs: bool) -> None:
+    ((loss, each, wanted),) = processes.share(measure, 1, kind, how, packs)
+    scale = max(float(gradient.norm()) for gradient in wanted.values())
+    for total, losses, found in processes.share(measure, 2, kind, how, packs):
+        assert total == pytest.approx(loss, rel=1e-6)
+        torch.testing.assert_close(losses, each, rtol=1e-5, atol=1e-5)
+        assert found.keys() == wanted.keys()
+        for name, gradient in wanted.items():
+            assert float((found[name] - gradient).norm()) / scale < 1e-6, name
+
+
+def transformers_own() -> tuple[float, dict[str, torch.Tensor]]:
+    """The loss that the model itself makes of the batch."""
+    distributed.init()
+    model, size = build("llama"), distributed.world_size()
+    batch: dict[str, Any] = {**packed(samples()), "num_items_in_batch": 10.0}
+    if size > 1:
+        batch = sequence.share(batch, size, distributed.rank())
+    loss = model(**batch).loss
+    found = gradients(model, loss)
+    total = distributed.all_reduce(loss.detach().clone())
+    return float(total), {name: distributed.all_reduce(gradient) for name, gradient in found.items()}
+
+
+def test_the_models_own_loss_is_right_too() -> None:
+    ((loss, wanted),) = processes.share(transformers_own, 1)
+    scale = max(float(gradient.norm()) for gradient in wanted.values())
+    for total, found in processes.share(transformers_own, 2):
+        assert total == pytest.approx(loss, rel=1e-6)
+        for name, gradient in wanted.items():
+            assert float((found[name] - gradient).norm()) / scale < 1e-6, name
+
+
+def shared(tiny_model: Any, size: int, **section: Any) -> Any:
+    made = factory(tiny_model, **section)
+    made.trainer.config.sequence_parallel_size = size
+    return made
+
+
+@pytest.mark.parametrize(
+    ("size", "section", "what"),
+    [
+        (3, {}, r"3 processes cannot share the 4 heads of LlamaConfig; these can: 1, 2, 4"),
+        (2, {"attn_implementation": "sdpa"}, r"2 processes share attention per document only; give .*: auto"),
+        (
+            2,
+            {"hf_config_kwargs": {"rope_parameters": {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10000.0}}},
+            r"the positions of LlamaConfig \(dynamic\) depend on the length",
+        ),
+        (
+            2,
+            {"peft_config": {"peft_type": "PROMPT_TUNING", "num_virtual_tokens": 4}},
+            r"PROMPT_TUNING puts tokens before each part",
+        ),
+    ],
+)
+def test_what_cannot_be_shared_is_refused(tiny_model: Any, size: int, section: dict[str, Any], what: str) -> None:
+    with pytest.raises(ModelError, match=f"^sequence_parallel_size: {what}"):
+        shared(tiny_model, size, **section).check()
+
+
+def test_attention_that_is_more_than_causal_is_not_shared(tiny_model: Any, tmp_path: Any) -> None:
+    import shutil
+
+    from tests.model.test_huggingface_factory import change
+
+    copy = shutil.copytree(tiny_model, tmp_path / "model")
+    change(copy, model_type="gemma2", head_dim=8)
+    with pytest.raises(ModelError, match="sequence_parallel_size: the attention of Gemma2Config is more than causal"):
+        shared(copy, 2, random_weights=True).check()

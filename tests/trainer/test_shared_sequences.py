@@ -1,0 +1,134 @@
+"""A run whose processes share sequences tells what a run of one process tells: losses, rates, evaluations, answers."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from arctic_training import SFTTrainer, distributed, get_config
+from arctic_training.errors import RecipeError, TrainingError
+from arctic_training.registry import lookup
+from tests import processes
+from tests.contract.cases import recipe
+
+
+def told(name: str, root: str, run: str, **more: Any) -> dict[str, Any]:
+    made = recipe(name, Path(root) / "files", output_dir=str(Path(root) / run), **more)
+    made["model"]["hf_config_kwargs"] = {}  # no dropout
+    data = {"eval_sources": made["data"]["sources"], **made["data"]}
+    return made | {"data": data, "optimizer": {"type": "sgd", "lr": 0.05}, "gradient_accumulation_steps": 2}
+
+
+def train(name: str, root: str, run: str, shared: int, packs: bool, more: dict[str, Any]) -> dict[str, int]:
+    distributed.init()
+    if distributed.is_main():
+        recipe(name, Path(root) / "files")
+    distributed.barrier()
+    made = told(name, root, run, sequence_parallel_size=shared, **more)
+    made["data"]["pack_samples"] = packs
+    config = get_config(made)
+    trainer: Any = lookup("trainer", config.type)(config)  # type: ignore[call-arg]
+    trainer.train()
+    progress: dict[str, int] = trainer.progress.state_dict()
+    trainer.close()
+    distributed.barrier()
+    return progress
+
+
+def records(root: Path, run: str) -> list[dict[str, float]]:
+    """What was told of every update, but for what depends on the clock."""
+    lines = [json.loads(line) for line in (root / run / "metrics.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in line.items() if key not in ("time", "targets_per_second")} for line in lines]
+
+
+@pytest.mark.fault(16, 31)
+@pytest.mark.parametrize(
+    ("name", "packs", "more"),
+    [
+        ("sft", False, {"label_smoothing": 0.1}),
+        ("sft", True, {"deepspeed": {"zero_optimization": {"stage": 3}}}),
+        ("causal", True, {}),
+        ("dpo", True, {"sft_weight": 0.3}),
+        ("dpo", False, {"loss_type": "ipo"}),
+    ],
+)
+def test_a_run_of_two_that_share_is_the_run_of_one(
+    name: str, packs: bool, more: dict[str, Any], tmp_path: Path
+) -> None:
+    schedule = {"name": "linear", "warmup_steps": 2}
+    more = {"train_iters": 20, "scheduler": schedule, "eval_interval": 7, "evaluate_last": True, **more}
+    if name == "sft":
+        more["evaluators"] = [{"type": "generate", "max_new_tokens": 3, "max_samples": 3, "save": False}]
+    (alone,) = processes.share(train, 1, name, str(tmp_path), "alone", 1, packs, more)
+    for end in processes.share(train, 2, name, str(tmp_path), "shared", 2, packs, more):
+        assert end == alone
+    one, two = records(tmp_path, "alone"), records(tmp_path, "shared")
+    assert len(one) == len(two) >= 20 and one[0]["loss"] != one[-2]["loss"]
+    for wanted, got in zip(one, two, strict=True):
+        assert got.keys() == wanted.keys()
+        for key, value in wanted.items():
+            near = 1e-4 if key.startswith(("grad_norm", "rewards", "margin", "logps")) else 1e-5
+            assert got[key] == pytest.approx(value, rel=near, abs=near), f"{key} of {wanted}"
+    # update n (from 0) of 20: up over two, then straight down to 0 after the last
+    rates = [line["lr"] for line in two if "lr" in line]
+    assert rates == pytest.approx([0.05 * min(n / 2, (20 - n) / 18) for n in range(20)], abs=1e-12)
+
+
+@pytest.mark.fault(31)
+def test_the_length_and_the_rates_follow_from_epochs_too(tmp_path: Path) -> None:
+    more = {"epochs": 3, "scheduler": {"name": "linear", "warmup_steps": 0}}
+    processes.share(train, 2, "sft", str(tmp_path), "shared", 2, False, more)
+    rates = [line["lr"] for line in records(tmp_path, "shared") if "lr" in line]
+    assert len(rates) == 9  # 10 rows by 2 x 2, and three times
+    assert rates == pytest.approx([0.05 * (9 - n) / 9 for n in range(9)], abs=1e-12)
+
+
+def test_a_loss_of_ones_own_has_to_say_that_it_can(tmp_path: Path) -> None:
+    class Own(SFTTrainer):
+        name = "own_loss_for_the_test"
+
+        def loss(self, batch: Any) -> torch.Tensor:
+            return super().loss(batch)
+
+    class Said(Own):
+        name = "own_loss_that_shares_for_the_test"
+        shares_sequences = True
+
+    class Inherited(SFTTrainer):
+        name = "inherited_loss_for_the_test"
+
+    made = told("sft", str(tmp_path), "run", sequence_parallel_size=2)
+    with pytest.raises(RecipeError, match="sequence_parallel_size: 2, and Own does not say that its loss is right"):
+        get_config({**made, "type": Own.name})
+    for trainer in (Said, Inherited):
+        assert get_config({**made, "type": trainer.name}).sequence_parallel_size == 2
+
+
+def without_attention(root: str) -> str:
+    """What is said where the loss comes about without the rest of the sequence."""
+
+    class Blind(SFTTrainer):
+        name = "blind_for_the_test"
+        shares_sequences = True
+
+        def loss(self, batch: Any) -> torch.Tensor:
+            embedded = self.model.module.get_input_embeddings()(batch["input_ids"])  # type: ignore[operator]
+            return embedded.square().sum() / batch["num_items_in_batch"]  # type: ignore[no-any-return]
+
+    distributed.init()
+    if distributed.is_main():
+        recipe("sft", Path(root) / "files")
+    distributed.barrier()
+    trainer = Blind(get_config(told("sft", root, "run", type=Blind.name, sequence_parallel_size=2)))
+    try:
+        trainer.train()
+    except TrainingError as error:
+        return str(error)
+    return ""
+
+
+def test_a_model_that_does_not_share_its_attention_is_found(tmp_path: Path) -> None:
+    for said in processes.run(without_attention, 2, str(tmp_path)):
+        assert said.startswith("sequence_parallel_size: the loss of") and "without the rest of the sequence" in said
