@@ -47,6 +47,7 @@ def launch(said: Arguments, config: Any) -> int:
     count = _processes(said.num_gpus)
     if count == 1:
         return run(config, command=said.command, debug=said.debug, profile=said.python_profile)
+    _require_groups(config, count)
     return _several(said, count)
 
 
@@ -73,6 +74,18 @@ def _processes(wanted: int | None) -> int:
     if wanted and there and wanted > there:
         raise InputError(f"--num_gpus {wanted}: this machine has {there}; {there} or fewer are wanted")
     return wanted or there or 1
+
+
+def _require_groups(config: Any, count: int) -> None:
+    """What the processes would refuse too, before there are any. Raises `InputError`."""
+    from arctic_training.config.placed import place
+    from arctic_training.parallel.sequence import require_groups
+
+    try:
+        require_groups(config.sequence_parallel_size, count)
+    except InputError as error:
+        place(error, config)
+        raise
 
 
 def _environment(rank: int, count: int, port: int) -> dict[str, str]:

@@ -100,13 +100,13 @@ class TrainerConfig(BaseConfig):
     exit_iteration_this_run: Annotated[HumanInt, FREE] = Field(default=0, ge=0)
     """Stop after that many updates of this run, a resumed one counting from where it resumed; 0: do not."""
     micro_batch_size: Annotated[int, FREE] = Field(default=1, ge=1)
-    """Samples that a process computes at once."""
+    """Samples that a process computes at once; of several that share sequences, all of them together."""
     gradient_accumulation_steps: Annotated[int, FREE] = Field(default=1, ge=1)
     """Micro-batches of each process that make one optimizer update."""
     sequence_parallel_size: Annotated[int, FREE] = Field(default=1, ge=1)
-    """Processes with consecutive ranks that share every sequence, for those that are too long for one: each holds a
-    part of its tokens, and for attention all tokens of some heads, of which the model has a multiple of this number.
-    The numbers stay what they are. So many processes compute a micro-batch together."""
+    """Processes with consecutive ranks that share every sequence, for those that are too long for one: each has a part
+    of its tokens, and for attention all tokens of some heads. The model's heads are a multiple of this number; losses
+    are the same for any."""
     expert_parallel_size: int = Field(default=1, ge=1)
     """Processes that share the experts of a layer; above 1 not built yet."""
     activation_checkpoint_cpu_offload: bool = False

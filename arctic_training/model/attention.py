@@ -24,10 +24,11 @@ def register() -> None:
     from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-    global _one_by_one
+    global _one_by_one, _shared
     if not hasattr(_one_by_one, "_torchdynamo_disable"):
         # a compiled graph would be made anew for every packing layout; said here, since it imports the compiler
         _one_by_one = torch.compiler.disable(_one_by_one)  # type: ignore[no-untyped-call]
+        _shared = torch.compiler.disable(_shared)  # type: ignore[no-untyped-call]
     ALL_ATTENTION_FUNCTIONS.register(NAME, document_attention)
     ALL_MASK_ATTENTION_FUNCTIONS.register(NAME, document_mask)
 
@@ -117,10 +118,8 @@ def document_attention(
     documents, this is transformers' ``sdpa``. With a ``sequence_share`` T is this process's part of the row.
     """
     if sequence_share is not None:
-        size = sequence_share.size
-        query, key, value = heads_for_tokens((query, key, value), size)
         told = (dropout, scaling, sliding_window, cu_seq_lens_q, max_length_q)
-        return tokens_for_heads(document_attention(module, query, key, value, None, *told)[0], size), None
+        return _shared(module, query, key, value, sequence_share.size, *told), None
     if attention_mask is not None or cu_seq_lens_q is None:
         from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
@@ -131,6 +130,14 @@ def document_attention(
     if not dropout and _has_kernel(query, value):
         return _varlen(query, key, value, cu_seq_lens_q, max_length_q, scaling, sliding_window), None
     return _one_by_one(query, key, value, cu_seq_lens_q, dropout, scaling, sliding_window), None
+
+
+def _shared(
+    module: nn.Module, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, size: int, *told: Any
+) -> torch.Tensor:
+    """Attention of whole documents with some heads each, by all processes that share them."""
+    query, key, value = heads_for_tokens((query, key, value), size)
+    return tokens_for_heads(document_attention(module, query, key, value, None, *told)[0], size)
 
 
 def _has_kernel(query: torch.Tensor, value: torch.Tensor) -> bool:

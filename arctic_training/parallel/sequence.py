@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from arctic_training import distributed
-from arctic_training.errors import SampleError
+from arctic_training.errors import RecipeError, SampleError
 
 KEY = "sequence_share"
 """What a batch that holds a `Share` of its sequences tells it under; attention is told it by this name too."""
@@ -33,6 +33,13 @@ class Share:
     """Processes that share them."""
     targets: tuple[int, ...] = ()
     """The targets of each process's part, in order."""
+
+
+def require_groups(size: int, world: int) -> None:
+    """Raises `RecipeError` when ``world`` processes cannot be parted into groups of ``size`` that share sequences."""
+    if world % size:
+        told = f"{size} processes share a sequence, and the run has {world}"
+        raise RecipeError(f"sequence_parallel_size: {told}; start a multiple of {size}, such as --num_gpus {size}")
 
 
 def share(batch: Mapping[str, Any], size: int, index: int, *, once: Collection[str] = ()) -> dict[str, Any]:

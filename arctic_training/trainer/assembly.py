@@ -19,6 +19,7 @@ from arctic_training.engine.engine import Engine, freeze, initialize
 from arctic_training.errors import RecipeError
 from arctic_training.evaluation.evaluator import Evaluator
 from arctic_training.factory import TrainerView
+from arctic_training.parallel.sequence import require_groups
 from arctic_training.registry import lookup
 from arctic_training.state import Rng, RunState
 from arctic_training.tracker.console import ConsoleConfig
@@ -34,7 +35,7 @@ from arctic_training.watchdog import Watch
 def assemble(trainer: Any) -> None:
     """Build every part of ``trainer``'s run, then go on from a checkpoint when the recipe says so."""
     distributed.init()
-    require_whole_groups(trainer.config)
+    require_groups(trainer.config.sequence_parallel_size, distributed.world_size())
     trainer.session = Session(trainer.config)
     trainer.session.claim()
     try:
@@ -73,14 +74,6 @@ def build(trainer: Any) -> None:
     for checkpointer in trainer.checkpointers:
         checkpointer.tell_of_others()
     trainer.session.open(make_trackers(config))
-
-
-def require_whole_groups(config: Any) -> None:
-    """Raises `RecipeError` when the processes of the run cannot be parted into groups that share sequences."""
-    size, world = config.sequence_parallel_size, distributed.world_size()
-    if world % size:
-        told = f"{size} processes share a sequence, and the run has {world}"
-        raise RecipeError(f"sequence_parallel_size: {told}; start a multiple of {size}, such as --num_gpus {size}")
 
 
 def prepare_data(trainer: Any) -> None:

@@ -78,6 +78,9 @@ def _advice(trainer: Any, part: str) -> str:
             told.append("model.activation_checkpointing: true")
         if hasattr(config.data, "max_length"):
             told.append("a lower data.max_length")
+        if getattr(trainer, "shares_sequences", False):
+            shared = 2 * config.sequence_parallel_size
+            told.append(f"sequence_parallel_size: {shared}, so many processes to a sequence")
     sharded = "deepspeed.zero_optimization.stage: 3" + " on more processes" * (distributed.world_size() == 1)
     told += [sharded, "deepspeed.zero_optimization.offload_optimizer: {device: cpu}"]
     return f"What takes less: {'; '.join(told)}"

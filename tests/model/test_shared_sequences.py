@@ -94,6 +94,31 @@ def test_the_models_own_loss_is_right_too() -> None:
             assert float((found[name] - gradient).norm()) / scale < 1e-6, name
 
 
+def kept_for_the_gradient() -> int:
+    """Bytes that the layers keep of a long sequence, beside the weights."""
+    distributed.init()
+    model, size = build("llama"), distributed.world_size()
+    batch = packed([torch.arange(4096) % 90 + 3])
+    if size > 1:
+        batch = sequence.share(batch, size, distributed.rank())
+    weights = {one.untyped_storage().data_ptr() for one in model.parameters()}
+    kept: dict[int, torch.Tensor] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        kept[tensor.untyped_storage().data_ptr()] = tensor
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        target_losses(model, batch, reduction="sum")
+    return sum(one.untyped_storage().nbytes() for place, one in kept.items() if place not in weights)
+
+
+def test_each_of_two_keeps_half_of_the_activations() -> None:
+    (alone,) = processes.share(kept_for_the_gradient, 1)
+    for kept in processes.share(kept_for_the_gradient, 2):
+        assert 0.48 < kept / alone < 0.55
+
+
 def shared(tiny_model: Any, size: int, **section: Any) -> Any:
     made = factory(tiny_model, **section)
     made.trainer.config.sequence_parallel_size = size
