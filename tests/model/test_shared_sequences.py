@@ -59,7 +59,6 @@ CASES = [(kind, "plain", packs) for kind in KINDS for packs in (True, False)]
 CASES += [("llama", how, packs) for how in ("adapter", "activation checkpointing") for packs in (True, False)]
 
 
-@pytest.mark.fault(16)
 @pytest.mark.parametrize(("kind", "how", "packs"), CASES)
 def test_two_processes_that_share_find_what_one_finds(kind: str, how: str, packs: bool) -> None:
     ((loss, each, wanted),) = processes.share(measure, 1, kind, how, packs)

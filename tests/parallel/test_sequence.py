@@ -94,7 +94,6 @@ def attend_together(size: int, heads: int, key_heads: int, tokens: int) -> tuple
     return gradients, out.detach()
 
 
-@pytest.mark.fault(16)
 @pytest.mark.parametrize(("world", "heads", "key_heads"), [(2, 4, 4), (2, 4, 2), (2, 6, 1), (2, 6, 3), (4, 8, 2)])
 def test_attention_that_is_shared_is_attention(world: int, heads: int, key_heads: int) -> None:
     tokens = 4 * world
