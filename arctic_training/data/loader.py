@@ -41,6 +41,11 @@ class Loader(ABC):
         """Rows that the micro-batches of all data ranks take of the order together; what `seek` counts in."""
         return 1
 
+    @property
+    def rows(self) -> int:
+        """Rows that an epoch goes through; 0 when there is no end."""
+        return len(self) * self.stride
+
     def close(self) -> None:  # noqa: B027  most loaders hold nothing
         """End worker processes, if there are any. The loader may be iterated again."""
 
@@ -82,6 +87,10 @@ class IndexedLoader(Loader):
     @property
     def stride(self) -> int:
         return self.order.whole
+
+    @property
+    def rows(self) -> int:
+        return self.order.rows
 
     def seek(self, epoch: int, row: int) -> None:
         self._at = (epoch, row)

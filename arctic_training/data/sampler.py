@@ -41,10 +41,15 @@ class GlobalOrder:
         """Micro-batches in an epoch, the same number on every rank."""
         return len(self.starts())
 
+    @property
+    def rows(self) -> int:
+        """Rows that an epoch goes through."""
+        update = self.whole * self.window
+        return self.size // update * update if self.drop_last else self.size
+
     def starts(self, row: int = 0) -> range:
         """Where in the order of an epoch the micro-batches of all ranks begin, from ``row`` on."""
-        update = self.whole * self.window
-        return range(row, self.size // update * update if self.drop_last else self.size, self.whole)
+        return range(row, self.rows, self.whole)
 
     def permutation(self, epoch: int) -> Rows:
         """All rows in the order of ``epoch``; shape (size,)."""

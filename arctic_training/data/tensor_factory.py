@@ -114,6 +114,10 @@ class TensorLoader(Loader):
     def stride(self) -> int:
         return self.order.whole
 
+    @property
+    def rows(self) -> int:
+        return self.order.rows
+
     def seek(self, epoch: int, row: int) -> None:
         self._at = (epoch, row)
 

@@ -27,8 +27,9 @@ class Lengths:
     def epochs_done(self) -> float:
         """How often the data were gone through, with a fraction; 0 for data without an end."""
         loader = self.train_loader
-        rows = len(loader) * loader.stride if loader is not None else 0
-        return self.progress.epoch + (self.progress.row / rows if rows else 0)
+        rows = loader.rows if loader is not None else 0
+        # the last micro-batches of an epoch may reach beyond its rows
+        return self.progress.epoch + (min(self.progress.row / rows, 1) if rows else 0)
 
     @property
     def total_epochs(self) -> int:

@@ -20,7 +20,7 @@ FAULTS = {
     13: ("an exception in one process", "one message with its rank, the others end"),
     14: ("a loss or gradient that is not finite", "stop, skip or go back; never saved over good weights"),
     15: ("a window without any target", "a finite loss, other windows unchanged"),
-    16: ("another cut of the global batch", "the same gradient to 1e-6"),
+    16: ("another cut of the global batch, or of its sequences", "the same gradient to 1e-6, losses to 1e-5"),
     17: ("a short last window", "the exact mean of what is in it"),
     18: ("a resume on other processes or another ZeRO stage", "the same losses to 1e-5, each sample once"),
     19: ("a resume under another recipe, data or tokenizer", "refused with the differences, unless they are named"),

@@ -1,4 +1,4 @@
-"""A run whose processes share sequences tells what a run of one process tells: losses, rates, evaluations, answers."""
+"""Runs that are cut in another way, sequences shared among them, tell the same: losses, rates, evaluations, answers."""
 
 import json
 from pathlib import Path
@@ -18,7 +18,8 @@ def told(name: str, root: str, run: str, **more: Any) -> dict[str, Any]:
     made = recipe(name, Path(root) / "files", output_dir=str(Path(root) / run), **more)
     made["model"]["hf_config_kwargs"] = {}  # no dropout
     data = {"eval_sources": made["data"]["sources"], **made["data"]}
-    return made | {"data": data, "optimizer": {"type": "sgd", "lr": 0.05}, "gradient_accumulation_steps": 2}
+    plain = {"data": data, "optimizer": {"type": "sgd", "lr": 0.05}, "gradient_accumulation_steps": 2}
+    return made | plain | more
 
 
 def train(name: str, root: str, run: str, shared: int, packs: bool, more: dict[str, Any]) -> dict[str, int]:
@@ -43,6 +44,23 @@ def records(root: Path, run: str) -> list[dict[str, float]]:
     return [{key: value for key, value in line.items() if key not in ("time", "targets_per_second")} for line in lines]
 
 
+def require_same(root: Path, first: str, second: str) -> list[dict[str, float]]:
+    """What the second of two runs told, which is what the first did."""
+    one, two = records(root, first), records(root, second)
+    assert len(one) == len(two) >= 20 and one[0]["loss"] != one[-2]["loss"]
+    for wanted, got in zip(one, two, strict=True):
+        assert got.keys() == wanted.keys()
+        for key, value in wanted.items():
+            near = 1e-4 if key.startswith(("grad_norm", "rewards", "margin", "logps")) else 1e-5
+            assert got[key] == pytest.approx(value, rel=near, abs=near), f"{key} of {wanted}"
+    return two
+
+
+SCHEDULE = {"train_iters": 20, "scheduler": {"name": "linear", "warmup_steps": 2}}
+RATES = [0.05 * min(n / 2, (20 - n) / 18) for n in range(20)]
+"""Of update n, from 0: up over two, then straight down to 0 after the last."""
+
+
 @pytest.mark.fault(16, 31)
 @pytest.mark.parametrize(
     ("name", "packs", "more"),
@@ -57,23 +75,26 @@ def records(root: Path, run: str) -> list[dict[str, float]]:
 def test_a_run_of_two_that_share_is_the_run_of_one(
     name: str, packs: bool, more: dict[str, Any], tmp_path: Path
 ) -> None:
-    schedule = {"name": "linear", "warmup_steps": 2}
-    more = {"train_iters": 20, "scheduler": schedule, "eval_interval": 7, "evaluate_last": True, **more}
+    more = {**SCHEDULE, "eval_interval": 7, "evaluate_last": True, **more}
     if name == "sft":
         more["evaluators"] = [{"type": "generate", "max_new_tokens": 3, "max_samples": 3, "save": False}]
     (alone,) = processes.share(train, 1, name, str(tmp_path), "alone", 1, packs, more)
     for end in processes.share(train, 2, name, str(tmp_path), "shared", 2, packs, more):
         assert end == alone
-    one, two = records(tmp_path, "alone"), records(tmp_path, "shared")
-    assert len(one) == len(two) >= 20 and one[0]["loss"] != one[-2]["loss"]
-    for wanted, got in zip(one, two, strict=True):
-        assert got.keys() == wanted.keys()
-        for key, value in wanted.items():
-            near = 1e-4 if key.startswith(("grad_norm", "rewards", "margin", "logps")) else 1e-5
-            assert got[key] == pytest.approx(value, rel=near, abs=near), f"{key} of {wanted}"
-    # update n (from 0) of 20: up over two, then straight down to 0 after the last
-    rates = [line["lr"] for line in two if "lr" in line]
-    assert rates == pytest.approx([0.05 * min(n / 2, (20 - n) / 18) for n in range(20)], abs=1e-12)
+    told = require_same(tmp_path, "alone", "shared")
+    assert [line["lr"] for line in told if "lr" in line] == pytest.approx(RATES, abs=1e-12)
+
+
+@pytest.mark.fault(16, 31)
+@pytest.mark.parametrize("name", ["sft", "dpo"])
+def test_twenty_losses_and_rates_do_not_depend_on_the_cut(name: str, tmp_path: Path) -> None:
+    whole = {**SCHEDULE, "micro_batch_size": 4, "gradient_accumulation_steps": 1}
+    cut = {**SCHEDULE, "micro_batch_size": 1, "gradient_accumulation_steps": 2}
+    (alone,) = processes.share(train, 1, name, str(tmp_path), "whole", 1, False, whole)
+    for end in processes.share(train, 2, name, str(tmp_path), "cut", 1, False, cut):
+        assert end == alone
+    told = require_same(tmp_path, "whole", "cut")
+    assert [line["lr"] for line in told if "lr" in line] == pytest.approx(RATES, abs=1e-12)
 
 
 @pytest.mark.fault(31)
