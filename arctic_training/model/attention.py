@@ -1,5 +1,6 @@
 """Attention within each document of a packed row, without a mask; known to transformers as ``documents``."""
 
+import ast
 import inspect
 import re
 from contextvars import ContextVar
@@ -8,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from arctic_training.errors import ModelError
 from arctic_training.parallel.sequence import Share, heads_for_tokens, tokens_for_heads
 
 NAME = "documents"
@@ -46,6 +48,7 @@ def supports(model_class: Any, config: Any) -> bool:
     odd = ("attention_chunk_size", "attn_logit_softcapping", "is_encoder_decoder")
     return (
         told
+        and _hands_on(model_class)
         and kinds <= {"full_attention", "sliding_attention"}
         and not any(getattr(text, name, None) for name in odd)
         and (not _slides(text, kinds) or _tells_window(model_class))
@@ -62,6 +65,16 @@ def keeps_documents_apart(config: Any) -> bool:
 
 def _slides(text: Any, kinds: set[str]) -> bool:
     return bool(getattr(text, "sliding_window", None)) and (not kinds or "sliding_attention" in kinds)
+
+
+def _hands_on(model_class: Any) -> bool:
+    """Not every layer hands on to its attention what it is told beside the mask."""
+    tree = ast.parse(inspect.getsource(inspect.getmodule(model_class) or model_class))
+    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)]
+    named = [(node.func.attr, {word.arg for word in node.keywords}) for node in calls]  # type: ignore[attr-defined]
+    # the attention of the model itself is what a cache is for; of `**kwargs` the name is None
+    own = (words for name, words in named if name.endswith(("attn", "attention")) and "cross" not in name)
+    return all(None in words for words in own if "past_key_values" in words)
 
 
 def _tells_window(model_class: Any) -> bool:
@@ -115,11 +128,18 @@ def document_attention(
     """``query`` is [1, heads, T, D], ``key`` and ``value`` [1, key heads, T, D]; returns [1, T, heads, D] and None.
 
     ``cu_seq_lens_q`` [documents + 1] says where the documents of the row begin and end. With a mask, or without
-    documents, this is transformers' ``sdpa``. With a ``sequence_share`` T is this process's part of the row.
+    documents, this is transformers' ``sdpa``. With a ``sequence_share`` T is this process's part of the row, and a mask
+    is a `ModelError`.
     """
     if sequence_share is not None:
+        if attention_mask is not None:
+            raise ModelError("sequence_parallel_size: the model makes a mask of its part of a sequence; leave it out")
         told = (dropout, scaling, sliding_window, cu_seq_lens_q, max_length_q)
         return _shared(module, query, key, value, sequence_share.size, *told), None
+    if attention_mask is None and cu_seq_lens_q is None and _PACKED.get():
+        raise ModelError(
+            f"model.attn_implementation: {type(module).__name__} is not told where documents end; give sdpa"
+        )
     if attention_mask is not None or cu_seq_lens_q is None:
         from transformers.integrations.sdpa_attention import sdpa_attention_forward
 

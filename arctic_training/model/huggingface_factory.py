@@ -208,7 +208,7 @@ class HFModelFactory(ModelFactory[HFModelConfig]):
         if size == 1:
             return
         name, text = type(config).__name__, config.get_text_config()
-        heads = text.num_attention_heads
+        heads = getattr(text, "num_attention_heads", None)
         rope = getattr(text, "rope_parameters", None) or {}
         kinds = {str(one.get("rope_type")) for one in [rope, *rope.values()] if isinstance(one, dict)}
         told = ""
@@ -216,7 +216,7 @@ class HFModelFactory(ModelFactory[HFModelConfig]):
             told = f"the attention of {name} is more than causal, or hidden from transformers; leave it out"
         elif chosen != attention.NAME:
             told = f"{size} processes share attention per document only; give model.attn_implementation: auto"
-        elif heads % size:
+        elif isinstance(heads, int) and heads % size:
             fit = ", ".join(str(n) for n in range(1, heads + 1) if heads % n == 0)
             told = f"{size} processes cannot share the {heads} heads of {name}; these can: {fit}"
         elif odd := sorted(kinds & {"dynamic", "longrope"}):

@@ -24,6 +24,15 @@ KINDS = {
     "cohere": {},  # a norm on each head
     "gpt2": {},  # learned positions
     "one key head": {"num_key_value_heads": 1},
+    "deepseek_v3": {  # values narrower than keys
+        "q_lora_rank": 16,
+        "kv_lora_rank": 16,
+        "qk_rope_head_dim": 8,
+        "qk_nope_head_dim": 8,
+        "v_head_dim": 8,
+        "num_key_value_heads": 4,
+        "first_k_dense_replace": 2,
+    },
     "mixtral": {"num_local_experts": 4, "num_experts_per_tok": 2},
 }
 
@@ -144,6 +153,14 @@ def shared(tiny_model: Any, size: int, **section: Any) -> Any:
 def test_what_cannot_be_shared_is_refused(tiny_model: Any, size: int, section: dict[str, Any], what: str) -> None:
     with pytest.raises(ModelError, match=f"^sequence_parallel_size: {what}"):
         shared(tiny_model, size, **section).check()
+
+
+def test_a_mask_of_a_part_is_refused() -> None:
+    query, mask = torch.zeros(1, 2, 4, 8), torch.ones(1, 1, 4, 4, dtype=torch.bool)
+    with pytest.raises(ModelError, match="a mask of its part"):
+        attention.document_attention(
+            torch.nn.Identity(), query, query, query, mask, sequence_share=sequence.Share(2, (1, 1))
+        )
 
 
 def test_attention_that_is_more_than_causal_is_not_shared(tiny_model: Any, tmp_path: Any) -> None:

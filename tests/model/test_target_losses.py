@@ -30,6 +30,7 @@ KINDS = {
     "gemma2": {},  # soft-capped scores and logits: neither our attention nor our head fits
     "granite": {"logits_scaling": 3.0},  # logits are divided after the output layer
     "cohere": {"logit_scale": 0.2},
+    "nemotron": {},  # layers do not tell their attention where documents end
     "gpt2": {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 128},
 }
 
@@ -106,6 +107,17 @@ def test_packed_padded_and_one_by_one_are_the_same(kind: str) -> None:
             got = gradients(model, losses.sum())
             for name, gradient in wanted.items():
                 torch.testing.assert_close(got[name], gradient, rtol=1e-4, atol=1e-4, msg=f"{kind} {name}")
+
+
+def test_attention_that_is_not_told_where_documents_end_never_runs_on_packed_rows() -> None:
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    config = AutoConfig.for_model("nemotron", **SHAPE)
+    assert not attention.supports(AutoModelForCausalLM._model_mapping[type(config)], config)
+    model = AutoModelForCausalLM.from_config(config, attn_implementation=attention.NAME)
+    attention.watch(model)
+    with pytest.raises(ModelError, match="NemotronAttention is not told where documents end; give sdpa"):
+        target_losses(model, packed(samples()))
 
 
 @pytest.mark.parametrize("kind", ["llama", "gemma2"])
