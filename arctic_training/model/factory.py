@@ -32,6 +32,10 @@ class ModelFactory(Factory[C, nn.Module], kind="model_factory"):
     def check_tokenizer(self, tokenizer: Any) -> None:
         """Raises `ModelError` for a tokenizer that does not fit; called after `check`, before there are data."""
 
+    def prove(self, engine: Any) -> None:
+        """Raises `ModelError` for what only running the model can tell; called on every process when it has its
+        ``engine``, before anything is loaded."""
+
     @hook("create_config")
     def create_config(self) -> Any:
         """What `create_model` is given; None when the section says everything."""

@@ -20,11 +20,13 @@ from arctic_training.engine.zero import sharded_construction
 from arctic_training.errors import ModelError
 from arctic_training.logging import logger
 from arctic_training.model import attention
+from arctic_training.model.apart import require_apart
 from arctic_training.model.factory import ModelFactory
 from arctic_training.model.memory import estimate
 from arctic_training.model.peft_transform import PeftConfig, PeftTransform
 from arctic_training.model.pretrained import Pretrained
 from arctic_training.model.rehearsal import require_positions, rows
+from arctic_training.model.target_losses import causal_model
 from arctic_training.model.transform import ModelTransform
 from arctic_training.model.transforms import (
     ActivationCheckpointing,
@@ -121,6 +123,11 @@ class HFModelFactory(ModelFactory[HFModelConfig]):
         if self._rows is not None and tokenizer is not None:
             with self.pretrained.named():
                 require_rows(self._rows, tokenizer, resize=self.config.resize_vocabulary)
+
+    def prove(self, engine: Any) -> None:
+        packs = getattr(self.trainer.config.data, "pack_samples", False)
+        if packs and causal_model(engine).config._attn_implementation != attention.NAME:
+            require_apart(engine, self.trainer.device)
 
     def create_config(self) -> Any:
         config, fits = self.pretrained.config(self.config.hf_config_kwargs)

@@ -148,13 +148,18 @@ def cast(trainer: Any, role: Role) -> Engine:
     section = getattr(config, role.name)
     block = getattr(config, role.deepspeed) if role.deepspeed else None
     seed(config.seed)  # a reference whose weights are drawn is the policy as it was drawn
-    model = make(view, role.name)
+    maker = factory(view, section, "model_factory_type")
+    model = maker()
+    engine: Engine
     if role.frozen:
-        return freeze(config, model, dtype=section.dtype, block=block)
-    optimizer = make(view, role.section("optimizer"), model)
-    scheduler = make(view, role.section("scheduler"), optimizer)
+        engine = freeze(config, model, dtype=section.dtype, block=block)
+    else:
+        optimizer = make(view, role.section("optimizer"), model)
+        scheduler = make(view, role.section("scheduler"), optimizer)
+        engine = initialize(config, model, optimizer, scheduler, dtype=section.dtype, block=block)
+    maker.prove(engine)
     # all of it: an adapter says that it trains while the model below it, as it was read, does not
-    return initialize(config, model, optimizer, scheduler, dtype=section.dtype, block=block).train()
+    return engine.train()
 
 
 def make_trackers(config: Any) -> list[Tracker]:
