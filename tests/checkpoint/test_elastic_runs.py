@@ -194,9 +194,6 @@ def move(name: str, root: Path, first: Cut, second: Cut, updates: Iterable[int],
         pytest.param("stream", Cut(1, 1, 1, 4), Cut(2, 3, 1, 2), marks=pytest.mark.long),
         ("packed", Cut(1, 1, 1, 4), Cut(2, 3, 1, 4, shared=2)),
         ("sft", Cut(2, 2, 2, 2, shared=2), Cut(2, 1, 1, 2)),
-        pytest.param("lora", Cut(2, 1, 2, 2, shared=2), Cut(1, 0, 4, 1), marks=pytest.mark.long),
-        pytest.param("stream", Cut(2, 1, 1, 4, shared=2), Cut(1, 2, 1, 4), marks=pytest.mark.long),
-        pytest.param("stream", Cut(2, 1, 1, 2), Cut(2, 2, 1, 4, shared=2), marks=pytest.mark.long),
     ],
 )
 def test_the_same_samples_and_losses_on_other_processes(tmp_path: Path, name: str, first: Cut, second: Cut) -> None:
@@ -207,6 +204,19 @@ def test_the_same_samples_and_losses_on_other_processes(tmp_path: Path, name: st
         half = len(whole) // 2
         for epoch in (range(1, half + 1), range(half + 1, 2 * half + 1)):
             assert len({sample for n in epoch for sample in whole[n]}) == sum(len(whole[n]) for n in epoch) == 22
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    ("name", "first", "second"),
+    [
+        ("lora", Cut(2, 1, 2, 2, shared=2), Cut(1, 0, 4, 1)),
+        ("stream", Cut(2, 1, 1, 4, shared=2), Cut(1, 2, 1, 4)),
+        ("stream", Cut(2, 1, 1, 2), Cut(2, 2, 1, 4, shared=2)),
+    ],
+)
+def test_shared_sequences_on_other_processes(tmp_path: Path, name: str, first: Cut, second: Cut) -> None:
+    test_the_same_samples_and_losses_on_other_processes(tmp_path, name, first, second)
 
 
 @pytest.mark.fault(18)
