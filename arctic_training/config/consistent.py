@@ -1,5 +1,6 @@
 """What the keys of a recipe must not contradict one another about."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from pydantic import ValidationInfo, field_validator
@@ -18,7 +19,7 @@ class Consistent(BaseConfig):
     @field_validator("sequence_parallel_size", check_fields=False)
     @classmethod
     def _has_what_to_share(cls, value: int, info: ValidationInfo) -> int:
-        if value > 1 and "type" in info.data and not _shares(trainer := lookup("trainer", info.data["type"])):
+        if value > 1 and "type" in info.data and not shares_sequences(trainer := lookup("trainer", info.data["type"])):
             told = f"{value}, and {trainer.__name__} does not say that its loss is right on a part of a sequence"
             raise ValueError(f"{told} (`shares_sequences = True`); leave it out")
         return value
@@ -122,7 +123,8 @@ class Consistent(BaseConfig):
         return value
 
 
-def _shares(trainer: type) -> bool:
-    """What a trainer says of the loss it has, be that inherited or its own."""
-    said = next(vars(one) for one in trainer.__mro__ if {"loss", "shares_sequences"} & vars(one).keys())
-    return bool(said.get("shares_sequences", False))
+def shares_sequences(trainer: type) -> bool:
+    """Whether a trainer says that the loss it has, be that inherited or its own, is right on a part of a sequence."""
+    said = (vars(one) for one in trainer.__mro__ if {"loss", "shares_sequences"} & vars(one).keys())
+    nearest: Mapping[str, Any] = next(said, {})
+    return bool(nearest.get("shares_sequences", False))

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from arctic_training import distributed
+from arctic_training.config.consistent import shares_sequences
 from arctic_training.errors import MemoryShortError
 
 _SHORT = ("can't allocate memory", "not enough memory", "CUDA out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
@@ -78,7 +79,7 @@ def _advice(trainer: Any, part: str) -> str:
             told.append("model.activation_checkpointing: true")
         if hasattr(config.data, "max_length"):
             told.append("a lower data.max_length")
-        if getattr(trainer, "shares_sequences", False):
+        if shares_sequences(type(trainer)):
             shared = 2 * config.sequence_parallel_size
             told.append(f"sequence_parallel_size: {shared}, so many processes to a sequence")
     sharded = "deepspeed.zero_optimization.stage: 3" + " on more processes" * (distributed.world_size() == 1)

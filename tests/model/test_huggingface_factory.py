@@ -244,9 +244,9 @@ def test_liger_is_refused_without_a_gpu(tiny_model: Path, monkeypatch: pytest.Mo
         LigerModelFactory(made.trainer, made.config)()
 
 
-def test_the_estimate_of_memory_is_near_what_layers_keep(tiny_model: Path) -> None:
-    model = factory(tiny_model)()
-    parameters = {one.untyped_storage().data_ptr() for one in model.parameters()}
+def kept_for_the_gradient(model: torch.nn.Module, act: Callable[[], object]) -> int:
+    """Bytes that ``act`` keeps for the gradient, beside the weights of ``model``."""
+    weights = {one.untyped_storage().data_ptr() for one in model.parameters()}
     kept: dict[int, torch.Tensor] = {}
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
@@ -254,8 +254,14 @@ def test_the_estimate_of_memory_is_near_what_layers_keep(tiny_model: Path) -> No
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        model.model(torch.zeros(1, 256, dtype=torch.long), use_cache=False)
-    held = sum(one.untyped_storage().nbytes() for place, one in kept.items() if place not in parameters)
+        act()
+    return sum(one.untyped_storage().nbytes() for place, one in kept.items() if place not in weights)
+
+
+def test_the_estimate_of_memory_is_near_what_layers_keep(tiny_model: Path) -> None:
+    model = factory(tiny_model)()
+    ids = torch.zeros(1, 256, dtype=torch.long)
+    held = kept_for_the_gradient(model, lambda: model.model(ids, use_cache=False))
     told = estimate(model, tokens=256, dtype="fp32")
     assert told is not None
     assert 0.9 < told.activations / held < 1.5

@@ -13,7 +13,7 @@ from arctic_training.model.target_losses import target_losses
 from arctic_training.model.transforms import ActivationCheckpointing, ActivationCheckpointingConfig
 from arctic_training.parallel import sequence
 from tests import processes
-from tests.model.test_huggingface_factory import factory
+from tests.model.test_huggingface_factory import factory, kept_for_the_gradient
 from tests.model.test_target_losses import build, gradients, packed, padded, samples
 
 KINDS = {
@@ -102,28 +102,19 @@ def test_the_models_own_loss_is_right_too() -> None:
             assert float((found[name] - gradient).norm()) / scale < 1e-6, name
 
 
-def kept_for_the_gradient() -> int:
+def kept_of_a_long_sequence() -> int:
     """Bytes that the layers keep of a long sequence, beside the weights."""
     distributed.init()
     model, size = build("llama"), distributed.world_size()
     batch = packed([torch.arange(4096) % 90 + 3])
     if size > 1:
         batch = sequence.share(batch, size, distributed.rank())
-    weights = {one.untyped_storage().data_ptr() for one in model.parameters()}
-    kept: dict[int, torch.Tensor] = {}
-
-    def keep(tensor: torch.Tensor) -> torch.Tensor:
-        kept[tensor.untyped_storage().data_ptr()] = tensor
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        target_losses(model, batch, reduction="sum")
-    return sum(one.untyped_storage().nbytes() for place, one in kept.items() if place not in weights)
+    return kept_for_the_gradient(model, lambda: target_losses(model, batch, reduction="sum"))
 
 
 def test_each_of_two_keeps_half_of_the_activations() -> None:
-    (alone,) = processes.share(kept_for_the_gradient, 1)
-    for kept in processes.share(kept_for_the_gradient, 2):
+    (alone,) = processes.share(kept_of_a_long_sequence, 1)
+    for kept in processes.share(kept_of_a_long_sequence, 2):
         assert 0.48 < kept / alone < 0.55
 
 
