@@ -1,6 +1,6 @@
 """Preference data: two answers to each prompt, the first preferred."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -11,10 +11,9 @@ from pydantic import Field
 from arctic_training.config.base import ComponentConfig
 from arctic_training.config.numbers import HumanInt
 from arctic_training.data import preference_rows
-from arctic_training.data.chat_template import Span
 from arctic_training.data.collate import IGNORED, pack, pad
 from arctic_training.data.config import SourcedDataConfig
-from arctic_training.data.encoder import SampleEncoder
+from arctic_training.data.encoder import SpanEncoder
 from arctic_training.data.preparation import map_rows, token_table
 from arctic_training.data.row_error import RowError
 from arctic_training.data.shapes import Sample
@@ -87,16 +86,6 @@ class DPODataFactory(SourcedDataFactory[Any]):
     def _pad_token(self) -> int:
         token = self.tokenizer.pad_token_id
         return int(token if token is not None else self.tokenizer.eos_token_id)
-
-
-class SpanEncoder(SampleEncoder):
-    """Labels only the last of the assistant's turns: as many as ``answers`` says of each sample."""
-
-    answers: Mapping[int, int] = {}
-
-    def _find(self, samples: Sequence[Sample], group: Sequence[int], first: int) -> tuple[list[str], list[list[Span]]]:
-        texts, spans = super()._find(samples, group, first)
-        return texts, [found[max(0, len(found) - self.answers[n]) :] for n, found in zip(group, spans, strict=True)]
 
 
 class Cut:

@@ -103,6 +103,8 @@ class SampleEncoder:
 
     def _verify(self, text: str, spans: Sequence[Span], targets: Tokens) -> None:
         """Raises `DataError` when the targets do not decode to what the spans hold, white space and the like apart."""
+        if "refuse_unknown" in self.tokenizer.init_kwargs and (targets == self.tokenizer.unk_token_id).any():
+            return  # a lexer keeps nothing of what it does not know; whether it may is said of all data at once
         normalizer = self.tokenizer.backend_tokenizer.normalizer if self.tokenizer.is_fast else None
         decoded, at = _plain(self.tokenizer.decode(targets)), 0
         for start, end in spans:
@@ -128,6 +130,16 @@ class SampleEncoder:
                 ids, labels = np.append(ids, np.int32(end)), np.append(labels, np.int32(end))
             made.append((ids, labels))
         return made
+
+
+class SpanEncoder(SampleEncoder):
+    """Labels only the last of the assistant's turns: as many as ``answers`` says of each sample."""
+
+    answers: Mapping[int, int] = {}
+
+    def _find(self, samples: Sequence[Sample], group: Sequence[int], first: int) -> tuple[list[str], list[list[Span]]]:
+        texts, spans = super()._find(samples, group, first)
+        return texts, [found[max(0, len(found) - self.answers[n]) :] for n, found in zip(group, spans, strict=True)]
 
 
 def _plain(text: str) -> str:

@@ -46,6 +46,10 @@ class Loader(ABC):
         """Rows that an epoch goes through; 0 when there is no end."""
         return len(self) * self.stride
 
+    def places(self, row: int) -> range:
+        """Where in the order this rank's rows stand of the micro-batches that begin at ``row``."""
+        raise NotImplementedError(f"{type(self).__name__} does not say which rows are in a batch")
+
     def close(self) -> None:  # noqa: B027  most loaders hold nothing
         """End worker processes, if there are any. The loader may be iterated again."""
 
@@ -94,6 +98,9 @@ class IndexedLoader(Loader):
 
     def seek(self, epoch: int, row: int) -> None:
         self._at = (epoch, row)
+
+    def places(self, row: int) -> range:
+        return self.order.places(row)
 
     def samples(self, epoch: int, row: int) -> list[int]:
         """The indices in `dataset` of what this rank's micro-batch holds, of those that begin at ``row``."""

@@ -9,7 +9,8 @@ from arctic_training.errors import DataError
 
 Row = Mapping[str, Any]
 
-_PROMPTS = ("prompt", "instruction", "question", "query", "input")
+_PROBLEM = "problem"
+_PROMPTS = ("prompt", "instruction", "question", "query", "input", _PROBLEM)
 
 KNOWN = "chosen and rejected, each a chat, its last messages or a text, with or without a prompt beside them"
 
@@ -45,6 +46,8 @@ def preference(row: Row, prompt_column: str | None) -> Preference:
     for name, value in (("chosen", chosen), ("rejected", rejected)):
         if value is None:
             raise DataError(f"{name} is empty")
+    if prompt_column == _PROBLEM and isinstance(prompt, str):
+        prompt = _asked(prompt)  # as a chat, so that the tokenizer's template says where the answers begin and end
     texts = isinstance(chosen, str) and isinstance(rejected, str)
     if texts and (prompt is None or isinstance(prompt, str)):
         return _texts(prompt, chosen, rejected)

@@ -7,6 +7,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from arctic_training.data.row_error import RowError, where
 from arctic_training.data.rows import Row, RowReader
 from arctic_training.data.samples import Samples
 from arctic_training.data.source import DataSource
+from arctic_training.data.unknown import Unknown
 from arctic_training.errors import ArcticError, DataError
 from arctic_training.logging import logger
 
@@ -49,8 +51,13 @@ def load(source: DataSource, split: str) -> Any:
     return rows
 
 
-def prepare(factory: Any, sources: Sequence[DataSource], loaded: Sequence[Any]) -> tuple[Any, list[str]]:
-    """The samples of all sources in one `pyarrow.Table`, and what a person should be told of them."""
+def prepare(
+    factory: Any, sources: Sequence[DataSource], loaded: Sequence[Any], unknown: Unknown
+) -> tuple[Any, list[str]]:
+    """The samples of all sources in one `pyarrow.Table`, and what a person should be told of them.
+
+    What a strict tokenizer does not know is left in ``unknown``.
+    """
     import pyarrow as pa
 
     tables, notes = [], []
@@ -59,21 +66,26 @@ def prepare(factory: Any, sources: Sequence[DataSource], loaded: Sequence[Any]) 
         for source, rows, indices in zip(sources, loaded, chosen, strict=True):
             taken = rows if indices is None else rows.select(indices)
             logger.info(f"{source}: {len(taken)} of {len(rows)} rows")
+            place = partial(_place, source, indices)
             try:
                 made = process(factory, source, taken)
             except RowError as error:
-                row = error.row if indices is None else int(indices[error.row])
-                raise DataError(f"{source.place(row)}: {error.what}") from error
+                raise DataError(f"{place(error.row)}: {error.what}") from error
             except DataError as error:
                 raise DataError(f"{source}: {error}") from error
             samples = Samples(made)
             numbers = indices if indices is not None and len(indices) == len(samples) else np.arange(len(samples))
+            unknown.look(taken, samples, partial(process, factory, source), place)
             most, why = factory.config.max_share_without_targets, factory.no_target
             samples, note = with_targets(samples, numbers, str(source), most, why)
             notes += [note] * bool(note)
             indices = samples.indices
             tables.append(samples.table if indices is None else samples.table.take(pa.array(indices)))
     return join(tables), notes
+
+
+def _place(source: DataSource, indices: Any, row: int) -> str:
+    return source.place(row if indices is None else int(indices[row]))
 
 
 def process(factory: Any, source: DataSource, rows: Any) -> Any:

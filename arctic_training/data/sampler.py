@@ -60,7 +60,12 @@ class GlobalOrder:
             self._epoch = epoch
         return self._order
 
+    def places(self, start: int) -> range:
+        """Where in the order this rank's rows stand of the micro-batches that begin at ``start``."""
+        mine = start + self.rank * self.micro
+        return range(mine, mine + self.micro)
+
     def batch(self, epoch: int, start: int) -> Rows:
         """This rank's rows of the micro-batches that begin at ``start``: ``micro``; at the end fewer, perhaps none."""
-        mine = start + self.rank * self.micro
-        return self.permutation(epoch)[mine : mine + self.micro]
+        mine = self.places(start)
+        return self.permutation(epoch)[mine.start : mine.stop]

@@ -28,12 +28,13 @@ ROLES = {
 """What a data set calls a speaker, and what a chat template calls him."""
 
 _PAIR = ("user", "assistant")
+_PROBLEM = ("problem", "answer")
 _CHATS = ("messages", "conversations", "conversation", "chat", "dialogue")
 _PROMPTS = (("prompt", "completion"), ("prompt", "response"), ("query", "response"), ("question", "answer"))
 
 KNOWN = (
     "messages [{role, content}], conversations [{from, value}] (sharegpt), instruction, input, output (alpaca), "
-    "prompt and completion (text or messages)"
+    "prompt and completion (text or messages), problem and answer"
 )
 
 
@@ -60,6 +61,8 @@ def reader(columns: Sequence[str]) -> Callable[[Row], Sample]:
     for prompt, completion in _PROMPTS:
         if {prompt, completion} <= there:
             return lambda row: _pair(_given(row, prompt), _given(row, completion), row)
+    if {*_PROBLEM} <= there:
+        return _problem
     hint = "; plain text is what the causal trainer reads" if "text" in there else ""
     raise DataError(f"no known shape has the columns {', '.join(columns) or '(none)'}; known are {KNOWN}{hint}")
 
@@ -145,6 +148,12 @@ def _pair(prompt: Any, completion: Any, row: Row) -> Sample:
         if not isinstance(words, (str, list)):
             raise DataError(f"the {role}'s part is {_short(words)}; text or messages are wanted")
         turns += [{"role": role, "content": words}] if isinstance(words, str) else words
+    return _chat(turns, row)
+
+
+def _problem(row: Row) -> Sample:
+    """As a chat, so that the tokenizer's template says where the answer begins and ends."""
+    turns = [{"role": role, "content": _given(row, name)} for role, name in zip(_PAIR, _PROBLEM, strict=True)]
     return _chat(turns, row)
 
 

@@ -6,6 +6,7 @@ import socket
 from abc import abstractmethod
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
@@ -20,6 +21,7 @@ from arctic_training.data.config import SourcedDataConfig
 from arctic_training.data.factory import DataFactory, Loaders
 from arctic_training.data.samples import Samples
 from arctic_training.data.source import DataSource
+from arctic_training.data.unknown import Unknown, refused
 from arctic_training.errors import DataError
 from arctic_training.factory import TrainerView
 from arctic_training.logging import logger
@@ -164,6 +166,7 @@ class SourcedDataFactory(DataFactory[C]):
                 "max_length": None if "max_length" in self.after_the_cache else self.max_length,
                 "tokenizer": cache.tokenizer_fingerprint(self.tokenizer),
                 "tokenizer_settings": self.trainer.config.tokenizer.model_dump(mode="json"),
+                "refused": refused(self.tokenizer),
                 "code": cache.code_fingerprint([type(self), *(type(source) for source in sources)]),
                 "libraries": preparation.versions(),
             }
@@ -174,7 +177,15 @@ class SourcedDataFactory(DataFactory[C]):
                     f"{store.folder} does not hold the prepared data {key}, and fail_on_missing_cache is set"
                 )
             loaded = {n: loaded[n] if n in loaded else preparation.load(one, split) for n, one in enumerate(sources)}
-            store.write(key, *preparation.prepare(self, sources, [loaded[n] for n in range(len(sources))]))
+            unknown = Unknown(self)
+            made = preparation.prepare(self, sources, [loaded[n] for n in range(len(sources))], unknown)
+            if unknown.places:
+                for config in self.config.eval_sources if split == "train" else ():
+                    with suppress(DataError):  # which is told when these are mended
+                        (one,) = self.sources([config])
+                        preparation.prepare(self, [one], [preparation.load(one, "eval")], unknown)
+                raise unknown.refusal()
+            store.write(key, *made)
         return key
 
 

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from arctic_training.data.row_error import RowError, where
 from arctic_training.data.sampler import GlobalOrder, Rows
 from arctic_training.data.samples import Samples
 from arctic_training.data.source import DataSource
+from arctic_training.data.unknown import Unknown
 from arctic_training.errors import DataError, ResumeError
 from arctic_training.logging import logger
 
@@ -163,7 +165,10 @@ class Lane:
     def _process(self, source: DataSource, rows: list[Any]) -> Any:
         """The samples of rows of a source, in a `pyarrow.Table`."""
         try:
-            return Samples(preparation.process(self.factory, source, json_rows.to_dataset(rows))).table
+            dataset, process = json_rows.to_dataset(rows), partial(preparation.process, self.factory, source)
+            samples = Samples(process(dataset))
+            Unknown(self.factory).refuse_row(dataset, samples, process)
+            return samples.table
         except RowError as error:  # which row of its source it is, nobody has counted
             row = json.dumps(rows[error.row], default=str, ensure_ascii=False)
             raise DataError(f"{source}: {error.what}; the row begins {row[:_SHOWN]}") from error
@@ -203,10 +208,12 @@ class StreamLoader(Loader):
     def seek(self, epoch: int, row: int) -> None:
         """The position is not a function of epoch and row alone; it is set by `load_state_dict`."""
 
+    def places(self, row: int) -> range:
+        return range(row + self.factory.trainer.data_rank, row + self.stride, self.factory.trainer.data_world)
+
     def __iter__(self) -> Iterator[Batch]:
-        view = self.factory.trainer
         while True:
-            mine = range(self._row + view.data_rank, self._row + self.stride, view.data_world)
+            mine = self.places(self._row)
             rows = [self._lanes[row % self._count].row(row // self._count) for row in mine]
             self._row += self.stride
             yield self.factory.batch([sample for row in rows for sample in row])

@@ -1,7 +1,9 @@
 """Texts to tokens, and stretches of characters to the tokens that hold them."""
 
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import numpy as np
@@ -11,6 +13,19 @@ from arctic_training.data.chat_template import Span
 
 Tokens = npt.NDArray[np.int32]
 Mask = npt.NDArray[np.bool_]
+
+_unknown: ContextVar[dict[str, None] | None] = ContextVar("unknown", default=None)
+
+
+@contextmanager
+def unknown_words() -> Iterator[dict[str, None]]:
+    """Collects the words, in their order, for which this thread's texts get the unknown token meanwhile."""
+    met: dict[str, None] = {}
+    token = _unknown.set(met)
+    try:
+        yield met
+    finally:
+        _unknown.reset(token)
 
 
 class Tokenize:
@@ -52,8 +67,11 @@ class Tokenize:
             return [self._by_prefixes(text, found, settings) for text, found in zip(texts, spans, strict=True)]
         settings["return_offsets_mapping"] = True
         read = self.tokenizer(list(texts), **settings)
-        made = []
-        for ids, offsets, stretches in zip(read["input_ids"], read["offset_mapping"], spans, strict=True):
+        made, unknown = [], _unknown.get()
+        for text, ids, offsets, stretches in zip(texts, read["input_ids"], read["offset_mapping"], spans, strict=True):
+            if unknown is not None:
+                found = zip(ids, offsets, strict=True)
+                unknown |= {text[slice(*place)]: None for one, place in found if one == self.tokenizer.unk_token_id}
             mask = np.zeros(len(ids), np.bool_)
             places = np.array(offsets, np.int64).reshape(-1, 2)
             for start, end in stretches:

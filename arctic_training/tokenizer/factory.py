@@ -1,11 +1,13 @@
 """Makes the tokenizer of a run. The base of every tokenizer factory."""
 
 from abc import abstractmethod
+from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 from arctic_training.callback.hooks import hook
 from arctic_training.config.base import ComponentConfig
 from arctic_training.config.tokenizer import TokenizerConfig
+from arctic_training.errors import ModelError
 from arctic_training.factory import Factory
 
 C = TypeVar("C", bound=TokenizerConfig)
@@ -32,3 +34,14 @@ class NoTokenizerFactory(TokenizerFactory[TokenizerConfig]):
 
     def create_tokenizer(self) -> None:
         return None
+
+
+def read_template(told: str | None, folder: Path) -> str | None:
+    """The chat template that a recipe in ``folder`` gives, itself or by the name of a file. Raises `ModelError`."""
+    if told is None or "{" in told or "\n" in told:
+        return told
+    path = folder / told
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ModelError(f"tokenizer.chat_template: {path}: {error.strerror}") from error

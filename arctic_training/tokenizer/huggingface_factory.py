@@ -13,7 +13,7 @@ from arctic_training.config.paths import beyond_reach, unreadable
 from arctic_training.config.problems import Problem
 from arctic_training.config.tokenizer import TokenizerConfig
 from arctic_training.errors import ModelError
-from arctic_training.tokenizer.factory import TokenizerFactory
+from arctic_training.tokenizer.factory import TokenizerFactory, read_template
 
 _SPARE = (
     re.compile(r"[<\[]\W*(finetune_right_)?pad\W*[>\]]", re.IGNORECASE),
@@ -82,20 +82,10 @@ class HFTokenizerFactory(TokenizerFactory[HFTokenizerConfig]):
             else:
                 text = f"its tokenizer cannot be read: {type(error).__name__}: {text}"
             raise ModelError(f"{key}: {where}: {text}") from error
-        if (template := self._template()) is not None:
+        if (template := read_template(self.config.chat_template, self.trainer.config.recipe_dir)) is not None:
             tokenizer.chat_template = template
         give_pad_token(tokenizer, self.config.pad_token)
         return tokenizer
-
-    def _template(self) -> str | None:
-        told = self.config.chat_template
-        if told is None or "{" in told or "\n" in told:
-            return told
-        path = self.trainer.config.recipe_dir / told
-        try:
-            return path.read_text(encoding="utf-8")
-        except OSError as error:
-            raise ModelError(f"tokenizer.chat_template: {path}: {error.strerror}") from error
 
 
 def give_pad_token(tokenizer: Any, wanted: str | None = None) -> None:

@@ -1,6 +1,6 @@
 """What trainers of causal language models share: models, tokenizers, optimizers, and the loss of the targets."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from pydantic import Field
@@ -18,6 +18,7 @@ from arctic_training.optimizer.torch_factories import AdamWFactory, SGDFactory
 from arctic_training.scheduler.huggingface_factory import HFSchedulerFactory
 from arctic_training.scheduler.torch_factories import ConstantFactory, ExponentialFactory, OneCycleFactory, WSDFactory
 from arctic_training.tokenizer.huggingface_factory import HFTokenizerFactory
+from arctic_training.tokenizer.lexer_factory import LexerFactory
 from arctic_training.trainer.trainer import Trainer
 
 
@@ -29,7 +30,7 @@ class LanguageModelConfig(TrainerConfig):
 class LanguageModelTrainer(Trainer):
     """A causal language model, by the mean cross-entropy of its targets over the whole window."""
 
-    config_type = LanguageModelConfig
+    config_type: ClassVar[type[TrainerConfig]] = LanguageModelConfig
     shares_sequences = True
     model_factory_type = (HFModelFactory, LigerModelFactory)
     checkpoint_engine_type = (DeepSpeedCheckpointEngine, HFCheckpointEngine)
@@ -43,7 +44,7 @@ class LanguageModelTrainer(Trainer):
         MuonFactory,
     )
     scheduler_factory_type = (HFSchedulerFactory, WSDFactory, ConstantFactory, ExponentialFactory, OneCycleFactory)
-    tokenizer_factory_type = (HFTokenizerFactory,)
+    tokenizer_factory_type = (HFTokenizerFactory, LexerFactory)
 
     def loss(self, batch: Any) -> torch.Tensor:
         """The sum of the targets' losses over ``batch["num_items_in_batch"]``: exact, however the batch is cut."""

@@ -90,7 +90,7 @@ CASES: dict[str, Case] = {
     "a mapping for a list": Case(
         "rows.json: no known shape has the columns train; known are messages [{role, content}], "
         "conversations [{from, value}] (sharegpt), instruction, input, output (alpaca), prompt and "
-        "completion (text or messages)",
+        "completion (text or messages), problem and answer",
         recipe=sft("rows.json"),
         files={"rows.json": '{"train": [1]}'},
     ),
@@ -133,14 +133,14 @@ CASES: dict[str, Case] = {
     "plain text for chats": Case(
         "rows.txt: no known shape has the columns text; known are messages [{role, content}], "
         "conversations [{from, value}] (sharegpt), instruction, input, output (alpaca), prompt and "
-        "completion (text or messages); plain text is what the causal trainer reads",
+        "completion (text or messages), problem and answer; plain text is what the causal trainer reads",
         recipe=sft("rows.txt"),
         files={"rows.txt": b"a\nb\n"},
     ),
     "unknown columns": Case(
         "rows.jsonl: no known shape has the columns q, a; known are messages [{role, content}], "
         "conversations [{from, value}] (sharegpt), instruction, input, output (alpaca), prompt and "
-        "completion (text or messages)",
+        "completion (text or messages), problem and answer",
         files={"rows.jsonl": lines({"q": "a", "a": "b"})},
     ),
     "a row without its column": Case(

@@ -38,6 +38,7 @@ BAD = Sample([user("hi"), assistant("go away")])
         },
         {"prompt": [user("hi")], "chosen": [assistant("hello")], "rejected": [assistant("go away")]},
         {"prompt": "hi", "chosen": [assistant("hello")], "rejected": [assistant("go away")]},
+        {"problem": "hi", "chosen": "hello", "rejected": "go away"},
         {"prompt": [user("hi")], "chosen": "hello", "rejected": "go away"},
         {"instruction": "hi", "chosen": [assistant("hello")], "rejected": [assistant("go away")]},
         {  # other words for the same

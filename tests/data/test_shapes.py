@@ -27,6 +27,7 @@ def read(row: dict[str, Any]) -> Sample:
         {"prompt": CHAT[:1], "completion": CHAT[1:]},
         {"prompt": "hi", "completion": CHAT[1:]},
         {"prompt": CHAT[:1], "completion": "yes"},
+        {"problem": "hi", "answer": "yes", "seed": 7},
     ],
 )
 def test_chats(row: dict[str, Any]) -> None:
@@ -62,6 +63,8 @@ def test_the_history_of_alpaca_comes_first() -> None:
 @pytest.mark.parametrize(
     ("row", "said"),
     [
+        ({"problem": "a", "answer": 2}, r"message 2 \(assistant\) has the content 2; text is wanted"),
+        ({"problem": None, "answer": "a"}, "problem is missing; the row has answer"),
         ({"text": "a"}, "no known shape has the columns text; known are messages .*causal trainer"),
         ({"a": 1, "b": 2}, "no known shape has the columns a, b"),
         ({"messages": []}, "a chat is a list of messages, not \\[\\]"),

@@ -1,0 +1,91 @@
+"""What a strict tokenizer does not know: all of it is told before training. Good rows are not looked at twice."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from arctic_training.data.row_error import RowError
+from arctic_training.data.samples import Indices, Samples
+from arctic_training.data.tokens import unknown_words
+from arctic_training.errors import DataError
+
+_SHOWN = 20
+_AT_ONCE = 1_000
+Process = Callable[[Any], Any]
+"""Makes samples of rows, a `datasets.Dataset`."""
+
+
+def refused(tokenizer: Any) -> int | None:
+    """The token for what is unknown, when no sample may hold it; so a lexer is saved (`refuse_unknown`)."""
+    wanted = getattr(tokenizer, "init_kwargs", {}).get("refuse_unknown")
+    return int(tokenizer.unk_token_id) if wanted else None
+
+
+class Unknown:
+    """What was met in the sources of a run."""
+
+    def __init__(self, factory: Any) -> None:
+        self.factory, self.token = factory, refused(factory.tokenizer)
+        self.places: dict[str, str] = {}
+        """Where each word was met first; empty of those that are not shown."""
+
+    def look(self, rows: Any, samples: Samples, process: Process, place: Callable[[int], str]) -> None:
+        """Find it in ``samples``, which ``process`` made of ``rows``; ``place`` says which row of its source one is."""
+        bad = self._bad(samples)
+        if len(bad) and len(samples) != len(rows):
+            bad = np.arange(len(rows))  # which row a sample is of, only its maker knows
+        for first in range(0, len(bad), _AT_ONCE):
+            some = bad[first : first + _AT_ONCE]
+            for word in self._words(rows, some, process):
+                if word not in self.places:
+                    shown = len(self.places) < _SHOWN
+                    self.places[word] = place(self._first(word, rows, some, process)) if shown else ""
+
+    def refuse_row(self, rows: Any, samples: Samples, process: Process) -> None:
+        """Raises `RowError` for the first of ``rows`` that holds any."""
+        if len(bad := self._bad(samples)):
+            row = int(bad[0]) if len(samples) == len(rows) else 0
+            words = ", ".join(map(repr, self._words(rows, bad[:1], process)))
+            raise RowError(row, f"not in the tokenizer's vocabulary: {words}; {self._mend}")
+
+    def refusal(self) -> DataError:
+        count = len(self.places)
+        told = [f"{word!r} (first in {place})" for word, place in self.places.items() if place]
+        more = [f"and {count - len(told):,} more"] * (count > len(told))
+        what = "1 token of the data is" if count == 1 else f"{count:,} tokens of the data are"
+        return DataError(f"{self._key}: {what} not in the vocabulary: {', '.join(told + more)}; {self._mend}")
+
+    @property
+    def _key(self) -> str:
+        return "tokenizer.vocab" if self._from_recipe else "tokenizer"
+
+    @property
+    def _mend(self) -> str:
+        if self._from_recipe:
+            return "add them to tokenizer.vocab, or set tokenizer.strict: false"
+        return "it was saved by a strict lexer, which takes no others"
+
+    @property
+    def _from_recipe(self) -> bool:
+        return hasattr(self.factory.trainer.config.tokenizer, "vocab")
+
+    def _bad(self, samples: Samples) -> Indices:
+        """Which samples hold any."""
+        columns = [name for name in samples.table.column_names if name.endswith(("input_ids", "answer_ids"))]
+        if self.token is None or not columns:
+            return np.empty(0, np.int64)
+        held = [samples.lengths(name) - samples.counts(name, self.token) for name in columns]
+        return np.flatnonzero(np.sum(held, 0))
+
+    def _words(self, rows: Any, numbers: npt.NDArray[Any] | Sequence[int], process: Process) -> Sequence[str]:
+        with unknown_words() as met:
+            process(rows.select(numbers))
+        return list(met) or [self.factory.tokenizer.unk_token]  # rows that are tokens already have no words
+
+    def _first(self, word: str, rows: Any, numbers: Indices, process: Process) -> int:
+        while len(numbers) > 1:
+            half = len(numbers) // 2
+            numbers = numbers[:half] if word in self._words(rows, numbers[:half], process) else numbers[half:]
+        return int(numbers[0])

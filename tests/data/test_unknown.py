@@ -1,0 +1,133 @@
+"""Tokens outside a strict tokenizer's vocabulary: all are told, by word and place, whatever reads the rows."""
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from transformers import AutoTokenizer
+
+from arctic_training.config.tokenizer import TokenizerConfig
+from arctic_training.data.causal_factory import CausalDataFactory
+from arctic_training.data.dpo_factory import DPODataFactory
+from arctic_training.data.sft_factory import SFTDataFactory
+from arctic_training.errors import DataError
+from arctic_training.tokenizer.lexer_factory import LexerConfig, LexerFactory
+from tests.data.view import make
+
+SECTION = {"type": "lexer", "vocab": {"range": {"x": ["x", 0, 9]}, "misc": ["+", "-"]}}
+MEND = "; add them to tokenizer.vocab, or set tokenizer.strict: false"
+
+
+def lexer(**more: Any) -> tuple[Any, LexerConfig]:
+    config = LexerConfig.model_validate(SECTION | more)
+    view: Any = SimpleNamespace(config=SimpleNamespace(recipe_dir=Path()))
+    return LexerFactory(view, config)(), config
+
+
+def write(path: Path, rows: list[dict[str, Any]]) -> str:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return str(path)
+
+
+def problems(*answers: str) -> list[dict[str, Any]]:
+    return [{"problem": "x1 + x2", "answer": answer} for answer in answers]
+
+
+def factory(folder: Path, cls: Any, sources: list[Any], **more: Any) -> Any:
+    tokenizer, config = more.pop("lexer", None) or lexer()
+    section = {"sources": sources, "cache_dir": str(folder / "cache"), **more}
+    made = make(cls, tokenizer, section, train_iters=2, epochs=1)
+    made.trainer.config.tokenizer = config
+    return made
+
+
+def refused(made: Any) -> str:
+    with pytest.raises(DataError) as caught:
+        next(iter(made().train))
+    return str(caught.value)
+
+
+def test_all_words_of_all_sources_are_told_with_their_first_place(tmp_path: Path) -> None:
+    first = write(tmp_path / "a.jsonl", problems("x1", "x1 + y", "% + y", "x12-y", "x1"))
+    second = write(tmp_path / "b.jsonl", problems("y", "zed2"))
+    held = write(tmp_path / "c.jsonl", problems("x1", "x1", "y + @"))
+    made = factory(tmp_path, SFTDataFactory, [first, second], eval_sources=[held])
+    places = {"y": f"{first}:2", "%": f"{first}:3", "x12": f"{first}:4", "zed2": f"{second}:2", "@": f"{held}:3"}
+    told = ", ".join(f"{word!r} (first in {place})" for word, place in places.items())
+    assert refused(made) == f"tokenizer.vocab: 5 tokens of the data are not in the vocabulary: {told}{MEND}"
+    assert not list((tmp_path / "cache").glob("*/*"))
+    made = factory(tmp_path, SFTDataFactory, [write(tmp_path / "d.jsonl", problems("x1"))], eval_sources=[held])
+    assert f"2 tokens of the data are not in the vocabulary: 'y' (first in {held}:3), '@' (first in" in refused(made)
+
+
+def test_of_many_words_twenty_are_shown(tmp_path: Path) -> None:
+    source = write(tmp_path / "a.jsonl", problems(*(f"x1 y{n}" for n in range(1_500))))
+    said = refused(factory(tmp_path, SFTDataFactory, [source]))
+    assert said.startswith("tokenizer.vocab: 1,500 tokens of the data are")
+    assert f"'y19' (first in {source}:20), and 1,480 more; " in said and "y20" not in said
+
+
+def test_it_is_the_row_of_the_source_when_some_are_taken(tmp_path: Path) -> None:
+    rows = problems(*["x1"] * 50, "y", *["x2"] * 49)
+    source = {"name_or_path": write(tmp_path / "a.jsonl", rows), "sample_count": 99}
+    for seed in range(3):
+        made = factory(tmp_path, SFTDataFactory, [source | {"sample_seed": seed}])
+        said = refused(made)
+        assert f"1 token of the data is not in the vocabulary: 'y' (first in {source['name_or_path']}:51)" in said
+
+
+def test_several_processes_find_the_same(tmp_path: Path) -> None:
+    rows = problems(*["x1"] * 10_000, "y", *["x2"] * 1_000, "z", "y")
+    source = write(tmp_path / "a.jsonl", rows)
+    said = refused(factory(tmp_path, SFTDataFactory, [source], num_proc=2))
+    assert f"'y' (first in {source}:10001), 'z' (first in {source}:11002)" in said
+
+
+def test_causal_texts(tmp_path: Path) -> None:
+    source = write(tmp_path / "a.jsonl", [{"text": "x1"}, {"text": "a x2"}])
+    assert f"'a' (first in {source}:2)" in refused(factory(tmp_path, CausalDataFactory, [source]))
+
+
+@pytest.mark.parametrize("column", ["problem", "chosen", "rejected"])
+def test_either_answer_of_a_preference(tmp_path: Path, column: str) -> None:
+    row = {"problem": "x1 +", "chosen": "x2", "rejected": "x3"}
+    source = write(tmp_path / "a.jsonl", [row, row | {column: "x1 y"}])
+    assert f": 'y' (first in {source}:2);" in refused(factory(tmp_path, DPODataFactory, [source]))
+
+
+def test_rows_that_are_tokens_already(tmp_path: Path) -> None:
+    good, bad = lexer()[0]("x1 x2")["input_ids"], lexer()[0]("x1 y")["input_ids"]
+    source = {"name_or_path": write(tmp_path / "a.jsonl", [{"input_ids": good}, {"input_ids": bad}]), "process": False}
+    assert f": '[UNK]' (first in {source['name_or_path']}:2);" in refused(factory(tmp_path, SFTDataFactory, [source]))
+
+
+def test_a_stream_refuses_the_row_that_it_meets(tmp_path: Path) -> None:
+    source = {"name_or_path": write(tmp_path / "a.jsonl", problems("x1", "x1 y %")), "streaming": True}
+    said = refused(factory(tmp_path, SFTDataFactory, [source], stream_buffer=4))
+    row = json.dumps(problems("x1 y %")[0])
+    told = f"not in the tokenizer's vocabulary: 'y', '%'{MEND}; the row begins {row}"
+    assert said == f"{source['name_or_path']}: {told}"
+
+
+def test_a_strict_run_takes_nothing_that_another_has_cached(tmp_path: Path) -> None:
+    source = write(tmp_path / "a.jsonl", problems("x1", "y"))
+    loose = factory(tmp_path, SFTDataFactory, [source], lexer=lexer(strict=False))()
+    unknown = lexer()[0].unk_token_id
+    assert sum(int(np.count_nonzero(row["input_ids"] == unknown)) for row in loose.train.dataset) == 1
+    assert "'y' (first in" in refused(factory(tmp_path, SFTDataFactory, [source]))
+
+
+@pytest.mark.parametrize("strict", [True, False])
+def test_strictness_is_saved_with_the_tokenizer(tmp_path: Path, strict: bool) -> None:
+    source = write(tmp_path / "a.jsonl", problems("x1", "y"))
+    lexer(strict=strict)[0].save_pretrained(tmp_path / "saved")
+    loaded = AutoTokenizer.from_pretrained(tmp_path / "saved"), TokenizerConfig(type="huggingface")
+    made = factory(tmp_path, SFTDataFactory, [source], lexer=loaded)
+    if not strict:
+        assert len(made().train.dataset) == 2
+        return
+    told = f"tokenizer: 1 token of the data is not in the vocabulary: 'y' (first in {source}:2); it was saved by"
+    assert refused(made) == f"{told} a strict lexer, which takes no others"

@@ -1,0 +1,462 @@
+"""The lexer: what its tokens are, against a slow lexer in plain Python, and that it travels."""
+
+import json
+import pickle
+import re
+import subprocess
+import sys
+import time
+import unicodedata
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from arctic_training.cli import main
+from arctic_training.config.node import plain
+from arctic_training.config.problems import problems_of
+from arctic_training.config.yaml_reader import read_yaml
+from arctic_training.data.encoder import SampleEncoder
+from arctic_training.data.shapes import reader
+from arctic_training.errors import ModelError
+from arctic_training.tokenizer.lexer_factory import LexerConfig, LexerFactory
+from tests.bad_inputs import bad_lexers
+from tests.processes import ROOT
+
+RANGES: dict[str, Any] = {"coefficients": ["C", -50, 50], "variables": ["x", 0, 2], "numbers": ["", 0, 9]}
+MISC = ["+", "*", "^", "|", "||", ".", "-", "(", ")", ","]
+SPECIAL = ["[PAD]", "[BOS]", "[EOS]", "[UNK]", "[SEP]"]
+
+
+def make(recipe_dir: Path = Path(), **section: Any) -> Any:
+    config = LexerConfig.model_validate({"vocab": {"range": RANGES, "misc": MISC}, **section, "type": "lexer"})
+    return LexerFactory(SimpleNamespace(config=SimpleNamespace(recipe_dir=recipe_dir)), config)()  # type: ignore[arg-type]
+
+
+def read(tokenizer: Any, text: str) -> list[str]:
+    """The words of ``text``; one that is unknown in angle brackets."""
+    found = tokenizer(text, return_offsets_mapping=True)
+    words = [text[start:end] for start, end in found["offset_mapping"]]
+    pairs = zip(words, found["input_ids"], strict=True)
+    return [f"<{word}>" if one == tokenizer.unk_token_id else word for word, one in pairs]
+
+
+def policy(**keys: Any) -> dict[str, Any]:
+    return {"number_policy": keys}
+
+
+def test_the_examples() -> None:
+    lexer = make(**policy(digit_group=1))
+    assert " ".join(lexer.tokenize("C-50*x1^2 + 3.14")) == "C-50 * x1 ^ 2 + 3 . 1 4"
+    assert " ".join(lexer.tokenize("x0||x1|x2")) == "x0 || x1 | x2"
+    assert lexer.decode(lexer("C-50*x1^2+3.14")["input_ids"]) == "C-50 * x1 ^ 2 + 3 . 1 4"
+
+
+def test_the_documentation_says_what_is_so() -> None:
+    text = (ROOT / "docs/data.md").read_text(encoding="utf-8").partition("## Symbolic text: the lexer")[2]
+    section = plain(read_yaml(text.split("```")[1].removeprefix("yaml"), "data.md"))["tokenizer"]
+    lexer = make(**section)
+    assert " ".join(lexer.tokenize("C-50*x1^2 + 14")) == "C-50 * x1 ^ 2 + 1 4"
+    assert "`C-50*x1^2 + 14` is read as `C-50 * x1 ^ 2 + 1 4`" in text
+
+
+def test_special_tokens_come_first_then_ranges_then_the_others() -> None:
+    lexer = make(vocab={"misc": ["+", "a"], "range": {"x": ["x", -1, 0]}})
+    assert lexer.convert_ids_to_tokens(list(range(len(lexer)))) == [*SPECIAL, "x-1", "x0", "+", "a"]
+    assert (lexer.pad_token, lexer.bos_token, lexer.eos_token, lexer.unk_token, lexer.sep_token) == tuple(SPECIAL)
+    renamed = make(special_tokens={"eos": "E", "sep": "||>"})
+    assert renamed.tokenize("x1||>x2 E") == ["x1", "||>", "x2", "E"]
+    assert renamed.decode(renamed("x1||>x2 E")["input_ids"], skip_special_tokens=True) == "x1 x2"
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("x1x2", "x1 x2"),  # white space is not needed
+        ("x12 x1 2 x1y", "<x12> x1 2 x1 <y>"),
+        ("12 7 07", "<12> 7 <07>"),  # never 1 2
+        ("3.14 3. 4 .5", "<3.14> 3 . 4 . 5"),
+        ("C50 C51 C-5 C--5", "C50 <C51> C-5 <C> - - 5"),
+        ("foo bar_2 %é e\u0301 \u0664", "<foo> <bar_2> <%> <é> <e\u0301> <\u0664>"),
+        ("x1[SEP]x2[EOS]", "x1 [SEP] x2 [EOS]"),
+        ("\u2003x1\u00a0\t\nx2\x85", "x1 x2"),
+        ("", ""),
+        (" \n ", ""),
+    ],
+)
+def test_what_a_token_is(text: str, wanted: str) -> None:
+    words = read(make(), text)
+    assert words == wanted.split(" ") if wanted else not words
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("-5", "-5"),
+        ("3-5", "3 - 5"),
+        ("3 - 5", "3 - 5"),
+        ("3 -5", "3 -5"),
+        ("3 +5", "3 + 5"),  # no +5 in the vocabulary
+        ("3*-5,-5", "3 * -5 , -5"),
+        ("(-5)-5", "( -5 ) - 5"),
+        ("--5", "- -5"),
+        ("3--5", "3 - -5"),
+        ("x1-5", "x1 - 5"),
+        ("x1+-5^-5|-5", "x1 + -5 ^ -5 | -5"),
+        ("y-5 %-5", "<y> - 5 <%> -5"),
+        ("[SEP]-5[EOS]", "[SEP] -5 [EOS]"),
+        ("-7", "- 7"),  # only 7 is in the vocabulary
+        ("-57", "- <57>"),
+        ("-5.5", "- <5.5>"),
+        ("-5.", "-5 ."),
+        ("-1.5", "-1.5"),
+        ("-1.5.5", "-1.5 . 5"),
+    ],
+)
+def test_a_sign_belongs_to_the_number_unless_an_operand_is_before_it(text: str, wanted: str) -> None:
+    vocab = {"range": RANGES | {"negative": ["", -5, -1]}, "misc": [*MISC, "-1.5"]}
+    assert read(make(vocab=vocab), text) == wanted.split(" ")
+    apart = wanted.replace("-1.5", "- <1.5>").replace("-5", "- 5")
+    assert read(make(vocab=vocab, **policy(attach_sign=False)), text) == apart.split(" ")
+
+
+@pytest.mark.parametrize(
+    ("size", "text", "wanted"),
+    [
+        (1, "1005 3.14", "1 0 0 5 3 . 1 4"),
+        (2, "1005 7 123", "10 05 7 1 23"),
+        (2, "12345.12345", "1 23 45 . 12 34 5"),
+        (2, "-512 -12.5 -612", "-5 12 - 12 . 5 - 6 12"),
+        (2, "-5.125", "-5 . 12 5"),
+        (3, "12", "12"),
+        (3, "1234", "1 <234>"),
+        (1, "y12 2x", "<y12> 2 <x>"),
+        (1, "1.2.3", "1 . 2 . 3"),
+    ],
+)
+def test_digits_are_grouped_from_the_point(size: int, text: str, wanted: str) -> None:
+    vocab = {"range": {"n": ["", -5, 99]}, "misc": [".", "-", "*", *(f"0{n}" for n in range(10))]}
+    assert read(make(vocab=vocab, **policy(digit_group=size)), text) == wanted.split(" ")
+
+
+def test_a_point_is_no_part_of_a_number_without_floats() -> None:
+    assert read(make(**policy(allow_float=False)), "3.14 3.1") == ["3", ".", "<14>", "3", ".", "1"]
+    assert read(make(**policy(allow_float=False, digit_group=1)), "3.14") == ["3", ".", "1", "4"]
+    grouped = make(vocab={"range": {"n": ["", 0, 99]}, "misc": ["."]}, **policy(allow_float=False, digit_group=2))
+    assert read(grouped, "1.125") == ["1", ".", "1", "25"]
+
+
+def test_the_longest_wins() -> None:
+    lexer = make(
+        vocab={"range": {"n": ["", -9, 9], "v": ["x", 0, 9]}, "misc": ["x", "2x", "x1'", "->", "-", "5.", "--"]}
+    )
+    told = {"x1'x1x": "x1' x1 x", "2x1": "2x 1", "2x 2": "2x 2", "-->-5": "-- <>> -5", "->5": "-> 5"}
+    told["5.x 5.5"] = "5. x <5.5>"
+    for text, wanted in told.items():
+        assert read(lexer, text) == wanted.split(" "), text
+
+
+# a slow lexer
+
+
+def is_word(character: str) -> bool:
+    return unicodedata.category(character)[0] in "LMN" or character == "_"
+
+
+def slow(text: str, tokens: list[str], *, attach_sign: bool, digit_group: int, allow_float: bool) -> list[str]:
+    number = r"[0-9]+(\.[0-9]+)?" if allow_float else r"[0-9]+"
+    names = [token for token in tokens if not re.fullmatch(f"[+-]?{number}", token)]
+    words, at = [], 0
+    while at < len(text):
+        if text[at] in "\t\n\v\f\r\x85" or unicodedata.category(text[at])[0] == "Z":
+            at += 1
+            continue
+        found: list[list[str]] = []
+        for token in names:
+            if text.startswith(token, at):
+                after = text[at + len(token) : at + len(token) + 1]
+                if not (token[-1] in "0123456789" and after and after in "0123456789"):
+                    found.append([token])
+        before = text[:at]
+        operand = bool(before) and (is_word(before[-1]) or before[-1] in ")]}") and not before.endswith(tuple(SPECIAL))
+        literal = re.compile(number).match(text, at)
+        if literal:
+            found.append(groups(literal[0], digit_group))
+        signed = re.compile(f"[+-]{number}").match(text, at)
+        if attach_sign and signed and not operand:
+            parts = groups(signed[0], digit_group)
+            if parts[0] in tokens:
+                found.append(parts)
+        if not found:
+            end = at + 1
+            while is_word(text[at]) and end < len(text) and is_word(text[end]):
+                end += 1
+            found.append([text[at:end]])
+        best = max(found, key=lambda parts: len("".join(parts)))
+        words += [part if part in tokens else f"<{part}>" for part in best]
+        at += len("".join(best))
+    return words
+
+
+def groups(literal: str, size: int) -> list[str]:
+    if not size:
+        return [literal]
+    sign = literal[: literal[0] in "+-"]
+    whole, point, fraction = literal[len(sign) :].partition(".")
+    cut = len(whole) % size
+    made = [whole[:cut]] * (cut > 0) + [whole[n : n + size] for n in range(cut, len(whole), size)]
+    made[0] = sign + made[0]
+    return made + [point] * bool(point) + [fraction[n : n + size] for n in range(0, len(fraction), size)]
+
+
+NASTY = r"\^$.|?*+()[]{}-/#&~<>='%!,:;@`"
+PIECES = [
+    "x",
+    "C",
+    "ab",
+    "a",
+    "é",
+    "_",
+    "1",
+    "12",
+    "-",
+    "+",
+    "--",
+    ".",
+    "3.1",
+    "-5",
+    "x1",
+    "2x",
+    "1.2.3",
+    "-5x",
+    "5.",
+    "=",
+]
+TOKENS = st.sampled_from([*PIECES, *NASTY, "||", "->", "(?", "\\d", "[^", "\U0001f642"])
+RANGE = st.tuples(st.sampled_from(["", "x", "C", "-", "a1", "+", "["]), st.integers(-12, 12), st.integers(0, 30)).map(
+    lambda drawn: [drawn[0], drawn[1], drawn[1] + drawn[2]]
+)
+POLICIES = st.fixed_dictionaries(
+    {"attach_sign": st.booleans(), "digit_group": st.integers(0, 4), "allow_float": st.booleans()}
+)
+JUNK = ["\u200b", "\x00", "\x1c", "\u0664", "e\u0301", "\u2003", "\u4f60", "[SEP]", "[EOS]", "[UNK", "é", "\ufeff", "²"]
+NUMBERS = st.from_regex(r"[+-]?[0-9]{1,6}(\.[0-9]{0,4})?", fullmatch=True)
+SPACES = st.sampled_from(["", "", " ", "\n", "\t "])
+
+
+@st.composite
+def lexers(draw: st.DrawFn) -> tuple[list[str], dict[str, Any], Any]:
+    """All tokens, the policy and the lexer. What is drawn twice is left out."""
+    ranges: dict[str, Any] = {}
+    taken = list(SPECIAL)
+    for n, (prefix, low, high) in enumerate(draw(st.lists(RANGE, max_size=3))):
+        made = [f"{prefix}{number}" for number in range(low, high + 1)]
+        if not {*made} & {*taken}:
+            ranges[str(n)] = [prefix, low, high]
+            taken += made
+    misc = [token for token in draw(st.lists(TOKENS, min_size=1, max_size=12, unique=True)) if token not in taken]
+    taken += misc or ["only"]
+    keys = draw(POLICIES)
+    return taken, keys, make(vocab={"range": ranges, "misc": misc or ["only"]}, number_policy=keys)
+
+
+MANY = settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+
+
+@pytest.mark.fault(33)
+@MANY
+@given(lexers(), st.data())
+def test_any_text_is_read_as_the_slow_lexer_reads_it(drawn: Any, data: st.DataObject) -> None:
+    tokens, keys, lexer = drawn
+    piece = st.sampled_from(tokens) | NUMBERS | st.sampled_from([*JUNK, *NASTY]) | TOKENS
+    text = "".join(word for pair in data.draw(st.lists(st.tuples(piece, SPACES), max_size=12)) for word in pair)
+    wanted = slow(text, tokens, **keys)
+    assert [word.replace("<[UNK]>", "[UNK]") for word in read(lexer, text)] == wanted
+    ids = lexer(text)["input_ids"]
+    if lexer.unk_token_id not in ids:
+        assert lexer(lexer.decode(ids))["input_ids"] == ids
+
+
+@pytest.mark.fault(33)
+@MANY
+@given(
+    st.lists(st.text(max_size=4), max_size=4),
+    st.text(max_size=40) | st.text(st.sampled_from(NASTY + "x1 "), max_size=60),
+    POLICIES,
+)
+def test_any_vocabulary_is_taken_or_refused_and_no_text_is_lost(misc: list[str], text: str, keys: Any) -> None:
+    try:
+        lexer = make(vocab={"range": {"n": ["x", 0, 3]}, "misc": misc}, number_policy=keys)
+    except ValueError:
+        return
+    found = lexer(text, return_offsets_mapping=True)["offset_mapping"]
+    words = "".join(text[start:end] for start, end in found)
+    assert words == re.sub(r"[\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]", "", text)
+
+
+@pytest.mark.fault(33)
+@pytest.mark.parametrize("piece", ["-", "9", "x1", "-9", "9.", "y", "C-", "(?", "[SEP]", "+9 "])
+@pytest.mark.parametrize("size", [0, 3])
+def test_a_long_text_takes_its_length(piece: str, size: int) -> None:
+    vocab = {"range": RANGES | {"numbers": ["", -999, 999]}, "misc": [*MISC, "x1'", "99x"]}
+    lexer = make(vocab=vocab, **policy(digit_group=size))
+    text = piece * (200_000 // len(piece))
+    began = time.process_time()
+    lexer(text)
+    assert time.process_time() - began < 2
+
+
+def test_a_large_vocabulary_takes_no_long_time() -> None:
+    began = time.process_time()
+    lexer = make(
+        vocab={"range": {"a": ["a", -20_000, 20_000], "n": ["", 0, 9]}, "misc": [f"w{n}'" for n in range(2_000)]}
+    )
+    assert read(lexer, "a-20000a20001 w1999'w2000'") == ["a-20000", "<a20001>", "w1999'", "<w2000>", "<'>"]
+    assert time.process_time() - began < 5
+
+
+def test_it_is_loaded_elsewhere_without_this_package(tmp_path: Path) -> None:
+    lexer = make(**policy(digit_group=1), strict=False)
+    text = "C-50*x1^2 + 3.14[SEP]-5 x12 (é"
+    lexer.save_pretrained(tmp_path)
+    chat = [{"role": "user", "content": "x1"}, {"role": "assistant", "content": "x2"}]
+    code = (
+        "import sys, json\nfrom transformers import AutoTokenizer\n"
+        "made = AutoTokenizer.from_pretrained(sys.argv[1])\nids = made(sys.argv[2])['input_ids']\n"
+        f"chat = made.apply_chat_template({chat!r}, tokenize=False)\n"
+        "print(json.dumps([ids, made.decode(ids), chat, made.pad_token,\n"
+        "made.init_kwargs['refuse_unknown'], 'arctic_training' in sys.modules]))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path), text], capture_output=True, text=True, cwd=tmp_path
+    )
+    assert not done.returncode, done.stderr
+    ids = lexer(text)["input_ids"]
+    assert json.loads(done.stdout) == [ids, lexer.decode(ids), "x1 [SEP] x2 [EOS]", "[PAD]", False, False]
+
+
+def test_it_pickles() -> None:
+    lexer = make(strict=True)
+    there = pickle.loads(pickle.dumps(lexer))
+    assert there("x1[SEP]-5 y")["input_ids"] == lexer("x1[SEP]-5 y")["input_ids"]
+    assert there.init_kwargs["refuse_unknown"] is True
+
+
+def test_the_prompt_of_a_problem_ends_where_its_answer_begins() -> None:
+    lexer = make()
+    row = {"problem": "x1 + 2", "answer": "-2"}
+    sample = reader(list(row))(row)
+    ((ids, labels),) = SampleEncoder(lexer)([sample])
+    assert lexer.decode(ids) == "x1 + 2 [SEP] - 2 [EOS]"
+    assert lexer.decode(ids[labels != -100]) == "- 2 [EOS]"
+    prompt = lexer.apply_chat_template(sample.messages[:1], add_generation_prompt=True, tokenize=False)
+    assert prompt == "x1 + 2 [SEP] "
+    assert lexer.apply_chat_template(sample.messages, tokenize=False).startswith(prompt)
+    turns = [*sample.messages, {"role": "user", "content": "3"}, {"role": "assistant", "content": "4"}]
+    assert lexer.apply_chat_template(turns, tokenize=False) == "x1 + 2 [SEP] -2 [EOS] 3 [SEP] 4 [EOS]"
+
+
+def test_the_template_may_be_given(tmp_path: Path) -> None:
+    (tmp_path / "chat.jinja").write_text("{{ messages }}")
+    assert make(tmp_path, chat_template="chat.jinja").chat_template == "{{ messages }}"
+    with pytest.raises(ModelError, match=r"^tokenizer\.chat_template: .*no\.jinja: No such file"):
+        make(tmp_path, chat_template="no.jinja")
+
+
+@pytest.mark.parametrize("kind", ["sft", "dpo"])
+def test_a_model_of_random_weights_trains_with_it(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "small").mkdir()
+    (tmp_path / "small/config.json").write_text(json.dumps(bad_lexers.CONFIG))
+    row = {"problem": "x1 + x2", "answer": "x3"}
+    if kind == "dpo":
+        row = {"problem": "x1", "chosen": "x2", "rejected": "x3"}
+    rows = [row, row | {"problem": "x4"}]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    more = (
+        f"type: {kind}\nepochs: 1\neval_interval: 1\nevaluators: [{{type: generate, max_new_tokens: 2}}]\n"
+        "checkpoint: [{type: huggingface, save_end_of_training: true}]\n"
+    )
+    recipe = bad_lexers.lexer(data=", eval_sources: [rows.jsonl]") + more
+    if kind == "dpo":
+        recipe += "ref_model: {name_or_path: small, random_weights: true, dtype: fp32}\n"
+    (tmp_path / "recipe.yaml").write_text(recipe)
+    assert not main(["recipe.yaml"]), capsys.readouterr().err
+    (saved,) = tmp_path.glob("runs/*/checkpoints/huggingface/*/tokenizer.json")
+    from transformers import AutoTokenizer
+
+    assert AutoTokenizer.from_pretrained(saved.parent).tokenize("x1+x2=x12") == ["x1", "+", "x2", "=", "[UNK]"]
+    told, *_ = tmp_path.glob("runs/*/generations/eval/*.jsonl")
+    first = json.loads(told.read_text().splitlines()[0])
+    wanted = ("x1 + x2 [SEP]", "x3") if kind == "sft" else ("x1 [SEP]", "x2")
+    assert (first["problem"], first["reference"]) == wanted
+
+
+@pytest.mark.fault(33)
+@pytest.mark.parametrize(
+    ("section", "wanted"),
+    [
+        ({"vocab": {}}, "vocab: there is no token in it; give vocab.range or vocab.misc"),
+        ({"vocab": {"range": {"x": ["x", 2, 0]}}}, "vocab.range.x: ['x', 2, 0]: min is above max"),
+        (
+            {"vocab": {"range": {"x": ["x", 0]}}},
+            "vocab.range.x: ['x', 0]: [prefix, min, max] is wanted, a text and two whole numbers, such as [x, 0, 2]",
+        ),
+        (
+            {"vocab": {"range": {"x": ["x", False, 1.5]}}},
+            "vocab.range.x: ['x', false, 1.5]: [prefix, min, max] is wanted, a text and two whole numbers, such as "
+            "[x, 0, 2]",
+        ),
+        (
+            {"vocab": {"range": {"x": ["", 0, 10**30]}}},
+            f"vocab.range.x: {10**30 + 1:,} tokens; a vocabulary has at most 1,000,000",
+        ),
+        (
+            {"vocab": {"range": {"x": ["x", 0, 600_000], "y": ["y", 0, 600_000]}}},
+            "vocab: 1,200,002 tokens; a vocabulary has at most 1,000,000",
+        ),
+        (
+            {"vocab": {"range": {"x": ["x ", 0, 1]}}},
+            "vocab.range.x: 'x 0': a token has no white space and no control characters",
+        ),
+        (
+            {"vocab": {"misc": ["+", "a\u00a0b"]}},
+            "vocab.misc.1: 'a\\xa0b': a token has no white space and no control characters",
+        ),
+        ({"vocab": {"misc": ["+", ""]}}, "vocab.misc.1: a token of no character"),
+        (
+            {"vocab": {"misc": ["\ud800"]}},
+            "vocab.misc.0: '\\ud800': a token has no white space and no control characters",
+        ),
+        ({"vocab": {"misc": [1]}}, "vocab.misc.0: 1 is no text; put it in quotes if it is meant as one"),
+        ({"vocab": {"misc": ["+", "-", "+"]}}, "vocab.misc.2: '+' is given twice; it is in tokenizer.vocab.misc.0 too"),
+        (
+            {"vocab": {"range": {"a": ["x", 0, 3], "b": ["x1", 0, 3], "c": ["x", 3, 9]}}},
+            "vocab.range.c: 'x3' is given twice; it is in tokenizer.vocab.range.a too",
+        ),
+        (
+            {"vocab": {"misc": ["[SEP]"]}},
+            "vocab.misc.0: '[SEP]' is given twice; it is in tokenizer.special_tokens.sep too",
+        ),
+        (
+            {"special_tokens": {"pad": "[EOS]"}},
+            "special_tokens.eos: '[EOS]' is given twice; it is in tokenizer.special_tokens.pad too",
+        ),
+        ({"number_policy": {"digit_group": -1}}, "number_policy.digit_group: -1: a number of at least 0 is wanted"),
+        (
+            {"vocab": {"misc": ["a" * 101]}},
+            f"vocab.misc.0: '{'a' * 56}...: a token has at most 100 characters, not 101",
+        ),
+    ],
+)
+def test_a_vocabulary_that_cannot_be_is_refused(section: dict[str, Any], wanted: str) -> None:
+    with pytest.raises(ValidationError) as caught:
+        LexerConfig.model_validate({"type": "lexer", "vocab": {"misc": ["+"]}, **section})
+    told = [f"{'.'.join(one.path)}: {one.text}" for one in problems_of(caught.value, LexerConfig)]
+    assert told == [wanted]
