@@ -12,11 +12,13 @@ _MODULES = (
     "data.tensor_source",
     "evaluation.generate",
     "evaluation.scorer",
+    "rollout.reward",
     "tracker.console",
     "tracker.jsonl",
     "trainer.causal_trainer",
     "trainer.dpo_trainer",
     "trainer.gan_trainer",
+    "trainer.grpo_trainer",
     "trainer.sft_trainer",
 )
 

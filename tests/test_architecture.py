@@ -18,7 +18,7 @@ FLOORS = [
     ["registry", "state", "logging", "failure"],
     ["config", "metrics"],
     ["callback.hooks", "callback.callback", "tracker", "watchdog"],
-    ["factory", "engine", "parallel", "rollout", "evaluation", "callback"],
+    ["factory", "generation", "engine", "parallel", "rollout", "evaluation", "callback"],
     ["tokenizer", "data", "model", "optimizer", "scheduler", "checkpoint"],
     ["trainer"],
     ["builtin"],
@@ -33,7 +33,7 @@ TRAINER = [
     ["language_model_trainer"],
 ]
 # what the others on its floor have in common; it stands lowest there
-SHARED = {"factory", "callback.hooks", "heartbeat"}
+SHARED = {"factory", "generation", "callback.hooks", "heartbeat"}
 
 HOMES = {
     "deepspeed": ["engine", "parallel", "distributed", "checkpoint.deepspeed_engine"],

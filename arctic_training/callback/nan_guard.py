@@ -69,7 +69,8 @@ class NanGuard(Callback):
     def pre_after_update(self, trainer: Any) -> None:
         if self._copied is not None:
             self._copied.synchronize()
-        bad = [index for index, finite in enumerate(self._finite.tolist()) if not finite]
+        # a trainer may go through its window several times
+        bad = sorted({n % trainer.window.size for n, finite in enumerate(self._finite.tolist()) if not finite})
         self._losses.clear()
         self._finite, self._copied = self._finite[:0], None
         steps = {role: engine.skipped_steps for role, engine in trainer.trained.items()}

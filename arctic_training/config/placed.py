@@ -14,4 +14,5 @@ def place(error: Exception, config: Any) -> None:
     said = _OF_A_KEY.fullmatch(str(error))
     path = tuple(said[1].split(".")) if said else ()
     if said and config._tree is not None and path[0] in type(config).model_fields:
-        error.args = ("\n".join(located([Problem(path, said[2])], config._tree)),)
+        what, *traceback = said[2].split("\n")
+        error.args = ("\n".join([*located([Problem(path, what)], config._tree), *traceback]),)

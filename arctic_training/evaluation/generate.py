@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, cast
 
@@ -13,13 +12,12 @@ from arctic_training import distributed
 from arctic_training.config.base import ComponentConfig
 from arctic_training.config.component import Shelf, from_shelf
 from arctic_training.config.numbers import HumanInt
-from arctic_training.errors import DataError, InputError
+from arctic_training.errors import InputError
 from arctic_training.evaluation.evaluator import Evaluator
 from arctic_training.evaluation.scorer import Scorer
 from arctic_training.factory import TrainerView
+from arctic_training.generation import Question, end_tokens, generator, pad_token, partitioned, side_by_side
 from arctic_training.heartbeat import beat
-
-_IGNORED = -100
 
 
 class GenerateConfig(ComponentConfig):
@@ -50,28 +48,6 @@ class GenerateConfig(ComponentConfig):
         return [from_shelf("scorer", one) for one in (value if isinstance(value, list) else [value])]
 
 
-@dataclass(frozen=True)
-class Question:
-    """A sample cut before its last run of targets, which is what the model is asked for."""
-
-    prompt: list[int]
-    target: list[int]
-
-    @classmethod
-    def of(cls, sample: Mapping[str, Any], where: str) -> "Question":
-        """Raises `DataError` for a sample that has no target, or no prompt before it."""
-        if "labels" not in sample or "input_ids" not in sample:
-            raise DataError(f"{where}: the evaluator 'generate' wants samples with input_ids and labels")
-        ids, labels = list(map(int, sample["input_ids"])), list(map(int, sample["labels"]))
-        end = next((n for n in range(len(labels), 0, -1) if labels[n - 1] != _IGNORED), 0)
-        start = end
-        while start and labels[start - 1] != _IGNORED:
-            start -= 1
-        if not 0 < start < end:
-            raise DataError(f"{where}: there is no {'prompt before its answer' if end else 'answer in its labels'}")
-        return cls(ids[:start], ids[start:end])
-
-
 class GenerateEvaluator(Evaluator):
     """Measures ``<scorer>/<evaluation set>``: the mean score of the answers."""
 
@@ -85,9 +61,7 @@ class GenerateEvaluator(Evaluator):
     def __call__(self, trainer: TrainerView) -> dict[str, float]:
         if trainer.tokenizer is None:
             raise InputError("evaluators: 'generate' needs a tokenizer, and this run has none")
-        module: Any = trainer.engines["model"].module
-        if not hasattr(module, "generate"):
-            raise InputError(f"evaluators: 'generate' wants a model that generates; {type(module).__name__} does not")
+        module = generator(trainer.engines["model"], "evaluators: 'generate'")
         measured: dict[str, float] = {}
         for name, loader in trainer.eval_loaders.items():
             answers = self._answer(trainer, module, name, loader.dataset)
@@ -116,10 +90,8 @@ class GenerateEvaluator(Evaluator):
     def _generate(self, trainer: TrainerView, module: Any, questions: Sequence[Question], salt: int) -> list[str]:
         beat("generate")
         tokenizer, config, device = trainer.tokenizer, self.config, trainer.device
-        pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
-        longest = max(len(question.prompt) for question in questions)
-        lengths = torch.tensor([[longest - len(question.prompt)] for question in questions])
-        padded = [[pad] * (longest - len(question.prompt)) + question.prompt for question in questions]
+        pad = pad_token(tokenizer)
+        prompts, mask = side_by_side([question.prompt for question in questions], pad)
         choice: dict[str, Any] = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
         if config.temperature:
             torch.manual_seed(config.seed + 1_000_003 * distributed.rank() + salt)
@@ -127,34 +99,20 @@ class GenerateEvaluator(Evaluator):
         if config.stop:
             choice |= {"stop_strings": config.stop, "tokenizer": tokenizer}
         out = module.generate(
-            input_ids=torch.tensor(padded, device=device),
-            attention_mask=(torch.arange(longest) >= lengths).long().to(device),
+            input_ids=prompts.to(device),
+            attention_mask=mask.to(device),
             max_new_tokens=config.max_new_tokens,
-            eos_token_id=sorted(self._ends(tokenizer, module, questions)),
+            eos_token_id=end_tokens(tokenizer, module, [question.target for question in questions]),
             pad_token_id=pad,
-            synced_gpus=self._partitioned(trainer.engines["model"]),
+            synced_gpus=partitioned(trainer.engines["model"]),
             **choice,
         )
-        texts: list[str] = tokenizer.batch_decode(out[:, longest:], skip_special_tokens=True)
+        texts: list[str] = tokenizer.batch_decode(out[:, prompts.shape[1] :], skip_special_tokens=True)
         return [self._cut(text) for text in texts]
-
-    @staticmethod
-    def _partitioned(engine: Any) -> bool:
-        """Under ZeRO-3 every rank must call the model as often as the one with the longest answer."""
-        return bool(getattr(engine, "zero_optimization_partition_weights", bool)())
 
     def _cut(self, text: str) -> str:
         ends = [text.find(stop) for stop in self.config.stop if stop in text]
         return text[: min(ends)] if ends else text
-
-    @staticmethod
-    def _ends(tokenizer: Any, module: Any, questions: Sequence[Question]) -> set[int]:
-        """A chat template may end its turns with another token than the tokenizer's end token."""
-        special = set(tokenizer.all_special_ids)
-        ends = {last for question in questions for last in question.target[-2:] if last in special}
-        declared = getattr(getattr(module, "generation_config", None), "eos_token_id", None)
-        known = [*(declared if isinstance(declared, list) else [declared]), tokenizer.eos_token_id]
-        return ends | {int(end) for end in known if end is not None}
 
     def _judge(self, tokenizer: Any, question: Question, text: str) -> dict[str, Any]:
         reference = tokenizer.decode(question.target, skip_special_tokens=True)

@@ -16,11 +16,19 @@ _FEWEST_ROWS_ELSEWHERE = 1024
 
 @dataclass(frozen=True)
 class LogitMap:
-    """What a model does to the outputs of its last linear layer: ``softcap * tanh(scale * x / softcap)``."""
+    """What becomes of the outputs of a model's last linear layer: ``softcap * tanh(scale * x / softcap)``, over a
+    temperature."""
 
     scale: float = 1.0
     softcap: float | None = None
     """None: no cap, and the map is ``scale * x``."""
+    temperature: float = 1.0
+    """What they are divided by at last."""
+
+    @property
+    def slope(self) -> float:
+        """How fast the map rises at 0."""
+        return self.scale / self.temperature
 
 
 PLAIN = LogitMap()
@@ -80,13 +88,11 @@ def _logits(hidden: Tensor, weight: Tensor, bias: Tensor | None, how: _How) -> t
     """The mapped logits of some rows in fp32, which may be written to, and the slope of the cap if there is one."""
     logits = torch.mm(hidden, weight.t()) if bias is None else torch.addmm(bias, hidden, weight.t())
     logits = logits.float()
-    if how.map.scale != 1.0:
-        logits.mul_(how.map.scale)
     if how.map.softcap is None:
-        return logits, None
-    capped = logits.div_(how.map.softcap).tanh_()
+        return (logits.mul_(how.map.slope) if how.map.slope != 1.0 else logits), None
+    capped = logits.mul_(how.map.scale / how.map.softcap).tanh_()
     slope = 1 - capped.square()
-    return capped.mul_(how.map.softcap), slope
+    return capped.mul_(how.map.softcap / how.map.temperature), slope
 
 
 def _losses(logits: Tensor, targets: Tensor, how: _How) -> tuple[Tensor, Tensor]:
@@ -107,7 +113,7 @@ def _slopes(softmax: Tensor, targets: Tensor, cap: Tensor | None, how: _How) -> 
     slopes.scatter_add_(1, targets[:, None], share)
     if cap is not None:
         slopes.mul_(cap)
-    return slopes.mul_(how.map.scale) if how.map.scale != 1.0 else slopes
+    return slopes.mul_(how.map.slope) if how.map.slope != 1.0 else slopes
 
 
 class _Gradients:

@@ -243,7 +243,10 @@ class HFModelFactory(ModelFactory[HFModelConfig]):
         offload = trainer.deepspeed.get("zero_optimization", {}).get("offload_optimizer", {}).get("device", "none")
         needed = estimate(
             model,
-            tokens=trainer.micro_batch_size * longest // trainer.sequence_parallel_size,
+            tokens=trainer.micro_batch_size
+            * getattr(trainer, "num_generations", 1)
+            * longest
+            // trainer.sequence_parallel_size,
             dtype=section.dtype,
             stage=self._stage,
             world=distributed.world_size(),

@@ -76,7 +76,9 @@ class _Backbone(nn.Module):
 class _Head(nn.Module):
     def __init__(self, like: nn.Linear, logits: Tensor) -> None:
         super().__init__()
-        self.weight, self.bias, self.logits = like.weight, like.bias, logits
+        # taken out past the door at which ZeRO stage 3 waits to fetch what is asked for, and to fetch it ever after
+        self.weight, self.bias = like._parameters.get("weight"), like._parameters.get("bias")
+        self.logits = logits
         self.heard: Tensor | None = None
 
     def forward(self, hidden: Tensor) -> Tensor:

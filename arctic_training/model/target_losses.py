@@ -3,6 +3,7 @@
 import importlib.util
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
@@ -24,6 +25,7 @@ def target_losses(
     *,
     reduction: Reduction = "none",
     label_smoothing: float = 0.0,
+    temperature: float = 1.0,
 ) -> Tensor:
     """The cross-entropy of every target of ``batch`` in nats, row by row: ``[targets]`` in fp32, or their sum.
 
@@ -31,13 +33,14 @@ def target_losses(
     position t is asked for label t + 1, and -100 is no target; ``shift_labels``, when they are there, are. Where
     processes share sequences, the losses are those of this one's part. The sum over a batch without targets is 0, with
     gradients of 0. Only keys that the model knows may be in ``batch``, and ``num_items_in_batch``; ``num_targets``
-    (int), when it is there, must be the number of targets, and saves a GPU from waiting for it.
+    (int), when it is there, must be the number of targets, and saves a GPU from waiting for it. ``temperature`` divides
+    the logits.
 
     The model is called as ever, hooks and all, so it may be parted over processes, carry adapters or be compiled; its
     own ``forward`` makes room for one that ends in the loss, for the duration of the call.
     """
     model = causal_model(engine)
-    wanted = _Wanted(batch, reduction, label_smoothing)
+    wanted = _Wanted(batch, reduction, label_smoothing, temperature)
     inputs = {key: value for key, value in batch.items() if key not in _NOT_FOR_THE_MODEL}
     if "documents" in str(getattr(model.config, "_attn_implementation", "")):
         inputs.pop("attention_mask", None)  # rows are padded on the right, where a causal model does not look
@@ -64,10 +67,10 @@ def _inner(model: nn.Module) -> Any:
 
 
 class _Wanted:
-    def __init__(self, batch: Mapping[str, Any], reduction: Reduction, smoothing: float) -> None:
+    def __init__(self, batch: Mapping[str, Any], reduction: Reduction, smoothing: float, temperature: float) -> None:
         self.labels, self.shifted = batch["labels"], batch.get("shift_labels")
         self.count, self.share = batch.get("num_targets"), batch.get("num_items_in_batch")
-        self.reduction, self.smoothing = reduction, smoothing
+        self.reduction, self.smoothing, self.temperature = reduction, smoothing, temperature
 
 
 def _losses(model: Any, told: dict[str, Any], wanted: _Wanted) -> Tensor:
@@ -96,15 +99,15 @@ def _losses(model: Any, told: dict[str, Any], wanted: _Wanted) -> Tensor:
 
 
 def _fused(head: OutputHead, hidden: Tensor, targets: Tensor, wanted: _Wanted) -> Tensor:
-    linear = head.head
+    linear, how = head.head, replace(head.map, temperature=wanted.temperature)
     hidden = hidden.to(linear.weight.dtype)
     fused = _liger() if hidden.is_cuda and wanted.reduction == "sum" and len(targets) else None
     # its gradients are of the unscaled sum in 16 bits, too large for fp16, and wait for those of the hidden states
     if hidden.dtype == torch.float16 or (linear.weight.requires_grad and not hidden.requires_grad):
         fused = None
-    if fused is not None and _knows(head.map):
-        scaled = hidden * head.map.scale if head.map.scale != 1.0 else hidden
-        loss: Tensor = fused(scaled, linear.weight, targets, linear.bias, wanted.smoothing, head.map.softcap)
+    if fused is not None and _knows(how):
+        scaled = hidden * how.scale if how.scale != 1.0 else hidden
+        loss: Tensor = fused(scaled, linear.weight, targets, linear.bias, wanted.smoothing, how.softcap)
         return loss
     return linear_cross_entropy(
         hidden,
@@ -113,7 +116,7 @@ def _fused(head: OutputHead, hidden: Tensor, targets: Tensor, wanted: _Wanted) -
         linear.bias,
         reduction=wanted.reduction,
         label_smoothing=wanted.smoothing,
-        logit_map=head.map,
+        logit_map=how,
     )
 
 
@@ -127,7 +130,9 @@ def _through_logits(
         kept, columns = torch.unique(some, return_inverse=True)
         told, columns = {**told, "logits_to_keep": kept}, columns[: len(places)]
     out = type(model).forward(model, **told)
-    losses = logits_cross_entropy(out.logits[rows, columns], targets, label_smoothing=wanted.smoothing)
+    logits = out.logits[rows, columns]
+    logits = logits if wanted.temperature == 1.0 else logits.float() / wanted.temperature
+    losses = logits_cross_entropy(logits, targets, label_smoothing=wanted.smoothing)
     if wanted.reduction == "none":
         return losses
     total = losses.sum()
@@ -153,7 +158,7 @@ def _forward(module: nn.Module, function: Callable[..., Any]) -> Iterator[None]:
 
 
 def _knows(how: LogitMap) -> bool:
-    return how.softcap is None or how.scale == 1.0
+    return how.temperature == 1.0 and (how.softcap is None or how.scale == 1.0)
 
 
 def _liger() -> Callable[..., Tensor] | None:

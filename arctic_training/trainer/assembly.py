@@ -69,6 +69,7 @@ def build(trainer: Any) -> None:
     trainer.state = RunState(progress=trainer.progress, rng=Rng(), data=trainer.train_loader, metrics=trainer.metrics)
     trainer.state |= {f"callback.{name}": part for name, part in trainer.listeners.items()}
     trainer.state |= trainer.own_state()
+    trainer.check()
     seed(config.seed + distributed.rank())  # the ranks began with equal weights; from here their dropout differs
     resume(trainer)
     for checkpointer in trainer.checkpointers:

@@ -1,7 +1,5 @@
 """Direct preference optimization: a policy, and a frozen reference that it is compared with."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
@@ -13,12 +11,11 @@ from pydantic import (
     field_validator,
     model_validator,
 )
-from torch import Tensor, nn
+from torch import Tensor
 
 from arctic_training import distributed
 from arctic_training.config.changes import FREE
 from arctic_training.config.component import Slot
-from arctic_training.config.deepspeed import deepspeed_problems
 from arctic_training.config.model import ModelConfig
 from arctic_training.config.numbers import HumanFloat
 from arctic_training.data.dpo_factory import DPODataFactory
@@ -32,8 +29,8 @@ from arctic_training.loss.preference import (
 )
 from arctic_training.model.target_losses import target_losses
 from arctic_training.parallel.sequence import whole
-from arctic_training.state import evaluating
 from arctic_training.trainer.language_model_trainer import LanguageModelConfig, LanguageModelTrainer
+from arctic_training.trainer.reference import read_reference, require_fit, without_adapter
 from arctic_training.trainer.role import Role
 
 _OURS = ("answer_lengths", "pair_weights", "answer_tokens")
@@ -62,14 +59,8 @@ class DPOConfig(LanguageModelConfig):
     @field_validator("ref_model", mode="wrap")
     @classmethod
     def _reference(cls, value: Any, read: ValidatorFunctionWrapHandler, info: ValidationInfo) -> Any:
-        policy, loss_type = info.data.get("model"), info.data.get("loss_type")
-        if value is not None:
-            if loss_type == "simpo":
-                raise ValueError("simpo compares with no reference; leave ref_model out, or choose another loss_type")
-            return read(value)
-        if loss_type == "simpo" or policy is None or getattr(policy, "peft_config", None) is not None:
-            return None
-        return read(policy)
+        simpo = info.data.get("loss_type") == "simpo"
+        return read_reference(value, read, info, unwanted="simpo compares with no reference" * simpo)
 
     @model_validator(mode="after")
     def _smoothable(self) -> "DPOConfig":
@@ -80,15 +71,7 @@ class DPOConfig(LanguageModelConfig):
     @field_validator("reference_model_deepspeed")
     @classmethod
     def _block(cls, block: dict[str, Any] | None, info: ValidationInfo) -> dict[str, Any] | None:
-        model = info.data.get("ref_model")
-        sizes = ("micro_batch_size", "gradient_accumulation_steps", "sequence_parallel_size")
-        if block is None or model is None:
-            return block
-        told: dict[str, Any] = {name: info.data.get(name, 1) for name in sizes}
-        problems = deepspeed_problems(block, dtype=model.dtype, **told)
-        if problems:
-            raise ValueError("; ".join(f"{'.'.join(path)}: {what}" for path, what in problems))
-        return block
+        return require_fit(block, info)
 
 
 class DPOTrainer(LanguageModelTrainer):
@@ -162,10 +145,3 @@ class DPOTrainer(LanguageModelTrainer):
             mine = torch.tensor([sum(batch["answer_tokens"] for batch in window.batches)], dtype=torch.int64)
             self._window_tokens = int(distributed.all_reduce(mine))
         return self._window_tokens / (window.size * distributed.world_size())
-
-
-@contextmanager
-def without_adapter(module: nn.Module) -> Iterator[None]:
-    """The model below its adapter, in evaluation mode."""
-    with evaluating([module]), module.disable_adapter():  # type: ignore[operator]
-        yield

@@ -12,7 +12,12 @@ from arctic_training.config.consistent import shares_sequences
 from arctic_training.errors import MemoryShortError
 
 _SHORT = ("can't allocate memory", "not enough memory", "CUDA out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
-_PARTS = {"loss": "the forward pass", "backward": "the backward pass", "step": "the optimizer's step"}
+_PARTS = {
+    "answer": "the model's answers",
+    "loss": "the forward pass",
+    "backward": "the backward pass",
+    "step": "the optimizer's step",
+}
 
 
 @contextmanager
@@ -41,8 +46,11 @@ def _memory(error: BaseException) -> str:
         return f"memory is short in {where}: {cause}\n{_advice(trainer, '')}".rstrip()
     evaluates = any(name == "evaluate" for name, *_ in events)
     at = "an evaluation" if evaluates else f"update {trainer.progress.update + 1}" if trainer is not None else "the run"
-    shapes = ", ".join(_shapes(batch)) or "a batch without tensors"
-    return f"memory is short in {_PARTS[part]} of {at}, on a micro-batch of {shapes}: {cause}\n{_advice(trainer, part)}"
+    shapes = f"a micro-batch of {', '.join(_shapes(batch)) or 'a batch without tensors'}"
+    if part == "answer" and batch is not None and trainer is not None:
+        asked = sum(len(one["prompts"]) for one in batch)
+        shapes = f"{asked} prompts with {trainer.config.num_generations} answers each"
+    return f"memory is short in {_PARTS[part]} of {at}, on {shapes}: {cause}\n{_advice(trainer, part)}"
 
 
 def _events(trace: TracebackType | None) -> Iterator[tuple[str, Any, tuple[Any, ...]]]:
@@ -72,6 +80,10 @@ def _advice(trainer: Any, part: str) -> str:
         return ""
     micro, steps = config.micro_batch_size, config.gradient_accumulation_steps
     told = []
+    if part == "answer" and config.generate_together != 1 and steps > 1:
+        told.append("generate_together: 1, the answers of a micro-batch at a time")
+    if hasattr(config, "num_generations") and part != "step":
+        told.append("a lower num_generations or max_new_tokens")
     if part in ("loss", "backward"):
         if micro > 1:
             told.append(f"micro_batch_size: {micro // 2} and gradient_accumulation_steps: {steps * 2}, the same update")

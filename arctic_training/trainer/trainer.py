@@ -296,6 +296,9 @@ class Trainer(Registered, Hooked, Lengths, ABC, kind="trainer"):
         """What a subclass must remember beside weights, position and randomness, by name."""
         return {}
 
+    def check(self) -> None:
+        """Every part is made and nothing is written yet: raise `InputError` for what would only be found later."""
+
     def close(self, *, failed: bool = False) -> None:
         """Give back what the run holds: worker processes, trackers, engines."""
         self.session.close(failed=failed)

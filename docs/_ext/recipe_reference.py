@@ -27,6 +27,7 @@ SECTIONS = [
     ("callbacks", "callback"),
     ("evaluators", "evaluator"),
     ("evaluators.scorers", "scorer"),
+    ("rewards", "reward"),
     ("trackers", "tracker"),
 ]
 

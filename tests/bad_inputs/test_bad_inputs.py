@@ -8,10 +8,17 @@ from pathlib import Path
 import pytest
 
 from arctic_training.cli import main
-from tests.bad_inputs import bad_code, bad_data, bad_models, bad_runs
+from tests.bad_inputs import bad_code, bad_data, bad_lexers, bad_models, bad_rewards, bad_runs
 from tests.bad_inputs.case import Case, listing, same, sft
 
-TABLES = {"data": bad_data.CASES, "model": bad_models.CASES, "code": bad_code.CASES, "run": bad_runs.CASES}
+TABLES = {
+    "data": bad_data.CASES,
+    "model": bad_models.CASES,
+    "code": bad_code.CASES,
+    "run": bad_runs.CASES,
+    "reward": bad_rewards.CASES,
+    "lexer": bad_lexers.CASES,
+}
 CASES = {f"{table}: {name}": case for table, cases in TABLES.items() for name, case in cases.items()}
 
 SHOWN = {

@@ -72,7 +72,21 @@ def gan(root: Path) -> dict[str, Any]:
     }
 
 
+def grpo(root: Path) -> dict[str, Any]:
+    ends = list("abcdefghijklmnopqrstuvwxyz")
+    asked = {
+        "rewards": {"type": "length", "free": 0, "limit": 8},
+        "num_generations": 3,
+        "max_new_tokens": 5,
+        "stop": ends,
+    }
+    told = sft(root, max_length=400) | {"type": "grpo", "num_iterations": 2, **asked}
+    del told["data"]["filter_samples"]
+    return told
+
+
 CASES = {
+    "grpo": grpo,
     "sft": sft,
     "packed": lambda root: sft(root, pack_samples=True),
     "lora": lora,
@@ -105,6 +119,9 @@ def train(name: str, root: str, run: str, cut: Cut, **more: Any) -> dict[str, An
         place = (self.progress.update + 1, self.window.index, distributed.rank())
         if "draw" in batch:
             seen[place] = batch["draw"].tolist()
+        elif "prompts" in batch:
+            rows = zip(batch["prompts"], batch["weights"], strict=True)
+            seen[place] = [tuple(prompt.tolist()) for prompt, weight in rows if weight]
         elif cut.shared > 1:
             seen[place] = shared_rows(batch, packed=config.data.pack_samples)
         else:
@@ -191,6 +208,8 @@ def move(name: str, root: Path, first: Cut, second: Cut, updates: Iterable[int],
         ("gan", Cut(2, 3, 4, 1), Cut(1, 1, 4, 2)),
         pytest.param("gan", Cut(1, 0, 4, 2), Cut(2, 3, 2, 2), marks=pytest.mark.long),
         ("stream", Cut(2, 1, 1, 2), Cut(1, 2, 1, 4)),
+        ("grpo", Cut(2, 3, 2, 1), Cut(1, 0, 1, 4)),
+        pytest.param("grpo", Cut(1, 1, 2, 2), Cut(2, 2, 1, 2), marks=pytest.mark.long),
         pytest.param("stream", Cut(1, 1, 1, 4), Cut(2, 3, 1, 2), marks=pytest.mark.long),
         ("packed", Cut(1, 1, 1, 4), Cut(2, 3, 1, 4, shared=2)),
         ("sft", Cut(2, 2, 2, 2, shared=2), Cut(2, 1, 1, 2)),

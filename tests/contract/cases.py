@@ -48,6 +48,14 @@ def dpo(folder: Path) -> Recipe:
     return _language(folder, _lines(folder / "pairs.jsonl", pairs))
 
 
+def grpo(folder: Path) -> Recipe:
+    told = _language(folder, _lines(folder / "chats.jsonl", tiny.chats(10)))
+    rewards = [{"type": "length", "free": 0, "limit": 12}, {"type": "contains", "weight": 0.5}]
+    # a model that knows nothing ends its answers by chance: so that their lengths, and what they are worth, differ
+    ends = list("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ")
+    return {**told, "rewards": rewards, "num_generations": 3, "max_new_tokens": 6, "temperature": 1.2, "stop": ends}
+
+
 def gan(folder: Path) -> Recipe:
     points = folder / "points.npy"
     if not points.exists():
@@ -65,7 +73,7 @@ def gan(folder: Path) -> Recipe:
     }
 
 
-CASES: dict[str, Callable[[Path], Recipe]] = {"sft": sft, "causal": causal, "dpo": dpo, "gan": gan}
+CASES: dict[str, Callable[[Path], Recipe]] = {"sft": sft, "causal": causal, "dpo": dpo, "gan": gan, "grpo": grpo}
 
 
 def recipe(name: str, folder: Path, **more: Any) -> Recipe:

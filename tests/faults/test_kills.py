@@ -30,8 +30,10 @@ CASES: dict[str, tuple[str, int, Recipe]] = {
     "sft of a stream": ("sft", 1, {"streaming": True, "train_iters": 10}),
     "causal at stage 2": ("causal", 1, zero(2)),
     "dpo at stage 0": ("dpo", 1, zero(0)),
+    "grpo of a stream, two iterations": ("grpo", 1, {"streaming": True, "train_iters": 10, "num_iterations": 2}),
     "gan, with its EMA": ("gan", 1, zero(0)),
     "sft of two processes at stage 3": ("sft", 2, zero(3)),
+    "grpo of two processes at stage 3": ("grpo", 2, zero(3)),
     "dpo of two processes that share sequences": ("dpo", 2, {**zero(2), "sequence_parallel_size": 2}),
     "packed stream in bf16 of two processes": (
         "sft",

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from arctic_training import GANTrainer, get_config
+from arctic_training import GANTrainer, GRPOTrainer, get_config
 from arctic_training.errors import MemoryShortError
 from arctic_training.trainer.explain import explained
 from tests import processes
@@ -45,6 +45,19 @@ def wants(folder: Path, part: str) -> str:
     finally:
         trainer.close()
     raise AssertionError("there was enough")
+
+
+@pytest.mark.fault(29)
+def test_answers_that_are_too_many_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = get_config(recipe("grpo", tmp_path, output_dir=str(tmp_path / "run"), gradient_accumulation_steps=2))
+    trainer = GRPOTrainer(config)
+    monkeypatch.setattr(type(trainer.model.module), "generate", lambda *_, **__: torch.empty(HUGE))
+    with pytest.raises(MemoryShortError) as caught:
+        trainer.train()
+    trainer.close()
+    first, advice = str(caught.value).splitlines()
+    assert first.startswith("memory is short in the model's answers of update 1, on 4 prompts with 3 answers each: ")
+    assert "generate_together: 1, the answers of a micro-batch at a time; a lower num_generations" in advice
 
 
 @pytest.mark.fault(29)

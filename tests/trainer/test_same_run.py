@@ -85,7 +85,7 @@ def test_a_run_of_two_that_share_is_the_run_of_one(
 
 
 @pytest.mark.fault(16, 31)
-@pytest.mark.parametrize("name", ["sft", "dpo"])
+@pytest.mark.parametrize("name", ["sft", "dpo", "grpo"])
 def test_twenty_losses_and_rates_do_not_depend_on_the_cut(name: str, tmp_path: Path) -> None:
     whole = {**SCHEDULE, "micro_batch_size": 4, "gradient_accumulation_steps": 1}
     cut = {**SCHEDULE, "micro_batch_size": 1, "gradient_accumulation_steps": 2}

@@ -1,0 +1,134 @@
+"""Prompts that a policy is to answer, each with the answer that it is to be compared with."""
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+from pydantic import Field
+
+from arctic_training.config.base import ComponentConfig
+from arctic_training.config.numbers import HumanInt
+from arctic_training.data import shapes
+from arctic_training.data.collate import IGNORED, pack, pad
+from arctic_training.data.config import SourcedDataConfig
+from arctic_training.data.encoder import SampleEncoder, SpanEncoder
+from arctic_training.data.preparation import Rows, map_rows, token_table
+from arctic_training.data.row_error import RowError
+from arctic_training.data.shapes import Sample
+from arctic_training.data.sourced_factory import SourcedDataFactory
+from arctic_training.errors import DataError
+from arctic_training.logging import logger
+
+
+class PromptDataConfig(SourcedDataConfig):
+    pack_samples: bool = True
+    """Put the answers of a micro-batch into one row, each with its prompt a document that does not see the others; else
+    side by side, padded. Both give the same numbers; padding is for models whose layers know no documents."""
+    div_length: HumanInt = Field(default=8, ge=1)
+    """What the length of a row is a multiple of."""
+    chat_template_kwargs: dict[str, Any] = {}
+    """Handed to the chat template, such as ``{enable_thinking: false}``."""
+
+
+class PromptDataFactory(SourcedDataFactory[Any]):
+    """Rows in any of the shapes of `arctic_training.data.shapes`. What the assistant says last is the reference.
+
+    A sample is the prompt, ``input_ids``, and the reference with the token that ends it, ``answer_ids``. A prompt that
+    leaves no room for an answer of ``max_new_tokens`` below ``max_length`` is left out. A batch has a list of
+    each under ``prompts`` and ``references``, and ``weights``: 1, or 0 for a prompt that only fills a batch.
+    """
+
+    name = "prompt"
+    config_type: ClassVar[type[ComponentConfig]] = PromptDataConfig
+    after_the_cache = SourcedDataFactory.after_the_cache | {"max_length", "pack_samples", "div_length"}
+
+    def process(self, dataset: Any) -> Any:
+        config = self.config
+        encoder = SpanEncoder(
+            self.tokenizer,
+            tokenize_arguments=getattr(self.trainer.config.tokenizer, "tokenize_kwargs", None),
+            template_arguments=config.chat_template_kwargs,
+        )
+        encode = _Encode(encoder, list(dataset.column_names))
+        return map_rows(dataset, encode, processes=config.num_proc, folder=self.cache_folder)
+
+    def finish(self, samples: Any) -> Any:
+        """Leave out prompts that are too long. Raises `DataError` when all of them are."""
+        room = self.max_length - int(getattr(self.trainer.config, "max_new_tokens", 0))
+        lengths = samples.lengths()
+        fits = lengths <= room
+        if fits.all():
+            return samples
+        told = f"{(~fits).sum()} of {len(lengths)} prompts leave no room for max_new_tokens in "
+        told += f"max_length = {self.max_length}"
+        if not fits.any():
+            raise DataError(f"data.max_length: {told}, the shortest has {lengths.min()} tokens: nothing is left")
+        logger.warning(f"{told}, and are left out")
+        return samples.select(np.flatnonzero(fits))
+
+    def blank(self, sample: Any) -> Any:
+        return {**sample, "blank": True}
+
+    def collate(self, samples: list[Any]) -> dict[str, Any]:
+        return {
+            "prompts": [sample["input_ids"] for sample in samples],
+            "references": [sample["answer_ids"] for sample in samples],
+            "weights": [float("blank" not in sample) for sample in samples],
+        }
+
+
+def answered(
+    prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]], *, pad_token: int, config: Any
+) -> dict[str, Any]:
+    """What a model is told of answers to prompts, the answers being the targets; ``config`` is the data section."""
+    rows: list[dict[str, Any]] = []
+    for prompt, answer in zip(prompts, answers, strict=True):
+        ids = np.array([*prompt, *answer], np.int32)
+        labels = ids.copy()
+        labels[: len(prompt)] = IGNORED
+        rows.append({"input_ids": ids, "labels": labels})
+    batch = (pack if config.pack_samples else pad)(rows, pad_token=pad_token, multiple=config.div_length)
+    return {**batch, "num_targets": sum(map(len, answers))}
+
+
+def closing_token(tokenizer: Any, config: Any) -> list[int]:
+    """The token with which the chat template ends what the assistant says; none where there is no template."""
+    if not getattr(tokenizer, "chat_template", None):
+        return []
+    turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    try:
+        ((ids, labels),) = SampleEncoder(tokenizer, template_arguments=config.chat_template_kwargs)([Sample(turns)])
+    except DataError:  # it may want another chat than this one
+        return []
+    said: list[int] = ids[labels != IGNORED].tolist()
+    return said[-1:]
+
+
+class _Encode:
+    """Makes samples of up to 1,000 rows; pickled when several processes share the work."""
+
+    def __init__(self, encoder: SpanEncoder, columns: Sequence[str]) -> None:
+        """Raises `DataError` when no shape fits the columns."""
+        shapes.reader(columns)
+        self.encoder, self.columns = encoder, columns
+
+    def __call__(self, rows: Rows, first: int) -> Any:
+        """Raises `RowError`."""
+        read = shapes.reader(self.columns)
+        samples = []
+        for n, row in enumerate(rows):
+            try:
+                samples.append(read(row))
+            except DataError as error:
+                raise RowError(first + n, str(error)) from None
+        self.encoder.answers = dict.fromkeys(range(len(samples)), 1)
+        prompts, answers = [], []
+        for n, (ids, labels) in enumerate(self.encoder(samples, first)):
+            targets = np.flatnonzero(labels != IGNORED)
+            if not len(targets):
+                raise RowError(first + n, "there is no answer")
+            if not samples[n].messages and not samples[n].prompt:
+                raise RowError(first + n, "there is no prompt before the answer")
+            prompts.append(ids[: targets[0]])
+            answers.append(ids[targets[0] : targets[-1] + 1])
+        return token_table({"input_ids": prompts, "answer_ids": answers})

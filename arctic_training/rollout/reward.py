@@ -1,0 +1,203 @@
+"""What an answer that the model gave is worth."""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar
+
+from pydantic import BeforeValidator, Field, SerializeAsAny, model_validator
+
+from arctic_training.config.base import ComponentConfig
+from arctic_training.config.component import each, from_shelf
+from arctic_training.config.numbers import HumanFloat, HumanInt
+from arctic_training.config.problems import Problem, Problems
+from arctic_training.errors import RecipeError, TrainingError
+from arctic_training.registry import Registered, lookup, names, nearest
+from arctic_training.traces import own_traceback
+
+_SHOWN = 80
+"""Characters of a text that a message shows."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """An answer, and what it is an answer to."""
+
+    problem: str
+    """The prompt, special tokens and all."""
+    generated: str
+    """Without special tokens, as is the reference."""
+    reference: str
+    tokens: int
+    """Of the answer, its end token among them."""
+    ended: bool
+    """Whether it came to its end within ``max_new_tokens``."""
+
+
+class RewardConfig(ComponentConfig):
+    weight: HumanFloat = 1.0
+    """What the reward is multiplied by before all are added up."""
+    threshold: HumanFloat | None = None
+    """When given, the reward is 1 from there on, and 0 below."""
+    clip: tuple[HumanFloat, HumanFloat] | None = None
+    """The lowest and the highest that it may be."""
+
+    @model_validator(mode="after")
+    def _can_be(self) -> "RewardConfig":
+        if self.clip is not None and self.clip[0] >= self.clip[1]:
+            raise ValueError(f"clip: {self.clip[0]:g} to {self.clip[1]:g}: the lowest comes first")
+        return self
+
+
+class Reward(Registered, ABC, kind="reward"):
+    """A subclass that states a ``name`` is a reward a recipe can name; so is every scorer."""
+
+    config_type: ClassVar[type[ComponentConfig]] = RewardConfig
+
+    def __init__(self, config: Any) -> None:
+        self.config: Any = config
+
+    @abstractmethod
+    def __call__(self, answers: Sequence[Answer]) -> Sequence[float]:
+        """A number for each answer, the higher the better; the answers to one prompt stand together."""
+
+
+class LengthConfig(RewardConfig):
+    free: HumanInt = Field(ge=0)
+    """Tokens that cost nothing."""
+    limit: HumanInt = Field(ge=1)
+    """Tokens from which on an answer costs 1."""
+
+    @model_validator(mode="after")
+    def _rises(self) -> "LengthConfig":
+        if self.free >= self.limit:
+            raise ValueError(f"free: {self.free} tokens, and the limit is {self.limit}; it must be lower")
+        return self
+
+
+class LengthReward(Reward):
+    """0 up to ``free`` tokens, falling to -1 at ``limit``: Yu et al. 2025 (arXiv 2503.14476), equation 13."""
+
+    name = "length"
+    config_type = LengthConfig
+
+    def __call__(self, answers: Sequence[Answer]) -> list[float]:
+        free, limit = self.config.free, self.config.limit
+        return [-min(max(answer.tokens - free, 0) / (limit - free), 1.0) for answer in answers]
+
+
+class EndedReward(Reward):
+    """1 for an answer that came to its end, 0 for one that was cut off."""
+
+    name = "ended"
+
+    def __call__(self, answers: Sequence[Answer]) -> list[float]:
+        return [float(answer.ended) for answer in answers]
+
+
+class ScoreConfig(RewardConfig):
+    scorer: Annotated[SerializeAsAny[ComponentConfig], BeforeValidator(lambda told: from_shelf("scorer", told))]
+    """The scorer: its name, or a section with its keys."""
+
+
+class ScoreReward(Reward):
+    """What a scorer says of the answer beside the reference. A scorer's name in ``rewards`` means this one."""
+
+    name = "score"
+    config_type = ScoreConfig
+
+    def __init__(self, config: ScoreConfig) -> None:
+        super().__init__(config)
+        self.scorer: Any = lookup("scorer", config.scorer.type)(config.scorer)  # type: ignore[call-arg]
+
+    def __call__(self, answers: Sequence[Answer]) -> list[float]:
+        return [float(self.scorer(answer.generated, answer.reference)) for answer in answers]
+
+
+def read_rewards(value: Any) -> list[ComponentConfig]:
+    """The sections of ``rewards``: a name, a section, or a list of them. Raises `Problems`."""
+    return each(value, _read)
+
+
+RewardSections = Annotated[list[SerializeAsAny[ComponentConfig]], BeforeValidator(read_rewards)]
+
+
+def _read(section: Any) -> ComponentConfig:
+    section = {"type": section} if isinstance(section, str) else section
+    name = section.get("type") if isinstance(section, dict) else None
+    if isinstance(name, str) and name not in names("reward"):
+        if name not in names("scorer"):
+            there = nearest(name, sorted({*names("reward"), *names("scorer")}))
+            raise Problems([Problem(("type",), f"no reward is named {name!r}; {there}")])
+        ours = {key: value for key, value in section.items() if key in RewardConfig.model_fields and key != "type"}
+        theirs = {key: value for key, value in section.items() if key not in ours}
+        section = {"type": ScoreReward.name, "scorer": from_shelf("scorer", theirs), **ours}
+    read = from_shelf("reward", section)
+    if not isinstance(read, RewardConfig):
+        raise Problems([Problem(("type",), f"{read.type}: its config_type is no RewardConfig")])
+    return read
+
+
+class Rewards:
+    """The rewards of a recipe, weighed."""
+
+    def __init__(self, sections: Sequence[Any]) -> None:
+        self.parts: dict[str, Any] = {}
+        for section in sections:
+            name = section.scorer.type if isinstance(section, ScoreConfig) else section.type
+            same = sum(label.split("#")[0] == name for label in self.parts)
+            self.parts[f"{name}#{same + 1}" if same else name] = Reward.registered(section.type)(section)
+
+    def __call__(self, answers: Sequence[Answer]) -> tuple[list[float], dict[str, list[float]]]:
+        """The sum for each answer, and what each reward gave before its weight.
+
+        Raises `TrainingError` for a reward that gives something else than a finite number for each.
+        """
+        told = {label: self._asked(n, label, answers) for n, label in enumerate(self.parts)}
+        weights = [part.config.weight for part in self.parts.values()]
+        sums = [
+            math.fsum(w * v for w, v in zip(weights, column, strict=True))
+            for column in zip(*told.values(), strict=True)
+        ]
+        return sums, told
+
+    def rehearse(self, answer: Answer, count: int) -> None:
+        """Raises `RecipeError` when a reward cannot tell what ``count`` times ``answer`` is worth."""
+        for n, label in enumerate(self.parts):
+            try:
+                self._asked(n, label, [answer] * count)
+            except TrainingError as error:
+                raise RecipeError(str(error)) from error
+            except Exception as error:
+                where = own_traceback(error) or f"{type(error).__name__}: {error}"
+                raise RecipeError(
+                    f"rewards.{n}: {label} fails on the reference of the first sample:\n{where}"
+                ) from error
+
+    def _asked(self, n: int, label: str, answers: Sequence[Answer]) -> list[float]:
+        reward = self.parts[label]
+        given = reward(answers)
+        try:
+            values = [float(value) for value in given]
+        except (TypeError, ValueError):
+            raise TrainingError(
+                f"rewards.{n}: {label} gave {_short(given)}; wanted is a number for each answer"
+            ) from None
+        if len(values) != len(answers):
+            raise TrainingError(
+                f"rewards.{n}: {label} gave {len(values)} numbers for {len(answers)} answers; wanted is one for each"
+            )
+        for answer, value in zip(answers, values, strict=True):
+            if not math.isfinite(value):
+                asked, said = _short(answer.problem), _short(answer.generated)
+                raise TrainingError(f"rewards.{n}: {label} gave {value} for the answer {said} to {asked}")
+        threshold, clip = reward.config.threshold, reward.config.clip
+        if threshold is not None:
+            values = [float(value >= threshold) for value in values]
+        return values if clip is None else [min(max(value, clip[0]), clip[1]) for value in values]
+
+
+def _short(value: Any) -> str:
+    told = repr(value)
+    return told if len(told) <= _SHOWN else told[: _SHOWN - 3] + "..."

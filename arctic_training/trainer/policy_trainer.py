@@ -1,0 +1,244 @@
+"""What trainers share whose model answers prompts, and learns from what its answers are worth."""
+
+import functools
+import zlib
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import Annotated, Any, ClassVar
+
+import torch
+from pydantic import Field, SerializeAsAny, ValidationInfo, ValidatorFunctionWrapHandler, field_validator
+from torch import Tensor
+
+from arctic_training import distributed
+from arctic_training.callback.hooks import hook
+from arctic_training.config.changes import FREE
+from arctic_training.config.component import Slot
+from arctic_training.config.model import ModelConfig
+from arctic_training.config.numbers import HumanFloat, HumanInt
+from arctic_training.config.trainer import TrainerConfig
+from arctic_training.data.factory import DataFactory
+from arctic_training.data.noise import uniform
+from arctic_training.data.prompt_factory import PromptDataFactory, answered, closing_token
+from arctic_training.errors import RecipeError
+from arctic_training.generation import Question, end_tokens, generator, pad_token
+from arctic_training.model.target_losses import target_losses
+from arctic_training.rollout.reward import Answer, Rewards, RewardSections
+from arctic_training.rollout.sampling import Sampling, sample
+from arctic_training.state import evaluating
+from arctic_training.trainer.language_model_trainer import LanguageModelTrainer
+from arctic_training.trainer.reference import read_reference, require_fit, without_adapter
+from arctic_training.trainer.role import Role
+
+_TRAINED, _EVALUATED = range(2)
+"""Streams of noise: for answers that are learned from, and for those of an evaluation."""
+
+
+class PolicyConfig(TrainerConfig):
+    rewards: RewardSections = Field(min_length=1)
+    """What an answer is worth: rewards and scorers, by name or as sections; their sum by weight."""
+    num_generations: int = Field(default=4, ge=2)
+    """Answers to each prompt. A process computes ``micro_batch_size`` prompts at once, with so many answers each."""
+    num_iterations: int = Field(default=1, ge=1)
+    """Optimizer steps on the answers of one window. Lengths of schedules count them all, the run's updates do not."""
+    max_new_tokens: HumanInt = Field(default=256, ge=1)
+    """Tokens after which an answer is cut off."""
+    temperature: HumanFloat = Field(default=1.0, gt=0)
+    """What logits are divided by, where answers are drawn and where their probabilities are computed."""
+    top_k: HumanInt = Field(default=0, ge=0)
+    """Draw from so many of the likeliest tokens; 0: from all. Probabilities stay those among all tokens."""
+    top_p: HumanFloat = Field(default=1.0, gt=0, le=1)
+    """Draw from the likeliest tokens that together have this probability; 1: from all."""
+    stop: list[str] = []
+    """Tokens of the vocabulary that end an answer, beside the end tokens of model, tokenizer and chat template."""
+    generate_together: Annotated[HumanInt, FREE] = Field(default=0, ge=0)
+    """Micro-batches of a window whose answers are drawn at the same time; 0: all of it."""
+    beta: HumanFloat = Field(default=0.01, ge=0)
+    """How strongly the policy is held to the reference; 0: not at all, and there is no reference."""
+    ref_model: Annotated[SerializeAsAny[ModelConfig] | None, Slot("model_factory_type")] = None
+    """The reference. When left out, the policy as it was at the start: made by the ``model`` section again, or, where
+    that has a ``peft_config``, the policy itself without its adapter."""
+    reference_model_deepspeed: Annotated[dict[str, Any] | None, FREE] = None
+    """What takes the place of ``deepspeed`` for the reference; its stage 3 shards it over the processes."""
+
+    @field_validator("ref_model", mode="wrap")
+    @classmethod
+    def _reference(cls, value: Any, read: ValidatorFunctionWrapHandler, info: ValidationInfo) -> Any:
+        unwanted = "beta is 0, so that nothing is compared with a reference"
+        return read_reference(value, read, info, unwanted="" if info.data.get("beta", 1) else unwanted)
+
+    @field_validator("reference_model_deepspeed")
+    @classmethod
+    def _block(cls, block: dict[str, Any] | None, info: ValidationInfo) -> dict[str, Any] | None:
+        return require_fit(block, info)
+
+
+class PolicyTrainer(LanguageModelTrainer):
+    """Before a window is trained on, its prompts are answered by the model as it is. A subclass writes `advantages`
+    and `loss`, which is given what `answer` makes of a batch of prompts.
+
+    An answer is a function of weights, recipe and the place of its prompt in the order: neither the cut of the global
+    batch nor a resume changes it, but where rounding decides between two tokens.
+    """
+
+    config_type = PolicyConfig
+    shares_sequences = False
+    data_factory_type: ClassVar[type[DataFactory[Any]]] = PromptDataFactory
+    roles: ClassVar[tuple[Role, ...]] = (
+        Role("model", updates="num_iterations"),
+        Role("ref_model", frozen=True, deepspeed="reference_model_deepspeed"),
+    )
+
+    @functools.cached_property
+    def rewards(self) -> Rewards:
+        return Rewards(self.config.rewards)
+
+    @functools.cached_property
+    def ends(self) -> list[int]:
+        """The tokens that end an answer, the same for all. Raises `RecipeError` for one that there is not."""
+        known = self.tokenizer.get_vocab()
+        if unknown := [word for word in self.config.stop if word not in known]:
+            raise RecipeError(f"stop: {unknown[0]!r} is no token of the vocabulary")
+        closing = closing_token(self.tokenizer, self.config.data)
+        ends = end_tokens(self.tokenizer, self.model.module, [closing])
+        return sorted({*ends, *(known[word] for word in self.config.stop)})
+
+    def check(self) -> None:
+        """Raises `InputError` for what would end the run at its first answers."""
+        generator(self.model, f"type: {self.name}")
+        _ = self.ends
+        samples = self.train_loader.dataset if self.train_loader is not None else []
+        if len(samples):
+            question = Question.of(samples[0], "sample 1")
+            answer = self._told([question], [question.target])[0]
+            self.rewards.rehearse(answer, self.config.num_generations)
+
+    def targets(self, batch: Any) -> int:
+        """The answers that count."""
+        return int(sum(batch["weights"])) * int(self.config.num_generations)
+
+    def step(self, batch: Any) -> None:
+        window = self.window
+        if window.index == 0:
+            self._answered = self._answer_window()
+            for _ in range(self.config.num_iterations - 1):
+                for index, answers in enumerate(self._answered):
+                    window.index = index
+                    super().step(answers)
+            window.index = 0
+        super().step(self._answered[window.index])
+
+    @abstractmethod
+    def advantages(self, rewards: Tensor) -> Tensor:
+        """How much better than expected each answer is, ``[prompts, num_generations]`` as the rewards are."""
+
+    @abstractmethod
+    def loss(self, batch: Any) -> Tensor:
+        """The scalar to minimise on ``self.with_answers(batch)``."""
+
+    def with_answers(self, batch: Any) -> Any:
+        """What `loss` is computed of: ``batch`` itself, or, of an evaluation's prompts, what `answer` makes of them."""
+        if "prompts" not in batch:
+            return batch
+        keys = [zlib.crc32(prompt.tobytes()) for prompt in batch["prompts"]]
+        return self.answer([batch], [keys], _EVALUATED)[0]
+
+    def _answer_window(self) -> list[Any]:
+        loader, progress, together = self.train_loader, self.progress, self.config.generate_together
+        assert loader is not None
+        places = [loader.places(progress.row + index * loader.stride) for index in range(self.window.size)]
+        keys = [[(progress.epoch << 40) + place for place in some] for some in places]
+        made, batches = [], self.window.batches
+        for first in range(0, len(batches), together or len(batches)):
+            part = slice(first, first + (together or len(batches)))
+            made += self.answer(batches[part], keys[part], _TRAINED)
+        tokens = sum(batch["num_tokens_in_batch"] for batch in made)
+        tokens = int(distributed.all_reduce(torch.tensor([tokens], dtype=torch.int64)))
+        share = max(tokens, 1) / (len(made) * distributed.world_size())
+        return [{**batch, "num_tokens_in_batch": share} for batch in made]
+
+    @hook("answer")
+    @torch.no_grad()
+    def answer(self, batches: Sequence[Any], keys: Sequence[Sequence[int]], stream: int) -> list[Any]:
+        """Let the model answer the prompts of ``batches``, and say what the answers are worth.
+
+        ``keys`` are a number for each prompt, which its randomness is made of. Of each batch comes ``inputs``: the
+        answers with their prompts as the model takes them, prompt after prompt; as tensors ``[answers]`` their
+        ``lengths`` in tokens, ``weights``, ``advantages``, and under ``told`` numbers to be recorded; as tensors
+        ``[tokens]`` log-probabilities, ``reference``, and ``old`` when there are several iterations, else None. Sums
+        over answers are divided by ``num_items_in_batch``, and sums over their tokens by ``num_tokens_in_batch``.
+        """
+        config, count, ends = self.config, self.config.num_generations, self.ends
+        questions = [
+            Question.of({"input_ids": prompt, "answer_ids": reference}, "")
+            for batch in batches
+            for prompt, reference in zip(batch["prompts"], batch["references"], strict=True)
+        ]
+        numbers = [
+            key for batch, some in zip(batches, keys, strict=True) for key in list(some)[: len(batch["prompts"])]
+        ]
+        drawn = torch.tensor(numbers, device=self.device)[:, None] * count + torch.arange(count, device=self.device)
+        with evaluating([self.model.module]):
+            given = sample(
+                self.model,
+                [one.prompt for one in questions for _ in range(count)],
+                uniform(drawn.flatten(), config.max_new_tokens, seed=config.seed, stream=stream),
+                Sampling(config.max_new_tokens, config.temperature, config.top_k, config.top_p),
+                ends=ends,
+                pad=pad_token(self.tokenizer),
+            )
+            sums, parts = self.rewards(self._told(questions, given))
+            made, first = [], 0
+            for batch in batches:
+                some = slice(first * count, (first + len(batch["prompts"])) * count)
+                prompts = [one.prompt for one in questions[first : first + len(batch["prompts"])] for _ in range(count)]
+                columns = {f"reward/{name}": column[some] for name, column in parts.items()}
+                columns |= {"reward": sums[some], "tokens": [float(len(one)) for one in given[some]]}
+                columns |= {"ended": [float(one[-1] in ends) for one in given[some]]}
+                made.append(self._made(batch, prompts, given[some], columns))
+                first += len(batch["prompts"])
+        return made
+
+    def _made(self, batch: Any, prompts: Sequence[Any], given: Sequence[Any], columns: dict[str, list[float]]) -> Any:
+        count, device = self.config.num_generations, self.device
+        inputs = answered(prompts, given, pad_token=pad_token(self.tokenizer), config=self.config.data)
+        inputs = {name: one.to(device) if isinstance(one, Tensor) else one for name, one in inputs.items()}
+        # in doubles, on the CPU: what is worth the same must be seen to be
+        rewards = torch.tensor(columns["reward"], dtype=torch.float64).reshape(-1, count)
+        told = {name: torch.tensor(column, device=device) for name, column in columns.items()}
+        told["reward_std"] = rewards.std(1, correction=0).float().repeat_interleave(count).to(device)
+        counted = [float(weight) for weight in batch["weights"] for _ in range(count)]
+        return {
+            "inputs": inputs,
+            "lengths": torch.tensor(list(map(len, given)), device=device),
+            "weights": torch.tensor(counted, device=device),
+            "advantages": self.advantages(rewards).float().flatten().to(device),
+            "told": told,
+            "reference": self.reference(inputs),
+            "old": self.log_probs(self.model, inputs) if self.config.num_iterations > 1 else None,
+            "num_items_in_batch": batch["num_items_in_batch"],
+            "num_tokens_in_batch": sum(len(one) for one, weight in zip(given, counted, strict=True) if weight),
+        }
+
+    def log_probs(self, engine: Any, inputs: Any) -> Tensor:
+        """The log-probabilities of the answers' tokens, answer by answer: ``[tokens]``."""
+        return -target_losses(engine, inputs, temperature=self.config.temperature)
+
+    def reference(self, inputs: Any) -> Tensor | None:
+        """The same under the reference; None where there is none."""
+        if not self.config.beta:
+            return None
+        if "ref_model" in self.engines:
+            return self.log_probs(self.engines["ref_model"], inputs)
+        with without_adapter(self.model.module):
+            return self.log_probs(self.model, inputs)
+
+    def _told(self, questions: Sequence[Question], given: Sequence[Any]) -> list[Answer]:
+        count = self.config.num_generations
+        problems = self.tokenizer.batch_decode([one.prompt for one in questions])
+        references = self.tokenizer.batch_decode([one.target for one in questions], skip_special_tokens=True)
+        texts = self.tokenizer.batch_decode(given, skip_special_tokens=True)
+        return [
+            Answer(problems[n // count], text, references[n // count], len(answer), answer[-1] in self.ends)
+            for n, (text, answer) in enumerate(zip(texts, given, strict=True))
+        ]

@@ -1,0 +1,78 @@
+"""Running sums modulo 17: problems with their answers, and the figures of a run that learns from its own answers."""
+
+import hashlib
+import random
+from collections.abc import Iterator
+from itertools import accumulate, islice
+from typing import Any
+
+from arctic_training import Callback, ComponentConfig, DataSource, DataSourceConfig
+from arctic_training.config.numbers import HumanInt
+from arctic_training.distributed import is_main
+
+MODULUS, LENGTH = 17, 4
+
+
+def problems(split: str, seed: int) -> Iterator[dict[str, str]]:
+    """Different problems without end, and their answers. One problem in four is held out, by its hash."""
+    draw, seen = random.Random(f"{split} {seed}"), set()
+    while True:
+        numbers = [draw.randrange(MODULUS) for _ in range(LENGTH)]
+        problem = " ".join(map(str, numbers))
+        held_out = hashlib.sha256(problem.encode()).digest()[0] < 64
+        if held_out == (split != "train") and problem not in seen:
+            seen.add(problem)
+            yield {"problem": problem, "answer": " ".join(str(total % MODULUS) for total in accumulate(numbers))}
+
+
+class SumsConfig(DataSourceConfig):
+    count: HumanInt = 10_000
+    """Problems."""
+    seed: int = 0
+
+
+class SumsSource(DataSource):
+    """Running sums with their answers."""
+
+    name = "running_sums"
+    config_type = SumsConfig
+
+    def load(self, config: SumsConfig, split: str) -> Any:
+        from datasets import Dataset
+
+        return Dataset.from_list(list(islice(problems(split, config.seed), config.count)))
+
+
+class UntilConfig(ComponentConfig):
+    success: float = 0.9
+    """Share of right answers at which training ends."""
+
+
+class StopAtSuccess(Callback):
+    """Ends the run when it is good enough, and calls its last checkpoint ``model``."""
+
+    name = "until"
+    config_type = UntilConfig
+
+    def post_evaluate(self, trainer: Any, values: dict[str, float]) -> None:
+        if (right := values["exact_match/eval"]) >= self.config.success:
+            trainer.stop(f"{right:.1%} of the answers are right")
+
+    def post_train(self, trainer: Any) -> None:
+        if is_main():
+            link = trainer.checkpointers[0].output_dir / "model"
+            link.unlink(missing_ok=True)
+            link.symlink_to(trainer.checkpointers[0].latest.name)
+
+
+class TellFigures(Callback):
+    """Prints the share of right answers, the likeliest and drawn ones, before and after."""
+
+    name = "figures"
+
+    def post_evaluate(self, trainer: Any, values: dict[str, float]) -> None:
+        when = "after" if trainer.progress.update else "before"
+        told = {"exact_match/eval": "greedy", "reward/exact_match/eval": "sampled"}
+        for name, words in told.items():
+            if is_main() and name in values:
+                print(f"{words} answers that are right {when}: {values[name]:.1%}", flush=True)

@@ -1,0 +1,120 @@
+"""Rewards that cannot be used, and what else keeps a policy from learning by its own answers."""
+
+from tests.bad_inputs.case import ANSWER, Case, lines, sft
+
+
+def grpo(*, rewards: str = "exact_match", data: str = "", more: str = "") -> str:
+    return f"type: grpo\nrewards: {rewards}\nmax_new_tokens: 4\n{sft(data=data)}{more}"
+
+
+def reward(name: str, *body: str) -> dict[str, str]:
+    """A train.py with a reward of that name."""
+    head = f"from arctic_training import Reward\n\n\nclass Mine(Reward):\n    name = '{name}'\n"
+    told = "".join(f"        {line}\n" for line in body)
+    return {"train.py": head + f"\n    def __call__(self, answers):\n{told}" * bool(body)}
+
+
+def mine(name: str, says: str, line: str) -> Case:
+    """Found before the run, by asking the reward about the first sample's own answer."""
+    told = [one if n else f"recipe.yaml:2:24: rewards.1: {name} {one}" for n, one in enumerate(says.split("\n"))]
+    return Case(told, recipe=grpo(rewards=f"[exact_match, {name}]"), files=reward(name, line), cached=True)
+
+
+CASES: dict[str, Case] = {
+    "none": Case("recipe.yaml: rewards: missing; it has to be given", recipe=f"type: grpo\n{sft()}"),
+    "an empty list": Case("recipe.yaml:2:1: rewards: 0 given; at least 1 wanted", recipe=grpo(rewards="[]")),
+    "not found": Case(
+        "recipe.yaml:2:10: rewards.type: no reward is named 'exact_mach'; did you mean 'exact_match'? there are: "
+        "contains, ended, exact_match, length, numeric, regex, score",
+        recipe=grpo(rewards="exact_mach"),
+    ),
+    "a key that its scorer has not": Case(
+        "recipe.yaml:2:27: rewards.0.wich: unknown; did you mean which?",
+        recipe=grpo(rewards="[{type: numeric, wich: first}]"),
+    ),
+    "a group of one": Case(
+        "recipe.yaml:6:18: num_generations: 1: a number of at least 2 is wanted",
+        recipe=grpo(more="num_generations: 1\n"),
+    ),
+    "wrong length": mine("short", "gave 1 numbers for 4 answers; wanted is one for each", "return [1.0]"),
+    "no list": mine("bare", "gave 1.0; wanted is a number for each answer", "return 1.0"),
+    "words": mine("wordy", "gave ['good', 'good']; wanted is a number for each answer", "return ['good'] * 2"),
+    "NaN": mine("nan", "gave nan for the answer 'three' to '...", "return [float('nan') for _ in answers]"),
+    "raises": mine(
+        "raises",
+        "fails on the reference of the first sample:\n"
+        "Traceback (most recent call last; --debug shows all of it):\n"
+        '  File "{here}/train.py", line 8, in __call__\n'
+        "    return 1 / len(answers[4:])\n"
+        "...\n"
+        "ZeroDivisionError: division by zero",
+        "return 1 / len(answers[4:])",
+    ),
+    "raises on an answer": Case(
+        [
+            "Traceback (most recent call last; --debug shows all of it):",
+            '  File "{here}/train.py", line 8, in __call__',
+            "    return [1 / (answers[0].generated == 'three')] * 4",
+            "...",
+            "ZeroDivisionError: division by zero",
+        ],
+        recipe=grpo(rewards="later"),
+        files=reward("later", "return [1 / (answers[0].generated == 'three')] * 4"),
+        code=1,
+        starts=True,
+    ),
+    "NaN on an answer": Case(
+        "rewards.0: later_nan gave nan for the answer ...",
+        recipe=grpo(rewards="later_nan"),
+        files=reward("later_nan", "return [1.0 if one.generated == 'three' else float('nan') for one in answers]"),
+        code=1,
+        starts=True,
+    ),
+    "lacks its method": Case(
+        "recipe.yaml:2:10: rewards.type: lacking: the class Mine in {here}/train.py lacks __call__, which it has to "
+        "define",
+        recipe=grpo(rewards="lacking"),
+        files=reward("lacking"),
+    ),
+    "no temperature": Case(
+        "recipe.yaml:6:14: temperature: 0: a number above 0 is wanted", recipe=grpo(more="temperature: 0\n")
+    ),
+    "an end that is no token": Case(
+        "recipe.yaml:6:1: stop: '<|stop|>' is no token of the vocabulary",
+        recipe=grpo(more="stop: ['<|stop|>']\n"),
+        cached=True,
+    ),
+    "no room for answers": Case(
+        "recipe.yaml:5:43: data.max_length: 8 of 8 prompts leave no room for max_new_tokens in max_length = 8, the "
+        "shortest has ...",
+        recipe=grpo(data=", max_length: 8"),
+        cached=True,
+    ),
+    "no prompt": Case(
+        "rows.jsonl:1: there is no prompt before the answer",
+        recipe=grpo(),
+        files={"rows.jsonl": lines({"prompt": "", "completion": "three"})},
+    ),
+    "no answer": Case(
+        "rows.jsonl:2: there is no answer",
+        recipe=grpo(),
+        files={
+            "rows.jsonl": lines(
+                {"messages": [{"role": "user", "content": "a"}, ANSWER]},
+                {"messages": [{"role": "user", "content": "a"}]},
+            )
+        },
+    ),
+    "a reference that is not asked": Case(
+        "recipe.yaml:7:1: ref_model: beta is 0, so that nothing is compared with a reference; leave ref_model out",
+        recipe=grpo(more="beta: 0\nref_model: {name_or_path: model}\n"),
+    ),
+    "shared sequences": Case(
+        "recipe.yaml:6:25: sequence_parallel_size: 2, and GRPOTrainer does not say that its loss is right on a part of "
+        "a sequence (`shares_sequences = True`); leave it out",
+        recipe=grpo(more="sequence_parallel_size: 2\n"),
+    ),
+    "a bound that lets nothing through": Case(
+        "recipe.yaml:6:11: clip_low: 1: a number below 1 is wanted", recipe=grpo(more="clip_low: 1\n")
+    ),
+}

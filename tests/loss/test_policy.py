@@ -1,0 +1,88 @@
+"""Losses of policies: worked out by hand, by autograd, and what must always hold."""
+
+import math
+from itertools import pairwise
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from arctic_training.loss.policy import answer_sums, divergences, group_advantages, surrogate_losses
+
+
+def numbers(*values: float) -> torch.Tensor:
+    return torch.tensor(values, dtype=torch.float64)
+
+
+def test_advantages_worked_out() -> None:
+    rewards = torch.stack([numbers(1, 0, 0, 1), numbers(3, 0, 0, 0)])
+    assert group_advantages(rewards, scale=False).tolist() == [[0.5, -0.5, -0.5, 0.5], [2.25, -0.75, -0.75, -0.75]]
+    deviation = math.sqrt((2.25**2 + 3 * 0.75**2) / 4)
+    told = group_advantages(rewards).flatten().tolist()
+    assert told == pytest.approx([1, -1, -1, 1, 2.25 / deviation, *[-0.75 / deviation] * 3])
+
+
+groups = st.integers(2, 8).flatmap(
+    lambda n: st.lists(st.lists(st.floats(-1e3, 1e3, width=32), min_size=n, max_size=n), min_size=1, max_size=5)
+)
+
+
+@given(groups, st.booleans())
+def test_advantages_of_any_rewards(rewards: list[list[float]], scale: bool) -> None:
+    told = group_advantages(torch.tensor(rewards, dtype=torch.float64), scale=scale)
+    assert told.isfinite().all()
+    for group, advantages in zip(rewards, told, strict=True):
+        assert abs(float(advantages.sum())) < 1e-6
+        if len(set(group)) == 1:
+            assert not advantages.any(), "a group with equal rewards contributes nothing"
+        order = sorted(range(len(group)), key=group.__getitem__)
+        assert all(advantages[a] <= advantages[b] for a, b in pairwise(order))
+
+
+@given(st.floats(-1e2, 1e2), st.integers(2, 9))
+def test_equal_rewards_are_worth_exactly_nothing(reward: float, count: int) -> None:
+    """Their mean may differ from each of them by rounding, which scaling would blow up."""
+    assert not group_advantages(torch.full((1, count), reward, dtype=torch.float64)).any()
+
+
+@pytest.mark.parametrize(
+    ("ratio", "advantage", "expected", "learns"),
+    [
+        (1.0, 2.0, -2.0, True),
+        (1.1, 2.0, -2.2, True),
+        (1.5, 2.0, -2.6, False),  # 1 + high = 1.3
+        (0.5, 2.0, -1.0, True),  # below the bound, and better than it was: it may come back
+        (0.5, -2.0, 1.6, False),  # 1 - low = 0.8
+        (1.5, -2.0, 3.0, True),
+    ],
+)
+def test_the_surrogate_worked_out(ratio: float, advantage: float, expected: float, learns: bool) -> None:
+    old = numbers(-1.0)
+    new = (old + math.log(ratio)).requires_grad_()
+    loss = surrogate_losses(new, old, numbers(advantage), low=0.2, high=0.3)
+    assert loss.item() == pytest.approx(expected)
+    (slope,) = torch.autograd.grad(loss.sum(), new)
+    assert slope.item() == pytest.approx(-advantage * ratio if learns else 0.0)
+
+
+def test_on_policy_the_gradient_is_that_of_reinforce() -> None:
+    new = numbers(-1.0, -2.0, -0.5).requires_grad_()
+    advantages = numbers(0.3, -1.0, 2.0)
+    (slope,) = torch.autograd.grad(surrogate_losses(new, new.detach(), advantages, low=0.2, high=0.2).sum(), new)
+    assert torch.equal(slope, -advantages)
+
+
+@given(st.lists(st.floats(-8, 3), min_size=2, max_size=6), st.lists(st.floats(-8, 3), min_size=2, max_size=6))
+def test_the_divergence_is_estimated_without_bias_and_never_negative(one: list[float], other: list[float]) -> None:
+    size = min(len(one), len(other))
+    policy, reference = numbers(*one[:size]).log_softmax(0), numbers(*other[:size]).log_softmax(0)
+    estimates = divergences(policy, reference)
+    assert (estimates >= -1e-12).all()
+    exact = (policy.exp() * (policy - reference)).sum()
+    assert (policy.exp() * estimates).sum().item() == pytest.approx(exact.item(), rel=1e-6, abs=1e-9)
+
+
+def test_sums_over_answers() -> None:
+    sums = answer_sums(torch.tensor([1.0, 2.0, 4.0, 8.0]), torch.tensor([1, 3]))
+    assert sums.tolist() == [1.0, 14.0]

@@ -1,0 +1,317 @@
+"""Group relative policy optimization on a tiny model: its loss by another way, and that no cut changes anything."""
+
+import json
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from arctic_training import get_config
+from arctic_training.errors import NonFiniteError
+from arctic_training.registry import lookup
+from arctic_training.rollout.reward import Answer, Reward
+from tests import processes, tiny
+
+ENDS = list("abcdefghijklmnopqrstuvwxyz")
+
+
+class EvenTokens(Reward):
+    """What a model that knows nothing can learn: to say letters that are even."""
+
+    name = "even_for_tests"
+
+    def __call__(self, answers: Sequence[Answer]) -> list[float]:
+        return [sum(ord(letter) % 2 == 0 for letter in one.generated) / max(len(one.generated), 1) for one in answers]
+
+
+def files(folder: Path) -> dict[str, Any]:
+    if not (folder / "model").exists():
+        tiny.save_model(folder / "model")
+        words = ["one", "two", "three", "four", "five", "six", "seven"]
+        rows = [{"question": " ".join(words[: n + 1]), "answer": " " + words[n]} for n in range(7)]
+        (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return {
+        "model": {"name_or_path": str(folder / "model"), "dtype": "fp32"},
+        "data": {"sources": [str(folder / "rows.jsonl")], "max_length": 128, "cache_dir": str(folder / "cache")},
+    }
+
+
+def made(folder: Path, **keys: Any) -> Any:
+    base = files(folder)
+    base["data"] |= keys.pop("data", {})
+    base["model"] |= keys.pop("model", {})
+    recipe = {
+        "type": "grpo",
+        "rewards": ["even_for_tests", {"type": "length", "free": 0, "limit": 8, "weight": 0.3}],
+        "num_generations": 3,
+        "max_new_tokens": 5,
+        "stop": ENDS,
+        "beta": 0.2,
+        "optimizer": {"type": "sgd", "lr": 0.5},
+        "deepspeed": {"gradient_clipping": 0},
+        "scheduler": {"warmup_ratio": 0},
+        "train_iters": 3,
+        "loss_log_interval": 0,
+        "output_dir": str(folder / "run"),
+        "logger": {"level": "ERROR"},
+        **base,
+        **keys,
+    }
+    config = get_config(recipe)
+    return lookup("trainer", config.type)(config)  # type: ignore[call-arg]
+
+
+def trained(folder: str, **keys: Any) -> dict[str, torch.Tensor]:
+    from arctic_training.engine.zero import full_parameter
+
+    trainer = made(Path(folder), **keys)
+    trainer.train()
+    found = {name: full_parameter(one).clone() for name, one in trainer.model.module.named_parameters()}
+    trainer.close()
+    return found
+
+
+def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> None:
+    assert one.keys() == other.keys()
+    for name, weight in one.items():
+        torch.testing.assert_close(other[name], weight, rtol=1e-4, atol=1e-6, msg=lambda text, n=name: f"{n}: {text}")
+
+
+def moved(trainer: Any) -> Any:
+    """A policy that is no longer its reference."""
+    torch.manual_seed(3)
+    with torch.no_grad():
+        for parameter in trainer.model.module.parameters():
+            parameter += 0.05 * torch.randn_like(parameter)
+    return trainer
+
+
+def answered(trainer: Any) -> Any:
+    """The first batch, with its answers."""
+    trainer.train_loader.seek(0, 0)
+    batch = next(iter(trainer.train_loader))
+    batch = {**batch, "num_items_in_batch": float(trainer.targets(batch))}
+    return trainer.answer([batch], [range(len(batch["prompts"]))], 0)[0]
+
+
+@pytest.mark.parametrize("normalize", ["sequence", "token", "constant"])
+@pytest.mark.parametrize("packs", [True, False])
+def test_the_loss_by_another_way(tmp_path: Path, normalize: str, packs: bool) -> None:
+    keys: dict[str, Any] = {"temperature": 1.5, "num_iterations": 2, "clip_low": 0.1, "clip_high": 0.15}
+    data = {"pack_samples": packs}
+    trainer = moved(made(tmp_path, micro_batch_size=7, normalize=normalize, data=data, **keys))
+    batch = answered(trainer)
+    policy, reference = trainer.model.module, trainer.engines["ref_model"].module.eval()
+    old = batch["old"].split(batch["lengths"].tolist())
+    moved(trainer)  # it has learned since it answered
+    with torch.no_grad():
+        found = trainer.loss(batch).item()
+        policy.eval()
+        total, tokens = torch.zeros(()), 0
+        rewards = batch["told"]["reward"].double().reshape(7, 3)
+        worth = (rewards - rewards.mean(1, keepdim=True)) / rewards.std(1, correction=0, keepdim=True).clamp(1e-6)
+        worth[rewards.amax(1) == rewards.amin(1)] = 0
+        for n, (prompt, answer) in enumerate(pairs(batch)):
+            ids = torch.tensor([prompt + answer])
+            log_probs, ref = (
+                (one(input_ids=ids).logits[0, len(prompt) - 1 : -1] / 1.5)
+                .log_softmax(-1)
+                .gather(1, ids[0, len(prompt) :, None])[:, 0]
+                for one in (policy, reference)
+            )
+            ratio = (log_probs - old[n]).exp()
+            gain = torch.minimum(ratio * worth.flatten()[n], ratio.clamp(0.9, 1.15) * worth.flatten()[n])
+            kl = (ref - log_probs).exp() - (ref - log_probs) - 1
+            over = {"sequence": len(answer), "token": 1, "constant": 5}[normalize]
+            total += (0.2 * kl - gain).sum().float() / over
+            tokens += len(answer)
+    assert found == pytest.approx((total / (tokens if normalize == "token" else 21)).item(), rel=1e-5, abs=1e-6)
+    trainer.close()
+
+
+def pairs(batch: Any) -> list[tuple[list[int], list[int]]]:
+    """Prompt and answer of every answer, out of what the model is given."""
+    inputs, found = batch["inputs"], []
+    ids, labels = inputs["input_ids"], inputs["labels"]
+    if "cu_seq_lens_q" in inputs:
+        bounds = inputs["cu_seq_lens_q"].tolist()
+        parts = [(ids[0, a:b], labels[0, a:b]) for a, b in pairwise(bounds)]
+    else:
+        sizes = inputs["attention_mask"].sum(1).tolist()
+        parts = [(row[:size], label[:size]) for row, label, size in zip(ids, labels, sizes, strict=True)]
+    for row, label in parts[: len(batch["lengths"])]:
+        start = int((label != -100).nonzero()[0])
+        found.append((row[:start].tolist(), row[start:].tolist()))
+    return found
+
+
+def test_answers_are_what_the_model_gave(tmp_path: Path) -> None:
+    """Every third stands with its prompt, is as long as is said, and ends as it should."""
+    trainer = made(tmp_path, micro_batch_size=7)
+    batch = answered(trainer)
+    known = trainer.tokenizer.get_vocab()
+    ends = {known[word] for word in ENDS} | {trainer.tokenizer.eos_token_id}
+    prompts = [list(map(int, trainer.train_loader.dataset[n]["input_ids"])) for n in trainer.train_loader.samples(0, 0)]
+    for n, (prompt, answer) in enumerate(pairs(batch)):
+        assert prompt == prompts[n // 3]
+        assert len(answer) == int(batch["lengths"][n]) <= 5
+        assert not ends & set(answer[:-1])
+        assert (answer[-1] in ends) == bool(batch["told"]["ended"][n])
+        assert len(answer) == 5 or answer[-1] in ends
+    told = batch["told"]
+    assert told["reward"].tolist() == pytest.approx(
+        (told["reward/even_for_tests"] + 0.3 * told["reward/length"]).tolist(), abs=1e-6
+    )
+    assert len(set(batch["lengths"].tolist())) > 1
+    trainer.close()
+
+
+@pytest.mark.parametrize(
+    "keys", [{"normalize": "token"}, {"normalize": "constant", "num_iterations": 3, "scale_rewards": False}]
+)
+def test_the_cut_of_the_global_batch_changes_nothing(tmp_path: Path, keys: dict[str, Any]) -> None:
+    """Seven prompts: the last window of an epoch is short, and one of its micro-batches too."""
+    whole = trained(str(tmp_path), micro_batch_size=4, **keys)
+    cuts: list[tuple[int, int, bool, int]] = [(2, 2, True, 0), (1, 4, True, 3), (4, 1, False, 1)]
+    for micro, accumulate, packs, together in cuts:
+        cut = {"micro_batch_size": micro, "gradient_accumulation_steps": accumulate, "generate_together": together}
+        same(whole, trained(str(tmp_path), data={"pack_samples": packs}, **cut, **keys))
+
+
+@pytest.mark.slow
+def test_two_processes_are_one(tmp_path: Path) -> None:
+    """The second has no row of the last global batch; at stage 3 it must answer all the same."""
+    source = {"name_or_path": str(tmp_path / "rows.jsonl"), "split": "train[:5]"}
+    keys: dict[str, Any] = {"normalize": "token", "num_iterations": 2, "data": {"sources": [source]}}
+    whole = trained(str(tmp_path), micro_batch_size=4, **keys)
+    block = {"gradient_clipping": 0, "zero_optimization": {"stage": 3}}
+    more = {"micro_batch_size": 2, "deepspeed": block, "reference_model_deepspeed": block}
+    for part in processes.run(trained, 2, str(tmp_path), **more, **keys):
+        same(whole, part)
+
+
+def test_answers_differ_from_update_to_update_and_from_run_to_run_by_the_seed_alone(tmp_path: Path) -> None:
+    def told(**keys: Any) -> list[Any]:
+        trainer = made(
+            tmp_path, micro_batch_size=7, optimizer={"type": "sgd", "lr": 0}, overfit_first_batch=True, **keys
+        )
+        seen: list[Any] = []
+        trainer.listen("post-step", lambda self: seen.append(pairs(self._answered[0])))
+        trainer.train()
+        trainer.close()
+        return seen
+
+    first, second, third = told()
+    assert first != second != third != first
+    assert told() == [first, second, third]
+    assert told(seed=43)[0] != first
+
+
+def test_an_evaluation_does_not_depend_on_the_cut_and_leaves_no_trace(tmp_path: Path) -> None:
+    told = []
+    for micro in (7, 2, 1):
+        data = {"eval_sources": [str(tmp_path / "rows.jsonl")]}
+        trainer = moved(made(tmp_path, micro_batch_size=micro, data=data, normalize="token", evaluators="generate"))
+        before = torch.get_rng_state()
+        told.append(trainer.evaluate())
+        assert torch.equal(torch.get_rng_state(), before) and trainer.model.module.training
+        trainer.close()
+    assert told[0]["kl/eval"] > 0 and told[0]["reward_std/eval"] > 0 and "exact_match/eval" in told[0]
+    assert told[0]["loss/eval"] != 0 and "loss_of_tokens/eval" not in told[0]
+    for cut in told[1:]:
+        assert cut == pytest.approx(told[0], rel=1e-5, abs=1e-7)
+
+
+LORA = {"peft_type": "LORA", "r": 4, "target_modules": ["q_proj", "v_proj"], "lora_dropout": 0.0}
+
+
+def test_the_reference_of_an_adapter_is_the_model_without_it(tmp_path: Path) -> None:
+    pytest.importorskip("peft")
+    alone = moved(made(tmp_path, model={"peft_config": LORA}, micro_batch_size=7))
+    assert "ref_model" not in alone.engines
+    batch = answered(alone)
+    inputs = batch["inputs"]
+    assert not torch.allclose(batch["reference"], alone.log_probs(alone.model, inputs), atol=1e-3)
+    with alone.model.module.disable_adapter():
+        assert torch.allclose(batch["reference"], alone.log_probs(alone.model, inputs), atol=1e-6)
+    alone.close()
+    free = made(tmp_path, beta=0, micro_batch_size=7)
+    assert "ref_model" not in free.engines and answered(free)["reference"] is None
+    free.close()
+
+
+def test_the_policy_learns_what_is_rewarded(tmp_path: Path) -> None:
+    trainer = made(
+        tmp_path,
+        rewards="even_for_tests",
+        optimizer={"type": "adamw", "lr": 1e-2, "weight_decay": 0},
+        num_generations=8,
+        micro_batch_size=7,
+        train_iters=30,
+        beta=0.001,
+        train_log_iter_interval=5,
+    )
+    trainer.train()
+    trainer.close()
+    told = [json.loads(line)["reward"] for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert told[-1] > told[0] + 0.2, told
+
+
+def test_several_iterations_count_in_the_schedule_and_not_in_the_run(tmp_path: Path) -> None:
+    keys: dict[str, Any] = {"optimizer": {"type": "sgd", "lr": 1.0}, "scheduler": {"name": "linear", "warmup_ratio": 0}}
+    trainer = made(tmp_path, num_iterations=3, micro_batch_size=7, **keys)
+    rates: list[float] = []
+    trainer.listen("post-loss", lambda self, loss: rates.append(self.model.optimizer.param_groups[0]["lr"]))
+    trainer.train()
+    assert trainer.progress.update == 3 and trainer.model.global_steps == 9
+    assert rates == pytest.approx([1 - n / 9 for n in range(9)])
+    trainer.close()
+    told = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert all("clipped" in line for line in told)
+
+
+def test_prompts_that_leave_no_room_are_left_out(tmp_path: Path) -> None:
+    files(tmp_path)
+    whole = made(tmp_path)
+    lengths = sorted(whole.train_loader.dataset.lengths().tolist())
+    whole.close()
+    trainer = made(tmp_path, data={"max_length": lengths[3] + 5})
+    assert sorted(trainer.train_loader.dataset.lengths().tolist()) == lengths[:4]
+    trainer.close()
+
+
+@pytest.mark.fault(14)
+def test_a_loss_that_is_no_number_in_a_later_iteration_names_its_samples(tmp_path: Path) -> None:
+    trainer = made(tmp_path, num_iterations=2, micro_batch_size=1, gradient_accumulation_steps=2, nan_guard="stop")
+    losses: list[torch.Tensor] = []
+
+    def spoil(self: Any, loss: torch.Tensor) -> torch.Tensor | None:
+        losses.append(loss)
+        return loss * float("nan") if len(losses) == 4 else None  # the second micro-batch, gone through again
+
+    # before the guard, which is the first to listen to a run
+    trainer._listeners["post-loss"].insert(0, (spoil, 1))
+    sample = trainer.train_loader.samples(0, 1)[0]
+    with pytest.raises(
+        NonFiniteError, match=rf"^update 1: the loss is not finite: rank 0, training samples {sample}\."
+    ):
+        trainer.train()
+    trainer.close()
+
+
+def test_answers_end_as_the_chat_template_ends_them(tmp_path: Path) -> None:
+    """Whatever the tokenizer's own end token is, and whatever prompts are answered together."""
+    for template, end in ((tiny.CHAT_TEMPLATE, "<|im_end|>"), (tiny.CHAT_TEMPLATE.replace("im_end", "pad"), "<|pad|>")):
+        files(tmp_path)
+        tiny.save_chats(tmp_path / "chats.jsonl", 4)
+        tokenizer = {"chat_template": template}
+        sources = [str(tmp_path / "chats.jsonl"), str(tmp_path / "rows.jsonl")]
+        data = {"sources": sources, "max_length": 400}
+        trainer = made(tmp_path, stop=[], tokenizer=tokenizer, data=data)
+        known = trainer.tokenizer.get_vocab()
+        assert trainer.ends == sorted({known["<|im_end|>"], known[end]})
+        assert {trainer.train_loader.dataset[n]["answer_ids"][-1] for n in range(4)} == {known[end]}
+        trainer.close()
