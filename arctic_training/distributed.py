@@ -156,12 +156,13 @@ def all_agree(yes: bool) -> bool:
     return int(all_reduce(torch.tensor([0 if yes else 1])).item()) == 0
 
 
-def gather_objects(value: T) -> list[T]:
-    """What each process holds, in the order of ranks, on every process. Small picklable values."""
+def gather_objects(value: T, among: int = 0) -> list[T]:
+    """What each process holds, in the order of ranks, on every process; or among so many `neighbours`. Small picklable
+    values."""
     if not _several():
         return [value]
-    values: list[T | None] = [None] * world_size()
-    dist.all_gather_object(values, value)
+    values: list[T | None] = [None] * (among or world_size())
+    dist.all_gather_object(values, value, group=neighbours(among) if among else None)
     beat()
     return values  # type: ignore[return-value]
 

@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 import numpy as np
 from pydantic import Field
 
+from arctic_training import distributed
 from arctic_training.config.base import ComponentConfig
 from arctic_training.config.numbers import HumanInt
 from arctic_training.data import shapes
@@ -68,6 +69,13 @@ class PromptDataFactory(SourcedDataFactory[Any]):
 
     def blank(self, sample: Any) -> Any:
         return {**sample, "blank": True}
+
+    def batch(self, samples: list[Any]) -> dict[str, Any]:
+        """Prompts are whole on every process; of those that share sequences the first one counts them."""
+        batch = self.collate(samples)
+        if distributed.rank() % self.trainer.config.sequence_parallel_size:
+            batch["weights"] = [0.0] * len(samples)
+        return batch
 
     def collate(self, samples: list[Any]) -> dict[str, Any]:
         return {

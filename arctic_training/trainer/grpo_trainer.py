@@ -30,6 +30,7 @@ class GRPOTrainer(PolicyTrainer):
 
     name = "grpo"
     config_type = GRPOConfig
+    shares_sequences = True
 
     def advantages(self, rewards: Tensor) -> Tensor:
         return group_advantages(rewards, scale=self.config.scale_rewards)
@@ -57,10 +58,11 @@ class GRPOTrainer(PolicyTrainer):
         if config.normalize != "token":
             sums = sums / (lengths if config.normalize == "sequence" else config.max_new_tokens)
             return sums.sum().div(share)
+        loss = sums.sum().div(max(tokens, 1))
         if not torch.is_grad_enabled():
             # a mean over tokens, where what an evaluation records is weighted by answers
-            self.record("loss_of_tokens", sums.sum().div(tokens), tokens / share)
-        return sums.sum().div(tokens)
+            self.record("loss_of_tokens", loss, tokens / share)
+        return loss
 
     def evaluated(self, means: dict[str, float]) -> dict[str, float]:
         if "loss_of_tokens" in means:

@@ -23,6 +23,7 @@ from arctic_training.data.prompt_factory import PromptDataFactory, answered, clo
 from arctic_training.errors import RecipeError
 from arctic_training.generation import Question, end_tokens, generator, pad_token
 from arctic_training.model.target_losses import target_losses
+from arctic_training.parallel.sequence import KEY, share, whole
 from arctic_training.rollout.reward import Answer, Rewards, RewardSections
 from arctic_training.rollout.sampling import Sampling, sample
 from arctic_training.state import evaluating
@@ -82,7 +83,6 @@ class PolicyTrainer(LanguageModelTrainer):
     """
 
     config_type = PolicyConfig
-    shares_sequences = False
     data_factory_type: ClassVar[type[DataFactory[Any]]] = PromptDataFactory
     roles: ClassVar[tuple[Role, ...]] = (
         Role("model", updates="num_iterations"),
@@ -168,7 +168,7 @@ class PolicyTrainer(LanguageModelTrainer):
         ``[tokens]`` log-probabilities, ``reference``, and ``old`` when there are several iterations, else None. Sums
         over answers are divided by ``num_items_in_batch``, and sums over their tokens by ``num_tokens_in_batch``.
         """
-        config, count, ends = self.config, self.config.num_generations, self.ends
+        count, ends = self.config.num_generations, self.ends
         questions = [
             Question.of({"input_ids": prompt, "answer_ids": reference}, "")
             for batch in batches
@@ -177,31 +177,47 @@ class PolicyTrainer(LanguageModelTrainer):
         numbers = [
             key for batch, some in zip(batches, keys, strict=True) for key in list(some)[: len(batch["prompts"])]
         ]
-        drawn = torch.tensor(numbers, device=self.device)[:, None] * count + torch.arange(count, device=self.device)
+        asked = [one.prompt for one in questions for _ in range(count)]
         with evaluating([self.model.module]):
-            given = sample(
-                self.model,
-                [one.prompt for one in questions for _ in range(count)],
-                uniform(drawn.flatten(), config.max_new_tokens, seed=config.seed, stream=stream),
-                Sampling(config.max_new_tokens, config.temperature, config.top_k, config.top_p),
-                ends=ends,
-                pad=pad_token(self.tokenizer),
-            )
-            sums, parts = self.rewards(self._told(questions, given))
+            given = self._drawn(asked, [key * count + n for key in numbers for n in range(count)], stream)
+            sums, parts = [0.0] * len(given), {name: [0.0] * len(given) for name in self.rewards.parts}
+            if any(any(batch["weights"]) for batch in batches):
+                sums, parts = self.rewards(self._told(questions, given))
             made, first = [], 0
             for batch in batches:
                 some = slice(first * count, (first + len(batch["prompts"])) * count)
-                prompts = [one.prompt for one in questions[first : first + len(batch["prompts"])] for _ in range(count)]
                 columns = {f"reward/{name}": column[some] for name, column in parts.items()}
                 columns |= {"reward": sums[some], "tokens": [float(len(one)) for one in given[some]]}
                 columns |= {"ended": [float(one[-1] in ends) for one in given[some]]}
-                made.append(self._made(batch, prompts, given[some], columns))
+                made.append(self._made(batch, asked[some], given[some], columns))
                 first += len(batch["prompts"])
         return made
+
+    def _drawn(self, prompts: Sequence[Any], keys: Sequence[int], stream: int) -> list[list[int]]:
+        """An answer to each prompt; those that share sequences draw a part of the answers each."""
+        config, size = self.config, self.config.sequence_parallel_size
+        mine = range(distributed.rank() % size, len(prompts), size) or range(1)  # at ZeRO stage 3 all must ask
+        numbers = torch.tensor([keys[n] for n in mine], device=self.device)
+        given = sample(
+            self.model,
+            [prompts[n] for n in mine],
+            uniform(numbers, config.max_new_tokens, seed=config.seed, stream=stream),
+            Sampling(config.max_new_tokens, config.temperature, config.top_k, config.top_p),
+            ends=self.ends,
+            pad=pad_token(self.tokenizer),
+        )
+        if size == 1:
+            return given
+        parts = distributed.gather_objects(given, among=size)
+        return [parts[n % size][n // size] for n in range(len(prompts))]
 
     def _made(self, batch: Any, prompts: Sequence[Any], given: Sequence[Any], columns: dict[str, list[float]]) -> Any:
         count, device = self.config.num_generations, self.device
         inputs = answered(prompts, given, pad_token=pad_token(self.tokenizer), config=self.config.data)
+        if (size := self.config.sequence_parallel_size) > 1:
+            index = distributed.rank() % size
+            inputs = share(inputs, size, index)
+            inputs["num_targets"] = inputs[KEY].targets[index]
         inputs = {name: one.to(device) if isinstance(one, Tensor) else one for name, one in inputs.items()}
         # in doubles, on the CPU: what is worth the same must be seen to be
         rewards = torch.tensor(columns["reward"], dtype=torch.float64).reshape(-1, count)
@@ -222,7 +238,7 @@ class PolicyTrainer(LanguageModelTrainer):
 
     def log_probs(self, engine: Any, inputs: Any) -> Tensor:
         """The log-probabilities of the answers' tokens, answer by answer: ``[tokens]``."""
-        return -target_losses(engine, inputs, temperature=self.config.temperature)
+        return -whole(target_losses(engine, inputs, temperature=self.config.temperature), inputs)
 
     def reference(self, inputs: Any) -> Tensor | None:
         """The same under the reference; None where there is none."""

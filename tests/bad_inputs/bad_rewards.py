@@ -109,11 +109,6 @@ CASES: dict[str, Case] = {
         "recipe.yaml:7:1: ref_model: beta is 0, so that nothing is compared with a reference; leave ref_model out",
         recipe=grpo(more="beta: 0\nref_model: {name_or_path: model}\n"),
     ),
-    "shared sequences": Case(
-        "recipe.yaml:6:25: sequence_parallel_size: 2, and GRPOTrainer does not say that its loss is right on a part of "
-        "a sequence (`shares_sequences = True`); leave it out",
-        recipe=grpo(more="sequence_parallel_size: 2\n"),
-    ),
     "a bound that lets nothing through": Case(
         "recipe.yaml:6:11: clip_low: 1: a number below 1 is wanted", recipe=grpo(more="clip_low: 1\n")
     ),

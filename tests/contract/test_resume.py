@@ -143,6 +143,7 @@ def test_bf16(name: str, world: int, cases: Cases, tmp_path: Path) -> None:
         pytest.param("sft", ((1, 1), (3, 4)), marks=pytest.mark.fault(2)),
         pytest.param("causal", ((0, 4), (2, 1)), marks=pytest.mark.long),
         pytest.param("dpo", ((1, 1), (3, 4)), marks=pytest.mark.long),
+        pytest.param("grpo", ((1, 4), (3, 1)), marks=pytest.mark.long),
     ],
 )
 def test_two_processes_that_share_sequences(name: str, cases: Cases, tmp_path: Path) -> None:

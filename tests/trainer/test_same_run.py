@@ -69,6 +69,7 @@ RATES = [0.05 * min(n / 2, (20 - n) / 18) for n in range(20)]
         pytest.param("causal", True, {}, marks=pytest.mark.fault(16, 31)),
         pytest.param("dpo", True, {"sft_weight": 0.3}, marks=pytest.mark.fault(16, 31)),
         ("dpo", False, {"loss_type": "ipo"}),
+        ("grpo", True, {"normalize": "token", "deepspeed": {"zero_optimization": {"stage": 3}}}),
     ],
 )
 def test_a_run_of_two_that_share_is_the_run_of_one(
