@@ -29,9 +29,11 @@ def require_rows(count: int, tokenizer: Any, *, resize: bool) -> list[tuple[int,
     """The tokens, by number, that have none of ``count`` rows. Raises `ModelError`; see `fit_vocabulary`."""
     beyond = sorted((number, token) for token, number in tokenizer.get_vocab().items() if number >= count)
     if beyond and not resize and [token for _, token in beyond] != [tokenizer.pad_token]:
+        of_a_lexer = "refuse_unknown" in getattr(tokenizer, "init_kwargs", {})
+        mend = "a model with more rows" if of_a_lexer else "tokenizer.name_or_path of the model's own"
         raise ModelError(
             f"the tokenizer has {len(beyond)} tokens, {beyond[0][1]!r} among them, for which the model has no row "
-            f"(it has {count}): they do not belong together; give tokenizer.name_or_path of the model's own, or "
-            "model.resize_vocabulary: true for rows with random weights"
+            f"(it has {count}): they do not belong together; give {mend}, or model.resize_vocabulary: true for rows "
+            "with random weights"
         )
     return beyond

@@ -92,7 +92,7 @@ CASES: dict[str, Case] = {
     ),
     "a model without rows for the vocabulary": case(
         "recipe.yaml:1:23: model.name_or_path: small: the tokenizer has 43 tokens, 'x59' among them, for which the "
-        "model has no row (it has 64): they do not belong together; give tokenizer.name_or_path of the model's own, or "
+        "model has no row (it has 64): they do not belong together; give a model with more rows, or "
         "model.resize_vocabulary: true for rows with random weights",
         lexer("x: [x, 0, 99]"),
     ),
