@@ -1,12 +1,13 @@
 """What a model is asked when it is to answer: prompts side by side, and the tokens that end an answer."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from arctic_training.config.tokenizer import is_lexer
 from arctic_training.errors import DataError, InputError
 
 _IGNORED = -100
@@ -58,11 +59,21 @@ def pad_token(tokenizer: Any) -> int:
 
 def end_tokens(tokenizer: Any, module: Any, answers: Iterable[Sequence[int]]) -> list[int]:
     """The tokens that end an answer: a chat template may end its turns with another than the tokenizer's end token."""
-    special = set(tokenizer.all_special_ids)
+    if is_lexer(tokenizer):
+        return [int(tokenizer.eos_token_id)]
+    special = set(tokenizer.all_special_ids) - {tokenizer.unk_token_id}
     ends = {last for answer in answers for last in answer[-2:] if last in special}
     declared = getattr(getattr(module, "generation_config", None), "eos_token_id", None)
     known = [*(declared if isinstance(declared, list) else [declared]), tokenizer.eos_token_id]
     return sorted(ends | {int(end) for end in known if end is not None})
+
+
+def said(tokenizer: Any, answer: Sequence[int], ends: Collection[int]) -> str:
+    """The text of an answer, up to its end. To a lexer special tokens may be part of it; elsewhere they are none."""
+    if not is_lexer(tokenizer):
+        return str(tokenizer.decode(answer, skip_special_tokens=True))
+    end = next((n for n, token in enumerate(answer) if token in ends or token == tokenizer.pad_token_id), len(answer))
+    return str(tokenizer.decode(answer[:end]))
 
 
 def partitioned(engine: Any) -> bool:

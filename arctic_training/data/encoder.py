@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from arctic_training.config.tokenizer import is_lexer
 from arctic_training.data.chat_template import ChatTemplate, Span
 from arctic_training.data.collate import IGNORED
 from arctic_training.data.masking import AnswerFinder
@@ -103,7 +104,7 @@ class SampleEncoder:
 
     def _verify(self, text: str, spans: Sequence[Span], targets: Tokens) -> None:
         """Raises `DataError` when the targets do not decode to what the spans hold, white space and the like apart."""
-        if "refuse_unknown" in self.tokenizer.init_kwargs and (targets == self.tokenizer.unk_token_id).any():
+        if is_lexer(self.tokenizer) and (targets == self.tokenizer.unk_token_id).any():
             return  # a lexer keeps nothing of what it does not know; whether it may is said of all data at once
         normalizer = self.tokenizer.backend_tokenizer.normalizer if self.tokenizer.is_fast else None
         decoded, at = _plain(self.tokenizer.decode(targets)), 0
@@ -118,9 +119,10 @@ class SampleEncoder:
             at = found + len(wanted)
 
     def _completed(self, samples: Sequence[Sample]) -> list[tuple[Tokens, Tokens]]:
-        """Plain text as it is, with the end token after it."""
-        texts = [sample.prompt + sample.completion for sample in samples]
-        spans = [[(len(sample.prompt), len(text))] for sample, text in zip(samples, texts, strict=True)]
+        """Plain text as it is, with the end token after it. A lexer is told where the prompt ends, by a space."""
+        prompts = [sample.prompt + " " * is_lexer(self.tokenizer) for sample in samples]
+        texts = [prompt + sample.completion for prompt, sample in zip(prompts, samples, strict=True)]
+        spans = [[(len(prompt), len(text))] for prompt, text in zip(prompts, texts, strict=True)]
         end = self.tokenizer.eos_token_id
         made = []
         for ids, labels in self._labelled(texts, spans, special=True):
@@ -144,4 +146,6 @@ class SpanEncoder(SampleEncoder):
 
 def _plain(text: str) -> str:
     """What is left of a text that a tokenizer may have spaced or spelt otherwise."""
-    return "".join(unicodedata.normalize("NFKC", text).casefold().replace("▁", " ").split())
+    # white space first: what it keeps apart would be put together, and what that gives may be white space
+    joined = unicodedata.normalize("NFKC", "".join(text.replace("▁", " ").split())).casefold()
+    return "".join(joined.replace("▁", " ").split())

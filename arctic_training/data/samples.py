@@ -28,6 +28,10 @@ class Samples:
         row = row if self.indices is None else int(self.indices[row])
         return {name: column[row] for name, column in self._columns.items()}
 
+    def is_list(self, column: str) -> bool:
+        """Whether its rows are lists of numbers."""
+        return isinstance(self._columns[column], _Lists)
+
     def lengths(self, column: str = "input_ids") -> Indices:
         """Entries of each row's list in ``column``; shape (rows,)."""
         sizes: Indices = self._columns[column].lengths()

@@ -180,7 +180,8 @@ class SourcedDataFactory(DataFactory[C]):
             unknown = Unknown(self)
             made = preparation.prepare(self, sources, [loaded[n] for n in range(len(sources))], unknown)
             if unknown.places:
-                for config in self.config.eval_sources if split == "train" else ():
+                here = [source.config for source in sources]
+                for config in (one for one in self.config.eval_sources if not any(one is told for told in here)):
                     with suppress(DataError):  # which is told when these are mended
                         (one,) = self.sources([config])
                         preparation.prepare(self, [one], [preparation.load(one, "eval")], unknown)

@@ -12,11 +12,12 @@ from arctic_training import distributed
 from arctic_training.config.base import ComponentConfig
 from arctic_training.config.component import Shelf, from_shelf
 from arctic_training.config.numbers import HumanInt
+from arctic_training.config.tokenizer import is_lexer
 from arctic_training.errors import InputError
 from arctic_training.evaluation.evaluator import Evaluator
 from arctic_training.evaluation.scorer import Scorer
 from arctic_training.factory import TrainerView
-from arctic_training.generation import Question, end_tokens, generator, pad_token, partitioned, side_by_side
+from arctic_training.generation import Question, end_tokens, generator, pad_token, partitioned, said, side_by_side
 from arctic_training.heartbeat import beat
 
 
@@ -96,26 +97,35 @@ class GenerateEvaluator(Evaluator):
         if config.temperature:
             torch.manual_seed(config.seed + 1_000_003 * distributed.rank() + salt)
             choice = {"do_sample": True, "temperature": config.temperature, "top_p": config.top_p, "top_k": 0}
-        if config.stop:
+        ends = end_tokens(tokenizer, module, [question.target for question in questions])
+        if is_lexer(tokenizer):
+            ends += self._stops(tokenizer)
+        elif config.stop:
             choice |= {"stop_strings": config.stop, "tokenizer": tokenizer}
         out = module.generate(
             input_ids=prompts.to(device),
             attention_mask=mask.to(device),
             max_new_tokens=config.max_new_tokens,
-            eos_token_id=end_tokens(tokenizer, module, [question.target for question in questions]),
+            eos_token_id=ends,
             pad_token_id=pad,
             synced_gpus=partitioned(trainer.engines["model"]),
             **choice,
         )
-        texts: list[str] = tokenizer.batch_decode(out[:, prompts.shape[1] :], skip_special_tokens=True)
-        return [self._cut(text) for text in texts]
+        texts = [said(tokenizer, answer, ends) for answer in out[:, prompts.shape[1] :].tolist()]
+        return texts if is_lexer(tokenizer) else [self._cut(text) for text in texts]
+
+    def _stops(self, tokenizer: Any) -> list[int]:
+        known = tokenizer.get_vocab()
+        if unknown := [stop for stop in self.config.stop if stop not in known]:
+            raise InputError(f"evaluators: 'generate': stop: {unknown[0]!r} is no token of the vocabulary")
+        return [known[stop] for stop in self.config.stop]
 
     def _cut(self, text: str) -> str:
         ends = [text.find(stop) for stop in self.config.stop if stop in text]
         return text[: min(ends)] if ends else text
 
     def _judge(self, tokenizer: Any, question: Question, text: str) -> dict[str, Any]:
-        reference = tokenizer.decode(question.target, skip_special_tokens=True)
+        reference = said(tokenizer, question.target, [tokenizer.eos_token_id])
         scores = {name: float(scorer(text, reference)) for name, scorer in self.scorers.items()}
         problem = tokenizer.decode(question.prompt, skip_special_tokens=False)
         return {"problem": problem, "generated": text, "reference": reference, **scores}

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from arctic_training.config.tokenizer import is_lexer
 from arctic_training.errors import ModelError
 from arctic_training.logging import logger
 from arctic_training.model.rehearsal import rows
@@ -23,14 +24,15 @@ def fit_vocabulary(model: Any, tokenizer: Any, *, resize: bool) -> None:
     for holder in (getattr(model, "config", None), getattr(model, "generation_config", None)):
         if holder is not None and tokenizer.pad_token_id is not None:
             holder.pad_token_id = tokenizer.pad_token_id
+        if holder is not None and is_lexer(tokenizer):  # of whose vocabulary the model knows nothing
+            holder.bos_token_id, holder.eos_token_id = tokenizer.bos_token_id, tokenizer.eos_token_id
 
 
 def require_rows(count: int, tokenizer: Any, *, resize: bool) -> list[tuple[int, str]]:
     """The tokens, by number, that have none of ``count`` rows. Raises `ModelError`; see `fit_vocabulary`."""
     beyond = sorted((number, token) for token, number in tokenizer.get_vocab().items() if number >= count)
     if beyond and not resize and [token for _, token in beyond] != [tokenizer.pad_token]:
-        of_a_lexer = "refuse_unknown" in getattr(tokenizer, "init_kwargs", {})
-        mend = "a model with more rows" if of_a_lexer else "tokenizer.name_or_path of the model's own"
+        mend = "a model with more rows" if is_lexer(tokenizer) else "tokenizer.name_or_path of the model's own"
         raise ModelError(
             f"the tokenizer has {len(beyond)} tokens, {beyond[0][1]!r} among them, for which the model has no row "
             f"(it has {count}): they do not belong together; give {mend}, or model.resize_vocabulary: true for rows "

@@ -1,5 +1,6 @@
 """Tokenizers of transformers."""
 
+import json
 import re
 from collections.abc import Mapping
 from itertools import chain
@@ -58,7 +59,7 @@ class HFTokenizerFactory(TokenizerFactory[HFTokenizerConfig]):
 
     def create_tokenizer(self) -> Any:
         """Raises `ModelError` for a tokenizer that cannot be read."""
-        from transformers import AutoTokenizer
+        from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
         where = self.config.name_or_path or getattr(self.trainer.config.model, "name_or_path", None)
         if where is None:
@@ -72,7 +73,9 @@ class HFTokenizerFactory(TokenizerFactory[HFTokenizerConfig]):
         if path.suffix == ".gguf":
             path, options["gguf_file"] = path.parent, path.name
         try:
-            tokenizer = AutoTokenizer.from_pretrained(str(path) if path.is_dir() else where, **options)
+            # for some models, such as Qwen2, transformers would make one of its own out of a lexer's vocabulary
+            loader = PreTrainedTokenizerFast if _of_a_lexer(path) else AutoTokenizer
+            tokenizer = loader.from_pretrained(str(path) if path.is_dir() else where, **options)
         except Exception as error:
             text = " ".join(str(error).split())[:500]
             if "trust_remote_code" in text:
@@ -86,6 +89,13 @@ class HFTokenizerFactory(TokenizerFactory[HFTokenizerConfig]):
             tokenizer.chat_template = template
         give_pad_token(tokenizer, self.config.pad_token)
         return tokenizer
+
+
+def _of_a_lexer(folder: Path) -> bool:
+    try:
+        return "refuse_unknown" in json.loads((folder / "tokenizer_config.json").read_bytes())
+    except (OSError, ValueError):  # what is wrong with it, its own loader says
+        return False
 
 
 def give_pad_token(tokenizer: Any, wanted: str | None = None) -> None:

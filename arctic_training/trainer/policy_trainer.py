@@ -21,7 +21,7 @@ from arctic_training.data.factory import DataFactory
 from arctic_training.data.noise import uniform
 from arctic_training.data.prompt_factory import PromptDataFactory, answered, closing_token
 from arctic_training.errors import RecipeError
-from arctic_training.generation import Question, end_tokens, generator, pad_token
+from arctic_training.generation import Question, end_tokens, generator, pad_token, said
 from arctic_training.model.target_losses import target_losses
 from arctic_training.parallel.sequence import KEY, share, whole
 from arctic_training.rollout.reward import Answer, Rewards, RewardSections
@@ -252,8 +252,8 @@ class PolicyTrainer(LanguageModelTrainer):
     def _told(self, questions: Sequence[Question], given: Sequence[Any]) -> list[Answer]:
         count = self.config.num_generations
         problems = self.tokenizer.batch_decode([one.prompt for one in questions])
-        references = self.tokenizer.batch_decode([one.target for one in questions], skip_special_tokens=True)
-        texts = self.tokenizer.batch_decode(given, skip_special_tokens=True)
+        references = [said(self.tokenizer, one.target, self.ends) for one in questions]
+        texts = [said(self.tokenizer, answer, self.ends) for answer in given]
         return [
             Answer(problems[n // count], text, references[n // count], len(answer), answer[-1] in self.ends)
             for n, (text, answer) in enumerate(zip(texts, given, strict=True))

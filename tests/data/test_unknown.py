@@ -13,6 +13,7 @@ from arctic_training.config.tokenizer import TokenizerConfig
 from arctic_training.data.causal_factory import CausalDataFactory
 from arctic_training.data.dpo_factory import DPODataFactory
 from arctic_training.data.sft_factory import SFTDataFactory
+from arctic_training.data.sourced_factory import SourcedDataFactory
 from arctic_training.errors import DataError
 from arctic_training.tokenizer.lexer_factory import LexerConfig, LexerFactory
 from tests.data.view import make
@@ -63,11 +64,12 @@ def test_all_words_of_all_sources_are_told_with_their_first_place(tmp_path: Path
     assert f"2 tokens of the data are not in the vocabulary: 'y' (first in {held}:3), '@' (first in" in refused(made)
 
 
-def test_of_many_words_twenty_are_shown(tmp_path: Path) -> None:
+def test_of_many_words_twenty_are_told_with_their_place_and_a_thousand_in_all(tmp_path: Path) -> None:
     source = write(tmp_path / "a.jsonl", problems(*(f"x1 y{n}" for n in range(1_500))))
     said = refused(factory(tmp_path, SFTDataFactory, [source]))
     assert said.startswith("tokenizer.vocab: 1,500 tokens of the data are")
-    assert f"'y19' (first in {source}:20), and 1,480 more; " in said and "y20" not in said
+    assert f"'y19' (first in {source}:20), 'y20', 'y21'," in said
+    assert "'y999', and 500 more; " in said and "y1000" not in said
 
 
 def test_it_is_the_row_of_the_source_when_some_are_taken(tmp_path: Path) -> None:
@@ -131,3 +133,44 @@ def test_strictness_is_saved_with_the_tokenizer(tmp_path: Path, strict: bool) ->
         return
     told = f"tokenizer: 1 token of the data is not in the vocabulary: 'y' (first in {source}:2); it was saved by"
     assert refused(made) == f"{told} a strict lexer, which takes no others"
+
+
+class AsksItself(SourcedDataFactory[Any]):
+    """Asks the tokenizer without our help, under names of its own, two samples a row, the longest first."""
+
+    name = "asks_itself_for_tests"
+
+    def process(self, dataset: Any) -> Any:
+        from datasets import Dataset
+
+        texts = [text for row in dataset for text in (row["problem"], row["answer"])]
+        asked = [self.tokenizer(text)["input_ids"] for text in sorted(texts, key=len, reverse=True)]
+        return Dataset.from_dict({"query_ids": asked, "input_ids": [[1, 2]] * len(asked)})
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_a_factory_that_asks_the_tokenizer_itself(tmp_path: Path, streaming: bool) -> None:
+    source = {"name_or_path": write(tmp_path / "a.jsonl", problems("x1", "x2", "x1 y", "zz")), "streaming": streaming}
+    said = refused(factory(tmp_path, AsksItself, [source], **{"stream_buffer": 4} if streaming else {}))
+    if streaming:
+        assert "not in the tokenizer's vocabulary: 'y'" in said and '"x1 y"' in said
+    else:
+        file = source["name_or_path"]
+        assert (
+            f"2 tokens of the data are not in the vocabulary: 'y' (first in {file}:3), 'zz' (first in {file}:4);"
+            in said
+        )
+
+
+def test_what_is_evaluated_on_is_told_of_all_its_sources(tmp_path: Path) -> None:
+    good, one, two = (write(tmp_path / f"{n}.jsonl", problems("x1", word)) for n, word in enumerate(("x2", "y", "z")))
+    said = refused(factory(tmp_path, SFTDataFactory, [good], eval_sources=[one, two]))
+    assert f"'y' (first in {one}:2), 'z' (first in {two}:2);" in said
+
+
+def test_a_prompt_and_its_completion_stay_apart(tmp_path: Path) -> None:
+    source = write(tmp_path / "a.jsonl", [{"prompt": "x1 + x1", "completion": "x2"}])
+    made = factory(tmp_path, SFTDataFactory, [source])
+    (sample,) = made().train.dataset
+    assert made.tokenizer.decode(sample["input_ids"]) == "x1 + x1 x2 [EOS]"
+    assert made.tokenizer.decode(sample["labels"][sample["labels"] != -100]) == "x2 [EOS]"

@@ -97,7 +97,7 @@ def test_a_rehearsal_tells_it_before_the_run() -> None:
 @pytest.mark.parametrize(
     ("section", "path", "said"),
     [
-        ("exact_mach", "0.type", "no reward is named 'exact_mach'; did you mean 'exact_match'? there are: contains, "),
+        ("exact_mach", "0.type", "no reward is named 'exact_mach'; did you mean 'exact_match'? there are: "),
         ({"type": "numeric", "wich": "first"}, "0.wich", "unknown; did you mean which?"),
         ({"type": "numeric", "weight": "much"}, "0.weight", "'much' is no number"),
         ({"type": "ended", "clip": [1, 0]}, "0.clip", "1 to 0: the lowest comes first"),

@@ -19,10 +19,12 @@ from pydantic import ValidationError
 from arctic_training.cli import main
 from arctic_training.config.node import plain
 from arctic_training.config.problems import problems_of
+from arctic_training.config.tokenizer import is_lexer
 from arctic_training.config.yaml_reader import read_yaml
 from arctic_training.data.encoder import SampleEncoder
-from arctic_training.data.shapes import reader
+from arctic_training.data.shapes import Sample, reader
 from arctic_training.errors import ModelError
+from arctic_training.generation import end_tokens, said
 from arctic_training.tokenizer.lexer_factory import LexerConfig, LexerFactory
 from tests.bad_inputs import bad_lexers
 from tests.processes import ROOT
@@ -103,6 +105,8 @@ def test_what_a_token_is(text: str, wanted: str) -> None:
         ("3 +5", "3 + 5"),  # no +5 in the vocabulary
         ("3*-5,-5", "3 * -5 , -5"),
         ("(-5)-5", "( -5 ) - 5"),
+        ("{-5}-5", "<{> -5 <}> - 5"),
+        ("[-5]-5", "<[> -5 <]> - 5"),
         ("--5", "- -5"),
         ("3--5", "3 - -5"),
         ("x1-5", "x1 - 5"),
@@ -380,7 +384,7 @@ def test_a_model_of_random_weights_trains_with_it(
     rows = [row, row | {"problem": "x4"}]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     more = (
-        f"type: {kind}\nepochs: 1\neval_interval: 1\nevaluators: [{{type: generate, max_new_tokens: 2}}]\n"
+        f"type: {kind}\nepochs: 1\neval_interval: 1\nevaluators: [{{type: generate, max_new_tokens: 2, stop: [x2]}}]\n"
         "checkpoint: [{type: huggingface, save_end_of_training: true}]\n"
     )
     recipe = bad_lexers.lexer(data=", eval_sources: [rows.jsonl]") + more
@@ -460,3 +464,54 @@ def test_a_vocabulary_that_cannot_be_is_refused(section: dict[str, Any], wanted:
         LexerConfig.model_validate({"type": "lexer", "vocab": {"misc": ["+"]}, **section})
     told = [f"{'.'.join(one.path)}: {one.text}" for one in problems_of(caught.value, LexerConfig)]
     assert told == [wanted]
+
+
+def test_it_is_itself_beside_a_model_for_which_transformers_makes_one_of_its_own(tmp_path: Path) -> None:
+    """So it does of any tokenizer that lies beside a Qwen2, whatever class its files name."""
+    from transformers import AutoTokenizer, Qwen2Config
+
+    from arctic_training.tokenizer.huggingface_factory import HFTokenizerConfig, HFTokenizerFactory
+
+    made, text = make(**policy(digit_group=1)), "C-50*x1^2 + 3.14[SEP]-5 x1 , y"
+    made.save_pretrained(tmp_path)
+    Qwen2Config().save_pretrained(tmp_path)
+    recipe = SimpleNamespace(model=SimpleNamespace(name_or_path=str(tmp_path)), recipe_dir=Path())
+    loaded = HFTokenizerFactory(SimpleNamespace(config=recipe), HFTokenizerConfig(type="huggingface"))()  # type: ignore[arg-type]
+    assert loaded(text)["input_ids"] == made(text)["input_ids"] and is_lexer(loaded)
+    assert AutoTokenizer.from_pretrained(tmp_path)(text)["input_ids"] != made(text)["input_ids"], "no need for it"
+
+
+def test_letters_that_compose_may_be_tokens_of_their_own() -> None:
+    for tokens in (["a", "\u0301"], ["=", "\u0338", "a"], ["\u1100", "\u1161"]):
+        encoder = SampleEncoder(make(vocab={"misc": tokens}))
+        turns = [{"role": "user", "content": tokens[0]}, {"role": "assistant", "content": "".join(tokens)}]
+        ((ids, labels),) = encoder([Sample(turns)])
+        assert encoder.tokenizer.decode(ids[labels != -100]) == " ".join([*tokens, "[EOS]"])
+
+
+def test_a_model_ends_where_the_lexer_does() -> None:
+    from transformers import FalconConfig, FalconForCausalLM
+
+    from arctic_training.model.vocabulary import fit_vocabulary
+
+    lexer = make()
+    shape = {"vocab_size": 256, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    model = FalconForCausalLM(FalconConfig(**shape))
+    assert model.config.eos_token_id == 11  # a token of the vocabulary here
+    fit_vocabulary(model, lexer, resize=False)
+    for config in (model.config, model.generation_config):
+        told = config.pad_token_id, config.bos_token_id, config.eos_token_id
+        assert told == (lexer.pad_token_id, lexer.bos_token_id, lexer.eos_token_id)
+    assert end_tokens(lexer, model, [lexer("x1 foo[EOS]")["input_ids"]]) == [lexer.eos_token_id]
+
+
+def test_what_is_said_holds_the_special_tokens_inside_it() -> None:
+    lexer = make()
+    ends = [lexer.eos_token_id]
+    for text, wanted in (
+        ("x1 [SEP] x2 [EOS] [PAD]", "x1 [SEP] x2"),
+        ("x1 x2 [PAD] x1", "x1 x2"),
+        ("x1 foo [EOS]", "x1 [UNK]"),
+        ("[EOS] x1", ""),
+    ):
+        assert said(lexer, lexer(text)["input_ids"], ends) == wanted
