@@ -61,7 +61,9 @@ def end_tokens(tokenizer: Any, module: Any, answers: Iterable[Sequence[int]]) ->
     """The tokens that end an answer: a chat template may end its turns with another than the tokenizer's end token."""
     if is_lexer(tokenizer):
         return [int(tokenizer.eos_token_id)]
-    special = set(tokenizer.all_special_ids) - {tokenizer.unk_token_id}
+    # not only those that have a part of their own, as the end token has
+    special = {number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
+    special = (special | set(tokenizer.all_special_ids)) - {tokenizer.unk_token_id}
     ends = {last for answer in answers for last in answer[-2:] if last in special}
     declared = getattr(getattr(module, "generation_config", None), "eos_token_id", None)
     known = [*(declared if isinstance(declared, list) else [declared]), tokenizer.eos_token_id]

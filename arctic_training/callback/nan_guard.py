@@ -98,7 +98,9 @@ class NanGuard(Callback):
         self._in_a_row += 1
         policy, limit = self.config.policy, self.config.limit
         if policy == "stop":
-            raise NonFiniteError(f"{text}. The weights are as they were before it; nan_guard: skip or back would go on")
+            raise NonFiniteError(
+                f"{text}. No such gradient has reached the weights; nan_guard: skip or back would go on"
+            )
         if policy == "skip" and self._in_a_row > limit:
             raise NonFiniteError(f"{text}. That is {self._in_a_row} in a row, and nan_guard_limit is {limit}")
         if policy == "back":

@@ -12,7 +12,7 @@ from arctic_training.config.numbers import HumanInt
 from arctic_training.data import shapes
 from arctic_training.data.collate import IGNORED, pack, pad
 from arctic_training.data.config import SourcedDataConfig
-from arctic_training.data.encoder import SampleEncoder, SpanEncoder
+from arctic_training.data.encoder import LastAnswerEncoder, SampleEncoder
 from arctic_training.data.preparation import Rows, map_rows, token_table
 from arctic_training.data.row_error import RowError
 from arctic_training.data.shapes import Sample
@@ -45,7 +45,7 @@ class PromptDataFactory(SourcedDataFactory[Any]):
 
     def process(self, dataset: Any) -> Any:
         config = self.config
-        encoder = SpanEncoder(
+        encoder = LastAnswerEncoder(
             self.tokenizer,
             tokenize_arguments=getattr(self.trainer.config.tokenizer, "tokenize_kwargs", None),
             template_arguments=config.chat_template_kwargs,
@@ -62,7 +62,7 @@ class PromptDataFactory(SourcedDataFactory[Any]):
             return samples
         told = f"{(~fits).sum()} of {len(lengths)} prompts leave no room for max_new_tokens in "
         told += f"max_length = {self.max_length}"
-        if not fits.any():
+        if not fits.any() and not self.config.endless:
             raise DataError(f"data.max_length: {told}, the shortest has {lengths.min()} tokens: nothing is left")
         logger.warning(f"{told}, and are left out")
         return samples.select(np.flatnonzero(fits))
@@ -99,8 +99,8 @@ def answered(
     return {**batch, "num_targets": sum(map(len, answers))}
 
 
-def closing_token(tokenizer: Any, config: Any) -> list[int]:
-    """The token with which the chat template ends what the assistant says; none where there is no template."""
+def closing_tokens(tokenizer: Any, config: Any) -> list[int]:
+    """The last two tokens of what the assistant says by the chat template; none where there is no template."""
     if not getattr(tokenizer, "chat_template", None):
         return []
     turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
@@ -109,13 +109,13 @@ def closing_token(tokenizer: Any, config: Any) -> list[int]:
     except DataError:  # it may want another chat than this one
         return []
     said: list[int] = ids[labels != IGNORED].tolist()
-    return said[-1:]
+    return said[-2:]
 
 
 class _Encode:
     """Makes samples of up to 1,000 rows; pickled when several processes share the work."""
 
-    def __init__(self, encoder: SpanEncoder, columns: Sequence[str]) -> None:
+    def __init__(self, encoder: LastAnswerEncoder, columns: Sequence[str]) -> None:
         """Raises `DataError` when no shape fits the columns."""
         shapes.reader(columns)
         self.encoder, self.columns = encoder, columns
@@ -129,7 +129,6 @@ class _Encode:
                 samples.append(read(row))
             except DataError as error:
                 raise RowError(first + n, str(error)) from None
-        self.encoder.answers = dict.fromkeys(range(len(samples)), 1)
         prompts, answers = [], []
         for n, (ids, labels) in enumerate(self.encoder(samples, first)):
             targets = np.flatnonzero(labels != IGNORED)
@@ -137,6 +136,8 @@ class _Encode:
                 raise RowError(first + n, "there is no answer")
             if not samples[n].messages and not samples[n].prompt:
                 raise RowError(first + n, "there is no prompt before the answer")
-            prompts.append(ids[: targets[0]])
-            answers.append(ids[targets[0] : targets[-1] + 1])
+            pair = ids[: targets[0]], ids[targets[0] : targets[-1] + 1]
+            prompt, answer = pair if samples[n].messages else self.encoder.apart(samples[n])
+            prompts.append(prompt)
+            answers.append(answer)
         return token_table({"input_ids": prompts, "answer_ids": answers})

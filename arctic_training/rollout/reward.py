@@ -130,6 +130,12 @@ def _read(section: Any) -> ComponentConfig:
         if name not in names("scorer"):
             there = nearest(name, sorted({*names("reward"), *names("scorer")}))
             raise Problems([Problem(("type",), f"no reward is named {name!r}; {there}")])
+        both = {*RewardConfig.model_fields} & {*getattr(lookup("scorer", name), "config_type").model_fields} - {"type"}  # noqa: B009
+        if twice := sorted(both & section.keys()):
+            told = (
+                f"{name} has a key of this name too; write {{type: score, scorer: {{type: {name}, {twice[0]}: ...}}}}"
+            )
+            raise Problems([Problem((twice[0],), told)])
         ours = {key: value for key, value in section.items() if key in RewardConfig.model_fields and key != "type"}
         theirs = {key: value for key, value in section.items() if key not in ours}
         section = {"type": ScoreReward.name, "scorer": from_shelf("scorer", theirs), **ours}

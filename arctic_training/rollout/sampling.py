@@ -40,11 +40,13 @@ def sample(
     *,
     ends: Sequence[int],
     pad: int,
+    told: list[Tensor] | None = None,
 ) -> list[list[int]]:
     """An answer to each prompt, with the end token that closes it, if one does.
 
     ``uniforms`` is ``[prompts, max_new_tokens]`` in (0, 1), a number for each token that may be drawn. The model is in
-    the mode it is in. What its files say of generation, such as a penalty on repetitions, is no part of the policy.
+    the mode it is in. To ``told`` go the log-probabilities of what is drawn, ``[prompts]`` for each token. What the
+    model's files say of generation, such as a penalty on repetitions, is no part of the policy.
     """
     rows, mask = side_by_side(prompts, pad)
     width, device = rows.shape[1], uniforms.device
@@ -54,7 +56,7 @@ def sample(
             attention_mask=mask.to(device),
             max_new_tokens=sampling.max_new_tokens,
             do_sample=False,
-            logits_processor=[*sampling.processors(), _Drawn(uniforms, width)],
+            logits_processor=[*sampling.processors(), _Drawn(uniforms, width, told)],
             synced_gpus=partitioned(engine),
         )
     return [_ended(answer, frozenset(ends)) for answer in out[:, width:].tolist()]
@@ -63,8 +65,8 @@ def sample(
 class _Drawn:
     """Leaves of all tokens the one that its random number falls on, so that the likeliest is the one that is drawn."""
 
-    def __init__(self, uniforms: Tensor, width: int) -> None:
-        self.uniforms, self.width = uniforms, width
+    def __init__(self, uniforms: Tensor, width: int, told: list[Tensor] | None = None) -> None:
+        self.uniforms, self.width, self.told = uniforms, width, told
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         beat("generate")
@@ -72,6 +74,8 @@ class _Drawn:
         cumulated = scores.double().softmax(-1).cumsum(-1)
         mark = self.uniforms[:, input_ids.shape[1] - self.width, None] * cumulated[:, -1:]
         chosen = torch.searchsorted(cumulated, mark, right=True).clamp(max=scores.shape[1] - 1)
+        if self.told is not None:
+            self.told.append(scores.log_softmax(-1).gather(1, chosen)[:, 0])
         return torch.full_like(scores, float("-inf")).scatter_(1, chosen, 0.0)
 
 

@@ -13,14 +13,16 @@ from torch import Tensor
 from arctic_training import distributed
 from arctic_training.callback.hooks import hook
 from arctic_training.config.changes import FREE
+from arctic_training.config.checkpoint import CheckpointConfig
 from arctic_training.config.component import Slot
 from arctic_training.config.model import ModelConfig
 from arctic_training.config.numbers import HumanFloat, HumanInt
+from arctic_training.config.problems import Problem, Problems
 from arctic_training.config.trainer import TrainerConfig
 from arctic_training.data.factory import DataFactory
 from arctic_training.data.noise import uniform
-from arctic_training.data.prompt_factory import PromptDataFactory, answered, closing_token
-from arctic_training.errors import RecipeError
+from arctic_training.data.prompt_factory import PromptDataFactory, answered, closing_tokens
+from arctic_training.errors import ModelError, RecipeError
 from arctic_training.generation import Question, end_tokens, generator, pad_token, said
 from arctic_training.model.target_losses import target_losses
 from arctic_training.parallel.sequence import KEY, share, whole
@@ -62,6 +64,15 @@ class PolicyConfig(TrainerConfig):
     reference_model_deepspeed: Annotated[dict[str, Any] | None, FREE] = None
     """What takes the place of ``deepspeed`` for the reference; its stage 3 shards it over the processes."""
 
+    @field_validator("checkpoint")
+    @classmethod
+    def _says_what_is_best(cls, sections: list[CheckpointConfig]) -> list[CheckpointConfig]:
+        for section in sections:
+            if section.enabled and section.keep_best and section.best_metric is None:
+                told = "the least loss is that of a policy that has not moved; give best_metric: reward/eval"
+                raise Problems([Problem(("keep_best",), f"{told} and best_mode: max")])
+        return sections
+
     @field_validator("ref_model", mode="wrap")
     @classmethod
     def _reference(cls, value: Any, read: ValidatorFunctionWrapHandler, info: ValidationInfo) -> Any:
@@ -99,19 +110,50 @@ class PolicyTrainer(LanguageModelTrainer):
         known = self.tokenizer.get_vocab()
         if unknown := [word for word in self.config.stop if word not in known]:
             raise RecipeError(f"stop: {unknown[0]!r} is no token of the vocabulary")
-        closing = closing_token(self.tokenizer, self.config.data)
+        closing = closing_tokens(self.tokenizer, self.config.data)
         ends = end_tokens(self.tokenizer, self.model.module, [closing])
-        return sorted({*ends, *(known[word] for word in self.config.stop)})
+        if not (every := sorted({*ends, *(known[word] for word in self.config.stop)})):
+            raise RecipeError("stop: no token ends an answer, neither the tokenizer's nor the model's; give one")
+        return every
 
     def check(self) -> None:
         """Raises `InputError` for what would end the run at its first answers."""
         generator(self.model, f"type: {self.name}")
         _ = self.ends
-        samples = self.train_loader.dataset if self.train_loader is not None else []
+        loaders = filter(None, [self.train_loader, *self.eval_loaders.values()])
+        samples: Any = next((one.dataset for one in loaders if len(one.dataset)), [])  # of a stream nothing is read yet
         if len(samples):
             question = Question.of(samples[0], "sample 1")
             answer = self._told([question], [question.target])[0]
             self.rewards.rehearse(answer, self.config.num_generations)
+            self._require_one_policy([samples[n]["input_ids"].tolist() for n in range(min(len(samples), 32))])
+
+    @torch.no_grad()
+    def _require_one_policy(self, prompts: list[list[int]]) -> None:
+        """Raises `ModelError` where a token has another probability while it is drawn than while it is trained on.
+
+        So it is in models that count padding among the positions, or take it into a state.
+        """
+        if self.config.sequence_parallel_size > 1:
+            return  # shared attention is there for models only that know padding
+        asked = [min(prompts, key=len), max(prompts, key=len)]
+        found: list[Tensor] = []
+        with evaluating([self.model.module]):
+            uniforms = uniform(torch.arange(2, device=self.device), 3, seed=self.config.seed)
+            how, pad = Sampling(3, self.config.temperature), pad_token(self.tokenizer)
+            given = sample(self.model, asked, uniforms, how, ends=self.ends, pad=pad, told=found)
+            inputs = answered(asked, given, pad_token=pad, config=self.config.data)
+            inputs = {name: one.to(self.device) if isinstance(one, Tensor) else one for name, one in inputs.items()}
+            trained = self.log_probs(self.model, inputs).float()
+        drawn = torch.cat([torch.stack(found)[: len(one), n] for n, one in enumerate(given)]).float()
+        # in 16 bits the two are rounded apart
+        far = (drawn - trained).abs() > (0.02 if self.config.model.dtype == "fp32" else 0.5)
+        if far.any():
+            which = int(far.nonzero()[0])
+            raise ModelError(
+                f"model: {type(self.model.module).__name__} draws a token of log-probability {trained[which]:.3f} with "
+                f"one of {drawn[which]:.3f} where prompts are padded: it would not learn from its own answers"
+            )
 
     def targets(self, batch: Any) -> int:
         """The answers that count."""

@@ -10,6 +10,9 @@ from torch import nn
 from arctic_training.config.deepspeed import deepspeed_problems
 from arctic_training.state import evaluating
 
+_PROMPTS = ("PROMPT_TUNING", "MULTITASK_PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING", "CARTRIDGE")
+"""Adapters that put virtual tokens before a row."""
+
 
 def read_reference(value: Any, read: ValidatorFunctionWrapHandler, info: ValidationInfo, *, unwanted: str = "") -> Any:
     """The section of the reference: given, or the policy's. None where the policy below its adapter is asked instead,
@@ -19,9 +22,13 @@ def read_reference(value: Any, read: ValidatorFunctionWrapHandler, info: Validat
         raise ValueError(f"{unwanted}; leave ref_model out")
     if value is not None:
         return read(value)
-    if unwanted or policy is None or getattr(policy, "peft_config", None) is not None:
-        return None
-    return read(policy)
+    adapter = getattr(policy, "peft_config", None)
+    if adapter is not None and not unwanted:
+        if str(adapter.get("peft_type", "")).upper() in _PROMPTS:
+            raise ValueError(f"give one; the policy without its {adapter['peft_type']} cannot be asked for it")
+        if adapter.get("bias", "none") != "none":
+            raise ValueError(f"give one; the adapter's bias: {adapter['bias']} changes the policy below it")
+    return None if unwanted or policy is None or adapter is not None else read(policy)
 
 
 def require_fit(block: dict[str, Any] | None, info: ValidationInfo) -> dict[str, Any] | None:

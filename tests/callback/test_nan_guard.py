@@ -70,7 +70,9 @@ def on(*places: tuple[int, int]) -> Spoil:
 
 
 def test_the_run_stops_and_names_the_samples(tmp_path: Path) -> None:
-    points = "update 4: the loss is not finite: rank 0. The weights are as they were before it; nan_guard: skip or back"
+    points = (
+        "update 4: the loss is not finite: rank 0. No such gradient has reached the weights; nan_guard: skip or back"
+    )
     with pytest.raises(NonFiniteError, match=re.escape(points)):
         train(tmp_path, at(3))
     assert NonFiniteError.exit_code == 3

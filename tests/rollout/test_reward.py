@@ -5,14 +5,29 @@ from typing import Any
 
 import pytest
 
+from arctic_training.config.base import ComponentConfig
 from arctic_training.config.problems import Problems
 from arctic_training.errors import RecipeError, TrainingError
-from arctic_training.evaluation import scorer as _scorer  # noqa: F401  puts the scorers on their shelf
+from arctic_training.evaluation.scorer import Scorer
 from arctic_training.rollout.reward import Answer, Reward, RewardConfig, Rewards, read_rewards
 
 
 def answer(generated: str = "7", *, tokens: int = 2, ended: bool = True) -> Answer:
     return Answer("3 + 4 =", generated, "7", tokens, ended)
+
+
+class NearConfig(ComponentConfig):
+    threshold: float = 0.5
+
+
+class Near(Scorer):
+    """A scorer with a key that rewards have too."""
+
+    name = "near_for_tests"
+    config_type = NearConfig
+
+    def __call__(self, generated: str, reference: str) -> float:
+        return self.config.threshold
 
 
 class GivenConfig(RewardConfig):
@@ -102,6 +117,11 @@ def test_a_rehearsal_tells_it_before_the_run() -> None:
         ({"type": "numeric", "weight": "much"}, "0.weight", "'much' is no number"),
         ({"type": "ended", "clip": [1, 0]}, "0.clip", "1 to 0: the lowest comes first"),
         ({"type": "length", "free": 9, "limit": 9}, "0.free", "9 tokens, and the limit is 9; it must be lower"),
+        (
+            {"type": "near_for_tests", "threshold": 0.9},
+            "0.threshold",
+            "near_for_tests has a key of this name too; write",
+        ),
         (7, "0", "7: a name, or a mapping with a type, is wanted here"),
     ],
 )

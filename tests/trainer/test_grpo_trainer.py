@@ -1,6 +1,7 @@
 """Group relative policy optimization on a tiny model: its loss by another way, and that no cut changes anything."""
 
 import json
+import re
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 import torch
 
 from arctic_training import get_config
-from arctic_training.errors import NonFiniteError
+from arctic_training.errors import ModelError, NonFiniteError, RecipeError
 from arctic_training.registry import lookup
 from arctic_training.rollout.reward import Answer, Reward
 from tests import processes, tiny
@@ -315,3 +316,69 @@ def test_answers_end_as_the_chat_template_ends_them(tmp_path: Path) -> None:
         assert trainer.ends == sorted({known["<|im_end|>"], known[end]})
         assert {trainer.train_loader.dataset[n]["answer_ids"][-1] for n in range(4)} == {known[end]}
         trainer.close()
+
+
+def test_an_end_need_not_be_the_tokenizers_own(tmp_path: Path) -> None:
+    """A token that is special and has no part: so it is in tokenizers whose template ends turns with another."""
+    from transformers import AutoTokenizer
+
+    files(tmp_path)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "model")
+    tokenizer.eos_token = tokenizer.pad_token = "<|endoftext|>"
+    tokenizer.save_pretrained(tmp_path / "tokenizer")
+    told = {"name_or_path": str(tmp_path / "tokenizer"), "chat_template": tiny.CHAT_TEMPLATE}
+    trainer = made(tmp_path, stop=[], tokenizer=told)
+    assert trainer.tokenizer.get_vocab()["<|im_end|>"] in trainer.ends
+    trainer.close()
+
+
+def test_no_token_holds_parts_of_prompt_and_answer(tmp_path: Path) -> None:
+    """Together they would: what is left of the prompt is not what the model is asked."""
+    files(tmp_path)
+    (tmp_path / "pairs.jsonl").write_text(json.dumps({"prompt": "please s", "completion": "even"}) + "\n")
+    trainer = made(tmp_path, data={"sources": [str(tmp_path / "pairs.jsonl")]})
+    sample, tokenizer = trainer.train_loader.dataset[0], trainer.tokenizer
+    assert tokenizer.decode(sample["input_ids"]) == "please s"
+    assert tokenizer.decode(sample["answer_ids"]) == "even<|im_end|>"
+    apart = [one for text in ("s", "even") for one in tokenizer(text)["input_ids"]]
+    assert tokenizer("seven")["input_ids"] != apart, "there is nothing to keep apart"
+    trainer.close()
+
+
+def test_a_model_that_draws_from_another_distribution_is_refused(tmp_path: Path) -> None:
+    """Its positions count the padding before a prompt."""
+    from transformers import BartConfig, BartForCausalLM
+
+    files(tmp_path)
+    shape = {"vocab_size": 320, "d_model": 32, "decoder_layers": 2, "decoder_attention_heads": 2, "decoder_ffn_dim": 32}
+    torch.manual_seed(0)
+    model = BartForCausalLM(BartConfig(**shape, max_position_embeddings=512, pad_token_id=0, init_std=0.5))
+    model.save_pretrained(tmp_path / "bart")
+    tokenizer = {"name_or_path": str(tmp_path / "model")}
+    bart = {"name_or_path": str(tmp_path / "bart"), "attn_implementation": "eager"}
+    with pytest.raises(ModelError, match=r"^model: BartForCausalLM draws a token of log-probability .* are padded"):
+        made(tmp_path, model=bart, tokenizer=tokenizer, beta=0, data={"pack_samples": False})
+
+
+@pytest.mark.parametrize(
+    ("keys", "said"),
+    [
+        (
+            {"checkpoint": {"type": "deepspeed", "keep_last": 1, "keep_best": 1}},
+            "keep_best: the least loss is",
+        ),
+        ({"model": {"peft_config": LORA | {"bias": "all"}}}, "ref_model: give one; the adapter's bias: all changes"),
+        (
+            {"model": {"peft_config": {"peft_type": "PROMPT_TUNING", "num_virtual_tokens": 2}}},
+            "ref_model: give one; the policy without its PROMPT_TUNING cannot be asked",
+        ),
+        ({"scheduler": {"warmup_steps": 20}, "train_iters": 10, "num_iterations": 4}, ""),
+    ],
+)
+def test_what_would_be_silently_wrong(tmp_path: Path, keys: dict[str, Any], said: str) -> None:
+    evaluated = {"data": {"eval_sources": [str(tmp_path / "rows.jsonl")]}, "evaluate_last": True}
+    if not said:
+        made(tmp_path, **keys).close()
+        return
+    with pytest.raises(RecipeError, match=re.escape(said)):
+        made(tmp_path, **evaluated, **keys)
