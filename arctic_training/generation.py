@@ -70,6 +70,14 @@ def end_tokens(tokenizer: Any, module: Any, answers: Iterable[Sequence[int]]) ->
     return sorted(ends | {int(end) for end in known if end is not None})
 
 
+def stop_tokens(tokenizer: Any, words: Sequence[str], where: str) -> list[int]:
+    """The numbers of ``words``. Raises `InputError`, which begins with ``where``, for one that is no token."""
+    known = tokenizer.get_vocab() if words else {}
+    if unknown := [word for word in words if word not in known]:
+        raise InputError(f"{where}: {unknown[0]!r} is no token of the vocabulary")
+    return [int(known[word]) for word in words]
+
+
 def said(tokenizer: Any, answer: Sequence[int], ends: Collection[int]) -> str:
     """The text of an answer, up to its end. To a lexer special tokens may be part of it; elsewhere they are none."""
     if not is_lexer(tokenizer):

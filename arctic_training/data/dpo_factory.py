@@ -1,6 +1,6 @@
 """Preference data: two answers to each prompt, the first preferred."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -11,14 +11,15 @@ from pydantic import Field
 from arctic_training.config.base import ComponentConfig
 from arctic_training.config.numbers import HumanInt
 from arctic_training.data import preference_rows
+from arctic_training.data.chat_template import Span
 from arctic_training.data.collate import IGNORED, pack, pad
 from arctic_training.data.config import SourcedDataConfig
-from arctic_training.data.encoder import SpanEncoder
+from arctic_training.data.encoder import SampleEncoder
 from arctic_training.data.preparation import map_rows, token_table
-from arctic_training.data.row_error import RowError
+from arctic_training.data.row_error import read_rows
 from arctic_training.data.shapes import Sample
 from arctic_training.data.sourced_factory import SourcedDataFactory
-from arctic_training.errors import DataError
+from arctic_training.generation import pad_token
 
 Tokens = npt.NDArray[np.int32]
 
@@ -75,17 +76,22 @@ class DPODataFactory(SourcedDataFactory[Any]):
         lengths = np.array([np.count_nonzero(answer["labels"][1:] != IGNORED) for answer in answers], np.int64)
         decided = np.minimum(*np.split(lengths, 2)) > 0
         place = pack if self.config.pack_samples else pad
-        batch = place(answers, pad_token=self._pad_token, multiple=self.config.div_length)
+        batch = place(answers, pad_token=pad_token(self.tokenizer), multiple=self.config.div_length)
         return batch | {
             "answer_lengths": torch.from_numpy(lengths),
             "pair_weights": torch.from_numpy(decided.astype(np.float32)),
             "answer_tokens": int(lengths[: len(samples)][decided].sum()),
         }
 
-    @property
-    def _pad_token(self) -> int:
-        token = self.tokenizer.pad_token_id
-        return int(token if token is not None else self.tokenizer.eos_token_id)
+
+class SpanEncoder(SampleEncoder):
+    """Labels only the last of the assistant's turns: as many as ``answers`` says of each sample."""
+
+    answers: Mapping[int, int] = {}
+
+    def _find(self, samples: Sequence[Sample], group: Sequence[int], first: int) -> tuple[list[str], list[list[Span]]]:
+        texts, spans = super()._find(samples, group, first)
+        return texts, [found[max(0, len(found) - self.answers[n]) :] for n, found in zip(group, spans, strict=True)]
 
 
 class Cut:
@@ -114,13 +120,7 @@ class _Encode:
         self.encoder, self.columns, self.cut = encoder, list(columns), cut
 
     def __call__(self, rows: list[dict[str, Any]], first: int) -> Any:
-        read = preference_rows.reader(self.columns)
-        pairs = []
-        for n, row in enumerate(rows):
-            try:
-                pairs.append(read(row))
-            except DataError as error:
-                raise RowError(first + n, str(error)) from None
+        pairs = read_rows(preference_rows.reader(self.columns), rows, first)
         chosen = self._tokens([pair.chosen for pair in pairs], [pair.chosen_answers for pair in pairs], first)
         rejected = self._tokens([pair.rejected for pair in pairs], [pair.rejected_answers for pair in pairs], first)
         columns: dict[str, list[Tokens]] = {}

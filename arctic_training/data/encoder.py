@@ -134,38 +134,6 @@ class SampleEncoder:
         return made
 
 
-class SpanEncoder(SampleEncoder):
-    """Labels only the last of the assistant's turns: as many as ``answers`` says of each sample."""
-
-    answers: Mapping[int, int] = {}
-
-    def _find(self, samples: Sequence[Sample], group: Sequence[int], first: int) -> tuple[list[str], list[list[Span]]]:
-        texts, spans = super()._find(samples, group, first)
-        return texts, [found[max(0, len(found) - self.answers[n]) :] for n, found in zip(group, spans, strict=True)]
-
-
-class LastAnswerEncoder(SampleEncoder):
-    """Labels only the last of the assistant's turns, and tells prompts without it."""
-
-    def _find(self, samples: Sequence[Sample], group: Sequence[int], first: int) -> tuple[list[str], list[list[Span]]]:
-        """Raises `RowError` where it cannot be told what belongs to the last turn."""
-        texts, spans = super()._find(samples, group, first)
-        for n, found in zip(group, spans, strict=True):
-            turns = sum(message["role"] == "assistant" for message in samples[n].messages) - len(samples[n].context)
-            if len(found) != turns:
-                said = f"the chat template encloses {len(found)} parts of {turns} answers in {{% generation %}}"
-                raise RowError(first + n, f"{said}, so that it cannot be told which is the last")
-        return texts, [found[-1:] for found in spans]
-
-    def apart(self, sample: Sample) -> tuple[Tokens, Tokens]:
-        """The tokens of a pair's prompt, as a model is asked it, and of its completion: none holds parts of both."""
-        end, text = self.tokenizer.eos_token_id, sample.prompt + " " * is_lexer(self.tokenizer)
-        ((prompt, _),) = self._tokenize([text], [[]], special=True)
-        ((completion, _),) = self._tokenize([sample.completion], [[]])
-        prompt = prompt[:-1] if len(prompt) and prompt[-1] == end else prompt
-        return prompt, completion if end is None else np.append(completion, np.int32(end))
-
-
 def _plain(text: str) -> str:
     """What is left of a text that a tokenizer may have spaced or spelt otherwise."""
     # white space first: what it keeps apart would be put together, and what that gives may be white space

@@ -9,14 +9,17 @@ from pydantic import Field
 from arctic_training import distributed
 from arctic_training.config.base import ComponentConfig
 from arctic_training.config.numbers import HumanInt
+from arctic_training.config.tokenizer import is_lexer
 from arctic_training.data import shapes
+from arctic_training.data.chat_template import Span
 from arctic_training.data.collate import IGNORED, pack, pad
 from arctic_training.data.config import SourcedDataConfig
-from arctic_training.data.encoder import LastAnswerEncoder, SampleEncoder
+from arctic_training.data.encoder import SampleEncoder
 from arctic_training.data.preparation import Rows, map_rows, token_table
-from arctic_training.data.row_error import RowError
+from arctic_training.data.row_error import RowError, read_rows
 from arctic_training.data.shapes import Sample
 from arctic_training.data.sourced_factory import SourcedDataFactory
+from arctic_training.data.tokens import Tokens
 from arctic_training.errors import DataError
 from arctic_training.logging import logger
 
@@ -112,6 +115,28 @@ def closing_tokens(tokenizer: Any, config: Any) -> list[int]:
     return said[-2:]
 
 
+class LastAnswerEncoder(SampleEncoder):
+    """Labels only the last of the assistant's turns, and tells prompts without it."""
+
+    def _find(self, samples: Sequence[Sample], group: Sequence[int], first: int) -> tuple[list[str], list[list[Span]]]:
+        """Raises `RowError` where it cannot be told what belongs to the last turn."""
+        texts, spans = super()._find(samples, group, first)
+        for n, found in zip(group, spans, strict=True):
+            turns = sum(message["role"] == "assistant" for message in samples[n].messages) - len(samples[n].context)
+            if len(found) != turns:
+                said = f"the chat template encloses {len(found)} parts of {turns} answers in {{% generation %}}"
+                raise RowError(first + n, f"{said}, so that it cannot be told which is the last")
+        return texts, [found[-1:] for found in spans]
+
+    def apart(self, sample: Sample) -> tuple[Tokens, Tokens]:
+        """The tokens of a pair's prompt, as a model is asked it, and of its completion: none holds parts of both."""
+        end, text = self.tokenizer.eos_token_id, sample.prompt + " " * is_lexer(self.tokenizer)
+        ((prompt, _),) = self._tokenize([text], [[]], special=True)
+        ((completion, _),) = self._tokenize([sample.completion], [[]])
+        prompt = prompt[:-1] if len(prompt) and prompt[-1] == end else prompt
+        return prompt, completion if end is None else np.append(completion, np.int32(end))
+
+
 class _Encode:
     """Makes samples of up to 1,000 rows; pickled when several processes share the work."""
 
@@ -122,13 +147,7 @@ class _Encode:
 
     def __call__(self, rows: Rows, first: int) -> Any:
         """Raises `RowError`."""
-        read = shapes.reader(self.columns)
-        samples = []
-        for n, row in enumerate(rows):
-            try:
-                samples.append(read(row))
-            except DataError as error:
-                raise RowError(first + n, str(error)) from None
+        samples = read_rows(shapes.reader(self.columns), rows, first)
         prompts, answers = [], []
         for n, (ids, labels) in enumerate(self.encoder(samples, first)):
             targets = np.flatnonzero(labels != IGNORED)

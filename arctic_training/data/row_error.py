@@ -2,8 +2,12 @@
 
 import os
 import traceback
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
 
 from arctic_training.errors import DataError
+
+T = TypeVar("T")
 
 
 class RowError(DataError):
@@ -15,6 +19,17 @@ class RowError(DataError):
 
     def __str__(self) -> str:
         return f"row {self.row + 1}: {self.what}"
+
+
+def read_rows(read: Callable[[Any], T], rows: Iterable[Any], first: int) -> list[T]:
+    """What ``read`` makes of each row. Raises `RowError`, counting from ``first``, for one that it refuses."""
+    made = []
+    for n, row in enumerate(rows, first):
+        try:
+            made.append(read(row))
+        except DataError as error:
+            raise RowError(n, str(error)) from error
+    return made
 
 
 def where(error: BaseException) -> str:

@@ -6,9 +6,8 @@ from typing import Any, ClassVar
 from arctic_training.data import preparation, shapes
 from arctic_training.data.config import TokenDataConfig
 from arctic_training.data.encoder import SampleEncoder
-from arctic_training.data.row_error import RowError
+from arctic_training.data.row_error import read_rows
 from arctic_training.data.token_factory import TokenDataFactory
-from arctic_training.errors import DataError
 
 
 class SFTDataConfig(TokenDataConfig):
@@ -52,12 +51,6 @@ class EncodeRows:
 
     def __call__(self, rows: preparation.Rows, first: int) -> Any:
         """Raises `RowError`."""
-        read = shapes.reader(self.columns)
-        samples = []
-        for n, row in enumerate(rows):
-            try:
-                samples.append(read(row))
-            except DataError as error:
-                raise RowError(first + n, str(error)) from error
+        samples = read_rows(shapes.reader(self.columns), rows, first)
         ids, labels = zip(*self.encoder(samples, first), strict=True)
         return preparation.token_table({"input_ids": ids, "labels": labels})

@@ -17,7 +17,16 @@ from arctic_training.errors import InputError
 from arctic_training.evaluation.evaluator import Evaluator
 from arctic_training.evaluation.scorer import Scorer
 from arctic_training.factory import TrainerView
-from arctic_training.generation import Question, end_tokens, generator, pad_token, partitioned, said, side_by_side
+from arctic_training.generation import (
+    Question,
+    end_tokens,
+    generator,
+    pad_token,
+    partitioned,
+    said,
+    side_by_side,
+    stop_tokens,
+)
 from arctic_training.heartbeat import beat
 
 
@@ -99,7 +108,7 @@ class GenerateEvaluator(Evaluator):
             choice = {"do_sample": True, "temperature": config.temperature, "top_p": config.top_p, "top_k": 0}
         ends = end_tokens(tokenizer, module, [question.target for question in questions])
         if is_lexer(tokenizer):
-            ends += self._stops(tokenizer)
+            ends += stop_tokens(tokenizer, config.stop, "evaluators: 'generate': stop")
         elif config.stop:
             choice |= {"stop_strings": config.stop, "tokenizer": tokenizer}
         out = module.generate(
@@ -113,12 +122,6 @@ class GenerateEvaluator(Evaluator):
         )
         texts = [said(tokenizer, answer, ends) for answer in out[:, prompts.shape[1] :].tolist()]
         return texts if is_lexer(tokenizer) else [self._cut(text) for text in texts]
-
-    def _stops(self, tokenizer: Any) -> list[int]:
-        known = tokenizer.get_vocab()
-        if unknown := [stop for stop in self.config.stop if stop not in known]:
-            raise InputError(f"evaluators: 'generate': stop: {unknown[0]!r} is no token of the vocabulary")
-        return [known[stop] for stop in self.config.stop]
 
     def _cut(self, text: str) -> str:
         ends = [text.find(stop) for stop in self.config.stop if stop in text]

@@ -23,7 +23,7 @@ from arctic_training.data.factory import DataFactory
 from arctic_training.data.noise import uniform
 from arctic_training.data.prompt_factory import PromptDataFactory, answered, closing_tokens
 from arctic_training.errors import ModelError, RecipeError
-from arctic_training.generation import Question, end_tokens, generator, pad_token, said
+from arctic_training.generation import Question, end_tokens, generator, pad_token, said, stop_tokens
 from arctic_training.model.target_losses import target_losses
 from arctic_training.parallel.sequence import KEY, share, whole
 from arctic_training.rollout.reward import Answer, Rewards, RewardSections
@@ -32,6 +32,7 @@ from arctic_training.state import evaluating
 from arctic_training.trainer.language_model_trainer import LanguageModelTrainer
 from arctic_training.trainer.reference import read_reference, require_fit, without_adapter
 from arctic_training.trainer.role import Role
+from arctic_training.trainer.window import to_device
 
 _TRAINED, _EVALUATED = range(2)
 """Streams of noise: for answers that are learned from, and for those of an evaluation."""
@@ -106,13 +107,11 @@ class PolicyTrainer(LanguageModelTrainer):
 
     @functools.cached_property
     def ends(self) -> list[int]:
-        """The tokens that end an answer, the same for all. Raises `RecipeError` for one that there is not."""
-        known = self.tokenizer.get_vocab()
-        if unknown := [word for word in self.config.stop if word not in known]:
-            raise RecipeError(f"stop: {unknown[0]!r} is no token of the vocabulary")
+        """The tokens that end an answer, the same for all. Raises `InputError` for one that there is not."""
+        stops = stop_tokens(self.tokenizer, self.config.stop, "stop")
         closing = closing_tokens(self.tokenizer, self.config.data)
         ends = end_tokens(self.tokenizer, self.model.module, [closing])
-        if not (every := sorted({*ends, *(known[word] for word in self.config.stop)})):
+        if not (every := sorted({*ends, *stops})):
             raise RecipeError("stop: no token ends an answer, neither the tokenizer's nor the model's; give one")
         return every
 
@@ -142,8 +141,7 @@ class PolicyTrainer(LanguageModelTrainer):
             uniforms = uniform(torch.arange(2, device=self.device), 3, seed=self.config.seed)
             how, pad = Sampling(3, self.config.temperature), pad_token(self.tokenizer)
             given = sample(self.model, asked, uniforms, how, ends=self.ends, pad=pad, told=found)
-            inputs = answered(asked, given, pad_token=pad, config=self.config.data)
-            inputs = {name: one.to(self.device) if isinstance(one, Tensor) else one for name, one in inputs.items()}
+            inputs = to_device(answered(asked, given, pad_token=pad, config=self.config.data), self.device)
             trained = self.log_probs(self.model, inputs).float()
         drawn = torch.cat([torch.stack(found)[: len(one), n] for n, one in enumerate(given)]).float()
         # in 16 bits the two are rounded apart
@@ -260,7 +258,7 @@ class PolicyTrainer(LanguageModelTrainer):
             index = distributed.rank() % size
             inputs = share(inputs, size, index)
             inputs["num_targets"] = inputs[KEY].targets[index]
-        inputs = {name: one.to(device) if isinstance(one, Tensor) else one for name, one in inputs.items()}
+        inputs = to_device(inputs, device)
         # in doubles, on the CPU: what is worth the same must be seen to be
         rewards = torch.tensor(columns["reward"], dtype=torch.float64).reshape(-1, count)
         told = {name: torch.tensor(column, device=device) for name, column in columns.items()}

@@ -10,6 +10,7 @@ import torch
 from arctic_training import get_config
 from arctic_training.registry import lookup
 from tests import processes, tiny
+from tests.trainer.weights import moved, same
 
 SIZES = [(2, 9), (11, 1), (4, 4), (1, 12), (6, 3), (8, 2), (3, 7)]
 """Words of the preferred and of the other answer: lopsided, so that a mean of means would be wrong."""
@@ -60,22 +61,6 @@ def trained(folder: str, **keys: Any) -> dict[str, torch.Tensor]:
     found = {name: one.detach().clone() for name, one in trainer.model.module.named_parameters() if one.requires_grad}
     trainer.close()
     return found
-
-
-def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> None:
-    assert one.keys() == other.keys()
-    for name, weight in one.items():
-        torch.testing.assert_close(other[name], weight, rtol=1e-4, atol=1e-6, msg=lambda text, n=name: f"{n}: {text}")
-
-
-def moved(trainer: Any) -> Any:
-    """A policy that is no longer its reference."""
-    torch.manual_seed(3)
-    with torch.no_grad():
-        for parameter in trainer.model.module.parameters():
-            if parameter.requires_grad:
-                parameter += 0.05 * torch.randn_like(parameter)
-    return trainer
 
 
 def first_batch(trainer: Any) -> Any:

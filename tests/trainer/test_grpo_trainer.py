@@ -15,6 +15,7 @@ from arctic_training.errors import ModelError, NonFiniteError, RecipeError
 from arctic_training.registry import lookup
 from arctic_training.rollout.reward import Answer, Reward
 from tests import processes, tiny
+from tests.trainer.weights import moved, same
 
 ENDS = list("abcdefghijklmnopqrstuvwxyz")
 
@@ -73,21 +74,6 @@ def trained(folder: str, **keys: Any) -> dict[str, torch.Tensor]:
     found = {name: full_parameter(one).clone() for name, one in trainer.model.module.named_parameters()}
     trainer.close()
     return found
-
-
-def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> None:
-    assert one.keys() == other.keys()
-    for name, weight in one.items():
-        torch.testing.assert_close(other[name], weight, rtol=1e-4, atol=1e-6, msg=lambda text, n=name: f"{n}: {text}")
-
-
-def moved(trainer: Any) -> Any:
-    """A policy that is no longer its reference."""
-    torch.manual_seed(3)
-    with torch.no_grad():
-        for parameter in trainer.model.module.parameters():
-            parameter += 0.05 * torch.randn_like(parameter)
-    return trainer
 
 
 def answered(trainer: Any) -> Any:
