@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from arctic_training.errors import DataError
 from arctic_training.parent import end_with_parent
 
 _WHY = {
@@ -24,7 +25,9 @@ _WHY = {
 }
 """What it means that a worker was ended by a signal."""
 _NAME = f"at-{zlib.crc32(socket.gethostname().encode()):08x}-"
-"""Begins the folder of a process; short, for the paths of sockets may not be long."""
+"""Begins the folder of a process."""
+_LONGEST = 103 - len("/listener-12345678")
+"""Bytes of the path of a folder with sockets: their own paths may have 107 on Linux, and 103 on a Mac."""
 
 
 def begin() -> Callable[[int], None]:
@@ -88,15 +91,26 @@ def no_alarm() -> Iterator[None]:
 def own_folder(library: Any = multiprocessing) -> Iterator[None]:
     """Workers that ``library`` starts inside have their sockets in a folder by which those of a dead process are known.
 
-    Each would make a folder of its own, which one that is killed leaves. Here the next start removes it.
+    Each would make a folder of its own, which one that is killed leaves. Here the next start removes it. It is in the
+    folder for temporary files, or, where that has too long a path (a scheduler's often has), in ``/tmp``. Raises
+    `DataError` when it cannot be made.
     """
-    folder = Path(tempfile.gettempdir())
-    for old in folder.glob(f"{_NAME}*"):
+    name = f"{_NAME}{os.getpid()}"
+    mine = Path(tempfile.gettempdir(), name)
+    if len(os.fsencode(mine)) > _LONGEST:
+        mine = Path("/tmp", name)
+    for old in mine.parent.glob(f"{_NAME}*"):
         if not _alive(old.name.removeprefix(_NAME)):
             shutil.rmtree(old, ignore_errors=True)
-    mine = folder / f"{_NAME}{os.getpid()}"
     if not mine.exists():
-        mine.mkdir(mode=0o700)
+        try:
+            mine.mkdir(mode=0o700)
+        except OSError as error:
+            raise DataError(
+                f"the folder {mine}, for the sockets of worker processes, cannot be made: {error.strerror}; let TMPDIR"
+                f" name a folder that can be written, of at most {_LONGEST - len(name) - 1} bytes, or let data.num_proc"
+                " be 1 and data.dl_num_workers 0"
+            ) from error
         atexit.register(_remove, mine, os.getpid())
     process: Any = library.current_process()
     before = process._config.get("tempdir")

@@ -2,7 +2,9 @@
 
 import os
 import signal
+import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -181,14 +183,25 @@ def test_a_loss_that_is_no_number_ends_every_process_with_a_code_of_its_own(tmp_
     assert sorted(path.name for path in saved.iterdir()) == ["latest", "step_1", "step_2", "step_3"]
 
 
+@pytest.fixture
+def temporary() -> Iterator[Path]:
+    """A folder for temporary files, with a short path: where it is long, sockets are elsewhere."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        yield Path(folder)
+
+
+def left_in(temporary: Path) -> list[str]:
+    # the sockets' folders of a run that was killed are gone; torch keeps one for what it compiles, once
+    return [name for name in os.listdir(temporary) if not name.startswith("torchinductor_")]
+
+
 @pytest.mark.fault(12, 24, 25)
 def test_nothing_stays_behind_of_a_command_that_was_killed_not_even_loader_workers(
-    tmp_path: Path,
+    tmp_path: Path, temporary: Path
 ) -> None:
     told = with_workers(tmp_path, 2, num_proc=2)
-    (tmp_path / "temporary").mkdir()
     shared, since = set(os.listdir("/dev/shm")), time.monotonic()
-    own = {"TOKENIZERS_PARALLELISM": "", "TMPDIR": str(tmp_path / "temporary")}
+    own = {"TOKENIZERS_PARALLELISM": "", "TMPDIR": str(temporary)}
     with Run(tmp_path, told, "--num_gpus", "2", **own) as run:
         run.reach(2)
         assert time.monotonic() - since < 60
@@ -200,8 +213,7 @@ def test_nothing_stays_behind_of_a_command_that_was_killed_not_even_loader_worke
     assert set(os.listdir("/dev/shm")) <= shared
     with Run(tmp_path, told, "exit_iteration=1", **own) as run:
         assert run.end() == 0
-    # the sockets' folders of the run that was killed are gone; torch keeps one for what it compiles, once
-    assert [name for name in os.listdir(tmp_path / "temporary") if not name.startswith("torchinductor_")] == []
+    assert left_in(temporary) == []
 
 
 SLEEPS = """
@@ -214,11 +226,10 @@ preparation._Encode.__call__ = lambda self, table, indices: time.sleep(600)
 """
 
 
-def preparing(folder: Path, *words: str) -> Run:
+def preparing(folder: Path, temporary: Path, *words: str) -> Run:
     """A run that prepares its data on two processes, and does not come to an end of it."""
-    (folder / "temporary").mkdir()
     (folder / "train.py").write_text(SLEEPS)
-    run = Run(folder, with_workers(folder, 0, num_proc=2), *words, TMPDIR=str(folder / "temporary"))
+    run = Run(folder, with_workers(folder, 0, num_proc=2), *words, TMPDIR=str(temporary))
 
     def there() -> bool:
         assert run.process.poll() is None, run.stderr
@@ -235,23 +246,27 @@ def scratch(folder: Path) -> list[str]:
 
 @pytest.mark.fault(12, 24)
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-def test_nothing_stays_behind_of_a_command_that_ends_while_it_prepares(tmp_path: Path, number: signal.Signals) -> None:
-    with preparing(tmp_path) as run:
+def test_nothing_stays_behind_of_a_command_that_ends_while_it_prepares(
+    tmp_path: Path, temporary: Path, number: signal.Signals
+) -> None:
+    with preparing(tmp_path, temporary) as run:
         run.process.send_signal(number)
         assert run.end() == -number
     assert run.stderr == "" and scratch(tmp_path)
     (tmp_path / "train.py").unlink()
-    own = {"TMPDIR": str(tmp_path / "temporary")}
+    own = {"TMPDIR": str(temporary)}
     with Run(tmp_path, with_workers(tmp_path, 0), "exit_iteration=1", **own) as run:
         assert run.end() == 0
     assert not scratch(tmp_path)
-    assert [name for name in os.listdir(tmp_path / "temporary") if not name.startswith("torchinductor_")] == []
+    assert left_in(temporary) == []
 
 
 @pytest.mark.fault(11)
 @pytest.mark.parametrize("words", [(), ("--num_gpus", "2")])
-def test_ctrl_c_ends_a_run_that_prepares_its_data_without_a_word(tmp_path: Path, words: tuple[str, ...]) -> None:
-    with preparing(tmp_path, *words) as run:
+def test_ctrl_c_ends_a_run_that_prepares_its_data_without_a_word(
+    tmp_path: Path, temporary: Path, words: tuple[str, ...]
+) -> None:
+    with preparing(tmp_path, temporary, *words) as run:
         os.killpg(run.process.pid, signal.SIGINT)  # as a terminal does
         assert run.end(20) == 130
     assert run.stderr == "" and not scratch(tmp_path)

@@ -1,0 +1,57 @@
+"""Where worker processes have their sockets, however long the path of the folder for temporary files is."""
+
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pytest
+
+from arctic_training.data import preparation, workers
+from arctic_training.errors import DataError
+from tests.data.test_loader import ROWS, loader, told
+
+
+def doubled(rows: Any, first: int) -> dict[str, list[int]]:
+    return {"made": [2 * row["n"] for row in rows]}
+
+
+def folder_of(length: int, folder: Path) -> Path:
+    """One below ``folder`` whose path has so many bytes, or more where that one's has."""
+    while (missing := length - len(os.fsencode(folder)) - 1) > 0:
+        folder = folder / ("d" * min(missing, 200))
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+@pytest.mark.fault(24)
+@pytest.mark.parametrize("length", [60, 75, 82, 90, 104, 600])
+def test_sockets_find_a_folder_below_any_path(length: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0, 1})
+    with tempfile.TemporaryDirectory(prefix="t", dir="/tmp") as short:
+        folder = folder_of(length, Path(short))
+        monkeypatch.setattr(tempfile, "tempdir", str(folder))
+        rows = datasets.Dataset.from_dict({"n": list(range(10_000))})
+        made = preparation.map_rows(rows, doubled, processes=2)
+        assert made["made"][:] == list(range(0, 20_000, 2))
+        reader = loader(workers=2)
+        assert sorted(number for batch in told(reader) for number in batch) == list(range(len(ROWS)))
+        reader.close()
+        del made
+        with workers.own_folder():
+            mine = Path(workers.multiprocessing.current_process()._config["tempdir"])  # type: ignore[attr-defined]
+        assert mine.parent == (folder if length <= 60 else Path("/tmp"))
+        assert os.listdir(mine) == [] and set(folder.iterdir()) <= {mine}
+
+
+def test_a_folder_that_cannot_be_made_says_what_would_help(monkeypatch: pytest.MonkeyPatch) -> None:
+    name = f"{workers._NAME}{os.getpid()}"
+    monkeypatch.setattr(tempfile, "tempdir", "/nowhere")
+    with pytest.raises(DataError) as error, workers.own_folder():
+        pass
+    assert str(error.value) == (
+        f"the folder /nowhere/{name}, for the sockets of worker processes, cannot be made: No such file or directory;"
+        f" let TMPDIR name a folder that can be written, of at most {84 - len(name)} bytes, or let data.num_proc be 1"
+        " and data.dl_num_workers 0"
+    )
