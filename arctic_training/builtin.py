@@ -15,6 +15,7 @@ _MODULES = (
     "rollout.reward",
     "tracker.console",
     "tracker.jsonl",
+    "tracker.wandb",
     "trainer.causal_trainer",
     "trainer.dpo_trainer",
     "trainer.gan_trainer",

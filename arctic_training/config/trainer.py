@@ -23,7 +23,7 @@ from arctic_training.config.paths import unwritable
 from arctic_training.config.problems import Problem
 from arctic_training.config.scheduler import SchedulerConfig
 from arctic_training.config.tokenizer import TokenizerConfig
-from arctic_training.config.wandb import WandbConfig
+from arctic_training.config.wandb import WandbSection
 from arctic_training.registry import lookup
 
 
@@ -77,8 +77,8 @@ class TrainerConfig(Consistent):
     """Where the numbers of the run go beside ``metrics.jsonl`` in the run folder."""
     logger: Annotated[LoggerConfig, FREE] = LoggerConfig()
     """The log: where it goes, and how much of it."""
-    wandb: Annotated[WandbConfig, FREE] = WandbConfig()
-    """The run on Weights & Biases; not built yet."""
+    wandb: Annotated[WandbSection, FREE] = WandbSection()
+    """The run on Weights & Biases."""
 
     train_iters: HumanInt = Field(default=0, ge=0)
     """If above 0, the number of optimizer updates, whatever ``epochs`` says."""

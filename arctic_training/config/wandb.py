@@ -1,23 +1,28 @@
-"""The section of Weights & Biases."""
+"""What a recipe says of Weights & Biases."""
 
-from pydantic import field_validator
+from typing import Literal
 
-from arctic_training.config.base import BaseConfig
+from arctic_training.config.base import ComponentConfig
 
 
-class WandbConfig(BaseConfig):
-    enable: bool = False
-    """Not built yet."""
+class WandbConfig(ComponentConfig):
+    """The keys of the tracker."""
+
     entity: str | None = None
-    """Account or team."""
+    """Account or team; the user's own when left out."""
     project: str = "arctic-training"
     """Where the run stands there."""
     name: str | None = None
-    """What the run is called there."""
+    """What the run is called there; two words drawn by the server when left out."""
+    mode: Literal["online", "offline"] | None = None
+    """Offline, the numbers stay in the run folder, from where ``wandb sync`` sends them; as the environment's
+    ``WANDB_MODE`` says when left out, else online."""
 
-    @field_validator("enable")
-    @classmethod
-    def _is_built(cls, value: bool) -> bool:
-        if value:
-            raise ValueError("the wandb tracker is not built yet; metrics are in the run folder's metrics.jsonl")
-        return value
+
+class WandbSection(WandbConfig):
+    """The recipe's section ``wandb``: the tracker, without naming it under ``trackers``."""
+
+    type: Literal["wandb"] = "wandb"
+    """Always that."""
+    enable: bool = False
+    """Tell the run to Weights & Biases."""

@@ -19,7 +19,7 @@ class ConsoleTracker(Tracker):
     name = "console"
     config_type = ConsoleConfig
 
-    def start(self, recipe: Mapping[str, Any], run_dir: Path) -> None:
+    def start(self, recipe: Mapping[str, Any], run_dir: Path, step: int) -> None:
         print(f"run folder: {run_dir}", flush=True)
 
     def log(self, values: Mapping[str, float], step: int) -> None:

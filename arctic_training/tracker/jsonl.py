@@ -22,7 +22,7 @@ class JsonlTracker(Tracker):
     config_type = JsonlConfig
     _file: IO[str] | None = None
 
-    def start(self, recipe: Mapping[str, Any], run_dir: Path) -> None:
+    def start(self, recipe: Mapping[str, Any], run_dir: Path, step: int) -> None:
         path = self.config.path or run_dir / "metrics.jsonl"
         path.parent.mkdir(parents=True, exist_ok=True)
         self._file = open(path, "a", encoding="utf-8", buffering=1)  # noqa: SIM115  closed by finish

@@ -17,9 +17,15 @@ class Tracker(Registered, ABC, kind="tracker"):
     def __init__(self, config: ComponentConfig) -> None:
         self.config: Any = config
 
+    def check(self) -> None:
+        """Called before anything else of the run is made. Raises `InputError` when the run could not be told."""
+
     @abstractmethod
-    def start(self, recipe: Mapping[str, Any], run_dir: Path) -> None:
-        """``recipe`` is the resolved one, without secrets. An error raised here refuses the run."""
+    def start(self, recipe: Mapping[str, Any], run_dir: Path, step: int) -> None:
+        """``recipe`` is the resolved one, without secrets; ``step`` is above 0 when the run goes on from a checkpoint.
+
+        An error raised here refuses the run.
+        """
 
     @abstractmethod
     def log(self, values: Mapping[str, float], step: int) -> None:

@@ -49,6 +49,7 @@ def build(trainer: Any) -> None:
     """The parts, one after the other."""
     config = trainer.config
     trainer.watch = Watch(trainer, config.hang_timeout) if config.hang_timeout else None
+    trackers = make_trackers(config)
     seed(config.seed)
     trainer.listen("post-loss", require_scalar)
     if config.sequence_parallel_size > 1:
@@ -74,7 +75,7 @@ def build(trainer: Any) -> None:
     resume(trainer)
     for checkpointer in trainer.checkpointers:
         checkpointer.tell_of_others()
-    trainer.session.open(make_trackers(config))
+    trainer.session.open(trackers, trainer.progress.update)
 
 
 def prepare_data(trainer: Any) -> None:
@@ -164,9 +165,19 @@ def cast(trainer: Any, role: Role) -> Engine:
 
 
 def make_trackers(config: Any) -> list[Tracker]:
+    """What the main process tells numbers to; nothing in the others."""
+    if not distributed.is_main():
+        return []
     sections: list[ComponentConfig] = [
         ConsoleConfig(type="console", every=config.loss_log_interval),
         JsonlConfig(type="jsonl", path=config.train_log_metrics_path),
         *config.trackers,
     ]
-    return [Tracker.registered(section.type)(section) for section in sections]
+    if config.wandb.enable:
+        if any(section.type == "wandb" for section in sections):
+            raise RecipeError("trackers: wandb is enabled in its own section too; leave one of the two out")
+        sections.append(config.wandb)
+    trackers = [Tracker.registered(section.type)(section) for section in sections]
+    for tracker in trackers:
+        tracker.check()
+    return trackers

@@ -44,8 +44,8 @@ class Session:
             raise InputError(f"checkpoint: two sections save in one folder, {twice}; give one another output_dir")
         self.lock = Lock([self.run_dir, *saves])
 
-    def open(self, trackers: Sequence[Tracker]) -> None:
-        """Write the log on every rank, and on the main one who runs what, and start the trackers.
+    def open(self, trackers: Sequence[Tracker], step: int) -> None:
+        """Write the log on every rank, and on the main one who runs what, and start the trackers at ``step``.
 
         Called when every part of the run is made: a run that is refused leaves nothing behind.
         """
@@ -59,7 +59,7 @@ class Session:
         (self.run_dir / "recipe.yaml").write_text(write_yaml(recipe), encoding="utf-8")
         (self.run_dir / "environment.json").write_text(json.dumps(environment(), indent=2) + "\n", encoding="utf-8")
         for tracker in trackers:
-            tracker.start(recipe, self.run_dir)
+            tracker.start(recipe, self.run_dir, step)
             self.trackers.append(tracker)
 
     def log(self, values: Mapping[str, float], step: int) -> None:

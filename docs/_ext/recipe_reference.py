@@ -90,8 +90,8 @@ def shown_default(field: Any) -> str:
     return "nothing" if value is None or value == [] or value == {} or value == "" else f"`{value}`"
 
 
-def table(config_type: type[BaseConfig], *, without: type[BaseConfig] | None = None) -> list[str]:
-    """The keys of a section, but for those of its base class ``without``."""
+def table(config_type: type[BaseConfig], *, without: type[BaseConfig] | None = None, above: str = "") -> list[str]:
+    """The keys of a section, but for those of its base class ``without``; ``above`` are the keys that lead to it."""
     told = descriptions(config_type)
     known = set(without.model_fields) if without is not None else set()
     lines: list[str] = []
@@ -102,7 +102,10 @@ def table(config_type: type[BaseConfig], *, without: type[BaseConfig] | None = N
             continue
         default = shown_default(field)
         what = " ".join(told.get(name, "").replace("``", "`").split())
-        lines += [f"`{name}` ({shown_type(field.annotation)}; {default or 'see there'})", f": {what or name}", ""]
+        shown = shown_type(field.annotation) + (f"; {default}" if default else "")
+        lines += [f"`{above}{name}` ({shown})", f": {what or name}", ""]
+        if not default and isinstance(field.annotation, type):  # a section that one class reads, whatever the recipe
+            lines += table(field.annotation, above=f"{above}{name}.")
     return lines
 
 

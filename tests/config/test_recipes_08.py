@@ -92,7 +92,6 @@ def test_what_they_say_is_understood() -> None:
         ({"arctic_moe": True}, "arctic_moe: the grouped-GEMM MoE layer"),
         ({"arctic_moe": "auto"}, "arctic_moe: the grouped-GEMM MoE layer"),
         ({"mem_profiler": "step"}, "mem_profiler: the memory profiler"),
-        ({"wandb": {"enable": True}}, "wandb.enable: the wandb tracker"),
         ({"optimizer": {"type": "fused_adam_moe"}}, "optimizer.type: fused_adam_moe: "),
         ({"optimizer": {"type": "cpu_adam_moe"}}, "optimizer.type: cpu_adam_moe: "),
         (

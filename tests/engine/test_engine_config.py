@@ -121,7 +121,7 @@ def test_a_frozen_model_has_no_optimizer() -> None:
         ),
         ({"gradient_clipping": -1}, "gradient_clipping", "at least 0"),
         ({"pipeline": {}}, "pipeline", "not supported"),
-        ({"tensorboard": {}}, "tensorboard", "trackers"),
+        ({"tensorboard": {}}, "tensorboard", "metrics.jsonl"),
     ],
 )
 def test_a_contradiction_is_told_with_what_would_be_right(block: dict[str, Any], path: str, says: str) -> None:

@@ -219,7 +219,7 @@ def test_a_tracker_that_fails_is_left_out_and_the_run_goes_on(told: dict[str, An
 
         name = "failing_for_the_test"
 
-        def start(self, recipe: Any, run_dir: Path) -> None: ...
+        def start(self, recipe: Any, run_dir: Path, step: int) -> None: ...
 
         def log(self, values: Any, step: int) -> None:
             raise OSError("the server is gone")

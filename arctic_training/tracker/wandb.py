@@ -1,0 +1,80 @@
+"""Numbers on Weights & Biases."""
+
+import secrets
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from arctic_training.config.wandb import WandbConfig
+from arctic_training.errors import InputError, MissingDependencyError
+from arctic_training.tracker.tracker import Tracker
+
+_FINISH = 30
+"""Seconds that the end of a run waits for a network that is gone; `wandb sync` sends what is then left."""
+
+
+class WandbTracker(Tracker):
+    """Tells a run of Weights & Biases; a run that goes on from a checkpoint is the same one there."""
+
+    name = "wandb"
+    config_type = WandbConfig
+    _run: Any = None
+
+    def check(self) -> None:
+        """Raises `MissingDependencyError`, or `InputError` when the server is not reached or knows no such login.
+
+        It takes ten seconds where there is no network, and never asks anybody anything.
+        """
+        try:
+            import wandb
+        except ImportError as error:
+            raise MissingDependencyError(
+                "the wandb tracker needs the library wandb: pip install 'arctic_training[wandb]'"
+            ) from error
+        with _refusing():
+            told = wandb.Settings(mode=self.config.mode) if self.config.mode else None
+            if wandb.setup(told).settings.mode in ("online", "shared") and not wandb.login(prompt=False, verify=True):
+                raise wandb.Error("nobody is logged in")
+
+    def start(self, recipe: Mapping[str, Any], run_dir: Path, step: int) -> None:
+        import wandb
+
+        note = run_dir / "wandb" / "run_id"
+        # its own draw would be of the generator that a run's seed sets, and so the same for every run
+        number = note.read_text().strip() if step and note.exists() else secrets.token_hex(4)
+        with _refusing():
+            self._run = wandb.init(
+                entity=self.config.entity,
+                project=self.config.project,
+                name=self.config.name,
+                config=dict(recipe),
+                dir=run_dir,
+                id=number,
+                resume="allow",
+                settings=wandb.Settings(finish_timeout=_FINISH),
+            )
+        note.parent.mkdir(exist_ok=True)
+        note.write_text(number + "\n")
+        # wandb's own count only rises: what a run repeats from its checkpoint on would be thrown away
+        self._run.define_metric("update")
+        self._run.define_metric("*", step_metric="update")
+
+    def log(self, values: Mapping[str, float], step: int) -> None:
+        self._run.log({"update": step, **values})
+
+    def finish(self, failed: bool) -> None:
+        self._run.finish(exit_code=int(failed))
+
+
+@contextmanager
+def _refusing() -> Iterator[None]:
+    """What the library refuses inside refuses the run."""
+    import wandb
+
+    try:
+        yield
+    except wandb.Error as error:
+        told = str(error).splitlines()[0].rstrip(".")
+        mend = "run `wandb login`, set WANDB_API_KEY, or let wandb.mode be offline"
+        raise InputError(f"wandb: {told}; {mend}") from error
