@@ -1,6 +1,5 @@
 """Numbers on Weights & Biases."""
 
-import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -41,8 +40,7 @@ class WandbTracker(Tracker):
         import wandb
 
         note = run_dir / "wandb" / "run_id"
-        # its own draw would be of the generator that a run's seed sets, and so the same for every run
-        number = note.read_text().strip() if step and note.exists() else secrets.token_hex(4)
+        number = note.read_text().strip() if step and note.exists() else None
         with _refusing():
             self._run = wandb.init(
                 entity=self.config.entity,
@@ -55,7 +53,7 @@ class WandbTracker(Tracker):
                 settings=wandb.Settings(finish_timeout=_FINISH),
             )
         note.parent.mkdir(exist_ok=True)
-        note.write_text(number + "\n")
+        note.write_text(f"{self._run.id}\n")
         # wandb's own count only rises: what a run repeats from its checkpoint on would be thrown away
         self._run.define_metric("update")
         self._run.define_metric("*", step_metric="update")
