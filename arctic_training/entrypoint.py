@@ -20,6 +20,8 @@ had it already, and end by themselves what is left after 30 s."""
 def main(words: Sequence[str] | None = None) -> int:
     """Be the rank that the environment says, with the recipe and overrides that ``words`` say; the exit code."""
     _die_with_the_launcher()
+    # else the connections of the others tell pages of C++ of one that has ended, and nobody reads what it ended of
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     from arctic_training.failure import report
 
     words = sys.argv[1:] if words is None else words

@@ -165,9 +165,7 @@ def cast(trainer: Any, role: Role) -> Engine:
 
 
 def make_trackers(config: Any) -> list[Tracker]:
-    """What the main process tells numbers to; nothing in the others."""
-    if not distributed.is_main():
-        return []
+    """What the main process tells numbers to."""
     sections: list[ComponentConfig] = [
         ConsoleConfig(type="console", every=config.loss_log_interval),
         JsonlConfig(type="jsonl", path=config.train_log_metrics_path),
@@ -178,6 +176,7 @@ def make_trackers(config: Any) -> list[Tracker]:
             raise RecipeError("trackers: wandb is enabled in its own section too; leave one of the two out")
         sections.append(config.wandb)
     trackers = [Tracker.registered(section.type)(section) for section in sections]
-    for tracker in trackers:
-        tracker.check()
+    with distributed.main_first() as first:
+        for tracker in trackers if first else ():
+            tracker.check()
     return trackers

@@ -52,8 +52,11 @@ class Session:
         told = self.config.logger
         folder = told.output_dir or self.run_dir / "logs"
         log_to(folder, level=told.level, rank=distributed.rank(), ranks=told.file_output_ranks)
-        if not distributed.is_main():
-            return
+        with distributed.main_first() as first:
+            if first:
+                self._write(trackers, step)
+
+    def _write(self, trackers: Sequence[Tracker], step: int) -> None:
         self.run_dir.mkdir(parents=True, exist_ok=True)
         recipe = self.config.dump()
         (self.run_dir / "recipe.yaml").write_text(write_yaml(recipe), encoding="utf-8")

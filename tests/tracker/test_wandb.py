@@ -121,20 +121,22 @@ def test_a_run_that_fails_is_told_as_such(tmp_path: Path) -> None:
 
 @pytest.mark.fault(32)
 @pytest.mark.parametrize(
-    ("environment", "says"),
+    ("words", "environment", "says"),
     [
-        ({}, "nobody is logged in; "),
-        ({"WANDB_API_KEY": "short"}, "WANDB_API_KEY invalid: API key must have 40+ characters, has 5; "),
+        ((), {}, "nobody is logged in; "),
+        (("--num_gpus", "2"), {}, "nobody is logged in; "),
+        ((), {"WANDB_API_KEY": "short"}, "WANDB_API_KEY invalid: API key must have 40+ characters, has 5; "),
         (
+            (),
             {"WANDB_API_KEY": KEY, "WANDB_BASE_URL": "http://127.0.0.1:9"},
             "Failed to authenticate with http://127.0.0.1:9: ",
         ),
     ],
 )
 def test_without_a_login_or_a_server_the_run_is_refused_at_once(
-    tmp_path: Path, environment: dict[str, str], says: str
+    tmp_path: Path, words: tuple[str, ...], environment: dict[str, str], says: str
 ) -> None:
-    with start(tmp_path / "run", {"enable": True}, **environment) as run:
+    with start(tmp_path / "run", {"enable": True}, *words, **environment) as run:
         assert run.end(40) == 2
     (line,) = [one for one in run.stderr.splitlines() if not one.startswith("wandb: [wandb.login()]")]
     assert re.match(rf"recipe\.yaml:\d+:1: wandb: {re.escape(says)}", line), line
