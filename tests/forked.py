@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
+from arctic_training.data.workers import own_folder
 from tests.processes import ROOT, environment, free_port
 
 _FORKS = multiprocessing.get_context("forkserver")
@@ -33,7 +34,8 @@ class Run:
         for rank in range(self.world):
             told = environment(rank, self.world, port)
             one = _FORKS.Process(target=_train, args=(self.words, told, f"{self.log}.{rank}"))
-            one.start()
+            with own_folder():  # for the socket of the server that forks, whatever TMPDIR is
+                one.start()
             self.processes.append(one)
         return self
 
