@@ -46,6 +46,7 @@ class WandbTracker(Tracker):
                 entity=self.config.entity,
                 project=self.config.project,
                 name=self.config.name,
+                mode=self.config.mode,
                 config=dict(recipe),
                 dir=run_dir,
                 id=number,
@@ -73,6 +74,6 @@ def _refusing() -> Iterator[None]:
     try:
         yield
     except wandb.Error as error:
-        told = str(error).splitlines()[0].rstrip(".")
+        told = str(error).partition("\n")[0].rstrip(".") or type(error).__name__
         mend = "run `wandb login`, set WANDB_API_KEY, or let wandb.mode be offline"
         raise InputError(f"wandb: {told}; {mend}") from error

@@ -106,7 +106,7 @@ def test_a_run_that_goes_on_is_one_run_with_the_numbers_of_one_that_nobody_tells
 
 def test_a_run_that_begins_anew_is_another(tmp_path: Path) -> None:
     for _ in range(2):
-        with start(tmp_path / "run", {"enable": True}, "checkpoint=[]", WANDB_MODE="offline") as run:
+        with start(tmp_path / "run", {}, "trackers=[wandb]", "checkpoint=[]", WANDB_MODE="offline") as run:
             assert run.end() == 0, run.stderr
     first, second = histories(tmp_path / "run")
     assert first[0] != second[0] and numbers(first[1]) == numbers(second[1])
