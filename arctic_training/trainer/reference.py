@@ -33,10 +33,14 @@ def read_reference(value: Any, read: ValidatorFunctionWrapHandler, info: Validat
 
 def require_fit(block: dict[str, Any] | None, info: ValidationInfo) -> dict[str, Any] | None:
     """The ``deepspeed:`` block of the reference. Raises ValueError when it contradicts the recipe."""
-    model = info.data.get("ref_model")
+    policy, model = info.data.get("model"), info.data.get("ref_model")
     sizes = ("micro_batch_size", "gradient_accumulation_steps", "sequence_parallel_size")
-    if block is None or model is None:
+    if block is None or "ref_model" not in info.data:
         return block
+    if model is None:
+        if policy is not None and getattr(policy, "peft_config", None) is None:
+            raise ValueError("there is no reference that it would be for; leave it out")
+        return block  # that of the policy, whose reference is below its adapter
     told: dict[str, Any] = {name: info.data.get(name, 1) for name in sizes}
     problems = deepspeed_problems(block, dtype=model.dtype, **told)
     if problems:

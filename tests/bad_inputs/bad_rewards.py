@@ -108,6 +108,10 @@ CASES: dict[str, Case] = {
         "recipe.yaml:7:1: ref_model: beta is 0, so that nothing is compared with a reference; leave ref_model out",
         recipe=grpo(more="beta: 0\nref_model: {name_or_path: model}\n"),
     ),
+    "a block for a reference that is not asked": Case(
+        "recipe.yaml:7:1: reference_model_deepspeed: there is no reference that it would be for; leave it out",
+        recipe=grpo(more="beta: 0\nreference_model_deepspeed: {zero_optimization: {stage: 3}}\n"),
+    ),
     "a bound that lets nothing through": Case(
         "recipe.yaml:6:11: clip_low: 1: a number below 1 is wanted", recipe=grpo(more="clip_low: 1\n")
     ),
