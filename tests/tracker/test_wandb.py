@@ -137,7 +137,7 @@ def test_without_a_login_or_a_server_the_run_is_refused_at_once(
     tmp_path: Path, words: tuple[str, ...], environment: dict[str, str], says: str
 ) -> None:
     with start(tmp_path / "run", {"enable": True}, *words, **environment) as run:
-        assert run.end(40) == 2
+        assert run.end(60) == 2
     (line,) = [one for one in run.stderr.splitlines() if not one.startswith("wandb: [wandb.login()]")]
     assert re.match(rf"recipe\.yaml:\d+:1: wandb: {re.escape(says)}", line), line
     assert line.endswith("run `wandb login`, set WANDB_API_KEY, or let wandb.mode be offline")
