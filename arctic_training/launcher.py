@@ -138,8 +138,12 @@ class _Signals:
     def __init__(self, children: list[_Child]) -> None:
         self.children = children
         self.received = 0
-        for number in FORWARDED:
-            signal.signal(number, self._pass_on)
+        self.before = {number: signal.signal(number, self._pass_on) for number in FORWARDED}
+
+    def ignore(self) -> None:
+        """As it was before."""
+        while self.before:
+            signal.signal(*self.before.popitem())
 
     def _pass_on(self, number: int, frame: Any) -> None:
         _send(self.children, signal.SIGKILL if self.received else number)
@@ -177,7 +181,9 @@ def _several(said: Arguments, count: int) -> int:
         time.sleep(_PAUSE)
     failed = [child for child in children if child.failed]
     _end(children)
-    return _outcome(children, failed, signals.received)
+    code = _outcome(children, failed, signals.received)
+    signals.ignore()
+    return code
 
 
 def _send(children: list[_Child], number: int) -> None:

@@ -62,6 +62,9 @@ class _Inside:
         import multiprocess
 
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # their parent hears it, and ends them
+        signal.signal(
+            signal.SIGTERM, signal.SIG_DFL
+        )  # by this; what hears it in the parent would let them wait for ever
         end_with_parent(multiprocess.parent_process().pid)
 
 

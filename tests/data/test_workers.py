@@ -1,6 +1,7 @@
 """Where worker processes have their sockets, however long the path of the folder for temporary files is."""
 
 import os
+import signal
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,21 @@ def folder_of(length: int, folder: Path) -> Path:
         folder = folder / ("d" * min(missing, 200))
     folder.mkdir(parents=True, exist_ok=True)
     return folder
+
+
+def hears(rows: Any, first: int) -> dict[str, list[bool]]:
+    return {"made": [signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL] * len(rows)}
+
+
+def test_a_pool_ends_though_its_parent_hears_what_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker that outlived SIGTERM would wait for a lock that nobody gives back, and its parent for it."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0, 1})
+    before = signal.signal(signal.SIGTERM, lambda number, frame: None)
+    try:
+        rows = datasets.Dataset.from_dict({"n": list(range(10_000))})
+        assert set(preparation.map_rows(rows, hears, processes=2)["made"][:]) == {False}
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @pytest.mark.fault(24)
