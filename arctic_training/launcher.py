@@ -140,10 +140,10 @@ class _Signals:
         self.received = 0
         self.before = {number: signal.signal(number, self._pass_on) for number in FORWARDED}
 
-    def ignore(self) -> None:
-        """As it was before."""
-        while self.before:
-            signal.signal(*self.before.popitem())
+    def hand_back(self) -> None:
+        """To what heard them before."""
+        for number, heard in self.before.items():
+            signal.signal(number, heard or signal.SIG_DFL)  # None: something that Python cannot name
 
     def _pass_on(self, number: int, frame: Any) -> None:
         _send(self.children, signal.SIGKILL if self.received else number)
@@ -182,7 +182,7 @@ def _several(said: Arguments, count: int) -> int:
     failed = [child for child in children if child.failed]
     _end(children)
     code = _outcome(children, failed, signals.received)
-    signals.ignore()
+    signals.hand_back()
     return code
 
 

@@ -62,9 +62,8 @@ class _Inside:
         import multiprocess
 
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # their parent hears it, and ends them
-        signal.signal(
-            signal.SIGTERM, signal.SIG_DFL
-        )  # by this; what hears it in the parent would let them wait for ever
+        # by this; with what hears it in the parent they would wait for ever
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
         end_with_parent(multiprocess.parent_process().pid)
 
 

@@ -122,7 +122,6 @@ def test_a_number_of_threads_that_is_said_is_kept(monkeypatch: pytest.MonkeyPatc
     assert _environment(1, 2, 29500)["OMP_NUM_THREADS"] == "3"
 
 
-@pytest.mark.fault(11)
 def test_a_signal_reaches_every_process(start: Start, folder: Path) -> None:
     process = start("recipe.yaml", "model.name_or_path=wait", "--num_gpus", "2")
     wait_for(lambda: len(ranks(folder)) == 2)
@@ -134,7 +133,6 @@ def test_a_signal_reaches_every_process(start: Start, folder: Path) -> None:
     assert told(folder, "closed") == ["False"] * 2
 
 
-@pytest.mark.fault(11)
 def test_the_second_signal_ends_what_does_not_listen(start: Start, folder: Path) -> None:
     process = start("recipe.yaml", "model.name_or_path=deaf", "--num_gpus", "2")
     wait_for(lambda: len(told(folder, "deaf")) == 2)
@@ -146,7 +144,6 @@ def test_the_second_signal_ends_what_does_not_listen(start: Start, folder: Path)
     assert not [rank for rank in ranks(folder) if alive(rank["pid"])]
 
 
-@pytest.mark.fault(12)
 def test_processes_end_with_a_command_that_was_killed(start: Start, folder: Path) -> None:
     process = start("recipe.yaml", "model.name_or_path=deaf", "--num_gpus", "2")
     wait_for(lambda: len(told(folder, "deaf")) == 2)
@@ -155,7 +152,6 @@ def test_processes_end_with_a_command_that_was_killed(start: Start, folder: Path
     wait_for(lambda: not [rank for rank in ranks(folder) if alive(rank["pid"])], 5)
 
 
-@pytest.mark.fault(13)
 def test_an_error_of_one_process_ends_all_and_is_told_once(start: Start, folder: Path) -> None:
     process = start("recipe.yaml", "model.name_or_path=raise", "--num_gpus", "2")
     wait_for(lambda: len(ranks(folder)) == 2)
@@ -188,7 +184,6 @@ def test_what_every_process_refuses_is_told_once(start: Start) -> None:
     assert (code, err.rstrip().removeprefix("[rank 1] ")) == (2, "rows.jsonl:3: not JSON; mend the line")
 
 
-@pytest.mark.fault(9)
 def test_a_process_that_dies_without_a_word_is_named(start: Start) -> None:
     code, err = ended(start("recipe.yaml", "model.name_or_path=die", "--num_gpus", "2"))
     assert (code, err) == (137, "[rank 1] was ended by SIGKILL; the other processes were ended too\n")

@@ -37,7 +37,6 @@ def command(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(made, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
 
 
-@pytest.mark.fault(24, 36)
 def test_data_are_prepared_and_then_two_processes_train(folder: Path) -> None:
     ended = command(folder, "process-data", "recipe.yaml")
     assert ended.returncode == 0, ended.stderr
