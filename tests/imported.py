@@ -1,14 +1,19 @@
 """Imports what a run does, for processes that are forked from the one that imports this."""
 
+import gc
 import os
 
 os.environ["DS_ACCELERATOR"] = "cpu"
 
 import datasets  # noqa: F401
-import deepspeed  # noqa: F401
+import deepspeed.runtime.zero.muon.muon_optimizer  # noqa: F401, with it torch's compiler, which takes seconds
 import peft  # noqa: F401
 import transformers.models.llama.modeling_llama
 import transformers.optimization  # noqa: F401
 
 import arctic_training.builtin
 import arctic_training.trainer.sft_trainer  # noqa: F401
+
+# else each of them looks through all of it for garbage when it ends
+gc.collect()
+gc.freeze()

@@ -2,6 +2,7 @@
 
 import atexit
 import contextlib
+import gc
 import os
 import pickle
 import signal
@@ -158,6 +159,9 @@ def _work(folder: Path) -> None:
         file.with_suffix(".part").rename(file)
         if last:
             return
+        if not number:  # what has been imported stays: looking through it for garbage takes longer than a small run
+            gc.collect()
+            gc.freeze()
 
 
 if __name__ == "__main__":

@@ -122,11 +122,10 @@ def test_two_processes(name: str, cases: Cases, tmp_path: Path) -> None:
     assert first == second and len(first) == 2 * len(cases)
 
 
-@pytest.mark.fault(2)
 @pytest.mark.parametrize(
     ("name", "world", "cases"),
     [
-        ("gan", 1, ((0, 1), (2, 1))),
+        pytest.param("gan", 1, ((0, 1), (2, 1)), marks=pytest.mark.fault(2)),
         pytest.param("sft", 2, ((1, 4), (3, 1)), marks=pytest.mark.long),
         pytest.param("dpo", 1, ((1, 1), (3, 4)), marks=pytest.mark.long),
         pytest.param("causal", 2, ((0, 1), (2, 1)), marks=pytest.mark.long),
