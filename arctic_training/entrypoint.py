@@ -4,11 +4,13 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
 from typing import Any
 
 from arctic_training.arguments import parse
 from arctic_training.errors import ArcticError, InputError
 from arctic_training.parent import end_with_parent
+from arctic_training.signals import hearing
 
 LAUNCHER = "ARCTIC_TRAINING_LAUNCHER"
 """The environment variable that holds the process number of the launcher that started this process."""
@@ -88,7 +90,7 @@ class _Stop:
 
     def __init__(self) -> None:
         self.code = 0
-        self.before: dict[int, Any] = {}
+        self._hearing = ExitStack()
 
     def listen(self, trainer: Any) -> None:
         def asked(number: int, frame: Any) -> None:
@@ -100,13 +102,11 @@ class _Stop:
             self.code = 128 + number
             trainer.request_stop(f"{signal.Signals(number).name} was received", self.code)
 
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
-            self.before[number] = signal.signal(number, asked)
+        self._hearing.enter_context(hearing(asked))
 
     def ignore(self) -> None:
         """As it was before."""
-        while self.before:
-            signal.signal(*self.before.popitem())
+        self._hearing.close()
 
 
 def _profiler(order: str) -> Any:

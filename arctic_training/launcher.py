@@ -20,8 +20,8 @@ from arctic_training.callback.time_limit import STOPPED_EARLY
 from arctic_training.entrypoint import LAUNCHER, run
 from arctic_training.errors import InputError
 from arctic_training.failure import CHANNEL
+from arctic_training.signals import ENDING, hearing
 
-FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 _GRACE = 2.5
 """Seconds that processes have to end by themselves when one of them has failed, or told that it does."""
 _PAUSE = 0.05
@@ -121,7 +121,7 @@ class _Child:
         """Told of a failure, or ended otherwise than well, or in good order before its time."""
         if self.told() is not None:  # its end may take it seconds
             return True
-        return self.process.poll() not in (None, 0, STOPPED_EARLY, *(128 + number for number in FORWARDED))
+        return self.process.poll() not in (None, 0, STOPPED_EARLY, *(128 + number for number in ENDING))
 
     def told(self) -> dict[str, Any] | None:
         with contextlib.suppress(BlockingIOError):
@@ -138,14 +138,8 @@ class _Signals:
     def __init__(self, children: list[_Child]) -> None:
         self.children = children
         self.received = 0
-        self.before = {number: signal.signal(number, self._pass_on) for number in FORWARDED}
 
-    def hand_back(self) -> None:
-        """To what heard them before."""
-        for number, heard in self.before.items():
-            signal.signal(number, heard or signal.SIG_DFL)  # None: something that Python cannot name
-
-    def _pass_on(self, number: int, frame: Any) -> None:
+    def pass_on(self, number: int, frame: Any) -> None:
         _send(self.children, signal.SIGKILL if self.received else number)
         self.received = self.received or number
 
@@ -164,26 +158,25 @@ def _several(said: Arguments, count: int) -> int:
     port = _require_free(said.master_port) if said.master_port else _free_port()
     children: list[_Child] = []
     signals = _Signals(children)
-    for rank in range(count):
-        reader, writer = os.pipe()
-        os.set_blocking(reader, False)
-        environment = _environment(rank, count, port) | {CHANNEL: str(writer)}
-        command = [sys.executable, "-m", "arctic_training.entrypoint", *said.for_one_process()]
-        # a session of its own: a Ctrl-C of the terminal comes once, through this process
-        process = subprocess.Popen(command, env=environment, pass_fds=[writer], start_new_session=True)
-        os.close(writer)
-        children.append(_Child(rank, process, reader))
-    if signals.received:  # while they were being started
-        _send(children, signals.received)
-    while any(child.process.poll() is None for child in children):
-        if any(child.failed for child in children):
-            break
-        time.sleep(_PAUSE)
-    failed = [child for child in children if child.failed]
-    _end(children)
-    code = _outcome(children, failed, signals.received)
-    signals.hand_back()
-    return code
+    with hearing(signals.pass_on):
+        for rank in range(count):
+            reader, writer = os.pipe()
+            os.set_blocking(reader, False)
+            environment = _environment(rank, count, port) | {CHANNEL: str(writer)}
+            command = [sys.executable, "-m", "arctic_training.entrypoint", *said.for_one_process()]
+            # a session of its own: a Ctrl-C of the terminal comes once, through this process
+            process = subprocess.Popen(command, env=environment, pass_fds=[writer], start_new_session=True)
+            os.close(writer)
+            children.append(_Child(rank, process, reader))
+        if signals.received:  # while they were being started
+            _send(children, signals.received)
+        while any(child.process.poll() is None for child in children):
+            if any(child.failed for child in children):
+                break
+            time.sleep(_PAUSE)
+        failed = [child for child in children if child.failed]
+        _end(children)
+        return _outcome(children, failed, signals.received)
 
 
 def _send(children: list[_Child], number: int) -> None:
@@ -253,7 +246,6 @@ def _with_deepspeed(said: Arguments) -> int:
             os.killpg(runner.pid, signal.SIGKILL if received else number)
         received = received or number
 
-    for number in FORWARDED:
-        signal.signal(number, pass_on)
-    code = runner.wait()
+    with hearing(pass_on):
+        code = runner.wait()
     return 128 + received if received else 128 - code if code < 0 else code

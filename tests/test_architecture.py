@@ -14,7 +14,7 @@ FILES = sorted(ROOT.rglob("*.py"))
 
 # lowest first; the longest match counts
 FLOORS = [
-    ["heartbeat", "parent", "errors", "secrets", "traces", "distributed", "loss"],
+    ["heartbeat", "parent", "signals", "errors", "secrets", "traces", "distributed", "loss"],
     ["registry", "state", "logging", "failure"],
     ["config", "metrics"],
     ["callback.hooks", "callback.callback", "tracker", "watchdog"],

@@ -18,6 +18,7 @@ from typing import Any
 
 from arctic_training.errors import DataError
 from arctic_training.parent import end_with_parent
+from arctic_training.signals import ENDING
 
 _WHY = {
     signal.SIGKILL: "; the system does so when the machine's memory is full, see dmesg: lower data.dl_num_workers",
@@ -37,7 +38,7 @@ def begin() -> Callable[[int], None]:
 
 def _begin(parent: int, worker: int) -> None:
     end_with_parent(parent)
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+    for number in ENDING:
         # what is sent to the whole group asks the run to end in good order, for which it reads on
         signal.signal(number, signal.SIG_IGN)
 
