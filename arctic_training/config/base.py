@@ -2,8 +2,9 @@
 
 from typing import Any, get_args
 
-from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationInfo, field_validator
 
+from arctic_training.config.numbers import read_numbers
 from arctic_training.config.problems import Problem
 
 
@@ -22,7 +23,8 @@ class BaseConfig(BaseModel):
     @classmethod
     def _words_are_not_truths(cls, value: Any, info: ValidationInfo) -> Any:
         # pydantic would take true for 1, and yes, on and 1 for true
-        kind = cls.model_fields[info.field_name or ""].annotation
+        field = cls.model_fields[info.field_name or ""]
+        kind = field.annotation
         kinds = (kind, *get_args(kind))
         if value is True or value is False:
             if bool not in kinds and (int in kinds or float in kinds):
@@ -31,7 +33,8 @@ class BaseConfig(BaseModel):
             words = {"true", "false"}.union(*map(get_args, kinds))
             if value not in words:
                 raise ValueError(f"{value!r}: write true or false")
-        return value
+        own = any(isinstance(mark, BeforeValidator) for mark in field.metadata)
+        return value if own else read_numbers(value, kind)
 
     def absent(self) -> list[Problem]:
         """What this section names on disk and is not there, or is of another kind. It looks only."""
