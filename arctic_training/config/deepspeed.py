@@ -172,6 +172,10 @@ def _zero_problems(zero: Any, highest: int) -> list[Problem]:
     if stage is not None and stage > highest:
         told = f"{stage}, and the recipe's optimizer works up to ZeRO stage {highest} with its model.dtype"
         problems.append((("zero_optimization", "stage"), told))
+    gathers, whole = stage not in (0, 3), zero.get("allgather_bucket_size", 0)
+    if gathers and isinstance(whole, int) and whole % 2:
+        told = f"{whole}: an even number is wanted, since what is gathered begins at every second element"
+        problems.append((("zero_optimization", "allgather_bucket_size"), told))
     for key, least in (("offload_optimizer", 1), ("offload_param", 3)):
         path, section = ("zero_optimization", key), zero.get(key, {})
         if not isinstance(section, Mapping):

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from arctic_training.config.deepspeed import deepspeed_problems, plain
+from arctic_training.config.optimizer import OptimizerConfig
 from arctic_training.config.trainer import TrainerConfig
 from arctic_training.errors import RecipeError
 
@@ -17,17 +18,24 @@ class ModelFacts:
     parameters: int | None = None
 
 
-def zero_stage(block: Mapping[str, Any], world: int, *, dtype: str = "fp32", steps: int = 1) -> int:
+def zero_stage(block: Mapping[str, Any], world: int, *, dtype: str = "fp32", steps: int = 1, highest: int = 3) -> int:
     """The ZeRO stage that the ``deepspeed:`` block names, else 1 on several processes and 0 on one.
 
-    In bf16 with ``steps`` of accumulation it is 1 on one process too: stage 0 adds the gradients of micro-batches in
-    bf16. ArcticTraining's default is 2; stage 1 gives the same numbers with less traffic.
+    In bf16 it is 1 on one process too: stage 0 adds the gradients of ``steps`` micro-batches in bf16, and waits for the
+    device once for every weight tensor. An optimizer whose ``highest`` stage is 0 has stage 0 where nothing is added.
+    ArcticTraining's default is 2; stage 1 gives the same numbers with less traffic.
     """
     zero = plain(block).get("zero_optimization", {})
     offloads = any(zero.get(key, {}).get("device", "none") != "none" for key in ("offload_optimizer", "offload_param"))
-    sums = dtype == "bf16" and steps > 1
-    default = 3 if "offload_param" in zero and offloads else 1 if world > 1 or offloads or sums else 0
+    in_bf16 = dtype == "bf16" and (steps > 1 or highest > 0)
+    default = 3 if "offload_param" in zero and offloads else 1 if world > 1 or offloads or in_bf16 else 0
     return int(zero.get("stage", default))
+
+
+def highest_stage(config: TrainerConfig, dtype: str) -> int:
+    """Returns the highest ZeRO stage at which every optimizer of the recipe works."""
+    sections = [one for one in vars(config).values() if isinstance(one, OptimizerConfig)]
+    return min((section.highest_stage(dtype) for section in sections), default=3)
 
 
 def deepspeed_config(
@@ -61,7 +69,7 @@ def deepspeed_config(
     )
     if problems:
         raise RecipeError([f"deepspeed.{'.'.join(path)}: {what}" for path, what in problems])
-    stage = zero_stage(said, world, dtype=dtype, steps=steps)
+    stage = zero_stage(said, world, dtype=dtype, steps=steps, highest=highest_stage(config, dtype))
     filled: dict[str, Any] = {
         "train_micro_batch_size_per_gpu": micro,
         "gradient_accumulation_steps": steps,
@@ -99,6 +107,7 @@ def _buffers(stage: int, facts: ModelFacts) -> dict[str, int]:
     square = hidden * hidden if hidden else 10**6
     if stage > 0 and (hidden or parameters):
         bucket = max(square, min(parameters or 0, 5 * 10**7))
+        bucket += bucket % 2  # what is gathered begins at every second element
         sizes |= {"reduce_bucket_size": bucket, "allgather_bucket_size": bucket}
     if stage == 3 and hidden:
         sizes |= {"stage3_prefetch_bucket_size": int(0.9 * square), "stage3_param_persistence_threshold": 10 * hidden}

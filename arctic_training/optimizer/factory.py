@@ -10,7 +10,7 @@ from arctic_training import distributed
 from arctic_training.callback.hooks import hook
 from arctic_training.config.base import ComponentConfig
 from arctic_training.config.optimizer import OptimizerConfig
-from arctic_training.engine.config import zero_stage
+from arctic_training.engine.config import highest_stage, zero_stage
 from arctic_training.errors import RecipeError
 from arctic_training.factory import Factory
 
@@ -27,7 +27,8 @@ class OptimizerFactory(Factory[C, torch.optim.Optimizer], kind="optimizer_factor
         (model,) = args
         run = self.trainer.config
         dtype, steps = run.model.dtype, run.gradient_accumulation_steps
-        stage = zero_stage(run.deepspeed, distributed.world_size(), dtype=dtype, steps=steps)
+        lowest = highest_stage(run, dtype)
+        stage = zero_stage(run.deepspeed, distributed.world_size(), dtype=dtype, steps=steps, highest=lowest)
         if stage > (highest := self.config.highest_stage(dtype)):
             told = f"optimizer.type: {self.name} works up to ZeRO stage {highest} in {dtype}, and this run has {stage}"
             raise RecipeError(f"{told}; give deepspeed.zero_optimization.stage: {highest}")

@@ -1,6 +1,7 @@
 """Engines in real processes: gradients that do not depend on the cut, updates that are skipped, frozen models."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 from unittest import mock
 
@@ -9,7 +10,7 @@ import torch
 from deepspeed.accelerator import get_accelerator
 
 from arctic_training import distributed
-from arctic_training.engine.engine import freeze
+from arctic_training.engine.engine import freeze, initialize
 from arctic_training.engine.zero import full_gradient, full_parameter, is_partitioned
 from arctic_training.errors import RecipeError
 from tests import processes
@@ -87,6 +88,60 @@ def test_the_gradient_does_not_depend_on_how_the_batch_is_cut(world: int) -> Non
             for name in gradients:
                 torch.testing.assert_close(grads[name], gradients[name], rtol=1e-6, atol=1e-6, msg=f"{case}: {name}")
                 torch.testing.assert_close(after[name], weights[name], rtol=1e-5, atol=1e-6, msg=f"{case}: {name}")
+
+
+def odd_model() -> Any:
+    """GPT-2 of a width and a number of weights that are odd."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    torch.manual_seed(0)
+    shape = {"vocab_size": 449, "n_positions": 16, "n_embd": 33, "n_layer": 1, "n_head": 3, "n_inner": 65}
+    return GPT2LMHeadModel(GPT2Config(**shape, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0))  # type: ignore[arg-type]
+
+
+def odd_losses(model: Any, step: Callable[[torch.Tensor], None]) -> list[float]:
+    ids, losses = torch.arange(16).reshape(2, 8), []
+    for _ in range(2):
+        loss = model(input_ids=ids, labels=ids).loss
+        step(loss)
+        losses.append(loss.item())
+    return losses
+
+
+def odd_models() -> dict[int, list[float]]:
+    distributed.init()
+    found = {}
+    for stage in small.STAGES:
+        model = odd_model()
+        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda update: 1.0)
+        config = small.recipe(zero_optimization={"stage": stage}, gradient_clipping=0.0)
+        engine = initialize(config, model, optimizer, schedule)
+
+        def step(loss: torch.Tensor, engine: Any = engine) -> None:
+            engine.backward(loss)
+            engine.step()
+
+        found[stage] = odd_losses(engine, step)
+        engine.destroy()
+    return found
+
+
+@pytest.mark.parametrize("world", [1, 2])
+def test_an_odd_number_of_weights_trains_at_every_stage(world: int) -> None:
+    model = odd_model()
+    assert sum(parameter.numel() for parameter in model.parameters()) % 2
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+
+    def step(loss: torch.Tensor) -> None:
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+
+    alone = odd_losses(model, step)
+    for found in processes.share(odd_models, world):
+        for stage, losses in found.items():
+            assert losses == pytest.approx(alone, rel=1e-5), f"stage {stage}"
 
 
 def skips() -> dict[str, Any]:

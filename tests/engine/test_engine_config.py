@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 from arctic_training.config.deepspeed import _PASSED, _REFUSED, _ZERO, deepspeed_problems, plain
 from arctic_training.engine.config import ModelFacts, deepspeed_config, frozen_config, zero_stage
 from arctic_training.errors import RecipeError
+from arctic_training.optimizer.deepspeed_factories import LionConfig, MuonConfig
+from arctic_training.optimizer.huggingface_factories import AdafactorConfig
 from tests.engine import small
 
 
@@ -48,8 +50,19 @@ def test_gradients_of_micro_batches_are_added_in_fp32_on_one_process_too() -> No
     config = told(dtype="bf16", steps=4)
     assert config["zero_optimization"]["stage"] == 1
     assert config["data_types"] == {"grad_accum_dtype": "fp32"}
-    assert told(dtype="bf16")["zero_optimization"]["stage"] == 0
+    assert told(dtype="bf16")["zero_optimization"]["stage"] == 1
+    assert told(dtype="bf16", zero_optimization={"stage": 0})["zero_optimization"]["stage"] == 0
+    assert told(dtype="fp16")["zero_optimization"]["stage"] == 0
     assert told(dtype="bf16", steps=4, zero_optimization={"stage": 0})["zero_optimization"]["stage"] == 0
+
+
+@pytest.mark.parametrize(("optimizer", "stage"), [(AdafactorConfig, 0), (MuonConfig, 1), (LionConfig, 1)])
+def test_an_optimizer_that_cannot_be_parted_has_the_stage_at_which_it_works(optimizer: Any, stage: int) -> None:
+    config: Any = small.recipe(1, "bf16")
+    config.critic_optimizer = optimizer()
+    assert deepspeed_config(config)["zero_optimization"]["stage"] == stage
+    config.gradient_accumulation_steps = 2  # stage 0 would add in bf16; the optimizer's factory refuses the run
+    assert deepspeed_config(config)["zero_optimization"]["stage"] == 1
 
 
 def test_what_the_block_says_stays_and_human_numbers_are_read_at_any_depth() -> None:
@@ -79,6 +92,14 @@ def test_buffers_follow_the_model() -> None:
     huge = ModelFacts(hidden_size=100, parameters=10**10)
     zero = deepspeed_config(small.recipe(zero_optimization={"stage": 1}), facts=huge)["zero_optimization"]
     assert zero == {"stage": 1, "reduce_bucket_size": 5 * 10**7, "allgather_bucket_size": 5 * 10**7}
+
+
+@given(st.sampled_from([1, 2, 3]), st.integers(1, 20_000), st.one_of(st.none(), st.integers(1, 10**11)))
+def test_what_is_gathered_begins_at_an_even_place(stage: int, hidden: int, parameters: int | None) -> None:
+    facts = ModelFacts(hidden_size=hidden, parameters=parameters)
+    zero = deepspeed_config(small.recipe(zero_optimization={"stage": stage}), facts=facts)["zero_optimization"]
+    assert zero["allgather_bucket_size"] % 2 == 0
+    assert zero["allgather_bucket_size"] >= max(hidden**2, min(parameters or 0, 5 * 10**7))
 
 
 def test_a_frozen_model_has_no_optimizer() -> None:
@@ -118,6 +139,11 @@ def test_a_frozen_model_has_no_optimizer() -> None:
             {"zero_optimization": {"stage": 3, "offload_param": {"device": "nvme"}}},
             "zero_optimization.offload_param.nvme_path",
             "missing",
+        ),
+        (
+            {"zero_optimization": {"stage": 2, "allgather_bucket_size": "1_001"}},
+            "zero_optimization.allgather_bucket_size",
+            "1001: an even number",
         ),
         ({"gradient_clipping": -1}, "gradient_clipping", "at least 0"),
         ({"pipeline": {}}, "pipeline", "not supported"),
