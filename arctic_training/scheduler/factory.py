@@ -23,7 +23,7 @@ class SchedulerFactory(Factory[C, Any], kind="scheduler_factory"):
         """Raises `RecipeError` when the warm-up is longer than the run."""
         (optimizer,) = args
         warmup, horizon = self.trainer.warmup_steps, self.trainer.training_horizon
-        if warmup > horizon:
+        if 0 < horizon < warmup:  # a run of no update, which evaluates, may keep the schedule of one that trains
             raise RecipeError(f"scheduler: a warm-up of {warmup} updates is longer than the run, which has {horizon}")
         return self.create_scheduler(optimizer)
 

@@ -63,7 +63,7 @@ class HFSchedulerFactory(SchedulerFactory[HFSchedulerConfig]):
                 name,
                 optimizer,
                 num_warmup_steps=self.trainer.warmup_steps,
-                num_training_steps=self.trainer.training_horizon,
+                num_training_steps=max(1, self.trainer.training_horizon),
                 scheduler_specific_kwargs=told,
             )
         except (TypeError, ValueError) as error:

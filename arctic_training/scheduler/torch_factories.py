@@ -44,7 +44,7 @@ class WSDFactory(SchedulerFactory[WSDConfig]):
         warmup, horizon, least = self.trainer.warmup_steps, self.trainer.training_horizon, self.config.min_lr_ratio
         told = self.config.num_decay_steps
         decay = max(1, horizon // 10) if told is None else told
-        if warmup + decay > horizon:
+        if 0 < horizon < warmup + decay:
             raise RecipeError(
                 f"scheduler: {warmup} updates of warm-up and {decay} of decay are more than the run's {horizon}"
             )

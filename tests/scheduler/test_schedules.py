@@ -146,6 +146,13 @@ def test_a_run_without_warmup_begins_at_its_peak(which: str) -> None:
     assert shares(make(factory, warmup=0, **section), 1) == [pytest.approx(1.0)]
 
 
+@pytest.mark.parametrize("warmup", [0, WARMUP])
+@pytest.mark.parametrize("which", FORMS)
+def test_a_run_that_only_evaluates_keeps_the_schedule_of_one_that_trains(which: str, warmup: int) -> None:
+    factory, section, _ = FORMS[which]
+    assert 0 <= shares(make(factory, warmup=warmup, horizon=0, **section), 1)[0] <= 1
+
+
 def test_what_cannot_be_is_refused_in_a_sentence() -> None:
     cases: list[tuple[dict[str, Any], str]] = [
         ({"name": "cosine", "scheduler_specific_kwargs": {"cycles": 2}}, "'cosine' cannot be made: .*cycles"),
