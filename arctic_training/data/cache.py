@@ -7,6 +7,7 @@ import os
 import shutil
 import socket
 import sys
+import threading
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -59,7 +60,7 @@ class Cache:
         """Keep a `pyarrow.Table`; ``notes`` are told whenever it is read. Raises `DataError` when that cannot be."""
         import pyarrow as pa
 
-        aside = self.folder / f"{key}.tmp-{socket.gethostname()}-{os.getpid()}"
+        aside = self.folder / f"{key}.tmp-{socket.gethostname()}-{threading.get_ident()}-{os.getpid()}"
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._sweep()

@@ -2,17 +2,21 @@
 
 import contextlib
 import fcntl
+import gc
 import os
 import socket
 import time
 from collections.abc import Iterable
 from pathlib import Path
+from weakref import WeakValueDictionary
 
 from arctic_training import distributed
 from arctic_training.errors import InputError
 from arctic_training.logging import logger
 
 LOCK = ".lock"
+_held: WeakValueDictionary[Path, "Lock"] = WeakValueDictionary()
+"""Who holds which folder in this process, of which the system's locks tell nothing: they are the process's."""
 
 
 class Lock:
@@ -51,8 +55,17 @@ class Lock:
         while self._made:
             with contextlib.suppress(OSError):
                 self._made.pop().rmdir()
+        for folder in [folder for folder, holder in _held.items() if holder is self]:
+            del _held[folder]
 
     def _take(self, folder: Path) -> None:
+        if folder in _held:
+            gc.collect()  # a trainer that nobody has any more holds it no longer
+        if _held.setdefault(folder, self) is not self:
+            raise InputError(
+                f"{folder}: another trainer of this process is using this folder; "
+                "close it (trainer.close()), or give this one an output_dir of its own"
+            )
         while True:
             self._make(folder)
             with contextlib.suppress(FileNotFoundError):  # removed by a run that ended just now

@@ -120,6 +120,29 @@ def take_turns(folder: Path, inside: Path) -> int:
     return 0 if turns == 20 else 2
 
 
+@pytest.mark.fault(23)
+def test_a_second_trainer_of_the_same_process_is_refused_until_the_first_has_ended(tmp_path: Path) -> None:
+    first = Lock([tmp_path / "run", tmp_path / "saved"])
+    (tmp_path / "link").symlink_to(tmp_path / "saved")
+    for folder in ("saved", "link"):
+        assert "another trainer of this process is using this folder" in refusal(tmp_path / folder)
+    with pytest.raises(InputError):
+        Lock([tmp_path / "new", tmp_path / "run"])
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["link", "run", "saved"]
+    tried = subprocess.run(
+        [sys.executable, "-c", HOLD.replace("time.sleep(60)", ""), str(tmp_path / "run")],
+        env={**os.environ, "PYTHONPATH": str(processes.ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert f"another run is using this folder: process {os.getpid()} " in tried.stderr  # the first still holds it
+    first.release()
+    Lock([tmp_path / "run"]).release()
+    Lock([tmp_path / "run"])  # nobody has it any more
+    Lock([tmp_path / "run"]).release()
+
+
 def take(folder: str) -> str:
     from arctic_training import distributed
     from arctic_training.errors import InputError
