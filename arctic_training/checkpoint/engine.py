@@ -47,8 +47,13 @@ class CheckpointEngine(Factory[C, "CheckpointEngine[Any]"], kind="checkpoint_eng
         self._told = False
 
     def __call__(self) -> Self:
-        if distributed.is_main() and (wrecks := disk.clear_wrecks(self.output_dir)):
-            logger.warning(f"{self.output_dir}: removed what a killed save left: {', '.join(wrecks)}")
+        try:
+            if distributed.is_main() and (wrecks := disk.clear_wrecks(self.output_dir)):
+                logger.warning(f"{self.output_dir}: removed what a killed save left: {', '.join(wrecks)}")
+        except OSError as error:
+            logger.warning(
+                f"{self.output_dir}: what a killed save left cannot be removed, and takes space: {error}"
+            )
         distributed.barrier()
         return self
 
@@ -214,17 +219,20 @@ class CheckpointEngine(Factory[C, "CheckpointEngine[Any]"], kind="checkpoint_eng
         """Remove what need not be kept. What the disk refuses is tried again next time: the new one is whole."""
 
         def act() -> None:
-            first()
             root, config, best = self.output_dir, self.config, list[int]()
-            if config.keep_best:
-                best = retention.best(root, self.best_metric, config.best_mode, config.keep_best, upto=step)
-                retention.name_best(root, best)
-            retention.retain(root, config.keep_last, every=config.keep_every, never=best, upto=step)
+            try:
+                first()
+                if config.keep_best:
+                    best = retention.best(root, self.best_metric, config.best_mode, config.keep_best, upto=step)
+                    retention.name_best(root, best)
+                retention.retain(root, config.keep_last, every=config.keep_every, never=best, upto=step)
+            finally:
+                disk.sweep(root)
 
         try:
             self._together("tidy", lambda: act() if self._main else None)
         except CheckpointError as error:
-            logger.warning(str(error))
+            logger.warning(f"{error}; what is saved is whole, and this is tried again at the next save")
 
     def _together(self, doing: str, act: Callable[[], Any]) -> list[Any]:
         """What ``act`` returns on each process. What goes wrong with the disk on one is a `CheckpointError` on all."""

@@ -6,6 +6,7 @@
     <output_dir>/best                    the name of the best of them, when the best are kept
     <output_dir>/.aside-step_<N>         one being written, or the wreck of one whose writer was killed
     <output_dir>/.replaced-step_<N>      an old one while a new one of the same step takes its place
+    <output_dir>/.removed-<k>-step_<N>   one that is to go; what the disk does not let go is tried again
 
 One process calls what changes the disk; every process may read.
 """
@@ -27,7 +28,7 @@ FORMAT = 2
 """Version of the layout. A folder of a later one is refused."""
 
 _STEP = re.compile(r"step_(\d+)")
-_ASIDE, _REPLACED = ".aside-", ".replaced-"
+_ASIDE, _REPLACED, _REMOVED = ".aside-", ".replaced-", ".removed-"
 
 _REFUSAL = re.compile(r"I/O error|os error|PytorchStreamWriter|iostream|unexpected pos|No space left", re.IGNORECASE)
 
@@ -53,18 +54,18 @@ def is_checkpoint(path: Path) -> bool:
 
 
 def clear_wrecks(root: Path) -> list[str]:
-    """Remove what killed saves left, and put back what one was about to replace; returns what was found."""
+    """Remove what killed saves left, and put back what one was about to replace; returns what was found.
+
+    Raises OSError for what cannot be removed, when all the rest is.
+    """
     if not root.is_dir():
         return []
-    found = sorted(one for one in root.iterdir() if one.name.startswith((_ASIDE, _REPLACED)))
+    found = sorted(one for one in root.iterdir() if one.name.startswith((_ASIDE, _REPLACED, _REMOVED)))
     for wreck in found:
         whole = root / wreck.name.removeprefix(_REPLACED)
         if wreck.name.startswith(_REPLACED) and not whole.exists():
             wreck.rename(whole)
-        elif wreck.is_dir():
-            shutil.rmtree(wreck)
-        else:
-            wreck.unlink()
+    _remove_all(found)
     return [wreck.name for wreck in found]
 
 
@@ -107,13 +108,13 @@ def commit(aside: Path, step: int, sums: Sums, facts: Mapping[str, Any]) -> Path
     for folder in {(aside / name).parent for name in sums} | {aside}:
         _flush(folder)
     replaced = root / f"{_REPLACED}{final.name}"
+    if replaced.exists():
+        _hide(replaced)
     if final.exists():
         final.rename(replaced)
     aside.rename(final)
     _flush(root)
     put(root / LATEST, final.name + "\n")
-    if replaced.exists():
-        shutil.rmtree(replaced)
     return final
 
 
@@ -132,10 +133,17 @@ def amend(folder: Path, facts: Mapping[str, Any]) -> None:
 
 
 def remove(root: Path, step: int) -> None:
-    """Out of sight first: a removal that is killed must not leave half a checkpoint under a good name."""
-    doomed = root / f"{_ASIDE}removed-step_{step}"
-    step_folder(root, step).rename(doomed)
-    shutil.rmtree(doomed)
+    """Take a checkpoint away, for `sweep` to remove. Raises OSError."""
+    _hide(step_folder(root, step))
+
+
+def sweep(root: Path) -> None:
+    """Remove what was replaced or taken away; raises OSError for what the disk does not let go, when all the rest is
+    removed."""
+    for one in list(root.iterdir()):
+        if one.name.startswith(_REPLACED) and (root / one.name.removeprefix(_REPLACED)).exists():
+            _hide(one)
+    _remove_all(one for one in list(root.iterdir()) if one.name.startswith(_REMOVED))
 
 
 def named_latest(root: Path) -> int | None:
@@ -205,6 +213,28 @@ def room(root: Path) -> str:
         return ""
     free = shutil.disk_usage(there).free
     return f" (No space left: {free:,} bytes are free)" if free < 2**20 else f" ({free / 2**30:,.1f} GiB are free)"
+
+
+def _hide(folder: Path) -> None:
+    """Out of sight first: a removal that is killed must not leave half a checkpoint under a good name."""
+    number, name = 0, folder.name.removeprefix(_REPLACED)
+    while (doomed := folder.parent / f"{_REMOVED}{number}-{name}").exists():
+        number += 1
+    folder.rename(doomed)
+
+
+def _remove_all(paths: Iterable[Path]) -> None:
+    refused: OSError | None = None
+    for path in paths:
+        try:
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
+        except OSError as error:
+            refused = refused or error
+    if refused is not None:
+        raise refused
 
 
 def _write(path: Path, text: str) -> None:

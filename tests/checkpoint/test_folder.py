@@ -277,6 +277,36 @@ def test_a_disk_that_refuses_is_told_and_the_run_goes_on(tmp_path: Path, said: l
             engine.save({}, RunState())
 
 
+@pytest.mark.fault(6, 28)
+@pytest.mark.parametrize("section", [{}, {"keep_last": 1}])
+def test_what_the_disk_does_not_let_go_is_no_failed_save_and_is_tried_again(
+    tmp_path: Path, said: list[str], monkeypatch: pytest.MonkeyPatch, section: dict[str, Any]
+) -> None:
+    """A file in use, or of another owner: what was replaced, or is kept no longer, stays; the new one is in force."""
+    engine = save(tmp_path, 2, on_save_error="stop", **section)
+    (tmp_path / "step_2" / "mark").touch()
+    remove, refused = shutil.rmtree, []
+
+    def busy(path: Any, **told: Any) -> None:
+        refused.append(path)
+        raise OSError(16, "Device or resource busy", str(path))
+
+    monkeypatch.setattr(shutil, "rmtree", busy)
+    for update in (2, 2, 3):
+        engine.trainer.progress.update = update
+        engine.due(engine.trainer.progress, end=True)
+        assert engine.save({}, RunState()) == tmp_path / f"step_{update}"
+        assert engine.latest == tmp_path / f"step_{update}" and not (tmp_path / f"step_{update}" / "mark").exists()
+        assert "Device or resource busy" in said[-1] and "tried again" in said[-1]
+    assert resumed(tmp_path) == 3 and "cannot be removed" in said[-1]
+    assert len([one for one in tmp_path.iterdir() if one.name.startswith(".")]) == (3 if section else 2)
+    monkeypatch.setattr(shutil, "rmtree", remove)
+    engine.trainer.progress.update = 4
+    assert engine.save({}, RunState()) and refused
+    there = {one.name for one in tmp_path.iterdir()}
+    assert there == {"latest", "step_4"} | (set() if section else {"step_2", "step_3"})
+
+
 @pytest.mark.fault(6)
 @pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("mount"), reason="mounting a small disk needs root")
 def test_a_full_disk_gives_the_attempts_space_back(
