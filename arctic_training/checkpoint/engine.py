@@ -51,9 +51,7 @@ class CheckpointEngine(Factory[C, "CheckpointEngine[Any]"], kind="checkpoint_eng
             if distributed.is_main() and (wrecks := disk.clear_wrecks(self.output_dir)):
                 logger.warning(f"{self.output_dir}: removed what a killed save left: {', '.join(wrecks)}")
         except OSError as error:
-            logger.warning(
-                f"{self.output_dir}: what a killed save left cannot be removed, and takes space: {error}"
-            )
+            logger.warning(f"{self.output_dir}: what a killed save left cannot be removed, and takes space: {error}")
         distributed.barrier()
         return self
 
