@@ -3,7 +3,7 @@
 import functools
 import inspect
 from collections.abc import Callable
-from typing import Any, ClassVar, Self, TypeVar
+from typing import Any, Self, TypeVar
 
 from arctic_training.errors import RegistryError
 from arctic_training.heartbeat import beat
@@ -15,7 +15,11 @@ _EVENT = "__event__"
 
 
 def hook(event: str) -> Callable[[F], F]:
-    """Mark a method as an event. Overrides stay events, and an override that calls ``super()`` announces once."""
+    """Mark a method as an event. Overrides stay events, and an override that calls ``super()`` announces once.
+
+    A dash in the name of an event, here or where it is listened to, is an underscore.
+    """
+    event = event.replace("-", "_")
 
     def mark(method: F) -> F:
         pre, post, after = f"pre-{event}", f"post-{event}", f"what follows {event}"
@@ -27,13 +31,13 @@ def hook(event: str) -> Callable[[F], F]:
             self._running.add(event)
             beat(event)
             try:
-                for listener, takes in self._listeners.get(pre, ()):
+                for listener, takes in self._heard_at(pre):
                     changed = listener(self, *args[:takes])
                     if changed is not None:
                         changed = changed if isinstance(changed, tuple) else (changed,)
                         args = changed + args[len(changed) :]
                 value = method(self, *args, **kwargs)
-                for listener, takes in self._listeners.get(post, ()):
+                for listener, takes in self._heard_at(post):
                     changed = listener(self, value) if takes else listener(self)
                     value = value if changed is None else changed
                 return value
@@ -52,11 +56,15 @@ class Hooked:
 
     A listener is called with the object, then as many of the event's arguments (``pre-``) or its value (``post-``) as
     it takes. What it returns, if not None, takes their place: so a listener may replace a batch, a loss, a model.
-    Listeners are stated in the class (``callbacks``, or methods ``pre_<event>_callback``) or added by `listen`.
+    Listeners are stated in the class (``callbacks``, or methods ``pre_<event>_callback``). Each object has a list
+    ``callbacks`` of its own, which begins with those of its class, and to which others are added, by `listen` or as to
+    any list.
     """
 
-    callbacks: ClassVar[list[tuple[str, Listener]]] = []
+    callbacks: list[tuple[str, Listener]] = ()  # type: ignore[assignment]  # a list would be that of every class
     _running: set[str]
+    _heard: list[tuple[str, Listener]]
+    """The callbacks as they were when `_listeners` was made of them."""
     _listeners: dict[str, list[tuple[Listener, int]]]
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -70,11 +78,9 @@ class Hooked:
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         self = super().__new__(cls)
-        self._running, self._listeners = set(), {}
-        for base in reversed(cls.__mro__):
-            if issubclass(base, Hooked):
-                for event, listener in base._own_listeners():
-                    self.listen(event, listener)
+        self._running, self._heard, self._listeners = set(), [], {}
+        classes = (base for base in reversed(cls.__mro__) if issubclass(base, Hooked))
+        self.callbacks = [stated for base in classes for stated in base._own_listeners()]
         return self
 
     @classmethod
@@ -100,9 +106,20 @@ class Hooked:
     def listen(self, event: str, listener: Listener) -> None:
         """Call ``listener`` at ``event``. Raises ValueError when the class has no such event."""
         self._check(event)
-        when, _, what = event.partition("-")
-        takes = _arguments(listener) - 1
-        self._listeners.setdefault(f"{when}-{what.replace('-', '_')}", []).append((listener, takes))
+        self.callbacks.append((event, listener))
+
+    def _heard_at(self, moment: str) -> list[tuple[Listener, int]]:
+        """Who listens to ``pre-<event>`` or ``post-<event>``, and how many arguments each takes. Raises ValueError
+        when a callback was added for an event that the class does not have."""
+        if self._heard != self.callbacks:  # tuples that are the same are equal without a closer look
+            listeners: dict[str, list[tuple[Listener, int]]] = {}
+            for event, listener in self.callbacks:
+                self._check(event)
+                when, _, what = event.partition("-")
+                heard = listeners.setdefault(f"{when}-{what.replace('-', '_')}", [])
+                heard.append((listener, _arguments(listener) - 1))
+            self._heard, self._listeners = list(self.callbacks), listeners
+        return self._listeners.get(moment, [])
 
 
 def _arguments(listener: Listener) -> int:

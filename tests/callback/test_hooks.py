@@ -61,6 +61,49 @@ def test_listening_does_not_leak_into_the_class_or_its_other_objects() -> None:
     assert (first.step(1), second.step(1), Host().step(1)) == (2, 1, 1)
 
 
+def test_what_is_appended_to_the_list_of_one_object_is_heard_by_it_alone() -> None:
+    class Silent(Hooked):
+        @hook("nothing")
+        def nothing(self) -> None: ...
+
+    one, other = Child(), Child()
+    one.callbacks.append(("post-step", lambda self, value: value + 7))
+    one.callbacks += [("pre-step", lambda self, x: x + 1)]
+    assert (one.step(1), other.step(1), Child().step(1), Host().step(1)) == (37, 20, 20, 1)
+    Silent().nothing()  # a class without such an event is none the wiser
+    one.callbacks.pop()
+    assert one.step(1) == 27
+    with pytest.raises(AttributeError):
+        Hooked.callbacks.append(("post-step", print))  # would be of every class
+
+
+def test_an_appended_callback_with_an_unknown_event_is_refused_at_the_next_one() -> None:
+    child = Child()
+    child.callbacks.append(("post-stpe", print))
+    with pytest.raises(ValueError, match="Child has no event 'post-stpe'; pre- and post- go with: create_model, step"):
+        child.step(1)
+    assert child.heard == []
+
+
+@pytest.mark.parametrize("declared", ["one-arg", "one_arg"])
+def test_a_dash_and_an_underscore_are_one_spelling(declared: str) -> None:
+    class Dashed(Hooked):
+        callbacks = [(f"pre-{declared}", lambda self, x: x + 1)]
+
+        @hook(declared)
+        def one(self, x: int) -> int:
+            return x
+
+        def post_one_arg_callback(self, value: int) -> int:
+            return value * 10
+
+    dashed = Dashed()
+    for event in ("post-one-arg", "post-one_arg"):
+        dashed.listen(event, lambda self, value: value + 1)
+        dashed.callbacks.append((event, lambda self, value: value + 1))
+    assert (dashed.one(1), Dashed.events()) == (24, {"one_arg"})
+
+
 def test_an_event_that_fails_can_be_announced_again() -> None:
     host, calls = Host(), []
 

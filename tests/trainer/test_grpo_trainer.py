@@ -280,7 +280,7 @@ def test_a_loss_that_is_no_number_in_a_later_iteration_names_its_samples(tmp_pat
         return loss * float("nan") if len(losses) == 4 else None  # the second micro-batch, gone through again
 
     # before the guard, which is the first to listen to a run
-    trainer._listeners["post-loss"].insert(0, (spoil, 1))
+    trainer.callbacks.insert(0, ("post-loss", spoil))
     sample = trainer.train_loader.samples(0, 1)[0]
     with pytest.raises(
         NonFiniteError, match=rf"^update 1: the loss is not finite: rank 0, training samples {sample}\."
