@@ -71,8 +71,14 @@ def choose(section: Any, allowed: Sequence[type[Registered]], *, skip_validation
             return _read(cls, section)
     if skip_validation or wanted in NOT_BUILT:
         return _read(find(allowed[0].kind, wanted), section)
-    told = nearest(wanted, [cls.name for cls in allowed])
-    raise Problems([Problem(("type",), f"{wanted!r} does not fit here; {told}")])
+    told = f"{wanted!r} does not fit here; {nearest(wanted, [cls.name for cls in allowed])}"
+    if wanted in names(kind := allowed[0].kind):
+        found = lookup(kind, wanted).__name__
+        told += (
+            f"; to use {found} all the same, write skip_validation: true, or name it in a subclass of the trainer: "
+            f"{kind}_type = ({', '.join(cls.__name__ for cls in allowed)}, {found})"
+        )
+    raise Problems([Problem(("type",), told)])
 
 
 def from_shelf(kind: str, section: Any) -> ComponentConfig:

@@ -84,7 +84,11 @@ BAD: dict[str, tuple[str, list[str]]] = {
     ),
     "data type of another trainer": (
         "model: {name_or_path: m}\ndata: {type: dpo, sources: [a/b]}\n",
-        [":2:14: data.type: 'dpo' does not fit here; there are: sft"],
+        [
+            ":2:14: data.type: 'dpo' does not fit here; there are: sft; to use DPODataFactory all the same, "
+            "write skip_validation: true, or name it in a subclass of the trainer: "
+            "data_factory_type = (SFTDataFactory, DPODataFactory)"
+        ],
     ),
     "source type": (
         "model: {name_or_path: m}\ndata: {sources: [{type: parqet, name_or_path: x}]}\n",

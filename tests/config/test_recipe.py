@@ -284,9 +284,19 @@ def test_a_part_the_trainer_does_not_list_needs_leave(here: Path) -> None:
     code = "from arctic_training import ModelFactory\nclass Mine(ModelFactory):\n    name = 'own_model'\n"
     write("train.py", code + "    def create_model(self, config):\n        return None\n")
     recipe = write("recipe.yaml", "type: sft\nmodel: {type: own_model}\ndata: {sources: [a/b]}\n")
-    with pytest.raises(RecipeError, match="'own_model' does not fit here"):
+    with pytest.raises(RecipeError, match="'own_model' does not fit here") as refused:
         get_config(recipe)
+    # the message names both ways, and both lead there
+    assert "write skip_validation: true" in str(refused.value)
     assert get_config(recipe, ["skip_validation=true"]).model.type == "own_model"
+    stated = str(refused.value).partition("subclass of the trainer: ")[2]
+    imports = (
+        "from arctic_training import SFTTrainer\nfrom arctic_training.model.huggingface_factory import HFModelFactory\n"
+    )
+    imports += "from arctic_training.model.liger_factory import LigerModelFactory\n"
+    code = imports + code + "    def create_model(self, config):\n        return None\n"
+    write("train.py", f"{code}class Admits(SFTTrainer):\n    name = 'admits_own_model'\n    {stated}\n")
+    assert get_config(recipe, ["type=admits_own_model"]).model.type == "own_model"
 
 
 # from Python
