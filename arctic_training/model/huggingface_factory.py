@@ -91,6 +91,9 @@ class HFModelFactory(ModelFactory[HFModelConfig]):
 
     name = "huggingface"
     config_type = HFModelConfig
+    _rows: int | None = None
+    """Of the embedding, once `check` has looked at the model."""
+    _checkpoints = False
 
     @property
     def auto_class(self) -> Any:
@@ -108,7 +111,7 @@ class HFModelFactory(ModelFactory[HFModelConfig]):
     def check(self) -> None:
         """Everything that a model without weights tells, and the headers of the files with them."""
         config = self.create_config()
-        self._told(config)
+        self._require_fit(config)
         skeleton = self.pretrained.skeleton(self.auto_class, config, self._options(config))
         if not self._drawn:
             self.pretrained.require_shapes(skeleton)
@@ -130,20 +133,22 @@ class HFModelFactory(ModelFactory[HFModelConfig]):
             require_apart(engine, self.trainer.device)
 
     def create_config(self) -> Any:
-        config, fits = self.pretrained.config(self.config.hf_config_kwargs)
-        self._drawn = self.config.random_weights or not fits
-        return config
+        return self._read_config()[0]
 
     def create_model(self, config: Any) -> nn.Module:
-        told, options = self._told(config), self._options(config)
-        with sharded_construction(told):
+        self._require_fit(config)
+        options = self._options(config)
+        with sharded_construction(self._deepspeed):
             make = self.pretrained.drawn if self._drawn else self.pretrained.loaded
             model = make(self.auto_class, config, options)
-            with self.pretrained.named():
-                fit_vocabulary(model, self.trainer.tokenizer, resize=self.config.resize_vocabulary)
+            self._fit_vocabulary(model)
+        return model
+
+    def post_create_model_callback(self, model: nn.Module) -> None:
+        """Does what every model needs, also one that a subclass makes in its own way."""
+        self._fit_vocabulary(model)
         attention.watch(model)
         self._checkpoints = self._wants_checkpoints(model)
-        return model
 
     @property
     def transforms(self) -> Sequence[ModelTransform]:
@@ -162,12 +167,26 @@ class HFModelFactory(ModelFactory[HFModelConfig]):
         told = self.config.peft_config
         return None if told is None else PeftTransform(PeftConfig(type="peft", config=told))
 
-    def _told(self, config: Any) -> dict[str, Any]:
-        """What DeepSpeed is told. Raises `ModelError` where the recipe asks for what would be silently wrong."""
-        told = deepspeed_config(self.trainer.config, world=distributed.world_size(), dtype=self.config.dtype)
-        self._stage = int(told["zero_optimization"]["stage"])
-        self._require_fit(config)
-        return told
+    def _read_config(self) -> tuple[Any, bool]:
+        return self.pretrained.config(self.config.hf_config_kwargs)
+
+    @property
+    def _drawn(self) -> bool:
+        """Whether the weights are random."""
+        return self.config.random_weights or not self._read_config()[1]
+
+    @functools.cached_property
+    def _deepspeed(self) -> dict[str, Any]:
+        """What DeepSpeed is given. Raises `RecipeError`."""
+        return deepspeed_config(self.trainer.config, world=distributed.world_size(), dtype=self.config.dtype)
+
+    @property
+    def _stage(self) -> int:
+        return int(self._deepspeed["zero_optimization"]["stage"])
+
+    def _fit_vocabulary(self, model: nn.Module) -> None:
+        with self.pretrained.named():
+            fit_vocabulary(model, self.trainer.tokenizer, resize=self.config.resize_vocabulary)
 
     def _options(self, config: Any) -> dict[str, Any]:
         attention.register()
@@ -204,7 +223,7 @@ class HFModelFactory(ModelFactory[HFModelConfig]):
                 "not before every sample in it; give pack_samples: false"
             )
         compiles = self.config.compile or any(one.type == Compile.name for one in self.config.transforms)
-        if compiles and self._stage == 3:
+        if self._stage == 3 and compiles:
             raise ModelError(
                 "model.compile: compiled layers do not fetch the weights that ZeRO stage 3 parts; use stage 2"
             )

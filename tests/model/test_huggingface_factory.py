@@ -20,7 +20,15 @@ from arctic_training.model.memory import estimate
 from arctic_training.model.target_losses import target_losses
 
 
-def factory(name: Path | str, *, tokenizer: Any = None, block: Any = None, data: Any = None, **section: Any) -> Any:
+def factory(
+    name: Path | str,
+    *,
+    cls: type[HFModelFactory] = HFModelFactory,
+    tokenizer: Any = None,
+    block: Any = None,
+    data: Any = None,
+    **section: Any,
+) -> Any:
     config = HFModelConfig(**{"type": "huggingface", "name_or_path": str(name), "dtype": "fp32", **section})
     recipe = SimpleNamespace(
         micro_batch_size=1,
@@ -31,7 +39,24 @@ def factory(name: Path | str, *, tokenizer: Any = None, block: Any = None, data:
         data=SimpleNamespace(max_length=64, **(data or {})),
     )
     view: Any = SimpleNamespace(config=recipe, data_world=1, tokenizer=tokenizer, device=torch.device("cpu"))
-    return HFModelFactory(view, config)
+    return cls(view, config)
+
+
+class OwnModel(HFModelFactory):
+    """Writes the one method that has to be written, and asks nothing of its base."""
+
+    def create_model(self, config: Any) -> torch.nn.Module:
+        from transformers import AutoModelForCausalLM
+
+        model: torch.nn.Module = AutoModelForCausalLM.from_config(config)
+        return model
+
+
+class OwnConfig(HFModelFactory):
+    def create_config(self) -> Any:
+        from transformers import AutoConfig
+
+        return AutoConfig.from_pretrained(self.config.name_or_path, attention_dropout=0.5)
 
 
 @pytest.fixture
@@ -292,3 +317,30 @@ def test_the_kernel_for_documents_is_asked_for_what_it_takes(
         value = torch.empty(1, 2, 8, of_values, device="cuda", dtype=dtype)
     assert attention._has_kernel(query, value) == fits
     assert not attention._has_kernel(torch.empty(1, 2, 8, width), torch.empty(1, 2, 8, of_values))
+
+
+def test_a_subclass_writes_its_model_or_its_config_alone(tiny_model: Path) -> None:
+    torch.manual_seed(3)
+    section = {"cls": OwnModel, "activation_checkpointing": True, "peft_config": {"peft_type": "LORA", "r": 2}}
+    maker = factory(tiny_model, **section)
+    maker.check()
+    for model in (maker(), factory(tiny_model, **section)()):  # looked at before, or made at once
+        assert any(getattr(part, "gradient_checkpointing", False) for part in model.modules()) and "lora" in str(model)
+        assert not torch.equal(model.get_output_embeddings().weight, factory(tiny_model)().lm_head.weight)
+        target_losses(model, batch()).sum().backward()
+    maker = factory(tiny_model, cls=OwnConfig)
+    maker.check()
+    for model in (maker(), factory(tiny_model, cls=OwnConfig)()):
+        assert model.config.attention_dropout == 0.5
+        assert torch.equal(model.lm_head.weight, factory(tiny_model)().lm_head.weight)
+
+
+def test_a_model_of_a_subclass_has_a_row_for_every_token(tiny_model: Path) -> None:
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    tokenizer.add_tokens([f"<{n}>" for n in range(60)])
+    with pytest.raises(ModelError, match="for which the model has no row"):
+        factory(tiny_model, cls=OwnModel, tokenizer=tokenizer)()
+    model = factory(tiny_model, cls=OwnModel, tokenizer=tokenizer, resize_vocabulary=True)()
+    assert model.get_input_embeddings().num_embeddings >= len(tokenizer)
