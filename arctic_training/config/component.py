@@ -7,6 +7,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from arctic_training.config.base import BaseConfig, ComponentConfig
+from arctic_training.config.not_built import TYPES
 from arctic_training.config.problems import Problem, Problems, problems_of, shown
 from arctic_training.errors import RegistryError
 from arctic_training.registry import Registered, lookup, names, nearest, where
@@ -29,20 +30,12 @@ class Shelf:
     kind: str
 
 
-NOT_BUILT = {
-    "snowflake": "the source that reads from Snowflake",
-    "fused_adam_moe": "the optimizer for grouped-GEMM MoE layers",
-    "cpu_adam_moe": "the optimizer for grouped-GEMM MoE layers",
-}
-"""Names that recipes of ArcticTraining may carry, and what they would choose."""
-
-
 def find(kind: str, name: str) -> type[Registered]:
     """The class of ``kind`` that a section's ``type`` names. Raises `Problems`."""
     if name in names(kind):
         return lookup(kind, name)
-    if name in NOT_BUILT:
-        raise Problems([Problem(("type",), f"{name}: {NOT_BUILT[name]} is not built yet")])
+    if name in TYPES:
+        raise Problems([Problem(("type",), f"{name}: {TYPES[name]} is not built yet")])
     told = f"no {kind.replace('_', ' ')} is named {name!r}; {nearest(name, names(kind))}"
     raise Problems([Problem(("type",), told)])
 
@@ -69,7 +62,7 @@ def choose(section: Any, allowed: Sequence[type[Registered]], *, skip_validation
     for cls in allowed:
         if wanted in (cls.name, *getattr(cls, "aliases", ())):
             return _read(cls, section)
-    if skip_validation or wanted in NOT_BUILT:
+    if skip_validation or wanted in TYPES:
         return _read(find(allowed[0].kind, wanted), section)
     told = f"{wanted!r} does not fit here; {nearest(wanted, [cls.name for cls in allowed])}"
     if wanted in names(kind := allowed[0].kind):

@@ -16,7 +16,7 @@ from arctic_training.config.duration import Duration
 from arctic_training.config.logger import LoggerConfig
 from arctic_training.config.model import ModelConfig
 from arctic_training.config.node import Node, masked
-from arctic_training.config.not_built import NOT_BUILT, require_built
+from arctic_training.config.not_built import require_built
 from arctic_training.config.numbers import HumanInt
 from arctic_training.config.optimizer import OptimizerConfig
 from arctic_training.config.paths import unwritable
@@ -129,9 +129,9 @@ class TrainerConfig(Consistent):
     mem_profiler: Annotated[Literal["step", "e2e"] | None, FREE] = None
     """Record the memory of each step, or of the whole run; not built yet."""
     mem_profiler_dir: Annotated[Path | None, FREE] = None
-    """Where the records of the memory go."""
+    """Where the records of the memory go; not built yet."""
     mem_profiler_max_entries: Annotated[HumanInt, FREE] = Field(default=100_000, ge=1)
-    """Most records of the memory that are kept."""
+    """Most records of the memory that are kept; not built yet."""
     kill_switch_path: Annotated[Path | None, FREE] = None
     """When this file appears, the run saves and stops; ``kill_switch`` in the run folder when left out."""
     nan_guard: Annotated[Literal["stop", "skip", "back"], FREE] = "stop"
@@ -201,8 +201,12 @@ class TrainerConfig(Consistent):
             return each(value, lambda one: choose(one, allowed, skip_validation=skip))
         return choose(value, allowed, skip_validation=skip)
 
-    @field_validator(*NOT_BUILT)
-    @classmethod
-    def _is_built(cls, value: Any, info: ValidationInfo) -> Any:
-        require_built(info.field_name or "", value, cls.model_fields[info.field_name or ""].default)
-        return value
+    _built = field_validator(
+        "expert_parallel_size",
+        "activation_checkpoint_cpu_offload",
+        "tiled_mlp_compute",
+        "arctic_moe",
+        "mem_profiler",
+        "mem_profiler_dir",
+        "mem_profiler_max_entries",
+    )(require_built)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import Field, SerializeAsAny, field_validator, model_validator
+from pydantic import SerializeAsAny, field_validator, model_validator
 from torch import nn
 
 from arctic_training import distributed
@@ -13,6 +13,7 @@ from arctic_training.config.base import ComponentConfig
 from arctic_training.config.changes import FREE
 from arctic_training.config.component import Shelf, from_shelf
 from arctic_training.config.model import ModelConfig
+from arctic_training.config.not_built import require_built
 from arctic_training.config.paths import unreadable
 from arctic_training.config.problems import Problem
 from arctic_training.engine.config import deepspeed_config
@@ -67,8 +68,10 @@ class HFModelConfig(ModelConfig):
     """A PEFT config: ``peft_type`` (LORA, ...) and what that method wants. Only the adapter is trained."""
     transforms: Annotated[list[SerializeAsAny[ComponentConfig]], Shelf("model_transform")] = []
     """What is done to the model, in this order, after the adapter and before checkpointing and compiling."""
-    save_name: Annotated[str | None, FREE] = Field(default=None, min_length=1)
-    """Name of the model in what is exported; the folder's own when left out."""
+    save_name: Annotated[str | None, FREE] = None
+    """Name of the model in what is exported; not built yet."""
+
+    _built = field_validator("save_name")(require_built)
 
     def absent(self) -> list[Problem]:
         told = unreadable(self.name_or_path, holds="config.json")

@@ -1,6 +1,6 @@
 """Direct preference optimization: a policy, and a frozen reference that it is compared with."""
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar
 
 import torch
 from pydantic import (
@@ -17,6 +17,7 @@ from arctic_training import distributed
 from arctic_training.config.changes import FREE
 from arctic_training.config.component import Slot
 from arctic_training.config.model import ModelConfig
+from arctic_training.config.not_built import require_built
 from arctic_training.config.numbers import HumanFloat
 from arctic_training.data.dpo_factory import DPODataFactory
 from arctic_training.data.factory import DataFactory
@@ -53,8 +54,10 @@ class DPOConfig(LanguageModelConfig):
     that has a ``peft_config``, the policy itself without its adapter."""
     reference_model_deepspeed: Annotated[dict[str, Any] | None, FREE] = None
     """What takes the place of ``deepspeed`` for the reference; its stage 3 shards it over the processes."""
-    ignore_label_index: Literal[-100] = -100
-    """The label of a token that is no target."""
+    ignore_label_index: int = -100
+    """The label of a token that is no target; another one is not built yet."""
+
+    _built = field_validator("ignore_label_index")(require_built)
 
     @field_validator("ref_model", mode="wrap")
     @classmethod

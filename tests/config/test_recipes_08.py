@@ -92,6 +92,9 @@ def test_what_they_say_is_understood() -> None:
         ({"arctic_moe": True}, "arctic_moe: the grouped-GEMM MoE layer"),
         ({"arctic_moe": "auto"}, "arctic_moe: the grouped-GEMM MoE layer"),
         ({"mem_profiler": "step"}, "mem_profiler: the memory profiler"),
+        ({"mem_profiler_dir": "here"}, "mem_profiler_dir: the memory profiler"),
+        ({"mem_profiler_max_entries": "1k"}, "mem_profiler_max_entries: the memory profiler"),
+        ({"model": {"name_or_path": "m", "save_name": "other"}}, "model.save_name: another name for the model"),
         ({"optimizer": {"type": "fused_adam_moe"}}, "optimizer.type: fused_adam_moe: "),
         ({"optimizer": {"type": "cpu_adam_moe"}}, "optimizer.type: cpu_adam_moe: "),
         (

@@ -1,18 +1,24 @@
 """What every registered class must keep to."""
 
+import ast
 import inspect
 import subprocess
 import sys
+from pathlib import Path
+from typing import get_args
 
 import pytest
 
 import arctic_training.builtin  # noqa: F401  fills the shelves
 from arctic_training.callback.callback import Callback
+from arctic_training.config import not_built
 from arctic_training.config.base import BaseConfig, ComponentConfig
 from arctic_training.config.component import Slot, listed
 from arctic_training.config.describe import descriptions
 from arctic_training.config.trainer import TrainerConfig
 from arctic_training.registry import kinds, lookup, names
+from arctic_training.tokenizer.lexer_factory import NumberPolicy, SpecialTokens
+from arctic_training.trainer.role import Role
 from arctic_training.trainer.trainer import Trainer
 from tests.contract.cases import CASES
 
@@ -98,6 +104,33 @@ def test_every_key_of_a_recipe_is_explained() -> None:
         if field not in descriptions(config_type) and field not in plain
     ]
     assert not sorted(silent)
+
+
+def test_every_key_of_a_recipe_is_read_or_known_not_to_be_built() -> None:
+    sections = {TrainerConfig, *(getattr(lookup(kind, name), "config_type", TrainerConfig) for kind, name in BUILT_IN)}
+    for section in list(sections):
+        inside = [one for field in section.model_fields.values() for one in get_args(field.annotation)]
+        inside += [field.annotation for field in section.model_fields.values()]
+        sections |= {one for one in inside if inspect.isclass(one) and issubclass(one, BaseConfig)}
+    keys = {name for section in sections for name in section.model_fields}
+    roles: list[Role] = [role for name in TRAINERS for role in lookup("trainer", name).roles]  # type: ignore[attr-defined]
+    read = {role.section(part) for role in roles for part in ("optimizer", "scheduler")}
+    read |= {*SpecialTokens.model_fields, *NumberPolicy.model_fields}  # handed on all together
+    for path in (Path(__file__).parents[2] / "arctic_training").rglob("*.py"):
+        read |= read_in(ast.parse(path.read_text(encoding="utf-8"))) if path.stem != "not_built" else set()
+    assert keys - read == not_built.KEYS.keys()
+
+
+def read_in(node: ast.AST) -> set[str]:
+    """The names of what is read of objects, by a dot or by a text; a validator's key is checked, and not yet read."""
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "field_validator":
+        return set()
+    found = set().union(*map(read_in, ast.iter_child_nodes(node)))
+    if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load):
+        found.add(node.attr)
+    elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+        found.add(node.value)
+    return found
 
 
 def test_importing_what_is_built_in_leaves_no_class_out() -> None:
