@@ -116,6 +116,14 @@ def incomplete(cls: Any) -> str:
     slots = [mark.types for field in reader.model_fields.values() for mark in field.metadata if isinstance(mark, Slot)]
     if missing := [name for name in slots if not hasattr(cls, name)]:
         return f"{who} states no {' and no '.join(missing)}"
+    for role in getattr(cls, "roles", ()):
+        field = reader.model_fields[role.name]
+        if not any(isinstance(mark, Slot) for mark in field.metadata):
+            told = f"{role.name}, and its config reads that section as no model's"
+            return f'{who} has a role {told}; leave it out there, or mark it Slot("model_factory_type")'
+        for key in filter(None, (role.updates, role.deepspeed)):
+            if key not in reader.model_fields and not hasattr(reader, key):
+                return f"{who} has a role {role.name} that is given {key}, and its config has no such key"
     return ""
 
 

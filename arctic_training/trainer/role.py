@@ -1,17 +1,37 @@
 """A model that takes part in a run."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from pydantic import Field, SerializeAsAny, create_model
+
+from arctic_training.config.component import Slot
+from arctic_training.config.model import ModelConfig
+from arctic_training.config.optimizer import OptimizerConfig
+from arctic_training.config.scheduler import SchedulerConfig
+from arctic_training.config.trainer import TrainerConfig
+
+_PARTS: dict[str, tuple[Any, str]] = {
+    "model": (Annotated[SerializeAsAny[ModelConfig], Slot("model_factory_type")], "The model that plays the role"),
+    "optimizer": (
+        Annotated[SerializeAsAny[OptimizerConfig], Slot("optimizer_factory_type")],
+        "What takes the steps of the role",
+    ),
+    "scheduler": (
+        Annotated[SerializeAsAny[SchedulerConfig], Slot("scheduler_factory_type")],
+        "How the learning rate changes for the role",
+    ),
+}
+"""How the sections of a role are read, and what they are."""
 
 
 @dataclass(frozen=True)
 class Role:
-    """Read from the recipe's sections ``<name>``, ``<name>_optimizer``, ``<name>_scheduler``; the primary one, called
-    ``model``, from ``model``, ``optimizer`` and ``scheduler``."""
+    """Read from the recipe's sections ``<name>`` and, unless it is frozen, ``<name>_optimizer`` and
+    ``<name>_scheduler``; the primary one, called ``model``, from ``model``, ``optimizer`` and ``scheduler``."""
 
     name: str
     frozen: bool = False
@@ -23,6 +43,21 @@ class Role:
 
     def section(self, part: str) -> str:
         return part if self.name == "model" else f"{self.name}_{part}"
+
+
+def with_sections(config_type: type[TrainerConfig], roles: Iterable[Role]) -> type[TrainerConfig]:
+    """The class that reads a recipe with a section for each part of each role: ``config_type`` where it has them, else
+    a subclass with those that it lacks."""
+    lacking: dict[str, Any] = {}
+    for role in roles:
+        for part, (section, meaning) in _PARTS.items():
+            name = role.name if part == "model" else role.section(part)
+            if name not in config_type.model_fields and (part == "model" or not role.frozen):
+                lacking[name] = (section, Field(default_factory=dict, description=f"{meaning} {role.name}."))
+    if not lacking:
+        return config_type
+    name, module = config_type.__name__, config_type.__module__
+    return create_model(name, __base__=config_type, __module__=module, **lacking)
 
 
 class RoleView:

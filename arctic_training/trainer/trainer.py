@@ -28,7 +28,7 @@ from arctic_training.tokenizer.factory import TokenizerFactory
 from arctic_training.trainer.assembly import assemble, prepare_data
 from arctic_training.trainer.explain import explained
 from arctic_training.trainer.lengths import Lengths
-from arctic_training.trainer.role import Role
+from arctic_training.trainer.role import Role, with_sections
 from arctic_training.trainer.session import Session
 from arctic_training.trainer.window import Window, again, count_targets, to_device, windows, with_share
 
@@ -49,6 +49,11 @@ class Trainer(Registered, Hooked, Lengths, ABC, kind="trainer"):
     roles: ClassVar[tuple[Role, ...]] = (Role("model"),)
     shares_sequences: ClassVar[bool] = False
     """Whether `loss` is right on a part of every sequence; a class that writes a loss of its own says it again."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if issubclass(cls.config_type, TrainerConfig):  # another one is refused when a recipe names the class
+            cls.config_type = with_sections(cls.config_type, cls.roles)
 
     # filled in by assembly, in this order
     session: Session
