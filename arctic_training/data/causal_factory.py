@@ -7,6 +7,7 @@ import numpy as np
 from arctic_training.data import preparation
 from arctic_training.data.config import TokenDataConfig
 from arctic_training.data.cutting import Chunks, cut, pieces_of
+from arctic_training.data.remarks import unread_columns
 from arctic_training.data.row_error import RowError
 from arctic_training.data.token_factory import TokenDataFactory
 from arctic_training.data.tokens import Tokenize
@@ -32,6 +33,7 @@ class CausalDataFactory(TokenDataFactory[CausalDataConfig]):
                 f"causal training reads the column text; there are {', '.join(dataset.column_names)}. A source of type "
                 "huggingface_causal takes it from the column that its key column names"
             )
+        unread_columns(dataset.column_names, ["text"])
         settings = getattr(self.trainer.config.tokenizer, "tokenize_kwargs", None) or {}
         encode = EncodeText(self.tokenizer, settings)
         return preparation.map_rows(

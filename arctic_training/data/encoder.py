@@ -10,6 +10,7 @@ from arctic_training.config.tokenizer import is_lexer
 from arctic_training.data.chat_template import ChatTemplate, Span
 from arctic_training.data.collate import IGNORED
 from arctic_training.data.masking import AnswerFinder
+from arctic_training.data.message_keys import MessageKeys
 from arctic_training.data.row_error import RowError
 from arctic_training.data.shapes import Sample
 from arctic_training.data.tokens import Tokenize, Tokens
@@ -58,6 +59,7 @@ class SampleEncoder:
     def finder(self) -> AnswerFinder:
         if self._finder is None:
             template = ChatTemplate(self.tokenizer, self.template_arguments)
+            self._keys = MessageKeys(template)
             self._finder = AnswerFinder(template, ignore_empty_think=self.ignore_empty_think)
         return self._finder
 
@@ -73,17 +75,23 @@ class SampleEncoder:
                     said = str(error) if isinstance(error, DataError) else f"the chat template refuses it: {error}"
                     raise RowError(first + n, said) from error
             raise
+        for n in group:
+            self._keys.look(samples[n].messages, tools)
         return texts, [
             self._learned(samples[n], found, first + n) if samples[n].context else found
             for n, found in zip(group, spans, strict=True)
         ]
 
     def _learned(self, sample: Sample, spans: Sequence[Span], row: int) -> list[Span]:
-        """What the assistant says but in the messages of weight 0. Raises `RowError` when that cannot be told."""
+        """What the assistant says in the messages that are learned. Raises `RowError` when that cannot be told."""
         turns = [n for n, message in enumerate(sample.messages) if message["role"] == "assistant"]
-        silent = f"message {min(sample.context) + 1} has the weight 0"
-        if not self.mask_inputs:
+        excluded = sample.context - sample.prompted
+        silent = f"message {min(excluded or sample.context) + 1} "
+        silent += f"has the {sample.flag}" if excluded else "is part of the prompt"
+        if excluded and not self.mask_inputs:
             raise RowError(row, f"{silent}, and mask_inputs: false makes every token a target")
+        if not self.mask_inputs:
+            return list(spans)
         if len(spans) != len(turns):
             said = f"the chat template encloses {len(spans)} parts of {len(turns)} answers"
             raise RowError(row, f"{silent}, and {said} in {{% generation %}}, so that it cannot be told which it is")
@@ -125,11 +133,13 @@ class SampleEncoder:
         spans = [[(len(prompt), len(text))] for prompt, text in zip(prompts, texts, strict=True)]
         end = self.tokenizer.eos_token_id
         made = []
-        for ids, labels in self._labelled(texts, spans, special=True):
+        for sample, (ids, labels) in zip(samples, self._labelled(texts, spans, special=True), strict=True):
             if end is not None and len(ids) and ids[-1] == end:
                 labels[-1] = end  # the tokenizer adds it itself
             elif end is not None:
                 ids, labels = np.append(ids, np.int32(end)), np.append(labels, np.int32(end))
+            if not sample.completion.strip() and (self.mask_inputs or not sample.prompt):
+                labels[:] = IGNORED  # to answer nothing is not what an empty cell means
             made.append((ids, labels))
         return made
 

@@ -13,6 +13,7 @@ from arctic_training.config.data import DataSourceConfig
 from arctic_training.config.paths import unreadable
 from arctic_training.config.problems import Problem
 from arctic_training.data import split as splits
+from arctic_training.data.remarks import unread_columns
 from arctic_training.data.source import DataSource
 from arctic_training.errors import DataError
 
@@ -113,6 +114,7 @@ class HFCausalSource(HFDataSource):
     def load(self, config: Any, split: str) -> Any:
         rows = super().load(config, split)
         self.take(rows, config.column, "column")
+        unread_columns(rows.column_names or (), [config.column])
         rows = rows.select_columns([config.column])
         return rows if config.column == "text" else rows.rename_column(config.column, "text")
 

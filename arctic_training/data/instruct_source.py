@@ -6,16 +6,10 @@ from typing import Any
 from pydantic import model_validator
 
 from arctic_training.data.huggingface_source import HFDataSource, HFDataSourceConfig
+from arctic_training.data.message_formats import ROLES
+from arctic_training.data.remarks import unread_columns
 from arctic_training.data.row_error import RowError
-from arctic_training.data.shapes import ROLES
 from arctic_training.errors import DataError
-
-_KNOWN: dict[str, dict[str, str]] = {
-    "ise-uiuc/Magicoder-OSS-Instruct-75K": {"user": "problem", "assistant": "solution"},
-    "meta-math/MetaMathQA": {"user": "query", "assistant": "response"},
-    "openai/gsm8k": {"user": "question", "assistant": "answer"},
-}
-"""The ``role_mapping`` of data sets that are known; those in a shape that is recognized need none."""
 
 
 class HFInstructConfig(HFDataSourceConfig):
@@ -46,12 +40,13 @@ class HFInstructSource(HFDataSource):
 
     def load(self, config: Any, split: str) -> Any:
         rows = super().load(config, split)
-        mapping = config.role_mapping or _KNOWN.get(config.name_or_path.partition(":")[0], {})
+        mapping = config.role_mapping
         if not mapping:
             return rows
         for path in mapping.values():
             self.take(rows, path.partition(".")[0], "role_mapping")
         chat = _turns(mapping, config.content_key) if "." in "".join(mapping.values()) else _columns(mapping)
+        unread_columns(rows.column_names, [path.partition(".")[0] for path in mapping.values()] + ["tools"])
         read = [column for column in rows.column_names if column != "tools"]  # which the chats are rendered with
         return rows.map(_Chats(chat), with_indices=True, remove_columns=read)
 

@@ -1,16 +1,26 @@
 """The shapes in which preferences come, and one to read them all as: two samples with the same prompt."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from arctic_training.data.shapes import Sample, messages, tools
+from arctic_training.data.message_formats import Chat, read_chat
+from arctic_training.data.remarks import unread_columns
+from arctic_training.data.shapes import PARTS, SYSTEM, TOOLS, Sample, question, system, tools
 from arctic_training.errors import DataError
 
 Row = Mapping[str, Any]
 
-_PROBLEM = "problem"
-_PROMPTS = ("prompt", "instruction", "question", "query", "input", _PROBLEM)
+_ANSWERS = (
+    ("chosen", "rejected"),
+    ("chosen_response", "rejected_response"),
+    ("response_chosen", "response_rejected"),
+    ("preferred_output", "non_preferred_output"),
+)
+"""Columns of the answer that was preferred, and of the other."""
+_PROMPTS = ("prompt", "instruction", "question", "query", "problem", "input", "conversations", "messages")
+_TEXT = "prompt"
+"""The prompt whose text and answers are one text as they are; questions in other columns are asked in a chat."""
 
 KNOWN = "chosen and rejected, each a chat, its last messages or a text, with or without a prompt beside them"
 
@@ -31,35 +41,74 @@ class Preference:
         return self.chosen != self.rejected and min(self.chosen_answers, self.rejected_answers) > 0
 
 
-def reader(columns: Sequence[str]) -> Callable[[Row], Preference]:
-    """What reads the rows of a data set with these columns. Raises `DataError` when they hold no preferences."""
-    if not {"chosen", "rejected"} <= set(columns):
-        raise DataError(f"no preferences are in the columns {', '.join(columns) or '(none)'}; wanted are {KNOWN}")
-    prompt = next((name for name in _PROMPTS if name in columns), None)
-    return lambda row: preference(row, prompt)
+@dataclass(frozen=True)
+class Reader:
+    """Reads the rows of a data set by its columns."""
+
+    chosen: str
+    rejected: str
+    prompt: tuple[str, ...] = ()
+    """The columns of the prompt, one after the other; none where it is part of both answers."""
+    as_chat: bool = False
+    """Texts too are a chat."""
+
+    def __call__(self, row: Row) -> Preference:
+        """Raises `DataError` for a row that cannot be read."""
+        answers = [row[name] for name in (self.chosen, self.rejected)]
+        for name, value in zip((self.chosen, self.rejected), answers, strict=True):
+            if value is None:
+                raise DataError(f"{name} is empty")
+        prompt = row[self.prompt[0]] if self.prompt else None
+        if isinstance(prompt, Mapping) and "messages" in prompt:  # of OpenAI's format
+            prompt, row = prompt["messages"], {**row, "tools": prompt.get("tools")}
+        if isinstance(prompt, str):
+            prompt = question(row, self.prompt)
+        else:
+            unread_columns([name for name in self.prompt[1:] if row.get(name)], [])
+        chosen, rejected = answers
+        if isinstance(chosen, str) and isinstance(rejected, str):
+            if not self.as_chat and (prompt is None or isinstance(prompt, str)):
+                return _texts(prompt, chosen, rejected)
+            if not (chosen.strip() and rejected.strip()):
+                return Preference(Sample(), Sample())  # which prefers nothing
+        return _preference([_chat(_asked(prompt), answer, row) for answer in answers], row)
+
+
+def reader(columns: Sequence[str]) -> Reader:
+    """Returns what reads the rows of a data set with these columns, and remarks on those that nothing reads.
+
+    Raises `DataError` when they hold no preferences.
+    """
+    there = set(columns)
+    answers = next((pair for pair in _ANSWERS if {*pair} <= there), None)
+    if answers is None:
+        hint = "; prompt, completion and label are unpaired preferences, which KTO reads" if "label" in there else ""
+        raise DataError(f"no preferences are in the columns {', '.join(columns) or '(none)'}; wanted are {KNOWN}{hint}")
+    first = next((name for name in _PROMPTS if name in there), None)
+    parts = [first, *(name for name in PARTS if name in there and name != first)] if first else []
+    found = Reader(*answers, tuple(parts), bool(parts) and (parts != [_TEXT] or bool(there & {*SYSTEM, *TOOLS})))
+    unread_columns(there, [*answers, *parts, *SYSTEM, *TOOLS])
+    return found
 
 
 def preference(row: Row, prompt_column: str | None) -> Preference:
-    """A row as it is meant. Raises `DataError` for one that cannot be read."""
-    chosen, rejected = row["chosen"], row["rejected"]
-    prompt = row[prompt_column] if prompt_column else None
-    for name, value in (("chosen", chosen), ("rejected", rejected)):
-        if value is None:
-            raise DataError(f"{name} is empty")
-    if prompt_column == _PROBLEM and isinstance(prompt, str):
-        prompt = _asked(prompt)  # as a chat, so that the tokenizer's template says where the answers begin and end
-    texts = isinstance(chosen, str) and isinstance(rejected, str)
-    if texts and (prompt is None or isinstance(prompt, str)):
-        return _texts(prompt, chosen, rejected)
-    asked = _asked(prompt)
-    chats = [_chat(asked, answer, row) for answer in (chosen, rejected)]
+    """Returns a row with ``chosen`` and ``rejected`` as it is meant. Raises `DataError` for one that cannot be read."""
+    prompt = () if prompt_column is None else (prompt_column,)
+    return Reader("chosen", "rejected", prompt, as_chat=prompt_column not in (None, _TEXT))(row)
+
+
+def _preference(chats: Sequence[Chat], row: Row) -> Preference:
     shared = 0
-    while shared < min(map(len, chats)) and chats[0][shared] == chats[1][shared]:
+    longest = min(len(chat.messages) for chat in chats) - 1
+    # a prompt of its own ends where it says, should the answers begin alike
+    while shared < longest and chats[0].messages[shared] == chats[1].messages[shared]:
         shared += 1
-    # a prompt that is told ends where it says, should the answers begin alike
-    shared = min(shared, len(chats[0]) - 1, len(chats[1]) - 1)
-    better, worse = (Sample(chat, tools(row.get("tools"))) for chat in chats)
-    counts = [sum(message["role"] == "assistant" for message in chat[shared:]) for chat in chats]
+    for chat in chats:
+        for n, flag in chat.untrained.items():
+            if n >= shared:
+                raise DataError(f"message {n + 1} has the {flag}; of a preference both answers count")
+    better, worse = (Sample(chat.messages, tools(row)) for chat in chats)
+    counts = [sum(n >= shared for n in chat.answers) for chat in chats]
     return Preference(better, worse, *counts)
 
 
@@ -76,17 +125,23 @@ def _texts(prompt: str | None, chosen: str, rejected: str) -> Preference:
     return Preference(Sample(prompt=prompt, completion=chosen), Sample(prompt=prompt, completion=rejected))
 
 
-def _asked(prompt: Any) -> list[dict[str, Any]]:
+def _asked(prompt: Any) -> list[Any]:
+    """Returns the messages of the prompt, as the row has them."""
     if prompt is None:
         return []
-    return messages([{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt)
+    return [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
 
 
-def _chat(asked: list[dict[str, Any]], answer: Any, row: Row) -> list[dict[str, Any]]:
-    """The whole chat, whether ``answer`` is all of it or only what comes after the prompt."""
-    turns = messages([{"role": "assistant", "content": answer}] if isinstance(answer, str) else answer)
-    system = row.get("system") or row.get("system_prompt")
-    alone = turns[0]["role"] in ("assistant", "tool")
-    if alone and not asked:
+def _chat(asked: list[Any], answer: Any, row: Row) -> Chat:
+    """Returns the whole chat, whether ``answer`` is all of it or only what comes after the prompt."""
+    turns = [{"role": "assistant", "content": answer}] if isinstance(answer, str) else answer
+    turns = [turns] if isinstance(turns, Mapping) else turns
+    answered = read_chat(turns)
+    if answered.messages[0]["role"] not in ("assistant", "tool"):
+        return read_chat(turns, system(row))
+    if not asked:
         raise DataError("an answer stands alone: neither a prompt nor messages before it say what it answers")
-    return messages([*asked, *turns] if alone else turns, system if isinstance(system, str) else None)
+    before = read_chat(asked, system(row))
+    if before.messages[-1]["role"] == "assistant" and answered.messages[0]["role"] == "assistant":
+        raise DataError("the prompt ends with a message of the assistant's, and an answer follows")
+    return before + answered

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from arctic_training.data import mixing, workers
+from arctic_training.data import mixing, remarks, workers
 from arctic_training.data.collate import IGNORED
 from arctic_training.data.row_error import RowError, where
 from arctic_training.data.rows import Row, RowReader
@@ -35,7 +35,7 @@ def load(source: DataSource, split: str) -> Any:
     """The rows of ``source`` as a `datasets.Dataset`. Raises `DataError`; a stream must say how many rows to take."""
     import datasets
 
-    with _quiet():
+    with _quiet(), remarks.collect() as source.remarks:
         try:
             rows = source(split)
         except RowError as error:
@@ -60,7 +60,8 @@ def prepare(
     """
     import pyarrow as pa
 
-    tables, notes = [], []
+    tables: list[Any] = []
+    notes: list[str] = []
     chosen = mixing.mix([len(rows) for rows in loaded], [source.config for source in sources])
     with _quiet():
         for source, rows, indices in zip(sources, loaded, chosen, strict=True):
@@ -68,11 +69,13 @@ def prepare(
             logger.info(f"{source}: {len(taken)} of {len(rows)} rows")
             place = partial(_place, source, indices)
             try:
-                made = process(factory, source, taken)
+                with remarks.collect() as found:
+                    made = process(factory, source, taken)
             except RowError as error:
                 raise DataError(f"{place(error.row)}: {error.what}") from error
             except DataError as error:
                 raise DataError(f"{source}: {error}") from error
+            notes += remarks.lines(source.remarks | found, str(source))
             samples = Samples(made)
             numbers = indices if indices is not None and len(indices) == len(samples) else np.arange(len(samples))
             unknown.look(taken, samples, partial(process, factory, source), place)
@@ -146,6 +149,7 @@ def map_rows(dataset: Any, encode: Callable[[Rows, int], Any], *, processes: int
             folder.mkdir(parents=True, exist_ok=True)
         owner = f".tmp-{socket.gethostname()}-{os.getpid()}"  # by which the cache knows what a dead run has left
         scratch = tempfile.TemporaryDirectory(prefix="rows_", suffix=owner, dir=folder)
+        hand_over.remarks = Path(scratch.name) if count > 1 else None
         made = rows.map(
             hand_over,
             batched=True,
@@ -157,6 +161,7 @@ def map_rows(dataset: Any, encode: Callable[[Rows, int], Any], *, processes: int
             load_from_cache_file=False,
             new_fingerprint="0" * 16,  # the cache has a key of its own; hashing the tokenizer would take its time
         ).with_format(None)
+        remarks.read(Path(scratch.name))
     made._scratch = scratch  # lives as long as what is mapped into memory from it
     return made
 
@@ -177,6 +182,8 @@ class _Encode:
 
     def __init__(self, encode: Callable[[Rows, int], Any], features: Mapping[str, Any]) -> None:
         self.encode, self.features = encode, features
+        self.remarks: Path | None = None
+        """Where another process leaves what it remarks."""
         self._read: RowReader | None = None
 
     def __call__(self, table: Any, indices: list[int]) -> Any:
@@ -184,7 +191,13 @@ class _Encode:
             self._read = RowReader(self.features)
         rows, first = self._read(table), indices[0]
         try:
-            return self.encode(rows, first)
+            with remarks.collect() as found:
+                made = self.encode(rows, first)
+            if self.remarks is None:
+                remarks.repeat(found)
+            else:
+                remarks.write(found, self.remarks)
+            return made
         except ArcticError:
             raise
         except Exception:  # of the code that makes samples: which row it was, it does not know

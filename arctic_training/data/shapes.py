@@ -1,40 +1,44 @@
 """The shapes in which instruction data come, and one to read them all as: a chat, or a prompt and its completion."""
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from arctic_training.data.message_formats import Chat, from_json, read_chat, short
+from arctic_training.data.remarks import UNREAD_COLUMNS, remark, unread_columns
 from arctic_training.errors import DataError
 
 Row = Mapping[str, Any]
 
-ROLES = {
-    "system": "system",
-    "developer": "developer",
-    "user": "user",
-    "human": "user",
-    "prompter": "user",
-    "assistant": "assistant",
-    "gpt": "assistant",
-    "chatgpt": "assistant",
-    "bot": "assistant",
-    "model": "assistant",
-    "tool": "tool",
-    "function": "tool",
-    "observation": "tool",
-    "ipython": "tool",
-}
-"""What a data set calls a speaker, and what a chat template calls him."""
-
-_PAIR = ("user", "assistant")
-_PROBLEM = ("problem", "answer")
 _CHATS = ("messages", "conversations", "conversation", "chat", "dialogue")
-_PROMPTS = (("prompt", "completion"), ("prompt", "response"), ("query", "response"), ("question", "answer"))
+_PAIRS = (
+    ("instruction", "output"),
+    ("instruction", "response"),
+    ("prompt", "completion"),
+    ("prompt", "response"),
+    ("query", "response"),
+    ("question", "answer"),
+    ("question", "response"),
+    ("problem", "answer"),
+    ("problem", "solution"),
+    ("input", "output"),
+)
+"""Columns of a question and its answer; the first pair that a data set has is read."""
+_TEXT = ("prompt", "completion")
+"""The pair whose texts are one text as they are."""
+PARTS = ("input", "context")
+"""Columns that go on with a question, after an empty line."""
+SYSTEM = ("system", "system_prompt")
+TOOLS = ("tools", "functions")
+_FLAGS = ("weight", "train", "training")
+"""Columns that say whether a row is learned."""
+_UNPAIRED = ("label", "kto_tag")
+"""Columns that say whether an answer was liked, in data for KTO."""
 
 KNOWN = (
     "messages [{role, content}], conversations [{from, value}] (sharegpt), instruction, input, output (alpaca), "
-    "prompt and completion (text or messages), problem and answer"
+    "prompt and completion (text or messages), and one question with one answer: "
+    + ", ".join(" and ".join(pair) for pair in _PAIRS if pair != _TEXT)
 )
 
 
@@ -48,70 +52,117 @@ class Sample:
     completion: str = ""
     context: frozenset[int] = frozenset()
     """Which messages of the assistant are not to be learned, counted from 0."""
+    prompted: frozenset[int] = frozenset()
+    """Which of these are so because they are part of a prompt; the data themselves exclude the others."""
+    flag: str = field(default="weight 0", compare=False)
+    """What the first of the others has, by which it is excluded."""
 
 
-def reader(columns: Sequence[str]) -> Callable[[Row], Sample]:
-    """What reads the rows of a data set with these columns. Raises `DataError` when no shape fits them."""
+class Reader:
+    """Reads the rows of a data set."""
+
+    def __init__(self, read: Callable[[Row], Sample], columns: Sequence[str]) -> None:
+        """``columns`` are all that it reads, flags of a row apart."""
+        self._read, self.columns = read, frozenset(columns)
+
+    def __call__(self, row: Row) -> Sample:
+        """Raises `DataError` for a row that cannot be read."""
+        for name in _UNPAIRED:
+            if _flag(row, name, numbers=False) is False:
+                raise DataError(
+                    f"{name} is false: the row is of KTO's unpaired preferences, an answer not to be learned"
+                )
+        if False in [_flag(row, name, numbers=True) for name in _FLAGS]:
+            return Sample()
+        return self._read(row)
+
+
+def _flag(row: Row, name: str, *, numbers: bool) -> bool | None:
+    """Returns what a column says of its row, yes or no, as a word or one of ``numbers``; else it is not read."""
+    value = row.get(name)
+    if isinstance(value, str):
+        value = {"true": True, "false": False}.get(value.strip().lower(), value)
+    if isinstance(value, bool) or (numbers and value in (0, 1)):
+        return bool(value)
+    if value is not None:
+        remark(UNREAD_COLUMNS, name)
+    return None
+
+
+def reader(columns: Sequence[str]) -> Reader:
+    """Returns what reads the rows of a data set with these columns, and remarks on those that nothing reads.
+
+    Raises `DataError` when no shape fits them.
+    """
     there = set(columns)
-    for column in _CHATS:
-        if column in there:
-            return lambda row: _chat(_given(row, column), row)
-    if {"instruction", "output"} <= there:
-        return _alpaca
-    for prompt, completion in _PROMPTS:
-        if {prompt, completion} <= there:
-            return lambda row: _pair(_given(row, prompt), _given(row, completion), row)
-    if {*_PROBLEM} <= there:
-        return _problem
-    hint = "; plain text is what the causal trainer reads" if "text" in there else ""
-    raise DataError(f"no known shape has the columns {', '.join(columns) or '(none)'}; known are {KNOWN}{hint}")
+    found = next(filter(None, (find(there) for find in (_chat_reader, _text_reader, _pair_reader))), None)
+    if found is None:
+        hint = "; plain text is what the causal trainer reads" if "text" in there else ""
+        hint += "; chosen and rejected are what the dpo trainer reads" if {"chosen", "rejected"} <= there else ""
+        raise DataError(f"no known shape has the columns {', '.join(columns) or '(none)'}; known are {KNOWN}{hint}")
+    unread_columns(there, found.columns | {*_FLAGS, *_UNPAIRED})
+    return found
 
 
-def messages(turns: Any, system: str | None = None) -> list[dict[str, Any]]:
-    """The turns of a chat as {role, content, ...}, whatever they are called. Raises `DataError`."""
-    if isinstance(turns, str):
-        turns = _from_json(turns, "the chat")
-    if not isinstance(turns, Sequence) or isinstance(turns, bytes) or not turns:
-        raise DataError(f"a chat is a list of messages, not {_short(turns)}")
-    read = [_message(turn, n) for n, turn in enumerate(turns, 1)]
-    if system and read[0]["role"] != "system":
-        read.insert(0, {"role": "system", "content": system})
+def _chat_reader(there: set[str]) -> Reader | None:
+    column = next((name for name in _CHATS if name in there), None)
+    if column is None:
+        return None
+    return Reader(lambda row: sample(read_chat(_given(row, column), system(row)), row), [column, *SYSTEM, *TOOLS])
+
+
+def _text_reader(there: set[str]) -> Reader | None:
+    if not {*_TEXT} <= there:
+        return None
+    as_chat = bool(there & {*SYSTEM, *TOOLS})  # which only a chat template can put before the prompt
+    return Reader(lambda row: _prompted(row, as_chat=as_chat), [*_TEXT, *SYSTEM, *TOOLS])
+
+
+def _pair_reader(there: set[str]) -> Reader | None:
+    pair = next((pair for pair in _PAIRS if {*pair} <= there), None)
+    if pair is None:
+        return None
+    question, answer = pair
+    parts = [name for name in PARTS if name in there and name not in pair]
+    history = ["history"] if question == "instruction" else []
+    return Reader(lambda row: _answered(row, [question, *parts], answer), [*pair, *parts, *history, *SYSTEM, *TOOLS])
+
+
+def sample(chat: Chat, row: Row, *, prompt: int = 0) -> Sample:
+    """Returns a chat as a sample; the assistant's words in its first ``prompt`` messages are not learned."""
+    prompted = chat.answers & {*range(prompt)} - {*chat.untrained}
+    read = Sample(chat.messages, tools(row), context=prompted | {*chat.untrained}, prompted=prompted)
+    if chat.untrained:
+        read.flag = chat.untrained[min(chat.untrained)]
     return read
 
 
-def tools(value: Any) -> list[Any] | None:
-    """The tools of a chat, given as a list, or as JSON; None when there are none."""
+def system(row: Row) -> str | None:
+    """Returns the system prompt that stands in a column of its own."""
+    text = next((row[name] for name in SYSTEM if row.get(name)), None)
+    return text if isinstance(text, str) else None
+
+
+def tools(row: Row) -> list[Any] | None:
+    """Returns the tools of a row, which are a list, or its JSON; None when there are none. Raises `DataError`."""
+    name = next((name for name in TOOLS if row.get(name)), None)
+    value = None if name is None else row[name]
     if isinstance(value, str):
-        value = _from_json(value, "tools") if value.strip() else None
+        value = from_json(value, str(name)) if value.strip() else None
     if not value:
         return None
     if not isinstance(value, Sequence):
-        raise DataError(f"tools are a list of their descriptions, not {_short(value)}")
-    return [_from_json(tool, "a tool") if isinstance(tool, str) else tool for tool in value]
+        raise DataError(f"{name} are a list of their descriptions, not {short(value)}")
+    listed = [from_json(tool, "a tool") if isinstance(tool, str) else tool for tool in value]
+    return listed if name == "tools" else [{"type": "function", "function": tool} for tool in listed]
 
 
-def _message(turn: Any, n: int) -> dict[str, Any]:
-    if not isinstance(turn, Mapping):
-        raise DataError(f"message {n} is {_short(turn)}; wanted is a mapping with role and content")
-    speaker, words = ("role", "content") if "role" in turn else ("from", "value")
-    if speaker not in turn:
-        raise DataError(f"message {n} has the keys {', '.join(map(str, turn))}; wanted are role and content")
-    role = ROLES.get(turn[speaker]) if isinstance(turn[speaker], str) else None
-    if role is None:
-        raise DataError(f"message {n} has the unknown role {_short(turn[speaker])}; known are {', '.join(ROLES)}")
-    message = {"role": role, "content": turn.get(words)}
-    if len(turn) > 2 or words not in turn:
-        message |= {key: value for key, value in turn.items() if key not in (speaker, words) and value is not None}
-    content = message["content"]
-    if not content and (message.get("tool_calls") or message.get("reasoning_content")):
-        message["content"] = content or ""  # templates test it for truth, or print it
-    elif content is None or (role == "assistant" and not content):
-        raise DataError(f"message {n} ({role}) has no content")
-    elif not isinstance(content, (str, list)):
-        raise DataError(f"message {n} ({role}) has the content {_short(content)}; text is wanted")
-    if role == "assistant" and message.get("weight") not in (None, 0, 1):
-        raise DataError(f"message {n} ({role}) has the weight {_short(message['weight'])}; 0 or 1 is wanted")
-    return message
+def question(row: Row, names: Sequence[str]) -> str:
+    """Returns the words of several columns, one after the other, as one question. Raises `DataError`."""
+    texts = {name: row[name] for name in names if row.get(name)}
+    if not all(isinstance(text, str) for text in texts.values()):
+        raise DataError(f"{' and '.join(texts)} are {' and '.join(map(short, texts.values()))}; text is wanted")
+    return "\n\n".join(texts.values())
 
 
 def _given(row: Row, column: str) -> Any:
@@ -122,60 +173,45 @@ def _given(row: Row, column: str) -> Any:
     return row[column]
 
 
-def _alpaca(row: Row) -> Sample:
-    told = [text for text in (_given(row, "instruction"), row.get("input")) if text]
-    if not all(isinstance(text, str) for text in told):
-        raise DataError(f"instruction and input are {' and '.join(map(_short, told))}; text is wanted")
-    asked, answer = "\n\n".join(told), _given(row, "output")
-    pairs = [*_history(row.get("history")), (asked, answer)]
-    turns = [{"role": role, "content": text} for pair in pairs for role, text in zip(_PAIR, pair, strict=True)]
-    return Sample(messages(turns, _system(row)))
+def _answered(row: Row, names: Sequence[str], column: str) -> Sample:
+    """Returns a question and its answer as a chat, so that the template says where the answer begins and ends."""
+    asked, answer = _given(row, names[0]), _given(row, column)
+    if isinstance(asked, list) or isinstance(answer, list):
+        return _continued(asked, answer, row)
+    turns = [part for pair in _history(row.get("history")) for part in _turns(*pair)]
+    turns += _turns(question(row, names))
+    if isinstance(answer, str) and not answer.strip():
+        return sample(read_chat(turns, system(row)), row, prompt=len(turns) + 1)  # nothing is learned
+    return sample(read_chat([*turns, *_turns(None, answer)], system(row)), row)
+
+
+def _turns(asked: Any = None, answer: Any = None) -> list[dict[str, Any]]:
+    pair = (("user", asked), ("assistant", answer))
+    return [{"role": role, "content": words} for role, words in pair if words is not None]
 
 
 def _history(value: Any) -> Sequence[Sequence[Any]]:
-    """What was asked and answered before, in pairs."""
-    told = _from_json(value, "history") if isinstance(value, str) and value.strip() else value or ()
+    """Returns the questions and answers before, in pairs."""
+    told = from_json(value, "history") if isinstance(value, str) and value.strip() else value or ()
     if not isinstance(told, (list, tuple)) or not all(isinstance(pair, list) and len(pair) == 2 for pair in told):
-        raise DataError(f"history is {_short(value)}; a list of [question, answer] is wanted")
+        raise DataError(f"history is {short(value)}; a list of [question, answer] is wanted")
     return told
 
 
-def _pair(prompt: Any, completion: Any, row: Row) -> Sample:
+def _prompted(row: Row, *, as_chat: bool) -> Sample:
+    """Returns a prompt and its completion: text as it is, or a chat."""
+    prompt, completion = (_given(row, name) for name in _TEXT)
     if isinstance(prompt, str) and isinstance(completion, str):
-        return Sample(prompt=prompt, completion=completion)
-    turns: list[Any] = []
-    for role, words in zip(_PAIR, (prompt, completion), strict=True):
+        return _answered(row, _TEXT[:1], _TEXT[1]) if as_chat else Sample(prompt=prompt, completion=completion)
+    return _continued(prompt, completion, row)
+
+
+def _continued(prompt: Any, completion: Any, row: Row) -> Sample:
+    """Returns the messages of a prompt and of its completion, of which only the latter are learned."""
+    for name, words in (("user", prompt), ("assistant", completion)):
         if not isinstance(words, (str, list)):
-            raise DataError(f"the {role}'s part is {_short(words)}; text or messages are wanted")
-        turns += [{"role": role, "content": words}] if isinstance(words, str) else words
-    return _chat(turns, row)
-
-
-def _problem(row: Row) -> Sample:
-    """As a chat, so that the tokenizer's template says where the answer begins and ends."""
-    turns = [{"role": role, "content": _given(row, name)} for role, name in zip(_PAIR, _PROBLEM, strict=True)]
-    return _chat(turns, row)
-
-
-def _chat(turns: Any, row: Row) -> Sample:
-    read = messages(turns, _system(row))
-    weights = [message.pop("weight", None) for message in read]  # of OpenAI's format; no template knows it
-    context = frozenset(n for n, weight in enumerate(weights) if weight == 0 and read[n]["role"] == "assistant")
-    return Sample(read, tools(row.get("tools")), context=context)
-
-
-def _system(row: Row) -> str | None:
-    told = row.get("system") or row.get("system_prompt")
-    return told if isinstance(told, str) else None
-
-
-def _from_json(text: str, what: str) -> Any:
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        raise DataError(f"{what} is {_short(text)}, which is not JSON") from None
-
-
-def _short(value: Any) -> str:
-    told = repr(value)
-    return told if len(told) <= 60 else told[:57] + "..."
+            raise DataError(f"the {name}'s part is {short(words)}; text or messages are wanted")
+    before = _turns(prompt) if isinstance(prompt, str) else prompt
+    after = _turns(None, completion) if isinstance(completion, str) else completion
+    length = len(read_chat(before, system(row)).messages)
+    return sample(read_chat([*before, *after], system(row)), row, prompt=length)

@@ -5,6 +5,7 @@ from typing import Any, ClassVar
 
 from arctic_training.callback.hooks import Hooked, hook
 from arctic_training.config.data import DataSourceConfig
+from arctic_training.data.remarks import Remarks
 from arctic_training.registry import Registered
 
 
@@ -17,6 +18,8 @@ class DataSource(Registered, Hooked, ABC, kind="data_source"):
         """``data_factory`` is the one that asks."""
         self.data_factory = data_factory
         self.config: Any = config
+        self.remarks: Remarks = {}
+        """Remarks made while its rows were read."""
 
     def __call__(self, split: str) -> Any:
         """The rows of ``split`` ("train" or "eval"), or of the recipe's ``split`` when it names one."""

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from arctic_training.data import json_rows, preparation
+from arctic_training.data import json_rows, preparation, remarks
 from arctic_training.data.loader import Batch, Loader
 from arctic_training.data.row_error import RowError, where
 from arctic_training.data.sampler import GlobalOrder, Rows
@@ -166,7 +166,12 @@ class Lane:
         """The samples of rows of a source, in a `pyarrow.Table`."""
         try:
             dataset, process = json_rows.to_dataset(rows), partial(preparation.process, self.factory, source)
-            samples = Samples(process(dataset))
+            with remarks.collect() as found:
+                samples = Samples(process(dataset))
+            new = {about: holds for about, holds in found.items() if about not in source.remarks}
+            for line in remarks.lines(new, str(source)):
+                logger.warning(line)
+            source.remarks |= found
             Unknown(self.factory).refuse_row(dataset, samples, process)
             return samples.table
         except RowError as error:  # which row of its source it is, nobody has counted

@@ -41,6 +41,19 @@ BAD = Sample([user("hi"), assistant("go away")])
         {"problem": "hi", "chosen": "hello", "rejected": "go away"},
         {"prompt": [user("hi")], "chosen": "hello", "rejected": "go away"},
         {"instruction": "hi", "chosen": [assistant("hello")], "rejected": [assistant("go away")]},
+        {"question": "hi", "chosen": "hello", "rejected": "go away"},
+        {"question": "hi", "response_chosen": "hello", "response_rejected": "go away"},
+        {"prompt": [user("hi")], "chosen_response": "hello", "rejected_response": "go away"},
+        {
+            "conversations": [{"from": "human", "value": "hi"}],
+            "chosen": {"from": "gpt", "value": "hello"},
+            "rejected": {"from": "gpt", "value": "go away"},
+        },
+        {
+            "input": {"messages": [user("hi")], "tools": []},
+            "preferred_output": [assistant("hello")],
+            "non_preferred_output": [assistant("go away")],
+        },
         {  # other words for the same
             "chosen": [{"from": "human", "value": "hi"}, {"from": "gpt", "value": "hello"}],
             "rejected": [{"from": "human", "value": "hi"}, {"from": "gpt", "value": "go away"}],
@@ -64,6 +77,30 @@ def test_system_and_tools_reach_both() -> None:
     for sample, text in ((read.chosen, "a"), (read.rejected, "b")):
         assert sample.messages == [{"role": "system", "content": "be kind"}, user("hi"), assistant(text)]
         assert sample.tools == [{"name": "f"}]
+
+
+@pytest.mark.parametrize(
+    ("first", "second"), [("instruction", "input"), ("prompt", "context"), ("question", "context")]
+)
+def test_a_prompt_of_several_parts_is_joined(first: str, second: str) -> None:
+    read = reader([first, second, "chosen", "rejected"])
+    row = {first: "add", "chosen": "3", "rejected": "4"}
+    assert read({**row, second: "1 2"}).chosen.messages == [user("add\n\n1 2"), assistant("3")]
+    assert read({**row, second: ""}).rejected.messages == [user("add"), assistant("4")]
+    assert read({**row, "chosen": [assistant("3")], second: "1 2"}).chosen.messages[0] == user("add\n\n1 2")
+
+
+def test_texts_with_a_system_prompt_are_chats() -> None:
+    row = {"system": "be kind", "prompt": "hi", "chosen": "hello", "rejected": "go away"}
+    chats = [[{"role": "system", "content": "be kind"}, *sample.messages] for sample in (GOOD, BAD)]
+    assert reader(list(row))(row) == Preference(*map(Sample, chats))
+
+
+def test_flags_in_the_prompt_change_nothing() -> None:
+    before = [user("1"), {**assistant("2"), "weight": 0}, user("3")]
+    read = preference({"prompt": before, "chosen": [assistant("4")], "rejected": [assistant("5")]}, "prompt")
+    assert read.chosen.messages == [user("1"), assistant("2"), user("3"), assistant("4")]
+    assert (read.chosen_answers, read.rejected_answers) == (1, 1)
 
 
 def test_texts() -> None:
@@ -95,6 +132,7 @@ def test_what_decides_nothing() -> None:
     same = [user("hi"), assistant("hello")]
     assert not preference({"chosen": same, "rejected": same}, None).decided
     assert not preference({"chosen": [user("hi")], "rejected": same}, None).decided
+    assert not preference({"problem": "hi", "chosen": "hello", "rejected": " "}, "problem").decided
     assert preference({"chosen": GOOD.messages, "rejected": BAD.messages}, None).decided
 
 
@@ -104,6 +142,15 @@ def test_what_decides_nothing() -> None:
         ({"messages": []}, "no preferences are in the columns messages; wanted are chosen and rejected"),
         ({"chosen": [assistant("a")], "rejected": [assistant("b")]}, "stands alone"),
         ({"prompt": "p", "chosen": None, "rejected": "b"}, "chosen is empty"),
+        ({"prompt": "p", "completion": "a", "label": True}, "completion and label are unpaired .* KTO"),
+        (
+            {"prompt": "p", "chosen": [{**assistant("a"), "train": False}], "rejected": [assistant("b")]},
+            "message 2 has the train false; of a preference both answers count",
+        ),
+        (
+            {"messages": [user("a"), assistant("b")], "chosen": "c", "rejected": "d"},
+            "prompt ends with a message of",
+        ),
         ({"prompt": "p", "chosen": [{"role": "oracle", "content": "x"}], "rejected": "b"}, "unknown role 'oracle'"),
     ],
 )

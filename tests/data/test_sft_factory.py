@@ -102,6 +102,26 @@ def test_rows_without_a_target_are_named_and_left_out(tmp_path: Path, said: list
         sft(tmp_path, rows)()
 
 
+@pytest.mark.parametrize("columns", ["prompt,completion", "question,answer"])
+@pytest.mark.parametrize("mask", [True, False])
+def test_empty_answers_are_left_out_and_counted(tmp_path: Path, said: list[str], columns: str, mask: bool) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text(f"{columns}\n1+1,2\n1+2,\n1+3,4\n1+4, \n", encoding="utf-8")
+    made = sft(tmp_path, sources=[str(path)], max_share_without_targets=0.5, mask_inputs=mask)().train.dataset
+    if mask:
+        assert said == [f"{path}: 2 of 4 rows have no target token: 2, 4; they are left out"]
+        assert [answer.replace("<|im_end|>", "") for answer in answers(made)] == ["2", "4"]
+    else:
+        assert len(made) == 4  # their questions are targets
+
+
+def test_a_row_that_is_not_to_be_learned_is_left_out(tmp_path: Path, said: list[str]) -> None:
+    rows = [{"prompt": "a", "completion": "b", "train": True}, {"prompt": "c", "completion": "d", "train": False}]
+    for mask in (True, False):
+        made = sft(tmp_path, rows, max_share_without_targets=0.5, mask_inputs=mask)().train.dataset
+        assert len(made) == 1 and "1 of 2 rows have no target token: 2" in said.pop()
+
+
 @pytest.mark.fault(30)
 def test_bad_rows_are_named_by_source_and_row(tmp_path: Path) -> None:
     rows = [chat("q", "a"), {"messages": [{"role": "robot", "content": "x"}]}]

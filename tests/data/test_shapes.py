@@ -1,5 +1,6 @@
 """The shapes in which instruction data come."""
 
+import json
 from typing import Any
 
 import pytest
@@ -28,6 +29,18 @@ def read(row: dict[str, Any]) -> Sample:
         {"prompt": "hi", "completion": CHAT[1:]},
         {"prompt": CHAT[:1], "completion": "yes"},
         {"problem": "hi", "answer": "yes", "seed": 7},
+        {"problem": "hi", "solution": "yes"},
+        {"question": "hi", "answer": "yes"},
+        {"query": "hi", "response": "yes"},
+        {"prompt": "hi", "response": "yes"},
+        {"input": "hi", "output": "yes"},
+        {"instruction": "hi", "response": "yes", "context": ""},
+        {"messages": [{"role": "User", "content": "hi"}, {"role": "AI", "content": "yes"}]},
+        {"conversations": [{"from": "Human", "value": "hi"}, {"from": " GPT", "value": "yes"}]},
+        {"messages": [{"role": "user", "text": "hi"}, {"from": "ASSISTANT", "content": "yes"}]},
+        {"conversation": [{"input": "hi", "output": "yes"}]},
+        {"prompt": "hi", "completion": "yes", "label": True, "system": None},
+        {"messages": CHAT, "weight": 1, "train": True, "kto_tag": "true"},
     ],
 )
 def test_chats(row: dict[str, Any]) -> None:
@@ -50,6 +63,71 @@ def test_a_message_of_weight_0_is_context() -> None:
     assert read({"messages": turns}) == Sample(messages=CHAT * 2, context=frozenset({1}))
     assert read({"messages": turns, "system": "be kind"}).context == {2}
     assert read({"prompt": [CHAT[0], silent, CHAT[0]], "completion": "yes"}).context == {1}
+
+
+FLAGS = [{"weight": 0}, {"train": False}, {"training": False}, {"loss": False}, {"loss_scale": 0.0}, {"masked": True}]
+
+
+@pytest.mark.parametrize("flag", FLAGS)
+def test_a_message_that_is_not_to_be_trained_on_is_context(flag: dict[str, Any]) -> None:
+    opposite = {key: 1 - value for key, value in flag.items()}
+    sample = read({"messages": [CHAT[0], {**CHAT[1], **flag}, CHAT[0], {**CHAT[1], **opposite}]})
+    assert sample == Sample(messages=CHAT * 2, context=frozenset({1}))
+    assert next(iter(flag)) in sample.flag
+    assert read({"messages": [{**CHAT[0], **flag}, CHAT[1]]}) == Sample(messages=CHAT)
+
+
+@pytest.mark.parametrize("flag", [{"weight": 0}, {"train": False}, {"training": 0}, {"train": "False"}])
+def test_a_row_that_is_not_to_be_trained_on_is_empty(flag: dict[str, Any]) -> None:
+    for row in ({"messages": CHAT}, {"prompt": "hi", "completion": "yes"}, {"question": "hi", "answer": "yes"}):
+        assert read({**row, **flag}) == Sample()
+        assert read({**row, **dict.fromkeys(flag)}) == read(row)
+
+
+def test_of_a_prompt_with_answers_only_the_completion_is_learned() -> None:
+    for answer in ("yes", CHAT[1:]):
+        sample = read({"prompt": [*CHAT, CHAT[0]], "completion": answer})
+        assert sample == Sample(messages=CHAT * 2, context=frozenset({1}), prompted=frozenset({1}))
+    sample = read({"system": "be kind", "question": [*CHAT, CHAT[0]], "response": CHAT[1:]})
+    assert sample.messages[0]["role"] == "system" and sample.context == {2}
+
+
+def test_a_pair_with_a_system_prompt_or_tools_is_a_chat() -> None:
+    assert read({"prompt": "hi", "completion": "yes", "system": "be kind"}) == Sample(
+        messages=[{"role": "system", "content": "be kind"}, *CHAT]
+    )
+    assert read({"prompt": "hi", "completion": "yes", "tools": [{"name": "f"}]}).tools == [{"name": "f"}]
+    row = {"system_prompt": "be kind", "question": "hi", "response": "yes"}
+    assert read(row).messages == [{"role": "system", "content": "be kind"}, *CHAT]
+
+
+def test_an_empty_answer_is_none() -> None:
+    for row in ({"question": "hi", "answer": ""}, {"instruction": "hi", "output": " \n"}):
+        assert read(row) == Sample(messages=CHAT[:1])
+    sample = read({"instruction": "hi", "output": "", "history": [["hi", "yes"]]})
+    assert sample.messages == [*CHAT, CHAT[0]] and sample.context == {1}
+
+
+FUNCTION = {"name": "f", "arguments": '{"a": 1}'}
+CALLED = {"role": "assistant", "content": "", "tool_calls": [{"type": "function", "function": FUNCTION}]}
+
+
+@pytest.mark.parametrize(
+    ("turn", "words"),
+    [
+        ({"role": "assistant", "content": None, "function_call": FUNCTION}, ""),
+        ({"role": "assistant", "content": "let me see", "function_call": FUNCTION, "tool_calls": None}, "let me see"),
+        ({"from": "function_call", "value": json.dumps(FUNCTION)}, ""),
+        ({"role": "tool_call", "content": json.dumps([FUNCTION])}, ""),
+    ],
+)
+def test_calls_of_other_formats_are_tool_calls(turn: dict[str, Any], words: str) -> None:
+    answered = {"role": "function", "name": "f", "content": "2"}
+    observed = {"from": "observation", "value": "2"}
+    sample = read({"messages": [CHAT[0], turn, observed, answered], "functions": [{"name": "f"}]})
+    assert sample.messages[:3] == [CHAT[0], {**CALLED, "content": words}, {"role": "tool", "content": "2"}]
+    assert sample.messages[3] == {"role": "tool", "content": "2", "name": "f"}
+    assert sample.tools == [{"type": "function", "function": {"name": "f"}}]
 
 
 def test_the_history_of_alpaca_comes_first() -> None:
@@ -84,6 +162,21 @@ def test_the_history_of_alpaca_comes_first() -> None:
         ),
         ({"prompt": None, "completion": "x"}, "prompt is missing; the row has completion"),
         ({"messages": CHAT, "tools": "f"}, "tools is 'f', which is not JSON"),
+        ({"messages": [{**CHAT[1], "train": "maybe"}]}, r"message 1 \(assistant\) has the train 'maybe'; 0 or 1"),
+        ({"messages": [{**CHAT[1], "train": True, "weight": 0}]}, "weight: 0, train: True, which disagree|disagree"),
+        ({"messages": [{**CHAT[1], "train_detail": [{"train": False}]}]}, "train_detail: a message is learned as a"),
+        ({"prompt": "hi", "completion": "no", "label": False}, "label is false: .* KTO"),
+        ({"question": "hi", "answer": "no", "label": "False"}, "label is false: .* KTO"),
+        ({"messages": CHAT, "kto_tag": False}, "kto_tag is false: .* KTO"),
+        ({"prompt": "p", "chosen": "a", "rejected": "b"}, "chosen and rejected are what the dpo trainer reads"),
+        ({"messages": [{**CALLED, "function_call": FUNCTION}]}, "has both function_call and tool_calls"),
+        ({"messages": [{"from": "function_call", "value": "f(1)"}]}, "the call of message 1 .* which is not JSON"),
+        ({"messages": [{"from": "function_call", "value": "[1]"}]}, "the call 1; a mapping with name and arguments"),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]},
+            r"message 1 \(user\) has a part of the type image_url; only text is read",
+        ),
+        ({"question": "a", "context": {"b": 1}, "answer": "c"}, "question and context are .*; text is wanted"),
     ],
 )
 def test_what_does_not_fit_is_said(row: dict[str, Any], said: str) -> None:
