@@ -3,17 +3,18 @@
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from tests.processes import ROOT
+from tests.processes import HANG, ROOT
 
 
 class Run:
@@ -40,14 +41,14 @@ class Run:
         path = self.folder / "runs" / "recipe" / "metrics.jsonl"
         return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
-    def reach(self, update: int, seconds: float = 90) -> None:
+    def reach(self, update: int) -> None:
         """Wait until an update is told."""
 
         def there() -> bool:
             assert self.process.poll() is None, self.stderr
             return any(record["step"] >= update for record in self.records())
 
-        wait_for(there, seconds, lambda: self.stderr)
+        wait_for(there, lambda: self.stderr)
         self.family()
 
     def family(self) -> list[int]:
@@ -67,10 +68,10 @@ class Run:
                     return pid
         raise AssertionError(f"there is no rank {number}")
 
-    def end(self, seconds: float = 90) -> int:
+    def end(self) -> int:
         """Wait for the end; the exit code. No process may stay behind."""
-        code = self.process.wait(seconds)
-        wait_for(lambda: not self.family(), 5, lambda: f"left behind: {self.family()}")
+        code = self.process.wait(HANG)
+        wait_for(lambda: not self.family(), lambda: f"left behind: {self.family()}")
         return code
 
     def __enter__(self) -> "Run":
@@ -101,6 +102,12 @@ def descendants(pid: int) -> list[int]:
     return found
 
 
+def shared_memory(pids: Iterable[int | str]) -> list[str]:
+    """Returns the files that these processes left in memory: whoever makes one there puts its number into the name."""
+    numbers = {str(pid) for pid in pids}
+    return [name for name in os.listdir("/dev/shm") if numbers & set(re.findall(r"\d+", name))]
+
+
 def alive(pid: int) -> bool:
     try:
         return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
@@ -108,8 +115,8 @@ def alive(pid: int) -> bool:
         return False
 
 
-def wait_for(condition: Callable[[], Any], seconds: float = 60, told: Callable[[], str] = lambda: "") -> None:
-    end = time.monotonic() + seconds
+def wait_for(condition: Callable[[], Any], told: Callable[[], str] = lambda: "") -> None:
+    end = time.monotonic() + HANG
     while not condition():
         assert time.monotonic() < end, f"waited in vain: {told()}"
         time.sleep(0.05)

@@ -11,12 +11,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from arctic_training import secrets
 from arctic_training.logging import logger
 from tests import tiny
 
 pytest_plugins = ["tests.faults.matrix"]
+
+# properties are not timed: other processes may have the cores
+settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("untimed")
 
 
 @pytest.fixture(scope="session")

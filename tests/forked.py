@@ -14,7 +14,7 @@ from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
 from arctic_training.data.workers import own_folder
-from tests.processes import ROOT, environment, free_port
+from tests.processes import HANG, ROOT, environment, free_port
 
 _FORKS = multiprocessing.get_context("forkserver")
 _FORKS.set_forkserver_preload(["tests.imported"])
@@ -50,7 +50,7 @@ class Run:
             one.kill()  # for it may not have come to being a session of its own
             one.join()
 
-    def wait(self, timeout: float) -> bool:
+    def wait(self, timeout: float = HANG) -> bool:
         """Whether all have ended within ``timeout`` seconds."""
         end = time.monotonic() + timeout
         for one in self.processes:

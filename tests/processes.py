@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
+HANG = 900.0
+"""Seconds after which what a test waits for is taken to hang. It bounds nothing: a busy machine takes its time."""
 
 _CREWS: dict[int, "Crew"] = {}
 
@@ -51,7 +53,7 @@ def stop(processes: list[subprocess.Popen[bytes]]) -> None:
         process.wait()
 
 
-def run(function: Callable[..., Any], world: int, *args: Any, timeout: float = 120, **kwargs: Any) -> list[Any]:
+def run(function: Callable[..., Any], world: int, *args: Any, timeout: float = HANG, **kwargs: Any) -> list[Any]:
     """What ``function(*args, **kwargs)`` returns in each of ``world`` new processes, by rank.
 
     The function must be importable: a top-level one of a test module. Fails with what all of them printed when one
@@ -64,7 +66,7 @@ def run(function: Callable[..., Any], world: int, *args: Any, timeout: float = 1
         crew.end()
 
 
-def share(function: Callable[..., Any], world: int, *args: Any, timeout: float = 120, **kwargs: Any) -> list[Any]:
+def share(function: Callable[..., Any], world: int, *args: Any, timeout: float = HANG, **kwargs: Any) -> list[Any]:
     """`run` in processes that are kept for the next call: they have joined once, and must not leave the run.
 
     Saves the seconds of imports, for functions that leave nothing behind in their process.

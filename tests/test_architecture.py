@@ -4,13 +4,15 @@ import ast
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache
 from pathlib import Path
 
-import pytest
+from tests.processes import ROOT as REPOSITORY
+from tests.tracked import tracked
 
-ROOT = Path(__file__).parents[1] / "arctic_training"
-FILES = sorted(ROOT.rglob("*.py"))
+ROOT = REPOSITORY / "arctic_training"
+FILES = tracked("arctic_training/**/*.py")
 
 # lowest first; the longest match counts
 FLOORS = [
@@ -43,12 +45,20 @@ HOMES = {
 }
 
 
+SLOW = {"deepspeed", "transformers", "datasets", "peft", "pandas", "pyarrow", "liger_kernel"}
+
+
 def dotted(path: Path) -> str:
     return ".".join(path.relative_to(ROOT).with_suffix("").parts)
 
 
+@cache
+def parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
 def imports(path: Path, *, top_level_only: bool = False) -> Iterator[tuple[str, int]]:
-    tree = ast.parse(path.read_text(encoding="utf-8"))
+    tree = parsed(path)
     nodes = tree.body if top_level_only else ast.walk(tree)
     for node in nodes:
         if isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
@@ -68,35 +78,47 @@ def floor(module: str) -> int:
     return max(found)[1]
 
 
-@pytest.mark.parametrize("path", FILES, ids=dotted)
-def test_imports_go_down(path: Path) -> None:
-    me = dotted(path)
+def own_imports(path: Path) -> Iterator[tuple[str, int]]:
+    """The modules of this package that a file imports, with their lines."""
     for name, line in imports(path):
-        if not name.startswith("arctic_training."):
-            continue
-        other = name.removeprefix("arctic_training.")
-        assert floor(other) <= floor(me), f"{me}:{line} must not import {other}: it is on a floor above"
-        if floor(other) == floor(me) and other not in SHARED and me != "__main__" and floor(me) < len(FLOORS) - 1:
-            assert other.split(".")[0] == me.split(".")[0], f"{me}:{line} must not import its neighbour {other}"
+        if name.startswith("arctic_training."):
+            yield name.removeprefix("arctic_training."), line
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "trainer").glob("*.py")), ids=dotted)
-def test_the_trainers_own_floors(path: Path) -> None:
+def each(rule: Callable[[Path], Iterator[str]], files: Sequence[Path] = FILES) -> None:
+    """Fails with every breach of the rule in every file."""
+    breaches = [breach for path in files for breach in rule(path)]
+    assert not breaches, "\n".join(breaches)
+
+
+def test_imports_go_down() -> None:
+    def rule(path: Path) -> Iterator[str]:
+        me = dotted(path)
+        for other, line in own_imports(path):
+            if floor(other) > floor(me):
+                yield f"{me}:{line} must not import {other}: it is on a floor above"
+            alike = floor(other) == floor(me) and other not in SHARED and me != "__main__"
+            if alike and floor(me) < len(FLOORS) - 1 and other.split(".")[0] != me.split(".")[0]:
+                yield f"{me}:{line} must not import its neighbour {other}"
+
+    each(rule)
+
+
+def test_the_trainers_own_floors() -> None:
     def level(name: str) -> int:
         return next((n for n, rooms in enumerate(TRAINER) if name in rooms), len(TRAINER))
 
-    for name, line in imports(path):
-        if name.startswith("arctic_training.trainer."):
-            other = name.removeprefix("arctic_training.trainer.")
-            lower = level(other) < level(path.stem) or level(path.stem) == len(TRAINER)
-            assert lower, f"{path.stem}:{line} must not import {other}"
+    def rule(path: Path) -> Iterator[str]:
+        for name, line in own_imports(path):
+            other = name.removeprefix("trainer.")
+            if other != name and level(path.stem) < len(TRAINER) and level(other) >= level(path.stem):
+                yield f"trainer.{path.stem}:{line} must not import {other}"
+
+    each(rule, tracked("arctic_training/trainer/*.py"))
 
 
 def test_there_is_no_circle() -> None:
-    graph = {
-        dotted(path): {n.removeprefix("arctic_training.") for n, _ in imports(path) if n.startswith("arctic_training.")}
-        for path in FILES
-    }
+    graph = {dotted(path): {name for name, _ in own_imports(path)} for path in FILES}
     done: set[str] = set()
 
     def visit(module: str, trail: list[str]) -> None:
@@ -110,30 +132,29 @@ def test_there_is_no_circle() -> None:
         visit(module, [])
 
 
-@pytest.mark.parametrize("path", FILES, ids=dotted)
-def test_libraries_stay_in_their_rooms(path: Path) -> None:
-    me = dotted(path)
-    for name, line in imports(path):
-        homes = HOMES.get(name.split(".")[0])
-        if homes is not None:
-            assert any(me == h or me.startswith(h + ".") for h in homes), f"{me}:{line} must not import {name}"
-    for name, line in imports(path, top_level_only=True):
-        slow = name.split(".")[0] in (
-            "deepspeed",
-            "transformers",
-            "datasets",
-            "peft",
-            "pandas",
-            "pyarrow",
-            "liger_kernel",
-        )
-        assert not slow, f"{me}:{line} imports {name} before a run needs it"
-    assert "TYPE_CHECKING" not in path.read_text(encoding="utf-8"), f"{me} hides a circle"
+def test_libraries_stay_in_their_rooms() -> None:
+    def rule(path: Path) -> Iterator[str]:
+        me = dotted(path)
+        for name, line in imports(path):
+            homes = HOMES.get(name.split(".")[0])
+            if homes is not None and not any(me == h or me.startswith(h + ".") for h in homes):
+                yield f"{me}:{line} must not import {name}"
+        for name, line in imports(path, top_level_only=True):
+            if name.split(".")[0] in SLOW:
+                yield f"{me}:{line} imports {name} before a run needs it"
+        if "TYPE_CHECKING" in path.read_text(encoding="utf-8"):
+            yield f"{me} hides a circle"
+
+    each(rule)
 
 
-@pytest.mark.parametrize("path", [p for p in FILES if p.stat().st_size], ids=dotted)
-def test_the_first_line_says_the_subject(path: Path) -> None:
-    assert re.match(r'"""[A-Z].*', path.read_text(encoding="utf-8")), f"{dotted(path)} does not say what it is about"
+def test_the_first_line_says_the_subject() -> None:
+    def rule(path: Path) -> Iterator[str]:
+        text = path.read_text(encoding="utf-8")
+        if text and not re.match(r'"""[A-Z].*', text):
+            yield f"{dotted(path)} does not say what it is about"
+
+    each(rule)
 
 
 def test_loss_knows_torch_only() -> None:

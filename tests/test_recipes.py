@@ -1,6 +1,7 @@
 """Every recipe in the repository can be read."""
 
 import re
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -8,14 +9,11 @@ import pytest
 import yaml
 
 from arctic_training import get_config
+from tests import tracked as files
+from tests.processes import ROOT
+from tests.tracked import tracked
 
-ROOT = Path(__file__).parents[1]
-RECIPES = sorted(
-    path
-    for room in ("projects", "docs", "benchmarks")
-    for path in (ROOT / room).rglob("*.y*ml")
-    if "runs" not in path.parts
-)
+RECIPES = tracked("projects/**/*.y*ml", "docs/**/*.y*ml", "benchmarks/**/*.y*ml")
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: str(path.relative_to(ROOT)))
@@ -26,7 +24,7 @@ def test_a_shipped_recipe_is_read(path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert get_config(config.dump()).dump() == config.dump()  # what is written to the run folder is a recipe again
 
 
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "projects").glob("*/README.md"))]
+PAGES = tracked("README.md", "docs/*.md", "projects/*/README.md")
 SHOWN = [
     pytest.param(yaml.safe_load(block), id=f"{page.relative_to(ROOT)}, {number}")
     for page in PAGES
@@ -50,3 +48,15 @@ def test_what_the_pages_show_is_read(shown: dict[str, Any], monkeypatch: pytest.
 
 def test_there_are_recipes() -> None:
     assert RECIPES and len(SHOWN) >= 7
+
+
+def test_what_other_commands_leave_is_no_recipe_of_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An environment of another trainer, recipes of runs, pages that are built."""
+    for name in ("benchmarks/own.yaml", "benchmarks/.venv-other/lib/recipe.yaml", "benchmarks/new.yaml"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    monkeypatch.setattr(files, "ROOT", tmp_path)
+    assert len(tracked("benchmarks/**/*.yaml")) == 3  # a copy without git
+    subprocess.run(["git", "init", "--quiet"], cwd=tmp_path, check=True)
+    subprocess.run(["git", "add", "benchmarks/own.yaml"], cwd=tmp_path, check=True)
+    assert tracked("benchmarks/**/*.yaml") == [tmp_path / "benchmarks" / "own.yaml"]

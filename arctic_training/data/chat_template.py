@@ -15,7 +15,7 @@ Span = tuple[int, int]
 """Characters of a text, from and up to."""
 
 PATIENCE = 10.0
-"""Seconds that a template may take for a small chat."""
+"""Seconds of the processor that a template may take for a small chat, however busy the machine is."""
 
 _GENERATION_TAG = re.compile(r"\{%-?\s*generation\s*-?%\}")
 
@@ -91,16 +91,16 @@ def _at_most(seconds: float) -> Iterator[None]:
     def over(number: int, frame: Any) -> None:
         raise TimeoutError
 
-    if threading.current_thread() is not threading.main_thread() or signal.getitimer(signal.ITIMER_REAL)[0]:
+    if threading.current_thread() is not threading.main_thread() or signal.getitimer(signal.ITIMER_VIRTUAL)[0]:
         yield
         return
-    before = signal.signal(signal.SIGALRM, over)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
+    before = signal.signal(signal.SIGVTALRM, over)
+    signal.setitimer(signal.ITIMER_VIRTUAL, seconds)
     try:
         yield
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+        signal.signal(signal.SIGVTALRM, before)
 
 
 def _present(message: Message) -> dict[str, Any]:

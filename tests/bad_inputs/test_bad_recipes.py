@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from arctic_training.cli import main
-from tests.processes import ROOT
+from tests.processes import HANG, ROOT
 
 pytestmark = pytest.mark.fault(32)
 
@@ -402,10 +402,10 @@ def test_the_command_ends_with_two_and_shows_no_traceback(tmp_path: Path) -> Non
     Path("recipe.yaml").write_text(GOOD + "seed: x\n")
     command = [sys.executable, "-m", "arctic_training", "recipe.yaml", "--num_gpus", "2"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    ended = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120)
+    ended = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=HANG)
     assert (ended.returncode, ended.stdout) == (2, "")
     assert ended.stderr == "recipe.yaml:3:7: seed: 'x' is no whole number\n"
-    shown = subprocess.run([*command, "--debug"], capture_output=True, text=True, env=environment, timeout=120)
+    shown = subprocess.run([*command, "--debug"], capture_output=True, text=True, env=environment, timeout=HANG)
     assert shown.returncode == 2
     assert "Traceback" in shown.stderr
     assert os.listdir(tmp_path) == ["recipe.yaml"]

@@ -3,9 +3,9 @@
 import json
 import os
 import pickle
+import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from arctic_training.errors import DataError
 from tests.bad_inputs.case import Case, sft
 from tests.bad_inputs.test_bad_recipes import BOMB
 from tests.data import templates
-from tests.processes import ROOT
+from tests.processes import HANG, ROOT
 
 REFERENCES = "a0: xxxxxxxxxx\n" + "".join(f"a{n + 1}: {f'${{a{n}}}' * 10}\n" for n in range(30))
 
@@ -53,57 +53,48 @@ VALUES = {
 }
 
 CHILD = """
-import io, json, re, sys, time
+import io, json, sys, tracemalloc
 from contextlib import redirect_stderr
 from arctic_training.cli import main
 import arctic_training.config.recipe
+from tests.work import calls
 told = []
 for name in sys.argv[1:]:
-    said, began = io.StringIO(), time.process_time()
+    said, codes = io.StringIO(), []
     with redirect_stderr(said):
-        code = main(["validate", name])
-    status = open("/proc/self/status").read()  # what getrusage tells begins with the memory of who started this
-    memory = int(re.search(r"VmHWM:\\s+(\\d+) kB", status)[1]) / 1024
-    told.append([code, time.process_time() - began, memory, said.getvalue()[:300]])
+        tracemalloc.start()
+        codes.append(main(["validate", name]))
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        count = calls(lambda: codes.append(main(["validate", name])))
+    told.append([codes, count, peak, said.getvalue()[:300]])
 print(json.dumps(told))
 """
 
 
-def refused(recipes: dict[str, str], folder: Path) -> list[tuple[str, float, float]]:
-    """Each recipe's seconds, and the megabytes of the process after it: a process of its own reads them all."""
+@pytest.mark.fault(21)
+@pytest.mark.parametrize("recipes", [TEXTS, VALUES], ids=["texts", "values"])
+def test_hostile_recipes_are_refused_with_little_work_and_memory(recipes: dict[str, str], tmp_path: Path) -> None:
+    """In a process of its own; a first, harmless recipe has loaded the libraries that check the others."""
     for number, text in enumerate(recipes.values()):
-        (folder / f"{number}.yaml").write_text(text)
-    names = ["warm.yaml", *(f"{number}.yaml" for number in range(len(recipes)))]
-    (folder / "warm.yaml").write_text(sft() + "seed: x\n")
-    before = sorted(os.listdir(folder))
-    words = names if recipes is VALUES else names[1:]
+        (tmp_path / f"{number}.yaml").write_text(text)
+    (tmp_path / "harmless.yaml").write_text(sft() + "seed: x\n")
+    names = ["harmless.yaml", *(f"{number}.yaml" for number in range(len(recipes)))]
+    before = sorted(os.listdir(tmp_path))
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     child = subprocess.run(
-        [sys.executable, "-c", CHILD, *words], cwd=folder, env=environment, capture_output=True, text=True, timeout=120
+        [sys.executable, "-c", CHILD, *names],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=HANG,
     )
     assert child.returncode == 0, child.stderr
-    told = json.loads(child.stdout)
-    assert [code for code, *_ in told] == [2] * len(words), told
-    assert all("Traceback" not in said for *_, said in told)
-    assert sorted(os.listdir(folder)) == before
-    names = [*["warm"] * (recipes is VALUES), *recipes]
-    return [(name, seconds, memory) for name, (_, seconds, memory, _) in zip(names, told, strict=True)]
-
-
-@pytest.mark.fault(21)
-def test_hostile_texts_are_refused_within_a_second_and_200_megabytes(tmp_path: Path) -> None:
-    for name, seconds, memory in refused(TEXTS, tmp_path):
-        assert seconds < 1, name
-        assert memory < 200, name
-
-
-@pytest.mark.fault(21)
-def test_hostile_values_are_refused_within_a_second_and_200_megabytes(tmp_path: Path) -> None:
-    """Beside what the libraries take that check them, which a first, harmless recipe has loaded."""
-    (_, _, loaded), *told = refused(VALUES, tmp_path)
-    for name, seconds, memory in told:
-        assert seconds < 1, name
-        assert memory - loaded < 200, name
+    assert sorted(os.listdir(tmp_path)) == before
+    for name, (codes, count, peak, said) in zip(["harmless", *recipes], json.loads(child.stdout), strict=True):
+        assert codes == [2, 2] and "Traceback" not in said, (name, said)
+        assert name == "harmless" or (count < 20e6 and peak < 50e6), (name, count, peak)
 
 
 @pytest.mark.fault(20)
@@ -128,14 +119,14 @@ def test_a_pickle_in_the_data_cache_is_not_run(
 
 @pytest.mark.fault(33)
 def test_a_template_without_an_end_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(chat_template, "PATIENCE", 0.5)
     loops = "{% for i in range(100000) %}{% for j in range(100000) %}{% endfor %}{% endfor %}"
-    began = time.perf_counter()
-    with pytest.raises(DataError, match=r"takes more than 0\.5 s for a chat of two words"):
-        ChatTemplate(templates.byte_level(loops))
-    assert time.perf_counter() - began < 5
-    ChatTemplate(templates.byte_level(templates.CHATML))  # and nothing rings later
-    time.sleep(0.6)
+    with monkeypatch.context() as short:
+        short.setattr(chat_template, "PATIENCE", 0.5)
+        with pytest.raises(DataError, match=r"takes more than 0\.5 s for a chat of two words"):
+            ChatTemplate(templates.byte_level(loops))
+    ChatTemplate(templates.byte_level(templates.CHATML))
+    assert signal.getitimer(signal.ITIMER_VIRTUAL) == (0, 0)  # and nothing rings later
+    assert signal.getsignal(signal.SIGVTALRM) == signal.SIG_DFL
 
 
 LEAKY = """

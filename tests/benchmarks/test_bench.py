@@ -13,6 +13,7 @@ from benchmarks.figures import HELP, ROWS, Figures, complaints
 from benchmarks.report import text
 from benchmarks.run import Bench
 from benchmarks.workload import BIG, SMALL, THROUGHPUT, Task
+from tests.processes import HANG
 
 ROOT = Path(__file__).parents[2]
 
@@ -32,7 +33,7 @@ def test_quick_run_of_ours_and_a_bare_loop(tmp_path: Path) -> None:
         "--json",
         str(figures),
     ]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=HANG)
     assert done.returncode == 0, done.stdout + done.stderr
     found = json.loads(figures.read_text())
     assert set(found["table"]) == {row.title for row in ROWS if row.task == "throughput"} | {HELP}

@@ -1,6 +1,5 @@
 """When a run asks to stop so that it ends before its time is over."""
 
-import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -72,12 +71,14 @@ def test_what_is_no_length_of_time_is_refused(tmp_path: Path, written: Any) -> N
         get_config(recipe("gan", tmp_path, time_limit=written))
 
 
-def test_a_run_saves_and_says_that_it_is_to_be_started_again(tmp_path: Path) -> None:
+def test_a_run_saves_and_says_that_it_is_to_be_started_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock(monkeypatch)
+
     class Slow(GANTrainer):
         name = "slow_for_the_time_limit"
 
         def step(self, batch: Any) -> None:
-            time.sleep(0.1)
+            clock.now += 0.5
             super().step(batch)
 
     told = recipe("gan", tmp_path / "files", output_dir=str(tmp_path), time_limit=4, train_iters=10_000)
@@ -86,4 +87,5 @@ def test_a_run_saves_and_says_that_it_is_to_be_started_again(tmp_path: Path) -> 
     trainer.train()
     trainer.close()
     assert trainer.exit_code == 75
-    assert (tmp_path / "saved" / f"step_{trainer.progress.update}").is_dir() and trainer.progress.update > 1
+    assert trainer.progress.update == 6  # asked after the fifth, agreed on in the next
+    assert (tmp_path / "saved" / "step_6").is_dir()

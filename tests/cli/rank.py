@@ -35,6 +35,7 @@ class RankTrainer(SFTTrainer):
         self.asked = reason
 
     def train(self) -> None:
+        self.tell("training")
         what = self.config.model.name_or_path
         last = self.number == 1
         if what == "end":
@@ -49,7 +50,7 @@ class RankTrainer(SFTTrainer):
             for number in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, signal.SIG_IGN)
             self.tell("deaf")
-        end = time.monotonic() + 60
+        end = time.monotonic() + 3600
         while not self.asked and time.monotonic() < end:
             time.sleep(0.02)
         self.tell("asked", self.asked)

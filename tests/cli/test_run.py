@@ -10,9 +10,17 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.processes import ROOT
+from tests.command import shared_memory
+from tests.processes import HANG, ROOT
 
 pytestmark = pytest.mark.slow
+
+
+NUMBERED = """
+import os
+with open(os.environ["PIDS"], "a") as pids:
+    pids.write(f"{os.getpid()}\\n")
+"""
 
 
 @pytest.fixture
@@ -25,16 +33,17 @@ def folder(tmp_path: Path, tiny_model: Path, tiny_chats: Path) -> Path:
         "optimizer": {"lr": "${env:RATE}"},
     }
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    (tmp_path / "train.py").write_text(NUMBERED)
     return tmp_path
 
 
-def command(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+def command(folder: Path, *words: str, **told: str) -> subprocess.CompletedProcess[str]:
     mine = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_SIZE")  # of tests that have trained in this process
     environment = {name: value for name, value in os.environ.items() if name not in mine}
     environment |= {"PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": "", "RATE": "0.000123"}
-    environment["ARCTIC_TRAINING_CACHE"] = str(folder / "cache")
+    environment |= {"ARCTIC_TRAINING_CACHE": str(folder / "cache"), "PIDS": os.devnull, **told}
     made = [sys.executable, "-m", "arctic_training", *words]
-    return subprocess.run(made, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
+    return subprocess.run(made, cwd=folder, env=environment, capture_output=True, text=True, timeout=HANG)
 
 
 def test_data_are_prepared_and_then_two_processes_train(folder: Path) -> None:
@@ -42,8 +51,8 @@ def test_data_are_prepared_and_then_two_processes_train(folder: Path) -> None:
     assert ended.returncode == 0, ended.stderr
     assert any((folder / "cache").rglob("*.arrow"))
     assert not (folder / "runs").exists()
-    shared = set(os.listdir("/dev/shm"))
-    ended = command(folder, "recipe.yaml", "data.fail_on_missing_cache=true", "--num_gpus", "2")
+    pids = folder.parent / "pids"
+    ended = command(folder, "recipe.yaml", "data.fail_on_missing_cache=true", "--num_gpus", "2", PIDS=str(pids))
     assert ended.returncode == 0, ended.stderr
     run = folder / "runs" / "recipe"
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
@@ -52,6 +61,7 @@ def test_data_are_prepared_and_then_two_processes_train(folder: Path) -> None:
     assert resolved["optimizer"]["learning_rate"] == "${env:RATE}"
     assert resolved["data"]["fail_on_missing_cache"] is True
     assert json.loads((run / "environment.json").read_text())["processes"] == 2
-    assert sorted(os.listdir(folder)) == ["cache", "recipe.yaml", "runs"]
-    assert set(os.listdir("/dev/shm")) <= shared
+    assert sorted(os.listdir(folder)) == ["cache", "recipe.yaml", "runs", "train.py"]
+    numbers = pids.read_text().split()
+    assert len(numbers) == 3 and not shared_memory(numbers)
     assert "0.000123" not in (run / "recipe.yaml").read_text()

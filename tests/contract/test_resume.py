@@ -111,14 +111,14 @@ EVERY = [
 @pytest.mark.fault(2)
 @pytest.mark.parametrize(("name", "cases"), EVERY)
 def test_one_process(name: str, cases: Cases, tmp_path: Path) -> None:
-    (seen,) = processes.share(interrupt_everywhere, 1, name, str(tmp_path), cases, timeout=300)
+    (seen,) = processes.share(interrupt_everywhere, 1, name, str(tmp_path), cases)
     assert len(seen) == 3 * len(cases)
 
 
 @pytest.mark.fault(2)
 @pytest.mark.parametrize(("name", "cases"), EVERY)
 def test_two_processes(name: str, cases: Cases, tmp_path: Path) -> None:
-    first, second = processes.share(interrupt_everywhere, 2, name, str(tmp_path), cases, timeout=400)
+    first, second = processes.share(interrupt_everywhere, 2, name, str(tmp_path), cases)
     assert first == second and len(first) == 2 * len(cases)
 
 
@@ -132,7 +132,7 @@ def test_two_processes(name: str, cases: Cases, tmp_path: Path) -> None:
     ],
 )
 def test_bf16(name: str, world: int, cases: Cases, tmp_path: Path) -> None:
-    for seen in processes.share(interrupt_everywhere, world, name, str(tmp_path), cases, "bf16", timeout=300):
+    for seen in processes.share(interrupt_everywhere, world, name, str(tmp_path), cases, "bf16"):
         assert len(seen) == len(cases) * (3 if world == 1 else 2)
 
 
@@ -147,7 +147,7 @@ def test_bf16(name: str, world: int, cases: Cases, tmp_path: Path) -> None:
 )
 def test_two_processes_that_share_sequences(name: str, cases: Cases, tmp_path: Path) -> None:
     more: dict[str, Any] = {"sequence_parallel_size": 2}
-    for seen in processes.share(interrupt_everywhere, 2, name, str(tmp_path), cases, timeout=300, **more):
+    for seen in processes.share(interrupt_everywhere, 2, name, str(tmp_path), cases, **more):
         assert len(seen) == 2 * len(cases)
 
 

@@ -12,6 +12,7 @@ import torch
 from arctic_training.data.loader import IndexedLoader, without_targets
 from arctic_training.data.sampler import GlobalOrder
 from arctic_training.errors import SampleError, WorkerError
+from tests.processes import HANG
 
 ROWS = [{"input_ids": np.full(3, n, np.int32), "labels": np.full(3, n, np.int32)} for n in range(11)]
 
@@ -111,17 +112,16 @@ def test_a_worker_that_is_killed_is_named() -> None:
     next(batches)
     killed = one._running._workers[0].pid
     os.kill(killed, signal.SIGKILL)
-    since = time.monotonic()
+    end = time.monotonic() + HANG
 
     def go_on() -> None:
-        while time.monotonic() < since + 20:
+        while time.monotonic() < end:
             next(batches, None)
             time.sleep(0.01)
 
     with pytest.raises(WorkerError) as told:
         go_on()
     one.close()
-    assert time.monotonic() - since < 10
     assert f"a worker of the data loader (process {killed}) was ended by SIGKILL; " in str(told.value)
 
 

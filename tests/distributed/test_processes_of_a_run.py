@@ -13,6 +13,7 @@ import torch
 
 from arctic_training import distributed
 from tests import processes
+from tests.command import shared_memory
 
 
 def talk(folder: Path) -> dict[str, Any]:
@@ -109,14 +110,14 @@ def test_a_task_with_a_gpu_of_its_own_sees_only_that(
 
 
 @pytest.mark.fault(24)
-def test_leaves_nothing_behind(tmp_path: Path) -> None:
-    before = set(os.listdir("/dev/shm")), set(os.listdir("/tmp"))
-    processes.run(use_deepspeed, 2)
-    new = (set(os.listdir("/dev/shm")) - before[0], set(os.listdir("/tmp")) - before[1])
-    assert [name for part in new for name in part if "deepspeed" in name or "torch" in name] == []
+def test_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    assert shared_memory(number for told in processes.run(use_deepspeed, 2) for number in told) == []
+    assert os.listdir(tmp_path) == []
 
 
-def use_deepspeed() -> None:
+def use_deepspeed() -> tuple[str, ...]:
+    """Returns the numbers that are in the names of what torch and DeepSpeed put into shared memory."""
     import deepspeed
 
     distributed.init_deepspeed()
@@ -126,6 +127,7 @@ def use_deepspeed() -> None:
     distributed.shutdown()
     # threads of a process group that outlive it abort the process at its end
     assert len(os.listdir("/proc/self/task")) < threads
+    return str(os.getpid()), os.environ["MASTER_PORT"]
 
 
 def test_one_process_needs_no_port_and_no_variable() -> None:
@@ -143,7 +145,12 @@ def test_one_process_needs_no_port_and_no_variable() -> None:
     environment = {name: os.environ[name] for name in wanted if name in os.environ}
     environment |= {"PYTHONPATH": str(processes.ROOT), "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        [sys.executable, "-c", script], env=environment, capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-c", script],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=processes.HANG,
+        check=False,
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "[1] 1\n", "")
 
@@ -155,7 +162,7 @@ def test_the_harness_kills_what_does_not_end() -> None:
 
 def sleep() -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    time.sleep(600)
+    time.sleep(2 * processes.HANG)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import pytest
 
 from arctic_training.engine import compiling as module
 from arctic_training.engine.compiling import compiling
-from tests.processes import ROOT
+from tests.processes import HANG, ROOT
 
 pytestmark = pytest.mark.fault(27)
 
@@ -44,7 +44,7 @@ def test_the_lock_of_a_build_that_was_killed_is_removed_at_once(folder: Path) ->
     assert not entered.wait(1) and (folder / "lock").exists()  # it lives, and is waited for
     build.send_signal(signal.SIGKILL)
     build.communicate()
-    assert entered.wait(5)
+    assert entered.wait(HANG)
     waiting.join()
     assert not (folder / "lock").exists()
 
@@ -57,7 +57,7 @@ def test_a_lock_of_others_is_taken_for_dead_when_nothing_changes(
     os.utime(folder / "lock", (time.time() + 1e6,) * 2)  # made by a clock that is ahead
     since = time.monotonic()
     with compiling("cpu_none"):
-        assert 1.4 < time.monotonic() - since < 10
+        assert time.monotonic() - since > 1.4
     assert not (folder / "lock").exists()
 
 
@@ -66,8 +66,8 @@ def test_a_compiler_that_outlives_its_process_is_waited_for(folder: Path, monkey
     (folder / "lock").touch()
     os.utime(folder, (1, 1))
     os.utime(folder / "lock", (1, 1))
+    since = time.monotonic()
     compiler = subprocess.Popen(["sleep", "1.5"], cwd=folder)
     threading.Thread(target=compiler.wait).start()
-    since = time.monotonic()
     with compiling("cpu_none"):
         assert time.monotonic() - since > 1.2

@@ -100,7 +100,7 @@ def killed_until_done(name: str, world: int, more: Recipe, folder: Path, *, kill
     with Run([str(written(name, folder / "files", undisturbed, more))], folder / "log", world) as run:
         first_update(run, undisturbed / "metrics.jsonl")
         began = time.monotonic()
-        assert run.wait(120), run.told()
+        assert run.wait(), run.told()
         assert not any(run.codes), run.told()
         updates_took = time.monotonic() - began
     command = [str(written(name, folder / "files", disturbed, more))]
@@ -115,7 +115,7 @@ def killed_until_done(name: str, world: int, more: Recipe, folder: Path, *, kill
                     run.kill()
                     killed += 1
                     continue
-            assert run.wait(120), run.told()
+            assert run.wait(), run.told()
             assert not any(run.codes), run.told()
             break
     assert losses(disturbed) == losses(undisturbed)

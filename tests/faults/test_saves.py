@@ -7,6 +7,7 @@ import pytest
 from arctic_training.checkpoint import folder as disk
 from tests.faults.test_kills import losses, sums, written, zero
 from tests.forked import Run
+from tests.processes import HANG
 
 DYING = """
 import os, signal
@@ -47,16 +48,16 @@ def test_the_checkpoint_before_stays(moment: str, tmp_path: Path) -> None:
     command = [str(written("sft", tmp_path / "files", tmp_path / "run", more, checkpoint="dying"))]
     root = tmp_path / "run" / "checkpoints" / "dying"
     with Run(command, tmp_path / "log", world=2) as run:
-        run.processes[1].join(60)
+        run.processes[1].join(HANG)
         assert run.codes[1] == -9, run.told()
     assert disk.named_latest(root) == 2
     assert disk.steps(root) == [2]
     with Run(command, tmp_path / "log", world=2) as run:
-        assert run.wait(120), run.told()
+        assert run.wait(), run.told()
         assert run.codes == [0, 0], run.told()
     (tmp_path / "died").touch()
     whole = [str(written("sft", tmp_path / "files", tmp_path / "whole", more, checkpoint="dying"))]
     with Run(whole, tmp_path / "log", world=2) as run:
-        assert run.wait(120), run.told()
+        assert run.wait(), run.told()
     assert losses(tmp_path / "run") == losses(tmp_path / "whole")
     assert sums(tmp_path / "run", "dying") == sums(tmp_path / "whole", "dying")

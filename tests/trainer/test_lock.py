@@ -24,7 +24,7 @@ from pathlib import Path
 from arctic_training.trainer.lock import Lock
 lock = Lock([Path(sys.argv[1])])
 print("held", flush=True)
-time.sleep(60)
+time.sleep(3600)
 """
 
 
@@ -104,7 +104,7 @@ def test_many_that_come_and_go_are_never_two_at_a_time(tmp_path: Path) -> None:
 def take_turns(folder: Path, inside: Path) -> int:
     """1 when another was there at the same time, 2 when it never got in."""
     logger.remove()
-    turns, end = 0, time.monotonic() + 30
+    turns, end = 0, time.monotonic() + processes.HANG
     while turns < 20 and time.monotonic() < end:
         try:
             lock = Lock([folder])
@@ -202,7 +202,7 @@ def test_the_command_is_refused_where_a_run_is_and_goes_on_where_one_was_killed(
             assert os.listdir(folder / "again") == ["recipe.yaml"]
         assert (folder / "runs" / "recipe" / LOCK).read_text() == held
         before = len(first.records())
-        command.wait_for(lambda: len(first.records()) > before, 60, lambda: first.stderr)  # unharmed
+        command.wait_for(lambda: len(first.records()) > before, lambda: first.stderr)  # unharmed
         os.killpg(first.process.pid, signal.SIGKILL)
         first.process.wait()
     third = start(folder, f"exit_iteration={first.records()[-1]['step'] + 2}")
@@ -217,4 +217,4 @@ def start(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
     said = [sys.executable, "-m", "arctic_training", "recipe.yaml", *words]
     clean = {name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
     environment = {**clean, "PYTHONPATH": str(processes.ROOT), "CUDA_VISIBLE_DEVICES": ""}
-    return subprocess.run(said, cwd=folder, env=environment, capture_output=True, text=True, timeout=120)
+    return subprocess.run(said, cwd=folder, env=environment, capture_output=True, text=True, timeout=processes.HANG)
