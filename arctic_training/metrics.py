@@ -5,9 +5,15 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 
 from arctic_training import distributed
+from arctic_training.registry import numbered
 
 Number = torch.Tensor | float | int
 Reduce = Callable[[torch.Tensor], torch.Tensor]
+
+
+def merged(values: Mapping[str, float], more: Mapping[str, float]) -> dict[str, float]:
+    """Returns both; a name of ``more`` that ``values`` has is numbered, so that neither takes the other's place."""
+    return {**values, **dict(zip(numbered(more, taken=values), more.values(), strict=True))}
 
 
 class Metrics:

@@ -2,6 +2,7 @@
 
 import difflib
 import sys
+from collections.abc import Iterable
 from typing import Any, ClassVar, Self, cast
 
 from arctic_training.errors import RegistryError
@@ -53,6 +54,23 @@ def nearest(word: str, known: list[str]) -> str:
 
 def names(kind: str) -> list[str]:
     return sorted(_SHELVES.get(kind, ()))
+
+
+def numbered(wanted: Iterable[str], taken: Iterable[str] = ()) -> list[str]:
+    """Returns the names, each once and none that is ``taken``: the second ``regex`` is ``regex#2``.
+
+    Of a path, such as ``regex/eval``, the part before the last slash is numbered.
+    """
+    there, made = set(taken), list[str]()
+    for name in wanted:
+        number, unique = 1, name
+        while unique in there:
+            number += 1
+            head, slash, tail = name.rpartition("/")
+            unique = f"{(head or tail).partition('#')[0]}#{number}" + (slash + tail) * bool(head)
+        there.add(unique)
+        made.append(unique)
+    return made
 
 
 def kinds() -> list[str]:

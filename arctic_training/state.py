@@ -124,6 +124,12 @@ class RunState(dict[str, Stateful]):
 
     _spared: tuple[str, ...] = ()
 
+    def add(self, parts: Mapping[str, Stateful]) -> None:
+        """Adds ``parts``. Raises ValueError for one whose name is taken: the other would not be remembered."""
+        if twice := sorted(self.keys() & parts.keys()):
+            raise ValueError(f"the state of the run has a part {twice[0]!r} already; give it another name")
+        self.update(parts)
+
     def sparing(self, beginning: str) -> "RunState":
         """The same parts, of which those whose names have this ``beginning`` may be unknown or missing when loaded."""
         made = RunState(self)

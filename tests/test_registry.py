@@ -1,9 +1,11 @@
 """Classes become nameable by being defined."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from arctic_training.errors import RegistryError
-from arctic_training.registry import Registered, lookup, names
+from arctic_training.registry import Registered, lookup, names, numbered
 
 
 class Fruit(Registered, kind="test_fruit"):
@@ -25,6 +27,20 @@ class Pear(Middle):
 def test_stating_a_name_registers() -> None:
     assert names("test_fruit") == ["apple", "pear"]
     assert lookup("test_fruit", "pear") is Pear and Fruit.registered("apple") is Apple
+
+
+@given(st.lists(st.text("ab_2#/", max_size=4)), st.sets(st.text("ab_2#/", max_size=4)))
+def test_every_name_is_there_once(wanted: list[str], taken: set[str]) -> None:
+    made = numbered(wanted, taken)
+    assert len({*made}) == len(wanted) and not taken & {*made}
+    for number, name in enumerate(wanted):  # the first of its name keeps it
+        if name not in taken and name not in made[:number]:
+            assert made[number] == name
+
+
+def test_the_second_of_a_name_is_numbered() -> None:
+    assert numbered(["a", "a", "a_2", "a"]) == ["a", "a#2", "a_2", "a#3"]
+    assert numbered(["regex/eval", "regex#2/eval"], ["regex/eval", "regex#2/eval"]) == ["regex#3/eval", "regex#4/eval"]
 
 
 def test_an_unknown_name_is_answered_with_the_nearest() -> None:

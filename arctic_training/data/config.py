@@ -1,5 +1,7 @@
 """The section of data that come from sources: files, folders, the hub."""
 
+import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -11,7 +13,7 @@ from arctic_training.config.data import DataConfig, DataSourceConfig
 from arctic_training.config.numbers import HumanFloat, HumanInt
 from arctic_training.config.paths import unwritable
 from arctic_training.config.problems import Problem
-from arctic_training.registry import names
+from arctic_training.registry import names, numbered
 
 LOCAL = {
     ".json": "json",
@@ -32,6 +34,14 @@ def _read(section: Any) -> DataSourceConfig:
 
 
 Source = Annotated[SerializeAsAny[DataSourceConfig], BeforeValidator(_read)]
+
+
+def evaluation_names(sources: Sequence[DataSourceConfig]) -> list[str]:
+    """What the metrics of each evaluation set are called: ``eval`` when there is one, else the sources' own names."""
+    if len(sources) == 1:
+        return ["eval"]
+    told = [Path(str(getattr(source, "name_or_path", source.type))).stem for source in sources]
+    return numbered(re.sub(r"[^\w.-]+", "_", name).strip("_") or "eval" for name in told)
 
 
 class SourcedDataConfig(DataConfig):

@@ -1,10 +1,8 @@
 """Makes loaders of samples that come from sources and are made tokens of once. The base of every factory for text."""
 
 import functools
-import re
 import socket
 from abc import abstractmethod
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -17,7 +15,7 @@ from arctic_training.callback.hooks import hook
 from arctic_training.config.base import ComponentConfig
 from arctic_training.config.data import DataSourceConfig
 from arctic_training.data import cache, file_source, huggingface_source, instruct_source, preparation  # noqa: F401
-from arctic_training.data.config import SourcedDataConfig
+from arctic_training.data.config import SourcedDataConfig, evaluation_names
 from arctic_training.data.factory import DataFactory, Loaders
 from arctic_training.data.samples import Samples
 from arctic_training.data.source import DataSource
@@ -188,20 +186,6 @@ class SourcedDataFactory(DataFactory[C]):
                 raise unknown.refusal()
             store.write(key, *made)
         return key
-
-
-def evaluation_names(sources: Sequence[DataSourceConfig]) -> list[str]:
-    """What the metrics of each evaluation set are called: ``eval`` when there is one, else the sources' own names."""
-    if len(sources) == 1:
-        return ["eval"]
-    told = [Path(str(getattr(source, "name_or_path", source.type))).stem for source in sources]
-    names = [re.sub(r"[^\w.-]+", "_", name).strip("_") or "eval" for name in told]
-    counts: Counter[str] = Counter()
-    made = []
-    for name in names:
-        counts[name] += 1
-        made.append(name if counts[name] == 1 else f"{name}_{counts[name]}")
-    return made
 
 
 def context_length(trainer: TrainerView) -> int | None:

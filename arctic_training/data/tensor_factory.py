@@ -12,7 +12,7 @@ from arctic_training.callback.hooks import hook
 from arctic_training.config.base import ComponentConfig
 from arctic_training.config.changes import FREE
 from arctic_training.config.data import DataConfig, DataSourceConfig
-from arctic_training.data.config import Source
+from arctic_training.data.config import Source, evaluation_names
 from arctic_training.data.factory import DataFactory
 from arctic_training.data.loader import Loader
 from arctic_training.data.sampler import GlobalOrder
@@ -76,11 +76,11 @@ class TensorDataFactory(DataFactory[Any]):
             raise DataError(f"data.sources: their rows do not fit together: {error}") from None
 
     def load_evaluation(self) -> Mapping[str, Table]:
-        named: dict[str, Table] = {}
-        for section in self.config.eval_sources:
-            same = sum(name.split("#")[0] == section.type for name in named)
-            named[f"{section.type}#{same + 1}" if same else section.type] = self._read(section, "eval")
-        return named
+        sections = self.config.eval_sources
+        return {
+            name: self._read(section, "eval")
+            for name, section in zip(evaluation_names(sections), sections, strict=True)
+        }
 
     def _read(self, section: DataSourceConfig, split: str) -> Table:
         source: Any = lookup("data_source", section.type)

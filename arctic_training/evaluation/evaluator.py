@@ -13,9 +13,15 @@ class Evaluator(Registered, ABC, kind="evaluator"):
 
     config_type: ClassVar[type[ComponentConfig]] = ComponentConfig
 
+    folder = "generations"
+    """Where it may write in the run folder; numbered where several evaluators of a run have the same."""
+
     def __init__(self, config: ComponentConfig) -> None:
         self.config: Any = config
 
     @abstractmethod
     def __call__(self, trainer: TrainerView) -> dict[str, float]:
-        """What was measured, by name, over all ranks: every rank returns the same."""
+        """What was measured, by name, over all ranks: every rank returns the same.
+
+        A name that was measured before it is numbered: ``exact_match/eval``, then ``exact_match#2/eval``.
+        """

@@ -28,6 +28,10 @@ from arctic_training.generation import (
     stop_tokens,
 )
 from arctic_training.heartbeat import beat
+from arctic_training.registry import numbered
+
+_ROW = ("sample", "problem", "generated", "reference")
+"""What a kept answer holds beside its scores."""
 
 
 class GenerateConfig(ComponentConfig):
@@ -50,7 +54,8 @@ class GenerateConfig(ComponentConfig):
     seed: int = Field(default=42, ge=0)
     """Of the choice among tokens, where the temperature is above 0."""
     save: bool = True
-    """Keep every answer in ``generations/<evaluation set>`` of the run folder, as JSON lines."""
+    """Keep every answer in ``generations/<evaluation set>`` of the run folder, as JSON lines; those of a second
+    evaluator are in ``generations#2``."""
 
     @field_validator("scorers", mode="before")
     @classmethod
@@ -59,25 +64,30 @@ class GenerateConfig(ComponentConfig):
 
 
 class GenerateEvaluator(Evaluator):
-    """Measures ``<scorer>/<evaluation set>``: the mean score of the answers."""
+    """Measures ``<scorer>/<evaluation set>``: the mean score of the answers. The second scorer of a type is called
+    ``<scorer>#2``."""
 
     name = "generate"
     config_type = GenerateConfig
 
     def __init__(self, config: GenerateConfig) -> None:
         super().__init__(config)
-        self.scorers = {one.type: Scorer.registered(one.type)(one) for one in config.scorers}
+        labels = numbered((one.type for one in config.scorers), taken=_ROW)
+        self.scorers = {
+            label: Scorer.registered(one.type)(one) for label, one in zip(labels, config.scorers, strict=True)
+        }
 
     def __call__(self, trainer: TrainerView) -> dict[str, float]:
         if trainer.tokenizer is None:
             raise InputError("evaluators: 'generate' needs a tokenizer, and this run has none")
         module = generator(trainer.engines["model"], "evaluators: 'generate'")
         measured: dict[str, float] = {}
-        for name, loader in trainer.eval_loaders.items():
+        folders = numbered(name.replace("/", "_") for name in trainer.eval_loaders)
+        for folder, (name, loader) in zip(folders, trainer.eval_loaders.items(), strict=True):
             answers = self._answer(trainer, module, name, loader.dataset)
             measured |= self._mean(answers, name)
             if self.config.save:
-                self._save(answers, trainer, name)
+                self._save(answers, trainer, folder)
         return measured
 
     def _answer(self, trainer: TrainerView, module: Any, name: str, samples: Any) -> list[dict[str, Any]]:
@@ -140,12 +150,11 @@ class GenerateEvaluator(Evaluator):
             return {}
         return {f"{scorer}/{name}": total / count for scorer, total in zip(self.scorers, totals, strict=True)}
 
-    @staticmethod
-    def _save(answers: list[dict[str, Any]], trainer: TrainerView, name: str) -> None:
+    def _save(self, answers: list[dict[str, Any]], trainer: TrainerView, name: str) -> None:
         shares = distributed.gather_objects(answers)
         if not distributed.is_main():
             return
-        folder: Path = trainer.run_dir / "generations" / name.replace("/", "_")
+        folder: Path = trainer.run_dir / self.folder / name
         folder.mkdir(parents=True, exist_ok=True)
         rows = sorted((answer for share in shares for answer in share), key=lambda answer: answer["sample"])
         text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)

@@ -13,7 +13,7 @@ from arctic_training.config.component import each, from_shelf
 from arctic_training.config.numbers import HumanFloat, HumanInt
 from arctic_training.config.problems import Problem, Problems
 from arctic_training.errors import RecipeError, TrainingError
-from arctic_training.registry import Registered, lookup, names, nearest
+from arctic_training.registry import Registered, lookup, names, nearest, numbered
 from arctic_training.traces import own_traceback
 
 _SHOWN = 80
@@ -149,11 +149,11 @@ class Rewards:
     """The rewards of a recipe, weighed."""
 
     def __init__(self, sections: Sequence[Any]) -> None:
-        self.parts: dict[str, Any] = {}
-        for section in sections:
-            name = section.scorer.type if isinstance(section, ScoreConfig) else section.type
-            same = sum(label.split("#")[0] == name for label in self.parts)
-            self.parts[f"{name}#{same + 1}" if same else name] = Reward.registered(section.type)(section)
+        types = (section.scorer.type if isinstance(section, ScoreConfig) else section.type for section in sections)
+        self.parts: dict[str, Any] = {
+            name: Reward.registered(section.type)(section)
+            for name, section in zip(numbered(types), sections, strict=True)
+        }
 
     def __call__(self, answers: Sequence[Answer]) -> tuple[list[float], dict[str, list[float]]]:
         """The sum for each answer, and what each reward gave before its weight.

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from arctic_training.config.base import ComponentConfig
+from arctic_training.metrics import merged
 from arctic_training.tracker.tracker import Tracker
 
 
@@ -22,14 +23,17 @@ class JsonlTracker(Tracker):
     config_type = JsonlConfig
     _file: IO[str] | None = None
 
+    def files(self, run_dir: Path) -> list[Path]:
+        return [self.config.path or run_dir / "metrics.jsonl"]
+
     def start(self, recipe: Mapping[str, Any], run_dir: Path, step: int) -> None:
-        path = self.config.path or run_dir / "metrics.jsonl"
+        (path,) = self.files(run_dir)
         path.parent.mkdir(parents=True, exist_ok=True)
         self._file = open(path, "a", encoding="utf-8", buffering=1)  # noqa: SIM115  closed by finish
 
     def log(self, values: Mapping[str, float], step: int) -> None:
         if self._file is not None:
-            self._file.write(json.dumps({"step": step, "time": round(time.time(), 3), **values}) + "\n")
+            self._file.write(json.dumps(merged({"step": step, "time": round(time.time(), 3)}, values)) + "\n")
 
     def finish(self, failed: bool) -> None:
         if self._file is not None:

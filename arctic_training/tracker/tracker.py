@@ -20,6 +20,10 @@ class Tracker(Registered, ABC, kind="tracker"):
     def check(self) -> None:
         """Called before anything else of the run is made. Raises `InputError` when the run could not be told."""
 
+    def files(self, run_dir: Path) -> list[Path]:
+        """Returns the files that it writes, which no other tracker of the run may write."""
+        return []
+
     @abstractmethod
     def start(self, recipe: Mapping[str, Any], run_dir: Path, step: int) -> None:
         """``recipe`` is the resolved one, without secrets; ``step`` is above 0 when the run goes on from a checkpoint.

@@ -7,6 +7,7 @@ from typing import Any
 
 from arctic_training.config.wandb import WandbConfig
 from arctic_training.errors import InputError, MissingDependencyError
+from arctic_training.metrics import merged
 from arctic_training.tracker.tracker import Tracker
 
 _FINISH = 30
@@ -36,10 +37,13 @@ class WandbTracker(Tracker):
             if wandb.setup(told).settings.mode in ("online", "shared") and not wandb.login(prompt=False, verify=True):
                 raise wandb.Error("nobody is logged in")
 
+    def files(self, run_dir: Path) -> list[Path]:
+        return [run_dir / "wandb" / "run_id"]
+
     def start(self, recipe: Mapping[str, Any], run_dir: Path, step: int) -> None:
         import wandb
 
-        note = run_dir / "wandb" / "run_id"
+        (note,) = self.files(run_dir)
         number = note.read_text().strip() if step and note.exists() else None
         with _refusing():
             self._run = wandb.init(
@@ -60,7 +64,7 @@ class WandbTracker(Tracker):
         self._run.define_metric("*", step_metric="update")
 
     def log(self, values: Mapping[str, float], step: int) -> None:
-        self._run.log({"update": step, **values})
+        self._run.log(merged({"update": step}, values))
 
     def finish(self, failed: bool) -> None:
         self._run.finish(exit_code=int(failed))

@@ -1,6 +1,8 @@
 """Puts a run together out of its recipe, one part after the other. Read it top to bottom."""
 
+import os
 import random
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,7 +22,7 @@ from arctic_training.errors import RecipeError
 from arctic_training.evaluation.evaluator import Evaluator
 from arctic_training.factory import TrainerView
 from arctic_training.parallel.sequence import require_groups
-from arctic_training.registry import lookup
+from arctic_training.registry import lookup, numbered
 from arctic_training.state import Rng, RunState
 from arctic_training.tracker.console import ConsoleConfig
 from arctic_training.tracker.jsonl import JsonlConfig
@@ -49,7 +51,7 @@ def build(trainer: Any) -> None:
     """The parts, one after the other."""
     config = trainer.config
     trainer.watch = Watch(trainer, config.hang_timeout) if config.hang_timeout else None
-    trackers = make_trackers(config)
+    trackers = make_trackers(config, trainer.session.run_dir)
     seed(config.seed)
     trainer.listen("post-loss", require_scalar)
     if config.sequence_parallel_size > 1:
@@ -66,10 +68,10 @@ def build(trainer: Any) -> None:
     ]
     for checkpointer in trainer.checkpointers:
         room.warn(checkpointer)
-    trainer.evaluators = [Evaluator.registered(section.type)(section) for section in config.evaluators]
+    trainer.evaluators = make_evaluators(config.evaluators)
     trainer.state = RunState(progress=trainer.progress, rng=Rng(), data=trainer.train_loader, metrics=trainer.metrics)
-    trainer.state |= {f"callback.{name}": part for name, part in trainer.listeners.items()}
-    trainer.state |= trainer.own_state()
+    trainer.state.add({f"callback.{name}": part for name, part in trainer.listeners.items()})
+    trainer.state.add(trainer.own_state())
     trainer.check()
     seed(config.seed + distributed.rank())  # the ranks began with equal weights; from here their dropout differs
     resume(trainer)
@@ -103,12 +105,13 @@ def attach(trainer: Any, sections: list[ComponentConfig]) -> dict[str, Callback]
     limit = TimeLimitConfig(type="time_limit", limit=config.time_limit)
     path = config.kill_switch_path or trainer.session.run_dir / "kill_switch"
     switch = KillSwitchConfig(type="kill_switch", path=path)
-    made: dict[str, Callback] = {}
-    for section in [guard, *sections, switch, limit]:
-        same = sum(name.split("#")[0] == section.type for name in made)
-        callback = Callback.registered(section.type)(section)
+    every = [guard, *sections, switch, limit]
+    made = {
+        name: Callback.registered(section.type)(section)
+        for name, section in zip(numbered(section.type for section in every), every, strict=True)
+    }
+    for callback in made.values():
         callback.attach(trainer)
-        made[f"{section.type}#{same + 1}" if same else section.type] = callback
     return made
 
 
@@ -164,7 +167,15 @@ def cast(trainer: Any, role: Role) -> Engine:
     return engine.train()
 
 
-def make_trackers(config: Any) -> list[Tracker]:
+def make_evaluators(sections: list[ComponentConfig]) -> list[Evaluator]:
+    """The recipe's evaluators, each with a folder of its own."""
+    made = [Evaluator.registered(section.type)(section) for section in sections]
+    for evaluator, folder in zip(made, numbered(one.folder for one in made), strict=True):
+        evaluator.folder = folder
+    return made
+
+
+def make_trackers(config: Any, run_dir: Path) -> list[Tracker]:
     """What the main process tells numbers to."""
     sections: list[ComponentConfig] = [
         ConsoleConfig(type="console", every=config.loss_log_interval),
@@ -176,6 +187,10 @@ def make_trackers(config: Any) -> list[Tracker]:
             raise RecipeError("trackers: wandb is enabled in its own section too; leave one of the two out")
         sections.append(config.wandb)
     trackers = [Tracker.registered(section.type)(section) for section in sections]
+    files = [(os.path.realpath(file), one.name) for one in trackers for file in one.files(run_dir)]
+    for number, (file, name) in enumerate(files):
+        if other := next((other for there, other in files[:number] if there == file), None):
+            raise RecipeError(f"trackers: {other} and {name} both write {file}; leave one out, or give it another file")
     with distributed.main_first() as first:
         for tracker in trackers if first else ():
             tracker.check()

@@ -18,7 +18,7 @@ from arctic_training.data.loader import Loader
 from arctic_training.engine.engine import Engine
 from arctic_training.evaluation.evaluator import Evaluator
 from arctic_training.logging import logger
-from arctic_training.metrics import Metrics, Number
+from arctic_training.metrics import Metrics, Number, merged
 from arctic_training.model.factory import ModelFactory
 from arctic_training.optimizer.factory import OptimizerFactory
 from arctic_training.registry import Registered
@@ -232,13 +232,13 @@ class Trainer(Registered, Hooked, Lengths, ABC, kind="trainer"):
     @hook("log")
     def log(self) -> dict[str, float]:
         """Tell the trackers what was recorded since the last time."""
-        values = self.metrics.read(distributed.all_reduce)
-        if (norm := self.model.grad_norm) is not None:
-            values["grad_norm"] = norm
+        recorded = self.metrics.read(distributed.all_reduce)
+        own = {} if (norm := self.model.grad_norm) is None else {"grad_norm": norm}
         then, tokens = self._clock
         self._clock = (time.perf_counter(), self.progress.tokens)
         rate = (self.progress.tokens - tokens) / (self._clock[0] - then)
-        values |= {"lr": self.model.last_lr, "epoch": self.epochs_done, "targets_per_second": rate}
+        own |= {"lr": self.model.last_lr, "epoch": self.epochs_done, "targets_per_second": rate}
+        values = dict(sorted(merged(own, recorded).items(), key=lambda item: item[0] in own))
         self.session.log(values, self.progress.update)
         return values
 
@@ -256,11 +256,11 @@ class Trainer(Registered, Hooked, Lengths, ABC, kind="trainer"):
                         batch = with_share(to_device(batch, self.device), max(self.metrics.weight, 1))
                         self.record("loss", self.loss(batch))
                     means = self.evaluated(self.metrics.read(distributed.all_reduce))
-                    values |= {f"{metric}/{name}": value for metric, value in means.items()}
+                    values = merged(values, {f"{metric}/{name}": value for metric, value in means.items()})
             finally:
                 self.metrics = training
             for evaluator in self.evaluators:
-                values |= evaluator(self)
+                values = merged(values, evaluator(self))
         for engine in self.checkpointers:
             engine.note(values)
         update, interval, every = self.progress.update, self.config.eval_interval, self.config.eval_log_iter_interval

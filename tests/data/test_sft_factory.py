@@ -156,7 +156,7 @@ def test_evaluation_sets(tmp_path: Path) -> None:
     loaders = sft(tmp_path, sources=[train], eval_sources=[one])()
     assert answers(loaders.evaluation["eval"].dataset) == [f"x{n}<|im_end|>" for n in range(3)]
     assert list(sft(tmp_path, sources=[train], eval_sources=[one, two])().evaluation) == ["x", "y"]
-    assert list(sft(tmp_path, sources=[train], eval_sources=[one, one])().evaluation) == ["x", "x_2"]
+    assert list(sft(tmp_path, sources=[train], eval_sources=[one, one])().evaluation) == ["x", "x#2"]
     split = sft(tmp_path, sources=[train], train_eval_split=[0.7, 0.3])()
     parts = answers(split.train.dataset), answers(split.evaluation["eval"].dataset)
     assert [len(part) for part in parts] == [7, 3]

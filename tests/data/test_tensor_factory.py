@@ -54,7 +54,21 @@ def test_batches_cover_the_rows_and_number_them() -> None:
         batches = read(loaders.train, epoch)
         assert sorted(torch.cat([b["rows"] for b in batches]).tolist()) == sorted([*range(10), *range(4)])
         assert torch.cat([b["draw"] for b in batches]).tolist() == list(range(14 * epoch, 14 * epoch + 14))
-    assert torch.cat([b["rows"] for b in read(loaders.evaluation["test_count"], 0)]).tolist() == list(range(1000, 1010))
+    assert torch.cat([b["rows"] for b in read(loaders.evaluation["eval"], 0)]).tolist() == list(range(1000, 1010))
+
+
+def test_evaluation_sets_of_one_name_are_numbered(tmp_path: Path) -> None:
+    for name in ("a", "b/a", "a_2"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        np.save(tmp_path / name, np.arange(len(name)))
+    files = [str(tmp_path / f"{name}.npy") for name in ("a", "b/a", "a_2")]
+    loaders = factory({"sources": "test_count", "eval_sources": [*files, "test_count"]})()
+    assert {name: loader.rows for name, loader in loaders.evaluation.items()} == {
+        "a": 1,
+        "a#2": 3,
+        "a_2": 3,
+        "test_count": 10,
+    }
 
 
 @given(st.integers(1, 40), st.integers(1, 4), st.integers(1, 3), st.integers(0, 3), st.booleans())
