@@ -28,6 +28,10 @@ class Pieces:
     def lengths(self) -> Indices:
         return self.end - self.start
 
+    def select(self, indices: Indices) -> "Pieces":
+        """The pieces at ``indices``, in that order."""
+        return Pieces(self.samples, self.sample[indices], self.start[indices], self.end[indices])
+
 
 def shortened(samples: Any, longest: int) -> Pieces:
     """Every sample up to its entry ``longest``."""

@@ -52,7 +52,6 @@ class DPODataFactory(SourcedDataFactory[Any]):
     config_type: ClassVar[type[ComponentConfig]] = DPODataConfig
     after_the_cache = SourcedDataFactory.after_the_cache | {"pack_samples", "div_length"}
     once = ("pair_weights", "answer_tokens")
-    no_target = "prefer nothing, chosen and rejected being the same, or empty"
 
     def process(self, dataset: Any) -> Any:
         config = self.config
@@ -66,6 +65,14 @@ class DPODataFactory(SourcedDataFactory[Any]):
             Cut(self.max_length, config.max_prompt_length, config.dpo_prompt_truncation_mode),
         )
         return map_rows(dataset, encode, processes=config.num_proc, folder=self.cache_folder)
+
+    def no_target(self, sample: Any) -> str:
+        cut = len(sample["rejected_input_ids"]) == self.max_length
+        if cut and (sample["rejected_labels"] == IGNORED).all():
+            return f"have a prompt that leaves no room for an answer in max_length = {self.max_length}"
+        if cut and np.array_equal(sample["input_ids"], sample["rejected_input_ids"]):
+            return f"have answers that are the same once cut at max_length = {self.max_length}"
+        return "prefer nothing, chosen and rejected being the same, or empty"
 
     def blank(self, sample: Any) -> Any:
         return {name: np.full_like(one, IGNORED) if "labels" in name else one for name, one in sample.items()}
@@ -125,7 +132,8 @@ class _Encode:
         rejected = self._tokens([pair.rejected for pair in pairs], [pair.rejected_answers for pair in pairs], first)
         columns: dict[str, list[Tokens]] = {}
         for pair, better, worse in zip(pairs, chosen, rejected, strict=True):
-            usable = pair.decided and (worse[1] != IGNORED).any()
+            differ = not all(map(np.array_equal, better, worse))  # they may have done so where they are cut off
+            usable = pair.decided and differ and (worse[1] != IGNORED).any()
             labels = better[1] if usable else np.full_like(better[1], IGNORED)  # counted, named and left out
             told = {
                 "input_ids": better[0],

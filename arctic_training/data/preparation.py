@@ -112,9 +112,12 @@ def join(tables: Sequence[Any]) -> Any:
 
 
 def with_targets(
-    samples: Samples, numbers: Any, source: str, most: float, why: str = "have no target token"
+    samples: Samples, numbers: Any, source: str, most: float, why: Callable[[Any], str]
 ) -> tuple[Samples, str]:
-    """The samples that have a target, and a note about the others. Raises `DataError` when they are too many."""
+    """The samples that have a target, and a note about the others: how many, ``why`` and which.
+
+    Raises `DataError` when they are too many.
+    """
     columns = samples.table.column_names
     if "input_ids" not in columns:
         return samples, ""
@@ -122,8 +125,13 @@ def with_targets(
     empty = np.flatnonzero(counts == 0)
     if not len(empty):
         return samples, ""
-    named = ", ".join(str(numbers[row] + 1) for row in empty[:10]) + (", ..." if len(empty) > 10 else "")
-    note = f"{source}: {len(empty)} of {len(samples)} rows {why}: {named}"
+    rows: dict[str, list[int]] = {}
+    for row in empty:
+        rows.setdefault(why(samples[int(row)]), []).append(int(numbers[row]) + 1)
+    note = f"{source}: " + "; ".join(
+        f"{len(some)} of {len(samples)} rows {reason}: {', '.join(map(str, some[:10]))}{', ...' * (len(some) > 10)}"
+        for reason, some in rows.items()
+    )
     if len(empty) == len(samples):
         raise DataError(f"{note}; nothing is left to train on")
     if len(empty) > most * len(samples):

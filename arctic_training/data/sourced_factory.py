@@ -49,8 +49,6 @@ class SourcedDataFactory(DataFactory[C]):
         }
     )
     """Keys of the section that change nothing of what `process` makes. All others, a subclass's too, are in the key."""
-    no_target: ClassVar[str] = "have no target token"
-    """What is said of rows that are left out because of their labels."""
 
     def __init__(self, trainer: TrainerView, config: C) -> None:
         super().__init__(trainer, config)
@@ -65,6 +63,10 @@ class SourcedDataFactory(DataFactory[C]):
 
         A column ``labels`` counts as a sample's targets, -100 being none; rows without any are left out.
         """
+
+    def no_target(self, sample: Any) -> str:
+        """Returns what is said of rows like ``sample``, which are left out because of their labels."""
+        return "have no target token"
 
     @hook("finish")
     def finish(self, samples: Any) -> Any:

@@ -154,7 +154,7 @@ class Lane:
         # each source by itself, for its rows may have another shape; the order shuffles them all
         tables = [self._process(self.sources[turn].source, mine[turn]) for turn in sorted(mine)]
         made = Samples(preparation.join(tables))
-        samples, note = preparation.with_targets(made, np.arange(len(made)), "the stream", 1.0)
+        samples, note = preparation.with_targets(made, np.arange(len(made)), "the stream", 1.0, self.factory.no_target)
         if note:
             logger.info(note)
         finished = self.factory.finish(samples)

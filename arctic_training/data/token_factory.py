@@ -62,7 +62,23 @@ class TokenDataFactory(SourcedDataFactory[C]):
         self._told = True
         if self.config.filter_samples:
             return self._cut_to_rows(samples.select(np.flatnonzero(~long)))
-        return self._cut_to_rows(shortened(samples, self.max_length))
+        return self._cut_to_rows(self._with_targets(shortened(samples, self.max_length), np.flatnonzero(long)))
+
+    def _with_targets(self, samples: Pieces, cut_off: Any) -> Pieces:
+        """Leave out samples of which no target is left where they are cut off. Raises `DataError` for too many."""
+        if not len(cut_off) or "labels" not in samples[0]:
+            return samples
+        empty = [int(n) for n in cut_off if (samples[int(n)]["labels"] == collate.IGNORED).all()]
+        if not empty:
+            return samples
+        told = f"{len(empty)} of {len(samples)} samples have no target token within max_length = {self.max_length}"
+        if len(empty) == len(samples):
+            raise DataError(f"data.max_length: {told}; nothing is left to train on")
+        if len(empty) > self.config.max_share_without_targets * len(samples) and not self.config.endless:
+            most = self.config.max_share_without_targets
+            raise DataError(f"data.max_length: {told}; more than data.max_share_without_targets = {most:g} allows")
+        logger.warning(f"{told}, and are left out")
+        return samples.select(np.delete(np.arange(len(samples)), empty))
 
     def _cut_to_rows(self, samples: Any) -> Any:
         if not self.config.always_max_length:

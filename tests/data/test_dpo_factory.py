@@ -139,6 +139,30 @@ def test_pairs_that_decide_nothing_are_left_out_and_counted(tiny_model: Path, tm
         factory(tiny_model, [*ROWS, same], tmp_path).load("train")
 
 
+def test_pairs_that_the_cut_decides_nothing_of_are_left_out_for_their_own_reason(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    long, same = "one two three " * 8, " yes" * 8
+    answers = {"chosen": f"{same} no", "rejected": f"{same} yes"}
+    rows = [
+        {"prompt": "one", "chosen": " yes", "rejected": " no"},
+        {"prompt": long, "chosen": " yes", "rejected": " no"},
+        {"prompt": "one", **answers},
+        {"prompt": "one", "chosen": " yes", "rejected": ""},
+        {"prompt": long, **answers},
+    ]
+    section = {"max_length": 8, "max_share_without_targets": 0.9}
+    assert len(factory(tiny_model, rows, tmp_path, **section).load("train")) == 1
+    reasons = [
+        "2 of 5 rows have a prompt that leaves no room for an answer in max_length = 8: 2, 5",
+        "1 of 5 rows have answers that are the same once cut at max_length = 8: 3",
+        "1 of 5 rows prefer nothing, chosen and rejected being the same, or empty: 4",
+    ]
+    with pytest.raises(DataError, match="pairs.jsonl: " + "; ".join(reasons) + "; more than data.max_share"):
+        factory(tiny_model, rows, tmp_path, **section | {"max_share_without_targets": 0.5}).load("train")
+    assert len(factory(tiny_model, rows, tmp_path, max_prompt_length=4, **section).load("train")) == 2
+
+
 def test_rows_that_cannot_be_read_are_named(tiny_model: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"pairs\.jsonl:2: chosen is empty"):
         factory(tiny_model, [ROWS[0], {**ROWS[1], "chosen": None}], tmp_path).load("train")

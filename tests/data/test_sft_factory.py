@@ -115,6 +115,23 @@ def test_empty_answers_are_left_out_and_counted(tmp_path: Path, said: list[str],
         assert len(made) == 4  # their questions are targets
 
 
+@pytest.mark.parametrize("options", [{}, {"pack_samples": True}, {"pack_samples": True, "always_max_length": True}])
+def test_rows_that_are_cut_off_before_their_answer_count_as_rows_without_a_target(
+    tmp_path: Path, said: list[str], options: dict[str, Any]
+) -> None:
+    rows = [chat("q", "yes " * n) for n in (1, 2, 60)] + [chat("q " * 60, "yes")]
+    section = {"max_length": 40, "filter_samples": False, "train_eval_split": [0.5, 0.5], **options}
+    with pytest.raises(DataError, match=r"1 of 2 samples have no target token within max_length = 40; more than data"):
+        sft(tmp_path, rows, **section)()
+    said.clear()
+    loaders = sft(tmp_path, rows, **section, max_share_without_targets=0.5)()
+    assert "1 of 2 samples have no target token within max_length = 40, and are left out" in said
+    batches = [batch for loader in (loaders.train, *loaders.evaluation.values()) for batch in loader]
+    assert sum(int((batch["input_ids"] == TOKENIZER.encode("q")[0]).sum()) for batch in batches) == 3
+    with pytest.raises(DataError, match="2 of 2 samples have no target token within max_length = 40; nothing is left"):
+        sft(tmp_path, rows[3:] * 2, **section | {"train_eval_split": [1, 0]})()
+
+
 def test_a_row_that_is_not_to_be_learned_is_left_out(tmp_path: Path, said: list[str]) -> None:
     rows = [{"prompt": "a", "completion": "b", "train": True}, {"prompt": "c", "completion": "d", "train": False}]
     for mask in (True, False):
