@@ -98,12 +98,17 @@ class SourcedDataFactory(DataFactory[C]):
             )
         return length
 
+    @functools.cached_property
+    def _samples(self) -> Samples:
+        """What training and evaluation are parts of; looked for once."""
+        return self.prepared("train", self.config.sources)
+
     def load(self, split: str) -> Any:
         """The finished samples of the sources (``train``), or the share of them that is evaluated on (``eval``)."""
         train, evaluation = self.config.train_eval_split
         if split != "train" and not evaluation:
             return None
-        samples = self.prepared("train", self.config.sources)
+        samples = self._samples
         if evaluation:
             if len(samples) < 2:
                 raise DataError("data.train_eval_split: a single sample cannot be split; give eval_sources")

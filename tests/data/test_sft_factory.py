@@ -2,12 +2,13 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 
 from arctic_training.data.sft_factory import SFTDataConfig, SFTDataFactory
+from arctic_training.data.source import DataSource
 from arctic_training.errors import DataError
 from tests import tiny
 from tests.data import templates
@@ -178,6 +179,41 @@ def test_evaluation_sets(tmp_path: Path) -> None:
     parts = answers(split.train.dataset), answers(split.evaluation["eval"].dataset)
     assert [len(part) for part in parts] == [7, 3]
     assert sorted(parts[0] + parts[1]) == [f"a{n}<|im_end|>" for n in range(10)]
+
+
+class Counted(DataSource):
+    """Counts how often it is asked."""
+
+    name = "counted_of_a_test"
+    asked: ClassVar[list[str]] = []
+    changes: ClassVar[bool] = False
+
+    def fingerprint(self, split: str) -> Any:
+        self.asked.append(f"fingerprint {split}")
+        return None if self.changes else "the same"
+
+    def load(self, config: Any, split: str) -> Any:
+        from datasets import Dataset
+
+        self.asked.append(f"load {split}")
+        rows = [chat("q", f"a{n}") for n in range(40)] + [{"messages": [{"role": "user", "content": "unanswered"}]}]
+        return Dataset.from_list(rows)
+
+
+@pytest.mark.parametrize("changes", [False, True])
+def test_sources_that_are_split_are_looked_for_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: list[str], changes: bool
+) -> None:
+    monkeypatch.setattr(Counted, "changes", changes)
+    for rows_are_there in (False, True):
+        Counted.asked.clear()
+        said.clear()
+        loaders = sft(tmp_path, sources=["counted_of_a_test"], train_eval_split=[0.75, 0.25])()
+        parts = [answers(loader.dataset) for loader in (loaders.train, *loaders.evaluation.values())]
+        assert sorted(parts[0] + parts[1]) == sorted(f"a{n}<|im_end|>" for n in range(40)) and len(parts[1]) == 10
+        loads = ["load train"] * (changes or not rows_are_there)
+        assert Counted.asked == ["fingerprint train", *loads]
+        assert len(said) == 1 and "rows have no target token: 41; they are left out" in said[0]
 
 
 def test_evaluation_is_in_order(tmp_path: Path) -> None:
