@@ -37,6 +37,10 @@ class TrainerView(Protocol):
         """The loaders of the evaluation data, by name; empty until the data are made."""
 
     @property
+    def packs_samples(self) -> bool:
+        """Whether a row of a batch holds several samples, as the data factory says."""
+
+    @property
     def device(self) -> torch.device: ...
     @property
     def data_rank(self) -> int:

@@ -53,6 +53,10 @@ class DPODataFactory(SourcedDataFactory[Any]):
     after_the_cache = SourcedDataFactory.after_the_cache | {"pack_samples", "div_length"}
     once = ("pair_weights", "answer_tokens")
 
+    @classmethod
+    def packs(cls, config: Any) -> bool:
+        return bool(config.pack_samples)
+
     def process(self, dataset: Any) -> Any:
         config = self.config
         encode = _Encode(

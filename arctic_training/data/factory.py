@@ -39,6 +39,12 @@ class DataFactory(Factory[C, Loaders], kind="data_factory"):
     once: ClassVar[tuple[str, ...]] = ()
     """Keys of a batch that count something of whole rows: of processes that share them, the first one has it."""
 
+    @classmethod
+    def packs(cls, config: Any) -> bool:
+        """Says by the factory's section whether a row of a batch holds several samples, each a document that does not
+        see the others. Of a class whose batches have other rows than those of its base, this is another's answer."""
+        return False
+
     def __call__(self, *args: Any) -> Loaders:
         train, evaluation = self.load("train"), self.load_evaluation()
         return Loaders(

@@ -46,6 +46,10 @@ class PromptDataFactory(SourcedDataFactory[Any]):
     config_type: ClassVar[type[ComponentConfig]] = PromptDataConfig
     after_the_cache = SourcedDataFactory.after_the_cache | {"max_length", "pack_samples", "div_length"}
 
+    @classmethod
+    def packs(cls, config: Any) -> bool:
+        return bool(config.pack_samples)
+
     def process(self, dataset: Any) -> Any:
         config = self.config
         encoder = LastAnswerEncoder(
@@ -89,16 +93,17 @@ class PromptDataFactory(SourcedDataFactory[Any]):
 
 
 def answered(
-    prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]], *, pad_token: int, config: Any
+    prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]], *, pad_token: int, packs: bool, multiple: int
 ) -> dict[str, Any]:
-    """What a model is told of answers to prompts, the answers being the targets; ``config`` is the data section."""
+    """What a model is told of answers to prompts, the answers being the targets: as documents of one row where
+    ``packs``, else as rows; their length is a multiple of ``multiple``."""
     rows: list[dict[str, Any]] = []
     for prompt, answer in zip(prompts, answers, strict=True):
         ids = np.array([*prompt, *answer], np.int32)
         labels = ids.copy()
         labels[: len(prompt)] = IGNORED
         rows.append({"input_ids": ids, "labels": labels})
-    batch = (pack if config.pack_samples else pad)(rows, pad_token=pad_token, multiple=config.div_length)
+    batch = (pack if packs else pad)(rows, pad_token=pad_token, multiple=multiple)
     return {**batch, "num_targets": sum(map(len, answers))}
 
 

@@ -264,7 +264,7 @@ class StreamLoader(Loader):
     def _unit(self) -> str:
         """What a row is, and how many are shuffled together."""
         config = self.factory.config
-        tokens = getattr(self.factory, "capacity", None) if getattr(config, "pack_samples", False) else None
+        tokens = getattr(self.factory, "capacity", None) if self.factory.packs(config) else None
         packed = "samples" if tokens is None else f"packs of {tokens} tokens"
         return f"{packed} of buffers of {config.stream_buffer} rows"
 

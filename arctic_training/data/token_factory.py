@@ -36,6 +36,10 @@ class TokenDataFactory(SourcedDataFactory[C]):
     }
     _told = False
 
+    @classmethod
+    def packs(cls, config: Any) -> bool:
+        return bool(config.pack_samples)
+
     @property
     def rows(self) -> int:
         return 1 if self.config.pack_samples else self.trainer.config.micro_batch_size

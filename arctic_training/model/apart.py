@@ -20,9 +20,16 @@ def require_apart(engine: Any, device: torch.device) -> None:
     processes all of them must ask.
     """
     model = causal_model(engine)
-    with evaluating([engine.module]):
-        told = (target_losses(engine, _packed(model, start, device))[1 - _LENGTH :] for start in (3, 3, 40))
-        first, again, other = told
+    try:
+        with evaluating([engine.module]):
+            told = (target_losses(engine, _packed(model, start, device))[1 - _LENGTH :] for start in (3, 3, 40))
+            first, again, other = told
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        said = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        raise ModelError(
+            f"data.pack_samples: {type(model).__name__} cannot be given several samples in one row ({said}); give "
+            "pack_samples: false, or let the data factory's `packs` say that its rows are no packed ones"
+        ) from error
     # what is apart is equal to the bit, but where kernels are not, or experts are given more tokens or fewer
     near = 8 * float((first - again).abs().max())
     if any("expert" in key for key in model.config.get_text_config().to_dict()):

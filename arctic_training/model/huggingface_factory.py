@@ -131,8 +131,7 @@ class HFModelFactory(ModelFactory[HFModelConfig]):
                 require_rows(self._rows, tokenizer, resize=self.config.resize_vocabulary)
 
     def prove(self, engine: Any) -> None:
-        packs = getattr(self.trainer.config.data, "pack_samples", False)
-        if packs and causal_model(engine).config._attn_implementation != attention.NAME:
+        if self.trainer.packs_samples and causal_model(engine).config._attn_implementation != attention.NAME:
             require_apart(engine, self.trainer.device)
 
     def create_config(self) -> Any:
@@ -214,7 +213,7 @@ class HFModelFactory(ModelFactory[HFModelConfig]):
 
     def _require_fit(self, config: Any) -> None:
         """Raises `ModelError` where the recipe asks for what would be silently wrong."""
-        packs = getattr(self.trainer.config.data, "pack_samples", False)
+        packs = self.trainer.packs_samples
         if packs and not attention.keeps_documents_apart(config):
             raise ModelError(
                 f"data.pack_samples: layers of {type(config).__name__} hand a state on from token to token, so that "

@@ -141,7 +141,7 @@ class PolicyTrainer(LanguageModelTrainer):
             uniforms = uniform(torch.arange(2, device=self.device), 3, seed=self.config.seed)
             how, pad = Sampling(3, self.config.temperature), pad_token(self.tokenizer)
             given = sample(self.model, asked, uniforms, how, ends=self.ends, pad=pad, told=found)
-            inputs = to_device(answered(asked, given, pad_token=pad, config=self.config.data), self.device)
+            inputs = to_device(self._inputs(asked, given), self.device)
             trained = self.log_probs(self.model, inputs).float()
         drawn = torch.cat([torch.stack(found)[: len(one), n] for n, one in enumerate(given)]).float()
         # in 16 bits the two are rounded apart
@@ -251,9 +251,14 @@ class PolicyTrainer(LanguageModelTrainer):
         parts = distributed.gather_objects(given, among=size)
         return [parts[n % size][n // size] for n in range(len(prompts))]
 
+    def _inputs(self, prompts: Sequence[Any], given: Sequence[Any]) -> dict[str, Any]:
+        """What the model is trained on: the answers ``given`` to ``prompts``."""
+        pad, multiple = pad_token(self.tokenizer), self.config.data.div_length
+        return answered(prompts, given, pad_token=pad, packs=self.packs_samples, multiple=multiple)
+
     def _made(self, batch: Any, prompts: Sequence[Any], given: Sequence[Any], columns: dict[str, list[float]]) -> Any:
         count, device = self.config.num_generations, self.device
-        inputs = answered(prompts, given, pad_token=pad_token(self.tokenizer), config=self.config.data)
+        inputs = self._inputs(prompts, given)
         if (size := self.config.sequence_parallel_size) > 1:
             index = distributed.rank() % size
             inputs = share(inputs, size, index)

@@ -21,7 +21,7 @@ from arctic_training.logging import logger
 from arctic_training.metrics import Metrics, Number, merged
 from arctic_training.model.factory import ModelFactory
 from arctic_training.optimizer.factory import OptimizerFactory
-from arctic_training.registry import Registered
+from arctic_training.registry import Registered, lookup
 from arctic_training.scheduler.factory import SchedulerFactory
 from arctic_training.state import Progress, RunState, Stateful, traceless
 from arctic_training.tokenizer.factory import TokenizerFactory
@@ -100,6 +100,11 @@ class Trainer(Registered, Hooked, Lengths, ABC, kind="trainer"):
     @property
     def device(self) -> torch.device:
         return distributed.device()
+
+    @property
+    def packs_samples(self) -> bool:
+        factory: Any = lookup("data_factory", self.config.data.type)
+        return bool(factory.packs(self.config.data))
 
     @property
     def data_rank(self) -> int:

@@ -1,15 +1,19 @@
 """Models in which packed samples would see each other are found by asking them, and the others are left in peace."""
 
+import json
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
 
 from arctic_training import SFTTrainer, get_config
+from arctic_training.data.collate import pad
+from arctic_training.data.sft_factory import SFTDataFactory
 from arctic_training.engine.engine import FrozenEngine
 from arctic_training.errors import ModelError
 from arctic_training.model.apart import require_apart
+from arctic_training.model.huggingface_factory import HFModelFactory
 from tests.contract.cases import recipe
 from tests.model.test_huggingface_factory import change
 from tests.model.test_target_losses import SHAPE
@@ -60,3 +64,60 @@ def test_a_run_asks_before_it_trains(tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
     told["data"]["pack_samples"] = False
     SFTTrainer(get_config(told)).train()
+
+
+class PairModel(HFModelFactory):
+    """A model that reads a row and writes another."""
+
+    name = "pair_of_a_test"
+
+    @property
+    def auto_class(self) -> Any:
+        from transformers import AutoModelForSeq2SeqLM
+
+        return AutoModelForSeq2SeqLM
+
+
+class PackedPairs(SFTDataFactory):
+    """Says of its rows what its base says."""
+
+    name = "packed_pairs_of_a_test"
+
+    def collate(self, samples: list[Any]) -> dict[str, Any]:
+        rows = pad(samples, pad_token=self.pad_token)
+        return {name: rows[name] for name in ("input_ids", "attention_mask", "labels")}
+
+
+class Pairs(PackedPairs):
+    name = "pairs_of_a_test"
+
+    @classmethod
+    def packs(cls, config: Any) -> bool:
+        return False
+
+
+class PairTrainer(SFTTrainer):
+    name = "pairs_of_a_test"
+    data_factory_type: ClassVar[Any] = (Pairs, PackedPairs)
+    model_factory_type: ClassVar[Any] = PairModel
+
+    def loss(self, batch: Any) -> torch.Tensor:
+        batch.pop("num_items_in_batch")
+        loss: torch.Tensor = self.model(**batch).loss
+        return loss
+
+
+def test_the_data_factory_says_whether_its_rows_are_packed(tmp_path: Path) -> None:
+    files = tmp_path / "files"
+    told = recipe("sft", files, output_dir=str(tmp_path / "run"), type="pairs_of_a_test", train_iters=1)
+    shape = {"d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 1, "num_heads": 4, "decoder_start_token_id": 0}
+    (files / "model" / "config.json").write_text(json.dumps({"model_type": "t5", "vocab_size": 320, **shape}))
+    told["model"] = {"name_or_path": str(files / "model"), "dtype": "fp32", "random_weights": True}
+    told["data"] |= {"pack_samples": True, "type": "packed_pairs_of_a_test"}
+    with pytest.raises(ModelError, match=r"T5\w+ cannot be given several samples in one row .*data factory's `packs`"):
+        PairTrainer(get_config(told))
+    told["data"]["type"] = "pairs_of_a_test"
+    trainer: Any = PairTrainer(get_config(told))
+    trainer.train()
+    assert trainer.progress.update == 1 and not trainer.packs_samples
+    trainer.close()

@@ -38,7 +38,13 @@ def factory(
         model=config,
         data=SimpleNamespace(max_length=64, **(data or {})),
     )
-    view: Any = SimpleNamespace(config=recipe, data_world=1, tokenizer=tokenizer, device=torch.device("cpu"))
+    view: Any = SimpleNamespace(
+        config=recipe,
+        data_world=1,
+        tokenizer=tokenizer,
+        device=torch.device("cpu"),
+        packs_samples=recipe.data.__dict__.get("pack_samples", False),
+    )
     return cls(view, config)
 
 
