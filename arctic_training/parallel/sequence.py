@@ -81,6 +81,8 @@ def share(batch: Mapping[str, Any], size: int, index: int, *, once: Collection[s
     rest = {name: value for name, value in batch.items() if name not in row and name != "attention_mask"}
     if index:
         rest |= {name: value * 0 for name, value in rest.items() if name in once}
+    if targets:
+        rest["num_targets"] = targets[index]
     own = {name: value.chunk(size, dim=1)[index].clone() for name, value in row.items()}
     told = {"cu_seq_lens_q": ends, "cu_seq_lens_k": ends, "max_length_q": longest, "max_length_k": longest}
     return {**rest, **own, **told, KEY: Share(size, targets)}

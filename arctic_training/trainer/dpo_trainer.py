@@ -54,6 +54,9 @@ class DPOConfig(LanguageModelConfig):
     that has a ``peft_config``, the policy itself without its adapter."""
     reference_model_deepspeed: Annotated[dict[str, Any] | None, FREE] = None
     """What takes the place of ``deepspeed`` for the reference; its stage 3 shards it over the processes."""
+    disable_dropout: bool = True
+    """Train without dropout, that of an adapter included; else the policy differs from the reference before it has
+    learned anything."""
     ignore_label_index: int = -100
     """The label of a token that is no target; another one is not built yet."""
 

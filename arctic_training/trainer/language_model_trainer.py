@@ -9,6 +9,7 @@ from arctic_training.checkpoint.deepspeed_engine import DeepSpeedCheckpointEngin
 from arctic_training.checkpoint.huggingface_engine import HFCheckpointEngine
 from arctic_training.config.numbers import HumanFloat
 from arctic_training.config.trainer import TrainerConfig
+from arctic_training.model.dropout import disable_dropout
 from arctic_training.model.huggingface_factory import HFModelFactory
 from arctic_training.model.liger_factory import LigerModelFactory
 from arctic_training.model.target_losses import target_losses
@@ -25,6 +26,8 @@ from arctic_training.trainer.trainer import Trainer
 class LanguageModelConfig(TrainerConfig):
     label_smoothing: HumanFloat = Field(default=0.0, ge=0, lt=1)
     """Share of each target's probability that is spread over the whole vocabulary."""
+    disable_dropout: bool = False
+    """Train without dropout, that of an adapter included."""
 
 
 class LanguageModelTrainer(Trainer):
@@ -45,6 +48,10 @@ class LanguageModelTrainer(Trainer):
     )
     scheduler_factory_type = (HFSchedulerFactory, WSDFactory, ConstantFactory, ExponentialFactory, OneCycleFactory)
     tokenizer_factory_type = (HFTokenizerFactory, LexerFactory)
+
+    def check(self) -> None:
+        if self.config.disable_dropout:
+            disable_dropout(self.model.module)
 
     def loss(self, batch: Any) -> torch.Tensor:
         """The sum of the targets' losses over ``batch["num_items_in_batch"]``: exact, however the batch is cut."""

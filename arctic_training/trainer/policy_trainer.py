@@ -25,7 +25,7 @@ from arctic_training.data.prompt_factory import PromptDataFactory, answered, clo
 from arctic_training.errors import ModelError, RecipeError
 from arctic_training.generation import Question, end_tokens, generator, pad_token, said, stop_tokens
 from arctic_training.model.target_losses import target_losses
-from arctic_training.parallel.sequence import KEY, share, whole
+from arctic_training.parallel.sequence import share, whole
 from arctic_training.rollout.reward import Answer, Rewards, RewardSections
 from arctic_training.rollout.sampling import Sampling, sample
 from arctic_training.state import evaluating
@@ -62,6 +62,8 @@ class PolicyConfig(TrainerConfig):
     ref_model: Annotated[SerializeAsAny[ModelConfig] | None, Slot("model_factory_type")] = None
     """The reference. When left out, the policy as it was at the start: made by the ``model`` section again, or, where
     that has a ``peft_config``, the policy itself without its adapter."""
+    disable_dropout: bool = True
+    """Train without dropout; else the policy that is trained is not the one that answers."""
     reference_model_deepspeed: Annotated[dict[str, Any] | None, FREE] = None
     """What takes the place of ``deepspeed`` for the reference; its stage 3 shards it over the processes."""
 
@@ -117,6 +119,7 @@ class PolicyTrainer(LanguageModelTrainer):
 
     def check(self) -> None:
         """Raises `InputError` for what would end the run at its first answers."""
+        super().check()
         generator(self.model, f"type: {self.name}")
         _ = self.ends
         loaders = filter(None, [self.train_loader, *self.eval_loaders.values()])
@@ -260,9 +263,7 @@ class PolicyTrainer(LanguageModelTrainer):
         count, device = self.config.num_generations, self.device
         inputs = self._inputs(prompts, given)
         if (size := self.config.sequence_parallel_size) > 1:
-            index = distributed.rank() % size
-            inputs = share(inputs, size, index)
-            inputs["num_targets"] = inputs[KEY].targets[index]
+            inputs = share(inputs, size, distributed.rank() % size)
         inputs = to_device(inputs, device)
         # in doubles, on the CPU: what is worth the same must be seen to be
         rewards = torch.tensor(columns["reward"], dtype=torch.float64).reshape(-1, count)

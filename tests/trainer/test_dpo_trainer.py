@@ -1,6 +1,7 @@
 """Preference training on a tiny model: its loss by another way, and that no cut, layout or adapter changes it."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -124,6 +125,17 @@ def test_metrics_are_means_over_pairs(tmp_path: Path) -> None:
         "margin",
         *(f"{a}/{b}" for a in ("rewards", "logps") for b in ("chosen", "rejected")),
     }
+    trainer.close()
+
+
+def test_a_policy_with_dropout_begins_as_its_reference(tmp_path: Path) -> None:
+    rate = {"hf_config_kwargs": {"attention_dropout": 0.5}}
+    trainer = made(tmp_path, micro_batch_size=7, model=rate)
+    assert trainer.loss(first_batch(trainer)).item() == pytest.approx(math.log(2), abs=1e-6)
+    assert trainer.model.module.training
+    trainer.close()
+    trainer = made(tmp_path, micro_batch_size=7, model=rate, disable_dropout=False)
+    assert trainer.loss(first_batch(trainer)).item() != pytest.approx(math.log(2), abs=1e-4)
     trainer.close()
 
 
