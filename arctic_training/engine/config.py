@@ -78,6 +78,7 @@ def deepspeed_config(
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,
         "steps_per_print": None,
+        "timers": _timers(said),
     }
     if dtype != "fp32":
         filled[dtype] = {"enabled": True}
@@ -96,8 +97,14 @@ def frozen_config(block: Mapping[str, Any], *, dtype: str, facts: ModelFacts | N
         "train_micro_batch_size_per_gpu": 1,
         "zero_optimization": {**_buffers(3, facts or ModelFacts()), **zero, "stage": 3},
         "steps_per_print": None,
+        "timers": _timers({}),
     }
     return filled | ({} if dtype == "fp32" else {dtype: {"enabled": True}})
+
+
+def _timers(said: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns timers that wait for the device twice in each micro-batch only where their report is printed."""
+    return {"throughput": {"enabled": bool(plain(said).get("steps_per_print"))}}
 
 
 def _buffers(stage: int, facts: ModelFacts) -> dict[str, int]:

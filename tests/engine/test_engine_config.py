@@ -29,6 +29,14 @@ def test_what_is_left_out_is_filled_in() -> None:
     assert config["zero_optimization"]["stage"] == 1
 
 
+def test_the_timer_that_waits_for_the_device_runs_only_for_its_report() -> None:
+    assert told()["timers"] == {"throughput": {"enabled": False}}
+    assert frozen_config({}, dtype="fp32")["timers"] == {"throughput": {"enabled": False}}
+    assert told(steps_per_print=10)["timers"] == {"throughput": {"enabled": True}}
+    named = {"throughput": {"enabled": True, "synchronized": False}}
+    assert told(timers=named)["timers"] == named
+
+
 @pytest.mark.parametrize(
     ("world", "block", "stage"),
     [
