@@ -17,6 +17,7 @@ class LigerModelFactory(HFModelFactory):
 
     def check(self) -> None:
         self._require_kernels()
+        self._require_supported(self.create_config())
         super().check()
 
     def _require_kernels(self) -> None:
@@ -25,8 +26,19 @@ class LigerModelFactory(HFModelFactory):
         if not torch.cuda.is_available():
             raise ModelError("model.type: liger has kernels for GPUs, and there is none; use type: huggingface")
 
+    def _require_supported(self, config: Any) -> None:
+        """Raises `ModelError` for models that Liger would leave as they are, with a line in a log."""
+        from liger_kernel.transformers.monkey_patch import MODEL_TYPE_TO_APPLY_LIGER_FN as SUPPORTED
+
+        if {config.model_type, config.get_text_config().model_type}.isdisjoint(SUPPORTED):
+            raise ModelError(
+                f"model.type: liger has no kernels for models of type {config.model_type}; use type: huggingface, "
+                f"or a model of type {', '.join(sorted(SUPPORTED))}"
+            )
+
     def create_model(self, config: Any) -> nn.Module:
         self._require_kernels()
+        self._require_supported(config)
         model = super().create_model(config)
         from liger_kernel.transformers import _apply_liger_kernel_to_instance
 

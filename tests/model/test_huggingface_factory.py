@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -273,6 +274,19 @@ def test_liger_is_refused_without_a_gpu(tiny_model: Path, monkeypatch: pytest.Mo
     made = factory(tiny_model)
     with pytest.raises(ModelError, match="kernels for GPUs"):
         LigerModelFactory(made.trainer, made.config)()
+
+
+def test_liger_is_refused_for_models_that_it_would_leave_as_they_are(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kernels = SimpleNamespace(MODEL_TYPE_TO_APPLY_LIGER_FN={"qwen3": print, "mistral": print})
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    for name in ("liger_kernel", "liger_kernel.transformers", "liger_kernel.transformers.monkey_patch"):
+        monkeypatch.setitem(sys.modules, name, kernels)
+    made = factory(tiny_model)
+    with pytest.raises(ModelError, match=r"no kernels for models of type llama; .* of type mistral, qwen3"):
+        LigerModelFactory(made.trainer, made.config).check()
 
 
 def kept_for_the_gradient(model: torch.nn.Module, act: Callable[[], object]) -> int:
