@@ -13,10 +13,14 @@ IGNORED = -100
 Sample = Mapping[str, npt.NDArray[np.int32]]
 
 
-def pad(samples: Sequence[Sample], *, pad_token: int, multiple: int = 1, length: int = 0) -> dict[str, torch.Tensor]:
+def pad(
+    samples: Sequence[Sample], *, pad_token: int, multiple: int = 1, length: int = 0, positions: int | None = None
+) -> dict[str, torch.Tensor]:
     """Side by side: ``input_ids``, ``labels``, ``attention_mask`` and ``position_ids``, all int64 [samples, T].
 
     T is ``length``, or that of the longest sample rounded up to a multiple of ``multiple``; padding is on the right.
+    Positions go on through the padding, since transformers takes positions that begin anew for those of another
+    document. ``positions`` is how many there are, for models that have learned no more.
     """
     sizes = np.fromiter((len(sample["input_ids"]) for sample in samples), np.int64, len(samples))
     width = length or _rounded(int(sizes.max()), multiple)
@@ -31,7 +35,9 @@ def pad(samples: Sequence[Sample], *, pad_token: int, multiple: int = 1, length:
         "input_ids": torch.from_numpy(ids),
         "labels": torch.from_numpy(labels),
         "attention_mask": torch.from_numpy(inside.astype(np.int64)),
-        "position_ids": torch.from_numpy(np.where(inside, places, 0)),
+        "position_ids": torch.from_numpy(np.minimum(places, max(positions or width, sizes.max()) - 1)).repeat(
+            len(samples), 1
+        ),
     }
 
 

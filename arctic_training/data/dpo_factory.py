@@ -1,6 +1,7 @@
 """Preference data: two answers to each prompt, the first preferred."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -86,7 +87,7 @@ class DPODataFactory(SourcedDataFactory[Any]):
         answers += [{name: sample[f"rejected_{name}"] for name in ("input_ids", "labels")} for sample in samples]
         lengths = np.array([np.count_nonzero(answer["labels"][1:] != IGNORED) for answer in answers], np.int64)
         decided = np.minimum(*np.split(lengths, 2)) > 0
-        place = pack if self.config.pack_samples else pad
+        place = pack if self.config.pack_samples else partial(pad, positions=self.max_length)
         batch = place(answers, pad_token=pad_token(self.tokenizer), multiple=self.config.div_length)
         return batch | {
             "answer_lengths": torch.from_numpy(lengths),

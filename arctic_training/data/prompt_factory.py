@@ -1,6 +1,7 @@
 """Prompts that a policy is to answer, each with the answer that it is to be compared with."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
@@ -93,17 +94,24 @@ class PromptDataFactory(SourcedDataFactory[Any]):
 
 
 def answered(
-    prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]], *, pad_token: int, packs: bool, multiple: int
+    prompts: Sequence[Sequence[int]],
+    answers: Sequence[Sequence[int]],
+    *,
+    pad_token: int,
+    packs: bool,
+    multiple: int,
+    positions: int | None = None,
 ) -> dict[str, Any]:
     """What a model is told of answers to prompts, the answers being the targets: as documents of one row where
-    ``packs``, else as rows; their length is a multiple of ``multiple``."""
+    ``packs``, else as rows, whose positions are below ``positions``; their length is a multiple of ``multiple``."""
     rows: list[dict[str, Any]] = []
     for prompt, answer in zip(prompts, answers, strict=True):
         ids = np.array([*prompt, *answer], np.int32)
         labels = ids.copy()
         labels[: len(prompt)] = IGNORED
         rows.append({"input_ids": ids, "labels": labels})
-    batch = (pack if packs else pad)(rows, pad_token=pad_token, multiple=multiple)
+    place = pack if packs else partial(pad, positions=positions)
+    batch = place(rows, pad_token=pad_token, multiple=multiple)
     return {**batch, "num_targets": sum(map(len, answers))}
 
 

@@ -114,7 +114,7 @@ class TokenDataFactory(SourcedDataFactory[C]):
         else:
             options["multiple"] = config.div_length or (256 if config.pack_samples else 8)
         if not config.pack_samples:
-            return collate.pad(samples, **options)
+            return collate.pad(samples, positions=self.max_length, **options)
         return collate.pack(samples, fuse=self._fused(samples[0]), **options)
 
     def blank(self, sample: Any) -> Any:

@@ -1,13 +1,17 @@
 """Attention within each document of a packed row, without a mask; known to transformers as ``documents``."""
 
 import ast
+import functools
 import inspect
 import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
 import torch
 from torch import nn
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from arctic_training.errors import ModelError
 from arctic_training.parallel.sequence import Share, heads_for_tokens, tokens_for_heads
@@ -17,15 +21,25 @@ NAME = "documents"
 _FEWEST_QUERIES = 128
 """Queries at a time where a sliding window is shorter: smaller products would not pay."""
 
+_lengths: Any = WeakTensorKeyDictionary()
+"""The lengths of documents, by the tensor that says where they end."""
+
 _PACKED: ContextVar[bool] = ContextVar("packed", default=False)
 """Whether the forward pass under way was told where its documents end, so that no mask is wanted."""
+_KNOWN: ContextVar[bool] = ContextVar("known", default=False)
+"""Whether what attends in it knows the documents, so that positions need not be searched for them."""
+_ONE_EACH: ContextVar[bool] = ContextVar("one_each", default=False)
+"""Whether each row is one document."""
 
 
 def register() -> None:
     """Make ``attn_implementation="documents"`` known to transformers; may be called again."""
+    from transformers import masking_utils
     from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+    if not hasattr(masking_utils.find_packed_sequence_indices, "__wrapped__"):
+        masking_utils.find_packed_sequence_indices = _unless_known(masking_utils.find_packed_sequence_indices)
     global _one_by_one, _shared
     if not hasattr(_one_by_one, "_torchdynamo_disable"):
         # a compiled graph would be made anew for every packing layout; said here, since it imports the compiler
@@ -33,6 +47,26 @@ def register() -> None:
         _shared = torch.compiler.disable(_shared)  # type: ignore[no-untyped-call]
     ALL_ATTENTION_FUNCTIONS.register(NAME, document_attention)
     ALL_MASK_ATTENTION_FUNCTIONS.register(NAME, document_mask)
+
+
+def _unless_known(search: Callable[..., Any]) -> Callable[..., Any]:
+    """Returns transformers' search for documents, which a GPU is waited for, as one that is left out where known."""
+
+    @functools.wraps(search)
+    def find(*args: Any, **kwargs: Any) -> Any:
+        return None if _KNOWN.get() or _ONE_EACH.get() else search(*args, **kwargs)
+
+    return find
+
+
+@contextmanager
+def one_document_each() -> Iterator[None]:
+    """Says of the forward passes inside that each of their rows is one document, with padding at most behind it."""
+    before = _ONE_EACH.set(True)
+    try:
+        yield
+    finally:
+        _ONE_EACH.reset(before)
 
 
 def supports(model_class: Any, config: Any) -> bool:
@@ -89,11 +123,14 @@ def watch(model: nn.Module) -> None:
     def enter(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         packed = kwargs.get("cu_seq_lens_q") is not None and kwargs.get("attention_mask") is None
         _PACKED.set(packed)
+        how = str(getattr(getattr(module, "config", None), "_attn_implementation", ""))
+        _KNOWN.set(packed and how.startswith((NAME, "flash")))
         # with a cache, transformers takes a packed row for one document, in every implementation but ours
         return args, {**kwargs, "use_cache": kwargs.get("use_cache") or False} if packed else kwargs
 
     def leave(module: nn.Module, args: Any, output: Any) -> None:
         _PACKED.set(False)
+        _KNOWN.set(False)
 
     # the backbone: an adapter around the model calls its forward past its hooks
     backbone = getattr(model, getattr(model, "base_model_prefix", ""), model)
@@ -180,6 +217,7 @@ def _varlen(
     from torch.nn.attention.varlen import varlen_attn
 
     longest = longest or query.shape[2]
+    grouped: Any = {"enable_gqa": query.shape[1] != key.shape[1]} if _names_gqa(varlen_attn) else {}
     q, k, v = (part[0].transpose(0, 1) for part in (query, key, value))
     out = varlen_attn(
         q,
@@ -191,10 +229,16 @@ def _varlen(
         max_k=longest,
         scale=scaling,
         window_size=(window - 1 if window else -1, 0),
-        enable_gqa=query.shape[1] != key.shape[1],
+        **grouped,
     )
     assert isinstance(out, torch.Tensor)
     return out[None]
+
+
+@functools.cache
+def _names_gqa(kernel: Callable[..., Any]) -> bool:
+    """Returns False for kernels of torch before 2.12, which take fewer key heads without the keyword."""
+    return "enable_gqa" in inspect.signature(kernel).parameters
 
 
 def _one_by_one(
@@ -206,7 +250,10 @@ def _one_by_one(
     scaling: float | None,
     window: int | None,
 ) -> torch.Tensor:
-    lengths = ends.diff().tolist()
+    if query.is_cuda and query.dtype == torch.float32:
+        # torch's kernels without a table of scores take as many key heads as query heads in fp32
+        key, value = (part.repeat_interleave(query.shape[1] // part.shape[1], dim=1) for part in (key, value))
+    lengths = _lengths_of(ends)
     # split and cat: the gradient of a slice would be as long as the row, once for every document
     parts = zip(*(torch.split(part, lengths, dim=2) for part in (query, key, value)), strict=True)
     told: dict[str, Any] = {"dropout_p": dropout, "scale": scaling, "enable_gqa": query.shape[1] != key.shape[1]}
@@ -217,6 +264,15 @@ def _one_by_one(
         else:
             outs.append(nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True, **told))
     return torch.cat([out.transpose(1, 2) for out in outs], dim=1)
+
+
+def _lengths_of(ends: torch.Tensor) -> list[int]:
+    """Returns the documents' lengths; every layer asks with the same tensor, and a GPU is waited for once."""
+    version, lengths = _lengths.get(ends, (-1, []))  # type: tuple[int, list[int]]
+    if version != ends._version:
+        lengths = ends.diff().tolist()
+        _lengths[ends] = ends._version, lengths
+    return lengths
 
 
 def _in_window(

@@ -2,7 +2,7 @@
 
 import importlib.util
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from arctic_training.errors import ModelError
 from arctic_training.loss.cross_entropy import LogitMap, linear_cross_entropy, logits_cross_entropy
+from arctic_training.loss.targets import count
+from arctic_training.model import attention
 from arctic_training.model.output_head import OutputHead, accepts, output_head
 
 Reduction = Literal["sum", "none"]
@@ -33,8 +35,8 @@ def target_losses(
     position t is asked for label t + 1, and -100 is no target; ``shift_labels``, when they are there, are. Where
     processes share sequences, the losses are those of this one's part. The sum over a batch without targets is 0, with
     gradients of 0. Only keys that the model knows may be in ``batch``, and ``num_items_in_batch``; ``num_targets``
-    (int), when it is there, must be the number of targets, and saves a GPU from waiting for it. ``temperature`` divides
-    the logits.
+    (int), when it is there, must be the number of targets, and saves a GPU from waiting for it where labels are made
+    on it; those of a batch that the trainer has moved there were counted before. ``temperature`` divides the logits.
 
     The model is called as ever, hooks and all, so it may be parted over processes, carry adapters or be compiled; its
     own ``forward`` makes room for one that ends in the loss, for the duration of the call.
@@ -42,9 +44,12 @@ def target_losses(
     model = causal_model(engine)
     wanted = _Wanted(batch, reduction, label_smoothing, temperature)
     inputs = {key: value for key, value in batch.items() if key not in _NOT_FOR_THE_MODEL}
-    if "documents" in str(getattr(model.config, "_attn_implementation", "")):
-        inputs.pop("attention_mask", None)  # rows are padded on the right, where a causal model does not look
-    with _forward(model, lambda **told: _losses(model, told, wanted)):
+    padded = False
+    if model.config._attn_implementation == attention.NAME:
+        # rows are padded on the right, where a causal model does not look
+        padded = inputs.pop("attention_mask", None) is not None
+    rows = attention.one_document_each() if padded else nullcontext()
+    with rows, _forward(model, lambda **told: _losses(model, told, wanted)):
         losses: Tensor = engine(**inputs, labels=batch["labels"], use_cache=False)
     return losses
 
@@ -77,10 +82,11 @@ def _losses(model: Any, told: dict[str, Any], wanted: _Wanted) -> Tensor:
     """What the model's forward is while the losses of its targets are made."""
     labels: Tensor = told.pop("labels", wanted.labels)  # an adapter of virtual tokens has made them longer
     shifted: Tensor | None = wanted.shifted
+    known = count(labels, shifted=False) if shifted is None else count(shifted, shifted=True)
+    known = wanted.count if known is None else known
     shifted = (nn.functional.pad(labels, (0, 1), value=_IGNORED)[:, 1:] if shifted is None else shifted).flatten()
     here = shifted != _IGNORED
-    count = wanted.count
-    places = (here.nonzero() if count is None else torch.nonzero_static(here, size=count))[:, 0]
+    places = (here.nonzero() if known is None else torch.nonzero_static(here, size=known))[:, 0]
     targets = shifted[places]
     head = output_head(model)
     if head is None:

@@ -257,7 +257,8 @@ class PolicyTrainer(LanguageModelTrainer):
     def _inputs(self, prompts: Sequence[Any], given: Sequence[Any]) -> dict[str, Any]:
         """What the model is trained on: the answers ``given`` to ``prompts``."""
         pad, multiple = pad_token(self.tokenizer), self.config.data.div_length
-        return answered(prompts, given, pad_token=pad, packs=self.packs_samples, multiple=multiple)
+        told: Any = {"multiple": multiple, "positions": getattr(self.config.data, "max_length", None)}
+        return answered(prompts, given, pad_token=pad, packs=self.packs_samples, **told)
 
     def _made(self, batch: Any, prompts: Sequence[Any], given: Sequence[Any], columns: dict[str, list[float]]) -> Any:
         count, device = self.config.num_generations, self.device

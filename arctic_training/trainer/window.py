@@ -7,6 +7,8 @@ from typing import Any
 
 import torch
 
+from arctic_training.loss.targets import carry_count
+
 Reduce = Callable[[torch.Tensor], torch.Tensor]
 
 
@@ -78,13 +80,15 @@ def with_share(batch: Any, share: float) -> Any:
 
 
 def to_device(batch: Any, device: torch.device) -> Any:
-    """The batch with its tensors on ``device``."""
+    """Returns the batch with its tensors on ``device``, which need not be asked how many of its labels are targets."""
     if device.type == "cpu":
         return batch
     if isinstance(batch, torch.Tensor):
         return batch.to(device, non_blocking=True)
     if isinstance(batch, Mapping):
-        return {name: to_device(value, device) for name, value in batch.items()}
+        moved = {name: to_device(value, device) for name, value in batch.items()}
+        carry_count(batch, moved)
+        return moved
     if isinstance(batch, (list, tuple)):
         made = [to_device(value, device) for value in batch]
         return type(batch)(*made) if hasattr(batch, "_fields") else type(batch)(made)

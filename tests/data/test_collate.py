@@ -34,7 +34,7 @@ def test_side_by_side(sizes: list[int], multiple: int) -> None:
         assert batch["input_ids"][row, :size].tolist() == one["input_ids"].tolist()
         assert batch["labels"][row, 1:size].tolist() == one["labels"][1:].tolist()
         assert batch["attention_mask"][row].sum() == size
-        assert batch["position_ids"][row, :size].tolist() == list(range(size))
+        assert batch["position_ids"][row].tolist() == list(range(batch["input_ids"].shape[1]))
         assert set(batch["input_ids"][row, size:].tolist()) <= {0}
     assert (batch["labels"] != -100).sum() == targets(samples)
     assert (batch["labels"][:, 0] == -100).all()
@@ -64,6 +64,11 @@ def test_fused_samples_are_one_document() -> None:
     assert batch["cu_seq_lens_q"].tolist() == [0, 7, 8]
     assert batch["position_ids"].tolist() == [[*range(7), 0]]
     assert batch["labels"][0, 3] == -100
+
+
+def test_positions_of_padding_stay_among_those_that_a_model_has() -> None:
+    batch = pad([sample(3), sample(6)], pad_token=0, multiple=8, positions=6)
+    assert batch["position_ids"].tolist() == [[0, 1, 2, 3, 4, 5, 5, 5]] * 2
 
 
 def test_a_set_length() -> None:
