@@ -1,7 +1,7 @@
 """ZeRO stage 3, where each process holds a part of every parameter: models made so, and whole parameters again."""
 
 import importlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -24,7 +24,8 @@ class _Stage3:
 def sharded_construction(config: Mapping[str, Any]) -> Iterator[None]:
     """Inside, models of transformers are made and loaded in parts when ``config`` (DeepSpeed's) is of ZeRO stage 3.
 
-    No process then ever holds a whole model. Other models are made whole, and parted by `initialize`.
+    No process then ever holds a whole model that is loaded; of one that is drawn see `drawn_in_parts`. Other models are
+    made whole, and parted by `initialize`.
     """
     if config.get("zero_optimization", {}).get("stage") != 3:
         yield
@@ -37,6 +38,34 @@ def sharded_construction(config: Mapping[str, Any]) -> Iterator[None]:
         yield
     finally:
         known.unset_hf_deepspeed_config()
+
+
+def drawn_in_parts(draw: Callable[[], torch.nn.Module], config: Mapping[str, Any]) -> torch.nn.Module:
+    """Returns the model of transformers that ``draw`` makes, with the same weights at each stage, on any processes.
+
+    Drawn in parts, weights would be others: in another order, by the first process alone, on a GPU where there is one.
+    So at ZeRO stage 3 the first process draws the model whole, in main memory, and gives all processes their parts.
+    """
+    if config.get("zero_optimization", {}).get("stage") != 3:
+        return draw()
+    with distributed.main_first() as first:
+        whole = draw() if first else None
+    state = distributed.broadcast_object(torch.get_rng_state())
+    with sharded_construction(config):
+        model = draw()
+    import deepspeed
+
+    weights = dict(whole.named_parameters()) if whole is not None else {}
+    buffers = distributed.broadcast_object(dict(whole.named_buffers()) if whole is not None else {})
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            with deepspeed.zero.GatheredParameters([parameter], modifier_rank=0):
+                if weights:
+                    parameter.copy_(weights[name])
+        for name, buffer in model.named_buffers():
+            buffer.copy_(buffers[name])
+    torch.set_rng_state(state)
+    return model
 
 
 def is_partitioned(module: torch.nn.Module) -> bool:

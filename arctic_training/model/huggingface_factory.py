@@ -17,7 +17,7 @@ from arctic_training.config.not_built import require_built
 from arctic_training.config.paths import unreadable
 from arctic_training.config.problems import Problem
 from arctic_training.engine.config import deepspeed_config
-from arctic_training.engine.zero import sharded_construction
+from arctic_training.engine.zero import drawn_in_parts, sharded_construction
 from arctic_training.errors import ModelError
 from arctic_training.logging import logger
 from arctic_training.model import attention
@@ -140,9 +140,10 @@ class HFModelFactory(ModelFactory[HFModelConfig]):
     def create_model(self, config: Any) -> nn.Module:
         self._require_fit(config)
         options = self._options(config)
+        source, what = self.pretrained, (self.auto_class, config, options)
+        drawn = drawn_in_parts(lambda: source.drawn(*what), self._deepspeed) if self._drawn else None
         with sharded_construction(self._deepspeed):
-            make = self.pretrained.drawn if self._drawn else self.pretrained.loaded
-            model = make(self.auto_class, config, options)
+            model = source.loaded(*what) if drawn is None else drawn
             self._fit_vocabulary(model)
         return model
 
