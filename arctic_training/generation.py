@@ -21,14 +21,22 @@ class Question:
     target: list[int]
 
     @classmethod
-    def of(cls, sample: Mapping[str, Any], where: str) -> "Question":
-        """Raises `DataError` for a sample that has no answer, or no prompt before it."""
+    def of(cls, sample: Mapping[str, Any], where: str, *, encoded: bool = False) -> "Question":
+        """Returns what ``sample`` asks. The labels of an ``encoded`` prompt are its answer, not a part of the same row.
+
+        Raises `DataError` for a sample that has no answer, or no prompt before it.
+        """
         if "input_ids" not in sample or not {"labels", "answer_ids"} & sample.keys():
             raise DataError(f"{where}: the evaluator 'generate' wants samples with input_ids and labels")
         ids = list(map(int, sample["input_ids"]))
         if "answer_ids" in sample:
             return cls(ids, list(map(int, sample["answer_ids"])))
         labels = list(map(int, sample["labels"]))
+        if encoded:
+            answer = [label for label in labels if label != _IGNORED]
+            if not ids or not answer:
+                raise DataError(f"{where}: there is no {'answer in its labels' if ids else 'prompt'}")
+            return cls(ids, answer)
         end = next((n for n in range(len(labels), 0, -1) if labels[n - 1] != _IGNORED), 0)
         start = end
         while start and labels[start - 1] != _IGNORED:
@@ -45,12 +53,26 @@ def generator(engine: Any, who: str) -> Any:
     return engine.module
 
 
-def side_by_side(prompts: Sequence[Sequence[int]], pad: int) -> tuple[Tensor, Tensor]:
-    """Prompts padded on the left, so that all answers begin at one column, and their mask: int64 ``[prompts, T]``."""
-    longest = max(map(len, prompts))
-    rows = torch.tensor([[pad] * (longest - len(prompt)) + list(prompt) for prompt in prompts])
-    lengths = torch.tensor([[longest - len(prompt)] for prompt in prompts])
-    return rows, (torch.arange(longest) >= lengths).long()
+def is_encoder_decoder(module: Any) -> bool:
+    """Checks whether the model reads a prompt in one part and writes its answer in another."""
+    return bool(getattr(getattr(module, "config", None), "is_encoder_decoder", False))
+
+
+def side_by_side(prompts: Sequence[Sequence[int]], pad: int, module: Any) -> tuple[Tensor, Tensor, int]:
+    """Returns prompts for ``module.generate`` and their mask, ``[prompts, T]``, and the column where answers begin.
+
+    A decoder goes on with its prompts, which are padded on the left. What an encoder reads is padded on the right, as
+    in training; its decoder returns the answer alone, after the token that it starts with.
+    """
+    longest, encoded = max(map(len, prompts)), is_encoder_decoder(module)
+    fill = [[pad] * (longest - len(prompt)) for prompt in prompts]
+    sides = [
+        (list(prompt), more) if encoded else (more, list(prompt)) for prompt, more in zip(prompts, fill, strict=True)
+    ]
+    rows = torch.tensor([first + second for first, second in sides])
+    lengths, places = torch.tensor([[len(prompt)] for prompt in prompts]), torch.arange(longest)
+    mask = places < lengths if encoded else places >= longest - lengths
+    return rows, mask.long(), 1 if encoded else longest
 
 
 def pad_token(tokenizer: Any) -> int:

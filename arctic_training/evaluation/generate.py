@@ -21,6 +21,7 @@ from arctic_training.generation import (
     Question,
     end_tokens,
     generator,
+    is_encoder_decoder,
     pad_token,
     partitioned,
     said,
@@ -94,14 +95,19 @@ class GenerateEvaluator(Evaluator):
         """This rank's share of the answers, scored. Every rank generates equally often, as ZeRO-3 requires."""
         count, rank, world = len(samples), distributed.rank(), distributed.world_size()
         count = min(count, self.config.max_samples or count)
-        asked = {n: Question.of(samples[n], f"{name}, sample {n + 1}") for n in range(rank, count, world)}
         if not count:
             return []
+        encoded = is_encoder_decoder(module)
+
+        def question(n: int) -> Question:
+            return Question.of(samples[n], f"{name}, sample {n + 1}", encoded=encoded)
+
+        asked = {n: question(n) for n in range(rank, count, world)}
         order = sorted(asked, key=lambda n: len(asked[n].prompt), reverse=True)  # like lengths together: less padding
         answers, size = [], self.config.batch_size
         for start in range(0, -(-count // world), size):
             batch = order[start : start + size]
-            questions = [asked[n] for n in batch] or [Question.of(samples[0], f"{name}, sample 1")]
+            questions = [asked[n] for n in batch] or [question(0)]
             texts = self._generate(trainer, module, questions, start)
             for n, text in zip(batch, texts, strict=False):
                 answers.append({"sample": n + 1} | self._judge(trainer.tokenizer, asked[n], text))
@@ -111,7 +117,7 @@ class GenerateEvaluator(Evaluator):
         beat("generate")
         tokenizer, config, device = trainer.tokenizer, self.config, trainer.device
         pad = pad_token(tokenizer)
-        prompts, mask = side_by_side([question.prompt for question in questions], pad)
+        prompts, mask, start = side_by_side([question.prompt for question in questions], pad, module)
         choice: dict[str, Any] = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
         if config.temperature:
             torch.manual_seed(config.seed + 1_000_003 * distributed.rank() + salt)
@@ -130,7 +136,7 @@ class GenerateEvaluator(Evaluator):
             synced_gpus=partitioned(trainer.engines["model"]),
             **choice,
         )
-        texts = [said(tokenizer, answer, ends) for answer in out[:, prompts.shape[1] :].tolist()]
+        texts = [said(tokenizer, answer, ends) for answer in out[:, start:].tolist()]
         return texts if is_lexer(tokenizer) else [self._cut(text) for text in texts]
 
     def _cut(self, text: str) -> str:

@@ -48,31 +48,31 @@ def sample(
     the mode it is in. To ``told`` go the log-probabilities of what is drawn, ``[prompts]`` for each token. What the
     model's files say of generation, such as a penalty on repetitions, is no part of the policy.
     """
-    rows, mask = side_by_side(prompts, pad)
-    width, device = rows.shape[1], uniforms.device
+    rows, mask, start = side_by_side(prompts, pad, engine.module)
+    device = uniforms.device
     with _plain(engine.module, ends, pad):
         out = engine.module.generate(
             input_ids=rows.to(device),
             attention_mask=mask.to(device),
             max_new_tokens=sampling.max_new_tokens,
             do_sample=False,
-            logits_processor=[*sampling.processors(), _Drawn(uniforms, width, told)],
+            logits_processor=[*sampling.processors(), _Drawn(uniforms, start, told)],
             synced_gpus=partitioned(engine),
         )
-    return [_ended(answer, frozenset(ends)) for answer in out[:, width:].tolist()]
+    return [_ended(answer, frozenset(ends)) for answer in out[:, start:].tolist()]
 
 
 class _Drawn:
     """Leaves of all tokens the one that its random number falls on, so that the likeliest is the one that is drawn."""
 
-    def __init__(self, uniforms: Tensor, width: int, told: list[Tensor] | None = None) -> None:
-        self.uniforms, self.width, self.told = uniforms, width, told
+    def __init__(self, uniforms: Tensor, start: int, told: list[Tensor] | None = None) -> None:
+        self.uniforms, self.start, self.told = uniforms, start, told
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         beat("generate")
         # in doubles: single precision adds up to less than 1 over a large vocabulary
         cumulated = scores.double().softmax(-1).cumsum(-1)
-        mark = self.uniforms[:, input_ids.shape[1] - self.width, None] * cumulated[:, -1:]
+        mark = self.uniforms[:, input_ids.shape[1] - self.start, None] * cumulated[:, -1:]
         chosen = torch.searchsorted(cumulated, mark, right=True).clamp(max=scores.shape[1] - 1)
         if self.told is not None:
             self.told.append(scores.log_softmax(-1).gather(1, chosen)[:, 0])
@@ -85,14 +85,17 @@ def _ended(answer: list[int], ends: frozenset[int]) -> list[int]:
 
 @contextmanager
 def _plain(module: Any, ends: Sequence[int], pad: int) -> Iterator[None]:
-    """A generation config that says nothing but how answers end, in the place of the model's own."""
+    """A generation config that says nothing but how answers begin and end, in the place of the model's own."""
     from transformers import GenerationConfig
 
     holders = [part for part in module.modules() if "generation_config" in vars(part)]
     kept = [part.generation_config for part in holders]
     try:
-        for part in holders:
-            part.generation_config = GenerationConfig(eos_token_id=list(ends), pad_token_id=pad)
+        for part, config in zip(holders, kept, strict=True):
+            start = config.decoder_start_token_id  # None but where there is an encoder
+            part.generation_config = GenerationConfig(
+                eos_token_id=list(ends), pad_token_id=pad, decoder_start_token_id=start
+            )
         yield
     finally:
         for part, config in zip(holders, kept, strict=True):

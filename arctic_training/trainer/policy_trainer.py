@@ -23,7 +23,7 @@ from arctic_training.data.factory import DataFactory
 from arctic_training.data.noise import uniform
 from arctic_training.data.prompt_factory import PromptDataFactory, answered, closing_tokens
 from arctic_training.errors import ModelError, RecipeError
-from arctic_training.generation import Question, end_tokens, generator, pad_token, said, stop_tokens
+from arctic_training.generation import Question, end_tokens, generator, is_encoder_decoder, pad_token, said, stop_tokens
 from arctic_training.model.target_losses import target_losses
 from arctic_training.parallel.sequence import share, whole
 from arctic_training.rollout.reward import Answer, Rewards, RewardSections
@@ -120,7 +120,12 @@ class PolicyTrainer(LanguageModelTrainer):
     def check(self) -> None:
         """Raises `InputError` for what would end the run at its first answers."""
         super().check()
-        generator(self.model, f"type: {self.name}")
+        module = generator(self.model, f"type: {self.name}")
+        if is_encoder_decoder(module):
+            told = (
+                f"model: {type(module).__name__} is an encoder-decoder; {self.name} trains prompt and answer as one row"
+            )
+            raise ModelError(f"{told}, for which a causal language model is wanted")
         _ = self.ends
         loaders = filter(None, [self.train_loader, *self.eval_loaders.values()])
         samples: Any = next((one.dataset for one in loaders if len(one.dataset)), [])  # of a stream nothing is read yet

@@ -120,6 +120,51 @@ def test_attention_for_packed_rows_answers_the_same(tiny_model: Path, tmp_path: 
     assert evaluator()(run) == {"exact_match/held_out": 1.0}
 
 
+PAIRS = [("one", "two"), ("three four five six", "seven"), ("add one and two", "three yes"), ("say no", "no no")]
+
+
+def seq2seq(kind: str) -> Any:
+    """A model of an encoder and a decoder, too small to know anything."""
+    from transformers import BartConfig, BartForConditionalGeneration, T5Config, T5ForConditionalGeneration
+
+    ids = {"vocab_size": 320, "pad_token_id": 0, "eos_token_id": 3, "decoder_start_token_id": 2}
+    if kind == "t5":
+        shape = {"d_model": 32, "d_ff": 64, "d_kv": 8, "num_layers": 1, "num_heads": 4, "dropout_rate": 0.0}
+        return T5ForConditionalGeneration(T5Config(**ids, **shape))  # type: ignore[arg-type]
+    layers = {"encoder_layers": 1, "decoder_layers": 1, "encoder_attention_heads": 2, "decoder_attention_heads": 2}
+    layers |= {"encoder_ffn_dim": 64, "decoder_ffn_dim": 64, "d_model": 32, "max_position_embeddings": 32}
+    more = {"bos_token_id": 2, "forced_eos_token_id": None, "dropout": 0.0}
+    return BartForConditionalGeneration(BartConfig(**ids, **layers, **more))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("kind", ["t5", "bart"])
+def test_a_model_with_an_encoder_answers_what_it_has_learned(kind: str, tiny_model: Path, tmp_path: Path) -> None:
+    run = run_of(tiny_model, tmp_path, ["x"] * 4)
+    tokenizer = run.tokenizer
+    rows = [{"input_ids": tokenizer(a).input_ids, "labels": [*tokenizer(b).input_ids, 3, -100]} for a, b in PAIRS]
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = seq2seq(kind)
+    optimizer = torch.optim.Adam(model.parameters(), lr=5e-3)
+    for step in range(160):
+        row = rows[step % 4]
+        model(input_ids=torch.tensor([row["input_ids"]]), labels=torch.tensor([row["labels"]])).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    run.engines["model"].module = model.eval()
+    run.eval_loaders = {"held_out": SimpleNamespace(dataset=rows)}
+    assert evaluator(batch_size=3)(run) == {"exact_match/held_out": 1.0}
+    kept = [json.loads(line) for line in (tmp_path / "generations/held_out/update_7.jsonl").read_text().splitlines()]
+    assert [(row["problem"], row["generated"], row["reference"]) for row in kept] == [(a, b, b) for a, b in PAIRS]
+
+
+def test_an_encoder_is_asked_the_row_and_answers_its_labels() -> None:
+    sample = {"input_ids": [5, 6, 7], "labels": [8, 9, -100, -100]}
+    assert Question.of(sample, "set, sample 1", encoded=True) == Question([5, 6, 7], [8, 9])
+    with pytest.raises(DataError, match="set, sample 1: there is no answer in its labels"):
+        Question.of({**sample, "labels": [-100]}, "set, sample 1", encoded=True)
+
+
 def test_the_last_answer_of_several_turns_is_asked_for() -> None:
     question = Question.of({"input_ids": [5, 6, 7, 8, 9, 10], "labels": [-100, 6, -100, 8, 9, -100]}, "set, sample 1")
     assert question == Question([5, 6, 7], [8, 9])

@@ -92,3 +92,16 @@ def test_nothing_impossible_is_drawn(mark: float) -> None:
     out = _Drawn(torch.tensor([[mark]], dtype=torch.float64), 4)(torch.zeros(1, 4, dtype=torch.long), scores)
     assert int(out.argmax()) == (2 if mark < 0.5 else 5)
     assert out.isfinite().sum() == 1
+
+
+def test_a_model_with_an_encoder_draws_its_answer_alone() -> None:
+    from transformers import T5Config, T5ForConditionalGeneration
+
+    shape = {"d_model": 16, "d_ff": 32, "d_kv": 8, "num_layers": 1, "num_heads": 2}
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = T5ForConditionalGeneration(T5Config(vocab_size=40, decoder_start_token_id=1, **shape)).eval()  # type: ignore[arg-type]
+    together = drawn(model, PROMPTS, list(range(6)), Sampling(5), [3])
+    for n, prompt in enumerate(PROMPTS):
+        (alone,) = drawn(model, [prompt], [n], Sampling(5), [3])
+        assert alone == together[n] and 1 <= len(alone) <= 5
