@@ -13,6 +13,7 @@ from arctic_training.config.data import DataConfig, DataSourceConfig
 from arctic_training.config.numbers import HumanFloat, HumanInt
 from arctic_training.config.paths import unwritable
 from arctic_training.config.problems import Problem
+from arctic_training.data.compression import extension
 from arctic_training.registry import names, numbered
 
 LOCAL = {
@@ -24,7 +25,7 @@ LOCAL = {
     ".parquet": "parquet",
     ".txt": "text",
 }
-"""The source that reads files of an extension."""
+"""The source that reads files of an extension, compressed or not."""
 
 
 def _read(section: Any) -> DataSourceConfig:
@@ -102,7 +103,7 @@ class SourcedDataConfig(DataConfig):
         if not isinstance(section, dict) or section.get("type"):
             return section
         where = str(section.get("name_or_path", ""))
-        return {**section, "type": LOCAL.get(Path(where).suffix.lower(), cls.default_source)}
+        return {**section, "type": LOCAL.get(extension(Path(where)), cls.default_source)}
 
     @model_validator(mode="after")
     def _shares(self) -> "SourcedDataConfig":

@@ -16,6 +16,8 @@ from arctic_training.config.paths import impossible, unreadable
 from arctic_training.config.problems import Problem
 from arctic_training.data import json_rows
 from arctic_training.data import split as splits
+from arctic_training.data.compression import extension, opened
+from arctic_training.data.json_columns import to_dataset
 from arctic_training.data.source import DataSource
 from arctic_training.errors import DataError
 
@@ -134,29 +136,39 @@ class JsonLinesSource(FileSource):
 
     name = "jsonl"
 
-    def rows(self, file: Path) -> Iterator[dict[str, Any]]:
+    def placed(self, file: Path) -> Iterator[json_rows.Placed]:
+        """The rows of a file, each with its place there."""
         return json_rows.read_lines(file)
 
+    def rows(self, file: Path) -> Iterator[dict[str, Any]]:
+        return (row for _, row in self.placed(file))
+
     def read(self, files: list[Path]) -> Any:
-        return json_rows.to_dataset(row for file in files for row in self.rows(file))
+        return to_dataset(row for file in files for row in self.rows(file))
 
     def place(self, row: int) -> str:
         number = row + self._skipped
         for file in self.files():
-            for place in json_rows.places(file):
+            for place, _ in self.placed(file):
                 if not number:
                     return place
                 number -= 1
         return super().place(row)
 
 
+class JsonSourceConfig(FileSourceConfig):
+    field: str = ""
+    """Where the list of rows stands in a file that is one mapping: a key, or several with dots between them."""
+
+
 class JsonSource(JsonLinesSource):
-    """A file that is one list of rows; also JSON lines under this extension."""
+    """A file that is one list of rows, or rows one after the other, of one line each or several."""
 
     name = "json"
+    config_type = JsonSourceConfig
 
-    def rows(self, file: Path) -> Iterator[dict[str, Any]]:
-        return json_rows.read_document(file)
+    def placed(self, file: Path) -> Iterator[json_rows.Placed]:
+        return json_rows.read_document(file, self.config.field)
 
 
 class CsvSourceConfig(FileSourceConfig):
@@ -185,14 +197,15 @@ class CsvSource(FileSource):
         tables = []
         for file in files:
             require_text(file)
-            delimiter = self.config.delimiter or ("\t" if file.suffix.lower() == ".tsv" else ",")
+            delimiter = self.config.delimiter or ("\t" if extension(file) == ".tsv" else ",")
             parse = csv.ParseOptions(delimiter=delimiter, newlines_in_values=True)
             one = csv.ReadOptions(use_threads=False)  # only then an error says which row
             try:
-                with csv.open_csv(file, read_options=one, parse_options=parse) as begun:
+                with opened(file) as text, csv.open_csv(text, read_options=one, parse_options=parse) as begun:
                     texts = dict.fromkeys(begun.schema.names, pa.string())  # a guessed number would lose its zeros
                 convert = csv.ConvertOptions(strings_can_be_null=False, column_types=texts)
-                table = csv.read_csv(file, read_options=one, parse_options=parse, convert_options=convert)
+                with opened(file) as text:
+                    table = csv.read_csv(text, read_options=one, parse_options=parse, convert_options=convert)
             except pa.ArrowInvalid as error:
                 raise DataError(f"{file}: {_reason(error)}") from None
             if len(set(table.column_names)) < len(table.column_names):
@@ -240,19 +253,20 @@ class TextSource(FileSource):
 
     def rows(self, file: Path) -> Iterator[dict[str, Any]]:
         require_text(file)
-        text = file.read_bytes().removeprefix(b"\xef\xbb\xbf").decode("utf-8").replace("\r\n", "\n")
+        with opened(file) as raw:
+            text = raw.read().removeprefix(b"\xef\xbb\xbf").decode("utf-8").replace("\r\n", "\n")
         between = self._BETWEEN.get(self.config.sample_by)
         for piece in [text] if between is None else text.split(between):
             if piece.strip():
                 yield {"text": piece if between is None else piece.strip("\n")}
 
     def read(self, files: list[Path]) -> Any:
-        return json_rows.to_dataset(row for file in files for row in self.rows(file))
+        return to_dataset(row for file in files for row in self.rows(file))
 
 
 def require_text(file: Path) -> None:
     """Raises `DataError`, with the line, for a file that is not UTF-8, or that no text editor has written."""
-    with file.open("rb") as lines:
+    with opened(file) as lines:
         for number, line in enumerate(lines, 1):
             at = line.find(0)
             if line.startswith((b"\xff\xfe", b"\xfe\xff")) and number == 1:

@@ -13,6 +13,8 @@ from arctic_training.config.data import DataSourceConfig
 from arctic_training.config.paths import unreadable
 from arctic_training.config.problems import Problem
 from arctic_training.data import split as splits
+from arctic_training.data.compression import extension
+from arctic_training.data.config import LOCAL
 from arctic_training.data.remarks import unread_columns
 from arctic_training.data.source import DataSource
 from arctic_training.errors import DataError
@@ -89,7 +91,11 @@ class HFDataSource(DataSource):
             return datasets.load_dataset(where, streaming=config.streaming, **kwargs)
         except Exception as error:
             said = (str(error).strip() or type(error).__name__).splitlines()[0]
-            if datasets.config.HF_HUB_OFFLINE and not (folder.exists() or name.startswith((".", "/", "~"))):
+            said = re.sub(r" with any supported extension \[.*", "", said)
+            if folder.is_file() and extension(folder) not in LOCAL:
+                said = f"files with the extension {extension(folder)} are unknown; known are {', '.join(LOCAL)}, "
+                said += "compressed or not; of others give the type, such as type: jsonl"
+            elif datasets.config.HF_HUB_OFFLINE and not (folder.exists() or name.startswith((".", "/", "~"))):
                 said += "; HF_HUB_OFFLINE is set: unset it, or name a local copy"
             raise DataError(f"data set {name} cannot be loaded: {said}") from error
 

@@ -17,17 +17,17 @@ ROLES = {
     "assistant": "assistant",
     "gpt": "assistant",
     "chatgpt": "assistant",
-    "ai": "assistant",
     "bot": "assistant",
     "model": "assistant",
-    "function_call": "assistant",
-    "tool_call": "assistant",
     "tool": "tool",
     "function": "tool",
-    "function_response": "tool",
-    "tool_response": "tool",
     "observation": "tool",
     "ipython": "tool",
+    "ai": "assistant",
+    "function_call": "assistant",
+    "tool_call": "assistant",
+    "function_response": "tool",
+    "tool_response": "tool",
 }
 """The names of a speaker in data sets, in any case, and his name in a chat template."""
 

@@ -13,14 +13,14 @@ Row = Mapping[str, Any]
 _CHATS = ("messages", "conversations", "conversation", "chat", "dialogue")
 _PAIRS = (
     ("instruction", "output"),
-    ("instruction", "response"),
     ("prompt", "completion"),
-    ("prompt", "response"),
-    ("query", "response"),
-    ("question", "answer"),
-    ("question", "response"),
     ("problem", "answer"),
     ("problem", "solution"),
+    ("question", "answer"),
+    ("question", "response"),
+    ("query", "response"),
+    ("prompt", "response"),
+    ("instruction", "response"),
     ("input", "output"),
 )
 """Columns of a question and its answer; the first pair that a data set has is read."""
@@ -37,8 +37,7 @@ _UNPAIRED = ("label", "kto_tag")
 
 KNOWN = (
     "messages [{role, content}], conversations [{from, value}] (sharegpt), instruction, input, output (alpaca), "
-    "prompt and completion (text or messages), and one question with one answer: "
-    + ", ".join(" and ".join(pair) for pair in _PAIRS if pair != _TEXT)
+    "prompt and completion (text or messages), " + ", ".join(" and ".join(pair) for pair in _PAIRS[2:])
 )
 
 

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from arctic_training.data import json_rows, preparation, remarks
+from arctic_training.data import preparation, remarks
+from arctic_training.data.json_columns import to_dataset
 from arctic_training.data.loader import Batch, Loader
 from arctic_training.data.row_error import RowError, where
 from arctic_training.data.sampler import GlobalOrder, Rows
@@ -165,7 +166,7 @@ class Lane:
     def _process(self, source: DataSource, rows: list[Any]) -> Any:
         """The samples of rows of a source, in a `pyarrow.Table`."""
         try:
-            dataset, process = json_rows.to_dataset(rows), partial(preparation.process, self.factory, source)
+            dataset, process = to_dataset(rows), partial(preparation.process, self.factory, source)
             with remarks.collect() as found:
                 samples = Samples(process(dataset))
             new = {about: holds for about, holds in found.items() if about not in source.remarks}

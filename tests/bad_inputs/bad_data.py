@@ -90,7 +90,8 @@ CASES: dict[str, Case] = {
     "a mapping for a list": Case(
         "rows.json: no known shape has the columns train; known are messages [{role, content}], "
         "conversations [{from, value}] (sharegpt), instruction, input, output (alpaca), prompt and "
-        "completion (text or messages), problem and answer",
+        "completion (text or messages), problem and answer, problem and solution, question and answer, "
+        "question and response, query and response, prompt and response, instruction and response, input and output",
         recipe=sft("rows.json"),
         files={"rows.json": '{"train": [1]}'},
     ),
@@ -133,14 +134,17 @@ CASES: dict[str, Case] = {
     "plain text for chats": Case(
         "rows.txt: no known shape has the columns text; known are messages [{role, content}], "
         "conversations [{from, value}] (sharegpt), instruction, input, output (alpaca), prompt and "
-        "completion (text or messages), problem and answer; plain text is what the causal trainer reads",
+        "completion (text or messages), problem and answer, problem and solution, question and answer, "
+        "question and response, query and response, prompt and response, instruction and response, input and output; "
+        "plain text is what the causal trainer reads",
         recipe=sft("rows.txt"),
         files={"rows.txt": b"a\nb\n"},
     ),
     "unknown columns": Case(
         "rows.jsonl: no known shape has the columns q, a; known are messages [{role, content}], "
         "conversations [{from, value}] (sharegpt), instruction, input, output (alpaca), prompt and "
-        "completion (text or messages), problem and answer",
+        "completion (text or messages), problem and answer, problem and solution, question and answer, "
+        "question and response, query and response, prompt and response, instruction and response, input and output",
         files={"rows.jsonl": lines({"q": "a", "a": "b"})},
     ),
     "a row without its column": Case(
@@ -153,7 +157,8 @@ CASES: dict[str, Case] = {
     ),
     "an unknown role": Case(
         "rows.jsonl:5: message 2 has the unknown role 'robot'; known are system, developer, user, "
-        "human, prompter, assistant, gpt, chatgpt, bot, model, tool, function, observation, ipython",
+        "human, prompter, assistant, gpt, chatgpt, bot, model, tool, function, observation, ipython, ai, "
+        "function_call, tool_call, function_response, tool_response",
         files={"rows.jsonl": after(4, lines({"messages": [ASKED, {"role": "robot", "content": "x"}]}))},
     ),
     "an empty answer": Case(

@@ -1,14 +1,19 @@
 """Local files: what is read, and what is said of files that cannot be."""
 
+import bz2
+import gzip
 import json
+import lzma
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pytest
+import zstandard
 from pyarrow import parquet
 
 from arctic_training.config.data import DataSourceConfig
+from arctic_training.data import json_documents
 from arctic_training.data.rows import RowReader
 from arctic_training.data.sft_factory import SFTDataConfig
 from arctic_training.data.source import DataSource
@@ -52,6 +57,98 @@ def test_json(tmp_path: Path, as_list: bool) -> None:
     file = tmp_path / "rows.json"
     file.write_text(json.dumps(ROWS, indent=1) if as_list else "\n".join(map(json.dumps, ROWS)))
     assert rows(file) == EXPECTED
+
+
+def zstandard_frames(data: bytes) -> bytes:
+    return b"".join(zstandard.compress(part) for part in (data[:20], data[20:]))
+
+
+PACKED = {".gz": gzip.compress, ".bz2": bz2.compress, ".xz": lzma.compress, ".zst": zstandard_frames}
+
+
+@pytest.mark.parametrize("ending", PACKED)
+def test_compressed_files(tmp_path: Path, ending: str) -> None:
+    for name, text, expected in [
+        ("a.jsonl", "\n".join(map(json.dumps, ROWS)), EXPECTED),
+        ("a.json", json.dumps(ROWS, indent=1), EXPECTED),
+        ("a.tsv", "a\tb\n1\t02\n", [{"a": "1", "b": "02"}]),
+        ("a.v2.txt", "one\ntwo\n", [{"text": "one"}, {"text": "two"}]),
+    ]:
+        file = tmp_path / (name + ending)
+        file.write_bytes(PACKED[ending](text.encode()))
+        assert rows(file) == expected
+    file = tmp_path / f"b.jsonl{ending}"
+    file.write_bytes(PACKED[ending](b'{"a": 1}\n{"a": }\n'))
+    assert refusal(file) == f"{file}:2: not JSON (Expecting value at column 7)"
+    file.write_bytes(PACKED[ending](b'{"a": 1}\n' * 9)[:-7])
+    assert refusal(file).startswith(f"{file}: the compressed file is damaged (")
+
+
+def test_a_compressed_file_under_another_name(tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_bytes(gzip.compress(b'{"a": 1}\n'))
+    assert rows(tmp_path / "rows.jsonl") == [{"a": 1}]
+
+
+def test_rows_of_several_lines(tmp_path: Path) -> None:
+    file = tmp_path / "rows.json"
+    told = [json.dumps(row, indent=2) for row in ROWS]
+    file.write_text("\n".join(told))
+    assert rows(file) == EXPECTED
+    assert source(file).place(2) == f"{file}:{1 + sum(len(text.splitlines()) for text in told[:2])}"
+    chat = {"tools": [{"name": "f"}], "messages": [{"role": "user", "content": "a"}]}
+    file.write_text(json.dumps(chat, indent=2))
+    assert rows(file) == [chat]
+
+
+@pytest.mark.parametrize("indent", [None, 2])
+def test_rows_below_a_field(tmp_path: Path, indent: int | None) -> None:
+    file = tmp_path / "rows.json"
+    for value, field, count in [({"version": 1, "data": ROWS}, "data", 3), ({"a": {"rows": ROWS[:2]}}, "a.rows", 2)]:
+        file.write_text(json.dumps(value, indent=indent))
+        assert rows(file, field=field) == EXPECTED[:count]
+        keys = ", ".join(value)
+        hint = f"lists of rows under {field} ({count} rows); name one: field: {field}"
+        assert refusal(file) == f"{file}: one mapping with the keys {keys}, and {hint}"
+        assert refusal(file, field="b") == f"{file}: there is no 'b', which field names; there is {keys}"
+    assert refusal(file, field="a").endswith("a is dict; a list of rows is wanted")
+    file.write_text("\n".join(map(json.dumps, ROWS)))
+    assert "not one mapping" in refusal(file, field="a")
+
+
+@pytest.mark.parametrize("piece", [1, 7, 64])
+def test_json_is_read_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, piece: int) -> None:
+    monkeypatch.setattr(json_documents, "_PIECE", piece)
+    told: list[Any] = [{"a": "äöü€𝄞" * 30, "b": [1.5, None]}, {"a": "x\\" * 200, "b": {"c": 12345}}, *EXPECTED]
+    file = tmp_path / "rows.json"
+    for text in (json.dumps(told, ensure_ascii=False, indent=1), json.dumps(told)):
+        file.write_text("\ufeff" + text, encoding="utf-8")
+        assert rows(file) == told
+    for bad in (
+        '[{"a": 1},\n {"a": }]',
+        '[{"a": 1},\n{"a": "' + "b" * 200,
+        '[{"a": 1}\n {}]',
+        '[{"a": 1}]\n\n{}',
+        "[{}, tru]",
+    ):
+        file.write_text(bad)
+        with pytest.raises(json.JSONDecodeError) as refused:
+            json.loads(bad)
+        error = refused.value
+        place = f"at line {error.lineno}, column {error.colno})"
+        assert refusal(file).endswith(place)
+    good = '[{"a": "é"},\n {"a": "'.encode()
+    file.write_bytes(good + b"\xe9")
+    assert refusal(file).endswith(f"not UTF-8 (byte {len(good) + 1} is 0xe9)")
+
+
+def test_a_file_of_an_unknown_extension_is_told_in_short(tmp_path: Path) -> None:
+    for name, ending in (("rows.foo", ".foo"), ("rows", ""), ("rows.foo.gz", ".foo")):
+        (tmp_path / name).write_text("a")
+        told = refusal(tmp_path / name)
+        assert len(told) < 400
+        assert f"files with the extension {ending} are unknown; known are .json, .jsonl, .ndjson" in told
+    (tmp_path / "rows.foo").write_text('{"a": 1}\n')
+    assert rows(tmp_path / "rows.foo", type="jsonl") == [{"a": 1}]
 
 
 def test_numbers_of_any_size_and_kind(tmp_path: Path) -> None:
@@ -107,6 +204,15 @@ def test_patterns_and_slices(tmp_path: Path) -> None:
         (b'{"a": "\\ud800"}\n', "rows.jsonl:1: holds half of a surrogate pair, which is no text"),
         (b'{"a": "\x00"}\n', "rows.jsonl:1: not JSON (a NUL character at column 8)"),
         (b"[" * 100_000, "rows.jsonl:1: nested too deeply"),
+        (
+            b'[{"a": 1}]\n',
+            "rows.jsonl:1: a row is a mapping of columns, not list; type: json reads a file that is one list",
+        ),
+        (
+            b'{\n "a": 1\n}\n',
+            "rows.jsonl:1: not JSON (Expecting property name enclosed in double quotes at column 2); type: json reads "
+            "rows of several lines",
+        ),
         (b"", "rows.jsonl: there are no rows"),
         (b"\n \n", "rows.jsonl: there are no rows"),
     ],
