@@ -1,5 +1,6 @@
 """The command. Knows no torch until it must."""
 
+import os
 import sys
 import traceback
 from collections.abc import Sequence
@@ -7,11 +8,17 @@ from collections.abc import Sequence
 from arctic_training.arguments import HELP, Arguments, parse
 from arctic_training.errors import ArcticError
 from arctic_training.secrets import hide
+from arctic_training.threads import openmp_settings
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """Do what the words after ``arctic_training`` say; the exit code."""
-    words = sys.argv[1:] if words is None else words
+    """Do what the words after ``arctic_training`` say; the exit code.
+
+    Without ``words`` this process is the command's own, and OpenMP is set for it (see `openmp_settings`).
+    """
+    if words is None:
+        os.environ.update(openmp_settings(os.environ))
+        words = sys.argv[1:]
     try:
         return _run(parse(words))
     except ArcticError as error:

@@ -11,6 +11,7 @@ from arctic_training.arguments import parse
 from arctic_training.errors import ArcticError, InputError
 from arctic_training.parent import end_with_parent
 from arctic_training.signals import hearing
+from arctic_training.threads import openmp_settings
 
 LAUNCHER = "ARCTIC_TRAINING_LAUNCHER"
 """The environment variable that holds the process number of the launcher that started this process."""
@@ -24,6 +25,7 @@ def main(words: Sequence[str] | None = None) -> int:
     _die_with_the_launcher()
     # else the connections of the others tell pages of C++ of one that has ended, and nobody reads what it ended of
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    os.environ.update(openmp_settings(os.environ))
     from arctic_training.failure import report
 
     words = sys.argv[1:] if words is None else words

@@ -21,6 +21,7 @@ from arctic_training.entrypoint import LAUNCHER, run
 from arctic_training.errors import InputError
 from arctic_training.failure import CHANNEL
 from arctic_training.signals import ENDING, hearing
+from arctic_training.threads import openmp_settings
 
 _GRACE = 2.5
 """Seconds that processes have to end by themselves when one of them has failed, or told that it does."""
@@ -98,9 +99,8 @@ def _environment(rank: int, count: int, port: int) -> dict[str, str]:
         "MASTER_PORT": port,
         LAUNCHER: os.getpid(),
     }
-    # threads of several processes that each take all cores would wait for one another
-    threads = {"OMP_NUM_THREADS": str(max(1, len(os.sched_getaffinity(0)) // count))}
-    return threads | dict(os.environ) | {name: str(value) for name, value in own.items()}
+    environment = dict(os.environ) | {name: str(value) for name, value in own.items()}
+    return environment | openmp_settings(environment)
 
 
 def _free_port() -> int:

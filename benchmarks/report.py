@@ -1,8 +1,9 @@
 """The printed table."""
 
 import textwrap
+from collections.abc import Iterable
 
-from benchmarks.figures import HELP, ROWS, Figures
+from benchmarks.figures import HELP, ROWS, Figures, Target
 from benchmarks.workload import Task
 
 TITLE, COLUMN, WIDTH = 27, 11, 95
@@ -25,11 +26,16 @@ def text(figures: Figures, machine: dict[str, str], *, rounds: int, stage: int) 
     for title, values in table.items():
         cells = [formats[title].format(values[one.name]) if one.name in values else "" for one in shown]
         lines.append(f"{title:<{TITLE}}" + "".join(f"{cell:>{COLUMN}}" for cell in cells))
-    lines += ["", f"{'target':<34}{'reached':>9}   wanted"]
-    for target in figures.targets():
+    return "\n".join([*lines, "", *target_lines(figures.targets())])
+
+
+def target_lines(targets: Iterable[Target]) -> list[str]:
+    """What is promised, what was reached, and whether that is enough."""
+    lines = [f"{'target':<34}{'reached':>9}   wanted"]
+    for target in targets:
         wanted = f"{'>=' if target.at_least else '<='} {target.wanted:,g}"
         lines.append(f"{target.title:<34}{_number(target.reached):>9}   {wanted:<9}{'' if target.met else '  MISSED'}")
-    return "\n".join(lines)
+    return lines
 
 
 def _number(value: float) -> str:

@@ -16,7 +16,7 @@ FILES = tracked("arctic_training/**/*.py")
 
 # lowest first; the longest match counts
 FLOORS = [
-    ["heartbeat", "parent", "signals", "errors", "secrets", "traces", "distributed", "loss"],
+    ["heartbeat", "parent", "signals", "threads", "errors", "secrets", "traces", "distributed", "loss"],
     ["registry", "state", "logging", "failure"],
     ["config", "metrics"],
     ["callback.hooks", "callback.callback", "tracker", "watchdog"],

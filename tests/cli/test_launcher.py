@@ -83,6 +83,7 @@ def test_two_processes_are_told_who_they_are(start: Start, folder: Path, monkeyp
     for rank in (first, second):
         assert (rank["WORLD_SIZE"], rank["LOCAL_WORLD_SIZE"], rank["MASTER_ADDR"]) == ("2", "2", "127.0.0.1")
         assert rank["OMP_NUM_THREADS"] == str(max(1, len(os.sched_getaffinity(0)) // 2))
+        assert rank["OMP_WAIT_POLICY"] == "PASSIVE"
         assert rank["parent"] == process.pid
         assert rank["argv"][1:] == ["train", "recipe.yaml", "seed=5"]
     assert first["MASTER_PORT"] == second["MASTER_PORT"]

@@ -1,0 +1,120 @@
+"""`python -m benchmarks.busy`: what a run costs on an idle machine and beside busy loops, by how its threads wait.
+
+A run on all cores is started as a person starts it, once with the command's own settings of OpenMP, once with those of
+GNU's OpenMP, which a run that is told nothing would have. Needs a machine that nothing else runs on.
+"""
+
+import argparse
+import contextlib
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from statistics import median
+
+import yaml
+
+from benchmarks.contestant import contestants
+from benchmarks.figures import Target
+from benchmarks.report import target_lines
+from benchmarks.run import Bench, note
+from benchmarks.workload import QUICK, THROUGHPUT, Task
+
+OPENMP = ("MKL_NUM_THREADS", "OMP_NUM_THREADS", "OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
+WAITING = {"ours": {}, "default": {"GOMP_SPINCOUNT": "300000"}}
+"""What is in the environment; the number is what GNU's OpenMP takes where it is told nothing."""
+LOOPS = 4
+"""Busy loops for each core."""
+Cost = tuple[float, float]
+"""Wall and CPU seconds of one run."""
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.busy", description=__doc__)
+    parser.add_argument("--rounds", type=int, default=3, help="rounds that are counted (3); one more warms the disk")
+    parser.add_argument("--quick", action="store_true", help="a tiny task: shows that it works, measures nothing")
+    said = parser.parse_args()
+    task = QUICK if said.quick else replace(THROUGHPUT, updates=40)
+    found: dict[tuple[str, int], list[Cost]] = {}
+    with tempfile.TemporaryDirectory(prefix="arctic_training_bench_") as temporary:
+        bench = Bench([task], contestants(Path(sys.executable), Path())[:1], Path(temporary), 0)
+        bench.make_corpora()
+        recipe = write_recipe(task, bench.folder(task))
+        told = bench.contestants[0].environment()
+        environment = {name: value for name, value in told.items() if name not in OPENMP}
+        for number in range(1 if said.quick else 0, said.rounds + 1):
+            for loops in (0, LOOPS * len(os.sched_getaffinity(0))):
+                for name, waiting in WAITING.items():
+                    with busy_loops(loops):
+                        cost = run(recipe, environment | waiting)
+                    note(f"round {number} {loops:2} loops {name:<8} {cost[0]:7.1f} s, CPU {cost[1]:7.1f} s")
+                    if number:
+                        found.setdefault((name, min(loops, 1)), []).append(cost)
+    print("\n".join(target_lines(targets(found))))
+    return 0
+
+
+def targets(found: dict[tuple[str, int], list[Cost]]) -> list[Target]:
+    """What is promised of the costs by name and by whether there were busy loops."""
+
+    def cost(name: str, busy: int, part: int) -> float:
+        return median(one[part] for one in found[name, busy])
+
+    return [
+        Target("idle: wall / OpenMP's default", cost("ours", 0, 0) / cost("default", 0, 0), 1.02, at_least=False),
+        Target("busy: CPU / idle CPU", cost("ours", 1, 1) / cost("ours", 0, 1), 1.5, at_least=False),
+    ]
+
+
+def write_recipe(task: Task, folder: Path) -> Path:
+    recipe = {
+        "type": "sft",
+        "train_iters": task.updates,
+        "seed": task.seed,
+        "model": {"name_or_path": str(folder / "model"), "dtype": "fp32"},
+        "data": {
+            "sources": [str(folder / "data" / "train.jsonl")],
+            "max_length": task.max_length,
+            "pack_samples": True,
+            "cache_dir": str(folder / "cache"),
+            "num_proc": 1,
+        },
+        "optimizer": {"lr": task.learning_rate},
+    }
+    path = folder / "recipe.yaml"
+    path.write_text(yaml.safe_dump(recipe))
+    return path
+
+
+@contextlib.contextmanager
+def busy_loops(count: int) -> Iterator[None]:
+    """So many processes that each would fill a core."""
+    loops = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(count)]
+    try:
+        yield
+    finally:
+        for loop in loops:
+            loop.kill()
+            loop.wait()
+
+
+def run(recipe: Path, environment: dict[str, str]) -> Cost:
+    """The command on the recipe, on all cores."""
+    began = time.monotonic()
+    log = recipe.with_suffix(".log")
+    with log.open("w") as stream:
+        command = [sys.executable, "-m", "arctic_training", str(recipe)]
+        started = subprocess.Popen(command, cwd=recipe.parent, env=environment, stdout=stream, stderr=subprocess.STDOUT)
+        _, status, usage = os.wait4(started.pid, 0)
+    started.returncode = os.waitstatus_to_exitcode(status)
+    if started.returncode:
+        raise SystemExit(f"the run failed:\n{log.read_text(errors='replace')[-2000:]}")
+    return time.monotonic() - began, usage.ru_utime + usage.ru_stime
+
+
+if __name__ == "__main__":
+    sys.exit(main())
