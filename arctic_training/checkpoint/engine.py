@@ -5,6 +5,8 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Self, TypeVar
 
+from torch import nn
+
 from arctic_training import distributed
 from arctic_training.callback.hooks import hook
 from arctic_training.checkpoint import folder as disk
@@ -54,6 +56,13 @@ class CheckpointEngine(Factory[C, "CheckpointEngine[Any]"], kind="checkpoint_eng
             logger.warning(f"{self.output_dir}: what a killed save left cannot be removed, and takes space: {error}")
         distributed.barrier()
         return self
+
+    def rehearse(self, models: Mapping[str, nn.Module]) -> None:
+        """Checks that what `write` would save of these models, by role, could be saved and loaded; writes nothing.
+
+        Called before there are data, with models without weights where they tell enough, and again with those that are
+        trained, before the first update. Raises `RecipeError`.
+        """
 
     @abstractmethod
     def write(self, folder: Path, engines: Mapping[str, Engine], state: RunState) -> Mapping[str, Any] | None:

@@ -4,6 +4,8 @@ Every function is called by all processes together; only the main one keeps what
 """
 
 import json
+import sys
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -47,73 +49,36 @@ def save_weights(model: Any, folder: Path, limit: int, sources: Mapping[str, Sou
     _stream(model, folder, limit, sources)
 
 
-_MORE_THAN_A_SUM = ("use_dora", "use_qalora", "lora_bias", "trainable_token_indices", "target_parameters")
-"""Settings of LoRA that change more of a layer than its weight."""
+def rehearse_weights(model: Any, sources: Mapping[str, Source] | None = None) -> None:
+    """Checks that `save_weights` would find all it needs, by shapes and a config written to a folder for the moment.
 
-
-def require_mergeable(model: Any) -> None:
-    """Raises `RecipeError` when the adapter of ``model`` (a PeftModel) is more than a sum of weights."""
-    told = model.peft_config[model.active_adapter]
-    kind, base = str(getattr(told.peft_type, "value", told.peft_type)), model.get_base_model()
-    why = "" if kind == "LORA" else f"{kind} is no sum of weights"
-    why = why or ", ".join(name for name in _MORE_THAN_A_SUM if getattr(told, name, None))
-    ends = [base.get_input_embeddings(), base.get_output_embeddings()]
-    if not why and base.config.get_text_config().tie_word_embeddings:
-        adapted = any(type(part).__module__.startswith("peft.") for part in ends)
-        why = "embeddings that are also the output layer, of which it changes one" if adapted else ""
-    if why:
-        raise RecipeError(
-            f"checkpoint.merge_adapter: only plain LoRA can be added to the weights, and this has {why}; leave it false"
-        )
-
-
-def merged_weights(model: Any) -> dict[str, Source]:
-    """The base model's weights with the adapter of ``model`` (a PeftModel with LoRA) added; nothing is changed in it.
-
-    `require_mergeable` says for which.
+    Raises `RecipeError`.
     """
-    adapter = model.active_adapter
-    base = model.get_base_model()
-    sources: dict[str, Source] = {}
-    for name, module in base.named_modules():
-        if hasattr(module, "get_delta_weight") and hasattr(module, "base_layer"):
-            sources[f"{name}.weight"] = _merged(module, adapter)
-    for name, tensor in base.state_dict(keep_vars=True).items():
-        if "lora_" in name or ".original_module." in name:
-            continue
-        plain = name.replace(".base_layer.", ".").replace(f".modules_to_save.{adapter}.", ".")
-        sources.setdefault(plain, _whole(tensor))
-    return sources
-
-
-def adapter_weights(model: Any) -> dict[str, torch.Tensor]:
-    """What of a PeftModel is trained, by its name in the model; empty on all processes but the main one."""
-    sources = {name: _whole(one) for name, one in model.named_parameters() if one.requires_grad}
-    return {name: tensor for name, one in sources.items() if (tensor := _keep(one.make())) is not None}
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            _describe(model, Path(folder), None)
+        if sources is not None or is_partitioned(model):
+            _files(model, sys.maxsize, _own(model) if sources is None else sources)
+    except OSError:
+        return  # the disk for the moment says nothing of that of the checkpoints
+    except Exception as error:
+        text = " ".join(str(error).split())[:300]
+        raise RecipeError(f"checkpoint.type: huggingface cannot save a {type(model).__name__}: {text}") from error
 
 
 def _own(model: torch.nn.Module) -> dict[str, Source]:
-    return {name: _whole(tensor) for name, tensor in model.state_dict(keep_vars=True).items()}
+    return {name: whole_tensor(tensor) for name, tensor in model.state_dict(keep_vars=True).items()}
 
 
-def _whole(tensor: Any) -> Source:
+def whole_tensor(tensor: Any) -> Source:
+    """Returns a weight of a model as it is, gathered when it is parted."""
+
     def make() -> torch.Tensor:
         with gathered([tensor]):
             # what was gathered is given back on leaving
             return tensor.detach().clone() if hasattr(tensor, "ds_id") else tensor.detach()  # type: ignore[no-any-return]
 
     return Source(torch.empty(shape_of(tensor), dtype=tensor.dtype, device="meta"), make)
-
-
-def _merged(layer: Any, adapter: str) -> Source:
-    def make() -> torch.Tensor:
-        with gathered(layer.parameters()), torch.no_grad():
-            weight: torch.Tensor = layer.get_base_layer().weight
-            delta: torch.Tensor = layer.get_delta_weight(adapter)
-            return weight + delta.to(weight.dtype)
-
-    weight = layer.get_base_layer().weight
-    return Source(torch.empty(shape_of(weight), dtype=weight.dtype, device="meta"), make)
 
 
 def _keep(tensor: torch.Tensor) -> torch.Tensor | None:
@@ -133,15 +98,9 @@ def _is_converted(model: Any) -> bool:
 
 def _stream(model: Any, folder: Path, limit: int, sources: Mapping[str, Source]) -> None:
     """One file after the other: no more than ``limit`` bytes and one tensor are held for writing."""
-    from huggingface_hub import split_torch_state_dict_into_shards
     from safetensors.torch import save_file
-    from transformers.modeling_utils import remove_tied_weights_from_state_dict
 
-    like = {name: source.like for name, source in sources.items()}
-    for name in model._keys_to_ignore_on_save or ():
-        like.pop(name, None)
-    like = remove_tied_weights_from_state_dict(like, model)
-    plan = split_torch_state_dict_into_shards(like, max_shard_size=limit, filename_pattern="model{suffix}.safetensors")
+    plan = _files(model, limit, sources)
     index = {"metadata": plan.metadata, "weight_map": plan.tensor_to_filename} if plan.is_sharded else None
     failed = _attempt(lambda: _describe(model, folder, index)) if distributed.is_main() else None
     for file, names in plan.filename_to_tensors.items():
@@ -151,6 +110,18 @@ def _stream(model: Any, folder: Path, limit: int, sources: Mapping[str, Source])
             failed = _attempt(lambda: save_file(whole, folder / file, {"format": "pt"}))  # noqa: B023  called at once
     if failed:
         raise failed
+
+
+def _files(model: Any, limit: int, sources: Mapping[str, Source]) -> Any:
+    """Returns which weights go into which file, the plan of huggingface_hub."""
+    from huggingface_hub import split_torch_state_dict_into_shards
+    from transformers.modeling_utils import remove_tied_weights_from_state_dict
+
+    like = {name: source.like for name, source in sources.items()}
+    for name in model._keys_to_ignore_on_save or ():
+        like.pop(name, None)
+    like = remove_tied_weights_from_state_dict(like, model)
+    return split_torch_state_dict_into_shards(like, max_shard_size=limit, filename_pattern="model{suffix}.safetensors")
 
 
 def _describe(model: Any, folder: Path, index: dict[str, Any] | None) -> None:

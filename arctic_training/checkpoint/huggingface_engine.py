@@ -8,9 +8,16 @@ import torch
 from pydantic import Field
 
 from arctic_training import distributed
+from arctic_training.checkpoint.adapter import (
+    base_weights,
+    plain_base,
+    rehearse_adapter,
+    require_mergeable,
+    save_adapter,
+)
 from arctic_training.checkpoint.engine import CheckpointEngine
-from arctic_training.checkpoint.export import adapter_weights, merged_weights, require_mergeable, save_weights
-from arctic_training.checkpoint.folder import disk_errors
+from arctic_training.checkpoint.export import rehearse_weights, save_weights
+from arctic_training.checkpoint.folder import disk_errors, step_folder
 from arctic_training.config.checkpoint import CheckpointConfig
 from arctic_training.config.numbers import HumanInt
 from arctic_training.engine.engine import Engine
@@ -36,22 +43,31 @@ class HFCheckpointEngine(CheckpointEngine[HFCheckpointConfig]):
     config_type = HFCheckpointConfig
 
     def __call__(self) -> Self:
-        for role, engine in self.trainer.engines.items():
-            if not hasattr(engine.module, "save_pretrained"):
-                what = type(engine.module).__name__
-                raise RecipeError(
-                    f"checkpoint.type: huggingface cannot save {role}, a {what}, which transformers does not know; "
-                    "use type deepspeed"
-                )
-            if self.config.merge_adapter and hasattr(engine.module, "peft_config"):
-                require_mergeable(engine.module)
+        self.rehearse({role: engine.module for role, engine in self.trainer.engines.items()})
         return super().__call__()
+
+    def rehearse(self, models: Mapping[str, torch.nn.Module]) -> None:
+        for role, model in models.items():
+            if not hasattr(model, "save_pretrained"):
+                raise RecipeError(
+                    f"checkpoint.type: huggingface cannot save {role}, a {type(model).__name__}, which transformers "
+                    "does not know; use type deepspeed"
+                )
+            if not hasattr(model, "peft_config"):
+                rehearse_weights(model)
+            elif self.config.merge_adapter:
+                require_mergeable(model)
+                rehearse_weights(plain_base(model), base_weights(model, merged=True))
+            else:
+                rehearse_adapter(model)
 
     def write(self, folder: Path, engines: Mapping[str, Engine], state: RunState) -> Mapping[str, Any]:
         failed: OSError | None = None
+        final = step_folder(self.output_dir, self.trainer.progress.update)
         for role, engine in engines.items():
             try:
-                self._export(engine.module, folder if role == "model" else folder / role)
+                part = "" if role == "model" else role
+                self._export(engine.module, folder / part, final / part)
             except OSError as error:
                 failed = failed or error  # the other models' weights must be gathered with the other processes
         if failed:
@@ -61,17 +77,11 @@ class HFCheckpointEngine(CheckpointEngine[HFCheckpointConfig]):
                 self.trainer.tokenizer.save_pretrained(folder)
         return {"roles": sorted(engines), "progress": self.trainer.progress.state_dict()}
 
-    def _export(self, module: torch.nn.Module, folder: Path) -> None:
+    def _export(self, module: Any, folder: Path, final: Path) -> None:
         limit = self.config.max_shard_size
         if not hasattr(module, "peft_config"):
             save_weights(module, folder, limit)
         elif self.config.merge_adapter:
-            save_weights(module.get_base_model(), folder, limit, merged_weights(module))  # type: ignore[operator]
+            save_weights(plain_base(module), folder, limit, base_weights(module, merged=True))
         else:
-            weights = adapter_weights(module)
-            if distributed.is_main():
-                trained = [name for name, one in module.named_parameters() if one.requires_grad and "embed" in name]
-                with disk_errors():
-                    module.save_pretrained(  # type: ignore[operator]
-                        folder, state_dict=weights, save_embedding_layers=bool(trained)
-                    )
+            save_adapter(module, folder, limit, final=final)

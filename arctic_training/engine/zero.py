@@ -130,3 +130,8 @@ def full_gradient(parameter: torch.nn.Parameter) -> torch.Tensor | None:
     from deepspeed.utils import safe_get_full_grad
 
     return safe_get_full_grad(parameter)  # type: ignore[no-any-return]
+
+
+def without_values(error: Exception) -> bool:
+    """Whether ``error`` says that tensors on torch's meta device have no values, as of a model without weights."""
+    return isinstance(error, NotImplementedError) or " meta" in str(error)

@@ -19,6 +19,8 @@ class ModelFactory(Factory[C, nn.Module], kind="model_factory"):
     """A subclass writes `create_model`, and `create_config` when the model is made from a config."""
 
     config_type: ClassVar[type[ComponentConfig]] = ModelConfig
+    skeleton: nn.Module | None = None
+    """The model as it will be trained, without weights, after `check_tokenizer`; None where that tells nothing."""
 
     def __call__(self, *args: Any) -> nn.Module:
         model = self.create_model(self.create_config())

@@ -26,7 +26,7 @@ from arctic_training.model.factory import ModelFactory
 from arctic_training.model.memory import estimate
 from arctic_training.model.peft_transform import PeftConfig, PeftTransform
 from arctic_training.model.pretrained import Pretrained
-from arctic_training.model.rehearsal import require_positions, rows
+from arctic_training.model.rehearsal import require_positions
 from arctic_training.model.target_losses import causal_model
 from arctic_training.model.transform import ModelTransform
 from arctic_training.model.transforms import (
@@ -35,7 +35,8 @@ from arctic_training.model.transforms import (
     Compile,
     CompileConfig,
 )
-from arctic_training.model.vocabulary import fit_vocabulary, require_rows
+from arctic_training.model.trial import require_runs
+from arctic_training.model.vocabulary import fit_vocabulary, warn_of_untrained_rows
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
@@ -94,8 +95,6 @@ class HFModelFactory(ModelFactory[HFModelConfig]):
 
     name = "huggingface"
     config_type = HFModelConfig
-    _rows: int | None = None
-    """Of the embedding, once `check` has looked at the model."""
     _checkpoints = False
 
     @property
@@ -121,17 +120,25 @@ class HFModelFactory(ModelFactory[HFModelConfig]):
         text = config.get_text_config()
         known = getattr(text, "max_position_embeddings", None) or getattr(text, "n_positions", None)
         require_positions(skeleton, getattr(self.trainer.config.data, "max_length", None), known)
-        self._rows = rows(skeleton)
-        if self._adapter is not None:
-            self._adapter.rehearse(skeleton)
+        self.skeleton = skeleton
 
     def check_tokenizer(self, tokenizer: Any) -> None:
-        if self._rows is not None and tokenizer is not None:
-            with self.pretrained.named():
-                require_rows(self._rows, tokenizer, resize=self.config.resize_vocabulary)
+        adapter, skeleton = self._adapter, self.skeleton
+        if skeleton is None:
+            return
+        new = self._fit_vocabulary(skeleton, tokenizer)
+        if adapter is not None:
+            self.skeleton = adapter.rehearse(skeleton, sharded=self._stage == 3)
+            if self.skeleton is not None:
+                require_runs(self.skeleton, adapter.method, torch.device("meta"))
+                warn_of_untrained_rows(self.skeleton, [one for one in new if one[1] != tokenizer.pad_token])
 
     def prove(self, engine: Any) -> None:
-        if self.trainer.packs_samples and causal_model(engine).config._attn_implementation != attention.NAME:
+        adapter = self._adapter
+        if adapter is not None:
+            require_runs(engine, adapter.method, self.trainer.device)
+        own = causal_model(engine).config._attn_implementation != attention.NAME
+        if self.trainer.packs_samples and (own or adapter is not None):
             require_apart(engine, self.trainer.device)
 
     def create_config(self) -> Any:
@@ -144,12 +151,12 @@ class HFModelFactory(ModelFactory[HFModelConfig]):
         drawn = drawn_in_parts(lambda: source.drawn(*what), self._deepspeed) if self._drawn else None
         with sharded_construction(self._deepspeed):
             model = source.loaded(*what) if drawn is None else drawn
-            self._fit_vocabulary(model)
+            self._fit_vocabulary(model, self.trainer.tokenizer)
         return model
 
     def post_create_model_callback(self, model: nn.Module) -> None:
         """Does what every model needs, also one that a subclass makes in its own way."""
-        self._fit_vocabulary(model)
+        self._fit_vocabulary(model, self.trainer.tokenizer)
         attention.watch(model)
         self._checkpoints = self._wants_checkpoints(model)
 
@@ -168,7 +175,12 @@ class HFModelFactory(ModelFactory[HFModelConfig]):
     @functools.cached_property
     def _adapter(self) -> PeftTransform | None:
         told = self.config.peft_config
-        return None if told is None else PeftTransform(PeftConfig(type="peft", config=told))
+        if told is None:
+            return None
+        adapter = PeftTransform(PeftConfig(type="peft", config=told))
+        changed = {"weights": self._drawn, "config": self.config.hf_config_kwargs, "format": self.pretrained.is_gguf}
+        adapter.base_changes = {name for name, one in changed.items() if one}
+        return adapter
 
     def _read_config(self) -> tuple[Any, bool]:
         return self.pretrained.config(self.config.hf_config_kwargs)
@@ -187,9 +199,15 @@ class HFModelFactory(ModelFactory[HFModelConfig]):
     def _stage(self) -> int:
         return int(self._deepspeed["zero_optimization"]["stage"])
 
-    def _fit_vocabulary(self, model: nn.Module) -> None:
+    def _fit_vocabulary(self, model: nn.Module, tokenizer: Any) -> list[tuple[int, str]]:
+        """Gives the model the rows that it lacks, and returns the tokens that they are for."""
+        adapter, resize = self._adapter, self.config.resize_vocabulary
         with self.pretrained.named():
-            fit_vocabulary(model, self.trainer.tokenizer, resize=self.config.resize_vocabulary)
+            new = fit_vocabulary(model, tokenizer, resize=resize, exact=adapter is not None)
+        if adapter is not None and new:
+            only_padding = [token for _, token in new] == [tokenizer.pad_token]
+            adapter.base_changes.add("pad token" if only_padding else "vocabulary")
+        return new
 
     def _options(self, config: Any) -> dict[str, Any]:
         attention.register()
@@ -222,7 +240,7 @@ class HFModelFactory(ModelFactory[HFModelConfig]):
             )
         if packs and (adapter := self._adapter) is not None and adapter.adds_tokens:
             raise ModelError(
-                f"data.pack_samples: {adapter.config.config['peft_type']} puts its tokens before a row, "
+                f"data.pack_samples: {adapter.method} puts its tokens before a row, "
                 "not before every sample in it; give pack_samples: false"
             )
         compiles = self.config.compile or any(one.type == Compile.name for one in self.config.transforms)
@@ -251,7 +269,7 @@ class HFModelFactory(ModelFactory[HFModelConfig]):
         elif odd := sorted(kinds & {"dynamic", "longrope"}):
             told = f"the positions of {name} ({odd[0]}) depend on the length of what a process sees; leave it out"
         elif (adapter := self._adapter) is not None and adapter.adds_tokens:
-            told = f"{adapter.config.config['peft_type']} puts tokens before each part; leave it out"
+            told = f"{adapter.method} puts tokens before each part; leave it out"
         if told:
             raise ModelError(f"sequence_parallel_size: {told}")
 

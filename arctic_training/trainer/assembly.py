@@ -63,9 +63,7 @@ def build(trainer: Any) -> None:
     for role in trainer.roles:
         if getattr(config, role.name) is not None:  # a recipe may have no use for a frozen model
             trainer.engines[role.name] = cast(trainer, role)
-    trainer.checkpointers = [
-        factory(trainer, section, "checkpoint_engine_type")() for section in config.checkpoint if section.enabled
-    ]
+    trainer.checkpointers = [checkpointer() for checkpointer in make_checkpointers(trainer)]
     for checkpointer in trainer.checkpointers:
         room.warn(checkpointer)
     trainer.evaluators = make_evaluators(config.evaluators)
@@ -137,7 +135,17 @@ def make_tokenizer(trainer: Any) -> Any:
     tokenizer = make(trainer, "tokenizer")
     for model in models:
         model.check_tokenizer(tokenizer)
+    trained = {role.name: model for role, model in zip(roles, models, strict=True) if not role.frozen}
+    skeletons = {name: model.skeleton for name, model in trained.items() if model.skeleton is not None}
+    for checkpointer in make_checkpointers(trainer):
+        checkpointer.rehearse(skeletons)
     return tokenizer
+
+
+def make_checkpointers(trainer: Any) -> list[Any]:
+    """The recipe's checkpoint engines, before they look at their folders."""
+    sections = [section for section in trainer.config.checkpoint if section.enabled]
+    return [factory(trainer, section, "checkpoint_engine_type") for section in sections]
 
 
 def load(trainer: Any) -> tuple[Loader, dict[str, Loader]]:

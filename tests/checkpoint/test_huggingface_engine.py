@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from arctic_training import distributed
-from arctic_training.checkpoint.export import require_mergeable
+from arctic_training.checkpoint.adapter import require_mergeable
 from arctic_training.checkpoint.huggingface_engine import HFCheckpointConfig, HFCheckpointEngine
 from arctic_training.engine.config import deepspeed_config
 from arctic_training.engine.engine import TrainedEngine, initialize
