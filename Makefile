@@ -8,7 +8,7 @@ INSTALLED := $(VENV)/.installed
 PEER := benchmarks/.venv-arctic_training_0_8
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart test test-faults test-long check format bench docs clean
+.PHONY: help install quickstart test test-faults test-long test-all check format bench docs clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -39,6 +39,9 @@ test-faults: $(INSTALLED) ## break runs in every way of tests/faults/matrix.py, 
 
 test-long: $(INSTALLED) ## run the tests that the two above leave out: projects, and models in parts
 	$(BIN)/python -m pytest --quiet -m 'long and not fault'
+
+test-all: $(INSTALLED) ## run every test once, and print what of tests/faults/matrix.py held
+	$(BIN)/python -m pytest -m 'fault or not fault'
 
 check: $(INSTALLED) ## lint, formatting and types
 	$(BIN)/ruff check .

@@ -1,4 +1,5 @@
-"""What a run survives or refuses. Tests carry the numbers of rows; ``make test-faults`` prints what held."""
+"""What a run survives or refuses. Tests carry the numbers of rows; a session of ``fault`` prints what
+held, and fails when a row is not shown: ``make test-faults``, and ``make test-all`` among all tests."""
 
 from typing import Any
 

@@ -151,7 +151,8 @@ def compare(factory: Any, lr: float, where: list[tuple[int, str]]) -> None:
 @pytest.mark.parametrize("factory", WHERE, ids=lambda one: one.name)
 def test_an_optimizer_is_itself_at_every_stage_and_type_at_which_it_is_allowed(factory: Any) -> None:
     lr, where = WHERE[factory]
-    compare(factory, lr, where)
+    with torch.compiler.set_stance("force_eager"):  # DeepSpeed's Muon is compiled, for every shape anew
+        compare(factory, lr, where)
     for stage, dtype in set(EVERYWHERE) - set(where):
         with pytest.raises(RecipeError, match=r"^optimizer\.type: .* stage: 0|give deepspeed"):
             make(factory, stage, dtype, Net())
