@@ -1,5 +1,7 @@
 """Renders chats with a tokenizer's template."""
 
+import functools
+import json
 import re
 import signal
 import threading
@@ -16,8 +18,11 @@ Span = tuple[int, int]
 
 PATIENCE = 10.0
 """Seconds of the processor that a template may take for a small chat, however busy the machine is."""
+MARKER = "ZqmarkerqZ"
+"""A content that no template looks at, and no message holds."""
 
 _GENERATION_TAG = re.compile(r"\{%-?\s*generation\s*-?%\}")
+_ARGUMENTS = {"zqkeyqz": "zqvalueqz"}
 
 
 class ChatTemplate:
@@ -35,15 +40,21 @@ class ChatTemplate:
         tokens = [str(token) for token in tokenizer.added_tokens_decoder.values()]
         self.ends = tuple(token for token in tokens if token.strip())
         """Tokens that may end a turn: every added one that is not white space."""
-        self._try()
+        self._in_parts = False
+        """The template reads contents as lists of parts only, as those of models that see pictures do."""
+        self._in_parts = not self._shows(MARKER) and self._shows([{"type": "text", "text": MARKER}])
 
-    def _try(self) -> None:
-        """Raises `DataError` for a template that is none, that reaches out of its sandbox, or that does not end."""
+    def _shows(self, content: Any) -> bool:
+        """Whether an answer of this content is rendered with its words.
+
+        Raises `DataError` for a template that is none, that reaches out of its sandbox, or that does not end.
+        """
         from jinja2.exceptions import SecurityError, TemplateSyntaxError
 
+        chat: Chat = [{"role": "user", "content": content}, {"role": "assistant", "content": content}]
         try:
             with _at_most(PATIENCE):
-                self.render([[{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]])
+                text = self.render([chat])[0]
         except TemplateSyntaxError as error:
             raise DataError(f"the chat template is none: {error.message} (its line {error.lineno})") from error
         except SecurityError as error:
@@ -51,7 +62,55 @@ class ChatTemplate:
         except TimeoutError:
             raise DataError(f"the chat template takes more than {PATIENCE} s for a chat of two words") from None
         except Exception:
-            return  # it may refuse such a chat, and take those that there are
+            return False  # it may refuse such a chat, and take those that there are
+        return MARKER in text and repr(content)[1:] not in text
+
+    @functools.cached_property
+    def _arguments_as_text(self) -> bool:
+        """Whether the template writes the arguments of a call down as they are, so that they have to be JSON."""
+        for arguments in (_ARGUMENTS, json.dumps(_ARGUMENTS)):
+            call = {"type": "function", "id": "abcdefghi", "function": {"name": "zqnameqz", "arguments": arguments}}
+            chat: Chat = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "", "tool_calls": [call]}]
+            try:
+                text = self.render([chat])[0]
+            except Exception:  # it joins them to a text, or reads them as a mapping
+                continue
+            if _ARGUMENTS["zqkeyqz"] in text and repr(_ARGUMENTS) not in text:
+                return isinstance(arguments, str)
+        return False
+
+    def read(self, chat: Chat) -> Chat:
+        """The messages as the template takes them: texts for lists of text parts, arguments of calls as it wants them.
+
+        What is None is left out: templates test for keys, and would print the word None.
+        """
+        return [self._read(message) for message in chat]
+
+    def _read(self, message: Message) -> dict[str, Any]:
+        read = {key: value for key, value in message.items() if value is not None}
+        if isinstance(read.get("content"), list):
+            texts = [_text(part) for part in read["content"]]
+            if None not in texts:
+                read["content"] = "".join(filter(None, texts))
+        if isinstance(read.get("tool_calls"), list):
+            read["tool_calls"] = [self._call(call) for call in read["tool_calls"]]
+        return read
+
+    def _call(self, call: Any) -> Any:
+        if not isinstance(call, Mapping):
+            return call
+        if isinstance(call.get("function"), Mapping):
+            return {**call, "function": self._call(call["function"])}
+        arguments = call.get("arguments")
+        if isinstance(arguments, str) and not self._arguments_as_text:
+            try:
+                parsed = json.loads(arguments)
+            except (ValueError, RecursionError):
+                return call
+            return {**call, "arguments": parsed} if isinstance(parsed, dict) else call
+        if isinstance(arguments, Mapping) and self._arguments_as_text:
+            return {**call, "arguments": json.dumps(arguments, ensure_ascii=False)}
+        return call
 
     def tagged(self, tools: Sequence[Any] | None = None) -> bool:
         """Whether the template itself says what the assistant says, by ``{% generation %}``."""
@@ -75,7 +134,7 @@ class ChatTemplate:
         from transformers.utils.chat_template_utils import render_jinja_template
 
         return render_jinja_template(  # type: ignore[no-any-return]
-            conversations=[[_present(message) for message in chat] for chat in chats],
+            conversations=[[_in_parts(message) for message in chat] for chat in chats] if self._in_parts else chats,
             tools=tools,
             chat_template=self.tokenizer.get_chat_template(None, tools),
             return_assistant_tokens_mask=tags,
@@ -103,6 +162,19 @@ def _at_most(seconds: float) -> Iterator[None]:
         signal.signal(signal.SIGVTALRM, before)
 
 
-def _present(message: Message) -> dict[str, Any]:
-    """A message without what is None: templates test for keys, and would print the word None."""
-    return {key: value for key, value in message.items() if value is not None}
+def text_of(message: Message) -> str:
+    """The words of a message, of its text parts where it has others too."""
+    content = message.get("content") or ""
+    return content if isinstance(content, str) else "\n".join(filter(None, map(_text, content)))
+
+
+def _text(part: Any) -> str | None:
+    """The text of a part of a content; None when it is a part of another kind."""
+    if isinstance(part, Mapping) and part.get("type") in (None, "text", "input_text", "output_text"):
+        part = part.get("text")
+    return part if isinstance(part, str) else None
+
+
+def _in_parts(message: Message) -> Message:
+    content = message.get("content")
+    return {**message, "content": [{"type": "text", "text": content}]} if isinstance(content, str) else message

@@ -12,10 +12,10 @@ from pydantic import Field
 from arctic_training.config.base import ComponentConfig
 from arctic_training.config.numbers import HumanInt
 from arctic_training.data import preference_rows
-from arctic_training.data.chat_template import Span
 from arctic_training.data.collate import IGNORED, pack, pad
 from arctic_training.data.config import SourcedDataConfig
-from arctic_training.data.encoder import SampleEncoder
+from arctic_training.data.encoder import SampleEncoder, last_turns
+from arctic_training.data.masking import Found
 from arctic_training.data.preparation import map_rows, token_table
 from arctic_training.data.row_error import read_rows
 from arctic_training.data.shapes import Sample
@@ -101,9 +101,9 @@ class SpanEncoder(SampleEncoder):
 
     answers: Mapping[int, int] = {}
 
-    def _find(self, samples: Sequence[Sample], group: Sequence[int], first: int) -> tuple[list[str], list[list[Span]]]:
-        texts, spans = super()._find(samples, group, first)
-        return texts, [found[max(0, len(found) - self.answers[n]) :] for n, found in zip(group, spans, strict=True)]
+    def _turns(self, n: int, sample: Sample, found: Found) -> list[int]:
+        """Raises `DataError` for one that the template does not enclose."""
+        return last_turns(found, self.answers[n])
 
 
 class Cut:

@@ -9,8 +9,10 @@ import numpy as np
 from arctic_training.config.tokenizer import is_lexer
 from arctic_training.data.chat_template import ChatTemplate, Span
 from arctic_training.data.collate import IGNORED
-from arctic_training.data.masking import AnswerFinder
+from arctic_training.data.learned import left_out, require_learned
+from arctic_training.data.masking import AnswerFinder, Found
 from arctic_training.data.message_keys import MessageKeys
+from arctic_training.data.remarks import remark
 from arctic_training.data.row_error import RowError
 from arctic_training.data.shapes import Sample
 from arctic_training.data.tokens import Tokenize, Tokens
@@ -66,7 +68,7 @@ class SampleEncoder:
     def _find(self, samples: Sequence[Sample], group: Sequence[int], first: int) -> tuple[list[str], list[list[Span]]]:
         finder, tools = self.finder, samples[group[0]].tools
         try:
-            texts, spans = finder([samples[n].messages for n in group], tools)
+            found = finder([samples[n].messages for n in group], tools)
         except Exception:
             for n in group:  # which of them is it?
                 try:
@@ -75,27 +77,30 @@ class SampleEncoder:
                     said = str(error) if isinstance(error, DataError) else f"the chat template refuses it: {error}"
                     raise RowError(first + n, said) from error
             raise
-        for n in group:
-            self._keys.look(samples[n].messages, tools)
-        return texts, [
-            self._learned(samples[n], found, first + n) if samples[n].context else found
-            for n, found in zip(group, spans, strict=True)
-        ]
+        for one in found:
+            self._keys.look(one.chat, tools)
+        spans = [self._targets(n, samples[n], one, first + n) for n, one in zip(group, found, strict=True)]
+        return [one.text for one in found], spans
 
-    def _learned(self, sample: Sample, spans: Sequence[Span], row: int) -> list[Span]:
-        """What the assistant says in the messages that are learned. Raises `RowError` when that cannot be told."""
-        turns = [n for n, message in enumerate(sample.messages) if message["role"] == "assistant"]
+    def _targets(self, n: int, sample: Sample, found: Found, row: int) -> list[Span]:
+        """The characters that are learned of sample ``n`` of the batch. Raises `RowError` when that cannot be told."""
         excluded = sample.context - sample.prompted
-        silent = f"message {min(excluded or sample.context) + 1} "
-        silent += f"has the {sample.flag}" if excluded else "is part of the prompt"
         if excluded and not self.mask_inputs:
-            raise RowError(row, f"{silent}, and mask_inputs: false makes every token a target")
-        if not self.mask_inputs:
-            return list(spans)
-        if len(spans) != len(turns):
-            said = f"the chat template encloses {len(spans)} parts of {len(turns)} answers"
-            raise RowError(row, f"{silent}, and {said} in {{% generation %}}, so that it cannot be told which it is")
-        return [span for n, span in zip(turns, spans, strict=True) if n not in sample.context]
+            told = f"message {min(excluded) + 1} has the {sample.flag}"
+            raise RowError(row, f"{told}, and mask_inputs: false makes every token a target")
+        try:
+            turns = self._turns(n, sample, found)
+            require_learned(found, turns)
+        except DataError as error:
+            raise RowError(row, str(error)) from error
+        for sentence in left_out(found, turns, self.finder.template.ends):
+            remark(sentence)
+        return [span for turn in turns for span in found.answers[turn]]
+
+    def _turns(self, n: int, sample: Sample, found: Found) -> list[int]:
+        """Returns the assistant's turns that are learned: none of the weight 0, none that the template leaves out."""
+        turns = [number for number, message in enumerate(sample.messages) if message["role"] == "assistant"]
+        return [turn for turn, number in enumerate(turns) if number not in sample.context and found.answers[turn]]
 
     def _labelled(
         self, texts: Sequence[str], spans: Sequence[Sequence[Span]], *, special: bool
@@ -142,6 +147,18 @@ class SampleEncoder:
                 labels[:] = IGNORED  # to answer nothing is not what an empty cell means
             made.append((ids, labels))
         return made
+
+
+def last_turns(found: Found, count: int) -> list[int]:
+    """The last ``count`` of the assistant's turns. Raises `DataError` for one that the template does not enclose."""
+    turns = range(max(0, len(found.answers) - count), len(found.answers))
+    if not all(found.answers[turn] for turn in turns):
+        enclosed = sum(map(bool, found.answers))
+        raise DataError(
+            f"the chat template encloses {enclosed} of {len(found.answers)} answers in {{% generation %}}, and not the "
+            "last, which is to be learned"
+        )
+    return list(turns)
 
 
 def _plain(text: str) -> str:

@@ -12,10 +12,23 @@ from dataclasses import dataclass
 from typing import Any
 
 from arctic_training.data.chat_template import Chat, ChatTemplate, Span
-from arctic_training.data.turn import Turn
+from arctic_training.data.turn import Renderer, Turn
 from arctic_training.errors import DataError
 
 _EMPTY_THOUGHT = re.compile(r"\s*<think>\s*</think>\s*")
+
+
+@dataclass(frozen=True)
+class Found:
+    """A chat as it is rendered, and where the assistant's turns stand in it."""
+
+    chat: Chat
+    """As the template took it."""
+    text: str
+    answers: list[list[Span]]
+    """The characters of each turn, in order and apart; none of a turn that the template does not enclose."""
+    skeleton: "_Skeleton | None" = None
+    """What the contents were laid into to get the text, so that every one stands where it must."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +39,8 @@ class _Skeleton:
     """What comes before the first content, between two, and after the last."""
     answers: tuple[tuple[int, int, int], ...]
     """(message, characters of the turn before its content, characters of it after its content)."""
+    ended: bool
+    """Each answer ends with an end token."""
 
 
 class AnswerFinder:
@@ -35,39 +50,65 @@ class AnswerFinder:
         """``ignore_empty_think`` takes an empty ``<think></think>`` out of what is found."""
         self.template, self.ignore_empty_think = template, ignore_empty_think
         self._skeletons: dict[tuple[str, ...], _Skeleton | None] = {}
+        self._renderer = Renderer(template, None)
 
-    def __call__(self, chats: Sequence[Chat], tools: Sequence[Any] | None = None) -> tuple[list[str], list[list[Span]]]:
-        """The text of each chat, and the characters that the assistant said in it, in order and apart.
+    def __call__(self, chats: Sequence[Chat], tools: Sequence[Any] | None = None) -> list[Found]:
+        """The text of each chat, and the characters that the assistant said in it.
 
         Raises `DataError` when that cannot be told, and what the template raises.
         """
+        chats = [self.template.read(chat) for chat in chats]
         if self.template.tagged(tools):
             texts, spans = self.template.render_tagged(chats, tools)
-            spans = [[self._with_end(text, span) for span in found] for text, found in zip(texts, spans, strict=True)]
+            found = [self._enclosed(*one, tools) for one in zip(chats, texts, spans, strict=True)]
         else:
             texts = self.template.render(chats, tools)
-            spans = [self._find(text, chat, tools) for text, chat in zip(texts, chats, strict=True)]
+            found = [self._find(chat, text, tools) for chat, text in zip(chats, texts, strict=True)]
         if self.ignore_empty_think:
-            spans = [
-                [_after_empty_thought(text, span) for span in found] for text, found in zip(texts, spans, strict=True)
-            ]
-        return texts, spans
+            for one in found:
+                for answer in filter(None, one.answers):
+                    answer[0] = _after_empty_thought(one.text, answer[0])
+        return found
 
-    def _with_end(self, text: str, span: Span) -> Span:
+    def _enclosed(self, chat: Chat, text: str, spans: Sequence[Span], tools: Sequence[Any] | None) -> Found:
+        numbers = [n for n, message in enumerate(chat) if message["role"] == "assistant"]
+        if len(spans) == len(numbers):
+            answers = [[span] for span in spans]
+        else:
+            # an answer in several parts, or in none: whose a part is, the words that stand last before its end say
+            starts, answers = self._starts_of_words(chat, text, tools), [[] for _ in numbers]
+            for span in spans:
+                last = max((n for n, start in starts.items() if start < span[1]), default=-1)
+                turn = next((k for k, n in enumerate(numbers) if n >= last), len(numbers) - 1)
+                answers[turn].append(span)
+        for answer in filter(None, answers):
+            answer[-1] = self._with_end(text, answer[-1], tools)
+        return Found(chat, text, answers)
+
+    def _with_end(self, text: str, span: Span, tools: Sequence[Any] | None) -> Span:
         """The author of the template may have left the end token outside the tag."""
         start, end = span
-        eos = self.template.eos
-        return (start, end + len(eos)) if eos and text.startswith(eos, end) else span
+        ending = self._rendering(tools).ending
+        for close in (self.template.eos, ending.close.rstrip(), ending.last.rstrip()):
+            if close.endswith(self.template.ends) and text.startswith(close, end):
+                return start, end + len(close)
+        return span
 
-    def _find(self, text: str, chat: Chat, tools: Sequence[Any] | None) -> list[Span]:
+    def _starts_of_words(self, chat: Chat, text: str, tools: Sequence[Any] | None) -> dict[int, int]:
+        """Where the words of each message begin, of those that can be told."""
+        render = self._rendering(tools)
+        places = {n: Turn(render, text, chat, n).place for n in range(len(chat))}
+        return {n: len(place[0]) for n, place in places.items() if place is not None}
+
+    def _find(self, chat: Chat, text: str, tools: Sequence[Any] | None) -> Found:
         if tools is None and all(len(message) == 2 and isinstance(message["content"], str) for message in chat):
             roles = tuple(message["role"] for message in chat)
             if roles not in self._skeletons:
                 self._skeletons[roles] = self._skeleton(roles)
             skeleton = self._skeletons[roles]
             if skeleton is not None and (spans := _laid_over(skeleton, text, chat)) is not None:
-                return spans
-        return self._turns(text, chat, tools)
+                return Found(chat, text, [[span] for span in spans], skeleton=skeleton)
+        return Found(chat, text, [[span] for span in self._turns(text, chat, tools)])
 
     def _skeleton(self, roles: tuple[str, ...]) -> _Skeleton | None:
         """None when the turns of such a chat depend on what is said in them."""
@@ -91,24 +132,31 @@ class AnswerFinder:
             if not (0 <= before <= len(between[n]) and 0 <= after <= len(between[n + 1])):
                 return None
             answers.append((n, before, after))
-        return _Skeleton(tuple(between), tuple(answers))
+        ended = all(text[start:end].endswith(self.template.ends) for start, end in turns)
+        return _Skeleton(tuple(between), tuple(answers), ended)
 
     def _turns(self, text: str, chat: Chat, tools: Sequence[Any] | None) -> list[Span]:
         """Each answer's characters, by rendering the chat up to it and through it."""
-        spans, least = [], 0
+        spans, least, render = [], 0, self._rendering(tools)
         for n, message in enumerate(chat):
             if message["role"] != "assistant":
                 continue
-            turn = Turn(self.template, text, chat, n, tools)
+            turn = Turn(render, text, chat, n)
             start, end = turn.start(), turn.end()
             if start is None or end is None or not least <= start <= end:
                 raise DataError(
-                    f"message {n + 1} is rendered otherwise once others follow it, so that the assistant's words "
-                    "cannot be told from the rest; use a chat template that encloses them in {% generation %}"
+                    f"message {n + 1}: where the assistant's words begin and end in the rendered chat cannot be told, "
+                    "for the template renders it otherwise when it stands alone, or holds other words; use a chat "
+                    "template that encloses them in {% generation %}"
                 )
             least = end
             spans.append((start, self._trimmed(text, start, end)))
         return spans
+
+    def _rendering(self, tools: Sequence[Any] | None) -> Renderer:
+        if self._renderer.tools != tools:
+            self._renderer = Renderer(self.template, tools)
+        return self._renderer
 
     def _trimmed(self, text: str, start: int, end: int) -> int:
         """White space after the token that ends a turn is not the assistant's: it has stopped there."""

@@ -12,10 +12,10 @@ from arctic_training.config.base import ComponentConfig
 from arctic_training.config.numbers import HumanInt
 from arctic_training.config.tokenizer import is_lexer
 from arctic_training.data import shapes
-from arctic_training.data.chat_template import Span
 from arctic_training.data.collate import IGNORED, pack, pad
 from arctic_training.data.config import SourcedDataConfig
-from arctic_training.data.encoder import SampleEncoder
+from arctic_training.data.encoder import SampleEncoder, last_turns
+from arctic_training.data.masking import Found
 from arctic_training.data.preparation import Rows, map_rows, token_table
 from arctic_training.data.row_error import RowError, read_rows
 from arctic_training.data.shapes import Sample
@@ -131,15 +131,9 @@ def closing_tokens(tokenizer: Any, config: Any) -> list[int]:
 class LastAnswerEncoder(SampleEncoder):
     """Labels only the last of the assistant's turns, and tells prompts without it."""
 
-    def _find(self, samples: Sequence[Sample], group: Sequence[int], first: int) -> tuple[list[str], list[list[Span]]]:
-        """Raises `RowError` where it cannot be told what belongs to the last turn."""
-        texts, spans = super()._find(samples, group, first)
-        for n, found in zip(group, spans, strict=True):
-            turns = sum(message["role"] == "assistant" for message in samples[n].messages) - len(samples[n].context)
-            if len(found) != turns:
-                said = f"the chat template encloses {len(found)} parts of {turns} answers in {{% generation %}}"
-                raise RowError(first + n, f"{said}, so that it cannot be told which is the last")
-        return texts, [found[-1:] for found in spans]
+    def _turns(self, n: int, sample: Sample, found: Found) -> list[int]:
+        """Raises `DataError` for one that the template does not enclose."""
+        return last_turns(found, 1)
 
     def apart(self, sample: Sample) -> tuple[Tokens, Tokens]:
         """The tokens of a pair's prompt, as a model is asked it, and of its completion: none holds parts of both."""

@@ -165,7 +165,7 @@ def test_tool_calls_are_said_and_their_results_are_not() -> None:
 def test_what_cannot_be_told_is_refused_by_row() -> None:
     encoder = SampleEncoder(templates.byte_level(templates.MERGING))
     rows = [Sample(messages=chat_of("a", "b")), Sample(messages=chat_of("a", "b", "c", "d"))]
-    with pytest.raises(RowError, match=r"row 8: message 2 is rendered otherwise.*generation"):
+    with pytest.raises(RowError, match=r"row 8: message 2: where .* cannot be told.*generation"):
         encoder(rows, 6)
 
 
@@ -192,13 +192,16 @@ def test_messages_that_are_context_are_no_targets(name: str) -> None:
 
 def test_context_that_cannot_be_told_is_refused_by_row() -> None:
     sample = Sample(messages=chat_of("a", "b", "c", "d"), context=frozenset({1}))
-    once = templates.TAGGED.replace("m['role'] == 'assistant'", "m['role'] == 'assistant' and loop.last")
-    with pytest.raises(
-        RowError, match="row 1: message 2 has the weight 0, and the chat template encloses 1 parts of 2"
-    ):
-        SampleEncoder(templates.byte_level(once))([sample])
     with pytest.raises(RowError, match="row 1: message 2 has the weight 0, and mask_inputs: false makes every token"):
         SampleEncoder(TOKENIZERS["chatml"], mask_inputs=False)([sample])
+
+
+def test_a_template_that_encloses_the_last_answer_only_leaves_the_others_out() -> None:
+    once = templates.TAGGED.replace("m['role'] == 'assistant'", "m['role'] == 'assistant' and loop.last")
+    chat = chat_of("a", "b", "c", "d")
+    for context in (frozenset[int](), frozenset({1})):
+        ((ids, labels),) = SampleEncoder(templates.byte_level(once))([Sample(messages=chat, context=context)])
+        assert TOKENIZERS["tagged"].decode(ids[labels != -100]) == "d<|im_end|>"
 
 
 def test_without_masking_everything_but_the_first_token_is_a_target() -> None:

@@ -1,0 +1,139 @@
+"""Whose each learned character is, told by private letters, over templates and dialogues of many kinds."""
+
+import json
+from itertools import groupby
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+
+from arctic_training.data.encoder import SampleEncoder
+from arctic_training.data.remarks import collect, lines
+from arctic_training.data.row_error import RowError
+from arctic_training.data.shapes import Sample
+from tests.data import templates
+from tests.data.styles import IM_END, STYLES, Style, dialogues, in_letters, speaker
+
+TOKENIZER = templates.byte_level(eos="</s>")
+
+
+def learned(style: Style | str, chat: list[dict[str, Any]], tools: Any = None) -> list[str]:
+    """The stretches of targets, and that the row is what transformers renders."""
+    TOKENIZER.chat_template = style if isinstance(style, str) else style.template()
+    ((ids, labels),) = SampleEncoder(TOKENIZER)([Sample(messages=chat, tools=tools)])
+    runs = groupby(zip(ids.tolist(), labels.tolist(), strict=True), key=lambda pair: pair[1] != -100)
+    assert TOKENIZER.decode(ids) == TOKENIZER.apply_chat_template(chat, tools=tools, tokenize=False)
+    return [TOKENIZER.decode([token for token, _ in run]) for is_target, run in runs if is_target]
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(style=STYLES, roles=dialogues())
+def test_every_answer_is_learned_with_its_end_and_nothing_else_is(style: Style, roles: list[str]) -> None:
+    chat = in_letters(roles)
+    answers = [n for n, message in enumerate(chat) if message["role"] == "assistant"]
+    calls = [f"name{n}" for n, role in enumerate(roles) if "call" in role]
+    if calls and not style.calls:
+        with pytest.raises(RowError, match=r"row 1: message [0-9]+: the tool call .* does not stand"):
+            learned(style, chat)
+        return
+    found = learned(style, chat)
+    assert len(found) == len(answers)
+    for n, text in zip(answers, found, strict=True):
+        letters = {number for letter in text if (number := speaker(letter)) is not None}
+        assert letters == ({n} if chat[n]["content"] else set())
+        assert chat[n]["content"] in text
+        assert "call" not in roles[n] or f'"name{n}"' in text
+        assert not any(opening in text for opening in ("<|im_start|>", "<|user|>", "<|tool|>", "<|assistant|>"))
+        assert text.rstrip().endswith(style.end(last=n == len(chat) - 1))
+        assert text.count(IM_END) <= 1
+
+
+@pytest.mark.parametrize("tag", ["", "turn"])
+def test_words_that_a_template_leaves_out_beside_a_call_are_refused(tag: str) -> None:
+    template = Style(tag=tag).template().replace("{{ m['content'] }}", "{{ m['content'] if not m.tool_calls }}", 1)
+    chat = in_letters(["user", "words and call", "tool", "assistant"])
+    with pytest.raises(RowError, match=r"row 1: message 2: its words .* do not stand"):
+        learned(template, chat)
+    chat[1]["content"] = ""
+    assert len(learned(template, chat)) == 2
+
+
+def test_a_call_that_a_template_leaves_out_is_refused() -> None:
+    chat = in_letters(["user", "call", "tool", "assistant"])
+    with pytest.raises(RowError, match=r"row 1: message 2: the tool call 'name1' does not stand .*leave the row out"):
+        learned(Style(calls=False), chat)
+
+
+def test_a_question_within_what_is_enclosed_is_refused() -> None:
+    everything = "{% generation %}" + Style().template().replace("{% if add", "{% endgeneration %}{% if add")
+    with pytest.raises(RowError, match=r"row 1: message 1 \(user\) stands in what the assistant says"):
+        learned(everything, in_letters(["user", "assistant"]))
+
+
+def test_an_answer_that_holds_the_end_token_is_learned_to_its_end() -> None:
+    chat = in_letters(["user", "assistant", "user", "assistant"])
+    chat[1]["content"] = "it is </s> or <|im_end|>, so it is"
+    for ending in ("each", "next", "last", "header", "chat", "none"):
+        assert learned(Style(ending=ending), chat)[0].startswith(
+            chat[1]["content"] + Style(ending=ending).end(last=False)
+        )
+
+
+@pytest.mark.parametrize("kind", ["joined", "parts only"])
+def test_contents_of_text_parts_are_their_texts(kind: str) -> None:
+    chat = in_letters(["user", "assistant", "user", "assistant"])
+    template = Style().template()
+    if kind == "parts only":
+        written = "{% for part in m['content'] %}{{ part['text'] }}{% endfor %}"
+        template = template.replace("{{ m['content'] }}", written)
+    in_parts = [
+        {
+            **message,
+            "content": [{"type": "text", "text": text} for text in (message["content"][:2], message["content"][2:])],
+        }
+        for message in chat
+    ]
+    TOKENIZER.chat_template = template
+    expected = [chat[n]["content"] + IM_END for n in (1, 3)]
+    for rows in (chat, in_parts):
+        ((ids, labels),) = SampleEncoder(TOKENIZER)([Sample(messages=rows)])
+        assert TOKENIZER.decode(ids[labels != -100]) == "".join(expected)
+
+
+@pytest.mark.parametrize("takes", ["mapping", "text"])
+def test_arguments_are_rendered_as_a_mapping_is_in_whatever_form_they_come(takes: str) -> None:
+    template = Style().template()
+    if takes == "text":
+        template = template.replace("call.function | tojson", "call.function.name + ' ' + call.function.arguments")
+    arguments = {"word": 'é"x', "many": [1, 2.5, None]}
+    texts = []
+    for form in (arguments, json.dumps(arguments)):
+        chat = in_letters(["user", "call", "tool", "assistant"])
+        chat[1]["tool_calls"] = [{"type": "function", "function": {"name": "find", "arguments": form}}]
+        TOKENIZER.chat_template = template
+        ((ids, labels),) = SampleEncoder(TOKENIZER)([Sample(messages=chat)])
+        texts.append(TOKENIZER.decode(ids[labels != -100]).partition("</tool_call>")[0])
+    for text in texts:
+        assert json.loads(text[text.index("{") :]) == (
+            arguments if takes == "text" else {"name": "find", "arguments": arguments}
+        )
+
+
+def test_answers_without_an_end_token_are_remarked() -> None:
+    chat = in_letters(["user", "assistant", "user", "assistant"])
+    for ending, tag in [("each", ""), ("each", "turn"), ("none", ""), ("none", "turn"), ("next", "")]:
+        TOKENIZER.chat_template = Style(ending=ending, tag=tag).template()
+        with collect() as found:
+            SampleEncoder(TOKENIZER)([Sample(messages=chat)])
+        (line,) = lines(found, "chats.jsonl") or [""]
+        assert ("no end token" in line) == (ending != "each")
+
+
+def test_answers_that_are_not_enclosed_are_remarked() -> None:
+    template = (
+        Style(tag="turn").template().replace("m['role'] == 'assistant'", "m['role'] == 'assistant' and loop.last")
+    )
+    TOKENIZER.chat_template = template
+    with collect() as found:
+        SampleEncoder(TOKENIZER)([Sample(messages=in_letters(["user", "assistant", "user", "assistant"]))])
+    assert any("does not enclose" in line for line in lines(found, "chats.jsonl"))
