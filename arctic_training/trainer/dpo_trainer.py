@@ -31,7 +31,7 @@ from arctic_training.loss.preference import (
 from arctic_training.model.target_losses import target_losses
 from arctic_training.parallel.sequence import whole
 from arctic_training.trainer.language_model_trainer import LanguageModelConfig, LanguageModelTrainer
-from arctic_training.trainer.reference import read_reference, require_fit, without_adapter
+from arctic_training.trainer.reference import read_reference, require_fit, require_start, without_adapter
 from arctic_training.trainer.role import Role
 
 _OURS = ("answer_lengths", "pair_weights", "answer_tokens")
@@ -91,6 +91,12 @@ class DPOTrainer(LanguageModelTrainer):
         Role("model"),
         Role("ref_model", frozen=True, deepspeed="reference_model_deepspeed"),
     )
+
+    def check(self) -> None:
+        """Raises `InputError` for what its base refuses, and for a reference that is not the policy at the start."""
+        super().check()
+        if self.config.loss_type != "simpo" and "ref_model" not in self.config.model_fields_set:
+            require_start(self)
 
     def targets(self, batch: Any) -> int:
         return int(batch["pair_weights"].sum())

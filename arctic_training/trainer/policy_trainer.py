@@ -30,7 +30,7 @@ from arctic_training.rollout.reward import Answer, Rewards, RewardSections
 from arctic_training.rollout.sampling import Sampling, sample
 from arctic_training.state import evaluating
 from arctic_training.trainer.language_model_trainer import LanguageModelTrainer
-from arctic_training.trainer.reference import read_reference, require_fit, without_adapter
+from arctic_training.trainer.reference import read_reference, require_fit, require_start, without_adapter
 from arctic_training.trainer.role import Role
 from arctic_training.trainer.window import to_device
 
@@ -120,6 +120,8 @@ class PolicyTrainer(LanguageModelTrainer):
     def check(self) -> None:
         """Raises `InputError` for what would end the run at its first answers."""
         super().check()
+        if self.config.beta and "ref_model" not in self.config.model_fields_set:
+            require_start(self)
         module = generator(self.model, f"type: {self.name}")
         if is_encoder_decoder(module):
             told = (

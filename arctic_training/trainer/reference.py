@@ -4,14 +4,24 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from pydantic import ValidationInfo, ValidatorFunctionWrapHandler
 from torch import nn
 
 from arctic_training.config.deepspeed import deepspeed_problems
+from arctic_training.errors import ModelError
+from arctic_training.model.rehearsal import rows
+from arctic_training.model.target_losses import causal_model, target_losses
 from arctic_training.state import evaluating
 
 _PROMPTS = ("PROMPT_TUNING", "MULTITASK_PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING", "CARTRIDGE")
 """Adapters that put virtual tokens before a row."""
+
+_OTHER_STARTS = ("pissa", "olora", "corda", "loftq", "lora_ga")
+"""Starts of LoRA that assign weights below it, or are more than nothing themselves."""
+
+_LENGTH, _NEAR = 16, {"fp32": 1e-4}
+"""Tokens that are compared, and how near their log-probabilities must be; in 16 bits two engines may round apart."""
 
 
 def read_reference(value: Any, read: ValidatorFunctionWrapHandler, info: ValidationInfo, *, unwanted: str = "") -> Any:
@@ -28,6 +38,12 @@ def read_reference(value: Any, read: ValidatorFunctionWrapHandler, info: Validat
             raise ValueError(f"give one; the policy without its {adapter['peft_type']} cannot be asked for it")
         if adapter.get("bias", "none") != "none":
             raise ValueError(f"give one; the adapter's bias: {adapter['bias']} changes the policy below it")
+        start = adapter.get("init_lora_weights", True)
+        if start is False or str(start).lower().startswith(_OTHER_STARTS):
+            raise ValueError(
+                f"give one; with init_lora_weights: {str(start).lower()} the policy below its adapter is not that of "
+                "the start"
+            )
     return None if unwanted or policy is None or adapter is not None else read(policy)
 
 
@@ -46,6 +62,31 @@ def require_fit(block: dict[str, Any] | None, info: ValidationInfo) -> dict[str,
     if problems:
         raise ValueError("; ".join(f"{'.'.join(path)}: {what}" for path, what in problems))
     return block
+
+
+@torch.no_grad()
+def require_start(trainer: Any) -> None:
+    """Raises `ModelError` where the reference that the recipe leaves out is not the policy, which is at its start.
+
+    Asks both for a few tokens; on several processes all of them must ask.
+    """
+    policy, apart = trainer.model, trainer.engines.get("ref_model")
+    count = rows(causal_model(policy)) or _LENGTH
+    ids = (7 * torch.arange(1, _LENGTH + 1, device=trainer.device) % count)[None]
+    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": ids}
+    with evaluating([policy.module]):
+        start = target_losses(policy, inputs)
+    if apart is not None:
+        found = target_losses(apart, inputs)
+    else:
+        with without_adapter(policy.module):
+            found = target_losses(policy, inputs)
+    far = float((start - found).abs().max())
+    if not far <= _NEAR.get(trainer.config.model.dtype, 0.05):
+        raise ModelError(
+            f"ref_model: give one; the policy that starts differs from what it would be held to by {far:.3g} in the "
+            "log-probability of a token" + ", since its adapter starts as more than nothing" * (apart is None)
+        )
 
 
 @contextmanager

@@ -53,7 +53,7 @@ def made(folder: Path, **keys: Any) -> Any:
         **keys,
     }
     config = get_config(recipe)
-    return lookup("trainer", "dpo")(config)  # type: ignore[call-arg]
+    return lookup("trainer", config.type)(config)  # type: ignore[call-arg]
 
 
 def trained(folder: str, **keys: Any) -> dict[str, torch.Tensor]:
