@@ -191,7 +191,8 @@ LORA = {"peft_type": "LORA", "r": 4, "target_modules": ["q_proj", "v_proj"], "lo
 def test_the_reference_of_an_adapter_is_the_model_without_it(tmp_path: Path) -> None:
     pytest.importorskip("peft")
     alone = moved(made(tmp_path, model={"peft_config": LORA}, micro_batch_size=7))
-    beside = moved(made(tmp_path, model={"peft_config": LORA}, ref_model=files(tmp_path)["model"], micro_batch_size=7))
+    apart = {"ref_model": files(tmp_path)["model"], "output_dir": str(tmp_path / "beside")}
+    beside = moved(made(tmp_path, model={"peft_config": LORA}, micro_batch_size=7, **apart))
     assert "ref_model" not in alone.engines
     assert "ref_model" in beside.engines
     batch = first_batch(alone)
