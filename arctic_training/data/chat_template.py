@@ -22,6 +22,8 @@ MARKER = "ZqmarkerqZ"
 """A content that no template looks at, and no message holds."""
 
 _GENERATION_TAG = re.compile(r"\{%-?\s*generation\s*-?%\}")
+_GENERATION_TAGS = re.compile(r"\{%-?\s*(?:end)?generation\s*-?%\}")
+_GIVEN = ("messages", "tools", "documents", "add_generation_prompt", "raise_exception", "strftime_now")
 _ARGUMENTS = {"zqkeyqz": "zqvalueqz"}
 
 
@@ -78,6 +80,16 @@ class ChatTemplate:
             if _ARGUMENTS["zqkeyqz"] in text and repr(_ARGUMENTS) not in text:
                 return isinstance(arguments, str)
         return False
+
+    @property
+    def variables(self) -> list[str]:
+        """The names that the template reads and nothing sets, by which it may be switched."""
+        from jinja2 import Environment, meta
+
+        source = self.tokenizer.get_chat_template(None, None)
+        parsed = Environment(extensions=["jinja2.ext.loopcontrols"]).parse(_GENERATION_TAGS.sub("", source))
+        known = {*_GIVEN, *self.tokenizer.special_tokens_map, *self.arguments}
+        return sorted(meta.find_undeclared_variables(parsed) - known)
 
     def read(self, chat: Chat) -> Chat:
         """The messages as the template takes them: texts for lists of text parts, arguments of calls as it wants them.

@@ -75,7 +75,7 @@ class SampleEncoder:
                     finder([samples[n].messages], tools)
                 except Exception as error:
                     said = str(error) if isinstance(error, DataError) else f"the chat template refuses it: {error}"
-                    raise RowError(first + n, said) from error
+                    raise RowError(first + n, said + self._remedy(samples[n])) from error
             raise
         for one in found:
             self._keys.look(one.chat, tools)
@@ -92,10 +92,23 @@ class SampleEncoder:
             turns = self._turns(n, sample, found)
             require_learned(found, turns)
         except DataError as error:
-            raise RowError(row, str(error)) from error
+            raise RowError(row, f"{error}{self._remedy(sample)}") from error
         for sentence in left_out(found, turns, self.finder.template.ends):
             remark(sentence)
         return [span for turn in turns for span in found.answers[turn]]
+
+    def _remedy(self, sample: Sample) -> str:
+        """Names an argument of the chat template with which it takes the sample, if there is one."""
+        for name in self.finder.template.variables:
+            for value in (False, True):
+                arguments = {**self.template_arguments, name: value}
+                try:
+                    (found,) = AnswerFinder(ChatTemplate(self.tokenizer, arguments))([sample.messages], sample.tools)
+                    require_learned(found, range(len(found.answers)))
+                except Exception:
+                    continue
+                return f"; it works with data.chat_template_kwargs: {{{name}: {str(value).lower()}}}"
+        return ""
 
     def _turns(self, n: int, sample: Sample, found: Found) -> list[int]:
         """Returns the assistant's turns that are learned: none of the weight 0, none that the template leaves out."""

@@ -21,6 +21,7 @@ from arctic_training.data.row_error import RowError, read_rows
 from arctic_training.data.shapes import Sample
 from arctic_training.data.sourced_factory import SourcedDataFactory
 from arctic_training.data.tokens import Tokens
+from arctic_training.data.turn import Renderer, Turn
 from arctic_training.errors import DataError
 from arctic_training.logging import logger
 
@@ -129,13 +130,58 @@ def closing_tokens(tokenizer: Any, config: Any) -> list[int]:
 
 
 class LastAnswerEncoder(SampleEncoder):
-    """Labels only the last of the assistant's turns, and tells prompts without it."""
+    """Labels only the last of the assistant's turns, and makes prompts of what comes before it."""
+
+    _has_generation_prompt = False
 
     def _turns(self, n: int, sample: Sample, found: Found) -> list[int]:
         """Raises `DataError` for one that the template does not enclose."""
         return last_turns(found, 1)
 
-    def apart(self, sample: Sample) -> tuple[Tokens, Tokens]:
+    def pairs(self, samples: Sequence[Sample], first: int) -> list[tuple[Tokens, Tokens]]:
+        """Returns the tokens of each prompt, as a model is asked it in use, and of its answer.
+
+        Raises `RowError` for a sample that lacks one of them, or cannot be asked.
+        """
+        encoded = self(samples, first)
+        chats = [n for n, sample in enumerate(samples) if sample.messages]
+        texts = [self._asked(samples[n], first + n) for n in chats]
+        prompts = dict(zip(chats, self._tokenize(texts, [[]] * len(texts)), strict=True))
+        made = []
+        for n, (sample, (ids, labels)) in enumerate(zip(samples, encoded, strict=True)):
+            targets = np.flatnonzero(labels != IGNORED)
+            if not len(targets):
+                raise RowError(first + n, "there is no answer")
+            if not sample.messages and not sample.prompt:
+                raise RowError(first + n, "there is no prompt before the answer")
+            if n not in prompts:
+                made.append(self._apart(sample))
+                continue
+            prompt, start = prompts[n][0], int(targets[0])
+            if np.array_equal(ids[: len(prompt)], prompt):
+                start = max(start, len(prompt))  # a template may enclose the header in what the assistant says
+            made.append((prompt, ids[start : targets[-1] + 1]))
+        return made
+
+    def _asked(self, sample: Sample, row: int) -> str:
+        """The conversation before its last answer, with the generation prompt. Raises `RowError`."""
+        template = self.finder.template
+        chat = template.read(sample.messages)
+        last = max(n for n, message in enumerate(chat) if message["role"] == "assistant")
+        try:
+            (text,) = template.render([chat[:last]], sample.tools, generation_prompt=True)
+        except Exception as error:
+            raise RowError(row, f"the chat template refuses it without its last answer: {error}") from error
+        if not self._has_generation_prompt and Turn(Renderer(template, sample.tools), text, chat, last).prompt != text:
+            raise RowError(
+                row,
+                "the chat template begins an answer with a header, and has no generation prompt that says so: add the "
+                "header to it, {% if add_generation_prompt %}",
+            )
+        self._has_generation_prompt = True
+        return text
+
+    def _apart(self, sample: Sample) -> tuple[Tokens, Tokens]:
         """The tokens of a pair's prompt, as a model is asked it, and of its completion: none holds parts of both."""
         end, text = self.tokenizer.eos_token_id, sample.prompt + " " * is_lexer(self.tokenizer)
         ((prompt, _),) = self._tokenize([text], [[]], special=True)
@@ -155,15 +201,5 @@ class _Encode:
     def __call__(self, rows: Rows, first: int) -> Any:
         """Raises `RowError`."""
         samples = read_rows(shapes.reader(self.columns), rows, first)
-        prompts, answers = [], []
-        for n, (ids, labels) in enumerate(self.encoder(samples, first)):
-            targets = np.flatnonzero(labels != IGNORED)
-            if not len(targets):
-                raise RowError(first + n, "there is no answer")
-            if not samples[n].messages and not samples[n].prompt:
-                raise RowError(first + n, "there is no prompt before the answer")
-            pair = ids[: targets[0]], ids[targets[0] : targets[-1] + 1]
-            prompt, answer = pair if samples[n].messages else self.encoder.apart(samples[n])
-            prompts.append(prompt)
-            answers.append(answer)
+        prompts, answers = zip(*self.encoder.pairs(samples, first), strict=True)
         return token_table({"input_ids": prompts, "answer_ids": answers})

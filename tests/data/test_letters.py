@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 
+from arctic_training.data.dpo_factory import SpanEncoder
 from arctic_training.data.encoder import SampleEncoder
+from arctic_training.data.prompt_factory import LastAnswerEncoder
 from arctic_training.data.remarks import collect, lines
 from arctic_training.data.row_error import RowError
 from arctic_training.data.shapes import Sample
@@ -46,6 +48,17 @@ def test_every_answer_is_learned_with_its_end_and_nothing_else_is(style: Style, 
         assert not any(opening in text for opening in ("<|im_start|>", "<|user|>", "<|tool|>", "<|assistant|>"))
         assert text.rstrip().endswith(style.end(last=n == len(chat) - 1))
         assert text.count(IM_END) <= 1
+
+
+@pytest.mark.parametrize("tag", ["", "turn", "parts", "words"])
+def test_the_last_answer_of_a_preference_is_learned_with_its_end(tag: str) -> None:
+    chat = in_letters(["user", "assistant", "user", "assistant"])
+    TOKENIZER.chat_template = Style(tag=tag).template()
+    for encoder in (SpanEncoder(TOKENIZER), LastAnswerEncoder(TOKENIZER)):
+        if isinstance(encoder, SpanEncoder):
+            encoder.answers = {0: 1}
+        ((ids, labels),) = encoder([Sample(messages=chat)])
+        assert TOKENIZER.decode(ids[labels != -100]) == chat[3]["content"] + IM_END
 
 
 @pytest.mark.parametrize("tag", ["", "turn"])
@@ -117,6 +130,21 @@ def test_arguments_are_rendered_as_a_mapping_is_in_whatever_form_they_come(takes
         assert json.loads(text[text.index("{") :]) == (
             arguments if takes == "text" else {"name": "find", "arguments": arguments}
         )
+
+
+@pytest.mark.parametrize("refused", ["{{ raise_exception('no') }}", templates.MERGING])
+def test_a_refusal_names_an_argument_of_the_template_that_helps(refused: str) -> None:
+    chat = in_letters(["user", "assistant", "user", "assistant"])
+    template = (
+        "{% if thoughts is defined and not thoughts %}" + templates.CHATML + "{% else %}" + refused + "{% endif %}"
+    )
+    with pytest.raises(RowError, match=r"it works with data\.chat_template_kwargs: \{thoughts: false\}$"):
+        learned(template, chat)
+    ((ids, labels),) = SampleEncoder(TOKENIZER, template_arguments={"thoughts": False})([Sample(messages=chat)])
+    assert TOKENIZER.decode(ids[labels != -100]) == chat[1]["content"] + IM_END + chat[3]["content"] + IM_END
+    with pytest.raises(RowError) as refusal:
+        learned(refused, chat)
+    assert "it works with" not in str(refusal.value)
 
 
 def test_answers_without_an_end_token_are_remarked() -> None:

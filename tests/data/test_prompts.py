@@ -1,0 +1,62 @@
+"""Prompts are what transformers renders for generation, whatever the template, and answers what the model says then."""
+
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, assume, given, settings
+
+from arctic_training.data.prompt_factory import LastAnswerEncoder, PromptDataFactory
+from arctic_training.data.row_error import RowError
+from arctic_training.data.shapes import Sample
+from arctic_training.errors import DataError
+from tests.data import templates
+from tests.data.styles import STYLES, Style, dialogues, in_letters
+from tests.data.view import make
+
+TOKENIZER = templates.byte_level(eos="</s>")
+
+
+def asked(template: str, chat: list[dict[str, Any]]) -> tuple[str, str]:
+    TOKENIZER.chat_template = template
+    ((prompt, answer),) = LastAnswerEncoder(TOKENIZER).pairs([Sample(messages=chat)], 0)
+    return TOKENIZER.decode(prompt), TOKENIZER.decode(answer)
+
+
+@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much])
+@given(style=STYLES, roles=dialogues())
+def test_prompts_are_those_of_generation(style: Style, roles: list[str]) -> None:
+    while roles[-1] in ("user", "tool"):
+        roles = roles[:-1]
+    assume(style.calls or not any("call" in role for role in roles))
+    chat = in_letters(roles)
+    prompt, answer = asked(style.template(), chat)
+    assert prompt == TOKENIZER.apply_chat_template(chat[:-1], add_generation_prompt=True, tokenize=False)
+    assert chat[-1]["content"] in answer
+    assert answer.rstrip().endswith(style.end(last=True))
+
+
+def test_a_header_within_what_is_enclosed_is_asked_and_not_answered() -> None:
+    template = (
+        "{% for m in messages %}{% if m['role'] == 'user' %}{{ '<|im_start|>user\n' + m['content'] + '<|im_end|>\n' }}"
+        "{% else %}{% generation %}{{ '<|im_start|>assistant\n' + m['content'] + '<|im_end|>' }}{% endgeneration %}"
+        "{% endif %}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+    )
+    prompt, answer = asked(template, [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}])
+    assert (prompt, answer) == ("<|im_start|>user\nq<|im_end|>\n<|im_start|>assistant\n", "a<|im_end|>")
+
+
+def test_a_line_break_at_the_beginning_of_an_answer_leaves_the_prompt_as_it_is() -> None:
+    chat = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "\n\na"}]
+    assert asked(templates.CHATML, chat)[0] == "<|im_start|>user\nq<|im_end|>\n<|im_start|>assistant\n"
+
+
+def test_a_template_with_headers_and_no_generation_prompt_is_refused(tmp_path: Any) -> None:
+    chat = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
+    with pytest.raises(RowError, match=r"row 1: .* has no generation prompt .*add_generation_prompt"):
+        asked(templates.CHATML_WITHOUT_PROMPT, chat)
+    assert asked(templates.MISTRAL, chat)[0] == "<s>[INST] q [/INST]"  # whose answers have no header
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]}')
+    tokenizer = templates.byte_level(templates.CHATML_WITHOUT_PROMPT)
+    with pytest.raises(DataError, match=r"rows\.jsonl:1: .*no generation prompt"):
+        make(PromptDataFactory, tokenizer, {"sources": [str(path)], "cache_dir": str(tmp_path / "cache")})()
