@@ -373,19 +373,19 @@ def test_any_lengths_are_packed_once_within_the_room(lengths: list[int], capacit
     assert all(sum(lengths[n] for n in pack) <= capacity for pack in packs)
 
 
-@pytest.mark.parametrize(
-    ("lengths", "capacity"),
-    [
-        (list(range(1, 1_500)), 10**9),
-        (list(range(1, 3_000)), 131_072),
-        ([1] * 200_000, 8_192),
-        ([8_192 // 2 + 1] * 100_000, 8_192),
-        (list(range(4_097, 8_193)) * 5, 8_192),
-        ([10**6, 1] * 5_000, 10**6),
-    ],
-    ids=["room for all", "all lengths", "ones", "none beside another", "all above half", "whole and one"],
-)
-def test_no_lengths_take_long_or_much(lengths: list[int], capacity: int) -> None:
+LENGTHS: dict[str, tuple[list[int], int]] = {
+    "room for all": (list(range(1, 1_500)), 10**9),
+    "all lengths": (list(range(1, 3_000)), 131_072),
+    "ones": ([1] * 200_000, 8_192),
+    "none beside another": ([8_192 // 2 + 1] * 100_000, 8_192),
+    "all above half": (list(range(4_097, 8_193)) * 5, 8_192),
+    "whole and one": ([10**6, 1] * 5_000, 10**6),
+}
+
+
+@pytest.mark.parametrize("case", LENGTHS)
+def test_no_lengths_take_long_or_much(case: str) -> None:
+    lengths, capacity = LENGTHS[case]
     packs: list[Any] = []
     tracemalloc.start()
     count = calls(lambda: packs.extend(best_fit(lengths, capacity)))
@@ -396,13 +396,13 @@ def test_no_lengths_take_long_or_much(lengths: list[int], capacity: int) -> None
     assert peak < 100e6
 
 
+def dialogue(turns: int) -> None:
+    chat = [{"role": ("user", "assistant")[n % 2], "content": "yes"} for n in range(turns)]
+    ((_, labels),) = SampleEncoder(ENCODERS["chatml"])([Sample(messages=chat)])
+    assert json.dumps(labels.tolist()).count(", -100, ") > turns // 2
+
+
 def test_a_dialogue_of_many_turns_is_not_slow() -> None:
     """It is rendered turn by turn, so that the work may grow with the square of the turns, and no faster."""
-
-    def encode(turns: int) -> None:
-        chat = [{"role": ("user", "assistant")[n % 2], "content": "yes"} for n in range(turns)]
-        ((_, labels),) = SampleEncoder(ENCODERS["chatml"])([Sample(messages=chat)])
-        assert json.dumps(labels.tolist()).count(", -100, ") > turns // 2
-
-    encode(2)  # what is read once
-    assert calls(lambda: encode(200)) < 4.4 * calls(lambda: encode(100))
+    dialogue(2)  # what is read once
+    assert calls(lambda: dialogue(200)) < 4.4 * calls(lambda: dialogue(100))

@@ -20,19 +20,33 @@ from tests.contract.cases import recipe
 from tests.work import calls
 
 TIMEOUT = 10.0
+WATCHED = """
+import time
+from arctic_training import GANTrainer
+from arctic_training.distributed import rank
+
+class Watched(GANTrainer):
+    name = "watched"
+
+    def after_update(self):
+        super().after_update()
+        if self.progress.update == 2:  # its start may take as long as it takes
+            self.watch.timeout, self.watch.pause = 10.0, 1.0
+"""
 
 
-def told(folder: Path, **more: Any) -> dict[str, Any]:
-    """A run of small updates without an end that a test would see."""
-    made = recipe("gan", folder / "files", train_iters=10_000_000, hang_timeout=TIMEOUT, **more)
-    return {key: value for key, value in made.items() if key != "epochs"}
+def told(folder: Path, code: str, name: str, **more: Any) -> dict[str, Any]:
+    """A run of small updates without an end that a test would see, which is watched closely from the third on."""
+    (folder / "train.py").write_text(code)
+    made = recipe("gan", folder / "files", train_iters=10_000_000, hang_timeout=processes.HANG, **more)
+    return {key: value for key, value in made.items() if key != "epochs"} | {"type": name}
 
 
 @pytest.mark.long
 @pytest.mark.fault(10)
 @pytest.mark.parametrize("stopped", [0, 1])
 def test_a_process_that_is_stopped_is_named_and_the_run_ends(tmp_path: Path, stopped: int) -> None:
-    with Run(tmp_path, told(tmp_path), "--num_gpus", "2") as run:
+    with Run(tmp_path, told(tmp_path, WATCHED, "watched"), "--num_gpus", "2") as run:
         run.reach(3)
         os.kill(pid := run.rank(stopped), signal.SIGSTOP)
         since = time.monotonic()
@@ -49,12 +63,11 @@ def test_a_process_that_is_stopped_is_named_and_the_run_ends(tmp_path: Path, sto
     assert shown.index("  MainThread:") < shown.index("    > arctic_training/trainer/trainer.py:")
 
 
-STUCK = """
-import time, torch
-from arctic_training import GANTrainer
-from arctic_training.distributed import rank
+STUCK = (
+    WATCHED
+    + """
 
-class Stuck(GANTrainer):
+class Stuck(Watched):
     name = "stuck"
 
     def step(self, batch):
@@ -65,13 +78,13 @@ class Stuck(GANTrainer):
     def wait_for_nobody(self):
         time.sleep(3600)
 """
+)
 
 
 @pytest.mark.long
 @pytest.mark.fault(10)
 def test_without_the_launcher_each_process_ends_itself_and_the_stuck_line_is_named(tmp_path: Path) -> None:
-    (tmp_path / "train.py").write_text(STUCK)
-    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(told(tmp_path, loss_log_interval=0) | {"type": "stuck"}))
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(told(tmp_path, STUCK, "stuck", loss_log_interval=0)))
     command = [sys.executable, "-m", "arctic_training", "recipe.yaml"]
     ranks = processes.start(command, 2, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
     try:

@@ -302,24 +302,32 @@ def test_any_vocabulary_is_taken_or_refused_and_no_text_is_lost(misc: list[str],
     assert words == re.sub(r"[\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]", "", text)
 
 
+LONG = ["-", "9", "x1", "-9", "9.", "y", "C-", "(?", "[SEP]", "+9 "]
+
+
+def long_text(piece: str, size: int) -> tuple[Any, str]:
+    """A lexer, and a text that is nothing but the piece."""
+    vocab = {"range": RANGES | {"numbers": ["", -999, 999]}, "misc": [*MISC, "x1'", "99x"]}
+    return make(vocab=vocab, **policy(digit_group=size)), piece * (200_000 // len(piece))
+
+
 @pytest.mark.fault(33)
-@pytest.mark.parametrize("piece", ["-", "9", "x1", "-9", "9.", "y", "C-", "(?", "[SEP]", "+9 "])
+@pytest.mark.parametrize("piece", LONG)
 @pytest.mark.parametrize("size", [0, 3])
 def test_a_long_text_is_read_to_its_end(piece: str, size: int) -> None:
-    vocab = {"range": RANGES | {"numbers": ["", -999, 999]}, "misc": [*MISC, "x1'", "99x"]}
-    lexer = make(vocab=vocab, **policy(digit_group=size))
-    text = piece * (200_000 // len(piece))
+    lexer, text = long_text(piece, size)
     found = lexer(text, return_offsets_mapping=True)["offset_mapping"]
     assert sum(end - start for start, end in found) == len(text.replace(" ", ""))
 
 
-def test_a_large_vocabulary_takes_no_long_time() -> None:
-    def lexer(words: int) -> Any:
-        ranges = {"a": ["a", -10 * words, 10 * words], "n": ["", 0, 9]}
-        return make(vocab={"range": ranges, "misc": [f"w{n}'" for n in range(words)]})
+def lexer_of_words(count: int) -> Any:
+    ranges = {"a": ["a", -10 * count, 10 * count], "n": ["", 0, 9]}
+    return make(vocab={"range": ranges, "misc": [f"w{n}'" for n in range(count)]})
 
-    assert calls(lambda: lexer(2_000)) < 2.2 * calls(lambda: lexer(1_000))
-    found = read(lexer(2_000), "a-20000a20001 w1999'w2000'")
+
+def test_a_large_vocabulary_takes_no_long_time() -> None:
+    assert calls(lambda: lexer_of_words(2_000)) < 2.2 * calls(lambda: lexer_of_words(1_000))
+    found = read(lexer_of_words(2_000), "a-20000a20001 w1999'w2000'")
     assert found == ["a-20000", "<a20001>", "w1999'", "<w2000>", "<'>"]
 
 
