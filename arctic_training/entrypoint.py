@@ -59,7 +59,7 @@ def run(config: Any, *, command: str = "train", debug: bool = False, profile: st
             stop.listen(trainer)
             trainer.train()
             distributed.barrier()  # engines end when all have come to their end
-        failed, code = False, stop.code or getattr(trainer, "exit_code", 0)
+        failed, code = False, getattr(trainer, "exit_code", stop.code)
     except SystemExit:
         raise
     except BaseException as error:

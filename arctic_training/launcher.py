@@ -205,7 +205,7 @@ def _outcome(children: list[_Child], failed: list[_Child], received: int) -> int
         rank = "" if first["known"] and number == 0 else f"[rank {number}] "
         print(f"{rank}{first['text']}", file=sys.stderr)
         return int(first["code"])
-    if received:
+    if received and any(child.process.returncode for child in children):  # else the run was at its end already
         return 128 + received
     if silent:
         code = int(silent[0].process.returncode)

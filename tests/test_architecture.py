@@ -28,7 +28,7 @@ FLOORS = [
 ]
 # within the top rooms the order is fixed too
 TRAINER = [
-    ["explain", "lengths", "lock", "resume", "role", "scalar", "window"],
+    ["ending", "explain", "lengths", "lock", "resume", "role", "scalar", "window"],
     ["session"],
     ["assembly"],
     ["trainer"],

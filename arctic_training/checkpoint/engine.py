@@ -1,9 +1,9 @@
-"""When a checkpoint is due, and how it comes to disk so that there is always a whole one; not what is in it."""
+"""How a checkpoint comes to disk so that there is always a whole one, and is loaded; not what is in it."""
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Self, TypeVar
+from typing import Any, Self, TypeVar
 
 from torch import nn
 
@@ -11,29 +11,25 @@ from arctic_training import distributed
 from arctic_training.callback.hooks import hook
 from arctic_training.checkpoint import folder as disk
 from arctic_training.checkpoint import retention
-from arctic_training.checkpoint.guard import Guard
+from arctic_training.checkpoint.standing import Standing, damage
 from arctic_training.config.checkpoint import CheckpointConfig
 from arctic_training.engine.engine import Engine
 from arctic_training.engine.settings import put_over, settings
 from arctic_training.errors import CheckpointError, ResumeError
 from arctic_training.factory import Factory, TrainerView
 from arctic_training.logging import logger
-from arctic_training.state import Progress, RunState
+from arctic_training.state import RunState
 
 C = TypeVar("C", bound=CheckpointConfig)
 
 
-class CheckpointEngine(Factory[C, "CheckpointEngine[Any]"], kind="checkpoint_engine"):
+class CheckpointEngine(Standing, Factory[C, "CheckpointEngine[Any]"], kind="checkpoint_engine"):
     """Saves the engines of a run, and loads them. A subclass says in `write` and `read` what a checkpoint holds.
 
     All processes call `save`, `load` and `latest` together.
     """
 
     config_type = CheckpointConfig
-    resumable: ClassVar[bool] = False
-    """Whether a run can go on from what this engine saves: true of a class that writes `read` and says nothing else."""
-    guard: Guard | None = None
-    """Knows of what run the checkpoints are, and from which this one may go on; assembly sets it."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         if "resumable" not in vars(cls):
@@ -43,8 +39,6 @@ class CheckpointEngine(Factory[C, "CheckpointEngine[Any]"], kind="checkpoint_eng
     def __init__(self, trainer: TrainerView, config: C) -> None:
         super().__init__(trainer, config)
         self.output_dir = config.folder(trainer.run_dir)
-        self._saved: int | None = None
-        self._ending = False
         self._noted: tuple[int, dict[str, float]] = (-1, {})
         self._told = False
 
@@ -74,21 +68,6 @@ class CheckpointEngine(Factory[C, "CheckpointEngine[Any]"], kind="checkpoint_eng
     def read(self, folder: Path, manifest: Mapping[str, Any], engines: Mapping[str, Engine], state: RunState) -> None:
         """Load a folder whose files were found whole. Raises `ResumeError` when it does not fit the run."""
         raise ResumeError(f"a checkpoint of type {self.name} is for use elsewhere; no run can go on from it")
-
-    def due(self, progress: Progress, *, end: bool = False, early: bool = False) -> bool:
-        """Whether to save now: after an update, after an epoch (``row`` is 0), or at the ``end``; once per update.
-
-        An end that was asked for comes ``early``: what the run can go on from is saved then, whatever the recipe says.
-        """
-        self._ending = end
-        config, update = self.config, progress.update
-        if not config.enabled or update == self._saved:
-            return False
-        if config.save_every_n_steps and update and update % config.save_every_n_steps == 0:
-            return True
-        if config.save_every_n_epochs and progress.epoch and progress.row == 0:
-            return progress.epoch % config.save_every_n_epochs == 0
-        return end and (config.save_end_of_training or (early and self.resumable))
 
     @property
     def latest(self) -> Path | None:
@@ -142,8 +121,9 @@ class CheckpointEngine(Factory[C, "CheckpointEngine[Any]"], kind="checkpoint_eng
             names = disk.files_in(aside)
             mine = names[distributed.rank() :: distributed.world_size()]
             sums = self._together("flush", lambda: disk.sums_of(aside, mine))
-            about = {"run": self.guard.facts} if self.guard else {}
+            about: dict[str, Any] = {"run": self.guard.facts} if self.guard else {}
             values = self._noted[1] if self._noted[0] == step else {}
+            about |= {"stopped": self.stopped} if self.stopped else {}
             facts = {"type": self.name, "world": distributed.world_size(), **about, "values": values, **facts}
             every = {name: one for part in sums for name, one in part.items()}
             self._together("commit", lambda: disk.commit(aside, step, every, facts) if self._main else None)
@@ -154,8 +134,8 @@ class CheckpointEngine(Factory[C, "CheckpointEngine[Any]"], kind="checkpoint_eng
                 raise
             logger.error(f"{error}; the run goes on, and the checkpoints before it are untouched")
             return None
-        self._saved = step
-        if config.keep_best and self.best_metric not in values and not self._told:
+        self._saved = self._settled = step
+        if config.keep_best and self.best_metric not in values and not self._told and not self._measures_yet:
             self._told = True
             logger.warning(
                 f"the checkpoint of update {step} has no {self.best_metric}, so that it cannot be the best: "
@@ -174,9 +154,9 @@ class CheckpointEngine(Factory[C, "CheckpointEngine[Any]"], kind="checkpoint_eng
         there = [] if path else self._candidates()
         folder = path or self._first_whole(there, sums=True)
         if folder is None:
-            why = f": {_damage(there[0], sums=True)}" if there else ""
+            why = f": {damage(there[0], sums=True)}" if there else ""
             raise ResumeError(f"{self.output_dir} holds no whole checkpoint to go on from{why}")
-        if path is not None and (wrong := _damage(path, sums=True)):
+        if path is not None and (wrong := damage(path, sums=True)):
             raise ResumeError(wrong)
         try:
             manifest = disk.read_manifest(folder)
@@ -195,13 +175,20 @@ class CheckpointEngine(Factory[C, "CheckpointEngine[Any]"], kind="checkpoint_eng
             logger.success(f"goes on under other settings, as allow_changes says: {'; '.join(map(str, changes))}")
             for engine, told in zip(engines.values(), recipe, strict=True):
                 put_over(engine, told)
+        self._settled = int(manifest["step"])
         if folder.parent.absolute() == self.output_dir.absolute():
-            self._saved = int(manifest["step"])
+            self._saved = self._settled
+        stopped = str(manifest.get("stopped", ""))
+        past = bool(changes) or (self.guard is not None and self.guard.passes_stops)
+        self.stopped = "" if past else stopped
+        if stopped and past:
+            logger.success(f"goes on past the stop at update {self._settled}: {stopped}")
         return folder
 
     @property
-    def _main(self) -> bool:
-        return distributed.is_main()
+    def _measures_yet(self) -> bool:
+        """Whether the evaluation at the end of the run, which comes after its last save, is still to come."""
+        return self._ending and self.trainer.config.evaluate_last
 
     def _candidates(self) -> list[Path]:
         """What `load` would try, in this order: what ``latest`` names, those before it, those after it.
@@ -216,7 +203,7 @@ class CheckpointEngine(Factory[C, "CheckpointEngine[Any]"], kind="checkpoint_eng
 
     def _first_whole(self, folders: list[Path], *, sums: bool) -> Path | None:
         for folder in folders:
-            if (wrong := _damage(folder, sums=sums)) is None:
+            if (wrong := damage(folder, sums=sums)) is None:
                 return folder
             if self._main:
                 logger.warning(f"{wrong}; trying the checkpoint before it")
@@ -241,17 +228,6 @@ class CheckpointEngine(Factory[C, "CheckpointEngine[Any]"], kind="checkpoint_eng
         except CheckpointError as error:
             logger.warning(f"{error}; what is saved is whole, and this is tried again at the next save")
 
-    def _together(self, doing: str, act: Callable[[], Any]) -> list[Any]:
-        """What ``act`` returns on each process. What goes wrong with the disk on one is a `CheckpointError` on all."""
-        value, wrong = None, ""
-        try:
-            value = act()
-        except (OSError, CheckpointError) as error:
-            wrong = f"rank {distributed.rank()}: {error}{disk.room(self.output_dir)}"
-        if told := [one for one in distributed.gather_objects(wrong) if one]:
-            raise CheckpointError(f"cannot {doing} a checkpoint in {self.output_dir}: {'; '.join(told)}")
-        return distributed.gather_objects(value)
-
 
 def save_all(engines: Iterable[CheckpointEngine[Any]], trained: Mapping[str, Engine], state: RunState) -> None:
     """Save with each of ``engines``, though another fails; those that a run can go on from last.
@@ -266,12 +242,6 @@ def save_all(engines: Iterable[CheckpointEngine[Any]], trained: Mapping[str, Eng
             failed = failed or error
     if failed:
         raise failed
-
-
-def _damage(folder: Path, *, sums: bool) -> str | None:
-    """What is wrong with a checkpoint, the processes sharing the work; the same answer on each."""
-    part, parts = distributed.rank(), distributed.world_size()
-    return next(filter(None, distributed.gather_objects(disk.damage(folder, sums=sums, part=part, parts=parts))), None)
 
 
 def _require_folder(aside: Path) -> None:

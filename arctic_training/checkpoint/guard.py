@@ -21,6 +21,11 @@ class Guard:
         """What a checkpoint says of the run that wrote it."""
         return {"recipe": self.recipe, "prints": self.prints}
 
+    @property
+    def passes_stops(self) -> bool:
+        """Whether the run trains on where it was stopped for good, though nothing of it has changed."""
+        return "stop" in self.config.allow_changes
+
     def admit(self, folder: Path, manifest: Mapping[str, Any]) -> list[Change]:
         """The changes since the checkpoint was saved, all of them wanted. Raises `ResumeError` for any other."""
         saved = manifest.get("run")

@@ -1,6 +1,7 @@
 """Whether a disk has room for the checkpoints of a run, by an estimate: told at the start, not found out at the end."""
 
 import shutil
+import sys
 from typing import Any
 
 from arctic_training import distributed
@@ -18,9 +19,12 @@ def warn(engine: CheckpointEngine[Any]) -> None:
     if not distributed.is_main():
         return
     if not (count := _at_once(engine)):
-        every, updates = engine.config.save_every_n_steps, engine.trainer.training_horizon
-        if 0 < updates < every:
+        config, updates = engine.config, engine.trainer.training_horizon
+        epochs = updates // (engine.trainer.updates_per_epoch or sys.maxsize)
+        if 0 < updates < (every := config.save_every_n_steps):
             logger.warning(f"checkpoint.save_every_n_steps: {every}, and the run has {updates} updates: none is saved")
+        elif updates > 0 and epochs < (every := config.save_every_n_epochs):
+            logger.warning(f"checkpoint.save_every_n_epochs: {every}, and the run has {epochs} epochs: none is saved")
         return
     one, root = estimate(engine), engine.output_dir
     there = next(folder for folder in (root, *root.absolute().parents) if folder.is_dir())

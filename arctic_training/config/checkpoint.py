@@ -25,7 +25,8 @@ class CheckpointConfig(ComponentConfig):
     save_every_n_epochs: HumanInt = Field(default=0, ge=0)
     """Epochs between saves; 0: never for this reason."""
     save_end_of_training: bool = False
-    """Save when the run has come to its end, or is stopped in good order."""
+    """Save when the run has come to its end, or is stopped in good order. Sections from which a run can go on save one
+    that is stopped before its end whatever this says."""
     keep_last: HumanInt = Field(default=0, ge=0)
     """How many checkpoints to keep, the newest; 0: all of them."""
     keep_every: HumanInt = Field(default=0, ge=0)

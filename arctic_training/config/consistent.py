@@ -47,7 +47,7 @@ class Consistent(BaseConfig):
     @classmethod
     def _are_keys(cls, keys: list[str]) -> list[str]:
         for key in keys:
-            if (first := key.split(".")[0]) not in {*cls.model_fields, "global_batch_size"}:
+            if (first := key.split(".")[0]) not in {*cls.model_fields, "global_batch_size", "stop"}:
                 raise ValueError(f"{key}: {unknown(first, cls.model_fields)}")
         return keys
 

@@ -68,7 +68,7 @@ class TrainerConfig(Consistent):
     """What may be other than when the checkpoint was saved: keys of the recipe, such as ``optimizer.lr``, or whole
     sections, such as ``data``; ``data.samples`` and ``data.rows`` are what the data were made into, ``tokenizer.files``
     the tokenizer itself, ``global_batch_size`` the samples of an update on all processes. A change that is not named is
-    told, and refused."""
+    told, and refused. ``stop`` lets a run train on that a callback has stopped for good."""
     callbacks: Annotated[list[SerializeAsAny[ComponentConfig]], Shelf("callback")] = []
     """What is done at certain moments of the run: a list of names, or of sections."""
     evaluators: Annotated[list[SerializeAsAny[ComponentConfig]], Shelf("evaluator"), FREE] = []
@@ -93,7 +93,8 @@ class TrainerConfig(Consistent):
     exit_iteration: Annotated[HumanInt, FREE] = Field(default=0, ge=0)
     """Stop after that update; 0: do not."""
     exit_iteration_this_run: Annotated[HumanInt, FREE] = Field(default=0, ge=0)
-    """Stop after that many updates of this run, a resumed one counting from where it resumed; 0: do not."""
+    """Stop after that many updates of this run, a resumed one counting from where it resumed, and save what a restart
+    can go on from; 0: do not."""
     micro_batch_size: Annotated[int, FREE] = Field(default=1, ge=1)
     """Samples that a process computes at once; of several that share sequences, all of them together."""
     gradient_accumulation_steps: Annotated[int, FREE] = Field(default=1, ge=1)

@@ -57,6 +57,7 @@ def build(trainer: Any) -> None:
     if config.sequence_parallel_size > 1:
         trainer.listen("post-loss", require_whole_attention)
     trainer.listeners = attach(trainer, config.callbacks)
+    trainer.listen("post-train", lambda it: it.session.close(failed=False))  # when no other listener has failed
     trainer.tokenizer = make_tokenizer(trainer)
     trainer.train_loader, trainer.eval_loaders = load(trainer)
     trainer.engines = {}

@@ -14,6 +14,7 @@ class Lengths:
     config: Any
     progress: Progress
     train_loader: Loader | None = None
+    stop_reason: str = ""
     _started_at: int = 0
     """The update that this start of the run went on from."""
 
@@ -58,7 +59,15 @@ class Lengths:
         return min((int(limit) for limit in limits if limit), default=None)
 
     @property
+    def over(self) -> str:
+        """What of the recipe's plan is reached, so that there is nothing left to train; empty while there is."""
+        for key in ("train_iters", "exit_iteration"):
+            if (limit := int(getattr(self.config, key))) and self.progress.update >= limit:
+                return f"{key} is {limit}"
+        return f"all {self.total_epochs} epochs are over" if self.progress.epoch >= self.total_epochs else ""
+
+    @property
     def epochs(self) -> range:
         """The epochs that are left, the one under way among them."""
         over = self.last_update is not None and self.progress.update >= self.last_update
-        return range(0) if over else range(self.progress.epoch, self.total_epochs)
+        return range(0) if over or self.stop_reason else range(self.progress.epoch, self.total_epochs)

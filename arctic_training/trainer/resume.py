@@ -26,15 +26,22 @@ def resume(trainer: Any) -> None:
     for engine in trainer.checkpointers:
         engine.guard = guard
     if own is not None and own.found:
-        folder = own.load(trainer.trained, trainer.state)
+        reader, folder = own, own.load(trainer.trained, trainer.state)
         rest = f"; it is newer than what `resume` names, {told}" if told is not None else ""
     elif told is not None:
         named = checkpoint_at(told)
-        folder, rest = _reader(trainer, named, guard).load(trainer.trained, trainer.state, named), ""
+        reader = _reader(trainer, named, guard)
+        folder, rest = reader.load(trainer.trained, trainer.state, named), ""
     else:
         if own is not None:
             logger.success(f"{own.output_dir} holds no checkpoint: the run starts from its beginning")
         return
+    for engine in trainer.checkpointers:
+        engine.settle(disk.read_manifest(folder))
+        engine.stopped = reader.stopped
+    trainer.resumed = True
+    if reader.stopped:
+        trainer.stop(reader.stopped)
     logger.success(f"goes on after update {trainer.progress.update}, from {folder}{rest}")
 
 

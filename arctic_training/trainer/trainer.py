@@ -17,7 +17,6 @@ from arctic_training.data.factory import DataFactory
 from arctic_training.data.loader import Loader
 from arctic_training.engine.engine import Engine
 from arctic_training.evaluation.evaluator import Evaluator
-from arctic_training.logging import logger
 from arctic_training.metrics import Metrics, Number, merged
 from arctic_training.model.factory import ModelFactory
 from arctic_training.optimizer.factory import OptimizerFactory
@@ -26,6 +25,7 @@ from arctic_training.scheduler.factory import SchedulerFactory
 from arctic_training.state import Progress, RunState, Stateful, traceless
 from arctic_training.tokenizer.factory import TokenizerFactory
 from arctic_training.trainer.assembly import assemble, prepare_data
+from arctic_training.trainer.ending import Ending
 from arctic_training.trainer.explain import explained
 from arctic_training.trainer.lengths import Lengths
 from arctic_training.trainer.role import Role, with_sections
@@ -33,7 +33,7 @@ from arctic_training.trainer.session import Session
 from arctic_training.trainer.window import Window, again, count_targets, to_device, windows, with_share
 
 
-class Trainer(Registered, Hooked, Lengths, ABC, kind="trainer"):
+class Trainer(Registered, Hooked, Lengths, Ending, ABC, kind="trainer"):
     """Trains what its recipe says. A subclass that states a ``name`` and writes `loss` is a trainer a recipe can name.
 
     The class says which classes may serve it, the first of each list being the default.
@@ -79,9 +79,8 @@ class Trainer(Registered, Hooked, Lengths, ABC, kind="trainer"):
         self.progress = Progress()
         self.metrics = Metrics()
         self.window = Window([])
-        self.stop_reason, self.exit_code = "", 0
+        self.exit_code = 0
         self.left_out: set[tuple[int, int]] = set()  # epoch and first row of windows that are passed over
-        self._requested = ("", 0)
         self._evaluated_at, self._untold = -1, dict[str, float]()
         self._clock = (time.perf_counter(), 0)
         assemble(self)
@@ -146,19 +145,17 @@ class Trainer(Registered, Hooked, Lengths, ABC, kind="trainer"):
     @hook("train")
     @explained()
     def train(self) -> None:
-        if self.config.evaluate_first and not self.progress.update:
-            self.evaluate()
-        self._clock = (time.perf_counter(), self.progress.tokens)
-        while not self._go_through():
-            pass
-        # one that was asked to stop goes on elsewhere, and may be killed soon: it saves, and no more
-        if self.config.evaluate_last and not self.window.stop:
-            if self._evaluated_at != self.progress.update:
+        """Train what is left of the run, save and evaluate what is due at its end, and close the session."""
+        try:
+            if self.config.evaluate_first and not self.progress.update:
                 self.evaluate()
-            elif self._untold:
-                self.session.log(self._untold, self.progress.update)
-        self._save_if_due(end=True)
-        self.session.close(failed=False)
+            self._clock = (time.perf_counter(), self.progress.tokens)
+            while not self._go_through():
+                pass
+            self._finish()
+        except BaseException:
+            self.session.close(failed=True)
+            raise
 
     def _go_through(self) -> bool:
         """The epochs that are left; False when a callback has moved the run, so that others are."""
@@ -171,21 +168,24 @@ class Trainer(Registered, Hooked, Lengths, ABC, kind="trainer"):
                 if self.stop_reason:
                     break
         except Moved:
+            self.stop_reason, self.finished = "", False  # as far as a callback said so of what is left behind now
+            for engine in self.checkpointers:
+                engine.go_back()
             return False
         return True
 
     @hook("epoch")
     def epoch(self) -> None:
         assert self.train_loader is not None
-        for batch in self.train_batches:
+        for batch in [] if self.stop_reason else self.train_batches:
             self.step(batch)
             self.progress.row += self.train_loader.stride
             if self.window.closes:
                 self.progress.update += 1
                 self.progress.tokens += self.window.targets
                 self.after_update()
-            if self.stop_reason:
-                return
+                if self.stop_reason:
+                    return
 
     @hook("step")
     def step(self, batch: Any) -> None:
@@ -227,12 +227,9 @@ class Trainer(Registered, Hooked, Lengths, ABC, kind="trainer"):
             self.evaluate()
         self._save_if_due()
         if self.window.stop:
-            wishes = distributed.gather_objects(self._requested)
-            self.exit_code, reason = max((code, why) for why, code in wishes if why)
-            self.stop(reason)
-            logger.warning(f"stops after update {update}: {self.stop_reason}")
-        elif self.last_update is not None and update >= self.last_update:
-            self.stop(f"update {update} is the last of this run")
+            self._agree()
+        elif not self.stop_reason and self.last_update is not None and update >= self.last_update:
+            self.stop_reason = f"update {update} is the last of this run"
 
     @hook("log")
     def log(self) -> dict[str, float]:
@@ -285,22 +282,15 @@ class Trainer(Registered, Hooked, Lengths, ABC, kind="trainer"):
         save_all(self.checkpointers if engines is None else engines, self.trained, self.state)
 
     def _save_if_due(self, *, end: bool = False) -> None:
-        early = end and self.window.stop
+        early = end and (self.asked or self.finished or not self.over)
+        for engine in self.checkpointers if end and self.finished else ():
+            engine.conclude(self.stop_reason)
         if due := [engine for engine in self.checkpointers if engine.due(self.progress, end=end, early=early)]:
             self.checkpoint(due)
 
     def record(self, name: str, value: Number, weight: Number = 1) -> None:
         """Count a scalar in the mean that is told under ``name``; every rank must record the same names."""
         self.metrics.add(name, value, weight)
-
-    def stop(self, reason: str) -> None:
-        """End the run after the update under way. Must be called on every rank at the same update."""
-        self.stop_reason = reason
-
-    def request_stop(self, reason: str, exit_code: int = 0) -> None:
-        """End the run soon; may be called on one rank, at any time: all agree on the update after which they stop."""
-        if not self._requested[0]:
-            self._requested = (reason, exit_code)
 
     def own_state(self) -> dict[str, Stateful]:
         """What a subclass must remember beside weights, position and randomness, by name."""

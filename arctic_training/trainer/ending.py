@@ -1,0 +1,85 @@
+"""How a run ends: by its plan, because it is asked to, or because a callback has seen enough."""
+
+from typing import Any
+
+from arctic_training import distributed
+from arctic_training.logging import logger
+from arctic_training.state import Progress
+
+
+class Ending:
+    """Of `Trainer`. What ends a run, and what becomes of it when it is started again."""
+
+    config: Any
+    progress: Progress
+    checkpointers: list[Any]
+    stop_reason: str = ""
+    """Why the run ends although its epochs are not over; empty as long as it goes on."""
+    finished: bool = False
+    """Stopped for good, in this start of the run or in one before."""
+    asked: bool = False
+    """Asked to stop, and to go on when it is started again: it saves, and no more."""
+    resumed: bool = False
+    """Gone on from a checkpoint."""
+    exit_code: int
+    _requested: tuple[str, int] = ("", 0)
+
+    def stop(self, reason: str) -> None:
+        """End the run for good, after the update under way. Must be called on every rank at the same update.
+
+        The reason is saved: the same recipe trains no further when it is started again.
+        """
+        self.stop_reason, self.finished = reason or "no reason is known", True
+
+    def request_stop(self, reason: str, exit_code: int = 0) -> None:
+        """End the run soon, to go on when it is started again; may be called on one rank, at any time: all agree on the
+        update after which they stop."""
+        if not self._requested[0]:
+            self._requested = (reason, exit_code)
+
+    def _finish(self: Any) -> None:
+        """Save, then evaluate: an evaluation that fails, or is killed, takes nothing with it that was trained."""
+        self._agree()  # what was asked since the last window was read
+        if idle := self.resumed and self.progress.update == self._started_at:
+            self._explain_idle(self.over if self.training_horizon else "")
+        self._save_if_due(end=True)
+        # one that was asked to stop goes on elsewhere, and may be killed soon: it saves, and no more
+        if self.config.evaluate_last and not self.asked:
+            if self._evaluated_at != self.progress.update:
+                self.evaluate()
+            elif self._untold:
+                self.session.log(self._untold, self.progress.update)
+            self._save_if_due(end=True)  # a callback may have stopped the run for good only now
+        if self.finished and not idle:
+            logger.warning(f"stopped for good after update {self.progress.update}: {self.stop_reason}")
+
+    def _agree(self) -> None:
+        """Stop on every rank when one was asked to. All processes call it together."""
+        wishes = [(code, why) for why, code in distributed.gather_objects(self._requested) if why]
+        if self.asked or not wishes:
+            return
+        self.exit_code, reason = max(wishes)
+        self.asked, self.stop_reason = True, self.stop_reason or reason
+        logger.warning(f"stops after update {self.progress.update}: {reason}{self._how_to_go_on()}")
+
+    def _how_to_go_on(self) -> str:
+        """What a person must know who starts the run again, as the end of a sentence."""
+        sections = [engine for engine in self.checkpointers if engine.resumable]
+        if not sections:
+            return "; the recipe has no checkpoint from which it could go on"
+        if not any(engine.config.auto_resume for engine in sections):
+            return f"; it goes on from there with `resume: {sections[0].output_dir}`, or with auto_resume"
+        return ""
+
+    def _explain_idle(self, over: str) -> None:
+        """Say why a run that was started again has trained nothing; ``over`` is what of its plan is carried out."""
+        since = f"nothing was trained: the run stands at update {self.progress.update}"
+        if self.finished:
+            logger.warning(
+                f"{since}, where it was stopped for good: {self.stop_reason}; "
+                "it trains on when what it trains is another, or with allow_changes: [stop]"
+            )
+        elif over:
+            logger.warning(
+                f"{since}, and {over}; raise that, or begin another run with its weights by model.name_or_path"
+            )

@@ -1,0 +1,335 @@
+"""A run that was stopped for good stays so and says why; one that has nothing to train says that; the rest is saved."""
+
+import json
+import os
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from arctic_training import Callback, CheckpointEngine, Evaluator, GANTrainer, Tracker, get_config
+from arctic_training.checkpoint import folder as disk
+from arctic_training.checkpoint.deepspeed_engine import DeepSpeedCheckpointEngine
+from arctic_training.entrypoint import run
+from arctic_training.errors import CheckpointError, InputError, NonFiniteError
+from arctic_training.launcher import _outcome
+from tests.contract.cases import recipe
+
+Recipe = dict[str, Any]
+Act = Callable[[Any], Any]
+
+
+class Exported(CheckpointEngine[Any]):
+    """Writes how many updates there were."""
+
+    name = "export_for_the_ends"
+
+    def write(self, folder: Path, *_: Any) -> None:
+        (folder / "updates.txt").write_text(str(self.trainer.progress.update))
+
+
+def acting(event: str) -> Act:
+    def act(trainer: Any) -> None:
+        if event in Acting.acts:
+            Acting.acts[event](trainer)
+
+    return act
+
+
+class Acting(GANTrainer):
+    """Does at certain events what a test says; five updates an epoch, ten in all."""
+
+    name = "acting_for_the_ends"
+    checkpoint_engine_type = [DeepSpeedCheckpointEngine, Exported]
+    acts: dict[str, Act] = {}
+    callbacks = [(event, acting(event)) for event in ("pre-train", "post-step", "post-evaluate")]
+
+
+class Measuring(Evaluator):
+    """Measures 1, or does what a test says."""
+
+    name = "measuring_for_the_ends"
+    act: Act = staticmethod(lambda _: None)
+
+    def __call__(self, trainer: Any) -> dict[str, float]:
+        Measuring.act(trainer)
+        return {"measured": 1.0}
+
+
+class Remembering(Tracker):
+    """Remembers how its runs ended."""
+
+    name = "remembering_for_the_ends"
+    ends: list[bool] = []
+
+    def start(self, recipe: Any, run_dir: Path, step: int) -> None: ...
+
+    def log(self, values: Any, step: int) -> None: ...
+
+    def finish(self, failed: bool) -> None:
+        Remembering.ends.append(failed)
+
+
+class Patience(Callback):
+    """Something of the recipe that a run may be stopped by."""
+
+    name = "patience_for_the_ends"
+
+
+@pytest.fixture(autouse=True)
+def own_environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    before = dict(os.environ)
+    Remembering.ends.clear()
+    Acting.acts = {}
+    yield
+    os.environ.clear()
+    os.environ.update(before)
+
+
+@pytest.fixture
+def told(tmp_path: Path) -> Recipe:
+    made = recipe("gan", tmp_path / "files", output_dir=str(tmp_path / "run"))
+    section = {"type": "deepspeed", "auto_resume": True}
+    more: Recipe = {"type": Acting.name, "callbacks": [], "checkpoint": section, "trackers": [Remembering.name]}
+    return made | more
+
+
+def trained(told: Recipe, acts: dict[str, Act] | None = None) -> Any:
+    Acting.acts = acts or {}
+    trainer = Acting(get_config(told))
+    trainer.train()
+    trainer.close()
+    return trainer
+
+
+def losses(told: Recipe) -> list[tuple[int, float]]:
+    lines = (Path(told["output_dir"]) / "metrics.jsonl").read_text().splitlines()
+    return [(line["step"], line["loss"]) for line in map(json.loads, lines) if "loss" in line]
+
+
+def log(told: Recipe) -> str:
+    return (Path(told["output_dir"]) / "logs" / "rank_0.log").read_text()
+
+
+def saved(told: Recipe, kind: str = "deepspeed") -> list[int]:
+    return disk.steps(Path(told["output_dir"]) / "checkpoints" / kind)
+
+
+def at(update: int, act: Act) -> Act:
+    """Acts in that update, counted from 1, at its first micro-batch."""
+    return lambda trainer: act(trainer) if (trainer.progress.update, trainer.window.index) == (update - 1, 0) else None
+
+
+def enough(trainer: Any) -> None:
+    trainer.stop("not improved since update 1")
+
+
+@pytest.mark.fault(2)
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"allow_changes": ["stop"]},
+        {"allow_changes": ["callbacks"], "callbacks": [Patience.name]},
+        {"allow_changes": ["optimizer.lr"], "optimizer": {"lr": 2e-3}},
+    ],
+)
+def test_a_run_that_was_stopped_for_good_trains_on_when_it_is_another_or_is_to(told: Recipe, change: Recipe) -> None:
+    """Exactly as one that was not stopped, though it was in the middle of a window."""
+    told |= {"gradient_accumulation_steps": 2, "loss_log_interval": 0, "checkpoint": [told["checkpoint"]]}
+    assert trained(told, {"post-step": at(2, enough)}).progress.update == 2
+    free = {"exit_iteration": 5}  # what decides nothing of what is trained
+    again = trained(told | free)
+    assert again.progress.update == 2 and again.stop_reason == "not improved since update 1"
+    assert "it was stopped for good: not improved since update 1" in log(told)
+    whole = {**told, "output_dir": f"{told['output_dir']}_whole", "checkpoint": []}
+    assert trained(told | change).progress == trained(whole).progress
+    assert "goes on past the stop at update 2: not improved" in log(told)
+    if change == {"allow_changes": ["stop"]}:
+        assert losses(told) == losses(whole)
+
+
+def test_a_run_may_be_stopped_by_what_its_last_evaluation_shows(told: Recipe) -> None:
+    told |= {"evaluate_last": True, "evaluators": [Measuring.name], "epochs": 1}
+    trained(told, {"post-evaluate": enough})
+    assert saved(told) == [5] and "stopped for good after update 5: not improved since update 1" in log(told)
+    assert trained(told).stop_reason == "not improved since update 1"
+
+
+def test_a_reason_that_cannot_be_added_to_a_checkpoint_is_saved_with_a_new_one(
+    told: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any) -> None:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(disk, "amend", refuse)
+    told["checkpoint"]["save_every_n_steps"] = 1
+    trained(told, {"post-step": at(3, enough)})
+    assert saved(told) == [1, 2, 3]
+    assert disk.read_manifest(Path(told["output_dir"]) / "checkpoints/deepspeed/step_3")["stopped"].startswith("not")
+
+
+@pytest.mark.parametrize("limit", [{}, {"train_iters": 7}, {"exit_iteration": 7}])
+def test_a_run_with_nothing_left_to_train_says_so_and_saves_what_is_not_saved_yet(told: Recipe, limit: Recipe) -> None:
+    section = {**told["checkpoint"], "save_end_of_training": True}
+    last = trained(told | limit | {"checkpoint": section}).progress.update
+    export = {"type": Exported.name, "save_end_of_training": True}
+    folder = Path(told["output_dir"]) / "checkpoints"
+    numbers = []
+    for _ in range(2):
+        assert trained(told | limit | {"checkpoint": [section, export]}).progress.update == last
+        numbers.append((folder / Exported.name / f"step_{last}" / "updates.txt").stat().st_ino)
+        key, value = next(iter(limit.items()), ("", 0))
+        reached = f"{key} is {value}" if limit else "all 2 epochs are over"
+        assert f"nothing was trained: the run stands at update {last}, and {reached}" in log(told)
+    assert numbers[0] == numbers[1]  # written once
+    # nor are weights that another folder holds saved again as they are
+    other = told | limit | {"output_dir": f"{told['output_dir']}_other", "resume": str(folder / "deepspeed")}
+    trained(other | {"checkpoint": [section, export]})
+    assert saved(other) == [] and saved(other, Exported.name) == [last]
+
+
+def test_a_run_of_no_epoch_evaluates_and_saves_what_it_was_made_with_once(told: Recipe) -> None:
+    told["checkpoint"]["save_end_of_training"] = True
+    told |= {"epochs": 0, "evaluate_last": True, "evaluators": [Measuring.name], "scheduler": {"name": "polynomial"}}
+    folder = Path(told["output_dir"])
+    for start in (1, 2):
+        assert run(get_config(told)) == 0
+        assert (folder / "metrics.jsonl").read_text().count("measured") == start
+        assert saved(told) == [0] and "nothing was trained" not in log(told)
+
+
+@pytest.mark.fault(14)
+def test_what_was_saved_on_the_course_that_a_run_went_back_from_is_saved_again(told: Recipe) -> None:
+    """The run goes back from update 4 to 2, and leaves out a window: its update 3 is another."""
+    sections = [
+        {"type": "deepspeed", "save_every_n_steps": 2},
+        {"type": "deepspeed", "save_every_n_steps": 3, "output_dir": f"{told['output_dir']}/other"},
+    ]
+    told |= {"checkpoint": sections, "nan_guard": "back", "train_iters": 5}
+    spoilt: list[int] = []
+
+    def spoil(trainer: Any, loss: Any) -> Any:
+        if trainer.progress.update == 3 and not spoilt:
+            spoilt.append(trainer.progress.row)
+            return loss * float("nan")
+        return loss
+
+    class Spoilt(Acting):
+        name = "spoilt_for_the_ends"
+        callbacks = [("post-loss", spoil)]
+
+    trainer = Spoilt(get_config(told | {"type": Spoilt.name}))
+    places = []
+    for engine in trainer.checkpointers:
+        engine.listen("post-save", lambda one, folder: places.append(folder.name))
+    trainer.train()
+    trainer.close()
+    assert spoilt and places == ["step_2", "step_3", "step_3", "step_4"]
+
+
+@pytest.mark.fault(6)
+def test_an_evaluation_that_fails_at_the_end_takes_no_weights_with_it(
+    told: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: Any) -> None:
+        raise RuntimeError("the scorer is gone")
+
+    monkeypatch.setattr(Measuring, "act", staticmethod(fail))
+    told |= {"evaluate_last": True, "evaluators": [Measuring.name]}
+    told["checkpoint"]["save_end_of_training"] = True
+    trainer = Acting(get_config(told))
+    with pytest.raises(RuntimeError, match="the scorer is gone"):
+        trainer.train()
+    assert saved(told) == [10] and Remembering.ends == [True]
+    monkeypatch.setattr(Measuring, "act", staticmethod(lambda _: None))
+    again = trained(told)  # the folder is free again, though nobody has closed the first
+    assert again.progress.update == 10 and Remembering.ends == [True, False]
+
+
+def test_the_last_checkpoint_may_be_the_best(told: Recipe) -> None:
+    """It is saved before it is measured."""
+    kept = {"save_every_n_steps": 5, "save_end_of_training": True, "keep_last": 1, "keep_best": 1}
+    told["checkpoint"] |= {**kept, "best_metric": "measured", "best_mode": "min"}
+    told |= {"evaluate_last": True, "eval_interval": 5, "evaluators": [Measuring.name], "exit_iteration": 8}
+    trained(told)
+    folder = Path(told["output_dir"]) / "checkpoints/deepspeed"
+    assert disk.read_manifest(folder / "step_8")["values"] == {"measured": 1.0}
+    assert saved(told) == [5, 8] and "cannot be the best" not in log(told)
+
+
+@pytest.mark.fault(11)
+@pytest.mark.parametrize(("act", "code", "kept"), [("evaluate", 0, []), ("last update", 143, [10])])
+def test_a_signal_at_the_end_of_a_run(
+    told: Recipe, monkeypatch: pytest.MonkeyPatch, act: str, code: int, kept: list[int]
+) -> None:
+    """When all is trained and saved it is an end like any other; before, the evaluation is left to a restart."""
+    measured: list[int] = []
+
+    def hear(_: Any) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(
+        Measuring, "act", staticmethod(lambda it: measured.append(1) if act != "evaluate" else hear(it))
+    )
+    told |= {"evaluate_last": True, "evaluators": [Measuring.name]}
+    Acting.acts = {"post-step": at(10, hear)} if act != "evaluate" else {}
+    assert run(get_config(told)) == code
+    assert saved(told) == kept and Remembering.ends == [False]
+    if code:
+        Acting.acts = {}
+        assert not measured and run(get_config(told)) == 0 and measured == [1]
+
+
+@pytest.mark.fault(11)
+@pytest.mark.parametrize(("codes", "code"), [((0, 0), 0), ((143, 143), 143), ((0, 143), 143)])
+def test_the_command_says_that_a_run_is_over_though_a_signal_came_late(codes: tuple[int, int], code: int) -> None:
+    children: Any = [
+        SimpleNamespace(rank=rank, told=lambda: None, process=SimpleNamespace(returncode=one))
+        for rank, one in enumerate(codes)
+    ]
+    assert _outcome(children, [], signal.SIGTERM) == code
+
+
+@pytest.mark.fault(14)
+def test_a_number_that_is_none_in_the_last_update_is_no_good_end_for_trackers(told: Recipe) -> None:
+    """Neither where nothing is saved at the end."""
+
+    def unshared(trainer: Any) -> None:
+        trainer.listeners["nan_guard"]._unshared = "rank 0"
+
+    Acting.acts = {"post-step": at(10, unshared)}
+    trainer = Acting(get_config(told | {"checkpoint": []}))
+    with pytest.raises(NonFiniteError):
+        trainer.train()
+    trainer.close(failed=True)
+    assert Remembering.ends == [True]
+
+
+@pytest.mark.fault(6, 23)
+def test_a_save_that_fails_at_the_end_is_an_error_and_lets_others_in(told: Recipe) -> None:
+    told["checkpoint"]["save_end_of_training"] = True
+    trainer = Acting(get_config(told))
+    with pytest.raises(InputError, match="another trainer of this process"):
+        Acting(get_config(told))
+    aside = Path(told["output_dir"]) / "checkpoints/deepspeed/.aside-step_10"
+    aside.write_text("in the way")
+    with pytest.raises(CheckpointError, match="cannot create a checkpoint"):
+        trainer.train()
+    assert Remembering.ends == [True]
+    aside.unlink()
+    assert trained(told).progress.update == 10
+
+
+@pytest.mark.parametrize(
+    ("section", "says"),
+    [
+        ([], "the recipe has no checkpoint from which it could go on"),
+        ({"type": "deepspeed"}, "it goes on from there with `resume: "),
+    ],
+)
+def test_a_run_that_is_asked_to_stop_says_what_a_restart_needs(told: Recipe, section: Any, says: str) -> None:
+    trained(told | {"checkpoint": section}, {"post-step": at(2, lambda it: it.request_stop("the machine is wanted"))})
+    assert f"stops after update 3: the machine is wanted; {says}" in log(told)
