@@ -171,7 +171,7 @@ def test_two_processes_are_one(tmp_path: Path) -> None:
     keys["data"]["sources"][0]["name_or_path"] = str(tmp_path / "pairs.jsonl")
     whole = trained(str(tmp_path), micro_batch_size=4, **keys)
     block = {"gradient_clipping": 0, "zero_optimization": {"stage": 3}}
-    for part in processes.run(sharded, 2, str(tmp_path), micro_batch_size=2, deepspeed=block, **keys):
+    for part in processes.share(sharded, 2, str(tmp_path), micro_batch_size=2, deepspeed=block, **keys):
         same(whole, part)
 
 

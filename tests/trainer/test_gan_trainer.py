@@ -75,7 +75,7 @@ def test_the_cut_of_the_global_batch_changes_nothing(tmp_path: Path, keys: dict[
 def test_two_processes_are_one(tmp_path: Path, stage: int) -> None:
     block = {"gradient_clipping": 0, "zero_optimization": {"stage": stage}}
     whole = trained(str(tmp_path), micro_batch_size=4)
-    parts = processes.run(trained, 2, str(tmp_path), micro_batch_size=2, deepspeed=block)
+    parts = processes.share(trained, 2, str(tmp_path), micro_batch_size=2, deepspeed=block)
     for part in parts:
         for name, weight in whole.items():
             torch.testing.assert_close(part[name], weight, **EXACT, msg=lambda text, n=name: f"{n}: {text}")
@@ -144,7 +144,7 @@ def sampled(folder: str, stage: int, micro: int) -> torch.Tensor:
 @pytest.mark.long
 def test_partitioned_weights_sample_the_same(tmp_path: Path) -> None:
     whole = sampled(str(tmp_path), 0, 4)
-    for part in processes.run(sampled, 2, str(tmp_path), 3, 2):
+    for part in processes.share(sampled, 2, str(tmp_path), 3, 2):
         torch.testing.assert_close(part, whole, rtol=1e-4, atol=1e-5)
 
 

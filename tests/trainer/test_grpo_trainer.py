@@ -176,7 +176,7 @@ def test_two_processes_are_one(tmp_path: Path) -> None:
     whole = trained(str(tmp_path), micro_batch_size=4, **keys)
     block = {"gradient_clipping": 0, "zero_optimization": {"stage": 3}}
     more = {"micro_batch_size": 2, "deepspeed": block, "reference_model_deepspeed": block}
-    for part in processes.run(trained, 2, str(tmp_path), **more, **keys):
+    for part in processes.share(trained, 2, str(tmp_path), **more, **keys):
         same(whole, part)
 
 
