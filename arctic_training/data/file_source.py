@@ -1,4 +1,4 @@
-"""Rows out of local files: JSON, JSON lines, CSV, Parquet, text."""
+"""Rows out of local files: JSON, JSON lines, Parquet."""
 
 import glob
 import hashlib
@@ -6,7 +6,7 @@ from abc import abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any
 
 from pydantic import Field, field_validator
 
@@ -16,9 +16,9 @@ from arctic_training.config.paths import impossible, unreadable
 from arctic_training.config.problems import Problem
 from arctic_training.data import json_rows
 from arctic_training.data import split as splits
-from arctic_training.data.compression import extension, opened
 from arctic_training.data.json_columns import to_dataset
 from arctic_training.data.source import DataSource
+from arctic_training.data.spool import Spool
 from arctic_training.errors import DataError
 
 _WHOLE = 256 * 2**20
@@ -64,14 +64,21 @@ class FileSource(DataSource):
     config_type = FileSourceConfig
     _skipped = 0
     """Rows of the files before those of the split."""
+    _every: Any = None
+    """All rows, whose files are there as long as it is."""
 
     def load(self, config: Any, split: str) -> Any:
+        import pyarrow as pa
+
         files = self.files()
         if config.streaming:
             if splits.parse(split)[1:] != (None, None):
                 raise DataError(f"{self}: a stream has no length, so that {split!r} cannot be cut out of it")
             return self.stream(files)
-        every = self.read(files)
+        try:
+            every = self._every = self.read(files)
+        except pa.ArrowException as error:
+            raise DataError(f"{self}: the files do not fit together: {reason(error)}") from None
         rows, self._skipped = splits.cut(every, split), splits.skipped(every, split)
         if not len(rows):
             there = f" in {split}, of {len(every)}" if "[" in split else ""
@@ -81,6 +88,11 @@ class FileSource(DataSource):
     @abstractmethod
     def read(self, files: list[Path]) -> Any:
         """The rows of ``files`` as a `datasets.Dataset`. Raises `DataError` with file and line."""
+
+    @property
+    def folder(self) -> Path | None:
+        """Where rows go that are too many for the memory; None: where the system has temporary files."""
+        return getattr(self.data_factory, "cache_folder", None)
 
     def rows(self, file: Path) -> Iterator[dict[str, Any]]:
         """The rows of a file, one by one."""
@@ -109,7 +121,9 @@ class FileSource(DataSource):
             about = file.stat()
             digest.update(f"{file.name} {about.st_size} ".encode())
             if about.st_size <= _WHOLE:
-                digest.update(file.read_bytes())
+                with file.open("rb") as content:
+                    while piece := content.read(2**16):
+                        digest.update(piece)
             else:
                 digest.update(f"{file.resolve()} {about.st_mtime_ns}".encode())
         return digest.hexdigest()
@@ -144,7 +158,7 @@ class JsonLinesSource(FileSource):
         return (row for _, row in self.placed(file))
 
     def read(self, files: list[Path]) -> Any:
-        return to_dataset(row for file in files for row in self.rows(file))
+        return to_dataset((row for file in files for row in self.rows(file)), self.folder)
 
     def place(self, row: int) -> str:
         number = row + self._skipped
@@ -171,49 +185,6 @@ class JsonSource(JsonLinesSource):
         return json_rows.read_document(file, self.config.field)
 
 
-class CsvSourceConfig(FileSourceConfig):
-    delimiter: str | None = Field(default=None, min_length=1, max_length=1)
-    """Between two columns; a tab for .tsv, else a comma, when left out."""
-
-    @field_validator("streaming")
-    @classmethod
-    def _is_read_before(cls, value: bool) -> bool:
-        if value:
-            raise ValueError("csv files cannot be streamed; make JSON lines or Parquet of them")
-        return value
-
-
-class CsvSource(FileSource):
-    """A table with a heading, each cell of it text; tabs may part its columns."""
-
-    name = "csv"
-    config_type = CsvSourceConfig
-
-    def read(self, files: list[Path]) -> Any:
-        import pyarrow as pa
-        from datasets import Dataset
-        from pyarrow import csv
-
-        tables = []
-        for file in files:
-            require_text(file)
-            delimiter = self.config.delimiter or ("\t" if extension(file) == ".tsv" else ",")
-            parse = csv.ParseOptions(delimiter=delimiter, newlines_in_values=True)
-            one = csv.ReadOptions(use_threads=False)  # only then an error says which row
-            try:
-                with opened(file) as text, csv.open_csv(text, read_options=one, parse_options=parse) as begun:
-                    texts = dict.fromkeys(begun.schema.names, pa.string())  # a guessed number would lose its zeros
-                convert = csv.ConvertOptions(strings_can_be_null=False, column_types=texts)
-                with opened(file) as text:
-                    table = csv.read_csv(text, read_options=one, parse_options=parse, convert_options=convert)
-            except pa.ArrowInvalid as error:
-                raise DataError(f"{file}: {_reason(error)}") from None
-            if len(set(table.column_names)) < len(table.column_names):
-                raise DataError(f"{file}:1: two columns have one name: {', '.join(table.column_names)}")
-            tables.append(table)
-        return Dataset(_one_table(self, tables))
-
-
 class ParquetSource(FileSource):
     """A Parquet file."""
 
@@ -221,16 +192,18 @@ class ParquetSource(FileSource):
 
     def read(self, files: list[Path]) -> Any:
         import pyarrow as pa
-        from datasets import Dataset
         from pyarrow import parquet
 
-        tables = []
+        spool = Spool(self.folder)
         for file in files:
             try:
-                tables.append(parquet.read_table(file, memory_map=True))
+                with parquet.ParquetFile(file) as read:
+                    spool.add(read.schema_arrow.empty_table())
+                    for batch in read.iter_batches(1000):
+                        spool.add(pa.Table.from_batches([batch]))
             except (pa.ArrowInvalid, OSError) as error:
-                raise DataError(f"{file}: {_reason(error)}") from None
-        return Dataset(_one_table(self, tables))
+                raise DataError(f"{file}: {reason(error)}") from None
+        return spool.dataset()
 
     def rows(self, file: Path) -> Iterator[dict[str, Any]]:
         from pyarrow import parquet
@@ -239,55 +212,6 @@ class ParquetSource(FileSource):
             yield from batch.to_pylist()
 
 
-class TextSourceConfig(FileSourceConfig):
-    sample_by: Literal["line", "paragraph", "document"] = "line"
-    """What a row is: a line, the text between two empty lines, or a whole file."""
-
-
-class TextSource(FileSource):
-    """Rows with one column, ``text``."""
-
-    name = "text"
-    config_type = TextSourceConfig
-    _BETWEEN: ClassVar[dict[str, str]] = {"line": "\n", "paragraph": "\n\n"}
-
-    def rows(self, file: Path) -> Iterator[dict[str, Any]]:
-        require_text(file)
-        with opened(file) as raw:
-            text = raw.read().removeprefix(b"\xef\xbb\xbf").decode("utf-8").replace("\r\n", "\n")
-        between = self._BETWEEN.get(self.config.sample_by)
-        for piece in [text] if between is None else text.split(between):
-            if piece.strip():
-                yield {"text": piece if between is None else piece.strip("\n")}
-
-    def read(self, files: list[Path]) -> Any:
-        return to_dataset(row for file in files for row in self.rows(file))
-
-
-def require_text(file: Path) -> None:
-    """Raises `DataError`, with the line, for a file that is not UTF-8, or that no text editor has written."""
-    with opened(file) as lines:
-        for number, line in enumerate(lines, 1):
-            at = line.find(0)
-            if line.startswith((b"\xff\xfe", b"\xfe\xff")) and number == 1:
-                raise DataError(f"{file}:1: not UTF-8 (it looks like UTF-16)")
-            if at >= 0:
-                raise DataError(f"{file}:{number}: not text (a NUL character at byte {at + 1})")
-            try:
-                line.decode("utf-8")
-            except UnicodeDecodeError as error:
-                wrong = f"byte {error.start + 1} is 0x{line[error.start]:02x}"
-                raise DataError(f"{file}:{number}: not UTF-8 ({wrong})") from None
-
-
-def _one_table(source: DataSource, tables: list[Any]) -> Any:
-    import pyarrow as pa
-
-    try:
-        return pa.concat_tables(tables, promote_options="permissive")
-    except pa.ArrowException as error:
-        raise DataError(f"{source}: the files do not fit together: {_reason(error)}") from None
-
-
-def _reason(error: Exception) -> str:
+def reason(error: Exception) -> str:
+    """Returns the first line of what a library says."""
     return str(error).splitlines()[0]

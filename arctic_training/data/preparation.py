@@ -2,9 +2,7 @@
 
 import importlib.metadata
 import os
-import socket
 import sys
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial
@@ -19,6 +17,7 @@ from arctic_training.data.row_error import RowError, where
 from arctic_training.data.rows import Row, RowReader
 from arctic_training.data.samples import Samples
 from arctic_training.data.source import DataSource
+from arctic_training.data.spool import IN_MEMORY, Scratch, Spool, take
 from arctic_training.data.unknown import Unknown
 from arctic_training.errors import ArcticError, DataError
 from arctic_training.logging import logger
@@ -27,8 +26,8 @@ Rows = list[Row]
 _BATCH = 1_000
 _ROWS_EACH = 5_000
 """Rows that are worth a process of their own."""
-_IN_MEMORY = 200_000
-"""Rows above which what is made goes to disk at once."""
+_IN_MEMORY = IN_MEMORY
+"""Bytes above which what is made goes to disk at once."""
 
 
 def load(source: DataSource, split: str) -> Any:
@@ -58,7 +57,6 @@ def prepare(
 
     What a strict tokenizer does not know is left in ``unknown``.
     """
-    import pyarrow as pa
 
     tables: list[Any] = []
     notes: list[str] = []
@@ -82,8 +80,8 @@ def prepare(
             most, why = factory.config.max_share_without_targets, factory.no_target
             samples, note = with_targets(samples, numbers, str(source), most, why)
             notes += [note] * bool(note)
-            indices = samples.indices
-            tables.append(samples.table if indices is None else samples.table.take(pa.array(indices)))
+            spool = Spool(factory.cache_folder, _IN_MEMORY)
+            tables.append(samples.table if samples.indices is None else take(samples.table, samples.indices, spool))
     return join(tables), notes
 
 
@@ -151,38 +149,34 @@ def map_rows(dataset: Any, encode: Callable[[Rows, int], Any], *, processes: int
     hand_over = _Encode(encode, dataset.features)
     rows = dataset.with_format("arrow")
     with _threads(alone=count == 1), nullcontext() if count == 1 else workers.mapping():
-        if count == 1 and len(dataset) <= _IN_MEMORY:
-            return _in_memory(rows, hand_over)
-        if folder is not None:
-            folder.mkdir(parents=True, exist_ok=True)
-        owner = f".tmp-{socket.gethostname()}-{os.getpid()}"  # by which the cache knows what a dead run has left
-        scratch = tempfile.TemporaryDirectory(prefix="rows_", suffix=owner, dir=folder)
-        hand_over.remarks = Path(scratch.name) if count > 1 else None
+        if count == 1:
+            return _alone(rows, hand_over, folder)
+        aside = Scratch(folder)
+        hand_over.remarks = aside.path
         made = rows.map(
             hand_over,
             batched=True,
             with_indices=True,
             batch_size=_BATCH,
             remove_columns=dataset.column_names,
-            num_proc=count if count > 1 else None,
-            cache_file_name=os.path.join(scratch.name, "rows.arrow"),
+            num_proc=count,
+            cache_file_name=str(aside.path / "rows.arrow"),
             load_from_cache_file=False,
             new_fingerprint="0" * 16,  # the cache has a key of its own; hashing the tokenizer would take its time
         ).with_format(None)
-        remarks.read(Path(scratch.name))
-    made._scratch = scratch  # lives as long as what is mapped into memory from it
+        remarks.read(aside.path)
+    made._scratch = aside  # lives as long as what is mapped into memory from it
     return made
 
 
-def _in_memory(rows: Any, hand_over: "_Encode") -> Any:
+def _alone(rows: Any, hand_over: "_Encode", folder: Path | None) -> Any:
     import pyarrow as pa
-    from datasets import Dataset
 
-    tables = []
+    spool = Spool(folder, _IN_MEMORY)
     for first in range(0, len(rows), _BATCH):
         made = hand_over(rows[first : first + _BATCH], [first])
-        tables.append(made if isinstance(made, pa.Table) else pa.table(dict(made)))
-    return Dataset(pa.concat_tables(tables, promote_options="permissive"))
+        spool.add(made if isinstance(made, pa.Table) else pa.table(dict(made)))
+    return spool.dataset()
 
 
 class _Encode:

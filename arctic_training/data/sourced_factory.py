@@ -14,7 +14,14 @@ from arctic_training import distributed
 from arctic_training.callback.hooks import hook
 from arctic_training.config.base import ComponentConfig
 from arctic_training.config.data import DataSourceConfig
-from arctic_training.data import cache, file_source, huggingface_source, instruct_source, preparation  # noqa: F401
+from arctic_training.data import (  # noqa: F401
+    cache,
+    file_source,
+    huggingface_source,
+    instruct_source,
+    preparation,
+    text_source,
+)
 from arctic_training.data.config import SourcedDataConfig, evaluation_names
 from arctic_training.data.factory import DataFactory, Loaders
 from arctic_training.data.samples import Samples

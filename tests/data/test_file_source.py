@@ -165,6 +165,14 @@ def test_csv_and_tsv(tmp_path: Path) -> None:
     assert rows(tmp_path / "rows.tsv") == [{"prompt": "1,5", "completion": "2"}]
 
 
+def test_csv_rows_may_be_long(tmp_path: Path) -> None:
+    told = [{"a": "x" * 2_000_000, "b": "1"}, {"a": "y\n" * 100_000, "b": "2"}]
+    (tmp_path / "rows.csv").write_text("a,b\n" + "".join(f'"{row["a"]}",{row["b"]}\n' for row in told))
+    assert rows(tmp_path / "rows.csv") == told
+    (tmp_path / "rows.csv").write_text("a,b\n" + "x" * 2**25 + ",1\n")
+    assert refusal(tmp_path / "rows.csv").endswith("rows.csv: a row is longer than 16777216 bytes")
+
+
 def test_csv_cells_are_text_as_it_was_written(tmp_path: Path) -> None:
     (tmp_path / "rows.csv").write_text("prompt,completion,at\n1+1,02,2026-01-02\ntrue,NA,\n")
     assert rows(tmp_path / "rows.csv") == [
