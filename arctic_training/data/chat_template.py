@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from arctic_training.data.remarks import remark
 from arctic_training.errors import DataError
 
 Message = Mapping[str, Any]
@@ -118,8 +119,10 @@ class ChatTemplate:
             try:
                 parsed = json.loads(arguments)
             except (ValueError, RecursionError):
-                return call
-            return {**call, "arguments": parsed} if isinstance(parsed, dict) else call
+                parsed = None
+            if isinstance(parsed, dict):
+                return {**call, "arguments": parsed}
+            remark("has tool calls whose arguments are no JSON of a mapping, so that they are rendered as any text")
         if isinstance(arguments, Mapping) and self._arguments_as_text:
             return {**call, "arguments": json.dumps(arguments, ensure_ascii=False)}
         return call

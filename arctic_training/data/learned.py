@@ -2,7 +2,9 @@
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from arctic_training.data.chat_template import Message, Span, text_of
 from arctic_training.data.masking import Found
@@ -31,11 +33,12 @@ def require_learned(found: Found, turns: Sequence[int]) -> None:
                 f"message {n + 1}: {what} in what the chat template makes of it, so that it would not be learned; use "
                 "a template that renders it, or leave the row out"
             )
+    learned = {numbers[turn] for turn in turns}
     spans = sorted(span for turn in turns for span in found.answers[turn])
     others = None
     for n, message in enumerate(found.chat):
         words = text_of(message).strip()
-        if message["role"] == "assistant" or not words:
+        if n in learned or not words:
             continue
         others = _without(found.text, spans) if others is None else others
         if words not in others and any(words in found.text[slice(*span)] for span in spans):
@@ -54,18 +57,29 @@ def left_out(found: Found, turns: Sequence[int], ends: tuple[str, ...]) -> Itera
     said = {turn: "".join(found.text[slice(*span)] for span in found.answers[turn]) for turn in turns}
     if not all(words.rstrip().endswith(ends) for words in said.values()):
         yield _ENDLESS
+    messages = [message for message in found.chat if message["role"] == "assistant"]
+    if not all(_stands(text_of(messages[turn]), words) for turn, words in said.items()):
+        yield "has answers with thoughts that the chat template leaves out, so that they are not learned"
     if not all(found.answers):
         yield "has answers that the chat template does not enclose in {% generation %}, so that they are not learned"
 
 
 def _missing(message: Message, said: str) -> Iterator[str]:
-    words = text_of(message)
-    if not _stands(words, said) and not _stands(_THOUGHT.sub("", words, count=1), said):
-        yield f"its words {_short(words.strip())} do not stand"
-    for call in message.get("tool_calls") or ():
-        name = (call.get("function") or call).get("name") if isinstance(call, dict) else None
-        if isinstance(name, str) and name not in said and json.dumps(name)[1:-1] not in said:
-            yield f"the tool call {_short(name)} does not stand"
+    if not _stands(text_of(message), said) and not _stands(_without_thought(message), said):
+        yield f"its words {_short(text_of(message).strip())} do not stand"
+    names = Counter(_name(call) for call in message.get("tool_calls") or ())
+    for name, count in names.items():
+        if name and max(said.count(name), said.count(json.dumps(name)[1:-1])) < count:
+            yield f"the tool call {_short(name)} does not stand" + f" {count} times" * (count > 1)
+
+
+def _name(call: Any) -> str:
+    called = call.get("function") or call if isinstance(call, Mapping) else None
+    return str(called.get("name") or "") if isinstance(called, Mapping) else ""
+
+
+def _without_thought(message: Message) -> str:
+    return _THOUGHT.sub("", text_of(message), count=1)
 
 
 def _stands(words: str, said: str) -> bool:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from arctic_training.data.chat_template import Chat, ChatTemplate, Span
-from arctic_training.data.turn import Renderer, Turn
+from arctic_training.data.turn import Renderer, Turn, place_of
 from arctic_training.errors import DataError
 
 _EMPTY_THOUGHT = re.compile(r"\s*<think>\s*</think>\s*")
@@ -72,9 +72,8 @@ class AnswerFinder:
 
     def _enclosed(self, chat: Chat, text: str, spans: Sequence[Span], tools: Sequence[Any] | None) -> Found:
         numbers = [n for n, message in enumerate(chat) if message["role"] == "assistant"]
-        if len(spans) == len(numbers):
-            answers = [[span] for span in spans]
-        else:
+        answers = [[span] for span in spans] if len(spans) == len(numbers) else _side_by_side(spans)
+        if len(answers) != len(numbers):
             # an answer in several parts, or in none: whose a part is, the words that stand last before its end say
             starts, answers = self._starts_of_words(chat, text, tools), [[] for _ in numbers]
             for span in spans:
@@ -97,7 +96,7 @@ class AnswerFinder:
     def _starts_of_words(self, chat: Chat, text: str, tools: Sequence[Any] | None) -> dict[int, int]:
         """Where the words of each message begin, of those that can be told."""
         render = self._rendering(tools)
-        places = {n: Turn(render, text, chat, n).place for n in range(len(chat))}
+        places = {n: place_of(render, text, chat, n) for n in range(len(chat))}
         return {n: len(place[0]) for n, place in places.items() if place is not None}
 
     def _find(self, chat: Chat, text: str, tools: Sequence[Any] | None) -> Found:
@@ -162,6 +161,17 @@ class AnswerFinder:
         """White space after the token that ends a turn is not the assistant's: it has stopped there."""
         said = text[start:end].rstrip()
         return start + len(said) if said.endswith(self.template.ends) else end
+
+
+def _side_by_side(spans: Sequence[Span]) -> list[list[Span]]:
+    """The spans, those together of which one begins where another ends."""
+    groups: list[list[Span]] = []
+    for span in spans:
+        if groups and groups[-1][-1][1] == span[0]:
+            groups[-1].append(span)
+        else:
+            groups.append([span])
+    return groups
 
 
 def _word(n: int) -> str:

@@ -121,7 +121,7 @@ class Turn:
             shared = common(self.text, self.prompt)
             if len(shared) > len(self.before):
                 return len(shared)
-        if not self.n or (words := self._place(self.n - 1)) is None:
+        if not self.n or (words := place_of(self.render, self.text, self.chat, self.n - 1)) is None:
             return None
         asked = self.render.split(_marked(self.chat[: self.n], self.n - 1), prompt=True)
         shared = "" if asked is None else common(words[1], asked[1])
@@ -160,14 +160,16 @@ class Turn:
 
     @functools.cached_property
     def place(self) -> tuple[str, str] | None:
-        """What stands before and after the words of the turn, when putting others there changes nothing else."""
-        return self._place(self.n)
+        """What stands before and after the words of the turn."""
+        return place_of(self.render, self.text, self.chat, self.n)
 
-    def _place(self, n: int) -> tuple[str, str] | None:
-        place = self.render.split(_marked(self.chat, n))
-        if place is None or len(place[0]) + len(place[1]) > len(self.text):
-            return None
-        return place if self.text.startswith(place[0]) and self.text.endswith(place[1]) else None
+
+def place_of(render: Renderer, text: str, chat: Chat, n: int) -> tuple[str, str] | None:
+    """Returns what stands before and after the words of message ``n``, when others there change nothing else."""
+    place = render.split(_marked(chat, n))
+    if place is None or len(place[0]) + len(place[1]) > len(text):
+        return None
+    return place if text.startswith(place[0]) and text.endswith(place[1]) else None
 
 
 def common(one: str, other: str) -> str:

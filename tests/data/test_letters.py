@@ -77,6 +77,14 @@ def test_a_call_that_a_template_leaves_out_is_refused() -> None:
         learned(Style(calls=False), chat)
 
 
+def test_the_second_of_two_like_calls_that_a_template_leaves_out_is_refused() -> None:
+    chat = in_letters(["user", "call", "tool", "assistant"])
+    chat[1]["tool_calls"] *= 2
+    learned(Style(), chat)
+    with pytest.raises(RowError, match=r"message 2: the tool call 'name1' does not stand 2 times"):
+        learned(Style().template().replace("m.tool_calls or []", "(m.tool_calls or [])[:1]"), chat)
+
+
 def test_a_question_within_what_is_enclosed_is_refused() -> None:
     everything = "{% generation %}" + Style().template().replace("{% if add", "{% endgeneration %}{% if add")
     with pytest.raises(RowError, match=r"row 1: message 1 \(user\) stands in what the assistant says"):
@@ -155,6 +163,28 @@ def test_answers_without_an_end_token_are_remarked() -> None:
             SampleEncoder(TOKENIZER)([Sample(messages=chat)])
         (line,) = lines(found, "chats.jsonl") or [""]
         assert ("no end token" in line) == (ending != "each")
+
+
+def test_arguments_that_are_no_mapping_are_remarked() -> None:
+    chat = in_letters(["user", "call", "tool", "assistant"])
+    TOKENIZER.chat_template = Style().template()
+    for arguments, remarked in (('{"a": 1}', False), ("{a: 1}", True), ("[1]", True)):
+        chat[1]["tool_calls"][0]["function"]["arguments"] = arguments
+        with collect() as found:
+            SampleEncoder(TOKENIZER)([Sample(messages=chat)])
+        assert any("no JSON of a mapping" in line for line in lines(found, "x")) == remarked
+
+
+def test_thoughts_that_a_template_leaves_out_are_remarked() -> None:
+    chat = in_letters(["user", "assistant", "user", "assistant"])
+    chat[3]["content"] = "<think>\nwhy\n</think>\n\n" + chat[3]["content"]
+    drops = Style().template().replace("{{ m['content'] }}", "{{ m['content'].split('</think>')[-1] | trim }}", 1)
+    for template, leaves_out in ((Style().template(), False), (drops, True)):
+        TOKENIZER.chat_template = template
+        with collect() as found:
+            ((ids, labels),) = SampleEncoder(TOKENIZER)([Sample(messages=chat)])
+        assert ("why" in TOKENIZER.decode(ids[labels != -100])) != leaves_out
+        assert any("thoughts that the chat template leaves out" in line for line in lines(found, "x")) == leaves_out
 
 
 def test_answers_that_are_not_enclosed_are_remarked() -> None:
