@@ -1,12 +1,15 @@
 """Where the numbers of a run are told."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
 
 from arctic_training.config.base import ComponentConfig
+from arctic_training.errors import ArcticError, InputError
 from arctic_training.registry import Registered
+from arctic_training.traces import own_traceback
 
 
 class Tracker(Registered, ABC, kind="tracker"):
@@ -28,7 +31,8 @@ class Tracker(Registered, ABC, kind="tracker"):
     def start(self, recipe: Mapping[str, Any], run_dir: Path, step: int) -> None:
         """``recipe`` is the resolved one, without secrets; ``step`` is above 0 when the run goes on from a checkpoint.
 
-        An error raised here refuses the run.
+        An error raised here refuses the run, of which nothing is written yet: `finish` is then called of those trackers
+        that have started.
         """
 
     @abstractmethod
@@ -37,3 +41,16 @@ class Tracker(Registered, ABC, kind="tracker"):
 
     def finish(self, failed: bool) -> None:
         pass
+
+
+@contextmanager
+def refusing(tracker: Tracker) -> Iterator[None]:
+    """Raises `InputError` for whatever ``tracker`` raises inside, before the run."""
+    try:
+        yield
+    except ArcticError:
+        raise
+    except Exception as error:
+        told = own_traceback(error)
+        cause = f":\n{told}" if told else f" ({type(error).__name__}: {error})"
+        raise InputError(f"trackers: {tracker.name} cannot be told of the run{cause}") from error

@@ -26,7 +26,7 @@ from arctic_training.registry import lookup, numbered
 from arctic_training.state import Rng, RunState
 from arctic_training.tracker.console import ConsoleConfig
 from arctic_training.tracker.jsonl import JsonlConfig
-from arctic_training.tracker.tracker import Tracker
+from arctic_training.tracker.tracker import Tracker, refusing
 from arctic_training.trainer.resume import resume
 from arctic_training.trainer.role import Role, RoleView
 from arctic_training.trainer.scalar import require_scalar, require_whole_attention
@@ -43,7 +43,7 @@ def assemble(trainer: Any) -> None:
     try:
         build(trainer)
     except BaseException:
-        trainer.session.release()
+        trainer.session.close(failed=True)
         raise
 
 
@@ -186,15 +186,14 @@ def make_evaluators(sections: list[ComponentConfig]) -> list[Evaluator]:
 
 def make_trackers(config: Any, run_dir: Path) -> list[Tracker]:
     """What the main process tells numbers to."""
-    sections: list[ComponentConfig] = [
-        ConsoleConfig(type="console", every=config.loss_log_interval),
-        JsonlConfig(type="jsonl", path=config.train_log_metrics_path),
-        *config.trackers,
-    ]
+    sections: list[ComponentConfig] = [*config.trackers]
     if config.wandb.enable:
         if any(section.type == "wandb" for section in sections):
             raise RecipeError("trackers: wandb is enabled in its own section too; leave one of the two out")
         sections.append(config.wandb)
+    # last: when one of the others refuses the run, nothing of it is to be seen
+    sections.append(JsonlConfig(type="jsonl", path=config.train_log_metrics_path))
+    sections.append(ConsoleConfig(type="console", every=config.loss_log_interval))
     trackers = [Tracker.registered(section.type)(section) for section in sections]
     files = [(os.path.realpath(file), one.name) for one in trackers for file in one.files(run_dir)]
     for number, (file, name) in enumerate(files):
@@ -202,5 +201,6 @@ def make_trackers(config: Any, run_dir: Path) -> list[Tracker]:
             raise RecipeError(f"trackers: {other} and {name} both write {file}; leave one out, or give it another file")
     with distributed.main_first() as first:
         for tracker in trackers if first else ():
-            tracker.check()
+            with refusing(tracker):
+                tracker.check()
     return trackers

@@ -18,7 +18,7 @@ from arctic_training.config.trainer import TrainerConfig
 from arctic_training.config.yaml_writer import write_yaml
 from arctic_training.errors import InputError
 from arctic_training.logging import log_to, logger, print_log
-from arctic_training.tracker.tracker import Tracker
+from arctic_training.tracker.tracker import Tracker, refusing
 from arctic_training.trainer.lock import Lock
 
 _LIBRARIES = ("arctic_training", "torch", "deepspeed", "transformers", "datasets", "peft", "numpy", "pydantic")
@@ -45,25 +45,30 @@ class Session:
         self.lock = Lock([self.run_dir, *saves])
 
     def open(self, trackers: Sequence[Tracker], step: int) -> None:
-        """Write the log on every rank, and on the main one who runs what, and start the trackers at ``step``.
+        """Start the trackers at ``step`` and write who runs what on the main rank, and the log on every one.
 
-        Called when every part of the run is made: a run that is refused leaves nothing behind.
+        Called when every part of the run is made: a run that is refused, be it by a tracker, leaves nothing behind.
+        Raises `InputError`.
         """
         told = self.config.logger
         folder = told.output_dir or self.run_dir / "logs"
-        log_to(folder, level=told.level, rank=distributed.rank(), ranks=told.file_output_ranks)
         with distributed.main_first() as first:
             if first:
-                self._write(trackers, step)
+                recipe = self.config.dump()
+                self._start(trackers, recipe, step)
+                self._write(recipe)
+        log_to(folder, level=told.level, rank=distributed.rank(), ranks=told.file_output_ranks)
 
-    def _write(self, trackers: Sequence[Tracker], step: int) -> None:
+    def _start(self, trackers: Sequence[Tracker], recipe: dict[str, Any], step: int) -> None:
         self.run_dir.mkdir(parents=True, exist_ok=True)
-        recipe = self.config.dump()
+        for tracker in trackers:
+            with refusing(tracker):
+                tracker.start(recipe, self.run_dir, step)
+            self.trackers.append(tracker)
+
+    def _write(self, recipe: dict[str, Any]) -> None:
         (self.run_dir / "recipe.yaml").write_text(write_yaml(recipe), encoding="utf-8")
         (self.run_dir / "environment.json").write_text(json.dumps(environment(), indent=2) + "\n", encoding="utf-8")
-        for tracker in trackers:
-            tracker.start(recipe, self.run_dir, step)
-            self.trackers.append(tracker)
 
     def log(self, values: Mapping[str, float], step: int) -> None:
         for tracker in list(self.trackers):
