@@ -1,0 +1,77 @@
+"""The log of a run beside that of the program which the run is part of."""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import loguru
+import pytest
+
+from arctic_training import logging, secrets
+from arctic_training.logging import close_log, log_to, logger, print_log
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Iterator[Path]:
+    """The file of a log that is open."""
+    print_log(level="WARNING", rank=1, world=2, ranks=[1])
+    logger.info("early")
+    log_to(tmp_path, level="WARNING", rank=1, ranks="*")
+    yield tmp_path / "rank_1.log"
+    close_log()
+    print_log(level="SUCCESS", rank=0, world=1, ranks=[0])
+    close_log()
+
+
+def test_the_programs_own_sinks_hear_it_and_the_run(
+    run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(secrets, "_known", {})
+    secrets.remember("hunter2hunter2", "${env:PASSWORD}")
+    heard: list[str] = []
+    sink = loguru.logger.add(heard.append, level="INFO", format="{level} {extra} {message}")
+    try:
+        print_log(level="WARNING", rank=1, world=2, ranks=[1])
+        loguru.logger.bind(job=3).info("hunter2hunter2 is {}", "its own")
+        logger.warning("the run's {password} is hunter2hunter2")
+        logger.debug("too little")
+        close_log()
+        loguru.logger.info("after it")
+    finally:
+        loguru.logger.remove(sink)
+    assert heard == [
+        "INFO {'job': 3} hunter2hunter2 is its own\n",
+        "WARNING {'rank': '[rank 1] '} the run's {password} is ${env:PASSWORD}\n",
+        "INFO {} after it\n",
+    ]
+    assert "hunter2" not in capsys.readouterr().err.replace("hunter2hunter2 is its own", "")
+    assert "its own" not in run.read_text()
+
+
+def test_nothing_is_printed_twice(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    print_log(level="WARNING", rank=1, world=2, ranks=[1])
+    logger.warning("once")
+    logger.info("not at all")
+    assert [line.split(" ", 1)[1].split() for line in capsys.readouterr().err.splitlines()] == [
+        ["WARNING", "[rank", "1]", "once"]
+    ]
+
+
+def test_the_file_begins_with_what_came_before_it_and_ends_with_the_run(run: Path) -> None:
+    logger.info("between")
+    close_log()
+    logger.info("late")
+    assert [line.split()[-1] for line in run.read_text().splitlines()] == ["early", "between"]
+    assert logging._held == []
+
+
+def test_importing_changes_nothing_of_the_library() -> None:
+    code = (
+        "import loguru; core = loguru.logger._core; before = (dict(core.handlers), core.patcher, dict(core.extra))\n"
+        "import arctic_training.logging\n"
+        "assert (dict(core.handlers), core.patcher, dict(core.extra)) == before\n"
+        "arctic_training.logging.logger.success('heard')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert [line.split()[1:] for line in done.stderr.splitlines()] == [["SUCCESS", "heard"]]
