@@ -20,6 +20,7 @@ import torch.distributed as dist
 from torch._C._distributed_c10d import HashStore, PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
+from arctic_training import environment
 from arctic_training.heartbeat import beat, unhurried
 
 T = TypeVar("T")
@@ -30,9 +31,13 @@ _BEAT = 5.0
 _SILENCE = 300.0
 """Seconds without one after which the others give up."""
 
+_DEPRECATED = r"`torch\.distributed\..* is deprecated"
+
 _place: int | None = None
-"""`local_rank` where the environment tells DeepSpeed another."""
+"""`local_rank` where the environment says another, for DeepSpeed, or none."""
 _store: Store | None = None
+_found = False
+"""Whether the process group was there before the run, and so stays."""
 _groups: dict[int, dist.ProcessGroup] = {}
 _turns = 0
 _left = False
@@ -45,16 +50,17 @@ class Destroyable(Protocol):
 
 
 def rank() -> int:
-    return int(_told("RANK", "SLURM_PROCID", "0"))
+    """Which of the run's processes this is: by the process group where there is one, else by the launcher."""
+    return dist.get_rank() if dist.is_initialized() else environment.rank()
 
 
 def world_size() -> int:
-    return int(_told("WORLD_SIZE", "SLURM_STEP_NUM_TASKS", "1"))
+    return dist.get_world_size() if dist.is_initialized() else environment.world_size()
 
 
 def local_rank() -> int:
     """Which of the run's processes on this machine."""
-    return int(_told("LOCAL_RANK", "SLURM_LOCALID", "0")) if _place is None else _place
+    return environment.local_rank() if _place is None else _place
 
 
 def is_main() -> bool:
@@ -73,11 +79,17 @@ def is_initialized() -> bool:
 def init() -> None:
     """Join the other processes of the run; may be called again. One process alone needs neither port nor variable.
 
-    Must come before DeepSpeed is first used: it then takes this process group as it is.
+    Must come before DeepSpeed is first used: it then takes this process group as it is. A process group that the
+    program has made is that of the run, and stays when the run ends.
     """
-    global _store
+    global _store, _found, _place
+    joined = is_initialized()
+    if not joined:
+        _found = dist.is_initialized()
+        if _found and not environment.says_local_rank():
+            _place = _among_neighbours(dist.distributed_c10d._get_default_store())
     _tell_environment()
-    if is_initialized():
+    if joined:
         return
     atexit.unregister(_leave)  # of an earlier run in this process: leaving once is enough
     atexit.register(_leave)
@@ -88,11 +100,12 @@ def init() -> None:
         torch.cuda.set_device(_gpu())
         backend = "cpu:gloo,cuda:nccl"
     else:
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # DeepSpeed would look for others, and warn
+        environment.lend_default("DS_ACCELERATOR", "cpu")  # DeepSpeed would look for others, and warn
     # Imported later, its default arguments would hold the process group beyond its end, and threads that still run in
     # it when the interpreter ends abort the process ("terminate called without an active exception") after a good run.
     importlib.import_module("deepspeed")
-    if dist.is_initialized():  # by the script that uses this package
+    hook = sys.excepthook
+    if _found:
         _store = dist.distributed_c10d._get_default_store()
     elif world_size() == 1:
         _store = HashStore()
@@ -103,21 +116,26 @@ def init() -> None:
         meeting, number, count = next(rendezvous("env://", rank(), world_size(), timeout=_TIMEOUT))
         _store = PrefixStore("arctic_training", meeting)
         dist.init_process_group(backend, store=_store, rank=number, world_size=count, timeout=_TIMEOUT)
+    sys.excepthook = hook  # torch's own would say a rank before errors of a program that knows of none
 
 
 def init_deepspeed() -> None:
     """`init`, and let DeepSpeed use the same process group, quietly and without compiling anything."""
     init()
+    warnings.filterwarnings("ignore", _DEPRECATED, FutureWarning)  # meant for DeepSpeed
     from deepspeed import comm
     from deepspeed.accelerator import get_accelerator
 
     if comm.is_initialized():
         return
+    theirs: Any = sys.modules["deepspeed.comm.torch"]
     # its shared-memory all-reduce costs a C++ build at first use and leaves 66 MB in /dev/shm for each process
-    sys.modules["deepspeed.comm.torch"].build_shm_op = lambda: None  # type: ignore[attr-defined]
-    warnings.filterwarnings("ignore", r"`torch\.distributed\..* is deprecated", FutureWarning)  # meant for DeepSpeed
+    build, theirs.build_shm_op = theirs.build_shm_op, lambda: None
     comm.comm.cdb = None
-    comm.init_distributed(get_accelerator().communication_backend_name(), auto_mpi_discovery=False, verbose=False)
+    try:
+        comm.init_distributed(get_accelerator().communication_backend_name(), auto_mpi_discovery=False, verbose=False)
+    finally:
+        theirs.build_shm_op = build
 
 
 def connection() -> Store | None:
@@ -233,18 +251,33 @@ def shutdown(engines: Iterable[Destroyable] = (), *, failed: bool = False) -> No
     _leave()
 
 
+def give_back() -> None:
+    """Leave the process's environment and its warnings as they were before `init`, which may be called again."""
+    environment.give_back()
+    said = ("ignore", re.compile(_DEPRECATED, re.IGNORECASE), FutureWarning, None, 0)
+    if said in warnings.filters:
+        warnings.filters.remove(said)  # type: ignore[attr-defined]  # a list, though typed as a sequence
+
+
 def _leave() -> None:
-    global _store, _left
-    _groups.clear()
-    if dist.is_initialized() and _store is not None:
+    global _store, _left, _place
+    atexit.unregister(_leave)
+    if is_initialized():
         comm: Any = sys.modules.get("deepspeed.comm.comm")
-        if comm is not None and comm.cdb is not None:
+        deepspeed = comm is not None and comm.cdb is not None
+        if _found:
+            for group in _groups.values():
+                dist.destroy_process_group(group)
+        elif deepspeed:
             comm.destroy_process_group()
-            comm.cdb = None
         else:
             dist.destroy_process_group()
-        _left = True
-    _store = None
+        if deepspeed:
+            comm.cdb = None
+        _left = not _found
+    _groups.clear()
+    _store, _place = None, None
+    give_back()
     gc.collect()  # what is left of engines holds the group, and its threads
 
 
@@ -271,17 +304,18 @@ def _await(store: Store, key: str) -> None:
         raise RuntimeError("the first process failed; its own message says why")
 
 
-def _told(variable: str, slurm: str, alone: str) -> str:
-    """torchrun's and DeepSpeed's variable, else that of a SLURM step of several tasks."""
-    in_step = int(os.environ.get("SLURM_STEP_NUM_TASKS", "1")) > 1
-    return os.environ.get(variable) or (os.environ.get(slurm, alone) if in_step else alone)
-
-
 def _gpu() -> int:
     """The number of this process's GPU among those it sees: of a SLURM task with one of its own (``--gpus-per-task``)
     the only one."""
-    alone = torch.cuda.device_count() == 1 and int(os.environ.get("SLURM_STEP_NUM_TASKS", "1")) > 1
-    return 0 if alone else local_rank()
+    return 0 if torch.cuda.device_count() == 1 and environment.is_slurm_step() else local_rank()
+
+
+def _among_neighbours(store: Store) -> int:
+    """`local_rank` in a process group whose maker did not say it: how many before this process are on its machine."""
+    hosts = PrefixStore("arctic_training/hosts", store)
+    hosts.set(str(rank()), socket.gethostname())
+    own = hosts.get(str(rank()))
+    return sum(hosts.get(str(other)) == own for other in range(rank()))
 
 
 def _tell_environment() -> None:
@@ -289,19 +323,11 @@ def _tell_environment() -> None:
     global _place
     if torch.cuda.is_available() and _gpu() != local_rank():
         _place = local_rank()
-        os.environ["LOCAL_RANK"] = str(_gpu())  # DeepSpeed takes it for the number of the GPU
-    told = {"RANK": rank(), "WORLD_SIZE": world_size(), "LOCAL_RANK": local_rank()}
-    # without the last one DeepSpeed runs numactl in a new process for every reduction of stage 3 on CPUs
-    told["LOCAL_SIZE"] = int(os.environ.get("LOCAL_WORLD_SIZE", world_size()))
-    for name, value in told.items():
-        os.environ.setdefault(name, str(value))
-    if world_size() > 1 and "SLURM_STEP_NODELIST" in os.environ:
-        os.environ.setdefault("MASTER_ADDR", first_host(os.environ["SLURM_STEP_NODELIST"]))
-        os.environ.setdefault("MASTER_PORT", str(20_000 + int(os.environ.get("SLURM_JOB_ID", "0")) % 20_000))
-
-
-def first_host(hosts: str) -> str:
-    """The first machine of SLURM's list: ``gpu[03-07,12],login`` begins with ``gpu03``."""
-    first = re.match(r"([^\[,]*)(?:\[([^\]]*)\])?([^\[,]*)", hosts)
-    assert first is not None  # every part may be empty
-    return first[1] + re.split(r"[,-]", first[2] or "")[0] + first[3]
+    said = {"RANK": rank(), "WORLD_SIZE": world_size(), "LOCAL_RANK": local_rank()}
+    if torch.cuda.is_available():
+        said["LOCAL_RANK"] = _gpu()  # DeepSpeed takes it for the number of the GPU
+    for name, value in said.items():
+        environment.lend(name, str(value))
+    # without it DeepSpeed runs numactl in a new process for every reduction of stage 3 on CPUs
+    environment.lend_default("LOCAL_SIZE", os.environ.get("LOCAL_WORLD_SIZE", str(world_size())))
+    environment.lend_meeting()

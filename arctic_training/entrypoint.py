@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Any
 
+from arctic_training import environment
 from arctic_training.arguments import parse
 from arctic_training.errors import ArcticError, InputError
 from arctic_training.parent import end_with_parent
@@ -24,8 +25,9 @@ def main(words: Sequence[str] | None = None) -> int:
     """Be the rank that the environment says, with the recipe and overrides that ``words`` say; the exit code."""
     _die_with_the_launcher()
     # else the connections of the others tell pages of C++ of one that has ended, and nobody reads what it ended of
-    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
-    os.environ.update(openmp_settings(os.environ))
+    environment.lend_default("TORCH_CPP_LOG_LEVEL", "ERROR")
+    for name, value in openmp_settings(os.environ).items():
+        environment.lend(name, value)
     from arctic_training.failure import report
 
     words = sys.argv[1:] if words is None else words

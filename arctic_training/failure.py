@@ -32,8 +32,10 @@ def report(error: BaseException, *, debug: bool = False) -> int:
     wanted = isinstance(error, ArcticError)
     text = hide(_text(error, debug=debug))
     code = error.exit_code if isinstance(error, ArcticError) else 1
+    from arctic_training import distributed  # a recipe that is refused needs no torch
+
     channel = os.environ.pop(CHANNEL, "")
-    rank = int(os.environ.get("RANK") or os.environ.get("SLURM_PROCID") or 0)
+    rank = distributed.rank()
     if channel:
         echo = any(word in str(error) for word in _ECHOES)
         told = {"time": time.time(), "rank": rank, "echo": echo, "known": wanted, "code": code, "text": text[-_MOST:]}

@@ -15,6 +15,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from arctic_training import environment
 from arctic_training.arguments import Arguments
 from arctic_training.callback.time_limit import STOPPED_EARLY
 from arctic_training.entrypoint import LAUNCHER, run
@@ -30,18 +31,22 @@ _HOST = re.compile(r"\S+\s+slots=\d+(\s*#.*)?")
 """A line of a host file."""
 _PLACE = (("RANK", "WORLD_SIZE"), ("LOCAL_RANK", "LOCAL_WORLD_SIZE"), ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS"))
 """What launchers say in the environment: which process this is, and of how many."""
+_OF_A_LAUNCHER = re.compile("TORCHELASTIC_.*|GROUP_RANK|GROUP_WORLD_SIZE|ROLE_(RANK|WORLD_SIZE|NAME)|CROSS_(RANK|SIZE)")
+"""The other variables that torchrun and DeepSpeed's launcher set for a process."""
 
 
 def launch(said: Arguments, config: Any) -> int:
     """Run the recipe in as many processes as is said; the exit code. Raises `InputError`."""
+    from arctic_training import distributed
+
     _require_place(os.environ)
-    if _is_rank(os.environ):
-        if said.num_gpus or said.passed or said.num_nodes > 1:
-            raise InputError(
-                "--num_gpus: this process is one rank of a run already; its launcher says how many there are"
-            )
-        return run(config, command=said.command, debug=said.debug, profile=said.python_profile)
-    if said.command == "process-data":
+    starts = said.num_gpus or said.passed or said.num_nodes > 1
+    several = max(environment.world_size(), distributed.world_size()) > 1
+    if starts and several:
+        raise InputError("--num_gpus: this process is one rank of a run already; its launcher says how many there are")
+    # the only process of another launcher starts no others unasked, however many GPUs there are
+    placed = several or {"RANK", "WORLD_SIZE"} <= os.environ.keys()
+    if said.command == "process-data" or (placed and not starts):
         return run(config, command=said.command, debug=said.debug, profile=said.python_profile)
     if said.passed or said.num_nodes > 1:
         return _with_deepspeed(said)
@@ -52,14 +57,9 @@ def launch(said: Arguments, config: Any) -> int:
     return _several(said, count)
 
 
-def _is_rank(environment: Mapping[str, str]) -> bool:
-    """Whether another launcher has started this process as one of several."""
-    return {"RANK", "WORLD_SIZE"} <= environment.keys() or int(environment.get("SLURM_STEP_NUM_TASKS", "1")) > 1
-
-
-def _require_place(environment: Mapping[str, str]) -> None:
+def _require_place(variables: Mapping[str, str]) -> None:
     """Raises `InputError` when what a launcher says of this process makes no sense."""
-    told = {name: environment[name] for names in _PLACE for name in names if name in environment}
+    told = {name: variables[name] for names in _PLACE for name in names if name in variables}
     for name, value in told.items():
         if not (value.isascii() and value.isdecimal()):
             raise InputError(f"{name} is {value!r} in the environment; a whole number is wanted, as a launcher sets it")
@@ -95,12 +95,15 @@ def _environment(rank: int, count: int, port: int) -> dict[str, str]:
         "LOCAL_RANK": rank,
         "WORLD_SIZE": count,
         "LOCAL_WORLD_SIZE": count,
+        "LOCAL_SIZE": count,
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": port,
         LAUNCHER: os.getpid(),
     }
-    environment = dict(os.environ) | {name: str(value) for name, value in own.items()}
-    return environment | openmp_settings(environment)
+    # what another launcher says of this process is not true of those that it starts
+    inherited = {name: value for name, value in os.environ.items() if not _OF_A_LAUNCHER.fullmatch(name)}
+    variables = inherited | {name: str(value) for name, value in own.items()}
+    return variables | openmp_settings(variables)
 
 
 def _free_port() -> int:
@@ -162,10 +165,10 @@ def _several(said: Arguments, count: int) -> int:
         for rank in range(count):
             reader, writer = os.pipe()
             os.set_blocking(reader, False)
-            environment = _environment(rank, count, port) | {CHANNEL: str(writer)}
+            told = _environment(rank, count, port) | {CHANNEL: str(writer)}
             command = [sys.executable, "-m", "arctic_training.entrypoint", *said.for_one_process()]
             # a session of its own: a Ctrl-C of the terminal comes once, through this process
-            process = subprocess.Popen(command, env=environment, pass_fds=[writer], start_new_session=True)
+            process = subprocess.Popen(command, env=told, pass_fds=[writer], start_new_session=True)
             os.close(writer)
             children.append(_Child(rank, process, reader))
         if signals.received:  # while they were being started

@@ -16,7 +16,7 @@ FILES = tracked("arctic_training/**/*.py")
 
 # lowest first; the longest match counts
 FLOORS = [
-    ["heartbeat", "parent", "signals", "threads", "errors", "secrets", "traces", "distributed", "loss"],
+    ["environment", "heartbeat", "parent", "signals", "threads", "errors", "secrets", "traces", "distributed", "loss"],
     ["registry", "state", "logging", "failure"],
     ["config", "metrics"],
     ["callback.hooks", "callback.callback", "tracker", "watchdog"],
@@ -35,7 +35,7 @@ TRAINER = [
     ["language_model_trainer"],
 ]
 # what the others on its floor have in common; it stands lowest there
-SHARED = {"factory", "generation", "callback.hooks", "heartbeat"}
+SHARED = {"factory", "generation", "callback.hooks", "heartbeat", "environment"}
 
 HOMES = {
     "deepspeed": ["engine", "parallel", "distributed", "checkpoint.deepspeed_engine"],

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from arctic_training import environment
 from arctic_training.data import mixing, remarks, workers
 from arctic_training.data.collate import IGNORED
 from arctic_training.data.row_error import RowError, where
@@ -265,12 +266,12 @@ def _threads(*, alone: bool) -> Iterator[None]:
     """Let the tokenizer use all cores when it works in one process; say so, or it complains of every later fork."""
     told = os.environ.get("TOKENIZERS_PARALLELISM")
     if told is None:
-        os.environ["TOKENIZERS_PARALLELISM"] = "true" if alone else "false"
+        environment.lend("TOKENIZERS_PARALLELISM", "true" if alone else "false")
     try:
         yield
     finally:
         if told is None:
-            os.environ["TOKENIZERS_PARALLELISM"] = "false"
+            environment.lend("TOKENIZERS_PARALLELISM", "false")
 
 
 @contextmanager

@@ -43,7 +43,7 @@ def assemble(trainer: Any) -> None:
     try:
         build(trainer)
     except BaseException:
-        trainer.session.close(failed=True)
+        trainer.session.leave(failed=True)
         raise
 
 
@@ -88,7 +88,7 @@ def prepare_data(trainer: Any) -> None:
     loaders = make(trainer, "data")
     for loader in filter(None, [loaders.train, *loaders.evaluation.values()]):
         loader.close()
-    trainer.session.release()
+    trainer.session.leave(failed=False)
 
 
 def seed(value: int) -> None:

@@ -17,7 +17,8 @@ from arctic_training import distributed
 from arctic_training.config.trainer import TrainerConfig
 from arctic_training.config.yaml_writer import write_yaml
 from arctic_training.errors import InputError
-from arctic_training.logging import log_to, logger, print_log
+from arctic_training.logging import close_log, log_to, logger, print_log
+from arctic_training.state import Rng
 from arctic_training.tracker.tracker import Tracker, refusing
 from arctic_training.trainer.lock import Lock
 
@@ -32,6 +33,7 @@ class Session:
         self.run_dir = run_dir(config)
         self.trackers: list[Tracker] = []
         self.lock: Lock | None = None
+        self._rng: dict[str, Any] | None = Rng().state_dict()
         told, world = config.logger, distributed.world_size()
         print_log(level=told.level, rank=distributed.rank(), world=world, ranks=told.print_output_ranks)
 
@@ -68,7 +70,7 @@ class Session:
 
     def _write(self, recipe: dict[str, Any]) -> None:
         (self.run_dir / "recipe.yaml").write_text(write_yaml(recipe), encoding="utf-8")
-        (self.run_dir / "environment.json").write_text(json.dumps(environment(), indent=2) + "\n", encoding="utf-8")
+        (self.run_dir / "environment.json").write_text(json.dumps(facts(), indent=2) + "\n", encoding="utf-8")
 
     def log(self, values: Mapping[str, float], step: int) -> None:
         for tracker in list(self.trackers):
@@ -87,6 +89,16 @@ class Session:
             except Exception as error:
                 logger.error(f"tracker {tracker.name} could not finish: {error!r}")
         self.release()
+
+        distributed.give_back()
+
+    def leave(self, *, failed: bool) -> None:
+        """`close`, and leave the process, which the run may have been a guest of, as it was."""
+        self.close(failed=failed)
+        close_log()
+        if self._rng is not None:
+            Rng().load_state_dict(self._rng)
+            self._rng = None
 
     def release(self) -> None:
         """Let other runs in."""
@@ -107,7 +119,7 @@ def run_dir(config: TrainerConfig) -> Path:
     return Path(distributed.broadcast_object(made))
 
 
-def environment() -> dict[str, Any]:
+def facts() -> dict[str, Any]:
     """What a person needs to run this again: versions, machine, command. No environment variable: some are secrets."""
     versions = {}
     for library in _LIBRARIES:

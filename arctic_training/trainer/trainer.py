@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import torch
 
-from arctic_training import distributed
+from arctic_training import distributed, environment
 from arctic_training.callback.callback import Callback, Moved
 from arctic_training.callback.hooks import Hooked, hook
 from arctic_training.checkpoint.engine import CheckpointEngine, save_all
@@ -83,7 +83,8 @@ class Trainer(Registered, Hooked, Lengths, Ending, ABC, kind="trainer"):
         self.left_out: set[tuple[int, int]] = set()  # epoch and first row of windows that are passed over
         self._evaluated_at, self._untold = -1, dict[str, float]()
         self._clock = (time.perf_counter(), 0)
-        assemble(self)
+        with environment.lending():
+            assemble(self)
         self._started_at = self.progress.update
 
     @property
@@ -144,8 +145,10 @@ class Trainer(Registered, Hooked, Lengths, Ending, ABC, kind="trainer"):
 
     @hook("train")
     @explained()
+    @environment.lending()
     def train(self) -> None:
         """Train what is left of the run, save and evaluate what is due at its end, and close the session."""
+        distributed.init()  # another run in this process may have ended since, and given back what both need
         try:
             if self.config.evaluate_first and not self.progress.update:
                 self.evaluate()
@@ -300,10 +303,11 @@ class Trainer(Registered, Hooked, Lengths, Ending, ABC, kind="trainer"):
         """Every part is made and nothing is written yet: raise `InputError` for what would only be found later."""
 
     def close(self, *, failed: bool = False) -> None:
-        """Give back what the run holds: worker processes, trackers, engines."""
+        """Give back what the run holds: worker processes, trackers, engines, and what it has changed in the process."""
         self.session.close(failed=failed)
         for loader in filter(None, [self.train_loader, *self.eval_loaders.values()]):
             loader.close()
         for engine in self.engines.values():
             engine.destroy()
         self.engines.clear()
+        self.session.leave(failed=failed)

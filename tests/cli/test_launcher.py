@@ -16,9 +16,10 @@ from typing import Any
 import pytest
 import torch
 
+from arctic_training import launcher
 from arctic_training.arguments import parse
 from arctic_training.errors import InputError
-from arctic_training.launcher import _Child, _environment, _is_rank, _outcome, _processes, launch
+from arctic_training.launcher import _Child, _environment, _outcome, _processes, launch
 from tests.command import alive, wait_for
 from tests.processes import HANG, ROOT
 
@@ -96,13 +97,6 @@ def test_one_process_is_the_command_itself(start: Start, folder: Path) -> None:
     (rank,) = ranks(folder)
     assert rank["pid"] == process.pid
     assert told(folder, "closed") == ["False"]
-
-
-def test_a_process_of_torchrun_starts_no_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("RANK", "1")
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(InputError, match=r"^--num_gpus: this process is one rank of a run already"):
-        launch(parse(["recipe.yaml", "--num_gpus", "2"]), None)
 
 
 def test_a_number_of_threads_that_is_said_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -200,14 +194,46 @@ def test_more_gpus_than_there_are_is_refused_on_a_machine_with_gpus(monkeypatch:
 
 
 @pytest.mark.parametrize(
-    ("environment", "one_of_several"),
+    ("environment", "words", "where"),
     [
-        ({}, False),
-        ({"RANK": "0", "WORLD_SIZE": "1"}, True),
-        ({"SLURM_JOB_ID": "7", "SLURM_NTASKS": "4", "SLURM_PROCID": "0"}, False),  # a batch script, not a step of it
-        ({"SLURM_STEP_NUM_TASKS": "1", "SLURM_PROCID": "0"}, False),
-        ({"SLURM_STEP_NUM_TASKS": "4", "SLURM_PROCID": "2"}, True),
+        ({}, [], "others"),
+        ({}, ["--num_gpus", "2"], "others"),
+        ({"RANK": "0", "WORLD_SIZE": "1"}, [], "here"),  # of torchrun for one process, on a machine with more GPUs
+        ({"RANK": "0", "WORLD_SIZE": "1"}, ["--num_gpus", "2"], "others"),
+        ({"RANK": "1", "WORLD_SIZE": "2"}, [], "here"),
+        ({"RANK": "1", "WORLD_SIZE": "2"}, ["--num_gpus", "2"], "refused"),
+        ({"SLURM_JOB_ID": "7", "SLURM_NTASKS": "4", "SLURM_PROCID": "0"}, [], "others"),  # a batch script, not a step
+        ({"SLURM_STEP_NUM_TASKS": "1", "SLURM_PROCID": "0"}, ["--num_gpus", "2"], "others"),
+        ({"SLURM_STEP_NUM_TASKS": "4", "SLURM_PROCID": "2"}, [], "here"),
+        ({"SLURM_STEP_NUM_TASKS": "4", "SLURM_PROCID": "2"}, ["--num_gpus", "2"], "refused"),
     ],
 )
-def test_another_launchers_process_is_recognised(environment: dict[str, str], one_of_several: bool) -> None:
-    assert _is_rank(environment) is one_of_several
+def test_a_process_of_another_launcher_is_recognised(
+    monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], words: list[str], where: str
+) -> None:
+    for name in ("RANK", "WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    config = SimpleNamespace(sequence_parallel_size=1)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 8)
+    monkeypatch.setattr(launcher, "run", lambda config, **told: 1)
+    monkeypatch.setattr(launcher, "_several", lambda said, count: count)
+    if where == "refused":
+        with pytest.raises(InputError, match=r"^--num_gpus: this process is one rank of a run already"):
+            launch(parse(["recipe.yaml", *words]), config)
+    else:
+        count = 1 if where == "here" else 2 if words else 8
+        assert launch(parse(["recipe.yaml", *words]), config) == count
+
+
+def test_what_another_launcher_said_of_one_process_is_not_said_of_those_that_it_starts(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    told = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_SIZE": "1", "MASTER_PORT": "1", "GROUP_RANK": "0", "KEPT": "yes"}
+    for name, value in {**told, "TORCHELASTIC_USE_AGENT_STORE": "True"}.items():
+        monkeypatch.setenv(name, value)
+    made = _environment(1, 2, 29500)
+    place = {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_SIZE": "2", "MASTER_PORT": "29500", "KEPT": "yes"}
+    assert {name: made.get(name) for name in place} == place
+    assert not {"TORCHELASTIC_USE_AGENT_STORE", "GROUP_RANK"} & made.keys()

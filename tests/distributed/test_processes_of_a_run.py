@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from arctic_training import distributed
+from arctic_training import distributed, environment
 from tests import processes
 from tests.command import shared_memory
 
@@ -102,11 +102,14 @@ def test_a_task_with_a_gpu_of_its_own_sees_only_that(
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: seen)
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: False)  # as it may be of a run in this process
     monkeypatch.setattr(distributed, "_place", None)
     monkeypatch.setenv("LOCAL_SIZE", "2")
     distributed._tell_environment()
     assert distributed.device() == torch.device("cuda", number)
     assert os.environ["LOCAL_RANK"] == str(number) and distributed.local_rank() == 1
+    distributed.give_back()
+    assert os.environ["LOCAL_RANK"] == "1"
 
 
 @pytest.mark.fault(24)
@@ -142,11 +145,11 @@ def test_one_process_needs_no_port_and_no_variable() -> None:
         "distributed.shutdown()\n"
     )
     wanted = ("PATH", "HOME", "LANG")
-    environment = {name: os.environ[name] for name in wanted if name in os.environ}
-    environment |= {"PYTHONPATH": str(processes.ROOT), "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
+    variables = {name: os.environ[name] for name in wanted if name in os.environ}
+    variables |= {"PYTHONPATH": str(processes.ROOT), "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [sys.executable, "-c", script],
-        env=environment,
+        env=variables,
         capture_output=True,
         text=True,
         timeout=processes.HANG,
@@ -170,12 +173,13 @@ def sleep() -> None:
     [("node1", "node1"), ("gpu[03-07,12],login", "gpu03"), ("gpu[5]", "gpu5"), ("a-b,c", "a-b"), ("r[1,4]x,b", "r1x")],
 )
 def test_the_first_machine_of_a_slurm_list(hosts: str, first: str) -> None:
-    assert distributed.first_host(hosts) == first
+    assert environment.first_host(hosts) == first
 
 
 def test_slurm_says_who_we_are_only_in_a_step_of_several_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: False)  # as it may be of a run in this process
     monkeypatch.setenv("SLURM_PROCID", "5")
     monkeypatch.setenv("SLURM_LOCALID", "1")
     assert (distributed.rank(), distributed.world_size()) == (0, 1)
