@@ -63,6 +63,10 @@ class NonFiniteError(TrainingError):
     exit_code = 3
 
 
+class ScoringError(TrainingError):
+    """What an answer is worth cannot be told. Raised alike on every rank, between two updates: the run saves first."""
+
+
 class MemoryShortError(TrainingError):
     """There was not enough memory on the device or the machine."""
 

@@ -18,7 +18,7 @@ FILES = tracked("arctic_training/**/*.py")
 FLOORS = [
     ["environment", "heartbeat", "parent", "signals", "threads", "errors", "secrets", "traces", "distributed", "loss"],
     ["registry", "state", "logging", "failure"],
-    ["config", "metrics"],
+    ["config", "metrics", "retry"],
     ["callback.hooks", "callback.callback", "tracker", "watchdog"],
     ["factory", "generation", "engine", "parallel", "rollout", "evaluation", "callback"],
     ["tokenizer", "data", "model", "optimizer", "scheduler", "checkpoint"],

@@ -19,6 +19,9 @@ class Evaluator(Registered, ABC, kind="evaluator"):
     def __init__(self, config: ComponentConfig) -> None:
         self.config: Any = config
 
+    def check(self, trainer: TrainerView) -> None:
+        """Called when every part of the run is made; raises `InputError` for what would end it at an evaluation."""
+
     @abstractmethod
     def __call__(self, trainer: TrainerView) -> dict[str, float]:
         """What was measured, by name, over all ranks: every rank returns the same.

@@ -1,7 +1,9 @@
 """Let the model answer the evaluation samples, and count how many answers are right."""
 
 import json
+import math
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, cast
 
@@ -13,7 +15,7 @@ from arctic_training.config.base import ComponentConfig
 from arctic_training.config.component import Shelf, from_shelf
 from arctic_training.config.numbers import HumanInt
 from arctic_training.config.tokenizer import is_lexer
-from arctic_training.errors import InputError
+from arctic_training.errors import InputError, ScoringError
 from arctic_training.evaluation.evaluator import Evaluator
 from arctic_training.evaluation.scorer import Scorer
 from arctic_training.factory import TrainerView
@@ -30,6 +32,8 @@ from arctic_training.generation import (
 )
 from arctic_training.heartbeat import beat
 from arctic_training.registry import numbered
+from arctic_training.retry import retry
+from arctic_training.traces import own_traceback
 
 _ROW = ("sample", "problem", "generated", "reference")
 """What a kept answer holds beside its scores."""
@@ -54,6 +58,8 @@ class GenerateConfig(ComponentConfig):
     """The first so many samples of each evaluation set; 0: all."""
     seed: int = Field(default=42, ge=0)
     """Of the choice among tokens, where the temperature is above 0."""
+    retries: int = Field(default=2, ge=0)
+    """How often a scorer is asked again when it raises, after 1, 2, 4, ... seconds. Then the run saves and ends."""
     save: bool = True
     """Keep every answer in ``generations/<evaluation set>`` of the run folder, as JSON lines; those of a second
     evaluator are in ``generations#2``."""
@@ -65,8 +71,8 @@ class GenerateConfig(ComponentConfig):
 
 
 class GenerateEvaluator(Evaluator):
-    """Measures ``<scorer>/<evaluation set>``: the mean score of the answers. The second scorer of a type is called
-    ``<scorer>#2``."""
+    """Measures ``<scorer>/<evaluation set>``: the mean score of the answers that the scorer judges, and under
+    ``abstained/`` the share of those that it does not. The second scorer of a type is called ``<scorer>#2``."""
 
     name = "generate"
     config_type = GenerateConfig
@@ -78,10 +84,29 @@ class GenerateEvaluator(Evaluator):
             label: Scorer.registered(one.type)(one) for label, one in zip(labels, config.scorers, strict=True)
         }
 
-    def __call__(self, trainer: TrainerView) -> dict[str, float]:
+    def check(self, trainer: TrainerView) -> None:
+        module = self._module(trainer)
+        if is_lexer(trainer.tokenizer):
+            stop_tokens(trainer.tokenizer, self.config.stop, "evaluators: 'generate': stop")
+        for name, loader in trainer.eval_loaders.items():
+            if not len(loader.dataset):
+                continue
+            first = Question.of(loader.dataset[0], f"{name}, sample 1", encoded=is_encoder_decoder(module))
+            reference = said(trainer.tokenizer, first.target, [trainer.tokenizer.eos_token_id])
+            for label, scorer in self.scorers.items():
+                try:
+                    _score(scorer, reference, reference)
+                except Exception as error:
+                    told = f"evaluators: 'generate': the scorer {label} fails on the reference of {name}, sample 1"
+                    raise InputError(f"{told}:\n{own_traceback(error) or repr(error)}") from error
+
+    def _module(self, trainer: TrainerView) -> Any:
         if trainer.tokenizer is None:
             raise InputError("evaluators: 'generate' needs a tokenizer, and this run has none")
-        module = generator(trainer.engines["model"], "evaluators: 'generate'")
+        return generator(trainer.engines["model"], "evaluators: 'generate'")
+
+    def __call__(self, trainer: TrainerView) -> dict[str, float]:
+        module = self._module(trainer)
         measured: dict[str, float] = {}
         folders = numbered(name.replace("/", "_") for name in trainer.eval_loaders)
         for folder, (name, loader) in zip(folders, trainer.eval_loaders.items(), strict=True):
@@ -104,14 +129,19 @@ class GenerateEvaluator(Evaluator):
 
         asked = {n: question(n) for n in range(rank, count, world)}
         order = sorted(asked, key=lambda n: len(asked[n].prompt), reverse=True)  # like lengths together: less padding
-        answers, size = [], self.config.batch_size
+        texts, size = dict[int, str](), self.config.batch_size
         for start in range(0, -(-count // world), size):
             batch = order[start : start + size]
             questions = [asked[n] for n in batch] or [question(0)]
-            texts = self._generate(trainer, module, questions, start)
-            for n, text in zip(batch, texts, strict=False):
-                answers.append({"sample": n + 1} | self._judge(trainer.tokenizer, asked[n], text))
-        return answers
+            texts |= zip(batch, self._generate(trainer, module, questions, start), strict=False)
+        answers, failure = [], ""
+        try:
+            answers = [self._judge(trainer.tokenizer, asked[n], texts[n], f"{name}, sample {n + 1}") for n in texts]
+        except ScoringError as error:
+            failure = str(error)
+        if failures := list(filter(None, distributed.gather_objects(failure))):
+            raise ScoringError(failures[0])
+        return [{"sample": n + 1} | answer for n, answer in zip(texts, answers, strict=True)]
 
     def _generate(self, trainer: TrainerView, module: Any, questions: Sequence[Question], salt: int) -> list[str]:
         beat("generate")
@@ -143,18 +173,29 @@ class GenerateEvaluator(Evaluator):
         ends = [text.find(stop) for stop in self.config.stop if stop in text]
         return text[: min(ends)] if ends else text
 
-    def _judge(self, tokenizer: Any, question: Question, text: str) -> dict[str, Any]:
-        reference = said(tokenizer, question.target, [tokenizer.eos_token_id])
-        scores = {name: float(scorer(text, reference)) for name, scorer in self.scorers.items()}
+    def _judge(self, tokenizer: Any, question: Question, text: str, where: str) -> dict[str, Any]:
+        reference, scores = said(tokenizer, question.target, [tokenizer.eos_token_id]), dict[str, float | None]()
+        for label, scorer in self.scorers.items():
+            what = f"evaluators: 'generate': the scorer {label}"
+            try:
+                scores[label] = retry(partial(_score, scorer, text, reference), self.config.retries, what)
+            except Exception as error:
+                told = f"{what} fails for the answer {text[:80]!r} to {where}"
+                raise ScoringError(f"{told}:\n{own_traceback(error) or repr(error)}") from error
         problem = tokenizer.decode(question.prompt, skip_special_tokens=False)
         return {"problem": problem, "generated": text, "reference": reference, **scores}
 
     def _mean(self, answers: Sequence[Mapping[str, Any]], name: str) -> dict[str, float]:
-        sums = [sum(answer[scorer] for answer in answers) for scorer in self.scorers]
-        *totals, count = distributed.all_reduce(torch.tensor([*sums, len(answers)], dtype=torch.float64)).tolist()
-        if not count:
-            return {}
-        return {f"{scorer}/{name}": total / count for scorer, total in zip(self.scorers, totals, strict=True)}
+        judged = [[answer[scorer] for answer in answers if answer[scorer] is not None] for scorer in self.scorers]
+        counts = [[sum(scores), len(scores), len(answers)] for scores in judged]
+        means: dict[str, float] = {}
+        for scorer, told in zip(self.scorers, distributed.all_reduce(torch.tensor(counts).double()), strict=True):
+            total, count, every = told.tolist()
+            if count:
+                means[f"{scorer}/{name}"] = total / count
+            if count < every:
+                means[f"abstained/{scorer}/{name}"] = 1 - count / every
+        return means
 
     def _save(self, answers: list[dict[str, Any]], trainer: TrainerView, name: str) -> None:
         shares = distributed.gather_objects(answers)
@@ -165,3 +206,10 @@ class GenerateEvaluator(Evaluator):
         rows = sorted((answer for share in shares for answer in share), key=lambda answer: answer["sample"])
         text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
         (folder / f"update_{trainer.progress.update}.jsonl").write_text(text, encoding="utf-8")
+
+
+def _score(scorer: Scorer, text: str, reference: str) -> float | None:
+    score = scorer(text, reference)
+    if score is not None and not math.isfinite(score):
+        raise ValueError(f"{score} is no score; a number, or None where it does not judge, is wanted")
+    return None if score is None else float(score)

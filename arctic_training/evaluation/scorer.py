@@ -22,8 +22,9 @@ class Scorer(Registered, ABC, kind="scorer"):
         self.config: Any = config
 
     @abstractmethod
-    def __call__(self, generated: str, reference: str) -> float:
-        """From 0 (wrong) to 1 (right). Both texts come without special tokens."""
+    def __call__(self, generated: str, reference: str) -> float | None:
+        """From 0 (wrong) to 1 (right), or None for an answer that it does not judge. Both texts come without special
+        tokens."""
 
 
 class ExactMatchConfig(ComponentConfig):

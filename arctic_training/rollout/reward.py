@@ -9,11 +9,13 @@ from typing import Annotated, Any, ClassVar
 from pydantic import BeforeValidator, Field, SerializeAsAny, model_validator
 
 from arctic_training.config.base import ComponentConfig
+from arctic_training.config.changes import FREE
 from arctic_training.config.component import each, from_shelf
 from arctic_training.config.numbers import HumanFloat, HumanInt
 from arctic_training.config.problems import Problem, Problems
-from arctic_training.errors import RecipeError, TrainingError
+from arctic_training.errors import RecipeError, ScoringError
 from arctic_training.registry import Registered, lookup, names, nearest, numbered
+from arctic_training.retry import retry
 from arctic_training.traces import own_traceback
 
 _SHOWN = 80
@@ -42,6 +44,8 @@ class RewardConfig(ComponentConfig):
     """When given, the reward is 1 from there on, and 0 below."""
     clip: tuple[HumanFloat, HumanFloat] | None = None
     """The lowest and the highest that it may be."""
+    retries: Annotated[int, FREE] = Field(default=2, ge=0)
+    """How often it is asked again when it raises, after 1, 2, 4, ... seconds. Then the run saves and ends."""
 
     @model_validator(mode="after")
     def _can_be(self) -> "RewardConfig":
@@ -59,8 +63,11 @@ class Reward(Registered, ABC, kind="reward"):
         self.config: Any = config
 
     @abstractmethod
-    def __call__(self, answers: Sequence[Answer]) -> Sequence[float]:
-        """A number for each answer, the higher the better; the answers to one prompt stand together."""
+    def __call__(self, answers: Sequence[Answer]) -> Sequence[float | None]:
+        """A number for each answer, the higher the better; the answers to one prompt stand together.
+
+        None for an answer that it does not judge, which is then worth what the other rewards give.
+        """
 
 
 class LengthConfig(RewardConfig):
@@ -111,8 +118,8 @@ class ScoreReward(Reward):
         super().__init__(config)
         self.scorer: Any = lookup("scorer", config.scorer.type)(config.scorer)  # type: ignore[call-arg]
 
-    def __call__(self, answers: Sequence[Answer]) -> list[float]:
-        return [float(self.scorer(answer.generated, answer.reference)) for answer in answers]
+    def __call__(self, answers: Sequence[Answer]) -> list[float | None]:
+        return [self.scorer(answer.generated, answer.reference) for answer in answers]
 
 
 def read_rewards(value: Any) -> list[ComponentConfig]:
@@ -156,24 +163,25 @@ class Rewards:
         }
 
     def __call__(self, answers: Sequence[Answer]) -> tuple[list[float], dict[str, list[float]]]:
-        """The sum for each answer, and what each reward gave before its weight.
+        """Returns the sum for each answer, and what each reward gave before its weight; NaN where it gave None.
 
-        Raises `TrainingError` for a reward that gives something else than a finite number for each.
+        The sum is of the rewards that judge the answer, and NaN where none does. Raises `ScoringError` for a reward
+        that raises, or gives something else than None or a finite number for each.
         """
         told = {label: self._asked(n, label, answers) for n, label in enumerate(self.parts)}
         weights = [part.config.weight for part in self.parts.values()]
-        sums = [
-            math.fsum(w * v for w, v in zip(weights, column, strict=True))
-            for column in zip(*told.values(), strict=True)
-        ]
+        sums = []
+        for column in zip(*told.values(), strict=True):
+            judged = [w * v for w, v in zip(weights, column, strict=True) if not math.isnan(v)]
+            sums.append(math.fsum(judged) if judged else math.nan)
         return sums, told
 
     def rehearse(self, answer: Answer, count: int) -> None:
         """Raises `RecipeError` when a reward cannot tell what ``count`` times ``answer`` is worth."""
         for n, label in enumerate(self.parts):
             try:
-                self._asked(n, label, [answer] * count)
-            except TrainingError as error:
+                self._read(n, label, [answer] * count, self.parts[label]([answer] * count))
+            except ScoringError as error:
                 raise RecipeError(str(error)) from error
             except Exception as error:
                 where = own_traceback(error) or f"{type(error).__name__}: {error}"
@@ -182,26 +190,47 @@ class Rewards:
                 ) from error
 
     def _asked(self, n: int, label: str, answers: Sequence[Answer]) -> list[float]:
-        reward = self.parts[label]
-        given = reward(answers)
+        reward, where = self.parts[label], f"rewards.{n}: {label}"
         try:
-            values = [float(value) for value in given]
+            given = retry(lambda: reward(answers), reward.config.retries, where)
+        except Exception as error:
+            told, way = f"{where} fails{_culprit(reward, answers)}", own_traceback(error)
+            raise ScoringError(f"{told}:\n{way or f'{type(error).__name__}: {error}'}") from error
+        return self._read(n, label, answers, given)
+
+    def _read(self, n: int, label: str, answers: Sequence[Answer], given: Any) -> list[float]:
+        """The numbers ``given``, within the bounds that the recipe sets; NaN for None."""
+        reward = self.parts[label]
+        try:
+            values = [math.nan if value is None else float(value) for value in given]
         except (TypeError, ValueError):
-            raise TrainingError(
+            raise ScoringError(
                 f"rewards.{n}: {label} gave {_short(given)}; wanted is a number for each answer"
             ) from None
         if len(values) != len(answers):
-            raise TrainingError(
+            raise ScoringError(
                 f"rewards.{n}: {label} gave {len(values)} numbers for {len(answers)} answers; wanted is one for each"
             )
-        for answer, value in zip(answers, values, strict=True):
-            if not math.isfinite(value):
+        for answer, value, one in zip(answers, values, given, strict=True):
+            if one is not None and not math.isfinite(value):
                 asked, said = _short(answer.problem), _short(answer.generated)
-                raise TrainingError(f"rewards.{n}: {label} gave {value} for the answer {said} to {asked}")
+                raise ScoringError(f"rewards.{n}: {label} gave {value} for the answer {said} to {asked}")
         threshold, clip = reward.config.threshold, reward.config.clip
         if threshold is not None:
-            values = [float(value >= threshold) for value in values]
-        return values if clip is None else [min(max(value, clip[0]), clip[1]) for value in values]
+            values = [value if math.isnan(value) else float(value >= threshold) for value in values]
+        if clip is None:
+            return values
+        return [value if math.isnan(value) else min(max(value, clip[0]), clip[1]) for value in values]
+
+
+def _culprit(reward: Reward, answers: Sequence[Answer]) -> str:
+    """The answer on which ``reward`` raises, when it raises on one alone."""
+    for answer in answers:
+        try:
+            reward([answer])
+        except Exception:
+            return f" for the answer {_short(answer.generated)} to {_short(answer.problem)}"
+    return f" for {len(answers)} answers, the first of them to {_short(answers[0].problem)}, and for none of them alone"
 
 
 def _short(value: Any) -> str:

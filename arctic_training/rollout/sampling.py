@@ -92,7 +92,7 @@ def _plain(module: Any, ends: Sequence[int], pad: int) -> Iterator[None]:
     kept = [part.generation_config for part in holders]
     try:
         for part, config in zip(holders, kept, strict=True):
-            start = config.decoder_start_token_id  # None but where there is an encoder
+            start = getattr(config, "decoder_start_token_id", None)  # None but where there is an encoder
             part.generation_config = GenerationConfig(
                 eos_token_id=list(ends), pad_token_id=pad, decoder_start_token_id=start
             )

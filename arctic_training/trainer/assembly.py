@@ -72,6 +72,8 @@ def build(trainer: Any) -> None:
     trainer.state.add({f"callback.{name}": part for name, part in trainer.listeners.items()})
     trainer.state.add(trainer.own_state())
     trainer.check()
+    for evaluator in trainer.evaluators:
+        evaluator.check(trainer)
     seed(config.seed + distributed.rank())  # the ranks began with equal weights; from here their dropout differs
     resume(trainer)
     for checkpointer in trainer.checkpointers:

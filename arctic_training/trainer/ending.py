@@ -3,6 +3,7 @@
 from typing import Any
 
 from arctic_training import distributed
+from arctic_training.errors import ArcticError, ScoringError
 from arctic_training.logging import logger
 from arctic_training.state import Progress
 
@@ -21,6 +22,8 @@ class Ending:
     """Asked to stop, and to go on when it is started again: it saves, and no more."""
     resumed: bool = False
     """Gone on from a checkpoint."""
+    settled: bool = True
+    """No window is under way: weights and progress say the same."""
     exit_code: int
     _requested: tuple[str, int] = ("", 0)
 
@@ -52,6 +55,20 @@ class Ending:
             self._save_if_due(end=True)  # a callback may have stopped the run for good only now
         if self.finished and not idle:
             logger.warning(f"stopped for good after update {self.progress.update}: {self.stop_reason}")
+
+    def _save_before(self: Any, error: BaseException) -> None:
+        """Save before the run ends by an error that weights and progress have no part in, to go on when it is mended.
+
+        That is a `ScoringError`, which all ranks raise together. In a run of one process it is also any error of other
+        code, such as a callback, that is raised while no window is under way; of several, one rank cannot save alone.
+        """
+        own = isinstance(error, ArcticError) or not isinstance(error, Exception)
+        alone = distributed.world_size() == 1 and self.settled and not own
+        if self.progress.update and (alone or isinstance(error, ScoringError)):
+            try:
+                self._save_if_due(end=True)
+            except Exception as failure:
+                logger.error(f"update {self.progress.update} could not be saved before the run ends: {failure}")
 
     def _agree(self) -> None:
         """Stop on every rank when one was asked to. All processes call it together."""

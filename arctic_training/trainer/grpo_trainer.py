@@ -52,7 +52,7 @@ class GRPOTrainer(PolicyTrainer):
             told["kl"] = answer_sums(apart.detach(), lengths) / lengths
             losses = losses + config.beta * apart
         for name, values in told.items():
-            self.record(name, (values * weights).sum() / share)
+            self.record_answers(name, values, batch)
         sums: Tensor = answer_sums(losses, lengths) * weights
         tokens = batch["num_tokens_in_batch"]
         if config.normalize != "token":

@@ -1,6 +1,7 @@
 """What trainers share whose model answers prompts, and learns from what its answers are worth."""
 
 import functools
+import math
 import zlib
 from abc import abstractmethod
 from collections.abc import Sequence
@@ -22,7 +23,7 @@ from arctic_training.config.trainer import TrainerConfig
 from arctic_training.data.factory import DataFactory
 from arctic_training.data.noise import uniform
 from arctic_training.data.prompt_factory import PromptDataFactory, answered, closing_tokens
-from arctic_training.errors import ModelError, RecipeError
+from arctic_training.errors import ModelError, RecipeError, ScoringError
 from arctic_training.generation import Question, end_tokens, generator, is_encoder_decoder, pad_token, said, stop_tokens
 from arctic_training.model.target_losses import target_losses
 from arctic_training.parallel.sequence import share, whole
@@ -232,16 +233,52 @@ class PolicyTrainer(LanguageModelTrainer):
             given = self._drawn(asked, [key * count + n for key in numbers for n in range(count)], stream)
             sums, parts = [0.0] * len(given), {name: [0.0] * len(given) for name in self.rewards.parts}
             if any(any(batch["weights"]) for batch in batches):
-                sums, parts = self.rewards(self._told(questions, given))
+                sums, parts = self._judged(self._told(questions, given))
+            else:
+                self._judged([])
             made, first = [], 0
             for batch in batches:
                 some = slice(first * count, (first + len(batch["prompts"])) * count)
                 columns = {f"reward/{name}": column[some] for name, column in parts.items()}
+                columns |= {f"abstained/{name}": [float(math.isnan(v)) for v in parts[name][some]] for name in parts}
                 columns |= {"reward": sums[some], "tokens": [float(len(one)) for one in given[some]]}
                 columns |= {"ended": [float(one[-1] in ends) for one in given[some]]}
                 made.append(self._made(batch, asked[some], given[some], columns))
                 first += len(batch["prompts"])
         return made
+
+    def _judged(self, answers: Sequence[Answer]) -> tuple[list[float], dict[str, list[float]]]:
+        """What the answers are worth. Raises `ScoringError` on every rank when one rank cannot tell."""
+        worth: tuple[list[float], dict[str, list[float]]] = ([], {})
+        failure = ""
+        try:
+            worth = self.rewards(answers) if answers else worth
+        except ScoringError as error:
+            failure = str(error)
+        if failures := list(filter(None, distributed.gather_objects(failure))):
+            raise ScoringError(failures[0])
+        return worth
+
+    def _advantages(self, rewards: Tensor) -> Tensor:
+        """`advantages` among the answers that are judged; 0 for the others, whose reward is NaN."""
+        judged = ~rewards.isnan()
+        if judged.all():
+            return self.advantages(rewards)
+        found = torch.zeros_like(rewards)
+        for row, some in enumerate(judged):
+            if some.any():
+                found[row, some] = self.advantages(rewards[row, some][None])[0].to(found.dtype)
+        return found
+
+    def record_answers(self, name: str, values: Tensor, batch: Any) -> None:
+        """Record the mean of ``values``, ``[answers]``, over the answers that count, and of rewards over those of them
+        that are judged: the others have NaN."""
+        weights, share = batch["weights"], batch["num_items_in_batch"]
+        if name.startswith("reward"):
+            weights = weights * ~values.isnan()
+            values = values.nan_to_num()
+        counted = weights.sum()
+        self.record(name, (values * weights).sum() / counted.clamp(min=1e-9), counted / share)
 
     def _drawn(self, prompts: Sequence[Any], keys: Sequence[int], stream: int) -> list[list[int]]:
         """An answer to each prompt; those that share sequences draw a part of the answers each."""
@@ -276,13 +313,14 @@ class PolicyTrainer(LanguageModelTrainer):
         # in doubles, on the CPU: what is worth the same must be seen to be
         rewards = torch.tensor(columns["reward"], dtype=torch.float64).reshape(-1, count)
         told = {name: torch.tensor(column, device=device) for name, column in columns.items()}
-        told["reward_std"] = rewards.std(1, correction=0).float().repeat_interleave(count).to(device)
+        spread = (rewards - rewards.nanmean(1, keepdim=True)).square().nanmean(1).sqrt()
+        told["reward_std"] = spread.float().repeat_interleave(count).to(device)
         counted = [float(weight) for weight in batch["weights"] for _ in range(count)]
         return {
             "inputs": inputs,
             "lengths": torch.tensor(list(map(len, given)), device=device),
             "weights": torch.tensor(counted, device=device),
-            "advantages": self.advantages(rewards).float().flatten().to(device),
+            "advantages": self._advantages(rewards).float().flatten().to(device),
             "told": told,
             "reference": self.reference(inputs),
             "old": self.log_probs(self.model, inputs) if self.config.num_iterations > 1 else None,

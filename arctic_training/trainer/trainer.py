@@ -156,7 +156,8 @@ class Trainer(Registered, Hooked, Lengths, Ending, ABC, kind="trainer"):
             while not self._go_through():
                 pass
             self._finish()
-        except BaseException:
+        except BaseException as error:
+            self._save_before(error)
             self.session.close(failed=True)
             raise
 
@@ -181,11 +182,13 @@ class Trainer(Registered, Hooked, Lengths, Ending, ABC, kind="trainer"):
     def epoch(self) -> None:
         assert self.train_loader is not None
         for batch in [] if self.stop_reason else self.train_batches:
+            self.settled = False
             self.step(batch)
             self.progress.row += self.train_loader.stride
             if self.window.closes:
                 self.progress.update += 1
                 self.progress.tokens += self.window.targets
+                self.settled = True
                 self.after_update()
                 if self.stop_reason:
                     return

@@ -51,13 +51,14 @@ CASES: dict[str, Case] = {
     ),
     "raises on an answer": Case(
         [
+            "rewards.0: later fails for the answer ...",
             "Traceback (most recent call last; --debug shows all of it):",
             '  File "{here}/train.py", line 8, in __call__',
             "    return [1 / (answers[0].generated == 'three')] * 4",
             "...",
             "ZeroDivisionError: division by zero",
         ],
-        recipe=grpo(rewards="later"),
+        recipe=grpo(rewards="{type: later, retries: 0}"),
         files=reward("later", "return [1 / (answers[0].generated == 'three')] * 4"),
         code=1,
         starts=True,

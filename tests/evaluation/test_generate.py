@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 import torch
 
-from arctic_training import SFTTrainer, distributed, get_config
+from arctic_training import Callback, SFTTrainer, distributed, get_config
+from arctic_training.config.base import ComponentConfig
 from arctic_training.config.component import from_shelf
-from arctic_training.errors import DataError, InputError
+from arctic_training.errors import DataError, InputError, ScoringError
 from arctic_training.evaluation.evaluator import Evaluator
 from arctic_training.evaluation.generate import GenerateEvaluator, Question
 from arctic_training.evaluation.scorer import Scorer
@@ -182,7 +183,7 @@ def test_a_sample_that_asks_nothing_is_named(labels: list[int], told: str) -> No
 def test_what_cannot_generate_is_refused(tmp_path: Path) -> None:
     run = SimpleNamespace(tokenizer=object(), engines={"model": SimpleNamespace(module=torch.nn.Linear(1, 1))})
     with pytest.raises(InputError, match="Linear does not"):
-        evaluator()(run)  # type: ignore[arg-type]
+        evaluator().check(run)  # type: ignore[arg-type]
     with pytest.raises(InputError, match="needs a tokenizer"):
         evaluator()(SimpleNamespace(tokenizer=None))  # type: ignore[arg-type]
 
@@ -232,6 +233,79 @@ def test_partitioned_weights_answer_as_whole_ones_do(tmp_path: Path) -> None:
     first, second = processes.run(evaluated, 2, str(model), str(chats), str(tmp_path / "parts"), 3)
     assert first == second
     assert (tmp_path / "parts" / name).read_text() == (tmp_path / "whole" / name).read_text()
+
+
+class PickyConfig(ComponentConfig):
+    raises: bool = False
+
+
+class Picky(Scorer):
+    """Judges no answer to a long reference; raises, where it is told to, on all that are wrong."""
+
+    name = "picky_for_tests"
+    config_type = PickyConfig
+
+    def __call__(self, generated: str, reference: str) -> float | None:
+        if self.config.raises and generated != reference:
+            raise ConnectionError("nobody answers")
+        return None if len(reference) > 3 else float(generated == reference)
+
+
+def test_a_scorer_that_gives_none_abstains(tiny_model: Path, tmp_path: Path) -> None:
+    right = greedy(tiny_model)[0]
+    run = run_of(tiny_model, tmp_path, [right, "no", "wrong", "wrong"])
+    measured = evaluator(scorers=["picky_for_tests", "exact_match"])(run)
+    judged = [float(n == 0) for n, reference in enumerate([right, "no", "wrong", "wrong"]) if len(reference) <= 3]
+    assert measured["picky_for_tests/held_out"] == sum(judged) / len(judged)
+    assert measured["abstained/picky_for_tests/held_out"] == 1 - len(judged) / 4
+    assert measured["exact_match/held_out"] == 0.25 and "abstained/exact_match/held_out" not in measured
+    kept = [json.loads(line) for line in (tmp_path / "generations/held_out/update_7.jsonl").read_text().splitlines()]
+    assert [row["picky_for_tests"] is None for row in kept] == [len(right) > 3, False, True, True]
+
+
+def test_a_scorer_that_raises_names_the_answer(tiny_model: Path, tmp_path: Path) -> None:
+    run = run_of(tiny_model, tmp_path, [greedy(tiny_model)[0], "wrong", "wrong", "wrong"])
+    asked = evaluator(scorers=[{"type": "picky_for_tests", "raises": True}], retries=0)
+    asked.check(run)  # the references of first samples are right
+    with pytest.raises(
+        ScoringError, match=r"picky_for_tests fails for the answer '.*' to held_out, sample [234]:\n.*nob"
+    ):
+        asked(run)
+
+
+class Ends(Callback):
+    """An error of somebody else's code, between two updates or in the midst of one."""
+
+    name = "ends_for_tests"
+    config_type = PickyConfig
+
+    def post_log(self, trainer: Any, values: Any) -> None:
+        if trainer.progress.update == 2 and not self.config.raises:
+            raise ValueError("on purpose")
+
+    def post_backward(self, trainer: Any) -> None:
+        if trainer.progress.update == 2 and self.config.raises:
+            raise ValueError("on purpose")
+
+
+@pytest.mark.parametrize(("midst", "saved"), [(False, ["step_2"]), (True, [])])
+def test_a_run_that_an_error_ends_between_updates_is_saved(
+    midst: bool, saved: list[str], tiny_model: Path, tiny_chats: Path, tmp_path: Path
+) -> None:
+    recipe = {
+        "type": "sft",
+        "output_dir": str(tmp_path / "run"),
+        "model": {"name_or_path": str(tiny_model), "dtype": "fp32"},
+        "data": {"sources": [str(tiny_chats)], "max_length": 400},
+        "callbacks": [{"type": "ends_for_tests", "raises": midst}],
+        "checkpoint": {"type": "deepspeed"},
+        "train_iters": 4,
+    }
+    trainer = SFTTrainer(get_config(recipe))
+    with pytest.raises(ValueError, match="on purpose"):
+        trainer.train()
+    trainer.close(failed=True)
+    assert [one.name for one in (tmp_path / "run/checkpoints/deepspeed").glob("step_*")] == saved
 
 
 def test_a_scorer_is_named_in_the_recipe() -> None:

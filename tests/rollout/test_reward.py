@@ -1,13 +1,14 @@
 """Rewards: how a recipe names them, what they add up to, and what is said of one that cannot tell."""
 
+import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
 from arctic_training.config.base import ComponentConfig
 from arctic_training.config.problems import Problems
-from arctic_training.errors import RecipeError, TrainingError
+from arctic_training.errors import RecipeError, ScoringError, TrainingError
 from arctic_training.evaluation.scorer import Scorer
 from arctic_training.rollout.reward import Answer, Reward, RewardConfig, Rewards, read_rewards
 
@@ -50,7 +51,7 @@ def rewards(*sections: Any) -> Rewards:
     return Rewards(read_rewards(list(sections)))
 
 
-def given(*values: float, **more: Any) -> dict[str, Any]:
+def given(*values: float | None, **more: Any) -> dict[str, Any]:
     return {"type": "given_for_tests", "values": list(values), **more}
 
 
@@ -72,6 +73,57 @@ def test_weights_thresholds_and_bounds() -> None:
         "given_for_tests#3": [1, 2, 3],
     }
     assert sums == pytest.approx([-11, 3, 18])
+
+
+def test_a_reward_that_gives_none_abstains() -> None:
+    sums, parts = rewards(
+        given(1, None, None, weight=2), given(None, 0.4, None, threshold=0.5), given(-9, -9, None, clip=[-1, 1])
+    )([answer()] * 3)
+    assert sums == pytest.approx([2 - 1, 0 - 1, math.nan], nan_ok=True)
+    assert parts["given_for_tests"] == pytest.approx([1, math.nan, math.nan], nan_ok=True)
+    assert parts["given_for_tests#2"] == pytest.approx([math.nan, 0, math.nan], nan_ok=True)
+    assert parts["given_for_tests#3"] == pytest.approx([-1, -1, math.nan], nan_ok=True)
+
+
+class Service(Reward):
+    """Is not there the first times, and never for some answers."""
+
+    name = "service_for_tests"
+    calls: ClassVar[list[int]] = []
+    away: ClassVar[int] = 0
+
+    def __call__(self, answers: Sequence[Answer]) -> list[float]:
+        self.calls.append(len(answers))
+        if len(self.calls) <= self.away or any(one.generated == "bad" for one in answers):
+            raise ConnectionError("nobody answers")
+        return [1.0] * len(answers)
+
+
+@pytest.fixture
+def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    kept: list[float] = []
+    monkeypatch.setattr("arctic_training.retry.time.sleep", kept.append)
+    monkeypatch.setattr(Service, "calls", [])
+    return kept
+
+
+def test_a_reward_that_raises_is_asked_again(pauses: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Service, "away", 3)
+    assert rewards({"type": "service_for_tests", "retries": 3})([answer()] * 2)[0] == [1, 1]
+    assert Service.calls == [2] * 4 and pauses == [1, 2, 4]
+    monkeypatch.setattr(Service, "away", 99)
+    with pytest.raises(ScoringError, match=r"service_for_tests fails for the answer '7' to '3 [+] 4 ='"):
+        rewards("service_for_tests")([answer()] * 2)
+    assert pauses == [1, 2, 4, 1, 2]
+
+
+def test_the_answer_on_which_a_reward_raises_is_named(pauses: list[float]) -> None:
+    with pytest.raises(ScoringError) as caught:
+        rewards("ended", {"type": "service_for_tests", "retries": 0})([answer(), answer("bad"), answer("8")])
+    assert str(caught.value) == (
+        "rewards.1: service_for_tests fails for the answer 'bad' to '3 + 4 =':\nConnectionError: nobody answers"
+    )
+    assert not pauses
 
 
 def test_length_and_end() -> None:

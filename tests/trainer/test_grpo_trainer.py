@@ -1,19 +1,21 @@
 """Group relative policy optimization on a tiny model: its loss by another way, and that no cut changes anything."""
 
 import json
+import math
 import re
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
 import torch
 
-from arctic_training import get_config
-from arctic_training.errors import ModelError, NonFiniteError, RecipeError
+from arctic_training import distributed, get_config
+from arctic_training.config.changes import FREE
+from arctic_training.errors import ModelError, NonFiniteError, RecipeError, ScoringError
 from arctic_training.registry import lookup
-from arctic_training.rollout.reward import Answer, Reward
+from arctic_training.rollout.reward import Answer, Reward, RewardConfig
 from tests import processes, tiny
 from tests.trainer.weights import moved, same
 
@@ -27,6 +29,12 @@ class EvenTokens(Reward):
 
     def __call__(self, answers: Sequence[Answer]) -> list[float]:
         return [sum(ord(letter) % 2 == 0 for letter in one.generated) / max(len(one.generated), 1) for one in answers]
+
+
+class JudgingConfig(RewardConfig):
+    leaves_out: list[str] = []
+    fails_at: Annotated[int, FREE] = 0
+    rank: int = 0
 
 
 def files(folder: Path) -> dict[str, Any]:
@@ -368,3 +376,67 @@ def test_what_would_be_silently_wrong(tmp_path: Path, keys: dict[str, Any], said
         return
     with pytest.raises(RecipeError, match=re.escape(said)):
         made(tmp_path, **evaluated, **keys)
+
+
+class Judging(EvenTokens):
+    """Judges no answer that begins with a letter of the first half; fails on one process when it is told to."""
+
+    name = "judging_for_tests"
+    config_type = JudgingConfig
+    calls = 0
+
+    def __call__(self, answers: Sequence[Answer]) -> list[float | None]:  # type: ignore[override]
+        type(self).calls += 1
+        config = self.config
+        if config.fails_at and type(self).calls >= config.fails_at and distributed.rank() == config.rank:
+            raise ConnectionError("nobody answers")
+        judged = [one.generated[:1] not in config.leaves_out if one.generated else True for one in answers]
+        return [worth if some else None for some, worth in zip(judged, super().__call__(answers), strict=True)]
+
+
+def test_an_answer_that_is_not_judged_moves_nobody(tmp_path: Path) -> None:
+    half = [chr(n) for n in range(32, 110)]
+    trainer = made(tmp_path, rewards={"type": "judging_for_tests", "leaves_out": half}, micro_batch_size=7, beta=0)
+    batch = answered(trainer)
+    worth, found = batch["told"]["reward"].reshape(-1, 3), batch["advantages"].reshape(-1, 3)
+    assert 0 < worth.isnan().sum() < worth.numel()
+    for values, advantages in zip(worth.double(), found, strict=True):
+        judged = ~values.isnan()
+        assert not advantages[~judged].any()
+        if judged.any():  # as in a group of those alone
+            better, spread = values[judged] - values[judged].mean(), values[judged].std(correction=0)
+            alone = better / spread if spread > 1e-6 else torch.zeros_like(better)
+            assert torch.allclose(advantages[judged].double(), alone, atol=1e-5)
+    means = {"reward": worth[~worth.isnan()].mean(), "abstained/judging_for_tests": worth.isnan().float().mean()}
+    trainer.loss(batch)
+    told = trainer.metrics.read(lambda one: one)
+    trainer.close()
+    assert {name: told[name] for name in means} == pytest.approx({name: float(one) for name, one in means.items()})
+    assert told["reward/judging_for_tests"] == pytest.approx(told["reward"]) and math.isfinite(told["reward_std"])
+
+
+def fail_and_go_on(folder: str) -> list[Any]:
+    """A run whose reward fails on the last process at its third update, the same run again, and one without a fault."""
+    found: list[Any] = []
+    last, save = distributed.world_size() - 1, {"type": "deepspeed", "auto_resume": True}
+    for fails_at, run in ((4, "run"), (0, "run"), (0, "other")):  # the first call is before the run
+        Judging.calls = 0
+        reward = {"type": "judging_for_tests", "retries": 0, "fails_at": fails_at, "rank": last}
+        trainer = made(Path(folder), rewards=reward, output_dir=str(Path(folder) / run), checkpoint=save)
+        try:
+            trainer.train()
+            found.append({name: p.detach().clone() for name, p in trainer.model.module.named_parameters()})
+        except ScoringError as error:
+            found.append((str(error), trainer.progress.update, trainer.exit_code))
+        trainer.close(failed=True)
+    return found
+
+
+@pytest.mark.parametrize("world", [1, 2])
+def test_a_reward_that_fails_ends_a_run_that_is_saved(world: int, tmp_path: Path) -> None:
+    files(tmp_path)
+    for failed, again, other in processes.share(fail_and_go_on, world, str(tmp_path)):
+        assert re.match("rewards.0: judging_for_tests fails for the answer '", failed[0]), failed
+        assert failed[1] == 2
+        assert all(torch.equal(again[name], other[name]) for name in other)
+    assert (tmp_path / "run/checkpoints/deepspeed/step_2").is_dir()
