@@ -15,7 +15,8 @@ from arctic_training.data.chat_template import Chat, ChatTemplate, Span
 from arctic_training.data.turn import Renderer, Turn, place_of
 from arctic_training.errors import DataError
 
-_EMPTY_THOUGHT = re.compile(r"\s*<think>\s*</think>\s*")
+_EMPTY_THOUGHT = re.compile(r"\s*(?:<think>\s*)?</think>\s*")
+"""The generation prompt may have opened it."""
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from arctic_training.data.row_error import RowError
 from arctic_training.data.shapes import Sample
 from arctic_training.errors import DataError
 from tests.data import templates
+from tests.data.styles import Style
 
 Chat = list[dict[str, Any]]
 Words = Callable[[str], str]
@@ -143,6 +144,14 @@ def test_an_empty_thought_can_be_left_out() -> None:
     assert targets(tokenizer, chat_of("a", "b", "c", "d"), ignore_empty_think=True) == ["b<|im_end|>", "d<|im_end|>"]
     kept = targets(tokenizer, chat_of("a", "<think>\nx\n</think>\n\nb"), ignore_empty_think=True)
     assert kept == ["<think>\nx\n</think>\n\nb<|im_end|>"]
+
+
+@pytest.mark.parametrize("prompt", ["", "<think>", "<think>\n"])
+def test_an_empty_thought_that_the_generation_prompt_opens_can_be_left_out(prompt: str) -> None:
+    tokenizer = templates.byte_level(Style(thought="last", prompt=prompt).template())
+    assert targets(tokenizer, chat_of("a", "b"), ignore_empty_think=True) == ["b<|im_end|>"]
+    kept = targets(tokenizer, chat_of("a", "b"))
+    assert kept == ["<think>\n\n</think>\n\nb<|im_end|>".removeprefix(prompt)]
 
 
 def test_a_template_that_ends_the_chat_and_not_the_answer() -> None:
