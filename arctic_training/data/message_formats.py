@@ -75,8 +75,10 @@ def read_chat(turns: Any, system: str | None = None) -> Chat:
             if flag:
                 chat.untrained[len(chat.messages)] = flag
             chat.messages.append(message)
-    if system and chat.messages[0]["role"] != "system":
-        return Chat([{"role": "system", "content": system}]) + chat
+    if not system or chat.messages[0]["role"] != "system":
+        return Chat([{"role": "system", "content": system}]) + chat if system else chat
+    if chat.messages[0]["content"] != system:
+        remark("has chats with a system message beside another one in a column, which is not read")
     return chat
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from arctic_training.data.message_formats import Chat, read_chat
 from arctic_training.data.remarks import unread_columns
-from arctic_training.data.shapes import PARTS, SYSTEM, TOOLS, Sample, question, system, tools
+from arctic_training.data.shapes import FLAGS, PARTS, SYSTEM, TOOLS, Sample, is_excluded, question, system, tools
 from arctic_training.errors import DataError
 
 Row = Mapping[str, Any]
@@ -54,6 +54,8 @@ class Reader:
 
     def __call__(self, row: Row) -> Preference:
         """Raises `DataError` for a row that cannot be read."""
+        if is_excluded(row):
+            return Preference(Sample(), Sample())  # which prefers nothing
         answers = [row[name] for name in (self.chosen, self.rejected)]
         for name, value in zip((self.chosen, self.rejected), answers, strict=True):
             if value is None:
@@ -70,7 +72,7 @@ class Reader:
             if not self.as_chat and (prompt is None or isinstance(prompt, str)):
                 return _texts(prompt, chosen, rejected)
             if not (chosen.strip() and rejected.strip()):
-                return Preference(Sample(), Sample())  # which prefers nothing
+                return Preference(Sample(), Sample())
         return _preference([_chat(_asked(prompt), answer, row) for answer in answers], row)
 
 
@@ -87,7 +89,7 @@ def reader(columns: Sequence[str]) -> Reader:
     first = next((name for name in _PROMPTS if name in there), None)
     parts = [first, *(name for name in PARTS if name in there and name != first)] if first else []
     found = Reader(*answers, tuple(parts), bool(parts) and (parts != [_TEXT] or bool(there & {*SYSTEM, *TOOLS})))
-    unread_columns(there, [*answers, *parts, *SYSTEM, *TOOLS])
+    unread_columns(there, [*answers, *parts, *SYSTEM, *TOOLS, *FLAGS])
     return found
 
 

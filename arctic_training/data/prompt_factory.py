@@ -144,12 +144,15 @@ class LastAnswerEncoder(SampleEncoder):
         Raises `RowError` for a sample that lacks one of them, or cannot be asked.
         """
         encoded = self(samples, first)
-        chats = [n for n, sample in enumerate(samples) if sample.messages]
+        chats = [n for n, sample in enumerate(samples) if any(turn["role"] == "assistant" for turn in sample.messages)]
         texts = [self._asked(samples[n], first + n) for n in chats]
         prompts = dict(zip(chats, self._tokenize(texts, [[]] * len(texts)), strict=True))
         made = []
         for n, (sample, (ids, labels)) in enumerate(zip(samples, encoded, strict=True)):
             targets = np.flatnonzero(labels != IGNORED)
+            if sample == Sample():
+                made.append((ids[:0], ids[:0]))  # counted, named and left out
+                continue
             if not len(targets):
                 raise RowError(first + n, "there is no answer")
             if not sample.messages and not sample.prompt:

@@ -30,7 +30,7 @@ PARTS = ("input", "context")
 """Columns that go on with a question, after an empty line."""
 SYSTEM = ("system", "system_prompt")
 TOOLS = ("tools", "functions")
-_FLAGS = ("weight", "train", "training")
+FLAGS = ("weight", "train", "training")
 """Columns that say whether a row is learned."""
 _UNPAIRED = ("label", "kto_tag")
 """Columns that say whether an answer was liked, in data for KTO."""
@@ -71,9 +71,12 @@ class Reader:
                 raise DataError(
                     f"{name} is false: the row is of KTO's unpaired preferences, an answer not to be learned"
                 )
-        if False in [_flag(row, name, numbers=True) for name in _FLAGS]:
-            return Sample()
-        return self._read(row)
+        return Sample() if is_excluded(row) else self._read(row)
+
+
+def is_excluded(row: Row) -> bool:
+    """Returns whether a row itself says that it is not to be learned."""
+    return False in [_flag(row, name, numbers=True) for name in FLAGS]
 
 
 def _flag(row: Row, name: str, *, numbers: bool) -> bool | None:
@@ -99,7 +102,7 @@ def reader(columns: Sequence[str]) -> Reader:
         hint = "; plain text is what the causal trainer reads" if "text" in there else ""
         hint += "; chosen and rejected are what the dpo trainer reads" if {"chosen", "rejected"} <= there else ""
         raise DataError(f"no known shape has the columns {', '.join(columns) or '(none)'}; known are {KNOWN}{hint}")
-    unread_columns(there, found.columns | {*_FLAGS, *_UNPAIRED})
+    unread_columns(there, found.columns | {*FLAGS, *_UNPAIRED})
     return found
 
 
@@ -137,9 +140,13 @@ def sample(chat: Chat, row: Row, *, prompt: int = 0) -> Sample:
 
 
 def system(row: Row) -> str | None:
-    """Returns the system prompt that stands in a column of its own."""
-    text = next((row[name] for name in SYSTEM if row.get(name)), None)
-    return text if isinstance(text, str) else None
+    """Returns the system prompt that stands in a column of its own. Raises `DataError`."""
+    name = next((name for name in SYSTEM if row.get(name)), None)
+    if name is None:
+        return None
+    if not isinstance(row[name], str):
+        raise DataError(f"{name} is {short(row[name])}; text is wanted")
+    return str(row[name])
 
 
 def tools(row: Row) -> list[Any] | None:

@@ -121,8 +121,7 @@ CASES: dict[str, Case] = {
         files={"rows.csv": b"prompt,completion\na,b\x00\n"},
     ),
     "not Parquet": Case(
-        "rows.parquet: Could not open Parquet input source 'rows.parquet': Parquet file size is 7 "
-        "bytes, smaller than the minimum file footer (8 bytes)",
+        "rows.parquet: Parquet file size is 7 bytes, smaller than the minimum file footer (8 bytes)",
         recipe=sft("rows.parquet"),
         files={"rows.parquet": "PAR1 no"},
     ),

@@ -133,6 +133,7 @@ def test_what_decides_nothing() -> None:
     assert not preference({"chosen": same, "rejected": same}, None).decided
     assert not preference({"chosen": [user("hi")], "rejected": same}, None).decided
     assert not preference({"problem": "hi", "chosen": "hello", "rejected": " "}, "problem").decided
+    assert not preference({"prompt": "hi", "chosen": "hello", "rejected": "no", "weight": 0}, "prompt").decided
     assert preference({"chosen": GOOD.messages, "rejected": BAD.messages}, None).decided
 
 

@@ -1,5 +1,7 @@
 """Prompts are what transformers renders for generation, whatever the template, and answers what the model says then."""
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -43,6 +45,25 @@ def test_a_header_within_what_is_enclosed_is_asked_and_not_answered() -> None:
     )
     prompt, answer = asked(template, [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}])
     assert (prompt, answer) == ("<|im_start|>user\nq<|im_end|>\n<|im_start|>assistant\n", "a<|im_end|>")
+
+
+def test_rows_without_an_answer_are_refused_and_excluded_ones_left_out(tmp_path: Path, said: list[str]) -> None:
+    def prompts(*rows: dict[str, Any]) -> Any:
+        path = tmp_path / "rows.jsonl"
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        section = {"sources": [str(path)], "cache_dir": str(tmp_path / "cache"), "max_share_without_targets": 0.5}
+        return make(PromptDataFactory, templates.byte_level(templates.CHATML), section)().train.dataset
+
+    good = {"question": "q", "answer": "a"}
+    assert len(prompts(good, {**good, "train": False})) == 1
+    assert "1 of 2 rows have no target token: 2; they are left out" in said.pop()
+    for bad in ({"question": "q", "answer": ""}, {"prompt": "q", "completion": " "}, {"messages": [turn("user", "q")]}):
+        with pytest.raises(DataError, match=r"rows\.jsonl:1: there is no answer"):
+            prompts(bad)
+
+
+def turn(role: str, content: str) -> dict[str, str]:
+    return {"role": role, "content": content}
 
 
 def test_a_line_break_at_the_beginning_of_an_answer_leaves_the_prompt_as_it_is() -> None:

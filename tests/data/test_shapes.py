@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from arctic_training.data.remarks import collect
 from arctic_training.data.shapes import Sample, reader
 from arctic_training.errors import DataError
 
@@ -101,6 +102,14 @@ def test_a_pair_with_a_system_prompt_or_tools_is_a_chat() -> None:
     assert read(row).messages == [{"role": "system", "content": "be kind"}, *CHAT]
 
 
+def test_one_of_two_system_prompts_is_remarked() -> None:
+    turns = [{"role": "system", "content": "be kind"}, *CHAT]
+    for column, remarks in (("be kind", 0), ("be brief", 1), ("", 0)):
+        with collect() as found:
+            assert read({"messages": turns, "system": column}).messages == turns
+        assert len(found) == remarks
+
+
 def test_an_empty_answer_is_none() -> None:
     for row in ({"question": "hi", "answer": ""}, {"instruction": "hi", "output": " \n"}):
         assert read(row) == Sample(messages=CHAT[:1])
@@ -176,6 +185,7 @@ def test_the_history_of_alpaca_comes_first() -> None:
             {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]},
             r"message 1 \(user\) has a part of the type image_url; only text is read",
         ),
+        ({"messages": CHAT, "system": ["a"]}, r"system is \['a'\]; text is wanted"),
         ({"question": "a", "context": {"b": 1}, "answer": "c"}, "question and context are .*; text is wanted"),
     ],
 )
