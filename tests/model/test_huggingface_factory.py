@@ -18,6 +18,7 @@ from arctic_training.model import attention
 from arctic_training.model.huggingface_factory import HFModelConfig, HFModelFactory
 from arctic_training.model.liger_factory import LigerModelFactory
 from arctic_training.model.memory import estimate
+from arctic_training.model.pretrained import overridden
 from arctic_training.model.target_losses import target_losses
 
 
@@ -111,6 +112,40 @@ def test_another_count_of_layers_means_random_weights_and_lists_of_layers_follow
     assert len(model.model.layers) == len(model.config.layer_types) == 2
     assert not torch.equal(model.lm_head.weight, saved.lm_head.weight)
     target_losses(model, {name: one % 64 for name, one in batch().items()}).sum().backward()
+
+
+def test_overrides_are_what_the_config_class_declares() -> None:
+    """Against the strict classes of transformers themselves, which refuse a value of another type."""
+    from transformers import CLIPConfig, MixtralConfig, SwinConfig
+
+    found = overridden(
+        MixtralConfig(), {"router_aux_loss_coef": 50, "max_position_embeddings": "4ki", "rope_parameters": None}
+    )
+    assert (found.router_aux_loss_coef, found.max_position_embeddings) == (50.0, 4096)
+    assert type(found.router_aux_loss_coef) is float
+    found = overridden(MixtralConfig(), {"initializer_range": "1%", "sliding_window": 1e3, "num_hidden_layers": 2.0})
+    assert (found.initializer_range, found.sliding_window, found.num_hidden_layers) == (0.01, 1000, 2)
+    found = overridden(MixtralConfig(), {"eos_token_id": [1, 2], "hidden_act": "gelu", "tie_word_embeddings": True})
+    assert (found.eos_token_id, found.hidden_act, found.tie_word_embeddings) == ([1, 2], "gelu", True)
+    assert overridden(CLIPConfig(), {"text_config": {"layer_norm_eps": 1}}).text_config.layer_norm_eps == 1.0
+    assert list(overridden(SwinConfig(), {"depths": [1, 2, 2, 1]}).depths) == [1, 2, 2, 1]
+    with pytest.raises(ModelError, match=r"model.hf_config_kwargs.dtype: model.dtype says it"):
+        overridden(MixtralConfig(), {"dtype": "bf16"})
+
+
+def test_every_number_of_a_config_takes_what_yaml_says() -> None:
+    """The defaults of a class, written as YAML would: 1 for 1.0, lists for tuples."""
+    from transformers import AutoConfig
+
+    for kind in ("llama", "mixtral", "qwen3_moe", "gemma3_text", "gpt2", "bart", "t5", "jetmoe", "bamba", "phi3"):
+        config = AutoConfig.for_model(kind)
+        numbers = {n: v for n, v in config.to_dict().items() if isinstance(v, float | list | tuple)}
+        plain = {
+            n: int(v) if isinstance(v, float) and v.is_integer() else list(v) if isinstance(v, tuple) else v
+            for n, v in numbers.items()
+        }
+        again = overridden(config, plain).to_dict()
+        assert {name: again[name] for name in numbers} == numbers, kind
 
 
 def test_other_overrides_keep_the_weights(tiny_model: Path) -> None:
