@@ -22,6 +22,9 @@ class Consistent(BaseConfig):
         if value > 1 and "type" in info.data and not shares_sequences(trainer := lookup("trainer", info.data["type"])):
             told = f"{value}, and {trainer.__name__} does not say that its loss is right on a part of a sequence"
             raise ValueError(f"{told} (`shares_sequences = True`); leave it out")
+        model = info.data.get("model")
+        if value > 1 and model is not None and model.unshareable:
+            raise ValueError(f"{value} {model.unshareable}")
         return value
 
     @field_validator("scheduler", check_fields=False)

@@ -19,3 +19,8 @@ DType = Annotated[Literal["bf16", "fp16", "fp32"], BeforeValidator(_short)]
 class ModelConfig(ComponentConfig):
     dtype: DType = "bf16"
     """Type of the weights in forward and backward: bf16, fp16 or fp32. Below fp32 the optimizer keeps fp32 weights."""
+
+    @property
+    def unshareable(self) -> str:
+        """Why processes cannot share sequences of such a model, and what to write, where the section alone says so."""
+        return ""

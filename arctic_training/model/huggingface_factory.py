@@ -74,6 +74,11 @@ class HFModelConfig(ModelConfig):
 
     _built = field_validator("save_name")(require_built)
 
+    @property
+    def unshareable(self) -> str:
+        fits = self.attn_implementation in ("auto", attention.NAME)
+        return "" if fits else "processes share attention per document only; give model.attn_implementation: auto"
+
     def absent(self) -> list[Problem]:
         told = unreadable(self.name_or_path, holds="config.json")
         return [Problem(("name_or_path",), told)] if told else []
@@ -251,7 +256,7 @@ class HFModelFactory(ModelFactory[HFModelConfig]):
 
     def _require_shareable(self, config: Any, chosen: str | None) -> None:
         """Raises `ModelError` where processes cannot share the sequences of the model and get its numbers."""
-        size, asked = self.trainer.config.sequence_parallel_size, self.config.attn_implementation
+        size = self.trainer.config.sequence_parallel_size
         if size == 1:
             return
         name, text = type(config).__name__, config.get_text_config()
@@ -259,10 +264,10 @@ class HFModelFactory(ModelFactory[HFModelConfig]):
         rope = getattr(text, "rope_parameters", None) or {}
         kinds = {str(one.get("rope_type")) for one in [rope, *rope.values()] if isinstance(one, dict)}
         told = ""
-        if chosen != attention.NAME and asked in ("auto", attention.NAME):
-            told = f"the attention of {name} is more than causal, or hidden from transformers; leave it out"
+        if unshareable := self.config.unshareable:
+            told = f"{size} {unshareable}"
         elif chosen != attention.NAME:
-            told = f"{size} processes share attention per document only; give model.attn_implementation: auto"
+            told = f"the attention of {name} is more than causal, or hidden from transformers; leave it out"
         elif isinstance(heads, int) and heads % size:
             fit = ", ".join(str(n) for n in range(1, heads + 1) if heads % n == 0)
             told = f"{size} processes cannot share the {heads} heads of {name}; these can: {fit}"

@@ -299,6 +299,17 @@ def test_a_part_the_trainer_does_not_list_needs_leave(here: Path) -> None:
     assert get_config(recipe, ["type=admits_own_model"]).model.type == "own_model"
 
 
+def test_attention_that_processes_cannot_share_is_refused_before_the_model_is_opened() -> None:
+    shared = {**SMALL, "sequence_parallel_size": 2}
+    for how in ("auto", "documents"):
+        assert get_config({**shared, "model": {**SMALL["model"], "attn_implementation": how}})
+    for how in ("sdpa", "flash_attention_2", "eager"):
+        told = {**shared, "model": {**SMALL["model"], "attn_implementation": how}}
+        with pytest.raises(RecipeError, match=r"^sequence_parallel_size: 2 processes share .*: auto$"):
+            get_config(told)
+        assert get_config({**told, "sequence_parallel_size": 1})
+
+
 # from Python
 
 
