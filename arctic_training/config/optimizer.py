@@ -23,6 +23,11 @@ class OptimizerConfig(ComponentConfig):
     weight_decay: HumanFloat = Field(default=0.1, ge=0)
     """Decoupled where the optimizer has it so; never on biases and norms."""
 
+    @property
+    def moments(self) -> int | None:
+        """How many numbers of four bytes the algorithm keeps for each weight at least; None: not known."""
+        return None
+
     def highest_stage(self, dtype: str) -> int:
         """The highest ZeRO stage at which the algorithm is what its name says, for weights of ``dtype``."""
         return 3

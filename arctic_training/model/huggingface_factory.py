@@ -23,7 +23,7 @@ from arctic_training.logging import logger
 from arctic_training.model import attention
 from arctic_training.model.apart import require_apart
 from arctic_training.model.factory import ModelFactory
-from arctic_training.model.memory import estimate
+from arctic_training.model.memory import SHARE, estimate, layout_of, require_room
 from arctic_training.model.peft_transform import PeftConfig, PeftTransform
 from arctic_training.model.pretrained import Pretrained
 from arctic_training.model.rehearsal import require_positions
@@ -39,9 +39,6 @@ from arctic_training.model.trial import require_runs
 from arctic_training.model.vocabulary import fit_vocabulary, warn_of_untrained_rows
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
-
-_SHARE = 0.85
-"""Of a GPU's memory; the rest is for what no estimate knows."""
 
 
 class HFModelConfig(ModelConfig):
@@ -124,6 +121,8 @@ class HFModelFactory(ModelFactory[HFModelConfig]):
             self.pretrained.require_shapes(skeleton)
         text = config.get_text_config()
         known = getattr(text, "max_position_embeddings", None) or getattr(text, "n_positions", None)
+        with self.pretrained.named():
+            require_room(skeleton, self.trainer, self.config, self._deepspeed)
         require_positions(skeleton, getattr(self.trainer.config.data, "max_length", None), known)
         self.skeleton = skeleton
 
@@ -285,20 +284,15 @@ class HFModelFactory(ModelFactory[HFModelConfig]):
         device, longest = self.trainer.device, getattr(trainer.data, "max_length", None)
         if device.type != "cuda" or not longest:
             return False
-        offload = trainer.deepspeed.get("zero_optimization", {}).get("offload_optimizer", {}).get("device", "none")
         needed = estimate(
             model,
             tokens=trainer.micro_batch_size
             * getattr(trainer, "num_generations", 1)
             * longest
             // trainer.sequence_parallel_size,
-            dtype=section.dtype,
-            stage=self._stage,
-            world=distributed.world_size(),
-            offloads=offload != "none",
-            frozen=section.peft_config is not None,
+            layout=layout_of(self.trainer, section, self._deepspeed),
         )
-        free = int(_SHARE * torch.cuda.mem_get_info(device)[1])
+        free = int(SHARE * torch.cuda.mem_get_info(device)[1])
         if needed is None or needed.total <= free:
             return False
         said = f"{needed.total / 2**30:.1f} GiB would be needed, of {free / 2**30:.1f}"

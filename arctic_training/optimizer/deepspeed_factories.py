@@ -39,6 +39,10 @@ class LionConfig(OptimizerConfig):
     betas: tuple[HumanFloat, HumanFloat] = (0.9, 0.99)
     """Decay of the mean that gives the sign of a step, and of the one that is kept."""
 
+    @property
+    def moments(self) -> int:
+        return 1
+
 
 class LionFactory(OptimizerFactory[LionConfig]):
     """Lion (Chen et al. 2023, arXiv:2302.06675)."""
@@ -63,6 +67,10 @@ class MuonConfig(OptimizerConfig):
     """Of the weights that Adam trains: decay of the means of the gradient and of its square."""
     eps: HumanFloat = Field(default=1e-10, gt=0)
     """Of the weights that Adam trains: added to the root of the mean square."""
+
+    @property
+    def moments(self) -> int:
+        return 1  # of the matrices, which are nearly all
 
     def highest_stage(self, dtype: str) -> int:
         # above it DeepSpeed clips Muon's updates as if they were gradients

@@ -19,6 +19,10 @@ class AdafactorConfig(OptimizerConfig):
     scale_parameter: bool = False
     """Let the step be relative to the size of the weights."""
 
+    @property
+    def moments(self) -> int:
+        return int(self.beta1 is not None)
+
     def highest_stage(self, dtype: str) -> int:
         # it keeps sums over rows and columns of whole matrices, which are not there above it
         return 0

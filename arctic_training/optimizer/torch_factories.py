@@ -17,6 +17,10 @@ class AdamConfig(OptimizerConfig):
     eps: HumanFloat = Field(default=1e-8, gt=0)
     """Added to the root of the mean square, which divides."""
 
+    @property
+    def moments(self) -> int:
+        return 2
+
 
 class AdamWFactory(OptimizerFactory[AdamConfig]):
     """AdamW in torch's fused form: nothing is compiled at the first start."""
@@ -37,6 +41,10 @@ class SGDConfig(OptimizerConfig):
     """Share of the last step that is in the next."""
     nesterov: bool = False
     """Look ahead by the momentum before the gradient is added."""
+
+    @property
+    def moments(self) -> int:
+        return int(self.momentum > 0)
 
 
 class SGDFactory(OptimizerFactory[SGDConfig]):

@@ -71,6 +71,15 @@ class RoleView:
         return getattr(self.__dict__["_trainer"], name)
 
     @property
+    def frozen(self) -> bool:
+        return self._role.frozen
+
+    @property
+    def optimizer_section(self) -> OptimizerConfig | None:
+        """What the recipe says of the role's optimizer; None of a frozen one's."""
+        return getattr(self.config, self._role.section("optimizer"), None)
+
+    @property
     def training_horizon(self) -> int:
         return int(self._trainer.training_horizon) * self._pace
 

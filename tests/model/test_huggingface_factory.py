@@ -17,9 +17,10 @@ from arctic_training.errors import ModelError
 from arctic_training.model import attention
 from arctic_training.model.huggingface_factory import HFModelConfig, HFModelFactory
 from arctic_training.model.liger_factory import LigerModelFactory
-from arctic_training.model.memory import estimate
+from arctic_training.model.memory import Layout, estimate
 from arctic_training.model.pretrained import overridden
 from arctic_training.model.target_losses import target_losses
+from arctic_training.optimizer.deepspeed_factories import LionConfig
 
 
 def factory(
@@ -324,6 +325,48 @@ def test_liger_is_refused_for_models_that_it_would_leave_as_they_are(
         LigerModelFactory(made.trainer, made.config).check()
 
 
+@pytest.mark.parametrize(
+    ("layout", "each"),
+    [
+        (Layout("fp32"), 4 + 4 + 8),
+        (Layout("bf16", 1), 2 + 2 + 4 + 4 + 8),  # a gradient in bf16, one in fp32 and the master weight
+        (Layout("bf16", 1, moments=1), 16),
+        (Layout("bf16", moments=0), 12),
+        (Layout("bf16", 1, 8), 2 + 6 + 12 / 8),
+        (Layout("bf16", 3, 8), 20 / 8),
+        (Layout("bf16", 2, offloads=True), 2 + 2),
+        (Layout("bf16", 3, 2, offloads=True, offloads_weights=True), 1),
+        (Layout("bf16", frozen=True), 2),
+    ],
+)
+def test_bytes_of_a_weight(layout: Layout, each: float) -> None:
+    model = torch.nn.Linear(80, 100, bias=False, device="meta")
+    assert layout.state(model) == 8000 * each
+
+
+def test_a_model_that_cannot_fit_is_refused_with_what_would(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = factory(tiny_model, dtype="bf16")
+    weights = sum(one.numel() for one in factory(tiny_model)().parameters())
+    made.trainer.device, made.trainer.optimizer_section = torch.device("cuda"), LionConfig()
+    fits = {"there is": 17, "nearly": 16.01, "adafactor": 15, "an adapter": 3, "2 processes": 11, "nothing": 0.01}
+    for words, each in fits.items():
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device, each=each: (0, int(each * weights)))
+        if each > 16:
+            made.check()
+            continue
+        with pytest.raises(ModelError, match=r"take 0.0 GiB by an estimate, and the GPU has 0.0; .*" + words) as caught:
+            made.check()
+        assert ("adafactor" in str(caught.value)) == (each * 0.85 >= 12)
+        assert ("adapter" in str(caught.value)) == (each * 0.85 >= 2)
+        assert "lion" not in str(caught.value)
+    made.trainer.frozen = True  # a reference
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (0, 2 * weights))
+    made.check()
+    made.trainer.frozen, made.trainer.optimizer_section = False, None  # an optimizer of the user's own
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (0, 12 * weights))
+    made.check()
+
+
 def kept_for_the_gradient(model: torch.nn.Module, act: Callable[[], object]) -> int:
     """Bytes that ``act`` keeps for the gradient, beside the weights of ``model``."""
     weights = {one.untyped_storage().data_ptr() for one in model.parameters()}
@@ -342,12 +385,12 @@ def test_the_estimate_of_memory_is_near_what_layers_keep(tiny_model: Path) -> No
     model = factory(tiny_model)()
     ids = torch.zeros(1, 256, dtype=torch.long)
     held = kept_for_the_gradient(model, lambda: model.model(ids, use_cache=False))
-    told = estimate(model, tokens=256, dtype="fp32")
+    told = estimate(model, tokens=256, layout=Layout("fp32"))
     assert told is not None
     assert 0.9 < told.activations / held < 1.5
     count = sum(one.numel() for one in model.parameters())
     assert told.state == 16 * count
-    below_an_adapter = estimate(model, tokens=256, dtype="fp32", frozen=True)
+    below_an_adapter = estimate(model, tokens=256, layout=Layout("fp32", frozen=True))
     assert below_an_adapter is not None and below_an_adapter.state == 4 * count
 
 
