@@ -24,7 +24,6 @@ from pathlib import Path
 from arctic_training.trainer.lock import Lock
 lock = Lock([Path(sys.argv[1])])
 print("held", flush=True)
-time.sleep(3600)
 """
 
 
@@ -32,7 +31,7 @@ time.sleep(3600)
 def holder(folder: Path) -> Iterator[subprocess.Popen[bytes]]:
     """Another process that holds ``folder``."""
     environment = {**os.environ, "PYTHONPATH": str(processes.ROOT)}
-    said = [sys.executable, "-c", HOLD, str(folder)]
+    said = [sys.executable, "-c", HOLD + "time.sleep(3600)", str(folder)]
     with subprocess.Popen(said, stdout=subprocess.PIPE, env=environment) as process:
         try:
             assert process.stdout is not None and process.stdout.readline() == b"held\n"
@@ -130,7 +129,7 @@ def test_a_second_trainer_of_the_same_process_is_refused_until_the_first_has_end
         Lock([tmp_path / "new", tmp_path / "run"])
     assert sorted(one.name for one in tmp_path.iterdir()) == ["link", "run", "saved"]
     tried = subprocess.run(
-        [sys.executable, "-c", HOLD.replace("time.sleep(60)", ""), str(tmp_path / "run")],
+        [sys.executable, "-c", HOLD, str(tmp_path / "run")],
         env={**os.environ, "PYTHONPATH": str(processes.ROOT)},
         capture_output=True,
         text=True,
