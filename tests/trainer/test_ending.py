@@ -10,12 +10,13 @@ from typing import Any
 
 import pytest
 
-from arctic_training import Callback, CheckpointEngine, Evaluator, GANTrainer, Tracker, get_config
+from arctic_training import Callback, CheckpointEngine, Evaluator, GANTrainer, Tracker, distributed, get_config
 from arctic_training.checkpoint import folder as disk
 from arctic_training.checkpoint.deepspeed_engine import DeepSpeedCheckpointEngine
 from arctic_training.entrypoint import run
 from arctic_training.errors import CheckpointError, InputError, NonFiniteError
 from arctic_training.launcher import _outcome
+from tests import processes
 from tests.contract.cases import recipe
 
 Recipe = dict[str, Any]
@@ -91,7 +92,11 @@ def own_environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.fixture
 def told(tmp_path: Path) -> Recipe:
-    made = recipe("gan", tmp_path / "files", output_dir=str(tmp_path / "run"))
+    return acting_recipe(tmp_path)
+
+
+def acting_recipe(folder: Path) -> Recipe:
+    made = recipe("gan", folder / "files", output_dir=str(folder / "run"))
     section = {"type": "deepspeed", "auto_resume": True}
     more: Recipe = {"type": Acting.name, "callbacks": [], "checkpoint": section, "trackers": [Remembering.name]}
     return made | more
@@ -333,3 +338,28 @@ def test_a_save_that_fails_at_the_end_is_an_error_and_lets_others_in(told: Recip
 def test_a_run_that_is_asked_to_stop_says_what_a_restart_needs(told: Recipe, section: Any, says: str) -> None:
     trained(told | {"checkpoint": section}, {"post-step": at(2, lambda it: it.request_stop("the machine is wanted"))})
     assert f"stops after update 3: the machine is wanted; {says}" in log(told)
+
+
+def several_starts(folder: Path) -> list[tuple[int, str, int]]:
+    """Of each start the update at which it ended, the reason, and the exit code."""
+    distributed.init()
+    told, seen = acting_recipe(folder), []
+    export = {"type": Exported.name, "save_every_n_steps": 1}
+    told |= {"micro_batch_size": 2, "checkpoint": [told["checkpoint"], export]}
+
+    def ask(trainer: Any) -> None:
+        if distributed.rank() == 1:
+            trainer.request_stop("the machine is wanted", 75)
+
+    for acts in ({"post-step": at(1, ask)}, {"post-step": at(4, enough)}, {}):
+        trainer = trained(told, acts)
+        seen.append((trainer.progress.update, trainer.stop_reason, trainer.exit_code))
+    return seen
+
+
+@pytest.mark.fault(2, 35)
+def test_all_processes_end_at_the_same_update_and_know_why(tmp_path: Path) -> None:
+    acting_recipe(tmp_path)
+    first, second = processes.share(several_starts, 2, tmp_path)
+    reason = "not improved since update 1"
+    assert first == second == [(2, "the machine is wanted", 75), (4, reason, 0), (4, reason, 0)]
