@@ -32,6 +32,7 @@ ROWS = 20
 GOOD = ("epochs", "train_iters", "exit_iteration", "exit_iteration_this_run", "stop", "late stop", "early stop")
 ASKED = {"SIGTERM": 143, "SIGINT": 130, "time": STOPPED_EARLY, "kill switch": 0}
 FAILED = {"error": 1, "nan": 3, "interrupt": 130}
+BETWEEN = {"error between updates": 1}
 
 
 class Export(CheckpointEngine[CheckpointConfig]):
@@ -75,6 +76,8 @@ class Ended(GANTrainer):
         super().after_update()
         if self.end == "late stop" and self.progress.update == self.at:  # when the update is saved already
             self.stop("seen enough")
+        if self.end in BETWEEN and self.progress.update == self.at:
+            raise RuntimeError("on purpose")
 
     def pre_train_callback(self) -> None:
         if self.end == "early stop":
@@ -119,14 +122,17 @@ class Case:
 
     @property
     def code(self) -> int:
-        return (ASKED | FAILED).get(self.end, 0) if self.happened else 0
+        return (ASKED | FAILED | BETWEEN).get(self.end, 0) if self.happened else 0
 
     def saved(self, section: dict[str, Any], *, resumable: bool) -> set[int]:
         steps, epochs = section.get("save_every_n_steps", 0), section.get("save_every_n_epochs", 0)
         saved = {n for n in range(1, self.last + 1) if steps and n % steps == 0}
-        saved |= {n * self.per_epoch for n in range(1, self.last // self.per_epoch + 1) if epochs and n % epochs == 0}
+        # an error comes before the end of an epoch is saved as one, with which a restart begins
+        ends = (self.last - (self.end in BETWEEN and self.happened)) // self.per_epoch
+        saved |= {n * self.per_epoch for n in range(1, ends + 1) if epochs and n % epochs == 0}
         broken = self.end in FAILED and self.happened
-        cut = self.last < self.plan or (self.happened and (self.end in ASKED or self.end.endswith("stop")))
+        short = self.end in {*ASKED, *BETWEEN} or self.end.endswith("stop")
+        cut = self.last < self.plan or (self.happened and short)
         if not broken and (section.get("save_end_of_training") or (resumable and cut)):
             saved.add(self.last)
         return saved
@@ -157,7 +163,7 @@ KEYS = st.fixed_dictionaries(
 )
 CASES = st.builds(
     Case,
-    end=st.sampled_from([*GOOD, *ASKED, *FAILED]),
+    end=st.sampled_from([*GOOD, *ASKED, *FAILED, *BETWEEN]),
     at=st.integers(1, 8),
     epochs=st.integers(1, 3),
     accumulate=st.sampled_from([1, 2]),
@@ -197,7 +203,7 @@ def train(case: Case, root: Path, monkeypatch: pytest.MonkeyPatch, end: str, **m
 
 @pytest.mark.fault(2, 11, 14, 35)
 @settings(
-    max_examples=15,
+    max_examples=12,
     deadline=None,
     phases=[Phase.explicit, Phase.generate],
     suppress_health_check=[HealthCheck.function_scoped_fixture],
@@ -210,6 +216,7 @@ def train(case: Case, root: Path, monkeypatch: pytest.MonkeyPatch, end: str, **m
 @example(case=Case("late stop", 4, 2, 1, {"save_every_n_steps": 2}, {"save_every_n_steps": 2}))
 @example(case=Case("exit_iteration_this_run", 2, 1, 1, {"save_every_n_steps": 4}))
 @example(case=Case("time", 5, 1, 1))
+@example(case=Case("error between updates", 5, 2, 1, {"save_every_n_epochs": 1}, {"save_end_of_training": True}))
 def test_every_end_saves_what_the_table_says(
     tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch, case: Case
 ) -> None:
