@@ -15,7 +15,10 @@ _IGNORED = -100
 
 @dataclass(frozen=True)
 class Question:
-    """What comes before a sample's answer, and the answer: its ``answer_ids``, or its last run of targets."""
+    """What a sample asks, and its answer: its ``answer_ids``, or its last run of targets.
+
+    What it asks is its ``prompt_ids``, where it has some, else what comes before the answer.
+    """
 
     prompt: list[int]
     target: list[int]
@@ -43,7 +46,10 @@ class Question:
             start -= 1
         if not 0 < start < end:
             raise DataError(f"{where}: there is no {'prompt before its answer' if end else 'answer in its labels'}")
-        return cls(ids[:start], ids[start:end])
+        prompt = list(map(int, sample.get("prompt_ids", ()))) or ids[:start]
+        if ids[: len(prompt)] == prompt:
+            start = max(start, len(prompt))  # a template may enclose its header in what the assistant says
+        return cls(prompt, ids[start:end])
 
 
 def generator(engine: Any, who: str) -> Any:

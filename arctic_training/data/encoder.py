@@ -1,7 +1,7 @@
 """Rows of instruction data to tokens and labels."""
 
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from arctic_training.data.remarks import remark
 from arctic_training.data.row_error import RowError
 from arctic_training.data.shapes import Sample
 from arctic_training.data.tokens import Tokenize, Tokens
+from arctic_training.data.turn import Renderer, Turn
 from arctic_training.errors import DataError
 
 _VERIFIED = 32
@@ -40,6 +41,8 @@ class SampleEncoder:
         self._tokenize = Tokenize(tokenizer, tokenize_arguments)
         self._finder: AnswerFinder | None = None
         self._unverified = _VERIFIED
+        self._prompts = False
+        """The template is known to have a generation prompt."""
 
     def __call__(self, samples: Sequence[Sample], first: int = 0) -> list[tuple[Tokens, Tokens]]:
         """Token ids and labels of each sample. Raises `RowError`, counting from ``first``."""
@@ -56,6 +59,37 @@ class SampleEncoder:
             for n, one in zip(pairs, self._completed([samples[n] for n in pairs]), strict=True):
                 made[n] = one
         return made
+
+    def prompts(self, samples: Sequence[Sample]) -> list[Tokens]:
+        """Returns the tokens by which a model is asked for the last learned answer of each chat; none without one."""
+        texts = []
+        for sample in samples:
+            try:
+                texts.append(self.asked(sample, sample.context) if sample.messages else "")
+            except DataError:
+                texts.append("")
+        return [ids for ids, _ in self._tokenize(texts, [[]] * len(texts))]
+
+    def asked(self, sample: Sample, context: Collection[int] = ()) -> str:
+        """Returns the conversation before its last answer that is none of ``context``, with the generation prompt.
+
+        Raises `DataError` for one that the chat template refuses, or where it has no generation prompt.
+        """
+        template = self.finder.template
+        chat = template.read(sample.messages)
+        answers = (n for n, message in enumerate(chat) if message["role"] == "assistant" and n not in context)
+        last = max(answers, default=len(chat))
+        try:
+            (text,) = template.render([chat[:last]], sample.tools, generation_prompt=True)
+        except Exception as error:
+            raise DataError(f"the chat template refuses it without its last answer: {error}") from error
+        if not self._prompts and Turn(Renderer(template, sample.tools), text, chat, last).prompt != text:
+            raise DataError(
+                "the chat template begins an answer with a header, and has no generation prompt that says so: add the "
+                "header to it, {% if add_generation_prompt %}"
+            )
+        self._prompts = True
+        return text
 
     @property
     def finder(self) -> AnswerFinder:

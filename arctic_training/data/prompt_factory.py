@@ -21,7 +21,6 @@ from arctic_training.data.row_error import RowError, read_rows
 from arctic_training.data.shapes import Sample
 from arctic_training.data.sourced_factory import SourcedDataFactory
 from arctic_training.data.tokens import Tokens
-from arctic_training.data.turn import Renderer, Turn
 from arctic_training.errors import DataError
 from arctic_training.logging import logger
 
@@ -132,8 +131,6 @@ def closing_tokens(tokenizer: Any, config: Any) -> list[int]:
 class LastAnswerEncoder(SampleEncoder):
     """Labels only the last of the assistant's turns, and makes prompts of what comes before it."""
 
-    _has_generation_prompt = False
-
     def _turns(self, n: int, sample: Sample, found: Found) -> list[int]:
         """Raises `DataError` for one that the template does not enclose."""
         return last_turns(found, 1)
@@ -167,22 +164,10 @@ class LastAnswerEncoder(SampleEncoder):
         return made
 
     def _asked(self, sample: Sample, row: int) -> str:
-        """The conversation before its last answer, with the generation prompt. Raises `RowError`."""
-        template = self.finder.template
-        chat = template.read(sample.messages)
-        last = max(n for n, message in enumerate(chat) if message["role"] == "assistant")
         try:
-            (text,) = template.render([chat[:last]], sample.tools, generation_prompt=True)
-        except Exception as error:
-            raise RowError(row, f"the chat template refuses it without its last answer: {error}") from error
-        if not self._has_generation_prompt and Turn(Renderer(template, sample.tools), text, chat, last).prompt != text:
-            raise RowError(
-                row,
-                "the chat template begins an answer with a header, and has no generation prompt that says so: add the "
-                "header to it, {% if add_generation_prompt %}",
-            )
-        self._has_generation_prompt = True
-        return text
+            return self.asked(sample)
+        except DataError as error:
+            raise RowError(row, str(error)) from error
 
     def _apart(self, sample: Sample) -> tuple[Tokens, Tokens]:
         """The tokens of a pair's prompt, as a model is asked it, and of its completion: none holds parts of both."""

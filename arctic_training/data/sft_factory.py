@@ -28,8 +28,12 @@ class SFTDataFactory(TokenDataFactory[SFTDataConfig]):
     config_type = SFTDataConfig
 
     def process(self, dataset: Any) -> Any:
-        encode = EncodeRows(list(dataset.column_names), self.encoder())
+        encode = EncodeRows(list(dataset.column_names), self.encoder(), prompts=self.asks)
         return preparation.map_rows(dataset, encode, processes=self.config.num_proc, folder=self.cache_folder)
+
+    @property
+    def asks(self) -> bool:
+        return any(section.type == "generate" for section in getattr(self.trainer.config, "evaluators", ()))
 
     def encoder(self) -> SampleEncoder:
         return SampleEncoder(
@@ -42,15 +46,16 @@ class SFTDataFactory(TokenDataFactory[SFTDataConfig]):
 
 
 class EncodeRows:
-    """Rows to a table of ``input_ids`` and ``labels``."""
+    """Rows to a table of ``input_ids`` and ``labels``, and ``prompt_ids`` where a model is to be asked for answers."""
 
-    def __init__(self, columns: Sequence[str], encoder: SampleEncoder) -> None:
+    def __init__(self, columns: Sequence[str], encoder: SampleEncoder, *, prompts: bool = False) -> None:
         """Raises `DataError` when no shape fits the columns."""
         shapes.reader(columns)
-        self.columns, self.encoder = columns, encoder
+        self.columns, self.encoder, self.prompts = columns, encoder, prompts
 
     def __call__(self, rows: preparation.Rows, first: int) -> Any:
         """Raises `RowError`."""
         samples = read_rows(shapes.reader(self.columns), rows, first)
         ids, labels = zip(*self.encoder(samples, first), strict=True)
-        return preparation.token_table({"input_ids": ids, "labels": labels})
+        prompts = {"prompt_ids": self.encoder.prompts(samples)} if self.prompts else {}
+        return preparation.token_table({"input_ids": ids, "labels": labels, **prompts})

@@ -63,6 +63,11 @@ class SourcedDataFactory(DataFactory[C]):
             if name in config.model_fields_set:
                 logger.warning(f"data.{name} is deprecated and changes nothing: prepared data are always cached")
 
+    @property
+    def asks(self) -> bool:
+        """Samples hold prompts, by which an evaluator asks a model for answers."""
+        return False
+
     @hook("process")
     @abstractmethod
     def process(self, dataset: Any) -> Any:
@@ -179,6 +184,7 @@ class SourcedDataFactory(DataFactory[C]):
                 "tokenizer": cache.tokenizer_fingerprint(self.tokenizer),
                 "tokenizer_settings": self.trainer.config.tokenizer.model_dump(mode="json"),
                 "refused": refused(self.tokenizer),
+                "asks": self.asks,
                 "code": cache.code_fingerprint([type(self), *(type(source) for source in sources)]),
                 "libraries": preparation.versions(),
             }

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -9,13 +10,20 @@ from hypothesis import HealthCheck, assume, given, settings
 
 from arctic_training.data.prompt_factory import LastAnswerEncoder, PromptDataFactory
 from arctic_training.data.row_error import RowError
+from arctic_training.data.sft_factory import SFTDataFactory
 from arctic_training.data.shapes import Sample
 from arctic_training.errors import DataError
+from arctic_training.generation import Question
 from tests.data import templates
 from tests.data.styles import STYLES, Style, dialogues, in_letters
 from tests.data.view import make
 
 TOKENIZER = templates.byte_level(eos="</s>")
+ENCLOSED_HEADER = (
+    "{% for m in messages %}{% if m['role'] == 'user' %}{{ '<|im_start|>user\\n' + m['content'] + '<|im_end|>\\n' }}"
+    "{% else %}{% generation %}{{ '<|im_start|>assistant\\n' + m['content'] + '<|im_end|>' }}{% endgeneration %}"
+    "{% endif %}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+)
 
 
 def asked(template: str, chat: list[dict[str, Any]]) -> tuple[str, str]:
@@ -38,12 +46,7 @@ def test_prompts_are_those_of_generation(style: Style, roles: list[str]) -> None
 
 
 def test_a_header_within_what_is_enclosed_is_asked_and_not_answered() -> None:
-    template = (
-        "{% for m in messages %}{% if m['role'] == 'user' %}{{ '<|im_start|>user\n' + m['content'] + '<|im_end|>\n' }}"
-        "{% else %}{% generation %}{{ '<|im_start|>assistant\n' + m['content'] + '<|im_end|>' }}{% endgeneration %}"
-        "{% endif %}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
-    )
-    prompt, answer = asked(template, [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}])
+    prompt, answer = asked(ENCLOSED_HEADER, [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}])
     assert (prompt, answer) == ("<|im_start|>user\nq<|im_end|>\n<|im_start|>assistant\n", "a<|im_end|>")
 
 
@@ -64,6 +67,44 @@ def test_rows_without_an_answer_are_refused_and_excluded_ones_left_out(tmp_path:
 
 def turn(role: str, content: str) -> dict[str, str]:
     return {"role": role, "content": content}
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        ENCLOSED_HEADER,
+        Style().template(),
+        Style(thought="each", prompt="<think>\n").template(),
+        Style(ending="header", tag="parts").template(),
+    ],
+)
+def test_an_evaluator_asks_the_same_of_samples_to_learn_from(template: str, tmp_path: Path) -> None:
+    tokenizer = templates.byte_level(template)
+    chat = in_letters(["user", "assistant", "user", "assistant"])
+    later = [*chat, {"role": "user", "content": "q"}, {"role": "assistant", "content": "a", "weight": 0}]
+    line_break = [*chat[:3], {"role": "assistant", "content": "\n\na"}]
+    chats, path = [chat, later, line_break], tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps({"messages": one}) + "\n" for one in chats))
+    section = {"sources": [str(path)], "cache_dir": str(tmp_path / "cache")}
+    evaluators = [SimpleNamespace(type="generate")]
+    samples = make(SFTDataFactory, tokenizer, section, evaluators=evaluators)().train.dataset
+    for n in range(3):
+        question = Question.of(samples[n], "sample")
+        expected = tokenizer.apply_chat_template(chats[n][:3], add_generation_prompt=True, tokenize=False)
+        assert tokenizer.decode(question.prompt) == expected
+        assert n == 2 or not tokenizer.decode(question.target).startswith("<|im_start|>")
+        assert chats[n][3]["content"].strip() in tokenizer.decode(question.target)
+    assert "prompt_ids" not in make(SFTDataFactory, tokenizer, section)().train.dataset[0]
+
+
+def test_an_evaluator_asks_texts_as_they_are(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"prompt": "say yes: ", "completion": "yes"}\n')
+    section = {"sources": [str(path)], "cache_dir": str(tmp_path / "cache")}
+    tokenizer = templates.byte_level(templates.CHATML)
+    maker = make(SFTDataFactory, tokenizer, section, evaluators=[SimpleNamespace(type="generate")])
+    question = Question.of(maker().train.dataset[0], "sample")
+    assert tokenizer.decode(question.prompt) == "say yes: "
 
 
 def test_a_line_break_at_the_beginning_of_an_answer_leaves_the_prompt_as_it_is() -> None:
