@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -68,10 +69,14 @@ def read_chat(turns: Any, system: str | None = None) -> Chat:
         turns = from_json(turns, "the chat")
     if not isinstance(turns, Sequence) or isinstance(turns, bytes) or not turns:
         raise DataError(f"a chat is a list of messages, not {short(turns)}")
-    chat = Chat()
+    chat, calling = Chat(), False
     for n, turn in enumerate(turns, 1):
         for part in _parts(turn):
             message, flag = _message(part, n)
+            before, calling = calling, _role(part) in _CALLS
+            if before and calling and bool(flag) == (len(chat.messages) - 1 in chat.untrained):
+                chat.messages[-1]["tool_calls"] += message["tool_calls"]  # several calls of one turn
+                continue
             if flag:
                 chat.untrained[len(chat.messages)] = flag
             chat.messages.append(message)
@@ -80,6 +85,16 @@ def read_chat(turns: Any, system: str | None = None) -> Chat:
     if chat.messages[0]["content"] != system:
         remark("has chats with a system message beside another one in a column, which is not read")
     return chat
+
+
+def parsed(value: Any) -> Any:
+    """Returns the messages whose JSON a text is, as a table of text cells has them; any other value as it is."""
+    if isinstance(value, str) and value.lstrip().startswith("["):
+        with suppress(ValueError, RecursionError):
+            turns = json.loads(value)
+            if turns and all(isinstance(turn, Mapping) and {"role", "from"} & set(turn) for turn in turns):
+                return turns
+    return value
 
 
 def from_json(text: str, what: str) -> Any:
@@ -115,7 +130,7 @@ def _message(turn: Any, n: int) -> tuple[dict[str, Any], str]:
     if speaker not in turn:
         raise DataError(f"message {n} has the keys {', '.join(map(str, turn))}; wanted are role and content")
     words = next((key for key in _WORDS if key in turn), "content")
-    name = turn[speaker].strip().lower().replace(" ", "_").replace("-", "_") if isinstance(turn[speaker], str) else ""
+    name = _role(turn)
     if name not in ROLES:
         raise DataError(f"message {n} has the unknown role {short(turn[speaker])}; known are {', '.join(ROLES)}")
     role, content = ROLES[name], turn.get(words)
@@ -135,6 +150,12 @@ def _message(turn: Any, n: int) -> tuple[dict[str, Any], str]:
     elif not isinstance(content, str):
         raise DataError(f"message {n} ({role}) has the content {short(content)}; text is wanted")
     return message, flag
+
+
+def _role(turn: Mapping[str, Any]) -> str:
+    """Returns the name of a speaker in one way of writing; empty for one that is no text."""
+    name = turn.get("role", turn.get("from"))
+    return name.strip().lower().replace(" ", "_").replace("-", "_") if isinstance(name, str) else ""
 
 
 def _untrained(message: dict[str, Any], where: str) -> str:

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from arctic_training.data.message_formats import Chat, read_chat
+from arctic_training.data.message_formats import Chat, parsed, read_chat
 from arctic_training.data.remarks import unread_columns
 from arctic_training.data.shapes import FLAGS, PARTS, SYSTEM, TOOLS, Sample, is_excluded, question, system, tools
 from arctic_training.errors import DataError
@@ -56,11 +56,11 @@ class Reader:
         """Raises `DataError` for a row that cannot be read."""
         if is_excluded(row):
             return Preference(Sample(), Sample())  # which prefers nothing
-        answers = [row[name] for name in (self.chosen, self.rejected)]
+        answers = [parsed(row[name]) for name in (self.chosen, self.rejected)]
         for name, value in zip((self.chosen, self.rejected), answers, strict=True):
             if value is None:
                 raise DataError(f"{name} is empty")
-        prompt = row[self.prompt[0]] if self.prompt else None
+        prompt = parsed(row[self.prompt[0]]) if self.prompt else None
         if isinstance(prompt, Mapping) and "messages" in prompt:  # of OpenAI's format
             prompt, row = prompt["messages"], {**row, "tools": prompt.get("tools")}
         if isinstance(prompt, str):

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from arctic_training.data.message_formats import Chat, from_json, read_chat, short
+from arctic_training.data.message_formats import Chat, from_json, parsed, read_chat, short
 from arctic_training.data.remarks import UNREAD_COLUMNS, remark, unread_columns
 from arctic_training.errors import DataError
 
@@ -181,7 +181,7 @@ def _given(row: Row, column: str) -> Any:
 
 def _answered(row: Row, names: Sequence[str], column: str) -> Sample:
     """Returns a question and its answer as a chat, so that the template says where the answer begins and ends."""
-    asked, answer = _given(row, names[0]), _given(row, column)
+    asked, answer = parsed(_given(row, names[0])), parsed(_given(row, column))
     if isinstance(asked, list) or isinstance(answer, list):
         return _continued(asked, answer, row)
     turns = [part for pair in _history(row.get("history")) for part in _turns(*pair)]
@@ -206,7 +206,7 @@ def _history(value: Any) -> Sequence[Sequence[Any]]:
 
 def _prompted(row: Row, *, as_chat: bool) -> Sample:
     """Returns a prompt and its completion: text as it is, or a chat."""
-    prompt, completion = (_given(row, name) for name in _TEXT)
+    prompt, completion = (parsed(_given(row, name)) for name in _TEXT)
     if isinstance(prompt, str) and isinstance(completion, str):
         return _answered(row, _TEXT[:1], _TEXT[1]) if as_chat else Sample(prompt=prompt, completion=completion)
     return _continued(prompt, completion, row)

@@ -1,5 +1,6 @@
 """Every shape of preference data, read as what it means."""
 
+import json
 from typing import Any
 
 import pytest
@@ -42,6 +43,7 @@ BAD = Sample([user("hi"), assistant("go away")])
         {"prompt": [user("hi")], "chosen": "hello", "rejected": "go away"},
         {"instruction": "hi", "chosen": [assistant("hello")], "rejected": [assistant("go away")]},
         {"question": "hi", "chosen": "hello", "rejected": "go away"},
+        {"prompt": "hi", "chosen": json.dumps([assistant("hello")]), "rejected": json.dumps([assistant("go away")])},
         {"question": "hi", "response_chosen": "hello", "response_rejected": "go away"},
         {"prompt": [user("hi")], "chosen_response": "hello", "rejected_response": "go away"},
         {

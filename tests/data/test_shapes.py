@@ -28,6 +28,8 @@ def read(row: dict[str, Any]) -> Sample:
         {"instruction": "hi", "output": "yes"},
         {"prompt": CHAT[:1], "completion": CHAT[1:]},
         {"prompt": "hi", "completion": CHAT[1:]},
+        {"prompt": json.dumps(CHAT[:1]), "completion": "yes"},
+        {"question": "hi", "answer": json.dumps(CHAT[1:])},
         {"prompt": CHAT[:1], "completion": "yes"},
         {"problem": "hi", "answer": "yes", "seed": 7},
         {"problem": "hi", "solution": "yes"},
@@ -137,6 +139,18 @@ def test_calls_of_other_formats_are_tool_calls(turn: dict[str, Any], words: str)
     assert sample.messages[:3] == [CHAT[0], {**CALLED, "content": words}, {"role": "tool", "content": "2"}]
     assert sample.messages[3] == {"role": "tool", "content": "2", "name": "f"}
     assert sample.tools == [{"type": "function", "function": {"name": "f"}}]
+
+
+def test_calls_one_after_the_other_are_one_turn() -> None:
+    called = {"role": "tool_call", "content": json.dumps(FUNCTION)}
+    calls = CALLED["tool_calls"] * 2
+    assert read({"messages": [CHAT[0], called, called, CHAT[1]]}).messages == [
+        CHAT[0],
+        {**CALLED, "tool_calls": calls},
+        CHAT[1],
+    ]
+    sample = read({"messages": [CHAT[0], {**called, "loss": False}, called]})
+    assert len(sample.messages) == 3 and sample.context == {1}
 
 
 def test_the_history_of_alpaca_comes_first() -> None:
