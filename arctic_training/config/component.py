@@ -1,8 +1,9 @@
 """Which class reads a section: the trainer's lists decide, and the first is the default."""
 
+import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import ValidationError
 
@@ -116,6 +117,8 @@ def incomplete(cls: Any) -> str:
     slots = [mark.types for field in reader.model_fields.values() for mark in field.metadata if isinstance(mark, Slot)]
     if missing := [name for name in slots if not hasattr(cls, name)]:
         return f"{who} states no {' and no '.join(missing)}"
+    if only_annotated := _only_annotated(cls):
+        return f"{who} has an annotation that chooses nothing; write {only_annotated}"
     for role in getattr(cls, "roles", ()):
         field = reader.model_fields[role.name]
         if not any(isinstance(mark, Slot) for mark in field.metadata):
@@ -124,6 +127,22 @@ def incomplete(cls: Any) -> str:
         for key in filter(None, (role.updates, role.deepspeed)):
             if key not in reader.model_fields and not hasattr(reader, key):
                 return f"{who} has a role {role.name} that is given {key}, and its config has no such key"
+    return ""
+
+
+def _only_annotated(cls: Any) -> str:
+    """Returns how to choose the class that an annotation such as ``config: MyConfig`` names, and the class does not."""
+    for base in cls.__mro__:
+        try:
+            annotations = inspect.get_annotations(base, eval_str=True)
+        except (NameError, TypeError, SyntaxError, AttributeError):  # names that are there for a type checker only
+            continue
+        for name, annotation in annotations.items():
+            chosen = listed(getattr(cls, f"{name}_type", ()))
+            for one in (annotation, *get_args(annotation)):
+                names_one = isinstance(one, type) and issubclass(one, (Registered, BaseConfig))
+                if chosen and names_one and not any(issubclass(other, one) for other in chosen):
+                    return f"{name}_type = {one.__name__}"
     return ""
 
 

@@ -310,6 +310,33 @@ def test_attention_that_processes_cannot_share_is_refused_before_the_model_is_op
         assert get_config({**told, "sequence_parallel_size": 1})
 
 
+@pytest.mark.parametrize(
+    ("annotation", "mend"),
+    [
+        ("model_factory: Mine", "model_factory_type = Mine"),
+        ("model_factory: HFModelFactory | Mine", "model_factory_type = Mine"),
+        ("model_factory: 'Mine'", "model_factory_type = Mine"),
+        ("config: MineConfig", "config_type = MineConfig"),
+        ("config: MineConfig; config_type = MineConfig", ""),
+        ("config: TrainerConfig", ""),
+        ("model_factory: Mine; model_factory_type = Mine", ""),
+        ("model_factory: 'Nobody'", ""),
+    ],
+)
+def test_an_annotation_that_looks_like_a_choice_is_refused(here: Path, annotation: str, mend: str) -> None:
+    code = "from arctic_training import SFTTrainer, TrainerConfig\n"
+    code += "from arctic_training.model.huggingface_factory import HFModelFactory\n"
+    code += "class Mine(HFModelFactory):\n    pass\nclass MineConfig(TrainerConfig):\n    own: int = 1\n"
+    name = f"own_annotated_{abs(hash(annotation))}"
+    write("train.py", f"{code}class Annotated(SFTTrainer):\n    name = '{name}'\n    {annotation}\n")
+    recipe = write("recipe.yaml", yaml.safe_dump(SMALL | {"type": name}))
+    if not mend:
+        assert get_config(recipe).type == name
+        return
+    with pytest.raises(RecipeError, match=f"has an annotation that chooses nothing; write {mend}$"):
+        get_config(recipe)
+
+
 # from Python
 
 

@@ -20,6 +20,8 @@ import torch
 import torch.distributed as dist
 
 from arctic_training import distributed
+from arctic_training.errors import InputError
+from arctic_training.failure import report
 from tests import processes
 from tests.contract.cases import recipe
 
@@ -67,7 +69,6 @@ def train_in_a_program(folder: Path) -> None:
     import sympy  # noqa: F401
 
     from arctic_training import SFTTrainer, get_config
-    from arctic_training.errors import InputError
 
     more = {"deepspeed": {"zero_optimization": {"stage": 1}}, "train_iters": 1, "epochs": 1}
     run = {**recipe("sft", folder, output_dir=str(folder / "run"), **more), "logger": {"level": "INFO"}}
@@ -108,6 +109,15 @@ def test_a_run_leaves_the_program_as_it_was(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     printed = [line.rpartition(" - ")[2] for line in done.stderr.splitlines()]
     assert printed and len(set(printed)) == len(printed)
+
+
+def test_an_error_is_told_by_the_rank_in_the_process_group(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(dist, "is_initialized", lambda: True)
+    monkeypatch.setattr(dist, "get_rank", lambda: 3)
+    assert report(InputError("no such thing")) == 2
+    assert capsys.readouterr().err == "[rank 3] no such thing\n"
 
 
 def meet_by_a_file(folder: Path) -> dict[str, Any]:
