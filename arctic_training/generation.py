@@ -81,6 +81,12 @@ def side_by_side(prompts: Sequence[Sequence[int]], pad: int, module: Any) -> tup
     return rows, mask.long(), 1 if encoded else longest
 
 
+def without_router_logits(module: Any) -> dict[str, bool]:
+    """Returns the argument of `generate` by which a model that balances its experts in training does not while it
+    generates: transformers would balance the tokens of one step by the mask of all, which is an error."""
+    return {"output_router_logits": False} if getattr(module.config, "output_router_logits", False) else {}
+
+
 def pad_token(tokenizer: Any) -> int:
     return int(tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id)
 

@@ -29,6 +29,7 @@ from arctic_training.generation import (
     said,
     side_by_side,
     stop_tokens,
+    without_router_logits,
 )
 from arctic_training.heartbeat import beat
 from arctic_training.registry import numbered
@@ -165,6 +166,7 @@ class GenerateEvaluator(Evaluator):
             pad_token_id=pad,
             synced_gpus=partitioned(trainer.engines["model"]),
             **choice,
+            **without_router_logits(module),
         )
         texts = [said(tokenizer, answer, ends) for answer in out[:, start:].tolist()]
         return texts if is_lexer(tokenizer) else [self._cut(text) for text in texts]

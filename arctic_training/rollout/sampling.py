@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from arctic_training.generation import partitioned, side_by_side
+from arctic_training.generation import partitioned, side_by_side, without_router_logits
 from arctic_training.heartbeat import beat
 
 
@@ -58,6 +58,7 @@ def sample(
             do_sample=False,
             logits_processor=[*sampling.processors(), _Drawn(uniforms, start, told)],
             synced_gpus=partitioned(engine),
+            **without_router_logits(engine.module),
         )
     return [_ended(answer, frozenset(ends)) for answer in out[:, start:].tolist()]
 
