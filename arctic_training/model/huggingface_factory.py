@@ -24,6 +24,7 @@ from arctic_training.model import attention
 from arctic_training.model.apart import require_apart
 from arctic_training.model.factory import ModelFactory
 from arctic_training.model.memory import SHARE, estimate, layout_of, require_room
+from arctic_training.model.own_loss import require_own_loss
 from arctic_training.model.peft_transform import PeftConfig, PeftTransform
 from arctic_training.model.pretrained import Pretrained
 from arctic_training.model.rehearsal import require_positions
@@ -144,6 +145,9 @@ class HFModelFactory(ModelFactory[HFModelConfig]):
         own = causal_model(engine).config._attn_implementation != attention.NAME
         if self.trainer.packs_samples and (own or adapter is not None):
             require_apart(engine, self.trainer.device)
+        if self.auto_class.__name__ == "AutoModelForCausalLM":
+            shared = self.trainer.config.sequence_parallel_size > 1
+            require_own_loss(engine, self.trainer.device, shared=shared, overrides=self.config.hf_config_kwargs)
 
     def create_config(self) -> Any:
         return self._read_config()[0]

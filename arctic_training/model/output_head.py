@@ -1,7 +1,7 @@
-"""How a causal model of transformers goes from hidden states to logits, found out by watching it do so once."""
+"""How a causal model of transformers goes from hidden states to logits and to its loss, found by watching it once."""
 
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -15,30 +15,61 @@ from arctic_training.loss.cross_entropy import LogitMap
 
 @dataclass(frozen=True)
 class OutputHead:
-    """A model whose logits are ``map(head(scale * backbone(...)))``."""
+    """What is known of the way from hidden states to logits, and to the loss that the model computes itself."""
 
-    backbone: nn.Module
-    head: nn.Linear
-    map: LogitMap
-    scale: float
-    """What hidden states are multiplied by before the head."""
-    added: Mapping[str, Any]
-    """What the model tells its backbone beside what it was told itself."""
+    backbone: nn.Module | None
+    head: nn.Module | None
+    map: LogitMap | None
+    """Logits are ``map(head(hidden))``, the hidden states being those of the backbone, or a multiple of them; None
+    where they come about in another way."""
+    calls_loss: bool
+    """Whether the model's own forward, where labels are passed, computes their loss by its ``loss_function``."""
+    adds_of_logits: bool = False
+    """Whether it adds something to that loss which depends on the logits of all tokens."""
 
 
 _known: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()
 
 
-def output_head(model: Any) -> OutputHead | None:
-    """The head of ``model`` (a causal language model), or None when its logits come about in another way.
+def output_head(model: Any) -> OutputHead:
+    """Returns the head of ``model`` (a causal language model).
 
     Backbone and head are taken out for a moment and the model's own forward is run between stand-ins, so that neither a
     weight nor a random number is touched, and what a model does to its logits need not be known by its name.
     """
-    known = _known.get(model, ...)
-    if known is ... or (known is not None and model.get_output_embeddings() is not known.head):
+    known = _known.get(model)
+    if known is None or (known.head is not None and model.get_output_embeddings() is not known.head):
         known = _known[model] = _watch(model)
-    return known  # type: ignore[no-any-return]
+    return known
+
+
+@contextmanager
+def without_cross_entropy(model: Any, device: torch.device) -> Iterator[Callable[[Any], Tensor | None]]:
+    """Puts 0 in place of the cross-entropy that the forward of ``model`` computes for labels.
+
+    Yields a function that takes what the forward has returned to what it added to the 0, or to None.
+    """
+    before = model.__dict__.get("_loss_function")
+    zeros: list[Tensor] = []
+
+    def zero(*args: Any, **kwargs: Any) -> Tensor:
+        zeros.append(torch.zeros((), dtype=torch.float32, device=device))
+        return zeros[-1]
+
+    def added(out: Any) -> Tensor | None:
+        loss = getattr(out, "loss", None)
+        if not isinstance(loss, Tensor) or (any(loss is one for one in zeros) and loss._version == 0):
+            return None
+        return loss
+
+    model._loss_function = zero
+    try:
+        yield added
+    finally:
+        if before is None:
+            del model._loss_function
+        else:
+            model._loss_function = before
 
 
 def accepts(model: nn.Module, name: str) -> bool:
@@ -74,7 +105,7 @@ class _Backbone(nn.Module):
 
 
 class _Head(nn.Module):
-    def __init__(self, like: nn.Linear, logits: Tensor) -> None:
+    def __init__(self, like: Any, logits: Tensor) -> None:
         super().__init__()
         # taken out past the door at which ZeRO stage 3 waits to fetch what is asked for, and to fetch it ever after
         self.weight, self.bias = like._parameters.get("weight"), like._parameters.get("bias")
@@ -86,34 +117,35 @@ class _Head(nn.Module):
         return self.logits
 
 
-def _watch(model: Any) -> OutputHead | None:
+def _watch(model: Any) -> OutputHead:
     prefix = getattr(model, "base_model_prefix", "")
     backbone = model._modules.get(prefix)
     head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
     name = next((name for name, module in model.named_children() if module is head), None)
-    # a head that is more than its weight (an adapter, a quantised layer) must be called as it is
-    if backbone is None or name is None or type(head) is not nn.Linear:
-        return None
-    if getattr(model.config, "output_router_logits", False):
-        return None  # its loss has a part that comes from the backbone
-    width = head.in_features
+    calls_loss = "loss_function" in inspect.unwrap(type(model).forward).__code__.co_names
+    if backbone is None or name is None:
+        return OutputHead(backbone, None, None, calls_loss)
+    width = int(getattr(head, "in_features", 0)) or model.config.get_text_config().hidden_size
     hidden = torch.linspace(-1, 1, 2 * width, dtype=torch.float64).reshape(1, 2, width)
     logits = torch.linspace(-90, 90, 64, dtype=torch.float64).reshape(1, 2, 32)
     backbone_stand_in, head_stand_in = _Backbone(hidden), _Head(head, logits.clone())
     told: dict[str, Any] = {"input_ids": torch.zeros(1, 2, dtype=torch.long), "position_ids": torch.arange(2)[None]}
     told |= {"use_cache": False, "cu_seq_lens_q": torch.tensor([0, 2], dtype=torch.int32)}
+    more: dict[str, Any] = {"labels": torch.zeros(1, 2, dtype=torch.long)} if calls_loss else {}
+    if accepts(model, "output_router_logits"):
+        more["output_router_logits"] = False  # the stand-in routes nothing
     with _swapped(model, {prefix: backbone_stand_in, name: head_stand_in}), torch.no_grad():
         try:
-            given = type(model).forward(model, **told).logits
+            with without_cross_entropy(model, torch.device("cpu")) as added:
+                out = type(model).forward(model, **told, **more)
+                of_logits, given = added(out) is not None, out.logits
         except Exception:  # a model that wants more than this goes another way
-            return None
+            return OutputHead(backbone, head, None, calls_loss)
     heard, passed = head_stand_in.heard, backbone_stand_in.told
     if heard is None or any(passed.get(key) is not value for key, value in told.items()):
-        return None
-    scale, mapped = _factor(hidden, heard), _logit_map(logits, given, model.config)
-    added = {key: value for key, value in passed.items() if key not in told and value is not None}
-    plain = all(isinstance(value, (bool, int, float, str)) for value in added.values())
-    return OutputHead(backbone, head, mapped, scale, added) if scale and mapped and plain else None
+        return OutputHead(backbone, head, None, calls_loss, of_logits)
+    mapped = _logit_map(logits, given, model.config) if _factor(hidden, heard) else None
+    return OutputHead(backbone, head, mapped, calls_loss, of_logits)
 
 
 @contextmanager

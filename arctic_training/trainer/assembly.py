@@ -29,7 +29,7 @@ from arctic_training.tracker.jsonl import JsonlConfig
 from arctic_training.tracker.tracker import Tracker, refusing
 from arctic_training.trainer.resume import resume
 from arctic_training.trainer.role import Role, RoleView
-from arctic_training.trainer.scalar import require_scalar, require_whole_attention
+from arctic_training.trainer.scalar import require_auxiliary_losses, require_scalar, require_whole_attention
 from arctic_training.trainer.session import Session
 from arctic_training.watchdog import Watch
 
@@ -54,6 +54,7 @@ def build(trainer: Any) -> None:
     trackers = make_trackers(config, trainer.session.run_dir)
     seed(config.seed)
     trainer.listen("post-loss", require_scalar)
+    trainer.listen("post-loss", require_auxiliary_losses)
     if config.sequence_parallel_size > 1:
         trainer.listen("post-loss", require_whole_attention)
     trainer.listeners = attach(trainer, config.callbacks)

@@ -108,7 +108,8 @@ class DPOTrainer(LanguageModelTrainer):
 
     def loss(self, batch: Any) -> Tensor:
         config, weights, pairs = self.config, batch["pair_weights"], batch["num_items_in_batch"]
-        policy, reference = self.answers(self.model, batch), self.reference(batch)
+        terms: list[Tensor] = []
+        policy, reference = self.answers(self.model, batch, terms), self.reference(batch)
         losses = preference_losses(
             policy,
             reference,
@@ -119,7 +120,7 @@ class DPOTrainer(LanguageModelTrainer):
         )
         for name, values in preference_metrics(policy, reference, config.beta).items():
             self.record(name, (values * weights).sum() / pairs)
-        loss: Tensor = (losses * weights).sum() / pairs
+        loss: Tensor = sum(terms, (losses * weights).sum() / pairs)
         if config.sft_weight:
             nll = -(policy.chosen * weights).sum() / max(batch["answer_tokens"], 1)
             if evaluates := not torch.is_grad_enabled():
@@ -135,10 +136,10 @@ class DPOTrainer(LanguageModelTrainer):
             means["loss"] = means.pop("preference") + self.config.sft_weight * means["nll"]
         return means
 
-    def answers(self, engine: Any, batch: Any) -> Answers:
-        """The log-probabilities of a batch's answers under a model."""
+    def answers(self, engine: Any, batch: Any, terms: list[Tensor] | None = None) -> Answers:
+        """The log-probabilities of a batch's answers under a model. What that adds to its loss goes to ``terms``."""
         inputs = {name: value for name, value in batch.items() if name not in _OURS}
-        return answers(-whole(target_losses(engine, inputs), batch), batch["answer_lengths"])
+        return answers(-whole(target_losses(engine, inputs, terms=terms), batch), batch["answer_lengths"])
 
     @torch.no_grad()
     def reference(self, batch: Any) -> Answers | None:

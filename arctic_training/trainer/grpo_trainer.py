@@ -38,7 +38,8 @@ class GRPOTrainer(PolicyTrainer):
     def loss(self, batch: Any) -> Tensor:
         batch, config = self.with_answers(batch), self.config
         lengths, weights, share = batch["lengths"], batch["weights"], batch["num_items_in_batch"]
-        log_probs = self.log_probs(self.model, batch["inputs"])
+        terms: list[Tensor] = []
+        log_probs = self.log_probs(self.model, batch["inputs"], terms)
         old = log_probs.detach() if batch["old"] is None else batch["old"]
         advantages = batch["advantages"].repeat_interleave(lengths, output_size=len(log_probs))
         losses = surrogate_losses(log_probs, old, advantages, low=config.clip_low, high=config.clip_high)
@@ -57,8 +58,12 @@ class GRPOTrainer(PolicyTrainer):
         tokens = batch["num_tokens_in_batch"]
         if config.normalize != "token":
             sums = sums / (lengths if config.normalize == "sequence" else config.max_new_tokens)
-            return sums.sum().div(share)
-        loss = sums.sum().div(max(tokens, 1))
+        # a micro-batch that only fills a window has weights of 0
+        added: Tensor = weights.mean() * sum(terms)
+        total: Tensor = sums.sum()
+        if config.normalize != "token":
+            return total.div(share) + added
+        loss = total.div(max(tokens, 1)) + added
         if not torch.is_grad_enabled():
             # a mean over tokens, where what an evaluation records is weighted by answers
             self.record("loss_of_tokens", loss, tokens / share)

@@ -328,9 +328,10 @@ class PolicyTrainer(LanguageModelTrainer):
             "num_tokens_in_batch": sum(len(one) for one, weight in zip(given, counted, strict=True) if weight),
         }
 
-    def log_probs(self, engine: Any, inputs: Any) -> Tensor:
-        """The log-probabilities of the answers' tokens, answer by answer: ``[tokens]``."""
-        return -whole(target_losses(engine, inputs, temperature=self.config.temperature), inputs)
+    def log_probs(self, engine: Any, inputs: Any, terms: list[Tensor] | None = None) -> Tensor:
+        """The log-probabilities of the answers' tokens, answer by answer: ``[tokens]``. What the model adds to its loss
+        is appended to ``terms``."""
+        return -whole(target_losses(engine, inputs, temperature=self.config.temperature, terms=terms), inputs)
 
     def reference(self, inputs: Any) -> Tensor | None:
         """The same under the reference; None where there is none."""

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 
 from arctic_training.errors import TrainingError
+from arctic_training.model import auxiliary_losses
 from arctic_training.parallel import sequence
 from arctic_training.registry import where
 
@@ -22,6 +23,13 @@ def require_scalar(trainer: Any, loss: Any) -> None:
     raise TrainingError(
         f"the loss of {where(type(trainer))} {told}; a tensor of one number, made of the model's, is wanted"
     )
+
+
+def require_auxiliary_losses(trainer: Any, loss: Any) -> None:
+    """Raises `TrainingError` where a model adds to its own loss, and that of the trainer leaves it out."""
+    model = auxiliary_losses.unkept(engine.module for engine in trainer.trained.values())
+    if model is not None and torch.is_grad_enabled():
+        raise TrainingError(auxiliary_losses.told_of(model, f"the loss of {where(type(trainer))}"))
 
 
 def require_whole_attention(trainer: Any, loss: Any) -> None:
