@@ -3,7 +3,6 @@
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -20,7 +19,7 @@ from arctic_training.evaluation.evaluator import Evaluator
 from arctic_training.metrics import Metrics, Number, merged
 from arctic_training.model.factory import ModelFactory
 from arctic_training.optimizer.factory import OptimizerFactory
-from arctic_training.registry import Registered, lookup
+from arctic_training.registry import Registered
 from arctic_training.scheduler.factory import SchedulerFactory
 from arctic_training.state import Progress, RunState, Stateful, traceless
 from arctic_training.tokenizer.factory import TokenizerFactory
@@ -30,10 +29,11 @@ from arctic_training.trainer.explain import explained
 from arctic_training.trainer.lengths import Lengths
 from arctic_training.trainer.role import Role, with_sections
 from arctic_training.trainer.session import Session
+from arctic_training.trainer.view import View
 from arctic_training.trainer.window import Window, again, count_targets, to_device, windows, with_share
 
 
-class Trainer(Registered, Hooked, Lengths, Ending, ABC, kind="trainer"):
+class Trainer(Registered, Hooked, View, Lengths, Ending, ABC, kind="trainer"):
     """Trains what its recipe says. A subclass that states a ``name`` and writes `loss` is a trainer a recipe can name.
 
     The class says which classes may serve it, the first of each list being the default.
@@ -86,38 +86,6 @@ class Trainer(Registered, Hooked, Lengths, Ending, ABC, kind="trainer"):
         with environment.lending():
             assemble(self)
         self._started_at = self.progress.update
-
-    @property
-    def model(self) -> Engine:
-        """The engine of the primary role."""
-        return self.engines["model"]
-
-    @property
-    def trained(self) -> dict[str, Engine]:
-        """The engines that change, and so are saved. A frozen role is a function of the recipe."""
-        return {role.name: self.engines[role.name] for role in self.roles if not role.frozen}
-
-    @property
-    def device(self) -> torch.device:
-        return distributed.device()
-
-    @property
-    def packs_samples(self) -> bool:
-        factory: Any = lookup("data_factory", self.config.data.type)
-        return bool(factory.packs(self.config.data))
-
-    @property
-    def data_rank(self) -> int:
-        return distributed.rank() // int(self.config.sequence_parallel_size)
-
-    @property
-    def data_world(self) -> int:
-        # data can be prepared by fewer processes than train on them
-        return max(1, distributed.world_size() // int(self.config.sequence_parallel_size))
-
-    @property
-    def run_dir(self) -> Path:
-        return self.session.run_dir
 
     @property
     def train_batches(self) -> Iterator[Any]:
