@@ -53,13 +53,11 @@ def drawn_in_parts(draw: Callable[[], torch.nn.Module], config: Mapping[str, Any
     state = distributed.broadcast_object(torch.get_rng_state())
     with sharded_construction(config):
         model = draw()
-    import deepspeed
-
     weights = dict(whole.named_parameters()) if whole is not None else {}
     buffers = distributed.broadcast_object(dict(whole.named_buffers()) if whole is not None else {})
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            with deepspeed.zero.GatheredParameters([parameter], modifier_rank=0):
+            with modified([parameter]):
                 if weights:
                     parameter.copy_(weights[name])
         for name, buffer in model.named_buffers():
@@ -83,6 +81,19 @@ def gathered(parameters: Iterable[torch.nn.Parameter]) -> Iterator[None]:
     import deepspeed
 
     with deepspeed.zero.GatheredParameters(parted):
+        yield
+
+
+@contextmanager
+def modified(parameters: Iterable[torch.nn.Parameter]) -> Iterator[None]:
+    """Inside, these parameters are whole, and what the main process makes of them stays. All processes enter it."""
+    parted = [parameter for parameter in parameters if hasattr(parameter, "ds_id")]
+    if not parted:
+        yield
+        return
+    import deepspeed
+
+    with deepspeed.zero.GatheredParameters(parted, modifier_rank=0):
         yield
 
 

@@ -27,6 +27,7 @@ from arctic_training.model.memory import SHARE, estimate, layout_of, require_roo
 from arctic_training.model.own_loss import require_own_loss
 from arctic_training.model.peft_transform import PeftConfig, PeftTransform
 from arctic_training.model.pretrained import Pretrained
+from arctic_training.model.pretrained_adapter import PretrainedAdapter, base_of, is_adapter
 from arctic_training.model.rehearsal import require_positions
 from arctic_training.model.target_losses import causal_model
 from arctic_training.model.transform import ModelTransform
@@ -44,7 +45,8 @@ DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 class HFModelConfig(ModelConfig):
     name_or_path: str
-    """A folder, a model's name on the hub, or a ``.gguf`` file, whose weights are brought to ``dtype``."""
+    """A folder, a model's name on the hub, or a ``.gguf`` file, whose weights are brought to ``dtype``. The folder of
+    an adapter is read as its base with the adapter merged into it."""
     random_weights: bool = False
     """Draw the weights anew, by ``seed``; the model's folder then needs no more than a config."""
     hf_config_kwargs: dict[str, Any] = {}
@@ -78,8 +80,13 @@ class HFModelConfig(ModelConfig):
         return "" if fits else "processes share attention per document only; give model.attn_implementation: auto"
 
     def absent(self) -> list[Problem]:
-        told = unreadable(self.name_or_path, holds="config.json")
-        return [Problem(("name_or_path",), told)] if told else []
+        try:
+            name = base_of(self.name_or_path) if is_adapter(self.name_or_path) else self.name_or_path
+        except ModelError as error:
+            return [Problem(("name_or_path",), str(error))]
+        told = unreadable(name, holds="config.json")
+        of = f"{self.name_or_path}: the base of the adapter, " if told and name != self.name_or_path else ""
+        return [Problem(("name_or_path",), of + told)] if told else []
 
     @field_validator("transforms", mode="before")
     @classmethod
@@ -111,7 +118,8 @@ class HFModelFactory(ModelFactory[HFModelConfig]):
     def pretrained(self) -> Pretrained:
         section = next((name for name, one in vars(self.trainer.config).items() if one is self.config), "model")
         name, trust = self.config.name_or_path, self.config.trust_remote_code
-        return Pretrained(name, trust_remote_code=trust, key=f"{section}.name_or_path")
+        kind = PretrainedAdapter if is_adapter(name) else Pretrained
+        return kind(name, trust_remote_code=trust, key=f"{section}.name_or_path")
 
     def check(self) -> None:
         """Everything that a model without weights tells, and the headers of the files with them."""
@@ -187,6 +195,7 @@ class HFModelFactory(ModelFactory[HFModelConfig]):
             return None
         adapter = PeftTransform(PeftConfig(type="peft", config=told))
         changed = {"weights": self._drawn, "config": self.config.hf_config_kwargs, "format": self.pretrained.is_gguf}
+        changed["another adapter"] = isinstance(self.pretrained, PretrainedAdapter)
         adapter.base_changes = {name for name, one in changed.items() if one}
         return adapter
 

@@ -1,5 +1,6 @@
 """Adapters of the PEFT library: LoRA and its kin."""
 
+import copy
 import dataclasses
 import warnings
 from typing import Any
@@ -75,6 +76,8 @@ class PeftTransform(ModelTransform):
                 f"model.peft_config.init_lora_weights: {settings.init_lora_weights} takes the weights apart, which "
                 "ZeRO stage 3 has parted over the processes; use stage 2, or another start"
             )
+        copied = [str(name) for name in getattr(settings, "modules_to_save", None) or ()]
+        parted = _parted(skeleton, whole=copied) if sharded else None
         if isinstance(getattr(settings, "init_lora_weights", None), str):
             settings.init_lora_weights = True  # of other values, and the same shapes
         try:
@@ -83,7 +86,25 @@ class PeftTransform(ModelTransform):
             if isinstance(error.__cause__, Exception) and without_values(error.__cause__):
                 return None
             raise
+        if parted is not None:
+            self._require_equal_shapes(parted, adapted)
         return _noting(adapted, sorted(self.base_changes) + ["initialisation"] * changed)
+
+    def _require_equal_shapes(self, parted: nn.Module, adapted: nn.Module) -> None:
+        """Raises `ModelError` when the adapter, put on a model whose weights are ``parted``, is not as it is on one
+        whose are not."""
+        expected, found, why = _shapes(adapted), dict[str, Any](), ""
+        try:
+            found = _shapes(self._adapted(parted, self._settings()))
+        except ModelError as error:
+            if isinstance(error.__cause__, Exception) and without_values(error.__cause__):
+                return
+            why = f" ({' '.join(str(error.__cause__ or error).split())[:200]})"
+        if why or found != expected:
+            raise ModelError(
+                f"model.peft_config: this {self.method} is made of weights of the model, which ZeRO stage 3 has parted "
+                f"over the processes; use stage 2, or another method{why}"
+            )
 
     def _changes_base(self, settings: Any) -> bool:
         """Whether the start of the adapter assigns weights of the base, found by doing it to one small layer.
@@ -155,6 +176,29 @@ class PeftTransform(ModelTransform):
             raise ModelError(f"model.peft_config: {_sentence(error)}") from error
         _require_own_memory(adapted)
         return adapted
+
+
+def _parted(skeleton: nn.Module, *, whole: list[str]) -> nn.Module:
+    """A copy of a model without weights as DeepSpeed parts it at ZeRO stage 3: of no elements, the shape kept aside.
+
+    Modules that PEFT copies are gathered for that, and so are ``whole``.
+    """
+    parted = copy.deepcopy(skeleton)
+    for name, parameter in parted.named_parameters(remove_duplicate=False):
+        if any(f".{module}." in f".{name}" for module in whole) or not parameter.numel():
+            continue
+        shape: Any = parameter.shape
+        parameter.data = torch.empty(0, dtype=parameter.dtype, device="meta")
+        parameter.ds_shape, parameter.ds_numel = shape, shape.numel()  # type: ignore[attr-defined]
+    return parted
+
+
+def _shapes(model: nn.Module) -> dict[str, Any]:
+    """Of everything in a model by name, and whether it is trained."""
+    return {
+        name: (tuple(getattr(one, "ds_shape", one.shape)), one.requires_grad)
+        for name, one in model.state_dict(keep_vars=True).items()
+    }
 
 
 def _require_own_memory(model: nn.Module) -> None:
