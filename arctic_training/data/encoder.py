@@ -9,7 +9,7 @@ import numpy as np
 from arctic_training.config.tokenizer import is_lexer
 from arctic_training.data.chat_template import ChatTemplate, Span
 from arctic_training.data.collate import IGNORED
-from arctic_training.data.learned import left_out, require_learned
+from arctic_training.data.learned import check_learned
 from arctic_training.data.masking import AnswerFinder, Found
 from arctic_training.data.message_keys import MessageKeys
 from arctic_training.data.remarks import remark
@@ -124,10 +124,10 @@ class SampleEncoder:
             raise RowError(row, f"{told}, and mask_inputs: false makes every token a target")
         try:
             turns = self._turns(n, sample, found)
-            require_learned(found, turns)
+            remarks = check_learned(found, turns, self.finder.template.ends)
         except DataError as error:
             raise RowError(row, f"{error}{self._remedy(sample)}") from error
-        for sentence in left_out(found, turns, self.finder.template.ends):
+        for sentence in remarks:
             remark(sentence)
         return [span for turn in turns for span in found.answers[turn]]
 
@@ -138,7 +138,7 @@ class SampleEncoder:
                 arguments = {**self.template_arguments, name: value}
                 try:
                     (found,) = AnswerFinder(ChatTemplate(self.tokenizer, arguments))([sample.messages], sample.tools)
-                    require_learned(found, range(len(found.answers)))
+                    check_learned(found, range(len(found.answers)), self.finder.template.ends)
                 except Exception:
                     continue
                 return f"; it works with data.chat_template_kwargs: {{{name}: {str(value).lower()}}}"

@@ -3,7 +3,7 @@
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from arctic_training.data.chat_template import Message, Span, text_of
@@ -16,31 +16,41 @@ _THOUGHT = re.compile(r".*(?:</[\w:]*(?:think|thought|reason)[\w:]*>|\[/[A-Z_]*T
 _ENDLESS = "has answers after which the chat template writes no end token, so that their ends are not learned"
 
 
-def require_learned(found: Found, turns: Sequence[int]) -> None:
-    """Checks the answers ``turns``, counted from 0.
+def check_learned(found: Found, turns: Sequence[int], ends: tuple[str, ...]) -> list[str]:
+    """Checks the answers ``turns``, counted from 0, and returns what to remark on them; ``ends`` are the end tokens.
 
     Raises `DataError` when the words of one, or the name of a call, do not stand in it, or when one holds what another
-    than the assistant says.
+    message says.
     """
     if found.skeleton is not None:
-        return
+        return [] if found.skeleton.ended else [_ENDLESS]
     numbers = [n for n, message in enumerate(found.chat) if message["role"] == "assistant"]
+    remarks = []
     for turn in turns:
-        n, answer = numbers[turn], found.answers[turn]
-        said = "".join(found.text[slice(*span)] for span in answer)
-        for what in _missing(found.chat[n], said):
+        n, message = numbers[turn], found.chat[numbers[turn]]
+        said = "".join([found.text[start:end] for start, end in found.answers[turn]])
+        for what in _missing(message, said):
             raise DataError(
                 f"message {n + 1}: {what} in what the chat template makes of it, so that it would not be learned; use "
                 "a template that renders it, or leave the row out"
             )
-    learned = {numbers[turn] for turn in turns}
-    spans = sorted(span for turn in turns for span in found.answers[turn])
-    others = None
+        if not said.rstrip().endswith(ends):
+            remarks.append(_ENDLESS)
+        if not _stands(text_of(message), said):
+            remarks.append("has answers with thoughts that the chat template leaves out, so that they are not learned")
+    if not all(found.answers):
+        remarks.append(
+            "has answers that the chat template does not enclose in {% generation %}, so that they are not learned"
+        )
+    _require_apart(found, {numbers[turn] for turn in turns}, sorted(span for k in turns for span in found.answers[k]))
+    return remarks
+
+
+def _require_apart(found: Found, learned: Collection[int], spans: Sequence[Span]) -> None:
+    """Raises `DataError` when a message that is not ``learned`` stands in ``spans`` only."""
+    others = _without(found.text, spans)
     for n, message in enumerate(found.chat):
-        words = text_of(message).strip()
-        if n in learned or not words:
-            continue
-        others = _without(found.text, spans) if others is None else others
+        words = "" if n in learned else text_of(message).strip()
         if words not in others and any(words in found.text[slice(*span)] for span in spans):
             raise DataError(
                 f"message {n + 1} ({message['role']}) stands in what the assistant says, as the chat template renders "
@@ -48,25 +58,12 @@ def require_learned(found: Found, turns: Sequence[int]) -> None:
             )
 
 
-def left_out(found: Found, turns: Sequence[int], ends: tuple[str, ...]) -> Iterator[str]:
-    """Returns what to remark on a row whose answers ``turns`` are learned: what of them is not."""
-    if found.skeleton is not None:
-        if not found.skeleton.ended:
-            yield _ENDLESS
-        return
-    said = {turn: "".join(found.text[slice(*span)] for span in found.answers[turn]) for turn in turns}
-    if not all(words.rstrip().endswith(ends) for words in said.values()):
-        yield _ENDLESS
-    messages = [message for message in found.chat if message["role"] == "assistant"]
-    if not all(_stands(text_of(messages[turn]), words) for turn, words in said.items()):
-        yield "has answers with thoughts that the chat template leaves out, so that they are not learned"
-    if not all(found.answers):
-        yield "has answers that the chat template does not enclose in {% generation %}, so that they are not learned"
-
-
 def _missing(message: Message, said: str) -> Iterator[str]:
-    if not _stands(text_of(message), said) and not _stands(_without_thought(message), said):
-        yield f"its words {_short(text_of(message).strip())} do not stand"
+    words = text_of(message)
+    if not _stands(words, said):
+        rest = _THOUGHT.sub("", words, count=1)
+        if not _stands(rest, said) or not (rest.strip() or message.get("tool_calls")):
+            yield f"its words {_short(words.strip())} do not stand"
     names = Counter(_name(call) for call in message.get("tool_calls") or ())
     for name, count in names.items():
         if name and max(said.count(name), said.count(json.dumps(name)[1:-1])) < count:
@@ -76,10 +73,6 @@ def _missing(message: Message, said: str) -> Iterator[str]:
 def _name(call: Any) -> str:
     called = call.get("function") or call if isinstance(call, Mapping) else None
     return str(called.get("name") or "") if isinstance(called, Mapping) else ""
-
-
-def _without_thought(message: Message) -> str:
-    return _THOUGHT.sub("", text_of(message), count=1)
 
 
 def _stands(words: str, said: str) -> bool:

@@ -187,6 +187,17 @@ def test_thoughts_that_a_template_leaves_out_are_remarked() -> None:
         assert any("thoughts that the chat template leaves out" in line for line in lines(found, "x")) == leaves_out
 
 
+def test_an_answer_of_nothing_but_a_thought_that_a_template_leaves_out_is_refused() -> None:
+    drops = Style().template().replace("{{ m['content'] }}", "{{ m['content'].split('</think>')[-1] | trim }}", 1)
+    chat = in_letters(["user", "assistant"])
+    chat[1]["content"] = "<think>\nwhy\n</think>\n"
+    with pytest.raises(RowError, match=r"message 2: its words .*why.* do not stand"):
+        learned(drops, chat)
+    chat = in_letters(["user", "call", "tool", "assistant"])
+    chat[1]["content"] = "<think>\nwhy\n</think>\n"
+    assert "name1" in learned(drops, chat)[0]
+
+
 def test_answers_that_are_not_enclosed_are_remarked() -> None:
     template = (
         Style(tag="turn").template().replace("m['role'] == 'assistant'", "m['role'] == 'assistant' and loop.last")
