@@ -3,7 +3,8 @@
 Where the template encloses them in ``{% generation %}``, they are what it encloses. Elsewhere the chat is rendered up
 to each turn and through it: when the whole begins with both, the turn is what lies between. A template that renders a
 turn otherwise once others follow (one that drops earlier thoughts) is asked where the turn's words went by putting a
-marker in their place. What cannot be told exactly is refused.
+marker in their place; one whose generation prompt is not how its answers begin, where both part. What cannot be told
+exactly is refused.
 """
 
 import re

@@ -64,7 +64,7 @@ class Style:
         if self.ending == "next":
             pieces.append(_if("loop.index0 and messages[loop.index0 - 1]['role'] == 'assistant'", "'<|im_end|>'"))
         pieces += ["{{ " + opened.format("m['role']") + " }}", "{% if m['role'] == 'assistant' %}", answer]
-        pieces += ["{% else %}", "{{ " + words + " }}", "{{ '<|user|>' if false else '<|end|>' }}", "{% endif %}", gap]
+        pieces += ["{% else %}", "{{ " + words + " }}", "{{ '<|end|>' }}", "{% endif %}", gap]
         if self.ending == "header":
             pieces.append(
                 _if("loop.last and m['role'] == 'assistant' and not add_generation_prompt", opened.format("'user'"))
