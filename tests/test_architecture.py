@@ -29,7 +29,8 @@ FLOORS = [
 # within the top rooms the order is fixed too
 TRAINER = [
     ["ending", "explain", "lengths", "lock", "resume", "role", "scalar", "window"],
-    ["session", "view"],
+    ["session"],
+    ["view"],
     ["assembly"],
     ["trainer"],
     ["language_model_trainer"],
