@@ -28,6 +28,10 @@ LOCAL = {
 """The source that reads files of an extension, compressed or not."""
 
 
+_EXTENSION = re.compile(r"(\.[a-z]\w*)?(\.(gz|bz2|xz|zstd?))?$", re.IGNORECASE)
+"""Of a file's format and of its compression; behind a point in the name of a data set stands a digit."""
+
+
 def _read(section: Any) -> DataSourceConfig:
     chosen = from_shelf("data_source", section)
     assert isinstance(chosen, DataSourceConfig)
@@ -41,8 +45,8 @@ def evaluation_names(sources: Sequence[DataSourceConfig]) -> list[str]:
     """What the metrics of each evaluation set are called: ``eval`` when there is one, else the sources' own names."""
     if len(sources) == 1:
         return ["eval"]
-    told = [Path(str(getattr(source, "name_or_path", source.type))).stem for source in sources]
-    return numbered(re.sub(r"[^\w.-]+", "_", name).strip("_") or "eval" for name in told)
+    own = [Path(str(getattr(source, "name_or_path", source.type))).name for source in sources]
+    return numbered(re.sub(r"[^\w.-]+", "_", _EXTENSION.sub("", name)).strip("_") or "eval" for name in own)
 
 
 class SourcedDataConfig(DataConfig):

@@ -115,7 +115,7 @@ def _preference(chats: Sequence[Chat], row: Row) -> Preference:
 
 
 def _texts(prompt: str | None, chosen: str, rejected: str) -> Preference:
-    """Plain texts; without a prompt beside them it is what they have in common, up to a white space."""
+    """Plain texts, which may repeat the prompt; without one beside them it is what they share, up to a white space."""
     if prompt is None:
         shared = 0
         while shared < min(len(chosen), len(rejected)) and chosen[shared] == rejected[shared]:
@@ -124,6 +124,8 @@ def _texts(prompt: str | None, chosen: str, rejected: str) -> Preference:
             shared -= 1
         shared = len(chosen[:shared].rstrip())  # a space before a word belongs to the word's token
         prompt, chosen, rejected = chosen[:shared], chosen[shared:], rejected[shared:]
+    elif chosen.startswith(prompt) and rejected.startswith(prompt):
+        chosen, rejected = chosen[len(prompt) :], rejected[len(prompt) :]
     return Preference(Sample(prompt=prompt, completion=chosen), Sample(prompt=prompt, completion=rejected))
 
 

@@ -124,6 +124,14 @@ def test_texts_with_a_common_beginning(prompt: str, one: str, other: str) -> Non
         assert not sample.prompt or sample.completion[:1].isspace() or not sample.completion
 
 
+def test_texts_that_repeat_the_prompt_beside_them() -> None:
+    read = preference({"prompt": "Q: hi\nA:", "chosen": "Q: hi\nA: hello", "rejected": "Q: hi\nA: go"}, "prompt")
+    assert (read.chosen, read.rejected) == (
+        Sample(prompt="Q: hi\nA:", completion=" hello"),
+        Sample(prompt="Q: hi\nA:", completion=" go"),
+    )
+
+
 def test_dialogues_in_plain_text() -> None:
     asked = "\n\nHuman: Who are you?\n\nAssistant:"
     read = preference({"chosen": f"{asked} A model.", "rejected": f"{asked} A man."}, None)
