@@ -49,6 +49,8 @@ class HFModelConfig(ModelConfig):
     an adapter is read as its base with the adapter merged into it."""
     random_weights: bool = False
     """Draw the weights anew, by ``seed``; the model's folder then needs no more than a config."""
+    new_weights: list[str] = []
+    """Modules that the files hold nothing of, to be drawn at random, such as the head that a subclass puts on it."""
     hf_config_kwargs: dict[str, Any] = {}
     """Overrides of the model's config. Another count of layers means random weights."""
     attn_implementation: str = "auto"
@@ -119,7 +121,9 @@ class HFModelFactory(ModelFactory[HFModelConfig]):
         section = next((name for name, one in vars(self.trainer.config).items() if one is self.config), "model")
         name, trust = self.config.name_or_path, self.config.trust_remote_code
         kind = PretrainedAdapter if is_adapter(name) else Pretrained
-        return kind(name, trust_remote_code=trust, key=f"{section}.name_or_path")
+        found = kind(name, trust_remote_code=trust, key=f"{section}.name_or_path")
+        found.new_weights = self.config.new_weights
+        return found
 
     def check(self) -> None:
         """Everything that a model without weights tells, and the headers of the files with them."""
@@ -195,6 +199,7 @@ class HFModelFactory(ModelFactory[HFModelConfig]):
             return None
         adapter = PeftTransform(PeftConfig(type="peft", config=told))
         changed = {"weights": self._drawn, "config": self.config.hf_config_kwargs, "format": self.pretrained.is_gguf}
+        changed["new weights"] = self.config.new_weights
         changed["another adapter"] = isinstance(self.pretrained, PretrainedAdapter)
         adapter.base_changes = {name for name, one in changed.items() if one}
         return adapter

@@ -5,7 +5,7 @@ import dataclasses
 import re
 import sys
 import types
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar, Union, get_args, get_origin
@@ -18,7 +18,7 @@ from arctic_training.config.paths import beyond_reach
 from arctic_training.errors import ModelError
 from arctic_training.logging import logger
 from arctic_training.model import weight_files
-from arctic_training.model.rehearsal import misfit, require_shapes
+from arctic_training.model.rehearsal import misfit, require_modules, require_shapes
 from arctic_training.registry import nearest
 
 T = TypeVar("T")
@@ -36,6 +36,8 @@ class Pretrained:
         self.name, self.path, self.key = name, path, key
         self.is_gguf = path.suffix == ".gguf"
         self.location = str(path.parent if self.is_gguf else path if path.is_dir() else name)
+        self.new_weights: Sequence[str] = ()
+        """Modules whose weights the files need not hold."""
         self.options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
         if self.is_gguf:
             self.options["gguf_file"] = path.name
@@ -71,6 +73,7 @@ class Pretrained:
                 raise ModelError("no weights in it; model.safetensors, or an index with its files, is wanted")
             if not _is_rewritten(skeleton):
                 require_shapes(skeleton, told)
+                require_modules(skeleton, told, new=self.new_weights)
 
     @contextmanager
     def named(self) -> Iterator[None]:
@@ -95,7 +98,7 @@ class Pretrained:
             f"{name} is {list(there)} in the file, {list(wanted)} by the config"
             for name, there, wanted in sorted(info["mismatched_keys"])
         ]
-        wrong += [f"{name} is missing" for name in sorted(info["missing_keys"])]
+        wrong += [f"{name} is missing" for name in sorted(info["missing_keys"]) if not self._is_new(name)]
         if wrong:
             raise ModelError(f"{self._said()}: {misfit(wrong)}")
         if unused := sorted(info["unexpected_keys"]):
@@ -137,6 +140,9 @@ class Pretrained:
         elif not self.path.exists():
             text = beyond_reach(text)
         return f"{self._said()}: {text[:500]}"
+
+    def _is_new(self, weight: str) -> bool:
+        return any(weight.startswith(f"{module}.") for module in self.new_weights)
 
     def _said(self) -> str:
         return f"{self.key}: {self.name}"
@@ -194,10 +200,10 @@ def _as_one_of(kinds: set[Any], value: Any) -> Any:
 
 def _is_rewritten(model: Any) -> bool:
     """Whether transformers makes other tensors of those in the files, so that they cannot be compared."""
-    from transformers.conversion_mapping import get_checkpoint_conversion_mapping
+    from transformers.conversion_mapping import get_model_conversion_mapping
 
-    config = model.config
-    return bool(getattr(config, "quantization_config", None) or get_checkpoint_conversion_mapping(config.model_type))
+    quantized = getattr(model.config, "quantization_config", None)
+    return bool(quantized or get_model_conversion_mapping(model, add_legacy=False))
 
 
 @contextmanager

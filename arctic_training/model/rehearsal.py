@@ -1,7 +1,7 @@
 """What would be wrong with a model, told by one without weights, before the data are prepared for it."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import nn
@@ -23,6 +23,21 @@ def require_shapes(model: nn.Module, told: Mapping[str, list[int]]) -> None:
     ]
     if wrong:
         raise ModelError(misfit(wrong))
+
+
+def require_modules(model: Any, told: Mapping[str, list[int]], *, new: Sequence[str]) -> None:
+    """Raises `ModelError` for modules of which the files, as ``told``, hold nothing; but for ``new`` ones."""
+    if not told:
+        return
+    parts = {part for name in told for part in name.split(".")}
+    tied = set(getattr(model, "all_tied_weights_keys", None) or ())
+    for name, _ in model.named_parameters():
+        module = name.split(".")[0]
+        if module not in {*parts, *new, model.base_model_prefix} and name not in tied:
+            raise ModelError(
+                f"the weights do not fit the config: {name} is missing; for a {module} with random weights give "
+                f"model.new_weights: [{module}]"
+            )
 
 
 def misfit(wrong: list[str]) -> str:

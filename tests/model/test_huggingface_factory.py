@@ -442,3 +442,24 @@ def test_a_model_of_a_subclass_has_a_row_for_every_token(tiny_model: Path) -> No
         factory(tiny_model, cls=OwnModel, tokenizer=tokenizer)()
     model = factory(tiny_model, cls=OwnModel, tokenizer=tokenizer, resize_vocabulary=True)()
     assert model.get_input_embeddings().num_embeddings >= len(tokenizer)
+
+
+class Classifiers(HFModelFactory):
+    name = "classifiers_for_tests"
+
+    @property
+    def auto_class(self) -> Any:
+        from transformers import AutoModelForSequenceClassification
+
+        return AutoModelForSequenceClassification
+
+
+def test_a_new_head_is_named_by_the_recipe(tiny_model: Path) -> None:
+    told = "score.weight is missing; for a score with random weights give model.new_weights: .score."
+    with pytest.raises(ModelError, match=told):
+        factory(tiny_model, cls=Classifiers).check()
+    made = factory(tiny_model, cls=Classifiers, new_weights=["score"])
+    made.check()
+    body, whole = factory(tiny_model)(), made()
+    assert whole.score.weight.abs().sum() > 0
+    assert torch.equal(whole.model.norm.weight, body.model.norm.weight)
