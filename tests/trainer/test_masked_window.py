@@ -37,6 +37,7 @@ def test_a_window_without_a_target_changes_nothing(tiny_model: Path, tmp_path: P
                 "sources": [str(tmp_path / "chats.jsonl")],
                 "max_length": 100,
                 "filter_samples": False,
+                "max_share_without_targets": 0.5,
                 "cache_dir": str(tmp_path / "cache"),
             },
             "optimizer": {"type": "sgd", "lr": 0.1, "weight_decay": 0},
