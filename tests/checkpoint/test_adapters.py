@@ -333,3 +333,16 @@ def test_a_folder_of_an_adapter_without_its_base_is_refused(root: Path, tmp_path
     (tmp_path / "adapter_config.json").write_text(told, encoding="utf-8")
     recipe = {"type": "sft", "model": {"name_or_path": str(tmp_path)}, "data": {"sources": [str(root / "chats.jsonl")]}}
     assert why in absent(get_config(recipe))[0]
+
+
+@pytest.mark.parametrize("merged", [False, True])
+def test_lora_on_fused_experts_is_saved_and_merged(root: Path, tmp_path: Path, merged: bool) -> None:
+    from transformers import MixtralConfig, MixtralForCausalLM
+
+    source = tiny.save_tokenizer(tmp_path / "experts")
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_local_experts": 4}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2}
+    torch.manual_seed(0)
+    MixtralForCausalLM(MixtralConfig(vocab_size=320, **sizes, **heads)).save_pretrained(source)
+    told = {"peft_type": "LORA", "r": 4, "target_modules": "all-linear"}
+    require_equal(root, tmp_path / "run", told, source=source, checkpoint={"merge_adapter": merged})
