@@ -35,5 +35,5 @@ def require_runs(model: Any, kind: str, device: torch.device) -> None:
         raise ModelError(
             f"model.peft_config: {kind} does not run with this model: {type(error).__name__}: {text[:300]}"
         ) from error
-    if not isinstance(losses, Tensor):
+    if not isinstance(losses, Tensor) or losses.dim() != 1:
         raise ModelError(f"model.peft_config: {kind} calls the model past the loss of its targets; use another method")
