@@ -290,8 +290,8 @@ CASES: dict[str, Case] = {
         recipe=sft(more='tokenizer: {chat_template: "{% for i in range(999999999) %}x{% endfor %}"}\n'),
     ),
     "a template that says nothing": Case(
-        "rows.jsonl:1: message 2: its words 'three' do not stand in what the chat template makes of it, so that it would "
-        "not be learned; use a template that renders it, or leave the row out",
+        "rows.jsonl:1: message 2: its words 'three' do not stand in what the chat template makes of it, so that it "
+        "would not be learned; use a template that renders it, or leave the row out",
         recipe=sft(more="tokenizer: {chat_template: \"{{ '' }}\"}\n"),
     ),
     "an unknown pad token": Case(

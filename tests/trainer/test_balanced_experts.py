@@ -14,8 +14,8 @@ from arctic_training.errors import TrainingError
 from arctic_training.model.target_losses import target_losses
 from arctic_training.registry import lookup
 from tests import tiny
+from tests.trainer import grpo_runs as grpo
 from tests.trainer import test_dpo_trainer as dpo
-from tests.trainer import test_grpo_trainer as grpo
 
 WEIGHT = 0.5
 

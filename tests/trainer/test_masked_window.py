@@ -9,8 +9,21 @@ import pytest
 import torch
 
 from arctic_training import get_config
+from arctic_training.data.sft_factory import SFTDataFactory
 from arctic_training.trainer.sft_trainer import SFTTrainer
 from tests import tiny
+
+
+class LeavesOutLong(SFTDataFactory):
+    """Learns nothing of a sample of more than 200 tokens."""
+
+    name = "test_leaves_out_long"
+
+    def collate(self, samples: list[Any]) -> Any:
+        batch = super().collate(samples)
+        if batch["input_ids"].shape[1] > 200:
+            batch["labels"].fill_(-100)
+        return batch
 
 
 class Watching(SFTTrainer):
@@ -26,18 +39,18 @@ class Watching(SFTTrainer):
 @pytest.mark.fault(15)
 def test_a_window_without_a_target_changes_nothing(tiny_model: Path, tmp_path: Path) -> None:
     chats = tiny.chats(6)
-    question = {"role": "user", "content": "one two three " * 40}  # the answer lies behind max_length, and is cut off
+    question = {"role": "user", "content": "one two three " * 40}
     chats[2] = {"messages": [question, {"role": "assistant", "content": "four"}]}
     (tmp_path / "chats.jsonl").write_text("".join(json.dumps(chat) + "\n" for chat in chats))
     config = get_config(
         {
             "type": "sft",
             "model": {"name_or_path": str(tiny_model), "dtype": "fp32"},
+            "skip_validation": True,
             "data": {
+                "type": LeavesOutLong.name,
                 "sources": [str(tmp_path / "chats.jsonl")],
-                "max_length": 100,
-                "filter_samples": False,
-                "max_share_without_targets": 0.5,
+                "max_length": 512,
                 "cache_dir": str(tmp_path / "cache"),
             },
             "optimizer": {"type": "sgd", "lr": 0.1, "weight_decay": 0},
