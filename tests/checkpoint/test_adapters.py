@@ -48,7 +48,6 @@ METHODS: dict[str, dict[str, Any]] = {
     "P_TUNING": {"num_virtual_tokens": 3, "encoder_hidden_size": 8},
     "RANDLORA": {},
     "ROAD": {"group_size": 16},
-    "SHADOW": {"target_modules": None},
     "SHIRA": {"r": 4},
     "SUPERTUNING": {},
     "TINYLORA": {},
