@@ -13,6 +13,8 @@ from arctic_training.errors import DataError
 _THOUGHT = re.compile(r".*(?:</[\w:]*(?:think|thought|reason)[\w:]*>|\[/[A-Z_]*THINK[A-Z_]*\])", re.DOTALL)
 """What a message of the assistant holds of a thought that a template may leave out, or render otherwise."""
 
+_WORD = re.compile(r"\w+")
+
 _ENDLESS = "has answers after which the chat template writes no end token, so that their ends are not learned"
 
 
@@ -42,6 +44,11 @@ def check_learned(found: Found, turns: Sequence[int], ends: tuple[str, ...]) -> 
         remarks.append(
             "has answers that the chat template does not enclose in {% generation %}, so that they are not learned"
         )
+    remarks += [
+        f"has messages of the role {message['role']} that the chat template leaves out"
+        for message in found.chat
+        if message["role"] != "assistant" and _is_left_out(text_of(message), found.text)
+    ]
     _require_apart(found, {numbers[turn] for turn in turns}, sorted(span for k in turns for span in found.answers[k]))
     return remarks
 
@@ -78,6 +85,11 @@ def _name(call: Any) -> str:
 def _stands(words: str, said: str) -> bool:
     """White space apart, which templates trim."""
     return words.strip() in said or "".join(words.split()) in "".join(said.split())
+
+
+def _is_left_out(words: str, text: str) -> bool:
+    """Some word does not stand, however templates trim and quote."""
+    return words.strip() not in text and not all(word in text for word in _WORD.findall(words) or [words.strip()])
 
 
 def _without(text: str, spans: Sequence[Span]) -> str:

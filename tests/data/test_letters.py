@@ -165,6 +165,28 @@ def test_answers_without_an_end_token_are_remarked() -> None:
         assert ("no end token" in line) == (ending != "each")
 
 
+@pytest.mark.parametrize("tag", ["", "turn"])
+@pytest.mark.parametrize("role", ["system", "developer"])
+def test_messages_that_a_template_leaves_out_are_remarked(role: str, tag: str) -> None:
+    chat = in_letters(["system", "user", "assistant"])
+    chat[0]["role"] = role
+    quotes = "{{ (m['content'] | tojson if m['role'] == '" + role + "' else m['content']) }}"
+    plain = Style(tag=tag).template()
+    cases = [
+        (plain, False),
+        (plain.replace("{{ m['content'] }}", quotes), False),
+        (plain.replace("{% for m in messages %}", "{% for m in messages if m['role'] != '" + role + "' %}"), True),
+    ]
+    for template, remarked in cases:
+        TOKENIZER.chat_template = template
+        for words in (chat[0]["content"], 'be "kind"\nto all'):
+            rows = [{**chat[0], "content": words}, *chat[1:]]
+            with collect() as found:
+                SampleEncoder(TOKENIZER)([Sample(messages=rows)])
+            said = [line for line in lines(found, "x") if "leaves out" in line]
+            assert said == [f"x has messages of the role {role} that the chat template leaves out"] * remarked
+
+
 def test_arguments_that_are_no_mapping_are_remarked() -> None:
     chat = in_letters(["user", "call", "tool", "assistant"])
     TOKENIZER.chat_template = Style().template()
