@@ -4,9 +4,22 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from arctic_training.data.chat_template import text_of
 from arctic_training.data.message_formats import Chat, parsed, read_chat
-from arctic_training.data.remarks import unread_columns
-from arctic_training.data.shapes import FLAGS, PARTS, SYSTEM, TOOLS, Sample, is_excluded, question, system, tools
+from arctic_training.data.remarks import remark, unread_columns
+from arctic_training.data.shapes import (
+    FLAGS,
+    HISTORY,
+    PARTS,
+    SYSTEM,
+    TOOLS,
+    Sample,
+    history,
+    is_excluded,
+    question,
+    system,
+    tools,
+)
 from arctic_training.errors import DataError
 
 Row = Mapping[str, Any]
@@ -63,17 +76,19 @@ class Reader:
         prompt = parsed(row[self.prompt[0]]) if self.prompt else None
         if isinstance(prompt, Mapping) and "messages" in prompt:  # of OpenAI's format
             prompt, row = prompt["messages"], {**row, "tools": prompt.get("tools")}
+        asked: Any = prompt or []
         if isinstance(prompt, str):
             prompt = question(row, self.prompt)
+            asked = [*history(row), {"role": "user", "content": prompt}]
         else:
-            unread_columns([name for name in self.prompt[1:] if row.get(name)], [])
+            unread_columns([name for name in (*self.prompt[1:], HISTORY) if row.get(name)], [])
         chosen, rejected = answers
         if isinstance(chosen, str) and isinstance(rejected, str):
             if not self.as_chat and (prompt is None or isinstance(prompt, str)):
                 return _texts(prompt, chosen, rejected)
             if not (chosen.strip() and rejected.strip()):
                 return Preference(Sample(), Sample())
-        return _preference([_chat(_asked(prompt), answer, row) for answer in answers], row)
+        return _preference([_chat(asked, answer, row) for answer in answers], row)
 
 
 def reader(columns: Sequence[str]) -> Reader:
@@ -88,9 +103,9 @@ def reader(columns: Sequence[str]) -> Reader:
         raise DataError(f"no preferences are in the columns {', '.join(columns) or '(none)'}; wanted are {KNOWN}{hint}")
     first = next((name for name in _PROMPTS if name in there), None)
     parts = [first, *(name for name in PARTS if name in there and name != first)] if first else []
-    found = Reader(*answers, tuple(parts), bool(parts) and (parts != [_TEXT] or bool(there & {*SYSTEM, *TOOLS})))
-    unread_columns(there, [*answers, *parts, *SYSTEM, *TOOLS, *FLAGS])
-    return found
+    as_chat = parts != [_TEXT] or bool(there & {HISTORY, *SYSTEM, *TOOLS})
+    unread_columns(there, [*answers, *parts, *[HISTORY][: len(parts)], *SYSTEM, *TOOLS, *FLAGS])
+    return Reader(*answers, tuple(parts), bool(parts) and as_chat)
 
 
 def preference(row: Row, prompt_column: str | None) -> Preference:
@@ -129,19 +144,14 @@ def _texts(prompt: str | None, chosen: str, rejected: str) -> Preference:
     return Preference(Sample(prompt=prompt, completion=chosen), Sample(prompt=prompt, completion=rejected))
 
 
-def _asked(prompt: Any) -> list[Any]:
-    """Returns the messages of the prompt, as the row has them."""
-    if prompt is None:
-        return []
-    return [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
-
-
 def _chat(asked: list[Any], answer: Any, row: Row) -> Chat:
     """Returns the whole chat, whether ``answer`` is all of it or only what comes after the prompt."""
     turns = [{"role": "assistant", "content": answer}] if isinstance(answer, str) else answer
     turns = [turns] if isinstance(turns, Mapping) else turns
     answered = read_chat(turns)
     if answered.messages[0]["role"] not in ("assistant", "tool"):
+        if asked and not _holds(answered, asked):
+            remark("has prompts that are not what the chats beside them begin with, and are not read")
         return read_chat(turns, system(row))
     if not asked:
         raise DataError("an answer stands alone: neither a prompt nor messages before it say what it answers")
@@ -149,3 +159,14 @@ def _chat(asked: list[Any], answer: Any, row: Row) -> Chat:
     if before.messages[-1]["role"] == "assistant" and answered.messages[0]["role"] == "assistant":
         raise DataError("the prompt ends with a message of the assistant's, and an answer follows")
     return before + answered
+
+
+def _holds(chat: Chat, asked: list[Any]) -> bool:
+    """Returns whether all that is asked in a prompt stands in a chat."""
+    try:
+        prompt = read_chat(asked)
+    except DataError:
+        return False
+    there = [text_of(message).strip() for message in chat.messages]
+    asks = [message for message in prompt.messages if message["role"] != "assistant"]
+    return all(text_of(message).strip() in there for message in asks)

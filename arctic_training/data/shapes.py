@@ -28,12 +28,16 @@ _TEXT = ("prompt", "completion")
 """The pair whose texts are one text as they are."""
 PARTS = ("input", "context")
 """Columns that go on with a question, after an empty line."""
+HISTORY = "history"
+"""A column of the questions and answers before, in pairs."""
 SYSTEM = ("system", "system_prompt")
 TOOLS = ("tools", "functions")
-FLAGS = ("weight", "train", "training")
-"""Columns that say whether a row is learned."""
-_UNPAIRED = ("label", "kto_tag")
-"""Columns that say whether an answer was liked, in data for KTO."""
+FLAGS = {"weight": True, "train": True, "training": True, "loss": False}
+"""Columns that say whether a row is learned, and whether a number says so too."""
+_UNPAIRED = {"label": False, "kto_tag": True}
+"""Columns that say whether an answer was liked, in data for KTO, and whether a number says so too."""
+
+_AS_WRITTEN = {"true": True, "false": False, "1": 1, "0": 0, "1.0": 1, "0.0": 0}
 
 KNOWN = (
     "messages [{role, content}], conversations [{from, value}] (sharegpt), instruction, input, output (alpaca), "
@@ -66,24 +70,25 @@ class Reader:
 
     def __call__(self, row: Row) -> Sample:
         """Raises `DataError` for a row that cannot be read."""
-        for name in _UNPAIRED:
-            if _flag(row, name, numbers=False) is False:
+        for name, numbers in _UNPAIRED.items():
+            if _flag(row, name, numbers=numbers) is False:
                 raise DataError(
-                    f"{name} is false: the row is of KTO's unpaired preferences, an answer not to be learned"
+                    f"{name} is {str(row[name]).lower()}: the row is of KTO's unpaired preferences, an answer that is "
+                    "not to be learned"
                 )
         return Sample() if is_excluded(row) else self._read(row)
 
 
 def is_excluded(row: Row) -> bool:
     """Returns whether a row itself says that it is not to be learned."""
-    return False in [_flag(row, name, numbers=True) for name in FLAGS]
+    return False in [_flag(row, name, numbers=numbers) for name, numbers in FLAGS.items()]
 
 
 def _flag(row: Row, name: str, *, numbers: bool) -> bool | None:
     """Returns what a column says of its row, yes or no, as a word or one of ``numbers``; else it is not read."""
     value = row.get(name)
-    if isinstance(value, str):
-        value = {"true": True, "false": False}.get(value.strip().lower(), value)
+    if isinstance(value, str):  # as every cell of a table of text is
+        value = _AS_WRITTEN.get(value.strip().lower(), value)
     if isinstance(value, bool) or (numbers and value in (0, 1)):
         return bool(value)
     if value is not None:
@@ -126,8 +131,8 @@ def _pair_reader(there: set[str]) -> Reader | None:
         return None
     question, answer = pair
     parts = [name for name in PARTS if name in there and name not in pair]
-    history = ["history"] if question == "instruction" else []
-    return Reader(lambda row: _answered(row, [question, *parts], answer), [*pair, *parts, *history, *SYSTEM, *TOOLS])
+    columns = [*pair, *parts, HISTORY, *SYSTEM, *TOOLS]
+    return Reader(lambda row: _answered(row, [question, *parts], answer), columns)
 
 
 def sample(chat: Chat, row: Row, *, prompt: int = 0) -> Sample:
@@ -184,8 +189,7 @@ def _answered(row: Row, names: Sequence[str], column: str) -> Sample:
     asked, answer = parsed(_given(row, names[0])), parsed(_given(row, column))
     if isinstance(asked, list) or isinstance(answer, list):
         return _continued(asked, answer, row)
-    turns = [part for pair in _history(row.get("history")) for part in _turns(*pair)]
-    turns += _turns(question(row, names))
+    turns = [*history(row), *_turns(question(row, names))]
     if isinstance(answer, str) and not answer.strip():
         return sample(read_chat(turns, system(row)), row, prompt=len(turns) + 1)  # nothing is learned
     return sample(read_chat([*turns, *_turns(None, answer)], system(row)), row)
@@ -196,12 +200,13 @@ def _turns(asked: Any = None, answer: Any = None) -> list[dict[str, Any]]:
     return [{"role": role, "content": words} for role, words in pair if words is not None]
 
 
-def _history(value: Any) -> Sequence[Sequence[Any]]:
-    """Returns the questions and answers before, in pairs."""
-    told = from_json(value, "history") if isinstance(value, str) and value.strip() else value or ()
+def history(row: Row) -> list[dict[str, Any]]:
+    """Returns the messages of the questions and answers before, which stand in pairs. Raises `DataError`."""
+    value = row.get(HISTORY)
+    told = from_json(value, HISTORY) if isinstance(value, str) and value.strip() else value or ()
     if not isinstance(told, (list, tuple)) or not all(isinstance(pair, list) and len(pair) == 2 for pair in told):
-        raise DataError(f"history is {short(value)}; a list of [question, answer] is wanted")
-    return told
+        raise DataError(f"{HISTORY} is {short(value)}; a list of [question, answer] is wanted")
+    return [part for pair in told for part in _turns(*pair)]
 
 
 def _prompted(row: Row, *, as_chat: bool) -> Sample:

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from arctic_training.data.preference_rows import Preference, preference, reader
+from arctic_training.data.remarks import collect, lines
 from arctic_training.data.shapes import Sample
 from arctic_training.errors import DataError
 
@@ -92,6 +93,34 @@ def test_a_prompt_of_several_parts_is_joined(first: str, second: str) -> None:
     assert read({**row, "chosen": [assistant("3")], second: "1 2"}).chosen.messages[0] == user("add\n\n1 2")
 
 
+def test_the_questions_and_answers_before_come_first() -> None:
+    before = [user("1"), assistant("2")]
+    for row in ({"instruction": "hi"}, {"prompt": "hi"}, {"question": "hi"}):
+        row |= {"chosen": "hello", "rejected": "go away", "history": [["1", "2"]]}
+        with collect() as found:
+            read = reader(list(row))(row)
+        assert [sample.messages for sample in (read.chosen, read.rejected)] == [
+            [*before, *sample.messages] for sample in (GOOD, BAD)
+        ]
+        assert (read.chosen_answers, read.rejected_answers) == (1, 1) and not found
+
+
+@pytest.mark.parametrize(
+    ("prompt", "remarked"),
+    [
+        ("hi", False),
+        ([user("hi")], False),
+        ([{"role": "system", "content": "be kind"}, user("hi")], True),
+        ("another", True),
+    ],
+)
+def test_a_prompt_that_chats_do_not_begin_with_is_remarked(prompt: Any, remarked: bool) -> None:
+    row = {"prompt": prompt, "chosen": GOOD.messages, "rejected": BAD.messages}
+    with collect() as found:
+        assert reader(list(row))(row) == Preference(GOOD, BAD)
+    assert any("are not read" in line for line in lines(found, "rows")) == remarked
+
+
 def test_texts_with_a_system_prompt_are_chats() -> None:
     row = {"system": "be kind", "prompt": "hi", "chosen": "hello", "rejected": "go away"}
     chats = [[{"role": "system", "content": "be kind"}, *sample.messages] for sample in (GOOD, BAD)]
@@ -143,7 +172,9 @@ def test_what_decides_nothing() -> None:
     assert not preference({"chosen": same, "rejected": same}, None).decided
     assert not preference({"chosen": [user("hi")], "rejected": same}, None).decided
     assert not preference({"problem": "hi", "chosen": "hello", "rejected": " "}, "problem").decided
-    assert not preference({"prompt": "hi", "chosen": "hello", "rejected": "no", "weight": 0}, "prompt").decided
+    for weight in (0, "0"):
+        row = {"prompt": "hi", "chosen": "hello", "rejected": "no", "weight": weight}
+        assert not preference(row, "prompt").decided
     assert preference({"chosen": GOOD.messages, "rejected": BAD.messages}, None).decided
 
 

@@ -80,7 +80,11 @@ def test_a_message_that_is_not_to_be_trained_on_is_context(flag: dict[str, Any])
     assert read({"messages": [{**CHAT[0], **flag}, CHAT[1]]}) == Sample(messages=CHAT)
 
 
-@pytest.mark.parametrize("flag", [{"weight": 0}, {"train": False}, {"training": 0}, {"train": "False"}])
+ROW_FLAGS: list[dict[str, Any]] = [{"weight": 0}, {"weight": "0"}, {"weight": "0.0"}, {"train": False}]
+ROW_FLAGS += [{"training": 0}, {"train": "False"}, {"loss": False}]
+
+
+@pytest.mark.parametrize("flag", ROW_FLAGS)
 def test_a_row_that_is_not_to_be_trained_on_is_empty(flag: dict[str, Any]) -> None:
     for row in ({"messages": CHAT}, {"prompt": "hi", "completion": "yes"}, {"question": "hi", "answer": "yes"}):
         assert read({**row, **flag}) == Sample()
@@ -153,8 +157,9 @@ def test_calls_one_after_the_other_are_one_turn() -> None:
     assert len(sample.messages) == 3 and sample.context == {1}
 
 
-def test_the_history_of_alpaca_comes_first() -> None:
-    row = {"instruction": "hi", "output": "yes"}
+@pytest.mark.parametrize("pair", [("instruction", "output"), ("query", "response"), ("question", "answer")])
+def test_the_questions_and_answers_before_come_first(pair: tuple[str, str]) -> None:
+    row = dict(zip(pair, ("hi", "yes"), strict=True))
     for none in (None, [], ""):
         assert read({**row, "history": none}).messages == CHAT
     for history in ([["hi", "yes"]] * 2, '[["hi", "yes"], ["hi", "yes"]]'):
@@ -191,6 +196,7 @@ def test_the_history_of_alpaca_comes_first() -> None:
         ({"prompt": "hi", "completion": "no", "label": False}, "label is false: .* KTO"),
         ({"question": "hi", "answer": "no", "label": "False"}, "label is false: .* KTO"),
         ({"messages": CHAT, "kto_tag": False}, "kto_tag is false: .* KTO"),
+        ({"messages": CHAT, "kto_tag": "0"}, "kto_tag is 0: .* KTO"),
         ({"prompt": "p", "chosen": "a", "rejected": "b"}, "chosen and rejected are what the dpo trainer reads"),
         ({"messages": [{**CALLED, "function_call": FUNCTION}]}, "has both function_call and tool_calls"),
         ({"messages": [{"from": "function_call", "value": "f(1)"}]}, "the call of message 1 .* which is not JSON"),
