@@ -32,13 +32,13 @@ def hook(event: str) -> Callable[[F], F]:
             beat(event)
             try:
                 for listener, takes in self._heard_at(pre):
-                    changed = listener(self, *args[:takes])
+                    changed = listener(*(self, *args)[:takes])
                     if changed is not None:
                         changed = changed if isinstance(changed, tuple) else (changed,)
                         args = changed + args[len(changed) :]
                 value = method(self, *args, **kwargs)
                 for listener, takes in self._heard_at(post):
-                    changed = listener(self, value) if takes else listener(self)
+                    changed = listener(*(self, value)[:takes])
                     value = value if changed is None else changed
                 return value
             finally:
@@ -73,8 +73,8 @@ class Hooked:
             inherited = next((getattr(base, attribute) for base in cls.__mro__[1:] if hasattr(base, attribute)), None)
             if hasattr(inherited, _EVENT) and inspect.isfunction(method) and not hasattr(method, _EVENT):
                 setattr(cls, attribute, hook(getattr(inherited, _EVENT))(method))
-        for event, _ in cls._own_listeners():
-            cls._check(event)
+        for stated in cls._own_listeners():
+            cls._check(stated)
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         self = super().__new__(cls)
@@ -97,7 +97,12 @@ class Hooked:
         return stated
 
     @classmethod
-    def _check(cls, event: str) -> None:
+    def _check(cls, stated: tuple[str, Listener]) -> None:
+        pair: Any = stated
+        if not (isinstance(pair, (tuple, list)) and len(pair) == 2 and isinstance(pair[0], str) and callable(pair[1])):
+            told = f"{pair!r:.80} among the callbacks of {cls.__name__}; wanted is (event, function)"
+            raise RegistryError(f"{told}, such as ('post-step', function)")
+        event = pair[0]
         when, _, what = event.partition("-")
         if when not in ("pre", "post") or what.replace("-", "_") not in cls.events():
             told = ", ".join(sorted(cls.events()))
@@ -105,19 +110,22 @@ class Hooked:
 
     def listen(self, event: str, listener: Listener) -> None:
         """Call ``listener`` at ``event``. Raises ValueError when the class has no such event."""
-        self._check(event)
+        self._check((event, listener))
         self.callbacks.append((event, listener))
 
     def _heard_at(self, moment: str) -> list[tuple[Listener, int]]:
-        """Who listens to ``pre-<event>`` or ``post-<event>``, and how many arguments each takes. Raises ValueError
-        when a callback was added for an event that the class does not have."""
+        """Who listens to ``pre-<event>`` or ``post-<event>``, and how many arguments each takes, the object among them.
+
+        Raises ValueError when something else was added, or a callback for an event that the class does not have.
+        """
         if self._heard != self.callbacks:  # tuples that are the same are equal without a closer look
             listeners: dict[str, list[tuple[Listener, int]]] = {}
-            for event, listener in self.callbacks:
-                self._check(event)
+            for stated in self.callbacks:
+                self._check(stated)
+                event, listener = stated
                 when, _, what = event.partition("-")
                 heard = listeners.setdefault(f"{when}-{what.replace('-', '_')}", [])
-                heard.append((listener, _arguments(listener) - 1))
+                heard.append((listener, _arguments(listener)))
             self._heard, self._listeners = list(self.callbacks), listeners
         return self._listeners.get(moment, [])
 

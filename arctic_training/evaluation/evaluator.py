@@ -1,9 +1,12 @@
 """Something that is measured at every evaluation beside the loss."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
+from arctic_training import distributed
 from arctic_training.config.base import ComponentConfig
+from arctic_training.errors import ScoringError
 from arctic_training.factory import TrainerView
 from arctic_training.registry import Registered
 
@@ -28,3 +31,33 @@ class Evaluator(Registered, ABC, kind="evaluator"):
 
         A name that was measured before it is numbered: ``exact_match/eval``, then ``exact_match#2/eval``.
         """
+
+
+def measured(evaluator: Evaluator, trainer: TrainerView) -> dict[str, float]:
+    """Returns what ``evaluator`` measures, as plain numbers: it may give tensors and other libraries' numbers too.
+
+    Raises `ScoringError`, on every rank alike, when on one of them it gives no mapping from names to numbers.
+    """
+    found, numbers, failure = evaluator(trainer), dict[str, float](), ""
+    try:
+        numbers = _numbers(found)
+    except ScoringError as error:
+        failure = f"evaluators: {evaluator.name!r} gave {error}"
+    if failures := list(filter(None, distributed.gather_objects(failure))):
+        raise ScoringError(failures[0])
+    return numbers
+
+
+def _numbers(found: Any) -> dict[str, float]:
+    """Raises `ScoringError`, which says what else it is."""
+    if not isinstance(found, Mapping):
+        raise ScoringError(f"{found!r:.80}; a mapping from names to numbers is wanted")
+    numbers: dict[str, float] = {}
+    for name, value in found.items():
+        try:
+            if isinstance(value, str):
+                raise TypeError
+            numbers[str(name)] = float(value)
+        except (TypeError, ValueError, RuntimeError):
+            raise ScoringError(f"{value!r:.80} under {name!r}; a number is wanted") from None
+    return numbers

@@ -15,7 +15,7 @@ from arctic_training.config.trainer import TrainerConfig
 from arctic_training.data.factory import DataFactory
 from arctic_training.data.loader import Loader
 from arctic_training.engine.engine import Engine
-from arctic_training.evaluation.evaluator import Evaluator
+from arctic_training.evaluation.evaluator import Evaluator, measured
 from arctic_training.metrics import Metrics, Number, merged
 from arctic_training.model.factory import ModelFactory
 from arctic_training.optimizer.factory import OptimizerFactory
@@ -236,7 +236,7 @@ class Trainer(Registered, Hooked, View, Lengths, Ending, ABC, kind="trainer"):
             finally:
                 self.metrics = training
             for evaluator in self.evaluators:
-                values = merged(values, evaluator(self))
+                values = merged(values, measured(evaluator, self))
         for engine in self.checkpointers:
             engine.note(values)
         update, interval, every = self.progress.update, self.config.eval_interval, self.config.eval_log_iter_interval

@@ -7,6 +7,7 @@ import pytest
 from arctic_training.callback.callback import Callback
 from arctic_training.callback.hooks import Hooked, hook
 from arctic_training.config.base import ComponentConfig
+from arctic_training.errors import RegistryError
 
 
 class Host(Hooked):
@@ -53,6 +54,23 @@ def test_a_listener_takes_as_much_as_it_wants() -> None:
     host.listen("post-step", lambda self: self.heard.append("after"))
     assert host.step(5) == 5
     assert host.heard == ["before", 5, "after"]
+
+
+def test_a_listener_may_want_nothing_at_all() -> None:
+    host, calls = Host(), []
+    host.listen("pre-step", lambda: calls.append("before"))
+    host.listen("post-step", lambda *, more=None: calls.append("after"))
+    assert (host.step(5), calls) == (5, ["before", "after"])
+
+
+@pytest.mark.parametrize("wrong", [Callback(ComponentConfig()), print, "post-step", ("post-step",), ("post-step", 1)])
+def test_what_is_no_event_with_a_function_is_refused(wrong: Any) -> None:
+    host, told = Host(), "among the callbacks of .*; wanted is .event, function., such as .'post-step', function."
+    host.callbacks.append(wrong)
+    with pytest.raises(RegistryError, match=told):
+        host.step(1)
+    with pytest.raises(RegistryError, match=told):
+        type("Wrong", (Host,), {"callbacks": [wrong]})
 
 
 def test_listening_does_not_leak_into_the_class_or_its_other_objects() -> None:

@@ -2,13 +2,14 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
+import numpy as np
 import pytest
 import torch
 
 from arctic_training import SFTTrainer, get_config
-from arctic_training.errors import RecipeError
+from arctic_training.errors import RecipeError, ScoringError
 from arctic_training.evaluation.evaluator import Evaluator
 from arctic_training.evaluation.scorer import Scorer
 from arctic_training.factory import TrainerView
@@ -24,6 +25,16 @@ class Twelve(Evaluator):
 
     def __call__(self, trainer: TrainerView) -> dict[str, float]:
         return {"loss/a": 12.0, "twelve": 12.0}
+
+
+class Other(Evaluator):
+    """Gives what the test puts into it."""
+
+    name = "other_for_tests"
+    given: ClassVar[Any] = None
+
+    def __call__(self, trainer: TrainerView) -> dict[str, float]:
+        return self.given  # type: ignore[no-any-return]
 
 
 class Reference(Scorer):
@@ -114,3 +125,27 @@ def test_a_part_of_the_state_is_not_put_over_another() -> None:
 def test_values_of_one_name_are_both_there() -> None:
     both = merged({"loss/a": 1.0}, {"loss/a": 2.0, "loss/b": 3.0})
     assert both == {"loss/a": 1.0, "loss#2/a": 2.0, "loss/b": 3.0}
+
+
+def test_an_evaluator_may_measure_in_tensors_and_what_is_no_number_ends_the_run_by_its_name(
+    recipe: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe |= {"evaluators": ["other_for_tests"], "evaluate_first": True, "eval_interval": 1}
+    given = {"tensor": torch.tensor(1.5), "numpy": np.float32(2.5), "whole": 3}
+    monkeypatch.setattr(Other, "given", given)
+    trainer = SFTTrainer(get_config(recipe))
+    trainer.train()
+    told = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in told] == [0, 1, 1]  # nothing is lost that is told after it
+    assert [{name: row[name] for name in given} for row in (told[0], told[2])] == [
+        {"tensor": 1.5, "numpy": 2.5, "whole": 3.0}
+    ] * 2
+    for wrong, message in (
+        ({"text": "7"}, "evaluators: 'other_for_tests' gave '7' under 'text'; a number is wanted"),
+        ({"pair": torch.ones(2)}, "under 'pair'; a number is wanted"),
+        (None, "gave None; a mapping from names to numbers is wanted"),
+    ):
+        monkeypatch.setattr(Other, "given", wrong)
+        with pytest.raises(ScoringError, match=message):
+            trainer.evaluate()
+    trainer.close()
