@@ -1,6 +1,7 @@
 """Which class reads a section: the trainer's lists decide, and the first is the default."""
 
 import inspect
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, get_args
@@ -120,10 +121,13 @@ def incomplete(cls: Any) -> str:
     if only_annotated := _only_annotated(cls):
         return f"{who} has an annotation that chooses nothing; write {only_annotated}"
     for role in getattr(cls, "roles", ()):
-        field = reader.model_fields[role.name]
-        if not any(isinstance(mark, Slot) for mark in field.metadata):
-            told = f"{role.name}, and its config reads that section as no model's"
-            return f'{who} has a role {told}; leave it out there, or mark it Slot("model_factory_type")'
+        for part in ("model",) if role.frozen else ("model", "optimizer", "scheduler"):
+            key, slot = role.name if part == "model" else role.section(part), f"{part}_factory_type"
+            marks = [mark.types for mark in reader.model_fields[key].metadata if isinstance(mark, Slot)]
+            if slot not in marks:
+                told = f"{role.name}, and its config reads {key} as no {part}'s section"
+                mend = "give the role another name" if marks else f'leave it out there, or mark it Slot("{slot}")'
+                return f"{who} has a role {told}; {mend}"
         for key in filter(None, (role.updates, role.deepspeed)):
             if key not in reader.model_fields and not hasattr(reader, key):
                 return f"{who} has a role {role.name} that is given {key}, and its config has no such key"
@@ -131,19 +135,36 @@ def incomplete(cls: Any) -> str:
 
 
 def _only_annotated(cls: Any) -> str:
-    """Returns how to choose the class that an annotation such as ``config: MyConfig`` names, and the class does not."""
+    """Returns how to choose the class that an annotation such as ``config: MyConfig``, or ``Factory[MyConfig]`` among
+    the bases, names and the class does not."""
+    stated = set[str]()
     for base in cls.__mro__:
-        try:
-            annotations = inspect.get_annotations(base, eval_str=True)
-        except (NameError, TypeError, SyntaxError, AttributeError):  # names that are there for a type checker only
-            continue
-        for name, annotation in annotations.items():
+        named = [("config", one) for generic in vars(base).get("__orig_bases__", ()) for one in get_args(generic)]
+        for name, annotation in [*_annotations(base).items(), *named]:
             chosen = listed(getattr(cls, f"{name}_type", ()))
             for one in (annotation, *get_args(annotation)):
                 names_one = isinstance(one, type) and issubclass(one, (Registered, BaseConfig))
-                if chosen and names_one and not any(issubclass(other, one) for other in chosen):
+                if name not in stated and chosen and names_one and not any(issubclass(had, one) for had in chosen):
                     return f"{name}_type = {one.__name__}"
+        # what a class states, and has not from its bases, takes the place of what they say
+        stated |= {
+            key.removesuffix("_type")
+            for key, one in vars(base).items()
+            if getattr(super(base, cls), key, None) is not one
+        }
     return ""
+
+
+def _annotations(cls: type) -> dict[str, Any]:
+    """Returns those of ``cls`` itself; without those of names that are there for a type checker only."""
+    known = {**vars(sys.modules.get(cls.__module__, object)), **vars(cls)}
+    found: dict[str, Any] = {}
+    for name, annotation in inspect.get_annotations(cls).items():
+        try:
+            found[name] = eval(annotation, known) if isinstance(annotation, str) else annotation
+        except Exception:
+            continue
+    return found
 
 
 def _read(cls: type[Registered], section: dict[str, Any]) -> ComponentConfig:

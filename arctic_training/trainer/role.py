@@ -13,6 +13,7 @@ from arctic_training.config.model import ModelConfig
 from arctic_training.config.optimizer import OptimizerConfig
 from arctic_training.config.scheduler import SchedulerConfig
 from arctic_training.config.trainer import TrainerConfig
+from arctic_training.errors import RegistryError
 
 _PARTS: dict[str, tuple[Any, str]] = {
     "model": (Annotated[SerializeAsAny[ModelConfig], Slot("model_factory_type")], "The model that plays the role"),
@@ -43,6 +44,24 @@ class Role:
 
     def section(self, part: str) -> str:
         return part if self.name == "model" else f"{self.name}_{part}"
+
+
+def require_roles(trainer: Any) -> None:
+    """Raises `RegistryError` for a trainer class whose ``roles`` are not some `Role`, each of another name."""
+    roles: Any = trainer.roles
+    who = f"{trainer.__qualname__}: roles:"
+    if not (isinstance(roles, (tuple, list)) and all(isinstance(role, Role) for role in roles)):
+        wanted = '(Role("model"), Role("teacher", frozen=True))'
+        raise RegistryError(f"{who} {roles!r:.80}; a tuple of Role is wanted, such as {wanted}")
+    names = [role.name for role in roles]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise RegistryError(f"{who} {twice} is there twice; give one of them another name")
+    if "model" not in names:
+        raise RegistryError(f'{who} {", ".join(names) or "none"}; Role("model"), which the loop trains, is missing')
+    if odd := [name for name in names if not name or name.startswith("_")]:
+        raise RegistryError(
+            f"{who} {odd[0]!r} can be no section of a recipe; give it a name without an underscore before it"
+        )
 
 
 def with_sections(config_type: type[TrainerConfig], roles: Iterable[Role]) -> type[TrainerConfig]:

@@ -27,7 +27,7 @@ from arctic_training.trainer.assembly import assemble, prepare_data
 from arctic_training.trainer.ending import Ending
 from arctic_training.trainer.explain import explained
 from arctic_training.trainer.lengths import Lengths
-from arctic_training.trainer.role import Role, with_sections
+from arctic_training.trainer.role import Role, require_roles, with_sections
 from arctic_training.trainer.session import Session
 from arctic_training.trainer.view import View
 from arctic_training.trainer.window import Window, again, count_targets, to_device, windows, with_share
@@ -51,6 +51,7 @@ class Trainer(Registered, Hooked, View, Lengths, Ending, ABC, kind="trainer"):
     """Whether `loss` is right on a part of every sequence; a class that writes a loss of its own says it again."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
+        require_roles(cls)
         super().__init_subclass__(**kwargs)
         if issubclass(cls.config_type, TrainerConfig):  # another one is refused when a recipe names the class
             cls.config_type = with_sections(cls.config_type, cls.roles)

@@ -321,13 +321,23 @@ def test_attention_that_processes_cannot_share_is_refused_before_the_model_is_op
         ("config: TrainerConfig", ""),
         ("model_factory: Mine; model_factory_type = Mine", ""),
         ("model_factory: 'Nobody'", ""),
+        ("other: 'Nobody'; model_factory: 'Mine'", "model_factory_type = Mine"),
+        ("optimizer_factory_type = Sgd", "config_type = SgdConfig"),
+        ("optimizer_factory_type = Stated", ""),
     ],
 )
 def test_an_annotation_that_looks_like_a_choice_is_refused(here: Path, annotation: str, mend: str) -> None:
+    name = f"own_annotated_{abs(hash(annotation))}"
     code = "from arctic_training import SFTTrainer, TrainerConfig\n"
     code += "from arctic_training.model.huggingface_factory import HFModelFactory\n"
+    code += "from arctic_training.config.optimizer import OptimizerConfig\n"
+    code += "from arctic_training.optimizer.factory import OptimizerFactory\n"
     code += "class Mine(HFModelFactory):\n    pass\nclass MineConfig(TrainerConfig):\n    own: int = 1\n"
-    name = f"own_annotated_{abs(hash(annotation))}"
+    code += "class SgdConfig(OptimizerConfig):\n    own: int = 1\n"
+    code += f"class Sgd(OptimizerFactory[SgdConfig]):\n    name = 'sgd_{name}'\n"
+    code += "    def create_optimizer(self, model, config): ...\n"
+    code += "class Between(Sgd):\n    config_type = SgdConfig\n"
+    code += f"class Stated(Between):\n    name = 'stated_{name}'\n    config_type = OptimizerConfig\n"
     write("train.py", f"{code}class Annotated(SFTTrainer):\n    name = '{name}'\n    {annotation}\n")
     recipe = write("recipe.yaml", yaml.safe_dump(SMALL | {"type": name}))
     if not mend:

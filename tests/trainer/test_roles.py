@@ -9,7 +9,7 @@ import torch
 
 from arctic_training import SFTTrainer, TrainerConfig, get_config
 from arctic_training.config.describe import descriptions
-from arctic_training.errors import RecipeError
+from arctic_training.errors import RecipeError, RegistryError
 from arctic_training.registry import lookup
 from arctic_training.trainer.role import Role
 from tests import tiny
@@ -95,6 +95,16 @@ class Plain(SFTTrainer):
     roles: ClassVar[tuple[Role, ...]] = (Role("model"), Role("teacher", frozen=True))
 
 
+class Taken(SFTTrainer):
+    name = "taken_section_of_a_test"
+    roles: ClassVar[tuple[Role, ...]] = (Role("model"), Role("data"))
+
+
+class Twofold(SFTTrainer):
+    name = "section_of_two_roles_of_a_test"
+    roles: ClassVar[tuple[Role, ...]] = (Role("model"), Role("a"), Role("a_optimizer"))
+
+
 class Paced(SFTTrainer):
     name = "paced_role_of_a_test"
     roles: ClassVar[tuple[Role, ...]] = (Role("model", updates="turns"),)
@@ -103,7 +113,12 @@ class Paced(SFTTrainer):
 @pytest.mark.parametrize(
     ("trainer", "told"),
     [
-        (Plain, "has a role teacher, and its config reads that section as no model's; leave it out there"),
+        (Plain, "has a role teacher, and its config reads teacher as no model's section; leave it out there"),
+        (Taken, "has a role data, and its config reads data as no model's section; give the role another name"),
+        (
+            Twofold,
+            "has a role a, and its config reads a_optimizer as no optimizer's section; give the role another name",
+        ),
         (Paced, "has a role model that is given turns, and its config has no such key"),
     ],
 )
@@ -113,3 +128,18 @@ def test_a_role_that_its_config_does_not_fit_is_refused(
     assert lookup("trainer", trainer.name) is trainer
     with pytest.raises(RecipeError, match=told):
         get_config({**recipe, "type": trainer.name})
+
+
+@pytest.mark.parametrize(
+    ("roles", "told"),
+    [
+        (Role("model"), "a tuple of Role is wanted, such as"),
+        (("model", "teacher"), "a tuple of Role is wanted, such as"),
+        ((Role("teacher", frozen=True),), "roles: teacher; Role.*model.*, which the loop trains, is missing"),
+        ((Role("model"), Role("other"), Role("other", frozen=True)), "roles: other is there twice"),
+        ((Role("model"), Role("_other")), "roles: '_other' can be no section of a recipe"),
+    ],
+)
+def test_roles_that_cannot_be_are_refused_where_the_class_is_written(roles: Any, told: str) -> None:
+    with pytest.raises(RegistryError, match=f"^Wrong: {told}" if told.startswith("roles") else told):
+        type("Wrong", (SFTTrainer,), {"roles": roles})
