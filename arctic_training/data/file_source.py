@@ -17,6 +17,7 @@ from arctic_training.config.problems import Problem
 from arctic_training.data import json_rows
 from arctic_training.data import split as splits
 from arctic_training.data.json_columns import to_dataset
+from arctic_training.data.rows import RowReader
 from arctic_training.data.source import DataSource
 from arctic_training.data.spool import Spool
 from arctic_training.errors import DataError
@@ -203,13 +204,20 @@ class ParquetSource(FileSource):
                         spool.add(pa.Table.from_batches([batch]))
             except (pa.ArrowInvalid, OSError) as error:
                 raise DataError(f"{file}: {reason(error)}") from None
-        return spool.dataset()
+        try:
+            return spool.dataset()
+        except ValueError as error:  # of a type that `datasets` has not
+            raise DataError(f"{self}: {reason(error)}") from None
 
     def rows(self, file: Path) -> Iterator[dict[str, Any]]:
+        import datasets
+        import pyarrow as pa
         from pyarrow import parquet
 
-        for batch in parquet.ParquetFile(file).iter_batches(1000):
-            yield from batch.to_pylist()
+        with parquet.ParquetFile(file) as read:
+            read_rows = RowReader(datasets.Features.from_arrow_schema(read.schema_arrow))
+            for batch in read.iter_batches(1000):
+                yield from read_rows(pa.Table.from_batches([batch]))
 
 
 def reason(error: Exception) -> str:

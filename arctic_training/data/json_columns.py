@@ -1,6 +1,7 @@
 """Rows to columns, losing nothing: what is nested stays JSON, so that no row is given keys it does not have."""
 
 import json
+import reprlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,7 @@ def to_dataset(rows: Iterable[Row], folder: Path | None = None) -> Any:
             if name not in columns:
                 columns[name] = [None] * count
             if isinstance(value, (list, dict)):
-                value = _Nested(json.dumps(value, ensure_ascii=False))
+                value = _Nested(json.dumps(value, ensure_ascii=False, default=_other))
             characters += len(value) if isinstance(value, str) else 0
             columns[name].append(value)
         count += 1
@@ -86,8 +87,15 @@ def _array(values: list[Any]) -> Any:
 def _json(values: Iterable[Any]) -> Any:
     import pyarrow as pa
 
-    texts = [value if value is None or isinstance(value, _Nested) else json.dumps(value) for value in values]
+    texts = [
+        value if value is None or isinstance(value, _Nested) else json.dumps(value, default=_other) for value in values
+    ]
     return pa.ExtensionArray.from_storage(pa.json_(), pa.array(texts, pa.string()))
+
+
+def _other(value: Any) -> dict[str, str]:
+    """Returns what JSON has in the place of a time, bytes or a picture: no text, so that none is read as one."""
+    return {type(value).__name__: reprlib.repr(value)}
 
 
 def _settled(types: set[Any]) -> Any:

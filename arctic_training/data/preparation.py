@@ -14,8 +14,9 @@ import numpy as np
 from arctic_training import environment
 from arctic_training.data import mixing, remarks, workers
 from arctic_training.data.collate import IGNORED
+from arctic_training.data.json_columns import to_dataset
 from arctic_training.data.row_error import RowError, where
-from arctic_training.data.rows import Row, RowReader
+from arctic_training.data.rows import Row, RowReader, stream_reader
 from arctic_training.data.samples import Samples
 from arctic_training.data.source import DataSource
 from arctic_training.data.spool import IN_MEMORY, Scratch, Spool, take
@@ -43,7 +44,7 @@ def load(source: DataSource, split: str) -> Any:
         if isinstance(rows, datasets.IterableDataset):
             if source.config.sample_count is None:
                 raise DataError(f"{source}: a stream to evaluate on needs a sample_count")
-            rows = datasets.Dataset.from_list(list(rows.take(source.config.sample_count)))
+            rows = to_dataset(map(stream_reader(rows.features), rows.take(source.config.sample_count)))
     if not isinstance(rows, datasets.Dataset):
         raise DataError(f"{source}: load gave {type(rows).__name__}; wanted is a datasets.Dataset")
     if not len(rows):

@@ -29,19 +29,29 @@ class RowReader:
         return values if read is None else [read(value) for value in values]
 
 
-def _reader(feature: Any) -> _Read | None:
-    """What makes a value of what Arrow says it is; None when that is the value."""
+def stream_reader(features: Mapping[str, Any] | None) -> Callable[[Row], Row]:
+    """Returns what takes the keys that Arrow fills in out of a row of a `datasets.IterableDataset` with ``features``.
+
+    None: the rows were never in Arrow.
+    """
+    columns = {name: _reader(feature, decoded=True) for name, feature in (features or {}).items()}
+    reads = {name: read for name, read in columns.items() if read is not None}
+    return lambda row: {**row, **{name: read(row[name]) for name, read in reads.items() if name in row}}
+
+
+def _reader(feature: Any, *, decoded: bool = False) -> _Read | None:
+    """What makes a value of what Arrow says it is, JSON ``decoded`` already; None when that is the value."""
     from datasets import Json, LargeList, List
 
     if isinstance(feature, Json):
-        return _from_json
+        return None if decoded else _from_json
     if isinstance(feature, (List, LargeList)):
         feature = [feature.feature]
     if isinstance(feature, list):
-        inner = _reader(feature[0])
+        inner = _reader(feature[0], decoded=decoded)
         return None if inner is None else lambda value: None if value is None else [inner(one) for one in value]
     if isinstance(feature, Mapping):
-        fields = {name: _reader(inner) for name, inner in feature.items()}
+        fields = {name: _reader(inner, decoded=decoded) for name, inner in feature.items()}
         return lambda value: None if value is None else _mapping(value, fields)
     return None
 

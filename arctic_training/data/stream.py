@@ -16,6 +16,7 @@ from arctic_training.data import preparation, remarks
 from arctic_training.data.json_columns import to_dataset
 from arctic_training.data.loader import Batch, Loader
 from arctic_training.data.row_error import RowError, where
+from arctic_training.data.rows import stream_reader
 from arctic_training.data.sampler import GlobalOrder, Rows
 from arctic_training.data.samples import Samples
 from arctic_training.data.source import DataSource
@@ -32,7 +33,7 @@ class Endless:
 
     def __init__(self, rows: Any, source: DataSource) -> None:
         """``rows`` is a `datasets.IterableDataset`."""
-        self.rows, self.source = rows, source
+        self.rows, self.source, self._given = rows, source, stream_reader(getattr(rows, "features", None))
         self._beginning = copy.deepcopy(rows.state_dict())
         self._start = self._beginning
         """Where the iteration begins that is not yet running; `datasets` itself does not tell it."""
@@ -46,7 +47,7 @@ class Endless:
                 self.rows.load_state_dict(copy.deepcopy(self._start))
                 self._running = iter(self.rows)
             try:
-                for row in self._running:
+                for row in map(self._given, self._running):
                     self._read += 1
                     return row
             except Exception as error:

@@ -2,13 +2,16 @@
 
 import json
 from collections import Counter
+from datetime import datetime
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from pyarrow import parquet
 
 from arctic_training.data.sft_factory import SFTDataFactory
 from arctic_training.errors import DataError, ResumeError
@@ -221,3 +224,33 @@ def test_evaluation_on_a_stream_says_how_much(files: tuple[str, str], tmp_path: 
         make(SFTDataFactory, TOKENIZER, {**section, "eval_sources": [source]})()
     loaders = make(SFTDataFactory, TOKENIZER, {**section, "eval_sources": [{**source, "sample_count": 3}]})()
     assert [told(batch) for batch in loaders.evaluation["eval"]] == [["b0"], ["b1"], ["b2"]]
+
+
+@pytest.mark.parametrize("source", [{}, {"type": "huggingface_instruct"}, {"streaming": False}])
+def test_rows_of_parquet_are_as_they_were_written(tmp_path: Path, source: dict[str, Any]) -> None:
+    """Arrow has one set of keys for all calls, and kinds of values that JSON has not."""
+    rows = []
+    for arguments in ({"word": "sky"}, {"number": 3, "deep": {"a": [{"b": 1}]}}, {"deep": {"a": [{"c": 1}]}}):
+        call = {"type": "function", "function": {"name": "find", "arguments": arguments}}
+        answer = {"role": "assistant", "content": "", "tool_calls": [call]}
+        chat = [{"role": "user", "content": "q"}, answer, {"role": "assistant", "content": "done"}]
+        rows.append({"messages": chat, "time": datetime(2024, 1, 1), "picture": b"x"})
+    path = tmp_path / "rows" / "train.parquet"
+    path.parent.mkdir()
+    parquet.write_table(pa.Table.from_pylist(rows), path)
+    tokenizer = templates.byte_level(templates.CALLS)
+    told = {tokenizer.apply_chat_template(row["messages"], tokenize=False) for row in rows}
+    place = str(path if "type" not in source else path.parent)
+    more = {"name_or_path": str(write(tmp_path, "more", 1)), "streaming": True, "weight": 1e-9}
+    section = {
+        "sources": [{"name_or_path": place, "streaming": True, "weight": 1, **source}, more],
+        "eval_sources": [{"name_or_path": place, "streaming": True, "sample_count": 3, **source}],
+        "stream_buffer": 3,
+        "cache_dir": str(tmp_path / "cache"),
+        "div_length": 1,
+    }
+    loaders = make(SFTDataFactory, tokenizer, section, train_iters=3)()
+    (held_out,) = loaders.evaluation.values()
+    for loader in (loaders.train, held_out):
+        assert {tokenizer.decode(batch["input_ids"][0]) for batch in islice(loader, 3)} == told
+        loader.close()
