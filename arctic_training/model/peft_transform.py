@@ -12,6 +12,7 @@ from arctic_training.config.base import ComponentConfig
 from arctic_training.config.problems import unknown
 from arctic_training.engine.zero import without_values
 from arctic_training.errors import MissingDependencyError, ModelError
+from arctic_training.model.declared import declared
 from arctic_training.model.transform import ModelTransform
 from arctic_training.registry import nearest
 
@@ -154,12 +155,13 @@ class PeftTransform(ModelTransform):
         known = sorted(method.value for method in peft.PeftType)
         if kind not in known:
             raise ModelError(f"model.peft_config.peft_type: {kind or 'missing'}; {nearest(kind, known)}")
-        fields = [field.name for field in dataclasses.fields(peft.PEFT_TYPE_TO_CONFIG_MAPPING[kind])]
+        config_type = peft.PEFT_TYPE_TO_CONFIG_MAPPING[kind]
+        fields = [field.name for field in dataclasses.fields(config_type)]
         for name in told:
             if name not in fields:
                 raise ModelError(f"model.peft_config.{name}: {unknown(name, fields)}")
         try:
-            return peft.get_peft_config({"peft_type": kind, **told})
+            return peft.get_peft_config({"peft_type": kind, **declared(config_type, told)})
         except Exception as error:
             raise ModelError(f"model.peft_config: {_sentence(error)}") from error
 

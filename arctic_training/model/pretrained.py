@@ -1,23 +1,21 @@
 """Reads configs and weights of transformers from a folder, a GGUF file or the hub, its errors in one sentence."""
 
 import copy
-import dataclasses
 import re
 import sys
-import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar, Union, get_args, get_origin
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
 
-from arctic_training.config.numbers import number
 from arctic_training.config.paths import beyond_reach
 from arctic_training.errors import ModelError
 from arctic_training.logging import logger
 from arctic_training.model import weight_files
+from arctic_training.model.declared import declared
 from arctic_training.model.rehearsal import misfit, require_modules, require_shapes
 from arctic_training.registry import nearest
 
@@ -158,44 +156,13 @@ def overridden(config: Any, overrides: Mapping[str, Any]) -> Any:
             meant = nearest(name, sorted(known)).split("? ")[0]
             guess = f"; {meant}?" if meant.startswith("did") else ""
             raise ModelError(f"model.hf_config_kwargs: {type(config).__name__} has no {name!r}{guess}")
-    changed = {**known, **_declared(type(config), overrides)}
+    changed = {**known, **declared(type(config), overrides)}
     if "num_hidden_layers" in overrides:
         # lists that say something of every layer are made anew for their number
         for name, value in known.items():
             if isinstance(value, list) and len(value) == known.get("num_hidden_layers") and name not in overrides:
                 del changed[name]
     return type(config).from_dict(changed)
-
-
-def _declared(config_type: Any, overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """The values as a strict config class declares them: YAML says 50 where a float is wanted, and has no tuples."""
-    fields = dataclasses.fields(config_type) if dataclasses.is_dataclass(config_type) else ()
-    kinds = {field.name: _kinds(field.type) for field in fields if not isinstance(field.type, str)}
-    inner: Mapping[str, Any] = getattr(config_type, "sub_configs", {})
-    return {
-        name: _declared(inner[name], value)
-        if isinstance(value, Mapping) and name in inner
-        else _as_one_of(kinds.get(name, set()), value)
-        for name, value in overrides.items()
-    }
-
-
-def _kinds(annotation: Any) -> set[Any]:
-    if get_origin(annotation) in (Union, types.UnionType):
-        return set().union(*map(_kinds, get_args(annotation)))
-    return {get_origin(annotation) or annotation}
-
-
-def _as_one_of(kinds: set[Any], value: Any) -> Any:
-    if isinstance(value, str) and kinds & {int, float} and str not in kinds:
-        value = read if (read := number(value)) is not None else value
-    if isinstance(value, int) and not isinstance(value, bool) and float in kinds and int not in kinds:
-        return float(value)
-    if isinstance(value, float) and value.is_integer() and int in kinds and float not in kinds:
-        return int(value)
-    if isinstance(value, list) and tuple in kinds and list not in kinds:
-        return tuple(value)
-    return value
 
 
 def _is_rewritten(model: Any) -> bool:

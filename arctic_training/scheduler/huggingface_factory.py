@@ -5,6 +5,7 @@ from typing import Any
 from pydantic import field_validator
 from torch.optim import Optimizer
 
+from arctic_training.config.numbers import read_numbers
 from arctic_training.config.scheduler import SchedulerConfig
 from arctic_training.errors import RecipeError
 from arctic_training.registry import nearest
@@ -32,6 +33,11 @@ class HFSchedulerConfig(SchedulerConfig):
     """Any schedule of transformers: linear, cosine, constant_with_warmup, cosine_with_min_lr, ..."""
     scheduler_specific_kwargs: dict[str, Any] = {}
     """What that schedule wants beside warm-up and length."""
+
+    @field_validator("scheduler_specific_kwargs")
+    @classmethod
+    def _numbers(cls, told: dict[str, Any]) -> dict[str, Any]:
+        return {key: read_numbers(value, float) for key, value in told.items()}
 
     @field_validator("name")
     @classmethod

@@ -127,7 +127,16 @@ def test_every_number_of_a_section_is_read_as_people_write_it() -> None:
     assert (read.named, read.time, read.word, read.bounded) == ({"1k": 1000.0}, 2700.0, "2k", 0.1)
 
 
-@pytest.mark.parametrize("section", [{"real": "two"}, {"whole": "0.5k1"}, {"many": ["1.5"]}, {"bounded": "-1%"}])
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("1e3", 1e3), ("1_000", 1e3), ("2^3", 8), ("1k", 1e3), ("2.5", 2.5), ("1m", 60)]
+)
+def test_seconds_are_a_number_as_any(text: str, seconds: float) -> None:
+    assert Numbers(time=text).time == seconds  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "section", [{"time": "10%"}, {"real": "two"}, {"whole": "0.5k1"}, {"many": ["1.5"]}, {"bounded": "-1%"}]
+)
 def test_a_section_refuses_what_is_no_number_of_its_kind(section: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         Numbers(**section)

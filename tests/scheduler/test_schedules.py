@@ -177,3 +177,12 @@ def test_two_ways_of_saying_the_same_warmup_are_refused() -> None:
             ConstantFactory.config_type(type="constant", **section)
     with pytest.raises(ValidationError):
         WSDFactory.config_type(type="wsd", num_warmup_steps=3, warmup_steps=4)
+
+
+def test_what_a_schedule_wants_may_be_written_as_people_write_numbers() -> None:
+    def rates(rate: Any) -> list[float]:
+        return shares(
+            make(HFSchedulerFactory, name="cosine_with_min_lr", scheduler_specific_kwargs={"min_lr_rate": rate})
+        )
+
+    assert rates("10%") == rates(0.1)
