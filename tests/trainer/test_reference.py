@@ -84,3 +84,27 @@ def test_a_reference_of_ones_own_may_be_another(tmp_path: Path) -> None:
     trainer = made(tmp_path, model=model, ref_model=files(tmp_path)["model"], micro_batch_size=7)
     assert trainer.loss(first_batch(trainer)).item() == pytest.approx(math.log(2), abs=1e-5)
     trainer.close()
+
+
+def confident(folder: Path) -> None:
+    """Makes the model of `files` one of large logits, where rounding in 16 bits moves a log-probability by a tenth."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    files(folder)
+    model = AutoModelForCausalLM.from_pretrained(folder / "model", dtype=torch.float32)
+    with torch.no_grad():
+        model.lm_head.weight.mul_(50)
+    model.save_pretrained(folder / "model")
+
+
+@pytest.mark.parametrize("told", [LORA | {"init_lora_weights": "orthogonal"}, adapter("HRA")])
+def test_an_adapter_that_starts_as_rounding_alone_trains(tmp_path: Path, told: dict[str, Any]) -> None:
+    confident(tmp_path)
+    made(tmp_path, model={"peft_config": told | {"target_modules": "all-linear"}, "dtype": "bf16"}).close()
+
+
+def test_an_adapter_that_starts_as_more_than_rounding_is_refused(tmp_path: Path) -> None:
+    confident(tmp_path)
+    with pytest.raises(ModelError, match="starts as more than nothing"):
+        made(tmp_path, model={"peft_config": adapter("C3A", block_size=16), "dtype": "bf16"})
