@@ -183,11 +183,11 @@ class PeftTransform(ModelTransform):
 def _parted(skeleton: nn.Module, *, whole: list[str]) -> nn.Module:
     """A copy of a model without weights as DeepSpeed parts it at ZeRO stage 3: of no elements, the shape kept aside.
 
-    Modules that PEFT copies are gathered for that, and so are ``whole``.
+    Modules that PEFT copies are gathered for that, and so are those whose path ends with a name in ``whole``.
     """
     parted = copy.deepcopy(skeleton)
     for name, parameter in parted.named_parameters(remove_duplicate=False):
-        if any(f".{module}." in f".{name}" for module in whole) or not parameter.numel():
+        if any(f"{module}." in name for module in whole) or not parameter.numel():
             continue
         shape: Any = parameter.shape
         parameter.data = torch.empty(0, dtype=parameter.dtype, device="meta")

@@ -230,6 +230,11 @@ def test_what_is_saved_of_parted_weights_loads_with_peft_alone(root: Path, tmp_p
     require_equal(root, tmp_path, settings(method, {"modules_to_save": ["lm_head"]}), deepspeed=PARTED)
 
 
+def test_modules_that_end_with_a_name_are_trained_where_weights_are_parted(root: Path, tmp_path: Path) -> None:
+    """PEFT takes ``norm`` for each module whose path ends with it: the last norm, and those of the layers."""
+    require_equal(root, tmp_path, LORA | {"modules_to_save": ["norm"]}, deepspeed=PARTED)
+
+
 @pytest.mark.parametrize(
     ("told", "why"),
     [
