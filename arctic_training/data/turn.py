@@ -61,6 +61,9 @@ class Renderer:
         rest = last[len(close) :]
         if rest.strip() != self.template.eos and header and header in rest:
             return Ending(close, rest, close)  # the header of another message than the one that follows
+        until = max((close.rfind(token) + len(token) for token in self.template.ends if token in close), default=0)
+        if last[until:].strip() and until and prompted == alone and first[1].endswith(last[until:]):
+            return Ending(last[:until], last[until:], last[:until])  # an answer's header, wherever a chat ends
         return Ending(close if self.ended(close) else shared, "", last)
 
     def _opening(self, text: str) -> str:
@@ -95,7 +98,7 @@ class Turn:
         """What the model would be asked with, its answer's header included; None when the template refuses it."""
         before = self.before
         self.header = None if self.prompt is None or before is None else self.prompt.removeprefix(before)
-        if self.prompt is not None and self.prompt == before:
+        if self.prompt is not None and self.prompt == before and not render.ending.surplus:
             # a template without a generation prompt: a plain answer shows what comes before its words
             plain = render.split([*self.chat[:n], {"role": "assistant", "content": MARKER}])
             if plain is not None and plain[0].startswith(before) and plain[0].strip() != before.strip():

@@ -16,8 +16,8 @@ class Style:
     """``im``: one token opens each turn, the role follows; ``role``: each role has a token of its own."""
     ending: str = "each"
     """``each`` message ends alike; ``next``: the next message writes an answer's end; ``last``: the last answer has
-    another; ``header``: the next question's header stands after the last answer; ``chat``: the chat has an end token
-    too; ``none``: no token ends an answer."""
+    another; ``header``: the next question's header stands after the last answer; ``answer``: an answer's header
+    stands at the end of every chat; ``chat``: the chat has an end token too; ``none``: no token ends an answer."""
     thought: str = ""
     """``each`` answer has an empty one, or the ``last``."""
     prompt: str = ""
@@ -72,7 +72,8 @@ class Style:
         pieces.append("{% endfor %}")
         if self.ending == "chat":
             pieces.append(_if("not add_generation_prompt", "eos_token"))
-        pieces.append(_if("add_generation_prompt", opened.format("'assistant'") + f" + {self.prompt!r}"))
+        when = "true" if self.ending == "answer" else "add_generation_prompt"
+        pieces.append(_if(when, opened.format("'assistant'") + f" + {self.prompt!r}"))
         return "\n    ".join(["", *pieces, ""]) if self.indented else "".join(pieces)
 
 
@@ -83,7 +84,7 @@ def _if(condition: str, value: str) -> str:
 STYLES = st.builds(
     Style,
     opening=st.sampled_from(["im", "role"]),
-    ending=st.sampled_from(["each", "next", "last", "header", "chat", "none"]),
+    ending=st.sampled_from(["each", "next", "last", "header", "answer", "chat", "none"]),
     thought=st.sampled_from(["", "each", "last"]),
     prompt=st.sampled_from(["", "<think>\n", "<think>"]),
     trims=st.booleans(),
@@ -93,8 +94,8 @@ STYLES = st.builds(
     indented=st.booleans(),
 ).filter(
     lambda style: (
-        not (style.tag == "words" and style.ending not in ("each", "header"))
-        and not (style.indented and style.ending == "header")
+        not (style.tag == "words" and style.ending not in ("each", "header", "answer"))
+        and not (style.indented and style.ending in ("header", "answer"))
     )
 )
 

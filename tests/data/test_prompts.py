@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, assume, given, settings
 
+from arctic_training.data.encoder import SampleEncoder
 from arctic_training.data.prompt_factory import LastAnswerEncoder, PromptDataFactory
 from arctic_training.data.row_error import RowError
 from arctic_training.data.sft_factory import SFTDataFactory
@@ -122,3 +123,19 @@ def test_a_template_with_headers_and_no_generation_prompt_is_refused(tmp_path: A
     tokenizer = templates.byte_level(templates.CHATML_WITHOUT_PROMPT)
     with pytest.raises(DataError, match=r"rows\.jsonl:1: .*no generation prompt"):
         make(PromptDataFactory, tokenizer, {"sources": [str(path)], "cache_dir": str(tmp_path / "cache")})()
+
+
+def test_a_template_that_always_ends_with_an_answers_header_is_asked_so() -> None:
+    """The header is the generation prompt; what answers begin with after it is theirs to say."""
+    template = (
+        "{% for m in messages %}{% if m['role'] == 'user' %}{{ '<|user|>' + m['content'] + '<|assistant|>' }}{% else %}"
+        "{{ '<|start_header_id|>' + m['content'] + '<|im_end|>' }}{% if loop.last %}{{ '<|assistant|>' }}{% endif %}"
+        "{% endif %}{% endfor %}"
+    )
+    chat = in_letters(["user", "assistant", "user", "assistant"])
+    prompt, answer = asked(template, chat)
+    assert prompt == TOKENIZER.apply_chat_template(chat[:-1], add_generation_prompt=True, tokenize=False)
+    assert answer == "<|start_header_id|>" + chat[3]["content"] + "<|im_end|>"
+    ((ids, labels),) = SampleEncoder(TOKENIZER)([Sample(messages=chat)])
+    said = ["<|start_header_id|>" + chat[n]["content"] + "<|im_end|>" for n in (1, 3)]
+    assert TOKENIZER.decode(ids[labels != -100]) == "".join(said)
