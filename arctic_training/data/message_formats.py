@@ -1,6 +1,7 @@
 """Messages as data sets write them, read as the messages that chat templates know."""
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -87,13 +88,22 @@ def read_chat(turns: Any, system: str | None = None) -> Chat:
     return chat
 
 
+_PRINTED = re.compile(r"\s*\[\s*\{\s*'(?:role|from|content|value)'\s*:")
+"""How Python, and so a table that pandas writes, prints messages."""
+
+
 def parsed(value: Any) -> Any:
-    """Returns the messages whose JSON a text is, as a table of text cells has them; any other value as it is."""
+    """Returns the messages whose JSON a text is, as a table of text cells has them; any other value as it is.
+
+    Raises `DataError` for messages as Python prints them.
+    """
     if isinstance(value, str) and value.lstrip().startswith("["):
         with suppress(ValueError, RecursionError):
             turns = json.loads(value)
             if turns and all(isinstance(turn, Mapping) and {"role", "from"} & set(turn) for turn in turns):
                 return turns
+        if _PRINTED.match(value):
+            raise DataError(f"{short(value)} are messages as Python prints them; their JSON is wanted (json.dumps)")
     return value
 
 

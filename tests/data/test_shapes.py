@@ -205,6 +205,8 @@ def test_the_questions_and_answers_before_come_first(pair: tuple[str, str]) -> N
             {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]},
             r"message 1 \(user\) has a part of the type image_url; only text is read",
         ),
+        ({"prompt": str(CHAT[:1]), "completion": "yes"}, r"\[\{'role': .* as Python prints them; their JSON is wanted"),
+        ({"prompt": "hi", "response": "[ {'content': 'a', 'role': 'b'}]"}, "are messages as Python prints them"),
         ({"messages": CHAT, "system": ["a"]}, r"system is \['a'\]; text is wanted"),
         ({"question": "a", "context": {"b": 1}, "answer": "c"}, "question and context are .*; text is wanted"),
     ],
