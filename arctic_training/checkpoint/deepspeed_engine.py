@@ -11,9 +11,10 @@ anything but tensors, numbers, strings, lists and mappings.
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import torch
+from torch import nn
 
 from arctic_training import distributed
 from arctic_training.checkpoint.engine import CheckpointEngine
@@ -38,14 +39,19 @@ class DeepSpeedCheckpointEngine(CheckpointEngine[DeepSpeedCheckpointConfig]):
     name = "deepspeed"
     config_type = DeepSpeedCheckpointConfig
 
-    def __call__(self) -> Self:
+    def rehearse(self, models: Mapping[str, nn.Module]) -> None:
         zero = plain(self.trainer.config.deepspeed).get("zero_optimization", {})
         nvme = [key for key in ("offload_param", "offload_optimizer") if zero.get(key, {}).get("device") == "nvme"]
         apart = [key for key in ("zenflow", "zero_hpz_partition_size") if zero.get(key, 1) not in (1, None)]
         if nvme or apart:
             where = f"deepspeed.zero_optimization.{[*nvme, *apart][0]}"
             raise RecipeError(f"{where}: keeps state that checkpoint type deepspeed cannot save; leave one of them out")
-        return super().__call__()
+
+    def rehearse_state(self, state: RunState) -> None:
+        try:
+            require_plain(state.state_dict(), "the run's state")
+        except CheckpointError as error:
+            raise RecipeError(f"checkpoint: type deepspeed could not save this run: {error}") from error
 
     def write(self, folder: Path, engines: Mapping[str, Engine], state: RunState) -> Mapping[str, Any]:
         rank = distributed.rank()

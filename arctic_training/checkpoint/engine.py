@@ -58,6 +58,9 @@ class CheckpointEngine(Standing, Factory[C, "CheckpointEngine[Any]"], kind="chec
         trained, before the first update. Raises `RecipeError`.
         """
 
+    def rehearse_state(self, state: RunState) -> None:
+        """Checks, when every part of the run is made, that `write` could save what it remembers; or `RecipeError`."""
+
     @abstractmethod
     def write(self, folder: Path, engines: Mapping[str, Engine], state: RunState) -> Mapping[str, Any] | None:
         """Write everything into ``folder``, each process its own files; returns facts for the manifest (main's count).

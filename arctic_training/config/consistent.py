@@ -1,6 +1,7 @@
 """What the keys of a recipe must not contradict one another about."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationInfo, field_validator
@@ -10,6 +11,7 @@ from arctic_training.config.checkpoint import CheckpointConfig, require_apart, r
 from arctic_training.config.deepspeed import BATCH_KEYS, PRECISION_KEYS, deepspeed_problems
 from arctic_training.config.problems import Problem, Problems, unknown
 from arctic_training.config.scheduler import SchedulerConfig
+from arctic_training.config.wandb import WandbSection
 from arctic_training.registry import lookup
 
 
@@ -45,6 +47,24 @@ class Consistent(BaseConfig):
         require_apart(enabled)
         require_resumable(enabled)
         return sections
+
+    @field_validator("wandb", check_fields=False)
+    @classmethod
+    def _is_told_once(cls, value: WandbSection, info: ValidationInfo) -> WandbSection:
+        if value.enable and any(section.type == value.type for section in info.data.get("trackers") or []):
+            raise Problems(
+                [Problem(("enable",), "true, and wandb is among the trackers too; leave one of the two out")]
+            )
+        return value
+
+    @field_validator("train_log_metrics_path", check_fields=False)
+    @classmethod
+    def _has_a_file_of_its_own(cls, value: Path | None, info: ValidationInfo) -> Path | None:
+        written = [section.path for section in info.data.get("trackers") or [] if section.type == "jsonl"]
+        files = [str(file.absolute()) if file else "metrics.jsonl" for file in (value, *written)]
+        if twice := next((file for file in files if files.count(file) > 1), None):
+            raise ValueError(f"{twice} is written by two trackers; leave one out, or give it another file")
+        return value
 
     @field_validator("allow_changes", check_fields=False)
     @classmethod

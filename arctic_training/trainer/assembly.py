@@ -72,6 +72,8 @@ def build(trainer: Any) -> None:
     trainer.state = RunState(progress=trainer.progress, rng=Rng(), data=trainer.train_loader, metrics=trainer.metrics)
     trainer.state.add({f"callback.{name}": part for name, part in trainer.listeners.items()})
     trainer.state.add(trainer.own_state())
+    for checkpointer in trainer.checkpointers:
+        checkpointer.rehearse_state(trainer.state)
     trainer.check()
     for evaluator in trainer.evaluators:
         evaluator.check(trainer)
@@ -191,8 +193,6 @@ def make_trackers(config: Any, run_dir: Path) -> list[Tracker]:
     """What the main process tells numbers to."""
     sections: list[ComponentConfig] = [*config.trackers]
     if config.wandb.enable:
-        if any(section.type == "wandb" for section in sections):
-            raise RecipeError("trackers: wandb is enabled in its own section too; leave one of the two out")
         sections.append(config.wandb)
     # last: when one of the others refuses the run, nothing of it is to be seen
     sections.append(JsonlConfig(type="jsonl", path=config.train_log_metrics_path))

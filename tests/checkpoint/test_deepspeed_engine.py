@@ -156,7 +156,21 @@ def test_what_cannot_be_saved_exactly_is_refused_at_the_start(tmp_path: Path, ze
     view, _ = small.run_of(tmp_path, Progress())
     view.config = small.recipe(zero_optimization={"stage": 3, **zero})
     with pytest.raises(RecipeError, match=next(iter(zero))):
-        DeepSpeedCheckpointEngine(view, DeepSpeedCheckpointConfig(output_dir=tmp_path))()
+        DeepSpeedCheckpointEngine(view, DeepSpeedCheckpointConfig(output_dir=tmp_path)).rehearse({})
+
+
+def test_a_run_that_remembers_what_no_file_can_hold_is_refused_at_the_start(tmp_path: Path) -> None:
+    class Remembers:
+        def state_dict(self) -> dict[str, Any]:
+            return {"seen": {1, 2}}
+
+        def load_state_dict(self, state: Mapping[str, Any], /) -> None: ...
+
+    view, _ = small.run_of(tmp_path, Progress())
+    engine = DeepSpeedCheckpointEngine(view, DeepSpeedCheckpointConfig(output_dir=tmp_path))
+    engine.rehearse_state(RunState(progress=Progress()))
+    with pytest.raises(RecipeError, match=r"could not save this run: the run's state\.callback\.mine\.seen is a set"):
+        engine.rehearse_state(RunState({"callback.mine": Remembers()}))
 
 
 def put_together(stage: int, dtype: str) -> list[str]:

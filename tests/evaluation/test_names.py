@@ -114,6 +114,12 @@ def test_two_trackers_do_not_write_one_file(recipe: dict[str, Any], tmp_path: Pa
     with pytest.raises(RecipeError, match=r"trackers: jsonl and jsonl both write .*metrics.jsonl; leave one out"):
         SFTTrainer(get_config(recipe))
     assert not (tmp_path / "run").exists()
+    for path in (None, str(tmp_path / "told.jsonl")):  # what the recipe alone shows is told where it is read
+        with pytest.raises(
+            RecipeError, match=r"train_log_metrics_path: .*(metrics|told).jsonl is written by two trackers"
+        ):
+            get_config({**recipe, "train_log_metrics_path": path, "trackers": [{"type": "jsonl", "path": path}]})
+    assert get_config({**recipe, "train_log_metrics_path": str(tmp_path / "told.jsonl"), "trackers": ["jsonl"]})
 
 
 def test_a_part_of_the_state_is_not_put_over_another() -> None:
