@@ -49,8 +49,9 @@ def pack(
     ``input_ids``, ``labels`` and ``position_ids`` are int64 [1, T]; ``cu_seq_lens_q`` and ``cu_seq_lens_k``, int32
     [documents + 1], tell where documents begin, ``max_length_q`` and ``max_length_k``, int, how long the longest is.
     The first label of each sample is -100. T is ``length``, or the length of all samples rounded up to a multiple of
-    ``multiple``; what that adds is one more document, of ``pad_token`` and without targets. ``fuse`` makes all samples
-    one document.
+    ``multiple``; what that adds is one more document, of ``pad_token`` and without targets, whose positions end where
+    those of the longest sample do: a model may have learned no more, or take a longer one for another context.
+    ``fuse`` makes all samples one document.
     """
     sizes = np.fromiter((len(sample["input_ids"]) for sample in samples), np.int64, len(samples))
     total = int(sizes.sum())
@@ -66,6 +67,7 @@ def pack(
     bounds = np.zeros(len(documents) + 1, np.int64)
     np.cumsum(documents, out=bounds[1:])
     places = np.arange(width) - np.repeat(bounds[:-1], documents)
+    np.minimum(places, places[:total].max(), out=places)
     marks = torch.from_numpy(bounds.astype(np.int32))
     longest = max(documents)
     return {

@@ -4,6 +4,7 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -74,3 +75,11 @@ def test_positions_of_padding_stay_among_those_that_a_model_has() -> None:
 def test_a_set_length() -> None:
     assert pad([sample(3)], pad_token=0, length=12)["input_ids"].shape == (1, 12)
     assert pack([sample(3)], pad_token=0, length=12)["cu_seq_lens_k"].tolist() == [0, 3, 12]
+
+
+@pytest.mark.parametrize("fuse", [False, True])
+def test_padding_behind_packed_samples_has_no_position_that_they_have_not(fuse: bool) -> None:
+    samples = [{"input_ids": (ids := np.arange(size, dtype=np.int32)), "labels": ids} for size in (3, 2)]
+    places = pack(samples, pad_token=0, length=16, fuse=fuse)["position_ids"][0].tolist()
+    assert places[:5] == ([0, 1, 2, 3, 4] if fuse else [0, 1, 2, 0, 1])
+    assert max(places[5:]) == max(places[:5])
