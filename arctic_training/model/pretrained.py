@@ -147,7 +147,7 @@ class Pretrained:
 
 
 def overridden(config: Any, overrides: Mapping[str, Any]) -> Any:
-    """The config with some of its fields changed. Raises `ModelError` for a field that it does not have."""
+    """The config with some of its fields changed, of a config inside some of its own; `ModelError` for others."""
     known = config.to_dict()
     for name in overrides:
         if name in ("dtype", "torch_dtype"):
@@ -156,7 +156,13 @@ def overridden(config: Any, overrides: Mapping[str, Any]) -> Any:
             meant = nearest(name, sorted(known)).split("? ")[0]
             guess = f"; {meant}?" if meant.startswith("did") else ""
             raise ModelError(f"model.hf_config_kwargs: {type(config).__name__} has no {name!r}{guess}")
-    changed = {**known, **declared(type(config), overrides)}
+    parts = {name: getattr(config, name, None) for name in getattr(config, "sub_configs", {})}
+    inner = {
+        name: overridden(parts[name], value).to_dict()
+        for name, value in overrides.items()
+        if isinstance(value, Mapping) and parts.get(name) is not None
+    }
+    changed = {**known, **declared(type(config), overrides), **inner}
     if "num_hidden_layers" in overrides:
         # lists that say something of every layer are made anew for their number
         for name, value in known.items():

@@ -117,7 +117,7 @@ def test_another_count_of_layers_means_random_weights_and_lists_of_layers_follow
 
 def test_overrides_are_what_the_config_class_declares() -> None:
     """Against the strict classes of transformers themselves, which refuse a value of another type."""
-    from transformers import CLIPConfig, MixtralConfig, SwinConfig
+    from transformers import CLIPConfig, DbrxConfig, Gemma3Config, MixtralConfig, SwinConfig
 
     found = overridden(
         MixtralConfig(), {"router_aux_loss_coef": 50, "max_position_embeddings": "4ki", "rope_parameters": None}
@@ -130,6 +130,15 @@ def test_overrides_are_what_the_config_class_declares() -> None:
     assert (found.eos_token_id, found.hidden_act, found.tie_word_embeddings) == ([1, 2], "gelu", True)
     assert overridden(CLIPConfig(), {"text_config": {"layer_norm_eps": 1}}).text_config.layer_norm_eps == 1.0
     assert list(overridden(SwinConfig(), {"depths": [1, 2, 2, 1]}).depths) == [1, 2, 2, 1]
+    small = Gemma3Config(text_config={"hidden_size": 64, "num_hidden_layers": 7, "head_dim": 8})
+    text = overridden(small, {"text_config": {"num_hidden_layers": 2, "rms_norm_eps": 1}}).text_config
+    assert (text.hidden_size, text.head_dim, text.rms_norm_eps, len(text.layer_types)) == (64, 8, 1.0, 2)
+    assert (
+        overridden(DbrxConfig(ffn_config={"moe_top_k": 3}), {"ffn_config": {"moe_loss_weight": 1}}).ffn_config.moe_top_k
+        == 3
+    )
+    with pytest.raises(ModelError, match=r"model.hf_config_kwargs: Gemma3TextConfig has no 'hiden_size'; did you mean"):
+        overridden(small, {"text_config": {"hiden_size": 32}})
     with pytest.raises(ModelError, match=r"model.hf_config_kwargs.dtype: model.dtype says it"):
         overridden(MixtralConfig(), {"dtype": "bf16"})
 
