@@ -15,7 +15,7 @@ from arctic_training import environment
 from arctic_training.data import mixing, remarks, workers
 from arctic_training.data.collate import IGNORED
 from arctic_training.data.json_columns import to_dataset
-from arctic_training.data.row_error import RowError, where
+from arctic_training.data.row_error import NothingLeft, RowError, where
 from arctic_training.data.rows import Row, RowReader, stream_reader
 from arctic_training.data.samples import Samples
 from arctic_training.data.source import DataSource
@@ -133,7 +133,7 @@ def with_targets(
         for reason, some in rows.items()
     )
     if len(empty) == len(samples):
-        raise DataError(f"{note}; nothing is left to train on")
+        raise NothingLeft(f"{note}; nothing is left to train on")
     if len(empty) > most * len(samples):
         raise DataError(f"{note}; more than data.max_share_without_targets = {most:g} allows")
     return samples.select(np.flatnonzero(counts)), f"{note}; they are left out"

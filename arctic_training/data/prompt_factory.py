@@ -17,7 +17,7 @@ from arctic_training.data.config import SourcedDataConfig
 from arctic_training.data.encoder import SampleEncoder, last_turns
 from arctic_training.data.masking import Found
 from arctic_training.data.preparation import Rows, map_rows, token_table
-from arctic_training.data.row_error import RowError, read_rows
+from arctic_training.data.row_error import NothingLeft, RowError, read_rows
 from arctic_training.data.shapes import Sample
 from arctic_training.data.sourced_factory import SourcedDataFactory
 from arctic_training.data.tokens import Tokens
@@ -70,8 +70,8 @@ class PromptDataFactory(SourcedDataFactory[Any]):
             return samples
         told = f"{(~fits).sum()} of {len(lengths)} prompts leave no room for max_new_tokens in "
         told += f"max_length = {self.max_length}"
-        if not fits.any() and not self.config.endless:
-            raise DataError(f"data.max_length: {told}, the shortest has {lengths.min()} tokens: nothing is left")
+        if not fits.any():
+            raise NothingLeft(f"data.max_length: {told}, the shortest has {lengths.min()} tokens: nothing is left")
         logger.warning(f"{told}, and are left out")
         return samples.select(np.flatnonzero(fits))
 

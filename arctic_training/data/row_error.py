@@ -1,4 +1,4 @@
-"""A row that cannot be used, and which one it is."""
+"""Rows that cannot be used, and which they are."""
 
 import os
 import traceback
@@ -19,6 +19,10 @@ class RowError(DataError):
 
     def __str__(self) -> str:
         return f"row {self.row + 1}: {self.what}"
+
+
+class NothingLeft(DataError):
+    """Of all rows that were read no sample is left."""
 
 
 def read_rows(read: Callable[[Any], T], rows: Iterable[Any], first: int) -> list[T]:

@@ -13,10 +13,10 @@ import numpy as np
 import numpy.typing as npt
 
 from arctic_training.data import preparation, remarks
+from arctic_training.data.endless import Endless
 from arctic_training.data.json_columns import to_dataset
 from arctic_training.data.loader import Batch, Loader
-from arctic_training.data.row_error import RowError, where
-from arctic_training.data.rows import stream_reader
+from arctic_training.data.row_error import NothingLeft, RowError
 from arctic_training.data.sampler import GlobalOrder, Rows
 from arctic_training.data.samples import Samples
 from arctic_training.data.source import DataSource
@@ -26,41 +26,8 @@ from arctic_training.logging import logger
 
 _SHOWN = 200
 """Characters of a row that a message shows."""
-
-
-class Endless:
-    """The rows of one source, again and again. Its position is that of the next row."""
-
-    def __init__(self, rows: Any, source: DataSource) -> None:
-        """``rows`` is a `datasets.IterableDataset`."""
-        self.rows, self.source, self._given = rows, source, stream_reader(getattr(rows, "features", None))
-        self._beginning = copy.deepcopy(rows.state_dict())
-        self._start = self._beginning
-        """Where the iteration begins that is not yet running; `datasets` itself does not tell it."""
-        self._running: Iterator[dict[str, Any]] | None = None
-        self._read = 0
-
-    def __next__(self) -> dict[str, Any]:
-        """Raises `DataError` when the source is empty."""
-        for _ in range(2):
-            if self._running is None:
-                self.rows.load_state_dict(copy.deepcopy(self._start))
-                self._running = iter(self.rows)
-            try:
-                for row in map(self._given, self._running):
-                    self._read += 1
-                    return row
-            except Exception as error:
-                told = str(error) if isinstance(error, RowError) else where(error)
-                raise DataError(f"{self.source}: after {self._read} rows that this start has read: {told}") from error
-            self.load_state_dict(self._beginning)
-        raise DataError(f"{self.source}: there are no rows")
-
-    def state_dict(self) -> Any:
-        return copy.deepcopy(self._start if self._running is None else self.rows.state_dict())
-
-    def load_state_dict(self, state: Any) -> None:
-        self._start, self._running = state, None
+_IN_VAIN = 4096
+"""Most rows, one after the other, that nothing is left of."""
 
 
 @dataclass
@@ -74,6 +41,8 @@ class Buffer:
     samples: Any
     groups: Sequence[Any] | None
     order: Rows
+    note: str = ""
+    """Why nothing is left of what was read."""
 
     def row(self, index: int) -> list[Any]:
         """The samples of one row: one, or those that are packed together."""
@@ -101,17 +70,31 @@ class Lane:
         self._number = 0
         self.buffer: Buffer | None = None
         self._ahead: Future[Buffer] | None = None
+        self._in_vain, self._rounds = 0, 0
+        """Rows since the last of which something was left, and rounds that all sources had made by then."""
 
     def row(self, number: int) -> list[Any]:
-        """The samples of a row that is not of a buffer left behind."""
+        """The samples of a row that is not of a buffer left behind. Raises `DataError` when none comes any more."""
         while True:
             buffer = self._current()
+            self._look(buffer)
             if self._ahead is None:
                 self._ahead = self.reader.submit(self._read)
             if number < self.first + len(buffer.order):
                 return buffer.row(number - self.first)
             self.first += len(buffer.order)
             self.buffer = None
+
+    def _look(self, buffer: Buffer) -> None:
+        """Raises `DataError` when nothing is left of so many rows, or of all."""
+        rounds = min(source.rounds for source in self.sources)
+        if len(buffer.order):
+            self._in_vain, self._rounds = 0, rounds
+            return
+        self._in_vain += self.factory.config.stream_buffer
+        if self._in_vain > _IN_VAIN or rounds > self._rounds + 1:
+            told = buffer.note or "the stream: no row is filled, and drop_last leaves out what fills none"
+            raise DataError(f"{told}; so it was with the last {self._in_vain} rows")
 
     def state_dict(self) -> dict[str, Any]:
         """Where the sources stood before the buffer under way."""
@@ -156,10 +139,16 @@ class Lane:
         # each source by itself, for its rows may have another shape; the order shuffles them all
         tables = [self._process(self.sources[turn].source, mine[turn]) for turn in sorted(mine)]
         made = Samples(preparation.join(tables))
-        samples, note = preparation.with_targets(made, np.arange(len(made)), "the stream", 1.0, self.factory.no_target)
+        try:
+            samples, note = preparation.with_targets(
+                made, np.arange(len(made)), "the stream", 1.0, self.factory.no_target
+            )
+            finished = self.factory.finish(samples)
+        except NothingLeft as error:
+            logger.info(str(error))
+            return Buffer(number, position, [], None, GlobalOrder(0, seed=config.seed).permutation(number), str(error))
         if note:
             logger.info(note)
-        finished = self.factory.finish(samples)
         groups = self.factory.group(finished)
         order = GlobalOrder(len(finished if groups is None else groups), seed=config.seed).permutation(number)
         return Buffer(number, position, finished, groups, order)

@@ -12,6 +12,7 @@ from arctic_training.data.config import TokenDataConfig
 from arctic_training.data.cutting import Pieces, cut, shortened
 from arctic_training.data.loader import Batch
 from arctic_training.data.packing import best_fit, repeated
+from arctic_training.data.row_error import NothingLeft
 from arctic_training.data.sourced_factory import SourcedDataFactory
 from arctic_training.errors import DataError
 from arctic_training.logging import logger
@@ -58,7 +59,7 @@ class TokenDataFactory(SourcedDataFactory[C]):
         done = "left out" if self.config.filter_samples else "cut off there"
         said = f"{count} of {len(lengths)} samples are longer than max_length = {self.max_length} tokens"
         if count == len(lengths) and self.config.filter_samples:
-            raise DataError(
+            raise NothingLeft(
                 f"data.max_length: {said}, the shortest {lengths.min()}: nothing is left; raise it, or cut them by "
                 "filter_samples: false"
             )
@@ -77,7 +78,7 @@ class TokenDataFactory(SourcedDataFactory[C]):
             return samples
         told = f"{len(empty)} of {len(samples)} samples have no target token within max_length = {self.max_length}"
         if len(empty) == len(samples):
-            raise DataError(f"data.max_length: {told}; nothing is left to train on")
+            raise NothingLeft(f"data.max_length: {told}; nothing is left to train on")
         if len(empty) > self.config.max_share_without_targets * len(samples) and not self.config.endless:
             most = self.config.max_share_without_targets
             raise DataError(f"data.max_length: {told}; more than data.max_share_without_targets = {most:g} allows")

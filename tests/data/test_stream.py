@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from pyarrow import parquet
 
+from arctic_training.data.prompt_factory import PromptDataFactory
 from arctic_training.data.sft_factory import SFTDataFactory
 from arctic_training.errors import DataError, ResumeError
 from tests.data import templates
@@ -254,3 +255,40 @@ def test_rows_of_parquet_are_as_they_were_written(tmp_path: Path, source: dict[s
     for loader in (loaders.train, held_out):
         assert {tokenizer.decode(batch["input_ids"][0]) for batch in islice(loader, 3)} == told
         loader.close()
+
+
+LONG, GOOD = "long " * 300, "a"
+
+
+def answered(tmp_path: Path, *answers: str, factory: Any = SFTDataFactory, **section: Any) -> Any:
+    """A stream of rows with these answers, the long ones too long, an empty one no target."""
+    path = tmp_path / "answers.jsonl"
+    question = LONG if factory is PromptDataFactory else "q"
+    rows = [{"question": question if answer == LONG else "q", "answer": answer} for answer in answers]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    section = {"sources": [{"name_or_path": str(path), "streaming": True}], "stream_buffer": 2, **section}
+    return make(factory, TOKENIZER, section, train_iters=10)().train
+
+
+@pytest.mark.parametrize(("factory", "bad"), [(SFTDataFactory, LONG), (SFTDataFactory, ""), (PromptDataFactory, LONG)])
+def test_rows_that_nothing_is_left_of_end_no_stream(tmp_path: Path, factory: Any, bad: str) -> None:
+    loader = answered(tmp_path, GOOD, bad, bad, bad, bad, bad, GOOD, factory=factory)
+    assert len(list(islice(loader, 5))) == 5
+    loader.close()
+
+
+@pytest.mark.parametrize(
+    ("answers", "section", "said"),
+    [
+        ([LONG] * 3, {}, r"2 of 2 samples are longer than max_length .* nothing is left.*so it was with the last \d+"),
+        ([""] * 3, {}, "2 of 2 rows have no target token.*nothing is left"),
+        ([GOOD] * 3, {"pack_samples": True, "always_max_length": True, "drop_last": True}, "no row is filled"),
+    ],
+)
+def test_a_stream_that_nothing_is_left_of_is_refused(
+    tmp_path: Path, answers: list[str], section: dict[str, Any], said: str
+) -> None:
+    loader = answered(tmp_path, *answers, **section)
+    with pytest.raises(DataError, match=said):
+        next(iter(loader))
+    loader.close()
