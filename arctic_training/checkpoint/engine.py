@@ -41,6 +41,7 @@ class CheckpointEngine(Standing, Factory[C, "CheckpointEngine[Any]"], kind="chec
         self.output_dir = config.folder(trainer.run_dir)
         self._noted: tuple[int, dict[str, float]] = (-1, {})
         self._told = False
+        self._misnamed = False
 
     def __call__(self) -> Self:
         try:
@@ -104,6 +105,12 @@ class CheckpointEngine(Standing, Factory[C, "CheckpointEngine[Any]"], kind="chec
         """Keep what was measured after the update just taken with its checkpoint, be that saved already or not yet."""
         step = self.trainer.progress.update
         self._noted = (step, {name: float(value) for name, value in values.items()})
+        if self.config.keep_best and self.best_metric not in values and not self._misnamed:
+            self._misnamed = True
+            logger.warning(
+                f"the evaluation after update {step} measured {', '.join(values) or 'nothing'}, and not "
+                f"{self.best_metric}, by which checkpoint has to find the best"
+            )
         folder = disk.step_folder(self.output_dir, step)
         if self._saved == step and self.config.enabled:
             self._tidy(step, lambda: disk.amend(folder, {"values": self._noted[1]}) if folder.is_dir() else None)
@@ -138,7 +145,8 @@ class CheckpointEngine(Standing, Factory[C, "CheckpointEngine[Any]"], kind="chec
             logger.error(f"{error}; the run goes on, and the checkpoints before it are untouched")
             return None
         self._saved = self._settled = step
-        if config.keep_best and self.best_metric not in values and not self._told and not self._measures_yet:
+        unmeasured = self._noted[0] != step and not self._measures_yet
+        if config.keep_best and unmeasured and not self._told:
             self._told = True
             logger.warning(
                 f"the checkpoint of update {step} has no {self.best_metric}, so that it cannot be the best: "

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from pydantic import field_validator
+from pydantic import field_validator, model_validator
 from torch.optim import Optimizer
 
 from arctic_training.config.numbers import read_numbers
@@ -48,6 +48,14 @@ class HFSchedulerConfig(SchedulerConfig):
             raise ValueError(f"no schedule is named {name!r}; {nearest(name, _KNOWN)}")
         return name
 
+    @model_validator(mode="after")
+    def _is_not_ignored(self) -> "HFSchedulerConfig":
+        if self.name.startswith("constant") and (told := self.scheduler_specific_kwargs):
+            raise ValueError(f"scheduler_specific_kwargs: {self.name} takes none, and has {', '.join(told)}")
+        if self.name == "constant" and any(getattr(self, key) for key in _WARMUP & self.model_fields_set):
+            raise ValueError("name: constant has no warm-up; constant_with_warmup has")
+        return self
+
 
 class HFSchedulerFactory(SchedulerFactory[HFSchedulerConfig]):
     """Any schedule of transformers, with warm-up."""
@@ -56,14 +64,10 @@ class HFSchedulerFactory(SchedulerFactory[HFSchedulerConfig]):
     config_type = HFSchedulerConfig
 
     def create_scheduler(self, optimizer: Optimizer) -> Any:
-        """Raises `RecipeError` for a schedule that cannot be made, or would ignore what it is told."""
+        """Raises `RecipeError` for a schedule that cannot be made."""
         from transformers import get_scheduler
 
         name, told = self.config.name, self.config.scheduler_specific_kwargs
-        if name.startswith("constant") and told:
-            raise RecipeError(f"scheduler.scheduler_specific_kwargs: {name} takes none, and has {', '.join(told)}")
-        if name == "constant" and any(getattr(self.config, key) for key in _WARMUP & self.config.model_fields_set):
-            raise RecipeError("scheduler.name: constant has no warm-up; constant_with_warmup has")
         try:
             return get_scheduler(
                 name,

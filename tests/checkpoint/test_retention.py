@@ -138,6 +138,18 @@ def test_a_checkpoint_that_was_not_measured_is_told_once(tmp_path: Path, said: l
     assert disk.steps(tmp_path) == [1, 3]
 
 
+def test_a_metric_that_no_evaluation_has_is_told_once_with_those_that_it_has(tmp_path: Path, said: list[str]) -> None:
+    engine = train(tmp_path, {1: 2.0}, **KEPT, best_metric="exactmatch/eval")
+    for update in (2, 3):
+        engine.trainer.progress.update = update
+        engine.note({"loss/eval": 1.0, "exact_match/eval": 0.5})
+        engine.save({}, RunState())
+    assert [line for line in said if "exactmatch/eval" in line] == [
+        "the evaluation after update 1 measured loss/eval, and not exactmatch/eval, "
+        "by which checkpoint has to find the best"
+    ]
+
+
 def test_a_kill_at_any_file_operation_leaves_the_best_and_a_newest(tmp_path: Path) -> None:
     root = tmp_path / "run"
     train(root, {1: 1.0, 2: 2.0}, **KEPT)
