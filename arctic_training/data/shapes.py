@@ -203,7 +203,11 @@ def _turns(asked: Any = None, answer: Any = None) -> list[dict[str, Any]]:
 def history(row: Row) -> list[dict[str, Any]]:
     """Returns the messages of the questions and answers before, which stand in pairs. Raises `DataError`."""
     value = row.get(HISTORY)
-    told = from_json(value, HISTORY) if isinstance(value, str) and value.strip() else value or ()
+    if isinstance(value, str) and not value.lstrip().startswith("["):
+        if value.strip():
+            remark(UNREAD_COLUMNS, HISTORY)  # which tells a story
+        return []
+    told = from_json(value, HISTORY) if isinstance(value, str) else value or ()
     if not isinstance(told, (list, tuple)) or not all(isinstance(pair, list) and len(pair) == 2 for pair in told):
         raise DataError(f"{HISTORY} is {short(value)}; a list of [question, answer] is wanted")
     return [part for pair in told for part in _turns(*pair)]

@@ -162,6 +162,9 @@ def test_the_questions_and_answers_before_come_first(pair: tuple[str, str]) -> N
     row = dict(zip(pair, ("hi", "yes"), strict=True))
     for none in (None, [], ""):
         assert read({**row, "history": none}).messages == CHAT
+    with collect() as found:
+        assert read({**row, "history": "They met."}).messages == CHAT
+    assert list(found) == [("has columns that nothing reads", "history")]
     for history in ([["hi", "yes"]] * 2, '[["hi", "yes"], ["hi", "yes"]]'):
         assert read({**row, "history": history}).messages == CHAT * 3
 
