@@ -1,6 +1,6 @@
 """The frozen model that a policy is held to: read from ``ref_model``, or the policy as it was at the start."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -27,13 +27,14 @@ rounding does to them, by the mean of squares. Adapters that start as nothing bu
 
 
 def read_reference(value: Any, read: ValidatorFunctionWrapHandler, info: ValidationInfo, *, unwanted: str = "") -> Any:
-    """The section of the reference: given, or the policy's. None where the policy below its adapter is asked instead,
-    and where a reference is ``unwanted``; raises ValueError with that text when one is given nevertheless."""
+    """The section of the reference: given, its name and dtype those of the policy where it leaves them out, or the
+    policy's. None where the policy below its adapter is asked instead, and where a reference is ``unwanted``; raises
+    ValueError with that text when one is given nevertheless."""
     policy = info.data.get("model")
     if value is not None and unwanted:
         raise ValueError(f"{unwanted}; leave ref_model out")
     if value is not None:
-        return read(value)
+        return read(_filled(value, policy) if isinstance(value, Mapping) else value)
     adapter = getattr(policy, "peft_config", None)
     if adapter is not None and not unwanted:
         if str(adapter.get("peft_type", "")).upper() in _PROMPTS:
@@ -47,6 +48,13 @@ def read_reference(value: Any, read: ValidatorFunctionWrapHandler, info: Validat
                 "the start"
             )
     return None if unwanted or policy is None or adapter is not None else read(policy)
+
+
+def _filled(section: Mapping[str, Any], policy: Any) -> dict[str, Any]:
+    kind = getattr(policy, "type", None)
+    same = section.get("type", kind) == kind
+    names = [name for name in ("name_or_path", "dtype") if same and hasattr(policy, name)]
+    return {name: getattr(policy, name) for name in names} | dict(section)
 
 
 def require_fit(block: dict[str, Any] | None, info: ValidationInfo) -> dict[str, Any] | None:

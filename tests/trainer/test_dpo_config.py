@@ -27,7 +27,8 @@ def test_the_reference_has_a_section_of_its_own() -> None:
     told = config(ref_model={"name_or_path": "another/model"})
     assert told.ref_model is not None
     assert told.ref_model.name_or_path == "another/model"  # type: ignore[attr-defined]
-    assert told.ref_model.dtype == "bf16"
+    assert told.ref_model.dtype == "fp32"  # what it leaves out is that of the policy
+    assert config(ref_model={"name_or_path": "another/model", "dtype": "bf16"}).ref_model.dtype == "bf16"  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize("keys", [{"loss_type": "simpo"}, {"model": {**MODEL, "peft_config": LORA}}])

@@ -108,3 +108,11 @@ def test_an_adapter_that_starts_as_more_than_rounding_is_refused(tmp_path: Path)
     confident(tmp_path)
     with pytest.raises(ModelError, match="starts as more than nothing"):
         made(tmp_path, model={"peft_config": adapter("C3A", block_size=16), "dtype": "bf16"})
+
+
+def test_a_reference_takes_the_name_and_the_precision_that_it_leaves_out_from_the_policy(tmp_path: Path) -> None:
+    name = {"name_or_path": files(tmp_path)["model"]["name_or_path"]}
+    for section in (name, {"attn_implementation": "eager"}):
+        trainer = made(tmp_path, ref_model=section, micro_batch_size=7)
+        assert trainer.loss(first_batch(trainer)).item() == pytest.approx(math.log(2), abs=1e-6)
+        trainer.close()
