@@ -36,10 +36,9 @@ def require_own_loss(engine: Any, device: torch.device, *, shared: bool = False,
     following = nn.functional.pad(batch["labels"][:, 1:], (0, 1), value=IGNORED)
     with evaluating([engine.module]):
         try:
-            # some forwards shift the labels, and some are to be called with those of the next tokens
-            found = [
-                engine(**{**batch, "labels": labels}, use_cache=False).loss for labels in (batch["labels"], following)
-            ]
+            # positions are left to it; some forwards shift the labels, some are called with those of the next tokens
+            plain = {name: batch[name] for name in ("input_ids", "attention_mask")}
+            found = [engine(**plain, labels=labels, use_cache=False).loss for labels in (batch["labels"], following)]
         except Exception:  # a model that computes no loss has none that could be another
             return
         terms: list[torch.Tensor] = []
@@ -53,7 +52,8 @@ def require_own_loss(engine: Any, device: torch.device, *, shared: bool = False,
         raise ModelError(
             f"model: on a row of {_LENGTH} tokens {name} computes a loss of {own:.4f} itself, and "
             f"{ours:.4f} would be trained on: its forward computes another loss than the cross-entropy of the "
-            "next tokens" + (f", or adds to it what cannot be had; its config has {keys}" if keys else "")
+            "next tokens, or counts positions from another than 0"
+            + (f", or adds to it what cannot be had; its config has {keys}" if keys else "")
         )
     if terms and shared:
         raise ModelError(

@@ -156,6 +156,15 @@ def test_a_model_with_a_loss_of_another_kind_is_refused() -> None:
         require_own_loss(FrozenEngine(model), CPU)
 
 
+def test_a_model_that_counts_its_positions_from_another_than_0_is_refused() -> None:
+    from transformers import RobertaConfig, RobertaForCausalLM
+
+    shape = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    model = RobertaForCausalLM(RobertaConfig(vocab_size=97, is_decoder=True, max_position_embeddings=64, **shape))
+    with pytest.raises(ModelError, match="counts positions from another than 0"):
+        require_own_loss(FrozenEngine(model.eval()), CPU)
+
+
 def bart() -> Any:
     from transformers import BartConfig, BartForCausalLM
 
