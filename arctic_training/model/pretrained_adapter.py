@@ -1,6 +1,7 @@
 """Reads a folder that PEFT saved as the model that it is: the base that it names, with the adapter merged into it."""
 
 import json
+import os
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,8 +19,8 @@ _CONFIG = "adapter_config.json"
 
 def is_adapter(name: str) -> bool:
     """Whether ``name`` is a folder with an adapter in it, and no model."""
-    folder = Path(name).expanduser()
-    return (folder / _CONFIG).is_file() and not (folder / "config.json").exists()
+    folder = os.path.expanduser(name)  # of os, which answers for names that no file can have, too
+    return os.path.isfile(os.path.join(folder, _CONFIG)) and not os.path.exists(os.path.join(folder, "config.json"))
 
 
 def base_of(name: str) -> str:
@@ -34,7 +35,7 @@ def base_of(name: str) -> str:
         return str(beside)  # a base of its own, that stays with it wherever the folder is moved to
     if not isinstance(base, str) or not base:
         raise ModelError(f"{name}: {_CONFIG} names no base_model_name_or_path")
-    if told := escapes(base) if Path(base).expanduser().exists() else "":
+    if told := escapes(base) if os.path.exists(os.path.expanduser(base)) else "":
         raise ModelError(f"{name}: the base of the adapter, {told}")
     return base
 

@@ -44,7 +44,8 @@ Notes.name = "notes"  # stated here, it is not registered
 
 
 def notes(root: Path, update: int = 0, **section: Any) -> Notes:
-    view: Any = SimpleNamespace(run_dir=root, progress=Progress(update=update))
+    run = SimpleNamespace(evaluate_last=False)
+    view: Any = SimpleNamespace(run_dir=root, progress=Progress(update=update), config=run)
     return Notes(view, CheckpointConfig(type="notes", output_dir=root, **section))()
 
 
