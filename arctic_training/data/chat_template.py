@@ -100,6 +100,8 @@ class ChatTemplate:
         return [self._read(message) for message in chat]
 
     def _read(self, message: Message) -> dict[str, Any]:
+        if len(message) == 2 and isinstance(message.get("content"), str):
+            return dict(message)  # role and text, as most have
         read = {key: value for key, value in message.items() if value is not None}
         if isinstance(read.get("content"), list):
             texts = [_text(part) for part in read["content"]]

@@ -89,9 +89,8 @@ class AnswerFinder:
     def _with_end(self, text: str, span: Span, tools: Sequence[Any] | None) -> Span:
         """The author of the template may have left the end token outside the tag."""
         start, end = span
-        ending = self._rendering(tools).ending
-        for close in (self.template.eos, ending.close.rstrip(), ending.last.rstrip()):
-            if close.endswith(self.template.ends) and text.startswith(close, end):
+        for close in self._rendering(tools).closes:
+            if text.startswith(close, end):
                 return start, end + len(close)
         return span
 

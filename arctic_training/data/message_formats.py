@@ -173,6 +173,8 @@ def _untrained(message: dict[str, Any], where: str) -> str:
 
     Raises `DataError` for values that are neither yes nor no, or contradict one another.
     """
+    if len(message) == 2:
+        return ""  # role and content alone, as most have
     if message.get("train_detail"):
         raise DataError(f"{where} has train_detail: a message is learned as a whole, or not at all")
     flags = {key: message.pop(key) for key in _FLAGS if key in message}

@@ -39,6 +39,13 @@ class Renderer:
         return text.rstrip().endswith(self.template.ends)
 
     @functools.cached_property
+    def closes(self) -> tuple[str, ...]:
+        """Returns the texts with an end token that may stand behind the words of an answer."""
+        ending = self.ending
+        closes = (self.template.eos, ending.close.rstrip(), ending.last.rstrip())
+        return tuple(close for close in closes if close.endswith(self.template.ends))
+
+    @functools.cached_property
     def ending(self) -> "Ending":
         """How a plain answer ends: alone, before a question, and before another answer."""
         question, answer = {"role": "user", "content": _NEXT}, {"role": "assistant", "content": MARKER}
