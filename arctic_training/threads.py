@@ -3,9 +3,9 @@
 import os
 from collections.abc import Mapping
 
-_WAITING = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "1000"}
+_WAITING = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "10000"}
 """Threads that wait give their core away: at once by Intel's and LLVM's OpenMP; by GNU's, which torch comes with, after
-some 20 us, since most waits on an idle machine are shorter. By default they hold it for milliseconds, and where others
+some 200 us, since most waits on an idle machine are shorter. By default they hold it for milliseconds, and where others
 have the cores, most of the time is spent so."""
 _USERS_WAITING = {*_WAITING, "KMP_BLOCKTIME"}
 
