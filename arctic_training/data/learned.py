@@ -8,6 +8,7 @@ from typing import Any
 
 from arctic_training.data.chat_template import Message, Span, text_of
 from arctic_training.data.masking import Found
+from arctic_training.data.message_formats import short
 from arctic_training.errors import DataError
 
 _THOUGHT = re.compile(r".*(?:</[\w:]*(?:think|thought|reason)[\w:]*>|\[/[A-Z_]*THINK[A-Z_]*\])", re.DOTALL)
@@ -70,11 +71,11 @@ def _missing(message: Message, said: str) -> Iterator[str]:
     if not _stands(words, said):
         rest = _THOUGHT.sub("", words, count=1)
         if not _stands(rest, said) or not (rest.strip() or message.get("tool_calls")):
-            yield f"its words {_short(words.strip())} do not stand"
+            yield f"its words {short(words.strip())} do not stand"
     names = Counter(_name(call) for call in message.get("tool_calls") or ())
     for name, count in names.items():
         if name and max(said.count(name), said.count(json.dumps(name)[1:-1])) < count:
-            yield f"the tool call {_short(name)} does not stand" + f" {count} times" * (count > 1)
+            yield f"the tool call {short(name)} does not stand" + f" {count} times" * (count > 1)
 
 
 def _name(call: Any) -> str:
@@ -96,8 +97,3 @@ def _without(text: str, spans: Sequence[Span]) -> str:
     """What is left of a text, the pieces apart."""
     edges = [0, *(edge for span in spans for edge in span), len(text)]
     return "\0".join(text[start:end] for start, end in zip(edges[::2], edges[1::2], strict=True))
-
-
-def _short(value: str) -> str:
-    told = repr(value)
-    return told if len(told) <= 60 else told[:57] + "..."
