@@ -2,18 +2,9 @@
 
 from typing import Any
 
-SHAPE: dict[str, Any] = {
-    "vocab_size": 97,
-    "hidden_size": 32,
-    "intermediate_size": 64,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 128,
-    "head_dim": 8,
-    "pad_token_id": 0,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
+from tests.model import test_target_losses
+
+SHAPE: dict[str, Any] = test_target_losses.SHAPE | {
     "num_local_experts": 4,
     "num_experts": 4,
     "n_routed_experts": 4,
