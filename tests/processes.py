@@ -3,19 +3,23 @@
 import atexit
 import contextlib
 import gc
+import importlib
+import multiprocessing
 import os
 import pickle
+import random
 import signal
 import socket
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
+from tests.forkserver import ROOT, fork, kill
+
 HANG = 900.0
 """Seconds after which what a test waits for is taken to hang. It bounds nothing: a busy machine takes its time."""
 
@@ -23,9 +27,12 @@ _CREWS: dict[int, "Crew"] = {}
 
 
 def free_port() -> int:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        return int(taken.getsockname()[1])
+    """Returns a port that nobody listens on, below those that the system hands out to whoever connects."""
+    while True:
+        port = random.SystemRandom().randrange(10_000, 32_000)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 def environment(rank: int, world: int, port: int) -> dict[str, str]:
@@ -54,7 +61,7 @@ def stop(processes: list[subprocess.Popen[bytes]]) -> None:
 
 
 def run(function: Callable[..., Any], world: int, *args: Any, timeout: float = HANG, **kwargs: Any) -> list[Any]:
-    """What ``function(*args, **kwargs)`` returns in each of ``world`` new processes, by rank.
+    """What ``function(*args, **kwargs)`` returns in each of ``world`` forked processes, by rank.
 
     The function must be importable: a top-level one of a test module. Fails with what all of them printed when one
     fails; kills all of them when ``timeout`` seconds are over.
@@ -80,57 +87,48 @@ def share(function: Callable[..., Any], world: int, *args: Any, timeout: float =
 
 
 class Crew:
-    """Processes that do one job after the other."""
+    """Forked processes that do one job after the other."""
 
     def __init__(self, world: int) -> None:
         self.folder = tempfile.TemporaryDirectory()
         self.jobs = 0
         port = free_port()
-        self.processes = []
+        self.processes, self.pipes = [], []
         for rank in range(world):
-            with open(self._path("log", rank), "wb") as log:
-                self.processes.append(
-                    subprocess.Popen(
-                        [sys.executable, __file__, self.folder.name],
-                        env=environment(rank, world, port),
-                        stdin=subprocess.PIPE,
-                        stdout=log,
-                        stderr=subprocess.STDOUT,
-                        cwd=self.folder.name,
-                        start_new_session=True,
-                    )
-                )
+            there, here = multiprocessing.Pipe(duplex=False)
+            self.pipes.append(here)
+            own = environment(rank, world, port)
+            self.processes.append(fork(_work, (there, Path(self.folder.name)), own, self._path("log", rank)))
+            there.close()
         atexit.register(self.end)
 
     def do(self, function: Callable[..., Any], args: Any, kwargs: Any, timeout: float, last: bool = False) -> list[Any]:
         job = pickle.dumps((self.jobs, function.__module__, function.__name__, args, kwargs, last))
-        logged = [self._path("log", rank).stat().st_size for rank in range(len(self.processes))]
-        for process in self.processes:
-            assert process.stdin is not None
+        logs = [self._path("log", rank) for rank in range(len(self.processes))]
+        logged = [log.stat().st_size if log.exists() else 0 for log in logs]
+        for pipe in self.pipes:
             with contextlib.suppress(BrokenPipeError):
-                process.stdin.write(len(job).to_bytes(8, "big") + job)
-                process.stdin.flush()
+                pipe.send_bytes(job)
         done = [self._path(f"value_{self.jobs}", rank) for rank in range(len(self.processes))]
         self.jobs += 1
         end = time.monotonic() + timeout
         while not self._over(done, last) and time.monotonic() < end:
             time.sleep(0.02)
-        codes = [process.poll() for process in self.processes]
+        codes = [process.exitcode for process in self.processes]
         if not all(one.exists() for one in done) or any(codes) or (last and None in codes):
-            told = [self._path("log", rank).read_bytes()[at:][-6000:] for rank, at in enumerate(logged)]
-            said = "\n".join(
+            printed = [log.read_bytes()[start:][-6000:] for log, start in zip(logs, logged, strict=True)]
+            texts = "\n".join(
                 f"--- rank {n}, {'still running' if code is None else f'exit {code}'}\n{text.decode(errors='replace')}"
-                for n, (code, text) in enumerate(zip(codes, told, strict=True))
+                for n, (code, text) in enumerate(zip(codes, printed, strict=True))
             )
-            raise AssertionError(f"{function.__name__} failed in {len(codes)} processes\n{said}")
+            raise AssertionError(f"{function.__name__} failed in {len(codes)} processes\n{texts}")
         return [pickle.loads(one.read_bytes()) for one in done]
 
     def end(self) -> None:
-        stop(self.processes)
         for process in self.processes:
-            if process.stdin is not None:
-                with contextlib.suppress(BrokenPipeError):
-                    process.stdin.close()
+            kill(process)
+        for pipe in self.pipes:
+            pipe.close()
         self.folder.cleanup()
         atexit.unregister(self.end)
 
@@ -138,20 +136,22 @@ class Crew:
         return Path(self.folder.name) / f"{what}_{rank}"
 
     def _over(self, done: list[Path], last: bool) -> bool:
-        codes = [process.poll() for process in self.processes]
+        codes = [process.exitcode for process in self.processes]
         if any(code is not None and (code or not last) for code in codes):
             time.sleep(1)  # let the others say what they think of it
             return True
         return None not in codes if last else all(one.exists() for one in done)
 
 
-def _work(folder: Path) -> None:
+def _work(jobs: Connection, folder: Path) -> None:
     """One process of a crew: read a job, do it, leave its value in a file."""
-    import importlib
-
-    while size := sys.stdin.buffer.read(8):
-        job = pickle.loads(sys.stdin.buffer.read(int.from_bytes(size, "big")))
-        number, module, name, args, kwargs, last = job
+    os.chdir(folder)
+    while True:
+        try:
+            job = jobs.recv_bytes()
+        except EOFError:  # the tests are over
+            return
+        number, module, name, args, kwargs, last = pickle.loads(job)
         value = getattr(importlib.import_module(module), name)(*args, **kwargs)
         file = folder / f"value_{number}_{os.environ['RANK']}"
         file.with_suffix(".part").write_bytes(pickle.dumps(value))
@@ -161,8 +161,3 @@ def _work(folder: Path) -> None:
         if not number:  # what has been imported stays: looking through it for garbage takes longer than a small run
             gc.collect()
             gc.freeze()
-
-
-if __name__ == "__main__":
-    sys.path[0] = str(ROOT)  # where a test module is called what pytest calls it
-    _work(Path(sys.argv[1]))

@@ -64,7 +64,7 @@ def fail_first() -> str:
 
 
 def test_the_others_do_not_wait_for_a_first_that_failed() -> None:
-    assert processes.run(fail_first, 2) == ["no room", "the first process failed; its own message says why"]
+    assert processes.share(fail_first, 2) == ["no room", "the first process failed; its own message says why"]
 
 
 def on_two_machines(fails: bool) -> Any:
