@@ -1,19 +1,24 @@
 """Writes the recipe reference out of the config classes, so that it cannot differ from what is read."""
 
+import functools
+import json
 import types
 import typing
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic_core import PydanticUndefined
-from sphinx.application import Sphinx
 
 from arctic_training import builtin as _builtin  # noqa: F401  fills the shelves
+from arctic_training.config import describe
 from arctic_training.config.base import BaseConfig, ComponentConfig
 from arctic_training.config.component import Slot
-from arctic_training.config.describe import descriptions
+from arctic_training.config.recipe import DEFAULT_TRAINER
 from arctic_training.config.trainer import TrainerConfig
 from arctic_training.registry import lookup, names
+
+if TYPE_CHECKING:
+    from sphinx.application import Sphinx
 
 SECTIONS = [
     ("model", "model_factory"),
@@ -33,66 +38,61 @@ SECTIONS = [
 
 INTRODUCTION = """# Recipe reference
 
-Every key that a recipe may have, generated from the classes that read it. A section is read by the class that its
-`type` names; the trainer's first is the default. `arctic_training list` names the classes, and
-`arctic_training validate recipe.yaml --show` prints a recipe with every default and where each value came from.
+Every key that a recipe may have, generated from the classes that read it. The class that the `type` of a section names
+reads the section; the first class that the trainer lists is the default. `arctic_training list` shows the classes, and
+`arctic_training validate recipe.yaml --show` prints a recipe with every default and where each value comes from.
 
-Numbers may be written `1e-4`, `2k` (2,000), `4ki` (4,096), `1_000`, `10%` and `2^20`. `${key.path}` stands for another
-key's value, `${env:NAME}` for a variable's, which is never shown, and `extends: base.yaml` begins with another recipe.
-Words are YAML 1.2's: `on`, `off`, `yes` and `no` are words, `true` and `false` are booleans.
+Each line gives the key, its type, its default and its meaning. A key without *required* may be left out. Numbers may
+be written `1e-4`, `2k` (2,000), `4ki` (4,096), `1_000`, `10%` and `2^20`. `${key.path}` is replaced by the value of
+another key, `${env:NAME}` by an environment variable, whose value is never shown, and `extends: base.yaml` starts from
+another recipe. Words are those of YAML 1.2: `on`, `off`, `yes` and `no` are strings, `true` and `false` are booleans.
 
-## Recipes of ArcticTraining 0.8
-
-They are read unchanged. A key whose feature is not built yet is refused by its name, unless it has the value that means
-"off". What is different when a recipe says nothing:
-
-| what | there | here |
-|---|---|---|
-| loss of a window | mean of the micro-batches' means | mean over all targets of the window and of all processes |
-| last short window of an epoch | dropped or carried over | an update of its own |
-| ZeRO stage | 2 | 1 on several processes, and in bf16 with accumulation; else 0 |
-| `optimizer.type` | `fused_adam` | `adamw`, torch's fused one; `fused_adam` is there by name |
-| `model.attn_implementation` | `sdpa` | `auto`: within each document, without a mask, where the model allows it |
-| `model.disable_activation_checkpoint` | `false`: recomputed | kept, unless a GPU's memory would not hold them |
-| `data.dl_num_workers` of text | 2 | 0: reading tokens from the cache takes microseconds |
-| `data.div_length` | 256 | 256 for packed rows, 8 for padded ones |
-| `checkpoint.output_dir` | required | `checkpoints/<type>` in the run folder |
-| `train_log_metrics_path` | `train-log-metrics.jsonl` in the current folder | `metrics.jsonl` in the run folder |
-| `kill_switch_path` | a file in the temporary folder | `kill_switch` in the run folder |
-| a schedule's length | micro-batches in places | optimizer updates everywhere |
+Recipes of ArcticTraining 0.8: see [which of them pass, and what is different](migration.md).
 """
+
+descriptions = functools.cache(describe.descriptions)
+
+PLAIN = {int: "int", float: "float", str: "str", bool: "bool", dict: "dict", list: "list", Path: "path", Any: "any"}
 
 
 def shown_type(annotation: Any) -> str:
-    """A type as a person reads it."""
+    """Returns a type as the field writes it: ``int``, ``path``, ``list of str``, ``"sum" | "none"``."""
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
     if origin is typing.Annotated:
         return shown_type(arguments[0])
     if origin is typing.Literal:
-        return " or ".join(f"`{argument}`" for argument in arguments)
+        return " | ".join(f'"{argument}"' for argument in arguments)
     if origin in (typing.Union, types.UnionType):
-        return " or ".join("nothing" if a is type(None) else shown_type(a) for a in arguments)
-    if origin in (list, tuple, dict):
-        inside = [shown_type(a) for a in arguments if a is not Ellipsis]
-        return {list: "list of ", tuple: "", dict: "mapping of "}[origin] + ", ".join(inside)
+        return " | ".join(shown_type(one) for one in arguments if one is not type(None))
+    if origin is tuple:
+        return f"list of {len(arguments)} {shown_type(arguments[0])}"
+    if origin is list:
+        return f"list of {shown_type(arguments[0])}"
+    if origin is dict:
+        return "dict"
     if isinstance(annotation, type) and issubclass(annotation, BaseConfig):
         return "section"
-    plain = {int: "whole number", float: "number", str: "text", bool: "boolean", Path: "path", Any: "anything"}
-    return plain.get(annotation, getattr(annotation, "__name__", str(annotation)))
+    return PLAIN.get(annotation, getattr(annotation, "__name__", str(annotation)))
 
 
 def shown_default(field: Any) -> str:
+    """Returns ``required``, ``optional`` or ``default ...``; nothing for a section, whose keys have their own."""
     if field.is_required():
-        return "required"
-    value = field.default_factory() if field.default_factory is not None else field.default
-    if value is PydanticUndefined or isinstance(value, BaseConfig):
-        return ""
-    return "nothing" if value is None or value == [] or value == {} or value == "" else f"`{value}`"
+        return ", *required*"
+    value = default(field)
+    if value is None:
+        return ", optional"
+    sections = isinstance(value, BaseConfig) or (value == {} and shown_type(field.annotation) == "section")
+    return "" if sections or value is PydanticUndefined else f", default `{json.dumps(value, default=str)}`"
+
+
+def default(field: Any) -> Any:
+    return field.default_factory() if field.default_factory is not None else field.default
 
 
 def table(config_type: type[BaseConfig], *, without: type[BaseConfig] | None = None, above: str = "") -> list[str]:
-    """The keys of a section, but for those of its base class ``without``; ``above`` are the keys that lead to it."""
-    told = descriptions(config_type)
+    """Returns a line for each key of a section, without those of its base class ``without``; ``above`` leads to it."""
+    meanings = descriptions(config_type)
     known = set(without.model_fields) if without is not None else set()
     lines: list[str] = []
     for name, field in config_type.model_fields.items():
@@ -100,13 +100,14 @@ def table(config_type: type[BaseConfig], *, without: type[BaseConfig] | None = N
             continue
         if name == "type" and config_type is not TrainerConfig:
             continue
-        default = shown_default(field)
-        what = " ".join(told.get(name, "").replace("``", "`").split())
-        shown = shown_type(field.annotation) + (f"; {default}" if default else "")
-        lines += [f"`{above}{name}` ({shown})", f": {what or name}", ""]
-        if not default and isinstance(field.annotation, type):  # a section that one class reads, whatever the recipe
-            lines += table(field.annotation, above=f"{above}{name}.")
-    return lines
+        meaning = " ".join(meanings.get(name, "").replace("``", "`").split())
+        shown = f"`{shown_type(field.annotation)}`{shown_default(field)}"
+        if name == "type":
+            shown = f'`str`, default `"{DEFAULT_TRAINER}"`'
+        lines.append(f"- **`{above}{name}`** ({shown}): {meaning or name}")
+        if isinstance(default(field), BaseConfig):  # a section that one class reads, whatever the recipe
+            lines += table(type(default(field)), above=f"{above}{name}.")
+    return lines if above else [*lines, ""]
 
 
 def same(config_type: type[BaseConfig], base: type[BaseConfig] | None, name: str) -> bool:
@@ -125,6 +126,7 @@ def pages() -> str:
     for name in names("trainer"):
         cls: Any = lookup("trainer", name)
         lines += [f"### Trainer `{name}`", "", subject(cls), ""]
+        lines += ["Classes that it accepts, the default first:", ""]
         for key, field in cls.config_type.model_fields.items():
             slot = next((m for m in field.metadata if isinstance(m, Slot)), None)
             if slot is not None:
@@ -141,13 +143,13 @@ def pages() -> str:
     return "\n".join(lines) + "\n"
 
 
-def write(app: Sphinx) -> None:
+def write(app: "Sphinx") -> None:
     path = Path(app.srcdir) / "recipe.md"
     text = pages()
     if not path.exists() or path.read_text(encoding="utf-8") != text:
         path.write_text(text, encoding="utf-8")
 
 
-def setup(app: Sphinx) -> dict[str, Any]:
+def setup(app: "Sphinx") -> dict[str, Any]:
     app.connect("builder-inited", write)
     return {"parallel_read_safe": True}
