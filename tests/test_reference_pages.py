@@ -1,0 +1,255 @@
+"""The reference pages say what the code does: messages, events, batch keys, metrics, files, names, recipe keys."""
+
+import ast
+import importlib
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import arctic_training
+from arctic_training import builtin as _builtin  # noqa: F401  registers the classes that a recipe can name
+from arctic_training import get_config
+from arctic_training.config.not_built import KEYS, TYPES
+from arctic_training.errors import InputError
+from arctic_training.registry import kinds, lookup, names
+from tests import documented_messages
+from tests.contract import cases
+from tests.processes import ROOT
+
+DOCS = ROOT / "docs"
+API = (DOCS / "api.md").read_text(encoding="utf-8")
+MIGRATION = (DOCS / "migration.md").read_text(encoding="utf-8")
+
+
+def section(heading: str) -> str:
+    """Returns the part of the API reference below ``heading``, up to the next one of its level or above."""
+    level = len(heading.partition(" ")[0])
+    return re.split(rf"^#{{1,{level}}} ", API.partition(f"{heading}\n")[2], maxsplit=1, flags=re.MULTILINE)[0]
+
+
+def rows(text: str) -> list[list[str]]:
+    """Returns the cells of the rows of its tables, without headings."""
+    lines = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("|")]
+    return [line for line, below in zip(lines, [*lines[1:], [""]], strict=True) if "---" not in line[0] + below[0]]
+
+
+def code(cell: str) -> list[str]:
+    return re.findall(r"`([^`]+)`", cell)
+
+
+def test_the_messages_are_those_of_the_command() -> None:
+    text = documented_messages.PAGE.read_text(encoding="utf-8")
+    assert documented_messages.page() == text, "run python -m tests.documented_messages"
+    assert text.count("<!-- c") >= 20
+
+
+def test_the_other_messages_are_in_the_code() -> None:
+    text = documented_messages.PAGE.read_text(encoding="utf-8")
+    constants = [
+        node.value
+        for file in (ROOT / "arctic_training").rglob("*.py")
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    ]
+    for block in re.findall(r"<!-- code -->\n```text\n(.*?)```", text, re.DOTALL):
+        for fragment in re.split(r"\.\.\.|\n", block):
+            fragment = fragment.strip(" :;,[]")
+            assert len(fragment) < 4 or any(fragment in constant for constant in constants), fragment
+
+
+def test_every_public_name_is_documented() -> None:
+    documented = re.findall(r"^\.\. (?:auto\w+|py:data):: arctic_training\.(\w+)", API, re.MULTILINE)
+    assert sorted(documented) == sorted(arctic_training.__all__)
+
+
+def test_every_name_of_this_package_on_the_pages_is_there() -> None:
+    pages = [ROOT / "README.md", *DOCS.glob("*.md"), *(DOCS / "guides").glob("*.md")]
+    for page in pages:
+        text = page.read_text(encoding="utf-8")
+        imported = re.findall(r"^from (arctic_training[\w.]*) import (.+)$", text, re.MULTILINE)
+        found = [f"{module}.{name.strip()}" for module, some in imported for name in some.split(",")]
+        found += re.findall(r"`(arctic_training(?:\.\w+)+)", text) if page.name != "recipe.md" else []
+        for name in found:
+            resolve(name)
+
+
+def resolve(name: str) -> Any:
+    """Returns the module or attribute that a dotted name means. Raises AttributeError."""
+    module, _, rest = name.partition(".")
+    value: Any = importlib.import_module(module)
+    for part in filter(None, rest.split(".")):
+        module += f".{part}"
+        try:
+            value = getattr(value, part)
+        except AttributeError:
+            value = importlib.import_module(module)
+    return value
+
+
+def test_the_events_are_those_of_the_classes() -> None:
+    trainers, others = [rows(part) for part in section("## Events of a trainer").split("| class | events |")]
+    documented = {code(row[0])[0] for row in trainers}
+    every = set[str]().union(*(lookup("trainer", name).events() for name in names("trainer")))
+    assert documented == every
+    for name, *events in ([*code(row[0]), *code(row[1])] for row in others if row[0].startswith("`")):
+        assert set(events) == getattr(arctic_training, name).events()
+
+
+@pytest.mark.parametrize("name", cases.CASES)
+def test_batches_metrics_and_files_are_as_documented(name: str, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    more: dict[str, Any] = {"epochs": 1, "train_iters": 2, "evaluate_last": True, "output_dir": str(run)}
+    recipe = cases.recipe(name, tmp_path, **more, checkpoint={"type": "deepspeed", "save_end_of_training": True})
+    recipe["data"]["eval_sources"] = recipe["data"]["sources"]
+    if name == "causal":
+        recipe["data"]["pack_samples"] = True
+    if name == "sft":
+        recipe["evaluators"] = ["generate"]
+        recipe["checkpoint"] = [recipe["checkpoint"], {"type": "huggingface", "save_end_of_training": True}]
+    trainer = lookup("trainer", name)(get_config(recipe))
+    batches: list[Any] = []
+    trainer.callbacks.append(("pre-loss", lambda trainer, batch: batches.append(batch)))
+    trainer.train()
+    trainer.close()
+    require_keys(name, batches[0], packed="cu_seq_lens_q" in batches[0])
+    require_metrics(run / "metrics.jsonl")
+    require_files(run)
+
+
+def require_keys(name: str, batch: Any, *, packed: bool) -> None:
+    tables = {
+        "sft": "### sft and causal",
+        "causal": "### sft and causal",
+        "gan": "### gan, and the data factory `tensor`",
+    }
+    found = {key: row[-1] for row in rows(section(tables.get(name, f"### {name}"))) for key in code(row[0])}
+    if name in ("sft", "causal", "dpo"):
+        column = 2 if packed else 1
+        tokens = {key: row[column] for row in rows(section(tables["sft"])) for key in code(row[0])}
+        found = {key: shape for key, shape in tokens.items() if shape != "absent"} | (found if name == "dpo" else {})
+    assert set(batch) == set(found)
+    for key, value in batch.items():
+        if isinstance(value, torch.Tensor) and (dtype := re.match(r"(int|float)\d+", found[key])):
+            assert str(value.dtype) == f"torch.{dtype[0]}", key
+            shape = re.search(r"`\[([^\]]*)\]`", found[key])
+            assert shape and value.dim() == len(shape[1].split(",")), key
+
+
+def require_metrics(path: Path) -> None:
+    documented = [re.sub("<[^>]+>", "[^/]+", name) for row in rows(section("## Metrics")) for name in code(row[0])]
+    pattern = re.compile("|".join(f"(?:{name})(?:/eval)?" for name in documented))
+    found = set[str]().union(*map(json.loads, path.read_text().splitlines())) - {"step", "time"}
+    assert len(found) > 5
+    assert [name for name in found if not pattern.fullmatch(name)] == []
+
+
+def require_files(folder: Path) -> None:
+    documented = [code(row[0])[0] for row in rows(section("## Files of a run folder"))]
+    patterns = [re.sub("<[^>]+>", "[^/]+", name.replace(".", r"\.")) + ".*" * name.endswith("/") for name in documented]
+    files = [str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()]
+    assert len(files) > 5
+    assert [file for file in files if not any(re.fullmatch(pattern, file) for pattern in patterns)] == []
+
+
+@pytest.mark.parametrize(("key", "feature"), [*((key, told[0]) for key, told in KEYS.items()), *TYPES.items()])
+def test_what_is_not_built_is_on_the_migration_page(key: str, feature: str) -> None:
+    (row,) = [row for row in rows(MIGRATION) if f"`{key}`" in row[0] and "not built" in row[-1]]
+    assert f"{feature} is not built yet" in row[-1]
+
+
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [
+        ({}, ""),
+        ({"tiled_mlp_compute": True}, "the tiled MLP is not built yet"),
+        ({"activation_checkpoint_cpu_offload": True}, "offloading activation checkpoints"),
+        ({"arctic_moe": "auto"}, "the grouped-GEMM MoE layer is not built yet"),
+        ({"sequence_parallel_size": 8}, "give model.attn_implementation: auto"),
+        ({"data": {"sources": [{"type": "snowflake", "sql": "SELECT 1"}]}}, "reads from Snowflake is not built yet"),
+    ],
+)
+def test_recipes_of_arctic_training_pass_or_are_refused_as_told(more: dict[str, Any], told: str) -> None:
+    recipe: dict[str, Any] = {
+        "type": "sft",
+        "min_iterations": 4,
+        "exit_iteration": 4,
+        "model": {"type": "liger", "name_or_path": "some/model", "attn_implementation": "flash_attention_2"},
+        "data": {
+            "sources": [{"type": "huggingface_instruct", "name_or_path": "some/chats", "role_mapping": {"user": "q"}}],
+            "cache_dir": "cache",
+            "dl_num_workers": 1,
+            "max_length": "32_000",
+        },
+        "optimizer": {"type": "cpu_adam", "learning_rate": 1e-5},
+        "deepspeed": {"zero_optimization": {"stage": 3}, "seq_parallel_communication_data_type": "bf16"},
+        "logger": {"level": "WARNING", "output_dir": "logs", "print_output_ranks": [0, 1]},
+        "wandb": {"enable": False, "project": "mine"},
+    }
+    if not told:
+        assert get_config(recipe)
+        return
+    with pytest.raises(InputError, match=re.escape(told)):
+        get_config(recipe | more)
+
+
+@pytest.fixture(scope="module")
+def own_code(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The Python code of the pages as one file: a class can be registered once."""
+    blocks = [
+        block
+        for page in ("extending.md", "migration.md")
+        for block in re.findall(r"^```python\n(.*?)^```", (DOCS / page).read_text("utf-8"), re.DOTALL | re.MULTILINE)
+    ]
+    path = tmp_path_factory.mktemp("pages") / "train.py"
+    path.write_text("\n\n".join(blocks), encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize("kind", ["mine", "squared", "grpo", "tied"])
+def test_the_classes_on_the_pages_train(
+    kind: str, own_code: Path, tmp_path: Path, tiny_model: Path, tiny_chats: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe: dict[str, Any] = {
+        "type": kind,
+        "code": str(own_code),
+        "output_dir": str(tmp_path / "run"),
+        "model": {"name_or_path": str(tiny_model), "dtype": "fp32"},
+        "data": {"sources": [str(tiny_chats)], "max_length": 400},
+        "train_iters": 2,
+        "loss_log_interval": 0,
+    }
+    if kind == "grpo":
+        recipe |= {"rewards": ["brief"], "num_generations": 2, "max_new_tokens": 4}
+    elif kind == "mine":
+        recipe["callbacks"] = [{"type": "print", "every": 1}]
+        recipe["data"]["sources"] = ["questions"]
+    config = get_config(recipe)
+    trainer = lookup("trainer", kind)(config)
+    trainer.train()
+    trainer.close()
+    if kind == "mine":
+        assert re.search(r"^\d+\.\d+$", capsys.readouterr().out, re.MULTILINE)
+    elif kind == "tied":
+        model = lookup("model_factory", "score_model")(trainer, config.model)
+        assert model.auto_class.__name__ == "AutoModelForSequenceClassification"
+
+
+def test_the_recipe_reference_has_every_class_and_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(DOCS / "_ext")
+    page = importlib.import_module("recipe_reference").pages()
+    del sys.modules["recipe_reference"]
+    for kind in kinds():
+        for name in names(kind):
+            cls: Any = lookup(kind, name)
+            if not cls.__module__.startswith("arctic_training."):
+                continue
+            assert re.search(rf"^### .*`{name}`$", page, re.MULTILINE)
+            assert [key for key in cls.config_type.model_fields if f"**`{key}`** (`" not in page] == []
+    assert "- **`micro_batch_size`** (`int`, default `1`): " in page
+    assert "- **`name_or_path`** (`str`, *required*): " in page
+    assert "- **`output_dir`** (`path`, optional): " in page
