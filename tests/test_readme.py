@@ -8,8 +8,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 from tests import tiny
 
 ROOT = Path(__file__).parents[1]
@@ -46,7 +44,6 @@ def test_every_link_leads_somewhere() -> None:
     assert [link for link in links if "://" not in link and not (ROOT / link).exists()] == []
 
 
-@pytest.mark.slow
 def test_its_recipe_its_trainer_and_its_commands_work(tmp_path: Path) -> None:
     """With a tiny model in the place of the one that the quick start leaves."""
     recipe, text = written("yaml")

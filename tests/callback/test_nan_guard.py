@@ -160,7 +160,6 @@ def test_the_run_never_goes_back_to_the_checkpoint_of_another_run(tmp_path: Path
     assert train(tmp_path, lose, nan_guard="back")["progress"].update == 9
 
 
-@pytest.mark.long
 def test_what_was_left_out_stays_out_when_the_run_is_resumed(tmp_path: Path) -> None:
     told = {"nan_guard": "back", "checkpoint": {"type": "deepspeed", "save_every_n_steps": 1, "auto_resume": True}}
     train(tmp_path, on((0, 8)), **told, exit_iteration=3)
@@ -187,7 +186,7 @@ def stop_by_loss(folder: Path) -> tuple[str, list[str]]:
     raise AssertionError("nothing was noticed")
 
 
-@pytest.mark.parametrize("world", [1, pytest.param(2, marks=pytest.mark.long)])
+@pytest.mark.parametrize("world", [1, 2])
 def test_a_loss_that_is_no_number_ends_the_run_also_where_the_gradient_is_one(tmp_path: Path, world: int) -> None:
     for text, saved in processes.share(stop_by_loss, world, tmp_path):
         assert f"the loss is not finite: rank {world - 1}" in text and "nothing is saved" in text

@@ -202,7 +202,7 @@ def test_what_is_saved_loads_with_peft_alone(root: Path, tmp_path: Path, method:
     require_equal(root, tmp_path, settings(method, keys.pop("peft", {})), **keys)
 
 
-@pytest.mark.long
+@pytest.mark.nightly
 @pytest.mark.parametrize("condition", CONDITIONS)
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_loads_or_is_refused_before_data(root: Path, tmp_path: Path, method: str, condition: str) -> None:

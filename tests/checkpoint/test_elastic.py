@@ -102,14 +102,14 @@ def test_another_number_of_processes(tmp_path: Path, before: int, after: int) ->
     compare(tmp_path, before, after, moves("adamw", (0, 0), (1, 3), (3, 1), (2, 3), (3, 3), (1, 1)))
 
 
-@pytest.mark.long
+@pytest.mark.nightly
 @pytest.mark.parametrize(("before", "after"), [(1, 2), (2, 1)])
 def test_other_optimizers_and_precisions(tmp_path: Path, before: int, after: int) -> None:
     compare(tmp_path, before, after, OTHERS)
 
 
 @pytest.mark.fault(18)
-@pytest.mark.long
+@pytest.mark.nightly
 @pytest.mark.parametrize(("before", "after"), [(1, 1), (1, 2), (2, 1)])
 def test_every_stage_to_every_stage(tmp_path: Path, before: int, after: int) -> None:
     compare(tmp_path, before, after, moves("adamw", *product(STAGES, STAGES)))

@@ -204,13 +204,13 @@ def move(name: str, root: Path, first: Cut, second: Cut, updates: Iterable[int],
     [
         ("packed", Cut(1, 1, 1, 4), Cut(2, 3, 1, 2)),
         ("sft", Cut(2, 2, 2, 1), Cut(1, 0, 1, 4)),
-        pytest.param("lora", Cut(2, 3, 1, 2), Cut(1, 1, 4, 1), marks=pytest.mark.long),
+        ("lora", Cut(2, 3, 1, 2), Cut(1, 1, 4, 1)),
         ("gan", Cut(2, 3, 4, 1), Cut(1, 1, 4, 2)),
-        pytest.param("gan", Cut(1, 0, 4, 2), Cut(2, 3, 2, 2), marks=pytest.mark.long),
+        pytest.param("gan", Cut(1, 0, 4, 2), Cut(2, 3, 2, 2), marks=pytest.mark.nightly),
         ("stream", Cut(2, 1, 1, 2), Cut(1, 2, 1, 4)),
         ("grpo", Cut(2, 3, 2, 1), Cut(1, 0, 1, 4)),
-        pytest.param("grpo", Cut(1, 1, 2, 2), Cut(2, 2, 1, 2), marks=pytest.mark.long),
-        pytest.param("stream", Cut(1, 1, 1, 4), Cut(2, 3, 1, 2), marks=pytest.mark.long),
+        pytest.param("grpo", Cut(1, 1, 2, 2), Cut(2, 2, 1, 2), marks=pytest.mark.nightly),
+        pytest.param("stream", Cut(1, 1, 1, 4), Cut(2, 3, 1, 2), marks=pytest.mark.nightly),
         ("packed", Cut(1, 1, 1, 4), Cut(2, 3, 1, 4, shared=2)),
         ("sft", Cut(2, 2, 2, 2, shared=2), Cut(2, 1, 1, 2)),
     ],
@@ -225,7 +225,7 @@ def test_the_same_samples_and_losses_on_other_processes(tmp_path: Path, name: st
             assert len({sample for n in epoch for sample in whole[n]}) == sum(len(whole[n]) for n in epoch) == 22
 
 
-@pytest.mark.long
+@pytest.mark.nightly
 @pytest.mark.parametrize(
     ("name", "first", "second"),
     [

@@ -23,8 +23,6 @@ from arctic_training.launcher import _Child, _environment, _outcome, _processes,
 from tests.command import alive, wait_for
 from tests.processes import HANG, ROOT
 
-pytestmark = pytest.mark.slow
-
 Start = Callable[..., subprocess.Popen[str]]
 
 

@@ -13,9 +13,6 @@ import yaml
 from tests.command import shared_memory
 from tests.processes import HANG, ROOT
 
-pytestmark = pytest.mark.slow
-
-
 NUMBERED = """
 import os
 with open(os.environ["PIDS"], "a") as pids:

@@ -69,7 +69,6 @@ def test_openmp_itself_hears_of_it_in_a_run_of_one_process(tmp_path: Path) -> No
     assert re.search(r"OMP_WAIT_POLICY ?= ?'PASSIVE'", said)  # which it prints when it is loaded
 
 
-@pytest.mark.slow
 def test_the_users_settings_are_those_of_every_process(tmp_path: Path) -> None:
     told, _ = ranks(tmp_path, "--num_gpus", "2", OMP_WAIT_POLICY="ACTIVE", OMP_NUM_THREADS="3")
     assert [[rank[name] for name in OPENMP[:3]] for rank in told] == [["3", "ACTIVE", None]] * 2

@@ -2,25 +2,50 @@
 
 import json
 import shutil
+from collections import Counter
+from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
 
+import arctic_training.builtin  # noqa: F401  fills the registry
 from arctic_training import get_config
+from arctic_training.config.consistent import shares_sequences
 from arctic_training.registry import lookup
 from tests import processes
 from tests.contract.cases import CASES, recipe
+from tests.covering import covering
 
-Cases = tuple[tuple[int, int], ...]
-"""ZeRO stages and accumulations."""
-FIRST: Cases = ((0, 1), (1, 4), (2, 1), (3, 4))
-OTHER: Cases = ((0, 4), (1, 1), (2, 4), (3, 1))
+
+class Case(NamedTuple):
+    """The settings of a run that is interrupted."""
+
+    trainer: str
+    stage: int
+    accumulation: int
+    layout: tuple[int, int]
+    """Processes, and how many of them share a sequence."""
+    dtype: str
+
+    def __str__(self) -> str:
+        world, sharing = self.layout
+        processes = "1 process" if world == 1 else f"{world} processes{' that share sequences' if sharing > 1 else ''}"
+        return f"{self.trainer}, {processes}, stage {self.stage}, accumulation {self.accumulation}, {self.dtype}"
+
+
+EVERY = [
+    case
+    for case in map(Case._make, product(sorted(CASES), range(4), (1, 4), ((1, 1), (2, 1), (2, 2)), ("fp32", "bf16")))
+    if case.layout[1] == 1 or shares_sequences(lookup("trainer", case.trainer))
+]
+FEW = covering(EVERY)
+"""In these every two settings meet."""
 
 
 def train(told: dict[str, Any]) -> dict[str, Any]:
-    """Run a recipe to its end; returns what must be equal."""
+    """Trains to the end of a recipe; returns what must be equal."""
     from arctic_training.engine.zero import full_parameter
 
     config = get_config(told)
@@ -38,130 +63,94 @@ def train(told: dict[str, Any]) -> dict[str, Any]:
 
 
 def losses(run: Path) -> dict[int, float]:
-    """The loss of each update, as the run told it."""
+    """Returns the loss of each step, as the run logged it."""
     lines = (json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines())
     return {line["step"]: line["loss"] for line in lines if "loss" in line}
 
 
 def interrupt_everywhere(
-    name: str,
-    root: str,
-    cases: Cases,
-    dtype: str = "fp32",
-    data: dict[str, Any] | None = None,
-    **more: Any,
-) -> list[str]:
-    """Train whole, then go on from the checkpoints of several updates; returns what was compared."""
+    case: Case, root: str, *, everywhere: bool = False, data: dict[str, Any] | None = None, **more: Any
+) -> int:
+    """Trains whole, then goes on from the checkpoints of several steps; returns how many runs were compared."""
     from arctic_training import distributed
 
-    seen, files = [], Path(root) / "files"
+    files = Path(root) / "files"
     distributed.init()
     if distributed.is_main():
-        recipe(name, files)
+        recipe(case.trainer, files)
     distributed.barrier()
-    for stage, accumulate in cases:
-        here = Path(root) / f"{name}_{stage}_{accumulate}"
-        common: dict[str, Any] = {
-            "gradient_accumulation_steps": accumulate,
-            "deepspeed": {"zero_optimization": {"stage": stage}},
-            **more,
-        }
-        if accumulate == 4 and distributed.world_size() > 1:
-            common["epochs"] = 4  # of one update each
+    common: dict[str, Any] = {
+        "gradient_accumulation_steps": case.accumulation,
+        "deepspeed": {"zero_optimization": {"stage": case.stage}},
+        "sequence_parallel_size": case.layout[1],
+        **more,
+    }
+    if case.accumulation == 4 and distributed.world_size() > 1:
+        common["epochs"] = 4  # of one step each
 
-        def told(run: str, **checkpoint: Any) -> dict[str, Any]:
-            section = {"type": "deepspeed", "output_dir": str(here / run / "saved"), **checkpoint}  # noqa: B023
-            made = recipe(name, files, output_dir=str(here / run), checkpoint=section, **common)  # noqa: B023
-            made["data"] |= data or {}
-            for role in {"model", "discriminator"} & made.keys():
-                made[role]["dtype"] = dtype
-            return made
+    def settings(run: str, **checkpoint: Any) -> dict[str, Any]:
+        section = {"type": "deepspeed", "output_dir": str(Path(root) / run / "saved"), **checkpoint}
+        settings = recipe(case.trainer, files, output_dir=str(Path(root) / run), checkpoint=section, **common)
+        settings["data"] |= data or {}
+        for role in {"model", "discriminator"} & settings.keys():
+            settings[role]["dtype"] = case.dtype
+        return settings
 
-        whole = train(told("whole", save_every_n_steps=1))
-        last = whole["progress"]["update"]
-        assert last >= 4, f"{last} updates are too few to interrupt"
-        # inside an epoch; at its end; and, in one process, just before the run's
-        cuts = {1, last // 2} if distributed.world_size() > 1 else {1, last // 2, last - 1}
-        for update in sorted(cuts):
-            run = f"from_{update}"
-            if distributed.is_main():
-                saved = here / "whole" / "saved" / f"step_{update}"
-                shutil.copytree(saved, here / run / "saved" / saved.name)
-            distributed.barrier()
-            again = train(told(run, auto_resume=True))
-            what = f"{name}, {dtype}, stage {stage}, accumulation {accumulate}, from update {update} of {last}"
-            assert again["progress"] == whole["progress"], what
-            for key, weight in whole["weights"].items():
-                assert torch.equal(again["weights"][key], weight), f"{what}: {key}"
-            if distributed.is_main():
-                first = {n: loss for n, loss in losses(here / "whole").items() if n > update}
-                assert losses(here / run) == first, what
-            seen.append(what)
-        shutil.rmtree(here, ignore_errors=True) if distributed.is_main() else None
+    whole = train(settings("whole", save_every_n_steps=1))
+    last = whole["progress"]["update"]
+    assert last >= 4, f"{last} steps are too few to interrupt"
+    # inside an epoch; at its end; and just before the run's
+    cuts = {1, last // 2, last - 1} if everywhere else {1, last // 2}
+    for step in sorted(cuts):
+        run = f"from_{step}"
+        if distributed.is_main():
+            saved = Path(root) / "whole" / "saved" / f"step_{step}"
+            shutil.copytree(saved, Path(root) / run / "saved" / saved.name)
         distributed.barrier()
-    return seen
-
-
-EVERY = [
-    *(pytest.param(name, FIRST, id=name) for name in sorted(CASES)),
-    *(pytest.param(name, OTHER, id=f"{name}, the other cases", marks=pytest.mark.long) for name in ("gan", "sft")),
-]
-
-
-@pytest.mark.fault(2)
-@pytest.mark.parametrize(("name", "cases"), EVERY)
-def test_one_process(name: str, cases: Cases, tmp_path: Path) -> None:
-    (seen,) = processes.share(interrupt_everywhere, 1, name, str(tmp_path), cases)
-    assert len(seen) == 3 * len(cases)
+        again = train(settings(run, auto_resume=True))
+        what = f"{case}, from step {step} of {last}"
+        assert again["progress"] == whole["progress"], what
+        for key, weight in whole["weights"].items():
+            assert torch.equal(again["weights"][key], weight), f"{what}: {key}"
+        if distributed.is_main():
+            expected = {n: loss for n, loss in losses(Path(root) / "whole").items() if n > step}
+            assert losses(Path(root) / run) == expected, what
+    return len(cuts)
 
 
 @pytest.mark.fault(2)
-@pytest.mark.parametrize(("name", "cases"), EVERY)
-def test_two_processes(name: str, cases: Cases, tmp_path: Path) -> None:
-    first, second = processes.share(interrupt_everywhere, 2, name, str(tmp_path), cases)
-    assert first == second and len(first) == 2 * len(cases)
+@pytest.mark.parametrize("case", FEW, ids=str)
+def test_it_goes_on_to_the_bit(case: Case, tmp_path: Path) -> None:
+    world, _ = case.layout
+    assert processes.share(interrupt_everywhere, world, case, str(tmp_path)) == [2] * world
 
 
-@pytest.mark.parametrize(
-    ("name", "world", "cases"),
-    [
-        pytest.param("gan", 1, ((0, 1), (2, 1)), marks=pytest.mark.fault(2)),
-        pytest.param("sft", 2, ((1, 4), (3, 1)), marks=pytest.mark.long),
-        pytest.param("dpo", 1, ((1, 1), (3, 4)), marks=pytest.mark.long),
-        pytest.param("causal", 2, ((0, 1), (2, 1)), marks=pytest.mark.long),
-    ],
-)
-def test_bf16(name: str, world: int, cases: Cases, tmp_path: Path) -> None:
-    for seen in processes.share(interrupt_everywhere, world, name, str(tmp_path), cases, "bf16"):
-        assert len(seen) == len(cases) * (3 if world == 1 else 2)
+@pytest.mark.nightly
+@pytest.mark.parametrize("case", EVERY, ids=str)
+def test_it_goes_on_to_the_bit_under_every_setting(case: Case, tmp_path: Path) -> None:
+    world, _ = case.layout
+    assert processes.share(interrupt_everywhere, world, case, str(tmp_path), everywhere=True) == [3] * world
 
 
-@pytest.mark.parametrize(
-    ("name", "cases"),
-    [
-        pytest.param("sft", ((1, 1), (3, 4)), marks=pytest.mark.fault(2)),
-        pytest.param("causal", ((0, 4), (2, 1)), marks=pytest.mark.long),
-        pytest.param("dpo", ((1, 1), (3, 4)), marks=pytest.mark.long),
-        pytest.param("grpo", ((1, 4), (3, 1)), marks=pytest.mark.long),
-    ],
-)
-def test_two_processes_that_share_sequences(name: str, cases: Cases, tmp_path: Path) -> None:
-    more: dict[str, Any] = {"sequence_parallel_size": 2}
-    for seen in processes.share(interrupt_everywhere, 2, name, str(tmp_path), cases, **more):
-        assert len(seen) == 2 * len(cases)
+def test_another_trainer_adds_five_cases_at_most() -> None:
+    """Each is of three short runs, together less than half a minute of CPU time."""
+    another = [case._replace(trainer="another") for case in EVERY if case.trainer == "sft"]
+    assert len(covering([*EVERY, *another])) <= len(FEW) + 5
+    assert max(Counter(case.trainer for case in FEW).values()) <= 5
 
 
 STREAM = {"stream_buffer": 3, "pack_samples": True}
+WORKERS = {"dl_num_workers": 2, "pack_samples": True}
 
 
 @pytest.mark.fault(2)
 @pytest.mark.parametrize(
     ("data", "world", "stage"),
     [
-        ({"pack_samples": True, "dl_num_workers": 2}, 1, 1),
+        (WORKERS, 1, 1),
         (STREAM, 2, 2),
-        pytest.param({"pack_samples": True, "dl_num_workers": 2}, 2, 3, marks=pytest.mark.long),
-        pytest.param(STREAM, 1, 0, marks=pytest.mark.long),
+        pytest.param(WORKERS, 2, 3, marks=pytest.mark.nightly),
+        pytest.param(STREAM, 1, 0, marks=pytest.mark.nightly),
     ],
 )
 def test_packed_by_workers_and_streamed(data: dict[str, Any], world: int, stage: int, tmp_path: Path) -> None:
@@ -169,6 +158,5 @@ def test_packed_by_workers_and_streamed(data: dict[str, Any], world: int, stage:
     if "stream_buffer" in data:
         source = {"name_or_path": str(tmp_path / "files" / "chats.jsonl"), "streaming": True}
         data, more["train_iters"] = {**data, "sources": [source]}, 8
-    told = ("sft", str(tmp_path), ((stage, 1),), "fp32", data)
-    for seen in processes.share(interrupt_everywhere, world, *told, **more):
-        assert len(seen) == (3 if world == 1 else 2)
+    case = Case("sft", stage, 1, (world, 1), "fp32")
+    assert processes.share(interrupt_everywhere, world, case, str(tmp_path), data=data, **more) == [2] * world

@@ -37,7 +37,6 @@ def read(rows: str, cache: str, kind: str) -> list[list[str]]:
     return [[tokenizer.decode(row[row != -100]) for row in batch["labels"]] for batch in loader]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["auto", "local", "shared"])
 def test_one_prepares_and_both_read(tmp_path: Path, kind: str) -> None:
     chats = [
@@ -52,7 +51,6 @@ def test_one_prepares_and_both_read(tmp_path: Path, kind: str) -> None:
     assert sorted(found) == [f"a{n}<|im_end|>" for n in range(9)]
 
 
-@pytest.mark.slow
 def test_when_one_fails_the_other_does(tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_text('{"messages": 1}')
     first, second = processes.share(read, 2, str(tmp_path / "rows.jsonl"), str(tmp_path / "cache"), "auto")

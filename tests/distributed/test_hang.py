@@ -42,7 +42,6 @@ def told(folder: Path, code: str, name: str, **more: Any) -> dict[str, Any]:
     return {key: value for key, value in made.items() if key != "epochs"} | {"type": name}
 
 
-@pytest.mark.long
 @pytest.mark.fault(10)
 @pytest.mark.parametrize("stopped", [0, 1])
 def test_a_process_that_is_stopped_is_named_and_the_run_ends(tmp_path: Path, stopped: int) -> None:
@@ -81,7 +80,6 @@ class Stuck(Watched):
 )
 
 
-@pytest.mark.long
 @pytest.mark.fault(10)
 def test_without_the_launcher_each_process_ends_itself_and_the_stuck_line_is_named(tmp_path: Path) -> None:
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(told(tmp_path, STUCK, "stuck", loss_log_interval=0)))

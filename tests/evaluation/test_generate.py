@@ -196,7 +196,6 @@ def share(folder: str, run_dir: str, answers: list[str]) -> dict[str, float]:
     return measured
 
 
-@pytest.mark.slow
 def test_two_ranks_measure_what_one_does(tmp_path: Path) -> None:
     folder = tiny.save_model(tmp_path / "model")
     told = greedy(folder)
@@ -224,7 +223,6 @@ def evaluated(model: str, chats: str, run_dir: str, stage: int) -> dict[str, flo
     return measured
 
 
-@pytest.mark.long
 def test_partitioned_weights_answer_as_whole_ones_do(tmp_path: Path) -> None:
     """Seven samples on two ranks, so that one rank generates once more than it has samples."""
     model, chats = tiny.save_model(tmp_path / "model"), tiny.save_chats(tmp_path / "chats.jsonl", 7)

@@ -1,5 +1,5 @@
-"""What a run survives or refuses. Tests carry the numbers of rows; a session of ``fault`` prints what
-held, and fails when a row is not shown: ``make test-faults``, and ``make test-all`` among all tests."""
+"""What a run survives or refuses. Tests carry the numbers of rows; a session with ``--faults`` prints what held, and
+fails when a row is not shown."""
 
 from typing import Any
 
@@ -47,23 +47,16 @@ FAULTS = {
 
 
 class Matrix:
-    """Collects the outcome of every test that carries a number."""
+    """The outcome of every test that carries a number."""
 
     def __init__(self) -> None:
         self.numbers: dict[str, list[int]] = {}
         self.outcomes: dict[str, str] = {}
         self.seconds: dict[str, float] = {}
 
-    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
-        for item in items:
-            told = [number for mark in item.iter_markers("fault") for number in mark.args]
-            if unknown := set(told) - FAULTS.keys():
-                raise pytest.UsageError(f"{item.nodeid}: no fault has the number {unknown}")
-            if told:
-                self.numbers[item.nodeid] = told
-
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        if report.nodeid in self.numbers:
+        if numbers := dict(report.user_properties).get("faults"):
+            self.numbers[report.nodeid] = numbers
             self.seconds[report.nodeid] = self.seconds.get(report.nodeid, 0) + report.duration
             if report.when == "call" or report.outcome != "passed":
                 self.outcomes[report.nodeid] = report.outcome
@@ -80,16 +73,30 @@ class Matrix:
 
     def rows(self) -> list[tuple[int, str, str, float]]:
         """Number, tests passed of all, verdict, seconds."""
-        told = []
+        rows = []
         for number in FAULTS:
-            mine = [node for node, numbers in self.numbers.items() if number in numbers and node in self.outcomes]
+            mine = [node for node in self.outcomes if number in self.numbers[node]]
             passed = sum(self.outcomes[node] == "passed" for node in mine)
             failed = any(self.outcomes[node] == "failed" for node in mine)
             verdict = "BROKEN" if failed else "holds" if passed else "NOT SHOWN"
-            told.append((number, f"{passed}/{len(mine)}", verdict, sum(self.seconds[node] for node in mine)))
-        return told
+            rows.append((number, f"{passed}/{len(mine)}", verdict, sum(self.seconds[node] for node in mine)))
+        return rows
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--faults", action="store_true", help="print what of the fault matrix held; fail unless all did")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    if config.option.markexpr.startswith("fault"):
+    if config.option.faults and not hasattr(config, "workerinput"):  # a process of pytest-xdist reports to the main one
         config.pluginmanager.register(Matrix())
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Gives each test the numbers of its marks as a property, which its reports carry to the main process."""
+    for item in items:
+        numbers = [number for mark in item.iter_markers("fault") for number in mark.args]
+        if unknown := set(numbers) - FAULTS.keys():
+            raise pytest.UsageError(f"{item.nodeid}: no fault has the number {unknown}")
+        if numbers:
+            item.user_properties.append(("faults", numbers))

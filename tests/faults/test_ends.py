@@ -13,8 +13,6 @@ import pytest
 from tests.command import Run, alive, descendants, shared_memory, wait_for
 from tests.contract.cases import recipe
 
-pytestmark = pytest.mark.long
-
 RESUMABLE = {"type": "deepspeed", "auto_resume": True}
 """It says of no update that it is saved: a run that is asked to stop saves all the same."""
 

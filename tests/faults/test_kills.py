@@ -133,9 +133,20 @@ def test_a_killed_run_goes_on_to_the_bit(tmp_path: Path) -> None:
     assert killed_until_done("sft", 1, zero(0), tmp_path, kills=2, seed=1)
 
 
-@pytest.mark.long
+OFTEN = {
+    "sft packed at stage 3",
+    "gan, with its EMA",
+    "grpo of two processes at stage 3",
+    "dpo of two processes that share sequences",
+    "packed stream in bf16 of two processes",
+}
+"""Cases of every test run, with every trainer but one, every stage but one and either type."""
+
+
 @pytest.mark.fault(2, 3)
-@pytest.mark.parametrize("case", list(CASES))
+@pytest.mark.parametrize(
+    "case", [pytest.param(one, marks=[] if one in OFTEN else pytest.mark.nightly) for one in CASES]
+)
 def test_whatever_is_trained(case: str, tmp_path: Path) -> None:
     name, world, more = CASES[case]
     killed = killed_until_done(name, world, more, tmp_path, kills=3, seed=list(CASES).index(case))

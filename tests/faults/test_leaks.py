@@ -16,7 +16,7 @@ from tests import processes
 from tests.command import shared_memory
 from tests.contract.cases import recipe
 
-pytestmark = [pytest.mark.long, pytest.mark.fault(24)]
+pytestmark = pytest.mark.fault(24)
 
 
 def held() -> tuple[int, int]:

@@ -38,7 +38,6 @@ class Trainer(SFTTrainer):
 """
 
 
-@pytest.mark.long
 @pytest.mark.fault(5)
 @pytest.mark.parametrize("moment", ["before its shard", "within its shard", "after its shard"])
 def test_the_checkpoint_before_stays(moment: str, tmp_path: Path) -> None:

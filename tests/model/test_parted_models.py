@@ -102,7 +102,6 @@ def expected(kind: str, folder: Path) -> tuple[list[list[float]], dict[str, torc
     return values, {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
 
 
-@pytest.mark.long
 def test_two_processes_do_what_one_does(tmp_path: Path) -> None:
     wanted = {kind: expected(kind, tmp_path) for kind in KINDS}
     for rank, results in enumerate(processes.run(train_all, 2, tmp_path)):

@@ -158,7 +158,7 @@ def test_an_optimizer_is_itself_at_every_stage_and_type_at_which_it_is_allowed(f
             make(factory, stage, dtype, Net())
 
 
-@pytest.mark.long
+@pytest.mark.nightly
 @pytest.mark.parametrize(("factory", "op", "lr"), [(CPUAdamFactory, "cpu_adam", 1e-2), (LionFactory, "cpu_lion", 1e-3)])
 def test_deepspeeds_own_on_the_cpu_is_compiled_though_a_killed_build_has_left_its_lock(
     factory: Any, op: str, lr: float, monkeypatch: pytest.MonkeyPatch

@@ -39,7 +39,7 @@ def run(recipe: str, *overrides: str) -> list[dict[str, float]]:
     return told
 
 
-@pytest.mark.long
+@pytest.mark.nightly
 def test_both_figures_rise(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     start = tmp_path / "start"
     told = run("start.yaml", f"output_dir={tmp_path / 'run'}", f"checkpoint.output_dir={start}")

@@ -61,7 +61,7 @@ def test_a_task_with_too_few_questions_says_so(project: ModuleType) -> None:
         rows_of(project, "train", task="coin_flip", options={"min_trials": 3, "max_trials": 3}, count=100)
 
 
-@pytest.mark.long
+@pytest.mark.nightly
 def test_the_recipe_trains_scores_and_exports(tmp_path: Path) -> None:
     """Three updates: enough for a folder that plain transformers loads. What it learns, the README measures."""
     run = tmp_path / "run"

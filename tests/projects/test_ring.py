@@ -49,7 +49,7 @@ def trained(recipe: str, run: Path, **keys: Any) -> dict[str, float]:
     return told
 
 
-@pytest.mark.long
+@pytest.mark.nightly
 @pytest.mark.parametrize(
     ("recipe", "keys", "share"), [("recipe.yaml", {}, 0.80), ("wasserstein.yaml", {"train_iters": 800}, 0.65)]
 )

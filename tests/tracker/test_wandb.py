@@ -23,8 +23,6 @@ from tests.command import Run, wait_for
 from tests.contract.cases import recipe
 from tests.processes import ROOT
 
-pytestmark = pytest.mark.long
-
 SECRET = "n0body-may-read-this-one"
 OFFLINE = {"enable": True, "mode": "offline"}
 KEY = "0123456789abcdef" * 3

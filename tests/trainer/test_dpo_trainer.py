@@ -164,7 +164,6 @@ def test_an_evaluation_does_not_depend_on_the_cut(tmp_path: Path) -> None:
         assert cut == pytest.approx(whole, rel=1e-5)
 
 
-@pytest.mark.slow
 def test_two_processes_are_one(tmp_path: Path) -> None:
     """The second has no row of the last global batch."""
     keys: dict[str, Any] = {"sft_weight": 0.7, "data": {"sources": [{"name_or_path": "", "split": "train[:5]"}]}}

@@ -70,7 +70,6 @@ def test_the_cut_of_the_global_batch_changes_nothing(tmp_path: Path, keys: dict[
 
 
 @pytest.mark.fault(16, 17)
-@pytest.mark.slow
 @pytest.mark.parametrize("stage", [2])
 def test_two_processes_are_one(tmp_path: Path, stage: int) -> None:
     block = {"gradient_clipping": 0, "zero_optimization": {"stage": stage}}
@@ -141,7 +140,6 @@ def sampled(folder: str, stage: int, micro: int) -> torch.Tensor:
     return rows
 
 
-@pytest.mark.long
 def test_partitioned_weights_sample_the_same(tmp_path: Path) -> None:
     whole = sampled(str(tmp_path), 0, 4)
     for part in processes.share(sampled, 2, str(tmp_path), 3, 2):

@@ -110,7 +110,6 @@ def test_the_cut_of_the_global_batch_changes_nothing(tmp_path: Path, keys: dict[
         same(whole, trained(str(tmp_path), data={"pack_samples": packs}, **cut, **keys))
 
 
-@pytest.mark.slow
 def test_two_processes_are_one(tmp_path: Path) -> None:
     """The second has no row of the last global batch; at stage 3 it must answer all the same."""
     source = {"name_or_path": str(tmp_path / "rows.jsonl"), "split": "train[:5]"}

@@ -174,7 +174,6 @@ def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path) -> None:
         os.system(f"umount {tmp_path}")
 
 
-@pytest.mark.long
 @pytest.mark.fault(23, 27)
 def test_the_command_is_refused_where_a_run_is_and_goes_on_where_one_was_killed(
     tmp_path: Path, tiny_model: Path, tiny_chats: Path
