@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, is_hypothesis_test, settings
+from hypothesis import HealthCheck, settings
 
 from arctic_training import secrets
 from arctic_training.logging import logger
@@ -30,10 +30,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     functions = {item.function for item in items if isinstance(item, pytest.Function)}
-    for function in filter(is_hypothesis_test, functions):
-        own = function._hypothesis_internal_use_settings
-        times = config.option.examples * own.max_examples
-        function._hypothesis_internal_use_settings = settings(own, max_examples=times)
+    for function in functions:
+        if own := getattr(function, "_hypothesis_internal_use_settings", None):  # a property's
+            times = config.option.examples * own.max_examples
+            function._hypothesis_internal_use_settings = settings(own, max_examples=times)
 
 
 @pytest.fixture(scope="session")
