@@ -2,7 +2,7 @@
 
 import sys
 
-from arctic_training.cli import main
+from arctic_training.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import loguru
 import loguru._logger
 
-from arctic_training.secrets import hide
+from arctic_training.errors.redaction import hide
 
 __all__ = ["close_log", "log_to", "logger", "print_log"]
 

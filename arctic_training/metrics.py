@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import torch
 
-from arctic_training import distributed
+from arctic_training.distributed import process_group
 from arctic_training.registry import numbered
 
 Number = torch.Tensor | float | int
@@ -44,13 +44,13 @@ class Metrics:
         return {name: torch.stack(pair).tolist() for name, pair in self._sums.items()}
 
     def load_state_dict(self, state: Mapping[str, Sequence[float]], /) -> None:
-        home = distributed.device()  # where most of what is added later will be
+        home = process_group.device()  # where most of what is added later will be
         pairs = {name: torch.tensor(pair, dtype=torch.float64, device=home) for name, pair in state.items()}
         self._sums = {name: (total, weight) for name, (total, weight) in pairs.items()}
 
     def load_shares(self, shares: Sequence[Mapping[str, Sequence[float]]], /) -> None:
         """The sums are of all processes together: the first one goes on with everything, the others with nothing."""
-        mine = shares if distributed.is_main() else []
+        mine = shares if process_group.is_main() else []
         self.load_state_dict({name: [sum(share[name][n] for share in mine) for n in (0, 1)] for name in shares[0]})
 
     def read(self, reduce: Reduce) -> dict[str, float]:

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Iterable
 from typing import Any, ClassVar, Self, cast
 
-from arctic_training.errors import RegistryError
+from arctic_training.errors.types import RegistryError
 
 _SHELVES: dict[str, dict[str, type["Registered"]]] = {}
 

@@ -10,8 +10,8 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 import torch
 
-from arctic_training import distributed
-from arctic_training.errors import ResumeError
+from arctic_training.distributed import process_group
+from arctic_training.errors.types import ResumeError
 
 
 @runtime_checkable
@@ -84,7 +84,7 @@ class Rng:
 
     def load_shares(self, shares: Sequence[Mapping[str, Any]], /) -> None:
         """A process that is new draws numbers of its own, a function of the first one's and of its rank."""
-        if (rank := distributed.rank()) < len(shares):
+        if (rank := process_group.rank()) < len(shares):
             self.load_state_dict(shares[rank])
             return
         drawn = zlib.crc32(shares[0]["torch"].numpy().tobytes())
@@ -160,7 +160,7 @@ class RunState(dict[str, Stateful]):
 
         A part that is not `Shared` takes the share of its own rank, or of the first where the process is new.
         """
-        rank = distributed.rank()
+        rank = process_group.rank()
         own = shares[rank if rank < len(shares) else 0]
         self.require_fit(own)
         for name, part in self.items():

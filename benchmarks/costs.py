@@ -47,7 +47,7 @@ def measured() -> Iterator[tuple[str, float, float]]:
         yield "all hostile recipes, MB", megabytes, 200.0
     yield from packing()
     yield from tokenizing()
-    from arctic_training.heartbeat import beat
+    from arctic_training.distributed.heartbeat import beat
 
     yield "sign of life, us", 10 * seconds_of(lambda: [beat("step") for _ in range(100_000)]), 5.0
 
@@ -93,7 +93,7 @@ def hostile(folder: Path) -> tuple[float, float]:
 def packing() -> Iterator[tuple[str, float, float]]:
     import numpy as np
 
-    from arctic_training.data.packing import best_fit
+    from arctic_training.data.batching.packing import best_fit
     from tests.bad_inputs.test_any_input import LENGTHS
 
     lengths = np.clip(np.random.default_rng(0).lognormal(6.0, 1.0, 50_000), 4, 8192).astype(int)

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
-from arctic_training import secrets
+from arctic_training.errors.types import redaction
 from arctic_training.logging import logger
 from tests import tiny
 
@@ -60,7 +60,7 @@ def said() -> Iterator[list[str]]:
 @pytest.fixture(autouse=True)
 def no_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
     """What one test took from the environment may be told in the next."""
-    monkeypatch.setattr(secrets, "_known", {})
+    monkeypatch.setattr(redaction, "_known", {})
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -48,6 +48,6 @@ class Run:
 
 
 def _train(words: list[str]) -> int:
-    from arctic_training.entrypoint import main
+    from arctic_training.launch.worker import main
 
     return main(words)

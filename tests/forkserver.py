@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from arctic_training.data.workers import own_folder
+from arctic_training.data.preparation.workers import own_folder
 
 ROOT = Path(__file__).resolve().parents[1]
 

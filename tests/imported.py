@@ -12,7 +12,7 @@ import transformers.models.llama.modeling_llama
 import transformers.optimization  # noqa: F401
 
 import arctic_training.builtin
-import arctic_training.trainer.sft_trainer  # noqa: F401
+import arctic_training.objectives.sft  # noqa: F401
 
 # else each of them looks through all of it for garbage when it ends
 gc.collect()

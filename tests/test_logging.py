@@ -8,7 +8,8 @@ from pathlib import Path
 import loguru
 import pytest
 
-from arctic_training import logging, secrets
+from arctic_training import logging
+from arctic_training.errors import redaction
 from arctic_training.logging import close_log, log_to, logger, print_log
 
 
@@ -27,8 +28,8 @@ def run(tmp_path: Path) -> Iterator[Path]:
 def test_the_programs_own_sinks_hear_it_and_the_run(
     run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(secrets, "_known", {})
-    secrets.remember("hunter2hunter2", "${env:PASSWORD}")
+    monkeypatch.setattr(redaction, "_known", {})
+    redaction.remember("hunter2hunter2", "${env:PASSWORD}")
     heard: list[str] = []
     sink = loguru.logger.add(heard.append, level="INFO", format="{level} {extra} {message}")
     try:

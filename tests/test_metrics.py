@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from arctic_training import distributed
+from arctic_training.distributed import process_group
 from arctic_training.metrics import Metrics
 
 
@@ -72,7 +72,7 @@ def test_adding_does_not_wait_for_a_gpu() -> None:
 
 @pytest.mark.parametrize("rank", [0, 1, 2])
 def test_what_was_added_goes_on_on_other_processes(rank: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(distributed, "rank", lambda: rank)
+    monkeypatch.setattr(process_group, "rank", lambda: rank)
     shares = []
     for value in (0.25, 0.75):
         metrics = Metrics()

@@ -14,8 +14,8 @@ import torch
 import arctic_training
 from arctic_training import builtin as _builtin  # noqa: F401  registers the classes that a recipe can name
 from arctic_training import get_config
-from arctic_training.config.not_built import KEYS, TYPES
-from arctic_training.errors import InputError
+from arctic_training.config.checks.not_built import KEYS, TYPES
+from arctic_training.errors.types import InputError
 from arctic_training.registry import kinds, lookup, names
 from tests import documented_messages
 from tests.contract import cases

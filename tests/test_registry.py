@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from arctic_training.errors import RegistryError
+from arctic_training.errors.types import RegistryError
 from arctic_training.registry import Registered, lookup, names, numbered
 
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from arctic_training import distributed
-from arctic_training.errors import ResumeError
+from arctic_training.distributed import process_group
+from arctic_training.errors.types import ResumeError
 from arctic_training.state import Progress, Rng, RunState, traceless
 
 
@@ -92,7 +92,7 @@ def test_on_other_processes_a_part_takes_the_share_of_its_rank_or_else_the_first
     shares = [{"part": {"told": rank}, "rng": rngs[rank]} for rank in range(2)]
     drawn = []
     for rank in (0, 1, 2, 3, 3):
-        monkeypatch.setattr(distributed, "rank", lambda rank=rank: rank)
+        monkeypatch.setattr(process_group, "rank", lambda rank=rank: rank)
         run = RunState(part=(part := Other()), rng=Rng())
         run.load_shares(shares)
         assert part.given == [rank if rank < 2 else 0]

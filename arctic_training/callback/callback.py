@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from arctic_training.callback.hooks import Hooked
-from arctic_training.config.base import ComponentConfig
+from arctic_training.config.sections.base import ComponentConfig
 from arctic_training.registry import Registered
 
 

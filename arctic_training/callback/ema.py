@@ -8,10 +8,10 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from arctic_training import distributed
 from arctic_training.callback.callback import Callback
-from arctic_training.config.base import ComponentConfig
-from arctic_training.errors import RecipeError
+from arctic_training.config.sections.base import ComponentConfig
+from arctic_training.distributed import collectives, process_group
+from arctic_training.errors.types import RecipeError
 
 
 class EMAConfig(ComponentConfig):
@@ -101,10 +101,10 @@ def _whole(average: Tensor, parameter: Tensor) -> Tensor:
     if not hasattr(parameter, "ds_tensor"):
         return average
     size = average.numel()
-    parts = average.new_zeros(size * distributed.world_size())
-    parts[size * distributed.rank() :][:size] = average.flatten()
+    parts = average.new_zeros(size * process_group.world_size())
+    parts[size * process_group.rank() :][:size] = average.flatten()
     shape: torch.Size = getattr(parameter, "ds_shape")  # noqa: B009  the type of a tensor has none
-    return distributed.all_reduce(parts)[: shape.numel()].view(shape)
+    return collectives.all_reduce(parts)[: shape.numel()].view(shape)
 
 
 def _cut(saved: Sequence[Tensor], parameter: Tensor) -> Tensor:
@@ -116,7 +116,7 @@ def _cut(saved: Sequence[Tensor], parameter: Tensor) -> Tensor:
         return whole
     size = parameter.ds_tensor.numel()
     part = whole.new_zeros(size)
-    mine = whole.flatten()[size * distributed.rank() :][:size]
+    mine = whole.flatten()[size * process_group.rank() :][:size]
     part[: len(mine)] = mine
     return part
 

@@ -5,8 +5,8 @@ import inspect
 from collections.abc import Callable
 from typing import Any, Self, TypeVar
 
-from arctic_training.errors import RegistryError
-from arctic_training.heartbeat import beat
+from arctic_training.distributed.heartbeat import beat
+from arctic_training.errors.types import RegistryError
 
 F = TypeVar("F", bound=Callable[..., Any])
 Listener = Callable[..., Any]

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from arctic_training.callback.callback import Callback
-from arctic_training.config.base import ComponentConfig
+from arctic_training.config.sections.base import ComponentConfig
 
 
 class KillSwitchConfig(ComponentConfig):

@@ -6,10 +6,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from arctic_training import distributed
 from arctic_training.callback.callback import Callback, Moved
-from arctic_training.config.base import ComponentConfig
-from arctic_training.errors import NonFiniteError
+from arctic_training.config.sections.base import ComponentConfig
+from arctic_training.distributed import collectives, process_group
+from arctic_training.errors.types import NonFiniteError
 from arctic_training.logging import logger
 
 _MOST = 32
@@ -78,7 +78,7 @@ class NanGuard(Callback):
         self._steps = steps
         fault = bool(skipped) and self._is_fault(trainer, bad, skipped)
         if bad and not skipped:
-            self._unshared = f"rank {distributed.rank()}{_samples(trainer, bad)}"
+            self._unshared = f"rank {process_group.rank()}{_samples(trainer, bad)}"
             trainer.request_stop("a loss is not finite")
         if self.config.policy != "stop" or trainer.config.model.dtype == "fp16":
             trainer.record("skipped", float(bool(skipped)))
@@ -87,7 +87,7 @@ class NanGuard(Callback):
 
     def _is_fault(self, trainer: Any, bad: list[int], skipped: list[str]) -> bool:
         """On every rank: what a window does whose update was skipped. False when that only sought a loss scale."""
-        told = distributed.gather_objects((bool(bad), _samples(trainer, bad)))
+        told = collectives.gather_objects((bool(bad), _samples(trainer, bad)))
         lost = [f"rank {rank}{samples}" for rank, (is_bad, samples) in enumerate(told) if is_bad]
         if not lost and all(trainer.trained[role].lowers_scale for role in skipped):
             return False
@@ -135,7 +135,7 @@ class NanGuard(Callback):
 
     def _require_finite(self, trainer: Any, weights: str = "") -> None:
         mine = (f"the loss is not finite: {self._unshared}" if self._unshared else "") + weights
-        if wrong := [one.removeprefix("; ") for one in distributed.gather_objects(mine) if one]:
+        if wrong := [one.removeprefix("; ") for one in collectives.gather_objects(mine) if one]:
             raise NonFiniteError(f"update {trainer.progress.update} or the one before: {wrong[0]}; nothing is saved")
 
     def state_dict(self) -> dict[str, Any]:

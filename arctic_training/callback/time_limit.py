@@ -5,8 +5,8 @@ import time
 from typing import Any
 
 from arctic_training.callback.callback import Callback
-from arctic_training.config.base import ComponentConfig
-from arctic_training.config.duration import Duration
+from arctic_training.config.sections.base import ComponentConfig
+from arctic_training.config.sections.duration import Duration
 from arctic_training.logging import logger
 
 STOPPED_EARLY = 75

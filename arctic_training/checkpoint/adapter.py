@@ -14,11 +14,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from arctic_training import distributed
 from arctic_training.checkpoint.export import Source, rehearse_weights, save_weights, whole_tensor
 from arctic_training.checkpoint.folder import disk_errors
+from arctic_training.distributed import process_group
 from arctic_training.engine.zero import gathered, shape_of, without_values
-from arctic_training.errors import RecipeError
+from arctic_training.errors.types import RecipeError
 
 BASE = "base"
 """The folder beside an adapter that holds its base."""
@@ -46,7 +46,7 @@ def save_adapter(model: Any, folder: Path, limit: int, *, final: Path) -> None:
         try:
             with disk_errors():
                 model.save_pretrained(
-                    folder, save_embedding_layers=_saves_embeddings(model), is_main_process=distributed.is_main()
+                    folder, save_embedding_layers=_saves_embeddings(model), is_main_process=process_group.is_main()
                 )
         except OSError as error:
             failed = error

@@ -14,10 +14,10 @@ from typing import Any
 
 import torch
 
-from arctic_training import distributed
 from arctic_training.checkpoint.folder import disk_errors
+from arctic_training.distributed import process_group
 from arctic_training.engine.zero import gathered, is_partitioned, shape_of
-from arctic_training.errors import RecipeError
+from arctic_training.errors.types import RecipeError
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ def save_weights(model: Any, folder: Path, limit: int, sources: Mapping[str, Sou
     ``sources`` stand for the model's own weights, by the names that the saved model has.
     """
     if sources is None and not is_partitioned(model):
-        if distributed.is_main():
+        if process_group.is_main():
             with disk_errors(), _no_bars():
                 model.save_pretrained(folder, max_shard_size=limit)
         return
@@ -42,7 +42,7 @@ def save_weights(model: Any, folder: Path, limit: int, sources: Mapping[str, Sou
     if _is_converted(model):
         # weights that are fused or renamed between file and model can only be told apart when all are there
         whole = {name: tensor for name, one in sources.items() if (tensor := _keep(one.make())) is not None}
-        if distributed.is_main():
+        if process_group.is_main():
             with disk_errors(), _no_bars():
                 model.save_pretrained(folder, state_dict=whole, max_shard_size=limit)
         return
@@ -82,7 +82,7 @@ def whole_tensor(tensor: Any) -> Source:
 
 
 def _keep(tensor: torch.Tensor) -> torch.Tensor | None:
-    return tensor.cpu() if distributed.is_main() else None
+    return tensor.cpu() if process_group.is_main() else None
 
 
 def _is_converted(model: Any) -> bool:
@@ -102,7 +102,7 @@ def _stream(model: Any, folder: Path, limit: int, sources: Mapping[str, Source])
 
     plan = _files(model, limit, sources)
     index = {"metadata": plan.metadata, "weight_map": plan.tensor_to_filename} if plan.is_sharded else None
-    failed = _attempt(lambda: _describe(model, folder, index)) if distributed.is_main() else None
+    failed = _attempt(lambda: _describe(model, folder, index)) if process_group.is_main() else None
     for file, names in plan.filename_to_tensors.items():
         held = {name: tensor for name in names if (tensor := _keep(sources[name].make())) is not None}
         if held and not failed:

@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from arctic_training.errors import CheckpointError
+from arctic_training.errors.types import CheckpointError
 
 MANIFEST, LATEST = "manifest.json", "latest"
 FORMAT = 2

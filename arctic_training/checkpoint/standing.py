@@ -4,10 +4,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
-from arctic_training import distributed
 from arctic_training.checkpoint import folder as disk
-from arctic_training.checkpoint.guard import Guard
-from arctic_training.errors import CheckpointError
+from arctic_training.checkpoint.compatibility import Guard
+from arctic_training.distributed import collectives, process_group
+from arctic_training.errors.types import CheckpointError
 from arctic_training.state import Progress
 
 
@@ -50,7 +50,7 @@ class Standing:
         """The run goes on from the checkpoint of this ``manifest``: what is here of the same run and update stays."""
         folder = disk.step_folder(self.output_dir, int(manifest["step"]))
         if self._settled is None and damage(folder, sums=False) is None:
-            here = distributed.broadcast_object(disk.read_manifest(folder))
+            here = collectives.broadcast_object(disk.read_manifest(folder))
             if here.get("run") == manifest.get("run"):
                 self._saved = self._settled = here["step"]
 
@@ -77,7 +77,7 @@ class Standing:
 
     @property
     def _main(self) -> bool:
-        return distributed.is_main()
+        return process_group.is_main()
 
     def _together(self, doing: str, act: Callable[[], Any]) -> list[Any]:
         """What ``act`` returns on each process. What goes wrong with the disk on one is a `CheckpointError` on all."""
@@ -85,13 +85,13 @@ class Standing:
         try:
             value = act()
         except (OSError, CheckpointError) as error:
-            wrong = f"rank {distributed.rank()}: {error}{disk.room(self.output_dir)}"
-        if told := [one for one in distributed.gather_objects(wrong) if one]:
+            wrong = f"rank {process_group.rank()}: {error}{disk.room(self.output_dir)}"
+        if told := [one for one in collectives.gather_objects(wrong) if one]:
             raise CheckpointError(f"cannot {doing} a checkpoint in {self.output_dir}: {'; '.join(told)}")
-        return distributed.gather_objects(value)
+        return collectives.gather_objects(value)
 
 
 def damage(folder: Path, *, sums: bool) -> str | None:
     """What is wrong with a checkpoint, the processes sharing the work; the same answer on each."""
-    part, parts = distributed.rank(), distributed.world_size()
-    return next(filter(None, distributed.gather_objects(disk.damage(folder, sums=sums, part=part, parts=parts))), None)
+    part, parts = process_group.rank(), process_group.world_size()
+    return next(filter(None, collectives.gather_objects(disk.damage(folder, sums=sums, part=part, parts=parts))), None)

@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from arctic_training.config.deepspeed import deepspeed_problems, plain
-from arctic_training.config.optimizer import OptimizerConfig
-from arctic_training.config.trainer import TrainerConfig
-from arctic_training.errors import RecipeError
+from arctic_training.config.checks.deepspeed import deepspeed_problems, plain
+from arctic_training.config.sections.optimizer import OptimizerConfig
+from arctic_training.config.sections.trainer import TrainerConfig
+from arctic_training.errors.types import RecipeError
 
 
 @dataclass(frozen=True)

@@ -11,11 +11,11 @@ from typing import Any, Protocol, Self
 
 import torch
 
-from arctic_training import distributed
-from arctic_training.config.trainer import TrainerConfig
+from arctic_training.config.sections.trainer import TrainerConfig
+from arctic_training.distributed import process_group
 from arctic_training.engine.config import ModelFacts, deepspeed_config, frozen_config, zero_stage
 from arctic_training.engine.zero import clear_padding
-from arctic_training.errors import RecipeError
+from arctic_training.errors.types import RecipeError
 
 _TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
@@ -170,7 +170,7 @@ def initialize(
     ``dtype`` is that of this model when it is not the recipe's ``model.dtype``, ``block`` the role's own in place of
     ``deepspeed:``. Raises `RecipeError` when the recipe and the block contradict each other.
     """
-    told = deepspeed_config(config, world=distributed.world_size(), dtype=dtype, facts=facts(model), block=block)
+    told = deepspeed_config(config, world=process_group.world_size(), dtype=dtype, facts=facts(model), block=block)
     return TrainedEngine(_start(told, model, optimizer, scheduler))
 
 
@@ -184,12 +184,12 @@ def freeze(
     """The engine of a frozen role: sharded over the processes when the run's ZeRO stage is 3, else whole on each."""
     said, precision = config.deepspeed if block is None else block, dtype or config.model.dtype
     model.requires_grad_(False)
-    if zero_stage(said, distributed.world_size()) == 3:
+    if zero_stage(said, process_group.world_size()) == 3:
         sharded = _start(frozen_config(said, dtype=precision, facts=facts(model)), model, None, None)
         return FrozenEngine(sharded.module, sharded)
     for parameter in model.parameters():  # and no buffer, as DeepSpeed does: rotary frequencies are fp32 in both
         parameter.data = parameter.data.to(_TYPES[precision])
-    return FrozenEngine(model.to(distributed.device()))
+    return FrozenEngine(model.to(process_group.device()))
 
 
 def facts(model: torch.nn.Module) -> ModelFacts:
@@ -202,11 +202,13 @@ def facts(model: torch.nn.Module) -> ModelFacts:
 
 
 def _start(told: dict[str, Any], model: torch.nn.Module, optimizer: Any, scheduler: Any) -> Any:
-    distributed.init_deepspeed()
+    process_group.init_deepspeed()
     import deepspeed
 
     if told.get("fp16", {}).get("enabled") and not deepspeed.get_accelerator().is_fp16_supported():
-        raise RecipeError(f"model.dtype: fp16 cannot be trained on this {distributed.device().type}; give bf16 or fp32")
+        raise RecipeError(
+            f"model.dtype: fp16 cannot be trained on this {process_group.device().type}; give bf16 or fp32"
+        )
     reports = any(told.get(key) for key in ("steps_per_print", "wall_clock_breakdown", "flops_profiler", "dump_state"))
     # what was asked for is said at DeepSpeed's level INFO
     deepspeed.utils.logger.setLevel(logging.INFO if reports else logging.ERROR)

@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 
-from arctic_training import distributed
-from arctic_training.engine.compiling import compiling
+from arctic_training.distributed import process_group
+from arctic_training.engine.build_lock import compiling
 from arctic_training.logging import logger
 
 Groups = list[dict[str, Any]]
@@ -16,7 +16,7 @@ Groups = list[dict[str, Any]]
 def fused_adam(groups: Groups, *, lr: float, betas: tuple[float, float], eps: float) -> torch.optim.Optimizer:
     """DeepSpeed's fused AdamW on a GPU; torch's where there is none, or where DeepSpeed's cannot be built."""
     if torch.cuda.is_available():
-        distributed.init_deepspeed()
+        process_group.init_deepspeed()
         try:
             from deepspeed.ops.adam import FusedAdam
 
@@ -45,7 +45,7 @@ def muon(groups: Groups) -> torch.optim.Optimizer:
 
     Keller Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/.
     """
-    distributed.init_deepspeed()
+    process_group.init_deepspeed()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from deepspeed.runtime.zero.muon.muon_optimizer import MuonWithAuxAdam
@@ -58,7 +58,7 @@ def muon(groups: Groups) -> torch.optim.Optimizer:
 
 
 def _compiled(op: str, make: Callable[[Any, Any], Any]) -> torch.optim.Optimizer:
-    distributed.init_deepspeed()
+    process_group.init_deepspeed()
     from deepspeed.ops import adam, lion
 
     with compiling(op):

@@ -11,9 +11,9 @@ from typing import Any
 
 import torch
 
-from arctic_training import distributed
+from arctic_training.distributed import process_group
 from arctic_training.engine.engine import TrainedEngine
-from arctic_training.errors import CheckpointError, ResumeError
+from arctic_training.errors.types import CheckpointError, ResumeError
 
 _COUNTERS = ("global_steps", "global_samples", "micro_steps", "skipped_steps")
 _GROUPS = ("bit16_groups", "bf16_groups", "fp16_groups")
@@ -92,7 +92,7 @@ def layout(engine: TrainedEngine) -> dict[str, Any]:
     deepspeed = engine.deepspeed
     return {
         "stage": int(deepspeed.zero_optimization_stage()),
-        "processes": distributed.world_size(),
+        "processes": process_group.world_size(),
         "dtype": str(deepspeed.get_data_types()[0]).removeprefix("torch."),
         "optimizer": type(_torch_optimizer(engine)).__name__,
         "parameters": {name: list(_shape(one)) for name, one in engine.module.named_parameters()},
@@ -110,7 +110,7 @@ def fragments(engine: TrainedEngine) -> list[list[tuple[str, int, int, int]]]:
         for group in optimizer.fp16_groups:
             sizes = [parameter.ds_tensor.ds_numel for parameter in group]
             starts = [sum(sizes[:n]) for n in range(len(sizes))]
-            rank = [distributed.rank() * size for size in sizes]
+            rank = [process_group.rank() * size for size in sizes]
             held.append([(names[id(p)], *told) for p, *told in zip(group, rank, starts, sizes, strict=True)])
         return held
     groups = next((vars(optimizer)[name] for name in _GROUPS if name in vars(optimizer)), None)

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from arctic_training import distributed
+from arctic_training.distributed import collectives, process_group
 
 
 class _Stage3:
@@ -30,7 +30,7 @@ def sharded_construction(config: Mapping[str, Any]) -> Iterator[None]:
     if config.get("zero_optimization", {}).get("stage") != 3:
         yield
         return
-    distributed.init_deepspeed()
+    process_group.init_deepspeed()
     known = importlib.import_module("transformers.integrations.deepspeed")
     told = _Stage3(dict(config))  # transformers keeps a weak reference
     known.set_hf_deepspeed_config(told)
@@ -48,13 +48,13 @@ def drawn_in_parts(draw: Callable[[], torch.nn.Module], config: Mapping[str, Any
     """
     if config.get("zero_optimization", {}).get("stage") != 3:
         return draw()
-    with distributed.main_first() as first:
+    with collectives.main_first() as first:
         whole = draw() if first else None
-    state = distributed.broadcast_object(torch.get_rng_state())
+    state = collectives.broadcast_object(torch.get_rng_state())
     with sharded_construction(config):
         model = draw()
     weights = dict(whole.named_parameters()) if whole is not None else {}
-    buffers = distributed.broadcast_object(dict(whole.named_buffers()) if whole is not None else {})
+    buffers = collectives.broadcast_object(dict(whole.named_buffers()) if whole is not None else {})
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             with modified([parameter]):
@@ -117,7 +117,7 @@ def clear_padding(deepspeed: Any) -> None:
 def _own(parameter: Any) -> int:
     """How many elements of the parameter this process's part holds; the rest of the part is padding."""
     whole, size = int(parameter.ds_numel), int(parameter.ds_tensor.ds_numel)
-    return min(max(whole - distributed.rank() * size, 0), size)
+    return min(max(whole - process_group.rank() * size, 0), size)
 
 
 def shape_of(tensor: torch.Tensor) -> torch.Size:

@@ -4,10 +4,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from arctic_training import distributed
-from arctic_training.config.base import ComponentConfig
-from arctic_training.errors import ScoringError
-from arctic_training.factory import TrainerView
+from arctic_training.component import TrainerView
+from arctic_training.config.sections.base import ComponentConfig
+from arctic_training.distributed import collectives
+from arctic_training.errors.types import ScoringError
 from arctic_training.registry import Registered
 
 
@@ -43,7 +43,7 @@ def measured(evaluator: Evaluator, trainer: TrainerView) -> dict[str, float]:
         numbers = _numbers(found)
     except ScoringError as error:
         failure = f"evaluators: {evaluator.name!r} gave {error}"
-    if failures := list(filter(None, distributed.gather_objects(failure))):
+    if failures := list(filter(None, collectives.gather_objects(failure))):
         raise ScoringError(failures[0])
     return numbers
 

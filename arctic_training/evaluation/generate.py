@@ -10,16 +10,18 @@ from typing import Annotated, Any, cast
 import torch
 from pydantic import Field, SerializeAsAny, field_validator
 
-from arctic_training import distributed
-from arctic_training.config.base import ComponentConfig
-from arctic_training.config.component import Shelf, from_shelf
-from arctic_training.config.numbers import HumanInt
-from arctic_training.config.tokenizer import is_lexer
-from arctic_training.errors import InputError, ScoringError
+from arctic_training.component import TrainerView
+from arctic_training.config.sections.base import ComponentConfig
+from arctic_training.config.sections.component import Shelf, from_shelf
+from arctic_training.config.sections.numbers import HumanInt
+from arctic_training.config.sections.tokenizer import is_lexer
+from arctic_training.distributed import collectives, process_group
+from arctic_training.distributed.heartbeat import beat
+from arctic_training.errors.types import InputError, ScoringError
+from arctic_training.errors.user_traceback import own_traceback
 from arctic_training.evaluation.evaluator import Evaluator
 from arctic_training.evaluation.scorer import Scorer
-from arctic_training.factory import TrainerView
-from arctic_training.generation import (
+from arctic_training.generation.prompts import (
     Question,
     end_tokens,
     generator,
@@ -31,10 +33,8 @@ from arctic_training.generation import (
     stop_tokens,
     without_router_logits,
 )
-from arctic_training.heartbeat import beat
+from arctic_training.generation.retry import retry
 from arctic_training.registry import numbered
-from arctic_training.retry import retry
-from arctic_training.traces import own_traceback
 
 _ROW = ("sample", "problem", "generated", "reference")
 """What a kept answer holds beside its scores."""
@@ -119,7 +119,7 @@ class GenerateEvaluator(Evaluator):
 
     def _answer(self, trainer: TrainerView, module: Any, name: str, samples: Any) -> list[dict[str, Any]]:
         """This rank's share of the answers, scored. Every rank generates equally often, as ZeRO-3 requires."""
-        count, rank, world = len(samples), distributed.rank(), distributed.world_size()
+        count, rank, world = len(samples), process_group.rank(), process_group.world_size()
         count = min(count, self.config.max_samples or count)
         if not count:
             return []
@@ -140,7 +140,7 @@ class GenerateEvaluator(Evaluator):
             answers = [self._judge(trainer.tokenizer, asked[n], texts[n], f"{name}, sample {n + 1}") for n in texts]
         except ScoringError as error:
             failure = str(error)
-        if failures := list(filter(None, distributed.gather_objects(failure))):
+        if failures := list(filter(None, collectives.gather_objects(failure))):
             raise ScoringError(failures[0])
         return [{"sample": n + 1} | answer for n, answer in zip(texts, answers, strict=True)]
 
@@ -151,7 +151,7 @@ class GenerateEvaluator(Evaluator):
         prompts, mask, start = side_by_side([question.prompt for question in questions], pad, module)
         choice: dict[str, Any] = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
         if config.temperature:
-            torch.manual_seed(config.seed + 1_000_003 * distributed.rank() + salt)
+            torch.manual_seed(config.seed + 1_000_003 * process_group.rank() + salt)
             choice = {"do_sample": True, "temperature": config.temperature, "top_p": config.top_p, "top_k": 0}
         ends = end_tokens(tokenizer, module, [question.target for question in questions])
         if is_lexer(tokenizer):
@@ -191,7 +191,7 @@ class GenerateEvaluator(Evaluator):
         judged = [[answer[scorer] for answer in answers if answer[scorer] is not None] for scorer in self.scorers]
         counts = [[sum(scores), len(scores), len(answers)] for scores in judged]
         means: dict[str, float] = {}
-        for scorer, told in zip(self.scorers, distributed.all_reduce(torch.tensor(counts).double()), strict=True):
+        for scorer, told in zip(self.scorers, collectives.all_reduce(torch.tensor(counts).double()), strict=True):
             total, count, every = told.tolist()
             if count:
                 means[f"{scorer}/{name}"] = total / count
@@ -200,8 +200,8 @@ class GenerateEvaluator(Evaluator):
         return means
 
     def _save(self, answers: list[dict[str, Any]], trainer: TrainerView, name: str) -> None:
-        shares = distributed.gather_objects(answers)
-        if not distributed.is_main():
+        shares = collectives.gather_objects(answers)
+        if not process_group.is_main():
             return
         folder: Path = trainer.run_dir / self.folder / name
         folder.mkdir(parents=True, exist_ok=True)

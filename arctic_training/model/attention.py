@@ -13,8 +13,8 @@ import torch
 from torch import nn
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from arctic_training.errors import ModelError
-from arctic_training.parallel.sequence import Share, heads_for_tokens, tokens_for_heads
+from arctic_training.distributed.sequence_parallel import Share, heads_for_tokens, tokens_for_heads
+from arctic_training.errors.types import ModelError
 
 NAME = "documents"
 

@@ -7,10 +7,10 @@ from typing import Any, ClassVar, TypeVar
 from torch import nn
 
 from arctic_training.callback.hooks import hook
-from arctic_training.config.base import ComponentConfig
-from arctic_training.config.model import ModelConfig
-from arctic_training.factory import Factory
-from arctic_training.model.transform import ModelTransform
+from arctic_training.component import Factory
+from arctic_training.config.sections.base import ComponentConfig
+from arctic_training.config.sections.model import ModelConfig
+from arctic_training.model.transforms.base import ModelTransform
 
 C = TypeVar("C", bound=ModelConfig)
 

@@ -8,36 +8,36 @@ import torch
 from pydantic import SerializeAsAny, field_validator, model_validator
 from torch import nn
 
-from arctic_training import distributed
-from arctic_training.config.base import ComponentConfig
-from arctic_training.config.changes import FREE
-from arctic_training.config.component import Shelf, from_shelf
-from arctic_training.config.model import ModelConfig
-from arctic_training.config.not_built import require_built
-from arctic_training.config.paths import unreadable
-from arctic_training.config.problems import Problem
+from arctic_training.config.checks.changes import FREE
+from arctic_training.config.checks.not_built import require_built
+from arctic_training.config.checks.paths import unreadable
+from arctic_training.config.checks.problems import Problem
+from arctic_training.config.sections.base import ComponentConfig
+from arctic_training.config.sections.component import Shelf, from_shelf
+from arctic_training.config.sections.model import ModelConfig
+from arctic_training.distributed import process_group
 from arctic_training.engine.config import deepspeed_config
 from arctic_training.engine.zero import drawn_in_parts, sharded_construction
-from arctic_training.errors import ModelError
+from arctic_training.errors.types import ModelError
 from arctic_training.logging import logger
 from arctic_training.model import attention
-from arctic_training.model.apart import require_apart
+from arctic_training.model.checks.dry_run import require_positions
+from arctic_training.model.checks.memory import SHARE, estimate, layout_of, require_room
+from arctic_training.model.checks.own_loss import require_own_loss
+from arctic_training.model.checks.packing_isolation import require_apart
+from arctic_training.model.checks.trial import require_runs
 from arctic_training.model.factory import ModelFactory
-from arctic_training.model.memory import SHARE, estimate, layout_of, require_room
-from arctic_training.model.own_loss import require_own_loss
-from arctic_training.model.peft_transform import PeftConfig, PeftTransform
 from arctic_training.model.pretrained import Pretrained
 from arctic_training.model.pretrained_adapter import PretrainedAdapter, base_of, is_adapter
-from arctic_training.model.rehearsal import require_positions
 from arctic_training.model.target_losses import causal_model
-from arctic_training.model.transform import ModelTransform
-from arctic_training.model.transforms import (
+from arctic_training.model.transforms.base import ModelTransform
+from arctic_training.model.transforms.builtin import (
     ActivationCheckpointing,
     ActivationCheckpointingConfig,
     Compile,
     CompileConfig,
 )
-from arctic_training.model.trial import require_runs
+from arctic_training.model.transforms.peft import PeftConfig, PeftTransform
 from arctic_training.model.vocabulary import fit_vocabulary, warn_of_untrained_rows
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
@@ -215,7 +215,7 @@ class HFModelFactory(ModelFactory[HFModelConfig]):
     @functools.cached_property
     def _deepspeed(self) -> dict[str, Any]:
         """What DeepSpeed is given. Raises `RecipeError`."""
-        return deepspeed_config(self.trainer.config, world=distributed.world_size(), dtype=self.config.dtype)
+        return deepspeed_config(self.trainer.config, world=process_group.world_size(), dtype=self.config.dtype)
 
     @property
     def _stage(self) -> int:

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from arctic_training.errors import MissingDependencyError, ModelError
+from arctic_training.errors.types import MissingDependencyError, ModelError
 from arctic_training.model.huggingface_factory import HFModelFactory
 
 

@@ -6,8 +6,8 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field
 from torch import nn
 
-from arctic_training.config.base import ComponentConfig
-from arctic_training.config.model import DType, ModelConfig
+from arctic_training.config.sections.base import ComponentConfig
+from arctic_training.config.sections.model import DType, ModelConfig
 from arctic_training.model.factory import ModelFactory
 
 _ACTIVATIONS: dict[str, type[nn.Module]] = {

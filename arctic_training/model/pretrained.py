@@ -11,12 +11,12 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from arctic_training.config.paths import beyond_reach
-from arctic_training.errors import ModelError
+from arctic_training.config.checks.paths import beyond_reach
+from arctic_training.errors.types import ModelError
 from arctic_training.logging import logger
 from arctic_training.model import weight_files
-from arctic_training.model.declared import declared
-from arctic_training.model.rehearsal import misfit, require_modules, require_shapes
+from arctic_training.model.checks.declared import declared
+from arctic_training.model.checks.dry_run import misfit, require_modules, require_shapes
 from arctic_training.registry import nearest
 
 T = TypeVar("T")

@@ -9,9 +9,9 @@ from typing import Any
 
 from torch import nn
 
-from arctic_training.config.root import escapes
+from arctic_training.config.checks.sandbox import escapes
 from arctic_training.engine.zero import is_partitioned, modified
-from arctic_training.errors import ModelError
+from arctic_training.errors.types import ModelError
 from arctic_training.model.pretrained import Pretrained
 
 _CONFIG = "adapter_config.json"

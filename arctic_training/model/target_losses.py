@@ -9,12 +9,12 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from arctic_training.errors import ModelError
+from arctic_training.distributed.sequence_parallel import KEY
+from arctic_training.errors.types import ModelError
 from arctic_training.loss.cross_entropy import PLAIN, LogitMap, linear_cross_entropy, logits_cross_entropy
 from arctic_training.loss.targets import count
 from arctic_training.model import attention, auxiliary_losses
 from arctic_training.model.output_head import OutputHead, accepts, output_head, without_cross_entropy
-from arctic_training.parallel.sequence import KEY
 
 Reduction = Literal["sum", "none"]
 

@@ -2,10 +2,10 @@
 
 from typing import Any
 
-from arctic_training.config.tokenizer import is_lexer
-from arctic_training.errors import ModelError
+from arctic_training.config.sections.tokenizer import is_lexer
+from arctic_training.errors.types import ModelError
 from arctic_training.logging import logger
-from arctic_training.model.rehearsal import rows
+from arctic_training.model.checks.dry_run import rows
 
 
 def fit_vocabulary(model: Any, tokenizer: Any, *, resize: bool, exact: bool = False) -> list[tuple[int, str]]:

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from arctic_training.errors import ModelError
+from arctic_training.errors.types import ModelError
 
 _ONE, _INDEX = "model.safetensors", "model.safetensors.index.json"
 _LONGEST = 100_000_000

@@ -6,13 +6,13 @@ from typing import Any, ClassVar, TypeVar
 import torch
 from torch import nn
 
-from arctic_training import distributed
 from arctic_training.callback.hooks import hook
-from arctic_training.config.base import ComponentConfig
-from arctic_training.config.optimizer import OptimizerConfig
+from arctic_training.component import Factory
+from arctic_training.config.sections.base import ComponentConfig
+from arctic_training.config.sections.optimizer import OptimizerConfig
+from arctic_training.distributed import process_group
 from arctic_training.engine.config import highest_stage, zero_stage
-from arctic_training.errors import RecipeError
-from arctic_training.factory import Factory
+from arctic_training.errors.types import RecipeError
 
 C = TypeVar("C", bound=OptimizerConfig)
 
@@ -28,7 +28,7 @@ class OptimizerFactory(Factory[C, torch.optim.Optimizer], kind="optimizer_factor
         run = self.trainer.config
         dtype, steps = run.model.dtype, run.gradient_accumulation_steps
         lowest = highest_stage(run, dtype)
-        stage = zero_stage(run.deepspeed, distributed.world_size(), dtype=dtype, steps=steps, highest=lowest)
+        stage = zero_stage(run.deepspeed, process_group.world_size(), dtype=dtype, steps=steps, highest=lowest)
         if stage > (highest := self.config.highest_stage(dtype)):
             told = f"optimizer.type: {self.name} works up to ZeRO stage {highest} in {dtype}, and this run has {stage}"
             raise RecipeError(f"{told}; give deepspeed.zero_optimization.stage: {highest}")

@@ -6,10 +6,10 @@ from typing import Any, ClassVar, TypeVar
 from torch.optim import Optimizer
 
 from arctic_training.callback.hooks import hook
-from arctic_training.config.base import ComponentConfig
-from arctic_training.config.scheduler import SchedulerConfig
-from arctic_training.errors import RecipeError
-from arctic_training.factory import Factory
+from arctic_training.component import Factory
+from arctic_training.config.sections.base import ComponentConfig
+from arctic_training.config.sections.scheduler import SchedulerConfig
+from arctic_training.errors.types import RecipeError
 
 C = TypeVar("C", bound=SchedulerConfig)
 

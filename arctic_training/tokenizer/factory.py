@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 from arctic_training.callback.hooks import hook
-from arctic_training.config.base import ComponentConfig
-from arctic_training.config.tokenizer import TokenizerConfig
-from arctic_training.errors import ModelError
-from arctic_training.factory import Factory
+from arctic_training.component import Factory
+from arctic_training.config.sections.base import ComponentConfig
+from arctic_training.config.sections.tokenizer import TokenizerConfig
+from arctic_training.errors.types import ModelError
 
 C = TypeVar("C", bound=TokenizerConfig)
 

@@ -9,11 +9,11 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from arctic_training.config.changes import FREE
-from arctic_training.config.paths import beyond_reach, unreadable
-from arctic_training.config.problems import Problem
-from arctic_training.config.tokenizer import TokenizerConfig
-from arctic_training.errors import ModelError
+from arctic_training.config.checks.changes import FREE
+from arctic_training.config.checks.paths import beyond_reach, unreadable
+from arctic_training.config.checks.problems import Problem
+from arctic_training.config.sections.tokenizer import TokenizerConfig
+from arctic_training.errors.types import ModelError
 from arctic_training.tokenizer.factory import TokenizerFactory, read_template
 
 _SPARE = (

@@ -5,10 +5,10 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from arctic_training.config.base import BaseConfig
-from arctic_training.config.changes import FREE
-from arctic_training.config.problems import Problem, Problems, shown
-from arctic_training.config.tokenizer import TokenizerConfig
+from arctic_training.config.checks.changes import FREE
+from arctic_training.config.checks.problems import Problem, Problems, shown
+from arctic_training.config.sections.base import BaseConfig
+from arctic_training.config.sections.tokenizer import TokenizerConfig
 from arctic_training.tokenizer.factory import TokenizerFactory, read_template
 from arctic_training.tokenizer.lexemes import splits
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from arctic_training.config.base import ComponentConfig
+from arctic_training.config.sections.base import ComponentConfig
 from arctic_training.tracker.tracker import Tracker
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
-from arctic_training.config.base import ComponentConfig
+from arctic_training.config.sections.base import ComponentConfig
 from arctic_training.metrics import merged
 from arctic_training.tracker.tracker import Tracker
 

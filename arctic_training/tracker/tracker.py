@@ -6,10 +6,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
 
-from arctic_training.config.base import ComponentConfig
-from arctic_training.errors import ArcticError, InputError
+from arctic_training.config.sections.base import ComponentConfig
+from arctic_training.errors.types import ArcticError, InputError
+from arctic_training.errors.user_traceback import own_traceback
 from arctic_training.registry import Registered
-from arctic_training.traces import own_traceback
 
 
 class Tracker(Registered, ABC, kind="tracker"):

@@ -5,8 +5,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from arctic_training.config.wandb import WandbConfig
-from arctic_training.errors import InputError, MissingDependencyError
+from arctic_training.config.sections.wandb import WandbConfig
+from arctic_training.errors.types import InputError, MissingDependencyError
 from arctic_training.metrics import merged
 from arctic_training.tracker.tracker import Tracker
 

@@ -8,20 +8,21 @@ from typing import Any
 import numpy as np
 import torch
 
-from arctic_training import distributed
 from arctic_training.callback.callback import Callback
 from arctic_training.callback.kill_switch import KillSwitchConfig
 from arctic_training.callback.nan_guard import NanGuardConfig
 from arctic_training.callback.time_limit import TimeLimitConfig
-from arctic_training.checkpoint import room
-from arctic_training.config.base import ComponentConfig
-from arctic_training.config.component import Slot
-from arctic_training.data.loader import Loader
+from arctic_training.checkpoint import disk_space
+from arctic_training.component import TrainerView
+from arctic_training.config.sections.base import ComponentConfig
+from arctic_training.config.sections.component import Slot
+from arctic_training.data.batching.loader import Loader
+from arctic_training.distributed import collectives, process_group
+from arctic_training.distributed.sequence_parallel import require_groups
+from arctic_training.distributed.watchdog import Watch
 from arctic_training.engine.engine import Engine, freeze, initialize
-from arctic_training.errors import RecipeError
+from arctic_training.errors.types import RecipeError
 from arctic_training.evaluation.evaluator import Evaluator
-from arctic_training.factory import TrainerView
-from arctic_training.parallel.sequence import require_groups
 from arctic_training.registry import lookup, numbered
 from arctic_training.state import Rng, RunState
 from arctic_training.tracker.console import ConsoleConfig
@@ -31,13 +32,12 @@ from arctic_training.trainer.resume import resume
 from arctic_training.trainer.role import Role, RoleView
 from arctic_training.trainer.scalar import require_auxiliary_losses, require_scalar, require_whole_attention
 from arctic_training.trainer.session import Session
-from arctic_training.watchdog import Watch
 
 
 def assemble(trainer: Any) -> None:
     """Build every part of ``trainer``'s run, then go on from a checkpoint when the recipe says so."""
-    distributed.init()
-    require_groups(trainer.config.sequence_parallel_size, distributed.world_size())
+    process_group.init()
+    require_groups(trainer.config.sequence_parallel_size, process_group.world_size())
     trainer.session = Session(trainer.config)
     trainer.session.claim()
     try:
@@ -67,7 +67,7 @@ def build(trainer: Any) -> None:
             trainer.engines[role.name] = cast(trainer, role)
     trainer.checkpointers = [checkpointer() for checkpointer in make_checkpointers(trainer)]
     for checkpointer in trainer.checkpointers:
-        room.warn(checkpointer)
+        disk_space.warn(checkpointer)
     trainer.evaluators = make_evaluators(config.evaluators)
     trainer.state = RunState(progress=trainer.progress, rng=Rng(), data=trainer.train_loader, metrics=trainer.metrics)
     trainer.state.add({f"callback.{name}": part for name, part in trainer.listeners.items()})
@@ -77,7 +77,7 @@ def build(trainer: Any) -> None:
     trainer.check()
     for evaluator in trainer.evaluators:
         evaluator.check(trainer)
-    seed(config.seed + distributed.rank())  # the ranks began with equal weights; from here their dropout differs
+    seed(config.seed + process_group.rank())  # the ranks began with equal weights; from here their dropout differs
     resume(trainer)
     for checkpointer in trainer.checkpointers:
         checkpointer.tell_of_others()
@@ -86,7 +86,7 @@ def build(trainer: Any) -> None:
 
 def prepare_data(trainer: Any) -> None:
     """Build the data of ``trainer``'s run only, which leaves them in the cache."""
-    distributed.init()
+    process_group.init()
     trainer.session = Session(trainer.config)
     seed(trainer.config.seed)
     trainer.tokenizer = make(trainer, "tokenizer")
@@ -202,7 +202,7 @@ def make_trackers(config: Any, run_dir: Path) -> list[Tracker]:
     for number, (file, name) in enumerate(files):
         if other := next((other for there, other in files[:number] if there == file), None):
             raise RecipeError(f"trackers: {other} and {name} both write {file}; leave one out, or give it another file")
-    with distributed.main_first() as first:
+    with collectives.main_first() as first:
         for tracker in trackers if first else ():
             with refusing(tracker):
                 tracker.check()

@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from arctic_training import distributed
-from arctic_training.errors import ArcticError, ScoringError
+from arctic_training.distributed import collectives, process_group
+from arctic_training.errors.types import ArcticError, ScoringError
 from arctic_training.logging import logger
 from arctic_training.state import Progress
 
@@ -63,7 +63,7 @@ class Ending:
         code, such as a callback, that is raised while no window is under way; of several, one rank cannot save alone.
         """
         own = isinstance(error, ArcticError) or not isinstance(error, Exception)
-        alone = distributed.world_size() == 1 and self.settled and not own
+        alone = process_group.world_size() == 1 and self.settled and not own
         if self.progress.update and (alone or isinstance(error, ScoringError)):
             try:
                 self._save_if_due(end=True)
@@ -72,7 +72,7 @@ class Ending:
 
     def _agree(self) -> None:
         """Stop on every rank when one was asked to. All processes call it together."""
-        wishes = [(code, why) for why, code in distributed.gather_objects(self._requested) if why]
+        wishes = [(code, why) for why, code in collectives.gather_objects(self._requested) if why]
         if self.asked or not wishes:
             return
         self.exit_code, reason = max(wishes)

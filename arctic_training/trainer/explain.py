@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 
-from arctic_training import distributed
-from arctic_training.config.consistent import shares_sequences
-from arctic_training.errors import MemoryShortError
+from arctic_training.config.checks.cross_field import shares_sequences
+from arctic_training.distributed import process_group
+from arctic_training.errors.types import MemoryShortError
 
 _SHORT = ("can't allocate memory", "not enough memory", "CUDA out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
 _PARTS = {
@@ -94,6 +94,6 @@ def _advice(trainer: Any, part: str) -> str:
         if shares_sequences(type(trainer)):
             shared = 2 * config.sequence_parallel_size
             told.append(f"sequence_parallel_size: {shared}, so many processes to a sequence")
-    sharded = "deepspeed.zero_optimization.stage: 3" + " on more processes" * (distributed.world_size() == 1)
+    sharded = "deepspeed.zero_optimization.stage: 3" + " on more processes" * (process_group.world_size() == 1)
     told += [sharded, "deepspeed.zero_optimization.offload_optimizer: {device: cpu}"]
     return f"What takes less: {'; '.join(told)}"

@@ -10,8 +10,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from weakref import WeakValueDictionary
 
-from arctic_training import distributed
-from arctic_training.errors import InputError
+from arctic_training.distributed import collectives, process_group
+from arctic_training.errors.types import InputError
 from arctic_training.logging import logger
 
 LOCK = ".lock"
@@ -34,7 +34,7 @@ class Lock:
         self._files: dict[Path, int] = {}
         self._made: list[Path] = []
         wrong = ""
-        if distributed.is_main():
+        if process_group.is_main():
             try:
                 for folder in dict.fromkeys(Path(os.path.realpath(folder)) for folder in folders):
                     self._take(folder)
@@ -42,7 +42,7 @@ class Lock:
                 wrong = str(error)
             except OSError as error:
                 wrong = f"{error.filename}: cannot be written: {error.strerror}"
-        if told := distributed.broadcast_object(wrong):
+        if told := collectives.broadcast_object(wrong):
             self.release()
             raise InputError(told)
 

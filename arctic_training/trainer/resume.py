@@ -3,13 +3,13 @@
 from pathlib import Path
 from typing import Any
 
-from arctic_training import distributed
 from arctic_training.checkpoint import folder as disk
-from arctic_training.checkpoint.engine import CheckpointEngine
-from arctic_training.checkpoint.guard import Guard
-from arctic_training.config.component import listed
-from arctic_training.data import fingerprint
-from arctic_training.errors import ResumeError
+from arctic_training.checkpoint.checkpointer import CheckpointEngine
+from arctic_training.checkpoint.compatibility import Guard
+from arctic_training.config.sections.component import listed
+from arctic_training.data.preparation import fingerprint
+from arctic_training.distributed import collectives, process_group
+from arctic_training.errors.types import ResumeError
 from arctic_training.logging import logger
 
 
@@ -48,13 +48,13 @@ def resume(trainer: Any) -> None:
 def guard_of(trainer: Any) -> Guard:
     """What this run is."""
     prints: dict[str, Any] = {}
-    if distributed.is_main():
+    if process_group.is_main():
         prints = fingerprint.of_data(trainer.train_loader)
         if trainer.tokenizer is not None:
             prints["tokenizer.files"] = fingerprint.of_tokenizer(trainer.tokenizer)
     config = trainer.config
     rows = config.micro_batch_size * config.gradient_accumulation_steps * trainer.data_world
-    return Guard(config, distributed.broadcast_object(prints) | {"global_batch_size": rows})
+    return Guard(config, collectives.broadcast_object(prints) | {"global_batch_size": rows})
 
 
 def checkpoint_at(path: Path) -> Path:

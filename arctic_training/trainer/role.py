@@ -8,12 +8,12 @@ from typing import Annotated, Any
 import torch
 from pydantic import Field, SerializeAsAny, create_model
 
-from arctic_training.config.component import Slot
-from arctic_training.config.model import ModelConfig
-from arctic_training.config.optimizer import OptimizerConfig
-from arctic_training.config.scheduler import SchedulerConfig
-from arctic_training.config.trainer import TrainerConfig
-from arctic_training.errors import RegistryError
+from arctic_training.config.sections.component import Slot
+from arctic_training.config.sections.model import ModelConfig
+from arctic_training.config.sections.optimizer import OptimizerConfig
+from arctic_training.config.sections.scheduler import SchedulerConfig
+from arctic_training.config.sections.trainer import TrainerConfig
+from arctic_training.errors.types import RegistryError
 
 _PARTS: dict[str, tuple[Any, str]] = {
     "model": (Annotated[SerializeAsAny[ModelConfig], Slot("model_factory_type")], "The model that plays the role"),

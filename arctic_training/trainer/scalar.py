@@ -4,9 +4,9 @@ from typing import Any
 
 import torch
 
-from arctic_training.errors import TrainingError
+from arctic_training.distributed import sequence_parallel
+from arctic_training.errors.types import TrainingError
 from arctic_training.model import auxiliary_losses
-from arctic_training.parallel import sequence
 from arctic_training.registry import where
 
 
@@ -34,7 +34,7 @@ def require_auxiliary_losses(trainer: Any, loss: Any) -> None:
 
 def require_whole_attention(trainer: Any, loss: Any) -> None:
     """Raises `TrainingError` where processes share sequences, and the model attended to its own part only."""
-    if not sequence.swaps:
+    if not sequence_parallel.swaps:
         raise TrainingError(
             f"sequence_parallel_size: the loss of {where(type(trainer))} came about without the rest of the sequence: "
             "its model attends by something else than transformers' attention functions; leave it out"

@@ -13,10 +13,10 @@ from typing import Any
 
 import torch
 
-from arctic_training import distributed
-from arctic_training.config.trainer import TrainerConfig
-from arctic_training.config.yaml_writer import write_yaml
-from arctic_training.errors import InputError
+from arctic_training.config.recipe.yaml_writer import write_yaml
+from arctic_training.config.sections.trainer import TrainerConfig
+from arctic_training.distributed import collectives, process_group
+from arctic_training.errors.types import InputError
 from arctic_training.logging import close_log, log_to, logger, print_log
 from arctic_training.state import Rng
 from arctic_training.tracker.tracker import Tracker, refusing
@@ -34,8 +34,8 @@ class Session:
         self.trackers: list[Tracker] = []
         self.lock: Lock | None = None
         self._rng: dict[str, Any] | None = Rng().state_dict()
-        told, world = config.logger, distributed.world_size()
-        print_log(level=told.level, rank=distributed.rank(), world=world, ranks=told.print_output_ranks)
+        told, world = config.logger, process_group.world_size()
+        print_log(level=told.level, rank=process_group.rank(), world=world, ranks=told.print_output_ranks)
 
     def claim(self) -> None:
         """Keep other runs out of the run folder and those of the checkpoints. Raises `InputError` when one is there,
@@ -54,12 +54,12 @@ class Session:
         """
         told = self.config.logger
         folder = told.output_dir or self.run_dir / "logs"
-        with distributed.main_first() as first:
+        with collectives.main_first() as first:
             if first:
                 recipe = self.config.dump()
                 self._start(trackers, recipe, step)
                 self._write(recipe)
-        log_to(folder, level=told.level, rank=distributed.rank(), ranks=told.file_output_ranks)
+        log_to(folder, level=told.level, rank=process_group.rank(), ranks=told.file_output_ranks)
 
     def _start(self, trackers: Sequence[Tracker], recipe: dict[str, Any], step: int) -> None:
         self.run_dir.mkdir(parents=True, exist_ok=True)
@@ -90,7 +90,7 @@ class Session:
                 logger.error(f"tracker {tracker.name} could not finish: {error!r}")
         self.release()
 
-        distributed.give_back()
+        process_group.give_back()
 
     def leave(self, *, failed: bool) -> None:
         """`close`, and leave the process, which the run may have been a guest of, as it was."""
@@ -104,7 +104,7 @@ class Session:
         """Let other runs in."""
         if self.lock is not None:
             self.lock.release()
-        if distributed.is_main() and self.config.output_dir is None and self.config.recipe_path is None:
+        if process_group.is_main() and self.config.output_dir is None and self.config.recipe_path is None:
             with contextlib.suppress(OSError):  # a temporary folder that nothing came into
                 self.run_dir.rmdir()
 
@@ -115,8 +115,8 @@ def run_dir(config: TrainerConfig) -> Path:
         return config.output_dir.absolute()
     if config.recipe_path is not None:
         return config.recipe_path.parent.absolute() / "runs" / config.recipe_path.stem
-    made = tempfile.mkdtemp(prefix="arctic_training_") if distributed.is_main() else ""
-    return Path(distributed.broadcast_object(made))
+    made = tempfile.mkdtemp(prefix="arctic_training_") if process_group.is_main() else ""
+    return Path(collectives.broadcast_object(made))
 
 
 def facts() -> dict[str, Any]:
@@ -132,7 +132,7 @@ def facts() -> dict[str, Any]:
         "python": platform.python_version(),
         "platform": platform.platform(),
         "versions": versions,
-        "processes": distributed.world_size(),
+        "processes": process_group.world_size(),
         "devices": devices or ["cpu"],
         "command": sys.argv,
     }

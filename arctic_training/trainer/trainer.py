@@ -7,13 +7,13 @@ from typing import Any, ClassVar
 
 import torch
 
-from arctic_training import distributed, environment
 from arctic_training.callback.callback import Callback, Moved
 from arctic_training.callback.hooks import Hooked, hook
-from arctic_training.checkpoint.engine import CheckpointEngine, save_all
-from arctic_training.config.trainer import TrainerConfig
-from arctic_training.data.factory import DataFactory
-from arctic_training.data.loader import Loader
+from arctic_training.checkpoint.checkpointer import CheckpointEngine, save_all
+from arctic_training.config.sections.trainer import TrainerConfig
+from arctic_training.data.batching.loader import Loader
+from arctic_training.data.factories.base import DataFactory
+from arctic_training.distributed import collectives, environment, process_group
 from arctic_training.engine.engine import Engine
 from arctic_training.evaluation.evaluator import Evaluator, measured
 from arctic_training.metrics import Metrics, Number, merged
@@ -26,8 +26,8 @@ from arctic_training.tokenizer.factory import TokenizerFactory
 from arctic_training.trainer.assembly import assemble, prepare_data
 from arctic_training.trainer.ending import Ending
 from arctic_training.trainer.explain import explained
-from arctic_training.trainer.lengths import Lengths
 from arctic_training.trainer.role import Role, require_roles, with_sections
+from arctic_training.trainer.schedule import Lengths
 from arctic_training.trainer.session import Session
 from arctic_training.trainer.view import View
 from arctic_training.trainer.window import Window, again, count_targets, to_device, windows, with_share
@@ -100,8 +100,8 @@ class Trainer(Registered, Hooked, View, Lengths, Ending, ABC, kind="trainer"):
             self.config.gradient_accumulation_steps,
             targets=self.targets,
             stop=lambda: bool(self._requested[0]),
-            reduce=distributed.all_reduce,
-            ranks=distributed.world_size(),
+            reduce=collectives.all_reduce,
+            ranks=process_group.world_size(),
             device=self.device,
         ):
             if (self.progress.epoch, self.progress.row) in self.left_out:
@@ -117,7 +117,7 @@ class Trainer(Registered, Hooked, View, Lengths, Ending, ABC, kind="trainer"):
     @environment.lending()
     def train(self) -> None:
         """Train what is left of the run, save and evaluate what is due at its end, and close the session."""
-        distributed.init()  # another run in this process may have ended since, and given back what both need
+        process_group.init()  # another run in this process may have ended since, and given back what both need
         try:
             if self.config.evaluate_first and not self.progress.update:
                 self.evaluate()
@@ -209,7 +209,7 @@ class Trainer(Registered, Hooked, View, Lengths, Ending, ABC, kind="trainer"):
     @hook("log")
     def log(self) -> dict[str, float]:
         """Tell the trackers what was recorded since the last time."""
-        recorded = self.metrics.read(distributed.all_reduce)
+        recorded = self.metrics.read(collectives.all_reduce)
         own = {} if (norm := self.model.grad_norm) is None else {"grad_norm": norm}
         then, tokens = self._clock
         self._clock = (time.perf_counter(), self.progress.tokens)
@@ -232,7 +232,7 @@ class Trainer(Registered, Hooked, View, Lengths, Ending, ABC, kind="trainer"):
                         self.metrics.weight = self.targets(batch)
                         batch = with_share(to_device(batch, self.device), max(self.metrics.weight, 1))
                         self.record("loss", self.loss(batch))
-                    means = self.evaluated(self.metrics.read(distributed.all_reduce))
+                    means = self.evaluated(self.metrics.read(collectives.all_reduce))
                     values = merged(values, {f"{metric}/{name}": value for metric, value in means.items()})
             finally:
                 self.metrics = training

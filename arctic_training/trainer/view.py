@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 
 import torch
 
-from arctic_training import distributed
+from arctic_training.distributed import process_group
 from arctic_training.engine.engine import Engine
 from arctic_training.registry import lookup
 from arctic_training.trainer.role import Role
@@ -32,7 +32,7 @@ class View:
 
     @property
     def device(self) -> torch.device:
-        return distributed.device()
+        return process_group.device()
 
     @property
     def packs_samples(self) -> bool:
@@ -41,12 +41,12 @@ class View:
 
     @property
     def data_rank(self) -> int:
-        return distributed.rank() // int(self.config.sequence_parallel_size)
+        return process_group.rank() // int(self.config.sequence_parallel_size)
 
     @property
     def data_world(self) -> int:
         # data can be prepared by fewer processes than train on them
-        return max(1, distributed.world_size() // int(self.config.sequence_parallel_size))
+        return max(1, process_group.world_size() // int(self.config.sequence_parallel_size))
 
     @property
     def run_dir(self) -> Path:

@@ -48,7 +48,7 @@ def main() -> None:
         import datasets  # noqa: F401  importing libraries is no part of the preparation
 
     from arctic_training import SFTTrainer, get_config
-    from arctic_training.data.sft_factory import SFTDataFactory
+    from arctic_training.data.factories.sft import SFTDataFactory
 
     class Chats(SFTDataFactory):
         name = "measured"

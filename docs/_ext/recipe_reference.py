@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 from pydantic_core import PydanticUndefined
 
 from arctic_training import builtin as _builtin  # noqa: F401  fills the shelves
-from arctic_training.config import describe
-from arctic_training.config.base import BaseConfig, ComponentConfig
-from arctic_training.config.component import Slot
-from arctic_training.config.recipe import DEFAULT_TRAINER
-from arctic_training.config.trainer import TrainerConfig
+from arctic_training.config.recipe import describe
+from arctic_training.config.recipe.get_config import DEFAULT_TRAINER
+from arctic_training.config.sections.base import BaseConfig, ComponentConfig
+from arctic_training.config.sections.component import Slot
+from arctic_training.config.sections.trainer import TrainerConfig
 from arctic_training.registry import lookup, names
 
 if TYPE_CHECKING:

@@ -20,10 +20,10 @@ from arctic_training import (
     SFTTrainer,
     TokenizerFactory,
 )
-from arctic_training.config.model import DType
-from arctic_training.config.numbers import HumanInt
-from arctic_training.config.tokenizer import TokenizerConfig
-from arctic_training.distributed import is_main
+from arctic_training.config.sections.model import DType
+from arctic_training.config.sections.numbers import HumanInt
+from arctic_training.config.sections.tokenizer import TokenizerConfig
+from arctic_training.distributed.process_group import is_main
 
 MODULUS, LENGTH = 17, 4
 PAD, END = "<|pad|>", "<|end|>"

@@ -7,8 +7,8 @@ from typing import Any
 from pydantic import Field
 
 from arctic_training import Callback, DataSource, DataSourceConfig
-from arctic_training.distributed import is_main
-from arctic_training.errors import DataError, MissingDependencyError
+from arctic_training.distributed.process_group import is_main
+from arctic_training.errors.types import DataError, MissingDependencyError
 
 
 class ReasoningGymConfig(DataSourceConfig):

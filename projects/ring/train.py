@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from arctic_training import Callback, ComponentConfig, DataSource, Evaluator
-from arctic_training.config.data import DataSourceConfig
-from arctic_training.config.numbers import HumanInt
+from arctic_training.config.sections.data import DataSourceConfig
+from arctic_training.config.sections.numbers import HumanInt
 
 MODES, RADIUS, SIGMA = 8, 2.0, 0.1
 _ANGLES = torch.arange(MODES) * (2 * math.pi / MODES)

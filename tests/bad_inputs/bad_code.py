@@ -75,7 +75,7 @@ CASES: dict[str, Case] = {
     ),
     "a name that is taken": Case(
         "{here}/train.py:4: code: RegistryError: the trainer name 'causal' of Mine in {here}/train.py "
-        "is taken by arctic_training.trainer.causal_trainer.CausalTrainer; choose another name",
+        "is taken by arctic_training.objectives.causal.CausalTrainer; choose another name",
         files=trainer("causal"),
     ),
     "a name of its own twice": Case(

@@ -16,19 +16,19 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pyarrow import parquet
 
-from arctic_training.arguments import parse
-from arctic_training.config.node import plain
-from arctic_training.config.recipe import get_config
-from arctic_training.config.yaml_reader import read_yaml
-from arctic_training.config.yaml_writer import write_yaml
-from arctic_training.data.encoder import SampleEncoder
-from arctic_training.data.packing import best_fit
-from arctic_training.data.preference_rows import reader as preference_reader
-from arctic_training.data.rows import RowReader
-from arctic_training.data.sft_factory import SFTDataConfig
-from arctic_training.data.shapes import Sample
-from arctic_training.data.shapes import reader as shape_reader
-from arctic_training.errors import ArcticError, DataError, InputError, ModelError, RecipeError
+from arctic_training.config.recipe.get_config import get_config
+from arctic_training.config.recipe.node import plain
+from arctic_training.config.recipe.yaml_reader import read_yaml
+from arctic_training.config.recipe.yaml_writer import write_yaml
+from arctic_training.data.batching.packing import best_fit
+from arctic_training.data.factories.sft import SFTDataConfig
+from arctic_training.data.formats.chat import Sample
+from arctic_training.data.formats.chat import reader as shape_reader
+from arctic_training.data.formats.preference import reader as preference_reader
+from arctic_training.data.sources.arrow_rows import RowReader
+from arctic_training.data.tokenization.encoder import SampleEncoder
+from arctic_training.errors.types import ArcticError, DataError, InputError, ModelError, RecipeError
+from arctic_training.launch.arguments import parse
 from arctic_training.model import weight_files
 from arctic_training.registry import lookup
 from tests.data import templates

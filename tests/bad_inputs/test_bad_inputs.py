@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from arctic_training.cli import main
+from arctic_training.cli.main import main
 from tests.bad_inputs import bad_code, bad_data, bad_lexers, bad_models, bad_rewards, bad_runs
 from tests.bad_inputs.case import Case, listing, same, sft
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from arctic_training.cli import main
+from arctic_training.cli.main import main
 from tests.processes import HANG, ROOT
 
 pytestmark = pytest.mark.fault(32)
@@ -386,7 +386,7 @@ def test_code_that_takes_a_name_names_who_has_it(capsys: pytest.CaptureFixture[s
     (line,) = refused(["recipe.yaml"], capsys)
     mine = Path("train.py").resolve()
     assert line.startswith(f"{mine}:2: code: RegistryError: the trainer name 'causal' of Mine in {mine} ")
-    assert "is taken by arctic_training.trainer.causal_trainer.CausalTrainer; choose another name" in line
+    assert "is taken by arctic_training.objectives.causal.CausalTrainer; choose another name" in line
 
 
 @pytest.mark.fault(36)

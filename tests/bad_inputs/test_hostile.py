@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from arctic_training.cli import main
-from arctic_training.data import chat_template
-from arctic_training.data.chat_template import ChatTemplate
-from arctic_training.errors import DataError
+from arctic_training.cli.main import main
+from arctic_training.data.tokenization import chat_template
+from arctic_training.data.tokenization.chat_template import ChatTemplate
+from arctic_training.errors.types import DataError
 from tests.bad_inputs.case import Case, sft
 from tests.bad_inputs.test_bad_recipes import BOMB
 from tests.data import templates
@@ -56,7 +56,7 @@ CHILD = """
 import io, json, sys, tracemalloc
 from contextlib import redirect_stderr
 from arctic_training.cli import main
-import arctic_training.config.recipe
+import arctic_training.config.recipe.get_config
 from tests.work import calls
 told = []
 for name in sys.argv[1:]:
@@ -164,7 +164,7 @@ def test_a_secret_is_in_no_log_folder_or_message(
     monkeypatch.setenv("A_TOKEN", secret)
     monkeypatch.chdir(tmp_path)
     code = LEAKY.replace("{error}", error).replace("leaky", f"leaky_{error}_{len(debug)}")
-    code = "from arctic_training.errors import TrainingError\n" * (error == "TrainingError") + code
+    code = "from arctic_training.errors.types import TrainingError\n" * (error == "TrainingError") + code
     recipe = f"type: leaky_{error}_{len(debug)}\ntoken: ${{env:A_TOKEN}}\n{sft()}"
     Case("", recipe=recipe, files={"train.py": code}).plant(tmp_path, tiny_model)
     assert main(["recipe.yaml", *debug]) == 1

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from arctic_training.callback.ema import EMA, EMAConfig
-from arctic_training.errors import RecipeError
+from arctic_training.errors.types import RecipeError
 
 
 def network() -> nn.Sequential:

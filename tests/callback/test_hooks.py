@@ -6,8 +6,8 @@ import pytest
 
 from arctic_training.callback.callback import Callback
 from arctic_training.callback.hooks import Hooked, hook
-from arctic_training.config.base import ComponentConfig
-from arctic_training.errors import RegistryError
+from arctic_training.config.sections.base import ComponentConfig
+from arctic_training.errors.types import RegistryError
 
 
 class Host(Hooked):

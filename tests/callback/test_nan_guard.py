@@ -11,12 +11,13 @@ from typing import Any, ClassVar
 import pytest
 import torch
 
-from arctic_training import GANTrainer, distributed, get_config
+from arctic_training import GANTrainer, get_config
 from arctic_training.callback.nan_guard import _samples
-from arctic_training.data.loader import IndexedLoader
-from arctic_training.data.sampler import GlobalOrder
+from arctic_training.data.batching.loader import IndexedLoader
+from arctic_training.data.batching.sampler import GlobalOrder
+from arctic_training.distributed.process_group import process_group
 from arctic_training.engine.engine import TrainedEngine
-from arctic_training.errors import NonFiniteError, RecipeError
+from arctic_training.errors.types import NonFiniteError, RecipeError
 from arctic_training.state import Progress
 from arctic_training.trainer.window import Window
 from tests import processes
@@ -55,7 +56,7 @@ def train(folder: Path, spoil: Spoil = lambda trainer, loss: loss, run: str = "r
         assert weights.isfinite().all()
         saved = sorted(path.name for path in (folder / run / "saved").glob("step_*"))
         trainer.close()
-    lines = (folder / run / "metrics.jsonl").read_text().splitlines() if distributed.is_main() else []
+    lines = (folder / run / "metrics.jsonl").read_text().splitlines() if process_group.is_main() else []
     return {"weights": weights, "saved": saved, "progress": trainer.progress, "records": [*map(json.loads, lines)]}
 
 
@@ -174,7 +175,7 @@ def test_going_back_wants_a_checkpoint(tmp_path: Path) -> None:
 
 def detached(trainer: Any, loss: torch.Tensor) -> torch.Tensor:
     """On the last rank a number that is none, and a gradient that is."""
-    last = distributed.rank() == distributed.world_size() - 1
+    last = process_group.rank() == process_group.world_size() - 1
     return loss + loss.detach() * math.nan if trainer.progress.update == 2 and last else loss
 
 

@@ -65,7 +65,7 @@ def test_lengths_of_time_are_read_as_people_write_them(tmp_path: Path, written: 
 
 @pytest.mark.parametrize("written", ["soon", "3h50", "-5", "", "h", "5m3h", True])
 def test_what_is_no_length_of_time_is_refused(tmp_path: Path, written: Any) -> None:
-    from arctic_training.errors import RecipeError
+    from arctic_training.errors.types import RecipeError
 
     with pytest.raises(RecipeError, match="time_limit"):
         get_config(recipe("gan", tmp_path, time_limit=written))

@@ -7,8 +7,8 @@ from unittest import mock
 
 import torch
 
-from arctic_training import distributed
-from arctic_training.checkpoint.deepspeed_engine import DeepSpeedCheckpointConfig, DeepSpeedCheckpointEngine
+from arctic_training.checkpoint.deepspeed import DeepSpeedCheckpointConfig, DeepSpeedCheckpointEngine
+from arctic_training.distributed import collectives, process_group
 from arctic_training.engine import optimizers
 from arctic_training.engine.engine import TrainedEngine, initialize
 from arctic_training.engine.zero import full_parameter
@@ -78,7 +78,7 @@ def make(layout: Layout, optimizer: str = "adamw", dtype: str = "fp32", *, seed:
     ]
     made = OPTIMIZERS[optimizer.removeprefix("flat ")](groups)
     schedule = torch.optim.lr_scheduler.LambdaLR(made, lambda update: 1 / (1 + update))
-    config = small.recipe(ROWS // distributed.world_size(), dtype, zero_optimization={"stage": int(stage), **zero})
+    config = small.recipe(ROWS // process_group.world_size(), dtype, zero_optimization={"stage": int(stage), **zero})
     if not optimizer.startswith("flat"):
         return initialize(config, net, made, schedule)
     with mock.patch("deepspeed.runtime.engine.FusedAdam", type(made)):  # what its own, for GPUs, is wrapped in
@@ -88,7 +88,7 @@ def make(layout: Layout, optimizer: str = "adamw", dtype: str = "fp32", *, seed:
 def update(engine: TrainedEngine, number: int) -> float:
     """One update on the rows of ``number``, however they are shared; returns its loss over all of them."""
     draw = torch.Generator().manual_seed(number)
-    rows = torch.randn(ROWS, 1, 6, generator=draw)[distributed.rank() :: distributed.world_size()]
+    rows = torch.randn(ROWS, 1, 6, generator=draw)[process_group.rank() :: process_group.world_size()]
     dtype, total = next(engine.module.parameters()).dtype, torch.zeros(1, dtype=torch.float64)
     engine.train()
     for n, x in enumerate(rows):
@@ -97,7 +97,7 @@ def update(engine: TrainedEngine, number: int) -> float:
         engine.backward(loss)
         engine.step()
         total += loss.item() / ROWS
-    return float(distributed.all_reduce(total))
+    return float(collectives.all_reduce(total))
 
 
 def save(engine: TrainedEngine, folder: Path, number: int) -> None:

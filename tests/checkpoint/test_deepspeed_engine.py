@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 import torch
 
-from arctic_training import distributed
-from arctic_training.checkpoint.deepspeed_engine import DeepSpeedCheckpointConfig, DeepSpeedCheckpointEngine
+from arctic_training.checkpoint.deepspeed import DeepSpeedCheckpointConfig, DeepSpeedCheckpointEngine
 from arctic_training.checkpoint.folder import sums_of
+from arctic_training.distributed import collectives, process_group
 from arctic_training.engine.engine import TrainedEngine
 from arctic_training.engine.snapshot import fragments, require_plain, snapshot
-from arctic_training.errors import ArcticError, CheckpointError, RecipeError, ResumeError
+from arctic_training.errors.types import ArcticError, CheckpointError, RecipeError, ResumeError
 from arctic_training.state import Progress, RunState
 from tests import processes
 from tests.checkpoint import elastic
@@ -49,7 +49,7 @@ class Planted:
 
 def two_engines(folder: Path) -> list[str]:
     """Two trained networks in one checkpoint; parts of the run; and the refusals, at stage 1."""
-    distributed.init()
+    process_group.init()
     engines = {"model": small.make(1, seed=1), "critic": small.make(1, seed=2)}
     for engine in engines.values():
         small.window(engine, 0, 1, 1)
@@ -99,7 +99,7 @@ def test_two_networks_in_one_checkpoint_and_what_is_refused(tmp_path: Path) -> N
 
 
 def save_one(folder: Path) -> None:
-    distributed.init()
+    process_group.init()
     engine = small.make(0)
     small.window(engine, 0, 1, 1)
     checkpointer, state = saver(folder, 1)
@@ -107,7 +107,7 @@ def save_one(folder: Path) -> None:
 
 
 def load_one(folder: Path) -> str:
-    distributed.init()
+    process_group.init()
     checkpointer, state = saver(folder)
     try:
         checkpointer.load({"model": small.make(0)}, state)
@@ -188,7 +188,7 @@ def put_together(stage: int, dtype: str) -> list[str]:
         for name, start, at, size in held
     ]
     wrong = []
-    every = [one for part in distributed.gather_objects(mine) for one in part]
+    every = [one for part in collectives.gather_objects(mine) for one in part]
     for name, parameter in engine.module.named_parameters():
         if not parameter.requires_grad:
             continue
@@ -197,7 +197,7 @@ def put_together(stage: int, dtype: str) -> list[str]:
         for _, start, part in (one for one in every if one[0] == name):
             whole[start : start + len(part)] = part
             times[start : start + len(part)] += 1
-        copies = distributed.world_size() if stage == 0 else 1
+        copies = process_group.world_size() if stage == 0 else 1
         expected = safe_get_full_fp32_param(parameter) if stage else None
         if expected is None:
             expected = parameter.detach().float()
@@ -209,7 +209,7 @@ def put_together(stage: int, dtype: str) -> list[str]:
 
 
 def all_together() -> list[str]:
-    distributed.init()
+    process_group.init()
     return [line for stage in small.STAGES for dtype in ("fp32", "bf16") for line in put_together(stage, dtype)]
 
 

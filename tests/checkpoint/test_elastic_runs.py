@@ -10,8 +10,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 
-from arctic_training import distributed, get_config
+from arctic_training import get_config
 from arctic_training.callback.ema import EMA, _whole
+from arctic_training.distributed.process_group import collectives, process_group
 from arctic_training.registry import lookup
 from tests import processes, tiny
 
@@ -116,7 +117,7 @@ def train(name: str, root: str, run: str, cut: Cut, **more: Any) -> dict[str, An
     seen: dict[tuple[int, int, int], Any] = {}
 
     def look(self: Any, batch: Any) -> None:
-        place = (self.progress.update + 1, self.window.index, distributed.rank())
+        place = (self.progress.update + 1, self.window.index, process_group.rank())
         if "draw" in batch:
             seen[place] = batch["draw"].tolist()
         elif "prompts" in batch:
@@ -142,24 +143,24 @@ def train(name: str, root: str, run: str, cut: Cut, **more: Any) -> dict[str, An
 
 def shared_rows(batch: Any, *, packed: bool) -> list[Any]:
     """The rows of which all processes have a part; the first one tells them."""
-    parts = distributed.gather_objects((batch["input_ids"][0].tolist(), batch["labels"][0].tolist()))
+    parts = collectives.gather_objects((batch["input_ids"][0].tolist(), batch["labels"][0].tolist()))
     ids, labels = ([token for part in parts for token in part[n]] for n in (0, 1))
     ends = batch["cu_seq_lens_q"].tolist()
     rows = [slice(None)] if packed else [slice(*two) for two in pairwise(ends)]
     told = [tuple(filter(None, ids[row])) for row in rows if set(labels[row]) != {-100}]
-    return told if distributed.is_main() else []
+    return told if process_group.is_main() else []
 
 
 def runs(name: str, root: str, cut: tuple[int, ...], saved: dict[str, str], **more: Any) -> list[dict[str, Any]]:
     """`train` in each new folder, from the checkpoint that it is told."""
-    distributed.init()
+    process_group.init()
     ended = []
     for run, checkpoint in saved.items():
         section: dict[str, Any] = {"type": "deepspeed", "output_dir": str(Path(root) / run / "saved")}
         section |= {"auto_resume": True} if checkpoint else {"save_every_n_steps": 1}
-        if checkpoint and distributed.is_main():
+        if checkpoint and process_group.is_main():
             shutil.copytree(checkpoint, Path(root) / run / "saved" / Path(checkpoint).name)
-        distributed.barrier()
+        process_group.barrier()
         ended.append(train(name, root, run, Cut(*cut), checkpoint=section, **more))
     return ended
 

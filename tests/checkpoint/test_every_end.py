@@ -18,13 +18,14 @@ import torch
 from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
 
-from arctic_training import CheckpointEngine, GANTrainer, distributed, get_config
+from arctic_training import CheckpointEngine, GANTrainer, get_config
 from arctic_training.callback.time_limit import STOPPED_EARLY
 from arctic_training.checkpoint import folder as disk
-from arctic_training.checkpoint.deepspeed_engine import DeepSpeedCheckpointEngine
-from arctic_training.config.checkpoint import CheckpointConfig
+from arctic_training.checkpoint.deepspeed import DeepSpeedCheckpointEngine
+from arctic_training.config.sections.checkpoint import CheckpointConfig
+from arctic_training.distributed import process_group
 from arctic_training.engine.engine import Engine
-from arctic_training.entrypoint import run
+from arctic_training.launch.worker import run
 from arctic_training.state import RunState
 from tests.contract.cases import recipe
 
@@ -176,8 +177,8 @@ CASES = st.builds(
 def own_environment() -> Iterator[None]:
     """A run says in its environment who it is; at its end it looks through the heap, and need not through imports."""
     before = dict(os.environ)
-    distributed.init()
-    distributed.shutdown()
+    process_group.init()
+    process_group.shutdown()
     gc.freeze()
     yield
     gc.unfreeze()

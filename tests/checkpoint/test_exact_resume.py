@@ -5,15 +5,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from arctic_training import distributed
-from arctic_training.checkpoint.deepspeed_engine import DeepSpeedCheckpointConfig, DeepSpeedCheckpointEngine
+from arctic_training.checkpoint.deepspeed import DeepSpeedCheckpointConfig, DeepSpeedCheckpointEngine
+from arctic_training.distributed import process_group
 from arctic_training.state import Progress
 from tests import processes
 from tests.engine import small
 
 
 def seed() -> None:
-    torch.manual_seed(7 + distributed.rank())
+    torch.manual_seed(7 + process_group.rank())
 
 
 def one_case(folder: Path, stage: int, dtype: str, steps: int) -> list[str]:
@@ -56,7 +56,7 @@ def one_case(folder: Path, stage: int, dtype: str, steps: int) -> list[str]:
 
 
 def every_case(folder: Path) -> dict[str, list[str]]:
-    distributed.init()
+    process_group.init()
     found = {}
     for stage in small.STAGES:
         for dtype, steps in (("fp32", 1), ("fp32", 3), ("bf16", 2)):

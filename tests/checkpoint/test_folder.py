@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 
 from arctic_training.checkpoint import folder as disk
 from arctic_training.checkpoint import retention
-from arctic_training.checkpoint.engine import CheckpointEngine, save_all
-from arctic_training.config.checkpoint import CheckpointConfig
+from arctic_training.checkpoint.checkpointer import CheckpointEngine, save_all
+from arctic_training.config.sections.checkpoint import CheckpointConfig
 from arctic_training.engine.engine import Engine
-from arctic_training.errors import CheckpointError, ResumeError
+from arctic_training.errors.types import CheckpointError, ResumeError
 from arctic_training.state import Progress, RunState
 
 
@@ -336,7 +336,7 @@ def test_a_folder_that_cannot_be_written_is_refused_before_anything_is_started(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A read-only mount refuses root too."""
-    from arctic_training.cli import main
+    from arctic_training.cli.main import main
 
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "config.json").write_text("{}")

@@ -88,7 +88,7 @@ def start(told: Any, **environment: str) -> str:
     import os
 
     from arctic_training import get_config
-    from arctic_training.errors import ArcticError
+    from arctic_training.errors.types import ArcticError
     from arctic_training.registry import lookup
 
     os.environ.update(environment)
@@ -291,7 +291,7 @@ def test_a_run_whose_checkpoints_are_all_damaged_does_not_begin_anew(root: Path,
 def test_what_can_be_seen_by_a_look_is_told_before_anything_is_started(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from arctic_training.cli import main
+    from arctic_training.cli.main import main
 
     told = recipe("sft", tmp_path / "files")
     for key, value, says in (

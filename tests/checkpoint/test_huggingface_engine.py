@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 import torch
 
-from arctic_training import distributed
 from arctic_training.checkpoint.adapter import require_mergeable
-from arctic_training.checkpoint.huggingface_engine import HFCheckpointConfig, HFCheckpointEngine
+from arctic_training.checkpoint.huggingface import HFCheckpointConfig, HFCheckpointEngine
+from arctic_training.distributed import process_group
 from arctic_training.engine.config import deepspeed_config
 from arctic_training.engine.engine import TrainedEngine, initialize
 from arctic_training.engine.zero import full_parameter, is_partitioned, sharded_construction
-from arctic_training.errors import RecipeError
+from arctic_training.errors.types import RecipeError
 from arctic_training.state import Progress, RunState
 from tests import processes, tiny
 from tests.engine import small
@@ -28,7 +28,7 @@ def train(source: Path, stage: int, dtype: str, lora: dict[str, Any] | None = No
 
     torch.manual_seed(0)
     config = small.recipe(dtype=dtype, zero_optimization={"stage": stage, "stage3_param_persistence_threshold": 100})
-    told = deepspeed_config(config, world=distributed.world_size())
+    told = deepspeed_config(config, world=process_group.world_size())
     with sharded_construction(told):
         types = {"bf16": torch.bfloat16, "fp32": torch.float32}
         model = AutoModelForCausalLM.from_pretrained(source, dtype=types[dtype])
@@ -40,7 +40,7 @@ def train(source: Path, stage: int, dtype: str, lora: dict[str, Any] | None = No
     engine = initialize(config, model, optimizer, schedule)
     engine.train()
     for number in range(2):
-        ids = torch.randint(0, 320, (1, 12), generator=torch.Generator().manual_seed(number + distributed.rank()))
+        ids = torch.randint(0, 320, (1, 12), generator=torch.Generator().manual_seed(number + process_group.rank()))
         engine.set_gradient_accumulation_boundary(True)
         engine.backward(engine(input_ids=ids, labels=ids).loss)
         engine.step()
@@ -70,7 +70,7 @@ def plain_models(root: Path) -> list[str]:
     """Whole models at every stage that parts weights in its own way."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    distributed.init()
+    process_group.init()
     wrong = []
     for stage, dtype, source, limit in (
         (0, "bf16", "tied", 10**9),
@@ -83,7 +83,7 @@ def plain_models(root: Path) -> list[str]:
         folder = save(engine, tokenizer, root / "out" / case, max_shard_size=limit)
         expected = whole(engine)
         engine.destroy()
-        if distributed.is_main():
+        if process_group.is_main():
             files = sorted(folder.glob("*.safetensors"))
             if any(one.stat().st_size > limit + 20_000 for one in files) or (len(files) > 1) != (limit < 10**9):
                 wrong.append(f"{case}: files {[(one.name, one.stat().st_size) for one in files]}")
@@ -94,7 +94,7 @@ def plain_models(root: Path) -> list[str]:
                 wrong.append(f"{case}: generation config")
             if AutoTokenizer.from_pretrained(folder).chat_template != tiny.CHAT_TEMPLATE:
                 wrong.append(f"{case}: chat template")
-        distributed.barrier()
+        process_group.barrier()
     return wrong
 
 
@@ -103,7 +103,7 @@ def adapters(root: Path) -> list[str]:
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
-    distributed.init()
+    process_group.init()
     wrong = []
     for stage in (0, 3):
         engine, tokenizer = train(root / "untied", stage, "fp32", LORA)
@@ -111,7 +111,7 @@ def adapters(root: Path) -> list[str]:
         merged = save(engine, tokenizer, root / "out" / f"merged_{stage}", merge_adapter=True, max_shard_size=60_000)
         expected = logits(engine.module if stage < 3 else engine)
         engine.destroy()
-        if distributed.is_main():
+        if process_group.is_main():
             if list(apart.glob("model*.safetensors")):
                 wrong.append(f"{stage}: the adapter was saved with the base model")
             base = AutoModelForCausalLM.from_pretrained(root / "untied", dtype=torch.float32)
@@ -122,7 +122,7 @@ def adapters(root: Path) -> list[str]:
                 off = (logits(loaded) - expected).abs().max().item()
                 if not off < 1e-5:
                     wrong.append(f"{stage}: {name} is off by {off}")
-        distributed.barrier()
+        process_group.barrier()
     return wrong
 
 

@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from arctic_training import get_config
+from arctic_training.checkpoint import disk_space, retention
 from arctic_training.checkpoint import folder as disk
-from arctic_training.checkpoint import retention, room
-from arctic_training.errors import InputError, RecipeError
+from arctic_training.errors.types import InputError, RecipeError
 from arctic_training.state import RunState
 from arctic_training.trainer.session import Session
 from tests import processes
@@ -231,11 +231,11 @@ def test_a_run_keeps_its_best_and_a_resumed_one_too(tmp_path: Path) -> None:
 
 def estimated(folder: Path, stage: int, dtype: str) -> list[float]:
     """What was estimated of a checkpoint, over what it takes."""
-    from arctic_training import distributed
-    from arctic_training.checkpoint.deepspeed_engine import DeepSpeedCheckpointConfig, DeepSpeedCheckpointEngine
+    from arctic_training.checkpoint.deepspeed import DeepSpeedCheckpointConfig, DeepSpeedCheckpointEngine
+    from arctic_training.distributed import process_group
     from arctic_training.state import Progress
 
-    distributed.init()
+    process_group.init()
     engine = small.make(stage, dtype)
     small.window(engine, 0, 1, 1)
     view, state = small.run_of(folder, Progress(update=1))
@@ -246,7 +246,7 @@ def estimated(folder: Path, stage: int, dtype: str) -> list[float]:
     held = sum(
         tensor.numel() * tensor.element_size() for tensor in small.everything(engine).values() if tensor.numel() > 1
     )
-    told = room.estimate(saver)
+    told = disk_space.estimate(saver)
     engine.destroy()
     return [told, held]
 
@@ -269,14 +269,14 @@ def test_a_disk_without_room_is_told_at_the_start(
         engine = notes(tmp_path / "run", save_every_n_steps=10, keep_last=2)
         view: Any = engine.trainer
         view.training_horizon, view.updates_per_epoch = 100, 10
-        monkeypatch.setattr(room, "estimate", lambda _: 340_000)
-        room.warn(engine)
-        monkeypatch.setattr(room, "estimate", lambda _: 400_000)
+        monkeypatch.setattr(disk_space, "estimate", lambda _: 340_000)
+        disk_space.warn(engine)
+        monkeypatch.setattr(disk_space, "estimate", lambda _: 400_000)
         view.training_horizon = 20  # two saves, so that there are never three
-        room.warn(engine)
+        disk_space.warn(engine)
         assert said == []
         view.training_horizon = 100
-        room.warn(engine)
+        disk_space.warn(engine)
         assert said[-1].startswith(f"{tmp_path / 'run'}: 3 checkpoints of some 0.4 MiB will be there at once")
         assert "1.1 MiB more than now, and 1.0 MiB are free" in said[-1]
     finally:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from arctic_training.cli import main
+from arctic_training.cli.main import main
 from tests.processes import HANG, ROOT
 
 RECIPE = "model: {name_or_path: some/model}\ndata: {sources: [a/b]}\n"
@@ -49,7 +49,7 @@ def test_help_imports_nothing_but_its_words() -> None:
 
 
 def test_a_mistake_in_the_words_is_told_before_anything_is_imported() -> None:
-    code = "import sys; from arctic_training.cli import main; main(['r.yaml', '--num_gpus', 'x']); "
+    code = "import sys; from arctic_training.cli.main import main; main(['r.yaml', '--num_gpus', 'x']); "
     code += "sys.exit(bool({'torch', 'pydantic', 'yaml'} & sys.modules.keys()))"
     subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
 
@@ -60,7 +60,7 @@ def test_validating_imports_little_more_than_torch(recipe: str) -> None:
 
 def test_validating_imports_no_heavy_library(recipe: str) -> None:
     code = (
-        "import sys; from arctic_training.cli import main; assert main(['validate', 'recipe.yaml']) == 0; "
+        "import sys; from arctic_training.cli.main import main; assert main(['validate', 'recipe.yaml']) == 0; "
         "bad = {'deepspeed', 'transformers', 'datasets', 'peft', 'pandas'} & sys.modules.keys(); "
         "sys.exit(str(bad) if bad else 0)"
     )

@@ -5,8 +5,8 @@ from typing import Annotated, Any
 
 import pytest
 
-from arctic_training.config.base import BaseConfig, ComponentConfig
-from arctic_training.config.changes import FREE, Change, Free, binding, differences
+from arctic_training.config.checks.changes import FREE, Change, Free, binding, differences
+from arctic_training.config.sections.base import BaseConfig, ComponentConfig
 
 pytestmark = pytest.mark.fault(19)
 

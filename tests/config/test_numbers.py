@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import Field, TypeAdapter, ValidationError
 
-from arctic_training.config.base import BaseConfig
-from arctic_training.config.duration import Duration
-from arctic_training.config.numbers import HumanFloat, HumanInt, number
+from arctic_training.config.sections.base import BaseConfig
+from arctic_training.config.sections.duration import Duration
+from arctic_training.config.sections.numbers import HumanFloat, HumanInt, number
 
 WHOLE: TypeAdapter[Any] = TypeAdapter(HumanInt)
 REAL: TypeAdapter[Any] = TypeAdapter(HumanFloat)

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from arctic_training.config.describe import descriptions
-from arctic_training.config.outside import absent
-from arctic_training.config.recipe import get_config
-from arctic_training.config.trainer import TrainerConfig
+from arctic_training.config.checks.files import absent
+from arctic_training.config.recipe.describe import descriptions
+from arctic_training.config.recipe.get_config import get_config
+from arctic_training.config.sections.trainer import TrainerConfig
 
 
 def write(folder: Path, text: str) -> Path:

@@ -11,12 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from arctic_training import get_config
-from arctic_training.config.interpolation import interpolate
-from arctic_training.config.node import grown, merge, plain, put
-from arctic_training.config.show import show
-from arctic_training.config.yaml_reader import read_value, read_yaml
-from arctic_training.config.yaml_writer import write_yaml
-from arctic_training.errors import RecipeError
+from arctic_training.config.recipe.interpolation import interpolate
+from arctic_training.config.recipe.node import grown, merge, plain, put
+from arctic_training.config.recipe.show import show
+from arctic_training.config.recipe.yaml_reader import read_value, read_yaml
+from arctic_training.config.recipe.yaml_writer import write_yaml
+from arctic_training.errors.types import RecipeError
 
 SMALL: dict[str, Any] = {"model": {"name_or_path": "m"}, "data": {"sources": ["a/b"]}}
 
@@ -330,7 +330,7 @@ def test_an_annotation_that_looks_like_a_choice_is_refused(here: Path, annotatio
     name = f"own_annotated_{abs(hash(annotation))}"
     code = "from arctic_training import SFTTrainer, TrainerConfig\n"
     code += "from arctic_training.model.huggingface_factory import HFModelFactory\n"
-    code += "from arctic_training.config.optimizer import OptimizerConfig\n"
+    code += "from arctic_training.config.sections.optimizer import OptimizerConfig\n"
     code += "from arctic_training.optimizer.factory import OptimizerFactory\n"
     code += "class Mine(HFModelFactory):\n    pass\nclass MineConfig(TrainerConfig):\n    own: int = 1\n"
     code += "class SgdConfig(OptimizerConfig):\n    own: int = 1\n"

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from arctic_training import get_config
-from arctic_training.config.node import plain
-from arctic_training.config.recipe_file import read_recipe_file
-from arctic_training.errors import RecipeError
+from arctic_training.config.recipe.node import plain
+from arctic_training.config.recipe.recipe_file import read_recipe_file
+from arctic_training.errors.types import RecipeError
 
 RECIPES = sorted((Path(__file__).parent / "recipes_08").glob("*.yaml"))
 SMALL: dict[str, Any] = {"model": {"name_or_path": "m"}, "data": {"sources": ["a/b"]}}

@@ -8,10 +8,10 @@ import yaml
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from arctic_training.config.node import Node, grown, plain
-from arctic_training.config.yaml_reader import MOST_NODES, read_value, read_yaml
-from arctic_training.config.yaml_writer import write_word, write_yaml
-from arctic_training.errors import RecipeError
+from arctic_training.config.recipe.node import Node, grown, plain
+from arctic_training.config.recipe.yaml_reader import MOST_NODES, read_value, read_yaml
+from arctic_training.config.recipe.yaml_writer import write_word, write_yaml
+from arctic_training.errors.types import RecipeError
 
 
 def value(text: str) -> Any:
@@ -113,7 +113,7 @@ def test_aliases_up_to_the_limit_are_read() -> None:
 def test_both_parsers_of_the_library_agree(monkeypatch: pytest.MonkeyPatch) -> None:
     text = "a: &x [1e-5, on, 'q', \"\\u00e9\"]\nb:\n  c: |\n    two\n    lines\n  d: *x\n"
     first = read_yaml(text, "r")
-    monkeypatch.setattr("arctic_training.config.yaml_reader._LOADER", yaml.SafeLoader)
+    monkeypatch.setattr("arctic_training.config.recipe.yaml_reader._LOADER", yaml.SafeLoader)
     assert read_yaml(text, "r") == first
 
 

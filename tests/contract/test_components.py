@@ -11,11 +11,11 @@ import pytest
 
 import arctic_training.builtin  # noqa: F401  fills the shelves
 from arctic_training.callback.callback import Callback
-from arctic_training.config import not_built
-from arctic_training.config.base import BaseConfig, ComponentConfig
-from arctic_training.config.component import Slot, listed
-from arctic_training.config.describe import descriptions
-from arctic_training.config.trainer import TrainerConfig
+from arctic_training.config.checks import not_built
+from arctic_training.config.recipe.describe import descriptions
+from arctic_training.config.sections.base import BaseConfig, ComponentConfig
+from arctic_training.config.sections.component import Slot, listed
+from arctic_training.config.sections.trainer import TrainerConfig
 from arctic_training.registry import kinds, lookup, names
 from arctic_training.tokenizer.lexer_factory import NumberPolicy, SpecialTokens
 from arctic_training.trainer.role import Role

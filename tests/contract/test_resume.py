@@ -12,7 +12,7 @@ import torch
 
 import arctic_training.builtin  # noqa: F401  fills the registry
 from arctic_training import get_config
-from arctic_training.config.consistent import shares_sequences
+from arctic_training.config.checks.cross_field import shares_sequences
 from arctic_training.registry import lookup
 from tests import processes
 from tests.contract.cases import CASES, recipe
@@ -72,20 +72,20 @@ def interrupt_everywhere(
     case: Case, root: str, *, everywhere: bool = False, data: dict[str, Any] | None = None, **more: Any
 ) -> int:
     """Trains whole, then goes on from the checkpoints of several steps; returns how many runs were compared."""
-    from arctic_training import distributed
+    from arctic_training.distributed import process_group
 
     files = Path(root) / "files"
-    distributed.init()
-    if distributed.is_main():
+    process_group.init()
+    if process_group.is_main():
         recipe(case.trainer, files)
-    distributed.barrier()
+    process_group.barrier()
     common: dict[str, Any] = {
         "gradient_accumulation_steps": case.accumulation,
         "deepspeed": {"zero_optimization": {"stage": case.stage}},
         "sequence_parallel_size": case.layout[1],
         **more,
     }
-    if case.accumulation == 4 and distributed.world_size() > 1:
+    if case.accumulation == 4 and process_group.world_size() > 1:
         common["epochs"] = 4  # of one step each
 
     def settings(run: str, **checkpoint: Any) -> dict[str, Any]:
@@ -103,16 +103,16 @@ def interrupt_everywhere(
     cuts = {1, last // 2, last - 1} if everywhere else {1, last // 2}
     for step in sorted(cuts):
         run = f"from_{step}"
-        if distributed.is_main():
+        if process_group.is_main():
             saved = Path(root) / "whole" / "saved" / f"step_{step}"
             shutil.copytree(saved, Path(root) / run / "saved" / saved.name)
-        distributed.barrier()
+        process_group.barrier()
         again = train(settings(run, auto_resume=True))
         what = f"{case}, from step {step} of {last}"
         assert again["progress"] == whole["progress"], what
         for key, weight in whole["weights"].items():
             assert torch.equal(again["weights"][key], weight), f"{what}: {key}"
-        if distributed.is_main():
+        if process_group.is_main():
             expected = {n: loss for n, loss in losses(Path(root) / "whole").items() if n > step}
             assert losses(Path(root) / run) == expected, what
     return len(cuts)

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from arctic_training.data import preparation
-from arctic_training.data.huggingface_source import HFDataSource, HFDataSourceConfig
-from arctic_training.data.sft_factory import SFTDataFactory
-from arctic_training.data.stream import Endless
-from arctic_training.errors import DataError
+from arctic_training.data.batching.stream import Endless
+from arctic_training.data.factories.sft import SFTDataFactory
+from arctic_training.data.preparation import prepare
+from arctic_training.data.sources.huggingface import HFDataSource, HFDataSourceConfig
+from arctic_training.errors.types import DataError
 from tests import tiny
 from tests.data import templates
 from tests.data.view import make
@@ -26,7 +26,7 @@ class Own(SFTDataFactory):
     name = "own, for a test of broken rows"
 
     def process(self, dataset: Any) -> Any:
-        return preparation.map_rows(dataset, _Own(), processes=self.config.num_proc or 1)
+        return prepare.map_rows(dataset, _Own(), processes=self.config.num_proc or 1)
 
 
 class _Own:

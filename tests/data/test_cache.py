@@ -8,11 +8,11 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from arctic_training.config.tokenizer import TokenizerConfig
-from arctic_training.data import cache
-from arctic_training.data.sft_factory import SFTDataFactory
-from arctic_training.data.source import DataSource
-from arctic_training.errors import DataError
+from arctic_training.config.sections.tokenizer import TokenizerConfig
+from arctic_training.data.factories.sft import SFTDataFactory
+from arctic_training.data.preparation import cache
+from arctic_training.data.sources.base import DataSource
+from arctic_training.errors.types import DataError
 from tests.data import templates
 from tests.data.view import make
 
@@ -119,7 +119,7 @@ def test_other_code_makes_other_samples(tmp_path: Path) -> None:
     def shouting(word: str) -> Any:
         file = tmp_path / "train.py"
         file.write_text(
-            "from arctic_training.data.sft_factory import SFTDataFactory\n"
+            "from arctic_training.data.factories.sft import SFTDataFactory\n"
             "class Shouting(SFTDataFactory):\n"
             "    name = 'shouting'\n"
             "    def process(self, dataset):\n"

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from arctic_training.data.causal_factory import CausalDataFactory
-from arctic_training.errors import DataError
+from arctic_training.data.factories.causal import CausalDataFactory
+from arctic_training.errors.types import DataError
 from tests.data import templates
 from tests.data.view import make
 

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from arctic_training.data.collate import pack, pad
+from arctic_training.data.batching.collate import pack, pad
 
 
 def sample(size: int, start: int = 1) -> dict[str, Any]:

@@ -7,8 +7,8 @@ import pyarrow as pa
 from hypothesis import given
 from hypothesis import strategies as st
 
-from arctic_training.data.cutting import Chunks, cut, pieces_of, shortened
-from arctic_training.data.samples import Samples
+from arctic_training.data.batching.chunking import Chunks, cut, pieces_of, shortened
+from arctic_training.data.preparation.samples import Samples
 
 
 def samples(sizes: list[int]) -> Samples:

@@ -11,9 +11,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-import arctic_training.data.file_source  # noqa: F401  the source of files
-from arctic_training.data.dpo_factory import Cut, DPODataConfig, DPODataFactory
-from arctic_training.errors import DataError
+import arctic_training.data.sources.files  # noqa: F401  the source of files
+from arctic_training.data.factories.dpo import Cut, DPODataConfig, DPODataFactory
+from arctic_training.errors.types import DataError
 
 
 def chat(*texts: str) -> list[dict[str, str]]:

@@ -3,7 +3,7 @@
 import pytest
 
 import arctic_training.builtin  # noqa: F401  the sources become known
-from arctic_training.data.config import SourcedDataConfig, evaluation_names
+from arctic_training.data.factories.config import SourcedDataConfig, evaluation_names
 
 
 @pytest.mark.parametrize(

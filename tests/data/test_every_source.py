@@ -5,10 +5,10 @@ from typing import Any
 import pytest
 
 import arctic_training.builtin  # noqa: F401  every source has a name
-from arctic_training.config.data import DataSourceConfig
-from arctic_training.config.describe import descriptions
-from arctic_training.data.source import DataSource
-from arctic_training.errors import DataError
+from arctic_training.config.recipe.describe import descriptions
+from arctic_training.config.sections.data import DataSourceConfig
+from arctic_training.data.sources.base import DataSource
+from arctic_training.errors.types import DataError
 from arctic_training.registry import lookup, names
 
 SOURCES: list[Any] = [lookup("data_source", name) for name in names("data_source")]

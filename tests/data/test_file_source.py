@@ -12,12 +12,12 @@ import pytest
 import zstandard
 from pyarrow import parquet
 
-from arctic_training.config.data import DataSourceConfig
-from arctic_training.data import json_documents
-from arctic_training.data.rows import RowReader
-from arctic_training.data.sft_factory import SFTDataConfig
-from arctic_training.data.source import DataSource
-from arctic_training.errors import DataError
+from arctic_training.config.sections.data import DataSourceConfig
+from arctic_training.data.factories.sft import SFTDataConfig
+from arctic_training.data.sources import json_documents
+from arctic_training.data.sources.arrow_rows import RowReader
+from arctic_training.data.sources.base import DataSource
+from arctic_training.errors.types import DataError
 from arctic_training.registry import lookup
 
 ROWS = [{"a": 1, "b": "x", "c": {"d": None, "e": [1]}}, {"a": 2, "b": None, "f": 0.5}, {"a": 3, "c": {"g": {}}}]

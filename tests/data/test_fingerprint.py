@@ -12,12 +12,12 @@ import pytest
 import torch
 from torch.utils.data import TensorDataset
 
-from arctic_training.data import fingerprint
-from arctic_training.data.cutting import cut, shortened
-from arctic_training.data.file_source import FileSourceConfig
-from arctic_training.data.packing import best_fit
-from arctic_training.data.samples import Samples
-from arctic_training.data.stream import StreamLoader
+from arctic_training.data.batching.chunking import cut, shortened
+from arctic_training.data.batching.packing import best_fit
+from arctic_training.data.batching.stream import StreamLoader
+from arctic_training.data.preparation import fingerprint
+from arctic_training.data.preparation.samples import Samples
+from arctic_training.data.sources.files import FileSourceConfig
 
 pytestmark = pytest.mark.fault(19)
 

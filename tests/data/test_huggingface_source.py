@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 from datasets import Dataset, DatasetDict
 
-from arctic_training.data.causal_factory import CausalDataConfig
-from arctic_training.data.rows import RowReader
-from arctic_training.data.sft_factory import SFTDataConfig
-from arctic_training.data.shapes import reader
-from arctic_training.errors import DataError
+from arctic_training.data.factories.causal import CausalDataConfig
+from arctic_training.data.factories.sft import SFTDataConfig
+from arctic_training.data.formats.chat import reader
+from arctic_training.data.sources.arrow_rows import RowReader
+from arctic_training.errors.types import DataError
 from arctic_training.registry import lookup
 
 

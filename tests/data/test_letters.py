@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 
-from arctic_training.data.dpo_factory import SpanEncoder
-from arctic_training.data.encoder import SampleEncoder
-from arctic_training.data.prompt_factory import LastAnswerEncoder
-from arctic_training.data.remarks import collect, lines
-from arctic_training.data.row_error import RowError
-from arctic_training.data.shapes import Sample
+from arctic_training.data.factories.dpo import SpanEncoder
+from arctic_training.data.factories.prompt import LastAnswerEncoder
+from arctic_training.data.formats.chat import Sample
+from arctic_training.data.formats.remarks import collect, lines
+from arctic_training.data.formats.row_error import RowError
+from arctic_training.data.tokenization.encoder import SampleEncoder
 from tests.data import templates
 from tests.data.styles import IM_END, STYLES, Style, dialogues, in_letters, speaker
 

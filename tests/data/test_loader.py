@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from arctic_training.data.loader import IndexedLoader, without_targets
-from arctic_training.data.sampler import GlobalOrder
-from arctic_training.errors import SampleError, WorkerError
+from arctic_training.data.batching.loader import IndexedLoader, without_targets
+from arctic_training.data.batching.sampler import GlobalOrder
+from arctic_training.errors.types import SampleError, WorkerError
 from tests.processes import HANG
 
 ROWS = [{"input_ids": np.full(3, n, np.int32), "labels": np.full(3, n, np.int32)} for n in range(11)]

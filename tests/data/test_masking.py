@@ -9,10 +9,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from arctic_training.data.encoder import SampleEncoder
-from arctic_training.data.row_error import RowError
-from arctic_training.data.shapes import Sample
-from arctic_training.errors import DataError
+from arctic_training.data.formats.chat import Sample
+from arctic_training.data.formats.row_error import RowError
+from arctic_training.data.tokenization.encoder import SampleEncoder
+from arctic_training.errors.types import DataError
 from tests.data import templates
 from tests.data.styles import Style
 

@@ -6,8 +6,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from arctic_training.config.data import DataSourceConfig
-from arctic_training.data.mixing import draw, mix
+from arctic_training.config.sections.data import DataSourceConfig
+from arctic_training.data.sources.mixing import draw, mix
 
 
 @given(size=st.integers(1, 40), count=st.integers(1, 120), seed=st.integers(0, 5))

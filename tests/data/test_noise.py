@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from arctic_training.data.noise import normal, uniform
+from arctic_training.data.batching.noise import normal, uniform
 
 number = st.integers(0, 2**63 - 1)
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from arctic_training.data.packing import best_fit, repeated
+from arctic_training.data.batching.packing import best_fit, repeated
 from tests.work import calls
 
 LENGTHS = st.lists(st.integers(1, 50), max_size=120)

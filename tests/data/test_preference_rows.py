@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from arctic_training.data.preference_rows import Preference, preference, reader
-from arctic_training.data.remarks import collect, lines
-from arctic_training.data.shapes import Sample
-from arctic_training.errors import DataError
+from arctic_training.data.formats.chat import Sample
+from arctic_training.data.formats.preference import Preference, preference, reader
+from arctic_training.data.formats.remarks import collect, lines
+from arctic_training.errors.types import DataError
 
 
 def user(text: str) -> dict[str, str]:

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from arctic_training import distributed
-from arctic_training.data.sft_factory import SFTDataFactory
-from arctic_training.errors import DataError
+from arctic_training.data.factories.sft import SFTDataFactory
+from arctic_training.distributed.process_group import process_group
+from arctic_training.errors.types import DataError
 from tests import processes
 from tests.data import templates
 from tests.data.view import make
@@ -20,16 +20,16 @@ class Slow(SFTDataFactory):
     name = "slow, for a test"
 
     def process(self, dataset: Any) -> Any:
-        Path(f"{self.config.cache_dir}-{distributed.rank()}").touch()
+        Path(f"{self.config.cache_dir}-{process_group.rank()}").touch()
         time.sleep(1)
         return super().process(dataset)
 
 
 def read(rows: str, cache: str, kind: str) -> list[list[str]]:
-    distributed.init()
+    process_group.init()
     tokenizer = templates.byte_level(templates.CHATML)
     section = {"sources": [rows], "cache_dir": cache, "cache_fs_type": kind}
-    rank, world = distributed.rank(), distributed.world_size()
+    rank, world = process_group.rank(), process_group.world_size()
     try:
         loader = make(Slow, tokenizer, section, rank=rank, world=world, micro=2)().train
     except (DataError, RuntimeError) as error:

@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, assume, given, settings
 
-from arctic_training.data.encoder import SampleEncoder
-from arctic_training.data.prompt_factory import LastAnswerEncoder, PromptDataFactory
-from arctic_training.data.row_error import RowError
-from arctic_training.data.sft_factory import SFTDataFactory
-from arctic_training.data.shapes import Sample
-from arctic_training.errors import DataError
-from arctic_training.generation import Question
+from arctic_training.data.factories.prompt import LastAnswerEncoder, PromptDataFactory
+from arctic_training.data.factories.sft import SFTDataFactory
+from arctic_training.data.formats.chat import Sample
+from arctic_training.data.formats.row_error import RowError
+from arctic_training.data.tokenization.encoder import SampleEncoder
+from arctic_training.errors.types import DataError
+from arctic_training.generation.prompts import Question
 from tests.data import templates
 from tests.data.styles import STYLES, Style, dialogues, in_letters
 from tests.data.view import make

@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
-from arctic_training.data import preparation
-from arctic_training.data.causal_factory import CausalDataFactory
-from arctic_training.data.dpo_factory import DPODataFactory
-from arctic_training.data.prompt_factory import PromptDataFactory
-from arctic_training.data.remarks import collect, lines, remark
-from arctic_training.data.sft_factory import SFTDataFactory
+from arctic_training.data.factories.causal import CausalDataFactory
+from arctic_training.data.factories.dpo import DPODataFactory
+from arctic_training.data.factories.prompt import PromptDataFactory
+from arctic_training.data.factories.sft import SFTDataFactory
+from arctic_training.data.formats.remarks import collect, lines, remark
+from arctic_training.data.preparation import prepare as preparation
 from tests.data import templates
 from tests.data.view import make
 

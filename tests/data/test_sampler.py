@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from arctic_training.data.sampler import GlobalOrder
+from arctic_training.data.batching.sampler import GlobalOrder
 
 
 def whole(size: int, micro: int, world: int, epoch: int, row: int = 0, **more: object) -> list[list[int]]:

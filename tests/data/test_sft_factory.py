@@ -7,9 +7,9 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 
-from arctic_training.data.sft_factory import SFTDataConfig, SFTDataFactory
-from arctic_training.data.source import DataSource
-from arctic_training.errors import DataError
+from arctic_training.data.factories.sft import SFTDataConfig, SFTDataFactory
+from arctic_training.data.sources.base import DataSource
+from arctic_training.errors.types import DataError
 from tests import tiny
 from tests.data import templates
 from tests.data.view import make
@@ -278,12 +278,12 @@ def test_which_source_a_string_is() -> None:
 
 
 def test_several_processes_make_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from arctic_training.data import preparation
+    from arctic_training.data.preparation import prepare
 
     rows = tiny.chats(60)
     one = sft(tmp_path, rows, num_proc=1)().train.dataset
-    monkeypatch.setattr(preparation, "_ROWS_EACH", 10)
-    monkeypatch.setattr(preparation, "_IN_MEMORY", 10)
+    monkeypatch.setattr(prepare, "_ROWS_EACH", 10)
+    monkeypatch.setattr(prepare, "_IN_MEMORY", 10)
     (tmp_path / "other").mkdir()
     two = sft(tmp_path / "other", sources=[write(tmp_path, rows)], num_proc=2)().train.dataset
     assert len(one) == len(two) == 60

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from arctic_training.data.remarks import collect
-from arctic_training.data.shapes import Sample, reader
-from arctic_training.errors import DataError
+from arctic_training.data.formats.chat import Sample, reader
+from arctic_training.data.formats.remarks import collect
+from arctic_training.errors.types import DataError
 
 CHAT = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "yes"}]
 CALL = {"type": "function", "function": {"name": "f", "arguments": {}}}

@@ -13,9 +13,9 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from pyarrow import parquet
 
-from arctic_training.data.prompt_factory import PromptDataFactory
-from arctic_training.data.sft_factory import SFTDataFactory
-from arctic_training.errors import DataError, ResumeError
+from arctic_training.data.factories.prompt import PromptDataFactory
+from arctic_training.data.factories.sft import SFTDataFactory
+from arctic_training.errors.types import DataError, ResumeError
 from tests.data import templates
 from tests.data.view import make
 

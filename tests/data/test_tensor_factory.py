@@ -11,12 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from arctic_training.config.data import DataSourceConfig
-from arctic_training.data.gan_factory import GANDataFactory
-from arctic_training.data.loader import Loader
-from arctic_training.data.source import DataSource
-from arctic_training.data.tensor_factory import TensorDataConfig, TensorDataFactory
-from arctic_training.errors import DataError
+from arctic_training.config.sections.data import DataSourceConfig
+from arctic_training.data.batching.loader import Loader
+from arctic_training.data.factories.gan import GANDataFactory
+from arctic_training.data.factories.tensor import TensorDataConfig, TensorDataFactory
+from arctic_training.data.sources.base import DataSource
+from arctic_training.errors.types import DataError
 
 
 class CountConfig(DataSourceConfig):

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from transformers import AutoTokenizer
 
-from arctic_training.config.tokenizer import TokenizerConfig
-from arctic_training.data.causal_factory import CausalDataFactory
-from arctic_training.data.dpo_factory import DPODataFactory
-from arctic_training.data.sft_factory import SFTDataFactory
-from arctic_training.data.sourced_factory import SourcedDataFactory
-from arctic_training.errors import DataError
+from arctic_training.config.sections.tokenizer import TokenizerConfig
+from arctic_training.data.factories.causal import CausalDataFactory
+from arctic_training.data.factories.dpo import DPODataFactory
+from arctic_training.data.factories.sft import SFTDataFactory
+from arctic_training.data.factories.sourced import SourcedDataFactory
+from arctic_training.errors.types import DataError
 from arctic_training.tokenizer.lexer_factory import LexerConfig, LexerFactory
 from tests.data.view import make
 

@@ -9,8 +9,8 @@ from typing import Any
 import datasets
 import pytest
 
-from arctic_training.data import preparation, workers
-from arctic_training.errors import DataError
+from arctic_training.data.preparation import prepare, workers
+from arctic_training.errors.types import DataError
 from tests.data.test_loader import ROWS, loader, told
 
 
@@ -36,7 +36,7 @@ def test_a_pool_ends_though_its_parent_hears_what_ends_it(monkeypatch: pytest.Mo
     before = signal.signal(signal.SIGTERM, lambda number, frame: None)
     try:
         rows = datasets.Dataset.from_dict({"n": list(range(10_000))})
-        assert set(preparation.map_rows(rows, hears, processes=2)["made"][:]) == {False}
+        assert set(prepare.map_rows(rows, hears, processes=2)["made"][:]) == {False}
     finally:
         signal.signal(signal.SIGTERM, before)
 
@@ -49,7 +49,7 @@ def test_sockets_find_a_folder_below_any_path(length: int, monkeypatch: pytest.M
         folder = folder_of(length, Path(short))
         monkeypatch.setattr(tempfile, "tempdir", str(folder))
         rows = datasets.Dataset.from_dict({"n": list(range(10_000))})
-        made = preparation.map_rows(rows, doubled, processes=2)
+        made = prepare.map_rows(rows, doubled, processes=2)
         assert made["made"][:] == list(range(0, 20_000, 2))
         reader = loader(workers=2)
         assert sorted(number for batch in told(reader) for number in batch) == list(range(len(ROWS)))

@@ -4,8 +4,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from arctic_training.config.tokenizer import TokenizerConfig
-from arctic_training.data.factory import DataFactory
+from arctic_training.config.sections.tokenizer import TokenizerConfig
+from arctic_training.data.factories.base import DataFactory
 
 
 def view(tokenizer: Any, *, rank: int = 0, world: int = 1, micro: int = 1, **config: Any) -> Any:

@@ -19,9 +19,9 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from arctic_training import distributed
-from arctic_training.errors import InputError
-from arctic_training.failure import report
+from arctic_training.distributed import collectives, process_group
+from arctic_training.errors.report import report
+from arctic_training.errors.types import InputError
 from tests import processes
 from tests.contract.cases import recipe
 
@@ -127,7 +127,7 @@ def meet_by_a_file(folder: Path) -> dict[str, Any]:
     launched = {name: os.environ.pop(name) for name in names if name in os.environ}
     number = int(launched["RANK"])
     dist.init_process_group("gloo", store=dist.FileStore(str(folder / "store"), 2), rank=number, world_size=2)
-    found: dict[str, Any] = {"early": (distributed.rank(), distributed.world_size(), distributed.is_main())}
+    found: dict[str, Any] = {"early": (process_group.rank(), process_group.world_size(), process_group.is_main())}
     from arctic_training import SFTTrainer, get_config
 
     more = {"micro_batch_size": 1, "train_iters": 1, "epochs": 1, "deepspeed": {"zero_optimization": {"stage": 3}}}
@@ -135,11 +135,11 @@ def meet_by_a_file(folder: Path) -> dict[str, Any]:
         os.environ.update(said)
         before = dict(os.environ)
         trainer = SFTTrainer(get_config(recipe("sft", folder, output_dir=str(folder / f"run{turn}"), **more)))
-        who = (distributed.rank(), distributed.world_size(), distributed.local_rank(), trainer.data_rank)
-        gathered = distributed.gather_objects(number)
+        who = (process_group.rank(), process_group.world_size(), process_group.local_rank(), trainer.data_rank)
+        gathered = collectives.gather_objects(number)
         trainer.train()
         trainer.close()
-        distributed.shutdown()
+        process_group.shutdown()
         logs = sorted(path.name for path in (folder / f"run{turn}" / "logs").iterdir())
         found[f"run {turn}"] = (who, gathered, logs, dict(os.environ) == before)
     alive = torch.tensor([number + 1])

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
-from arctic_training.heartbeat import beat
+from arctic_training.distributed.heartbeat import beat
 from tests import processes
 from tests.command import Run, descendants
 from tests.contract.cases import recipe

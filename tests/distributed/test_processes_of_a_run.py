@@ -11,31 +11,31 @@ from typing import Any
 import pytest
 import torch
 
-from arctic_training import distributed, environment
+from arctic_training.distributed.process_group import collectives, environment, process_group
 from tests import processes
 from tests.command import shared_memory
 
 
 def talk(folder: Path) -> dict[str, Any]:
-    distributed.init()
-    distributed.init()  # may be called again
-    rank = distributed.rank()
+    process_group.init()
+    process_group.init()  # may be called again
+    rank = process_group.rank()
     said: dict[str, Any] = {
-        "who": (rank, distributed.world_size(), distributed.is_main(), distributed.device().type),
-        "gathered": distributed.gather_objects({"rank": rank}),
-        "broadcast": distributed.broadcast_object(f"from {rank}", source=distributed.world_size() - 1),
-        "sum": distributed.all_reduce(torch.tensor([rank + 1, 10])).tolist(),
-        "agree": (distributed.all_agree(True), distributed.all_agree(rank == 0)),
+        "who": (rank, process_group.world_size(), process_group.is_main(), process_group.device().type),
+        "gathered": collectives.gather_objects({"rank": rank}),
+        "broadcast": collectives.broadcast_object(f"from {rank}", source=process_group.world_size() - 1),
+        "sum": collectives.all_reduce(torch.tensor([rank + 1, 10])).tolist(),
+        "agree": (collectives.all_agree(True), collectives.all_agree(rank == 0)),
     }
-    with distributed.main_first() as first:
+    with collectives.main_first() as first:
         if first:
             time.sleep(0.3)
             (folder / "prepared").write_text("once")
         said["main first"] = (first, (folder / "prepared").read_text())
-    with distributed.main_first(each_machine=True) as first:
+    with collectives.main_first(each_machine=True) as first:
         said["each machine"] = first
-    distributed.shutdown()
-    said["left"] = distributed.is_initialized()
+    process_group.shutdown()
+    said["left"] = process_group.is_initialized()
     return said
 
 
@@ -53,9 +53,9 @@ def test_every_process_hears_the_same(tmp_path: Path, world: int) -> None:
 
 
 def fail_first() -> str:
-    distributed.init()
+    process_group.init()
     try:
-        with distributed.main_first() as first:
+        with collectives.main_first() as first:
             if first:
                 raise OSError("no room")
             return "went on"
@@ -71,11 +71,11 @@ def on_two_machines(fails: bool) -> Any:
     """Each process is the first of a machine of its own, and the second machine takes its time."""
     rank = int(os.environ["RANK"])
     os.environ["LOCAL_RANK"] = "0"
-    distributed.socket.gethostname = lambda: f"machine{rank}"  # type: ignore[attr-defined]
-    distributed.init()
+    process_group.socket.gethostname = lambda: f"machine{rank}"  # type: ignore[attr-defined]
+    process_group.init()
     since = time.monotonic()
     try:
-        with distributed.main_first(each_machine=True) as first:
+        with collectives.main_first(each_machine=True) as first:
             time.sleep(rank)
             if fails and rank:
                 raise OSError("no room")
@@ -103,12 +103,12 @@ def test_a_task_with_a_gpu_of_its_own_sees_only_that(
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: seen)
     monkeypatch.setattr(torch.distributed, "is_initialized", lambda: False)  # as it may be of a run in this process
-    monkeypatch.setattr(distributed, "_place", None)
+    monkeypatch.setattr(process_group, "_place", None)
     monkeypatch.setenv("LOCAL_SIZE", "2")
-    distributed._tell_environment()
-    assert distributed.device() == torch.device("cuda", number)
-    assert os.environ["LOCAL_RANK"] == str(number) and distributed.local_rank() == 1
-    distributed.give_back()
+    process_group._tell_environment()
+    assert process_group.device() == torch.device("cuda", number)
+    assert os.environ["LOCAL_RANK"] == str(number) and process_group.local_rank() == 1
+    process_group.give_back()
     assert os.environ["LOCAL_RANK"] == "1"
 
 
@@ -123,11 +123,11 @@ def use_deepspeed() -> tuple[str, ...]:
     """Returns the numbers that are in the names of what torch and DeepSpeed put into shared memory."""
     import deepspeed
 
-    distributed.init_deepspeed()
-    distributed.all_reduce(torch.ones(1))
-    assert deepspeed.comm.get_world_size() == distributed.world_size()
+    process_group.init_deepspeed()
+    collectives.all_reduce(torch.ones(1))
+    assert deepspeed.comm.get_world_size() == process_group.world_size()
     threads = len(os.listdir("/proc/self/task"))
-    distributed.shutdown()
+    process_group.shutdown()
     # threads of a process group that outlive it abort the process at its end
     assert len(os.listdir("/proc/self/task")) < threads
     return str(os.getpid()), os.environ["MASTER_PORT"]
@@ -182,8 +182,8 @@ def test_slurm_says_who_we_are_only_in_a_step_of_several_tasks(monkeypatch: pyte
     monkeypatch.setattr(torch.distributed, "is_initialized", lambda: False)  # as it may be of a run in this process
     monkeypatch.setenv("SLURM_PROCID", "5")
     monkeypatch.setenv("SLURM_LOCALID", "1")
-    assert (distributed.rank(), distributed.world_size()) == (0, 1)
+    assert (process_group.rank(), process_group.world_size()) == (0, 1)
     monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "8")
-    assert (distributed.rank(), distributed.local_rank(), distributed.world_size()) == (5, 1, 8)
+    assert (process_group.rank(), process_group.local_rank(), process_group.world_size()) == (5, 1, 8)
     monkeypatch.setenv("RANK", "2")
-    assert distributed.rank() == 2
+    assert process_group.rank() == 2

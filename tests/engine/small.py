@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from arctic_training import distributed
-from arctic_training.config.trainer import TrainerConfig
+from arctic_training.config.sections.trainer import TrainerConfig
+from arctic_training.distributed import process_group
 from arctic_training.engine.engine import TrainedEngine, initialize
 from arctic_training.state import Progress, Rng, RunState
 
@@ -69,7 +69,7 @@ def make(
 
 def batch(number: int, rows: int = 2) -> torch.Tensor:
     """[rows, 6], another one for every number and rank."""
-    draw = torch.Generator().manual_seed(1000 * number + distributed.rank())
+    draw = torch.Generator().manual_seed(1000 * number + process_group.rank())
     return torch.randn(rows, 6, generator=draw)
 
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from arctic_training.engine import compiling as module
-from arctic_training.engine.compiling import compiling
+from arctic_training.engine import build_lock as module
+from arctic_training.engine.build_lock import compiling
 from tests.processes import HANG, ROOT
 
 pytestmark = pytest.mark.fault(27)
@@ -26,7 +26,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_the_lock_of_a_build_that_was_killed_is_removed_at_once(folder: Path) -> None:
     code = (
-        "import time; from arctic_training.engine.compiling import compiling\n"
+        "import time; from arctic_training.engine.build_lock import compiling\n"
         f"with compiling('cpu_none'): open({str(folder / 'lock')!r}, 'w'); print('here', flush=True); time.sleep(600)"
     )
     build = subprocess.Popen(

@@ -9,10 +9,10 @@ import pytest
 import torch
 from deepspeed.accelerator import get_accelerator
 
-from arctic_training import distributed
+from arctic_training.distributed import process_group
 from arctic_training.engine.engine import freeze, initialize
 from arctic_training.engine.zero import full_gradient, full_parameter, is_partitioned
-from arctic_training.errors import RecipeError
+from arctic_training.errors.types import RecipeError
 from tests import processes
 from tests.engine import small
 
@@ -28,7 +28,7 @@ def rows() -> tuple[torch.Tensor, torch.Tensor]:
 
 def cut(stage: int, micro: int, dtype: str = "fp32") -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
     """Gradient and updated weights when the global batch is cut into micro-batches of ``micro`` rows on each rank."""
-    world = distributed.world_size()
+    world = process_group.world_size()
     steps = ROWS // (micro * world)
     planned = steps + 1  # a window that is shorter than planned
     engine = small.make(stage, dtype, planned, gradient_clipping=0.1)
@@ -36,7 +36,7 @@ def cut(stage: int, micro: int, dtype: str = "fp32") -> tuple[dict[str, torch.Te
     share = mask.sum() / (steps * world)
     engine.eval()  # no dropout
     for step in range(steps):
-        first = (step * world + distributed.rank()) * micro
+        first = (step * world + process_group.rank()) * micro
         x, wanted = inputs[first : first + micro], mask[first : first + micro]
         engine.set_gradient_accumulation_boundary(step == steps - 1)
         lost = (engine(x) - x).square().mean(-1)
@@ -53,11 +53,11 @@ def cut(stage: int, micro: int, dtype: str = "fp32") -> tuple[dict[str, torch.Te
 
 
 def cuts() -> dict[str, Any]:
-    distributed.init()
+    process_group.init()
     found = {}
     for stage in small.STAGES:
         for micro in (4, 2, 1):
-            if ROWS // (micro * distributed.world_size()):
+            if ROWS // (micro * process_group.world_size()):
                 found[f"stage {stage}, {micro} rows"] = cut(stage, micro)
     return found
 
@@ -109,7 +109,7 @@ def odd_losses(model: Any, step: Callable[[torch.Tensor], None]) -> list[float]:
 
 
 def odd_models() -> dict[int, list[float]]:
-    distributed.init()
+    process_group.init()
     found = {}
     for stage in small.STAGES:
         model = odd_model()
@@ -146,7 +146,7 @@ def test_an_odd_number_of_weights_trains_at_every_stage(world: int) -> None:
 
 def skips() -> dict[str, Any]:
     """A window with a NaN on one rank in one micro-batch, at every stage and precision, clipping on and off."""
-    distributed.init()
+    process_group.init()
     found = {}
     for stage in small.STAGES:
         for dtype, clipping in (("fp32", 1.0), ("fp32", 0.0), ("bf16", 1.0)):
@@ -157,7 +157,7 @@ def skips() -> dict[str, Any]:
             for step in range(2):
                 x = small.batch(step).to(next(engine.module.parameters()).dtype)
                 engine.set_gradient_accumulation_boundary(step == 1)
-                broken = math.nan if step == 0 and distributed.is_main() else 1.0
+                broken = math.nan if step == 0 and process_group.is_main() else 1.0
                 engine.backward(engine(x).float().sum() * broken)
                 engine.step()
             after = small.everything(engine)
@@ -185,7 +185,7 @@ def test_a_gradient_that_is_not_finite_changes_nothing_and_is_counted(world: int
 
 def together() -> dict[str, Any]:
     """Two trained engines and a frozen one in the same process, as a GAN or DPO has them."""
-    distributed.init()
+    process_group.init()
     found = {}
     for stage in small.STAGES:
         one, other = small.make(stage, seed=1), small.make(stage, "bf16", seed=2)
@@ -224,7 +224,7 @@ def test_engines_in_one_process_do_not_disturb_each_other(world: int) -> None:
 
 def offloaded() -> list[str]:
     """The optimizer on the CPU: the same updates."""
-    distributed.init()
+    process_group.init()
     wrong = []
     for stage in (1, 2, 3):
         results = []
@@ -248,7 +248,7 @@ def test_the_optimizer_may_live_on_the_cpu() -> None:
 
 def padded() -> list[str]:
     """Parameters that two processes cannot halve, where memory nobody has written reads as NaN."""
-    distributed.init()
+    process_group.init()
     torch.use_deterministic_algorithms(True, warn_only=True)
     assert torch.empty(1).isnan(), "memory is not filled"
     wrong = []

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from arctic_training.config.deepspeed import _PASSED, _REFUSED, _ZERO, deepspeed_problems, plain
+from arctic_training.config.checks.deepspeed import _PASSED, _REFUSED, _ZERO, deepspeed_problems, plain
 from arctic_training.engine.config import ModelFacts, deepspeed_config, frozen_config, zero_stage
-from arctic_training.errors import RecipeError
+from arctic_training.errors.types import RecipeError
 from arctic_training.optimizer.deepspeed_factories import LionConfig, MuonConfig
 from arctic_training.optimizer.huggingface_factories import AdafactorConfig
 from tests.engine import small

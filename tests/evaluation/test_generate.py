@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 import torch
 
-from arctic_training import Callback, SFTTrainer, distributed, get_config
-from arctic_training.config.base import ComponentConfig
-from arctic_training.config.component import from_shelf
-from arctic_training.errors import DataError, InputError, ScoringError
+from arctic_training import Callback, SFTTrainer, get_config
+from arctic_training.config.sections.base import ComponentConfig
+from arctic_training.config.sections.component import from_shelf
+from arctic_training.distributed.process_group import process_group
+from arctic_training.errors.types import DataError, InputError, ScoringError
 from arctic_training.evaluation.evaluator import Evaluator
 from arctic_training.evaluation.generate import GenerateEvaluator, Question
 from arctic_training.evaluation.scorer import Scorer
@@ -189,10 +190,10 @@ def test_what_cannot_generate_is_refused(tmp_path: Path) -> None:
 
 
 def share(folder: str, run_dir: str, answers: list[str]) -> dict[str, float]:
-    distributed.init()
+    process_group.init()
     run = run_of(Path(folder), Path(run_dir), answers)
     measured = evaluator(batch_size=1)(run)
-    distributed.shutdown()
+    process_group.shutdown()
     return measured
 
 
@@ -219,7 +220,7 @@ def evaluated(model: str, chats: str, run_dir: str, stage: int) -> dict[str, flo
     trainer = SFTTrainer(get_config(recipe))
     measured = trainer.evaluate()
     trainer.close()
-    distributed.shutdown()
+    process_group.shutdown()
     return measured
 
 

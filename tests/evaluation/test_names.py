@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from arctic_training import SFTTrainer, get_config
-from arctic_training.errors import RecipeError, ScoringError
+from arctic_training.component import TrainerView
+from arctic_training.errors.types import RecipeError, ScoringError
 from arctic_training.evaluation.evaluator import Evaluator
 from arctic_training.evaluation.scorer import Scorer
-from arctic_training.factory import TrainerView
 from arctic_training.metrics import merged
 from arctic_training.state import Progress, RunState
 from tests import tiny

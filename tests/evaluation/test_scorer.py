@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from arctic_training.config.component import from_shelf
+from arctic_training.config.sections.component import from_shelf
 from arctic_training.evaluation.scorer import Scorer, numbers
 
 

@@ -15,20 +15,20 @@ from tests.covering import covering
 
 def differing(root: str, stage: int, dtype: str) -> list[str]:
     """Trains twice; returns what of the second run is not that of the first."""
-    from arctic_training import distributed
+    from arctic_training.distributed import process_group
 
-    distributed.init()
+    process_group.init()
     files = Path(root) / "files"
-    if distributed.is_main():
+    if process_group.is_main():
         recipe("sft", files)
-    distributed.barrier()
+    process_group.barrier()
     runs: list[tuple[dict[int, float], dict[str, Any]]] = []
     for attempt in ("first", "second"):
         run = Path(root) / attempt
         settings = recipe("sft", files, output_dir=str(run), deepspeed={"zero_optimization": {"stage": stage}})
         settings["model"]["dtype"] = dtype
         weights = train(settings)["weights"]
-        distributed.barrier()  # the main process has written its metrics
+        process_group.barrier()  # the main process has written its metrics
         runs.append((losses(run), weights))
     (first, weights), (second, others) = runs
     assert len(first) >= 4 and weights.keys() == others.keys()

@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from arctic_training import SFTTrainer, get_config
-from arctic_training.data.collate import pad
-from arctic_training.data.sft_factory import SFTDataFactory
+from arctic_training.data.batching.collate import pad
+from arctic_training.data.factories.sft import SFTDataFactory
 from arctic_training.engine.engine import FrozenEngine
-from arctic_training.errors import ModelError
-from arctic_training.model.apart import require_apart
+from arctic_training.errors.types import ModelError
+from arctic_training.model.checks.packing_isolation import require_apart
 from arctic_training.model.huggingface_factory import HFModelFactory
 from tests.contract.cases import recipe
 from tests.model.test_huggingface_factory import change

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-from arctic_training.data.collate import pack, pad
+from arctic_training.data.batching.collate import pack, pad
 from arctic_training.engine.engine import FrozenEngine
-from arctic_training.errors import ModelError
+from arctic_training.errors.types import ModelError
 from arctic_training.model import attention
-from arctic_training.model.apart import require_apart
-from arctic_training.model.own_loss import require_own_loss
+from arctic_training.model.checks.own_loss import require_own_loss
+from arctic_training.model.checks.packing_isolation import require_apart
 from arctic_training.model.target_losses import target_losses
 from tests.model.own_terms import KINDS, build, config_of
 from tests.model.test_target_losses import gradients

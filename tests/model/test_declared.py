@@ -5,7 +5,7 @@ from typing import Any
 import peft
 from transformers import LlamaConfig
 
-from arctic_training.model.declared import declared
+from arctic_training.model.checks.declared import declared
 
 
 def test_the_fields_of_an_adapter_are_numbers_as_people_write_them() -> None:

@@ -13,11 +13,11 @@ import torch
 from pydantic import ValidationError
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from arctic_training.errors import ModelError
+from arctic_training.errors.types import ModelError
 from arctic_training.model import attention
+from arctic_training.model.checks.memory import Layout, estimate
 from arctic_training.model.huggingface_factory import HFModelConfig, HFModelFactory
 from arctic_training.model.liger_factory import LigerModelFactory
-from arctic_training.model.memory import Layout, estimate
 from arctic_training.model.pretrained import overridden
 from arctic_training.model.target_losses import target_losses
 from arctic_training.optimizer.deepspeed_factories import LionConfig

@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 import torch
 
-from arctic_training import distributed
+from arctic_training.distributed.process_group import process_group
 from arctic_training.engine.config import deepspeed_config
 from arctic_training.engine.engine import initialize
 from arctic_training.engine.zero import full_parameter, sharded_construction
 from arctic_training.model import attention
-from arctic_training.model.peft_transform import PeftConfig, PeftTransform
 from arctic_training.model.target_losses import target_losses
+from arctic_training.model.transforms.peft import PeftConfig, PeftTransform
 from tests import processes, tiny
 from tests.model.test_target_losses import packed
 
@@ -55,7 +55,7 @@ def loss(model: Any, batch: dict[str, Any], reduction: Any) -> torch.Tensor:
 
 def train(stage: int, kind: str, reduction: str, folder: Path) -> tuple[list[float], dict[str, torch.Tensor]]:
     """Two updates; the second process has no target in the second."""
-    distributed.init_deepspeed()
+    process_group.init_deepspeed()
     recipe: Any = SimpleNamespace(
         micro_batch_size=1,
         gradient_accumulation_steps=1,
@@ -63,14 +63,14 @@ def train(stage: int, kind: str, reduction: str, folder: Path) -> tuple[list[flo
         model=SimpleNamespace(dtype="fp32"),
         deepspeed={"zero_optimization": {"stage": stage}, "gradient_clipping": 0.0},
     )
-    with sharded_construction(deepspeed_config(recipe, world=distributed.world_size())):
+    with sharded_construction(deepspeed_config(recipe, world=process_group.world_size())):
         model = build(kind, folder)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     engine = initialize(recipe, model, torch.optim.SGD(trained, lr=0.1), None)
     told = []
     for update in range(2):
         value = loss(
-            engine, draw(10 * update + distributed.rank(), targets=not (update and distributed.rank())), reduction
+            engine, draw(10 * update + process_group.rank(), targets=not (update and process_group.rank())), reduction
         )
         engine.set_gradient_accumulation_boundary(True)
         engine.backward(value)

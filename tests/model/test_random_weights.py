@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 import torch
 
-from arctic_training import SFTTrainer, distributed, get_config
+from arctic_training import SFTTrainer, get_config
+from arctic_training.distributed import process_group
 from arctic_training.engine.zero import full_parameter
 from arctic_training.trainer.assembly import seed
 from tests import processes, tiny
@@ -19,7 +20,7 @@ def begin(folder: str, stage: int, **model: Any) -> tuple[dict[str, torch.Tensor
     root = Path(folder)
     recipe = {
         "type": "sft",
-        "output_dir": str(root / f"run_{distributed.world_size()}_{stage}"),
+        "output_dir": str(root / f"run_{process_group.world_size()}_{stage}"),
         "model": {"name_or_path": str(root / "model"), "dtype": "fp32", **model},
         "data": {
             "sources": [str(root / "chats.jsonl")],
@@ -39,7 +40,7 @@ def begin(folder: str, stage: int, **model: Any) -> tuple[dict[str, torch.Tensor
 
 
 def everywhere(folder: str, stages: list[int], **model: Any) -> list[tuple[dict[str, torch.Tensor], float]]:
-    distributed.init()
+    process_group.init()
     return [begin(folder, stage, **model) for stage in stages]
 
 

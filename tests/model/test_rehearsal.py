@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from arctic_training.errors import ModelError
-from arctic_training.model.rehearsal import require_positions, require_shapes
+from arctic_training.errors.types import ModelError
+from arctic_training.model.checks.dry_run import require_positions, require_shapes
 
 
 class Model(nn.Module):

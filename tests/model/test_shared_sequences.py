@@ -5,13 +5,12 @@ from typing import Any
 import pytest
 import torch
 
-from arctic_training import distributed
-from arctic_training.errors import ModelError
+from arctic_training.distributed import collectives, process_group, sequence_parallel
+from arctic_training.errors.types import ModelError
 from arctic_training.model import attention
-from arctic_training.model.peft_transform import PeftConfig, PeftTransform
 from arctic_training.model.target_losses import target_losses
-from arctic_training.model.transforms import ActivationCheckpointing, ActivationCheckpointingConfig
-from arctic_training.parallel import sequence
+from arctic_training.model.transforms.builtin import ActivationCheckpointing, ActivationCheckpointingConfig
+from arctic_training.model.transforms.peft import PeftConfig, PeftTransform
 from tests import processes
 from tests.model.test_huggingface_factory import factory, kept_for_the_gradient
 from tests.model.test_target_losses import build, gradients, packed, padded, samples
@@ -51,17 +50,17 @@ def model_of(kind: str, how: str) -> Any:
 
 def measure(kind: str, how: str, packs: bool) -> tuple[float, torch.Tensor, dict[str, torch.Tensor]]:
     """The loss, that of every target, and the gradient: of the whole, or summed over those who share it."""
-    distributed.init()
-    model, size = model_of(kind, how), distributed.world_size()
+    process_group.init()
+    model, size = model_of(kind, how), process_group.world_size()
     batch = packed(samples()) if packs else padded(samples())
     if size > 1:
-        batch = sequence.share(batch, size, distributed.rank())
+        batch = sequence_parallel.share(batch, size, process_group.rank())
     loss = target_losses(model, batch, reduction="sum")
     found = gradients(model, loss)
-    total = distributed.all_reduce(loss.detach().clone())
+    total = collectives.all_reduce(loss.detach().clone())
     with torch.no_grad():
-        each = sequence.whole(target_losses(model, batch), batch)
-    return float(total), each, {name: distributed.all_reduce(gradient) for name, gradient in found.items()}
+        each = sequence_parallel.whole(target_losses(model, batch), batch)
+    return float(total), each, {name: collectives.all_reduce(gradient) for name, gradient in found.items()}
 
 
 CASES = [(kind, "plain", packs) for kind in KINDS for packs in (True, False)]
@@ -82,15 +81,15 @@ def test_two_processes_that_share_find_what_one_finds(kind: str, how: str, packs
 
 def transformers_own() -> tuple[float, dict[str, torch.Tensor]]:
     """The loss that the model itself makes of the batch."""
-    distributed.init()
-    model, size = build("llama"), distributed.world_size()
+    process_group.init()
+    model, size = build("llama"), process_group.world_size()
     batch: dict[str, Any] = {**packed(samples()), "num_items_in_batch": 10.0}
     if size > 1:
-        batch = sequence.share(batch, size, distributed.rank())
+        batch = sequence_parallel.share(batch, size, process_group.rank())
     loss = model(**batch).loss
     found = gradients(model, loss)
-    total = distributed.all_reduce(loss.detach().clone())
-    return float(total), {name: distributed.all_reduce(gradient) for name, gradient in found.items()}
+    total = collectives.all_reduce(loss.detach().clone())
+    return float(total), {name: collectives.all_reduce(gradient) for name, gradient in found.items()}
 
 
 def test_the_models_own_loss_is_right_too() -> None:
@@ -104,11 +103,11 @@ def test_the_models_own_loss_is_right_too() -> None:
 
 def kept_of_a_long_sequence() -> int:
     """Bytes that the layers keep of a long sequence, beside the weights."""
-    distributed.init()
-    model, size = build("llama"), distributed.world_size()
+    process_group.init()
+    model, size = build("llama"), process_group.world_size()
     batch = packed([torch.arange(4096) % 90 + 3])
     if size > 1:
-        batch = sequence.share(batch, size, distributed.rank())
+        batch = sequence_parallel.share(batch, size, process_group.rank())
     return kept_for_the_gradient(model, lambda: target_losses(model, batch, reduction="sum"))
 
 
@@ -150,7 +149,7 @@ def test_a_mask_of_a_part_is_refused() -> None:
     query, mask = torch.zeros(1, 2, 4, 8), torch.ones(1, 1, 4, 4, dtype=torch.bool)
     with pytest.raises(ModelError, match="a mask of its part"):
         attention.document_attention(
-            torch.nn.Identity(), query, query, query, mask, sequence_share=sequence.Share(2, (1, 1))
+            torch.nn.Identity(), query, query, query, mask, sequence_share=sequence_parallel.Share(2, (1, 1))
         )
 
 

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 
-from arctic_training.errors import ModelError
+from arctic_training.errors.types import ModelError
 from arctic_training.model import attention
 from arctic_training.model.target_losses import target_losses
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from arctic_training.data.collate import pack, pad
+from arctic_training.data.batching.collate import pack, pad
 from arctic_training.loss.targets import carry_count, count
 from arctic_training.model import attention
 from arctic_training.model.target_losses import target_losses

@@ -10,10 +10,10 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from arctic_training import distributed
+from arctic_training.distributed.process_group import process_group
 from arctic_training.engine.engine import initialize
 from arctic_training.engine.zero import full_parameter
-from arctic_training.errors import RecipeError
+from arctic_training.errors.types import RecipeError
 from arctic_training.optimizer.deepspeed_factories import CPUAdamFactory, FusedAdamFactory, LionFactory, MuonFactory
 from arctic_training.optimizer.factory import parameter_groups
 from arctic_training.optimizer.huggingface_factories import AdafactorFactory
@@ -92,7 +92,7 @@ def make(factory: Any, stage: int, dtype: str, model: torch.nn.Module, **section
 
 def train(factory: Any, stage: int, dtype: str, lr: float) -> tuple[float, float, torch.Tensor]:
     """First and last loss of twelve updates, and all weights after them."""
-    distributed.init_deepspeed()
+    process_group.init_deepspeed()
     torch.manual_seed(0)
     net = Net()
     engine = initialize(view(stage, dtype).config, net, make(factory, stage, dtype, net, lr=lr), None)
@@ -111,7 +111,7 @@ def train(factory: Any, stage: int, dtype: str, lr: float) -> tuple[float, float
 
 @pytest.mark.parametrize(("stage", "dtype"), [(0, "bf16"), (0, "fp32"), (1, "bf16"), (2, "fp32")])
 def test_the_first_update_is_the_first(stage: int, dtype: str) -> None:
-    distributed.init_deepspeed()
+    process_group.init_deepspeed()
     net = Net()
     optimizer = make(AdamWFactory, stage, dtype, net, lr=0.5, weight_decay=0.5)
     before = net.up.weight.detach().clone()

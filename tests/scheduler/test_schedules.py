@@ -10,7 +10,7 @@ import torch
 from pydantic import ValidationError
 
 from arctic_training.engine.snapshot import require_plain
-from arctic_training.errors import RecipeError
+from arctic_training.errors.types import RecipeError
 from arctic_training.scheduler.huggingface_factory import HFSchedulerFactory
 from arctic_training.scheduler.torch_factories import ConstantFactory, ExponentialFactory, OneCycleFactory, WSDFactory
 

@@ -15,15 +15,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from arctic_training.cli import main
-from arctic_training.config.node import plain
-from arctic_training.config.problems import problems_of
-from arctic_training.config.tokenizer import is_lexer
-from arctic_training.config.yaml_reader import read_yaml
-from arctic_training.data.encoder import SampleEncoder
-from arctic_training.data.shapes import Sample, reader
-from arctic_training.errors import ModelError
-from arctic_training.generation import end_tokens, said
+from arctic_training.cli.main import main
+from arctic_training.config.checks.problems import problems_of
+from arctic_training.config.recipe.node import plain
+from arctic_training.config.recipe.yaml_reader import read_yaml
+from arctic_training.config.sections.tokenizer import is_lexer
+from arctic_training.data.formats.chat import Sample, reader
+from arctic_training.data.tokenization.encoder import SampleEncoder
+from arctic_training.errors.types import ModelError
+from arctic_training.generation.prompts import end_tokens, said
 from arctic_training.tokenizer.lexer_factory import LexerConfig, LexerFactory
 from tests.bad_inputs import bad_lexers
 from tests.processes import ROOT

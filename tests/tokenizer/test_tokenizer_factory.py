@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from arctic_training.errors import ModelError
+from arctic_training.errors.types import ModelError
 from arctic_training.model.vocabulary import fit_vocabulary
 from arctic_training.tokenizer.huggingface_factory import HFTokenizerConfig, HFTokenizerFactory, give_pad_token
 from tests import tiny

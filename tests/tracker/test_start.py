@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import pytest
 
 from arctic_training import ComponentConfig, get_config
-from arctic_training.entrypoint import run
+from arctic_training.launch.worker import run
 from arctic_training.tracker.tracker import Tracker
 from tests.contract.cases import recipe
 

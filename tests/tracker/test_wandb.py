@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 from wandb.proto.wandb_internal_pb2 import Record
 
-from arctic_training.config.wandb import WandbConfig
-from arctic_training.errors import MissingDependencyError
+from arctic_training.config.sections.wandb import WandbConfig
+from arctic_training.errors.types import MissingDependencyError
 from arctic_training.tracker.wandb import WandbTracker
 from tests import processes
 from tests.command import Run, wait_for

@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 import torch
 
-from arctic_training import distributed, get_config
+from arctic_training import get_config
+from arctic_training.distributed import process_group
 from arctic_training.registry import lookup
 from tests import processes
 from tests.contract.cases import recipe
@@ -32,15 +33,15 @@ def gradients(told: dict[str, Any]) -> list[dict[str, torch.Tensor]]:
 
 
 def cut(name: str, root: str, micro: int, accumulate: int, stage: int, shared: int, more: dict[str, Any]) -> Any:
-    distributed.init()
+    process_group.init()
     files = Path(root) / "files"
-    if distributed.is_main():
+    if process_group.is_main():
         recipe(name, files)
-    distributed.barrier()
+    process_group.barrier()
     told = recipe(
         name,
         files,
-        output_dir=str(Path(root) / f"run_{micro}_{accumulate}_{distributed.world_size()}"),
+        output_dir=str(Path(root) / f"run_{micro}_{accumulate}_{process_group.world_size()}"),
         micro_batch_size=micro,
         gradient_accumulation_steps=accumulate,
         sequence_parallel_size=shared,

@@ -10,12 +10,13 @@ from typing import Any
 
 import pytest
 
-from arctic_training import Callback, CheckpointEngine, Evaluator, GANTrainer, Tracker, distributed, get_config
+from arctic_training import Callback, CheckpointEngine, Evaluator, GANTrainer, Tracker, get_config
 from arctic_training.checkpoint import folder as disk
-from arctic_training.checkpoint.deepspeed_engine import DeepSpeedCheckpointEngine
-from arctic_training.entrypoint import run
-from arctic_training.errors import CheckpointError, InputError, NonFiniteError
-from arctic_training.launcher import _outcome
+from arctic_training.checkpoint.deepspeed import DeepSpeedCheckpointEngine
+from arctic_training.distributed import process_group
+from arctic_training.errors.types import CheckpointError, InputError, NonFiniteError
+from arctic_training.launch.launcher import _outcome
+from arctic_training.launch.worker import run
 from tests import processes
 from tests.contract.cases import recipe
 
@@ -342,13 +343,13 @@ def test_a_run_that_is_asked_to_stop_says_what_a_restart_needs(told: Recipe, sec
 
 def several_starts(folder: Path) -> list[tuple[int, str, int]]:
     """Of each start the update at which it ended, the reason, and the exit code."""
-    distributed.init()
+    process_group.init()
     told, seen = acting_recipe(folder), []
     export = {"type": Exported.name, "save_every_n_steps": 1}
     told |= {"micro_batch_size": 2, "checkpoint": [told["checkpoint"], export]}
 
     def ask(trainer: Any) -> None:
-        if distributed.rank() == 1:
+        if process_group.rank() == 1:
             trainer.request_stop("the machine is wanted", 75)
 
     for acts in ({"post-step": at(1, ask)}, {"post-step": at(4, enough)}, {}):

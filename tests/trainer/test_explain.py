@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from arctic_training import GANTrainer, GRPOTrainer, get_config
-from arctic_training.errors import MemoryShortError
+from arctic_training.errors.types import MemoryShortError
 from arctic_training.trainer.explain import explained
 from tests import processes
 from tests.contract.cases import recipe

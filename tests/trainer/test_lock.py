@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
-from arctic_training.errors import InputError
+from arctic_training.errors.types import InputError
 from arctic_training.logging import logger
 from arctic_training.trainer.lock import LOCK, Lock
 from tests import command, processes
@@ -143,11 +143,11 @@ def test_a_second_trainer_of_the_same_process_is_refused_until_the_first_has_end
 
 
 def take(folder: str) -> str:
-    from arctic_training import distributed
-    from arctic_training.errors import InputError
+    from arctic_training.distributed.process_group import process_group
+    from arctic_training.errors.types import InputError
     from arctic_training.trainer.lock import Lock
 
-    distributed.init()
+    process_group.init()
     try:
         Lock([Path(folder)]).release()
     except InputError as error:

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from arctic_training import SFTTrainer, TrainerConfig, get_config
-from arctic_training.config.describe import descriptions
-from arctic_training.errors import RecipeError, RegistryError
+from arctic_training.config.recipe.describe import descriptions
+from arctic_training.errors.types import RecipeError, RegistryError
 from arctic_training.registry import lookup
 from arctic_training.trainer.role import Role
 from tests import tiny

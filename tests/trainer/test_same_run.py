@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 import torch
 
-from arctic_training import SFTTrainer, distributed, get_config
-from arctic_training.errors import RecipeError, TrainingError
+from arctic_training import SFTTrainer, get_config
+from arctic_training.distributed import process_group
+from arctic_training.errors.types import RecipeError, TrainingError
 from arctic_training.registry import lookup
 from tests import processes
 from tests.contract.cases import recipe
@@ -23,10 +24,10 @@ def told(name: str, root: str, run: str, **more: Any) -> dict[str, Any]:
 
 
 def train(name: str, root: str, run: str, shared: int, packs: bool, more: dict[str, Any]) -> dict[str, int]:
-    distributed.init()
-    if distributed.is_main():
+    process_group.init()
+    if process_group.is_main():
         recipe(name, Path(root) / "files")
-    distributed.barrier()
+    process_group.barrier()
     made = told(name, root, run, sequence_parallel_size=shared, **more)
     made["data"]["pack_samples"] = packs
     config = get_config(made)
@@ -34,7 +35,7 @@ def train(name: str, root: str, run: str, shared: int, packs: bool, more: dict[s
     trainer.train()
     progress: dict[str, int] = trainer.progress.state_dict()
     trainer.close()
-    distributed.barrier()
+    process_group.barrier()
     return progress
 
 
@@ -138,10 +139,10 @@ def without_attention(root: str) -> str:
             embedded = self.model.module.get_input_embeddings()(batch["input_ids"])  # type: ignore[operator]
             return embedded.square().sum() / batch["num_items_in_batch"]  # type: ignore[no-any-return]
 
-    distributed.init()
-    if distributed.is_main():
+    process_group.init()
+    if process_group.is_main():
         recipe("sft", Path(root) / "files")
-    distributed.barrier()
+    process_group.barrier()
     trainer = Blind(get_config(told("sft", root, "run", type=Blind.name, sequence_parallel_size=2)))
     try:
         trainer.train()

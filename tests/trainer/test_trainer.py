@@ -206,7 +206,7 @@ def test_a_users_trainer_overrides_the_loss_and_nothing_else(told: dict[str, Any
 
 
 def test_a_run_that_is_refused_writes_nothing(told: dict[str, Any]) -> None:
-    from arctic_training.errors import InputError
+    from arctic_training.errors.types import InputError
 
     with pytest.raises(InputError, match="no such"):
         SFTTrainer(get_config({**told, "model": {"name_or_path": "./nowhere"}}))

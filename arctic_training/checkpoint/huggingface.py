@@ -1,0 +1,87 @@
+"""Checkpoints for use elsewhere: a folder that transformers, or peft for an adapter, loads by itself."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from pydantic import Field
+
+from arctic_training.checkpoint.adapter import (
+    base_weights,
+    plain_base,
+    rehearse_adapter,
+    require_mergeable,
+    save_adapter,
+)
+from arctic_training.checkpoint.checkpointer import CheckpointEngine
+from arctic_training.checkpoint.export import rehearse_weights, save_weights
+from arctic_training.checkpoint.folder import disk_errors, step_folder
+from arctic_training.config.sections.checkpoint import CheckpointConfig
+from arctic_training.config.sections.numbers import HumanInt
+from arctic_training.distributed import process_group
+from arctic_training.engine.engine import Engine
+from arctic_training.errors.types import RecipeError
+from arctic_training.state import RunState
+
+
+class HFCheckpointConfig(CheckpointConfig):
+    type: str = "huggingface"
+    merge_adapter: bool = False
+    """Save a LoRA model as one whole model, its adapter added to the weights, and not as the adapter alone."""
+    max_shard_size: HumanInt = Field(default=5_000_000_000, ge=1)
+    """Bytes of weights in one file. Under ZeRO stage 3 no process holds more than that for saving."""
+
+
+class HFCheckpointEngine(CheckpointEngine[HFCheckpointConfig]):
+    """Weights in their training type, config, generation config, tokenizer and chat template.
+
+    The primary model is in the folder itself, other trained models in a folder by their role's name.
+    """
+
+    name = "huggingface"
+    config_type = HFCheckpointConfig
+
+    def __call__(self) -> Self:
+        self.rehearse({role: engine.module for role, engine in self.trainer.engines.items()})
+        return super().__call__()
+
+    def rehearse(self, models: Mapping[str, torch.nn.Module]) -> None:
+        for role, model in models.items():
+            if not hasattr(model, "save_pretrained"):
+                raise RecipeError(
+                    f"checkpoint.type: huggingface cannot save {role}, a {type(model).__name__}, which transformers "
+                    "does not know; use type deepspeed"
+                )
+            if not hasattr(model, "peft_config"):
+                rehearse_weights(model)
+            elif self.config.merge_adapter:
+                require_mergeable(model)
+                rehearse_weights(plain_base(model), base_weights(model, merged=True))
+            else:
+                rehearse_adapter(model)
+
+    def write(self, folder: Path, engines: Mapping[str, Engine], state: RunState) -> Mapping[str, Any]:
+        failed: OSError | None = None
+        final = step_folder(self.output_dir, self.trainer.progress.update)
+        for role, engine in engines.items():
+            try:
+                part = "" if role == "model" else role
+                self._export(engine.module, folder / part, final / part)
+            except OSError as error:
+                failed = failed or error  # the other models' weights must be gathered with the other processes
+        if failed:
+            raise failed
+        if process_group.is_main() and hasattr(self.trainer.tokenizer, "save_pretrained"):
+            with disk_errors():
+                self.trainer.tokenizer.save_pretrained(folder)
+        return {"roles": sorted(engines), "progress": self.trainer.progress.state_dict()}
+
+    def _export(self, module: Any, folder: Path, final: Path) -> None:
+        limit = self.config.max_shard_size
+        if not hasattr(module, "peft_config"):
+            save_weights(module, folder, limit)
+        elif self.config.merge_adapter:
+            save_weights(plain_base(module), folder, limit, base_weights(module, merged=True))
+        else:
+            save_adapter(module, folder, limit, final=final)

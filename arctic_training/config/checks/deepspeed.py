@@ -1,0 +1,200 @@
+"""What a recipe's ``deepspeed:`` block may say, and what it must not contradict the rest of the recipe about."""
+
+import difflib
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from arctic_training.config.sections.numbers import number
+
+Problem = tuple[tuple[str, ...], str]
+"""The path of the key inside the block, and what is wrong with it."""
+
+_PASSED_WORDS = (
+    "train_batch_size train_micro_batch_size_per_gpu gradient_accumulation_steps gradient_clipping bf16 bfloat16 fp16 "
+    "zero_optimization zero_allow_untested_optimizer zero_force_ds_cpu_optimizer data_types communication_data_type "
+    "seq_parallel_communication_data_type prescale_gradients gradient_predivide_factor steps_per_print "
+    "wall_clock_breakdown memory_breakdown dump_state flops_profiler comms_logger activation_checkpointing aio "
+    "disable_allgather vocabulary_size compile timers log_level torch_autocast dataloader_drop_last "
+    "use_data_before_expert_parallelism sequence_parallel_size"
+)
+_PASSED = frozenset(_PASSED_WORDS.split())
+
+_NOT_SUPPORTED = (
+    "amp autotuning compression_training curriculum_learning data_efficiency dynamic_batching eigenvalue "
+    "expert_parallel graph_harvesting hybrid_engine pipeline progressive_layer_drop quantize_training "
+    "sparse_attention sparse_gradients tensor_parallel weight_quantization random_ltd data_sampling"
+)
+_REFUSED = {
+    "optimizer": "the recipe's own `optimizer` section says it",
+    "scheduler": "the recipe's own `scheduler` section says it",
+    "managed_gradient_accumulation": "the trainer sets the end of every accumulation window itself",
+    "gradient_allreduce_op": "gradients are averaged; the trainer's token count relies on it",
+    "checkpoint": "the recipe's own `checkpoint` section says it",
+    "nebula": "the recipe's own `checkpoint` section says it",
+    "datastates_ckpt": "the recipe's own `checkpoint` section says it",
+    "tensorboard": "metrics are in the run folder's metrics.jsonl",
+    "wandb": "write the recipe's own `wandb` section",
+    "comet": "metrics are in the run folder's metrics.jsonl",
+    "csv_monitor": "metrics are in the run folder's metrics.jsonl",
+    "elasticity": "it would change the batch sizes of the recipe",
+    "disable_python_gc": "garbage collection is kept out of the step without it",
+} | dict.fromkeys(_NOT_SUPPORTED.split(), "not supported here")
+
+BATCH_KEYS = (
+    "train_batch_size",
+    "train_micro_batch_size_per_gpu",
+    "gradient_accumulation_steps",
+    "sequence_parallel_size",
+)
+PRECISION_KEYS = ("bf16", "bfloat16", "fp16")
+_TRAINED_WORDS = (
+    "gradient_clipping prescale_gradients gradient_predivide_factor communication_data_type data_types torch_autocast"
+)
+TRAINED_KEYS = frozenset([*_TRAINED_WORDS.split(), *PRECISION_KEYS])
+"""Keys that change the weights that come out; the others change where they are and how fast."""
+
+_ZERO_WORDS = (
+    "stage contiguous_gradients reduce_scatter reduce_bucket_size use_multi_rank_bucket_allreduce allgather_partitions "
+    "allgather_bucket_size overlap_comm compute_grad_norm load_from_fp32_weights elastic_checkpoint offload_param "
+    "offload_optimizer zenflow sub_group_size cpu_offload_param cpu_offload_use_pin_memory cpu_offload "
+    "stage3_prefetch_bucket_size stage3_param_persistence_threshold stage3_model_persistence_threshold "
+    "stage3_max_live_parameters stage3_max_reuse_distance stage3_gather_16bit_weights_on_model_save "
+    "stage3_module_granularity_threshold stage3_use_all_reduce_for_fetch_params stage3_allgather_sequential "
+    "stage3_gather_fp16_weights_on_model_save ignore_unused_parameters legacy_stage1 round_robin_gradients "
+    "parameter_alignment zero_hpz_partition_size zero_quantized_weights zero_quantized_nontrainable_weights "
+    "zero_quantized_gradients memory_efficient_linear pipeline_loading_checkpoint override_module_apply "
+    "log_trace_cache_warnings enable_sanity_checks save_muon_momentum_buffer_in_memory leaf_module"
+)
+_ZERO = frozenset(_ZERO_WORDS.split())
+_COUNTS = ("_size", "_threshold", "_parameters", "_distance")
+"""How the keys end that say how many."""
+
+
+def plain(value: Any) -> Any:
+    """``value`` with every human number in it read, at any depth, and keys left to ``auto`` left out."""
+    if isinstance(value, Mapping):
+        return {key: plain(one) for key, one in value.items() if one != "auto"}
+    if isinstance(value, list):
+        return [plain(one) for one in value]
+    if isinstance(value, str) and (read := number(value)) is not None:
+        return read
+    return value
+
+
+def deepspeed_problems(
+    block: Mapping[str, Any],
+    *,
+    micro_batch_size: int,
+    gradient_accumulation_steps: int,
+    sequence_parallel_size: int = 1,
+    dtype: str,
+    data_world: int | None = None,
+    highest_stage: int = 3,
+) -> list[Problem]:
+    """Everything that is wrong with the block, given what the rest of the recipe says.
+
+    ``dtype`` is the recipe's bf16, fp16 or fp32; ``data_world`` the number of processes that read different data, once
+    it is known; ``highest_stage`` the highest ZeRO stage at which the optimizer works.
+    """
+    block = plain(block)
+    problems: list[Problem] = []
+    for key in block:
+        if key in _REFUSED:
+            problems.append(((key,), f"does not belong here: {_REFUSED[key]}"))
+        elif key not in _PASSED:
+            problems.append(((key,), _unknown(key, _PASSED)))
+    sizes = {
+        "train_micro_batch_size_per_gpu": ("micro_batch_size", micro_batch_size),
+        "gradient_accumulation_steps": ("gradient_accumulation_steps", gradient_accumulation_steps),
+        "sequence_parallel_size": ("sequence_parallel_size", sequence_parallel_size),
+    }
+    problems += _batch_problems(block, sizes, data_world)
+    problems += _precision_problems(block, dtype)
+    problems += _zero_problems(block.get("zero_optimization", {}), highest_stage)
+    clipping = block.get("gradient_clipping", 1.0)
+    if not _is_number(clipping) or clipping < 0:
+        problems.append((("gradient_clipping",), f"{clipping!r}: a number of at least 0 is wanted (0: no clipping)"))
+    return problems
+
+
+def _batch_problems(block: Mapping[str, Any], sizes: Mapping[str, tuple[str, int]], world: int | None) -> list[Problem]:
+    problems: list[Problem] = []
+    for key, (name, value) in sizes.items():
+        if key in block and block[key] != value:
+            problems.append(
+                ((key,), f"{block[key]} contradicts the recipe's {name}: {value}; leave it out, or write {value}")
+            )
+    if "train_batch_size" in block:
+        micro, steps = sizes["train_micro_batch_size_per_gpu"][1], sizes["gradient_accumulation_steps"][1]
+        said, sum_ = block["train_batch_size"], f"micro_batch_size {micro} x gradient_accumulation_steps {steps}"
+        if world is not None and said != micro * steps * world:
+            told = f"{said} contradicts {sum_} x {world} data-parallel processes = {micro * steps * world}"
+            problems.append((("train_batch_size",), f"{told}; leave it out"))
+        elif world is None and (not isinstance(said, int) or said <= 0 or said % (micro * steps)):
+            told = f"{said} contradicts {sum_}: a multiple of {micro * steps} is wanted"
+            problems.append((("train_batch_size",), f"{told}; leave it out"))
+    return problems
+
+
+def _precision_problems(block: Mapping[str, Any], dtype: str) -> list[Problem]:
+    problems: list[Problem] = []
+    enabled = {}
+    for key in ("bf16", "bfloat16", "fp16"):
+        section = block.get(key, {})
+        if not isinstance(section, Mapping):
+            problems.append(((key,), f"{section!r}: a mapping is wanted, such as {{enabled: true}}"))
+            continue
+        enabled[key] = section.get("enabled")
+    if (enabled.get("bf16") or enabled.get("bfloat16")) and enabled.get("fp16"):
+        return [*problems, (("fp16", "enabled"), "bf16 and fp16 cannot both be enabled")]
+    for key, said in enabled.items():
+        means = "bf16" if key == "bfloat16" else key
+        if said is True and means != dtype:
+            problems.append(((key, "enabled"), f"contradicts model.dtype {dtype}; write model.dtype: {means}"))
+        if said is False and means == dtype:
+            problems.append(((key, "enabled"), f"contradicts model.dtype {dtype}; write model.dtype: fp32"))
+    return problems
+
+
+def _zero_problems(zero: Any, highest: int) -> list[Problem]:
+    if not isinstance(zero, Mapping):
+        return [(("zero_optimization",), f"{zero!r}: a mapping is wanted, such as {{stage: 2}}")]
+    problems: list[Problem] = []
+    for key in zero:
+        if key not in _ZERO:
+            problems.append((("zero_optimization", key), _unknown(key, _ZERO)))
+        elif key.endswith(_COUNTS) and not (_is_number(zero[key]) and zero[key] >= 0):
+            problems.append((("zero_optimization", key), f"{zero[key]!r}: a number of at least 0 is wanted"))
+    stage = zero.get("stage")
+    if stage is not None and (isinstance(stage, bool) or stage not in (0, 1, 2, 3)):
+        problems.append((("zero_optimization", "stage"), f"{stage!r}: the stages are 0, 1, 2 and 3"))
+        return problems
+    if stage is not None and stage > highest:
+        told = f"{stage}, and the recipe's optimizer works up to ZeRO stage {highest} with its model.dtype"
+        problems.append((("zero_optimization", "stage"), told))
+    gathers, whole = stage not in (0, 3), zero.get("allgather_bucket_size", 0)
+    if gathers and isinstance(whole, int) and whole % 2:
+        told = f"{whole}: an even number is wanted, since what is gathered begins at every second element"
+        problems.append((("zero_optimization", "allgather_bucket_size"), told))
+    for key, least in (("offload_optimizer", 1), ("offload_param", 3)):
+        path, section = ("zero_optimization", key), zero.get(key, {})
+        if not isinstance(section, Mapping):
+            problems.append((path, f"{section!r}: a mapping is wanted, such as {{device: cpu}}"))
+            continue
+        device = section.get("device", "none")
+        if device not in ("none", "cpu", "nvme"):
+            problems.append(((*path, "device"), f"{device!r}: none, cpu or nvme is wanted"))
+        elif device == "nvme" and not section.get("nvme_path"):
+            problems.append(((*path, "nvme_path"), "missing: offloading to nvme needs the folder to use"))
+        if device not in ("none", None) and stage is not None and stage < least:
+            problems.append((path, f"needs ZeRO stage {least} or above, and stage is {stage}"))
+    return problems
+
+
+def _unknown(key: str, known: Collection[str]) -> str:
+    close = difflib.get_close_matches(key, known, n=1, cutoff=0.6)
+    return f"unknown to DeepSpeed{f'; did you mean {close[0]}?' if close else ''}"
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

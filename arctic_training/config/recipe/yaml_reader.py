@@ -1,0 +1,214 @@
+"""Reads YAML 1.2 into a tree that knows its places, and refuses what could mislead or do harm."""
+
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import yaml
+
+from arctic_training.config.recipe.node import Node, Origin
+from arctic_training.errors.types import RecipeError
+
+MOST_CHARACTERS = 1_000_000
+MOST_NODES = 10_000
+"""How many values a recipe may have, every alias counted as all that it stands for."""
+MOST_LEVELS = 50
+
+_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_NOT_TEXT = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff\ufffe\uffff]")
+_INTEGER = re.compile(r"[-+]?[0-9]+")
+_FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
+_BASES = {"0o": (8, re.compile("0o[0-7]+")), "0x": (16, re.compile("0x[0-9a-fA-F]+"))}
+_WORDS: dict[str, Any] = (
+    dict.fromkeys(["", "~", "null", "Null", "NULL"])
+    | dict.fromkeys(["true", "True", "TRUE"], True)
+    | dict.fromkeys(["false", "False", "FALSE"], False)
+    | {sign + word: float(sign + "inf") for sign in ("", "+", "-") for word in (".inf", ".Inf", ".INF")}
+    | dict.fromkeys([".nan", ".NaN", ".NAN"], float("nan"))
+)
+
+
+def scalar(text: str) -> Any:
+    """What an unquoted word means in YAML 1.2's core schema."""
+    if text in _WORDS:
+        return _WORDS[text]
+    base = _BASES.get(text[:2])
+    if base is not None and base[1].fullmatch(text):
+        return int(text[2:], base[0])
+    if len(text) <= 400 and _INTEGER.fullmatch(text):  # longer ones are no numbers anybody means
+        return int(text)
+    return float(text) if _FLOAT.fullmatch(text) else text
+
+
+def read_yaml(text: str, source: str) -> Node:
+    """The mapping that ``text`` holds. Raises `RecipeError`, whose lines name ``source``, line and column."""
+    tree = _Composer(text, Origin(source, 1, 1)).document()
+    if tree is None or tree.value is None:
+        raise RecipeError(f"{source}: the recipe is empty; it needs at least a model and data")
+    if not isinstance(tree.value, dict):
+        what = "a list" if isinstance(tree.value, list) else "a single value"
+        raise RecipeError(f"{tree.origin}: the recipe is {what}; a mapping is wanted, such as `type: sft`")
+    return tree
+
+
+def read_value(text: str, source: str) -> Node:
+    """The value that ``text`` holds, as after a key in a recipe; ``source`` is where all of it comes from."""
+    found = _Composer(text, Origin(source)).document()
+    return found or Node(None, Origin(source), Origin(source))
+
+
+class _Composer:
+    """Makes nodes of the parser's events."""
+
+    def __init__(self, text: str, start: Origin) -> None:
+        self.start = start
+        self.anchors: dict[str, tuple[Node, int]] = {}
+        self.open: set[str] = set()
+        self.problems: list[str] = []
+        self.count = 0
+        self.path: list[str] = []
+        if len(text) > MOST_CHARACTERS:
+            raise RecipeError(f"{start.source}: longer than {MOST_CHARACTERS:,} characters; that is no recipe")
+        if wrong := _NOT_TEXT.search(text):
+            place = self._position(text, wrong.start())
+            raise RecipeError(f"{place}: control character U+{ord(wrong[0]):04X}; remove it")
+        self.text = text
+
+    def document(self) -> Node | None:
+        try:
+            found = self._document(iter(yaml.parse(self.text, Loader=_LOADER)))
+        except yaml.YAMLError as error:
+            raise RecipeError(self._explained(error)) from None
+        if self.problems:
+            raise RecipeError(self.problems)
+        return found
+
+    def _document(self, events: Iterator[Any]) -> Node | None:
+        found: Node | None = None
+        documents = 0
+        for event in events:
+            if isinstance(event, yaml.DocumentStartEvent):
+                documents += 1
+                if documents > 1:
+                    raise RecipeError(f"{self._at(event)}: a second document begins here; a recipe is one")
+            elif isinstance(event, yaml.NodeEvent):
+                found, _ = self._node(event, events)
+        return found
+
+    def _node(self, event: Any, events: Iterator[Any]) -> tuple[Node, int]:
+        """The node that begins with ``event``, and how many values it stands for."""
+        place = self._at(event)
+        if isinstance(event, yaml.AliasEvent):
+            return self._alias(event, place)
+        if event.tag is not None:
+            tag = event.tag.replace("tag:yaml.org,2002:", "!!")
+            raise RecipeError(f"{place}: tag {tag} is not allowed; write plain values, and text in quotes")
+        if event.anchor is not None:
+            self.open.add(event.anchor)
+        self._count(1, place)
+        if isinstance(event, yaml.ScalarEvent):
+            node, size = Node(scalar(event.value) if event.implicit[0] else event.value, place), 1
+        else:
+            if len(self.path) >= MOST_LEVELS:
+                raise RecipeError(f"{place}: nested deeper than {MOST_LEVELS} levels; that is no recipe")
+            entries = self._mapping if isinstance(event, yaml.MappingStartEvent) else self._sequence
+            value, size = entries(events)
+            node = Node(value, place)
+        if event.anchor is not None:
+            self.open.discard(event.anchor)
+            self.anchors[event.anchor] = (node, size)
+        return node, size
+
+    def _alias(self, event: Any, place: Origin) -> tuple[Node, int]:
+        if event.anchor in self.open:
+            raise RecipeError(f"{place}: *{event.anchor} stands inside what it stands for; that has no end")
+        if event.anchor not in self.anchors:
+            raise RecipeError(f"{place}: *{event.anchor} stands for nothing; no &{event.anchor} is above it")
+        node, size = self.anchors[event.anchor]
+        self._count(size, place)
+        return replace(node, key=None), size
+
+    def _count(self, values: int, place: Origin) -> None:
+        self.count += values
+        if self.count > MOST_NODES:
+            raise RecipeError(f"{place}: more than {MOST_NODES:,} values, aliases counted in full; that is no recipe")
+
+    def _sequence(self, events: Iterator[Any]) -> tuple[list[Node], int]:
+        items: list[Node] = []
+        size = 1
+        while not isinstance(event := next(events), yaml.SequenceEndEvent):
+            self.path.append(str(len(items)))
+            node, added = self._node(event, events)
+            self.path.pop()
+            items.append(replace(node, key=node.origin))
+            size += added
+        return items, size
+
+    def _mapping(self, events: Iterator[Any]) -> tuple[dict[str | int, Node], int]:
+        entries: dict[str | int, Node] = {}
+        merged: list[Node] = []
+        size = 1
+        while not isinstance(event := next(events), yaml.MappingEndEvent):
+            place = self._at(event)
+            key = self._key(event)
+            self.path.append(str(key))
+            node, added = self._node(next(events), events)
+            size += added
+            if key == "<<" and event.implicit[0]:
+                merged += self._merged(node, place)
+            elif key in entries:
+                first = entries[key].key
+                where = f"first on line {first.line}" if first is not None and first.line else "a second time"
+                self.problems.append(f"{place}: {'.'.join(self.path)}: given twice ({where}); leave one out")
+            else:
+                entries[key] = replace(node, key=place)
+            self.path.pop()
+        for other in merged:
+            entries = {**other.value, **entries}
+        return entries, size
+
+    def _key(self, event: Any) -> str | int:
+        place = self._at(event)
+        if isinstance(event, yaml.AliasEvent) and event.anchor in self.anchors:
+            value = self.anchors[event.anchor][0].value
+        elif isinstance(event, yaml.ScalarEvent) and event.tag is None:
+            value = scalar(event.value) if event.implicit[0] else event.value
+            value = value if isinstance(value, (str, int)) and not isinstance(value, bool) else event.value
+            if event.anchor is not None:
+                self.anchors[event.anchor] = (Node(value, place), 1)
+        else:
+            value = None
+        if not isinstance(value, (str, int)) or value == "":
+            raise RecipeError(f"{place}: a key must be a word")
+        return value
+
+    def _merged(self, node: Node, place: Origin) -> list[Node]:
+        several = node.value if isinstance(node.value, list) else [node]
+        if not all(isinstance(one.value, dict) for one in several):
+            raise RecipeError(f"{place}: << takes in a mapping, or a list of them, by alias: `<<: *name`")
+        return list(several)
+
+    def _at(self, event: Any) -> Origin:
+        return self._place(event.start_mark.line, event.start_mark.column)
+
+    def _place(self, line: int, column: int) -> Origin:
+        return Origin(self.start.source, line + 1, column + 1) if self.start.line else self.start
+
+    def _position(self, text: str, index: int) -> Origin:
+        before = text[:index]
+        return self._place(before.count("\n"), index - (before.rfind("\n") + 1))
+
+    def _explained(self, error: yaml.YAMLError) -> str:
+        mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
+        if mark is None:
+            return f"{self.start.source}: not YAML ({' '.join(str(error).split())})"
+        place = self._place(mark.line, mark.column)
+        lines = self.text.split("\n")
+        line = lines[mark.line] if mark.line < len(lines) else ""
+        if "\t" in line[: len(line) - len(line.lstrip())]:
+            return f"{place}: a tab is used to indent; use spaces"
+        told = [getattr(error, "context", None), getattr(error, "problem", None)]
+        began = getattr(error, "context_mark", None)
+        since = f", which begins on line {began.line + 1}" if began is not None and began.line != mark.line else ""
+        return f"{place}: not YAML: {': '.join(word for word in told if word)}{since}"

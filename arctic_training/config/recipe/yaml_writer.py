@@ -1,0 +1,62 @@
+"""Writes plain values as YAML that `yaml_reader`, and every reader of YAML 1.2, reads back the same."""
+
+from typing import Any
+
+import yaml
+
+from arctic_training.config.recipe.yaml_reader import scalar
+
+
+class _Dumper(yaml.SafeDumper):
+    """The quotes are put by what a word means in YAML 1.2, where ``1e-5`` is a number and ``on`` none."""
+
+    yaml_implicit_resolvers: dict[str, Any] = {}
+
+    def resolve(self, kind: Any, value: Any, implicit: Any) -> Any:
+        if kind is yaml.ScalarNode and implicit[0]:
+            return "tag:yaml.org,2002:merge" if value == "<<" else _TAGS[type(scalar(value))]
+        return super().resolve(kind, value, implicit)  # type: ignore[no-untyped-call]
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+_TAGS = {
+    str: "tag:yaml.org,2002:str",
+    bool: "tag:yaml.org,2002:bool",
+    int: "tag:yaml.org,2002:int",
+    float: "tag:yaml.org,2002:float",
+    type(None): "tag:yaml.org,2002:null",
+}
+
+
+def _float(dumper: yaml.SafeDumper, value: float) -> yaml.ScalarNode:
+    text = {"nan": ".nan", "inf": ".inf", "-inf": "-.inf"}.get(repr(value), repr(value))
+    return dumper.represent_scalar(_TAGS[float], text)
+
+
+_Dumper.add_representer(float, _float)
+
+
+def write_yaml(value: Any) -> str:
+    """``value``, of mappings, lists, texts, numbers, truths and None, in the order of its keys."""
+    text: str = yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
+    return text
+
+
+def write_word(value: Any) -> str:
+    """``value`` on one line."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{write_word(key)}: {write_word(one)}" for key, one in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(write_word, value)) + "]"
+    if isinstance(value, str) and not value.isprintable():
+        return (
+            '"' + "".join(sign if sign.isprintable() and sign not in '"\\' else _escaped(sign) for sign in value) + '"'
+        )
+    text: str = yaml.dump([value], Dumper=_Dumper, default_flow_style=True, width=10**9, allow_unicode=True)
+    return text.strip()[1:-1]
+
+
+def _escaped(sign: str) -> str:
+    return {"\n": "\\n", "\t": "\\t", '"': '\\"', "\\": "\\\\"}.get(sign) or f"\\U{ord(sign):08x}"

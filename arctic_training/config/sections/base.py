@@ -1,0 +1,48 @@
+"""What all recipe sections share."""
+
+from typing import Any, get_args
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationInfo, field_validator
+
+from arctic_training.config.checks.problems import Problem
+from arctic_training.config.sections.numbers import read_numbers
+
+
+class BaseConfig(BaseModel):
+    """Reading one is pure: no network, no file, no process group, no logger."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        validate_default=True,
+        allow_inf_nan=False,
+        populate_by_name=True,
+        defer_build=True,  # of the many sections that there are, a recipe has a few
+    )
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _words_are_not_truths(cls, value: Any, info: ValidationInfo) -> Any:
+        # pydantic would take true for 1, and yes, on and 1 for true
+        field = cls.model_fields[info.field_name or ""]
+        kind = field.annotation
+        kinds = (kind, *get_args(kind))
+        if value is True or value is False:
+            if bool not in kinds and (int in kinds or float in kinds):
+                raise ValueError(f"{str(value).lower()} is no number")
+        elif bool in kinds and str not in kinds and isinstance(value, (str, int, float)):
+            words = {"true", "false"}.union(*map(get_args, kinds))
+            if value not in words:
+                raise ValueError(f"{value!r}: write true or false")
+        own = any(isinstance(mark, BeforeValidator) for mark in field.metadata)
+        return value if own else read_numbers(value, kind)
+
+    def absent(self) -> list[Problem]:
+        """What this section names on disk and is not there, or is of another kind. It looks only."""
+        return []
+
+
+class ComponentConfig(BaseConfig):
+    """The section of a recipe that one registered class reads."""
+
+    type: str = ""
+    """The registered class that reads this section; the trainer's first when left out."""

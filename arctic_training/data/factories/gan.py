@@ -1,0 +1,14 @@
+"""Rows for adversarial training: fresh ones for every step of the discriminator."""
+
+from arctic_training.data.factories.tensor import TensorDataFactory
+
+
+class GANDataFactory(TensorDataFactory):
+    """A micro-batch has ``micro_batch_size`` rows for each of the discriminator's ``d_steps``."""
+
+    name = "gan"
+
+    @property
+    def rows(self) -> int:
+        config = self.trainer.config
+        return config.micro_batch_size * int(getattr(config, "discriminator_steps", 1))

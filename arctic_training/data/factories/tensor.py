@@ -1,0 +1,131 @@
+"""Data that are tensors in memory: points, pictures, tables of numbers."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, ClassVar
+
+import torch
+from pydantic import Field, field_validator
+from torch import Tensor
+
+from arctic_training.callback.hooks import hook
+from arctic_training.config.checks.changes import FREE
+from arctic_training.config.sections.base import ComponentConfig
+from arctic_training.config.sections.data import DataConfig, DataSourceConfig
+from arctic_training.data.batching.loader import Loader
+from arctic_training.data.batching.sampler import GlobalOrder
+from arctic_training.data.factories.base import DataFactory
+from arctic_training.data.factories.config import Source, evaluation_names
+from arctic_training.data.sources.tensor import SUFFIXES, TensorFileSource
+from arctic_training.errors.types import DataError
+from arctic_training.registry import lookup
+
+Table = dict[str, Tensor]
+"""Columns of one length: tensors ``[rows, ...]``."""
+
+
+class TensorDataConfig(DataConfig):
+    dl_num_workers: Annotated[int, FREE] = Field(default=0, ge=0, le=0)
+    """None: rows in memory are read faster than they are sent from one process to another."""
+    sources: list[Source] = Field(min_length=1)
+    """What is trained on; a bare string is a file, or a source's name. Their rows are put one after the other."""
+    eval_sources: Annotated[list[Source], FREE] = []
+    """What is evaluated on; each is an evaluation set of its own."""
+
+    @field_validator("sources", "eval_sources", mode="before")
+    @classmethod
+    def _name_types(cls, value: Any) -> Any:
+        several = value if isinstance(value, list) else [value]
+        return [_typed(one) for one in several]
+
+    @field_validator("sources", "eval_sources")
+    @classmethod
+    def _whole(cls, sources: list[DataSourceConfig]) -> list[DataSourceConfig]:
+        for key in ("sample_ratio", "sample_count", "weight"):
+            if any(getattr(source, key) is not None for source in sources):
+                raise ValueError(f"{key}: tensors are taken whole; choose rows where they are made")
+        return sources
+
+
+def _typed(section: Any) -> Any:
+    if isinstance(section, str):
+        section = {"name_or_path": section} if Path(section).suffix in SUFFIXES else {"type": section}
+    return {"type": TensorFileSource.name, **section} if isinstance(section, dict) else section
+
+
+class TensorDataFactory(DataFactory[Any]):
+    """Its sources return a tensor ``[rows, ...]``, which becomes the column ``rows``, or a mapping of columns.
+
+    A batch is what its rows have in each column, and ``draw``, int64 ``[n]``: the number of every row in the sequence
+    of the whole run, which `arctic_training.data.batching.noise` makes random numbers of.
+    """
+
+    name = "tensor"
+    config_type: ClassVar[type[ComponentConfig]] = TensorDataConfig
+
+    def load(self, split: str) -> Table | None:
+        if split != "train":
+            return None
+        tables = [self._read(section, "train") for section in self.config.sources]
+        if any(table.keys() != tables[0].keys() for table in tables):
+            told = "; ".join(", ".join(table) for table in tables)
+            raise DataError(f"data.sources: all must have the same columns; they have: {told}")
+        try:
+            return {name: torch.cat([table[name] for table in tables]) for name in tables[0]}
+        except RuntimeError as error:
+            raise DataError(f"data.sources: their rows do not fit together: {error}") from None
+
+    def load_evaluation(self) -> Mapping[str, Table]:
+        sections = self.config.eval_sources
+        return {
+            name: self._read(section, "eval")
+            for name, section in zip(evaluation_names(sections), sections, strict=True)
+        }
+
+    def _read(self, section: DataSourceConfig, split: str) -> Table:
+        source: Any = lookup("data_source", section.type)
+        found = source(self, section)(split)
+        table = dict(found) if isinstance(found, Mapping) else {"rows": found}
+        if not table or not all(isinstance(column, Tensor) for column in table.values()):
+            raise DataError(f"data source {section.type!r}: a tensor, or a mapping of tensors, is wanted here")
+        lengths = {name: len(column) for name, column in table.items()}
+        if len(set(lengths.values())) > 1:
+            raise DataError(f"data source {section.type!r}: all columns must have as many rows; they have {lengths}")
+        return table
+
+    @hook("create_loader")
+    def create_loader(self, samples: Table, *, train: bool) -> Loader:
+        return TensorLoader(samples, self.order(len(next(iter(samples.values()))), train=train))
+
+
+class TensorLoader(Loader):
+    """Micro-batches by index; a rank without a row of the last global batch gets a batch of no rows."""
+
+    dataset: Table
+
+    def __init__(self, dataset: Table, order: GlobalOrder) -> None:
+        self.dataset, self.order = dataset, order
+        self._at = (0, 0)
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    @property
+    def stride(self) -> int:
+        return self.order.whole
+
+    @property
+    def rows(self) -> int:
+        return self.order.rows
+
+    def seek(self, epoch: int, row: int) -> None:
+        self._at = (epoch, row)
+
+    def __iter__(self) -> Iterator[Table]:
+        epoch, start = self._at
+        order = self.order
+        for row in order.starts(start):
+            rows = torch.from_numpy(order.batch(epoch, row))
+            first = epoch * order.size + row + order.rank * order.micro
+            batch = {name: column[rows] for name, column in self.dataset.items()}
+            yield {**batch, "draw": torch.arange(first, first + len(rows))}

@@ -1,0 +1,135 @@
+"""Samples of tokens to rows of a batch: left out or cut when too long, side by side or packed."""
+
+import zlib
+from collections.abc import Sequence
+from typing import Any, ClassVar, TypeVar
+
+import numpy as np
+
+from arctic_training.config.sections.base import ComponentConfig
+from arctic_training.data.batching import collate
+from arctic_training.data.batching.chunking import Pieces, cut, shortened
+from arctic_training.data.batching.loader import Batch
+from arctic_training.data.batching.packing import best_fit, repeated
+from arctic_training.data.factories.config import TokenDataConfig
+from arctic_training.data.factories.sourced import SourcedDataFactory
+from arctic_training.data.formats.row_error import NothingLeft
+from arctic_training.errors.types import DataError
+from arctic_training.logging import logger
+
+C = TypeVar("C", bound=TokenDataConfig)
+
+
+class TokenDataFactory(SourcedDataFactory[C]):
+    """A subclass's `process` makes the columns ``input_ids`` and, where not every token is a target, ``labels``."""
+
+    config_type: ClassVar[type[ComponentConfig]] = TokenDataConfig
+    after_the_cache = SourcedDataFactory.after_the_cache | {
+        "max_length",
+        "pack_samples",
+        "filter_samples",
+        "pad_to",
+        "div_length",
+        "always_max_length",
+        "repeat_to_pack_max_length",
+        "fuse_positions_prob",
+        "stream_buffer",
+    }
+    _told = False
+
+    @classmethod
+    def packs(cls, config: Any) -> bool:
+        return bool(config.pack_samples)
+
+    @property
+    def rows(self) -> int:
+        return 1 if self.config.pack_samples else self.trainer.config.micro_batch_size
+
+    @property
+    def capacity(self) -> int:
+        """Tokens of a packed row."""
+        return self.max_length * self.trainer.config.micro_batch_size
+
+    def finish(self, samples: Any) -> Any:
+        """Leave out, or cut, what is longer than ``max_length``; say how much. Raises `DataError` when all of it is."""
+        lengths = samples.lengths()
+        long = lengths > self.max_length
+        if not (count := int(long.sum())):
+            return self._cut_to_rows(samples)
+        done = "left out" if self.config.filter_samples else "cut off there"
+        said = f"{count} of {len(lengths)} samples are longer than max_length = {self.max_length} tokens"
+        if count == len(lengths) and self.config.filter_samples:
+            raise NothingLeft(
+                f"data.max_length: {said}, the shortest {lengths.min()}: nothing is left; raise it, or cut them by "
+                "filter_samples: false"
+            )
+        logger.log("INFO" if self._told else "WARNING", f"{said}, and {done}")
+        self._told = True
+        if self.config.filter_samples:
+            return self._cut_to_rows(samples.select(np.flatnonzero(~long)))
+        return self._cut_to_rows(self._with_targets(shortened(samples, self.max_length), np.flatnonzero(long)))
+
+    def _with_targets(self, samples: Pieces, cut_off: Any) -> Pieces:
+        """Leave out samples of which no target is left where they are cut off. Raises `DataError` for too many."""
+        if not len(cut_off) or "labels" not in samples[0]:
+            return samples
+        empty = [int(n) for n in cut_off if (samples[int(n)]["labels"] == collate.IGNORED).all()]
+        if not empty:
+            return samples
+        told = f"{len(empty)} of {len(samples)} samples have no target token within max_length = {self.max_length}"
+        if len(empty) == len(samples):
+            raise NothingLeft(f"data.max_length: {told}; nothing is left to train on")
+        if len(empty) > self.config.max_share_without_targets * len(samples) and not self.config.endless:
+            most = self.config.max_share_without_targets
+            raise DataError(f"data.max_length: {told}; more than data.max_share_without_targets = {most:g} allows")
+        logger.warning(f"{told}, and are left out")
+        return samples.select(np.delete(np.arange(len(samples)), empty))
+
+    def _cut_to_rows(self, samples: Any) -> Any:
+        if not self.config.always_max_length:
+            return samples
+        order = np.random.Generator(np.random.PCG64(self.config.seed)).permutation(len(samples))
+        pieces, rows = cut(samples, self.capacity, order, whole=self.config.drop_last)
+        pieces.rows = rows
+        return pieces
+
+    def group(self, samples: Any) -> Sequence[Any] | None:
+        if not self.config.pack_samples:
+            return None
+        if isinstance(samples, Pieces) and samples.rows is not None:
+            return samples.rows
+        packs = best_fit(samples.lengths(), self.capacity)
+        if self.config.repeat_to_pack_max_length:
+            packs = repeated(packs, samples.lengths(), self.capacity)
+        filled = int(samples.lengths()[packs.members].sum()) / (len(packs) * self.capacity)
+        logger.info(f"{len(samples)} samples in {len(packs)} rows of {self.capacity} tokens, {filled:.2%} filled")
+        return packs
+
+    def collate(self, samples: list[Any]) -> Batch:
+        """See `arctic_training.data.batching.collate.pad` and `pack`."""
+        config = self.config
+        samples = [sample if "labels" in sample else {**sample, "labels": sample["input_ids"]} for sample in samples]
+        options: dict[str, Any] = {"pad_token": self.pad_token}
+        if config.pad_to == "max_length":
+            options["length"] = self.capacity if config.pack_samples else self.max_length
+        else:
+            options["multiple"] = config.div_length or (256 if config.pack_samples else 8)
+        if not config.pack_samples:
+            return collate.pad(samples, positions=self.max_length, **options)
+        return collate.pack(samples, fuse=self._fused(samples[0]), **options)
+
+    def blank(self, sample: Any) -> Any:
+        return super().blank({"labels": sample["input_ids"], **sample})
+
+    @property
+    def pad_token(self) -> int:
+        for token in (self.tokenizer.pad_token_id, self.tokenizer.eos_token_id, 0):
+            if token is not None:
+                return int(token)
+        raise AssertionError
+
+    def _fused(self, sample: Any) -> bool:
+        """Decided by what is in the row, so that it does not depend on when, where or in which epoch it is read."""
+        probability = self.config.fuse_positions_prob
+        drawn = zlib.crc32(sample["input_ids"].tobytes(), self.config.seed) / 2**32 if probability else 1.0
+        return drawn < probability

@@ -1,0 +1,216 @@
+"""Messages as data sets write them, read as the messages that chat templates know."""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+from arctic_training.data.formats.remarks import remark
+from arctic_training.errors.types import DataError
+
+ROLES = {
+    "system": "system",
+    "developer": "developer",
+    "user": "user",
+    "human": "user",
+    "prompter": "user",
+    "assistant": "assistant",
+    "gpt": "assistant",
+    "chatgpt": "assistant",
+    "bot": "assistant",
+    "model": "assistant",
+    "tool": "tool",
+    "function": "tool",
+    "observation": "tool",
+    "ipython": "tool",
+    "ai": "assistant",
+    "function_call": "assistant",
+    "tool_call": "assistant",
+    "function_response": "tool",
+    "tool_response": "tool",
+}
+"""The names of a speaker in data sets, in any case, and his name in a chat template."""
+
+_CALLS = ("function_call", "tool_call")
+"""Speakers whose words are the JSON of a call."""
+_WORDS = ("content", "value", "text")
+_PAIRS = (("input", "output"), ("question", "answer"), ("human", "assistant"), ("user", "assistant"))
+"""Keys of a turn that holds both the user's and the assistant's words."""
+_FLAGS = {"weight": False, "train": False, "training": False, "loss": False, "loss_scale": False, "masked": True}
+"""Keys that say whether a message is learned, and whether they say the opposite."""
+
+
+@dataclass
+class Chat:
+    """Messages with ``role``, ``content`` and more that templates know, and which of them the data exclude."""
+
+    messages: list[dict[str, Any]] = field(default_factory=list)
+    untrained: dict[int, str] = field(default_factory=dict)
+    """The key and value that say so, for each message, counted from 0."""
+
+    def __add__(self, other: "Chat") -> "Chat":
+        count = len(self.messages)
+        later = {count + n: flag for n, flag in other.untrained.items()}
+        return Chat(self.messages + other.messages, self.untrained | later)
+
+    @property
+    def answers(self) -> frozenset[int]:
+        """The messages of the assistant, counted from 0."""
+        return frozenset(n for n, message in enumerate(self.messages) if message["role"] == "assistant")
+
+
+def read_chat(turns: Any, system: str | None = None) -> Chat:
+    """Returns a list of turns, or its JSON, as messages; ``system`` comes first where they have none of their own.
+
+    Raises `DataError`.
+    """
+    if isinstance(turns, str):
+        turns = from_json(turns, "the chat")
+    if not isinstance(turns, Sequence) or isinstance(turns, bytes) or not turns:
+        raise DataError(f"a chat is a list of messages, not {short(turns)}")
+    chat, calling = Chat(), False
+    for n, turn in enumerate(turns, 1):
+        for part in _parts(turn):
+            message, flag = _message(part, n)
+            before, calling = calling, _role(part) in _CALLS
+            if before and calling and bool(flag) == (len(chat.messages) - 1 in chat.untrained):
+                chat.messages[-1]["tool_calls"] += message["tool_calls"]  # several calls of one turn
+                continue
+            if flag:
+                chat.untrained[len(chat.messages)] = flag
+            chat.messages.append(message)
+    if not system or chat.messages[0]["role"] != "system":
+        return Chat([{"role": "system", "content": system}]) + chat if system else chat
+    if chat.messages[0]["content"] != system:
+        remark("has chats with a system message beside another one in a column, which is not read")
+    return chat
+
+
+_PRINTED = re.compile(r"\s*\[\s*\{\s*'(?:role|from|content|value)'\s*:")
+"""How Python, and so a table that pandas writes, prints messages."""
+
+
+def parsed(value: Any) -> Any:
+    """Returns the messages whose JSON a text is, as a table of text cells has them; any other value as it is.
+
+    Raises `DataError` for messages as Python prints them.
+    """
+    if isinstance(value, str) and value.lstrip().startswith("["):
+        with suppress(ValueError, RecursionError):
+            turns = json.loads(value)
+            if turns and all(isinstance(turn, Mapping) and {"role", "from"} & set(turn) for turn in turns):
+                return turns
+        if _PRINTED.match(value):
+            raise DataError(f"{short(value)} are messages as Python prints them; their JSON is wanted (json.dumps)")
+    return value
+
+
+def from_json(text: str, what: str) -> Any:
+    """Raises `DataError`, calling the text ``what``."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        raise DataError(f"{what} is {short(text)}, which is not JSON") from None
+
+
+def short(value: Any) -> str:
+    """Returns at most 60 characters of a value's representation."""
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _parts(turn: Any) -> list[Any]:
+    """Returns the messages of a turn: two, where it holds a question and its answer."""
+    if isinstance(turn, Mapping) and not {"role", "from"} & set(turn):
+        for pair in _PAIRS:
+            if set(pair) <= set(turn):
+                rest = {key: value for key, value in turn.items() if key not in pair}
+                question, answer = (turn[key] for key in pair)
+                return [{"role": "user", "content": question}, {**rest, "role": "assistant", "content": answer}]
+    return [turn]
+
+
+def _message(turn: Any, n: int) -> tuple[dict[str, Any], str]:
+    """Returns a message, and what says that it is not learned. Raises `DataError`."""
+    if not isinstance(turn, Mapping):
+        raise DataError(f"message {n} is {short(turn)}; wanted is a mapping with role and content")
+    speaker = "role" if "role" in turn else "from"
+    if speaker not in turn:
+        raise DataError(f"message {n} has the keys {', '.join(map(str, turn))}; wanted are role and content")
+    words = next((key for key in _WORDS if key in turn), "content")
+    name = _role(turn)
+    if name not in ROLES:
+        raise DataError(f"message {n} has the unknown role {short(turn[speaker])}; known are {', '.join(ROLES)}")
+    role, content = ROLES[name], turn.get(words)
+    message = {"role": role, "content": content}
+    if len(turn) > 2 or words not in turn:
+        message |= {key: value for key, value in turn.items() if key not in (speaker, words) and value is not None}
+    flag = _untrained(message, f"message {n} ({role})")
+    if name in _CALLS or "function_call" in message:
+        _read_calls(message, name in _CALLS, f"message {n} ({name})")
+        content = message["content"]
+    if not content and (message.get("tool_calls") or message.get("reasoning_content")):
+        message["content"] = content or ""  # templates test it for truth, or print it
+    elif content is None or (role == "assistant" and not content):
+        raise DataError(f"message {n} ({role}) has no content")
+    elif isinstance(content, list):
+        _require_text(content, f"message {n} ({role})")
+    elif not isinstance(content, str):
+        raise DataError(f"message {n} ({role}) has the content {short(content)}; text is wanted")
+    return message, flag
+
+
+def _role(turn: Mapping[str, Any]) -> str:
+    """Returns the name of a speaker in one way of writing; empty for one that is no text."""
+    name = turn.get("role", turn.get("from"))
+    return name.strip().lower().replace(" ", "_").replace("-", "_") if isinstance(name, str) else ""
+
+
+def _untrained(message: dict[str, Any], where: str) -> str:
+    """Takes the keys out that say whether a message is learned, and returns the one that says it is not.
+
+    Raises `DataError` for values that are neither yes nor no, or contradict one another.
+    """
+    if len(message) == 2:
+        return ""  # role and content alone, as most have
+    if message.get("train_detail"):
+        raise DataError(f"{where} has train_detail: a message is learned as a whole, or not at all")
+    flags = {key: message.pop(key) for key in _FLAGS if key in message}
+    message.pop("train_detail", None)
+    if message["role"] != "assistant":
+        if any(value is True for key, value in flags.items() if not _FLAGS[key]):
+            remark("has messages that are to be learned and are not the assistant's, which are not learned")
+        return ""
+    for key, value in flags.items():
+        if value not in (0, 1):
+            raise DataError(f"{where} has the {key} {short(value)}; 0 or 1 is wanted")
+    learned = {key: bool(value) != _FLAGS[key] for key, value in flags.items()}
+    if len({*learned.values()}) > 1:
+        raise DataError(f"{where} has {', '.join(f'{key}: {flags[key]}' for key in learned)}, which disagree")
+    return next((f"{key} {json.dumps(flags[key])}" for key, one in learned.items() if not one), "")
+
+
+def _read_calls(message: dict[str, Any], in_content: bool, where: str) -> None:
+    """Puts the calls of a message, in its content or under OpenAI's older ``function_call``, under ``tool_calls``."""
+    if message.get("tool_calls"):
+        raise DataError(f"{where} has both function_call and tool_calls")
+    given = message["content"] if in_content else message.pop("function_call")
+    calls = from_json(given, f"the call of {where}") if isinstance(given, str) else given
+    made = []
+    for call in calls if isinstance(calls, list) and calls else [calls]:
+        inner = call.get("function", call) if isinstance(call, Mapping) else None
+        if not isinstance(inner, Mapping) or not isinstance(inner.get("name"), str) or "arguments" not in inner:
+            raise DataError(f"{where} has the call {short(call)}; a mapping with name and arguments is wanted")
+        made.append({"type": "function", "function": {"name": inner["name"], "arguments": inner["arguments"]}})
+    message["tool_calls"] = made
+    if in_content:
+        message["content"] = ""
+
+
+def _require_text(parts: list[Any], where: str) -> None:
+    for part in parts:
+        kind = part.get("type", "text") if isinstance(part, Mapping) else "text"
+        if kind != "text":
+            raise DataError(f"{where} has a part of the type {kind}; only text is read")

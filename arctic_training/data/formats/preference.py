@@ -1,0 +1,172 @@
+"""The shapes in which preferences come, and one to read them all as: two samples with the same prompt."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from arctic_training.data.formats.chat import (
+    FLAGS,
+    HISTORY,
+    PARTS,
+    SYSTEM,
+    TOOLS,
+    Sample,
+    history,
+    is_excluded,
+    question,
+    system,
+    tools,
+)
+from arctic_training.data.formats.messages import Chat, parsed, read_chat
+from arctic_training.data.formats.remarks import remark, unread_columns
+from arctic_training.data.tokenization.chat_template import text_of
+from arctic_training.errors.types import DataError
+
+Row = Mapping[str, Any]
+
+_ANSWERS = (
+    ("chosen", "rejected"),
+    ("chosen_response", "rejected_response"),
+    ("response_chosen", "response_rejected"),
+    ("preferred_output", "non_preferred_output"),
+)
+"""Columns of the answer that was preferred, and of the other."""
+_PROMPTS = ("prompt", "instruction", "question", "query", "problem", "input", "conversations", "messages")
+_TEXT = "prompt"
+"""The prompt whose text and answers are one text as they are; questions in other columns are asked in a chat."""
+
+KNOWN = "chosen and rejected, each a chat, its last messages or a text, with or without a prompt beside them"
+
+
+@dataclass(frozen=True)
+class Preference:
+    """``chosen`` was preferred to ``rejected``."""
+
+    chosen: Sample
+    rejected: Sample
+    chosen_answers: int = 1
+    """How many of the assistant's turns in ``chosen``, its last ones, are not part of the prompt."""
+    rejected_answers: int = 1
+
+    @property
+    def decided(self) -> bool:
+        """Whether both are answers, and different ones."""
+        return self.chosen != self.rejected and min(self.chosen_answers, self.rejected_answers) > 0
+
+
+@dataclass(frozen=True)
+class Reader:
+    """Reads the rows of a data set by its columns."""
+
+    chosen: str
+    rejected: str
+    prompt: tuple[str, ...] = ()
+    """The columns of the prompt, one after the other; none where it is part of both answers."""
+    as_chat: bool = False
+    """Texts too are a chat."""
+
+    def __call__(self, row: Row) -> Preference:
+        """Raises `DataError` for a row that cannot be read."""
+        if is_excluded(row):
+            return Preference(Sample(), Sample())  # which prefers nothing
+        answers = [parsed(row[name]) for name in (self.chosen, self.rejected)]
+        for name, value in zip((self.chosen, self.rejected), answers, strict=True):
+            if value is None:
+                raise DataError(f"{name} is empty")
+        prompt = parsed(row[self.prompt[0]]) if self.prompt else None
+        if isinstance(prompt, Mapping) and "messages" in prompt:  # of OpenAI's format
+            prompt, row = prompt["messages"], {**row, "tools": prompt.get("tools")}
+        asked: Any = prompt or []
+        if isinstance(prompt, str):
+            prompt = question(row, self.prompt)
+            asked = [*history(row), {"role": "user", "content": prompt}]
+        else:
+            unread_columns([name for name in (*self.prompt[1:], HISTORY) if row.get(name)], [])
+        chosen, rejected = answers
+        if isinstance(chosen, str) and isinstance(rejected, str):
+            if not self.as_chat and (prompt is None or isinstance(prompt, str)):
+                return _texts(prompt, chosen, rejected)
+            if not (chosen.strip() and rejected.strip()):
+                return Preference(Sample(), Sample())
+        return _preference([_chat(asked, answer, row) for answer in answers], row)
+
+
+def reader(columns: Sequence[str]) -> Reader:
+    """Returns what reads the rows of a data set with these columns, and remarks on those that nothing reads.
+
+    Raises `DataError` when they hold no preferences.
+    """
+    there = set(columns)
+    answers = next((pair for pair in _ANSWERS if {*pair} <= there), None)
+    if answers is None:
+        hint = "; prompt, completion and label are unpaired preferences, which KTO reads" if "label" in there else ""
+        raise DataError(f"no preferences are in the columns {', '.join(columns) or '(none)'}; wanted are {KNOWN}{hint}")
+    first = next((name for name in _PROMPTS if name in there), None)
+    parts = [first, *(name for name in PARTS if name in there and name != first)] if first else []
+    as_chat = parts != [_TEXT] or bool(there & {HISTORY, *SYSTEM, *TOOLS})
+    unread_columns(there, [*answers, *parts, *[HISTORY][: len(parts)], *SYSTEM, *TOOLS, *FLAGS])
+    return Reader(*answers, tuple(parts), bool(parts) and as_chat)
+
+
+def preference(row: Row, prompt_column: str | None) -> Preference:
+    """Returns a row with ``chosen`` and ``rejected`` as it is meant. Raises `DataError` for one that cannot be read."""
+    prompt = () if prompt_column is None else (prompt_column,)
+    return Reader("chosen", "rejected", prompt, as_chat=prompt_column not in (None, _TEXT))(row)
+
+
+def _preference(chats: Sequence[Chat], row: Row) -> Preference:
+    shared = 0
+    longest = min(len(chat.messages) for chat in chats) - 1
+    # a prompt of its own ends where it says, should the answers begin alike
+    while shared < longest and chats[0].messages[shared] == chats[1].messages[shared]:
+        shared += 1
+    for chat in chats:
+        for n, flag in chat.untrained.items():
+            if n >= shared:
+                raise DataError(f"message {n + 1} has the {flag}; of a preference both answers count")
+    better, worse = (Sample(chat.messages, tools(row)) for chat in chats)
+    counts = [sum(n >= shared for n in chat.answers) for chat in chats]
+    return Preference(better, worse, *counts)
+
+
+def _texts(prompt: str | None, chosen: str, rejected: str) -> Preference:
+    """Plain texts, which may repeat the prompt; without one beside them it is what they share, up to a white space."""
+    if prompt is None:
+        shared = 0
+        while shared < min(len(chosen), len(rejected)) and chosen[shared] == rejected[shared]:
+            shared += 1
+        while shared and not chosen[shared - 1 : shared].isspace():
+            shared -= 1
+        shared = len(chosen[:shared].rstrip())  # a space before a word belongs to the word's token
+        prompt, chosen, rejected = chosen[:shared], chosen[shared:], rejected[shared:]
+    elif chosen.startswith(prompt) and rejected.startswith(prompt):
+        chosen, rejected = chosen[len(prompt) :], rejected[len(prompt) :]
+    return Preference(Sample(prompt=prompt, completion=chosen), Sample(prompt=prompt, completion=rejected))
+
+
+def _chat(asked: list[Any], answer: Any, row: Row) -> Chat:
+    """Returns the whole chat, whether ``answer`` is all of it or only what comes after the prompt."""
+    turns = [{"role": "assistant", "content": answer}] if isinstance(answer, str) else answer
+    turns = [turns] if isinstance(turns, Mapping) else turns
+    answered = read_chat(turns)
+    if answered.messages[0]["role"] not in ("assistant", "tool"):
+        if asked and not _holds(answered, asked):
+            remark("has prompts that are not what the chats beside them begin with, and are not read")
+        return read_chat(turns, system(row))
+    if not asked:
+        raise DataError("an answer stands alone: neither a prompt nor messages before it say what it answers")
+    before = read_chat(asked, system(row))
+    if before.messages[-1]["role"] == "assistant" and answered.messages[0]["role"] == "assistant":
+        raise DataError("the prompt ends with a message of the assistant's, and an answer follows")
+    return before + answered
+
+
+def _holds(chat: Chat, asked: list[Any]) -> bool:
+    """Returns whether all that is asked in a prompt stands in a chat."""
+    try:
+        prompt = read_chat(asked)
+    except DataError:
+        return False
+    there = [text_of(message).strip() for message in chat.messages]
+    asks = [message for message in prompt.messages if message["role"] != "assistant"]
+    return all(text_of(message).strip() in there for message in asks)

@@ -1,0 +1,122 @@
+"""What changes when a loader would give other samples, or other rows of them: told by content, whatever the files."""
+
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch.utils.data import TensorDataset
+
+from arctic_training.data.batching.chunking import Chunks, Pieces
+from arctic_training.data.batching.loader import Loader
+from arctic_training.data.batching.packing import Packs
+from arctic_training.data.batching.stream import StreamLoader
+from arctic_training.data.preparation import cache
+from arctic_training.data.preparation.samples import Samples
+
+_WHOLE = 256 * 2**20
+"""Bytes of a column that are read as a whole; of a larger one this many, in stretches all over it."""
+_STRETCH = 64 * 2**10
+
+
+def of_data(loader: Loader) -> dict[str, str]:
+    """Prints of the samples and, where several are packed into a row, of the rows."""
+    if isinstance(loader, StreamLoader):
+        return {"data.samples": _digest([repr(_source(one)).encode() for one in loader.factory.config.sources])}
+    samples = getattr(loader, "dataset", None)
+    prints = {"data.samples": _told(samples, "samples")} if hasattr(samples, "__len__") else {}
+    if (groups := getattr(loader, "groups", None)) is not None:
+        prints["data.rows"] = _told(groups, "rows")
+    return prints
+
+
+def of_tokenizer(tokenizer: Any) -> str:
+    """A print of what a tokenizer makes of a text or a chat."""
+    if hasattr(tokenizer, "special_tokens_map"):
+        return cache.tokenizer_fingerprint(tokenizer)[:12]
+    return type(tokenizer).__qualname__
+
+
+def _told(samples: Any, what: str) -> str:
+    size = next(map(len, samples.values()), 0) if isinstance(samples, Mapping) else len(samples)
+    return f"{size} {what} ({_digest(_content(samples))})"
+
+
+def _digest(parts: Iterable[Any]) -> str:
+    digest = hashlib.blake2b(digest_size=6)
+    for part in parts:
+        digest.update(part)
+    return digest.hexdigest()
+
+
+def _content(samples: Any) -> Iterator[Any]:
+    """Bytes that are the same for the same samples. What is of an unknown kind may be drawn anew each time: nothing."""
+    if isinstance(samples, Samples):
+        for name, column in sorted(samples._columns.items()):
+            yield name.encode()
+            yield from _column(column)
+        if samples.indices is not None:
+            yield from _arrays([samples.indices])
+    elif isinstance(samples, Pieces):
+        yield from _arrays([samples.sample, samples.start, samples.end])
+        yield from _content(samples.samples)
+    elif isinstance(samples, Chunks):
+        yield from _content(samples.rows)
+        yield from _content(samples.pieces)
+    elif isinstance(samples, Packs):
+        yield from _arrays([samples.members, samples.ends])
+    elif isinstance(samples, Mapping):
+        for name, value in sorted(samples.items()):
+            yield str(name).encode()
+            yield from _content(value)
+    elif isinstance(samples, torch.Tensor):
+        yield str(samples.dtype).encode()
+        yield from _arrays([samples.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()])
+    elif isinstance(samples, np.ndarray):
+        yield from _arrays([samples])
+    elif isinstance(samples, TensorDataset):
+        for tensor in samples.tensors:
+            yield from _content(tensor)
+    elif isinstance(samples, list) and samples and isinstance(samples[0], np.ndarray):
+        yield from _arrays([np.cumsum([len(array) for array in samples]), *samples])
+
+
+def _column(column: Any) -> Iterator[Any]:
+    """A column of the cache's table: the same however the table is cut into chunks."""
+    if hasattr(column, "offsets"):
+        chunks = zip(column.values, column.offsets, strict=True)
+        yield from _arrays([values[offsets[0] : offsets[-1]] for values, offsets in chunks])
+        yield from _arrays([column.lengths()])
+    else:
+        for chunk in column.column.chunks:
+            for start in range(0, len(chunk), 1000):
+                yield "".join(f"{value!r}," for value in chunk[start : start + 1000].to_pylist()).encode()
+
+
+def _arrays(arrays: Sequence[npt.NDArray[Any]]) -> Iterator[memoryview]:
+    """The bytes of arrays one behind the other; when they are many, stretches of them."""
+    held: list[Any] = [np.ascontiguousarray(array) for array in arrays if array.size]
+    views = [memoryview(array).cast("B") for array in held]
+    ends = np.cumsum([len(view) for view in views])
+    total = int(ends[-1]) if views else 0
+    if total <= _WHOLE:
+        yield from views
+        return
+    for first in np.linspace(0, total - _STRETCH, _WHOLE // _STRETCH).astype(np.int64).tolist():
+        n, left = int(np.searchsorted(ends, first, "right")), _STRETCH
+        at = first - int(ends[n]) + len(views[n])
+        while left:  # on into the next array: how the whole is cut does not matter
+            part = views[n][at : at + left]
+            yield part
+            n, at, left = n + 1, 0, left - len(part)
+
+
+def _source(config: Any) -> list[Any]:
+    """A stream's content is not known beforehand; where it comes from is."""
+    path = Path(str(getattr(config, "name_or_path", "")))
+    size = path.stat().st_size if path.is_file() else None
+    name = str(path) if size is None else path.name  # a file that only moved is the same
+    return [config.model_dump(mode="json", exclude={"name_or_path"}), name, size]

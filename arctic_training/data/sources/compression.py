@@ -1,0 +1,56 @@
+"""Local files, compressed or not: the bytes that are in them."""
+
+import bz2
+import gzip
+import io
+import lzma
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from arctic_training.errors.types import DataError
+
+_ENDINGS = (".gz", ".bz2", ".xz", ".zst", ".zstd")
+"""What follows the extension of a file that is compressed."""
+
+
+def extension(path: Path) -> str:
+    """Returns the extension of what is in a file, in small letters: ``.jsonl`` of ``rows.jsonl.gz``."""
+    endings = [ending.lower() for ending in path.suffixes]
+    while endings and endings[-1] in _ENDINGS:
+        endings.pop()
+    return endings[-1] if endings else ""
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[BinaryIO]:
+    """Opens a file for reading what was compressed. Raises `DataError` for one that is damaged."""
+    with path.open("rb") as raw:
+        start = raw.read(6)
+        raw.seek(0)
+        read = next((read for magic, read in _READERS.items() if start.startswith(magic)), None)
+        if read is None:
+            yield raw
+            return
+        try:
+            with read(raw) as file:
+                yield file
+        except (EOFError, OSError, zlib.error, lzma.LZMAError) as error:
+            raise DataError(f"{path}: the compressed file is damaged ({error})") from error
+
+
+def _zstandard(raw: BinaryIO) -> Any:
+    import pyarrow as pa
+
+    return io.BufferedReader(pa.CompressedInputStream(pa.PythonFile(raw), "zstd"))
+
+
+_READERS: dict[bytes, Callable[[Any], Any]] = {
+    b"\x1f\x8b": gzip.open,
+    b"BZh": bz2.open,
+    b"\xfd7zXZ\x00": lzma.open,
+    b"\x28\xb5\x2f\xfd": _zstandard,
+}
+"""By the first bytes of a file."""

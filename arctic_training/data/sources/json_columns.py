@@ -1,0 +1,126 @@
+"""Rows to columns, losing nothing: what is nested stays JSON, so that no row is given keys it does not have."""
+
+import json
+import reprlib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from arctic_training.data.sources.spool import Spool
+
+Row = Mapping[str, Any]
+
+_ROWS, _CHARACTERS = 1_000, 2**24
+"""Most rows, and characters of them, that are turned into columns at once."""
+
+
+class _Nested(str):
+    """The JSON of a list or mapping."""
+
+
+def to_dataset(rows: Iterable[Row], folder: Path | None = None) -> Any:
+    """Returns a `datasets.Dataset`. Columns of one kind of scalar have its type; all others hold JSON.
+
+    What is too much for the memory goes to ``folder``.
+    """
+    import pyarrow as pa
+    from datasets import Features
+
+    spool = Spool(folder)
+    columns: dict[str, list[Any]] = {}
+    types: dict[str, set[Any]] = {}
+    count = characters = 0
+    for row in rows:
+        for name, value in row.items():
+            if name not in columns:
+                columns[name] = [None] * count
+            if isinstance(value, (list, dict)):
+                value = _Nested(json.dumps(value, ensure_ascii=False, default=_other))
+            characters += len(value) if isinstance(value, str) else 0
+            columns[name].append(value)
+        count += 1
+        for held in columns.values():
+            if len(held) < count:
+                held.append(None)
+        if count == _ROWS or characters >= _CHARACTERS:
+            _add(spool, columns, count, types)
+            count, characters, columns = 0, 0, {}
+    if count or not types:
+        _add(spool, columns, count, types)
+    settled = {name: _settled(kinds) for name, kinds in types.items()}
+    if any(kinds != {settled[name]} for name, kinds in types.items()):
+        raw, spool = spool, Spool(folder)
+        for table in raw.tables():
+            spool.add(pa.table({name: _as(table, name, kind) for name, kind in settled.items()}))
+    return spool.dataset(Features({name: _feature(kind) for name, kind in settled.items()}))
+
+
+def _add(spool: Spool, columns: Mapping[str, list[Any]], count: int, types: dict[str, set[Any]]) -> None:
+    """Adds a table of ``count`` rows, and to ``types`` what its columns are."""
+    import pyarrow as pa
+
+    before = {pa.null()} if types else set()
+    for name in columns:
+        types.setdefault(name, {*before})
+    arrays = {name: _array(columns[name]) if name in columns else pa.nulls(count) for name in types}
+    for name, array in arrays.items():
+        types[name].add(array.type)
+    spool.add(pa.table(arrays))
+
+
+def _array(values: list[Any]) -> Any:
+    """Returns the Arrow array of a column: of nulls, of one kind of scalar, or of JSON."""
+    import pyarrow as pa
+
+    kinds = {type(value) for value in values if value is not None}
+    types = {str: pa.string(), bool: pa.bool_(), int: pa.int64(), float: pa.float64()}
+    if not kinds:
+        return pa.nulls(len(values))
+    if len(kinds) == 1 and (arrow := types.get(next(iter(kinds)))) is not None:
+        try:
+            return pa.array(values, arrow)
+        except (OverflowError, pa.ArrowInvalid):
+            pass  # an integer of more than 64 bits
+    return _json(values)
+
+
+def _json(values: Iterable[Any]) -> Any:
+    import pyarrow as pa
+
+    texts = [
+        value if value is None or isinstance(value, _Nested) else json.dumps(value, default=_other) for value in values
+    ]
+    return pa.ExtensionArray.from_storage(pa.json_(), pa.array(texts, pa.string()))
+
+
+def _other(value: Any) -> dict[str, str]:
+    """Returns what JSON has in the place of a time, bytes or a picture: no text, so that none is read as one."""
+    return {type(value).__name__: reprlib.repr(value)}
+
+
+def _settled(types: set[Any]) -> Any:
+    """Returns the type that a column has in all tables."""
+    import pyarrow as pa
+
+    held = types - {pa.null()}
+    return pa.json_() if len(held) > 1 else next(iter(held), pa.string())
+
+
+def _as(table: Any, name: str, kind: Any) -> Any:
+    """Returns a column of a table with another type."""
+    import pyarrow as pa
+
+    if name not in table.column_names:
+        return pa.nulls(len(table), kind)
+    column = table.column(name)
+    if column.type == kind:
+        return column
+    return _json(column.to_pylist()) if kind == pa.json_() else column.cast(kind)
+
+
+def _feature(kind: Any) -> Any:
+    import pyarrow as pa
+    from datasets import Json, Value
+
+    names = {pa.string(): "string", pa.bool_(): "bool", pa.int64(): "int64", pa.float64(): "float64"}
+    return Json() if kind == pa.json_() else Value(names[kind])

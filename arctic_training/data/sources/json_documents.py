@@ -1,0 +1,120 @@
+"""JSON values one after the other in a file, of which only the one under way is in memory."""
+
+import codecs
+import json
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from arctic_training.errors.types import DataError
+
+_DECODER = json.JSONDecoder()
+_PIECE = 2**20
+_SPACE = " \t\n\r\x0b\x0c"
+_UNCERTAIN = 64
+"""Characters before the end of what is read within which an error may only mean that more is to be read."""
+
+
+class Documents:
+    """Reads values and the characters between them."""
+
+    def __init__(self, file: BinaryIO, path: Path) -> None:
+        """``file`` is at its beginning; ``path`` is what messages call it."""
+        self.path, self._file = path, file
+        self._text, self._at = "", 0
+        self._rest = file.read(len(codecs.BOM_UTF8)).removeprefix(codecs.BOM_UTF8)
+        self._line, self._column = 1, 0
+        """Where the text begins in the file: its line, and the characters before it in this line."""
+        self._read = 0
+        """Bytes of the file before those in ``_rest``."""
+
+    def peek(self) -> str:
+        """Returns the next character that is no white space; empty at the end."""
+        while True:
+            while self._at < len(self._text):
+                if self._text[self._at] not in _SPACE:
+                    return self._text[self._at]
+                self._at += 1
+            if not self._more():
+                return ""
+
+    def skip(self) -> None:
+        """Goes past the next character."""
+        self._at += 1
+
+    def line(self) -> int:
+        """Returns the line of the next character."""
+        return self._line + self._text.count("\n", 0, self._at)
+
+    def value(self) -> Any:
+        """Returns the next value. Raises `DataError`."""
+        self.peek()
+        while True:
+            try:
+                value, end = _DECODER.raw_decode(self._text, self._at)
+            except json.JSONDecodeError as error:
+                cut = error.pos > len(self._text) - _UNCERTAIN or error.msg.startswith("Unterminated string")
+                if cut and self._more(double=True):
+                    continue
+                raise self.wrong(error.msg, error.pos) from None
+            except ValueError:
+                raise DataError(f"{self.path}: a number of more than 4,300 digits") from None
+            except RecursionError:
+                raise DataError(f"{self.path}: nested too deeply") from None
+            if end == len(self._text) and not isinstance(value, (dict, list, str)) and self._more():
+                continue  # of a number there may be more
+            refuse_surrogates(value, self._text[self._at : end], str(self.path))
+            self._at = end
+            return value
+
+    def wrong(self, message: str, at: int | None = None) -> DataError:
+        """Returns the error that something is no JSON at a place, the next character when left out."""
+        at = self._at if at is None else at
+        before = self._text.rfind("\n", 0, at)
+        line = self._line + self._text.count("\n", 0, at)
+        column = at - before + (self._column if before < 0 else 0)
+        message = "a NUL character" if self._text[at : at + 1] == "\0" else without_ending(message)
+        return DataError(f"{self.path}: not JSON ({message} at line {line}, column {column})")
+
+    def _more(self, *, double: bool = False) -> bool:
+        """Reads a further piece, or as much as there is, and returns whether there was any."""
+        piece = self._file.read(max(_PIECE, len(self._text) if double else 0))
+        if not piece and not self._rest:
+            return False
+        passed = self._text[: self._at]
+        lines = passed.count("\n")
+        self._line += lines
+        self._column = self._at - passed.rfind("\n") - 1 + (0 if lines else self._column)
+        self._text = self._text[self._at :] + self._decode(self._rest + piece, final=not piece)
+        self._at = 0
+        return True
+
+    def _decode(self, raw: bytes, *, final: bool) -> str:
+        """Raises `DataError`. Half a character at the end waits for more."""
+        try:
+            text, self._rest = raw.decode(), b""
+        except UnicodeDecodeError as error:
+            if final or error.end < len(raw):
+                place = f"byte {self._read + error.start + 1} is 0x{raw[error.start]:02x}{utf16(raw)}"
+                raise DataError(f"{self.path}: not UTF-8 ({place})") from None
+            text, self._rest = raw[: error.start].decode(), raw[error.start :]
+        self._read += len(raw) - len(self._rest)
+        return text
+
+
+def without_ending(message: str) -> str:
+    """Returns a message of the JSON decoder's, ready for a place to follow it."""
+    return message.removesuffix(" delimiter").removesuffix(" at")
+
+
+def utf16(raw: bytes) -> str:
+    """Returns what is added to the message that bytes are not UTF-8."""
+    return "; it looks like UTF-16" if raw[:2] in (b"\xff\xfe", b"\xfe\xff") else ""
+
+
+def refuse_surrogates(value: Any, text: str, where: str) -> None:
+    """Raises `DataError` when ``value``, read from ``text``, holds half of a surrogate pair, which is no text."""
+    if "\\ud" in text or "\\uD" in text:
+        try:
+            json.dumps(value, ensure_ascii=False).encode()
+        except UnicodeEncodeError:
+            raise DataError(f"{where}: holds half of a surrogate pair, which is no text") from None

@@ -1,0 +1,40 @@
+"""How many rows of each source are taken, and which."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from arctic_training.config.sections.data import DataSourceConfig
+
+Indices = npt.NDArray[np.int64]
+
+
+def mix(sizes: Sequence[int], sources: Sequence[DataSourceConfig]) -> list[Indices | None]:
+    """Which rows of each source are taken, by index; None: all of them, in order."""
+    counts = _counts(sizes, sources)
+    return [
+        None if count is None else draw(size, count, source.sample_seed)
+        for size, count, source in zip(sizes, counts, sources, strict=True)
+    ]
+
+
+def draw(size: int, count: int, seed: int) -> Indices:
+    """``count`` of ``size`` rows at random, in their old order. More than there are: whole rounds, then a draw."""
+    whole, rest = divmod(count, size)
+    chosen = np.sort(np.random.Generator(np.random.PCG64(seed)).permutation(size)[:rest])
+    return np.concatenate([*[np.arange(size)] * whole, chosen])
+
+
+def _counts(sizes: Sequence[int], sources: Sequence[DataSourceConfig]) -> list[int | None]:
+    if all(source.weight is not None for source in sources):
+        # as many rows as can be had in these proportions without repeating any
+        unit = min(size / float(source.weight or 1) for size, source in zip(sizes, sources, strict=True))
+        return [max(1, int(unit * float(source.weight or 1) + 1e-9)) for source in sources]
+    counts: list[int | None] = []
+    for size, source in zip(sizes, sources, strict=True):
+        if source.sample_ratio is not None:
+            counts.append(max(1, round(source.sample_ratio * size)))
+        else:
+            counts.append(source.sample_count)
+    return counts

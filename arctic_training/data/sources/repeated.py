@@ -1,0 +1,48 @@
+"""The rows of a stream again and again, from any place in it."""
+
+import copy
+from collections.abc import Iterator
+from typing import Any
+
+from arctic_training.data.formats.row_error import RowError, where
+from arctic_training.data.sources.arrow_rows import stream_reader
+from arctic_training.data.sources.base import DataSource
+from arctic_training.errors.types import DataError
+
+
+class Endless:
+    """The rows of one source, again and again. Its position is that of the next row."""
+
+    def __init__(self, rows: Any, source: DataSource) -> None:
+        """``rows`` is a `datasets.IterableDataset`."""
+        self.rows, self.source, self._given = rows, source, stream_reader(getattr(rows, "features", None))
+        self._beginning = copy.deepcopy(rows.state_dict())
+        self._start = self._beginning
+        """Where the iteration begins that is not yet running; `datasets` itself does not tell it."""
+        self._running: Iterator[dict[str, Any]] | None = None
+        self._read = 0
+        self.rounds = 0
+        """How often this start has come to the end."""
+
+    def __next__(self) -> dict[str, Any]:
+        """Raises `DataError` when the source is empty."""
+        for _ in range(2):
+            if self._running is None:
+                self.rows.load_state_dict(copy.deepcopy(self._start))
+                self._running = iter(self.rows)
+            try:
+                for row in map(self._given, self._running):
+                    self._read += 1
+                    return row
+            except Exception as error:
+                told = str(error) if isinstance(error, RowError) else where(error)
+                raise DataError(f"{self.source}: after {self._read} rows that this start has read: {told}") from error
+            self.load_state_dict(self._beginning)
+            self.rounds += 1
+        raise DataError(f"{self.source}: there are no rows")
+
+    def state_dict(self) -> Any:
+        return copy.deepcopy(self._start if self._running is None else self.rows.state_dict())
+
+    def load_state_dict(self, state: Any) -> None:
+        self._start, self._running = state, None

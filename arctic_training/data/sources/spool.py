@@ -1,0 +1,152 @@
+"""Arrow tables that come one after the other, kept in memory while they are small and in a file when they are not."""
+
+import os
+import socket
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from arctic_training.errors.types import DataError
+
+IN_MEMORY = 64 * 2**20
+"""Bytes up to which tables stay in memory."""
+_AT_ONCE = 1_000
+
+
+class Scratch:
+    """A temporary folder that goes when nothing in this process refers to it."""
+
+    def __init__(self, folder: Path | None) -> None:
+        """It is in ``folder``, or where the system has such folders."""
+        if folder is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+        owner = f".tmp-{socket.gethostname()}-{os.getpid()}"  # by which the cache knows what a dead run has left
+        self._folder = tempfile.TemporaryDirectory(prefix="rows_", suffix=owner, dir=folder, ignore_cleanup_errors=True)
+        self.path = Path(self._folder.name)
+
+    def __deepcopy__(self, memo: Any) -> "Scratch":
+        return self  # datasets copies what refers to it
+
+    def __reduce__(self) -> Any:
+        return Path, (str(self.path),)  # another process does not end it
+
+
+class Spool:
+    """Collects tables. Those of one schema, one after the other, become one file."""
+
+    def __init__(self, folder: Path | None, limit: int | None = None) -> None:
+        """``folder`` is where the files go; ``limit`` is in bytes, `IN_MEMORY` when left out."""
+        self._folder, self._limit, self._bytes = folder, IN_MEMORY if limit is None else limit, 0
+        self._tables: list[Any] = []
+        self._scratch: Scratch | None = None
+        self._writer: Any = None
+        self._files: list[str] = []
+
+    def add(self, table: Any) -> None:
+        """Adds a `pyarrow.Table`, which may have another schema than those before.
+
+        Raises `DataError` when the folder takes no more.
+        """
+        self._tables.append(table)
+        self._bytes += table.nbytes
+        if self._bytes <= self._limit:
+            return
+        try:
+            self._scratch = self._scratch or Scratch(self._folder)
+            for one in self._tables:
+                self._write(one)
+        except OSError as error:
+            raise DataError(f"{self._folder or tempfile.gettempdir()} cannot be written: {error}") from error
+        self._tables = []
+
+    def tables(self) -> Iterator[Any]:
+        """The tables in their order, the large ones in pieces; nothing is added any more."""
+        self._close()
+        yield from self._tables
+        for file in self._files:
+            yield from _pieces(file)
+
+    def dataset(self, features: Any = None) -> Any:
+        """Returns all rows as a `datasets.Dataset`; columns that some tables lack are filled in.
+
+        Raises `pyarrow.ArrowException` for tables that do not fit together.
+        """
+        import pyarrow as pa
+        from datasets import Dataset, DatasetInfo
+        from datasets.table import MemoryMappedTable
+
+        self._close()
+        info = None if features is None else DatasetInfo(features=features)
+        if self._scratch is None:
+            return Dataset(pa.concat_tables(self._tables, promote_options="permissive"), info=info)
+        if len(self._files) > 1:
+            return self._alike().dataset(features)
+        made = Dataset(MemoryMappedTable.from_file(self._files[0]), info=info)
+        made._scratch = self._scratch  # lives as long as what is mapped into memory from it
+        return made
+
+    def _alike(self) -> "Spool":
+        """Returns the same rows with one schema."""
+        import pyarrow as pa
+
+        schemas = [next(_pieces(file)).schema for file in self._files]
+        none = pa.unify_schemas(schemas, promote_options="permissive").empty_table()
+        alike = Spool(self._folder, self._limit)
+        for table in self.tables():
+            alike.add(pa.concat_tables([none, table], promote_options="permissive"))
+        return alike
+
+    def _write(self, table: Any) -> None:
+
+        assert self._scratch is not None
+        if self._writer is None or not self._writer.schema.equals(table.schema, check_metadata=True):
+            self._close()
+            self._files.append(str(self._scratch.path / f"{len(self._files)}.arrow"))
+            self._writer = _Writer(self._files[-1], table.schema)
+        self._writer.write(table)
+
+    def _close(self) -> None:
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+
+
+def take(table: Any, indices: Any, spool: Spool) -> Any:
+    """Returns the rows of a `pyarrow.Table` at ``indices``, which ascend, by way of ``spool``."""
+    import pyarrow as pa
+
+    for first in range(0, len(indices), _AT_ONCE):
+        some = indices[first : first + _AT_ONCE]
+        stretch = table.slice(some[0], some[-1] - some[0] + 1)
+        spool.add(stretch.take(pa.array(some - some[0])))
+    return spool.dataset().data.table
+
+
+class _Writer:
+    def __init__(self, file: str, schema: Any) -> None:
+        import pyarrow as pa
+
+        self.schema = schema
+        self._sink = pa.OSFile(file, "wb")
+        self._stream = pa.ipc.new_stream(self._sink, schema)
+
+    def write(self, table: Any) -> None:
+        self._stream.write_table(table)
+
+    def close(self) -> None:
+        self._stream.close()
+        self._sink.close()
+
+
+def _pieces(file: str) -> Iterator[Any]:
+    """The tables of a file, mapped into memory."""
+    import pyarrow as pa
+
+    reader = pa.ipc.open_stream(pa.memory_map(file))
+    empty = True
+    for batch in reader:
+        empty = False
+        yield pa.Table.from_batches([batch])
+    if empty:
+        yield reader.schema.empty_table()

@@ -1,0 +1,42 @@
+"""Tensors from a file of numpy's or of safetensors."""
+
+from pathlib import Path
+from typing import Annotated, Any, ClassVar
+
+import numpy as np
+import torch
+
+from arctic_training.config.checks.changes import FREE
+from arctic_training.config.sections.data import DataSourceConfig
+from arctic_training.data.sources.base import DataSource
+from arctic_training.errors.types import DataError
+
+SUFFIXES = (".npy", ".npz", ".safetensors")
+
+
+class TensorFileConfig(DataSourceConfig):
+    name_or_path: Annotated[Path, FREE]
+    """A .npy file with one array, or a .npz or .safetensors file with one for each column."""
+
+
+class TensorFileSource(DataSource):
+    """A file of arrays."""
+
+    name = "tensor_file"
+    config_type: ClassVar[type[DataSourceConfig]] = TensorFileConfig
+
+    def load(self, config: TensorFileConfig, split: str) -> Any:
+        path = config.name_or_path
+        try:
+            if path.suffix == ".safetensors":
+                from safetensors.torch import load_file
+
+                return load_file(path)
+            if path.suffix in SUFFIXES:
+                found = np.load(path, allow_pickle=False)
+                if path.suffix == ".npy":
+                    return torch.from_numpy(found)
+                return {name: torch.from_numpy(found[name]) for name in found.files}
+        except Exception as error:  # three libraries, each with errors of its own
+            raise DataError(f"{path}: cannot be read: {error}") from None
+        raise DataError(f"{path}: a .npy, .npz or .safetensors file is wanted here")

@@ -1,0 +1,197 @@
+"""Renders chats with a tokenizer's template."""
+
+import functools
+import json
+import re
+import signal
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from arctic_training.data.formats.remarks import remark
+from arctic_training.errors.types import DataError
+
+Message = Mapping[str, Any]
+Chat = Sequence[Message]
+Span = tuple[int, int]
+"""Characters of a text, from and up to."""
+
+PATIENCE = 10.0
+"""Seconds of the processor that a template may take for a small chat, however busy the machine is."""
+MARKER = "ZqmarkerqZ"
+"""A content that no template looks at, and no message holds."""
+
+_GENERATION_TAG = re.compile(r"\{%-?\s*generation\s*-?%\}")
+_GENERATION_TAGS = re.compile(r"\{%-?\s*(?:end)?generation\s*-?%\}")
+_GIVEN = ("messages", "tools", "documents", "add_generation_prompt", "raise_exception", "strftime_now")
+_ARGUMENTS = {"zqkeyqz": "zqvalueqz"}
+
+
+class ChatTemplate:
+    """Turns messages into the text a model reads."""
+
+    def __init__(self, tokenizer: Any, arguments: Mapping[str, Any] | None = None) -> None:
+        """``arguments`` are handed to the template. Raises `DataError` when the tokenizer has no template."""
+        if not getattr(tokenizer, "chat_template", None):
+            raise DataError(
+                f"chats need a chat template, and the tokenizer {tokenizer.name_or_path or '(unnamed)'} has none; "
+                "set tokenizer.chat_template, or use the tokenizer of a chat model"
+            )
+        self.tokenizer, self.arguments = tokenizer, dict(arguments or {})
+        self.eos = str(tokenizer.eos_token or "")
+        tokens = [str(token) for token in tokenizer.added_tokens_decoder.values()]
+        self.ends = tuple(token for token in tokens if token.strip())
+        """Tokens that may end a turn: every added one that is not white space."""
+        self._in_parts = False
+        """The template reads contents as lists of parts only, as those of models that see pictures do."""
+        self._in_parts = not self._shows(MARKER) and self._shows([{"type": "text", "text": MARKER}])
+
+    def _shows(self, content: Any) -> bool:
+        """Whether an answer of this content is rendered with its words.
+
+        Raises `DataError` for a template that is none, that reaches out of its sandbox, or that does not end.
+        """
+        from jinja2.exceptions import SecurityError, TemplateSyntaxError
+
+        chat: Chat = [{"role": "user", "content": content}, {"role": "assistant", "content": content}]
+        try:
+            with _at_most(PATIENCE):
+                text = self.render([chat])[0]
+        except TemplateSyntaxError as error:
+            raise DataError(f"the chat template is none: {error.message} (its line {error.lineno})") from error
+        except SecurityError as error:
+            raise DataError(f"the chat template does what none may: {error}") from error
+        except TimeoutError:
+            raise DataError(f"the chat template takes more than {PATIENCE} s for a chat of two words") from None
+        except Exception:
+            return False  # it may refuse such a chat, and take those that there are
+        return MARKER in text and repr(content)[1:] not in text
+
+    @functools.cached_property
+    def _arguments_as_text(self) -> bool:
+        """Whether the template writes the arguments of a call down as they are, so that they have to be JSON."""
+        for arguments in (_ARGUMENTS, json.dumps(_ARGUMENTS)):
+            call = {"type": "function", "id": "abcdefghi", "function": {"name": "zqnameqz", "arguments": arguments}}
+            chat: Chat = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "", "tool_calls": [call]}]
+            try:
+                text = self.render([chat])[0]
+            except Exception:  # it joins them to a text, or reads them as a mapping
+                continue
+            if _ARGUMENTS["zqkeyqz"] in text and repr(_ARGUMENTS) not in text:
+                return isinstance(arguments, str)
+        return False
+
+    @property
+    def variables(self) -> list[str]:
+        """The names that the template reads and nothing sets, by which it may be switched."""
+        from jinja2 import Environment, meta
+
+        source = self.tokenizer.get_chat_template(None, None)
+        parsed = Environment(extensions=["jinja2.ext.loopcontrols"]).parse(_GENERATION_TAGS.sub("", source))
+        known = {*_GIVEN, *self.tokenizer.special_tokens_map, *self.arguments}
+        return sorted(meta.find_undeclared_variables(parsed) - known)
+
+    def read(self, chat: Chat) -> Chat:
+        """The messages as the template takes them: texts for lists of text parts, arguments of calls as it wants them.
+
+        What is None is left out: templates test for keys, and would print the word None.
+        """
+        return [self._read(message) for message in chat]
+
+    def _read(self, message: Message) -> dict[str, Any]:
+        if len(message) == 2 and isinstance(message.get("content"), str):
+            return dict(message)  # role and text, as most have
+        read = {key: value for key, value in message.items() if value is not None}
+        if isinstance(read.get("content"), list):
+            texts = [_text(part) for part in read["content"]]
+            if None not in texts:
+                read["content"] = "".join(filter(None, texts))
+        if isinstance(read.get("tool_calls"), list):
+            read["tool_calls"] = [self._call(call) for call in read["tool_calls"]]
+        return read
+
+    def _call(self, call: Any) -> Any:
+        if not isinstance(call, Mapping):
+            return call
+        if isinstance(call.get("function"), Mapping):
+            return {**call, "function": self._call(call["function"])}
+        arguments = call.get("arguments")
+        if isinstance(arguments, str) and not self._arguments_as_text:
+            try:
+                parsed = json.loads(arguments)
+            except (ValueError, RecursionError):
+                parsed = None
+            if isinstance(parsed, dict):
+                return {**call, "arguments": parsed}
+            remark("has tool calls whose arguments are no JSON of a mapping, so that they are rendered as any text")
+        if isinstance(arguments, Mapping) and self._arguments_as_text:
+            return {**call, "arguments": json.dumps(arguments, ensure_ascii=False)}
+        return call
+
+    def tagged(self, tools: Sequence[Any] | None = None) -> bool:
+        """Whether the template itself says what the assistant says, by ``{% generation %}``."""
+        return bool(_GENERATION_TAG.search(self.tokenizer.get_chat_template(None, tools)))
+
+    def render(
+        self, chats: Sequence[Chat], tools: Sequence[Any] | None = None, *, generation_prompt: bool = False
+    ) -> list[str]:
+        """The text of each chat; ``generation_prompt`` adds an answer's header. Raises what the template raises."""
+        return self._render(chats, tools, generation_prompt, tags=False)[0]
+
+    def render_tagged(
+        self, chats: Sequence[Chat], tools: Sequence[Any] | None = None
+    ) -> tuple[list[str], list[list[Span]]]:
+        """The text of each chat and what ``{% generation %}`` encloses in it."""
+        return self._render(chats, tools, False, tags=True)
+
+    def _render(
+        self, chats: Sequence[Chat], tools: Sequence[Any] | None, prompt: bool, *, tags: bool
+    ) -> tuple[list[str], list[list[Span]]]:
+        from transformers.utils.chat_template_utils import render_jinja_template
+
+        return render_jinja_template(  # type: ignore[no-any-return]
+            conversations=[[_in_parts(message) for message in chat] for chat in chats] if self._in_parts else chats,
+            tools=tools,
+            chat_template=self.tokenizer.get_chat_template(None, tools),
+            return_assistant_tokens_mask=tags,
+            add_generation_prompt=prompt,
+            **{**self.tokenizer.special_tokens_map, **self.arguments},
+        )
+
+
+@contextmanager
+def _at_most(seconds: float) -> Iterator[None]:
+    """Raises TimeoutError inside when the time is over. Only a main thread can be interrupted so."""
+
+    def over(number: int, frame: Any) -> None:
+        raise TimeoutError
+
+    if threading.current_thread() is not threading.main_thread() or signal.getitimer(signal.ITIMER_VIRTUAL)[0]:
+        yield
+        return
+    before = signal.signal(signal.SIGVTALRM, over)
+    signal.setitimer(signal.ITIMER_VIRTUAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+        signal.signal(signal.SIGVTALRM, before)
+
+
+def text_of(message: Message) -> str:
+    """The words of a message, of its text parts where it has others too."""
+    content = message.get("content") or ""
+    return content if isinstance(content, str) else "\n".join(filter(None, map(_text, content)))
+
+
+def _text(part: Any) -> str | None:
+    """The text of a part of a content; None when it is a part of another kind."""
+    if isinstance(part, Mapping) and part.get("type") in (None, "text", "input_text", "output_text"):
+        part = part.get("text")
+    return part if isinstance(part, str) else None
+
+
+def _in_parts(message: Message) -> Message:
+    content = message.get("content")
+    return {**message, "content": [{"type": "text", "text": content}]} if isinstance(content, str) else message

@@ -1,0 +1,60 @@
+"""What trainers of causal language models share: models, tokenizers, optimizers, and the loss of the targets."""
+
+from typing import Any, ClassVar
+
+import torch
+from pydantic import Field
+
+from arctic_training.checkpoint.deepspeed import DeepSpeedCheckpointEngine
+from arctic_training.checkpoint.huggingface import HFCheckpointEngine
+from arctic_training.config.sections.numbers import HumanFloat
+from arctic_training.config.sections.trainer import TrainerConfig
+from arctic_training.model.dropout import disable_dropout
+from arctic_training.model.huggingface_factory import HFModelFactory
+from arctic_training.model.liger_factory import LigerModelFactory
+from arctic_training.model.target_losses import target_losses
+from arctic_training.optimizer.deepspeed_factories import CPUAdamFactory, FusedAdamFactory, LionFactory, MuonFactory
+from arctic_training.optimizer.huggingface_factories import AdafactorFactory
+from arctic_training.optimizer.torch_factories import AdamWFactory, SGDFactory
+from arctic_training.scheduler.huggingface_factory import HFSchedulerFactory
+from arctic_training.scheduler.torch_factories import ConstantFactory, ExponentialFactory, OneCycleFactory, WSDFactory
+from arctic_training.tokenizer.huggingface_factory import HFTokenizerFactory
+from arctic_training.tokenizer.lexer_factory import LexerFactory
+from arctic_training.trainer.trainer import Trainer
+
+
+class LanguageModelConfig(TrainerConfig):
+    label_smoothing: HumanFloat = Field(default=0.0, ge=0, lt=1)
+    """Share of each target's probability that is spread over the whole vocabulary."""
+    disable_dropout: bool = False
+    """Train without dropout, that of an adapter included."""
+
+
+class LanguageModelTrainer(Trainer):
+    """A causal language model, by the mean cross-entropy of its targets over the whole window."""
+
+    config_type: ClassVar[type[TrainerConfig]] = LanguageModelConfig
+    shares_sequences = True
+    model_factory_type = (HFModelFactory, LigerModelFactory)
+    checkpoint_engine_type = (DeepSpeedCheckpointEngine, HFCheckpointEngine)
+    optimizer_factory_type = (
+        AdamWFactory,
+        FusedAdamFactory,
+        CPUAdamFactory,
+        SGDFactory,
+        LionFactory,
+        AdafactorFactory,
+        MuonFactory,
+    )
+    scheduler_factory_type = (HFSchedulerFactory, WSDFactory, ConstantFactory, ExponentialFactory, OneCycleFactory)
+    tokenizer_factory_type = (HFTokenizerFactory, LexerFactory)
+
+    def check(self) -> None:
+        if self.config.disable_dropout:
+            disable_dropout(self.model.module)
+
+    def loss(self, batch: Any) -> torch.Tensor:
+        """The sum of the targets' losses over ``batch["num_items_in_batch"]``: exact, however the batch is cut."""
+        smoothing, share = self.config.label_smoothing, batch["num_items_in_batch"]
+        total = target_losses(self.model, batch, label_smoothing=smoothing, reduction="sum")
+        return total.div(share)

@@ -1,0 +1,85 @@
+"""What a recipe for preference training may say, and which reference it gets."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from arctic_training.objectives.dpo import DPOConfig
+
+MODEL = {"name_or_path": "some/model", "dtype": "fp32"}
+LORA = {"peft_type": "LORA", "r": 4}
+
+
+def config(**keys: Any) -> DPOConfig:
+    return DPOConfig.model_validate({"type": "dpo", "model": MODEL, "data": {"sources": ["pairs.jsonl"]}, **keys})
+
+
+def test_the_reference_is_the_policy_when_none_is_named() -> None:
+    told = config()
+    assert told.ref_model == told.model
+    assert (told.beta, told.label_smoothing, told.loss_type, told.sft_weight) == (0.1, 0, "sigmoid", 0)
+    assert config(**told.dump()).dump() == told.dump()
+
+
+def test_the_reference_has_a_section_of_its_own() -> None:
+    told = config(ref_model={"name_or_path": "another/model"})
+    assert told.ref_model is not None
+    assert told.ref_model.name_or_path == "another/model"  # type: ignore[attr-defined]
+    assert told.ref_model.dtype == "fp32"  # what it leaves out is that of the policy
+    assert config(ref_model={"name_or_path": "another/model", "dtype": "bf16"}).ref_model.dtype == "bf16"  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("keys", [{"loss_type": "simpo"}, {"model": {**MODEL, "peft_config": LORA}}])
+def test_a_run_that_needs_no_second_model_has_none(keys: dict[str, Any]) -> None:
+    told = config(**keys)
+    assert told.ref_model is None
+    assert config(**told.dump()).dump() == told.dump()
+
+
+def test_an_adapter_may_have_a_reference_of_its_own() -> None:
+    told = config(model={**MODEL, "peft_config": LORA}, ref_model=MODEL)
+    assert told.ref_model is not None
+
+
+@pytest.mark.parametrize(
+    ("keys", "told"),
+    [
+        ({"loss_type": "simpo", "ref_model": MODEL}, "simpo compares with no reference"),
+        ({"loss_type": "simpo", "reference_model_deepspeed": {}}, "there is no reference that it would be for"),
+        ({"loss_type": "ipo", "label_smoothing": 0.1}, "the ipo loss has no labels"),
+        ({"beta": 0}, "greater than 0"),
+        ({"label_smoothing": 0.5}, "less than 0.5"),
+        ({"loss_type": "kto"}, "'sigmoid', 'ipo', 'hinge' or 'simpo'"),
+        ({"ignore_label_index": 0}, "another label than -100 .* is not built yet"),
+        ({"ref_model": {"name_or_path": "m", "dtyp": "fp32"}}, "dtyp"),
+        ({"reference_model_deepspeed": {"zero_optimisation": {"stage": 3}}}, "zero_optimisation"),
+    ],
+)
+def test_refusals(keys: dict[str, Any], told: str) -> None:
+    with pytest.raises(ValidationError, match=told):
+        config(**keys)
+
+
+def test_a_recipe_of_arctic_training_0_8(tmp_path: Path) -> None:
+    keys = {
+        "micro_batch_size": 1,
+        "model": {"type": "huggingface", "name_or_path": "meta-llama/Llama-3.1-8B-Instruct", "dtype": "bf16"},
+        "ref_model": {"type": "huggingface", "name_or_path": "meta-llama/Llama-3.1-8B-Instruct", "dtype": "bf16"},
+        "beta": 0.1,
+        "data": {
+            "type": "dpo",
+            "sources": ["HuggingFaceH4/ultrafeedback_binarized"],
+            "max_length": 2048,
+            "max_prompt_length": "1k",
+            "dpo_prompt_truncation_mode": "keep_end",
+        },
+        "deepspeed": {"zero_optimization": {"stage": 3}},
+        "reference_model_deepspeed": {"zero_optimization": {"stage": 3}},
+        "scheduler": {"type": "huggingface", "name": "cosine"},
+        "optimizer": {"type": "fused_adam", "learning_rate": 1e-6},
+        "checkpoint": [{"type": "huggingface", "save_end_of_training": True, "output_dir": str(tmp_path)}],
+    }
+    told = config(**keys)
+    assert told.data.max_prompt_length == 1000  # type: ignore[attr-defined]
