@@ -9,6 +9,7 @@ _PUBLIC = {
     "CausalTrainer": "objectives.causal",
     "CheckpointConfig": "config.sections.checkpoint",
     "CheckpointEngine": "checkpoint.checkpointer",
+    "Checkpointer": "checkpoint.checkpointer",
     "ComponentConfig": "config.sections.base",
     "DPOTrainer": "objectives.dpo",
     "DataConfig": "config.sections.data",
@@ -26,6 +27,8 @@ _PUBLIC = {
     "ModelTransform": "model.transforms.base",
     "OptimizerConfig": "config.sections.optimizer",
     "OptimizerFactory": "optimizer.factory",
+    "PolicyTrainer": "objectives.policy",
+    "RESUME_SAFE": "config.checks.changes",
     "Reward": "reward.reward",
     "Role": "trainer.role",
     "SFTDataFactory": "data.factories.sft",
@@ -42,6 +45,7 @@ _PUBLIC = {
     "get_config": "config.recipe.get_config",
     "hook": "callback.hooks",
     "logger": "logging",
+    "target_losses": "model.target_losses",
 }
 
 __all__ = sorted(_PUBLIC)

@@ -53,7 +53,7 @@ class TrainerView(Protocol):
         """Optimizer updates in the whole run, not only in what is left of it."""
 
     @property
-    def updates_per_epoch(self) -> int: ...
+    def steps_per_epoch(self) -> int: ...
     @property
     def warmup_steps(self) -> int:
         """Optimizer updates of warm-up."""

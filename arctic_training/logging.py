@@ -10,7 +10,7 @@ from typing import Any, Literal
 import loguru
 import loguru._logger
 
-from arctic_training.errors.redaction import hide
+from arctic_training.errors.redaction import redact
 
 __all__ = ["close_log", "log_to", "logger", "print_log"]
 
@@ -27,7 +27,7 @@ _sinks: dict[str, int] = {}
 
 
 def _hide(record: Any) -> None:
-    record["message"] = hide(record["message"])
+    record["message"] = redact(record["message"])
 
 
 def _heard_by_the_program() -> bool:

@@ -48,7 +48,7 @@ class Metrics:
         pairs = {name: torch.tensor(pair, dtype=torch.float64, device=home) for name, pair in state.items()}
         self._sums = {name: (total, weight) for name, (total, weight) in pairs.items()}
 
-    def load_shares(self, shares: Sequence[Mapping[str, Sequence[float]]], /) -> None:
+    def load_sharded_state_dict(self, shares: Sequence[Mapping[str, Sequence[float]]], /) -> None:
         """The sums are of all processes together: the first one goes on with everything, the others with nothing."""
         mine = shares if process_group.is_main() else []
         self.load_state_dict({name: [sum(share[name][n] for share in mine) for n in (0, 1)] for name in shares[0]})

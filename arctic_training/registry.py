@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Self, cast
 
 from arctic_training.errors.types import RegistryError
 
-_SHELVES: dict[str, dict[str, type["Registered"]]] = {}
+_REGISTRY: dict[str, dict[str, type["Registered"]]] = {}
 
 
 class Registered:
@@ -24,9 +24,9 @@ class Registered:
         super().__init_subclass__(**kwargs)
         if kind is not None:
             cls.kind = kind
-            _SHELVES.setdefault(kind, {})
+            _REGISTRY.setdefault(kind, {})
         elif "name" in cls.__dict__:
-            _enter(cls)
+            _register(cls)
 
     @classmethod
     def registered(cls, name: str) -> type[Self]:
@@ -36,16 +36,16 @@ class Registered:
 
 def lookup(kind: str, name: str) -> type[Registered]:
     """The class of ``kind`` called ``name``. Raises `RegistryError`, which names the nearest."""
-    if kind not in _SHELVES:
+    if kind not in _REGISTRY:
         raise RegistryError(f"{kind!r} is no kind of component; there are: {', '.join(kinds())}")
     try:
-        return _SHELVES[kind][name]
+        return _REGISTRY[kind][name]
     except KeyError:
         what = kind.replace("_", " ")
-        raise RegistryError(f"no {what} is named {name!r}; {nearest(name, names(kind))}") from None
+        raise RegistryError(f"no {what} is named {name!r}; {suggest(name, names(kind))}") from None
 
 
-def nearest(word: str, known: list[str]) -> str:
+def suggest(word: str, known: list[str]) -> str:
     """A sentence for somebody who misspelt ``word``: what he may have meant, then all there is."""
     close = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
     meant = f"did you mean {close[0]!r}? " if close else ""
@@ -53,7 +53,7 @@ def nearest(word: str, known: list[str]) -> str:
 
 
 def names(kind: str) -> list[str]:
-    return sorted(_SHELVES.get(kind, ()))
+    return sorted(_REGISTRY.get(kind, ()))
 
 
 def numbered(wanted: Iterable[str], taken: Iterable[str] = ()) -> list[str]:
@@ -74,27 +74,27 @@ def numbered(wanted: Iterable[str], taken: Iterable[str] = ()) -> list[str]:
 
 
 def kinds() -> list[str]:
-    return sorted(_SHELVES)
+    return sorted(_REGISTRY)
 
 
-def where(cls: type) -> str:
+def qualified_name(cls: type) -> str:
     """A class, and the module or, of one that lies beside a recipe, the file that defines it."""
     module = sys.modules.get(cls.__module__)
     file = getattr(module, "__file__", None) if hasattr(module, "__source__") else None
     return f"{cls.__qualname__} in {file}" if file else f"{cls.__module__}.{cls.__qualname__}"
 
 
-def _enter(cls: type[Registered]) -> None:
+def _register(cls: type[Registered]) -> None:
     if not hasattr(cls, "kind"):
         raise RegistryError(f"{cls.__qualname__} has a name but no kind: it must descend from a kind of component")
     if not isinstance(cls.name, str) or not cls.name:
         raise RegistryError(f"{cls.__qualname__} has the name {cls.name!r}; a word is wanted")
-    shelf = _SHELVES[cls.kind]
+    shelf = _REGISTRY[cls.kind]
     there = shelf.get(cls.name)
     # the same class may be defined again: a notebook cell run twice, a module imported under its path
     if there is not None and (there.__module__, there.__qualname__) != (cls.__module__, cls.__qualname__):
         raise RegistryError(
-            f"the {cls.kind.replace('_', ' ')} name {cls.name!r} of {where(cls)} "
-            f"is taken by {where(there)}; choose another name"
+            f"the {cls.kind.replace('_', ' ')} name {cls.name!r} of {qualified_name(cls)} "
+            f"is taken by {qualified_name(there)}; choose another name"
         )
     shelf[cls.name] = cls

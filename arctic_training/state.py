@@ -24,10 +24,10 @@ class Stateful(Protocol):
 
 
 @runtime_checkable
-class Shared(Stateful, Protocol):
+class Reshardable(Stateful, Protocol):
     """A part of which each process holds a share, and which other processes can go on with."""
 
-    def load_shares(self, shares: Sequence[Mapping[str, Any]], /) -> None:
+    def load_sharded_state_dict(self, shares: Sequence[Mapping[str, Any]], /) -> None:
         """Go on from the shares of every process that saved, by rank: another number of them, or another ZeRO stage."""
 
 
@@ -36,13 +36,18 @@ class Progress:
     """Where the run stands. Only the loop writes it."""
 
     epoch: int = 0
-    """Whole epochs behind us."""
-    row: int = 0
-    """Rows behind us in the order of the epoch under way, over all data ranks: the same place however it is cut."""
-    update: int = 0
-    """Optimizer updates taken."""
-    tokens: int = 0
-    """Targets trained on, over all data ranks."""
+    """Completed epochs."""
+    sample_index: int = 0
+    """Index of the next row in the order of the current epoch, over all data ranks, however it is cut."""
+    step: int = 0
+    """Optimizer steps taken."""
+    num_target_tokens: int = 0
+    """Labels trained on, over all data ranks."""
+
+    @property
+    def update(self) -> int:
+        """``step``, under its former name."""
+        return self.step
 
     def state_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -82,7 +87,7 @@ class Rng:
         if "cuda" in state and torch.cuda.is_available():
             torch.cuda.set_rng_state(state["cuda"])
 
-    def load_shares(self, shares: Sequence[Mapping[str, Any]], /) -> None:
+    def load_sharded_state_dict(self, shares: Sequence[Mapping[str, Any]], /) -> None:
         """A process that is new draws numbers of its own, a function of the first one's and of its rank."""
         if (rank := process_group.rank()) < len(shares):
             self.load_state_dict(shares[rank])
@@ -95,7 +100,7 @@ class Rng:
 
 
 @contextmanager
-def evaluating(modules: Iterable[torch.nn.Module]) -> Iterator[None]:
+def eval_mode(modules: Iterable[torch.nn.Module]) -> Iterator[None]:
     """The modules in evaluation mode; after it each part of them is in the mode that it was in."""
     modes = [(part, part.training) for module in modules for part in module.modules()]
     try:
@@ -108,19 +113,19 @@ def evaluating(modules: Iterable[torch.nn.Module]) -> Iterator[None]:
 
 
 @contextmanager
-def traceless(modules: Iterable[torch.nn.Module]) -> Iterator[None]:
+def isolated_eval(modules: Iterable[torch.nn.Module]) -> Iterator[None]:
     """What is done inside leaves neither the modules' mode nor the random generators changed, and no gradient."""
     rng = Rng()
     before = rng.state_dict()
     try:
-        with evaluating(modules), torch.no_grad():
+        with eval_mode(modules), torch.no_grad():
             yield
     finally:
         rng.load_state_dict(before)
 
 
 class RunState(dict[str, Stateful]):
-    """The parts of a run that are saved, by name. Loading is strict, both ways, but as `sparing` says."""
+    """The parts of a run that are saved, by name. Loading is strict, both ways, but as `allow_missing` says."""
 
     _spared: tuple[str, ...] = ()
 
@@ -130,7 +135,7 @@ class RunState(dict[str, Stateful]):
             raise ValueError(f"the state of the run has a part {twice[0]!r} already; give it another name")
         self.update(parts)
 
-    def sparing(self, beginning: str) -> "RunState":
+    def allow_missing(self, beginning: str) -> "RunState":
         """The same parts, of which those whose names have this ``beginning`` may be unknown or missing when loaded."""
         made = RunState(self)
         made._spared = (beginning,)
@@ -155,10 +160,10 @@ class RunState(dict[str, Stateful]):
             if name in state:
                 part.load_state_dict(state[name])
 
-    def load_shares(self, shares: Sequence[Mapping[str, Any]], /) -> None:
+    def load_sharded_state_dict(self, shares: Sequence[Mapping[str, Any]], /) -> None:
         """`load_state_dict` from what each process of another layout saved.
 
-        A part that is not `Shared` takes the share of its own rank, or of the first where the process is new.
+        A part that is not `Reshardable` takes the share of its own rank, or of the first where the process is new.
         """
         rank = process_group.rank()
         own = shares[rank if rank < len(shares) else 0]
@@ -166,7 +171,7 @@ class RunState(dict[str, Stateful]):
         for name, part in self.items():
             if name not in own:
                 continue
-            if isinstance(part, Shared):
-                part.load_shares([share[name] for share in shares])
+            if isinstance(part, Reshardable):
+                part.load_sharded_state_dict([share[name] for share in shares])
             else:
                 part.load_state_dict(own[name])

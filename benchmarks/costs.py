@@ -47,9 +47,9 @@ def measured() -> Iterator[tuple[str, float, float]]:
         yield "all hostile recipes, MB", megabytes, 200.0
     yield from packing()
     yield from tokenizing()
-    from arctic_training.distributed.heartbeat import beat
+    from arctic_training.distributed.heartbeat import record_heartbeat
 
-    yield "sign of life, us", 10 * seconds_of(lambda: [beat("step") for _ in range(100_000)]), 5.0
+    yield "sign of life, us", 10 * seconds_of(lambda: [record_heartbeat("step") for _ in range(100_000)]), 5.0
 
 
 def seconds_of(function: Callable[[], Any]) -> float:

@@ -23,7 +23,7 @@ from tests.forkserver import ROOT, fork, kill
 HANG = 900.0
 """Seconds after which what a test waits for is taken to hang. It bounds nothing: a busy machine takes its time."""
 
-_CREWS: dict[int, "Crew"] = {}
+_CREWS: dict[int, "WorkerPool"] = {}
 
 
 def free_port() -> int:
@@ -66,7 +66,7 @@ def run(function: Callable[..., Any], world: int, *args: Any, timeout: float = H
     The function must be importable: a top-level one of a test module. Fails with what all of them printed when one
     fails; kills all of them when ``timeout`` seconds are over.
     """
-    crew = Crew(world)
+    crew = WorkerPool(world)
     try:
         return crew.do(function, args, kwargs, timeout, last=True)
     finally:
@@ -78,7 +78,7 @@ def share(function: Callable[..., Any], world: int, *args: Any, timeout: float =
 
     Saves the seconds of imports, for functions that leave nothing behind in their process.
     """
-    crew = _CREWS.get(world) or _CREWS.setdefault(world, Crew(world))
+    crew = _CREWS.get(world) or _CREWS.setdefault(world, WorkerPool(world))
     try:
         return crew.do(function, args, kwargs, timeout)
     except BaseException:
@@ -86,7 +86,7 @@ def share(function: Callable[..., Any], world: int, *args: Any, timeout: float =
         raise
 
 
-class Crew:
+class WorkerPool:
     """Forked processes that do one job after the other."""
 
     def __init__(self, world: int) -> None:

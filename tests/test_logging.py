@@ -29,7 +29,7 @@ def test_the_programs_own_sinks_hear_it_and_the_run(
     run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(redaction, "_known", {})
-    redaction.remember("hunter2hunter2", "${env:PASSWORD}")
+    redaction.register_secret("hunter2hunter2", "${env:PASSWORD}")
     heard: list[str] = []
     sink = loguru.logger.add(heard.append, level="INFO", format="{level} {extra} {message}")
     try:

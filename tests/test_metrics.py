@@ -81,5 +81,5 @@ def test_what_was_added_goes_on_on_other_processes(rank: int, monkeypatch: pytes
     same, other = Metrics(), Metrics()
     same.load_state_dict(shares[1])
     assert same.state_dict() == shares[1] and same.read(alone) == {"x": 0.75}
-    other.load_shares(shares)
+    other.load_sharded_state_dict(shares)
     assert other.state_dict() == {"x": [3, 6] if rank == 0 else [0, 0]}

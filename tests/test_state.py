@@ -10,7 +10,7 @@ import torch
 
 from arctic_training.distributed import process_group
 from arctic_training.errors.types import ResumeError
-from arctic_training.state import Progress, Rng, RunState, traceless
+from arctic_training.state import Progress, Rng, RunState, isolated_eval
 
 
 def draws() -> list[float]:
@@ -33,7 +33,7 @@ def test_what_is_traceless_changes_neither_modes_nor_randomness_nor_gradients() 
     before = Rng().state_dict()["torch"]
 
     def fail() -> None:
-        with traceless([net]):
+        with isolated_eval([net]):
             assert not net.training and not torch.is_grad_enabled()
             draws()
             net(torch.ones(3))
@@ -56,18 +56,18 @@ def test_loading_is_strict_both_ways_and_then_loads_nothing() -> None:
 def test_parts_that_are_spared_may_come_and_go() -> None:
     saved = RunState({"progress": Progress(epoch=3), "callback.old": Progress(), "callback.kept": Progress(epoch=4)})
     run = RunState({name: Progress(epoch=1) for name in ("progress", "callback.new", "callback.kept")})
-    spared = run.sparing("callback.")
+    spared = run.allow_missing("callback.")
     spared.load_state_dict(saved.state_dict())
     assert {name: vars(part)["epoch"] for name, part in run.items()} == {
         "progress": 3,
         "callback.new": 1,
         "callback.kept": 4,
     }
-    spared.load_shares([saved.state_dict()] * 2)
+    spared.load_sharded_state_dict([saved.state_dict()] * 2)
     with pytest.raises(ResumeError, match="it holds old, which"):
         spared.load_state_dict(saved.state_dict() | {"old": {}})
     with pytest.raises(ResumeError, match="it lacks progress, which"):
-        spared.load_shares([{}])
+        spared.load_sharded_state_dict([{}])
 
 
 class Other:
@@ -94,7 +94,7 @@ def test_on_other_processes_a_part_takes_the_share_of_its_rank_or_else_the_first
     for rank in (0, 1, 2, 3, 3):
         monkeypatch.setattr(process_group, "rank", lambda rank=rank: rank)
         run = RunState(part=(part := Other()), rng=Rng())
-        run.load_shares(shares)
+        run.load_sharded_state_dict(shares)
         assert part.given == [rank if rank < 2 else 0]
         drawn.append(draws())
     Rng().load_state_dict(rngs[1])

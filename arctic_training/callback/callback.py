@@ -8,7 +8,7 @@ from arctic_training.config.sections.base import ComponentConfig
 from arctic_training.registry import Registered
 
 
-class Moved(Exception):
+class RewindTraining(Exception):
     """Raised by a callback that has put the run at another position: the loop goes on from there."""
 
 

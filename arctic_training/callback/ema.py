@@ -74,7 +74,7 @@ class EMA(Callback):
         self.updates, self.weights = int(state["updates"]), dict(state["weights"])
         self._settle()
 
-    def load_shares(self, shares: Sequence[Mapping[str, Any]], /) -> None:
+    def load_sharded_state_dict(self, shares: Sequence[Mapping[str, Any]], /) -> None:
         self.updates, self._shares = int(shares[0]["updates"]), [share["weights"] for share in shares]
         self._settle()
 

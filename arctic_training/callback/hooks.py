@@ -5,7 +5,7 @@ import inspect
 from collections.abc import Callable
 from typing import Any, Self, TypeVar
 
-from arctic_training.distributed.heartbeat import beat
+from arctic_training.distributed.heartbeat import record_heartbeat
 from arctic_training.errors.types import RegistryError
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -29,7 +29,7 @@ def hook(event: str) -> Callable[[F], F]:
             if event in self._running:
                 return method(self, *args, **kwargs)
             self._running.add(event)
-            beat(event)
+            record_heartbeat(event)
             try:
                 for listener, takes in self._heard_at(pre):
                     changed = listener(*(self, *args)[:takes])
@@ -43,7 +43,7 @@ def hook(event: str) -> Callable[[F], F]:
                 return value
             finally:
                 self._running.discard(event)
-                beat(after)
+                record_heartbeat(after)
 
         setattr(announced, _EVENT, event)
         return announced  # type: ignore[return-value]

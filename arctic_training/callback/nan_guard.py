@@ -6,7 +6,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from arctic_training.callback.callback import Callback, Moved
+from arctic_training.callback.callback import Callback, RewindTraining
 from arctic_training.config.sections.base import ComponentConfig
 from arctic_training.distributed import collectives, process_group
 from arctic_training.errors.types import NonFiniteError
@@ -36,7 +36,7 @@ class NanGuard(Callback):
 
     def __init__(self, config: NanGuardConfig) -> None:
         super().__init__(config)
-        self.left_out: set[tuple[int, int]] = set()
+        self.skipped_windows: set[tuple[int, int]] = set()
         """Epoch and first row of windows that are not trained on any more."""
         self.total = 0
         """Windows that were skipped, or that sent the run back, over the whole run."""
@@ -49,7 +49,7 @@ class NanGuard(Callback):
         """A loss that this rank alone has seen."""
 
     def post_init(self, trainer: Any) -> None:
-        trainer.left_out = self.left_out
+        trainer.skipped_windows = self.skipped_windows
         self._steps = {role: engine.skipped_steps for role, engine in trainer.trained.items()}
 
     def post_loss(self, trainer: Any, loss: Tensor) -> None:
@@ -87,13 +87,13 @@ class NanGuard(Callback):
 
     def _is_fault(self, trainer: Any, bad: list[int], skipped: list[str]) -> bool:
         """On every rank: what a window does whose update was skipped. False when that only sought a loss scale."""
-        told = collectives.gather_objects((bool(bad), _samples(trainer, bad)))
+        told = collectives.all_gather_object((bool(bad), _samples(trainer, bad)))
         lost = [f"rank {rank}{samples}" for rank, (is_bad, samples) in enumerate(told) if is_bad]
-        if not lost and all(trainer.trained[role].lowers_scale for role in skipped):
+        if not lost and all(trainer.trained[role].is_searching_loss_scale for role in skipped):
             return False
         what = "the loss" if lost else "the gradient" if skipped == ["model"] else f"the gradient of {skipped[0]}"
         where = "; ".join(lost or [f"rank {rank}{samples}" for rank, (_, samples) in enumerate(told)])
-        text = f"update {trainer.progress.update}: {what} is not finite: {where}"
+        text = f"update {trainer.progress.step}: {what} is not finite: {where}"
         self.total += 1
         self._in_a_row += 1
         policy, limit = self.config.policy, self.config.limit
@@ -115,11 +115,11 @@ class NanGuard(Callback):
         engine = next(one for one in trainer.checkpointers if one.resumable)
         if engine.latest is None:
             raise NonFiniteError(f"{text}. nan_guard: back finds no checkpoint of this run yet in {engine.output_dir}")
-        self.left_out.add((trainer.progress.epoch, _first_row(trainer)))
+        self.skipped_windows.add((trainer.progress.epoch, _first_row(trainer)))
         folder = engine.load(trainer.trained, trainer.state)
         logger.warning(f"{text}; goes back to {folder}, and leaves that window out")
         self._steps = {role: one.skipped_steps for role, one in trainer.trained.items()}
-        raise Moved
+        raise RewindTraining
 
     def post_after_update(self, trainer: Any) -> None:
         if trainer.window.stop:
@@ -135,21 +135,21 @@ class NanGuard(Callback):
 
     def _require_finite(self, trainer: Any, weights: str = "") -> None:
         mine = (f"the loss is not finite: {self._unshared}" if self._unshared else "") + weights
-        if wrong := [one.removeprefix("; ") for one in collectives.gather_objects(mine) if one]:
-            raise NonFiniteError(f"update {trainer.progress.update} or the one before: {wrong[0]}; nothing is saved")
+        if wrong := [one.removeprefix("; ") for one in collectives.all_gather_object(mine) if one]:
+            raise NonFiniteError(f"update {trainer.progress.step} or the one before: {wrong[0]}; nothing is saved")
 
     def state_dict(self) -> dict[str, Any]:
-        return {"total": self.total, "left_out": [list(place) for place in sorted(self.left_out)]}
+        return {"total": self.total, "left_out": [list(place) for place in sorted(self.skipped_windows)]}
 
     def load_state_dict(self, state: Mapping[str, Any], /) -> None:
         """Adds to what is known: a run that goes back has found more than its checkpoint knew."""
         self.total = max(self.total, int(state["total"]))
-        self.left_out.update((int(epoch), int(row)) for epoch, row in state["left_out"])
+        self.skipped_windows.update((int(epoch), int(row)) for epoch, row in state["left_out"])
 
 
 def _first_row(trainer: Any) -> int:
     """Where the window just trained on begins."""
-    return int(trainer.progress.row - trainer.window.size * trainer.train_loader.stride)
+    return int(trainer.progress.sample_index - trainer.window.size * trainer.train_loader.stride)
 
 
 def _samples(trainer: Any, bad: list[int]) -> str:

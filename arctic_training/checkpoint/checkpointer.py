@@ -15,7 +15,7 @@ from arctic_training.component import Factory, TrainerView
 from arctic_training.config.sections.checkpoint import CheckpointConfig
 from arctic_training.distributed import collectives, process_group
 from arctic_training.engine.engine import Engine
-from arctic_training.engine.hyperparameters import put_over, settings
+from arctic_training.engine.hyperparameters import current_hyperparameters, override_hyperparameters
 from arctic_training.errors.types import CheckpointError, ResumeError
 from arctic_training.logging import logger
 from arctic_training.state import RunState
@@ -23,7 +23,7 @@ from arctic_training.state import RunState
 C = TypeVar("C", bound=CheckpointConfig)
 
 
-class CheckpointEngine(Standing, Factory[C, "CheckpointEngine[Any]"], kind="checkpoint_engine"):
+class Checkpointer(Standing, Factory[C, "Checkpointer[Any]"], kind="checkpoint_engine"):
     """Saves the engines of a run, and loads them. A subclass says in `write` and `read` what a checkpoint holds.
 
     All processes call `save`, `load` and `latest` together.
@@ -33,7 +33,7 @@ class CheckpointEngine(Standing, Factory[C, "CheckpointEngine[Any]"], kind="chec
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         if "resumable" not in vars(cls):
-            cls.resumable = cls.read is not CheckpointEngine.read
+            cls.resumable = cls.read is not Checkpointer.read
         super().__init_subclass__(**kwargs)
 
     def __init__(self, trainer: TrainerView, config: C) -> None:
@@ -45,14 +45,14 @@ class CheckpointEngine(Standing, Factory[C, "CheckpointEngine[Any]"], kind="chec
 
     def __call__(self) -> Self:
         try:
-            if process_group.is_main() and (wrecks := disk.clear_wrecks(self.output_dir)):
+            if process_group.is_main() and (wrecks := disk.remove_incomplete(self.output_dir)):
                 logger.warning(f"{self.output_dir}: removed what a killed save left: {', '.join(wrecks)}")
         except OSError as error:
             logger.warning(f"{self.output_dir}: what a killed save left cannot be removed, and takes space: {error}")
         process_group.barrier()
         return self
 
-    def rehearse(self, models: Mapping[str, nn.Module]) -> None:
+    def dry_run(self, models: Mapping[str, nn.Module]) -> None:
         """Checks that what `write` would save of these models, by role, could be saved and loaded; writes nothing.
 
         Called before there are data, with models without weights where they tell enough, and again with those that are
@@ -86,11 +86,11 @@ class CheckpointEngine(Standing, Factory[C, "CheckpointEngine[Any]"], kind="chec
         """Whether there is any checkpoint, whole or not."""
         return bool(self._candidates())
 
-    def tell_of_others(self) -> None:
+    def warn_about_newer(self) -> None:
         """Warn of checkpoints of updates that the run, as it starts, has yet to come to: they are of another start."""
         if not self._main:
             return
-        if ahead := [step for step in disk.steps(self.output_dir) if step > self.trainer.progress.update]:
+        if ahead := [step for step in disk.steps(self.output_dir) if step > self.trainer.progress.step]:
             logger.warning(
                 f"{self.output_dir} holds checkpoints from before that are ahead of this run, step_{ahead[0]} to "
                 f"step_{ahead[-1]}: they stay until it saves the same updates, and count for nothing until then"
@@ -101,9 +101,9 @@ class CheckpointEngine(Standing, Factory[C, "CheckpointEngine[Any]"], kind="chec
         """The metric that tells which checkpoints are the best."""
         return self.config.best_metric or f"loss/{next(iter(self.trainer.eval_loaders), 'eval')}"
 
-    def note(self, values: Mapping[str, float]) -> None:
+    def record_metrics(self, values: Mapping[str, float]) -> None:
         """Keep what was measured after the update just taken with its checkpoint, be that saved already or not yet."""
-        step = self.trainer.progress.update
+        step = self.trainer.progress.step
         self._noted = (step, {name: float(value) for name, value in values.items()})
         if self.config.keep_best and self.best_metric not in values and not self._misnamed:
             self._misnamed = True
@@ -113,7 +113,9 @@ class CheckpointEngine(Standing, Factory[C, "CheckpointEngine[Any]"], kind="chec
             )
         folder = disk.step_folder(self.output_dir, step)
         if self._saved == step and self.config.enabled:
-            self._tidy(step, lambda: disk.amend(folder, {"values": self._noted[1]}) if folder.is_dir() else None)
+            self._tidy(
+                step, lambda: disk.update_manifest(folder, {"values": self._noted[1]}) if folder.is_dir() else None
+            )
 
     @hook("save")
     def save(self, engines: Mapping[str, Engine], state: RunState) -> Path | None:
@@ -122,21 +124,21 @@ class CheckpointEngine(Standing, Factory[C, "CheckpointEngine[Any]"], kind="chec
         When the disk refuses (full, read-only, gone) the attempt's space is given back, earlier checkpoints stay, and
         the run goes on: None is returned. At its end, or with ``on_save_error: stop``, it is a `CheckpointError`.
         """
-        config, step = self.config, self.trainer.progress.update
+        config, step = self.config, self.trainer.progress.step
         aside = self.output_dir / f".aside-step_{step}"
         try:
-            self._together("create", lambda: disk.open_aside(self.output_dir, step) if self._main else None)
-            self._together("reach", lambda: _require_folder(aside))
-            facts = self._together("write", lambda: self.write(aside, engines, state))[0] or {}
+            self._on_all_ranks("create", lambda: disk.create_temp_dir(self.output_dir, step) if self._main else None)
+            self._on_all_ranks("reach", lambda: _require_folder(aside))
+            facts = self._on_all_ranks("write", lambda: self.write(aside, engines, state))[0] or {}
             names = disk.files_in(aside)
             mine = names[process_group.rank() :: process_group.world_size()]
-            sums = self._together("flush", lambda: disk.sums_of(aside, mine))
+            sums = self._on_all_ranks("flush", lambda: disk.fsync_and_hash(aside, mine))
             about: dict[str, Any] = {"run": self.guard.facts} if self.guard else {}
             values = self._noted[1] if self._noted[0] == step else {}
             about |= {"stopped": self.stopped} if self.stopped else {}
             facts = {"type": self.name, "world": process_group.world_size(), **about, "values": values, **facts}
             every = {name: one for part in sums for name, one in part.items()}
-            self._together("commit", lambda: disk.commit(aside, step, every, facts) if self._main else None)
+            self._on_all_ranks("commit", lambda: disk.commit(aside, step, every, facts) if self._main else None)
         except CheckpointError as error:
             if self._main:
                 disk.discard(aside)
@@ -173,10 +175,10 @@ class CheckpointEngine(Standing, Factory[C, "CheckpointEngine[Any]"], kind="chec
             manifest = disk.read_manifest(folder)
             if manifest.get("type") != self.name:
                 raise ResumeError(f"{folder} is a checkpoint of type {manifest.get('type')!r}, not {self.name!r}")
-            changes = self.guard.admit(folder, manifest) if self.guard else []
+            changes = self.guard.check_compatible(folder, manifest) if self.guard else []
             if any(change.named_by(["callbacks"]) for change in changes):  # new ones begin, and others are no more
-                state = state.sparing("callback.")
-            recipe = [settings(engine) for engine in engines.values()]
+                state = state.allow_missing("callback.")
+            recipe = [current_hyperparameters(engine) for engine in engines.values()]
             self.read(folder, manifest, engines, state)
         except ResumeError:
             raise
@@ -185,7 +187,7 @@ class CheckpointEngine(Standing, Factory[C, "CheckpointEngine[Any]"], kind="chec
         if changes:
             logger.success(f"goes on under other settings, as allow_changes says: {'; '.join(map(str, changes))}")
             for engine, told in zip(engines.values(), recipe, strict=True):
-                put_over(engine, told)
+                override_hyperparameters(engine, told)
         self._settled = int(manifest["step"])
         if folder.parent.absolute() == self.output_dir.absolute():
             self._saved = self._settled
@@ -228,19 +230,19 @@ class CheckpointEngine(Standing, Factory[C, "CheckpointEngine[Any]"], kind="chec
             try:
                 first()
                 if config.keep_best:
-                    best = retention.best(root, self.best_metric, config.best_mode, config.keep_best, upto=step)
+                    best = retention.best(root, self.best_metric, config.best_mode, config.keep_best, max_step=step)
                     retention.name_best(root, best)
-                retention.retain(root, config.keep_last, every=config.keep_every, never=best, upto=step)
+                retention.prune(root, config.keep_last, every=config.keep_every, protected=best, max_step=step)
             finally:
                 disk.sweep(root)
 
         try:
-            self._together("tidy", lambda: act() if self._main else None)
+            self._on_all_ranks("tidy", lambda: act() if self._main else None)
         except CheckpointError as error:
             logger.warning(f"{error}; what is saved is whole, and this is tried again at the next save")
 
 
-def save_all(engines: Iterable[CheckpointEngine[Any]], trained: Mapping[str, Engine], state: RunState) -> None:
+def save_all(engines: Iterable[Checkpointer[Any]], trained: Mapping[str, Engine], state: RunState) -> None:
     """Save with each of ``engines``, though another fails; those that a run can go on from last.
 
     A run that is killed in between goes on from before this update, and so saves with the others again.
@@ -258,3 +260,7 @@ def save_all(engines: Iterable[CheckpointEngine[Any]], trained: Mapping[str, Eng
 def _require_folder(aside: Path) -> None:
     if not aside.is_dir():
         raise OSError(f"{aside} is not there: is the disk shared by all machines?")
+
+
+CheckpointEngine = Checkpointer
+"""The former name of `Checkpointer`."""

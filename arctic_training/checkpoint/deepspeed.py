@@ -16,13 +16,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from arctic_training.checkpoint.checkpointer import CheckpointEngine
+from arctic_training.checkpoint.checkpointer import Checkpointer
 from arctic_training.checkpoint.folder import disk_errors
-from arctic_training.config.checks.deepspeed import plain
+from arctic_training.config.checks.deepspeed import without_auto
 from arctic_training.config.sections.checkpoint import CheckpointConfig
 from arctic_training.distributed import process_group
 from arctic_training.engine.engine import Engine, TrainedEngine
-from arctic_training.engine.resharding import Share, load_elsewhere, require_parts
+from arctic_training.engine.resharding import Share, load_resharded, require_parts
 from arctic_training.engine.snapshot import layout, require_fit, require_plain, restore, snapshot, weights
 from arctic_training.errors.types import CheckpointError, RecipeError, ResumeError
 from arctic_training.logging import logger
@@ -33,14 +33,14 @@ class DeepSpeedCheckpointConfig(CheckpointConfig):
     type: str = "deepspeed"
 
 
-class DeepSpeedCheckpointEngine(CheckpointEngine[DeepSpeedCheckpointConfig]):
+class DeepSpeedCheckpointEngine(Checkpointer[DeepSpeedCheckpointConfig]):
     """Everything that a run needs to go on exactly where it was."""
 
     name = "deepspeed"
     config_type = DeepSpeedCheckpointConfig
 
-    def rehearse(self, models: Mapping[str, nn.Module]) -> None:
-        zero = plain(self.trainer.config.deepspeed).get("zero_optimization", {})
+    def dry_run(self, models: Mapping[str, nn.Module]) -> None:
+        zero = without_auto(self.trainer.config.deepspeed).get("zero_optimization", {})
         nvme = [key for key in ("offload_param", "offload_optimizer") if zero.get(key, {}).get("device") == "nvme"]
         apart = [key for key in ("zenflow", "zero_hpz_partition_size") if zero.get(key, 1) not in (1, None)]
         if nvme or apart:
@@ -83,7 +83,7 @@ class DeepSpeedCheckpointEngine(CheckpointEngine[DeepSpeedCheckpointConfig]):
                 loads.append(partial(restore, engine, *shares[0]))
             else:
                 require_parts(shares, now["groups"])
-                loads.append(partial(load_elsewhere, engine, shares))
+                loads.append(partial(load_resharded, engine, shares))
             moved = moved or stage != now["stage"]
             _tell(folder, role, shares[0].state, engine)
         runs = [_load(folder / f"run_{saver}.pt") for saver in (range(world) if moved else mine)]
@@ -91,7 +91,7 @@ class DeepSpeedCheckpointEngine(CheckpointEngine[DeepSpeedCheckpointConfig]):
         for load in loads:
             load()
         if moved:
-            state.load_shares(runs)
+            state.load_sharded_state_dict(runs)
         else:
             state.load_state_dict(runs[0])
 

@@ -5,7 +5,7 @@ import sys
 from typing import Any
 
 from arctic_training.checkpoint import folder as disk
-from arctic_training.checkpoint.checkpointer import CheckpointEngine
+from arctic_training.checkpoint.checkpointer import Checkpointer
 from arctic_training.distributed import process_group
 from arctic_training.engine.engine import TrainedEngine
 from arctic_training.logging import logger
@@ -14,13 +14,13 @@ _MASTER, _MOMENTS = 4, 8
 """Bytes of a weight's fp32 copy, and of the two moments that most optimizers keep of it."""
 
 
-def warn(engine: CheckpointEngine[Any]) -> None:
+def warn_if_low(engine: Checkpointer[Any]) -> None:
     """Say so when what ``engine`` keeps, and the one it writes, are more than is free where they go; or are none."""
     if not process_group.is_main():
         return
     if not (count := _at_once(engine)):
         config, updates = engine.config, engine.trainer.training_horizon
-        epochs = updates // (engine.trainer.updates_per_epoch or sys.maxsize)
+        epochs = updates // (engine.trainer.steps_per_epoch or sys.maxsize)
         if 0 < updates < (every := config.save_every_n_steps):
             logger.warning(f"checkpoint.save_every_n_steps: {every}, and the run has {updates} updates: none is saved")
         elif updates > 0 and epochs < (every := config.save_every_n_epochs):
@@ -36,7 +36,7 @@ def warn(engine: CheckpointEngine[Any]) -> None:
         )
 
 
-def estimate(engine: CheckpointEngine[Any]) -> int:
+def estimate(engine: Checkpointer[Any]) -> int:
     """Bytes of one checkpoint: the weights and, where a run can go on from it, what the optimizer holds of them."""
     total = 0
     for trained in engine.trainer.engines.values():
@@ -50,10 +50,10 @@ def estimate(engine: CheckpointEngine[Any]) -> int:
     return total
 
 
-def _at_once(engine: CheckpointEngine[Any]) -> int:
+def _at_once(engine: Checkpointer[Any]) -> int:
     """How many there will be, the one being written among them."""
     config, view = engine.config, engine.trainer
-    horizon, epoch = view.training_horizon, view.updates_per_epoch * config.save_every_n_epochs
+    horizon, epoch = view.training_horizon, view.steps_per_epoch * config.save_every_n_epochs
     saves = horizon // config.save_every_n_steps if config.save_every_n_steps else 0
     saves += horizon // epoch if epoch else 0
     saves += int(config.save_end_of_training)
@@ -63,7 +63,7 @@ def _at_once(engine: CheckpointEngine[Any]) -> int:
     return int(min(kept + 1, saves))
 
 
-def _written(engine: CheckpointEngine[Any]) -> int:
+def _written(engine: Checkpointer[Any]) -> int:
     """Bytes of those that are there already, which later ones take the place of."""
     folders = [disk.step_folder(engine.output_dir, step) for step in disk.steps(engine.output_dir)]
     return sum(file.stat().st_size for folder in folders for file in folder.rglob("*") if file.is_file())

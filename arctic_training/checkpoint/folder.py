@@ -24,7 +24,7 @@ from typing import Any
 from arctic_training.errors.types import CheckpointError
 
 MANIFEST, LATEST = "manifest.json", "latest"
-FORMAT = 2
+FORMAT = 3
 """Version of the layout. A folder of a later one is refused."""
 
 _STEP = re.compile(r"step_(\d+)")
@@ -53,7 +53,7 @@ def is_checkpoint(path: Path) -> bool:
     return _STEP.fullmatch(path.name) is not None or (path / MANIFEST).exists()
 
 
-def clear_wrecks(root: Path) -> list[str]:
+def remove_incomplete(root: Path) -> list[str]:
     """Remove what killed saves left, and put back what one was about to replace; returns what was found.
 
     Raises OSError for what cannot be removed, when all the rest is.
@@ -69,7 +69,7 @@ def clear_wrecks(root: Path) -> list[str]:
     return [wreck.name for wreck in found]
 
 
-def open_aside(root: Path, step: int) -> Path:
+def create_temp_dir(root: Path, step: int) -> Path:
     """An empty folder to write into. Raises OSError."""
     aside = root / f"{_ASIDE}step_{step}"
     if aside.exists():
@@ -83,7 +83,7 @@ def discard(aside: Path) -> None:
     shutil.rmtree(aside, ignore_errors=True)
 
 
-def sums_of(folder: Path, names: Iterable[str]) -> Sums:
+def fsync_and_hash(folder: Path, names: Iterable[str]) -> Sums:
     """Flush these files to disk and sum them up."""
     sums: Sums = {}
     for name in names:
@@ -114,11 +114,11 @@ def commit(aside: Path, step: int, sums: Sums, facts: Mapping[str, Any]) -> Path
         final.rename(replaced)
     aside.rename(final)
     _flush(root)
-    put(root / LATEST, final.name + "\n")
+    atomic_write(root / LATEST, final.name + "\n")
     return final
 
 
-def put(path: Path, text: str, root: Path | None = None) -> None:
+def atomic_write(path: Path, text: str, root: Path | None = None) -> None:
     """Let the file ``path`` hold ``text``, or what it held before, whatever happens meanwhile. Raises OSError."""
     aside = (root or path.parent) / f"{_ASIDE}{path.name}"
     _write(aside, text)
@@ -126,10 +126,10 @@ def put(path: Path, text: str, root: Path | None = None) -> None:
     _flush(path.parent)
 
 
-def amend(folder: Path, facts: Mapping[str, Any]) -> None:
+def update_manifest(folder: Path, facts: Mapping[str, Any]) -> None:
     """Put more facts into a checkpoint's manifest. Raises OSError, and `CheckpointError` when it is none."""
     manifest = {**read_manifest(folder), **facts}
-    put(folder / MANIFEST, json.dumps(manifest, indent=1) + "\n", folder.parent)
+    atomic_write(folder / MANIFEST, json.dumps(manifest, indent=1) + "\n", folder.parent)
 
 
 def remove(root: Path, step: int) -> None:
@@ -176,7 +176,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     return manifest
 
 
-def damage(folder: Path, *, sums: bool = True, part: int = 0, parts: int = 1) -> str | None:
+def verify(folder: Path, *, sums: bool = True, part: int = 0, parts: int = 1) -> str | None:
     """What is wrong with a checkpoint, or None when it is whole. Of several callers each sums up its part of it."""
     try:
         files = read_manifest(folder)["files"]

@@ -14,7 +14,7 @@ from arctic_training.checkpoint.adapter import (
     require_mergeable,
     save_adapter,
 )
-from arctic_training.checkpoint.checkpointer import CheckpointEngine
+from arctic_training.checkpoint.checkpointer import Checkpointer
 from arctic_training.checkpoint.export import rehearse_weights, save_weights
 from arctic_training.checkpoint.folder import disk_errors, step_folder
 from arctic_training.config.sections.checkpoint import CheckpointConfig
@@ -33,7 +33,7 @@ class HFCheckpointConfig(CheckpointConfig):
     """Bytes of weights in one file. Under ZeRO stage 3 no process holds more than that for saving."""
 
 
-class HFCheckpointEngine(CheckpointEngine[HFCheckpointConfig]):
+class HFCheckpointEngine(Checkpointer[HFCheckpointConfig]):
     """Weights in their training type, config, generation config, tokenizer and chat template.
 
     The primary model is in the folder itself, other trained models in a folder by their role's name.
@@ -43,10 +43,10 @@ class HFCheckpointEngine(CheckpointEngine[HFCheckpointConfig]):
     config_type = HFCheckpointConfig
 
     def __call__(self) -> Self:
-        self.rehearse({role: engine.module for role, engine in self.trainer.engines.items()})
+        self.dry_run({role: engine.module for role, engine in self.trainer.engines.items()})
         return super().__call__()
 
-    def rehearse(self, models: Mapping[str, torch.nn.Module]) -> None:
+    def dry_run(self, models: Mapping[str, torch.nn.Module]) -> None:
         for role, model in models.items():
             if not hasattr(model, "save_pretrained"):
                 raise RecipeError(
@@ -63,7 +63,7 @@ class HFCheckpointEngine(CheckpointEngine[HFCheckpointConfig]):
 
     def write(self, folder: Path, engines: Mapping[str, Engine], state: RunState) -> Mapping[str, Any]:
         failed: OSError | None = None
-        final = step_folder(self.output_dir, self.trainer.progress.update)
+        final = step_folder(self.output_dir, self.trainer.progress.step)
         for role, engine in engines.items():
             try:
                 part = "" if role == "model" else role

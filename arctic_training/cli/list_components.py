@@ -3,14 +3,14 @@
 from importlib import import_module
 
 from arctic_training.errors.types import InputError
-from arctic_training.registry import kinds, lookup, names, nearest
+from arctic_training.registry import kinds, lookup, names, suggest
 
 
 def listing(kind: str = "") -> str:
     """The name and the subject of every built-in class, or of those of one kind. Raises `InputError`."""
     import_module("arctic_training.builtin")
     if kind and kind not in kinds():
-        raise InputError(f"{kind}: no kind of component; {nearest(kind, kinds())}")
+        raise InputError(f"{kind}: no kind of component; {suggest(kind, kinds())}")
     lines = []
     for shelf in [kind] if kind else kinds():
         lines.append(f"{shelf}:")

@@ -5,7 +5,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 
-from arctic_training.errors.redaction import hide
+from arctic_training.errors.redaction import redact
 from arctic_training.errors.types import ArcticError
 from arctic_training.launch.arguments import HELP, Arguments, parse
 from arctic_training.launch.threads import openmp_settings
@@ -23,7 +23,7 @@ def main(words: Sequence[str] | None = None) -> int:
         return _run(parse(words))
     except ArcticError as error:
         text = "".join(traceback.format_exception(error)).rstrip() if "--debug" in words else str(error)
-        print(hide(text), file=sys.stderr)
+        print(redact(text), file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         return 130
@@ -55,10 +55,10 @@ def _run(said: Arguments) -> int:
 
         print(show(config), end="")
         return 0
-    from arctic_training.config.checks.files import absent
+    from arctic_training.config.checks.files import missing_paths
     from arctic_training.errors.types import RecipeError
 
-    if missing := absent(config):
+    if missing := missing_paths(config):
         raise RecipeError(missing)
     if said.command == "validate":
         print(f"{said.recipe}: nothing wrong was found")

@@ -12,8 +12,8 @@ import torch.distributed as dist
 from torch._C._distributed_c10d import Store
 
 from arctic_training.distributed import process_group
-from arctic_training.distributed.heartbeat import beat, unhurried
-from arctic_training.distributed.process_group import local_rank, neighbours, rank, several, world_size
+from arctic_training.distributed.heartbeat import no_timeout, record_heartbeat
+from arctic_training.distributed.process_group import local_rank, rank, sequence_parallel_group, several, world_size
 
 T = TypeVar("T")
 
@@ -28,18 +28,18 @@ def all_reduce(tensor: torch.Tensor) -> torch.Tensor:
     """The sum of ``tensor`` over all processes, put in its place."""
     if several():
         dist.all_reduce(tensor)
-        beat()
+        record_heartbeat()
     return tensor
 
 
-def gather_objects(value: T, among: int = 0) -> list[T]:
-    """What each process holds, in the order of ranks, on every process; or among so many `neighbours`. Small picklable
-    values."""
+def all_gather_object(value: T, among: int = 0) -> list[T]:
+    """Returns the values of all ranks in their order, on every rank; or of the `sequence_parallel_group` of ``among``
+    ranks. For small picklable values."""
     if not several():
         return [value]
     values: list[T | None] = [None] * (among or world_size())
-    dist.all_gather_object(values, value, group=neighbours(among) if among else None)
-    beat()
+    dist.all_gather_object(values, value, group=sequence_parallel_group(among) if among else None)
+    record_heartbeat()
     return values  # type: ignore[return-value]
 
 
@@ -49,12 +49,12 @@ def broadcast_object(value: T, source: int = 0) -> T:
         return value
     held: list[Any] = [value]
     dist.broadcast_object_list(held, src=source, device=torch.device("cpu"))
-    beat()
+    record_heartbeat()
     return held[0]  # type: ignore[no-any-return]
 
 
 @contextmanager
-def main_first(*, each_machine: bool = False) -> Iterator[bool]:
+def main_process_first(*, each_machine: bool = False) -> Iterator[bool]:
     """One process runs the block first, the others when it is done; yields whether this is the one.
 
     However long it takes: the others look for its sign of life, not at a clock. ``each_machine`` lets one process of
@@ -64,12 +64,12 @@ def main_first(*, each_machine: bool = False) -> Iterator[bool]:
     global _turns
     store = process_group.store()
     if not several() or store is None:
-        with unhurried("what one process does first"):
+        with no_timeout("what one process does first"):
             yield True
         return
     _turns += 1
     machine = socket.gethostname() if each_machine else ""
-    machines = sorted(set(gather_objects(machine))) if each_machine else [machine]
+    machines = sorted(set(all_gather_object(machine))) if each_machine else [machine]
     keys = {name: f"main_first/{_turns}/{name}" for name in machines}
     if (local_rank() if each_machine else rank()) != 0:
         _await(store, keys[machine])
@@ -89,7 +89,7 @@ def _leading(store: Store, key: str) -> Iterator[None]:
     pulse.start()
     said = "failed"
     try:
-        with unhurried("what one process does first"):
+        with no_timeout("what one process does first"):
             yield
         said = "done"
     finally:
@@ -110,7 +110,7 @@ def _await(store: Store, key: str) -> None:
         pause = min(pause * 1.5, 0.5)
         if (now := store.add(f"{key}/beat", 0)) != beats:
             beats, heard = now, time.monotonic()
-            beat()
+            record_heartbeat()
         elif time.monotonic() - heard > _SILENCE:
             raise RuntimeError(f"the first process has given no sign of life for {_SILENCE:.0f} s")
     if store.get(key) != b"done":

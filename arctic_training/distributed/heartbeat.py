@@ -8,7 +8,7 @@ _last = (time.monotonic(), "its start")
 _unhurried = 0
 
 
-def beat(doing: str = "") -> None:
+def record_heartbeat(doing: str = "") -> None:
     """Say that the process came on, and what it does from here when that is another thing."""
     global _last
     _last = (time.monotonic(), doing or _last[1])
@@ -19,18 +19,18 @@ def age() -> float:
     return 0.0 if _unhurried else time.monotonic() - _last[0]
 
 
-def doing() -> str:
+def phase() -> str:
     return _last[1]
 
 
 @contextmanager
-def unhurried(what: str) -> Iterator[None]:
+def no_timeout(what: str) -> Iterator[None]:
     """What is done inside may take as long as it takes: that the process lives is enough."""
     global _unhurried
-    beat(what)
+    record_heartbeat(what)
     _unhurried += 1
     try:
         yield
     finally:
         _unhurried -= 1
-        beat()
+        record_heartbeat()

@@ -6,7 +6,7 @@ import signal
 import sys
 
 
-def end_with_parent(parent: int) -> None:
+def set_parent_death_signal(parent: int) -> None:
     """Let the system end this process when ``parent``, which started it, is gone; at once if it is. Linux only."""
     if not sys.platform.startswith("linux"):
         return

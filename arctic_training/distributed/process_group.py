@@ -72,7 +72,7 @@ def is_initialized() -> bool:
     return _store is not None and dist.is_initialized()
 
 
-def init() -> None:
+def init_process_group() -> None:
     """Join the other processes of the run; may be called again. One process alone needs neither port nor variable.
 
     Must come before DeepSpeed is first used: it then takes this process group as it is. A process group that the
@@ -84,11 +84,11 @@ def init() -> None:
         _found = dist.is_initialized()
         if _found and not environment.says_local_rank():
             _place = _among_neighbours(dist.distributed_c10d._get_default_store())
-    _tell_environment()
+    _export_env()
     if joined:
         return
-    atexit.unregister(_leave)  # of an earlier run in this process: leaving once is enough
-    atexit.register(_leave)
+    atexit.unregister(_destroy)  # of an earlier run in this process: leaving once is enough
+    atexit.register(_destroy)
     backend = "gloo"
     if torch.cuda.is_available():
         if _gpu() >= (there := torch.cuda.device_count()):
@@ -116,8 +116,8 @@ def init() -> None:
 
 
 def init_deepspeed() -> None:
-    """`init`, and let DeepSpeed use the same process group, quietly and without compiling anything."""
-    init()
+    """`init_process_group`, and let DeepSpeed use the same process group, quietly and without compiling anything."""
+    init_process_group()
     warnings.filterwarnings("ignore", _DEPRECATED, FutureWarning)  # meant for DeepSpeed
     from deepspeed import comm
     from deepspeed.accelerator import get_accelerator
@@ -135,7 +135,7 @@ def init_deepspeed() -> None:
 
 
 def store() -> Store | None:
-    """Returns the store of the run's processes; None before `init`."""
+    """Returns the store of the run's processes; None before `init_process_group`."""
     return _store
 
 
@@ -149,7 +149,7 @@ def connection() -> Store | None:
         return None
 
 
-def neighbours(size: int) -> dist.ProcessGroup:
+def sequence_parallel_group(size: int) -> dist.ProcessGroup:
     """This process among ``size`` with consecutive ranks. All processes of the run must ask for it first together."""
     if size not in _groups:
         _groups[size] = dist.new_subgroups(size, timeout=_TIMEOUT)[0]  # type: ignore[no-untyped-call]
@@ -162,7 +162,7 @@ def barrier() -> None:
         dist.all_reduce(torch.zeros(1))  # dist.barrier would take a GPU's stream, and guess which
 
 
-def shutdown(engines: Iterable[Destroyable] = (), *, failed: bool = False) -> None:
+def destroy_process_group(engines: Iterable[Destroyable] = (), *, failed: bool = False) -> None:
     """Leave the other processes in the order that is safe: all arrive, engines end, then the group.
 
     After an exception nobody is waited for. Loader workers must have been stopped before.
@@ -171,20 +171,20 @@ def shutdown(engines: Iterable[Destroyable] = (), *, failed: bool = False) -> No
         barrier()
     for engine in engines:
         engine.destroy()
-    _leave()
+    _destroy()
 
 
 def give_back() -> None:
-    """Leave the process's environment and its warnings as they were before `init`, which may be called again."""
+    """Restores the process's environment and its warnings as they were before `init_process_group`."""
     environment.give_back()
     said = ("ignore", re.compile(_DEPRECATED, re.IGNORECASE), FutureWarning, None, 0)
     if said in warnings.filters:
         warnings.filters.remove(said)  # type: ignore[attr-defined]  # a list, though typed as a sequence
 
 
-def _leave() -> None:
+def _destroy() -> None:
     global _store, _left, _place
-    atexit.unregister(_leave)
+    atexit.unregister(_destroy)
     if is_initialized():
         comm: Any = sys.modules.get("deepspeed.comm.comm")
         deepspeed = comm is not None and comm.cdb is not None
@@ -223,7 +223,7 @@ def _among_neighbours(store: Store) -> int:
     return sum(hosts.get(str(other)) == own for other in range(rank()))
 
 
-def _tell_environment() -> None:
+def _export_env() -> None:
     """DeepSpeed and torch read these variables themselves."""
     global _place
     if torch.cuda.is_available() and _gpu() != local_rank():

@@ -19,7 +19,7 @@ from arctic_training.errors.types import RecipeError, SampleError
 
 KEY = "sequence_share"
 """What a batch that holds a `Share` of its sequences tells it under; attention is told it by this name too."""
-_IGNORED = -100
+IGNORE_INDEX = -100
 
 swaps = 0
 """How often this process has swapped tokens for heads, or heads for tokens."""
@@ -69,11 +69,11 @@ def share(batch: Mapping[str, Any], size: int, index: int, *, once: Collection[s
     row = {name: nn.functional.pad(value, (0, added)) for name, value in row.items()}
     targets: tuple[int, ...] = ()
     if "labels" in row:
-        labels = row["labels"].index_fill(1, ends[:-1].long(), _IGNORED)
-        labels[:, ids.numel() :] = _IGNORED
-        shifted = nn.functional.pad(labels[:, 1:], (0, 1), value=_IGNORED)
+        labels = row["labels"].index_fill(1, ends[:-1].long(), IGNORE_INDEX)
+        labels[:, ids.numel() :] = IGNORE_INDEX
+        shifted = nn.functional.pad(labels[:, 1:], (0, 1), value=IGNORE_INDEX)
         row |= {"labels": labels, "shift_labels": shifted}
-        targets = tuple(int((part != _IGNORED).sum()) for part in shifted.chunk(size, dim=1))
+        targets = tuple(int((part != IGNORE_INDEX).sum()) for part in shifted.chunk(size, dim=1))
     if added:  # a document of its own
         row["position_ids"][:, ids.numel() :] = torch.arange(added)
         ends = torch.cat([ends, ends[-1:] + added])
@@ -148,14 +148,14 @@ class _Swapped(torch.autograd.Function):
         swaps += 1
         ctx.size = size
         out = torch.empty_like(tensor)
-        dist.all_to_all_single(out, tensor, group=process_group.neighbours(size))
+        dist.all_to_all_single(out, tensor, group=process_group.sequence_parallel_group(size))
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *upstream: Tensor) -> Any:
         out = torch.empty_like(upstream[0], memory_format=torch.contiguous_format)
-        dist.all_to_all_single(out, upstream[0].contiguous(), group=process_group.neighbours(ctx.size))
+        dist.all_to_all_single(out, upstream[0].contiguous(), group=process_group.sequence_parallel_group(ctx.size))
         return out, None
 
 
@@ -167,12 +167,12 @@ class _Gathered(torch.autograd.Function):
         ctx.size, ctx.own = told.size, slice(start, start + told.targets[index])
         out = values.new_zeros(sum(told.targets))
         out[ctx.own] = values
-        dist.all_reduce(out, group=process_group.neighbours(told.size))
+        dist.all_reduce(out, group=process_group.sequence_parallel_group(told.size))
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *upstream: Tensor) -> Any:
         total = upstream[0].clone(memory_format=torch.contiguous_format)
-        dist.all_reduce(total, group=process_group.neighbours(ctx.size))
+        dist.all_reduce(total, group=process_group.sequence_parallel_group(ctx.size))
         return total[ctx.own], None

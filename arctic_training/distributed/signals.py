@@ -5,13 +5,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 
 
 @contextmanager
-def hearing(heard: Callable[[int, Any], None]) -> Iterator[None]:
+def handle_signals(heard: Callable[[int, Any], None]) -> Iterator[None]:
     """Inside, ``heard`` is called with the number of each; afterwards what heard them before hears them again."""
-    before = {number: signal.signal(number, heard) for number in ENDING}
+    before = {number: signal.signal(number, heard) for number in STOP_SIGNALS}
     try:
         yield
     finally:

@@ -25,12 +25,12 @@ _INNERMOST = 6
 _HIDDEN = "      ...\n"
 """Stands for those above."""
 
-_running: weakref.WeakSet["Watch"] = weakref.WeakSet()
+_running: weakref.WeakSet["Watchdog"] = weakref.WeakSet()
 _watches = 0
 _busy = False
 
 
-class Watch:
+class Watchdog:
     """Watches one run from a thread. The loop is not touched by it: it only leaves the time (see `heartbeat`).
 
     Through the processes' store each tells the others, from a second thread, that it lives and what it does. So one
@@ -43,11 +43,11 @@ class Watch:
         self.trainer, self.timeout = weakref.ref(trainer), timeout
         self.pause = min(5.0, max(0.2, timeout / 10))
         self.over = threading.Event()
-        self.others = _Others(self, f"watch/{_watches}") if process_group.world_size() > 1 else None
+        self.others = _PeerMonitor(self, f"watch/{_watches}") if process_group.world_size() > 1 else None
         self.threads = [threading.Thread(target=self._watch, name="watchdog", daemon=True)]
         if self.others is not None:
             self.threads.append(threading.Thread(target=self.others.talk, name="watchdog-others", daemon=True))
-        heartbeat.beat()
+        heartbeat.record_heartbeat()
         for thread in self.threads:
             thread.start()
         _running.add(self)
@@ -55,7 +55,7 @@ class Watch:
     def update(self) -> int:
         """The update under way, from 1."""
         progress = getattr(self.trainer(), "progress", None)
-        return 0 if progress is None else int(progress.update) + 1
+        return 0 if progress is None else int(progress.step) + 1
 
     def _watch(self) -> None:
         woke = time.monotonic()
@@ -66,7 +66,7 @@ class Watch:
                 return
             # a process that does nothing for the run is not late; nor is one that was itself stopped, and goes on
             if not (trainer._running or _busy) or now - woke > 4 * self.pause:
-                heartbeat.beat()
+                heartbeat.record_heartbeat()
             woke = now
             if heartbeat.age() > self.timeout or (self.others is not None and self.others.hang):
                 self._end_run()
@@ -77,18 +77,18 @@ class Watch:
         write(f"{_me()}the run hangs; where each thread of process {os.getpid()} stands:\n{stacks()}")
         text = ""
         if self.others is not None:
-            text = self.others.judge()
-        doing = f"{heartbeat.doing()}, update {self.update()}"
+            text = self.others.diagnose()
+        doing = f"{heartbeat.phase()}, update {self.update()}"
         text = text or f"the process has given no sign of life for {late:.0f} s, in {doing}"
         error = HangError(f"the run hangs: {text} (hang_timeout: {self.timeout:g} s)")
         end_children()
         os._exit(report(error))
 
 
-class _Others:
+class _PeerMonitor:
     """What the processes tell one another of themselves, through a connection of this thread's own."""
 
-    def __init__(self, watch: Watch, place: str) -> None:
+    def __init__(self, watch: Watchdog, place: str) -> None:
         self.watch, self.place = watch, place
         self.rank, self.world = process_group.rank(), process_group.world_size()
         self.hang = False
@@ -98,7 +98,7 @@ class _Others:
         self.answered = time.monotonic()
         self.store = process_group.connection()
 
-    def judge(self) -> str:
+    def diagnose(self) -> str:
         """Tell all that the run hangs, listen for a while, and say of whom nothing is heard, or who is stuck."""
         self.hang = True
         if self.store is None:
@@ -138,7 +138,7 @@ class _Others:
         while self.store is not None:
             count = 0 if self.watch.over.is_set() or self.watch.trainer() is None else count + 1
             at, waits = whereabouts()
-            mine = {"count": count, "age": heartbeat.age(), "doing": heartbeat.doing(), "update": self.watch.update()}
+            mine = {"count": count, "age": heartbeat.age(), "doing": heartbeat.phase(), "update": self.watch.update()}
             try:
                 self.store.set(f"{self.place}/{self.rank}", json.dumps(mine | {"who": who, "at": at, "waits": waits}))
                 if self.hang:

@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
-from arctic_training.distributed.heartbeat import beat, unhurried
+from arctic_training.distributed.heartbeat import no_timeout, record_heartbeat
 from arctic_training.logging import logger
 
 _QUIET = 120.0
@@ -25,7 +25,7 @@ def compiling(op: str) -> Iterator[None]:
     from torch.utils.cpp_extension import _get_build_directory
 
     folder = Path(_get_build_directory(op, False))
-    with unhurried(f"compiling {op}"), open(folder.parent / f"arctic_training.{op}.lock", "a+") as own:
+    with no_timeout(f"compiling {op}"), open(folder.parent / f"arctic_training.{op}.lock", "a+") as own:
         _take(own, op)
         _free(folder, own, op)
         own.truncate(0)
@@ -47,7 +47,7 @@ def _take(own: IO[str], op: str) -> None:
             if not told:
                 logger.success(f"waits for the process that compiles {op}: {_note(own)}")
             told = True
-            beat()
+            record_heartbeat()
             time.sleep(0.2)
         except OSError:  # a disk without such locks
             return
@@ -69,7 +69,7 @@ def _free(folder: Path, own: IO[str], op: str) -> None:
         if not told:
             logger.success(f"waits for another process that compiles {op}; {lock} is its lock")
         told = True
-        beat()
+        record_heartbeat()
         time.sleep(0.5)
         if (now := _newest(folder)) != newest:
             newest, since, quiet = now, time.monotonic(), 0.0

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from arctic_training.config.checks.deepspeed import deepspeed_problems, plain
+from arctic_training.config.checks.deepspeed import deepspeed_problems, without_auto
 from arctic_training.config.sections.optimizer import OptimizerConfig
 from arctic_training.config.sections.trainer import TrainerConfig
 from arctic_training.errors.types import RecipeError
@@ -25,7 +25,7 @@ def zero_stage(block: Mapping[str, Any], world: int, *, dtype: str = "fp32", ste
     device once for every weight tensor. An optimizer whose ``highest`` stage is 0 has stage 0 where nothing is added.
     ArcticTraining's default is 2; stage 1 gives the same numbers with less traffic.
     """
-    zero = plain(block).get("zero_optimization", {})
+    zero = without_auto(block).get("zero_optimization", {})
     offloads = any(zero.get(key, {}).get("device", "none") != "none" for key in ("offload_optimizer", "offload_param"))
     in_bf16 = dtype == "bf16" and (steps > 1 or highest > 0)
     default = 3 if "offload_param" in zero and offloads else 1 if world > 1 or offloads or in_bf16 else 0
@@ -85,13 +85,13 @@ def deepspeed_config(
     if dtype == "bf16" and stage > 0:
         # otherwise gradients are summed over micro-batches and processes in bf16
         filled["data_types"] = {"grad_accum_dtype": "fp32"}
-    merged = _merge(filled, plain(said)) | {"train_batch_size": micro * steps * world}
+    merged = _merge(filled, without_auto(said)) | {"train_batch_size": micro * steps * world}
     return {key: value for key, value in merged.items() if key != "sequence_parallel_size"}
 
 
 def frozen_config(block: Mapping[str, Any], *, dtype: str, facts: ModelFacts | None = None) -> dict[str, Any]:
     """For a frozen model that ZeRO stage 3 shards: no optimizer, and batch sizes that nothing reads."""
-    said = plain(block)
+    said = without_auto(block)
     zero = {key: value for key, value in said.get("zero_optimization", {}).items() if key != "offload_optimizer"}
     filled: dict[str, Any] = {
         "train_micro_batch_size_per_gpu": 1,
@@ -104,7 +104,7 @@ def frozen_config(block: Mapping[str, Any], *, dtype: str, facts: ModelFacts | N
 
 def _timers(said: Mapping[str, Any]) -> dict[str, Any]:
     """Returns timers that wait for the device twice in each micro-batch only where their report is printed."""
-    return {"throughput": {"enabled": bool(plain(said).get("steps_per_print"))}}
+    return {"throughput": {"enabled": bool(without_auto(said).get("steps_per_print"))}}
 
 
 def _buffers(stage: int, facts: ModelFacts) -> dict[str, int]:

@@ -88,7 +88,7 @@ class TrainedEngine:
         return int(self.deepspeed.skipped_steps)
 
     @property
-    def lowers_scale(self) -> bool:
+    def is_searching_loss_scale(self) -> bool:
         """Whether a gradient that is not finite lowers the scale of the fp16 loss, and so need be nobody's fault."""
         scaler: Any = self._scaler
         dynamic = getattr(scaler, "dynamic", getattr(scaler, "dynamic_loss_scale", False))

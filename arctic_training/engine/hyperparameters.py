@@ -8,7 +8,7 @@ from arctic_training.engine.engine import TrainedEngine
 from arctic_training.errors.types import ResumeError
 
 
-def settings(engine: Any) -> dict[str, Any]:
+def current_hyperparameters(engine: Any) -> dict[str, Any]:
     """Learning rates, decay and the like of an engine as it was made."""
     if not isinstance(engine, TrainedEngine):
         return {}
@@ -18,8 +18,8 @@ def settings(engine: Any) -> dict[str, Any]:
     return {"groups": groups, "base_lrs": list(getattr(engine.deepspeed.lr_scheduler, "base_lrs", []))}
 
 
-def put_over(engine: Any, told: dict[str, Any]) -> None:
-    """Let `settings` hold for an engine that was loaded, the schedule being where it was saved.
+def override_hyperparameters(engine: Any, told: dict[str, Any]) -> None:
+    """Let `current_hyperparameters` hold for an engine that was loaded, the schedule being where it was saved.
 
     Raises `ResumeError` when the schedule is not a function of the update, so that it cannot be entered elsewhere.
     """

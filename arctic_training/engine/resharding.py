@@ -13,7 +13,7 @@ import torch
 
 from arctic_training.distributed import process_group
 from arctic_training.engine.engine import TrainedEngine
-from arctic_training.engine.snapshot import fragments, layout, restore, scaler, shadows, stepped
+from arctic_training.engine.snapshot import fp32_master_params, fragments, layout, optimizer_params, restore, scaler
 from arctic_training.errors.types import CheckpointError, ResumeError
 
 Weights = Mapping[str, torch.Tensor]
@@ -26,7 +26,7 @@ class Share(NamedTuple):
     weights: Weights
 
 
-class Piece(NamedTuple):
+class Fragment(NamedTuple):
     """A run of elements of a parameter, in a saved optimizer tensor."""
 
     start: int
@@ -39,18 +39,18 @@ class Piece(NamedTuple):
     """The first of them in the tensor."""
 
 
-class Whole:
+class ShardedState:
     """All shares of an engine's state together."""
 
     def __init__(self, shares: Sequence[Share]) -> None:
         self.shares, self.layout = shares, shares[0].state["layout"]
-        self.pieces: dict[str, list[Piece]] = {name: [] for group in self.layout["groups"] for name in group}
+        self.pieces: dict[str, list[Fragment]] = {name: [] for group in self.layout["groups"] for name in group}
         for share in shares if self.layout["stage"] else shares[:1]:  # at stage 0 every process has everything
             for tensor, held in enumerate(share.state["fragments"]):
                 for name, start, at, size in held:
                     size = min(size, self.size(name) - start)  # the last part at stage 3 is filled up
                     if size > 0:
-                        self.pieces[name].append(Piece(start, size, share, tensor, at))
+                        self.pieces[name].append(Fragment(start, size, share, tensor, at))
 
     def size(self, name: str) -> int:
         return math.prod(self.layout["parameters"][name])
@@ -63,23 +63,23 @@ class Whole:
                 covered = max(covered, piece.start + piece.size)
         return self.size(name) - covered
 
-    def moments(self, piece: Piece) -> Mapping[str, Any]:
+    def moments(self, piece: Fragment) -> Mapping[str, Any]:
         moments: Mapping[str, Any] = piece.share.state["moments"][piece.tensor]
         return moments
 
-    def tensor(self, piece: Piece, key: str | None = None) -> torch.Tensor:
+    def tensor(self, piece: Fragment, key: str | None = None) -> torch.Tensor:
         """The flat optimizer tensor that ``piece`` is of, or what the optimizer keeps for each of its elements."""
         if key is not None:
             return self.moments(piece)[key].flatten()  # type: ignore[no-any-return]
-        if shadows := piece.share.state["shadows"]:
-            return shadows[piece.tensor].flatten()  # type: ignore[no-any-return]
+        if fp32_master_params := piece.share.state["shadows"]:
+            return fp32_master_params[piece.tensor].flatten()  # type: ignore[no-any-return]
         ((name, *_),) = piece.share.state["fragments"][piece.tensor]
         return piece.share.weights[name].flatten()  # stage 0 in fp32: the parameter itself is stepped
 
-    def length(self, piece: Piece) -> int:
+    def length(self, piece: Fragment) -> int:
         """Elements of the optimizer tensor that ``piece`` is of."""
-        shadows = piece.share.state["shadows"]
-        return int(shadows[piece.tensor].numel()) if shadows else piece.size
+        fp32_master_params = piece.share.state["shadows"]
+        return int(fp32_master_params[piece.tensor].numel()) if fp32_master_params else piece.size
 
     def weight(self, name: str, start: int, out: torch.Tensor) -> None:
         """Fill the flat ``out`` with the elements of a parameter from ``start`` on."""
@@ -91,9 +91,9 @@ class Whole:
             _copy(part[: max(0, self.size(name) - rank * len(part))], rank * len(part), out, start)
 
 
-def load_elsewhere(engine: TrainedEngine, shares: Sequence[Share]) -> None:
+def load_resharded(engine: TrainedEngine, shares: Sequence[Share]) -> None:
     """Put the shares of all that saved an engine into this one, for which `require_parts` was asked before."""
-    whole, rank = Whole(shares), process_group.rank()
+    whole, rank = ShardedState(shares), process_group.rank()
     mine = shares[rank if rank < len(shares) else 0].state
     groups = [_same_group(whole.layout["groups"], names) for names in layout(engine)["groups"]]
     numbers = {key: value for told in mine["scaler"] for key, value in told.items()}
@@ -109,7 +109,7 @@ def load_elsewhere(engine: TrainedEngine, shares: Sequence[Share]) -> None:
 
 def require_parts(shares: Sequence[Share], groups: Sequence[Sequence[str]]) -> None:
     """Raises `ResumeError` for shares that cannot be cut anew for an optimizer of these ``groups`` of parameters."""
-    whole = Whole(shares)
+    whole = ShardedState(shares)
     if any(share.state["layout"] != whole.layout for share in shares):
         raise CheckpointError("the processes' shares of the checkpoint are not of one engine")
     if len(shares) != whole.layout["processes"]:
@@ -136,7 +136,7 @@ def _same_group(groups: Sequence[Sequence[str]], names: Sequence[str]) -> int:
 class _Weights(Mapping[str, torch.Tensor]):
     """What each parameter of an engine holds on this process, made when it is asked for."""
 
-    def __init__(self, engine: TrainedEngine, whole: Whole) -> None:
+    def __init__(self, engine: TrainedEngine, whole: ShardedState) -> None:
         self.named, self.whole = dict(engine.module.named_parameters()), whole
 
     def __iter__(self) -> Iterator[str]:
@@ -154,8 +154,8 @@ class _Weights(Mapping[str, torch.Tensor]):
         return made.view(held.shape)
 
 
-def _shadows(engine: TrainedEngine, whole: Whole) -> Iterator[torch.Tensor]:
-    copies = shadows(engine)
+def _shadows(engine: TrainedEngine, whole: ShardedState) -> Iterator[torch.Tensor]:
+    copies = fp32_master_params(engine)
     for tensor, held in zip(copies, fragments(engine) if copies else [], strict=True):
         made = torch.zeros(tensor.numel(), dtype=tensor.dtype)
         for name, start, at, size in held:
@@ -164,10 +164,10 @@ def _shadows(engine: TrainedEngine, whole: Whole) -> Iterator[torch.Tensor]:
         yield made.view(tensor.shape)
 
 
-def _moments(engine: TrainedEngine, whole: Whole) -> Iterator[dict[str, Any]]:
+def _moments(engine: TrainedEngine, whole: ShardedState) -> Iterator[dict[str, Any]]:
     """For each optimizer tensor here: elements from where they are, and of a count, such as ``step``, the highest."""
     elementwise = _elementwise(whole)
-    for tensor, held in zip(stepped(engine), fragments(engine), strict=True):
+    for tensor, held in zip(optimizer_params(engine), fragments(engine), strict=True):
         made: dict[str, Any] = {}
         for name, start, at, size in held:
             for piece in whole.pieces[name]:
@@ -182,13 +182,13 @@ def _moments(engine: TrainedEngine, whole: Whole) -> Iterator[dict[str, Any]]:
         yield made
 
 
-def _elementwise(whole: Whole) -> set[str]:
+def _elementwise(whole: ShardedState) -> set[str]:
     """What the optimizer keeps for each element, by key; the rest are counts, of one number for a whole tensor."""
     every = (item for pieces in whole.pieces.values() for piece in pieces for item in whole.moments(piece).items())
     return {key for key, value in every if isinstance(value, torch.Tensor) and value.dim()}
 
 
-def _cut(tensor: torch.Tensor, piece: Piece) -> torch.Tensor:
+def _cut(tensor: torch.Tensor, piece: Fragment) -> torch.Tensor:
     return tensor[piece.at : piece.at + piece.size]
 
 

@@ -28,7 +28,7 @@ def weights(engine: TrainedEngine) -> dict[str, torch.Tensor]:
 
 def snapshot(engine: TrainedEngine) -> dict[str, Any]:
     """All but the weights (`weights`). Raises `CheckpointError` for what cannot be read back without a pickle."""
-    optimizer, copies = _torch_optimizer(engine), shadows(engine)
+    optimizer, copies = _torch_optimizer(engine), fp32_master_params(engine)
     state = {
         "layout": layout(engine),
         "counters": {name: getattr(engine.deepspeed, name) for name in _COUNTERS},
@@ -37,7 +37,7 @@ def snapshot(engine: TrainedEngine) -> dict[str, Any]:
         "scaler": scaler(engine),
         "groups": [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups],
         "shadows": [tensor.detach() for tensor in copies],
-        "moments": [dict(optimizer.state[one]) if one in optimizer.state else {} for one in stepped(engine)],
+        "moments": [dict(optimizer.state[one]) if one in optimizer.state else {} for one in optimizer_params(engine)],
         "fragments": fragments(engine),
         "buffers": dict(_buffers(engine.module)),
     }
@@ -54,11 +54,11 @@ def restore(engine: TrainedEngine, state: Mapping[str, Any], saved_weights: Mapp
         for name, buffer in _buffers(engine.module):
             buffer.copy_(state["buffers"][name])
         optimizer = _torch_optimizer(engine)
-        for tensor, saved in zip(shadows(engine), state["shadows"], strict=True):
+        for tensor, saved in zip(fp32_master_params(engine), state["shadows"], strict=True):
             tensor.copy_(saved)
         for group, saved in zip(optimizer.param_groups, state["groups"], strict=True):
             group.update(saved)
-        for tensor, saved in zip(stepped(engine), state["moments"], strict=True):
+        for tensor, saved in zip(optimizer_params(engine), state["moments"], strict=True):
             scalars = _scalar_device(optimizer, tensor)
             _put_moments(optimizer.state, tensor, saved, scalars)
     for holder, numbers in zip(_scalers(engine), state["scaler"], strict=True):
@@ -153,7 +153,7 @@ def require_plain(value: Any, path: str) -> None:
         raise CheckpointError(f"{told}; state_dict may return tensors, numbers, strings, lists and mappings of them")
 
 
-def shadows(engine: TrainedEngine) -> list[torch.Tensor]:
+def fp32_master_params(engine: TrainedEngine) -> list[torch.Tensor]:
     """The fp32 tensors that are stepped in place of the parameters; none at ZeRO stage 0 in fp32."""
     optimizer = engine.deepspeed.optimizer
     if isinstance(optimizer, torch.optim.Optimizer):
@@ -163,9 +163,9 @@ def shadows(engine: TrainedEngine) -> list[torch.Tensor]:
     return _held_by(optimizer.optimizer)
 
 
-def stepped(engine: TrainedEngine) -> list[torch.Tensor]:
+def optimizer_params(engine: TrainedEngine) -> list[torch.Tensor]:
     """The tensors that the optimizer steps, in the order of `fragments`."""
-    return shadows(engine) or _held_by(_torch_optimizer(engine))
+    return fp32_master_params(engine) or _held_by(_torch_optimizer(engine))
 
 
 def scaler(engine: TrainedEngine) -> list[dict[str, int | float]]:

@@ -48,7 +48,7 @@ def drawn_in_parts(draw: Callable[[], torch.nn.Module], config: Mapping[str, Any
     """
     if config.get("zero_optimization", {}).get("stage") != 3:
         return draw()
-    with collectives.main_first() as first:
+    with collectives.main_process_first() as first:
         whole = draw() if first else None
     state = collectives.broadcast_object(torch.get_rng_state())
     with sharded_construction(config):

@@ -5,13 +5,13 @@ _SHORTEST = 8
 _known: dict[str, str] = {}
 
 
-def remember(value: str, written: str) -> None:
+def register_secret(value: str, written: str) -> None:
     """From now on ``written``, what the recipe says, stands in the place of ``value``."""
     if len(value) >= _SHORTEST:
         _known[value] = written
 
 
-def hide(text: str) -> str:
+def redact(text: str) -> str:
     """``text`` as it may be told: in a log, a message, a traceback."""
     for value in sorted(_known, key=len, reverse=True):
         text = text.replace(value, _known[value])

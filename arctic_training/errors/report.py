@@ -6,9 +6,9 @@ import sys
 import time
 import traceback
 
-from arctic_training.errors.redaction import hide
+from arctic_training.errors.redaction import redact
 from arctic_training.errors.types import ArcticError, NonFiniteError, RecipeError
-from arctic_training.errors.user_traceback import own_traceback
+from arctic_training.errors.user_traceback import user_traceback
 
 CHANNEL = "ARCTIC_TRAINING_FAILURE_FD"
 """The environment variable that holds the file descriptor to which a process that was launched here tells."""
@@ -22,7 +22,7 @@ _ECHOES = ("the first process", "closed by peer", "Connection reset", "Broken pi
 def _text(error: BaseException, *, debug: bool) -> str:
     if isinstance(error, ArcticError) and not debug:
         return str(error)
-    own = "" if debug else own_traceback(error)
+    own = "" if debug else user_traceback(error)
     return own or "".join(traceback.format_exception(error)).rstrip()
 
 
@@ -30,7 +30,7 @@ def report(error: BaseException, *, debug: bool = False) -> int:
     """Tell ``error``: one raised on purpose by its text, any other by its traceback, as far as it is the user's own if
     he has a part in it; the exit code."""
     wanted = isinstance(error, ArcticError)
-    text = hide(_text(error, debug=debug))
+    text = redact(_text(error, debug=debug))
     code = error.exit_code if isinstance(error, ArcticError) else 1
     from arctic_training.distributed import process_group  # a recipe that is refused needs no torch
 

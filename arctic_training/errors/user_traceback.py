@@ -5,7 +5,7 @@ import traceback
 from pathlib import Path
 
 
-def own_traceback(error: BaseException) -> str:
+def user_traceback(error: BaseException) -> str:
     """The way to ``error`` as far as it leads through the user's own files; empty when it does not."""
     modules = [getattr(module, "__dict__", {}) for module in list(sys.modules.values())]
     folders = {Path(one["__file__"]).parent for one in modules if "__source__" in one and one.get("__file__")}

@@ -43,7 +43,7 @@ def measured(evaluator: Evaluator, trainer: TrainerView) -> dict[str, float]:
         numbers = _numbers(found)
     except ScoringError as error:
         failure = f"evaluators: {evaluator.name!r} gave {error}"
-    if failures := list(filter(None, collectives.gather_objects(failure))):
+    if failures := list(filter(None, collectives.all_gather_object(failure))):
         raise ScoringError(failures[0])
     return numbers
 

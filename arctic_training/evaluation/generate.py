@@ -12,24 +12,24 @@ from pydantic import Field, SerializeAsAny, field_validator
 
 from arctic_training.component import TrainerView
 from arctic_training.config.sections.base import ComponentConfig
-from arctic_training.config.sections.component import Shelf, from_shelf
+from arctic_training.config.sections.component import AnyComponent, parse_component
 from arctic_training.config.sections.numbers import HumanInt
 from arctic_training.config.sections.tokenizer import is_lexer
 from arctic_training.distributed import collectives, process_group
-from arctic_training.distributed.heartbeat import beat
+from arctic_training.distributed.heartbeat import record_heartbeat
 from arctic_training.errors.types import InputError, ScoringError
-from arctic_training.errors.user_traceback import own_traceback
+from arctic_training.errors.user_traceback import user_traceback
 from arctic_training.evaluation.evaluator import Evaluator
 from arctic_training.evaluation.scorer import Scorer
 from arctic_training.generation.prompts import (
-    Question,
+    Prompt,
+    decode_completion,
     end_tokens,
     generator,
     is_encoder_decoder,
+    is_zero3,
+    left_pad,
     pad_token,
-    partitioned,
-    said,
-    side_by_side,
     stop_tokens,
     without_router_logits,
 )
@@ -41,7 +41,7 @@ _ROW = ("sample", "problem", "generated", "reference")
 
 
 class GenerateConfig(ComponentConfig):
-    scorers: Annotated[list[SerializeAsAny[ComponentConfig]], Shelf("scorer")] = Field(
+    scorers: Annotated[list[SerializeAsAny[ComponentConfig]], AnyComponent("scorer")] = Field(
         default_factory=lambda: cast(Any, ["exact_match"])
     )
     """What is asked of every answer: a name, a section with a type, or a list of them."""
@@ -68,7 +68,7 @@ class GenerateConfig(ComponentConfig):
     @field_validator("scorers", mode="before")
     @classmethod
     def _read_scorers(cls, value: Any) -> Any:
-        return [from_shelf("scorer", one) for one in (value if isinstance(value, list) else [value])]
+        return [parse_component("scorer", one) for one in (value if isinstance(value, list) else [value])]
 
 
 class GenerateEvaluator(Evaluator):
@@ -92,14 +92,14 @@ class GenerateEvaluator(Evaluator):
         for name, loader in trainer.eval_loaders.items():
             if not len(loader.dataset):
                 continue
-            first = Question.of(loader.dataset[0], f"{name}, sample 1", encoded=is_encoder_decoder(module))
-            reference = said(trainer.tokenizer, first.target, [trainer.tokenizer.eos_token_id])
+            first = Prompt.of(loader.dataset[0], f"{name}, sample 1", encoded=is_encoder_decoder(module))
+            reference = decode_completion(trainer.tokenizer, first.target, [trainer.tokenizer.eos_token_id])
             for label, scorer in self.scorers.items():
                 try:
                     _score(scorer, reference, reference)
                 except Exception as error:
                     told = f"evaluators: 'generate': the scorer {label} fails on the reference of {name}, sample 1"
-                    raise InputError(f"{told}:\n{own_traceback(error) or repr(error)}") from error
+                    raise InputError(f"{told}:\n{user_traceback(error) or repr(error)}") from error
 
     def _module(self, trainer: TrainerView) -> Any:
         if trainer.tokenizer is None:
@@ -125,8 +125,8 @@ class GenerateEvaluator(Evaluator):
             return []
         encoded = is_encoder_decoder(module)
 
-        def question(n: int) -> Question:
-            return Question.of(samples[n], f"{name}, sample {n + 1}", encoded=encoded)
+        def question(n: int) -> Prompt:
+            return Prompt.of(samples[n], f"{name}, sample {n + 1}", encoded=encoded)
 
         asked = {n: question(n) for n in range(rank, count, world)}
         order = sorted(asked, key=lambda n: len(asked[n].prompt), reverse=True)  # like lengths together: less padding
@@ -140,15 +140,15 @@ class GenerateEvaluator(Evaluator):
             answers = [self._judge(trainer.tokenizer, asked[n], texts[n], f"{name}, sample {n + 1}") for n in texts]
         except ScoringError as error:
             failure = str(error)
-        if failures := list(filter(None, collectives.gather_objects(failure))):
+        if failures := list(filter(None, collectives.all_gather_object(failure))):
             raise ScoringError(failures[0])
         return [{"sample": n + 1} | answer for n, answer in zip(texts, answers, strict=True)]
 
-    def _generate(self, trainer: TrainerView, module: Any, questions: Sequence[Question], salt: int) -> list[str]:
-        beat("generate")
+    def _generate(self, trainer: TrainerView, module: Any, questions: Sequence[Prompt], salt: int) -> list[str]:
+        record_heartbeat("generate")
         tokenizer, config, device = trainer.tokenizer, self.config, trainer.device
         pad = pad_token(tokenizer)
-        prompts, mask, start = side_by_side([question.prompt for question in questions], pad, module)
+        prompts, mask, start = left_pad([question.prompt for question in questions], pad, module)
         choice: dict[str, Any] = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
         if config.temperature:
             torch.manual_seed(config.seed + 1_000_003 * process_group.rank() + salt)
@@ -164,26 +164,29 @@ class GenerateEvaluator(Evaluator):
             max_new_tokens=config.max_new_tokens,
             eos_token_id=ends,
             pad_token_id=pad,
-            synced_gpus=partitioned(trainer.engines["model"]),
+            synced_gpus=is_zero3(trainer.engines["model"]),
             **choice,
             **without_router_logits(module),
         )
-        texts = [said(tokenizer, answer, ends) for answer in out[:, start:].tolist()]
+        texts = [decode_completion(tokenizer, answer, ends) for answer in out[:, start:].tolist()]
         return texts if is_lexer(tokenizer) else [self._cut(text) for text in texts]
 
     def _cut(self, text: str) -> str:
         ends = [text.find(stop) for stop in self.config.stop if stop in text]
         return text[: min(ends)] if ends else text
 
-    def _judge(self, tokenizer: Any, question: Question, text: str, where: str) -> dict[str, Any]:
-        reference, scores = said(tokenizer, question.target, [tokenizer.eos_token_id]), dict[str, float | None]()
+    def _judge(self, tokenizer: Any, question: Prompt, text: str, where: str) -> dict[str, Any]:
+        reference, scores = (
+            decode_completion(tokenizer, question.target, [tokenizer.eos_token_id]),
+            dict[str, float | None](),
+        )
         for label, scorer in self.scorers.items():
             what = f"evaluators: 'generate': the scorer {label}"
             try:
                 scores[label] = retry(partial(_score, scorer, text, reference), self.config.retries, what)
             except Exception as error:
                 told = f"{what} fails for the answer {text[:80]!r} to {where}"
-                raise ScoringError(f"{told}:\n{own_traceback(error) or repr(error)}") from error
+                raise ScoringError(f"{told}:\n{user_traceback(error) or repr(error)}") from error
         problem = tokenizer.decode(question.prompt, skip_special_tokens=False)
         return {"problem": problem, "generated": text, "reference": reference, **scores}
 
@@ -200,14 +203,14 @@ class GenerateEvaluator(Evaluator):
         return means
 
     def _save(self, answers: list[dict[str, Any]], trainer: TrainerView, name: str) -> None:
-        shares = collectives.gather_objects(answers)
+        shares = collectives.all_gather_object(answers)
         if not process_group.is_main():
             return
         folder: Path = trainer.run_dir / self.folder / name
         folder.mkdir(parents=True, exist_ok=True)
         rows = sorted((answer for share in shares for answer in share), key=lambda answer: answer["sample"])
         text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-        (folder / f"update_{trainer.progress.update}.jsonl").write_text(text, encoding="utf-8")
+        (folder / f"update_{trainer.progress.step}.jsonl").write_text(text, encoding="utf-8")
 
 
 def _score(scorer: Scorer, text: str, reference: str) -> float | None:

@@ -10,11 +10,11 @@ from torch import Tensor
 from arctic_training.config.sections.tokenizer import is_lexer
 from arctic_training.errors.types import DataError, InputError
 
-_IGNORED = -100
+IGNORE_INDEX = -100
 
 
 @dataclass(frozen=True)
-class Question:
+class Prompt:
     """What a sample asks, and its answer: its ``answer_ids``, or its last run of targets.
 
     What it asks is its ``prompt_ids``, where it has some, else what comes before the answer.
@@ -24,7 +24,7 @@ class Question:
     target: list[int]
 
     @classmethod
-    def of(cls, sample: Mapping[str, Any], where: str, *, encoded: bool = False) -> "Question":
+    def of(cls, sample: Mapping[str, Any], where: str, *, encoded: bool = False) -> "Prompt":
         """Returns what ``sample`` asks. The labels of an ``encoded`` prompt are its answer, not a part of the same row.
 
         Raises `DataError` for a sample that has no answer, or no prompt before it.
@@ -36,13 +36,13 @@ class Question:
             return cls(ids, list(map(int, sample["answer_ids"])))
         labels = list(map(int, sample["labels"]))
         if encoded:
-            answer = [label for label in labels if label != _IGNORED]
+            answer = [label for label in labels if label != IGNORE_INDEX]
             if not ids or not answer:
                 raise DataError(f"{where}: there is no {'answer in its labels' if ids else 'prompt'}")
             return cls(ids, answer)
-        end = next((n for n in range(len(labels), 0, -1) if labels[n - 1] != _IGNORED), 0)
+        end = next((n for n in range(len(labels), 0, -1) if labels[n - 1] != IGNORE_INDEX), 0)
         start = end
-        while start and labels[start - 1] != _IGNORED:
+        while start and labels[start - 1] != IGNORE_INDEX:
             start -= 1
         if not 0 < start < end:
             raise DataError(f"{where}: there is no {'prompt before its answer' if end else 'answer in its labels'}")
@@ -64,7 +64,7 @@ def is_encoder_decoder(module: Any) -> bool:
     return bool(getattr(getattr(module, "config", None), "is_encoder_decoder", False))
 
 
-def side_by_side(prompts: Sequence[Sequence[int]], pad: int, module: Any) -> tuple[Tensor, Tensor, int]:
+def left_pad(prompts: Sequence[Sequence[int]], pad: int, module: Any) -> tuple[Tensor, Tensor, int]:
     """Returns prompts for ``module.generate`` and their mask, ``[prompts, T]``, and the column where answers begin.
 
     A decoder goes on with its prompts, which are padded on the left. What an encoder reads is padded on the right, as
@@ -112,7 +112,7 @@ def stop_tokens(tokenizer: Any, words: Sequence[str], where: str) -> list[int]:
     return [int(known[word]) for word in words]
 
 
-def said(tokenizer: Any, answer: Sequence[int], ends: Collection[int]) -> str:
+def decode_completion(tokenizer: Any, answer: Sequence[int], ends: Collection[int]) -> str:
     """The text of an answer, up to its end. To a lexer special tokens may be part of it; elsewhere they are none."""
     if not is_lexer(tokenizer):
         return str(tokenizer.decode(answer, skip_special_tokens=True))
@@ -120,6 +120,6 @@ def said(tokenizer: Any, answer: Sequence[int], ends: Collection[int]) -> str:
     return str(tokenizer.decode(answer[:end]))
 
 
-def partitioned(engine: Any) -> bool:
+def is_zero3(engine: Any) -> bool:
     """Under ZeRO-3 every rank must call the model as often as the one with the longest answer."""
     return bool(getattr(engine, "zero_optimization_partition_weights", bool)())

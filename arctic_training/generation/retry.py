@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-from arctic_training.distributed.heartbeat import beat
+from arctic_training.distributed.heartbeat import record_heartbeat
 from arctic_training.logging import logger
 
 T = TypeVar("T")
@@ -16,7 +16,7 @@ def retry(call: Callable[[], T], times: int, what: str) -> T:
     ``what`` is named in the log. The last call's error is raised.
     """
     for number in range(times):
-        beat()
+        record_heartbeat()
         try:
             return call()
         except Exception as error:

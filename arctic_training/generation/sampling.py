@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from arctic_training.distributed.heartbeat import beat
-from arctic_training.generation.prompts import partitioned, side_by_side, without_router_logits
+from arctic_training.distributed.heartbeat import record_heartbeat
+from arctic_training.generation.prompts import is_zero3, left_pad, without_router_logits
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ def sample(
     the mode it is in. To ``told`` go the log-probabilities of what is drawn, ``[prompts]`` for each token. What the
     model's files say of generation, such as a penalty on repetitions, is no part of the policy.
     """
-    rows, mask, start = side_by_side(prompts, pad, engine.module)
+    rows, mask, start = left_pad(prompts, pad, engine.module)
     device = uniforms.device
     with _plain(engine.module, ends, pad):
         out = engine.module.generate(
@@ -57,7 +57,7 @@ def sample(
             max_new_tokens=sampling.max_new_tokens,
             do_sample=False,
             logits_processor=[*sampling.processors(), _Drawn(uniforms, start, told)],
-            synced_gpus=partitioned(engine),
+            synced_gpus=is_zero3(engine),
             **without_router_logits(engine.module),
         )
     return [_ended(answer, frozenset(ends)) for answer in out[:, start:].tolist()]
@@ -70,7 +70,7 @@ class _Drawn:
         self.uniforms, self.start, self.told = uniforms, start, told
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        beat("generate")
+        record_heartbeat("generate")
         # in doubles: single precision adds up to less than 1 over a large vocabulary
         cumulated = scores.double().softmax(-1).cumsum(-1)
         mark = self.uniforms[:, input_ids.shape[1] - self.start, None] * cumulated[:, -1:]

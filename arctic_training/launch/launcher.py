@@ -17,7 +17,7 @@ from typing import Any
 
 from arctic_training.callback.time_limit import STOPPED_EARLY
 from arctic_training.distributed import environment
-from arctic_training.distributed.signals import ENDING, hearing
+from arctic_training.distributed.signals import STOP_SIGNALS, handle_signals
 from arctic_training.errors.report import CHANNEL
 from arctic_training.errors.types import InputError
 from arctic_training.launch.arguments import Arguments
@@ -39,7 +39,7 @@ def launch(said: Arguments, config: Any) -> int:
     """Run the recipe in as many processes as is said; the exit code. Raises `InputError`."""
     from arctic_training.distributed import process_group
 
-    _require_place(os.environ)
+    _check_rank_variables(os.environ)
     starts = said.num_gpus or said.passed or said.num_nodes > 1
     several = max(environment.world_size(), process_group.world_size()) > 1
     if starts and several:
@@ -54,10 +54,10 @@ def launch(said: Arguments, config: Any) -> int:
     if count == 1:
         return run(config, command=said.command, debug=said.debug, profile=said.python_profile)
     _require_groups(config, count)
-    return _several(said, count)
+    return _launch_local_workers(said, count)
 
 
-def _require_place(variables: Mapping[str, str]) -> None:
+def _check_rank_variables(variables: Mapping[str, str]) -> None:
     """Raises `InputError` when what a launcher says of this process makes no sense."""
     told = {name: variables[name] for names in _PLACE for name in names if name in variables}
     for name, value in told.items():
@@ -124,7 +124,7 @@ class _Child:
         """Told of a failure, or ended otherwise than well, or in good order before its time."""
         if self.told() is not None:  # its end may take it seconds
             return True
-        return self.process.poll() not in (None, 0, STOPPED_EARLY, *(128 + number for number in ENDING))
+        return self.process.poll() not in (None, 0, STOPPED_EARLY, *(128 + number for number in STOP_SIGNALS))
 
     def told(self) -> dict[str, Any] | None:
         with contextlib.suppress(BlockingIOError):
@@ -157,11 +157,11 @@ def _require_free(port: int) -> int:
     return port
 
 
-def _several(said: Arguments, count: int) -> int:
+def _launch_local_workers(said: Arguments, count: int) -> int:
     port = _require_free(said.master_port) if said.master_port else _free_port()
     children: list[_Child] = []
     signals = _Signals(children)
-    with hearing(signals.pass_on):
+    with handle_signals(signals.pass_on):
         for rank in range(count):
             reader, writer = os.pipe()
             os.set_blocking(reader, False)
@@ -178,8 +178,8 @@ def _several(said: Arguments, count: int) -> int:
                 break
             time.sleep(_PAUSE)
         failed = [child for child in children if child.failed]
-        _end(children)
-        return _outcome(children, failed, signals.received)
+        _terminate_workers(children)
+        return _exit_code(children, failed, signals.received)
 
 
 def _send(children: list[_Child], number: int) -> None:
@@ -188,7 +188,7 @@ def _send(children: list[_Child], number: int) -> None:
             child.process.send_signal(number)
 
 
-def _end(children: list[_Child]) -> None:
+def _terminate_workers(children: list[_Child]) -> None:
     """Give those that are left time to notice, and to tell what they know; then end them."""
     deadline = time.monotonic() + _GRACE
     while time.monotonic() < deadline and any(child.process.poll() is None for child in children):
@@ -198,7 +198,7 @@ def _end(children: list[_Child]) -> None:
         child.process.wait()
 
 
-def _outcome(children: list[_Child], failed: list[_Child], received: int) -> int:
+def _exit_code(children: list[_Child], failed: list[_Child], received: int) -> int:
     """Tell the first failure, and find the exit code. ``failed`` are those that ended badly by themselves."""
     told = {child.rank: said for child in children if (said := child.told()) is not None}
     silent = [child for child in failed if child.rank not in told]
@@ -249,6 +249,6 @@ def _with_deepspeed(said: Arguments) -> int:
             os.killpg(runner.pid, signal.SIGKILL if received else number)
         received = received or number
 
-    with hearing(pass_on):
+    with handle_signals(pass_on):
         code = runner.wait()
     return 128 + received if received else 128 - code if code < 0 else code

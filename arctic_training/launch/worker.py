@@ -8,8 +8,8 @@ from contextlib import ExitStack
 from typing import Any
 
 from arctic_training.distributed import environment
-from arctic_training.distributed.parent import end_with_parent
-from arctic_training.distributed.signals import hearing
+from arctic_training.distributed.parent import set_parent_death_signal
+from arctic_training.distributed.signals import handle_signals
 from arctic_training.errors.types import ArcticError, InputError
 from arctic_training.launch.arguments import parse
 from arctic_training.launch.threads import openmp_settings
@@ -51,7 +51,7 @@ def run(config: Any, *, command: str = "train", debug: bool = False, profile: st
     from arctic_training.registry import lookup
 
     trainer_class: Any = lookup("trainer", config.type)
-    stop, trainer, profiler, failed, code = _Stop(), None, _profiler(profile), True, 0
+    stop, trainer, profiler, failed, code = _GracefulShutdown(), None, _profiler(profile), True, 0
     watchdog.busy(True)
     try:
         if command == "process-data":
@@ -71,7 +71,7 @@ def run(config: Any, *, command: str = "train", debug: bool = False, profile: st
     finally:
         if trainer is not None:
             trainer.close(failed=failed)
-        process_group.shutdown(failed=failed)
+        process_group.destroy_process_group(failed=failed)
         watchdog.busy(False)
         stop.ignore()
     if profiler is not None and process_group.is_main():
@@ -88,7 +88,7 @@ def _interrupted(error: BaseException | None) -> bool:
     return isinstance(error, KeyboardInterrupt)
 
 
-class _Stop:
+class _GracefulShutdown:
     """Signals that ask a run to end: it finishes its update, saves and stops. Asked twice, it ends at once, but under a
     launcher that says everything twice."""
 
@@ -106,7 +106,7 @@ class _Stop:
             self.code = 128 + number
             trainer.request_stop(f"{signal.Signals(number).name} was received", self.code)
 
-        self._hearing.enter_context(hearing(asked))
+        self._hearing.enter_context(handle_signals(asked))
 
     def ignore(self) -> None:
         """As it was before."""
@@ -125,7 +125,7 @@ def _profiler(order: str) -> Any:
 
 def _die_with_the_launcher() -> None:
     if launcher := os.environ.get(LAUNCHER):
-        end_with_parent(int(launcher))
+        set_parent_death_signal(int(launcher))
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ def group_advantages(rewards: Tensor, *, scale: bool = True) -> Tensor:
     return found.masked_fill(equal, 0)
 
 
-def surrogate_losses(log_probs: Tensor, old: Tensor, advantages: Tensor, *, low: float, high: float) -> Tensor:
+def clipped_surrogate_losses(log_probs: Tensor, old: Tensor, advantages: Tensor, *, low: float, high: float) -> Tensor:
     """-min(r A, clip(r, 1 - low, 1 + high) A) of every token, ``[tokens]``, r being its probability over the old one.
 
     Schulman et al. 2017 (arXiv 1707.06347), equation 7; two bounds as in Yu et al. 2025 (arXiv 2503.14476), equation
@@ -29,7 +29,7 @@ def surrogate_losses(log_probs: Tensor, old: Tensor, advantages: Tensor, *, low:
     return -torch.minimum(ratio * advantages, ratio.clamp(1 - low, 1 + high) * advantages)
 
 
-def divergences(log_probs: Tensor, reference: Tensor) -> Tensor:
+def kl_estimates(log_probs: Tensor, reference: Tensor) -> Tensor:
     """An estimate of KL(policy | reference) at every token, ``[tokens]``: q/p - log(q/p) - 1, never negative.
 
     Its mean over what the policy draws is the divergence (Schulman 2020, "Approximating KL divergence", k3), as in Shao
@@ -39,7 +39,7 @@ def divergences(log_probs: Tensor, reference: Tensor) -> Tensor:
     return ratio.exp() - ratio - 1
 
 
-def answer_sums(values: Tensor, lengths: Tensor) -> Tensor:
+def segment_sums(values: Tensor, lengths: Tensor) -> Tensor:
     """The sums over the tokens of each answer, ``[answers]``: ``values`` is ``[sum(lengths)]``, answer by answer."""
     # segment by segment, in order: the same to the last bit on every run, on a GPU too
     return torch.segment_reduce(values.float(), "sum", lengths=lengths, unsafe=True)

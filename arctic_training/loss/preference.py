@@ -23,11 +23,11 @@ class Answers:
     rejected_length: Tensor
 
     @property
-    def gap(self) -> Tensor:
+    def logratio(self) -> Tensor:
         return self.chosen - self.rejected
 
     @property
-    def mean_gap(self) -> Tensor:
+    def length_normalized_logratio(self) -> Tensor:
         """The difference of the log-probabilities per token."""
         return self.chosen / self.chosen_length.clamp(min=1) - self.rejected / self.rejected_length.clamp(min=1)
 
@@ -53,7 +53,7 @@ def preference_losses(
     label_smoothing: float = 0.0,
     gamma: float = 0.5,
 ) -> Tensor:
-    """The loss of every pair, ``[pairs]``. With h the policy's `Answers.gap` less the reference's:
+    """The loss of every pair, ``[pairs]``. With h the policy's `Answers.logratio` less the reference's:
 
     - sigmoid: -log sigmoid(beta h), Rafailov et al. 2023 (arXiv 2305.18290), equation 7; with ``label_smoothing`` e
       the chance that a pair is the wrong way round, -(1-e) log sigmoid(beta h) - e log sigmoid(-beta h).
@@ -66,12 +66,12 @@ def preference_losses(
     Raises ValueError when a reference is missing where one is needed.
     """
     if loss_type == "simpo":
-        return _logistic(beta * policy.mean_gap - gamma, label_smoothing)
+        return _logistic(beta * policy.length_normalized_logratio - gamma, label_smoothing)
     if reference is None:
         raise ValueError(f"the {loss_type} loss compares the policy with a reference, and none was given")
     if loss_type == "ipo":
-        return (policy.mean_gap - reference.mean_gap - 1 / (2 * beta)).square()
-    h = beta * (policy.gap - reference.gap)
+        return (policy.length_normalized_logratio - reference.length_normalized_logratio - 1 / (2 * beta)).square()
+    h = beta * (policy.logratio - reference.logratio)
     return F.relu(1 - h) if loss_type == "hinge" else _logistic(h, label_smoothing)
 
 

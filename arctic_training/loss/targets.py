@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
-IGNORED = -100
+IGNORE_INDEX = -100
 """The label of a token that is no target."""
 
 _counts: Any = WeakTensorKeyDictionary()
@@ -19,7 +19,7 @@ def count(labels: Tensor, *, shifted: bool) -> int | None:
     ``shifted`` are those of the next tokens; of others the first of each row is no target.
     """
     if labels.device.type == "cpu" and type(labels) is Tensor:
-        return int((labels.numpy()[:, 0 if shifted else 1 :] != IGNORED).sum())
+        return int((labels.numpy()[:, 0 if shifted else 1 :] != IGNORE_INDEX).sum())
     version, known = _counts.get(labels, (-1, None))
     return int(known) if known is not None and version == labels._version else None
 

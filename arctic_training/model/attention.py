@@ -82,10 +82,10 @@ def supports(model_class: Any, config: Any) -> bool:
     odd = ("attention_chunk_size", "attn_logit_softcapping", "is_encoder_decoder")
     return (
         told
-        and _hands_on(model_class)
+        and _forwards_kwargs(model_class)
         and kinds <= {"full_attention", "sliding_attention"}
         and not any(getattr(text, name, None) for name in odd)
-        and (not _slides(text, kinds) or _tells_window(model_class))
+        and (not _slides(text, kinds) or _passes_sliding_window(model_class))
     )
 
 
@@ -101,7 +101,7 @@ def _slides(text: Any, kinds: set[str]) -> bool:
     return bool(getattr(text, "sliding_window", None)) and (not kinds or "sliding_attention" in kinds)
 
 
-def _hands_on(model_class: Any) -> bool:
+def _forwards_kwargs(model_class: Any) -> bool:
     """Not every layer hands on to its attention what it is told beside the mask."""
     tree = ast.parse(inspect.getsource(inspect.getmodule(model_class) or model_class))
     calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)]
@@ -111,7 +111,7 @@ def _hands_on(model_class: Any) -> bool:
     return all(None in words for words in own if "past_key_values" in words)
 
 
-def _tells_window(model_class: Any) -> bool:
+def _passes_sliding_window(model_class: Any) -> bool:
     """Some models put their window into the mask only."""
     source = inspect.getsource(inspect.getmodule(model_class) or model_class)
     return re.search(r"\bsliding_window=(self\.|getattr)", source) is not None

@@ -34,7 +34,7 @@ class ModelFactory(Factory[C, nn.Module], kind="model_factory"):
     def check_tokenizer(self, tokenizer: Any) -> None:
         """Raises `ModelError` for a tokenizer that does not fit; called after `check`, before there are data."""
 
-    def prove(self, engine: Any) -> None:
+    def validate_engine(self, engine: Any) -> None:
         """Raises `ModelError` for what only running the model can tell; called on every process when it has its
         ``engine``, before anything is loaded."""
 

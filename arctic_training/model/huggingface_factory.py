@@ -8,12 +8,12 @@ import torch
 from pydantic import SerializeAsAny, field_validator, model_validator
 from torch import nn
 
-from arctic_training.config.checks.changes import FREE
+from arctic_training.config.checks.changes import RESUME_SAFE
 from arctic_training.config.checks.not_built import require_built
 from arctic_training.config.checks.paths import unreadable
 from arctic_training.config.checks.problems import Problem
 from arctic_training.config.sections.base import ComponentConfig
-from arctic_training.config.sections.component import Shelf, from_shelf
+from arctic_training.config.sections.component import AnyComponent, parse_component
 from arctic_training.config.sections.model import ModelConfig
 from arctic_training.distributed import process_group
 from arctic_training.engine.config import deepspeed_config
@@ -24,7 +24,7 @@ from arctic_training.model import attention
 from arctic_training.model.checks.dry_run import require_positions
 from arctic_training.model.checks.memory import SHARE, estimate, layout_of, require_room
 from arctic_training.model.checks.own_loss import require_own_loss
-from arctic_training.model.checks.packing_isolation import require_apart
+from arctic_training.model.checks.packing_isolation import check_packing_isolation
 from arctic_training.model.checks.trial import require_runs
 from arctic_training.model.factory import ModelFactory
 from arctic_training.model.pretrained import Pretrained
@@ -60,18 +60,18 @@ class HFModelConfig(ModelConfig):
     """Run the Python code that a model's folder brings with it."""
     resize_vocabulary: bool = False
     """Give tokens of the tokenizer that the model has no row for one with random weights, rather than refuse them."""
-    activation_checkpointing: Annotated[bool | Literal["auto"], FREE] = "auto"
+    activation_checkpointing: Annotated[bool | Literal["auto"], RESUME_SAFE] = "auto"
     """Keep no activations inside the layers, and compute them again for the gradient: less memory, a third more time.
     ``auto``: where by an estimate they would not fit in the GPU's memory."""
-    disable_activation_checkpoint: Annotated[bool | None, FREE] = None
+    disable_activation_checkpoint: Annotated[bool | None, RESUME_SAFE] = None
     """ArcticTraining's name for the opposite of ``activation_checkpointing``; false leaves it to the estimate."""
     compile: bool = False
     """Compile the layers with torch.compile."""
     peft_config: dict[str, Any] | None = None
     """A PEFT config: ``peft_type`` (LORA, ...) and what that method wants. Only the adapter is trained."""
-    transforms: Annotated[list[SerializeAsAny[ComponentConfig]], Shelf("model_transform")] = []
+    transforms: Annotated[list[SerializeAsAny[ComponentConfig]], AnyComponent("model_transform")] = []
     """What is done to the model, in this order, after the adapter and before checkpointing and compiling."""
-    save_name: Annotated[str | None, FREE] = None
+    save_name: Annotated[str | None, RESUME_SAFE] = None
     """Name of the model in what is exported; not built yet."""
 
     _built = field_validator("save_name")(require_built)
@@ -81,7 +81,7 @@ class HFModelConfig(ModelConfig):
         fits = self.attn_implementation in ("auto", attention.NAME)
         return "" if fits else "processes share attention per document only; give model.attn_implementation: auto"
 
-    def absent(self) -> list[Problem]:
+    def missing_paths(self) -> list[Problem]:
         try:
             name = base_of(self.name_or_path) if is_adapter(self.name_or_path) else self.name_or_path
         except ModelError as error:
@@ -93,7 +93,7 @@ class HFModelConfig(ModelConfig):
     @field_validator("transforms", mode="before")
     @classmethod
     def _read_transforms(cls, value: Any) -> Any:
-        return [from_shelf("model_transform", one) for one in (value if isinstance(value, list) else [value])]
+        return [parse_component("model_transform", one) for one in (value if isinstance(value, list) else [value])]
 
     @model_validator(mode="after")
     def _one_word_on_checkpointing(self) -> "HFModelConfig":
@@ -145,18 +145,18 @@ class HFModelFactory(ModelFactory[HFModelConfig]):
             return
         new = self._fit_vocabulary(skeleton, tokenizer)
         if adapter is not None:
-            self.skeleton = adapter.rehearse(skeleton, sharded=self._stage == 3)
+            self.skeleton = adapter.dry_run(skeleton, sharded=self._stage == 3)
             if self.skeleton is not None:
                 require_runs(self.skeleton, adapter.method, torch.device("meta"))
                 warn_of_untrained_rows(self.skeleton, [one for one in new if one[1] != tokenizer.pad_token])
 
-    def prove(self, engine: Any) -> None:
+    def validate_engine(self, engine: Any) -> None:
         adapter = self._adapter
         if adapter is not None:
             require_runs(engine, adapter.method, self.trainer.device)
         own = causal_model(engine).config._attn_implementation != attention.NAME
         if self.trainer.packs_samples and (own or adapter is not None):
-            require_apart(engine, self.trainer.device)
+            check_packing_isolation(engine, self.trainer.device)
         if self.auto_class.__name__ == "AutoModelForCausalLM":
             shared = self.trainer.config.sequence_parallel_size > 1
             require_own_loss(engine, self.trainer.device, shared=shared, overrides=self.config.hf_config_kwargs)

@@ -17,7 +17,7 @@ from arctic_training.logging import logger
 from arctic_training.model import weight_files
 from arctic_training.model.checks.declared import declared
 from arctic_training.model.checks.dry_run import misfit, require_modules, require_shapes
-from arctic_training.registry import nearest
+from arctic_training.registry import suggest
 
 T = TypeVar("T")
 
@@ -153,7 +153,7 @@ def overridden(config: Any, overrides: Mapping[str, Any]) -> Any:
         if name in ("dtype", "torch_dtype"):
             raise ModelError(f"model.hf_config_kwargs.{name}: model.dtype says it; leave it out here")
         if name not in known and not hasattr(config, name):
-            meant = nearest(name, sorted(known)).split("? ")[0]
+            meant = suggest(name, sorted(known)).split("? ")[0]
             guess = f"; {meant}?" if meant.startswith("did") else ""
             raise ModelError(f"model.hf_config_kwargs: {type(config).__name__} has no {name!r}{guess}")
     parts = {name: getattr(config, name, None) for name in getattr(config, "sub_configs", {})}

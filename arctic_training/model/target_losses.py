@@ -19,7 +19,7 @@ from arctic_training.model.output_head import OutputHead, accepts, output_head, 
 Reduction = Literal["sum", "none"]
 
 _NOT_FOR_THE_MODEL = {"num_items_in_batch", "num_targets", "labels", "shift_labels"}
-_IGNORED = -100
+IGNORE_INDEX = -100
 
 
 def target_losses(
@@ -52,7 +52,7 @@ def target_losses(
     own ``forward`` makes room for one that ends in the loss, for the duration of the call.
     """
     model = causal_model(engine)
-    wanted = _Wanted(batch, reduction, label_smoothing, temperature)
+    wanted = _LossSpec(batch, reduction, label_smoothing, temperature)
     inputs = {key: value for key, value in batch.items() if key not in _NOT_FOR_THE_MODEL}
     rows: Any = nullcontext()
     if batch.get("cu_seq_lens_q") is not None and batch.get("attention_mask") is None:
@@ -76,7 +76,7 @@ def target_losses(
 def _without_filling(batch: Mapping[str, Any]) -> Tensor:
     """Returns which tokens [1, T] of a packed row are no padding, which is a last document without targets."""
     start, places = batch["cu_seq_lens_q"][-2], torch.arange(batch["labels"].shape[1], device=batch["labels"].device)
-    learns = ((batch["labels"][0] != _IGNORED) & (places > start)).any()
+    learns = ((batch["labels"][0] != IGNORE_INDEX) & (places > start)).any()
     real: Tensor = (places < start) | learns
     return real.long()[None]
 
@@ -98,7 +98,7 @@ def _inner(model: nn.Module) -> Any:
     return getattr(model, "_orig_mod", None) or getattr(model, "module", None)
 
 
-class _Wanted:
+class _LossSpec:
     """What is to become of the batch under way."""
 
     def __init__(self, batch: Mapping[str, Any], reduction: Reduction, smoothing: float, temperature: float) -> None:
@@ -123,7 +123,7 @@ class _Targets:
     """T."""
 
 
-def _losses(model: Any, told: dict[str, Any], wanted: _Wanted) -> tuple[Tensor, Tensor | None]:
+def _losses(model: Any, told: dict[str, Any], wanted: _LossSpec) -> tuple[Tensor, Tensor | None]:
     """What the model's forward is while the losses of its targets are made: its own, but for head and cross-entropy.
 
     Returns them, and what the model adds to its loss, which a sum holds already.
@@ -132,8 +132,8 @@ def _losses(model: Any, told: dict[str, Any], wanted: _Wanted) -> tuple[Tensor, 
     shifted: Tensor | None = wanted.shifted
     known = count(labels, shifted=False) if shifted is None else count(shifted, shifted=True)
     known = wanted.count if known is None else known
-    shifted = (nn.functional.pad(labels, (0, 1), value=_IGNORED)[:, 1:] if shifted is None else shifted).flatten()
-    here = shifted != _IGNORED
+    shifted = (nn.functional.pad(labels, (0, 1), value=IGNORE_INDEX)[:, 1:] if shifted is None else shifted).flatten()
+    here = shifted != IGNORE_INDEX
     places = (here.nonzero() if known is None else torch.nonzero_static(here, size=known))[:, 0]
     targets, head = _Targets(here, places, shifted[places], labels.shape[1]), output_head(model)
     with ExitStack() as stack:
@@ -163,7 +163,7 @@ def _unmask(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, 
 
 
 def _at_targets(
-    model: Any, head: OutputHead, told: dict[str, Any], targets: _Targets, wanted: _Wanted
+    model: Any, head: OutputHead, told: dict[str, Any], targets: _Targets, wanted: _LossSpec
 ) -> tuple[Any, Tensor]:
     """For models whose logits are those of a linear layer: none but those of targets, a few rows at a time."""
     linear: Any = head.head
@@ -186,7 +186,7 @@ def _at_targets(
     return out, found[0]
 
 
-def _fused(linear: nn.Linear, hidden: Tensor, targets: Tensor, how: LogitMap, wanted: _Wanted) -> Tensor:
+def _fused(linear: nn.Linear, hidden: Tensor, targets: Tensor, how: LogitMap, wanted: _LossSpec) -> Tensor:
     hidden = hidden.to(linear.weight.dtype)
     fused = _liger() if hidden.is_cuda and wanted.reduction == "sum" and len(targets) else None
     # its gradients are of the unscaled sum in 16 bits, too large for fp16, and wait for those of the hidden states
@@ -208,7 +208,7 @@ def _fused(linear: nn.Linear, hidden: Tensor, targets: Tensor, how: LogitMap, wa
 
 
 def _through_logits(
-    model: Any, head: OutputHead, told: dict[str, Any], targets: _Targets, wanted: _Wanted
+    model: Any, head: OutputHead, told: dict[str, Any], targets: _Targets, wanted: _LossSpec
 ) -> tuple[Any, Tensor]:
     """For models whose logits come about in another way: all logits of the columns that have a target, or of all tokens
     but padding where the model adds to its loss what depends on them."""
@@ -258,7 +258,7 @@ def _liger() -> Callable[..., Tensor] | None:
     from liger_kernel.ops.fused_linear_cross_entropy import LigerFusedLinearCrossEntropyFunction as Fused
 
     def fused(hidden: Tensor, weight: Tensor, targets: Tensor, bias: Any, smoothing: float, softcap: Any) -> Tensor:
-        said = (None, _IGNORED, 0.0, smoothing, "sum", softcap, False, torch.float32)
+        said = (None, IGNORE_INDEX, 0.0, smoothing, "sum", softcap, False, torch.float32)
         loss: Tensor = Fused.apply(hidden, weight, targets, bias, *said)[0]
         return loss
 

@@ -13,9 +13,9 @@ from pydantic import (
 )
 from torch import Tensor
 
-from arctic_training.config.checks.changes import FREE
+from arctic_training.config.checks.changes import RESUME_SAFE
 from arctic_training.config.checks.not_built import require_built
-from arctic_training.config.sections.component import Slot
+from arctic_training.config.sections.component import TrainerComponent
 from arctic_training.config.sections.model import ModelConfig
 from arctic_training.config.sections.numbers import HumanFloat
 from arctic_training.data.factories.base import DataFactory
@@ -49,10 +49,10 @@ class DPOConfig(LanguageModelConfig):
     sft_weight: HumanFloat = Field(default=0.0, ge=0)
     """Weight of the cross-entropy of the preferred answers, a mean over their tokens, beside the preference loss.
     Without it a policy may come to prefer the better answers while it forgets how to give them."""
-    ref_model: Annotated[SerializeAsAny[ModelConfig] | None, Slot("model_factory_type")] = None
+    ref_model: Annotated[SerializeAsAny[ModelConfig] | None, TrainerComponent("model_factory_type")] = None
     """The reference. When left out, the policy as it was at the start: made by the ``model`` section again, or, where
     that has a ``peft_config``, the policy itself without its adapter."""
-    reference_model_deepspeed: Annotated[dict[str, Any] | None, FREE] = None
+    reference_model_deepspeed: Annotated[dict[str, Any] | None, RESUME_SAFE] = None
     """What takes the place of ``deepspeed`` for the reference; its stage 3 shards it over the processes."""
     disable_dropout: bool = True
     """Train without dropout, that of an adapter included; else the policy differs from the reference before it has

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from arctic_training.callback.ema import EMA
 from arctic_training.checkpoint.deepspeed import DeepSpeedCheckpointEngine
-from arctic_training.config.sections.component import Slot
+from arctic_training.config.sections.component import TrainerComponent
 from arctic_training.config.sections.model import ModelConfig
 from arctic_training.config.sections.numbers import HumanFloat, HumanInt
 from arctic_training.config.sections.optimizer import OptimizerConfig
@@ -28,9 +28,9 @@ from arctic_training.loss.adversarial import (
 from arctic_training.model.mlp_factory import MLPFactory
 from arctic_training.optimizer.torch_factories import AdamWFactory, SGDFactory
 from arctic_training.scheduler.huggingface_factory import HFSchedulerFactory
-from arctic_training.state import traceless
+from arctic_training.state import isolated_eval
 from arctic_training.tokenizer.factory import NoTokenizerFactory
-from arctic_training.trainer.role import Role, spectator
+from arctic_training.trainer.role import Role, frozen_parameters
 from arctic_training.trainer.trainer import Trainer
 
 _FAKES, _GENERATED, _MIXES, _SAMPLES = range(4)
@@ -43,16 +43,16 @@ def _unwritten() -> Any:
 
 
 class GANConfig(TrainerConfig):
-    discriminator: Annotated[SerializeAsAny[ModelConfig], Slot("model_factory_type")] = Field(
+    discriminator: Annotated[SerializeAsAny[ModelConfig], TrainerComponent("model_factory_type")] = Field(
         default_factory=_unwritten
     )
     """The network that tells real rows from generated ones."""
-    discriminator_optimizer: Annotated[SerializeAsAny[OptimizerConfig], Slot("optimizer_factory_type")] = Field(
-        default_factory=_unwritten
+    discriminator_optimizer: Annotated[SerializeAsAny[OptimizerConfig], TrainerComponent("optimizer_factory_type")] = (
+        Field(default_factory=_unwritten)
     )
     """Its own, with the same keys as ``optimizer``."""
-    discriminator_scheduler: Annotated[SerializeAsAny[SchedulerConfig], Slot("scheduler_factory_type")] = Field(
-        default_factory=_unwritten
+    discriminator_scheduler: Annotated[SerializeAsAny[SchedulerConfig], TrainerComponent("scheduler_factory_type")] = (
+        Field(default_factory=_unwritten)
     )
     """Its lengths are in updates of the discriminator: ``d_steps`` for each of the run's."""
 
@@ -148,7 +148,7 @@ class GANTrainer(Trainer):
     def loss(self, batch: Any) -> Tensor:
         """The generator's."""
         draw = self._dealt(batch["draw"], 0)
-        with spectator(self.engines["discriminator"]) as discriminator:
+        with frozen_parameters(self.engines["discriminator"]) as discriminator:
             fake = self.model(self._latents(draw, _GENERATED))
             losses = generator_losses(self.config.loss, discriminator(fake.to(_dtype(discriminator))))
         return _mean(losses, batch)
@@ -158,7 +158,7 @@ class GANTrainer(Trainer):
         module = self.model.module
         averages = (part for part in self.listeners.values() if isinstance(part, EMA) and part.config.role == "model")
         latents = self._latents(torch.arange(count, device=self.device), _SAMPLES)
-        with traceless([module]):
+        with isolated_eval([module]):
             average = next(averages, None)
             made: Tensor = module(latents) if average is None else average(module, latents)
         return made

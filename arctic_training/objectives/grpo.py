@@ -7,7 +7,7 @@ from pydantic import Field
 from torch import Tensor
 
 from arctic_training.config.sections.numbers import HumanFloat
-from arctic_training.loss.policy import answer_sums, divergences, group_advantages, surrogate_losses
+from arctic_training.loss.policy import clipped_surrogate_losses, group_advantages, kl_estimates, segment_sums
 from arctic_training.objectives.policy import PolicyConfig, PolicyTrainer
 
 
@@ -42,19 +42,19 @@ class GRPOTrainer(PolicyTrainer):
         log_probs = self.log_probs(self.model, batch["inputs"], terms)
         old = log_probs.detach() if batch["old"] is None else batch["old"]
         advantages = batch["advantages"].repeat_interleave(lengths, output_size=len(log_probs))
-        losses = surrogate_losses(log_probs, old, advantages, low=config.clip_low, high=config.clip_high)
-        told = batch["told"] | {"entropy": answer_sums(-log_probs.detach(), lengths) / lengths}
+        losses = clipped_surrogate_losses(log_probs, old, advantages, low=config.clip_low, high=config.clip_high)
+        told = batch["told"] | {"entropy": segment_sums(-log_probs.detach(), lengths) / lengths}
         if batch["old"] is not None:
             ratio = (log_probs - old).detach().exp()
             outside = (ratio < 1 - config.clip_low) | (ratio > 1 + config.clip_high)
-            told["clipped"] = answer_sums(outside, lengths) / lengths
+            told["clipped"] = segment_sums(outside, lengths) / lengths
         if batch["reference"] is not None:
-            apart = divergences(log_probs, batch["reference"])
-            told["kl"] = answer_sums(apart.detach(), lengths) / lengths
+            apart = kl_estimates(log_probs, batch["reference"])
+            told["kl"] = segment_sums(apart.detach(), lengths) / lengths
             losses = losses + config.beta * apart
         for name, values in told.items():
             self.record_answers(name, values, batch)
-        sums: Tensor = answer_sums(losses, lengths) * weights
+        sums: Tensor = segment_sums(losses, lengths) * weights
         tokens = batch["num_tokens_in_batch"]
         if config.normalize != "token":
             sums = sums / (lengths if config.normalize == "sequence" else config.max_new_tokens)

@@ -12,10 +12,10 @@ from pydantic import Field, SerializeAsAny, ValidationInfo, ValidatorFunctionWra
 from torch import Tensor
 
 from arctic_training.callback.hooks import hook
-from arctic_training.config.checks.changes import FREE
+from arctic_training.config.checks.changes import RESUME_SAFE
 from arctic_training.config.checks.problems import Problem, Problems
 from arctic_training.config.sections.checkpoint import CheckpointConfig
-from arctic_training.config.sections.component import Slot
+from arctic_training.config.sections.component import TrainerComponent
 from arctic_training.config.sections.model import ModelConfig
 from arctic_training.config.sections.numbers import HumanFloat, HumanInt
 from arctic_training.config.sections.trainer import TrainerConfig
@@ -26,12 +26,12 @@ from arctic_training.distributed import collectives, process_group
 from arctic_training.distributed.sequence_parallel import share, whole
 from arctic_training.errors.types import ModelError, RecipeError, ScoringError
 from arctic_training.generation.prompts import (
-    Question,
+    Prompt,
+    decode_completion,
     end_tokens,
     generator,
     is_encoder_decoder,
     pad_token,
-    said,
     stop_tokens,
 )
 from arctic_training.generation.sampling import Sampling, sample
@@ -39,7 +39,7 @@ from arctic_training.model.target_losses import target_losses
 from arctic_training.objectives.language_model import LanguageModelTrainer
 from arctic_training.objectives.reference import read_reference, require_fit, require_start, without_adapter
 from arctic_training.reward.reward import Answer, Rewards, RewardSections
-from arctic_training.state import evaluating
+from arctic_training.state import eval_mode
 from arctic_training.trainer.role import Role
 from arctic_training.trainer.window import to_device
 
@@ -64,16 +64,16 @@ class PolicyConfig(TrainerConfig):
     """Draw from the likeliest tokens that together have this probability; 1: from all."""
     stop: list[str] = []
     """Tokens of the vocabulary that end an answer, beside the end tokens of model, tokenizer and chat template."""
-    generate_together: Annotated[HumanInt, FREE] = Field(default=0, ge=0)
+    generate_together: Annotated[HumanInt, RESUME_SAFE] = Field(default=0, ge=0)
     """Micro-batches of a window whose answers are drawn at the same time; 0: all of it."""
     beta: HumanFloat = Field(default=0.01, ge=0)
     """How strongly the policy is held to the reference; 0: not at all, and there is no reference."""
-    ref_model: Annotated[SerializeAsAny[ModelConfig] | None, Slot("model_factory_type")] = None
+    ref_model: Annotated[SerializeAsAny[ModelConfig] | None, TrainerComponent("model_factory_type")] = None
     """The reference. When left out, the policy as it was at the start: made by the ``model`` section again, or, where
     that has a ``peft_config``, the policy itself without its adapter."""
     disable_dropout: bool = True
     """Train without dropout; else the policy that is trained is not the one that answers."""
-    reference_model_deepspeed: Annotated[dict[str, Any] | None, FREE] = None
+    reference_model_deepspeed: Annotated[dict[str, Any] | None, RESUME_SAFE] = None
     """What takes the place of ``deepspeed`` for the reference; its stage 3 shards it over the processes."""
 
     @field_validator("checkpoint")
@@ -141,9 +141,9 @@ class PolicyTrainer(LanguageModelTrainer):
         loaders = filter(None, [self.train_loader, *self.eval_loaders.values()])
         samples: Any = next((one.dataset for one in loaders if len(one.dataset)), [])  # of a stream nothing is read yet
         if len(samples):
-            question = Question.of(samples[0], "sample 1")
+            question = Prompt.of(samples[0], "sample 1")
             answer = self._told([question], [question.target])[0]
-            self.rewards.rehearse(answer, self.config.num_generations)
+            self.rewards.dry_run(answer, self.config.num_generations)
             self._require_one_policy([samples[n]["input_ids"].tolist() for n in range(min(len(samples), 32))])
 
     @torch.no_grad()
@@ -156,7 +156,7 @@ class PolicyTrainer(LanguageModelTrainer):
             return  # shared attention is there for models only that know padding
         asked = [min(prompts, key=len), max(prompts, key=len)]
         found: list[Tensor] = []
-        with evaluating([self.model.module]):
+        with eval_mode([self.model.module]):
             uniforms = uniform(torch.arange(2, device=self.device), 3, seed=self.config.seed)
             how, pad = Sampling(3, self.config.temperature), pad_token(self.tokenizer)
             given = sample(self.model, asked, uniforms, how, ends=self.ends, pad=pad, told=found)
@@ -205,7 +205,7 @@ class PolicyTrainer(LanguageModelTrainer):
     def _answer_window(self) -> list[Any]:
         loader, progress, together = self.train_loader, self.progress, self.config.generate_together
         assert loader is not None
-        places = [loader.places(progress.row + index * loader.stride) for index in range(self.window.size)]
+        places = [loader.places(progress.sample_index + index * loader.stride) for index in range(self.window.size)]
         keys = [[(progress.epoch << 40) + place for place in some] for some in places]
         made, batches = [], self.window.batches
         for first in range(0, len(batches), together or len(batches)):
@@ -229,7 +229,7 @@ class PolicyTrainer(LanguageModelTrainer):
         """
         count, ends = self.config.num_generations, self.ends
         questions = [
-            Question.of({"input_ids": prompt, "answer_ids": reference}, "")
+            Prompt.of({"input_ids": prompt, "answer_ids": reference}, "")
             for batch in batches
             for prompt, reference in zip(batch["prompts"], batch["references"], strict=True)
         ]
@@ -237,7 +237,7 @@ class PolicyTrainer(LanguageModelTrainer):
             key for batch, some in zip(batches, keys, strict=True) for key in list(some)[: len(batch["prompts"])]
         ]
         asked = [one.prompt for one in questions for _ in range(count)]
-        with evaluating([self.model.module]):
+        with eval_mode([self.model.module]):
             given = self._drawn(asked, [key * count + n for key in numbers for n in range(count)], stream)
             sums, parts = [0.0] * len(given), {name: [0.0] * len(given) for name in self.rewards.parts}
             if any(any(batch["weights"]) for batch in batches):
@@ -263,7 +263,7 @@ class PolicyTrainer(LanguageModelTrainer):
             worth = self.rewards(answers) if answers else worth
         except ScoringError as error:
             failure = str(error)
-        if failures := list(filter(None, collectives.gather_objects(failure))):
+        if failures := list(filter(None, collectives.all_gather_object(failure))):
             raise ScoringError(failures[0])
         return worth
 
@@ -303,7 +303,7 @@ class PolicyTrainer(LanguageModelTrainer):
         )
         if size == 1:
             return given
-        parts = collectives.gather_objects(given, among=size)
+        parts = collectives.all_gather_object(given, among=size)
         return [parts[n % size][n // size] for n in range(len(prompts))]
 
     def _inputs(self, prompts: Sequence[Any], given: Sequence[Any]) -> dict[str, Any]:
@@ -350,11 +350,11 @@ class PolicyTrainer(LanguageModelTrainer):
         with without_adapter(self.model.module):
             return self.log_probs(self.model, inputs)
 
-    def _told(self, questions: Sequence[Question], given: Sequence[Any]) -> list[Answer]:
+    def _told(self, questions: Sequence[Prompt], given: Sequence[Any]) -> list[Answer]:
         count = self.config.num_generations
         problems = self.tokenizer.batch_decode([one.prompt for one in questions])
-        references = [said(self.tokenizer, one.target, self.ends) for one in questions]
-        texts = [said(self.tokenizer, answer, self.ends) for answer in given]
+        references = [decode_completion(self.tokenizer, one.target, self.ends) for one in questions]
+        texts = [decode_completion(self.tokenizer, answer, self.ends) for answer in given]
         return [
             Answer(problems[n // count], text, references[n // count], len(answer), answer[-1] in self.ends)
             for n, (text, answer) in enumerate(zip(texts, given, strict=True))

@@ -13,7 +13,7 @@ from arctic_training.errors.types import ModelError
 from arctic_training.model.checks.dry_run import rows
 from arctic_training.model.checks.rounding import rounded_apart
 from arctic_training.model.target_losses import causal_model, target_losses
-from arctic_training.state import evaluating
+from arctic_training.state import eval_mode
 
 _PROMPTS = ("PROMPT_TUNING", "MULTITASK_PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING", "CARTRIDGE")
 """Adapters that put virtual tokens before a row."""
@@ -84,9 +84,9 @@ def require_start(trainer: Any) -> None:
     count = rows(causal_model(policy)) or _LENGTH
     ids = (7 * torch.arange(1, _LENGTH + 1, device=trainer.device) % count)[None]
     inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": ids}
-    with evaluating([policy.module]):
+    with eval_mode([policy.module]):
         start = target_losses(policy, inputs)
-    below, held = (policy, without_adapter) if apart is None else (apart, lambda module: evaluating([module]))
+    below, held = (policy, without_adapter) if apart is None else (apart, lambda module: eval_mode([module]))
     with held(below.module):
         found = target_losses(below, inputs)
         with rounded_apart(below.module):
@@ -102,5 +102,5 @@ def require_start(trainer: Any) -> None:
 @contextmanager
 def without_adapter(module: nn.Module) -> Iterator[None]:
     """The model below its adapter, in evaluation mode."""
-    with evaluating([module]), module.disable_adapter():  # type: ignore[operator]
+    with eval_mode([module]), module.disable_adapter():  # type: ignore[operator]
         yield

@@ -8,15 +8,15 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import BeforeValidator, Field, SerializeAsAny, model_validator
 
-from arctic_training.config.checks.changes import FREE
+from arctic_training.config.checks.changes import RESUME_SAFE
 from arctic_training.config.checks.problems import Problem, Problems
 from arctic_training.config.sections.base import ComponentConfig
-from arctic_training.config.sections.component import each, from_shelf
+from arctic_training.config.sections.component import each, parse_component
 from arctic_training.config.sections.numbers import HumanFloat, HumanInt
 from arctic_training.errors.types import RecipeError, ScoringError
-from arctic_training.errors.user_traceback import own_traceback
+from arctic_training.errors.user_traceback import user_traceback
 from arctic_training.generation.retry import retry
-from arctic_training.registry import Registered, lookup, names, nearest, numbered
+from arctic_training.registry import Registered, lookup, names, numbered, suggest
 
 _SHOWN = 80
 """Characters of a text that a message shows."""
@@ -44,7 +44,7 @@ class RewardConfig(ComponentConfig):
     """When given, the reward is 1 from there on, and 0 below."""
     clip: tuple[HumanFloat, HumanFloat] | None = None
     """The lowest and the highest that it may be."""
-    retries: Annotated[int, FREE] = Field(default=2, ge=0)
+    retries: Annotated[int, RESUME_SAFE] = Field(default=2, ge=0)
     """How often it is asked again when it raises, after 1, 2, 4, ... seconds. Then the run saves and ends."""
 
     @model_validator(mode="after")
@@ -104,7 +104,7 @@ class EndedReward(Reward):
 
 
 class ScoreConfig(RewardConfig):
-    scorer: Annotated[SerializeAsAny[ComponentConfig], BeforeValidator(lambda told: from_shelf("scorer", told))]
+    scorer: Annotated[SerializeAsAny[ComponentConfig], BeforeValidator(lambda told: parse_component("scorer", told))]
     """The scorer: its name, or a section with its keys."""
 
 
@@ -135,7 +135,7 @@ def _read(section: Any) -> ComponentConfig:
     name = section.get("type") if isinstance(section, dict) else None
     if isinstance(name, str) and name not in names("reward"):
         if name not in names("scorer"):
-            there = nearest(name, sorted({*names("reward"), *names("scorer")}))
+            there = suggest(name, sorted({*names("reward"), *names("scorer")}))
             raise Problems([Problem(("type",), f"no reward is named {name!r}; {there}")])
         both = {*RewardConfig.model_fields} & {*getattr(lookup("scorer", name), "config_type").model_fields} - {"type"}  # noqa: B009
         if twice := sorted(both & section.keys()):
@@ -145,8 +145,8 @@ def _read(section: Any) -> ComponentConfig:
             raise Problems([Problem((twice[0],), told)])
         ours = {key: value for key, value in section.items() if key in RewardConfig.model_fields and key != "type"}
         theirs = {key: value for key, value in section.items() if key not in ours}
-        section = {"type": ScoreReward.name, "scorer": from_shelf("scorer", theirs), **ours}
-    read = from_shelf("reward", section)
+        section = {"type": ScoreReward.name, "scorer": parse_component("scorer", theirs), **ours}
+    read = parse_component("reward", section)
     if not isinstance(read, RewardConfig):
         raise Problems([Problem(("type",), f"{read.type}: its config_type is no RewardConfig")])
     return read
@@ -176,7 +176,7 @@ class Rewards:
             sums.append(math.fsum(judged) if judged else math.nan)
         return sums, told
 
-    def rehearse(self, answer: Answer, count: int) -> None:
+    def dry_run(self, answer: Answer, count: int) -> None:
         """Raises `RecipeError` when a reward cannot tell what ``count`` times ``answer`` is worth."""
         for n, label in enumerate(self.parts):
             try:
@@ -184,7 +184,7 @@ class Rewards:
             except ScoringError as error:
                 raise RecipeError(str(error)) from error
             except Exception as error:
-                where = own_traceback(error) or f"{type(error).__name__}: {error}"
+                where = user_traceback(error) or f"{type(error).__name__}: {error}"
                 raise RecipeError(
                     f"rewards.{n}: {label} fails on the reference of the first sample:\n{where}"
                 ) from error
@@ -194,7 +194,7 @@ class Rewards:
         try:
             given = retry(lambda: reward(answers), reward.config.retries, where)
         except Exception as error:
-            told, way = f"{where} fails{_culprit(reward, answers)}", own_traceback(error)
+            told, way = f"{where} fails{_culprit(reward, answers)}", user_traceback(error)
             raise ScoringError(f"{told}:\n{way or f'{type(error).__name__}: {error}'}") from error
         return self._read(n, label, answers, given)
 

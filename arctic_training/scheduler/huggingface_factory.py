@@ -8,7 +8,7 @@ from torch.optim import Optimizer
 from arctic_training.config.sections.numbers import read_numbers
 from arctic_training.config.sections.scheduler import SchedulerConfig
 from arctic_training.errors.types import RecipeError
-from arctic_training.registry import nearest
+from arctic_training.registry import suggest
 from arctic_training.scheduler.factory import SchedulerFactory
 
 _BY_MEASURE = ("reduce_lr_on_plateau", "greedy")
@@ -45,7 +45,7 @@ class HFSchedulerConfig(SchedulerConfig):
         if name in _BY_MEASURE:
             raise ValueError(f"{name} follows a measured value and not the updates; choose another")
         if name not in _KNOWN:
-            raise ValueError(f"no schedule is named {name!r}; {nearest(name, _KNOWN)}")
+            raise ValueError(f"no schedule is named {name!r}; {suggest(name, _KNOWN)}")
         return name
 
     @model_validator(mode="after")

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from arctic_training.config.checks.changes import FREE
+from arctic_training.config.checks.changes import RESUME_SAFE
 from arctic_training.config.checks.paths import beyond_reach, unreadable
 from arctic_training.config.checks.problems import Problem
 from arctic_training.config.sections.tokenizer import TokenizerConfig
@@ -29,18 +29,18 @@ _FILES += ["sentencepiece.bpe.model", "tekken.json", "tiktoken.model"]
 
 
 class HFTokenizerConfig(TokenizerConfig):
-    name_or_path: Annotated[str | None, FREE] = Field(default=None, min_length=1)
+    name_or_path: Annotated[str | None, RESUME_SAFE] = Field(default=None, min_length=1)
     """A folder, a name on the hub, or a ``.gguf`` file; the model's own when left out."""
     tokenize_kwargs: dict[str, Any] = {}
     """Passed to the tokenizer with every text."""
     pad_token: str | None = Field(default=None, min_length=1)
     """A token of the vocabulary to pad with; see the class."""
-    chat_template: Annotated[str | None, FREE] = None
+    chat_template: Annotated[str | None, RESUME_SAFE] = None
     """The template itself, or a file beside the recipe that holds it; the tokenizer's own when left out."""
     trust_remote_code: bool = False
     """Run the Python code that comes with the tokenizer's files."""
 
-    def absent(self) -> list[Problem]:
+    def missing_paths(self) -> list[Problem]:
         told = unreadable(self.name_or_path or "")
         return [Problem(("name_or_path",), told)] if told else []
 

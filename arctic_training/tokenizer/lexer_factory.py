@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from arctic_training.config.checks.changes import FREE
+from arctic_training.config.checks.changes import RESUME_SAFE
 from arctic_training.config.checks.problems import Problem, Problems, shown
 from arctic_training.config.sections.base import BaseConfig
 from arctic_training.config.sections.tokenizer import TokenizerConfig
@@ -88,9 +88,9 @@ class LexerConfig(TokenizerConfig):
     """What is put around texts. Where it stands in a text it is a token like any other."""
     number_policy: NumberPolicy = NumberPolicy()
     """How numbers are read."""
-    strict: Annotated[bool, FREE] = True
+    strict: Annotated[bool, RESUME_SAFE] = True
     """Refuse data with tokens outside the vocabulary, naming them all; else they become the unknown token."""
-    chat_template: Annotated[str | None, FREE] = None
+    chat_template: Annotated[str | None, RESUME_SAFE] = None
     """The template itself, or a file beside the recipe that holds it. When left out: the problem, ``sep``, the answer,
     ``eos``."""
 

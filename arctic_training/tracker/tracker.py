@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from arctic_training.config.sections.base import ComponentConfig
 from arctic_training.errors.types import ArcticError, InputError
-from arctic_training.errors.user_traceback import own_traceback
+from arctic_training.errors.user_traceback import user_traceback
 from arctic_training.registry import Registered
 
 
@@ -51,6 +51,6 @@ def refusing(tracker: Tracker) -> Iterator[None]:
     except ArcticError:
         raise
     except Exception as error:
-        told = own_traceback(error)
+        told = user_traceback(error)
         cause = f":\n{told}" if told else f" ({type(error).__name__}: {error})"
         raise InputError(f"trackers: {tracker.name} cannot be told of the run{cause}") from error

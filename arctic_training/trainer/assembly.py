@@ -15,11 +15,11 @@ from arctic_training.callback.time_limit import TimeLimitConfig
 from arctic_training.checkpoint import disk_space
 from arctic_training.component import TrainerView
 from arctic_training.config.sections.base import ComponentConfig
-from arctic_training.config.sections.component import Slot
+from arctic_training.config.sections.component import TrainerComponent
 from arctic_training.data.batching.loader import Loader
 from arctic_training.distributed import collectives, process_group
 from arctic_training.distributed.sequence_parallel import require_groups
-from arctic_training.distributed.watchdog import Watch
+from arctic_training.distributed.watchdog import Watchdog
 from arctic_training.engine.engine import Engine, freeze, initialize
 from arctic_training.errors.types import RecipeError
 from arctic_training.evaluation.evaluator import Evaluator
@@ -36,7 +36,7 @@ from arctic_training.trainer.session import Session
 
 def assemble(trainer: Any) -> None:
     """Build every part of ``trainer``'s run, then go on from a checkpoint when the recipe says so."""
-    process_group.init()
+    process_group.init_process_group()
     require_groups(trainer.config.sequence_parallel_size, process_group.world_size())
     trainer.session = Session(trainer.config)
     trainer.session.claim()
@@ -50,7 +50,7 @@ def assemble(trainer: Any) -> None:
 def build(trainer: Any) -> None:
     """The parts, one after the other."""
     config = trainer.config
-    trainer.watch = Watch(trainer, config.hang_timeout) if config.hang_timeout else None
+    trainer.watch = Watchdog(trainer, config.hang_timeout) if config.hang_timeout else None
     trackers = make_trackers(config, trainer.session.run_dir)
     seed(config.seed)
     trainer.listen("post-loss", require_scalar)
@@ -67,11 +67,11 @@ def build(trainer: Any) -> None:
             trainer.engines[role.name] = cast(trainer, role)
     trainer.checkpointers = [checkpointer() for checkpointer in make_checkpointers(trainer)]
     for checkpointer in trainer.checkpointers:
-        disk_space.warn(checkpointer)
+        disk_space.warn_if_low(checkpointer)
     trainer.evaluators = make_evaluators(config.evaluators)
     trainer.state = RunState(progress=trainer.progress, rng=Rng(), data=trainer.train_loader, metrics=trainer.metrics)
     trainer.state.add({f"callback.{name}": part for name, part in trainer.listeners.items()})
-    trainer.state.add(trainer.own_state())
+    trainer.state.add(trainer.extra_state_dict())
     for checkpointer in trainer.checkpointers:
         checkpointer.rehearse_state(trainer.state)
     trainer.check()
@@ -80,13 +80,13 @@ def build(trainer: Any) -> None:
     seed(config.seed + process_group.rank())  # the ranks began with equal weights; from here their dropout differs
     resume(trainer)
     for checkpointer in trainer.checkpointers:
-        checkpointer.tell_of_others()
-    trainer.session.open(trackers, trainer.progress.update)
+        checkpointer.warn_about_newer()
+    trainer.session.open(trackers, trainer.progress.step)
 
 
 def prepare_data(trainer: Any) -> None:
     """Build the data of ``trainer``'s run only, which leaves them in the cache."""
-    process_group.init()
+    process_group.init_process_group()
     trainer.session = Session(trainer.config)
     seed(trainer.config.seed)
     trainer.tokenizer = make(trainer, "tokenizer")
@@ -121,7 +121,7 @@ def attach(trainer: Any, sections: list[ComponentConfig]) -> dict[str, Callback]
 
 def make(trainer: TrainerView, name: str, *args: Any) -> Any:
     """What the section ``name`` of the recipe makes."""
-    slot = next(mark for mark in type(trainer.config).model_fields[name].metadata if isinstance(mark, Slot))
+    slot = next(mark for mark in type(trainer.config).model_fields[name].metadata if isinstance(mark, TrainerComponent))
     return factory(trainer, getattr(trainer.config, name), slot.types)(*args)
 
 
@@ -144,7 +144,7 @@ def make_tokenizer(trainer: Any) -> Any:
     trained = {role.name: model for role, model in zip(roles, models, strict=True) if not role.frozen}
     skeletons = {name: model.skeleton for name, model in trained.items() if model.skeleton is not None}
     for checkpointer in make_checkpointers(trainer):
-        checkpointer.rehearse(skeletons)
+        checkpointer.dry_run(skeletons)
     return tokenizer
 
 
@@ -176,7 +176,7 @@ def cast(trainer: Any, role: Role) -> Engine:
         optimizer = make(view, role.section("optimizer"), model)
         scheduler = make(view, role.section("scheduler"), optimizer)
         engine = initialize(config, model, optimizer, scheduler, dtype=section.dtype, block=block)
-    maker.prove(engine)
+    maker.validate_engine(engine)
     # all of it: an adapter says that it trains while the model below it, as it was read, does not
     return engine.train()
 
@@ -202,7 +202,7 @@ def make_trackers(config: Any, run_dir: Path) -> list[Tracker]:
     for number, (file, name) in enumerate(files):
         if other := next((other for there, other in files[:number] if there == file), None):
             raise RecipeError(f"trackers: {other} and {name} both write {file}; leave one out, or give it another file")
-    with collectives.main_first() as first:
+    with collectives.main_process_first() as first:
         for tracker in trackers if first else ():
             with refusing(tracker):
                 tracker.check()

@@ -43,18 +43,18 @@ class Ending:
     def _finish(self: Any) -> None:
         """Save, then evaluate: an evaluation that fails, or is killed, takes nothing with it that was trained."""
         self._agree()  # what was asked since the last window was read
-        if idle := self.resumed and self.progress.update == self._started_at:
+        if idle := self.resumed and self.progress.step == self._started_at:
             self._explain_idle(self.over if self.training_horizon else "")
         self._save_if_due(end=True)
         # one that was asked to stop goes on elsewhere, and may be killed soon: it saves, and no more
         if self.config.evaluate_last and not self.asked:
-            if self._evaluated_at != self.progress.update:
+            if self._last_eval_step != self.progress.step:
                 self.evaluate()
-            elif self._untold:
-                self.session.log(self._untold, self.progress.update)
+            elif self._unlogged_metrics:
+                self.session.log(self._unlogged_metrics, self.progress.step)
             self._save_if_due(end=True)  # a callback may have stopped the run for good only now
         if self.finished and not idle:
-            logger.warning(f"stopped for good after update {self.progress.update}: {self.stop_reason}")
+            logger.warning(f"stopped for good after update {self.progress.step}: {self.stop_reason}")
 
     def _save_before(self: Any, error: BaseException) -> None:
         """Save before the run ends by an error that weights and progress have no part in, to go on when it is mended.
@@ -64,20 +64,20 @@ class Ending:
         """
         own = isinstance(error, ArcticError) or not isinstance(error, Exception)
         alone = process_group.world_size() == 1 and self.settled and not own
-        if self.progress.update and (alone or isinstance(error, ScoringError)):
+        if self.progress.step and (alone or isinstance(error, ScoringError)):
             try:
                 self._save_if_due(end=True)
             except Exception as failure:
-                logger.error(f"update {self.progress.update} could not be saved before the run ends: {failure}")
+                logger.error(f"update {self.progress.step} could not be saved before the run ends: {failure}")
 
     def _agree(self) -> None:
         """Stop on every rank when one was asked to. All processes call it together."""
-        wishes = [(code, why) for why, code in collectives.gather_objects(self._requested) if why]
+        wishes = [(code, why) for why, code in collectives.all_gather_object(self._requested) if why]
         if self.asked or not wishes:
             return
         self.exit_code, reason = max(wishes)
         self.asked, self.stop_reason = True, self.stop_reason or reason
-        logger.warning(f"stops after update {self.progress.update}: {reason}{self._how_to_go_on()}")
+        logger.warning(f"stops after update {self.progress.step}: {reason}{self._how_to_go_on()}")
 
     def _how_to_go_on(self) -> str:
         """What a person must know who starts the run again, as the end of a sentence."""
@@ -90,7 +90,7 @@ class Ending:
 
     def _explain_idle(self, over: str) -> None:
         """Say why a run that was started again has trained nothing; ``over`` is what of its plan is carried out."""
-        since = f"nothing was trained: the run stands at update {self.progress.update}"
+        since = f"nothing was trained: the run stands at update {self.progress.step}"
         if self.finished:
             logger.warning(
                 f"{since}, where it was stopped for good: {self.stop_reason}; "

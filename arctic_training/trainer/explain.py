@@ -21,7 +21,7 @@ _PARTS = {
 
 
 @contextmanager
-def explained() -> Iterator[None]:
+def translate_oom_errors() -> Iterator[None]:
     """Raises `MemoryShortError` for what says the same less clearly."""
     try:
         yield
@@ -45,7 +45,7 @@ def _memory(error: BaseException) -> str:
         where = events[-1][0] if events else "the start"
         return f"memory is short in {where}: {cause}\n{_advice(trainer, '')}".rstrip()
     evaluates = any(name == "evaluate" for name, *_ in events)
-    at = "an evaluation" if evaluates else f"update {trainer.progress.update + 1}" if trainer is not None else "the run"
+    at = "an evaluation" if evaluates else f"update {trainer.progress.step + 1}" if trainer is not None else "the run"
     shapes = f"a micro-batch of {', '.join(_shapes(batch)) or 'a batch without tensors'}"
     if part == "answer" and batch is not None and trainer is not None:
         asked = sum(len(one["prompts"]) for one in batch)

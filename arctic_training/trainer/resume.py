@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import Any
 
 from arctic_training.checkpoint import folder as disk
-from arctic_training.checkpoint.checkpointer import CheckpointEngine
-from arctic_training.checkpoint.compatibility import Guard
+from arctic_training.checkpoint.checkpointer import Checkpointer
+from arctic_training.checkpoint.compatibility import CompatibilityGuard
 from arctic_training.config.sections.component import listed
 from arctic_training.data.preparation import fingerprint
 from arctic_training.distributed import collectives, process_group
@@ -42,10 +42,10 @@ def resume(trainer: Any) -> None:
     trainer.resumed = True
     if reader.stopped:
         trainer.stop(reader.stopped)
-    logger.success(f"goes on after update {trainer.progress.update}, from {folder}{rest}")
+    logger.success(f"goes on after update {trainer.progress.step}, from {folder}{rest}")
 
 
-def guard_of(trainer: Any) -> Guard:
+def guard_of(trainer: Any) -> CompatibilityGuard:
     """What this run is."""
     prints: dict[str, Any] = {}
     if process_group.is_main():
@@ -54,7 +54,7 @@ def guard_of(trainer: Any) -> Guard:
             prints["tokenizer.files"] = fingerprint.of_tokenizer(trainer.tokenizer)
     config = trainer.config
     rows = config.micro_batch_size * config.gradient_accumulation_steps * trainer.data_world
-    return Guard(config, collectives.broadcast_object(prints) | {"global_batch_size": rows})
+    return CompatibilityGuard(config, collectives.broadcast_object(prints) | {"global_batch_size": rows})
 
 
 def checkpoint_at(path: Path) -> Path:
@@ -71,9 +71,9 @@ def checkpoint_at(path: Path) -> Path:
     return disk.step_folder(path, latest if latest in steps else steps[-1])
 
 
-def _reader(trainer: Any, folder: Path, guard: Guard) -> CheckpointEngine[Any]:
+def _reader(trainer: Any, folder: Path, guard: CompatibilityGuard) -> Checkpointer[Any]:
     """What reads the checkpoint ``folder``: the run's own engine of its type, or one made for that alone."""
-    if wrong := disk.damage(folder, sums=False):
+    if wrong := disk.verify(folder, sums=False):
         raise ResumeError(f"resume: {wrong}")
     kind = disk.read_manifest(folder).get("type")
     for engine in trainer.checkpointers:
@@ -82,6 +82,6 @@ def _reader(trainer: Any, folder: Path, guard: Guard) -> CheckpointEngine[Any]:
     known: dict[str, Any] = {cls.name: cls for cls in listed(type(trainer).checkpoint_engine_type)}
     if kind not in known:
         raise ResumeError(f"resume: {folder} is a checkpoint of type {kind!r}; this trainer reads {', '.join(known)}")
-    made: CheckpointEngine[Any] = known[kind](trainer, known[kind].config_type(type=kind, output_dir=folder.parent))
+    made: Checkpointer[Any] = known[kind](trainer, known[kind].config_type(type=kind, output_dir=folder.parent))
     made.guard = guard
     return made

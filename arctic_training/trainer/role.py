@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import torch
 from pydantic import Field, SerializeAsAny, create_model
 
-from arctic_training.config.sections.component import Slot
+from arctic_training.config.sections.component import TrainerComponent
 from arctic_training.config.sections.model import ModelConfig
 from arctic_training.config.sections.optimizer import OptimizerConfig
 from arctic_training.config.sections.scheduler import SchedulerConfig
@@ -16,13 +16,16 @@ from arctic_training.config.sections.trainer import TrainerConfig
 from arctic_training.errors.types import RegistryError
 
 _PARTS: dict[str, tuple[Any, str]] = {
-    "model": (Annotated[SerializeAsAny[ModelConfig], Slot("model_factory_type")], "The model that plays the role"),
+    "model": (
+        Annotated[SerializeAsAny[ModelConfig], TrainerComponent("model_factory_type")],
+        "The model that plays the role",
+    ),
     "optimizer": (
-        Annotated[SerializeAsAny[OptimizerConfig], Slot("optimizer_factory_type")],
+        Annotated[SerializeAsAny[OptimizerConfig], TrainerComponent("optimizer_factory_type")],
         "What takes the steps of the role",
     ),
     "scheduler": (
-        Annotated[SerializeAsAny[SchedulerConfig], Slot("scheduler_factory_type")],
+        Annotated[SerializeAsAny[SchedulerConfig], TrainerComponent("scheduler_factory_type")],
         "How the learning rate changes for the role",
     ),
 }
@@ -103,17 +106,17 @@ class RoleView:
         return int(self._trainer.training_horizon) * self._pace
 
     @property
-    def updates_per_epoch(self) -> int:
-        return int(self._trainer.updates_per_epoch) * self._pace
+    def steps_per_epoch(self) -> int:
+        return int(self._trainer.steps_per_epoch) * self._pace
 
     @property
     def warmup_steps(self) -> int:
         schedule = getattr(self.config, self._role.section("scheduler"))
-        return int(schedule.warmup(self.training_horizon, self.updates_per_epoch))
+        return int(schedule.warmup(self.training_horizon, self.steps_per_epoch))
 
 
 @contextmanager
-def spectator(engine: Any) -> Iterator[torch.nn.Module]:
+def frozen_parameters(engine: Any) -> Iterator[torch.nn.Module]:
     """The engine's model, for another's loss: gradients flow through it, and none stay in it."""
     module: torch.nn.Module = engine.module
     wanted = [parameter for parameter in module.parameters() if parameter.requires_grad]

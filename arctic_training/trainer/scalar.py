@@ -7,7 +7,7 @@ import torch
 from arctic_training.distributed import sequence_parallel
 from arctic_training.errors.types import TrainingError
 from arctic_training.model import auxiliary_losses
-from arctic_training.registry import where
+from arctic_training.registry import qualified_name
 
 
 def require_scalar(trainer: Any, loss: Any) -> None:
@@ -21,7 +21,7 @@ def require_scalar(trainer: Any, loss: Any) -> None:
     else:
         return
     raise TrainingError(
-        f"the loss of {where(type(trainer))} {told}; a tensor of one number, made of the model's, is wanted"
+        f"the loss of {qualified_name(type(trainer))} {told}; a tensor of one number, made of the model's, is wanted"
     )
 
 
@@ -29,13 +29,14 @@ def require_auxiliary_losses(trainer: Any, loss: Any) -> None:
     """Raises `TrainingError` where a model adds to its own loss, and that of the trainer leaves it out."""
     model = auxiliary_losses.unkept(engine.module for engine in trainer.trained.values())
     if model is not None and torch.is_grad_enabled():
-        raise TrainingError(auxiliary_losses.told_of(model, f"the loss of {where(type(trainer))}"))
+        raise TrainingError(auxiliary_losses.told_of(model, f"the loss of {qualified_name(type(trainer))}"))
 
 
 def require_whole_attention(trainer: Any, loss: Any) -> None:
     """Raises `TrainingError` where processes share sequences, and the model attended to its own part only."""
     if not sequence_parallel.swaps:
+        name = qualified_name(type(trainer))
         raise TrainingError(
-            f"sequence_parallel_size: the loss of {where(type(trainer))} came about without the rest of the sequence: "
+            f"sequence_parallel_size: the loss of {name} came about without the rest of the sequence: "
             "its model attends by something else than transformers' attention functions; leave it out"
         )

@@ -54,7 +54,7 @@ class Session:
         """
         told = self.config.logger
         folder = told.output_dir or self.run_dir / "logs"
-        with collectives.main_first() as first:
+        with collectives.main_process_first() as first:
             if first:
                 recipe = self.config.dump()
                 self._start(trackers, recipe, step)

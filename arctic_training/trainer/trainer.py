@@ -7,9 +7,9 @@ from typing import Any, ClassVar
 
 import torch
 
-from arctic_training.callback.callback import Callback, Moved
+from arctic_training.callback.callback import Callback, RewindTraining
 from arctic_training.callback.hooks import Hooked, hook
-from arctic_training.checkpoint.checkpointer import CheckpointEngine, save_all
+from arctic_training.checkpoint.checkpointer import Checkpointer, save_all
 from arctic_training.config.sections.trainer import TrainerConfig
 from arctic_training.data.batching.loader import Loader
 from arctic_training.data.factories.base import DataFactory
@@ -21,19 +21,26 @@ from arctic_training.model.factory import ModelFactory
 from arctic_training.optimizer.factory import OptimizerFactory
 from arctic_training.registry import Registered
 from arctic_training.scheduler.factory import SchedulerFactory
-from arctic_training.state import Progress, RunState, Stateful, traceless
+from arctic_training.state import Progress, RunState, Stateful, isolated_eval
 from arctic_training.tokenizer.factory import TokenizerFactory
 from arctic_training.trainer.assembly import assemble, prepare_data
 from arctic_training.trainer.ending import Ending
-from arctic_training.trainer.explain import explained
+from arctic_training.trainer.explain import translate_oom_errors
 from arctic_training.trainer.role import Role, require_roles, with_sections
-from arctic_training.trainer.schedule import Lengths
+from arctic_training.trainer.schedule import ScheduleMixin
 from arctic_training.trainer.session import Session
 from arctic_training.trainer.view import View
-from arctic_training.trainer.window import Window, again, count_targets, to_device, windows, with_share
+from arctic_training.trainer.window import (
+    AccumulationWindow,
+    again,
+    count_targets,
+    iter_windows,
+    set_num_items_in_batch,
+    to_device,
+)
 
 
-class Trainer(Registered, Hooked, View, Lengths, Ending, ABC, kind="trainer"):
+class Trainer(Registered, Hooked, View, ScheduleMixin, Ending, ABC, kind="trainer"):
     """Trains what its recipe says. A subclass that states a ``name`` and writes `loss` is a trainer a recipe can name.
 
     The class says which classes may serve it, the first of each list being the default.
@@ -42,7 +49,7 @@ class Trainer(Registered, Hooked, View, Lengths, Ending, ABC, kind="trainer"):
     config_type: ClassVar[type[TrainerConfig]] = TrainerConfig
     data_factory_type: ClassVar[type[DataFactory[Any]] | Sequence[type[DataFactory[Any]]]]
     model_factory_type: ClassVar[type[ModelFactory[Any]] | Sequence[type[ModelFactory[Any]]]]
-    checkpoint_engine_type: ClassVar[type[CheckpointEngine[Any]] | Sequence[type[CheckpointEngine[Any]]]]
+    checkpoint_engine_type: ClassVar[type[Checkpointer[Any]] | Sequence[type[Checkpointer[Any]]]]
     optimizer_factory_type: ClassVar[type[OptimizerFactory[Any]] | Sequence[type[OptimizerFactory[Any]]]]
     scheduler_factory_type: ClassVar[type[SchedulerFactory[Any]] | Sequence[type[SchedulerFactory[Any]]]]
     tokenizer_factory_type: ClassVar[type[TokenizerFactory[Any]] | Sequence[type[TokenizerFactory[Any]]]]
@@ -62,7 +69,7 @@ class Trainer(Registered, Hooked, View, Lengths, Ending, ABC, kind="trainer"):
     tokenizer: Any = None
     eval_loaders: Mapping[str, Loader] = {}
     engines: dict[str, Engine]
-    checkpointers: list[CheckpointEngine[Any]]
+    checkpointers: list[Checkpointer[Any]]
     evaluators: list[Evaluator]
     state: RunState
 
@@ -74,29 +81,29 @@ class Trainer(Registered, Hooked, View, Lengths, Ending, ABC, kind="trainer"):
         prepare_data(trainer)
 
     @hook("init")
-    @explained()
+    @translate_oom_errors()
     def __init__(self, config: TrainerConfig) -> None:
         self.config: Any = config
         self.progress = Progress()
         self.metrics = Metrics()
-        self.window = Window([])
+        self.window = AccumulationWindow([])
         self.exit_code = 0
-        self.left_out: set[tuple[int, int]] = set()  # epoch and first row of windows that are passed over
-        self._evaluated_at, self._untold = -1, dict[str, float]()
+        self.skipped_windows: set[tuple[int, int]] = set()  # epoch and first row of windows that are passed over
+        self._last_eval_step, self._unlogged_metrics = -1, dict[str, float]()
         self._clock = (time.perf_counter(), 0)
         with environment.lending():
             assemble(self)
-        self._started_at = self.progress.update
+        self._started_at = self.progress.step
 
     @property
     def train_batches(self) -> Iterator[Any]:
-        """What is left of the epoch under way, window by window: see `Window`."""
+        """What is left of the epoch under way, window by window: see `AccumulationWindow`."""
         loader = self.train_loader
         assert loader is not None
         if not (first := self.config.overfit_first_batch):
-            loader.seek(self.progress.epoch, self.progress.row)
-        for window in windows(
-            again(loader, self.progress.row) if first else loader,
+            loader.seek(self.progress.epoch, self.progress.sample_index)
+        for window in iter_windows(
+            again(loader, self.progress.sample_index) if first else loader,
             self.config.gradient_accumulation_steps,
             targets=self.targets,
             stop=lambda: bool(self._requested[0]),
@@ -104,8 +111,8 @@ class Trainer(Registered, Hooked, View, Lengths, Ending, ABC, kind="trainer"):
             ranks=process_group.world_size(),
             device=self.device,
         ):
-            if (self.progress.epoch, self.progress.row) in self.left_out:
-                self.progress.row += window.size * loader.stride
+            if (self.progress.epoch, self.progress.sample_index) in self.skipped_windows:
+                self.progress.sample_index += window.size * loader.stride
                 continue
             self.window = window
             for index, batch in enumerate(window.batches):
@@ -113,15 +120,15 @@ class Trainer(Registered, Hooked, View, Lengths, Ending, ABC, kind="trainer"):
                 yield batch
 
     @hook("train")
-    @explained()
+    @translate_oom_errors()
     @environment.lending()
     def train(self) -> None:
         """Train what is left of the run, save and evaluate what is due at its end, and close the session."""
-        process_group.init()  # another run in this process may have ended since, and given back what both need
+        process_group.init_process_group()  # a run that ended in this process has given back what this one needs
         try:
-            if self.config.evaluate_first and not self.progress.update:
+            if self.config.evaluate_first and not self.progress.step:
                 self.evaluate()
-            self._clock = (time.perf_counter(), self.progress.tokens)
+            self._clock = (time.perf_counter(), self.progress.num_target_tokens)
             while not self._go_through():
                 pass
             self._finish()
@@ -135,12 +142,12 @@ class Trainer(Registered, Hooked, View, Lengths, Ending, ABC, kind="trainer"):
         try:
             for _ in self.epochs:
                 self.epoch()
-                if not self.stop_reason or self.epochs_done >= self.progress.epoch + 1:  # gone through whole
-                    self.progress.epoch, self.progress.row = self.progress.epoch + 1, 0
+                if not self.stop_reason or self.epochs_completed >= self.progress.epoch + 1:  # gone through whole
+                    self.progress.epoch, self.progress.sample_index = self.progress.epoch + 1, 0
                     self._save_if_due()
                 if self.stop_reason:
                     break
-        except Moved:
+        except RewindTraining:
             self.stop_reason, self.finished = "", False  # as far as a callback said so of what is left behind now
             for engine in self.checkpointers:
                 engine.go_back()
@@ -153,10 +160,10 @@ class Trainer(Registered, Hooked, View, Lengths, Ending, ABC, kind="trainer"):
         for batch in [] if self.stop_reason else self.train_batches:
             self.settled = False
             self.step(batch)
-            self.progress.row += self.train_loader.stride
+            self.progress.sample_index += self.train_loader.stride
             if self.window.closes:
-                self.progress.update += 1
-                self.progress.tokens += self.window.targets
+                self.progress.step += 1
+                self.progress.num_target_tokens += self.window.targets
                 self.settled = True
                 self.after_update()
                 if self.stop_reason:
@@ -195,7 +202,7 @@ class Trainer(Registered, Hooked, View, Lengths, Ending, ABC, kind="trainer"):
     @hook("after_update")
     def after_update(self) -> None:
         """Everything that is done between updates: log, evaluate, save, stop, each when it is due."""
-        update, config = self.progress.update, self.config
+        update, config = self.progress.step, self.config
         if config.train_log_iter_interval and update % config.train_log_iter_interval == 0:
             self.log()
         if config.eval_interval and update % config.eval_interval == 0:
@@ -212,25 +219,25 @@ class Trainer(Registered, Hooked, View, Lengths, Ending, ABC, kind="trainer"):
         recorded = self.metrics.read(collectives.all_reduce)
         own = {} if (norm := self.model.grad_norm) is None else {"grad_norm": norm}
         then, tokens = self._clock
-        self._clock = (time.perf_counter(), self.progress.tokens)
-        rate = (self.progress.tokens - tokens) / (self._clock[0] - then)
-        own |= {"lr": self.model.last_lr, "epoch": self.epochs_done, "targets_per_second": rate}
+        self._clock = (time.perf_counter(), self.progress.num_target_tokens)
+        rate = (self.progress.num_target_tokens - tokens) / (self._clock[0] - then)
+        own |= {"lr": self.model.last_lr, "epoch": self.epochs_completed, "targets_per_second": rate}
         values = dict(sorted(merged(own, recorded).items(), key=lambda item: item[0] in own))
-        self.session.log(values, self.progress.update)
+        self.session.log(values, self.progress.step)
         return values
 
     @hook("evaluate")
     def evaluate(self) -> dict[str, float]:
         """The mean loss over every evaluation set and what the evaluators measure, over all ranks. Leaves no trace."""
         training, values = self.metrics, dict[str, float]()
-        with traceless(engine.module for engine in self.engines.values()):
+        with isolated_eval(engine.module for engine in self.engines.values()):
             try:
                 for name, loader in self.eval_loaders.items():
                     self.metrics = Metrics()
                     loader.seek(0, 0)
                     for batch in loader:
                         self.metrics.weight = self.targets(batch)
-                        batch = with_share(to_device(batch, self.device), max(self.metrics.weight, 1))
+                        batch = set_num_items_in_batch(to_device(batch, self.device), max(self.metrics.weight, 1))
                         self.record("loss", self.loss(batch))
                     means = self.evaluated(self.metrics.read(collectives.all_reduce))
                     values = merged(values, {f"{metric}/{name}": value for metric, value in means.items()})
@@ -239,10 +246,10 @@ class Trainer(Registered, Hooked, View, Lengths, Ending, ABC, kind="trainer"):
             for evaluator in self.evaluators:
                 values = merged(values, measured(evaluator, self))
         for engine in self.checkpointers:
-            engine.note(values)
-        update, interval, every = self.progress.update, self.config.eval_interval, self.config.eval_log_iter_interval
+            engine.record_metrics(values)
+        update, interval, every = self.progress.step, self.config.eval_interval, self.config.eval_log_iter_interval
         told = every and (not interval or update % interval or update % (interval * every) == 0)
-        self._evaluated_at, self._untold = update, values if every and not told else {}
+        self._last_eval_step, self._unlogged_metrics = update, values if every and not told else {}
         if told:
             self.session.log(values, update)
         return values
@@ -252,7 +259,7 @@ class Trainer(Registered, Hooked, View, Lengths, Ending, ABC, kind="trainer"):
         return means
 
     @hook("checkpoint")
-    def checkpoint(self, engines: Sequence[CheckpointEngine[Any]] | None = None) -> None:
+    def checkpoint(self, engines: Sequence[Checkpointer[Any]] | None = None) -> None:
         """Save now, with every checkpoint engine of the recipe, or with those given."""
         save_all(self.checkpointers if engines is None else engines, self.trained, self.state)
 
@@ -267,7 +274,7 @@ class Trainer(Registered, Hooked, View, Lengths, Ending, ABC, kind="trainer"):
         """Count a scalar in the mean that is told under ``name``; every rank must record the same names."""
         self.metrics.add(name, value, weight)
 
-    def own_state(self) -> dict[str, Stateful]:
+    def extra_state_dict(self) -> dict[str, Stateful]:
         """What a subclass must remember beside weights, position and randomness, by name."""
         return {}
 

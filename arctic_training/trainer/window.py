@@ -13,7 +13,7 @@ Reduce = Callable[[torch.Tensor], torch.Tensor]
 
 
 @dataclass
-class Window:
+class AccumulationWindow:
     batches: list[Any]
     """Its micro-batches on this rank, on the device."""
     targets: int = 0
@@ -33,7 +33,7 @@ class Window:
         return self.index == self.size - 1
 
 
-def windows(
+def iter_windows(
     batches: Iterable[Any],
     size: int,
     *,
@@ -42,7 +42,7 @@ def windows(
     reduce: Reduce,
     ranks: int,
     device: torch.device,
-) -> Iterator[Window]:
+) -> Iterator[AccumulationWindow]:
     """Cut ``batches`` into windows; the last of an epoch may be short.
 
     A whole window is read before any of it is handed on, and its targets are counted before they reach the device. One
@@ -54,7 +54,9 @@ def windows(
         mine = torch.tensor([sum(targets(batch) for batch in held), int(stop())], dtype=torch.int64)
         total, stops = reduce(mine).tolist()
         share = max(total, 1) / (len(held) * ranks)
-        yield Window([with_share(to_device(batch, device), share) for batch in held], total, stop=stops > 0)
+        yield AccumulationWindow(
+            [set_num_items_in_batch(to_device(batch, device), share) for batch in held], total, stop=stops > 0
+        )
 
 
 def again(loader: Any, row: int) -> Iterator[Any]:
@@ -74,7 +76,7 @@ def count_targets(batch: Any) -> int:
     return len(batch[0]) if isinstance(batch, (tuple, list)) else len(batch)
 
 
-def with_share(batch: Any, share: float) -> Any:
+def set_num_items_in_batch(batch: Any, share: float) -> Any:
     """Tell a batch what the sum of its losses is to be divided by, under transformers' name for it."""
     return {**batch, "num_items_in_batch": share} if isinstance(batch, Mapping) else batch
 

@@ -13,7 +13,7 @@ from arctic_training import builtin as _builtin  # noqa: F401  fills the shelves
 from arctic_training.config.recipe import describe
 from arctic_training.config.recipe.get_config import DEFAULT_TRAINER
 from arctic_training.config.sections.base import BaseConfig, ComponentConfig
-from arctic_training.config.sections.component import Slot
+from arctic_training.config.sections.component import TrainerComponent
 from arctic_training.config.sections.trainer import TrainerConfig
 from arctic_training.registry import lookup, names
 
@@ -128,7 +128,7 @@ def pages() -> str:
         lines += [f"### Trainer `{name}`", "", subject(cls), ""]
         lines += ["Classes that it accepts, the default first:", ""]
         for key, field in cls.config_type.model_fields.items():
-            slot = next((m for m in field.metadata if isinstance(m, Slot)), None)
+            slot = next((m for m in field.metadata if isinstance(m, TrainerComponent)), None)
             if slot is not None:
                 allowed = getattr(cls, slot.types)
                 served = [allowed] if isinstance(allowed, type) else allowed

@@ -133,7 +133,7 @@ class TellFigures(Callback):
     name = "sums_figures"
 
     def post_evaluate(self, trainer: Any, values: dict[str, float]) -> None:
-        when = "after" if trainer.progress.update else "before"
+        when = "after" if trainer.progress.step else "before"
         told = {"success": "success", "accuracy/eval": "accuracy on held-out pairs"}
         for name, words in told.items():
             if is_main() and name in values:

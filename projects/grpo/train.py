@@ -71,7 +71,7 @@ class TellFigures(Callback):
     name = "figures"
 
     def post_evaluate(self, trainer: Any, values: dict[str, float]) -> None:
-        when = "after" if trainer.progress.update else "before"
+        when = "after" if trainer.progress.step else "before"
         told = {"exact_match/eval": "greedy", "reward/exact_match/eval": "sampled"}
         for name, words in told.items():
             if is_main() and name in values:

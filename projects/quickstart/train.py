@@ -87,7 +87,7 @@ class ScoreCallback(Callback):
     name = "print_score"
 
     def post_evaluate(self, trainer: Any, values: dict[str, float]) -> None:
-        when = "after" if trainer.progress.update else "before"
+        when = "after" if trainer.progress.step else "before"
         if is_main():
             for name, value in values.items():
                 if name.startswith("exact_match/"):

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from pyarrow import parquet
 
 from arctic_training.config.recipe.get_config import get_config
-from arctic_training.config.recipe.node import plain
+from arctic_training.config.recipe.node import to_python
 from arctic_training.config.recipe.yaml_reader import read_yaml
 from arctic_training.config.recipe.yaml_writer import write_yaml
 from arctic_training.data.batching.packing import best_fit
@@ -43,7 +43,7 @@ FEW = settings(max_examples=60, deadline=None, suppress_health_check=[HealthChec
 
 RECIPES = [path.read_text(encoding="utf-8") for path in tracked("tests/config/recipes_08/*.yaml", "projects/*/*.yaml")]
 # by what the package has, and not by a project's own code
-TREES = [{**plain(read_yaml(text, "r")), "type": kind} for text in RECIPES for kind in ("sft", "dpo", "gan")]
+TREES = [{**to_python(read_yaml(text, "r")), "type": kind} for text in RECIPES for kind in ("sft", "dpo", "gan")]
 
 ODD = st.one_of(
     st.none(),
@@ -166,7 +166,7 @@ def test_any_references(tree: dict[str, str]) -> None:
 
 def test_what_is_written_of_a_good_recipe_reads_back() -> None:
     for tree in TREES:
-        assert plain(read_yaml(write_yaml(tree), "r")) == tree
+        assert to_python(read_yaml(write_yaml(tree), "r")) == tree
 
 
 # rows

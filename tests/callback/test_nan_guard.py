@@ -19,7 +19,7 @@ from arctic_training.distributed.process_group import process_group
 from arctic_training.engine.engine import TrainedEngine
 from arctic_training.errors.types import NonFiniteError, RecipeError
 from arctic_training.state import Progress
-from arctic_training.trainer.window import Window
+from arctic_training.trainer.window import AccumulationWindow
 from tests import processes
 from tests.contract.cases import recipe
 
@@ -39,7 +39,7 @@ class Spoiled(GANTrainer):
         return type(self).spoil(self, super().loss(batch)) if torch.is_grad_enabled() else super().loss(batch)
 
     def train(self) -> None:
-        self.left_out |= self.left_out_from_the_start
+        self.skipped_windows |= self.left_out_from_the_start
         super().train()
 
 
@@ -62,12 +62,14 @@ def train(folder: Path, spoil: Spoil = lambda trainer, loss: loss, run: str = "r
 
 def at(*updates: int) -> Spoil:
     """The loss of these updates, from 0, is no number."""
-    return lambda trainer, loss: loss * math.nan if trainer.progress.update in updates else loss
+    return lambda trainer, loss: loss * math.nan if trainer.progress.step in updates else loss
 
 
 def on(*places: tuple[int, int]) -> Spoil:
     """The loss of what begins there is no number."""
-    return lambda trainer, loss: loss * math.nan if (trainer.progress.epoch, trainer.progress.row) in places else loss
+    return lambda trainer, loss: (
+        loss * math.nan if (trainer.progress.epoch, trainer.progress.sample_index) in places else loss
+    )
 
 
 def test_the_run_stops_and_names_the_samples(tmp_path: Path) -> None:
@@ -82,10 +84,10 @@ def test_the_run_stops_and_names_the_samples(tmp_path: Path) -> None:
 
 def test_the_samples_are_named_where_the_loader_knows_them() -> None:
     order = GlobalOrder(12, 2, seed=5)
-    progress = Progress(epoch=1, row=8)  # after a window of two micro-batches of two rows
+    progress = Progress(epoch=1, sample_index=8)  # after a window of two micro-batches of two rows
     trainer = SimpleNamespace(
-        train_loader=IndexedLoader(list(range(12)), order, list, blank=lambda one: one),
-        window=Window([None] * 2),
+        train_loader=IndexedLoader(list(range(12)), order, list, make_padding_sample=lambda one: one),
+        window=AccumulationWindow([None] * 2),
         config=SimpleNamespace(overfit_first_batch=False),
         progress=progress,
     )
@@ -106,14 +108,14 @@ def test_an_overflow_that_seeks_the_scale_of_fp16_is_no_fault() -> None:
         parameter = torch.nn.Parameter(torch.ones(1))
         wrapped = SimpleNamespace(loss_scaler=scaler, param_groups=[{"lr": 0.1, "params": [parameter]}])
         engine = TrainedEngine(SimpleNamespace(optimizer=wrapped, module=torch.nn.Linear(1, 1)))
-        assert engine.lowers_scale is lowers
+        assert engine.is_searching_loss_scale is lowers
         for _ in range(3):
             scaler.update_scale(True)  # at the least scale too: it is the guard that ends the run
 
 
 def test_a_gradient_that_is_infinite_stops_too(tmp_path: Path) -> None:
     def explode(trainer: Any, loss: torch.Tensor) -> torch.Tensor:
-        loss.register_hook(lambda grad: grad * math.inf) if trainer.progress.update == 1 else None
+        loss.register_hook(lambda grad: grad * math.inf) if trainer.progress.step == 1 else None
         return loss
 
     with pytest.raises(NonFiniteError, match="update 2: the gradient is not finite"):
@@ -154,7 +156,7 @@ def test_the_run_never_goes_back_to_the_checkpoint_of_another_run(tmp_path: Path
     # the file `latest` is lost, so that the numbers alone tell which is the newest
 
     def lose(trainer: Any, loss: torch.Tensor) -> torch.Tensor:
-        if trainer.progress.update == 3:
+        if trainer.progress.step == 3:
             (trainer.run_dir / "saved" / "latest").unlink(missing_ok=True)
         return on((0, 12))(trainer, loss)
 
@@ -176,7 +178,7 @@ def test_going_back_wants_a_checkpoint(tmp_path: Path) -> None:
 def detached(trainer: Any, loss: torch.Tensor) -> torch.Tensor:
     """On the last rank a number that is none, and a gradient that is."""
     last = process_group.rank() == process_group.world_size() - 1
-    return loss + loss.detach() * math.nan if trainer.progress.update == 2 and last else loss
+    return loss + loss.detach() * math.nan if trainer.progress.step == 2 and last else loss
 
 
 def stop_by_loss(folder: Path) -> tuple[str, list[str]]:
@@ -196,7 +198,7 @@ def test_a_loss_that_is_no_number_ends_the_run_also_where_the_gradient_is_one(tm
 
 def test_weights_that_are_not_finite_are_not_saved(tmp_path: Path) -> None:
     def spoil(trainer: Any, loss: torch.Tensor) -> torch.Tensor:
-        if trainer.progress.update == 3:
+        if trainer.progress.step == 3:
             next(trainer.engines["discriminator"].module.parameters()).data[0] = math.inf
         return loss
 

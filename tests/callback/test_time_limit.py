@@ -87,5 +87,5 @@ def test_a_run_saves_and_says_that_it_is_to_be_started_again(tmp_path: Path, mon
     trainer.train()
     trainer.close()
     assert trainer.exit_code == 75
-    assert trainer.progress.update == 6  # asked after the fifth, agreed on in the next
+    assert trainer.progress.step == 6  # asked after the fifth, agreed on in the next
     assert (tmp_path / "saved" / "step_6").is_dir()

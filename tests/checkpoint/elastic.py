@@ -101,14 +101,14 @@ def update(engine: TrainedEngine, number: int) -> float:
 
 
 def save(engine: TrainedEngine, folder: Path, number: int) -> None:
-    view, state = small.run_of(folder, Progress(update=number))
+    view, state = small.run_of(folder, Progress(step=number))
     DeepSpeedCheckpointEngine(view, DeepSpeedCheckpointConfig(output_dir=folder))().save({"model": engine}, state)
 
 
 def load(engine: TrainedEngine, folder: Path) -> int:
     view, state = small.run_of(folder, Progress())
     DeepSpeedCheckpointEngine(view, DeepSpeedCheckpointConfig(output_dir=folder))().load({"model": engine}, state)
-    return view.progress.update  # type: ignore[no-any-return]
+    return view.progress.step  # type: ignore[no-any-return]
 
 
 def whole(engine: TrainedEngine) -> dict[str, torch.Tensor]:

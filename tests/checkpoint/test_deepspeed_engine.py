@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from arctic_training.checkpoint.deepspeed import DeepSpeedCheckpointConfig, DeepSpeedCheckpointEngine
-from arctic_training.checkpoint.folder import sums_of
+from arctic_training.checkpoint.folder import fsync_and_hash
 from arctic_training.distributed import collectives, process_group
 from arctic_training.engine.engine import TrainedEngine
 from arctic_training.engine.snapshot import fragments, require_plain, snapshot
@@ -22,7 +22,7 @@ from tests.engine import small
 
 
 def saver(folder: Path, update: int = 0, **parts: Any) -> tuple[DeepSpeedCheckpointEngine, RunState]:
-    view, state = small.run_of(folder, Progress(update=update))
+    view, state = small.run_of(folder, Progress(step=update))
     return DeepSpeedCheckpointEngine(view, DeepSpeedCheckpointConfig(output_dir=folder))(), RunState(state | parts)
 
 
@@ -49,7 +49,7 @@ class Planted:
 
 def two_engines(folder: Path) -> list[str]:
     """Two trained networks in one checkpoint; parts of the run; and the refusals, at stage 1."""
-    process_group.init()
+    process_group.init_process_group()
     engines = {"model": small.make(1, seed=1), "critic": small.make(1, seed=2)}
     for engine in engines.values():
         small.window(engine, 0, 1, 1)
@@ -99,7 +99,7 @@ def test_two_networks_in_one_checkpoint_and_what_is_refused(tmp_path: Path) -> N
 
 
 def save_one(folder: Path) -> None:
-    process_group.init()
+    process_group.init_process_group()
     engine = small.make(0)
     small.window(engine, 0, 1, 1)
     checkpointer, state = saver(folder, 1)
@@ -107,7 +107,7 @@ def save_one(folder: Path) -> None:
 
 
 def load_one(folder: Path) -> str:
-    process_group.init()
+    process_group.init_process_group()
     checkpointer, state = saver(folder)
     try:
         checkpointer.load({"model": small.make(0)}, state)
@@ -126,7 +126,7 @@ def test_a_planted_pickle_does_not_run(tmp_path: Path, name: str) -> None:
     folder, marker = tmp_path / "step_1", tmp_path / "ran"
     torch.save({"layout": Planted(marker)}, folder / name)
     manifest = json.loads((folder / "manifest.json").read_text())
-    manifest["files"] |= sums_of(folder, [name])
+    manifest["files"] |= fsync_and_hash(folder, [name])
     (folder / "manifest.json").write_text(json.dumps(manifest))
     (told,) = processes.share(load_one, 1, tmp_path)
     assert told.startswith("ResumeError")
@@ -156,7 +156,7 @@ def test_what_cannot_be_saved_exactly_is_refused_at_the_start(tmp_path: Path, ze
     view, _ = small.run_of(tmp_path, Progress())
     view.config = small.recipe(zero_optimization={"stage": 3, **zero})
     with pytest.raises(RecipeError, match=next(iter(zero))):
-        DeepSpeedCheckpointEngine(view, DeepSpeedCheckpointConfig(output_dir=tmp_path)).rehearse({})
+        DeepSpeedCheckpointEngine(view, DeepSpeedCheckpointConfig(output_dir=tmp_path)).dry_run({})
 
 
 def test_a_run_that_remembers_what_no_file_can_hold_is_refused_at_the_start(tmp_path: Path) -> None:
@@ -188,7 +188,7 @@ def put_together(stage: int, dtype: str) -> list[str]:
         for name, start, at, size in held
     ]
     wrong = []
-    every = [one for part in collectives.gather_objects(mine) for one in part]
+    every = [one for part in collectives.all_gather_object(mine) for one in part]
     for name, parameter in engine.module.named_parameters():
         if not parameter.requires_grad:
             continue
@@ -209,7 +209,7 @@ def put_together(stage: int, dtype: str) -> list[str]:
 
 
 def all_together() -> list[str]:
-    process_group.init()
+    process_group.init_process_group()
     return [line for stage in small.STAGES for dtype in ("fp32", "bf16") for line in put_together(stage, dtype)]
 
 

@@ -25,7 +25,7 @@ Move = tuple[elastic.Layout, elastic.Layout, str, str]
 @torch._dynamo.config.patch(disable=True)  # compiling Muon takes longer than everything here
 def begin(root: str, cases: list[tuple[elastic.Layout, str, str]]) -> dict[Any, Any]:
     """Train, save, and train on: weights at the checkpoint, the losses after it, and the weights at the end."""
-    process_group.init()
+    process_group.init_process_group()
     told = {}
     for stage, optimizer, dtype in cases:
         engine = elastic.make(stage, optimizer, dtype)
@@ -39,7 +39,7 @@ def begin(root: str, cases: list[tuple[elastic.Layout, str, str]]) -> dict[Any, 
 
 @torch._dynamo.config.patch(disable=True)
 def go_on(root: str, moves: list[Move]) -> dict[Move, Any]:
-    process_group.init()
+    process_group.init_process_group()
     told = {}
     for move in moves:
         there, here, optimizer, dtype = move
@@ -117,7 +117,7 @@ def test_every_stage_to_every_stage(tmp_path: Path, before: int, after: int) -> 
 
 def scales(root: str) -> dict[tuple[int, int], list[Any]]:
     """What is saved of fp16's loss scale and read, by ZeRO stage before and after; the CPU need not do fp16 well."""
-    process_group.init()
+    process_group.init_process_group()
     process_group.init_deepspeed()
     from deepspeed.accelerator import get_accelerator
 

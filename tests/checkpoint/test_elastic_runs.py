@@ -117,7 +117,7 @@ def train(name: str, root: str, run: str, cut: Cut, **more: Any) -> dict[str, An
     seen: dict[tuple[int, int, int], Any] = {}
 
     def look(self: Any, batch: Any) -> None:
-        place = (self.progress.update + 1, self.window.index, process_group.rank())
+        place = (self.progress.step + 1, self.window.index, process_group.rank())
         if "draw" in batch:
             seen[place] = batch["draw"].tolist()
         elif "prompts" in batch:
@@ -143,7 +143,7 @@ def train(name: str, root: str, run: str, cut: Cut, **more: Any) -> dict[str, An
 
 def shared_rows(batch: Any, *, packed: bool) -> list[Any]:
     """The rows of which all processes have a part; the first one tells them."""
-    parts = collectives.gather_objects((batch["input_ids"][0].tolist(), batch["labels"][0].tolist()))
+    parts = collectives.all_gather_object((batch["input_ids"][0].tolist(), batch["labels"][0].tolist()))
     ids, labels = ([token for part in parts for token in part[n]] for n in (0, 1))
     ends = batch["cu_seq_lens_q"].tolist()
     rows = [slice(None)] if packed else [slice(*two) for two in pairwise(ends)]
@@ -153,7 +153,7 @@ def shared_rows(batch: Any, *, packed: bool) -> list[Any]:
 
 def runs(name: str, root: str, cut: tuple[int, ...], saved: dict[str, str], **more: Any) -> list[dict[str, Any]]:
     """`train` in each new folder, from the checkpoint that it is told."""
-    process_group.init()
+    process_group.init_process_group()
     ended = []
     for run, checkpoint in saved.items():
         section: dict[str, Any] = {"type": "deepspeed", "output_dir": str(Path(root) / run / "saved")}

@@ -18,7 +18,7 @@ import torch
 from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
 
-from arctic_training import CheckpointEngine, GANTrainer, get_config
+from arctic_training import Checkpointer, GANTrainer, get_config
 from arctic_training.callback.time_limit import STOPPED_EARLY
 from arctic_training.checkpoint import folder as disk
 from arctic_training.checkpoint.deepspeed import DeepSpeedCheckpointEngine
@@ -36,13 +36,13 @@ FAILED = {"error": 1, "nan": 3, "interrupt": 130}
 BETWEEN = {"error between updates": 1}
 
 
-class Export(CheckpointEngine[CheckpointConfig]):
+class Export(Checkpointer[CheckpointConfig]):
     """Nothing that a run can go on from."""
 
     name = "export_for_the_table"
 
     def write(self, folder: Path, engines: Mapping[str, Engine], state: RunState) -> None:
-        (folder / "update.txt").write_text(str(self.trainer.progress.update))
+        (folder / "update.txt").write_text(str(self.trainer.progress.step))
 
 
 class Ended(GANTrainer):
@@ -54,7 +54,7 @@ class Ended(GANTrainer):
 
     def step(self, batch: Any) -> None:
         super().step(batch)
-        if self.progress.update + 1 == self.at and self.window.index == 0:
+        if self.progress.step + 1 == self.at and self.window.index == 0:
             self.happen()
 
     def happen(self) -> None:
@@ -70,14 +70,14 @@ class Ended(GANTrainer):
             self.stop("seen enough")
 
     def loss(self, batch: Any) -> torch.Tensor:
-        spoilt = self.end == "nan" and self.progress.update + 1 == self.at
+        spoilt = self.end == "nan" and self.progress.step + 1 == self.at
         return super().loss(batch) * (float("nan") if spoilt else 1)
 
     def after_update(self) -> None:
         super().after_update()
-        if self.end == "late stop" and self.progress.update == self.at:  # when the update is saved already
+        if self.end == "late stop" and self.progress.step == self.at:  # when the update is saved already
             self.stop("seen enough")
-        if self.end in BETWEEN and self.progress.update == self.at:
+        if self.end in BETWEEN and self.progress.step == self.at:
             raise RuntimeError("on purpose")
 
     def pre_train_callback(self) -> None:
@@ -177,8 +177,8 @@ CASES = st.builds(
 def own_environment() -> Iterator[None]:
     """A run says in its environment who it is; at its end it looks through the heap, and need not through imports."""
     before = dict(os.environ)
-    process_group.init()
-    process_group.shutdown()
+    process_group.init_process_group()
+    process_group.destroy_process_group()
     gc.freeze()
     yield
     gc.unfreeze()

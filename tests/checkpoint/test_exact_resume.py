@@ -26,7 +26,7 @@ def one_case(folder: Path, stage: int, dtype: str, steps: int) -> list[str]:
     losses, lrs = [], []
     for update in range(5):
         if update == 2:
-            progress.update, progress.row = 2, 2 * steps
+            progress.step, progress.sample_index = 2, 2 * steps
             assert DeepSpeedCheckpointEngine(view, config)().save({"model": engine}, state) is not None
         losses += small.window(engine, update * steps, max(1, steps - update % 2), steps)
         lrs.append(engine.last_lr)
@@ -56,7 +56,7 @@ def one_case(folder: Path, stage: int, dtype: str, steps: int) -> list[str]:
 
 
 def every_case(folder: Path) -> dict[str, list[str]]:
-    process_group.init()
+    process_group.init_process_group()
     found = {}
     for stage in small.STAGES:
         for dtype, steps in (("fp32", 1), ("fp32", 3), ("bf16", 2)):

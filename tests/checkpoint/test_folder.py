@@ -16,14 +16,14 @@ from hypothesis import strategies as st
 
 from arctic_training.checkpoint import folder as disk
 from arctic_training.checkpoint import retention
-from arctic_training.checkpoint.checkpointer import CheckpointEngine, save_all
+from arctic_training.checkpoint.checkpointer import Checkpointer, save_all
 from arctic_training.config.sections.checkpoint import CheckpointConfig
 from arctic_training.engine.engine import Engine
 from arctic_training.errors.types import CheckpointError, ResumeError
 from arctic_training.state import Progress, RunState
 
 
-class Notes(CheckpointEngine[CheckpointConfig]):
+class Notes(Checkpointer[CheckpointConfig]):
     """Saves the number of the update, twice."""
 
     resumable = True
@@ -31,13 +31,13 @@ class Notes(CheckpointEngine[CheckpointConfig]):
     def write(self, folder: Path, engines: Mapping[str, Engine], state: RunState) -> dict[str, Any]:
         for name in ("one.txt", "sub/two.txt"):
             (folder / name).parent.mkdir(exist_ok=True)
-            (folder / name).write_text(str(self.trainer.progress.update) * 100)
+            (folder / name).write_text(str(self.trainer.progress.step) * 100)
         return {"note": "short"}
 
     def read(self, folder: Path, manifest: Mapping[str, Any], engines: Mapping[str, Engine], state: RunState) -> None:
         told = {(folder / name).read_text() for name in ("one.txt", "sub/two.txt")}
         assert told == {str(manifest["step"]) * 100}
-        self.trainer.progress.update = manifest["step"]
+        self.trainer.progress.step = manifest["step"]
 
 
 Notes.name = "notes"  # stated here, it is not registered
@@ -45,14 +45,14 @@ Notes.name = "notes"  # stated here, it is not registered
 
 def notes(root: Path, update: int = 0, **section: Any) -> Notes:
     run = SimpleNamespace(evaluate_last=False)
-    view: Any = SimpleNamespace(run_dir=root, progress=Progress(update=update), config=run)
+    view: Any = SimpleNamespace(run_dir=root, progress=Progress(step=update), config=run)
     return Notes(view, CheckpointConfig(type="notes", output_dir=root, **section))()
 
 
 def save(root: Path, *updates: int, **section: Any) -> Notes:
     engine = notes(root, **section)
     for update in updates:
-        engine.trainer.progress.update = update
+        engine.trainer.progress.step = update
         assert engine.save({}, RunState()) == root / f"step_{update}"
     return engine
 
@@ -60,7 +60,7 @@ def save(root: Path, *updates: int, **section: Any) -> Notes:
 def resumed(root: Path) -> int:
     engine = notes(root)
     engine.load({}, RunState())
-    return engine.trainer.progress.update
+    return engine.trainer.progress.step
 
 
 def test_what_was_saved_is_loaded(tmp_path: Path) -> None:
@@ -141,7 +141,7 @@ def test_retention_that_is_killed_leaves_the_newest(tmp_path: Path) -> None:
     def check() -> None:
         assert resumed(root) in (3, 4)
         for step in disk.steps(root):
-            assert disk.damage(disk.step_folder(root, step)) is None
+            assert disk.verify(disk.step_folder(root, step)) is None
 
     assert kills(root, lambda: save(root, 4, keep_last=1), check) >= 15
 
@@ -165,7 +165,7 @@ def test_retention_keeps_the_newest(tmp_path_factory: pytest.TempPathFactory, st
         (root / f"step_{step}" / "manifest.json").write_text(
             json.dumps({"format": disk.FORMAT, "step": step, "files": {}})
         )
-    removed = retention.retain(root, keep)
+    removed = retention.prune(root, keep)
     left = sorted(steps)[-keep:] if keep else sorted(steps)
     assert disk.steps(root) == left
     assert sorted(removed) == sorted(steps - set(left))
@@ -182,15 +182,15 @@ def test_what_was_just_written_stays_though_later_ones_are_there(tmp_path: Path)
 @pytest.mark.fault(28)
 def test_a_run_that_begins_anew_where_another_has_been_keeps_its_own(tmp_path: Path, said: list[str]) -> None:
     save(tmp_path, 8, 10)
-    notes(tmp_path, 10).tell_of_others()
+    notes(tmp_path, 10).warn_about_newer()
     assert said == []
     engine = notes(tmp_path, keep_last=2)
-    engine.tell_of_others()
+    engine.warn_about_newer()
     assert said[-1].startswith(
         f"{tmp_path} holds checkpoints from before that are ahead of this run, step_8 to step_10: they"
     )
     for update in (2, 4, 6):
-        engine.trainer.progress.update = update
+        engine.trainer.progress.step = update
         engine.save({}, RunState())
     assert disk.steps(tmp_path) == [4, 6, 8, 10]
     (tmp_path / "step_6" / "one.txt").write_text("short")
@@ -211,7 +211,7 @@ def test_what_a_run_goes_on_from_is_saved_last_and_though_another_fails(tmp_path
     export = Export(own.trainer, CheckpointConfig(output_dir=tmp_path / "export", on_save_error="stop"))
     save_all([own, export], {}, RunState())
     assert disk.steps(tmp_path / "export") == disk.steps(tmp_path / "notes") == [1]
-    own.trainer.progress.update = 2
+    own.trainer.progress.step = 2
     shutil.rmtree(tmp_path / "export")
     (tmp_path / "export").touch()
     with pytest.raises(CheckpointError, match="export"):
@@ -265,7 +265,7 @@ def test_a_disk_that_refuses_is_told_and_the_run_goes_on(tmp_path: Path, said: l
     root = tmp_path / "run"
     engine = save(root, 1)
     (root / ".aside-step_2").write_text("in the way")
-    engine.trainer.progress.update = 2
+    engine.trainer.progress.step = 2
     assert engine.save({}, RunState()) is None
     assert "cannot create a checkpoint" in said[-1]
     (root / ".aside-step_2").unlink()
@@ -294,7 +294,7 @@ def test_what_the_disk_does_not_let_go_is_no_failed_save_and_is_tried_again(
 
     monkeypatch.setattr(shutil, "rmtree", busy)
     for update in (2, 2, 3):
-        engine.trainer.progress.update = update
+        engine.trainer.progress.step = update
         engine.due(engine.trainer.progress, end=True)
         assert engine.save({}, RunState()) == tmp_path / f"step_{update}"
         assert engine.latest == tmp_path / f"step_{update}" and not (tmp_path / f"step_{update}" / "mark").exists()
@@ -302,7 +302,7 @@ def test_what_the_disk_does_not_let_go_is_no_failed_save_and_is_tried_again(
     assert resumed(tmp_path) == 3 and "cannot be removed" in said[-1]
     assert len([one for one in tmp_path.iterdir() if one.name.startswith(".")]) == (3 if section else 2)
     monkeypatch.setattr(shutil, "rmtree", remove)
-    engine.trainer.progress.update = 4
+    engine.trainer.progress.step = 4
     assert engine.save({}, RunState()) and refused
     there = {one.name for one in tmp_path.iterdir()}
     assert there == {"latest", "step_4"} | (set() if section else {"step_2", "step_3"})
@@ -321,7 +321,7 @@ def test_a_full_disk_gives_the_attempts_space_back(
         engine = save(root, 1)
         free = shutil.disk_usage(root).free
         monkeypatch.setattr(engine, "write", lambda folder, *_: (folder / "big").write_bytes(b"0" * 300_000))
-        engine.trainer.progress.update = 2
+        engine.trainer.progress.step = 2
         assert engine.save({}, RunState()) is None
         assert "No space left" in said[-1]
         assert shutil.disk_usage(root).free == free
@@ -378,8 +378,8 @@ def test_a_folder_that_cannot_be_written_is_refused_before_anything_is_started(
 def test_when_it_is_due(tmp_path: Path, section: Any, progress: Any, end: bool, due: bool) -> None:
     epoch, row, update = progress
     engine = notes(tmp_path, **section)
-    at = Progress(epoch=epoch, row=row, update=update)
+    at = Progress(epoch=epoch, sample_index=row, step=update)
     assert engine.due(at, end=end) is due
-    engine.trainer.progress.update = update
+    engine.trainer.progress.step = update
     engine.save({}, RunState())
     assert engine.due(at, end=end) is False  # once for each update

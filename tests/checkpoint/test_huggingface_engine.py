@@ -49,7 +49,7 @@ def train(source: Path, stage: int, dtype: str, lora: dict[str, Any] | None = No
 
 def save(engine: TrainedEngine, tokenizer: Any, folder: Path, **section: Any) -> Path:
     view: Any = SimpleNamespace(
-        run_dir=folder, progress=Progress(update=2), tokenizer=tokenizer, engines={"model": engine}, config=None
+        run_dir=folder, progress=Progress(step=2), tokenizer=tokenizer, engines={"model": engine}, config=None
     )
     made = HFCheckpointEngine(view, HFCheckpointConfig(output_dir=folder, on_save_error="stop", **section))()
     return made.save({"model": engine}, RunState()) or folder
@@ -70,7 +70,7 @@ def plain_models(root: Path) -> list[str]:
     """Whole models at every stage that parts weights in its own way."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    process_group.init()
+    process_group.init_process_group()
     wrong = []
     for stage, dtype, source, limit in (
         (0, "bf16", "tied", 10**9),
@@ -103,7 +103,7 @@ def adapters(root: Path) -> list[str]:
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
-    process_group.init()
+    process_group.init_process_group()
     wrong = []
     for stage in (0, 3):
         engine, tokenizer = train(root / "untied", stage, "fp32", LORA)

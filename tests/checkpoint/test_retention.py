@@ -56,7 +56,7 @@ def test_the_newest_the_best_and_every_so_many_stay(
     sign = 1 if mode == "min" else -1
     assert len(best) == min(count, len(worth))
     assert all(sign * worth[one] <= sign * worth[other] for one in best for other in worth.keys() - {*best})
-    removed = retention.retain(root, keep, every=every, never=best)
+    removed = retention.prune(root, keep, every=every, protected=best)
     left = disk.steps(root)
     broken = {step for step, (_, whole) in made.items() if not whole}
     must = {*there[-keep:], *best, *(step for step in there if every and step % every == 0)} if keep else {*there}
@@ -69,7 +69,7 @@ def test_the_newest_the_best_and_every_so_many_stay(
 def test_a_damaged_newest_is_not_the_one_that_is_kept(tmp_path: Path) -> None:
     save(tmp_path, 1, 2, 3)
     (tmp_path / "step_3" / "one.txt").write_text("short")
-    assert retention.retain(tmp_path, 1) == [1]
+    assert retention.prune(tmp_path, 1) == [1]
     assert resumed(tmp_path) == 2
 
 
@@ -89,7 +89,7 @@ def train(root: Path, losses: dict[int, float], **section: Any) -> Notes:
     engine = notes(root, **section)
     engine.trainer.eval_loaders = {"eval": None}  # type: ignore[misc]
     for update, loss in losses.items():
-        engine.trainer.progress.update = update
+        engine.trainer.progress.step = update
         engine.note({"loss/eval": loss})
         engine.save({}, RunState())
     return engine
@@ -118,18 +118,18 @@ def test_the_best_of_another_run_is_not_the_best_of_this_one(tmp_path: Path) -> 
 
 def test_what_is_measured_after_the_save_counts_too(tmp_path: Path) -> None:
     engine = train(tmp_path, {1: 2.0, 2: 3.0}, **KEPT)
-    engine.trainer.progress.update = 3
+    engine.trainer.progress.step = 3
     engine.save({}, RunState())
     engine.note({"loss/eval": 1.0})
     assert (tmp_path / "best").read_text() == "step_3\n"
     assert disk.steps(tmp_path) == [3]
-    assert disk.damage(tmp_path / "step_3") is None
+    assert disk.verify(tmp_path / "step_3") is None
 
 
 def test_a_checkpoint_that_was_not_measured_is_told_once(tmp_path: Path, said: list[str]) -> None:
     engine = train(tmp_path, {1: 2.0}, **KEPT)
     for update in (2, 3):
-        engine.trainer.progress.update = update
+        engine.trainer.progress.step = update
         engine.save({}, RunState())
     assert [line for line in said if "loss/eval" in line] == [
         "the checkpoint of update 2 has no loss/eval, so that it cannot be the best: "
@@ -141,7 +141,7 @@ def test_a_checkpoint_that_was_not_measured_is_told_once(tmp_path: Path, said: l
 def test_a_metric_that_no_evaluation_has_is_told_once_with_those_that_it_has(tmp_path: Path, said: list[str]) -> None:
     engine = train(tmp_path, {1: 2.0}, **KEPT, best_metric="exactmatch/eval")
     for update in (2, 3):
-        engine.trainer.progress.update = update
+        engine.trainer.progress.step = update
         engine.note({"loss/eval": 1.0, "exact_match/eval": 0.5})
         engine.save({}, RunState())
     assert [line for line in said if "exactmatch/eval" in line] == [
@@ -235,10 +235,10 @@ def estimated(folder: Path, stage: int, dtype: str) -> list[float]:
     from arctic_training.distributed import process_group
     from arctic_training.state import Progress
 
-    process_group.init()
+    process_group.init_process_group()
     engine = small.make(stage, dtype)
     small.window(engine, 0, 1, 1)
-    view, state = small.run_of(folder, Progress(update=1))
+    view, state = small.run_of(folder, Progress(step=1))
     view.engines = {"model": engine}
     saver = DeepSpeedCheckpointEngine(view, DeepSpeedCheckpointConfig(output_dir=folder))()
     made = saver.save({"model": engine}, state)
@@ -268,15 +268,15 @@ def test_a_disk_without_room_is_told_at_the_start(
     try:
         engine = notes(tmp_path / "run", save_every_n_steps=10, keep_last=2)
         view: Any = engine.trainer
-        view.training_horizon, view.updates_per_epoch = 100, 10
+        view.training_horizon, view.steps_per_epoch = 100, 10
         monkeypatch.setattr(disk_space, "estimate", lambda _: 340_000)
-        disk_space.warn(engine)
+        disk_space.warn_if_low(engine)
         monkeypatch.setattr(disk_space, "estimate", lambda _: 400_000)
         view.training_horizon = 20  # two saves, so that there are never three
-        disk_space.warn(engine)
+        disk_space.warn_if_low(engine)
         assert said == []
         view.training_horizon = 100
-        disk_space.warn(engine)
+        disk_space.warn_if_low(engine)
         assert said[-1].startswith(f"{tmp_path / 'run'}: 3 checkpoints of some 0.4 MiB will be there at once")
         assert "1.1 MiB more than now, and 1.0 MiB are free" in said[-1]
     finally:

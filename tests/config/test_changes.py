@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import pytest
 
-from arctic_training.config.checks.changes import FREE, Change, Free, binding, differences
+from arctic_training.config.checks.changes import RESUME_SAFE, Change, ResumeSafe, differences, resume_relevant_config
 from arctic_training.config.sections.base import BaseConfig, ComponentConfig
 
 pytestmark = pytest.mark.fault(19)
@@ -14,21 +14,21 @@ pytestmark = pytest.mark.fault(19)
 class Part(ComponentConfig):
     rate: float = 1.0
     where: Path = Path("here")
-    threads: Annotated[int, FREE] = 1
+    threads: Annotated[int, RESUME_SAFE] = 1
 
 
 class Whole(BaseConfig):
     part: Part = Part()
     parts: list[Part] = []
     names: set[str] = set()
-    block: Annotated[dict[str, Any], Free(but=frozenset({"clip"}))] = {}
+    block: Annotated[dict[str, Any], ResumeSafe(but=frozenset({"clip"}))] = {}
 
     def dump(self) -> dict[str, Any]:
         return self.model_dump(mode="json")
 
 
 def told(saved: Whole, now: Whole) -> list[str]:
-    return [str(change) for change in differences(binding(saved), now, binding(now))]
+    return [str(change) for change in differences(resume_relevant_config(saved), now, resume_relevant_config(now))]
 
 
 @pytest.mark.parametrize(
@@ -53,10 +53,12 @@ def test_what_counts(saved: Any, now: Any, lines: list[str]) -> None:
 
 def test_keys_that_came_or_went_with_a_version_count_when_they_say_something() -> None:
     now = Whole(part=Part(type="a", rate=3.0))
-    saved = binding(now)
+    saved = resume_relevant_config(now)
     del saved["names"], saved["part"]["rate"]
     saved["gone"] = 1
-    assert [str(change) for change in differences(saved, now, binding(now))] == ["part.rate: saved nothing, now 3.0"]
+    assert [str(change) for change in differences(saved, now, resume_relevant_config(now))] == [
+        "part.rate: saved nothing, now 3.0"
+    ]
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from arctic_training.config.checks.files import absent
+from arctic_training.config.checks.files import missing_paths
 from arctic_training.config.recipe.describe import descriptions
 from arctic_training.config.recipe.get_config import get_config
 from arctic_training.config.sections.trainer import TrainerConfig
@@ -31,7 +31,7 @@ checkpoint: {{type: deepspeed, output_dir: {file}}}
 logger: {{output_dir: {file}/logs}}
 """
     path = write(tmp_path, recipe)
-    assert absent(get_config(path)) == [
+    assert missing_paths(get_config(path)) == [
         f"{path}:1:23: model.name_or_path: {tmp_path}/empty: no config.json in it; "
         "a folder that save_pretrained wrote is wanted",
         f"{path}:2:27: tokenizer.name_or_path: ./no_tokenizer: no such file or folder",
@@ -49,8 +49,8 @@ def test_what_is_there_and_what_may_be_on_the_hub_is_not_told(
 ) -> None:
     path = write(tmp_path, f"model: {{name_or_path: {tiny_model}}}\ndata: {{sources: [{tiny_chats}, some/where]}}\n")
     before = sorted(tmp_path.rglob("*"))
-    assert absent(get_config(path)) == []
-    assert absent(get_config({"model": {"name_or_path": "some/model"}, "data": {"sources": "some/data"}})) == []
+    assert missing_paths(get_config(path)) == []
+    assert missing_paths(get_config({"model": {"name_or_path": "some/model"}, "data": {"sources": "some/data"}})) == []
     assert sorted(tmp_path.rglob("*")) == before
 
 
@@ -58,7 +58,7 @@ def test_a_section_that_is_off_needs_no_folder(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     section = {"type": "deepspeed", "enabled": False, "output_dir": str(tmp_path / "file")}
     config = get_config({"model": {"name_or_path": "m"}, "data": {"sources": "d"}, "checkpoint": section})
-    assert absent(config) == []
+    assert missing_paths(config) == []
 
 
 @pytest.mark.parametrize("key", ["train_iters", "deepspeed", "kill_switch_path"])

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from arctic_training import get_config
 from arctic_training.config.recipe.interpolation import interpolate
-from arctic_training.config.recipe.node import grown, merge, plain, put
+from arctic_training.config.recipe.node import from_python, merge, set_path, to_python
 from arctic_training.config.recipe.show import show
 from arctic_training.config.recipe.yaml_reader import read_value, read_yaml
 from arctic_training.config.recipe.yaml_writer import write_yaml
@@ -35,13 +35,13 @@ def write(name: str, text: str) -> Path:
 
 
 def resolved(recipe: dict[str, Any]) -> Any:
-    tree, problems = interpolate(grown(recipe))
+    tree, problems = interpolate(from_python(recipe))
     assert not problems
-    return plain(tree)
+    return to_python(tree)
 
 
 def complaint(recipe: dict[str, Any]) -> str:
-    _, problems = interpolate(grown(recipe))
+    _, problems = interpolate(from_python(recipe))
     (problem,) = problems
     return problem.text
 
@@ -91,9 +91,9 @@ _MAPPINGS = st.dictionaries(st.sampled_from("abc"), _TREES, max_size=3)
 
 @given(_MAPPINGS, _MAPPINGS)
 def test_of_what_is_merged_the_last_wins(first: dict[str, Any], second: dict[str, Any]) -> None:
-    a, b = grown(first), grown(second)
-    assert plain(merge(a, a)) == first
-    merged = plain(merge(a, b))
+    a, b = from_python(first), from_python(second)
+    assert to_python(merge(a, a)) == first
+    merged = to_python(merge(a, b))
     assert {key: merged[key] for key, one in second.items() if not isinstance(one, dict)} == {
         key: one for key, one in second.items() if not isinstance(one, dict)
     }
@@ -138,7 +138,7 @@ def test_what_is_no_override_is_refused(word: str) -> None:
 @given(_MAPPINGS, st.lists(st.sampled_from("abc"), min_size=1, max_size=4), st.integers())
 def test_an_override_sets_its_value_and_no_other(tree: dict[str, Any], path: list[str], value: int) -> None:
     try:
-        after = plain(put(grown(tree), tuple(path), grown(value)))
+        after = to_python(set_path(from_python(tree), tuple(path), from_python(value)))
     except ValueError:
         return  # it leads through something that is no mapping
     for key in path[:-1]:
@@ -186,10 +186,10 @@ def test_a_reference_that_leads_nowhere_is_refused(recipe: dict[str, Any], what:
 @pytest.mark.fault(21)
 def test_references_that_explode_are_refused() -> None:
     recipe: dict[str, Any] = {"a0": ["x"] * 10} | {f"a{n + 1}": [f"${{a{n}}}"] * 10 for n in range(8)}
-    _, problems = interpolate(grown(recipe))
+    _, problems = interpolate(from_python(recipe))
     assert any("more than 10,000 values" in one.text for one in problems)
     texts: dict[str, Any] = {"b0": "x" * 100} | {f"b{n + 1}": f"${{b{n}}}" * 10 for n in range(8)}
-    _, problems = interpolate(grown(texts))
+    _, problems = interpolate(from_python(texts))
     assert any("more than 1,000,000 characters" in one.text for one in problems)
 
 
@@ -203,9 +203,9 @@ def test_a_package_is_found_and_not_imported() -> None:
 @pytest.mark.fault(33)
 @given(st.dictionaries(st.sampled_from("abc"), st.text(st.sampled_from("${}abc.:0 "), max_size=12), max_size=3))
 def test_any_reference_is_resolved_or_refused(recipe: dict[str, Any]) -> None:
-    tree, problems = interpolate(grown(recipe))
+    tree, problems = interpolate(from_python(recipe))
     for problem in problems:
-        assert tree.step(problem.path[0]) == grown(recipe).step(problem.path[0])  # stays as it is written
+        assert tree.step(problem.path[0]) == from_python(recipe).step(problem.path[0])  # stays as it is written
 
 
 # secrets
@@ -373,5 +373,5 @@ def test_reading_a_value_of_any_depth_needs_no_stack() -> None:
     deep: Any = {"a": 1}
     for _ in range(40):
         deep = {"a": deep}
-    assert plain(read_yaml(write_yaml(deep), "r")) == deep
-    assert plain(read_value("{a: " * 30 + "1" + "}" * 30, "r")) is not None
+    assert to_python(read_yaml(write_yaml(deep), "r")) == deep
+    assert to_python(read_value("{a: " * 30 + "1" + "}" * 30, "r")) is not None

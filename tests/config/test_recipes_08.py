@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from arctic_training import get_config
-from arctic_training.config.recipe.node import plain
+from arctic_training.config.recipe.node import to_python
 from arctic_training.config.recipe.recipe_file import read_recipe_file
 from arctic_training.errors.types import RecipeError
 
@@ -56,7 +56,7 @@ def test_a_recipe_of_its_users_is_read(path: Path) -> None:
 
 @pytest.mark.parametrize("section", KEYS)
 def test_every_key_is_in_one_of_them(section: str) -> None:
-    recipes = [plain(read_recipe_file(path)) for path in RECIPES]
+    recipes = [to_python(read_recipe_file(path)) for path in RECIPES]
     given = {key for recipe in recipes for one in sections(recipe, section) for key in one}
     assert set(KEYS[section].split()) <= given
 

@@ -8,14 +8,14 @@ import yaml
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from arctic_training.config.recipe.node import Node, grown, plain
+from arctic_training.config.recipe.node import Node, from_python, to_python
 from arctic_training.config.recipe.yaml_reader import MOST_NODES, read_value, read_yaml
 from arctic_training.config.recipe.yaml_writer import write_word, write_yaml
 from arctic_training.errors.types import RecipeError
 
 
 def value(text: str) -> Any:
-    return plain(read_value(text, "here"))
+    return to_python(read_value(text, "here"))
 
 
 @pytest.mark.parametrize(
@@ -105,7 +105,7 @@ def test_an_anchor_stands_for_a_value_and_merges() -> None:
 @pytest.mark.fault(21)
 def test_aliases_up_to_the_limit_are_read() -> None:
     text = "a: &a [" + ",".join("1" * 99) + "]\nb: [" + ",".join(["*a"] * 90) + "]\n"
-    assert len(plain(read_yaml(text, "r"))["b"]) == 90
+    assert len(to_python(read_yaml(text, "r"))["b"]) == 90
     with pytest.raises(RecipeError, match=f"more than {MOST_NODES:,} values"):
         read_yaml(text + "c: [" + ",".join(["*a"] * 10) + "]\n", "r")
 
@@ -177,7 +177,7 @@ _VALUES = st.recursive(
 @settings(max_examples=300, deadline=None)
 @given(st.dictionaries(_KEYS, _VALUES, min_size=1, max_size=4))
 def test_what_is_written_reads_back(recipe: dict[str, Any]) -> None:
-    assert plain(read_yaml(write_yaml(recipe), "r")) == recipe
+    assert to_python(read_yaml(write_yaml(recipe), "r")) == recipe
 
 
 @settings(max_examples=300, deadline=None)
@@ -190,4 +190,4 @@ def test_what_is_written_on_a_line_reads_back(one: Any) -> None:
 
 @given(_VALUES)
 def test_a_value_grows_into_a_tree_and_back(one: Any) -> None:
-    assert plain(grown(one)) == one
+    assert to_python(from_python(one)) == one

@@ -14,7 +14,7 @@ from arctic_training.callback.callback import Callback
 from arctic_training.config.checks import not_built
 from arctic_training.config.recipe.describe import descriptions
 from arctic_training.config.sections.base import BaseConfig, ComponentConfig
-from arctic_training.config.sections.component import Slot, listed
+from arctic_training.config.sections.component import TrainerComponent, listed
 from arctic_training.config.sections.trainer import TrainerConfig
 from arctic_training.registry import kinds, lookup, names
 from arctic_training.tokenizer.lexer_factory import NumberPolicy, SpecialTokens
@@ -51,7 +51,7 @@ def test_a_trainer_says_who_may_serve_it(name: str) -> None:
         mark.types
         for field in cls.config_type.model_fields.values()
         for mark in field.metadata
-        if isinstance(mark, Slot)
+        if isinstance(mark, TrainerComponent)
     }
     assert slots >= {
         "model_factory_type",

@@ -75,7 +75,7 @@ def interrupt_everywhere(
     from arctic_training.distributed import process_group
 
     files = Path(root) / "files"
-    process_group.init()
+    process_group.init_process_group()
     if process_group.is_main():
         recipe(case.trainer, files)
     process_group.barrier()

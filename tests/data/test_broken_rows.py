@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from arctic_training.data.batching.stream import Endless
+from arctic_training.data.batching.stream import RepeatedStream
 from arctic_training.data.factories.sft import SFTDataFactory
 from arctic_training.data.preparation import prepare
 from arctic_training.data.sources.huggingface import HFDataSource, HFDataSourceConfig
@@ -70,7 +70,7 @@ def test_a_stream_that_breaks_off_is_named_with_how_far_it_was_read(tmp_path: Pa
             yield from ({"n": n} for n in range(3))
             raise ConnectionError("the hub is gone")
 
-    rows = Endless(Breaking(), HFDataSource(None, HFDataSourceConfig(name_or_path="hub/chats")))
+    rows = RepeatedStream(Breaking(), HFDataSource(None, HFDataSourceConfig(name_or_path="hub/chats")))
     for _ in range(3):
         next(rows)
     with pytest.raises(

@@ -93,7 +93,7 @@ def test_both_layouts_hold_the_same(tiny_model: Path, tmp_path: Path) -> None:
 def test_a_blank_counts_for_nothing(tiny_model: Path, tmp_path: Path) -> None:
     maker = factory(tiny_model, ROWS, tmp_path)
     sample = maker.load("train")[0]
-    batch = maker.collate([maker.blank(sample)])
+    batch = maker.collate([maker.make_padding_sample(sample)])
     assert batch["pair_weights"].tolist() == [0]
     assert batch["answer_tokens"] == 0
     assert (batch["labels"] == -100).all()

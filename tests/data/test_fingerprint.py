@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch.utils.data import TensorDataset
 
-from arctic_training.data.batching.chunking import cut, shortened
+from arctic_training.data.batching.chunking import concat_and_chunk, truncate
 from arctic_training.data.batching.packing import best_fit
 from arctic_training.data.batching.stream import StreamLoader
 from arctic_training.data.preparation import fingerprint
@@ -49,10 +49,10 @@ def test_it_is_that_of_the_samples_however_they_are_held() -> None:
         Samples(table(ROWS, labels=pa.array(ROWS, pa.list_(pa.int32())))),
         Samples(table(ROWS, name=pa.array(list("abcde")))),
         Samples(table(ROWS, name=pa.array(list("abcdf")))),
-        shortened(Samples(table(ROWS)), 3),
-        shortened(Samples(table(ROWS)), 2),
-        cut(Samples(table(ROWS)), 4, np.arange(5))[0],
-        cut(Samples(table(ROWS)), 4, np.arange(5)[::-1])[0],
+        truncate(Samples(table(ROWS)), 3),
+        truncate(Samples(table(ROWS)), 2),
+        concat_and_chunk(Samples(table(ROWS)), 4, np.arange(5))[0],
+        concat_and_chunk(Samples(table(ROWS)), 4, np.arange(5)[::-1])[0],
     ]
     assert len({first["data.samples"], *(told(one)["data.samples"] for one in others)}) == len(others) + 1
 

@@ -23,7 +23,7 @@ def collate(rows: list[Any]) -> dict[str, torch.Tensor]:
 
 def loader(rank: int = 0, world: int = 1, workers: int = 0, micro: int = 2, **more: Any) -> IndexedLoader:
     order = GlobalOrder(len(ROWS), micro, rank, world, seed=5)
-    return IndexedLoader(ROWS, order, collate, blank=without_targets, workers=workers, **more)
+    return IndexedLoader(ROWS, order, collate, make_padding_sample=without_targets, workers=workers, **more)
 
 
 def told(batches: Any) -> list[list[int]]:
@@ -71,7 +71,7 @@ def test_a_rank_without_a_row_gets_one_without_targets() -> None:
     assert sorted(seen) == list(range(11))
 
 
-class Broken:
+class FailedBatch:
     """Rows of which one cannot be read."""
 
     def __len__(self) -> int:
@@ -87,7 +87,7 @@ class Broken:
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_sample_that_cannot_be_read_is_named_with_the_line_that_failed(workers: int) -> None:
     order = GlobalOrder(len(ROWS), 2, seed=5)
-    one = IndexedLoader(Broken(), order, collate, blank=without_targets, workers=workers)
+    one = IndexedLoader(FailedBatch(), order, collate, make_padding_sample=without_targets, workers=workers)
     with pytest.raises(SampleError, match=r"^sample 7: KeyError: 'labels' \(test_loader.py:\d+ __getitem__\)$"):
         list(one)
     one.close()
@@ -99,7 +99,9 @@ def test_samples_that_make_no_batch_are_named(workers: int) -> None:
     def stack(rows: list[Any]) -> Any:
         raise ValueError("all input arrays must have the same shape")
 
-    one = IndexedLoader(ROWS, GlobalOrder(4, 2, shuffle=False), stack, blank=without_targets, workers=workers)
+    one = IndexedLoader(
+        ROWS, GlobalOrder(4, 2, shuffle=False), stack, make_padding_sample=without_targets, workers=workers
+    )
     with pytest.raises(SampleError, match=r"^a batch of samples 0, 1 cannot be made \(ValueError: all .* stack\)\)$"):
         list(one)
     one.close()
@@ -128,5 +130,5 @@ def test_a_worker_that_is_killed_is_named() -> None:
 def test_a_row_may_be_a_pack() -> None:
     packs = [[0, 4], [1], [2, 3, 5]]
     order = GlobalOrder(len(packs), seed=5)
-    one = IndexedLoader(ROWS, order, collate, blank=without_targets, groups=packs)
+    one = IndexedLoader(ROWS, order, collate, make_padding_sample=without_targets, groups=packs)
     assert sorted(told(one)) == [[0, 4], [1], [2, 3, 5]]

@@ -7,26 +7,26 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from arctic_training.config.sections.data import DataSourceConfig
-from arctic_training.data.sources.mixing import draw, mix
+from arctic_training.data.sources.mixing import sample_indices, sample_mixture
 
 
 @given(size=st.integers(1, 40), count=st.integers(1, 120), seed=st.integers(0, 5))
 def test_as_many_as_asked_for_and_as_evenly_as_can_be(size: int, count: int, seed: int) -> None:
-    chosen = draw(size, count, seed)
+    chosen = sample_indices(size, count, seed)
     counts = Counter(chosen.tolist())
     assert len(chosen) == count
     assert set(counts) <= set(range(size))
     assert max(counts.values()) - min(counts.get(n, 0) for n in range(size)) <= 1
-    assert np.array_equal(chosen, draw(size, count, seed))
+    assert np.array_equal(chosen, sample_indices(size, count, seed))
 
 
 def test_seeds_choose_differently() -> None:
-    assert not np.array_equal(draw(100, 20, 0), draw(100, 20, 1))
+    assert not np.array_equal(sample_indices(100, 20, 0), sample_indices(100, 20, 1))
 
 
 def taken(sizes: list[int], *sections: dict[str, float]) -> list[int | None]:
     sources = [DataSourceConfig.model_validate(section) for section in sections]
-    return [None if rows is None else len(rows) for rows in mix(sizes, sources)]
+    return [None if rows is None else len(rows) for rows in sample_mixture(sizes, sources)]
 
 
 def test_amounts() -> None:

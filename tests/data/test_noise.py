@@ -44,8 +44,8 @@ def test_is_uniform_and_independent(rows: torch.Tensor) -> None:
     assert draws.max() < 1
     bins = torch.stack([torch.histc(column, 64, 0, 1) for column in draws.T])
     assert ((bins - n / 64).abs() < 5 * math.sqrt(n / 64)).all()
-    neighbours = torch.cat([draws, draws.roll(1, 0)], dim=1)  # the next row's numbers too
-    table = torch.corrcoef(neighbours.T) - torch.eye(neighbours.shape[1])
+    sequence_parallel_group = torch.cat([draws, draws.roll(1, 0)], dim=1)  # the next row's numbers too
+    table = torch.corrcoef(sequence_parallel_group.T) - torch.eye(sequence_parallel_group.shape[1])
     assert table.abs().max() < 5 / math.sqrt(n)
 
 

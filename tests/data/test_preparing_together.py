@@ -26,7 +26,7 @@ class Slow(SFTDataFactory):
 
 
 def read(rows: str, cache: str, kind: str) -> list[list[str]]:
-    process_group.init()
+    process_group.init_process_group()
     tokenizer = templates.byte_level(templates.CHATML)
     section = {"sources": [rows], "cache_dir": cache, "cache_fs_type": kind}
     rank, world = process_group.rank(), process_group.world_size()

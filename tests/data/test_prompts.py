@@ -14,7 +14,7 @@ from arctic_training.data.formats.chat import Sample
 from arctic_training.data.formats.row_error import RowError
 from arctic_training.data.tokenization.encoder import SampleEncoder
 from arctic_training.errors.types import DataError
-from arctic_training.generation.prompts import Question
+from arctic_training.generation.prompts import Prompt
 from tests.data import templates
 from tests.data.styles import STYLES, Style, dialogues, in_letters
 from tests.data.view import make
@@ -90,7 +90,7 @@ def test_an_evaluator_asks_the_same_of_samples_to_learn_from(template: str, tmp_
     evaluators = [SimpleNamespace(type="generate")]
     samples = make(SFTDataFactory, tokenizer, section, evaluators=evaluators)().train.dataset
     for n in range(3):
-        question = Question.of(samples[n], "sample")
+        question = Prompt.of(samples[n], "sample")
         expected = tokenizer.apply_chat_template(chats[n][:3], add_generation_prompt=True, tokenize=False)
         assert tokenizer.decode(question.prompt) == expected
         assert n == 2 or not tokenizer.decode(question.target).startswith("<|im_start|>")
@@ -104,7 +104,7 @@ def test_an_evaluator_asks_texts_as_they_are(tmp_path: Path) -> None:
     section = {"sources": [str(path)], "cache_dir": str(tmp_path / "cache")}
     tokenizer = templates.byte_level(templates.CHATML)
     maker = make(SFTDataFactory, tokenizer, section, evaluators=[SimpleNamespace(type="generate")])
-    question = Question.of(maker().train.dataset[0], "sample")
+    question = Prompt.of(maker().train.dataset[0], "sample")
     assert tokenizer.decode(question.prompt) == "say yes: "
 
 

@@ -134,7 +134,7 @@ def test_any_number_of_ranks_goes_on_with_the_rows_of_the_first(
     for world, steps in cuts:
         loaders = [stream(*sources, rank=rank, world=world, **section) for rank in range(world)]
         for loader in loaders if shares else ():
-            loader.load_shares(shares)
+            loader.load_sharded_state_dict(shares)
         seen += rows(loaders, steps)
         shares = [json.loads(json.dumps(loader.state_dict())) for loader in loaders]
         for loader in loaders:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
-from arctic_training.distributed.heartbeat import beat
+from arctic_training.distributed.heartbeat import record_heartbeat
 from tests import processes
 from tests.command import Run, descendants
 from tests.contract.cases import recipe
@@ -30,7 +30,7 @@ class Watched(GANTrainer):
 
     def after_update(self):
         super().after_update()
-        if self.progress.update == 2:  # its start may take as long as it takes
+        if self.progress.step == 2:  # its start may take as long as it takes
             self.watch.timeout, self.watch.pause = 10.0, 1.0
 """
 
@@ -70,7 +70,7 @@ class Stuck(Watched):
     name = "stuck"
 
     def step(self, batch):
-        if self.progress.update == 3 and rank() == 1:
+        if self.progress.step == 3 and rank() == 1:
             self.wait_for_nobody()
         super().step(batch)
 
@@ -182,4 +182,4 @@ def test_only_a_process_that_is_at_work_and_does_not_come_on_is_ended(alone: Any
 
 
 def test_a_sign_of_life_costs_nothing() -> None:
-    assert calls(lambda: beat("step")) < 5
+    assert calls(lambda: record_heartbeat("step")) < 5

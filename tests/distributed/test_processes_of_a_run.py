@@ -17,24 +17,24 @@ from tests.command import shared_memory
 
 
 def talk(folder: Path) -> dict[str, Any]:
-    process_group.init()
-    process_group.init()  # may be called again
+    process_group.init_process_group()
+    process_group.init_process_group()  # may be called again
     rank = process_group.rank()
     said: dict[str, Any] = {
         "who": (rank, process_group.world_size(), process_group.is_main(), process_group.device().type),
-        "gathered": collectives.gather_objects({"rank": rank}),
+        "gathered": collectives.all_gather_object({"rank": rank}),
         "broadcast": collectives.broadcast_object(f"from {rank}", source=process_group.world_size() - 1),
         "sum": collectives.all_reduce(torch.tensor([rank + 1, 10])).tolist(),
         "agree": (collectives.all_agree(True), collectives.all_agree(rank == 0)),
     }
-    with collectives.main_first() as first:
+    with collectives.main_process_first() as first:
         if first:
             time.sleep(0.3)
             (folder / "prepared").write_text("once")
         said["main first"] = (first, (folder / "prepared").read_text())
-    with collectives.main_first(each_machine=True) as first:
+    with collectives.main_process_first(each_machine=True) as first:
         said["each machine"] = first
-    process_group.shutdown()
+    process_group.destroy_process_group()
     said["left"] = process_group.is_initialized()
     return said
 
@@ -53,9 +53,9 @@ def test_every_process_hears_the_same(tmp_path: Path, world: int) -> None:
 
 
 def fail_first() -> str:
-    process_group.init()
+    process_group.init_process_group()
     try:
-        with collectives.main_first() as first:
+        with collectives.main_process_first() as first:
             if first:
                 raise OSError("no room")
             return "went on"
@@ -72,10 +72,10 @@ def on_two_machines(fails: bool) -> Any:
     rank = int(os.environ["RANK"])
     os.environ["LOCAL_RANK"] = "0"
     process_group.socket.gethostname = lambda: f"machine{rank}"  # type: ignore[attr-defined]
-    process_group.init()
+    process_group.init_process_group()
     since = time.monotonic()
     try:
-        with collectives.main_first(each_machine=True) as first:
+        with collectives.main_process_first(each_machine=True) as first:
             time.sleep(rank)
             if fails and rank:
                 raise OSError("no room")
@@ -105,7 +105,7 @@ def test_a_task_with_a_gpu_of_its_own_sees_only_that(
     monkeypatch.setattr(torch.distributed, "is_initialized", lambda: False)  # as it may be of a run in this process
     monkeypatch.setattr(process_group, "_place", None)
     monkeypatch.setenv("LOCAL_SIZE", "2")
-    process_group._tell_environment()
+    process_group._export_env()
     assert process_group.device() == torch.device("cuda", number)
     assert os.environ["LOCAL_RANK"] == str(number) and process_group.local_rank() == 1
     process_group.give_back()
@@ -127,7 +127,7 @@ def use_deepspeed() -> tuple[str, ...]:
     collectives.all_reduce(torch.ones(1))
     assert deepspeed.comm.get_world_size() == process_group.world_size()
     threads = len(os.listdir("/proc/self/task"))
-    process_group.shutdown()
+    process_group.destroy_process_group()
     # threads of a process group that outlive it abort the process at its end
     assert len(os.listdir("/proc/self/task")) < threads
     return str(os.getpid()), os.environ["MASTER_PORT"]

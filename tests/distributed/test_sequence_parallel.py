@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from arctic_training.data.batching.collate import IGNORED, pack, pad
+from arctic_training.data.batching.collate import IGNORE_INDEX, pack, pad
 from arctic_training.distributed import process_group, sequence_parallel
 from arctic_training.errors.types import SampleError
 from tests import processes
@@ -20,7 +20,7 @@ def samples_of(draw: st.DrawFn) -> list[dict[str, Any]]:
         size = draw(st.integers(1, 9))
         ids = np.arange(size, dtype=np.int32) + 100 * (number + 1)
         wanted = np.array(draw(st.lists(st.booleans(), min_size=size, max_size=size)))
-        made.append({"input_ids": ids, "labels": np.where(wanted, ids, IGNORED).astype(np.int32)})
+        made.append({"input_ids": ids, "labels": np.where(wanted, ids, IGNORE_INDEX).astype(np.int32)})
     return made
 
 
@@ -39,11 +39,11 @@ def test_the_parts_are_the_whole(data: st.DataObject, size: int, packs: bool, mu
     for name in ("input_ids", "weights"):
         assert torch.equal(row[name][0, :count], batch[name].flatten())
     # every (token, next label) of the batch, and no other
-    asked = torch.nn.functional.pad(batch["labels"][:, 1:], (0, 1), value=IGNORED).flatten()
+    asked = torch.nn.functional.pad(batch["labels"][:, 1:], (0, 1), value=IGNORE_INDEX).flatten()
     if packs:
-        asked = torch.nn.functional.pad(batch["labels"][0, 1:], (0, 1), value=IGNORED)
+        asked = torch.nn.functional.pad(batch["labels"][0, 1:], (0, 1), value=IGNORE_INDEX)
     assert torch.equal(row["shift_labels"][0, :count], asked)
-    assert (row["shift_labels"][0, count:] == IGNORED).all()
+    assert (row["shift_labels"][0, count:] == IGNORE_INDEX).all()
     # documents: those of the pack, or one a row; positions are those within them
     ends = parts[0]["cu_seq_lens_q"]
     assert all(torch.equal(part["cu_seq_lens_q"], ends) for part in parts)
@@ -57,7 +57,7 @@ def test_the_parts_are_the_whole(data: st.DataObject, size: int, packs: bool, mu
     # what is counted is counted once
     assert all(part[sequence_parallel.KEY].targets == parts[0][sequence_parallel.KEY].targets for part in parts)
     assert parts[0][sequence_parallel.KEY].targets == tuple(
-        int((part["shift_labels"] != IGNORED).sum()) for part in parts
+        int((part["shift_labels"] != IGNORE_INDEX).sum()) for part in parts
     )
     assert [int(part["pairs"].sum()) for part in parts] == [3] + [0] * (size - 1)
     assert [part["tokens"] for part in parts] == [4] + [0] * (size - 1)
@@ -85,7 +85,7 @@ def tensors(heads: int, key_heads: int, tokens: int) -> list[torch.Tensor]:
 
 def attend_together(size: int, heads: int, key_heads: int, tokens: int) -> tuple[list[torch.Tensor], torch.Tensor]:
     """The gradients of this process's part, and the output there."""
-    process_group.init()
+    process_group.init_process_group()
     index, before = process_group.rank() % size, sequence_parallel.swaps
     parts = [part.chunk(size, dim=2)[index].clone().requires_grad_() for part in tensors(heads, key_heads, tokens)]
     out = sequence_parallel.tokens_for_heads(attend(*sequence_parallel.heads_for_tokens(parts, size)), size)
@@ -119,7 +119,7 @@ def test_neighbours_share_and_others_do_not() -> None:
 
 
 def gather(targets: tuple[int, ...]) -> tuple[torch.Tensor, torch.Tensor]:
-    process_group.init()
+    process_group.init_process_group()
     size, rank = len(targets), process_group.rank()
     start = sum(targets[:rank])
     mine = torch.arange(start, start + targets[rank], dtype=torch.float32).requires_grad_()

@@ -53,7 +53,7 @@ def cut(stage: int, micro: int, dtype: str = "fp32") -> tuple[dict[str, torch.Te
 
 
 def cuts() -> dict[str, Any]:
-    process_group.init()
+    process_group.init_process_group()
     found = {}
     for stage in small.STAGES:
         for micro in (4, 2, 1):
@@ -109,7 +109,7 @@ def odd_losses(model: Any, step: Callable[[torch.Tensor], None]) -> list[float]:
 
 
 def odd_models() -> dict[int, list[float]]:
-    process_group.init()
+    process_group.init_process_group()
     found = {}
     for stage in small.STAGES:
         model = odd_model()
@@ -146,7 +146,7 @@ def test_an_odd_number_of_weights_trains_at_every_stage(world: int) -> None:
 
 def skips() -> dict[str, Any]:
     """A window with a NaN on one rank in one micro-batch, at every stage and precision, clipping on and off."""
-    process_group.init()
+    process_group.init_process_group()
     found = {}
     for stage in small.STAGES:
         for dtype, clipping in (("fp32", 1.0), ("fp32", 0.0), ("bf16", 1.0)):
@@ -185,7 +185,7 @@ def test_a_gradient_that_is_not_finite_changes_nothing_and_is_counted(world: int
 
 def together() -> dict[str, Any]:
     """Two trained engines and a frozen one in the same process, as a GAN or DPO has them."""
-    process_group.init()
+    process_group.init_process_group()
     found = {}
     for stage in small.STAGES:
         one, other = small.make(stage, seed=1), small.make(stage, "bf16", seed=2)
@@ -224,7 +224,7 @@ def test_engines_in_one_process_do_not_disturb_each_other(world: int) -> None:
 
 def offloaded() -> list[str]:
     """The optimizer on the CPU: the same updates."""
-    process_group.init()
+    process_group.init_process_group()
     wrong = []
     for stage in (1, 2, 3):
         results = []
@@ -248,7 +248,7 @@ def test_the_optimizer_may_live_on_the_cpu() -> None:
 
 def padded() -> list[str]:
     """Parameters that two processes cannot halve, where memory nobody has written reads as NaN."""
-    process_group.init()
+    process_group.init_process_group()
     torch.use_deterministic_algorithms(True, warn_only=True)
     assert torch.empty(1).isnan(), "memory is not filled"
     wrong = []

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from arctic_training.config.checks.deepspeed import _PASSED, _REFUSED, _ZERO, deepspeed_problems, plain
+from arctic_training.config.checks.deepspeed import _PASSED, _REFUSED, _ZERO, deepspeed_problems, without_auto
 from arctic_training.engine.config import ModelFacts, deepspeed_config, frozen_config, zero_stage
 from arctic_training.errors.types import RecipeError
 from arctic_training.optimizer.deepspeed_factories import LionConfig, MuonConfig
@@ -191,7 +191,7 @@ def test_whatever_the_block_says_is_read_or_told(block: dict[str, Any]) -> None:
     for path, what in deepspeed_problems(block, micro_batch_size=1, gradient_accumulation_steps=1, dtype="bf16"):
         assert path
         assert what
-    assert plain(plain(block)) == plain(block)
+    assert without_auto(without_auto(block)) == without_auto(block)
 
 
 def test_the_keys_are_those_of_the_installed_deepspeed() -> None:

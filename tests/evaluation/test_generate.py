@@ -10,11 +10,11 @@ import torch
 
 from arctic_training import Callback, SFTTrainer, get_config
 from arctic_training.config.sections.base import ComponentConfig
-from arctic_training.config.sections.component import from_shelf
+from arctic_training.config.sections.component import parse_component
 from arctic_training.distributed.process_group import process_group
 from arctic_training.errors.types import DataError, InputError, ScoringError
 from arctic_training.evaluation.evaluator import Evaluator
-from arctic_training.evaluation.generate import GenerateEvaluator, Question
+from arctic_training.evaluation.generate import GenerateEvaluator, Prompt
 from arctic_training.evaluation.scorer import Scorer
 from tests import processes, tiny
 
@@ -48,7 +48,7 @@ def run_of(folder: Path, run_dir: Path, answers: list[str]) -> Any:
 
 
 def evaluator(**options: Any) -> Evaluator:
-    config = from_shelf("evaluator", {"type": "generate", "max_new_tokens": 8, **options})
+    config = parse_component("evaluator", {"type": "generate", "max_new_tokens": 8, **options})
     return GenerateEvaluator(config)  # type: ignore[arg-type]
 
 
@@ -57,7 +57,7 @@ def greedy(folder: Path) -> list[str]:
     run = run_of(folder, folder, [""] * 4)
     texts = []
     for row in run.eval_loaders["held_out"].dataset:
-        question = Question.of(row, "")
+        question = Prompt.of(row, "")
         ids = torch.tensor([question.prompt])
         for _ in range(8):
             with torch.no_grad():
@@ -162,14 +162,14 @@ def test_a_model_with_an_encoder_answers_what_it_has_learned(kind: str, tiny_mod
 
 def test_an_encoder_is_asked_the_row_and_answers_its_labels() -> None:
     sample = {"input_ids": [5, 6, 7], "labels": [8, 9, -100, -100]}
-    assert Question.of(sample, "set, sample 1", encoded=True) == Question([5, 6, 7], [8, 9])
+    assert Prompt.of(sample, "set, sample 1", encoded=True) == Prompt([5, 6, 7], [8, 9])
     with pytest.raises(DataError, match="set, sample 1: there is no answer in its labels"):
-        Question.of({**sample, "labels": [-100]}, "set, sample 1", encoded=True)
+        Prompt.of({**sample, "labels": [-100]}, "set, sample 1", encoded=True)
 
 
 def test_the_last_answer_of_several_turns_is_asked_for() -> None:
-    question = Question.of({"input_ids": [5, 6, 7, 8, 9, 10], "labels": [-100, 6, -100, 8, 9, -100]}, "set, sample 1")
-    assert question == Question([5, 6, 7], [8, 9])
+    question = Prompt.of({"input_ids": [5, 6, 7, 8, 9, 10], "labels": [-100, 6, -100, 8, 9, -100]}, "set, sample 1")
+    assert question == Prompt([5, 6, 7], [8, 9])
 
 
 @pytest.mark.parametrize(
@@ -178,7 +178,7 @@ def test_the_last_answer_of_several_turns_is_asked_for() -> None:
 )
 def test_a_sample_that_asks_nothing_is_named(labels: list[int], told: str) -> None:
     with pytest.raises(DataError, match=f"set, sample 3: there is {told}"):
-        Question.of({"input_ids": [5, 6], "labels": labels}, "set, sample 3")
+        Prompt.of({"input_ids": [5, 6], "labels": labels}, "set, sample 3")
 
 
 def test_what_cannot_generate_is_refused(tmp_path: Path) -> None:
@@ -279,11 +279,11 @@ class Ends(Callback):
     config_type = PickyConfig
 
     def post_log(self, trainer: Any, values: Any) -> None:
-        if trainer.progress.update == 2 and not self.config.raises:
+        if trainer.progress.step == 2 and not self.config.raises:
             raise ValueError("on purpose")
 
     def post_backward(self, trainer: Any) -> None:
-        if trainer.progress.update == 2 and self.config.raises:
+        if trainer.progress.step == 2 and self.config.raises:
             raise ValueError("on purpose")
 
 
@@ -308,7 +308,7 @@ def test_a_run_that_an_error_ends_between_updates_is_saved(
 
 
 def test_a_scorer_is_named_in_the_recipe() -> None:
-    config = from_shelf("evaluator", {"type": "generate", "scorers": {"type": "numeric", "tolerance": 0.5}})
+    config = parse_component("evaluator", {"type": "generate", "scorers": {"type": "numeric", "tolerance": 0.5}})
     assert [(one.type, one.tolerance) for one in config.scorers] == [("numeric", 0.5)]  # type: ignore[attr-defined]
-    assert from_shelf("evaluator", "generate").scorers[0].type == "exact_match"  # type: ignore[attr-defined]
+    assert parse_component("evaluator", "generate").scorers[0].type == "exact_match"  # type: ignore[attr-defined]
     assert Scorer.registered("numeric")

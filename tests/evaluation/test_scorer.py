@@ -6,12 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from arctic_training.config.sections.component import from_shelf
+from arctic_training.config.sections.component import parse_component
 from arctic_training.evaluation.scorer import Scorer, numbers
 
 
 def score(name: str, generated: str, reference: str, **options: Any) -> float:
-    config = from_shelf("scorer", {"type": name, **options})
+    config = parse_component("scorer", {"type": name, **options})
     return Scorer.registered(name)(config)(generated, reference)
 
 

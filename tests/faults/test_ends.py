@@ -108,7 +108,7 @@ class Waits(GANTrainer):
 
     def after_update(self):
         super().after_update()
-        if self.progress.update == 3:
+        if self.progress.step == 3:
             time.sleep(3600)
 """
 
@@ -144,7 +144,7 @@ class Raises(GANTrainer):
     name = "raises"
 
     def loss(self, batch):
-        if self.progress.update == 3 and rank() == 1:
+        if self.progress.step == 3 and rank() == 1:
             raise RuntimeError("on purpose")
         return super().loss(batch)
 """

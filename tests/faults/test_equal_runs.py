@@ -17,7 +17,7 @@ def differing(root: str, stage: int, dtype: str) -> list[str]:
     """Trains twice; returns what of the second run is not that of the first."""
     from arctic_training.distributed import process_group
 
-    process_group.init()
+    process_group.init_process_group()
     files = Path(root) / "files"
     if process_group.is_main():
         recipe("sft", files)

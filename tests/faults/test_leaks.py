@@ -67,8 +67,8 @@ class Measured(GANTrainer):
 
     def after_update(self) -> None:
         super().after_update()
-        if self.progress.update in (100, 500):
-            self.seen[self.progress.update] = held()
+        if self.progress.step in (100, 500):
+            self.seen[self.progress.step] = held()
 
 
 def many_updates(folder: Path) -> dict[int, tuple[int, int]]:

@@ -19,7 +19,7 @@ class Dying(DeepSpeedCheckpointEngine):
     name = "dying"
 
     def write(self, folder, engines, state):
-        die = os.environ.get("RANK") == "1" and self.trainer.progress.update == 4 and not Path("{flag}").exists()
+        die = os.environ.get("RANK") == "1" and self.trainer.progress.step == 4 and not Path("{flag}").exists()
         if die:
             Path("{flag}").touch()
         if die and "{moment}" == "before its shard":

@@ -19,7 +19,7 @@ import torch
 from arctic_training.errors.types import InputError
 from arctic_training.launch import launcher
 from arctic_training.launch.arguments import parse
-from arctic_training.launch.launcher import _Child, _environment, _outcome, _processes, launch
+from arctic_training.launch.launcher import _Child, _environment, _exit_code, _processes, launch
 from tests.command import alive, wait_for
 from tests.processes import HANG, ROOT
 
@@ -149,7 +149,7 @@ def test_what_several_processes_found_is_told_as_the_first_ones(capsys: pytest.C
         os.write(writer, json.dumps({**common, "rank": rank, "time": sooner}).encode())
         os.close(writer)
         children.append(_Child(rank, process, reader))
-    assert _outcome(children, children, 0) == 3
+    assert _exit_code(children, children, 0) == 3
     assert capsys.readouterr().err == "update 4: the loss is not finite\n"
     for child in children:
         os.close(child.channel)
@@ -216,7 +216,7 @@ def test_a_process_of_another_launcher_is_recognised(
     config = SimpleNamespace(sequence_parallel_size=1)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 8)
     monkeypatch.setattr(launcher, "run", lambda config, **told: 1)
-    monkeypatch.setattr(launcher, "_several", lambda said, count: count)
+    monkeypatch.setattr(launcher, "_launch_local_workers", lambda said, count: count)
     if where == "refused":
         with pytest.raises(InputError, match=r"^--num_gpus: this process is one rank of a run already"):
             launch(parse(["recipe.yaml", *words]), config)

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from arctic_training.loss.policy import answer_sums, divergences, group_advantages, surrogate_losses
+from arctic_training.loss.policy import clipped_surrogate_losses, group_advantages, kl_estimates, segment_sums
 
 
 def numbers(*values: float) -> torch.Tensor:
@@ -60,7 +60,7 @@ def test_equal_rewards_are_worth_exactly_nothing(reward: float, count: int) -> N
 def test_the_surrogate_worked_out(ratio: float, advantage: float, expected: float, learns: bool) -> None:
     old = numbers(-1.0)
     new = (old + math.log(ratio)).requires_grad_()
-    loss = surrogate_losses(new, old, numbers(advantage), low=0.2, high=0.3)
+    loss = clipped_surrogate_losses(new, old, numbers(advantage), low=0.2, high=0.3)
     assert loss.item() == pytest.approx(expected)
     (slope,) = torch.autograd.grad(loss.sum(), new)
     assert slope.item() == pytest.approx(-advantage * ratio if learns else 0.0)
@@ -69,7 +69,9 @@ def test_the_surrogate_worked_out(ratio: float, advantage: float, expected: floa
 def test_on_policy_the_gradient_is_that_of_reinforce() -> None:
     new = numbers(-1.0, -2.0, -0.5).requires_grad_()
     advantages = numbers(0.3, -1.0, 2.0)
-    (slope,) = torch.autograd.grad(surrogate_losses(new, new.detach(), advantages, low=0.2, high=0.2).sum(), new)
+    (slope,) = torch.autograd.grad(
+        clipped_surrogate_losses(new, new.detach(), advantages, low=0.2, high=0.2).sum(), new
+    )
     assert torch.equal(slope, -advantages)
 
 
@@ -77,12 +79,12 @@ def test_on_policy_the_gradient_is_that_of_reinforce() -> None:
 def test_the_divergence_is_estimated_without_bias_and_never_negative(one: list[float], other: list[float]) -> None:
     size = min(len(one), len(other))
     policy, reference = numbers(*one[:size]).log_softmax(0), numbers(*other[:size]).log_softmax(0)
-    estimates = divergences(policy, reference)
+    estimates = kl_estimates(policy, reference)
     assert (estimates >= -1e-12).all()
     exact = (policy.exp() * (policy - reference)).sum()
     assert (policy.exp() * estimates).sum().item() == pytest.approx(exact.item(), rel=1e-6, abs=1e-9)
 
 
 def test_sums_over_answers() -> None:
-    sums = answer_sums(torch.tensor([1.0, 2.0, 4.0, 8.0]), torch.tensor([1, 3]))
+    sums = segment_sums(torch.tensor([1.0, 2.0, 4.0, 8.0]), torch.tensor([1, 3]))
     assert sums.tolist() == [1.0, 14.0]

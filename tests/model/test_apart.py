@@ -12,7 +12,7 @@ from arctic_training.data.batching.collate import pad
 from arctic_training.data.factories.sft import SFTDataFactory
 from arctic_training.engine.engine import FrozenEngine
 from arctic_training.errors.types import ModelError
-from arctic_training.model.checks.packing_isolation import require_apart
+from arctic_training.model.checks.packing_isolation import check_packing_isolation
 from arctic_training.model.huggingface_factory import HFModelFactory
 from tests.contract.cases import recipe
 from tests.model.test_huggingface_factory import change
@@ -38,7 +38,7 @@ def frozen(kind: str, dtype: torch.dtype, how: str) -> FrozenEngine:
 @pytest.mark.parametrize("kind", TELL)
 def test_models_that_tell_documents_apart_pass(kind: str, dtype: torch.dtype) -> None:
     for how in ("eager", *(["sdpa"] if kind != "gemma2" else [])):
-        require_apart(frozen(kind, dtype, how), torch.device("cpu"))
+        check_packing_isolation(frozen(kind, dtype, how), torch.device("cpu"))
 
 
 @pytest.mark.parametrize(
@@ -49,7 +49,7 @@ def test_models_that_do_not_are_refused(kind: str, dtype: torch.dtype) -> None:
     with pytest.raises(
         ModelError, match=r"data\.pack_samples: in \w+ForCausalLM with attn_implementation eager samples"
     ):
-        require_apart(frozen(kind, dtype, "eager"), torch.device("cpu"))
+        check_packing_isolation(frozen(kind, dtype, "eager"), torch.device("cpu"))
 
 
 def test_a_run_asks_before_it_trains(tmp_path: Path) -> None:
@@ -119,5 +119,5 @@ def test_the_data_factory_says_whether_its_rows_are_packed(tmp_path: Path) -> No
     told["data"]["type"] = "pairs_of_a_test"
     trainer: Any = PairTrainer(get_config(told))
     trainer.train()
-    assert trainer.progress.update == 1 and not trainer.packs_samples
+    assert trainer.progress.step == 1 and not trainer.packs_samples
     trainer.close()

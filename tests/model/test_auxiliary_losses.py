@@ -14,7 +14,7 @@ from arctic_training.engine.engine import FrozenEngine
 from arctic_training.errors.types import ModelError
 from arctic_training.model import attention
 from arctic_training.model.checks.own_loss import require_own_loss
-from arctic_training.model.checks.packing_isolation import require_apart
+from arctic_training.model.checks.packing_isolation import check_packing_isolation
 from arctic_training.model.target_losses import target_losses
 from tests.model.own_terms import KINDS, build, config_of
 from tests.model.test_target_losses import gradients
@@ -44,7 +44,7 @@ def is_packed_right(model: Any) -> bool:
     if model.config._attn_implementation == attention.NAME:
         return True
     try:
-        require_apart(FrozenEngine(model), CPU)
+        check_packing_isolation(FrozenEngine(model), CPU)
     except ModelError:
         return False
     finally:

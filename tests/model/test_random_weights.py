@@ -40,7 +40,7 @@ def begin(folder: str, stage: int, **model: Any) -> tuple[dict[str, torch.Tensor
 
 
 def everywhere(folder: str, stages: list[int], **model: Any) -> list[tuple[dict[str, torch.Tensor], float]]:
-    process_group.init()
+    process_group.init_process_group()
     return [begin(folder, stage, **model) for stage in stages]
 
 

@@ -50,7 +50,7 @@ def model_of(kind: str, how: str) -> Any:
 
 def measure(kind: str, how: str, packs: bool) -> tuple[float, torch.Tensor, dict[str, torch.Tensor]]:
     """The loss, that of every target, and the gradient: of the whole, or summed over those who share it."""
-    process_group.init()
+    process_group.init_process_group()
     model, size = model_of(kind, how), process_group.world_size()
     batch = packed(samples()) if packs else padded(samples())
     if size > 1:
@@ -81,7 +81,7 @@ def test_two_processes_that_share_find_what_one_finds(kind: str, how: str, packs
 
 def transformers_own() -> tuple[float, dict[str, torch.Tensor]]:
     """The loss that the model itself makes of the batch."""
-    process_group.init()
+    process_group.init_process_group()
     model, size = build("llama"), process_group.world_size()
     batch: dict[str, Any] = {**packed(samples()), "num_items_in_batch": 10.0}
     if size > 1:
@@ -103,7 +103,7 @@ def test_the_models_own_loss_is_right_too() -> None:
 
 def kept_of_a_long_sequence() -> int:
     """Bytes that the layers keep of a long sequence, beside the weights."""
-    process_group.init()
+    process_group.init_process_group()
     model, size = build("llama"), process_group.world_size()
     batch = packed([torch.arange(4096) % 90 + 3])
     if size > 1:

@@ -153,7 +153,7 @@ def test_a_loss_that_leaves_it_out_ends_the_run_before_its_first_update(tmp_path
     trainer = sft(tmp_path, "of_logits_for_tests")
     with pytest.raises(TrainingError, match=r"by router_aux_loss_coef, and the loss of .*OfLogits.* leaves that out"):
         trainer.train()
-    assert trainer.progress.update == 0
+    assert trainer.progress.step == 0
     trainer.close()
     trainer = sft(
         tmp_path,

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import pytest
 import torch
 
-from arctic_training.config.checks.changes import FREE
+from arctic_training.config.checks.changes import RESUME_SAFE
 from arctic_training.distributed import process_group
 from arctic_training.errors.types import ModelError, NonFiniteError, RecipeError, ScoringError
 from arctic_training.reward.reward import Answer, RewardConfig
@@ -22,7 +22,7 @@ from tests.trainer.weights import moved, same
 
 class JudgingConfig(RewardConfig):
     leaves_out: list[str] = []
-    fails_at: Annotated[int, FREE] = 0
+    fails_at: Annotated[int, RESUME_SAFE] = 0
     rank: int = 0
 
 
@@ -194,7 +194,7 @@ def test_several_iterations_count_in_the_schedule_and_not_in_the_run(tmp_path: P
     rates: list[float] = []
     trainer.listen("post-loss", lambda self, loss: rates.append(self.model.optimizer.param_groups[0]["lr"]))
     trainer.train()
-    assert trainer.progress.update == 3 and trainer.model.global_steps == 9
+    assert trainer.progress.step == 3 and trainer.model.global_steps == 9
     assert rates == pytest.approx([1 - n / 9 for n in range(9)])
     trainer.close()
     told = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
@@ -360,7 +360,7 @@ def fail_and_go_on(folder: str) -> list[Any]:
             trainer.train()
             found.append({name: p.detach().clone() for name, p in trainer.model.module.named_parameters()})
         except ScoringError as error:
-            found.append((str(error), trainer.progress.update, trainer.exit_code))
+            found.append((str(error), trainer.progress.step, trainer.exit_code))
         trainer.close(failed=True)
     return found
 

@@ -152,13 +152,13 @@ def test_a_reward_that_cannot_tell(values: Any, said: str) -> None:
 
 
 def test_a_rehearsal_tells_it_before_the_run() -> None:
-    rewards(given(1, 2)).rehearse(answer(), 2)
+    rewards(given(1, 2)).dry_run(answer(), 2)
     with pytest.raises(RecipeError, match=r"^rewards.0: given_for_tests gave 2 numbers for 3 answers"):
-        rewards(given(1, 2)).rehearse(answer(), 3)
+        rewards(given(1, 2)).dry_run(answer(), 3)
     with pytest.raises(
         RecipeError, match=r"rewards.1: given_for_tests fails on the reference of the first sample:\nKeyE"
     ):
-        rewards("ended", given() | {"values": "gone"}).rehearse(answer(), 2)
+        rewards("ended", given() | {"values": "gone"}).dry_run(answer(), 2)
 
 
 @pytest.mark.parametrize(

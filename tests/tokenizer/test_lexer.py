@@ -17,13 +17,13 @@ from pydantic import ValidationError
 
 from arctic_training.cli.main import main
 from arctic_training.config.checks.problems import problems_of
-from arctic_training.config.recipe.node import plain
+from arctic_training.config.recipe.node import to_python
 from arctic_training.config.recipe.yaml_reader import read_yaml
 from arctic_training.config.sections.tokenizer import is_lexer
 from arctic_training.data.formats.chat import Sample, reader
 from arctic_training.data.tokenization.encoder import SampleEncoder
 from arctic_training.errors.types import ModelError
-from arctic_training.generation.prompts import end_tokens, said
+from arctic_training.generation.prompts import decode_completion, end_tokens
 from arctic_training.tokenizer.lexer_factory import LexerConfig, LexerFactory
 from tests.bad_inputs import bad_lexers
 from tests.processes import ROOT
@@ -60,7 +60,7 @@ def test_the_examples() -> None:
 
 def test_the_documentation_says_what_is_so() -> None:
     text = (ROOT / "docs/data.md").read_text(encoding="utf-8").partition("## Symbolic text: the lexer")[2]
-    section = plain(read_yaml(text.split("```")[1].removeprefix("yaml"), "data.md"))["tokenizer"]
+    section = to_python(read_yaml(text.split("```")[1].removeprefix("yaml"), "data.md"))["tokenizer"]
     lexer = make(**section)
     assert " ".join(lexer.tokenize("C-50*x1^2 + 14")) == "C-50 * x1 ^ 2 + 1 4"
     assert "`C-50*x1^2 + 14` is read as `C-50 * x1 ^ 2 + 1 4`" in text
@@ -522,4 +522,4 @@ def test_what_is_said_holds_the_special_tokens_inside_it() -> None:
         ("x1 foo [EOS]", "x1 [UNK]"),
         ("[EOS] x1", ""),
     ):
-        assert said(lexer, lexer(text)["input_ids"], ends) == wanted
+        assert decode_completion(lexer, lexer(text)["input_ids"], ends) == wanted

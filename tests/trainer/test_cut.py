@@ -33,7 +33,7 @@ def gradients(told: dict[str, Any]) -> list[dict[str, torch.Tensor]]:
 
 
 def cut(name: str, root: str, micro: int, accumulate: int, stage: int, shared: int, more: dict[str, Any]) -> Any:
-    process_group.init()
+    process_group.init_process_group()
     files = Path(root) / "files"
     if process_group.is_main():
         recipe(name, files)

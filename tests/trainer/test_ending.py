@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from arctic_training import Callback, CheckpointEngine, Evaluator, GANTrainer, Tracker, get_config
+from arctic_training import Callback, Checkpointer, Evaluator, GANTrainer, Tracker, get_config
 from arctic_training.checkpoint import folder as disk
 from arctic_training.checkpoint.deepspeed import DeepSpeedCheckpointEngine
 from arctic_training.distributed import process_group
 from arctic_training.errors.types import CheckpointError, InputError, NonFiniteError
-from arctic_training.launch.launcher import _outcome
+from arctic_training.launch.launcher import _exit_code
 from arctic_training.launch.worker import run
 from tests import processes
 from tests.contract.cases import recipe
@@ -24,13 +24,13 @@ Recipe = dict[str, Any]
 Act = Callable[[Any], Any]
 
 
-class Exported(CheckpointEngine[Any]):
+class Exported(Checkpointer[Any]):
     """Writes how many updates there were."""
 
     name = "export_for_the_ends"
 
     def write(self, folder: Path, *_: Any) -> None:
-        (folder / "updates.txt").write_text(str(self.trainer.progress.update))
+        (folder / "updates.txt").write_text(str(self.trainer.progress.step))
 
 
 def acting(event: str) -> Act:
@@ -126,7 +126,7 @@ def saved(told: Recipe, kind: str = "deepspeed") -> list[int]:
 
 def at(update: int, act: Act) -> Act:
     """Acts in that update, counted from 1, at its first micro-batch."""
-    return lambda trainer: act(trainer) if (trainer.progress.update, trainer.window.index) == (update - 1, 0) else None
+    return lambda trainer: act(trainer) if (trainer.progress.step, trainer.window.index) == (update - 1, 0) else None
 
 
 def enough(trainer: Any) -> None:
@@ -145,10 +145,10 @@ def enough(trainer: Any) -> None:
 def test_a_run_that_was_stopped_for_good_trains_on_when_it_is_another_or_is_to(told: Recipe, change: Recipe) -> None:
     """Exactly as one that was not stopped, though it was in the middle of a window."""
     told |= {"gradient_accumulation_steps": 2, "loss_log_interval": 0, "checkpoint": [told["checkpoint"]]}
-    assert trained(told, {"post-step": at(2, enough)}).progress.update == 2
+    assert trained(told, {"post-step": at(2, enough)}).progress.step == 2
     free = {"exit_iteration": 5}  # what decides nothing of what is trained
     again = trained(told | free)
-    assert again.progress.update == 2 and again.stop_reason == "not improved since update 1"
+    assert again.progress.step == 2 and again.stop_reason == "not improved since update 1"
     assert "it was stopped for good: not improved since update 1" in log(told)
     whole = {**told, "output_dir": f"{told['output_dir']}_whole", "checkpoint": []}
     assert trained(told | change).progress == trained(whole).progress
@@ -170,7 +170,7 @@ def test_a_reason_that_cannot_be_added_to_a_checkpoint_is_saved_with_a_new_one(
     def refuse(*_: Any) -> None:
         raise OSError(5, "Input/output error")
 
-    monkeypatch.setattr(disk, "amend", refuse)
+    monkeypatch.setattr(disk, "update_manifest", refuse)
     told["checkpoint"]["save_every_n_steps"] = 1
     trained(told, {"post-step": at(3, enough)})
     assert saved(told) == [1, 2, 3]
@@ -180,12 +180,12 @@ def test_a_reason_that_cannot_be_added_to_a_checkpoint_is_saved_with_a_new_one(
 @pytest.mark.parametrize("limit", [{}, {"train_iters": 7}, {"exit_iteration": 7}])
 def test_a_run_with_nothing_left_to_train_says_so_and_saves_what_is_not_saved_yet(told: Recipe, limit: Recipe) -> None:
     section = {**told["checkpoint"], "save_end_of_training": True}
-    last = trained(told | limit | {"checkpoint": section}).progress.update
+    last = trained(told | limit | {"checkpoint": section}).progress.step
     export = {"type": Exported.name, "save_end_of_training": True}
     folder = Path(told["output_dir"]) / "checkpoints"
     numbers = []
     for _ in range(2):
-        assert trained(told | limit | {"checkpoint": [section, export]}).progress.update == last
+        assert trained(told | limit | {"checkpoint": [section, export]}).progress.step == last
         numbers.append((folder / Exported.name / f"step_{last}" / "updates.txt").stat().st_ino)
         key, value = next(iter(limit.items()), ("", 0))
         reached = f"{key} is {value}" if limit else "all 2 epochs are over"
@@ -218,8 +218,8 @@ def test_what_was_saved_on_the_course_that_a_run_went_back_from_is_saved_again(t
     spoilt: list[int] = []
 
     def spoil(trainer: Any, loss: Any) -> Any:
-        if trainer.progress.update == 3 and not spoilt:
-            spoilt.append(trainer.progress.row)
+        if trainer.progress.step == 3 and not spoilt:
+            spoilt.append(trainer.progress.sample_index)
             return loss * float("nan")
         return loss
 
@@ -252,7 +252,7 @@ def test_an_evaluation_that_fails_at_the_end_takes_no_weights_with_it(
     assert saved(told) == [10] and Remembering.ends == [True]
     monkeypatch.setattr(Measuring, "act", staticmethod(lambda _: None))
     again = trained(told)  # the folder is free again, though nobody has closed the first
-    assert again.progress.update == 10 and Remembering.ends == [True, False]
+    assert again.progress.step == 10 and Remembering.ends == [True, False]
 
 
 def test_the_last_checkpoint_may_be_the_best(told: Recipe) -> None:
@@ -296,7 +296,7 @@ def test_the_command_says_that_a_run_is_over_though_a_signal_came_late(codes: tu
         SimpleNamespace(rank=rank, told=lambda: None, process=SimpleNamespace(returncode=one))
         for rank, one in enumerate(codes)
     ]
-    assert _outcome(children, [], signal.SIGTERM) == code
+    assert _exit_code(children, [], signal.SIGTERM) == code
 
 
 @pytest.mark.fault(14)
@@ -326,7 +326,7 @@ def test_a_save_that_fails_at_the_end_is_an_error_and_lets_others_in(told: Recip
         trainer.train()
     assert Remembering.ends == [True]
     aside.unlink()
-    assert trained(told).progress.update == 10
+    assert trained(told).progress.step == 10
 
 
 @pytest.mark.parametrize(
@@ -343,7 +343,7 @@ def test_a_run_that_is_asked_to_stop_says_what_a_restart_needs(told: Recipe, sec
 
 def several_starts(folder: Path) -> list[tuple[int, str, int]]:
     """Of each start the update at which it ended, the reason, and the exit code."""
-    process_group.init()
+    process_group.init_process_group()
     told, seen = acting_recipe(folder), []
     export = {"type": Exported.name, "save_every_n_steps": 1}
     told |= {"micro_batch_size": 2, "checkpoint": [told["checkpoint"], export]}
@@ -354,7 +354,7 @@ def several_starts(folder: Path) -> list[tuple[int, str, int]]:
 
     for acts in ({"post-step": at(1, ask)}, {"post-step": at(4, enough)}, {}):
         trainer = trained(told, acts)
-        seen.append((trainer.progress.update, trainer.stop_reason, trainer.exit_code))
+        seen.append((trainer.progress.step, trainer.stop_reason, trainer.exit_code))
     return seen
 
 

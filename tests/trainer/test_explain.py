@@ -10,7 +10,7 @@ import torch
 
 from arctic_training import GANTrainer, GRPOTrainer, get_config
 from arctic_training.errors.types import MemoryShortError
-from arctic_training.trainer.explain import explained
+from arctic_training.trainer.explain import translate_oom_errors
 from tests import processes
 from tests.contract.cases import recipe
 
@@ -97,5 +97,5 @@ def test_a_model_that_does_not_fit_is_told_as_such(tmp_path: Path) -> None:
 
 
 def test_what_is_no_fault_of_memory_stays_what_it_is() -> None:
-    with pytest.raises(RuntimeError, match=r"^shapes do not fit$"), explained():
+    with pytest.raises(RuntimeError, match=r"^shapes do not fit$"), translate_oom_errors():
         raise RuntimeError("shapes do not fit")

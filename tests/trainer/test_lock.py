@@ -147,7 +147,7 @@ def take(folder: str) -> str:
     from arctic_training.errors.types import InputError
     from arctic_training.trainer.lock import Lock
 
-    process_group.init()
+    process_group.init_process_group()
     try:
         Lock([Path(folder)]).release()
     except InputError as error:

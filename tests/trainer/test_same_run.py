@@ -24,7 +24,7 @@ def told(name: str, root: str, run: str, **more: Any) -> dict[str, Any]:
 
 
 def train(name: str, root: str, run: str, shared: int, packs: bool, more: dict[str, Any]) -> dict[str, int]:
-    process_group.init()
+    process_group.init_process_group()
     if process_group.is_main():
         recipe(name, Path(root) / "files")
     process_group.barrier()
@@ -139,7 +139,7 @@ def without_attention(root: str) -> str:
             embedded = self.model.module.get_input_embeddings()(batch["input_ids"])  # type: ignore[operator]
             return embedded.square().sum() / batch["num_items_in_batch"]  # type: ignore[no-any-return]
 
-    process_group.init()
+    process_group.init_process_group()
     if process_group.is_main():
         recipe("sft", Path(root) / "files")
     process_group.barrier()

@@ -117,7 +117,11 @@ def test_it_ends_when_it_should(
     told: dict[str, Any], more: dict[str, Any], updates: int, epoch: int, batches: int
 ) -> None:
     progress = trained({**told, **more}).progress
-    assert (progress.update, progress.epoch, progress.row) == (updates, epoch, batches * told["micro_batch_size"])
+    assert (progress.step, progress.epoch, progress.sample_index) == (
+        updates,
+        epoch,
+        batches * told["micro_batch_size"],
+    )
     assert [record["step"] for record in records(told)] == list(range(1, updates + 1))
 
 
@@ -150,22 +154,22 @@ def test_a_mean_over_updates_goes_on_over_a_resume(told: dict[str, Any], tmp_pat
 
 def test_a_callback_can_stop_the_run_and_another_process_can_ask_to(told: dict[str, Any], tmp_path: Path) -> None:
     class Stops(SFTTrainer):
-        callbacks = [("post-after-update", lambda self: self.stop("enough") if self.progress.update == 2 else None)]
+        callbacks = [("post-after-update", lambda self: self.stop("enough") if self.progress.step == 2 else None)]
 
     class Asks(SFTTrainer):
-        callbacks = [("post-step", lambda self: self.request_stop("a signal") if self.progress.update == 2 else None)]
+        callbacks = [("post-step", lambda self: self.request_stop("a signal") if self.progress.step == 2 else None)]
 
     stopped = trained(told, Stops)
-    assert (stopped.progress.update, stopped.stop_reason) == (2, "enough")
+    assert (stopped.progress.step, stopped.stop_reason) == (2, "enough")
     asked = trained({**told, "output_dir": str(tmp_path / "asked"), "evaluate_last": True}, Asks)
     assert not any("loss/eval" in record for record in records({"output_dir": tmp_path / "asked"}))  # it saves, at once
-    assert asked.stop_reason == "a signal" and asked.progress.update == 4  # the update after the one under way
+    assert asked.stop_reason == "a signal" and asked.progress.step == 4  # the update after the one under way
 
 
 def test_the_kill_switch(told: dict[str, Any], tmp_path: Path) -> None:
     (tmp_path / "stop").touch()
     trainer = trained({**told, "kill_switch_path": str(tmp_path / "stop")})
-    assert "kill switch" in trainer.stop_reason and trainer.progress.update < 10
+    assert "kill switch" in trainer.stop_reason and trainer.progress.step < 10
 
 
 def test_overfitting_the_first_batch(told: dict[str, Any]) -> None:
@@ -227,5 +231,5 @@ def test_a_tracker_that_fails_is_left_out_and_the_run_goes_on(told: dict[str, An
             raise OSError("the server is gone")
 
     trainer = trained({**told, "trackers": ["failing_for_the_test"]})
-    assert trainer.progress.update == 10 and len(records(told)) == 10
+    assert trainer.progress.step == 10 and len(records(told)) == 10
     assert "tracker failing_for_the_test failed and is left out from update 1 on" in capsys.readouterr().err

@@ -7,19 +7,19 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from arctic_training.trainer.window import Window, to_device, windows
+from arctic_training.trainer.window import AccumulationWindow, iter_windows, to_device
 
 CPU = torch.device("cpu")
 
 
 def cut(
     batches: list[dict[str, Any]], size: int, *, ranks: int = 1, others: int = 0, stop: bool = False
-) -> list[Window]:
+) -> list[AccumulationWindow]:
     def reduce(mine: torch.Tensor) -> torch.Tensor:
         return mine + torch.tensor([others, 0])
 
     return list(
-        windows(
+        iter_windows(
             batches,
             size,
             targets=lambda batch: len(batch["losses"]),
@@ -60,7 +60,7 @@ def test_a_request_to_stop_marks_the_window() -> None:
 
 
 def test_the_window_says_when_it_closes() -> None:
-    window = Window([1, 2, 3])
+    window = AccumulationWindow([1, 2, 3])
     closing = []
     for window.index in range(3):
         closing.append(window.closes)

@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from arctic_training.config.checks.deepspeed import plain as without_auto
+from arctic_training.config.checks.deepspeed import without_auto as without_auto
 from arctic_training.config.recipe.node import SYNONYMS
 
 _NOTHING = object()
@@ -18,14 +18,14 @@ _PATHS = ("path", "dir", "file")
 
 
 @dataclass(frozen=True)
-class Free:
+class ResumeSafe:
     """Marks a key that changes nothing of what is trained: a run goes on, whatever it says now."""
 
     but: frozenset[str] = frozenset()
     """Keys of a mapping that are not free."""
 
 
-FREE = Free()
+RESUME_SAFE = ResumeSafe()
 
 
 @dataclass(frozen=True)
@@ -44,8 +44,8 @@ class Change:
         return any(parts[: len(_parts(one))] == _parts(one) for one in wanted)
 
 
-def binding(config: Any) -> dict[str, Any]:
-    """Every key of a `TrainerConfig` that is not `Free`, as plain values that JSON can hold.
+def resume_relevant_config(config: Any) -> dict[str, Any]:
+    """Every key of a `TrainerConfig` that is not `ResumeSafe`, as plain values that JSON can hold.
 
     A value from the environment is what the recipe says in its place, and four digits of its SHA-256: enough to see
     that it is another, too little to find it.
@@ -55,7 +55,7 @@ def binding(config: Any) -> dict[str, Any]:
 
 
 def differences(saved: Any, config: Any, now: Any, path: str = "") -> Iterator[Change]:
-    """What differs between the `binding` that was ``saved`` and that of ``config``, which is ``now``."""
+    """What differs between the `resume_relevant_config` that was ``saved`` and that of ``config``, which is ``now``."""
     if isinstance(saved, Mapping) and isinstance(now, Mapping):
         if saved.get("type") != now.get("type"):  # another class reads the section, so that all of it is another
             yield Change(_under(path, "type"), saved.get("type"), now.get("type"))
@@ -79,7 +79,7 @@ def _kept(value: Any, plain: Any, masked: Any, name: str = "") -> Any:
     if isinstance(value, BaseModel) and isinstance(plain, dict):
         kept = {}
         for key, field in type(value).model_fields.items():
-            free = next((mark for mark in field.metadata if isinstance(mark, Free)), None)
+            free = next((mark for mark in field.metadata if isinstance(mark, ResumeSafe)), None)
             if key not in plain or (free is not None and not free.but):
                 continue
             one = _kept(getattr(value, key), plain[key], masked[key], key)

@@ -9,13 +9,13 @@ from pydantic import ValidationInfo, field_validator
 from arctic_training.config.checks.deepspeed import BATCH_KEYS, PRECISION_KEYS, deepspeed_problems
 from arctic_training.config.checks.problems import Problem, Problems, unknown
 from arctic_training.config.sections.base import BaseConfig
-from arctic_training.config.sections.checkpoint import CheckpointConfig, require_apart, require_resumable
+from arctic_training.config.sections.checkpoint import CheckpointConfig, require_resumable, require_separate_folders
 from arctic_training.config.sections.scheduler import SchedulerConfig
 from arctic_training.config.sections.wandb import WandbSection
 from arctic_training.registry import lookup
 
 
-class Consistent(BaseConfig):
+class CrossFieldValidation(BaseConfig):
     """Of `TrainerConfig`, whose fields are named here: each is held against those above it."""
 
     @field_validator("sequence_parallel_size", check_fields=False)
@@ -44,7 +44,7 @@ class Consistent(BaseConfig):
     @classmethod
     def _side_by_side(cls, sections: list[CheckpointConfig]) -> list[CheckpointConfig]:
         enabled = [section for section in sections if section.enabled]
-        require_apart(enabled)
+        require_separate_folders(enabled)
         require_resumable(enabled)
         return sections
 

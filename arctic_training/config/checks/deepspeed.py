@@ -70,12 +70,12 @@ _COUNTS = ("_size", "_threshold", "_parameters", "_distance")
 """How the keys end that say how many."""
 
 
-def plain(value: Any) -> Any:
+def without_auto(value: Any) -> Any:
     """``value`` with every human number in it read, at any depth, and keys left to ``auto`` left out."""
     if isinstance(value, Mapping):
-        return {key: plain(one) for key, one in value.items() if one != "auto"}
+        return {key: without_auto(one) for key, one in value.items() if one != "auto"}
     if isinstance(value, list):
-        return [plain(one) for one in value]
+        return [without_auto(one) for one in value]
     if isinstance(value, str) and (read := number(value)) is not None:
         return read
     return value
@@ -96,7 +96,7 @@ def deepspeed_problems(
     ``dtype`` is the recipe's bf16, fp16 or fp32; ``data_world`` the number of processes that read different data, once
     it is known; ``highest_stage`` the highest ZeRO stage at which the optimizer works.
     """
-    block = plain(block)
+    block = without_auto(block)
     problems: list[Problem] = []
     for key in block:
         if key in _REFUSED:

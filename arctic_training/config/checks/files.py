@@ -17,7 +17,7 @@ from arctic_training.config.sections.base import BaseConfig
 from arctic_training.config.sections.trainer import TrainerConfig
 
 
-def absent(config: TrainerConfig) -> list[str]:
+def missing_paths(config: TrainerConfig) -> list[str]:
     """A line for each file or folder that the recipe needs and has not, or could not write to."""
     tree = config._tree or Node({})
     problems = [*_found(config, ()), *_in_the_model(config), *_in_the_way(config), *escaping(config)]
@@ -52,7 +52,7 @@ def _in_the_way(config: TrainerConfig) -> Iterator[Problem]:
 
 def _found(value: Any, path: tuple[str, ...]) -> Iterator[Problem]:
     if isinstance(value, BaseConfig):
-        for problem in value.absent():
+        for problem in value.missing_paths():
             yield replace(problem, path=(*path, *problem.path))
     if isinstance(value, BaseModel):
         for name in type(value).model_fields:

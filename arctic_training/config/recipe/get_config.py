@@ -11,14 +11,14 @@ from arctic_training.config.checks.paths import impossible
 from arctic_training.config.checks.problems import Problem, problems_of, shown
 from arctic_training.config.checks.sandbox import escapes
 from arctic_training.config.recipe.interpolation import interpolate
-from arctic_training.config.recipe.node import SYNONYMS, Node, Origin, grown, mask, plain, put, secrets
+from arctic_training.config.recipe.node import SYNONYMS, Node, Origin, from_python, mask, secrets, set_path, to_python
 from arctic_training.config.recipe.recipe_file import read_recipe_file
 from arctic_training.config.recipe.user_code import import_file
 from arctic_training.config.recipe.yaml_reader import read_value
 from arctic_training.config.sections.component import incomplete
 from arctic_training.config.sections.trainer import TrainerConfig
 from arctic_training.errors.types import RecipeError
-from arctic_training.registry import lookup, names, nearest
+from arctic_training.registry import lookup, names, suggest
 
 COMMAND_LINE = "command line"
 DEFAULT_TRAINER = "sft"
@@ -31,12 +31,12 @@ def get_config(source: str | Path | Mapping[str, Any], overrides: Sequence[str] 
     nothing outside is touched. Raises `RecipeError` with all there is to mend.
     """
     path = None if isinstance(source, Mapping) else Path(source)
-    written = grown(dict(source)) if isinstance(source, Mapping) else read_recipe_file(Path(source))
+    written = from_python(dict(source)) if isinstance(source, Mapping) else read_recipe_file(Path(source))
     for override in overrides:
         written = _overridden(written, override)
     tree, problems = interpolate(written)
     code = _import_code(tree, path, problems)
-    recipe: dict[Any, Any] = plain(tree)
+    recipe: dict[Any, Any] = to_python(tree)
     if code is not None:
         recipe["code"] = code
     name = recipe.setdefault("type", DEFAULT_TRAINER)
@@ -48,7 +48,7 @@ def get_config(source: str | Path | Mapping[str, Any], overrides: Sequence[str] 
         else:
             reader = lookup("trainer", name).config_type  # type: ignore[attr-defined]
     elif not _covered(("type",), problems):
-        told = nearest(name, known) if isinstance(name, str) else "a name is wanted here"
+        told = suggest(name, known) if isinstance(name, str) else "a name is wanted here"
         problems.append(Problem(("type",), f"no trainer is named {shown(name)}; {told}"))
     config: TrainerConfig | None = None
     if reader is not None:
@@ -67,7 +67,7 @@ def _overridden(tree: Node, override: str) -> Node:
     if not equals or not all(name.split(".")):
         raise RecipeError(f"{COMMAND_LINE}: {override!r}: key.path=value is wanted")
     try:
-        return put(tree, tuple(name.split(".")), read_value(text, COMMAND_LINE))
+        return set_path(tree, tuple(name.split(".")), read_value(text, COMMAND_LINE))
     except RecipeError as error:
         raise RecipeError(f"{COMMAND_LINE}: {name}: {str(error).removeprefix(f'{COMMAND_LINE}: ')}") from None
     except ValueError as error:

@@ -9,8 +9,8 @@ from typing import Any
 from arctic_training.config.checks.problems import Problem
 from arctic_training.config.recipe.node import Node, Path
 from arctic_training.config.recipe.yaml_reader import MOST_CHARACTERS, MOST_LEVELS, MOST_NODES
-from arctic_training.errors.redaction import remember
-from arctic_training.registry import nearest
+from arctic_training.errors.redaction import register_secret
+from arctic_training.registry import suggest
 
 _REFERENCE = re.compile(r"\$\$\{|\$\{([^${}]*)\}|\$\{")
 """An escaped opening ``$${``, a reference, or an opening that is never closed."""
@@ -84,7 +84,7 @@ class _Interpolation:
             variable = name.removeprefix("env:").strip()
             if variable not in os.environ:
                 raise _Refused(f"the environment variable {variable} is not set; set it, or write the value here")
-            remember(os.environ[variable], f"${{{name}}}")
+            register_secret(os.environ[variable], f"${{{name}}}")
             return Node(os.environ[variable]), True
         if name.startswith("package:"):
             return Node(_package_folder(name.removeprefix("package:").strip())), False
@@ -108,7 +108,7 @@ class _Interpolation:
             below = node.step(key)
             if below is None:
                 known = [str(one) for one in node.value] if isinstance(node.value, dict) else []
-                raise _Refused(f"${{{name}}}: the recipe has no such key; {nearest(key, known)}")
+                raise _Refused(f"${{{name}}}: the recipe has no such key; {suggest(key, known)}")
             node = below
         return node
 

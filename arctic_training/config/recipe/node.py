@@ -51,21 +51,21 @@ class Node:
         return self.origin or self.key
 
 
-def grown(value: Any, origin: Origin | None = None) -> Node:
+def from_python(value: Any, origin: Origin | None = None) -> Node:
     """The tree of a Python value."""
     if isinstance(value, Mapping):
-        return Node({key: grown(one, origin) for key, one in value.items()}, origin, origin)
+        return Node({key: from_python(one, origin) for key, one in value.items()}, origin, origin)
     if isinstance(value, Sequence) and not isinstance(value, (str, bytes)):
-        return Node([grown(one, origin) for one in value], origin, origin)
+        return Node([from_python(one, origin) for one in value], origin, origin)
     return Node(value, origin, origin)
 
 
-def plain(node: Node) -> Any:
+def to_python(node: Node) -> Any:
     """The tree's value in Python's own mappings and lists."""
     if isinstance(node.value, dict):
-        return {key: plain(one) for key, one in node.value.items()}
+        return {key: to_python(one) for key, one in node.value.items()}
     if isinstance(node.value, list):
-        return [plain(one) for one in node.value]
+        return [to_python(one) for one in node.value]
     return node.value
 
 
@@ -79,7 +79,7 @@ def merge(base: Node, over: Node) -> Node:
     return replace(over, value=merged)
 
 
-def put(tree: Node, path: Path, node: Node) -> Node:
+def set_path(tree: Node, path: Path, node: Node) -> Node:
     """``tree`` with ``node`` at ``path``, whose missing mappings are made. Raises ValueError where it leads nowhere."""
     if not path:
         return replace(node, key=node.key or tree.key)
@@ -88,13 +88,13 @@ def put(tree: Node, path: Path, node: Node) -> Node:
         if below is None:
             raise ValueError(f"{first!r} is no position in a list of {len(tree.value)}, which counts from 0")
         items = list(tree.value)
-        items[int(first)] = put(below, path[1:], node)
+        items[int(first)] = set_path(below, path[1:], node)
         return replace(tree, value=items)
     if not isinstance(tree.value, dict) and tree.value is not None:
         raise ValueError(f"{tree.value!r} is neither a mapping nor a list, so that it has no {first!r}")
     entries = {key: one for key, one in (tree.value or {}).items() if SYNONYMS.get(first) != key}
     name = next((key for key in entries if str(key) == first), first)
-    entries[name] = put(below or Node(None, node.origin, node.key), path[1:], node)
+    entries[name] = set_path(below or Node(None, node.origin, node.key), path[1:], node)
     return replace(tree, value=entries)
 
 
@@ -107,14 +107,14 @@ def secrets(tree: Node) -> dict[str, str]:
     return {str(tree.value): tree.written} if tree.written and tree.value != "" else {}
 
 
-def masked(value: Any, tree: Node | None, known: Mapping[str, str]) -> Any:
+def redacted(value: Any, tree: Node | None, known: Mapping[str, str]) -> Any:
     """What a config made of ``tree`` holds, with what the recipe says in place of what came from the environment."""
     if isinstance(value, dict):
-        return {key: masked(one, _below(tree, key), known) for key, one in value.items()}
+        return {key: redacted(one, _below(tree, key), known) for key, one in value.items()}
     if isinstance(value, list):
         several = tree is not None and isinstance(tree.value, list)
         # a single section may stand where a list of them could
-        return [masked(one, _below(tree, str(n)) if several else tree, known) for n, one in enumerate(value)]
+        return [redacted(one, _below(tree, str(n)) if several else tree, known) for n, one in enumerate(value)]
     if tree is not None and tree.written and not isinstance(tree.value, (dict, list)):
         return tree.written
     return mask(value, known)

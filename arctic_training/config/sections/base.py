@@ -36,7 +36,7 @@ class BaseConfig(BaseModel):
         own = any(isinstance(mark, BeforeValidator) for mark in field.metadata)
         return value if own else read_numbers(value, kind)
 
-    def absent(self) -> list[Problem]:
+    def missing_paths(self) -> list[Problem]:
         """What this section names on disk and is not there, or is of another kind. It looks only."""
         return []
 

@@ -54,7 +54,7 @@ class CheckpointConfig(ComponentConfig):
         """Where the checkpoints of a run go."""
         return self.output_dir or run_dir / "checkpoints" / self.type
 
-    def absent(self) -> list[Problem]:
+    def missing_paths(self) -> list[Problem]:
         told = unwritable(self.output_dir) if self.enabled else ""
         return [Problem(("output_dir",), told)] if told else []
 
@@ -67,7 +67,7 @@ def require_resumable(sections: Sequence[CheckpointConfig]) -> None:
             raise ValueError(f"auto_resume: no run can go on from type {section.type}; add one of type deepspeed")
 
 
-def require_apart(sections: Sequence[CheckpointConfig]) -> None:
+def require_separate_folders(sections: Sequence[CheckpointConfig]) -> None:
     """Raises ValueError when sections of one run would be in each other's way."""
     if sum(section.auto_resume for section in sections) > 1:
         raise ValueError("several have auto_resume: true; the run can go on from one of them only")

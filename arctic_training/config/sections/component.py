@@ -12,11 +12,11 @@ from arctic_training.config.checks.not_built import TYPES
 from arctic_training.config.checks.problems import Problem, Problems, problems_of, shown
 from arctic_training.config.sections.base import BaseConfig, ComponentConfig
 from arctic_training.errors.types import RegistryError
-from arctic_training.registry import Registered, lookup, names, nearest, where
+from arctic_training.registry import Registered, lookup, names, qualified_name, suggest
 
 
 @dataclass(frozen=True)
-class Slot:
+class TrainerComponent:
     """Marks a field whose section is read by one of the trainer's ``<types>``.
 
     It stands beside the section's base class: ``Annotated[SerializeAsAny[C], Slot("model_factory_type")]``.
@@ -26,7 +26,7 @@ class Slot:
 
 
 @dataclass(frozen=True)
-class Shelf:
+class AnyComponent:
     """Marks a field whose section, or list of sections, is read by any registered class of ``kind``."""
 
     kind: str
@@ -38,7 +38,7 @@ def find(kind: str, name: str) -> type[Registered]:
         return lookup(kind, name)
     if name in TYPES:
         raise Problems([Problem(("type",), f"{name}: {TYPES[name]} is not built yet")])
-    told = f"no {kind.replace('_', ' ')} is named {name!r}; {nearest(name, names(kind))}"
+    told = f"no {kind.replace('_', ' ')} is named {name!r}; {suggest(name, names(kind))}"
     raise Problems([Problem(("type",), told)])
 
 
@@ -47,7 +47,9 @@ def listed(types: type[Registered] | Sequence[type[Registered]]) -> list[type[Re
     return [types] if isinstance(types, type) else list(types)
 
 
-def choose(section: Any, allowed: Sequence[type[Registered]], *, skip_validation: bool = False) -> ComponentConfig:
+def resolve_component(
+    section: Any, allowed: Sequence[type[Registered]], *, skip_validation: bool = False
+) -> ComponentConfig:
     """Let the class that ``section`` names read it. Raises ValueError for a name that does not fit.
 
     ``skip_validation`` admits every registered class of the kind, listed by the trainer or not.
@@ -66,7 +68,7 @@ def choose(section: Any, allowed: Sequence[type[Registered]], *, skip_validation
             return _read(cls, section)
     if skip_validation or wanted in TYPES:
         return _read(find(allowed[0].kind, wanted), section)
-    told = f"{wanted!r} does not fit here; {nearest(wanted, [cls.name for cls in allowed])}"
+    told = f"{wanted!r} does not fit here; {suggest(wanted, [cls.name for cls in allowed])}"
     if wanted in names(kind := allowed[0].kind):
         found = lookup(kind, wanted).__name__
         told += (
@@ -76,15 +78,15 @@ def choose(section: Any, allowed: Sequence[type[Registered]], *, skip_validation
     raise Problems([Problem(("type",), told)])
 
 
-def from_shelf(kind: str, section: Any) -> ComponentConfig:
+def parse_component(kind: str, section: Any) -> ComponentConfig:
     """Let the registered class of ``kind`` that a section, or a bare name, names read it."""
     section = {"type": section} if isinstance(section, str) else section
     if not isinstance(section, (dict, ComponentConfig)):
         raise ValueError(f"{shown(section)}: a name, or a mapping with a type, is wanted here")
     name = section.get("type", "") if isinstance(section, dict) else section.type
     if not isinstance(name, str) or not name:
-        raise Problems([Problem(("type",), f"a name is wanted here; {nearest(str(name), names(kind))}")])
-    return choose(section, [find(kind, name)])
+        raise Problems([Problem(("type",), f"a name is wanted here; {suggest(str(name), names(kind))}")])
+    return resolve_component(section, [find(kind, name)])
 
 
 def each(value: Any, read: Callable[[Any], ComponentConfig]) -> list[ComponentConfig]:
@@ -109,13 +111,18 @@ def each(value: Any, read: Callable[[Any], ComponentConfig]) -> list[ComponentCo
 
 def incomplete(cls: Any) -> str:
     """What a class of the user's own lacks, so that it cannot be made; empty when it lacks nothing."""
-    who = f"{cls.name}: the class {where(cls)}"
+    who = f"{cls.name}: the class {qualified_name(cls)}"
     if lacks := sorted(getattr(cls, "__abstractmethods__", ())):
         return f"{who} lacks {' and '.join(lacks)}, which it has to define"
     reader = getattr(cls, "config_type", None)
     if not (isinstance(reader, type) and issubclass(reader, BaseConfig)):
         return f"{who} states a config_type that is no config"
-    slots = [mark.types for field in reader.model_fields.values() for mark in field.metadata if isinstance(mark, Slot)]
+    slots = [
+        mark.types
+        for field in reader.model_fields.values()
+        for mark in field.metadata
+        if isinstance(mark, TrainerComponent)
+    ]
     if missing := [name for name in slots if not hasattr(cls, name)]:
         return f"{who} states no {' and no '.join(missing)}"
     if only_annotated := _only_annotated(cls):
@@ -123,7 +130,7 @@ def incomplete(cls: Any) -> str:
     for role in getattr(cls, "roles", ()):
         for part in ("model",) if role.frozen else ("model", "optimizer", "scheduler"):
             key, slot = role.name if part == "model" else role.section(part), f"{part}_factory_type"
-            marks = [mark.types for mark in reader.model_fields[key].metadata if isinstance(mark, Slot)]
+            marks = [mark.types for mark in reader.model_fields[key].metadata if isinstance(mark, TrainerComponent)]
             if slot not in marks:
                 told = f"{role.name}, and its config reads {key} as no {part}'s section"
                 mend = "give the role another name" if marks else f'leave it out there, or mark it Slot("{slot}")'

@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import Field, model_validator
 
-from arctic_training.config.checks.changes import FREE
+from arctic_training.config.checks.changes import RESUME_SAFE
 from arctic_training.config.sections.base import ComponentConfig
 from arctic_training.config.sections.numbers import HumanFloat, HumanInt
 
@@ -12,7 +12,7 @@ from arctic_training.config.sections.numbers import HumanFloat, HumanInt
 class DataConfig(ComponentConfig):
     seed: int = Field(default=42, ge=0)
     """Seed of the order of the rows, and of every choice among them."""
-    dl_num_workers: Annotated[int, FREE] = Field(default=2, ge=0)
+    dl_num_workers: Annotated[int, RESUME_SAFE] = Field(default=2, ge=0)
     """Processes that read and collate batches beside each training process; 0: the training process itself."""
     drop_last: bool = False
     """Leave out the rows that do not fill a last global batch; else they make a smaller one."""

@@ -29,6 +29,6 @@ class LoggerConfig(BaseConfig):
     file_output_ranks: Ranks = "*"
     """Ranks that write a log file; ``"*"`` for all."""
 
-    def absent(self) -> list[Problem]:
+    def missing_paths(self) -> list[Problem]:
         told = unwritable(self.output_dir)
         return [Problem(("output_dir",), told)] if told else []

@@ -8,7 +8,7 @@ import numpy.typing as npt
 Indices = npt.NDArray[np.int64]
 
 
-class Pieces:
+class SampleSlices:
     """Stretches of samples, as samples of their own."""
 
     def __init__(self, samples: Any, sample: Indices, start: Indices, end: Indices) -> None:
@@ -28,27 +28,29 @@ class Pieces:
     def lengths(self) -> Indices:
         return self.end - self.start
 
-    def select(self, indices: Indices) -> "Pieces":
+    def select(self, indices: Indices) -> "SampleSlices":
         """The pieces at ``indices``, in that order."""
-        return Pieces(self.samples, self.sample[indices], self.start[indices], self.end[indices])
+        return SampleSlices(self.samples, self.sample[indices], self.start[indices], self.end[indices])
 
 
-def shortened(samples: Any, longest: int) -> Pieces:
+def truncate(samples: Any, longest: int) -> SampleSlices:
     """Every sample up to its entry ``longest``."""
     sizes = samples.lengths()
-    return Pieces(samples, np.arange(len(sizes)), np.zeros_like(sizes), np.minimum(sizes, longest))
+    return SampleSlices(samples, np.arange(len(sizes)), np.zeros_like(sizes), np.minimum(sizes, longest))
 
 
-def pieces_of(samples: Any, longest: int) -> Pieces:
+def split_samples(samples: Any, longest: int) -> SampleSlices:
     """Every sample in pieces of ``longest`` entries, the last one shorter."""
     sizes = samples.lengths()
     counts = -(-sizes // longest)
     sample = np.repeat(np.arange(len(sizes)), counts)
     start = (np.arange(len(sample)) - np.repeat(np.cumsum(counts) - counts, counts)) * longest
-    return Pieces(samples, sample, start, np.minimum(start + longest, sizes[sample]))
+    return SampleSlices(samples, sample, start, np.minimum(start + longest, sizes[sample]))
 
 
-def cut(samples: Any, length: int, order: Indices, *, whole: bool = False) -> tuple[Pieces, list[Indices]]:
+def concat_and_chunk(
+    samples: Any, length: int, order: Indices, *, whole: bool = False
+) -> tuple[SampleSlices, list[Indices]]:
     """All samples in ``order``, one behind the other, cut every ``length`` tokens.
 
     Returns the pieces, and which of them make up each row; the last row is shorter, and left out with ``whole``.
@@ -61,15 +63,15 @@ def cut(samples: Any, length: int, order: Indices, *, whole: bool = False) -> tu
     until = np.append(bounds[1:], total)[: len(bounds)]
     place = np.searchsorted(ends, bounds, "right")
     begins = (ends - sizes)[place]
-    pieces = Pieces(samples, order[place], bounds - begins, until - begins)
+    pieces = SampleSlices(samples, order[place], bounds - begins, until - begins)
     rows = np.flatnonzero(bounds % length == 0)
     return pieces, np.split(np.arange(len(bounds)), rows[1:]) if len(bounds) else []
 
 
-class Chunks:
+class ConcatenatedRows:
     """Rows of several pieces, each row a sample of its own."""
 
-    def __init__(self, pieces: Pieces, rows: list[Indices]) -> None:
+    def __init__(self, pieces: SampleSlices, rows: list[Indices]) -> None:
         self.pieces, self.rows = pieces, rows
 
     def __len__(self) -> int:

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-IGNORED = -100
+IGNORE_INDEX = -100
 """The label of a token that is no target."""
 
 Sample = Mapping[str, npt.NDArray[np.int32]]
@@ -25,7 +25,7 @@ def pad(
     sizes = np.fromiter((len(sample["input_ids"]) for sample in samples), np.int64, len(samples))
     width = length or _rounded(int(sizes.max()), multiple)
     ids = np.full((len(samples), width), pad_token, np.int64)
-    labels = np.full((len(samples), width), IGNORED, np.int64)
+    labels = np.full((len(samples), width), IGNORE_INDEX, np.int64)
     for row, (sample, size) in enumerate(zip(samples, sizes, strict=True)):
         ids[row, :size] = sample["input_ids"]
         labels[row, 1:size] = sample["labels"][1:]
@@ -57,10 +57,10 @@ def pack(
     total = int(sizes.sum())
     width = length or _rounded(total, multiple)
     ids = np.full((1, width), pad_token, np.int64)
-    labels = np.full((1, width), IGNORED, np.int64)
+    labels = np.full((1, width), IGNORE_INDEX, np.int64)
     np.concatenate([sample["input_ids"] for sample in samples], out=ids[0, :total], casting="same_kind")
     np.concatenate([sample["labels"] for sample in samples], out=labels[0, :total], casting="same_kind")
-    labels[0, np.cumsum(sizes) - sizes] = IGNORED
+    labels[0, np.cumsum(sizes) - sizes] = IGNORE_INDEX
     documents = [total] if fuse else sizes.tolist()
     if width > total:
         documents.append(width - total)

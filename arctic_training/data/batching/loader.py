@@ -70,7 +70,7 @@ class IndexedLoader(Loader):
         order: GlobalOrder,
         collate: Collate,
         *,
-        blank: Callable[[Any], Any],
+        make_padding_sample: Callable[[Any], Any],
         groups: Sequence[Any] | None = None,
         workers: int = 0,
         prefetch: int = 4,
@@ -80,7 +80,7 @@ class IndexedLoader(Loader):
         A rank whose share of the last global batch is empty gets ``blank(dataset[0])``: a sample without any target.
         """
         self.dataset, self.order, self.groups = dataset, order, groups
-        self._reader = _Reader(dataset, order, groups, collate, blank)
+        self._reader = _Reader(dataset, order, groups, collate, make_padding_sample)
         self._workers, self._prefetch = workers, prefetch
         self._at = (0, 0)
         self._running: Any = None
@@ -111,7 +111,7 @@ class IndexedLoader(Loader):
         places = ((epoch, row) for row in self.order.starts(start))
         if not self._workers and not torch.cuda.is_available():
             for place in places:
-                yield _given(self._reader[place])
+                yield raise_if_failed(self._reader[place])
             return
         loader: DataLoader[Batch] = DataLoader(
             self._reader,
@@ -123,23 +123,23 @@ class IndexedLoader(Loader):
             # a worker inherits the samples and whatever `collate` holds; a user's need not be something pickle knows
             multiprocessing_context="fork" if self._workers else None,
             pin_memory=torch.cuda.is_available(),
-            worker_init_fn=workers.begin(),
+            worker_init_fn=workers.worker_init_fn(),
             generator=torch.Generator().manual_seed(0),  # else making the iterator draws from the model's randomness
         )
         self.close()
-        with workers.no_alarm(), workers.own_folder():
+        with workers.without_sigchld_handler(), workers.own_folder():
             self._running = running = iter(loader)
         try:
-            yield from map(_given, running)
+            yield from map(raise_if_failed, running)
         except (RuntimeError, OSError, EOFError) as error:
-            if died := workers.death(running):
+            if died := workers.describe_dead_worker(running):
                 raise WorkerError(died) from error
             raise
 
     def close(self) -> None:
         running, self._running = self._running, None
         if hasattr(running, "_shutdown_workers"):
-            workers.end(running)
+            workers.shutdown_workers(running)
 
 
 class _Reader(Dataset[Batch]):
@@ -151,9 +151,15 @@ class _Reader(Dataset[Batch]):
         order: GlobalOrder,
         groups: Sequence[Any] | None,
         collate: Collate,
-        blank: Callable[[Any], Any],
+        make_padding_sample: Callable[[Any], Any],
     ) -> None:
-        self.dataset, self.order, self.groups, self.collate, self.blank = dataset, order, groups, collate, blank
+        self.dataset, self.order, self.groups, self.collate, self.make_padding_sample = (
+            dataset,
+            order,
+            groups,
+            collate,
+            make_padding_sample,
+        )
 
     def samples(self, place: tuple[int, int]) -> list[int]:
         rows = self.order.batch(*place)
@@ -162,30 +168,30 @@ class _Reader(Dataset[Batch]):
         return [int(sample) for row in rows for sample in self.groups[int(row)]]
 
     def __getitem__(self, place: tuple[int, int]) -> Batch:
-        """The batch, or `Broken` where it cannot be made: what is raised in a worker loses what it was."""
+        """The batch, or `FailedBatch` where it cannot be made: what is raised in a worker loses what it was."""
         indices, number = self.samples(place), -1
         try:
             rows = []
             for number in indices:
                 rows.append(self.dataset[number])
             number = -1
-            return self.collate(rows or [self.blank(self.dataset[0])])
+            return self.collate(rows or [self.make_padding_sample(self.dataset[0])])
         except MemoryError:
             raise
         except Exception as error:
             which = f"sample {number}" if number >= 0 else f"a batch of samples {', '.join(map(str, indices))}"
-            return Broken(f"{which} cannot be made ({where(error)})" if number < 0 else f"{which}: {where(error)}")
+            return FailedBatch(f"{which} cannot be made ({where(error)})" if number < 0 else f"{which}: {where(error)}")
 
 
 @dataclass
-class Broken:
+class FailedBatch:
     """What stands for a batch that cannot be made."""
 
     why: str
 
 
-def _given(batch: Batch) -> Batch:
-    if isinstance(batch, Broken):
+def raise_if_failed(batch: Batch) -> Batch:
+    if isinstance(batch, FailedBatch):
         raise SampleError(batch.why)
     return batch
 

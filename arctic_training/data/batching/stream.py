@@ -20,8 +20,8 @@ from arctic_training.data.preparation import prepare
 from arctic_training.data.preparation.samples import Samples
 from arctic_training.data.sources.base import DataSource
 from arctic_training.data.sources.json_columns import to_dataset
-from arctic_training.data.sources.repeated import Endless
-from arctic_training.data.tokenization.unknown_tokens import Unknown
+from arctic_training.data.sources.repeated import RepeatedStream
+from arctic_training.data.tokenization.unknown_tokens import UnknownTokenReport
 from arctic_training.errors.types import DataError, ResumeError
 from arctic_training.logging import logger
 
@@ -32,7 +32,7 @@ _IN_VAIN = 4096
 
 
 @dataclass
-class Buffer:
+class ShuffleBuffer:
     """What was read at one time, in the order in which it is handed out."""
 
     number: int
@@ -51,13 +51,13 @@ class Buffer:
         return [self.samples[sample] for sample in ([row] if self.groups is None else self.groups[row])]
 
 
-class Lane:
+class StreamShard:
     """One of the equal shares that a stream is dealt into, buffer by buffer: rows without an end, by number."""
 
     def __init__(
         self,
         factory: Any,
-        sources: Sequence[Endless],
+        sources: Sequence[RepeatedStream],
         shares: npt.NDArray[np.float64],
         lane: int,
         lanes: int,
@@ -69,8 +69,8 @@ class Lane:
         self.first = 0
         """Number of the first row of the buffer under way."""
         self._number = 0
-        self.buffer: Buffer | None = None
-        self._ahead: Future[Buffer] | None = None
+        self.buffer: ShuffleBuffer | None = None
+        self._ahead: Future[ShuffleBuffer] | None = None
         self._in_vain, self._rounds = 0, 0
         """Rows since the last of which something was left, and rounds that all sources had made by then."""
 
@@ -86,7 +86,7 @@ class Lane:
             self.first += len(buffer.order)
             self.buffer = None
 
-    def _look(self, buffer: Buffer) -> None:
+    def _look(self, buffer: ShuffleBuffer) -> None:
         """Raises `DataError` when nothing is left of so many rows, or of all."""
         rounds = min(source.rounds for source in self.sources)
         if len(buffer.order):
@@ -120,13 +120,13 @@ class Lane:
         for source, place in zip(self.sources, position, strict=True):
             source.load_state_dict(place)
 
-    def _current(self) -> Buffer:
+    def _current(self) -> ShuffleBuffer:
         if self.buffer is None:
             ahead, self._ahead = self._ahead, None
             self.buffer = self._read() if ahead is None else ahead.result()
         return self.buffer
 
-    def _read(self) -> Buffer:
+    def _read(self) -> ShuffleBuffer:
         """The next buffer. The rows of all lanes are read, and tokens made of those of this one."""
         config = self.factory.config
         position = [source.state_dict() for source in self.sources]
@@ -141,16 +141,20 @@ class Lane:
         tables = [self._process(self.sources[turn].source, mine[turn]) for turn in sorted(mine)]
         made = Samples(prepare.join(tables))
         try:
-            samples, note = prepare.with_targets(made, np.arange(len(made)), "the stream", 1.0, self.factory.no_target)
-            finished = self.factory.finish(samples)
+            samples, note = prepare.drop_samples_without_labels(
+                made, np.arange(len(made)), "the stream", 1.0, self.factory.no_target
+            )
+            finished = self.factory.postprocess_samples(samples)
         except NothingLeft as error:
             logger.info(str(error))
-            return Buffer(number, position, [], None, GlobalOrder(0, seed=config.seed).permutation(number), str(error))
+            return ShuffleBuffer(
+                number, position, [], None, GlobalOrder(0, seed=config.seed).permutation(number), str(error)
+            )
         if note:
             logger.info(note)
         groups = self.factory.group(finished)
         order = GlobalOrder(len(finished if groups is None else groups), seed=config.seed).permutation(number)
-        return Buffer(number, position, finished, groups, order)
+        return ShuffleBuffer(number, position, finished, groups, order)
 
     def _process(self, source: DataSource, rows: list[Any]) -> Any:
         """The samples of rows of a source, in a `pyarrow.Table`."""
@@ -162,7 +166,7 @@ class Lane:
             for line in remarks.lines(new, str(source)):
                 logger.warning(line)
             source.remarks |= found
-            Unknown(self.factory).refuse_row(dataset, samples, process)
+            UnknownTokenReport(self.factory).refuse_row(dataset, samples, process)
             return samples.table
         except RowError as error:  # which row of its source it is, nobody has counted
             row = json.dumps(rows[error.row], default=str, ensure_ascii=False)
@@ -179,13 +183,13 @@ class StreamLoader(Loader):
     the order.
     """
 
-    def __init__(self, factory: Any, sources: Callable[[], Sequence[Endless]], shares: Sequence[float]) -> None:
+    def __init__(self, factory: Any, sources: Callable[[], Sequence[RepeatedStream]], shares: Sequence[float]) -> None:
         """``sources`` makes the sources anew, at their beginning."""
         self.factory, self.sources = factory, sources
         self.shares = np.array(shares, np.float64) / sum(shares)
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="stream")
         self._row = 0
-        self._deal(factory.trainer.data_world)
+        self._assign_shards(factory.trainer.data_world)
 
     def __len__(self) -> int:
         return 0
@@ -218,9 +222,9 @@ class StreamLoader(Loader):
         return {"row": self._row, "lanes": self._count, "unit": self._unit, "held": held}
 
     def load_state_dict(self, state: Mapping[str, Any], /) -> None:
-        self.load_shares([state])
+        self.load_sharded_state_dict([state])
 
-    def load_shares(self, shares: Sequence[Mapping[str, Any]], /) -> None:
+    def load_sharded_state_dict(self, shares: Sequence[Mapping[str, Any]], /) -> None:
         """Raises `ResumeError` when rows are made in another way than they were counted in."""
         if (there := str(shares[0]["unit"])) != self._unit:
             raise ResumeError(f"the checkpoint's place in the stream is in {there}, and this run has {self._unit}")
@@ -229,7 +233,7 @@ class StreamLoader(Loader):
             found[int(held["lane"])] = held  # several ranks may have read from one lane: the one that is furthest
         self._wait()
         self._row = int(shares[0]["row"])
-        self._deal(int(shares[0]["lanes"]))
+        self._assign_shards(int(shares[0]["lanes"]))
         for number, lane in self._lanes.items():
             lane.load_state_dict(found[number])
 
@@ -240,13 +244,13 @@ class StreamLoader(Loader):
         for lane in self._lanes.values():
             lane.reader = self._reader
 
-    def _deal(self, lanes: int) -> None:
+    def _assign_shards(self, lanes: int) -> None:
         """Hold the lanes that rows of this rank are of from here on."""
         view = self.factory.trainer
         apart = math.gcd(lanes, view.data_world)
         self._count = lanes
         self._lanes = {
-            lane: Lane(self.factory, self.sources(), self.shares, lane, lanes, self._reader)
+            lane: StreamShard(self.factory, self.sources(), self.shares, lane, lanes, self._reader)
             for lane in range((self._row + view.data_rank) % apart, lanes, apart)
         }
 
@@ -282,7 +286,7 @@ def stream_loader(factory: Any) -> StreamLoader:
             rows = rows.take(source.config.sample_count)
         parts.append((rows, source))
 
-    def sources() -> list[Endless]:
-        return [Endless(copy.deepcopy(rows), source) for rows, source in parts]
+    def sources() -> list[RepeatedStream]:
+        return [RepeatedStream(copy.deepcopy(rows), source) for rows, source in parts]
 
     return StreamLoader(factory, sources, [source.weight or 1.0 for source in factory.config.sources])

@@ -71,7 +71,7 @@ class DataFactory(Factory[C, Loaders], kind="data_factory"):
         batch, size = self.collate(samples), self.trainer.config.sequence_parallel_size
         return batch if size == 1 else share(batch, size, process_group.rank() % size, once=self.once)
 
-    def blank(self, sample: Any) -> Any:
+    def make_padding_sample(self, sample: Any) -> Any:
         """``sample`` without any target, for a rank that has no row of the last global batch."""
         return without_targets(sample)
 
@@ -90,7 +90,12 @@ class DataFactory(Factory[C, Loaders], kind="data_factory"):
         groups = self.group(samples)
         order = self.order(len(samples if groups is None else groups), train=train)
         return IndexedLoader(
-            samples, order, self.batch, blank=self.blank, groups=groups, workers=self.config.dl_num_workers
+            samples,
+            order,
+            self.batch,
+            make_padding_sample=self.make_padding_sample,
+            groups=groups,
+            workers=self.config.dl_num_workers,
         )
 
     def order(self, size: int, *, train: bool) -> GlobalOrder:

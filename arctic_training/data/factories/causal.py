@@ -4,13 +4,13 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from arctic_training.data.batching.chunking import Chunks, cut, pieces_of
+from arctic_training.data.batching.chunking import ConcatenatedRows, concat_and_chunk, split_samples
 from arctic_training.data.factories.config import TokenDataConfig
 from arctic_training.data.factories.token import TokenDataFactory
 from arctic_training.data.formats.remarks import unread_columns
 from arctic_training.data.formats.row_error import RowError
 from arctic_training.data.preparation import prepare
-from arctic_training.data.tokenization.tokenize import Tokenize
+from arctic_training.data.tokenization.tokenize import SpanTokenizer
 from arctic_training.errors.types import DataError
 
 
@@ -40,11 +40,11 @@ class CausalDataFactory(TokenDataFactory[CausalDataConfig]):
             dataset.select_columns(["text"]), encode, processes=self.config.num_proc, folder=self.cache_folder
         )
 
-    def finish(self, samples: Any) -> Any:
+    def postprocess_samples(self, samples: Any) -> Any:
         if self.config.pack_samples:
-            return self._cut_to_rows(pieces_of(samples, self.max_length))
+            return self._cut_to_rows(split_samples(samples, self.max_length))
         order = np.random.Generator(np.random.PCG64(self.config.seed)).permutation(len(samples))
-        return Chunks(*cut(samples, self.max_length, order, whole=self.config.drop_last))
+        return ConcatenatedRows(*concat_and_chunk(samples, self.max_length, order, whole=self.config.drop_last))
 
 
 class EncodeText:
@@ -53,7 +53,7 @@ class EncodeText:
     def __init__(self, tokenizer: Any, settings: dict[str, Any]) -> None:
         """``settings`` are handed to the tokenizer."""
         self.end = tokenizer.eos_token_id
-        self.tokenize = Tokenize(tokenizer, settings)
+        self.tokenize = SpanTokenizer(tokenizer, settings)
 
     def __call__(self, rows: prepare.Rows, first: int) -> Any:
         """Raises `RowError`."""

@@ -7,10 +7,10 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, SerializeAsAny, field_validator, model_validator
 
-from arctic_training.config.checks.changes import FREE
+from arctic_training.config.checks.changes import RESUME_SAFE
 from arctic_training.config.checks.paths import unwritable
 from arctic_training.config.checks.problems import Problem
-from arctic_training.config.sections.component import from_shelf
+from arctic_training.config.sections.component import parse_component
 from arctic_training.config.sections.data import DataConfig, DataSourceConfig
 from arctic_training.config.sections.numbers import HumanFloat, HumanInt
 from arctic_training.data.sources.compression import extension
@@ -33,7 +33,7 @@ _EXTENSION = re.compile(r"(\.[a-z]\w*)?(\.(gz|bz2|xz|zstd?))?$", re.IGNORECASE)
 
 
 def _read(section: Any) -> DataSourceConfig:
-    chosen = from_shelf("data_source", section)
+    chosen = parse_component("data_source", section)
     assert isinstance(chosen, DataSourceConfig)
     return chosen
 
@@ -53,32 +53,32 @@ class SourcedDataConfig(DataConfig):
     default_source: ClassVar[str] = "huggingface"
     """The source of a bare ``name_or_path`` that is neither a file of a known extension nor a source's own name."""
 
-    dl_num_workers: Annotated[int, FREE] = Field(default=0, ge=0)
+    dl_num_workers: Annotated[int, RESUME_SAFE] = Field(default=0, ge=0)
     """Processes that collate batches beside each training process. Reading tokens from the cache takes microseconds, so
     that none is the fastest."""
     sources: list[Source] = Field(min_length=1)
     """What is trained on. A bare string is a file, a source's name, or the ``name_or_path`` of the default source."""
-    eval_sources: Annotated[list[Source], FREE] = []
+    eval_sources: Annotated[list[Source], RESUME_SAFE] = []
     """What is evaluated on; each is an evaluation set of its own."""
     train_eval_split: tuple[HumanFloat, HumanFloat] = (1.0, 0.0)
     """Shares of the sources' rows that are trained and evaluated on, drawn at random; they add up to 1."""
     max_length: HumanInt | None = Field(default=None, ge=2)
     """Tokens of the longest sample; the model's context length when left out."""
-    num_proc: Annotated[int, FREE] = Field(default=16, ge=1)
+    num_proc: Annotated[int, RESUME_SAFE] = Field(default=16, ge=1)
     """Most processes that make tokens; never more than there are cores, and one where the data are few."""
-    cache_dir: Annotated[Path | None, FREE] = None
+    cache_dir: Annotated[Path | None, RESUME_SAFE] = None
     """Where tokens are kept; ``$ARCTIC_TRAINING_CACHE`` or ``~/.cache/arctic_training`` when left out."""
-    cache_fs_type: Annotated[Literal["auto", "local", "shared"], FREE] = "auto"
+    cache_fs_type: Annotated[Literal["auto", "local", "shared"], RESUME_SAFE] = "auto"
     """Whether all machines see the same ``cache_dir``: then one process prepares the data, else one on each machine."""
-    fail_on_missing_cache: Annotated[bool, FREE] = False
+    fail_on_missing_cache: Annotated[bool, RESUME_SAFE] = False
     """Refuse to run rather than prepare the data."""
     max_share_without_targets: HumanFloat = Field(default=0.05, ge=0, le=1)
     """Refuse the run when more than this share of a source's rows has nothing to train on; fewer are left out."""
     stream_buffer: HumanInt = Field(default=2048, ge=1)
     """Rows of a stream that each rank reads ahead, and packs and shuffles among themselves."""
-    use_data_cache: Annotated[bool | None, FREE] = None
+    use_data_cache: Annotated[bool | None, RESUME_SAFE] = None
     """Deprecated: the cache is always used, and cannot be stale."""
-    cache_processed_data: Annotated[bool | None, FREE] = None
+    cache_processed_data: Annotated[bool | None, RESUME_SAFE] = None
     """Deprecated: processed data are always cached."""
 
     @property
@@ -89,7 +89,7 @@ class SourcedDataConfig(DataConfig):
     def endless(self) -> bool:
         return any(getattr(source, "streaming", False) for source in self.sources)
 
-    def absent(self) -> list[Problem]:
+    def missing_paths(self) -> list[Problem]:
         told = unwritable(self.cache_dir)
         return [Problem(("cache_dir",), told)] if told else []
 

@@ -11,7 +11,7 @@ from pydantic import Field
 
 from arctic_training.config.sections.base import ComponentConfig
 from arctic_training.config.sections.numbers import HumanInt
-from arctic_training.data.batching.collate import IGNORED, pack, pad
+from arctic_training.data.batching.collate import IGNORE_INDEX, pack, pad
 from arctic_training.data.factories.config import SourcedDataConfig
 from arctic_training.data.factories.sourced import SourcedDataFactory
 from arctic_training.data.formats import preference
@@ -51,7 +51,7 @@ class DPODataFactory(SourcedDataFactory[Any]):
 
     name = "dpo"
     config_type: ClassVar[type[ComponentConfig]] = DPODataConfig
-    after_the_cache = SourcedDataFactory.after_the_cache | {"pack_samples", "div_length"}
+    not_in_cache_key = SourcedDataFactory.not_in_cache_key | {"pack_samples", "div_length"}
     once = ("pair_weights", "answer_tokens")
 
     @classmethod
@@ -73,19 +73,19 @@ class DPODataFactory(SourcedDataFactory[Any]):
 
     def no_target(self, sample: Any) -> str:
         cut = len(sample["rejected_input_ids"]) == self.max_length
-        if cut and (sample["rejected_labels"] == IGNORED).all():
+        if cut and (sample["rejected_labels"] == IGNORE_INDEX).all():
             return f"have a prompt that leaves no room for an answer in max_length = {self.max_length}"
         if cut and np.array_equal(sample["input_ids"], sample["rejected_input_ids"]):
             return f"have answers that are the same once cut at max_length = {self.max_length}"
         return "prefer nothing, chosen and rejected being the same, or empty"
 
-    def blank(self, sample: Any) -> Any:
-        return {name: np.full_like(one, IGNORED) if "labels" in name else one for name, one in sample.items()}
+    def make_padding_sample(self, sample: Any) -> Any:
+        return {name: np.full_like(one, IGNORE_INDEX) if "labels" in name else one for name, one in sample.items()}
 
     def collate(self, samples: list[Any]) -> dict[str, Any]:
         answers = [{name: sample[name] for name in ("input_ids", "labels")} for sample in samples]
         answers += [{name: sample[f"rejected_{name}"] for name in ("input_ids", "labels")} for sample in samples]
-        lengths = np.array([np.count_nonzero(answer["labels"][1:] != IGNORED) for answer in answers], np.int64)
+        lengths = np.array([np.count_nonzero(answer["labels"][1:] != IGNORE_INDEX) for answer in answers], np.int64)
         decided = np.minimum(*np.split(lengths, 2)) > 0
         place = pack if self.config.pack_samples else partial(pad, positions=self.max_length)
         batch = place(answers, pad_token=pad_token(self.tokenizer), multiple=self.config.div_length)
@@ -114,7 +114,7 @@ class Cut:
 
     def __call__(self, ids: Tokens, labels: Tokens) -> tuple[Tokens, Tokens]:
         """The prompt is what comes before the first target; what follows the last one is of no use."""
-        targets = np.flatnonzero(labels != IGNORED)
+        targets = np.flatnonzero(labels != IGNORE_INDEX)
         if not len(targets):
             return ids[:1], labels[:1]
         start, end = int(targets[0]), int(targets[-1]) + 1
@@ -138,8 +138,8 @@ class _Encode:
         columns: dict[str, list[Tokens]] = {}
         for pair, better, worse in zip(pairs, chosen, rejected, strict=True):
             differ = not all(map(np.array_equal, better, worse))  # they may have done so where they are cut off
-            usable = pair.decided and differ and (worse[1] != IGNORED).any()
-            labels = better[1] if usable else np.full_like(better[1], IGNORED)  # counted, named and left out
+            usable = pair.decided and differ and (worse[1] != IGNORE_INDEX).any()
+            labels = better[1] if usable else np.full_like(better[1], IGNORE_INDEX)  # counted, named and left out
             told = {
                 "input_ids": better[0],
                 "labels": labels,

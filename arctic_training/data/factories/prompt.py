@@ -10,7 +10,7 @@ from pydantic import Field
 from arctic_training.config.sections.base import ComponentConfig
 from arctic_training.config.sections.numbers import HumanInt
 from arctic_training.config.sections.tokenizer import is_lexer
-from arctic_training.data.batching.collate import IGNORED, pack, pad
+from arctic_training.data.batching.collate import IGNORE_INDEX, pack, pad
 from arctic_training.data.factories.config import SourcedDataConfig
 from arctic_training.data.factories.sourced import SourcedDataFactory
 from arctic_training.data.formats import chat
@@ -45,7 +45,7 @@ class PromptDataFactory(SourcedDataFactory[Any]):
 
     name = "prompt"
     config_type: ClassVar[type[ComponentConfig]] = PromptDataConfig
-    after_the_cache = SourcedDataFactory.after_the_cache | {"max_length", "pack_samples", "div_length"}
+    not_in_cache_key = SourcedDataFactory.not_in_cache_key | {"max_length", "pack_samples", "div_length"}
 
     @classmethod
     def packs(cls, config: Any) -> bool:
@@ -61,7 +61,7 @@ class PromptDataFactory(SourcedDataFactory[Any]):
         encode = _Encode(encoder, list(dataset.column_names))
         return map_rows(dataset, encode, processes=config.num_proc, folder=self.cache_folder)
 
-    def finish(self, samples: Any) -> Any:
+    def postprocess_samples(self, samples: Any) -> Any:
         """Leave out prompts that are too long. Raises `DataError` when all of them are."""
         room = self.max_length - int(getattr(self.trainer.config, "max_new_tokens", 0))
         lengths = samples.lengths()
@@ -75,7 +75,7 @@ class PromptDataFactory(SourcedDataFactory[Any]):
         logger.warning(f"{told}, and are left out")
         return samples.select(np.flatnonzero(fits))
 
-    def blank(self, sample: Any) -> Any:
+    def make_padding_sample(self, sample: Any) -> Any:
         return {**sample, "blank": True}
 
     def batch(self, samples: list[Any]) -> dict[str, Any]:
@@ -108,7 +108,7 @@ def answered(
     for prompt, answer in zip(prompts, answers, strict=True):
         ids = np.array([*prompt, *answer], np.int32)
         labels = ids.copy()
-        labels[: len(prompt)] = IGNORED
+        labels[: len(prompt)] = IGNORE_INDEX
         rows.append({"input_ids": ids, "labels": labels})
     place = pack if packs else partial(pad, positions=positions)
     batch = place(rows, pad_token=pad_token, multiple=multiple)
@@ -124,7 +124,7 @@ def closing_tokens(tokenizer: Any, config: Any) -> list[int]:
         ((ids, labels),) = SampleEncoder(tokenizer, template_arguments=config.chat_template_kwargs)([Sample(turns)])
     except DataError:  # it may want another chat than this one
         return []
-    said: list[int] = ids[labels != IGNORED].tolist()
+    said: list[int] = ids[labels != IGNORE_INDEX].tolist()
     return said[-2:]
 
 
@@ -146,7 +146,7 @@ class LastAnswerEncoder(SampleEncoder):
         prompts = dict(zip(chats, self._tokenize(texts, [[]] * len(texts)), strict=True))
         made = []
         for n, (sample, (ids, labels)) in enumerate(zip(samples, encoded, strict=True)):
-            targets = np.flatnonzero(labels != IGNORED)
+            targets = np.flatnonzero(labels != IGNORE_INDEX)
             if sample == Sample():
                 made.append((ids[:0], ids[:0]))  # counted, named and left out
                 continue

@@ -20,7 +20,7 @@ from arctic_training.data.preparation import cache, prepare
 from arctic_training.data.preparation.samples import Samples
 from arctic_training.data.sources import files, huggingface, instruct, text  # noqa: F401
 from arctic_training.data.sources.base import DataSource
-from arctic_training.data.tokenization.unknown_tokens import Unknown, refused
+from arctic_training.data.tokenization.unknown_tokens import UnknownTokenReport, strict_unk_id
 from arctic_training.distributed import collectives, process_group
 from arctic_training.errors.types import DataError
 from arctic_training.logging import logger
@@ -33,7 +33,7 @@ class SourcedDataFactory(DataFactory[C]):
     """A subclass writes `process`. What it makes is cached under a key of everything that it is made from."""
 
     config_type: ClassVar[type[ComponentConfig]] = SourcedDataConfig
-    after_the_cache: ClassVar[frozenset[str]] = frozenset(
+    not_in_cache_key: ClassVar[frozenset[str]] = frozenset(
         {
             "seed",
             "dl_num_workers",
@@ -75,7 +75,7 @@ class SourcedDataFactory(DataFactory[C]):
         return "have no target token"
 
     @hook("finish")
-    def finish(self, samples: Any) -> Any:
+    def postprocess_samples(self, samples: Any) -> Any:
         """What becomes of prepared samples before they are put in order; not cached, so it should be fast."""
         return samples
 
@@ -121,14 +121,14 @@ class SourcedDataFactory(DataFactory[C]):
             order = np.random.Generator(np.random.PCG64(self.config.seed)).permutation(len(samples))
             border = min(max(round(train * len(samples)), 1), len(samples) - 1)
             samples = samples.select(np.sort(order[:border] if split == "train" else order[border:]))
-        return self.finish(samples)
+        return self.postprocess_samples(samples)
 
     def load_evaluation(self) -> Mapping[str, Any]:
         if not self.config.eval_sources:
             return super().load_evaluation()
         names = evaluation_names(self.config.eval_sources)
         found = zip(names, self.config.eval_sources, strict=True)
-        return {name: self.finish(self.prepared("eval", [source])) for name, source in found}
+        return {name: self.postprocess_samples(self.prepared("eval", [source])) for name, source in found}
 
     def __call__(self, *args: Any) -> Loaders:
         from arctic_training.data.batching.stream import stream_loader
@@ -148,11 +148,11 @@ class SourcedDataFactory(DataFactory[C]):
         kind = self.config.cache_fs_type
         each_machine = kind == "local" or (kind == "auto" and not cache.shared(self.cache_folder))
         key = ""
-        with collectives.main_first(each_machine=each_machine) as first:
+        with collectives.main_process_first(each_machine=each_machine) as first:
             if first:
                 key = self._fill(store, split, self.sources(configs))
         machine = socket.gethostname() if each_machine else ""
-        found = dict(reversed([entry for entry in collectives.gather_objects((machine, key)) if entry[1]]))
+        found = dict(reversed([entry for entry in collectives.all_gather_object((machine, key)) if entry[1]]))
         table, notes = store.read(found[machine])
         for note in notes if process_group.is_main() else ():
             logger.warning(note)
@@ -168,16 +168,16 @@ class SourcedDataFactory(DataFactory[C]):
                 loaded[n] = prepare.load(source, split)
                 fingerprint = cache.rows_fingerprint(loaded[n])
             told.append([type(source).__qualname__, source.config.model_dump(mode="json"), fingerprint])
-        settings = self.config.model_dump(mode="json", exclude=set(self.after_the_cache))
+        settings = self.config.model_dump(mode="json", exclude=set(self.not_in_cache_key))
         key = cache.key(
             {
                 "split": split,
                 "sources": told,
                 "settings": settings,
-                "max_length": None if "max_length" in self.after_the_cache else self.max_length,
+                "max_length": None if "max_length" in self.not_in_cache_key else self.max_length,
                 "tokenizer": cache.tokenizer_fingerprint(self.tokenizer),
                 "tokenizer_settings": self.trainer.config.tokenizer.model_dump(mode="json"),
-                "refused": refused(self.tokenizer),
+                "refused": strict_unk_id(self.tokenizer),
                 "asks": self.asks,
                 "code": cache.code_fingerprint([type(self), *(type(source) for source in sources)]),
                 "libraries": prepare.versions(),
@@ -189,7 +189,7 @@ class SourcedDataFactory(DataFactory[C]):
                     f"{store.folder} does not hold the prepared data {key}, and fail_on_missing_cache is set"
                 )
             loaded = {n: loaded[n] if n in loaded else prepare.load(one, split) for n, one in enumerate(sources)}
-            unknown = Unknown(self)
+            unknown = UnknownTokenReport(self)
             made = prepare.prepare(self, sources, [loaded[n] for n in range(len(sources))], unknown)
             if unknown.places:
                 here = [source.config for source in sources]

@@ -9,7 +9,7 @@ from pydantic import Field, field_validator
 from torch import Tensor
 
 from arctic_training.callback.hooks import hook
-from arctic_training.config.checks.changes import FREE
+from arctic_training.config.checks.changes import RESUME_SAFE
 from arctic_training.config.sections.base import ComponentConfig
 from arctic_training.config.sections.data import DataConfig, DataSourceConfig
 from arctic_training.data.batching.loader import Loader
@@ -25,11 +25,11 @@ Table = dict[str, Tensor]
 
 
 class TensorDataConfig(DataConfig):
-    dl_num_workers: Annotated[int, FREE] = Field(default=0, ge=0, le=0)
+    dl_num_workers: Annotated[int, RESUME_SAFE] = Field(default=0, ge=0, le=0)
     """None: rows in memory are read faster than they are sent from one process to another."""
     sources: list[Source] = Field(min_length=1)
     """What is trained on; a bare string is a file, or a source's name. Their rows are put one after the other."""
-    eval_sources: Annotated[list[Source], FREE] = []
+    eval_sources: Annotated[list[Source], RESUME_SAFE] = []
     """What is evaluated on; each is an evaluation set of its own."""
 
     @field_validator("sources", "eval_sources", mode="before")

@@ -8,7 +8,7 @@ import numpy as np
 
 from arctic_training.config.sections.base import ComponentConfig
 from arctic_training.data.batching import collate
-from arctic_training.data.batching.chunking import Pieces, cut, shortened
+from arctic_training.data.batching.chunking import SampleSlices, concat_and_chunk, truncate
 from arctic_training.data.batching.loader import Batch
 from arctic_training.data.batching.packing import best_fit, repeated
 from arctic_training.data.factories.config import TokenDataConfig
@@ -24,7 +24,7 @@ class TokenDataFactory(SourcedDataFactory[C]):
     """A subclass's `process` makes the columns ``input_ids`` and, where not every token is a target, ``labels``."""
 
     config_type: ClassVar[type[ComponentConfig]] = TokenDataConfig
-    after_the_cache = SourcedDataFactory.after_the_cache | {
+    not_in_cache_key = SourcedDataFactory.not_in_cache_key | {
         "max_length",
         "pack_samples",
         "filter_samples",
@@ -50,7 +50,7 @@ class TokenDataFactory(SourcedDataFactory[C]):
         """Tokens of a packed row."""
         return self.max_length * self.trainer.config.micro_batch_size
 
-    def finish(self, samples: Any) -> Any:
+    def postprocess_samples(self, samples: Any) -> Any:
         """Leave out, or cut, what is longer than ``max_length``; say how much. Raises `DataError` when all of it is."""
         lengths = samples.lengths()
         long = lengths > self.max_length
@@ -67,13 +67,13 @@ class TokenDataFactory(SourcedDataFactory[C]):
         self._told = True
         if self.config.filter_samples:
             return self._cut_to_rows(samples.select(np.flatnonzero(~long)))
-        return self._cut_to_rows(self._with_targets(shortened(samples, self.max_length), np.flatnonzero(long)))
+        return self._cut_to_rows(self._with_targets(truncate(samples, self.max_length), np.flatnonzero(long)))
 
-    def _with_targets(self, samples: Pieces, cut_off: Any) -> Pieces:
+    def _with_targets(self, samples: SampleSlices, cut_off: Any) -> SampleSlices:
         """Leave out samples of which no target is left where they are cut off. Raises `DataError` for too many."""
         if not len(cut_off) or "labels" not in samples[0]:
             return samples
-        empty = [int(n) for n in cut_off if (samples[int(n)]["labels"] == collate.IGNORED).all()]
+        empty = [int(n) for n in cut_off if (samples[int(n)]["labels"] == collate.IGNORE_INDEX).all()]
         if not empty:
             return samples
         told = f"{len(empty)} of {len(samples)} samples have no target token within max_length = {self.max_length}"
@@ -89,14 +89,14 @@ class TokenDataFactory(SourcedDataFactory[C]):
         if not self.config.always_max_length:
             return samples
         order = np.random.Generator(np.random.PCG64(self.config.seed)).permutation(len(samples))
-        pieces, rows = cut(samples, self.capacity, order, whole=self.config.drop_last)
+        pieces, rows = concat_and_chunk(samples, self.capacity, order, whole=self.config.drop_last)
         pieces.rows = rows
         return pieces
 
     def group(self, samples: Any) -> Sequence[Any] | None:
         if not self.config.pack_samples:
             return None
-        if isinstance(samples, Pieces) and samples.rows is not None:
+        if isinstance(samples, SampleSlices) and samples.rows is not None:
             return samples.rows
         packs = best_fit(samples.lengths(), self.capacity)
         if self.config.repeat_to_pack_max_length:
@@ -118,8 +118,8 @@ class TokenDataFactory(SourcedDataFactory[C]):
             return collate.pad(samples, positions=self.max_length, **options)
         return collate.pack(samples, fuse=self._fused(samples[0]), **options)
 
-    def blank(self, sample: Any) -> Any:
-        return super().blank({"labels": sample["input_ids"], **sample})
+    def make_padding_sample(self, sample: Any) -> Any:
+        return super().make_padding_sample({"labels": sample["input_ids"], **sample})
 
     @property
     def pad_token(self) -> int:

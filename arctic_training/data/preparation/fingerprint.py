@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 from torch.utils.data import TensorDataset
 
-from arctic_training.data.batching.chunking import Chunks, Pieces
+from arctic_training.data.batching.chunking import ConcatenatedRows, SampleSlices
 from arctic_training.data.batching.loader import Loader
 from arctic_training.data.batching.packing import Packs
 from arctic_training.data.batching.stream import StreamLoader
@@ -60,10 +60,10 @@ def _content(samples: Any) -> Iterator[Any]:
             yield from _column(column)
         if samples.indices is not None:
             yield from _arrays([samples.indices])
-    elif isinstance(samples, Pieces):
+    elif isinstance(samples, SampleSlices):
         yield from _arrays([samples.sample, samples.start, samples.end])
         yield from _content(samples.samples)
-    elif isinstance(samples, Chunks):
+    elif isinstance(samples, ConcatenatedRows):
         yield from _content(samples.rows)
         yield from _content(samples.pieces)
     elif isinstance(samples, Packs):

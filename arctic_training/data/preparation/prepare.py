@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from arctic_training.data.batching.collate import IGNORED
+from arctic_training.data.batching.collate import IGNORE_INDEX
 from arctic_training.data.formats import remarks
 from arctic_training.data.formats.row_error import NothingLeft, RowError, where
 from arctic_training.data.preparation import workers
@@ -21,7 +21,7 @@ from arctic_training.data.sources.arrow_rows import Row, RowReader, stream_reade
 from arctic_training.data.sources.base import DataSource
 from arctic_training.data.sources.json_columns import to_dataset
 from arctic_training.data.sources.spool import IN_MEMORY, Scratch, Spool, take
-from arctic_training.data.tokenization.unknown_tokens import Unknown
+from arctic_training.data.tokenization.unknown_tokens import UnknownTokenReport
 from arctic_training.distributed import environment
 from arctic_training.errors.types import ArcticError, DataError
 from arctic_training.logging import logger
@@ -55,7 +55,7 @@ def load(source: DataSource, split: str) -> Any:
 
 
 def prepare(
-    factory: Any, sources: Sequence[DataSource], loaded: Sequence[Any], unknown: Unknown
+    factory: Any, sources: Sequence[DataSource], loaded: Sequence[Any], unknown: UnknownTokenReport
 ) -> tuple[Any, list[str]]:
     """The samples of all sources in one `pyarrow.Table`, and what a person should be told of them.
 
@@ -64,7 +64,7 @@ def prepare(
 
     tables: list[Any] = []
     notes: list[str] = []
-    chosen = mixing.mix([len(rows) for rows in loaded], [source.config for source in sources])
+    chosen = mixing.sample_mixture([len(rows) for rows in loaded], [source.config for source in sources])
     with _quiet():
         for source, rows, indices in zip(sources, loaded, chosen, strict=True):
             taken = rows if indices is None else rows.select(indices)
@@ -82,7 +82,7 @@ def prepare(
             numbers = indices if indices is not None and len(indices) == len(samples) else np.arange(len(samples))
             unknown.look(taken, samples, partial(process, factory, source), place)
             most, why = factory.config.max_share_without_targets, factory.no_target
-            samples, note = with_targets(samples, numbers, str(source), most, why)
+            samples, note = drop_samples_without_labels(samples, numbers, str(source), most, why)
             notes += [note] * bool(note)
             spool = Spool(factory.cache_folder, _IN_MEMORY)
             tables.append(samples.table if samples.indices is None else take(samples.table, samples.indices, spool))
@@ -113,7 +113,7 @@ def join(tables: Sequence[Any]) -> Any:
         raise DataError(f"the sources cannot be mixed, their samples differ: {str(error).splitlines()[0]}") from error
 
 
-def with_targets(
+def drop_samples_without_labels(
     samples: Samples, numbers: Any, source: str, most: float, why: Callable[[Any], str]
 ) -> tuple[Samples, str]:
     """The samples that have a target, and a note about the others: how many, ``why`` and which.
@@ -123,7 +123,7 @@ def with_targets(
     columns = samples.table.column_names
     if "input_ids" not in columns:
         return samples, ""
-    counts = samples.counts("labels", IGNORED) if "labels" in columns else samples.lengths()
+    counts = samples.counts("labels", IGNORE_INDEX) if "labels" in columns else samples.lengths()
     empty = np.flatnonzero(counts == 0)
     if not len(empty):
         return samples, ""
@@ -250,7 +250,7 @@ class _Tokens:
             if value.ndim != 1:
                 raise RowError(number, f"{wanted}; {name} is none")
             if name.endswith(("labels", "input_ids")):
-                tokens = value[value != IGNORED] if name.endswith("labels") else value
+                tokens = value[value != IGNORE_INDEX] if name.endswith("labels") else value
                 wrong = tokens[(tokens < 0) | (tokens >= self.known)]
                 if len(wrong):
                     raise RowError(number, f"{name}: {wrong[0]} is no token of the tokenizer, which has {self.known}")

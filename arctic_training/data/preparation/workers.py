@@ -16,8 +16,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from arctic_training.distributed.parent import end_with_parent
-from arctic_training.distributed.signals import ENDING
+from arctic_training.distributed.parent import set_parent_death_signal
+from arctic_training.distributed.signals import STOP_SIGNALS
 from arctic_training.errors.types import DataError
 
 _WHY = {
@@ -31,14 +31,14 @@ _LONGEST = 103 - len("/listener-12345678")
 """Bytes of the path of a folder with sockets: their own paths may have 107 on Linux, and 103 on a Mac."""
 
 
-def begin() -> Callable[[int], None]:
+def worker_init_fn() -> Callable[[int], None]:
     """What each worker does first: it ends with its process, however that ended."""
     return partial(_begin, os.getpid())
 
 
 def _begin(parent: int, worker: int) -> None:
-    end_with_parent(parent)
-    for number in ENDING:
+    set_parent_death_signal(parent)
+    for number in STOP_SIGNALS:
         # what is sent to the whole group asks the run to end in good order, for which it reads on
         signal.signal(number, signal.SIG_IGN)
 
@@ -50,7 +50,7 @@ def mapping() -> Iterator[None]:
     from multiprocess.util import register_after_fork
 
     inside = _Inside()
-    register_after_fork(inside, _Inside.begin)  # as long as it lives
+    register_after_fork(inside, _Inside.set_signals)  # as long as it lives
     try:
         with own_folder(multiprocess):
             yield
@@ -59,16 +59,16 @@ def mapping() -> Iterator[None]:
 
 
 class _Inside:
-    def begin(self) -> None:
+    def set_signals(self) -> None:
         import multiprocess
 
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # their parent hears it, and ends them
         # by this; with what hears it in the parent they would wait for ever
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        end_with_parent(multiprocess.parent_process().pid)
+        set_parent_death_signal(multiprocess.parent_process().pid)
 
 
-def end(running: Any) -> None:
+def shutdown_workers(running: Any) -> None:
     """End the workers of torch's iterator; torch itself would do so by a signal that they do not hear."""
     running._shutdown_workers()
     for worker in running._workers:
@@ -77,7 +77,7 @@ def end(running: Any) -> None:
 
 
 @contextmanager
-def no_alarm() -> Iterator[None]:
+def without_sigchld_handler() -> Iterator[None]:
     """Inside, torch does not learn to raise an error wherever the process is when a worker dies, be it in a save.
 
     Whoever waits for the worker's batch is told.
@@ -139,7 +139,7 @@ def _alive(process: str) -> bool:
     return True
 
 
-def death(running: Any) -> str:
+def describe_dead_worker(running: Any) -> str:
     """Which worker of torch's iterator died, and of what; empty when none did."""
     workers, end = getattr(running, "_workers", []), time.monotonic() + 1
     while not (dead := [worker for worker in workers if worker.exitcode]) and workers and time.monotonic() < end:

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, field_validator
 
-from arctic_training.config.checks.changes import FREE
+from arctic_training.config.checks.changes import RESUME_SAFE
 from arctic_training.config.checks.paths import impossible, unreadable
 from arctic_training.config.checks.problems import Problem
 from arctic_training.config.sections.data import DataSourceConfig
@@ -27,7 +27,7 @@ _WHOLE = 256 * 2**20
 
 
 class FileSourceConfig(DataSourceConfig):
-    name_or_path: Annotated[str, FREE] = Field(min_length=1)
+    name_or_path: Annotated[str, RESUME_SAFE] = Field(min_length=1)
     """A file, or a pattern such as ``data/*.jsonl``; its files are read in the order of their names."""
     streaming: bool = False
     """Read while training rather than before; for files that are larger than the memory. Needs ``train_iters``."""
@@ -37,7 +37,7 @@ class FileSourceConfig(DataSourceConfig):
     def _is_a_split(cls, value: str) -> str:
         return splits.written(value)
 
-    def absent(self) -> list[Problem]:
+    def missing_paths(self) -> list[Problem]:
         told = _unreadable(self.name_or_path)
         return [Problem(("name_or_path",), told)] if told else []
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import Field, field_validator
 
-from arctic_training.config.checks.changes import FREE
+from arctic_training.config.checks.changes import RESUME_SAFE
 from arctic_training.config.checks.paths import unreadable
 from arctic_training.config.checks.problems import Problem
 from arctic_training.config.sections.data import DataSourceConfig
@@ -23,7 +23,7 @@ _NAMED_SPLIT = re.compile(r"(.+?):([\w.\-]+(?:\[[^\]]*\])?)")
 
 
 class HFDataSourceConfig(DataSourceConfig):
-    name_or_path: Annotated[str, FREE] = Field(min_length=1)
+    name_or_path: Annotated[str, RESUME_SAFE] = Field(min_length=1)
     """A data set of the hub, or a local folder or file; ``name:split`` and ``name:split[slice]`` name the split too."""
     kwargs: dict[str, Any] = {}
     """Handed to ``datasets.load_dataset``: ``name`` (the configuration), ``revision``, ``data_files`` and so on."""
@@ -37,7 +37,7 @@ class HFDataSourceConfig(DataSourceConfig):
     def _is_a_split(cls, value: str) -> str:
         return splits.written(value)
 
-    def absent(self) -> list[Problem]:
+    def missing_paths(self) -> list[Problem]:
         named = _NAMED_SPLIT.fullmatch(self.name_or_path)
         told = unreadable(self.name_or_path) and unreadable(named[1] if named else self.name_or_path)
         return [Problem(("name_or_path",), told)] if told else []
@@ -126,7 +126,7 @@ class HFCausalSource(HFDataSource):
 
 
 class UltraFeedbackConfig(HFDataSourceConfig):
-    name_or_path: Annotated[str, FREE] = "HuggingFaceH4/ultrafeedback_binarized"
+    name_or_path: Annotated[str, RESUME_SAFE] = "HuggingFaceH4/ultrafeedback_binarized"
     """The data set of the hub, or a local copy of it."""
 
 
@@ -138,7 +138,7 @@ class UltraFeedbackSource(HFDataSource):
 
 
 class ProjectGutenbergConfig(HFDataSourceConfig):
-    name_or_path: Annotated[str, FREE] = "manu/project_gutenberg"
+    name_or_path: Annotated[str, RESUME_SAFE] = "manu/project_gutenberg"
     """The data set of the hub, or a local copy of it, with the books in its column ``text``."""
     split_mapping: dict[str, str] = {"train": "en", "eval": "en"}
     """What the source calls a split; here splits are languages."""

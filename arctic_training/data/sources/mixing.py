@@ -10,16 +10,16 @@ from arctic_training.config.sections.data import DataSourceConfig
 Indices = npt.NDArray[np.int64]
 
 
-def mix(sizes: Sequence[int], sources: Sequence[DataSourceConfig]) -> list[Indices | None]:
+def sample_mixture(sizes: Sequence[int], sources: Sequence[DataSourceConfig]) -> list[Indices | None]:
     """Which rows of each source are taken, by index; None: all of them, in order."""
     counts = _counts(sizes, sources)
     return [
-        None if count is None else draw(size, count, source.sample_seed)
+        None if count is None else sample_indices(size, count, source.sample_seed)
         for size, count, source in zip(sizes, counts, sources, strict=True)
     ]
 
 
-def draw(size: int, count: int, seed: int) -> Indices:
+def sample_indices(size: int, count: int, seed: int) -> Indices:
     """``count`` of ``size`` rows at random, in their old order. More than there are: whole rounds, then a draw."""
     whole, rest = divmod(count, size)
     chosen = np.sort(np.random.Generator(np.random.PCG64(seed)).permutation(size)[:rest])

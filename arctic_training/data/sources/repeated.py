@@ -10,7 +10,7 @@ from arctic_training.data.sources.base import DataSource
 from arctic_training.errors.types import DataError
 
 
-class Endless:
+class RepeatedStream:
     """The rows of one source, again and again. Its position is that of the next row."""
 
     def __init__(self, rows: Any, source: DataSource) -> None:

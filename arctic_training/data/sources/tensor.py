@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar
 import numpy as np
 import torch
 
-from arctic_training.config.checks.changes import FREE
+from arctic_training.config.checks.changes import RESUME_SAFE
 from arctic_training.config.sections.data import DataSourceConfig
 from arctic_training.data.sources.base import DataSource
 from arctic_training.errors.types import DataError
@@ -15,7 +15,7 @@ SUFFIXES = (".npy", ".npz", ".safetensors")
 
 
 class TensorFileConfig(DataSourceConfig):
-    name_or_path: Annotated[Path, FREE]
+    name_or_path: Annotated[Path, RESUME_SAFE]
     """A .npy file with one array, or a .npz or .safetensors file with one for each column."""
 
 

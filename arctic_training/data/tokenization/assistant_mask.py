@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from arctic_training.data.tokenization.chat_template import Chat, ChatTemplate, Span
-from arctic_training.data.tokenization.turn_locator import Renderer, Turn, place_of
+from arctic_training.data.tokenization.turn_locator import Renderer, TurnLocator, place_of
 from arctic_training.errors.types import DataError
 
 _EMPTY_THOUGHT = re.compile(r"\s*(?:<think>\s*)?</think>\s*")
@@ -45,7 +45,7 @@ class _Skeleton:
     """Each answer ends with an end token."""
 
 
-class AnswerFinder:
+class AssistantMasker:
     """Finds the assistant's turns in the text of a chat."""
 
     def __init__(self, template: ChatTemplate, *, ignore_empty_think: bool = False) -> None:
@@ -106,7 +106,7 @@ class AnswerFinder:
             if roles not in self._skeletons:
                 self._skeletons[roles] = self._skeleton(roles)
             skeleton = self._skeletons[roles]
-            if skeleton is not None and (spans := _laid_over(skeleton, text, chat)) is not None:
+            if skeleton is not None and (spans := match_template(skeleton, text, chat)) is not None:
                 return Found(chat, text, [[span] for span in spans], skeleton=skeleton)
         return Found(chat, text, [[span] for span in self._turns(text, chat, tools)])
 
@@ -141,7 +141,7 @@ class AnswerFinder:
         for n, message in enumerate(chat):
             if message["role"] != "assistant":
                 continue
-            turn = Turn(render, text, chat, n)
+            turn = TurnLocator(render, text, chat, n)
             start, end = turn.start(), turn.end()
             if start is None or end is None or not least <= start <= end:
                 raise DataError(
@@ -180,7 +180,7 @@ def _word(n: int) -> str:
     return f"Xq{n:06d}qX"
 
 
-def _laid_over(skeleton: _Skeleton, text: str, chat: Chat) -> list[Span] | None:
+def match_template(skeleton: _Skeleton, text: str, chat: Chat) -> list[Span] | None:
     """The answers in ``text``, when it is the skeleton filled with the contents, or with the contents stripped."""
     contents = [message["content"] for message in chat]
     for fill in (contents, [content.strip() for content in contents]):

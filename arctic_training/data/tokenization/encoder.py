@@ -7,16 +7,16 @@ from typing import Any
 import numpy as np
 
 from arctic_training.config.sections.tokenizer import is_lexer
-from arctic_training.data.batching.collate import IGNORED
+from arctic_training.data.batching.collate import IGNORE_INDEX
 from arctic_training.data.formats.chat import Sample
 from arctic_training.data.formats.remarks import remark
 from arctic_training.data.formats.row_error import RowError
-from arctic_training.data.tokenization.assistant_mask import AnswerFinder, Found
+from arctic_training.data.tokenization.assistant_mask import AssistantMasker, Found
 from arctic_training.data.tokenization.chat_template import ChatTemplate, Span
 from arctic_training.data.tokenization.check_labels import check_learned
 from arctic_training.data.tokenization.message_keys import MessageKeys
-from arctic_training.data.tokenization.tokenize import Tokenize, Tokens
-from arctic_training.data.tokenization.turn_locator import Renderer, Turn
+from arctic_training.data.tokenization.tokenize import SpanTokenizer, Tokens
+from arctic_training.data.tokenization.turn_locator import Renderer, TurnLocator
 from arctic_training.errors.types import DataError
 
 _VERIFIED = 32
@@ -38,8 +38,8 @@ class SampleEncoder:
         """``mask_inputs`` false makes every token a target but the first of each sample, which nothing predicts."""
         self.tokenizer, self.mask_inputs, self.ignore_empty_think = tokenizer, mask_inputs, ignore_empty_think
         self.template_arguments = dict(template_arguments or {})
-        self._tokenize = Tokenize(tokenizer, tokenize_arguments)
-        self._finder: AnswerFinder | None = None
+        self._tokenize = SpanTokenizer(tokenizer, tokenize_arguments)
+        self._finder: AssistantMasker | None = None
         self._unverified = _VERIFIED
         self._prompts = False
         """The template is known to have a generation prompt."""
@@ -83,7 +83,7 @@ class SampleEncoder:
             (text,) = template.render([chat[:last]], sample.tools, generation_prompt=True)
         except Exception as error:
             raise DataError(f"the chat template refuses it without its last answer: {error}") from error
-        if not self._prompts and Turn(Renderer(template, sample.tools), text, chat, last).prompt != text:
+        if not self._prompts and TurnLocator(Renderer(template, sample.tools), text, chat, last).prompt != text:
             raise DataError(
                 "the chat template begins an answer with a header, and has no generation prompt that says so: add the "
                 "header to it, {% if add_generation_prompt %}"
@@ -92,11 +92,11 @@ class SampleEncoder:
         return text
 
     @property
-    def finder(self) -> AnswerFinder:
+    def finder(self) -> AssistantMasker:
         if self._finder is None:
             template = ChatTemplate(self.tokenizer, self.template_arguments)
             self._keys = MessageKeys(template)
-            self._finder = AnswerFinder(template, ignore_empty_think=self.ignore_empty_think)
+            self._finder = AssistantMasker(template, ignore_empty_think=self.ignore_empty_think)
         return self._finder
 
     def _find(self, samples: Sequence[Sample], group: Sequence[int], first: int) -> tuple[list[str], list[list[Span]]]:
@@ -137,7 +137,7 @@ class SampleEncoder:
             for value in (False, True):
                 arguments = {**self.template_arguments, name: value}
                 try:
-                    (found,) = AnswerFinder(ChatTemplate(self.tokenizer, arguments))([sample.messages], sample.tools)
+                    (found,) = AssistantMasker(ChatTemplate(self.tokenizer, arguments))([sample.messages], sample.tools)
                     check_learned(found, range(len(found.answers)), self.finder.template.ends)
                 except Exception:
                     continue
@@ -157,8 +157,8 @@ class SampleEncoder:
             if self._unverified:
                 self._unverified -= 1
                 self._verify(text, found, ids[mask])
-            labels = np.where(mask, ids, np.int32(IGNORED)) if self.mask_inputs else ids.copy()
-            labels[:1] = IGNORED
+            labels = np.where(mask, ids, np.int32(IGNORE_INDEX)) if self.mask_inputs else ids.copy()
+            labels[:1] = IGNORE_INDEX
             made.append((ids, labels))
         return made
 
@@ -191,7 +191,7 @@ class SampleEncoder:
             elif end is not None:
                 ids, labels = np.append(ids, np.int32(end)), np.append(labels, np.int32(end))
             if not sample.completion.strip() and (self.mask_inputs or not sample.prompt):
-                labels[:] = IGNORED  # to answer nothing is not what an empty cell means
+                labels[:] = IGNORE_INDEX  # to answer nothing is not what an empty cell means
             made.append((ids, labels))
         return made
 

@@ -28,7 +28,7 @@ def unknown_words() -> Iterator[dict[str, None]]:
         _unknown.reset(token)
 
 
-class Tokenize:
+class SpanTokenizer:
     """Tokenizes each text once, as a whole, and tells which tokens hold a character of its spans."""
 
     def __init__(self, tokenizer: Any, arguments: Mapping[str, Any] | None = None) -> None:

@@ -95,7 +95,7 @@ class Ending:
     """When none follows, without the surplus."""
 
 
-class Turn:
+class TurnLocator:
     """Message ``n`` of ``chat``, which is the assistant's, in ``text``, which is the chat rendered."""
 
     def __init__(self, render: Renderer, text: str, chat: Chat, n: int) -> None:

@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from arctic_training.data.formats.row_error import RowError
 from arctic_training.data.preparation.samples import Indices, Samples
-from arctic_training.data.tokenization.tokenize import Tokenize, unknown_words
+from arctic_training.data.tokenization.tokenize import SpanTokenizer, unknown_words
 from arctic_training.errors.types import DataError
 
 _SHOWN = 20
@@ -21,17 +21,17 @@ Process = Callable[[Any], Any]
 """Makes samples of rows, a `datasets.Dataset`."""
 
 
-def refused(tokenizer: Any) -> int | None:
+def strict_unk_id(tokenizer: Any) -> int | None:
     """The token for what is unknown, when no sample may hold it; so a lexer is saved (`refuse_unknown`)."""
     wanted = getattr(tokenizer, "init_kwargs", {}).get("refuse_unknown")
     return int(tokenizer.unk_token_id) if wanted else None
 
 
-class Unknown:
+class UnknownTokenReport:
     """What was met in the sources of a run."""
 
     def __init__(self, factory: Any) -> None:
-        self.factory, self.token = factory, refused(factory.tokenizer)
+        self.factory, self.token = factory, strict_unk_id(factory.tokenizer)
         self.places: dict[str, str] = {}
         """Where each word was met first; empty of those that are not shown."""
 
@@ -107,7 +107,7 @@ class Unknown:
     def _read(self, rows: Any) -> None:
         """For a maker of samples that asks the tokenizer itself: the texts that its rows have."""
         if texts := [cell for row in rows for cell in row.values() if isinstance(cell, str)]:
-            Tokenize(self.factory.tokenizer)(texts, [[]] * len(texts))
+            SpanTokenizer(self.factory.tokenizer)(texts, [[]] * len(texts))
 
     def _first(self, word: str, rows: Any, numbers: Indices, process: Process) -> int:
         while len(numbers) > 1:

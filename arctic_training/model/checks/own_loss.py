@@ -8,11 +8,11 @@ from torch import nn
 
 from arctic_training.errors.types import ModelError
 from arctic_training.logging import logger
-from arctic_training.loss.targets import IGNORED
+from arctic_training.loss.targets import IGNORE_INDEX
 from arctic_training.model import auxiliary_losses
 from arctic_training.model.checks.dry_run import rows
 from arctic_training.model.target_losses import causal_model, target_losses
-from arctic_training.state import evaluating
+from arctic_training.state import eval_mode
 
 _LENGTH = 8
 _NEAR = {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 3e-2}
@@ -33,8 +33,8 @@ def require_own_loss(engine: Any, device: torch.device, *, shared: bool = False,
     if not isinstance(model, PreTrainedModel):
         return
     batch = _row(model, device)
-    following = nn.functional.pad(batch["labels"][:, 1:], (0, 1), value=IGNORED)
-    with evaluating([engine.module]):
+    following = nn.functional.pad(batch["labels"][:, 1:], (0, 1), value=IGNORE_INDEX)
+    with eval_mode([engine.module]):
         try:
             # positions are left to it; some forwards shift the labels, some are called with those of the next tokens
             plain = {name: batch[name] for name in ("input_ids", "attention_mask")}

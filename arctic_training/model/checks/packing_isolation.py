@@ -7,13 +7,13 @@ import torch
 from arctic_training.errors.types import ModelError
 from arctic_training.model.checks.dry_run import rows
 from arctic_training.model.target_losses import causal_model, target_losses
-from arctic_training.state import evaluating
+from arctic_training.state import eval_mode
 
 _LENGTH = 8
 
 
 @torch.no_grad()
-def require_apart(engine: Any, device: torch.device) -> None:
+def check_packing_isolation(engine: Any, device: torch.device) -> None:
     """Raises `ModelError` when other tokens before a document change what the model makes of it; three small forwards.
 
     Most models of transformers find from the positions where documents end. The others say nothing. On several
@@ -21,7 +21,7 @@ def require_apart(engine: Any, device: torch.device) -> None:
     """
     model = causal_model(engine)
     try:
-        with evaluating([engine.module]):
+        with eval_mode([engine.module]):
             told = (target_losses(engine, _packed(model, start, device))[1 - _LENGTH :] for start in (3, 3, 40))
             first, again, other = told
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:

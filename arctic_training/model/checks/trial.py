@@ -9,7 +9,7 @@ from torch import Tensor
 from arctic_training.engine.zero import without_values
 from arctic_training.errors.types import ModelError
 from arctic_training.model.target_losses import target_losses
-from arctic_training.state import evaluating
+from arctic_training.state import eval_mode
 
 _LENGTH = 4
 
@@ -24,7 +24,7 @@ def require_runs(model: Any, kind: str, device: torch.device) -> None:
     ids = torch.arange(_LENGTH, device=device)[None]
     inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": ids, "num_targets": _LENGTH - 1}
     try:
-        with evaluating([model if isinstance(model, torch.nn.Module) else model.module]):
+        with eval_mode([model if isinstance(model, torch.nn.Module) else model.module]):
             losses: Any = target_losses(model, inputs)
     except Exception as error:
         frames = traceback.extract_tb(error.__traceback__)

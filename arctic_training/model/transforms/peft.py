@@ -14,7 +14,7 @@ from arctic_training.engine.zero import without_values
 from arctic_training.errors.types import MissingDependencyError, ModelError
 from arctic_training.model.checks.declared import declared
 from arctic_training.model.transforms.base import ModelTransform
-from arctic_training.registry import nearest
+from arctic_training.registry import suggest
 
 
 class PeftConfig(ComponentConfig):
@@ -65,7 +65,7 @@ class PeftTransform(ModelTransform):
         """Whether it puts virtual tokens before the others of a row."""
         return bool(self._settings().is_prompt_learning)
 
-    def rehearse(self, skeleton: nn.Module, *, sharded: bool) -> nn.Module | None:
+    def dry_run(self, skeleton: nn.Module, *, sharded: bool) -> nn.Module | None:
         """Puts the adapter on a model without weights; None for a method that follows from the weights.
 
         ``sharded``: the weights are parted over the processes when the adapter is put on. Raises `ModelError`.
@@ -154,7 +154,7 @@ class PeftTransform(ModelTransform):
             raise ModelError(f"model.peft_config.peft_type: {kind} {_UNSUITED[kind]}, which no recipe has; use another")
         known = sorted(method.value for method in peft.PeftType)
         if kind not in known:
-            raise ModelError(f"model.peft_config.peft_type: {kind or 'missing'}; {nearest(kind, known)}")
+            raise ModelError(f"model.peft_config.peft_type: {kind or 'missing'}; {suggest(kind, known)}")
         config_type = peft.PEFT_TYPE_TO_CONFIG_MAPPING[kind]
         fields = [field.name for field in dataclasses.fields(config_type)]
         for name in told:
