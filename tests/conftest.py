@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
-from arctic_training.errors.types import redaction
+from arctic_training.errors import redaction
 from arctic_training.logging import logger
 from tests import tiny
 

@@ -63,7 +63,7 @@ def test_its_recipe_its_trainer_and_its_commands_work(tmp_path: Path) -> None:
         words = shlex.split(command)
         if words[0] != "arctic_training" or "projects/quickstart/recipe.yaml" in words:
             continue
-        program = [sys.executable, "-m", "arctic_training.cli.main.main", *words[1:]]
+        program = [sys.executable, "-m", "arctic_training.cli.main", *words[1:]]
         done = subprocess.run(program, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
         assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
         ran.append(command)

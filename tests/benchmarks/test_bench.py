@@ -18,7 +18,7 @@ from tests.processes import HANG
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.mark.long
+@pytest.mark.nightly
 def test_quick_run_of_ours_and_a_bare_loop(tmp_path: Path) -> None:
     figures = tmp_path / "figures.json"
     command = [

@@ -15,7 +15,7 @@ from arctic_training import GANTrainer, get_config
 from arctic_training.callback.nan_guard import _samples
 from arctic_training.data.batching.loader import IndexedLoader
 from arctic_training.data.batching.sampler import GlobalOrder
-from arctic_training.distributed.process_group import process_group
+from arctic_training.distributed import process_group
 from arctic_training.engine.engine import TrainedEngine
 from arctic_training.errors.types import NonFiniteError, RecipeError
 from arctic_training.state import Progress

@@ -8,7 +8,7 @@ from unittest import mock
 import pytest
 import torch
 
-from arctic_training.distributed.process_group import process_group
+from arctic_training.distributed import process_group
 from arctic_training.engine.engine import TrainedEngine
 from arctic_training.engine.snapshot import _scalers, scaler, snapshot
 from tests import processes

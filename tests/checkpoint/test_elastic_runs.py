@@ -12,7 +12,7 @@ import pytest
 
 from arctic_training import get_config
 from arctic_training.callback.ema import EMA, _whole
-from arctic_training.distributed.process_group import collectives, process_group
+from arctic_training.distributed import collectives, process_group
 from arctic_training.registry import lookup
 from tests import processes, tiny
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from arctic_training.data.factories.sft import SFTDataFactory
-from arctic_training.distributed.process_group import process_group
+from arctic_training.distributed import process_group
 from arctic_training.errors.types import DataError
 from tests import processes
 from tests.data import templates

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from arctic_training.distributed.process_group import collectives, environment, process_group
+from arctic_training.distributed import collectives, environment, process_group
 from tests import processes
 from tests.command import shared_memory
 

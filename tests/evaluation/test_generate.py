@@ -11,7 +11,7 @@ import torch
 from arctic_training import Callback, SFTTrainer, get_config
 from arctic_training.config.sections.base import ComponentConfig
 from arctic_training.config.sections.component import parse_component
-from arctic_training.distributed.process_group import process_group
+from arctic_training.distributed import process_group
 from arctic_training.errors.types import DataError, InputError, ScoringError
 from arctic_training.evaluation.evaluator import Evaluator
 from arctic_training.evaluation.generate import GenerateEvaluator, Prompt

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from arctic_training.distributed.process_group import process_group
+from arctic_training.distributed import process_group
 from arctic_training.engine.config import deepspeed_config
 from arctic_training.engine.engine import initialize
 from arctic_training.engine.zero import full_parameter, sharded_construction

@@ -10,7 +10,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from arctic_training.distributed.process_group import process_group
+from arctic_training.distributed import process_group
 from arctic_training.engine.engine import initialize
 from arctic_training.engine.zero import full_parameter
 from arctic_training.errors.types import RecipeError

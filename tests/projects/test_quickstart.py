@@ -65,7 +65,7 @@ def test_a_task_with_too_few_questions_says_so(project: ModuleType) -> None:
 def test_the_recipe_trains_scores_and_exports(tmp_path: Path) -> None:
     """Three updates: enough for a folder that plain transformers loads. What it learns, the README measures."""
     run = tmp_path / "run"
-    command = [sys.executable, "-m", "arctic_training.cli.main.main", str(PROJECT / "recipe.yaml"), f"output_dir={run}"]
+    command = [sys.executable, "-m", "arctic_training.cli.main", str(PROJECT / "recipe.yaml"), f"output_dir={run}"]
     command += ["train_iters=3", "data.eval_sources.0.count=2", "micro_batch_size=2"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=HANG, check=False)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -143,7 +143,7 @@ def test_a_second_trainer_of_the_same_process_is_refused_until_the_first_has_end
 
 
 def take(folder: str) -> str:
-    from arctic_training.distributed.process_group import process_group
+    from arctic_training.distributed import process_group
     from arctic_training.errors.types import InputError
     from arctic_training.trainer.lock import Lock
 
