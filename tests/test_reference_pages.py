@@ -4,6 +4,7 @@ import ast
 import importlib
 import json
 import re
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import torch
 import arctic_training
 from arctic_training import builtin as _builtin  # noqa: F401  registers the classes that a recipe can name
 from arctic_training import get_config
+from arctic_training.cli.main import main
 from arctic_training.config.checks.not_built import KEYS, TYPES
 from arctic_training.errors.types import InputError
 from arctic_training.registry import kinds, lookup, names
@@ -119,6 +121,11 @@ def test_batches_metrics_and_files_are_as_documented(name: str, tmp_path: Path) 
     require_keys(name, batches[0], packed="cu_seq_lens_q" in batches[0])
     require_metrics(run / "metrics.jsonl")
     require_files(run)
+    if name == "sft":
+        (loading,) = blocks("python", "checkpoints.md")
+        exec(
+            loading.replace("runs/recipe/checkpoints/huggingface/step_40", f"{run}/checkpoints/huggingface/step_2"), {}
+        )
 
 
 def require_keys(name: str, batch: Any, *, packed: bool) -> None:
@@ -197,16 +204,38 @@ def test_recipes_of_arctic_training_pass_or_are_refused_as_told(more: dict[str, 
         get_config(recipe | more)
 
 
+def blocks(kind: str, page: str) -> list[str]:
+    return re.findall(rf"^```{kind}\n(.*?)^```", (DOCS / page).read_text("utf-8"), re.DOTALL | re.MULTILINE)
+
+
+COMMANDS = [
+    line
+    for page in ("data.md", "migration.md", "trainers.md")
+    for block in blocks("sh", page)
+    for line in block.splitlines()
+]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_commands_work(
+    command: str, tmp_path: Path, tiny_chats: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those that would train check their recipe."""
+    program, *words = shlex.split(command, comments=True)
+    assert program == "arctic_training"
+    monkeypatch.chdir(tmp_path)
+    name = next(word for word in words if word.endswith(".yaml"))
+    Path(name).parent.mkdir(exist_ok=True)
+    Path(name).write_text(f"model: {{name_or_path: {tiny_model}}}\ndata: {{sources: [{tiny_chats}]}}\n")
+    assert main(words if words[0] in ("process-data", "validate") else ["validate", *words]) == 0
+
+
 @pytest.fixture(scope="module")
 def own_code(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The Python code of the pages as one file: a class can be registered once."""
-    blocks = [
-        block
-        for page in ("extending.md", "migration.md")
-        for block in re.findall(r"^```python\n(.*?)^```", (DOCS / page).read_text("utf-8"), re.DOTALL | re.MULTILINE)
-    ]
     path = tmp_path_factory.mktemp("pages") / "train.py"
-    path.write_text("\n\n".join(blocks), encoding="utf-8")
+    parts = [*blocks("python", "extending.md"), *blocks("python", "migration.md")]
+    path.write_text("\n\n".join(parts), encoding="utf-8")
     return path
 
 
