@@ -22,6 +22,7 @@ from arctic_training.registry import kinds, lookup, names
 from tests import documented_messages
 from tests.contract import cases
 from tests.processes import ROOT
+from tests.test_architecture import FLOORS
 
 DOCS = ROOT / "docs"
 API = (DOCS / "api.md").read_text(encoding="utf-8")
@@ -282,3 +283,22 @@ def test_the_recipe_reference_has_every_class_and_key(monkeypatch: pytest.Monkey
     assert "- **`micro_batch_size`** (`int`, default `1`): " in page
     assert "- **`name_or_path`** (`str`, *required*): " in page
     assert "- **`output_dir`** (`path`, optional): " in page
+
+
+def test_the_architecture_page_names_what_is_there() -> None:
+    text = (DOCS / "architecture.md").read_text(encoding="utf-8")
+    for path in re.findall(r"`((?:\w+/)+(?:\w+(?:\.py)?)?)`", text):
+        places = [ROOT / path, ROOT / "arctic_training" / path, ROOT / "arctic_training" / f"{path}.py"]
+        assert any(place.exists() for place in places), path
+    source = "\n".join(file.read_text(encoding="utf-8") for file in (ROOT / "arctic_training").rglob("*.py"))
+    for name in re.findall(r"`((?:[A-Z]\w+\.)?(?:[A-Z][a-z]\w+|[a-z]+_\w+))`", text):
+        for part in name.split("."):
+            assert re.search(rf"\b{part}\b", source), name
+
+
+def test_the_picture_of_the_floors_has_every_room() -> None:
+    floors = re.split("<!-- [0-9]: ", (DOCS / "floors.svg").read_text(encoding="utf-8"))[:0:-1]
+    assert len(floors) == len(FLOORS)
+    for drawn, rooms in zip(floors, FLOORS, strict=True):
+        shown = {room.partition(":")[0] for room in re.findall(r'class="room-name"[^>]*>([^<]+)<', drawn)}
+        assert shown == {room.partition(".")[0] for room in rooms}
