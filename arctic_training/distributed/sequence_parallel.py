@@ -16,10 +16,10 @@ from torch.autograd.function import once_differentiable
 
 from arctic_training.distributed import process_group
 from arctic_training.errors.types import RecipeError, SampleError
+from arctic_training.loss.targets import IGNORE_INDEX
 
 KEY = "sequence_share"
 """What a batch that holds a `Share` of its sequences tells it under; attention is told it by this name too."""
-IGNORE_INDEX = -100
 
 swaps = 0
 """How often this process has swapped tokens for heads, or heads for tokens."""

@@ -9,8 +9,7 @@ from torch import Tensor
 
 from arctic_training.config.sections.tokenizer import is_lexer
 from arctic_training.errors.types import DataError, InputError
-
-IGNORE_INDEX = -100
+from arctic_training.loss.targets import IGNORE_INDEX
 
 
 @dataclass(frozen=True)

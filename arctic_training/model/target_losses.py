@@ -12,14 +12,13 @@ from torch import Tensor, nn
 from arctic_training.distributed.sequence_parallel import KEY
 from arctic_training.errors.types import ModelError
 from arctic_training.loss.cross_entropy import PLAIN, LogitMap, linear_cross_entropy, logits_cross_entropy
-from arctic_training.loss.targets import count
+from arctic_training.loss.targets import IGNORE_INDEX, count
 from arctic_training.model import attention, auxiliary_losses
 from arctic_training.model.output_head import OutputHead, accepts, output_head, without_cross_entropy
 
 Reduction = Literal["sum", "none"]
 
 _NOT_FOR_THE_MODEL = {"num_items_in_batch", "num_targets", "labels", "shift_labels"}
-IGNORE_INDEX = -100
 
 
 def target_losses(

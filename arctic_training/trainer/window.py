@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from arctic_training.loss.targets import carry_count
+from arctic_training.loss.targets import IGNORE_INDEX, carry_count
 
 Reduce = Callable[[torch.Tensor], torch.Tensor]
 
@@ -71,7 +71,7 @@ def count_targets(batch: Any) -> int:
     if isinstance(batch, Mapping):
         for name in ("shift_labels", "labels"):
             if name in batch:
-                return int((batch[name] != -100).sum())
+                return int((batch[name] != IGNORE_INDEX).sum())
         batch = next(iter(batch.values()))
     return len(batch[0]) if isinstance(batch, (tuple, list)) else len(batch)
 

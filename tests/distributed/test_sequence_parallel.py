@@ -8,9 +8,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from arctic_training.data.batching.collate import IGNORE_INDEX, pack, pad
+from arctic_training.data.batching.collate import pack, pad
 from arctic_training.distributed import process_group, sequence_parallel
 from arctic_training.errors.types import SampleError
+from arctic_training.loss.targets import IGNORE_INDEX
 from tests import processes
 
 

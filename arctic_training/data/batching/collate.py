@@ -7,8 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-IGNORE_INDEX = -100
-"""The label of a token that is no target."""
+from arctic_training.loss.targets import IGNORE_INDEX
 
 Sample = Mapping[str, npt.NDArray[np.int32]]
 

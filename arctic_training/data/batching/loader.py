@@ -13,6 +13,7 @@ from arctic_training.data.batching.sampler import GlobalOrder
 from arctic_training.data.formats.row_error import where
 from arctic_training.data.preparation import workers
 from arctic_training.errors.types import SampleError, WorkerError
+from arctic_training.loss.targets import IGNORE_INDEX
 
 Batch = Any
 Collate = Callable[[list[Any]], Batch]
@@ -203,5 +204,5 @@ def _as_it_is(batch: Batch) -> Batch:
 def without_targets(sample: Any) -> Any:
     """A sample that takes part in a batch and adds nothing to its loss: every label is -100."""
     if isinstance(sample, Mapping) and "labels" in sample:
-        return {**sample, "labels": np.full_like(sample["labels"], -100)}
+        return {**sample, "labels": np.full_like(sample["labels"], IGNORE_INDEX)}
     return sample

@@ -11,7 +11,7 @@ from pydantic import Field
 
 from arctic_training.config.sections.base import ComponentConfig
 from arctic_training.config.sections.numbers import HumanInt
-from arctic_training.data.batching.collate import IGNORE_INDEX, pack, pad
+from arctic_training.data.batching.collate import pack, pad
 from arctic_training.data.factories.config import SourcedDataConfig
 from arctic_training.data.factories.sourced import SourcedDataFactory
 from arctic_training.data.formats import preference
@@ -21,6 +21,7 @@ from arctic_training.data.preparation.prepare import map_rows, token_table
 from arctic_training.data.tokenization.assistant_mask import Found
 from arctic_training.data.tokenization.encoder import SampleEncoder, last_turns
 from arctic_training.generation.prompts import pad_token
+from arctic_training.loss.targets import IGNORE_INDEX
 
 Tokens = npt.NDArray[np.int32]
 

@@ -10,7 +10,7 @@ from pydantic import Field
 from arctic_training.config.sections.base import ComponentConfig
 from arctic_training.config.sections.numbers import HumanInt
 from arctic_training.config.sections.tokenizer import is_lexer
-from arctic_training.data.batching.collate import IGNORE_INDEX, pack, pad
+from arctic_training.data.batching.collate import pack, pad
 from arctic_training.data.factories.config import SourcedDataConfig
 from arctic_training.data.factories.sourced import SourcedDataFactory
 from arctic_training.data.formats import chat
@@ -23,6 +23,7 @@ from arctic_training.data.tokenization.tokenize import Tokens
 from arctic_training.distributed import process_group
 from arctic_training.errors.types import DataError
 from arctic_training.logging import logger
+from arctic_training.loss.targets import IGNORE_INDEX
 
 
 class PromptDataConfig(SourcedDataConfig):

@@ -16,6 +16,7 @@ from arctic_training.data.factories.sourced import SourcedDataFactory
 from arctic_training.data.formats.row_error import NothingLeft
 from arctic_training.errors.types import DataError
 from arctic_training.logging import logger
+from arctic_training.loss.targets import IGNORE_INDEX
 
 C = TypeVar("C", bound=TokenDataConfig)
 
@@ -73,7 +74,7 @@ class TokenDataFactory(SourcedDataFactory[C]):
         """Leave out samples of which no target is left where they are cut off. Raises `DataError` for too many."""
         if not len(cut_off) or "labels" not in samples[0]:
             return samples
-        empty = [int(n) for n in cut_off if (samples[int(n)]["labels"] == collate.IGNORE_INDEX).all()]
+        empty = [int(n) for n in cut_off if (samples[int(n)]["labels"] == IGNORE_INDEX).all()]
         if not empty:
             return samples
         told = f"{len(empty)} of {len(samples)} samples have no target token within max_length = {self.max_length}"

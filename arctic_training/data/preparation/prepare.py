@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 
-from arctic_training.data.batching.collate import IGNORE_INDEX
 from arctic_training.data.formats import remarks
 from arctic_training.data.formats.row_error import NothingLeft, RowError, where
 from arctic_training.data.preparation import workers
@@ -25,6 +24,7 @@ from arctic_training.data.tokenization.unknown_tokens import UnknownTokenReport
 from arctic_training.distributed import environment
 from arctic_training.errors.types import ArcticError, DataError
 from arctic_training.logging import logger
+from arctic_training.loss.targets import IGNORE_INDEX
 
 Rows = list[Row]
 _BATCH = 1_000

@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 
 from arctic_training.config.sections.tokenizer import is_lexer
-from arctic_training.data.batching.collate import IGNORE_INDEX
 from arctic_training.data.formats.chat import Sample
 from arctic_training.data.formats.remarks import remark
 from arctic_training.data.formats.row_error import RowError
@@ -18,6 +17,7 @@ from arctic_training.data.tokenization.message_keys import MessageKeys
 from arctic_training.data.tokenization.tokenize import SpanTokenizer, Tokens
 from arctic_training.data.tokenization.turn_locator import Renderer, TurnLocator
 from arctic_training.errors.types import DataError
+from arctic_training.loss.targets import IGNORE_INDEX
 
 _VERIFIED = 32
 """Samples whose targets are decoded again, to see that they are what was said."""

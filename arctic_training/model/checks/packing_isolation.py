@@ -5,6 +5,7 @@ from typing import Any
 import torch
 
 from arctic_training.errors.types import ModelError
+from arctic_training.loss.targets import IGNORE_INDEX
 from arctic_training.model.checks.dry_run import rows
 from arctic_training.model.target_losses import causal_model, target_losses
 from arctic_training.state import eval_mode
@@ -46,7 +47,7 @@ def _packed(model: Any, start: int, device: torch.device) -> dict[str, Any]:
     count = rows(model) or _LENGTH
     ids = torch.cat([torch.arange(start, start + _LENGTH), torch.arange(_LENGTH)])[None] % count
     ends = torch.tensor([0, _LENGTH, 2 * _LENGTH], dtype=torch.int32)
-    labels = ids.index_fill(1, ends[:-1].long(), -100)
+    labels = ids.index_fill(1, ends[:-1].long(), IGNORE_INDEX)
     tensors = {
         "input_ids": ids,
         "labels": labels,
