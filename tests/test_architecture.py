@@ -45,6 +45,10 @@ TRAINER = [
     ["assembly"],
     ["trainer"],
 ]
+# the sub-rooms of a room, lowest first
+SUB_ROOMS = {
+    "data": ["formats", "sources", "tokenization", "preparation", "batching", "factories"],
+}
 # what the others on its floor have in common; it stands lowest there
 SHARED = ("component", "generation", "callback.hooks", "distributed.heartbeat", "distributed.environment")
 
@@ -126,6 +130,22 @@ def test_the_trainers_own_floors() -> None:
                 yield f"trainer.{path.stem}:{line} must not import {other}"
 
     each(rule, tracked("arctic_training/trainer/*.py"))
+
+
+def test_sub_rooms_import_only_those_below() -> None:
+    def level(module: str, room: str) -> int:
+        names = module.split(".")
+        return SUB_ROOMS[room].index(names[1]) if names[0] == room and len(names) > 1 else -1
+
+    def rule(path: Path) -> Iterator[str]:
+        me = dotted(path)
+        room = me.split(".")[0]
+        if room in SUB_ROOMS and path.name != "__init__.py":
+            for other, line in own_imports(path):
+                if level(other, room) > level(me, room):
+                    yield f"{me}:{line} must not import {other}: it is in a sub-room above"
+
+    each(rule)
 
 
 def test_there_is_no_circle() -> None:

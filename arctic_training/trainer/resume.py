@@ -7,7 +7,7 @@ from arctic_training.checkpoint import folder as disk
 from arctic_training.checkpoint.checkpointer import Checkpointer
 from arctic_training.checkpoint.compatibility import CompatibilityGuard
 from arctic_training.config.sections.component import listed
-from arctic_training.data.preparation import fingerprint
+from arctic_training.data.batching import fingerprint
 from arctic_training.distributed import collectives, process_group
 from arctic_training.errors.types import ResumeError
 from arctic_training.logging import logger

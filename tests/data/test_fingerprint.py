@@ -12,10 +12,10 @@ import pytest
 import torch
 from torch.utils.data import TensorDataset
 
+from arctic_training.data.batching import fingerprint
 from arctic_training.data.batching.chunking import concat_and_chunk, truncate
 from arctic_training.data.batching.packing import best_fit
 from arctic_training.data.batching.stream import StreamLoader
-from arctic_training.data.preparation import fingerprint
 from arctic_training.data.preparation.samples import Samples
 from arctic_training.data.sources.files import FileSourceConfig
 

@@ -18,10 +18,10 @@ from arctic_training.data.formats import remarks
 from arctic_training.data.formats.row_error import NothingLeft, RowError
 from arctic_training.data.preparation import prepare
 from arctic_training.data.preparation.samples import Samples
+from arctic_training.data.preparation.unknown_tokens import UnknownTokenReport
 from arctic_training.data.sources.base import DataSource
 from arctic_training.data.sources.json_columns import to_dataset
 from arctic_training.data.sources.repeated import RepeatedStream
-from arctic_training.data.tokenization.unknown_tokens import UnknownTokenReport
 from arctic_training.errors.types import DataError, ResumeError
 from arctic_training.logging import logger
 

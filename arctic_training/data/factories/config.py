@@ -13,20 +13,8 @@ from arctic_training.config.checks.problems import Problem
 from arctic_training.config.sections.component import parse_component
 from arctic_training.config.sections.data import DataConfig, DataSourceConfig
 from arctic_training.config.sections.numbers import HumanFloat, HumanInt
-from arctic_training.data.sources.compression import extension
+from arctic_training.data.sources.extensions import SOURCE_BY_EXTENSION, extension
 from arctic_training.registry import names, numbered
-
-LOCAL = {
-    ".json": "json",
-    ".jsonl": "jsonl",
-    ".ndjson": "jsonl",
-    ".csv": "csv",
-    ".tsv": "csv",
-    ".parquet": "parquet",
-    ".txt": "text",
-}
-"""The source that reads files of an extension, compressed or not."""
-
 
 _EXTENSION = re.compile(r"(\.[a-z]\w*)?(\.(gz|bz2|xz|zstd?))?$", re.IGNORECASE)
 """Of a file's format and of its compression; behind a point in the name of a data set stands a digit."""
@@ -102,12 +90,12 @@ class SourcedDataConfig(DataConfig):
     def _typed(cls, section: Any) -> Any:
         """The section of a source, with its ``type``."""
         if isinstance(section, (str, Path)):
-            known = isinstance(section, str) and section in names("data_source") and section not in LOCAL.values()
-            section = {"type": section} if known else {"name_or_path": str(section)}
+            named = {*names("data_source")} - {*SOURCE_BY_EXTENSION.values()}
+            section = {"type": section} if section in named else {"name_or_path": str(section)}
         if not isinstance(section, dict) or section.get("type"):
             return section
         where = str(section.get("name_or_path", ""))
-        return {**section, "type": LOCAL.get(extension(Path(where)), cls.default_source)}
+        return {**section, "type": SOURCE_BY_EXTENSION.get(extension(Path(where)), cls.default_source)}
 
     @model_validator(mode="after")
     def _shares(self) -> "SourcedDataConfig":

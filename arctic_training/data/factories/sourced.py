@@ -18,9 +18,9 @@ from arctic_training.data.factories.base import DataFactory, Loaders
 from arctic_training.data.factories.config import SourcedDataConfig, evaluation_names
 from arctic_training.data.preparation import cache, prepare
 from arctic_training.data.preparation.samples import Samples
+from arctic_training.data.preparation.unknown_tokens import UnknownTokenReport, strict_unk_id
 from arctic_training.data.sources import files, huggingface, instruct, text  # noqa: F401
 from arctic_training.data.sources.base import DataSource
-from arctic_training.data.tokenization.unknown_tokens import UnknownTokenReport, strict_unk_id
 from arctic_training.distributed import collectives, process_group
 from arctic_training.errors.types import DataError
 from arctic_training.logging import logger

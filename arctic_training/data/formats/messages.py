@@ -121,6 +121,19 @@ def short(value: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
+def text_of(message: Mapping[str, Any]) -> str:
+    """The words of a message, of its text parts where it has others too."""
+    content = message.get("content") or ""
+    return content if isinstance(content, str) else "\n".join(filter(None, map(part_text, content)))
+
+
+def part_text(part: Any) -> str | None:
+    """The text of a part of a content; None when it is a part of another kind."""
+    if isinstance(part, Mapping) and part.get("type") in (None, "text", "input_text", "output_text"):
+        part = part.get("text")
+    return part if isinstance(part, str) else None
+
+
 def _parts(turn: Any) -> list[Any]:
     """Returns the messages of a turn: two, where it holds a question and its answer."""
     if isinstance(turn, Mapping) and not {"role", "from"} & set(turn):

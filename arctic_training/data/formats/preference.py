@@ -17,9 +17,8 @@ from arctic_training.data.formats.chat import (
     system,
     tools,
 )
-from arctic_training.data.formats.messages import Chat, parsed, read_chat
+from arctic_training.data.formats.messages import Chat, parsed, read_chat, text_of
 from arctic_training.data.formats.remarks import remark, unread_columns
-from arctic_training.data.tokenization.chat_template import text_of
 from arctic_training.errors.types import DataError
 
 Row = Mapping[str, Any]

@@ -15,12 +15,12 @@ from arctic_training.data.formats import remarks
 from arctic_training.data.formats.row_error import NothingLeft, RowError, where
 from arctic_training.data.preparation import workers
 from arctic_training.data.preparation.samples import Samples
+from arctic_training.data.preparation.unknown_tokens import UnknownTokenReport
 from arctic_training.data.sources import mixing
 from arctic_training.data.sources.arrow_rows import Row, RowReader, stream_reader
 from arctic_training.data.sources.base import DataSource
 from arctic_training.data.sources.json_columns import to_dataset
 from arctic_training.data.sources.spool import IN_MEMORY, Scratch, Spool, take
-from arctic_training.data.tokenization.unknown_tokens import UnknownTokenReport
 from arctic_training.distributed import environment
 from arctic_training.errors.types import ArcticError, DataError
 from arctic_training.logging import logger

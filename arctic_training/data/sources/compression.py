@@ -12,17 +12,6 @@ from typing import Any, BinaryIO
 
 from arctic_training.errors.types import DataError
 
-_ENDINGS = (".gz", ".bz2", ".xz", ".zst", ".zstd")
-"""What follows the extension of a file that is compressed."""
-
-
-def extension(path: Path) -> str:
-    """Returns the extension of what is in a file, in small letters: ``.jsonl`` of ``rows.jsonl.gz``."""
-    endings = [ending.lower() for ending in path.suffixes]
-    while endings and endings[-1] in _ENDINGS:
-        endings.pop()
-    return endings[-1] if endings else ""
-
 
 @contextmanager
 def opened(path: Path) -> Iterator[BinaryIO]:

@@ -12,11 +12,10 @@ from arctic_training.config.checks.changes import RESUME_SAFE
 from arctic_training.config.checks.paths import unreadable
 from arctic_training.config.checks.problems import Problem
 from arctic_training.config.sections.data import DataSourceConfig
-from arctic_training.data.factories.config import LOCAL
 from arctic_training.data.formats.remarks import unread_columns
 from arctic_training.data.sources import split as splits
 from arctic_training.data.sources.base import DataSource
-from arctic_training.data.sources.compression import extension
+from arctic_training.data.sources.extensions import SOURCE_BY_EXTENSION, extension
 from arctic_training.errors.types import DataError
 
 _NAMED_SPLIT = re.compile(r"(.+?):([\w.\-]+(?:\[[^\]]*\])?)")
@@ -92,8 +91,9 @@ class HFDataSource(DataSource):
         except Exception as error:
             said = (str(error).strip() or type(error).__name__).splitlines()[0]
             said = re.sub(r" with any supported extension \[.*", "", said)
-            if folder.is_file() and extension(folder) not in LOCAL:
-                said = f"files with the extension {extension(folder)} are unknown; known are {', '.join(LOCAL)}, "
+            if folder.is_file() and extension(folder) not in SOURCE_BY_EXTENSION:
+                known = ", ".join(SOURCE_BY_EXTENSION)
+                said = f"files with the extension {extension(folder)} are unknown; known are {known}, "
                 said += "compressed or not; of others give the type, such as type: jsonl"
             elif datasets.config.HF_HUB_OFFLINE and not (folder.exists() or name.startswith((".", "/", "~"))):
                 said += "; HF_HUB_OFFLINE is set: unset it, or name a local copy"

@@ -6,7 +6,8 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
-from arctic_training.data.sources.compression import extension, opened
+from arctic_training.data.sources.compression import opened
+from arctic_training.data.sources.extensions import extension
 from arctic_training.data.sources.files import FileSource, FileSourceConfig, reason
 from arctic_training.data.sources.json_columns import to_dataset
 from arctic_training.data.sources.spool import Spool

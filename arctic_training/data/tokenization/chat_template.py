@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from arctic_training.data.formats.messages import part_text
 from arctic_training.data.formats.remarks import remark
 from arctic_training.errors.types import DataError
 
@@ -104,7 +105,7 @@ class ChatTemplate:
             return dict(message)  # role and text, as most have
         read = {key: value for key, value in message.items() if value is not None}
         if isinstance(read.get("content"), list):
-            texts = [_text(part) for part in read["content"]]
+            texts = [part_text(part) for part in read["content"]]
             if None not in texts:
                 read["content"] = "".join(filter(None, texts))
         if isinstance(read.get("tool_calls"), list):
@@ -177,19 +178,6 @@ def _at_most(seconds: float) -> Iterator[None]:
     finally:
         signal.setitimer(signal.ITIMER_VIRTUAL, 0)
         signal.signal(signal.SIGVTALRM, before)
-
-
-def text_of(message: Message) -> str:
-    """The words of a message, of its text parts where it has others too."""
-    content = message.get("content") or ""
-    return content if isinstance(content, str) else "\n".join(filter(None, map(_text, content)))
-
-
-def _text(part: Any) -> str | None:
-    """The text of a part of a content; None when it is a part of another kind."""
-    if isinstance(part, Mapping) and part.get("type") in (None, "text", "input_text", "output_text"):
-        part = part.get("text")
-    return part if isinstance(part, str) else None
 
 
 def _in_parts(message: Message) -> Message:

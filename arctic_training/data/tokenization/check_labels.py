@@ -6,9 +6,9 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
-from arctic_training.data.formats.messages import short
+from arctic_training.data.formats.messages import short, text_of
 from arctic_training.data.tokenization.assistant_mask import Found
-from arctic_training.data.tokenization.chat_template import Message, Span, text_of
+from arctic_training.data.tokenization.chat_template import Message, Span
 from arctic_training.errors.types import DataError
 
 _THOUGHT = re.compile(r".*(?:</[\w:]*(?:think|thought|reason)[\w:]*>|\[/[A-Z_]*THINK[A-Z_]*\])", re.DOTALL)
