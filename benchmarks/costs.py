@@ -21,7 +21,7 @@ from benchmarks.report import target_lines
 HOSTILE = """
 import io, json, re, sys, time
 from contextlib import redirect_stderr
-from arctic_training.cli import main
+from arctic_training.cli.main import main
 told = []
 for name in sys.argv[1:]:
     began = time.process_time()

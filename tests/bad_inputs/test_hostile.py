@@ -55,7 +55,7 @@ VALUES = {
 CHILD = """
 import io, json, sys, tracemalloc
 from contextlib import redirect_stderr
-from arctic_training.cli import main
+from arctic_training.cli.main import main
 import arctic_training.config.recipe.get_config
 from tests.work import calls
 told = []

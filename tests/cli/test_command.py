@@ -25,7 +25,7 @@ LOADED = """
 import sys
 import {first}
 first = set(sys.modules)
-from arctic_training.cli import main
+from arctic_training.cli.main import main
 assert main({words!r}) == 0
 print()
 print(*(set(sys.modules) - first))

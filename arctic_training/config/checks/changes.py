@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from arctic_training.config.checks.deepspeed import without_auto as without_auto
-from arctic_training.config.recipe.node import SYNONYMS
+from arctic_training.config.recipe.node import canonical
 
 _NOTHING = object()
 _PATHS = ("path", "dir", "file")
@@ -110,8 +110,8 @@ def _under(path: str, key: str) -> str:
 
 
 def _parts(key: str) -> list[str]:
-    """The keys of a path, each by one of the names it has."""
-    return [min(part, SYNONYMS.get(part, part)) for part in key.split(".")]
+    """Returns the keys of a path, each by the name that its section has for it."""
+    return [canonical(part) for part in key.split(".")]
 
 
 def _shown(value: Any) -> str:

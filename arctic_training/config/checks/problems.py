@@ -85,7 +85,7 @@ def _explained(details: dict[str, Any], path: tuple[str, ...], holder: type[Base
         return [Problem((*path, "type"), str(inner))]
     if kind == "extra_forbidden" or kind == "unexpected_keyword_argument":
         known = [name for name, one in (holder.model_fields.items() if holder else ()) if not one.exclude]
-        return [Problem(path, unknown(path[-1], [*known, *(["lr"] if "learning_rate" in known else [])]), of_key=True)]
+        return [Problem(path, unknown(path[-1], [*known, *getattr(holder, "synonyms", ())]), of_key=True)]
     if kind == "invalid_key":
         return [Problem(path, "a key must be a word", of_key=True)]
     text = _sentence(kind, value, context, details["msg"])

@@ -11,7 +11,7 @@ from arctic_training.config.checks.paths import impossible
 from arctic_training.config.checks.problems import Problem, problems_of, shown
 from arctic_training.config.checks.sandbox import escapes
 from arctic_training.config.recipe.interpolation import interpolate
-from arctic_training.config.recipe.node import SYNONYMS, Node, Origin, from_python, mask, secrets, set_path, to_python
+from arctic_training.config.recipe.node import Node, Origin, from_python, mask, secrets, set_path, to_python
 from arctic_training.config.recipe.recipe_file import read_recipe_file
 from arctic_training.config.recipe.user_code import import_file
 from arctic_training.config.recipe.yaml_reader import read_value
@@ -113,9 +113,8 @@ def located(problems: list[Problem], tree: Node) -> list[str]:
     for problem in problems:
         node, path = tree, list(problem.path)
         for number, key in enumerate(problem.path):
-            if node.step(key) is None and node.step(SYNONYMS.get(key, key)) is not None:
-                path[number] = key = SYNONYMS[key]
-            below = node.step(key)
+            path[number] = node.key_of(key)
+            below = node.step(path[number])
             if below is None:
                 break
             node = below

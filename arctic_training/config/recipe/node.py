@@ -7,8 +7,14 @@ from typing import Any
 Path = tuple[str, ...]
 """Keys from the top of a recipe down to a value; the position in a list is written as a number."""
 
-SYNONYMS = {"lr": "learning_rate", "learning_rate": "lr"}
-"""Keys that say the same thing: giving one of them over a base recipe takes the place of the other."""
+SYNONYMS: dict[str, str] = {}
+"""Other names of keys, and the keys that they mean, as the sections declare them: a key given over a base recipe takes
+the place of the same key under another name."""
+
+
+def canonical(key: str) -> str:
+    """Returns the name that the section itself has for ``key``."""
+    return SYNONYMS.get(key, key)
 
 
 @dataclass(frozen=True)
@@ -44,6 +50,12 @@ class Node:
             return self.value[int(key)]  # type: ignore[no-any-return]
         return None
 
+    def key_of(self, key: str) -> str:
+        """Returns the name that this mapping has for ``key``; ``key`` itself where it has none."""
+        if self.step(key) is None and isinstance(self.value, dict):
+            return next((str(name) for name in self.value if canonical(str(name)) == canonical(key)), key)
+        return key
+
     def place(self, *, of_key: bool = False) -> Origin | None:
         """Where a person looks for it: a section, and a wrong key, by the key; else the value."""
         if of_key or isinstance(self.value, (dict, list)):
@@ -73,7 +85,8 @@ def merge(base: Node, over: Node) -> Node:
     """``base`` with what ``over`` says put over it: mappings are merged, anything else is replaced."""
     if not isinstance(base.value, dict) or not isinstance(over.value, dict):
         return over
-    merged = {key: one for key, one in base.value.items() if key in over.value or SYNONYMS.get(key) not in over.value}
+    renamed = {canonical(str(key)) for key in over.value}
+    merged = {k: one for k, one in base.value.items() if k in over.value or canonical(str(k)) not in renamed}
     for key, one in over.value.items():
         merged[key] = merge(merged[key], one) if key in merged else one
     return replace(over, value=merged)
@@ -92,7 +105,11 @@ def set_path(tree: Node, path: Path, node: Node) -> Node:
         return replace(tree, value=items)
     if not isinstance(tree.value, dict) and tree.value is not None:
         raise ValueError(f"{tree.value!r} is neither a mapping nor a list, so that it has no {first!r}")
-    entries = {key: one for key, one in (tree.value or {}).items() if SYNONYMS.get(first) != key}
+    entries = {
+        key: one
+        for key, one in (tree.value or {}).items()
+        if str(key) == first or canonical(str(key)) != canonical(first)
+    }
     name = next((key for key in entries if str(key) == first), first)
     entries[name] = set_path(below or Node(None, node.origin, node.key), path[1:], node)
     return replace(tree, value=entries)
@@ -121,7 +138,7 @@ def redacted(value: Any, tree: Node | None, known: Mapping[str, str]) -> Any:
 
 
 def _below(tree: Node | None, key: str) -> Node | None:
-    return None if tree is None else tree.step(key) or tree.step(SYNONYMS.get(key, key))
+    return None if tree is None else tree.step(tree.key_of(key))
 
 
 def mask(value: Any, known: Mapping[str, str]) -> Any:

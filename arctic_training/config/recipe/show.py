@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
-from arctic_training.config.recipe.node import SYNONYMS, Node, Origin
+from arctic_training.config.recipe.node import Node, Origin
 from arctic_training.config.recipe.yaml_writer import write_word
 from arctic_training.config.sections.trainer import TrainerConfig
 
@@ -47,7 +47,7 @@ def _below(node: Node | None, key: str) -> Node | None:
     """What the recipe says there. A section written as a single word is read as a whole from there."""
     if node is None or not isinstance(node.value, (dict, list)):
         return node if node is not None and isinstance(node.value, str) and key in ("type", "name_or_path") else None
-    return node.step(key) or node.step(SYNONYMS.get(key, key))
+    return node.step(node.key_of(key))
 
 
 def _origin(node: Node | None) -> str:

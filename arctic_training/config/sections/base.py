@@ -1,15 +1,23 @@
 """What all recipe sections share."""
 
-from typing import Any, get_args
+import warnings
+from collections.abc import Mapping
+from typing import Any, ClassVar, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationInfo, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationInfo, field_validator, model_validator
 
 from arctic_training.config.checks.problems import Problem
+from arctic_training.config.recipe.node import SYNONYMS
 from arctic_training.config.sections.numbers import read_numbers
 
 
 class BaseConfig(BaseModel):
-    """Reading one is pure: no network, no file, no process group, no logger."""
+    """Base of every section of a recipe. Reading one is pure: no network, no file, no process group, no logger."""
+
+    synonyms: ClassVar[Mapping[str, str]] = {}
+    """Other names of keys, and the keys that they mean."""
+    renamed: ClassVar[Mapping[str, str]] = {}
+    """Former names of keys, and the keys that replace them: accepted with a warning for one version."""
 
     model_config = ConfigDict(
         extra="forbid",
@@ -18,6 +26,28 @@ class BaseConfig(BaseModel):
         populate_by_name=True,
         defer_build=True,  # of the many sections that there are, a recipe has a few
     )
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
+        super().__pydantic_init_subclass__(**kwargs)
+        for base in cls.__bases__:
+            cls.synonyms = {**getattr(base, "synonyms", {}), **cls.synonyms}
+            cls.renamed = {**getattr(base, "renamed", {}), **cls.renamed}
+        SYNONYMS.update({**cls.synonyms, **cls.renamed})
+
+    @model_validator(mode="before")
+    @classmethod
+    def _rename_keys(cls, section: Any) -> Any:
+        names = {**cls.synonyms, **cls.renamed}
+        if not isinstance(section, dict) or names.keys().isdisjoint(section):
+            return section
+        for name in names.keys() & section.keys():
+            if names[name] in section:
+                raise ValueError(f"{name} and {names[name]} are the same; give one of them")
+            if name in cls.renamed:
+                told = f"{name} is now {names[name]}; the old name will be removed in the next version"
+                warnings.warn(told, FutureWarning, stacklevel=2)
+        return {names.get(key, key): value for key, value in section.items()}
 
     @field_validator("*", mode="before")
     @classmethod

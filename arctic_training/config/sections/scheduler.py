@@ -1,16 +1,15 @@
 """The section of a learning rate schedule, as far as every schedule has one."""
 
-from typing import Any
-
 from pydantic import Field, model_validator
 
 from arctic_training.config.sections.base import ComponentConfig
 from arctic_training.config.sections.numbers import HumanFloat, HumanInt
-from arctic_training.config.sections.optimizer import long_name
 
 
 class SchedulerConfig(ComponentConfig):
     """All lengths are in optimizer updates."""
+
+    synonyms = {"lr": "learning_rate"}
 
     warmup_ratio: HumanFloat = Field(default=0.1, ge=0, le=1)
     """Share of the run's updates during which the learning rate rises to its peak."""
@@ -21,11 +20,6 @@ class SchedulerConfig(ComponentConfig):
 
     learning_rate: HumanFloat | None = Field(default=None, ge=0)
     """Deprecated: says the optimizer's, where the recipe does not say that in the optimizer's section. Also ``lr``."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _short_name(cls, section: Any) -> Any:
-        return long_name(section)
 
     @model_validator(mode="after")
     def _one_warmup(self) -> "SchedulerConfig":
