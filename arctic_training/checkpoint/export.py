@@ -6,8 +6,7 @@ Every function is called by all processes together; only the main one keeps what
 import json
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from arctic_training.checkpoint.folder import disk_errors
 from arctic_training.distributed import process_group
 from arctic_training.engine.zero import gathered, is_partitioned, shape_of
 from arctic_training.errors.types import RecipeError
+from arctic_training.progress_bars import without_progress_bars
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ def save_weights(model: Any, folder: Path, limit: int, sources: Mapping[str, Sou
     """
     if sources is None and not is_partitioned(model):
         if process_group.is_main():
-            with disk_errors(), _no_bars():
+            with disk_errors(), without_progress_bars("transformers"):
                 model.save_pretrained(folder, max_shard_size=limit)
         return
     sources = _own(model) if sources is None else sources
@@ -43,7 +43,7 @@ def save_weights(model: Any, folder: Path, limit: int, sources: Mapping[str, Sou
         # weights that are fused or renamed between file and model can only be told apart when all are there
         whole = {name: tensor for name, one in sources.items() if (tensor := _keep(one.make())) is not None}
         if process_group.is_main():
-            with disk_errors(), _no_bars():
+            with disk_errors(), without_progress_bars("transformers"):
                 model.save_pretrained(folder, state_dict=whole, max_shard_size=limit)
         return
     _stream(model, folder, limit, sources)
@@ -126,7 +126,7 @@ def _files(model: Any, limit: int, sources: Mapping[str, Source]) -> Any:
 
 def _describe(model: Any, folder: Path, index: dict[str, Any] | None) -> None:
     """All but the weights: config, generation config, a custom model's code, and which file holds which weight."""
-    with _no_bars():
+    with without_progress_bars("transformers"):
         model.save_pretrained(folder, state_dict={})
     if index:
         text = json.dumps(index, indent=2, sort_keys=True) + "\n"
@@ -141,16 +141,3 @@ def _attempt(write: Callable[[], None]) -> OSError | None:
     except OSError as error:
         return error
     return None
-
-
-@contextmanager
-def _no_bars() -> Iterator[None]:
-    from transformers.utils import logging
-
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()

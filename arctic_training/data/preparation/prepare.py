@@ -2,7 +2,6 @@
 
 import importlib.metadata
 import os
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial
@@ -25,6 +24,7 @@ from arctic_training.distributed import environment
 from arctic_training.errors.types import ArcticError, DataError
 from arctic_training.logging import logger
 from arctic_training.loss.targets import IGNORE_INDEX
+from arctic_training.progress_bars import without_progress_bars
 
 Rows = list[Row]
 _BATCH = 1_000
@@ -38,7 +38,7 @@ def load(source: DataSource, split: str) -> Any:
     """The rows of ``source`` as a `datasets.Dataset`. Raises `DataError`; a stream must say how many rows to take."""
     import datasets
 
-    with _quiet(), remarks.collect() as source.remarks:
+    with without_progress_bars("datasets", keep_in_terminal=True), remarks.collect() as source.remarks:
         try:
             rows = source(split)
         except RowError as error:
@@ -65,7 +65,7 @@ def prepare(
     tables: list[Any] = []
     notes: list[str] = []
     chosen = mixing.sample_mixture([len(rows) for rows in loaded], [source.config for source in sources])
-    with _quiet():
+    with without_progress_bars("datasets", keep_in_terminal=True):
         for source, rows, indices in zip(sources, loaded, chosen, strict=True):
             taken = rows if indices is None else rows.select(indices)
             logger.info(f"{source}: {len(taken)} of {len(rows)} rows")
@@ -275,18 +275,3 @@ def _threads(*, alone: bool) -> Iterator[None]:
     finally:
         if told is None:
             environment.lend("TOKENIZERS_PARALLELISM", "false")
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Progress bars are for people."""
-    import datasets
-
-    shown = datasets.utils.logging.is_progress_bar_enabled() and not sys.stderr.isatty()
-    if shown:
-        datasets.disable_progress_bars()
-    try:
-        yield
-    finally:
-        if shown:
-            datasets.enable_progress_bars()
