@@ -104,6 +104,8 @@ def table(config_type: type[BaseConfig], *, without: type[BaseConfig] | None = N
         shown = f"`{shown_type(field.annotation)}`{shown_default(field)}"
         if name == "type":
             shown = f'`str`, default `"{DEFAULT_TRAINER}"`'
+        others = [other for other, key in {**config_type.synonyms, **config_type.renamed}.items() if key == name]
+        meaning += "".join(f" Also read as `{other}`." for other in others if f"`{other}`" not in meaning)
         lines.append(f"- **`{above}{name}`** ({shown}): {meaning or name}")
         if isinstance(default(field), BaseConfig):  # a section that one class reads, whatever the recipe
             lines += table(type(default(field)), above=f"{above}{name}.")
