@@ -12,7 +12,7 @@ import loguru._logger
 
 from arctic_training.errors.redaction import redact
 
-__all__ = ["close_log", "log_to", "logger", "print_log"]
+__all__ = ["close_log", "logger", "start_console_log", "start_file_log"]
 
 _LINE = "{time:HH:mm:ss} {level: <7} {extra[rank]}{message}"
 _FILED = "{time} {level: <7} {extra[rank]}{message}"
@@ -71,7 +71,7 @@ _sinks["printed"] = logger.add(
 )
 
 
-def print_log(*, level: str, rank: int, world: int, ranks: Ranks) -> None:
+def start_console_log(*, level: str, rank: int, world: int, ranks: Ranks) -> None:
     """From now on this process prints to standard error, as its rank may, and keeps what is for the file."""
     close_log()
     _remove("printed")
@@ -82,8 +82,8 @@ def print_log(*, level: str, rank: int, world: int, ranks: Ranks) -> None:
     _sinks["kept"] = logger.add(_held.append, level=min(level, "INFO", key=_ORDER.index), format=_FILED)
 
 
-def log_to(folder: Path, *, level: str, rank: int, ranks: Ranks) -> None:
-    """Append to ``folder/rank_<n>.log`` too, as the rank may, beginning with what was kept since `print_log`."""
+def start_file_log(folder: Path, *, level: str, rank: int, ranks: Ranks) -> None:
+    """Append to ``folder/rank_<n>.log`` too, as the rank may, beginning with what `start_console_log` kept."""
     close_log()
     if ranks == "*" or rank in ranks:
         folder.mkdir(parents=True, exist_ok=True)

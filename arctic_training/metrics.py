@@ -11,7 +11,7 @@ Number = torch.Tensor | float | int
 Reduce = Callable[[torch.Tensor], torch.Tensor]
 
 
-def merged(values: Mapping[str, float], more: Mapping[str, float]) -> dict[str, float]:
+def merge_metrics(values: Mapping[str, float], more: Mapping[str, float]) -> dict[str, float]:
     """Returns both; a name of ``more`` that ``values`` has is numbered, so that neither takes the other's place."""
     return {**values, **dict(zip(numbered(more, taken=values), more.values(), strict=True))}
 

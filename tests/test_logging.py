@@ -10,18 +10,18 @@ import pytest
 
 from arctic_training import logging
 from arctic_training.errors import redaction
-from arctic_training.logging import close_log, log_to, logger, print_log
+from arctic_training.logging import close_log, logger, start_console_log, start_file_log
 
 
 @pytest.fixture
 def run(tmp_path: Path) -> Iterator[Path]:
     """The file of a log that is open."""
-    print_log(level="WARNING", rank=1, world=2, ranks=[1])
+    start_console_log(level="WARNING", rank=1, world=2, ranks=[1])
     logger.info("early")
-    log_to(tmp_path, level="WARNING", rank=1, ranks="*")
+    start_file_log(tmp_path, level="WARNING", rank=1, ranks="*")
     yield tmp_path / "rank_1.log"
     close_log()
-    print_log(level="SUCCESS", rank=0, world=1, ranks=[0])
+    start_console_log(level="SUCCESS", rank=0, world=1, ranks=[0])
     close_log()
 
 
@@ -33,7 +33,7 @@ def test_the_programs_own_sinks_hear_it_and_the_run(
     heard: list[str] = []
     sink = loguru.logger.add(heard.append, level="INFO", format="{level} {extra} {message}")
     try:
-        print_log(level="WARNING", rank=1, world=2, ranks=[1])
+        start_console_log(level="WARNING", rank=1, world=2, ranks=[1])
         loguru.logger.bind(job=3).info("hunter2hunter2 is {}", "its own")
         logger.warning("the run's {password} is hunter2hunter2")
         logger.debug("too little")
@@ -51,7 +51,7 @@ def test_the_programs_own_sinks_hear_it_and_the_run(
 
 
 def test_nothing_is_printed_twice(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    print_log(level="WARNING", rank=1, world=2, ranks=[1])
+    start_console_log(level="WARNING", rank=1, world=2, ranks=[1])
     logger.warning("once")
     logger.info("not at all")
     assert [line.split(" ", 1)[1].split() for line in capsys.readouterr().err.splitlines()] == [

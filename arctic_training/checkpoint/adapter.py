@@ -14,10 +14,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from arctic_training.checkpoint.export import Source, rehearse_weights, save_weights, whole_tensor
+from arctic_training.checkpoint.export import Source, dry_run_weights, save_weights, whole_tensor
 from arctic_training.checkpoint.folder import disk_errors
 from arctic_training.distributed import process_group
-from arctic_training.engine.zero import gathered, shape_of, without_values
+from arctic_training.engine.zero import full_shape, gathered, is_meta_tensor_error
 from arctic_training.errors.types import RecipeError
 
 BASE = "base"
@@ -56,7 +56,7 @@ def save_adapter(model: Any, folder: Path, limit: int, *, final: Path) -> None:
         raise failed
 
 
-def rehearse_adapter(model: Any) -> None:
+def dry_run_adapter(model: Any) -> None:
     """Checks by the shapes alone that what PEFT would save loads again on the base, and holds all that is trained.
 
     Nothing is written. Raises `RecipeError`.
@@ -65,7 +65,7 @@ def rehearse_adapter(model: Any) -> None:
 
     settings = model.peft_config[model.active_adapter]
     if base_changes(model):
-        rehearse_weights(plain_base(model), base_weights(model, merged=False))
+        dry_run_weights(plain_base(model), base_weights(model, merged=False))
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -78,7 +78,7 @@ def rehearse_adapter(model: Any) -> None:
             loaded = peft.PeftModel(plain_base(model), told)
             result = peft.set_peft_model_state_dict(loaded, state)
     except Exception as error:
-        if without_values(error):
+        if is_meta_tensor_error(error):
             return  # a method whose first weights follow from those of the base
         raise RecipeError(
             f"checkpoint.type: huggingface: PEFT could not load what it saves of this {_kind(model)}: "
@@ -157,7 +157,7 @@ def _merged(layer: Any, name: str, adapter: str) -> Source:
             return weight + delta.to(weight.dtype)
 
     weight = getattr(layer.get_base_layer(), name)
-    return Source(torch.empty(shape_of(weight), dtype=weight.dtype, device="meta"), make)
+    return Source(torch.empty(full_shape(weight), dtype=weight.dtype, device="meta"), make)
 
 
 def _kind(model: Any) -> str:

@@ -59,7 +59,7 @@ class Checkpointer(Standing, Factory[C, "Checkpointer[Any]"], kind="checkpoint_e
         trained, before the first update. Raises `RecipeError`.
         """
 
-    def rehearse_state(self, state: RunState) -> None:
+    def check_state(self, state: RunState) -> None:
         """Checks, when every part of the run is made, that `write` could save what it remembers; or `RecipeError`."""
 
     @abstractmethod
@@ -82,7 +82,7 @@ class Checkpointer(Standing, Factory[C, "Checkpointer[Any]"], kind="checkpoint_e
         return None if self._saved is None else self._first_whole(self._candidates(), sums=False)
 
     @property
-    def found(self) -> bool:
+    def has_checkpoints(self) -> bool:
         """Whether there is any checkpoint, whole or not."""
         return bool(self._candidates())
 
@@ -90,7 +90,7 @@ class Checkpointer(Standing, Factory[C, "Checkpointer[Any]"], kind="checkpoint_e
         """Warn of checkpoints of updates that the run, as it starts, has yet to come to: they are of another start."""
         if not self._main:
             return
-        if ahead := [step for step in disk.steps(self.output_dir) if step > self.trainer.progress.step]:
+        if ahead := [step for step in disk.list_steps(self.output_dir) if step > self.trainer.progress.step]:
             logger.warning(
                 f"{self.output_dir} holds checkpoints from before that are ahead of this run, step_{ahead[0]} to "
                 f"step_{ahead[-1]}: they stay until it saves the same updates, and count for nothing until then"
@@ -130,7 +130,7 @@ class Checkpointer(Standing, Factory[C, "Checkpointer[Any]"], kind="checkpoint_e
             self._on_all_ranks("create", lambda: disk.create_temp_dir(self.output_dir, step) if self._main else None)
             self._on_all_ranks("reach", lambda: _require_folder(aside))
             facts = self._on_all_ranks("write", lambda: self.write(aside, engines, state))[0] or {}
-            names = disk.files_in(aside)
+            names = disk.list_files(aside)
             mine = names[process_group.rank() :: process_group.world_size()]
             sums = self._on_all_ranks("flush", lambda: disk.fsync_and_hash(aside, mine))
             about: dict[str, Any] = {"run": self.guard.facts} if self.guard else {}
@@ -141,7 +141,7 @@ class Checkpointer(Standing, Factory[C, "Checkpointer[Any]"], kind="checkpoint_e
             self._on_all_ranks("commit", lambda: disk.commit(aside, step, every, facts) if self._main else None)
         except CheckpointError as error:
             if self._main:
-                disk.discard(aside)
+                disk.remove_temp_dir(aside)
             if self._ending or config.on_save_error == "stop":
                 raise
             logger.error(f"{error}; the run goes on, and the checkpoints before it are untouched")
@@ -192,7 +192,7 @@ class Checkpointer(Standing, Factory[C, "Checkpointer[Any]"], kind="checkpoint_e
         if folder.parent.absolute() == self.output_dir.absolute():
             self._saved = self._settled
         stopped = str(manifest.get("stopped", ""))
-        past = bool(changes) or (self.guard is not None and self.guard.passes_stops)
+        past = bool(changes) or (self.guard is not None and self.guard.ignores_stop)
         self.stopped = "" if past else stopped
         if stopped and past:
             logger.success(f"goes on past the stop at update {self._settled}: {stopped}")
@@ -208,10 +208,10 @@ class Checkpointer(Standing, Factory[C, "Checkpointer[Any]"], kind="checkpoint_e
 
         Those after it are another run's, from whose folder this run began anew.
         """
-        named, found = disk.named_latest(self.output_dir), disk.steps(self.output_dir)
+        named, steps = disk.latest_step(self.output_dir), disk.list_steps(self.output_dir)
         if (own := self._saved) is not None:
-            found = [step for step in found if step <= own]
-        order = sorted(found, key=lambda step: (named is None or step <= named, step), reverse=True)
+            steps = [step for step in steps if step <= own]
+        order = sorted(steps, key=lambda step: (named is None or step <= named, step), reverse=True)
         return collectives.broadcast_object([disk.step_folder(self.output_dir, step) for step in order])
 
     def _first_whole(self, folders: list[Path], *, sums: bool) -> Path | None:
@@ -234,7 +234,7 @@ class Checkpointer(Standing, Factory[C, "Checkpointer[Any]"], kind="checkpoint_e
                     retention.name_best(root, best)
                 retention.prune(root, config.keep_last, every=config.keep_every, protected=best, max_step=step)
             finally:
-                disk.sweep(root)
+                disk.remove_discarded(root)
 
         try:
             self._on_all_ranks("tidy", lambda: act() if self._main else None)

@@ -22,7 +22,7 @@ class CompatibilityGuard:
         return {"recipe": self.recipe, "prints": self.fingerprints}
 
     @property
-    def passes_stops(self) -> bool:
+    def ignores_stop(self) -> bool:
         """Whether the run trains on where it was stopped for good, though nothing of it has changed."""
         return "stop" in self.config.allow_changes
 

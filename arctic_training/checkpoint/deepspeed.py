@@ -47,7 +47,7 @@ class DeepSpeedCheckpointEngine(Checkpointer[DeepSpeedCheckpointConfig]):
             where = f"deepspeed.zero_optimization.{[*nvme, *apart][0]}"
             raise RecipeError(f"{where}: keeps state that checkpoint type deepspeed cannot save; leave one of them out")
 
-    def rehearse_state(self, state: RunState) -> None:
+    def check_state(self, state: RunState) -> None:
         try:
             require_plain(state.state_dict(), "the run's state")
         except CheckpointError as error:

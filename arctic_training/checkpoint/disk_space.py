@@ -65,7 +65,7 @@ def _at_once(engine: Checkpointer[Any]) -> int:
 
 def _written(engine: Checkpointer[Any]) -> int:
     """Bytes of those that are there already, which later ones take the place of."""
-    folders = [disk.step_folder(engine.output_dir, step) for step in disk.steps(engine.output_dir)]
+    folders = [disk.step_folder(engine.output_dir, step) for step in disk.list_steps(engine.output_dir)]
     return sum(file.stat().st_size for folder in folders for file in folder.rglob("*") if file.is_file())
 
 

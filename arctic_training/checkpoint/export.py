@@ -15,7 +15,7 @@ import torch
 
 from arctic_training.checkpoint.folder import disk_errors
 from arctic_training.distributed import process_group
-from arctic_training.engine.zero import gathered, is_partitioned, shape_of
+from arctic_training.engine.zero import full_shape, gathered, is_partitioned
 from arctic_training.errors.types import RecipeError
 from arctic_training.progress_bars import without_progress_bars
 
@@ -49,7 +49,7 @@ def save_weights(model: Any, folder: Path, limit: int, sources: Mapping[str, Sou
     _stream(model, folder, limit, sources)
 
 
-def rehearse_weights(model: Any, sources: Mapping[str, Source] | None = None) -> None:
+def dry_run_weights(model: Any, sources: Mapping[str, Source] | None = None) -> None:
     """Checks that `save_weights` would find all it needs, by shapes and a config written to a folder for the moment.
 
     Raises `RecipeError`.
@@ -78,7 +78,7 @@ def whole_tensor(tensor: Any) -> Source:
             # what was gathered is given back on leaving
             return tensor.detach().clone() if hasattr(tensor, "ds_id") else tensor.detach()  # type: ignore[no-any-return]
 
-    return Source(torch.empty(shape_of(tensor), dtype=tensor.dtype, device="meta"), make)
+    return Source(torch.empty(full_shape(tensor), dtype=tensor.dtype, device="meta"), make)
 
 
 def _keep(tensor: torch.Tensor) -> torch.Tensor | None:

@@ -36,7 +36,7 @@ Sums = dict[str, dict[str, Any]]
 """Size and SHA-256 of each file, by its path inside the folder."""
 
 
-def steps(root: Path) -> list[int]:
+def list_steps(root: Path) -> list[int]:
     """The steps that have a folder, whole or not, in the order of their numbers."""
     if not root.is_dir():
         return []
@@ -78,7 +78,7 @@ def create_temp_dir(root: Path, step: int) -> Path:
     return aside
 
 
-def discard(aside: Path) -> None:
+def remove_temp_dir(aside: Path) -> None:
     """Give the space of a failed attempt back."""
     shutil.rmtree(aside, ignore_errors=True)
 
@@ -94,7 +94,7 @@ def fsync_and_hash(folder: Path, names: Iterable[str]) -> Sums:
     return sums
 
 
-def files_in(folder: Path) -> list[str]:
+def list_files(folder: Path) -> list[str]:
     """Every file below ``folder`` but its manifest, by path."""
     every = (one.relative_to(folder).as_posix() for one in folder.rglob("*") if one.is_file())
     return sorted(name for name in every if name != MANIFEST)
@@ -133,11 +133,11 @@ def update_manifest(folder: Path, facts: Mapping[str, Any]) -> None:
 
 
 def remove(root: Path, step: int) -> None:
-    """Take a checkpoint away, for `sweep` to remove. Raises OSError."""
+    """Take a checkpoint away, for `remove_discarded` to remove. Raises OSError."""
     _hide(step_folder(root, step))
 
 
-def sweep(root: Path) -> None:
+def remove_discarded(root: Path) -> None:
     """Remove what was replaced or taken away; raises OSError for what the disk does not let go, when all the rest is
     removed."""
     for one in list(root.iterdir()):
@@ -146,7 +146,7 @@ def sweep(root: Path) -> None:
     _remove_all(one for one in list(root.iterdir()) if one.name.startswith(_REMOVED))
 
 
-def named_latest(root: Path) -> int | None:
+def latest_step(root: Path) -> int | None:
     """The step that ``latest`` names; None when there is no such file, or it names none."""
     try:
         match = _STEP.fullmatch((root / LATEST).read_text(encoding="utf-8").strip())
@@ -206,7 +206,7 @@ def disk_errors() -> Iterator[None]:
         raise OSError(str(error)) from error
 
 
-def room(root: Path) -> str:
+def free_space_hint(root: Path) -> str:
     """How much space is left where ``root`` is, as the end of a sentence about an error there."""
     there = next((one for one in (root, *root.parents) if one.is_dir()), None)
     if there is None:

@@ -9,13 +9,13 @@ from pydantic import Field
 
 from arctic_training.checkpoint.adapter import (
     base_weights,
+    dry_run_adapter,
     plain_base,
-    rehearse_adapter,
     require_mergeable,
     save_adapter,
 )
 from arctic_training.checkpoint.checkpointer import Checkpointer
-from arctic_training.checkpoint.export import rehearse_weights, save_weights
+from arctic_training.checkpoint.export import dry_run_weights, save_weights
 from arctic_training.checkpoint.folder import disk_errors, step_folder
 from arctic_training.config.sections.checkpoint import CheckpointConfig
 from arctic_training.config.sections.numbers import HumanInt
@@ -54,12 +54,12 @@ class HFCheckpointEngine(Checkpointer[HFCheckpointConfig]):
                     "does not know; use type deepspeed"
                 )
             if not hasattr(model, "peft_config"):
-                rehearse_weights(model)
+                dry_run_weights(model)
             elif self.config.merge_adapter:
                 require_mergeable(model)
-                rehearse_weights(plain_base(model), base_weights(model, merged=True))
+                dry_run_weights(plain_base(model), base_weights(model, merged=True))
             else:
-                rehearse_adapter(model)
+                dry_run_adapter(model)
 
     def write(self, folder: Path, engines: Mapping[str, Engine], state: RunState) -> Mapping[str, Any]:
         failed: OSError | None = None

@@ -48,5 +48,5 @@ def name_best(root: Path, steps: list[int]) -> None:
 
 def whole(root: Path, max_step: int | None = None) -> list[int]:
     """The steps whose files are all there in their sizes, in the order of their numbers; none after ``max_step``."""
-    steps = [step for step in disk.steps(root) if max_step is None or step <= max_step]
+    steps = [step for step in disk.list_steps(root) if max_step is None or step <= max_step]
     return [step for step in steps if disk.verify(disk.step_folder(root, step), sums=False) is None]

@@ -29,7 +29,7 @@ class Standing:
     """The update that is not to be saved again: it was, or the run went on from it."""
     _ending: bool = False
 
-    def due(self, progress: Progress, *, end: bool = False, early: bool = False) -> bool:
+    def should_save(self, progress: Progress, *, end: bool = False, early: bool = False) -> bool:
         """Whether to save now: after an update, after an epoch (``row`` is 0), or at the ``end``; once per update.
 
         An ``early`` end comes before the recipe's plan is carried out, or was asked for: what the run can go on from is
@@ -46,7 +46,7 @@ class Standing:
             or (end and (config.save_end_of_training or (early and self.resumable)))
         )
 
-    def settle(self, manifest: Mapping[str, Any]) -> None:
+    def mark_resumed(self, manifest: Mapping[str, Any]) -> None:
         """The run goes on from the checkpoint of this ``manifest``: what is here of the same run and update stays."""
         folder = disk.step_folder(self.output_dir, int(manifest["step"]))
         if self._settled is None and damage(folder, sums=False) is None:
@@ -54,12 +54,12 @@ class Standing:
             if here.get("run") == manifest.get("run"):
                 self._saved = self._settled = here["step"]
 
-    def go_back(self) -> None:
+    def mark_rewound(self) -> None:
         """The run has left the course on which later updates than its own were saved: they are saved again."""
         if self._settled is not None and self._settled > self.trainer.progress.step:
             self._settled = None
 
-    def conclude(self, reason: str) -> None:
+    def mark_stopped(self, reason: str) -> None:
         """The run is stopped for good: its checkpoint says so, be it saved already or not yet."""
         step = self.trainer.progress.step
         if reason == self.stopped:
@@ -87,7 +87,7 @@ class Standing:
         try:
             value = act()
         except (OSError, CheckpointError) as error:
-            wrong = f"rank {process_group.rank()}: {error}{disk.room(self.output_dir)}"
+            wrong = f"rank {process_group.rank()}: {error}{disk.free_space_hint(self.output_dir)}"
         if told := [one for one in collectives.all_gather_object(wrong) if one]:
             raise CheckpointError(f"cannot {doing} a checkpoint in {self.output_dir}: {'; '.join(told)}")
         return collectives.all_gather_object(value)

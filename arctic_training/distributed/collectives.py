@@ -13,7 +13,13 @@ from torch._C._distributed_c10d import Store
 
 from arctic_training.distributed import process_group
 from arctic_training.distributed.heartbeat import no_timeout, record_heartbeat
-from arctic_training.distributed.process_group import local_rank, rank, sequence_parallel_group, several, world_size
+from arctic_training.distributed.process_group import (
+    is_distributed,
+    local_rank,
+    rank,
+    sequence_parallel_group,
+    world_size,
+)
 
 T = TypeVar("T")
 
@@ -26,7 +32,7 @@ _turns = 0
 
 def all_reduce(tensor: torch.Tensor) -> torch.Tensor:
     """The sum of ``tensor`` over all processes, put in its place."""
-    if several():
+    if is_distributed():
         dist.all_reduce(tensor)
         record_heartbeat()
     return tensor
@@ -35,7 +41,7 @@ def all_reduce(tensor: torch.Tensor) -> torch.Tensor:
 def all_gather_object(value: T, among: int = 0) -> list[T]:
     """Returns the values of all ranks in their order, on every rank; or of the `sequence_parallel_group` of ``among``
     ranks. For small picklable values."""
-    if not several():
+    if not is_distributed():
         return [value]
     values: list[T | None] = [None] * (among or world_size())
     dist.all_gather_object(values, value, group=sequence_parallel_group(among) if among else None)
@@ -45,7 +51,7 @@ def all_gather_object(value: T, among: int = 0) -> list[T]:
 
 def broadcast_object(value: T, source: int = 0) -> T:
     """What the process ``source`` holds, on every process."""
-    if not several():
+    if not is_distributed():
         return value
     held: list[Any] = [value]
     dist.broadcast_object_list(held, src=source, device=torch.device("cpu"))
@@ -63,7 +69,7 @@ def main_process_first(*, each_machine: bool = False) -> Iterator[bool]:
     """
     global _turns
     store = process_group.store()
-    if not several() or store is None:
+    if not is_distributed() or store is None:
         with no_timeout("what one process does first"):
             yield True
         return

@@ -12,24 +12,24 @@ from contextlib import contextmanager
 _before: dict[str, str | None] = {}
 """What was there of what is lent."""
 _beginnings: list[dict[str, str]] = []
-"""The whole environment when each `lending` that is under way began."""
+"""The whole environment when each `track_env` that is under way began."""
 
 
-def lend(name: str, value: str) -> None:
-    """Set a variable until `give_back`."""
+def set_env(name: str, value: str) -> None:
+    """Set a variable until `restore_env`."""
     if os.environ.get(name) != value:
         _before.setdefault(name, os.environ.get(name))
         os.environ[name] = value
 
 
-def lend_default(name: str, value: str) -> None:
-    """`lend`, unless it is set."""
+def set_env_default(name: str, value: str) -> None:
+    """`set_env`, unless it is set."""
     if name not in os.environ:
-        lend(name, value)
+        set_env(name, value)
 
 
 @contextmanager
-def lending() -> Iterator[None]:
+def track_env() -> Iterator[None]:
     """What is set inside, by libraries that speak to themselves or to one another so, is lent too."""
     beginning = dict(os.environ)
     _beginnings.append(beginning)
@@ -40,7 +40,7 @@ def lending() -> Iterator[None]:
         _beginnings[:] = [other for other in _beginnings if other is not beginning]
 
 
-def give_back() -> None:
+def restore_env() -> None:
     """Leave every variable as it was before it was lent."""
     for beginning in _beginnings:
         _note(beginning)
@@ -70,7 +70,7 @@ def local_rank() -> int:
     return int(_said("LOCAL_RANK", "SLURM_LOCALID", "0"))
 
 
-def says_local_rank() -> bool:
+def has_local_rank() -> bool:
     return bool(_said("LOCAL_RANK", "SLURM_LOCALID", ""))
 
 
@@ -79,14 +79,14 @@ def is_slurm_step() -> bool:
     return int(os.environ.get("SLURM_STEP_NUM_TASKS", "1")) > 1
 
 
-def lend_meeting() -> None:
+def set_master_address() -> None:
     """Where the processes of a SLURM step meet, which SLURM leaves to them."""
     if world_size() > 1 and "SLURM_STEP_NODELIST" in os.environ:
-        lend_default("MASTER_ADDR", first_host(os.environ["SLURM_STEP_NODELIST"]))
-        lend_default("MASTER_PORT", str(20_000 + int(os.environ.get("SLURM_JOB_ID", "0")) % 20_000))
+        set_env_default("MASTER_ADDR", first_slurm_host(os.environ["SLURM_STEP_NODELIST"]))
+        set_env_default("MASTER_PORT", str(20_000 + int(os.environ.get("SLURM_JOB_ID", "0")) % 20_000))
 
 
-def first_host(hosts: str) -> str:
+def first_slurm_host(hosts: str) -> str:
     """The first machine of SLURM's list: ``gpu[03-07,12],login`` begins with ``gpu03``."""
     first = re.match(r"([^\[,]*)(?:\[([^\]]*)\])?([^\[,]*)", hosts)
     assert first is not None  # every part may be empty

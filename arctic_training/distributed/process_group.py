@@ -82,7 +82,7 @@ def init_process_group() -> None:
     joined = is_initialized()
     if not joined:
         _found = dist.is_initialized()
-        if _found and not environment.says_local_rank():
+        if _found and not environment.has_local_rank():
             _place = _among_neighbours(dist.distributed_c10d._get_default_store())
     _export_env()
     if joined:
@@ -96,7 +96,7 @@ def init_process_group() -> None:
         torch.cuda.set_device(_gpu())
         backend = "cpu:gloo,cuda:nccl"
     else:
-        environment.lend_default("DS_ACCELERATOR", "cpu")  # DeepSpeed would look for others, and warn
+        environment.set_env_default("DS_ACCELERATOR", "cpu")  # DeepSpeed would look for others, and warn
     # Imported later, its default arguments would hold the process group beyond its end, and threads that still run in
     # it when the interpreter ends abort the process ("terminate called without an active exception") after a good run.
     importlib.import_module("deepspeed")
@@ -139,7 +139,7 @@ def store() -> Store | None:
     return _store
 
 
-def connection() -> Store | None:
+def clone_store() -> Store | None:
     """To the store of the run's processes, for a thread of its own: one that waits there holds up no other's. None
     where the store, which the script that uses this package may have made, has no more than one."""
     store: Any = _store  # torch's types leave the method out
@@ -158,7 +158,7 @@ def sequence_parallel_group(size: int) -> dist.ProcessGroup:
 
 def barrier() -> None:
     """Wait until every process is here."""
-    if several():
+    if is_distributed():
         dist.all_reduce(torch.zeros(1))  # dist.barrier would take a GPU's stream, and guess which
 
 
@@ -174,9 +174,9 @@ def destroy_process_group(engines: Iterable[Destroyable] = (), *, failed: bool =
     _destroy()
 
 
-def give_back() -> None:
+def restore_environment() -> None:
     """Restores the process's environment and its warnings as they were before `init_process_group`."""
-    environment.give_back()
+    environment.restore_env()
     said = ("ignore", re.compile(_DEPRECATED, re.IGNORECASE), FutureWarning, None, 0)
     if said in warnings.filters:
         warnings.filters.remove(said)  # type: ignore[attr-defined]  # a list, though typed as a sequence
@@ -200,11 +200,11 @@ def _destroy() -> None:
         _left = not _found
     _groups.clear()
     _store, _place = None, None
-    give_back()
+    restore_environment()
     gc.collect()  # what is left of engines holds the group, and its threads
 
 
-def several() -> bool:
+def is_distributed() -> bool:
     """Whether the run has more than one process."""
     return is_initialized() and dist.get_world_size() > 1
 
@@ -232,7 +232,7 @@ def _export_env() -> None:
     if torch.cuda.is_available():
         said["LOCAL_RANK"] = _gpu()  # DeepSpeed takes it for the number of the GPU
     for name, value in said.items():
-        environment.lend(name, str(value))
+        environment.set_env(name, str(value))
     # without it DeepSpeed runs numactl in a new process for every reduction of stage 3 on CPUs
-    environment.lend_default("LOCAL_SIZE", os.environ.get("LOCAL_WORLD_SIZE", str(world_size())))
-    environment.lend_meeting()
+    environment.set_env_default("LOCAL_SIZE", os.environ.get("LOCAL_WORLD_SIZE", str(world_size())))
+    environment.set_master_address()

@@ -19,14 +19,14 @@ from arctic_training.errors.types import RecipeError, SampleError
 from arctic_training.loss.targets import IGNORE_INDEX
 
 KEY = "sequence_share"
-"""What a batch that holds a `Share` of its sequences tells it under; attention is told it by this name too."""
+"""What a batch that holds a `SequenceShard` of its sequences tells it under; attention is told it by this name too."""
 
-swaps = 0
+num_all_to_all = 0
 """How often this process has swapped tokens for heads, or heads for tokens."""
 
 
 @dataclass(frozen=True)
-class Share:
+class SequenceShard:
     """What a process is told of the sequences of which its batch is a part."""
 
     size: int
@@ -35,14 +35,14 @@ class Share:
     """The targets of each process's part, in order."""
 
 
-def require_groups(size: int, world: int) -> None:
+def check_world_size(size: int, world: int) -> None:
     """Raises `RecipeError` when ``world`` processes cannot be parted into groups of ``size`` that share sequences."""
     if world % size:
         told = f"{size} processes share a sequence, and the run has {world}"
         raise RecipeError(f"sequence_parallel_size: {told}; start a multiple of {size}, such as --num_gpus {size}")
 
 
-def share(batch: Mapping[str, Any], size: int, index: int, *, once: Collection[str] = ()) -> dict[str, Any]:
+def shard_batch(batch: Mapping[str, Any], size: int, index: int, *, once: Collection[str] = ()) -> dict[str, Any]:
     """The part ``index`` of ``size`` of every sequence of a language model's batch, which is in the main memory.
 
     The rows of ``input_ids`` [B, T], padded on the right, or packed and told by ``cu_seq_lens_q``, become one row of
@@ -85,7 +85,7 @@ def share(batch: Mapping[str, Any], size: int, index: int, *, once: Collection[s
         rest["num_targets"] = targets[index]
     own = {name: value.chunk(size, dim=1)[index].clone() for name, value in row.items()}
     told = {"cu_seq_lens_q": ends, "cu_seq_lens_k": ends, "max_length_q": longest, "max_length_k": longest}
-    return {**rest, **own, **told, KEY: Share(size, targets)}
+    return {**rest, **own, **told, KEY: SequenceShard(size, targets)}
 
 
 def _per_token(value: Any, ids: Tensor) -> bool:
@@ -97,7 +97,7 @@ def _require_padding_behind(mask: Tensor | None) -> None:
         raise SampleError("padding is wanted behind a row, not before it, where processes share sequences")
 
 
-def heads_for_tokens(parts: Sequence[Tensor], size: int) -> list[Tensor]:
+def gather_seq_scatter_heads(parts: Sequence[Tensor], size: int) -> list[Tensor]:
     """From all heads of some tokens to some heads of all: [1, H, C, D] each to [1, H / size, C * size, D].
 
     ``parts`` are queries, keys and values. Key heads of which there are too few to deal out are given to several
@@ -115,19 +115,19 @@ def heads_for_tokens(parts: Sequence[Tensor], size: int) -> list[Tensor]:
     return [piece.reshape(-1, *shape).transpose(0, 1)[None] for piece, shape in zip(pieces, shapes, strict=True)]
 
 
-def tokens_for_heads(out: Tensor, size: int) -> Tensor:
+def gather_heads_scatter_seq(out: Tensor, size: int) -> Tensor:
     """From some heads of all tokens, [1, T, h, D], to all heads of some tokens, [1, T / size, h * size, D]."""
     _, tokens, heads, width = out.shape
     return _swap(out.reshape(size, tokens // size, heads, width), size).transpose(0, 1).flatten(1, 2)[None]
 
 
-def whole(values: Tensor, batch: Mapping[str, Any]) -> Tensor:
+def gather_target_values(values: Tensor, batch: Mapping[str, Any]) -> Tensor:
     """One value of every target of whole sequences, in order, from those of this process's targets; differentiable.
 
     ``values`` itself where sequences are not shared. For a loss that is not a sum over targets: where each process
-    computes it, only one may count it (`share`'s ``once``).
+    computes it, only one may count it (`shard_batch`'s ``once``).
     """
-    told: Share | None = batch.get(KEY)
+    told: SequenceShard | None = batch.get(KEY)
     if told is None:
         return values
     gathered: Tensor = _Gathered.apply(values, told)  # type: ignore[no-untyped-call]
@@ -144,8 +144,8 @@ class _Swapped(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, tensor: Tensor, size: int) -> Tensor:
-        global swaps
-        swaps += 1
+        global num_all_to_all
+        num_all_to_all += 1
         ctx.size = size
         out = torch.empty_like(tensor)
         dist.all_to_all_single(out, tensor, group=process_group.sequence_parallel_group(size))
@@ -161,7 +161,7 @@ class _Swapped(torch.autograd.Function):
 
 class _Gathered(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, values: Tensor, told: Share) -> Tensor:
+    def forward(ctx: Any, values: Tensor, told: SequenceShard) -> Tensor:
         index = process_group.rank() % told.size
         start = sum(told.targets[:index])
         ctx.size, ctx.own = told.size, slice(start, start + told.targets[index])

@@ -96,7 +96,7 @@ class _PeerMonitor:
         self.told: dict[int, tuple[float, dict[str, Any]]] = {}
         """What each said last, and when it was first heard."""
         self.answered = time.monotonic()
-        self.store = process_group.connection()
+        self.store = process_group.clone_store()
 
     def diagnose(self) -> str:
         """Tell all that the run hangs, listen for a while, and say of whom nothing is heard, or who is stuck."""
@@ -165,7 +165,7 @@ class _PeerMonitor:
         self.hang = self.hang or bool(self.store.check([f"{self.place}/hang"]))
 
 
-def busy(yes: bool) -> None:
+def set_busy(yes: bool) -> None:
     """Whether the process is at work for a run also when its trainer is in none of its events: it begins, or ends."""
     global _busy
     _busy = yes

@@ -11,7 +11,7 @@ from arctic_training.errors.types import RecipeError
 
 
 @dataclass(frozen=True)
-class ModelFacts:
+class ModelSize:
     """What the sizes of DeepSpeed's buffers are derived from; None: not known yet."""
 
     hidden_size: int | None = None
@@ -43,7 +43,7 @@ def deepspeed_config(
     *,
     world: int = 1,
     dtype: str | None = None,
-    facts: ModelFacts | None = None,
+    facts: ModelSize | None = None,
     block: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """What ``deepspeed.initialize`` is given for a trained engine.
@@ -55,7 +55,7 @@ def deepspeed_config(
     DeepSpeed is told of processes that share sequences as of any others: each adds its part of the gradient to the mean
     over all, and all share the optimizer's state.
     """
-    facts = facts or ModelFacts()
+    facts = facts or ModelSize()
     dtype = dtype or config.model.dtype
     said = config.deepspeed if block is None else block
     micro, steps, shared = config.micro_batch_size, config.gradient_accumulation_steps, config.sequence_parallel_size
@@ -89,13 +89,13 @@ def deepspeed_config(
     return {key: value for key, value in merged.items() if key != "sequence_parallel_size"}
 
 
-def frozen_config(block: Mapping[str, Any], *, dtype: str, facts: ModelFacts | None = None) -> dict[str, Any]:
+def frozen_config(block: Mapping[str, Any], *, dtype: str, facts: ModelSize | None = None) -> dict[str, Any]:
     """For a frozen model that ZeRO stage 3 shards: no optimizer, and batch sizes that nothing reads."""
     said = without_auto(block)
     zero = {key: value for key, value in said.get("zero_optimization", {}).items() if key != "offload_optimizer"}
     filled: dict[str, Any] = {
         "train_micro_batch_size_per_gpu": 1,
-        "zero_optimization": {**_buffers(3, facts or ModelFacts()), **zero, "stage": 3},
+        "zero_optimization": {**_buffers(3, facts or ModelSize()), **zero, "stage": 3},
         "steps_per_print": None,
         "timers": _timers({}),
     }
@@ -107,7 +107,7 @@ def _timers(said: Mapping[str, Any]) -> dict[str, Any]:
     return {"throughput": {"enabled": bool(without_auto(said).get("steps_per_print"))}}
 
 
-def _buffers(stage: int, facts: ModelFacts) -> dict[str, int]:
+def _buffers(stage: int, facts: ModelSize) -> dict[str, int]:
     """Sizes in elements; DeepSpeed's own are made for models of billions, and it allocates them."""
     sizes: dict[str, int] = {}
     hidden, parameters = facts.hidden_size, facts.parameters

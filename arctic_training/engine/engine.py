@@ -13,7 +13,7 @@ import torch
 
 from arctic_training.config.sections.trainer import TrainerConfig
 from arctic_training.distributed import process_group
-from arctic_training.engine.config import ModelFacts, deepspeed_config, frozen_config, zero_stage
+from arctic_training.engine.config import ModelSize, deepspeed_config, frozen_config, zero_stage
 from arctic_training.engine.zero import clear_padding
 from arctic_training.errors.types import RecipeError
 
@@ -192,13 +192,13 @@ def freeze(
     return FrozenEngine(model.to(process_group.device()))
 
 
-def facts(model: torch.nn.Module) -> ModelFacts:
+def facts(model: torch.nn.Module) -> ModelSize:
     """The sizes that DeepSpeed's buffers are derived from."""
     config = getattr(model, "config", None)
     text = getattr(config, "text_config", None) or config
     hidden = getattr(text, "hidden_size", None)
     count = sum(getattr(parameter, "ds_numel", parameter.numel()) for parameter in model.parameters())
-    return ModelFacts(hidden if isinstance(hidden, int) else None, count)
+    return ModelSize(hidden if isinstance(hidden, int) else None, count)
 
 
 def _start(told: dict[str, Any], model: torch.nn.Module, optimizer: Any, scheduler: Any) -> Any:

@@ -24,8 +24,8 @@ class _Stage3:
 def sharded_construction(config: Mapping[str, Any]) -> Iterator[None]:
     """Inside, models of transformers are made and loaded in parts when ``config`` (DeepSpeed's) is of ZeRO stage 3.
 
-    No process then ever holds a whole model that is loaded; of one that is drawn see `drawn_in_parts`. Other models are
-    made whole, and parted by `initialize`.
+    No process then ever holds a whole model that is loaded; of one that is drawn see `build_random_model`. Other models
+    are made whole, and parted by `initialize`.
     """
     if config.get("zero_optimization", {}).get("stage") != 3:
         yield
@@ -40,7 +40,7 @@ def sharded_construction(config: Mapping[str, Any]) -> Iterator[None]:
         known.unset_hf_deepspeed_config()
 
 
-def drawn_in_parts(draw: Callable[[], torch.nn.Module], config: Mapping[str, Any]) -> torch.nn.Module:
+def build_random_model(draw: Callable[[], torch.nn.Module], config: Mapping[str, Any]) -> torch.nn.Module:
     """Returns the model of transformers that ``draw`` makes, with the same weights at each stage, on any processes.
 
     Drawn in parts, weights would be others: in another order, by the first process alone, on a GPU where there is one.
@@ -120,7 +120,7 @@ def _own(parameter: Any) -> int:
     return min(max(whole - process_group.rank() * size, 0), size)
 
 
-def shape_of(tensor: torch.Tensor) -> torch.Size:
+def full_shape(tensor: torch.Tensor) -> torch.Size:
     """The shape of a parameter when it is whole."""
     return getattr(tensor, "ds_shape", tensor.shape)
 
@@ -143,6 +143,6 @@ def full_gradient(parameter: torch.nn.Parameter) -> torch.Tensor | None:
     return safe_get_full_grad(parameter)  # type: ignore[no-any-return]
 
 
-def without_values(error: Exception) -> bool:
+def is_meta_tensor_error(error: Exception) -> bool:
     """Whether ``error`` says that tensors on torch's meta device have no values, as of a model without weights."""
     return isinstance(error, NotImplementedError) or " meta" in str(error)

@@ -80,10 +80,10 @@ def _processes(wanted: int | None) -> int:
 def _require_groups(config: Any, count: int) -> None:
     """What the processes would refuse too, before there are any. Raises `InputError`."""
     from arctic_training.config.checks.location import place
-    from arctic_training.distributed.sequence_parallel import require_groups
+    from arctic_training.distributed.sequence_parallel import check_world_size
 
     try:
-        require_groups(config.sequence_parallel_size, count)
+        check_world_size(config.sequence_parallel_size, count)
     except InputError as error:
         place(error, config)
         raise

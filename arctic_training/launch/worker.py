@@ -25,9 +25,9 @@ def main(words: Sequence[str] | None = None) -> int:
     """Be the rank that the environment says, with the recipe and overrides that ``words`` say; the exit code."""
     _die_with_the_launcher()
     # else the connections of the others tell pages of C++ of one that has ended, and nobody reads what it ended of
-    environment.lend_default("TORCH_CPP_LOG_LEVEL", "ERROR")
+    environment.set_env_default("TORCH_CPP_LOG_LEVEL", "ERROR")
     for name, value in openmp_settings(os.environ).items():
-        environment.lend(name, value)
+        environment.set_env(name, value)
     from arctic_training.errors.report import report
 
     words = sys.argv[1:] if words is None else words
@@ -52,7 +52,7 @@ def run(config: Any, *, command: str = "train", debug: bool = False, profile: st
 
     trainer_class: Any = lookup("trainer", config.type)
     stop, trainer, profiler, failed, code = _GracefulShutdown(), None, _profiler(profile), True, 0
-    watchdog.busy(True)
+    watchdog.set_busy(True)
     try:
         if command == "process-data":
             trainer_class.prepare_data(config)
@@ -72,7 +72,7 @@ def run(config: Any, *, command: str = "train", debug: bool = False, profile: st
         if trainer is not None:
             trainer.close(failed=failed)
         process_group.destroy_process_group(failed=failed)
-        watchdog.busy(False)
+        watchdog.set_busy(False)
         stop.ignore()
     if profiler is not None and process_group.is_main():
         profiler.print_stats(profile)

@@ -13,7 +13,11 @@ import torch
 from torch import nn
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from arctic_training.distributed.sequence_parallel import Share, heads_for_tokens, tokens_for_heads
+from arctic_training.distributed.sequence_parallel import (
+    SequenceShard,
+    gather_heads_scatter_seq,
+    gather_seq_scatter_heads,
+)
 from arctic_training.errors.types import ModelError
 
 NAME = "documents"
@@ -159,7 +163,7 @@ def document_attention(
     sliding_window: int | None = None,
     cu_seq_lens_q: torch.Tensor | None = None,
     max_length_q: int | None = None,
-    sequence_share: Share | None = None,
+    sequence_share: SequenceShard | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
     """``query`` is [1, heads, T, D], ``key`` and ``value`` [1, key heads, T, D]; returns [1, T, heads, D] and None.
@@ -193,8 +197,8 @@ def _shared(
     module: nn.Module, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, size: int, *told: Any
 ) -> torch.Tensor:
     """Attention of whole documents with some heads each, by all processes that share them."""
-    query, key, value = heads_for_tokens((query, key, value), size)
-    return tokens_for_heads(document_attention(module, query, key, value, None, *told)[0], size)
+    query, key, value = gather_seq_scatter_heads((query, key, value), size)
+    return gather_heads_scatter_seq(document_attention(module, query, key, value, None, *told)[0], size)
 
 
 def _has_kernel(query: torch.Tensor, value: torch.Tensor) -> bool:

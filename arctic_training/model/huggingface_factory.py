@@ -17,7 +17,7 @@ from arctic_training.config.sections.component import AnyComponent, parse_compon
 from arctic_training.config.sections.model import ModelConfig
 from arctic_training.distributed import process_group
 from arctic_training.engine.config import deepspeed_config
-from arctic_training.engine.zero import drawn_in_parts, sharded_construction
+from arctic_training.engine.zero import build_random_model, sharded_construction
 from arctic_training.errors.types import ModelError
 from arctic_training.logging import logger
 from arctic_training.model import attention
@@ -168,7 +168,7 @@ class HFModelFactory(ModelFactory[HFModelConfig]):
         self._require_fit(config)
         options = self._options(config)
         source, what = self.pretrained, (self.auto_class, config, options)
-        drawn = drawn_in_parts(lambda: source.drawn(*what), self._deepspeed) if self._drawn else None
+        drawn = build_random_model(lambda: source.drawn(*what), self._deepspeed) if self._drawn else None
         with sharded_construction(self._deepspeed):
             model = source.loaded(*what) if drawn is None else drawn
             self._fit_vocabulary(model, self.trainer.tokenizer)

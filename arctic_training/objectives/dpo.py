@@ -21,7 +21,7 @@ from arctic_training.config.sections.numbers import HumanFloat
 from arctic_training.data.factories.base import DataFactory
 from arctic_training.data.factories.dpo import DPODataFactory
 from arctic_training.distributed import collectives, process_group
-from arctic_training.distributed.sequence_parallel import whole
+from arctic_training.distributed.sequence_parallel import gather_target_values
 from arctic_training.loss.preference import (
     Answers,
     PreferenceLoss,
@@ -139,7 +139,9 @@ class DPOTrainer(LanguageModelTrainer):
     def answers(self, engine: Any, batch: Any, terms: list[Tensor] | None = None) -> Answers:
         """The log-probabilities of a batch's answers under a model. What that adds to its loss goes to ``terms``."""
         inputs = {name: value for name, value in batch.items() if name not in _OURS}
-        return answers(-whole(target_losses(engine, inputs, terms=terms), batch), batch["answer_lengths"])
+        return answers(
+            -gather_target_values(target_losses(engine, inputs, terms=terms), batch), batch["answer_lengths"]
+        )
 
     @torch.no_grad()
     def reference(self, batch: Any) -> Answers | None:

@@ -23,7 +23,7 @@ from arctic_training.data.batching.noise import uniform
 from arctic_training.data.factories.base import DataFactory
 from arctic_training.data.factories.prompt import PromptDataFactory, answered, closing_tokens
 from arctic_training.distributed import collectives, process_group
-from arctic_training.distributed.sequence_parallel import share, whole
+from arctic_training.distributed.sequence_parallel import gather_target_values, shard_batch
 from arctic_training.errors.types import ModelError, RecipeError, ScoringError
 from arctic_training.generation.prompts import (
     Prompt,
@@ -316,7 +316,7 @@ class PolicyTrainer(LanguageModelTrainer):
         count, device = self.config.num_generations, self.device
         inputs = self._inputs(prompts, given)
         if (size := self.config.sequence_parallel_size) > 1:
-            inputs = share(inputs, size, process_group.rank() % size)
+            inputs = shard_batch(inputs, size, process_group.rank() % size)
         inputs = to_device(inputs, device)
         # in doubles, on the CPU: what is worth the same must be seen to be
         rewards = torch.tensor(columns["reward"], dtype=torch.float64).reshape(-1, count)
@@ -339,7 +339,9 @@ class PolicyTrainer(LanguageModelTrainer):
     def log_probs(self, engine: Any, inputs: Any, terms: list[Tensor] | None = None) -> Tensor:
         """The log-probabilities of the answers' tokens, answer by answer: ``[tokens]``. What the model adds to its loss
         is appended to ``terms``."""
-        return -whole(target_losses(engine, inputs, temperature=self.config.temperature, terms=terms), inputs)
+        return -gather_target_values(
+            target_losses(engine, inputs, temperature=self.config.temperature, terms=terms), inputs
+        )
 
     def reference(self, inputs: Any) -> Tensor | None:
         """The same under the reference; None where there is none."""

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from arctic_training.config.sections.base import ComponentConfig
-from arctic_training.metrics import merged
+from arctic_training.metrics import merge_metrics
 from arctic_training.tracker.tracker import Tracker
 
 
@@ -33,7 +33,7 @@ class JsonlTracker(Tracker):
 
     def log(self, values: Mapping[str, float], step: int) -> None:
         if self._file is not None:
-            self._file.write(json.dumps(merged({"step": step, "time": round(time.time(), 3)}, values)) + "\n")
+            self._file.write(json.dumps(merge_metrics({"step": step, "time": round(time.time(), 3)}, values)) + "\n")
 
     def finish(self, failed: bool) -> None:
         if self._file is not None:

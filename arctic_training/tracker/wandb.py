@@ -7,7 +7,7 @@ from typing import Any
 
 from arctic_training.config.sections.wandb import WandbConfig
 from arctic_training.errors.types import InputError, MissingDependencyError
-from arctic_training.metrics import merged
+from arctic_training.metrics import merge_metrics
 from arctic_training.tracker.tracker import Tracker
 
 _FINISH = 30
@@ -64,7 +64,7 @@ class WandbTracker(Tracker):
         self._run.define_metric("*", step_metric="update")
 
     def log(self, values: Mapping[str, float], step: int) -> None:
-        self._run.log(merged({"update": step}, values))
+        self._run.log(merge_metrics({"update": step}, values))
 
     def finish(self, failed: bool) -> None:
         self._run.finish(exit_code=int(failed))

@@ -18,7 +18,7 @@ from arctic_training.config.sections.base import ComponentConfig
 from arctic_training.config.sections.component import TrainerComponent
 from arctic_training.data.batching.loader import Loader
 from arctic_training.distributed import collectives, process_group
-from arctic_training.distributed.sequence_parallel import require_groups
+from arctic_training.distributed.sequence_parallel import check_world_size
 from arctic_training.distributed.watchdog import Watchdog
 from arctic_training.engine.engine import Engine, freeze, initialize
 from arctic_training.errors.types import RecipeError
@@ -37,7 +37,7 @@ from arctic_training.trainer.session import Session
 def assemble(trainer: Any) -> None:
     """Build every part of ``trainer``'s run, then go on from a checkpoint when the recipe says so."""
     process_group.init_process_group()
-    require_groups(trainer.config.sequence_parallel_size, process_group.world_size())
+    check_world_size(trainer.config.sequence_parallel_size, process_group.world_size())
     trainer.session = Session(trainer.config)
     trainer.session.claim()
     try:
@@ -73,7 +73,7 @@ def build(trainer: Any) -> None:
     trainer.state.add({f"callback.{name}": part for name, part in trainer.listeners.items()})
     trainer.state.add(trainer.extra_state_dict())
     for checkpointer in trainer.checkpointers:
-        checkpointer.rehearse_state(trainer.state)
+        checkpointer.check_state(trainer.state)
     trainer.check()
     for evaluator in trainer.evaluators:
         evaluator.check(trainer)

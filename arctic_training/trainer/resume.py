@@ -25,7 +25,7 @@ def resume(trainer: Any) -> None:
     guard = guard_of(trainer)
     for engine in trainer.checkpointers:
         engine.guard = guard
-    if own is not None and own.found:
+    if own is not None and own.has_checkpoints:
         reader, folder = own, own.load(trainer.trained, trainer.state)
         rest = f"; it is newer than what `resume` names, {told}" if told is not None else ""
     elif told is not None:
@@ -37,7 +37,7 @@ def resume(trainer: Any) -> None:
             logger.success(f"{own.output_dir} holds no checkpoint: the run starts from its beginning")
         return
     for engine in trainer.checkpointers:
-        engine.settle(disk.read_manifest(folder))
+        engine.mark_resumed(disk.read_manifest(folder))
         engine.stopped = reader.stopped
     trainer.resumed = True
     if reader.stopped:
@@ -64,10 +64,10 @@ def checkpoint_at(path: Path) -> Path:
         raise ResumeError(f"resume: {path}: no such folder")
     if disk.is_checkpoint(path):
         return path
-    steps = disk.steps(path)
+    steps = disk.list_steps(path)
     if not steps:
         raise ResumeError(f"resume: {path} is neither a checkpoint nor a folder of them")
-    latest = disk.named_latest(path)
+    latest = disk.latest_step(path)
     return disk.step_folder(path, latest if latest in steps else steps[-1])
 
 

@@ -34,7 +34,7 @@ def require_auxiliary_losses(trainer: Any, loss: Any) -> None:
 
 def require_whole_attention(trainer: Any, loss: Any) -> None:
     """Raises `TrainingError` where processes share sequences, and the model attended to its own part only."""
-    if not sequence_parallel.swaps:
+    if not sequence_parallel.num_all_to_all:
         name = qualified_name(type(trainer))
         raise TrainingError(
             f"sequence_parallel_size: the loss of {name} came about without the rest of the sequence: "

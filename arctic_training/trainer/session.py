@@ -17,7 +17,7 @@ from arctic_training.config.recipe.yaml_writer import write_yaml
 from arctic_training.config.sections.trainer import TrainerConfig
 from arctic_training.distributed import collectives, process_group
 from arctic_training.errors.types import InputError
-from arctic_training.logging import close_log, log_to, logger, print_log
+from arctic_training.logging import close_log, logger, start_console_log, start_file_log
 from arctic_training.state import Rng
 from arctic_training.tracker.tracker import Tracker, refusing
 from arctic_training.trainer.lock import Lock
@@ -35,7 +35,7 @@ class Session:
         self.lock: Lock | None = None
         self._rng: dict[str, Any] | None = Rng().state_dict()
         told, world = config.logger, process_group.world_size()
-        print_log(level=told.level, rank=process_group.rank(), world=world, ranks=told.print_output_ranks)
+        start_console_log(level=told.level, rank=process_group.rank(), world=world, ranks=told.print_output_ranks)
 
     def claim(self) -> None:
         """Keep other runs out of the run folder and those of the checkpoints. Raises `InputError` when one is there,
@@ -59,7 +59,7 @@ class Session:
                 recipe = self.config.dump()
                 self._start(trackers, recipe, step)
                 self._write(recipe)
-        log_to(folder, level=told.level, rank=process_group.rank(), ranks=told.file_output_ranks)
+        start_file_log(folder, level=told.level, rank=process_group.rank(), ranks=told.file_output_ranks)
 
     def _start(self, trackers: Sequence[Tracker], recipe: dict[str, Any], step: int) -> None:
         self.run_dir.mkdir(parents=True, exist_ok=True)
@@ -90,7 +90,7 @@ class Session:
                 logger.error(f"tracker {tracker.name} could not finish: {error!r}")
         self.release()
 
-        process_group.give_back()
+        process_group.restore_environment()
 
     def leave(self, *, failed: bool) -> None:
         """`close`, and leave the process, which the run may have been a guest of, as it was."""

@@ -16,7 +16,7 @@ from arctic_training.data.factories.base import DataFactory
 from arctic_training.distributed import collectives, environment, process_group
 from arctic_training.engine.engine import Engine
 from arctic_training.evaluation.evaluator import Evaluator, measured
-from arctic_training.metrics import Metrics, Number, merged
+from arctic_training.metrics import Metrics, Number, merge_metrics
 from arctic_training.model.factory import ModelFactory
 from arctic_training.optimizer.factory import OptimizerFactory
 from arctic_training.registry import Registered
@@ -91,7 +91,7 @@ class Trainer(Registered, Hooked, View, ScheduleMixin, Ending, ABC, kind="traine
         self.skipped_windows: set[tuple[int, int]] = set()  # epoch and first row of windows that are passed over
         self._last_eval_step, self._unlogged_metrics = -1, dict[str, float]()
         self._clock = (time.perf_counter(), 0)
-        with environment.lending():
+        with environment.track_env():
             assemble(self)
         self._started_at = self.progress.step
 
@@ -121,7 +121,7 @@ class Trainer(Registered, Hooked, View, ScheduleMixin, Ending, ABC, kind="traine
 
     @hook("train")
     @translate_oom_errors()
-    @environment.lending()
+    @environment.track_env()
     def train(self) -> None:
         """Train what is left of the run, save and evaluate what is due at its end, and close the session."""
         process_group.init_process_group()  # a run that ended in this process has given back what this one needs
@@ -150,7 +150,7 @@ class Trainer(Registered, Hooked, View, ScheduleMixin, Ending, ABC, kind="traine
         except RewindTraining:
             self.stop_reason, self.finished = "", False  # as far as a callback said so of what is left behind now
             for engine in self.checkpointers:
-                engine.go_back()
+                engine.mark_rewound()
             return False
         return True
 
@@ -222,7 +222,7 @@ class Trainer(Registered, Hooked, View, ScheduleMixin, Ending, ABC, kind="traine
         self._clock = (time.perf_counter(), self.progress.num_target_tokens)
         rate = (self.progress.num_target_tokens - tokens) / (self._clock[0] - then)
         own |= {"lr": self.model.last_lr, "epoch": self.epochs_completed, "targets_per_second": rate}
-        values = dict(sorted(merged(own, recorded).items(), key=lambda item: item[0] in own))
+        values = dict(sorted(merge_metrics(own, recorded).items(), key=lambda item: item[0] in own))
         self.session.log(values, self.progress.step)
         return values
 
@@ -240,11 +240,11 @@ class Trainer(Registered, Hooked, View, ScheduleMixin, Ending, ABC, kind="traine
                         batch = set_num_items_in_batch(to_device(batch, self.device), max(self.metrics.weight, 1))
                         self.record("loss", self.loss(batch))
                     means = self.evaluated(self.metrics.read(collectives.all_reduce))
-                    values = merged(values, {f"{metric}/{name}": value for metric, value in means.items()})
+                    values = merge_metrics(values, {f"{metric}/{name}": value for metric, value in means.items()})
             finally:
                 self.metrics = training
             for evaluator in self.evaluators:
-                values = merged(values, measured(evaluator, self))
+                values = merge_metrics(values, measured(evaluator, self))
         for engine in self.checkpointers:
             engine.record_metrics(values)
         update, interval, every = self.progress.step, self.config.eval_interval, self.config.eval_log_iter_interval
@@ -266,8 +266,8 @@ class Trainer(Registered, Hooked, View, ScheduleMixin, Ending, ABC, kind="traine
     def _save_if_due(self, *, end: bool = False) -> None:
         early = end and (self.asked or self.finished or not self.over)
         for engine in self.checkpointers if end and self.finished else ():
-            engine.conclude(self.stop_reason)
-        if due := [engine for engine in self.checkpointers if engine.due(self.progress, end=end, early=early)]:
+            engine.mark_stopped(self.stop_reason)
+        if due := [engine for engine in self.checkpointers if engine.should_save(self.progress, end=end, early=early)]:
             self.checkpoint(due)
 
     def record(self, name: str, value: Number, weight: Number = 1) -> None:

@@ -168,9 +168,9 @@ def test_a_run_that_remembers_what_no_file_can_hold_is_refused_at_the_start(tmp_
 
     view, _ = small.run_of(tmp_path, Progress())
     engine = DeepSpeedCheckpointEngine(view, DeepSpeedCheckpointConfig(output_dir=tmp_path))
-    engine.rehearse_state(RunState(progress=Progress()))
+    engine.check_state(RunState(progress=Progress()))
     with pytest.raises(RecipeError, match=r"could not save this run: the run's state\.callback\.mine\.seen is a set"):
-        engine.rehearse_state(RunState({"callback.mine": Remembers()}))
+        engine.check_state(RunState({"callback.mine": Remembers()}))
 
 
 def put_together(stage: int, dtype: str) -> list[str]:

@@ -187,7 +187,7 @@ def own_environment() -> Iterator[None]:
 
 
 def steps(root: Path, name: str) -> set[int]:
-    return set(disk.steps(root / "checkpoints" / name))
+    return set(disk.list_steps(root / "checkpoints" / name))
 
 
 def trained(root: Path) -> list[int]:

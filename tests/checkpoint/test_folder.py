@@ -140,7 +140,7 @@ def test_retention_that_is_killed_leaves_the_newest(tmp_path: Path) -> None:
 
     def check() -> None:
         assert resumed(root) in (3, 4)
-        for step in disk.steps(root):
+        for step in disk.list_steps(root):
             assert disk.verify(disk.step_folder(root, step)) is None
 
     assert kills(root, lambda: save(root, 4, keep_last=1), check) >= 15
@@ -152,7 +152,7 @@ def test_steps_compare_as_numbers_and_not_by_the_clock(tmp_path: Path) -> None:
     (tmp_path / "latest").unlink()
     for time, step in enumerate((100, 10, 9)):
         os.utime(tmp_path / f"step_{step}", (4e9 * time, 4e9 * time))
-    assert disk.steps(tmp_path) == [9, 10, 100]
+    assert disk.list_steps(tmp_path) == [9, 10, 100]
     assert resumed(tmp_path) == 100
 
 
@@ -167,7 +167,7 @@ def test_retention_keeps_the_newest(tmp_path_factory: pytest.TempPathFactory, st
         )
     removed = retention.prune(root, keep)
     left = sorted(steps)[-keep:] if keep else sorted(steps)
-    assert disk.steps(root) == left
+    assert disk.list_steps(root) == left
     assert sorted(removed) == sorted(steps - set(left))
 
 
@@ -175,7 +175,7 @@ def test_retention_keeps_the_newest(tmp_path_factory: pytest.TempPathFactory, st
 def test_what_was_just_written_stays_though_later_ones_are_there(tmp_path: Path) -> None:
     save(tmp_path, 5, 10)
     save(tmp_path, 6, keep_last=1)
-    assert disk.steps(tmp_path) == [6, 10]
+    assert disk.list_steps(tmp_path) == [6, 10]
     assert resumed(tmp_path) == 6
 
 
@@ -192,7 +192,7 @@ def test_a_run_that_begins_anew_where_another_has_been_keeps_its_own(tmp_path: P
     for update in (2, 4, 6):
         engine.trainer.progress.step = update
         engine.save({}, RunState())
-    assert disk.steps(tmp_path) == [4, 6, 8, 10]
+    assert disk.list_steps(tmp_path) == [4, 6, 8, 10]
     (tmp_path / "step_6" / "one.txt").write_text("short")
     assert engine.latest == tmp_path / "step_4"
     assert resumed(tmp_path) == 4
@@ -204,19 +204,19 @@ def test_what_a_run_goes_on_from_is_saved_last_and_though_another_fails(tmp_path
         resumable = False
 
         def write(self, folder: Path, *told: Any) -> dict[str, Any]:
-            assert disk.steps(tmp_path / "notes") == []
+            assert disk.list_steps(tmp_path / "notes") == []
             return super().write(folder, *told)
 
     own = notes(tmp_path / "notes", 1)
     export = Export(own.trainer, CheckpointConfig(output_dir=tmp_path / "export", on_save_error="stop"))
     save_all([own, export], {}, RunState())
-    assert disk.steps(tmp_path / "export") == disk.steps(tmp_path / "notes") == [1]
+    assert disk.list_steps(tmp_path / "export") == disk.list_steps(tmp_path / "notes") == [1]
     own.trainer.progress.step = 2
     shutil.rmtree(tmp_path / "export")
     (tmp_path / "export").touch()
     with pytest.raises(CheckpointError, match="export"):
         save_all([own, export], {}, RunState())
-    assert disk.steps(tmp_path / "notes") == [1, 2]
+    assert disk.list_steps(tmp_path / "notes") == [1, 2]
 
 
 def manifest(folder: Path, **facts: Any) -> None:
@@ -273,7 +273,7 @@ def test_a_disk_that_refuses_is_told_and_the_run_goes_on(tmp_path: Path, said: l
     for section, end in (({"on_save_error": "stop"}, False), ({"save_end_of_training": True}, True)):
         engine = notes(root, update=2, **section)
         (root / ".aside-step_2").write_text("in the way")
-        engine.due(engine.trainer.progress, end=end)
+        engine.should_save(engine.trainer.progress, end=end)
         with pytest.raises(CheckpointError, match=r"rank 0.*\.aside-step_2"):
             engine.save({}, RunState())
 
@@ -295,7 +295,7 @@ def test_what_the_disk_does_not_let_go_is_no_failed_save_and_is_tried_again(
     monkeypatch.setattr(shutil, "rmtree", busy)
     for update in (2, 2, 3):
         engine.trainer.progress.step = update
-        engine.due(engine.trainer.progress, end=True)
+        engine.should_save(engine.trainer.progress, end=True)
         assert engine.save({}, RunState()) == tmp_path / f"step_{update}"
         assert engine.latest == tmp_path / f"step_{update}" and not (tmp_path / f"step_{update}" / "mark").exists()
         assert "Device or resource busy" in said[-1] and "tried again" in said[-1]
@@ -379,7 +379,7 @@ def test_when_it_is_due(tmp_path: Path, section: Any, progress: Any, end: bool, 
     epoch, row, update = progress
     engine = notes(tmp_path, **section)
     at = Progress(epoch=epoch, sample_index=row, step=update)
-    assert engine.due(at, end=end) is due
+    assert engine.should_save(at, end=end) is due
     engine.trainer.progress.step = update
     engine.save({}, RunState())
-    assert engine.due(at, end=end) is False  # once for each update
+    assert engine.should_save(at, end=end) is False  # once for each update

@@ -57,7 +57,7 @@ def test_the_newest_the_best_and_every_so_many_stay(
     assert len(best) == min(count, len(worth))
     assert all(sign * worth[one] <= sign * worth[other] for one in best for other in worth.keys() - {*best})
     removed = retention.prune(root, keep, every=every, protected=best)
-    left = disk.steps(root)
+    left = disk.list_steps(root)
     broken = {step for step, (_, whole) in made.items() if not whole}
     must = {*there[-keep:], *best, *(step for step in there if every and step % every == 0)} if keep else {*there}
     assert {*left} == must | broken
@@ -78,7 +78,7 @@ def test_what_a_later_version_wrote_is_not_removed(tmp_path: Path) -> None:
     manifest = tmp_path / "step_1" / "manifest.json"
     manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"format": disk.FORMAT + 1}))
     save(tmp_path, 2, 3, keep_last=1)
-    assert disk.steps(tmp_path) == [1, 3]
+    assert disk.list_steps(tmp_path) == [1, 3]
 
 
 KEPT = {"keep_last": 1, "keep_best": 1}
@@ -97,22 +97,22 @@ def train(root: Path, losses: dict[int, float], **section: Any) -> Notes:
 
 def test_the_best_stays_over_resumes_and_is_named(tmp_path: Path) -> None:
     train(tmp_path, {1: 3.0, 2: 1.0, 3: 2.0}, **KEPT)
-    assert disk.steps(tmp_path) == [2, 3]
+    assert disk.list_steps(tmp_path) == [2, 3]
     train(tmp_path, {4: 1.5, 5: 2.5}, **KEPT)  # another start of the run
-    assert disk.steps(tmp_path) == [2, 5]
+    assert disk.list_steps(tmp_path) == [2, 5]
     assert (tmp_path / "best").read_text() == "step_2\n"
     train(tmp_path, {6: 0.5, 7: 0.7, 8: 0.8}, **KEPT)
-    assert disk.steps(tmp_path) == [6, 8]
+    assert disk.list_steps(tmp_path) == [6, 8]
     assert (tmp_path / "best").read_text() == "step_6\n"
     assert resumed(tmp_path) == 8
     train(tmp_path, {9: 0.9, 10: 0.6}, **KEPT, best_mode="max")
-    assert disk.steps(tmp_path) == [9, 10]
+    assert disk.list_steps(tmp_path) == [9, 10]
 
 
 def test_the_best_of_another_run_is_not_the_best_of_this_one(tmp_path: Path) -> None:
     train(tmp_path, {9: 0.1})
     train(tmp_path, {1: 3.0, 2: 1.0, 3: 2.0}, **KEPT)
-    assert disk.steps(tmp_path) == [2, 3, 9]
+    assert disk.list_steps(tmp_path) == [2, 3, 9]
     assert (tmp_path / "best").read_text() == "step_2\n"
 
 
@@ -122,7 +122,7 @@ def test_what_is_measured_after_the_save_counts_too(tmp_path: Path) -> None:
     engine.save({}, RunState())
     engine.note({"loss/eval": 1.0})
     assert (tmp_path / "best").read_text() == "step_3\n"
-    assert disk.steps(tmp_path) == [3]
+    assert disk.list_steps(tmp_path) == [3]
     assert disk.verify(tmp_path / "step_3") is None
 
 
@@ -135,7 +135,7 @@ def test_a_checkpoint_that_was_not_measured_is_told_once(tmp_path: Path, said: l
         "the checkpoint of update 2 has no loss/eval, so that it cannot be the best: "
         "save at updates at which there is an evaluation"
     ]
-    assert disk.steps(tmp_path) == [1, 3]
+    assert disk.list_steps(tmp_path) == [1, 3]
 
 
 def test_a_metric_that_no_evaluation_has_is_told_once_with_those_that_it_has(tmp_path: Path, said: list[str]) -> None:
@@ -226,7 +226,7 @@ def test_a_run_keeps_its_best_and_a_resumed_one_too(tmp_path: Path) -> None:
     saved = tmp_path / "run" / "checkpoints" / "deepspeed"
     worst = max(losses, key=lambda name: losses[name])
     assert (saved / "best").read_text().strip() == worst
-    assert {f"step_{step}" for step in disk.steps(saved)} == {worst, "step_8"}
+    assert {f"step_{step}" for step in disk.list_steps(saved)} == {worst, "step_8"}
 
 
 def estimated(folder: Path, stage: int, dtype: str) -> list[float]:

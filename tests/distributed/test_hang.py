@@ -23,7 +23,7 @@ TIMEOUT = 10.0
 WATCHED = """
 import time
 from arctic_training import GANTrainer
-from arctic_training.distributed import rank
+from arctic_training.distributed.process_group import rank
 
 class Watched(GANTrainer):
     name = "watched"
@@ -100,7 +100,7 @@ def test_without_the_launcher_each_process_ends_itself_and_the_stuck_line_is_nam
 ALONE = """
 import subprocess, time
 from types import SimpleNamespace
-from arctic_training import heartbeat, watchdog
+from arctic_training.distributed import heartbeat, watchdog
 
 now = 0.0
 watchdog.time = heartbeat.time = SimpleNamespace(monotonic=lambda: now)
@@ -108,7 +108,7 @@ watchdog.time = heartbeat.time = SimpleNamespace(monotonic=lambda: now)
 
 class Trainer:
     _running = set()
-    progress = SimpleNamespace(update=6)
+    progress = SimpleNamespace(step=6)
 
 
 class Turns:
@@ -128,14 +128,14 @@ class Turns:
         for _ in range(turns):
             now += self.pause
             if doing:
-                heartbeat.beat(doing)
+                heartbeat.record_heartbeat(doing)
             yield
 
     def story(self):
         global now
         yield from self.pass_by(10)
         say("idle")
-        with heartbeat.unhurried("preparing"):
+        with heartbeat.no_timeout("preparing"):
             trainer._running.add("init")
             yield from self.pass_by(10)
         say("unhurried")
@@ -152,7 +152,7 @@ def say(what):
     print(what, flush=True)
 
 trainer = Trainer()
-watch = watchdog.Watch(trainer, 1.0)
+watch = watchdog.Watchdog(trainer, 1.0)
 watch.over = Turns(watch.pause)
 time.sleep(3600)
 """

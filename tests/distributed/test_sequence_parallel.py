@@ -31,7 +31,7 @@ def test_the_parts_are_the_whole(data: st.DataObject, size: int, packs: bool, mu
     samples = data.draw(st.composite(samples_of)())
     batch = (pack if packs else pad)(samples, pad_token=7, multiple=multiple)
     batch |= {"weights": torch.rand(batch["input_ids"].shape), "pairs": torch.ones(3), "tokens": 4, "name": "of a row"}
-    parts = [sequence_parallel.share(batch, size, index, once=("pairs", "tokens")) for index in range(size)]
+    parts = [sequence_parallel.shard_batch(batch, size, index, once=("pairs", "tokens")) for index in range(size)]
     widths = {part[name].shape for part in parts for name in ("input_ids", "labels", "shift_labels", "position_ids")}
     assert len(widths) == 1  # every process computes as much
     names = ("input_ids", "labels", "shift_labels", "position_ids", "weights")
@@ -67,10 +67,10 @@ def test_the_parts_are_the_whole(data: st.DataObject, size: int, packs: bool, mu
 
 def test_what_is_no_batch_of_sequences_is_refused() -> None:
     with pytest.raises(SampleError, match="input_ids"):
-        sequence_parallel.share({"rows": torch.ones(4, 2)}, 2, 0)
+        sequence_parallel.shard_batch({"rows": torch.ones(4, 2)}, 2, 0)
     left = {"input_ids": torch.ones(1, 4, dtype=torch.long), "attention_mask": torch.tensor([[0, 1, 1, 1]])}
     with pytest.raises(SampleError, match="behind a row"):
-        sequence_parallel.share(left, 2, 0)
+        sequence_parallel.shard_batch(left, 2, 0)
 
 
 def attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
@@ -87,12 +87,14 @@ def tensors(heads: int, key_heads: int, tokens: int) -> list[torch.Tensor]:
 def attend_together(size: int, heads: int, key_heads: int, tokens: int) -> tuple[list[torch.Tensor], torch.Tensor]:
     """The gradients of this process's part, and the output there."""
     process_group.init_process_group()
-    index, before = process_group.rank() % size, sequence_parallel.swaps
+    index, before = process_group.rank() % size, sequence_parallel.num_all_to_all
     parts = [part.chunk(size, dim=2)[index].clone().requires_grad_() for part in tensors(heads, key_heads, tokens)]
-    out = sequence_parallel.tokens_for_heads(attend(*sequence_parallel.heads_for_tokens(parts, size)), size)
+    out = sequence_parallel.gather_heads_scatter_seq(
+        attend(*sequence_parallel.gather_seq_scatter_heads(parts, size)), size
+    )
     weights = torch.randn(1, tokens, heads, 4, generator=torch.Generator().manual_seed(1)).chunk(size, dim=1)[index]
     (out * weights).sum().backward()
-    assert sequence_parallel.swaps == before + 2
+    assert sequence_parallel.num_all_to_all == before + 2
     gradients = [part.grad for part in parts if part.grad is not None]
     return gradients, out.detach()
 
@@ -124,8 +126,10 @@ def gather(targets: tuple[int, ...]) -> tuple[torch.Tensor, torch.Tensor]:
     size, rank = len(targets), process_group.rank()
     start = sum(targets[:rank])
     mine = torch.arange(start, start + targets[rank], dtype=torch.float32).requires_grad_()
-    assert sequence_parallel.whole(mine, {}) is mine
-    found = sequence_parallel.whole(mine, {sequence_parallel.KEY: sequence_parallel.Share(size, targets)})
+    assert sequence_parallel.gather_target_values(mine, {}) is mine
+    found = sequence_parallel.gather_target_values(
+        mine, {sequence_parallel.KEY: sequence_parallel.SequenceShard(size, targets)}
+    )
     if rank == 0:  # only one counts it
         (found.square().sum() / 2).backward()
     else:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from arctic_training.config.checks.deepspeed import _PASSED, _REFUSED, _ZERO, deepspeed_problems, without_auto
-from arctic_training.engine.config import ModelFacts, deepspeed_config, frozen_config, zero_stage
+from arctic_training.engine.config import ModelSize, deepspeed_config, frozen_config, zero_stage
 from arctic_training.errors.types import RecipeError
 from arctic_training.optimizer.deepspeed_factories import LionConfig, MuonConfig
 from arctic_training.optimizer.huggingface_factories import AdafactorConfig
@@ -92,19 +92,19 @@ def test_what_the_block_says_stays_and_human_numbers_are_read_at_any_depth() -> 
 
 
 def test_buffers_follow_the_model() -> None:
-    facts = ModelFacts(hidden_size=100, parameters=3000)
+    facts = ModelSize(hidden_size=100, parameters=3000)
     zero = deepspeed_config(small.recipe(zero_optimization={"stage": 3}), facts=facts)["zero_optimization"]
     assert zero["reduce_bucket_size"] == 10_000
     assert zero["stage3_prefetch_bucket_size"] == 9_000
     assert zero["stage3_param_persistence_threshold"] == 1_000
-    huge = ModelFacts(hidden_size=100, parameters=10**10)
+    huge = ModelSize(hidden_size=100, parameters=10**10)
     zero = deepspeed_config(small.recipe(zero_optimization={"stage": 1}), facts=huge)["zero_optimization"]
     assert zero == {"stage": 1, "reduce_bucket_size": 5 * 10**7, "allgather_bucket_size": 5 * 10**7}
 
 
 @given(st.sampled_from([1, 2, 3]), st.integers(1, 20_000), st.one_of(st.none(), st.integers(1, 10**11)))
 def test_what_is_gathered_begins_at_an_even_place(stage: int, hidden: int, parameters: int | None) -> None:
-    facts = ModelFacts(hidden_size=hidden, parameters=parameters)
+    facts = ModelSize(hidden_size=hidden, parameters=parameters)
     zero = deepspeed_config(small.recipe(zero_optimization={"stage": stage}), facts=facts)["zero_optimization"]
     assert zero["allgather_bucket_size"] % 2 == 0
     assert zero["allgather_bucket_size"] >= max(hidden**2, min(parameters or 0, 5 * 10**7))

@@ -13,7 +13,7 @@ from arctic_training.component import TrainerView
 from arctic_training.errors.types import RecipeError, ScoringError
 from arctic_training.evaluation.evaluator import Evaluator
 from arctic_training.evaluation.scorer import Scorer
-from arctic_training.metrics import merged
+from arctic_training.metrics import merge_metrics
 from arctic_training.state import Progress, RunState
 from tests import tiny
 
@@ -129,7 +129,7 @@ def test_a_part_of_the_state_is_not_put_over_another() -> None:
 
 
 def test_values_of_one_name_are_both_there() -> None:
-    both = merged({"loss/a": 1.0}, {"loss/a": 2.0, "loss/b": 3.0})
+    both = merge_metrics({"loss/a": 1.0}, {"loss/a": 2.0, "loss/b": 3.0})
     assert both == {"loss/a": 1.0, "loss#2/a": 2.0, "loss/b": 3.0}
 
 

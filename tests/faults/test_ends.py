@@ -138,7 +138,7 @@ def test_a_process_that_is_killed_is_named_and_ends_the_run(tmp_path: Path) -> N
 
 RAISES = """
 from arctic_training import GANTrainer
-from arctic_training.distributed import rank
+from arctic_training.distributed.process_group import rank
 
 class Raises(GANTrainer):
     name = "raises"

@@ -80,8 +80,8 @@ def losses(run: Path) -> dict[int, set[float]]:
 def sums(run: Path, checkpoint: str = "deepspeed") -> dict[str, str]:
     """The SHA-256 of every tensor file of the last checkpoint, and of all else in it."""
     root = run / "checkpoints" / checkpoint
-    last = disk.step_folder(root, disk.steps(root)[-1])
-    return {name: hashlib.sha256((last / name).read_bytes()).hexdigest() for name in disk.files_in(last)}
+    last = disk.step_folder(root, disk.list_steps(root)[-1])
+    return {name: hashlib.sha256((last / name).read_bytes()).hexdigest() for name in disk.list_files(last)}
 
 
 def first_update(run: Run, metrics: Path) -> bool:

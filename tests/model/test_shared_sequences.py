@@ -54,12 +54,12 @@ def measure(kind: str, how: str, packs: bool) -> tuple[float, torch.Tensor, dict
     model, size = model_of(kind, how), process_group.world_size()
     batch = packed(samples()) if packs else padded(samples())
     if size > 1:
-        batch = sequence_parallel.share(batch, size, process_group.rank())
+        batch = sequence_parallel.shard_batch(batch, size, process_group.rank())
     loss = target_losses(model, batch, reduction="sum")
     found = gradients(model, loss)
     total = collectives.all_reduce(loss.detach().clone())
     with torch.no_grad():
-        each = sequence_parallel.whole(target_losses(model, batch), batch)
+        each = sequence_parallel.gather_target_values(target_losses(model, batch), batch)
     return float(total), each, {name: collectives.all_reduce(gradient) for name, gradient in found.items()}
 
 
@@ -85,7 +85,7 @@ def transformers_own() -> tuple[float, dict[str, torch.Tensor]]:
     model, size = build("llama"), process_group.world_size()
     batch: dict[str, Any] = {**packed(samples()), "num_items_in_batch": 10.0}
     if size > 1:
-        batch = sequence_parallel.share(batch, size, process_group.rank())
+        batch = sequence_parallel.shard_batch(batch, size, process_group.rank())
     loss = model(**batch).loss
     found = gradients(model, loss)
     total = collectives.all_reduce(loss.detach().clone())
@@ -107,7 +107,7 @@ def kept_of_a_long_sequence() -> int:
     model, size = build("llama"), process_group.world_size()
     batch = packed([torch.arange(4096) % 90 + 3])
     if size > 1:
-        batch = sequence_parallel.share(batch, size, process_group.rank())
+        batch = sequence_parallel.shard_batch(batch, size, process_group.rank())
     return kept_for_the_gradient(model, lambda: target_losses(model, batch, reduction="sum"))
 
 
@@ -149,7 +149,7 @@ def test_a_mask_of_a_part_is_refused() -> None:
     query, mask = torch.zeros(1, 2, 4, 8), torch.ones(1, 1, 4, 4, dtype=torch.bool)
     with pytest.raises(ModelError, match="a mask of its part"):
         attention.document_attention(
-            torch.nn.Identity(), query, query, query, mask, sequence_share=sequence_parallel.Share(2, (1, 1))
+            torch.nn.Identity(), query, query, query, mask, sequence_share=sequence_parallel.SequenceShard(2, (1, 1))
         )
 
 

@@ -121,7 +121,7 @@ def log(told: Recipe) -> str:
 
 
 def saved(told: Recipe, kind: str = "deepspeed") -> list[int]:
-    return disk.steps(Path(told["output_dir"]) / "checkpoints" / kind)
+    return disk.list_steps(Path(told["output_dir"]) / "checkpoints" / kind)
 
 
 def at(update: int, act: Act) -> Act:

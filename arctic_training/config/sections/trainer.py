@@ -156,7 +156,8 @@ class TrainerConfig(CrossFieldValidation):
     0: as long as SLURM gives it."""
     hang_timeout: Annotated[Duration, RESUME_SAFE] = Field(default=1800.0, ge=0)
     """A run of which a process has not come on for so long (seconds, or 45m) ends with exit code 70; 0: never. Code of
-    one's own that takes longer between two batches says ``arctic_training.distributed.heartbeat.beat()`` meanwhile."""
+    one's own that takes longer between two batches calls ``arctic_training.distributed.heartbeat.record_heartbeat()``
+    meanwhile."""
     # last, because what it says is held against what the keys above say
     deepspeed: Annotated[dict[str, Any], ResumeSafe(but=TRAINED_KEYS)] = {}
     """Passed to DeepSpeed; what is left out is filled in."""

@@ -14,7 +14,7 @@ from arctic_training.config.sections.data import DataConfig
 from arctic_training.data.batching.loader import Batch, IndexedLoader, Loader, without_targets
 from arctic_training.data.batching.sampler import GlobalOrder
 from arctic_training.distributed import process_group
-from arctic_training.distributed.sequence_parallel import share
+from arctic_training.distributed.sequence_parallel import shard_batch
 from arctic_training.errors.types import DataError
 
 C = TypeVar("C", bound=DataConfig)
@@ -69,7 +69,7 @@ class DataFactory(Factory[C, Loaders], kind="data_factory"):
     def batch(self, samples: list[Any]) -> Batch:
         """What this process computes of the micro-batch of ``samples``."""
         batch, size = self.collate(samples), self.trainer.config.sequence_parallel_size
-        return batch if size == 1 else share(batch, size, process_group.rank() % size, once=self.once)
+        return batch if size == 1 else shard_batch(batch, size, process_group.rank() % size, once=self.once)
 
     def make_padding_sample(self, sample: Any) -> Any:
         """``sample`` without any target, for a rank that has no row of the last global batch."""

@@ -269,9 +269,9 @@ def _threads(*, alone: bool) -> Iterator[None]:
     """Let the tokenizer use all cores when it works in one process; say so, or it complains of every later fork."""
     told = os.environ.get("TOKENIZERS_PARALLELISM")
     if told is None:
-        environment.lend("TOKENIZERS_PARALLELISM", "true" if alone else "false")
+        environment.set_env("TOKENIZERS_PARALLELISM", "true" if alone else "false")
     try:
         yield
     finally:
         if told is None:
-            environment.lend("TOKENIZERS_PARALLELISM", "false")
+            environment.set_env("TOKENIZERS_PARALLELISM", "false")

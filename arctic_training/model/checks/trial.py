@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from arctic_training.engine.zero import without_values
+from arctic_training.engine.zero import is_meta_tensor_error
 from arctic_training.errors.types import ModelError
 from arctic_training.model.target_losses import target_losses
 from arctic_training.state import eval_mode
@@ -28,7 +28,7 @@ def require_runs(model: Any, kind: str, device: torch.device) -> None:
             losses: Any = target_losses(model, inputs)
     except Exception as error:
         frames = traceback.extract_tb(error.__traceback__)
-        unknown = without_values(error) or (device.type == "meta" and isinstance(error, RuntimeError))
+        unknown = is_meta_tensor_error(error) or (device.type == "meta" and isinstance(error, RuntimeError))
         if unknown or not any("/peft/" in frame.filename for frame in frames):
             return  # nothing is known of it, or the model itself is wrong, which is told where it trains
         text = " ".join(str(error).split())

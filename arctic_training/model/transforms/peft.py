@@ -10,7 +10,7 @@ from torch import nn
 
 from arctic_training.config.checks.problems import unknown
 from arctic_training.config.sections.base import ComponentConfig
-from arctic_training.engine.zero import without_values
+from arctic_training.engine.zero import is_meta_tensor_error
 from arctic_training.errors.types import MissingDependencyError, ModelError
 from arctic_training.model.checks.declared import declared
 from arctic_training.model.transforms.base import ModelTransform
@@ -84,7 +84,7 @@ class PeftTransform(ModelTransform):
         try:
             adapted = self._adapted(skeleton, settings)
         except ModelError as error:
-            if isinstance(error.__cause__, Exception) and without_values(error.__cause__):
+            if isinstance(error.__cause__, Exception) and is_meta_tensor_error(error.__cause__):
                 return None
             raise
         if parted is not None:
@@ -98,7 +98,7 @@ class PeftTransform(ModelTransform):
         try:
             found = _shapes(self._adapted(parted, self._settings()))
         except ModelError as error:
-            if isinstance(error.__cause__, Exception) and without_values(error.__cause__):
+            if isinstance(error.__cause__, Exception) and is_meta_tensor_error(error.__cause__):
                 return
             why = f" ({' '.join(str(error.__cause__ or error).split())[:200]})"
         if why or found != expected:
