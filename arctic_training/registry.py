@@ -1,4 +1,4 @@
-"""Shelves of named classes. This module knows nobody: classes come to it by being defined."""
+"""The registry of the classes that a recipe can name. A class is registered by being defined."""
 
 import difflib
 import sys
@@ -8,13 +8,14 @@ from typing import Any, ClassVar, Self, cast
 from arctic_training.errors.types import RegistryError
 
 _REGISTRY: dict[str, dict[str, type["Registered"]]] = {}
+"""The classes of each kind by their names."""
 
 
 class Registered:
     """Base of every class that a recipe can name.
 
-    A direct child opens a shelf with ``kind=``. A descendant that states its own ``name`` stands on that shelf; one
-    that does not is an intermediate class and stands nowhere.
+    A direct child declares a kind with ``kind=``. A descendant that states its own ``name`` is registered under that
+    kind; one that does not is an intermediate class and is not registered.
     """
 
     kind: ClassVar[str]
@@ -30,55 +31,67 @@ class Registered:
 
     @classmethod
     def registered(cls, name: str) -> type[Self]:
-        """The class of this kind with that name. Raises `RegistryError` when there is none."""
+        """Returns the class of this kind with that name. Raises `RegistryError` when there is none."""
         return cast(type[Self], lookup(cls.kind, name))
 
 
 def lookup(kind: str, name: str) -> type[Registered]:
-    """The class of ``kind`` called ``name``. Raises `RegistryError`, which names the nearest."""
+    """Returns the class of ``kind`` called ``name``. Raises `RegistryError`, which suggests the nearest name."""
     if kind not in _REGISTRY:
-        raise RegistryError(f"{kind!r} is no kind of component; there are: {', '.join(kinds())}")
+        raise RegistryError(f"no kind of component is named {kind!r}; {suggest(kind, kinds())}")
     try:
         return _REGISTRY[kind][name]
     except KeyError:
-        what = kind.replace("_", " ")
-        raise RegistryError(f"no {what} is named {name!r}; {suggest(name, names(kind))}") from None
+        raise RegistryError(f"no {words(kind)} is named {name!r}; {suggest(name, names(kind))}") from None
 
 
-def suggest(word: str, known: list[str]) -> str:
-    """A sentence for somebody who misspelt ``word``: what he may have meant, then all there is."""
-    close = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
-    meant = f"did you mean {close[0]!r}? " if close else ""
-    return f"{meant}there are: {', '.join(known) or 'none'}"
+def words(kind: str) -> str:
+    """Returns a kind as a message names it."""
+    return kind.replace("_", " ")
+
+
+def suggest(word: str, known: Iterable[str]) -> str:
+    """Returns, for a user who misspelt ``word``, what he may have meant, then all that is ``known``."""
+    known = list(known)
+    return " ".join(filter(None, [did_you_mean(word, known), f"there are: {', '.join(known) or 'none'}"]))
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Returns ``did you mean 'x'?`` with the one of ``known`` that is nearest to ``word``; empty when none is near."""
+    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
+    return f"did you mean {close[0]!r}?" if close else ""
 
 
 def names(kind: str) -> list[str]:
+    """Returns the names of the registered classes of ``kind``, sorted."""
     return sorted(_REGISTRY.get(kind, ()))
 
 
-def numbered(wanted: Iterable[str], taken: Iterable[str] = ()) -> list[str]:
+def kinds() -> list[str]:
+    """Returns every kind of component, sorted."""
+    return sorted(_REGISTRY)
+
+
+def numbered(names: Iterable[str], taken: Iterable[str] = ()) -> list[str]:
     """Returns the names, each once and none that is ``taken``: the second ``regex`` is ``regex#2``.
 
     Of a path, such as ``regex/eval``, the part before the last slash is numbered.
     """
-    there, made = set(taken), list[str]()
-    for name in wanted:
+    used, unique_names = set(taken), list[str]()
+    for name in names:
         number, unique = 1, name
-        while unique in there:
+        while unique in used:
             number += 1
             head, slash, tail = name.rpartition("/")
-            unique = f"{(head or tail).partition('#')[0]}#{number}" + (slash + tail) * bool(head)
-        there.add(unique)
-        made.append(unique)
-    return made
-
-
-def kinds() -> list[str]:
-    return sorted(_REGISTRY)
+            base = f"{(head or tail).partition('#')[0]}#{number}"
+            unique = f"{base}/{tail}" if slash and head else base
+        used.add(unique)
+        unique_names.append(unique)
+    return unique_names
 
 
 def qualified_name(cls: type) -> str:
-    """A class, and the module or, of one that lies beside a recipe, the file that defines it."""
+    """Returns the name of a class with its module, or with its file where the user's own code defines it."""
     module = sys.modules.get(cls.__module__)
     file = getattr(module, "__file__", None) if hasattr(module, "__source__") else None
     return f"{cls.__qualname__} in {file}" if file else f"{cls.__module__}.{cls.__qualname__}"
@@ -86,15 +99,15 @@ def qualified_name(cls: type) -> str:
 
 def _register(cls: type[Registered]) -> None:
     if not hasattr(cls, "kind"):
-        raise RegistryError(f"{cls.__qualname__} has a name but no kind: it must descend from a kind of component")
+        raise RegistryError(f"{cls.__qualname__} has a name but no kind; derive it from the base of a component")
     if not isinstance(cls.name, str) or not cls.name:
-        raise RegistryError(f"{cls.__qualname__} has the name {cls.name!r}; a word is wanted")
-    shelf = _REGISTRY[cls.kind]
-    there = shelf.get(cls.name)
+        raise RegistryError(f"{cls.__qualname__} has the name {cls.name!r}; expected a word")
+    classes = _REGISTRY[cls.kind]
+    other = classes.get(cls.name)
     # the same class may be defined again: a notebook cell run twice, a module imported under its path
-    if there is not None and (there.__module__, there.__qualname__) != (cls.__module__, cls.__qualname__):
+    if other is not None and (other.__module__, other.__qualname__) != (cls.__module__, cls.__qualname__):
         raise RegistryError(
-            f"the {cls.kind.replace('_', ' ')} name {cls.name!r} of {qualified_name(cls)} "
-            f"is taken by {qualified_name(there)}; choose another name"
+            f"the {words(cls.kind)} name {cls.name!r} of {qualified_name(cls)} "
+            f"is taken by {qualified_name(other)}; choose another name"
         )
-    shelf[cls.name] = cls
+    classes[cls.name] = cls

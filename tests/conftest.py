@@ -60,7 +60,7 @@ def said() -> Iterator[list[str]]:
 @pytest.fixture(autouse=True)
 def no_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
     """What one test took from the environment may be told in the next."""
-    monkeypatch.setattr(redaction, "_known", {})
+    monkeypatch.setattr(redaction, "_secrets", {})
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -28,7 +28,7 @@ def run(tmp_path: Path) -> Iterator[Path]:
 def test_the_programs_own_sinks_hear_it_and_the_run(
     run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(redaction, "_known", {})
+    monkeypatch.setattr(redaction, "_secrets", {})
     redaction.register_secret("hunter2hunter2", "${env:PASSWORD}")
     heard: list[str] = []
     sink = loguru.logger.add(heard.append, level="INFO", format="{level} {extra} {message}")

@@ -48,7 +48,7 @@ def test_an_unknown_name_is_answered_with_the_nearest() -> None:
         RegistryError, match=r"no test fruit is named 'aple'; did you mean 'apple'\? there are: apple, pear"
     ):
         lookup("test_fruit", "aple")
-    with pytest.raises(RegistryError, match="'fruits' is no kind of component"):
+    with pytest.raises(RegistryError, match="no kind of component is named 'fruits'"):
         lookup("fruits", "apple")
 
 

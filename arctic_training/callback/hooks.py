@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any, Self, TypeVar
 
 from arctic_training.distributed.heartbeat import record_heartbeat
+from arctic_training.errors.short_repr import short_repr
 from arctic_training.errors.types import RegistryError
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -100,7 +101,7 @@ class Hooked:
     def _check(cls, stated: tuple[str, Listener]) -> None:
         pair: Any = stated
         if not (isinstance(pair, (tuple, list)) and len(pair) == 2 and isinstance(pair[0], str) and callable(pair[1])):
-            told = f"{pair!r:.80} among the callbacks of {cls.__name__}; wanted is (event, function)"
+            told = f"{short_repr(pair)} among the callbacks of {cls.__name__}; wanted is (event, function)"
             raise RegistryError(f"{told}, such as ('post-step', function)")
         event = pair[0]
         when, _, what = event.partition("-")

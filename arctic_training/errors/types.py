@@ -1,42 +1,44 @@
-"""Every error this package raises on purpose."""
+"""Every error that this package raises on purpose."""
 
 from typing import ClassVar
 
 
 class ArcticError(Exception):
-    """Base of all of them. The command prints its text, without a traceback, and ends with ``exit_code``."""
+    """Base of all errors of this package. The command prints its text, without a traceback, and exits with
+    ``exit_code``."""
 
     exit_code: ClassVar[int] = 1
 
 
 class InputError(ArcticError):
-    """What a person gave cannot be used: nothing was started and nothing written."""
+    """The input of a user cannot be used. Nothing was started and nothing written."""
 
     exit_code = 2
 
 
 class RecipeError(InputError):
-    """A recipe that cannot be run. One line for each problem, all of them at once."""
+    """A recipe that cannot be run, with one line for each problem, all of them at once."""
 
     def __init__(self, problems: list[str] | str) -> None:
-        told = [problems] if isinstance(problems, str) else problems
-        # what a recipe holds must not do anything to the terminal
+        lines = [problems] if isinstance(problems, str) else problems
+        # the text of a recipe must not control the terminal
         self.problems = [
-            "".join(one if one.isprintable() or one == "\n" else ascii(one)[1:-1] for one in line) for line in told
+            "".join(char if char.isprintable() or char == "\n" else ascii(char)[1:-1] for char in line)
+            for line in lines
         ]
         super().__init__("\n".join(self.problems))
 
 
 class RegistryError(InputError, ValueError):
-    """A name is unknown, or taken by another class. A ValueError, so that a section's validator may raise it."""
+    """A name is unknown, or taken by another class. A ValueError, so that the validator of a section may raise it."""
 
 
 class DataError(InputError):
-    """A data source, a row or a cache that cannot be used."""
+    """A data source, a row or a cache cannot be used."""
 
 
 class ModelError(InputError):
-    """A model or tokenizer that cannot be read, or does not fit the run."""
+    """A model or tokenizer cannot be read, or does not fit the run."""
 
 
 class MissingDependencyError(InputError):
@@ -54,32 +56,32 @@ class ResumeError(CheckpointError):
 
 
 class TrainingError(ArcticError):
-    """The run cannot go on."""
+    """The run cannot continue."""
 
 
 class NonFiniteError(TrainingError):
-    """A loss, a gradient or a weight is not a number, or infinite. Raised alike on every rank."""
+    """A loss, gradient or weight is not finite. Raised on every rank alike."""
 
     exit_code = 3
 
 
 class ScoringError(TrainingError):
-    """What an answer is worth cannot be told. Raised alike on every rank, between two updates: the run saves first."""
+    """A completion cannot be scored. Raised on every rank alike, between two steps: the run saves first."""
 
 
 class MemoryShortError(TrainingError):
-    """There was not enough memory on the device or the machine."""
+    """The device or the machine is out of memory."""
 
 
 class WorkerError(TrainingError):
-    """A process that reads data for the loop has died."""
+    """A process that reads data for the training loop has died."""
 
 
 class SampleError(TrainingError):
-    """A sample cannot be read, or a batch not be made of it."""
+    """A sample cannot be read, or cannot be collated into a batch."""
 
 
 class HangError(TrainingError):
-    """A process has given no sign of life for too long."""
+    """A process has made no progress for too long."""
 
     exit_code = 70

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 from arctic_training.component import TrainerView
 from arctic_training.config.sections.base import ComponentConfig
 from arctic_training.distributed import collectives
+from arctic_training.errors.short_repr import short_repr
 from arctic_training.errors.types import ScoringError
 from arctic_training.registry import Registered
 
@@ -51,7 +52,7 @@ def measured(evaluator: Evaluator, trainer: TrainerView) -> dict[str, float]:
 def _numbers(found: Any) -> dict[str, float]:
     """Raises `ScoringError`, which says what else it is."""
     if not isinstance(found, Mapping):
-        raise ScoringError(f"{found!r:.80}; a mapping from names to numbers is wanted")
+        raise ScoringError(f"{short_repr(found)}; a mapping from names to numbers is wanted")
     numbers: dict[str, float] = {}
     for name, value in found.items():
         try:
@@ -59,5 +60,5 @@ def _numbers(found: Any) -> dict[str, float]:
                 raise TypeError
             numbers[str(name)] = float(value)
         except (TypeError, ValueError, RuntimeError):
-            raise ScoringError(f"{value!r:.80} under {name!r}; a number is wanted") from None
+            raise ScoringError(f"{short_repr(value)} under {name!r}; a number is wanted") from None
     return numbers

@@ -13,13 +13,11 @@ from arctic_training.config.checks.problems import Problem, Problems
 from arctic_training.config.sections.base import ComponentConfig
 from arctic_training.config.sections.component import each, parse_component
 from arctic_training.config.sections.numbers import HumanFloat, HumanInt
+from arctic_training.errors.short_repr import short_repr
 from arctic_training.errors.types import RecipeError, ScoringError
 from arctic_training.errors.user_traceback import user_traceback
 from arctic_training.generation.retry import retry
 from arctic_training.registry import Registered, lookup, names, numbered, suggest
-
-_SHOWN = 80
-"""Characters of a text that a message shows."""
 
 
 @dataclass(frozen=True)
@@ -205,7 +203,7 @@ class Rewards:
             values = [math.nan if value is None else float(value) for value in given]
         except (TypeError, ValueError):
             raise ScoringError(
-                f"rewards.{n}: {label} gave {_short(given)}; wanted is a number for each answer"
+                f"rewards.{n}: {label} gave {short_repr(given)}; wanted is a number for each answer"
             ) from None
         if len(values) != len(answers):
             raise ScoringError(
@@ -213,7 +211,7 @@ class Rewards:
             )
         for answer, value, one in zip(answers, values, given, strict=True):
             if one is not None and not math.isfinite(value):
-                asked, said = _short(answer.problem), _short(answer.generated)
+                asked, said = short_repr(answer.problem), short_repr(answer.generated)
                 raise ScoringError(f"rewards.{n}: {label} gave {value} for the answer {said} to {asked}")
         threshold, clip = reward.config.threshold, reward.config.clip
         if threshold is not None:
@@ -229,10 +227,6 @@ def _culprit(reward: Reward, answers: Sequence[Answer]) -> str:
         try:
             reward([answer])
         except Exception:
-            return f" for the answer {_short(answer.generated)} to {_short(answer.problem)}"
-    return f" for {len(answers)} answers, the first of them to {_short(answers[0].problem)}, and for none of them alone"
-
-
-def _short(value: Any) -> str:
-    told = repr(value)
-    return told if len(told) <= _SHOWN else told[: _SHOWN - 3] + "..."
+            return f" for the answer {short_repr(answer.generated)} to {short_repr(answer.problem)}"
+    first = short_repr(answers[0].problem)
+    return f" for {len(answers)} answers, the first of them to {first}, and for none of them alone"

@@ -13,6 +13,7 @@ from arctic_training.config.sections.model import ModelConfig
 from arctic_training.config.sections.optimizer import OptimizerConfig
 from arctic_training.config.sections.scheduler import SchedulerConfig
 from arctic_training.config.sections.trainer import TrainerConfig
+from arctic_training.errors.short_repr import short_repr
 from arctic_training.errors.types import RegistryError
 
 _PARTS: dict[str, tuple[Any, str]] = {
@@ -55,7 +56,7 @@ def require_roles(trainer: Any) -> None:
     who = f"{trainer.__qualname__}: roles:"
     if not (isinstance(roles, (tuple, list)) and all(isinstance(role, Role) for role in roles)):
         wanted = '(Role("model"), Role("teacher", frozen=True))'
-        raise RegistryError(f"{who} {roles!r:.80}; a tuple of Role is wanted, such as {wanted}")
+        raise RegistryError(f"{who} {short_repr(roles)}; a tuple of Role is wanted, such as {wanted}")
     names = [role.name for role in roles]
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise RegistryError(f"{who} {twice} is there twice; give one of them another name")

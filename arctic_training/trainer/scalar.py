@@ -5,6 +5,7 @@ from typing import Any
 import torch
 
 from arctic_training.distributed import sequence_parallel
+from arctic_training.errors.short_repr import short_repr
 from arctic_training.errors.types import TrainingError
 from arctic_training.model import auxiliary_losses
 from arctic_training.registry import qualified_name
@@ -13,7 +14,7 @@ from arctic_training.registry import qualified_name
 def require_scalar(trainer: Any, loss: Any) -> None:
     """Raises `TrainingError`."""
     if not isinstance(loss, torch.Tensor):
-        told = f"is {loss!r:.60}"
+        told = f"is {short_repr(loss)}"
     elif loss.numel() != 1:
         told = f"has the shape {list(loss.shape)}"
     elif torch.is_grad_enabled() and not loss.requires_grad:

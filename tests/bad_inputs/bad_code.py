@@ -70,9 +70,7 @@ CASES: dict[str, Case] = {
         "{here}/train.py:2: code: RecursionError: maximum recursion depth exceeded",
         files={"train.py": "def f():\n    f()\n\n\nf()\n"},
     ),
-    "no name": Case(
-        "{here}/train.py:4: code: RegistryError: Mine has the name ''; a word is wanted", files=trainer("")
-    ),
+    "no name": Case("{here}/train.py:4: code: RegistryError: Mine has the name ''; expected a word", files=trainer("")),
     "a name that is taken": Case(
         "{here}/train.py:4: code: RegistryError: the trainer name 'causal' of Mine in {here}/train.py "
         "is taken by arctic_training.objectives.causal.CausalTrainer; choose another name",
@@ -84,7 +82,7 @@ CASES: dict[str, Case] = {
         files={"train.py": trainer("own_twice")["train.py"] + "\n\nclass Other(SFTTrainer):\n    name = 'own_twice'\n"},
     ),
     "of no kind": Case(
-        "{here}/train.py:4: code: RegistryError: Mine has a name but no kind: it must descend from a kind of component",
+        "{here}/train.py:4: code: RegistryError: Mine has a name but no kind; derive it from the base of a component",
         files={
             "train.py": "from arctic_training.registry import Registered\n\n\nclass Mine(Registered):\n    name = 'x'\n"
         },

@@ -4,8 +4,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from arctic_training.data.formats.messages import Chat, from_json, parsed, read_chat, short
+from arctic_training.data.formats.messages import Chat, from_json, parsed, read_chat
 from arctic_training.data.formats.remarks import UNREAD_COLUMNS, remark, unread_columns
+from arctic_training.errors.short_repr import short_repr
 from arctic_training.errors.types import DataError
 
 Row = Mapping[str, Any]
@@ -150,7 +151,7 @@ def system(row: Row) -> str | None:
     if name is None:
         return None
     if not isinstance(row[name], str):
-        raise DataError(f"{name} is {short(row[name])}; text is wanted")
+        raise DataError(f"{name} is {short_repr(row[name])}; text is wanted")
     return str(row[name])
 
 
@@ -163,7 +164,7 @@ def tools(row: Row) -> list[Any] | None:
     if not value:
         return None
     if not isinstance(value, Sequence):
-        raise DataError(f"{name} are a list of their descriptions, not {short(value)}")
+        raise DataError(f"{name} are a list of their descriptions, not {short_repr(value)}")
     listed = [from_json(tool, "a tool") if isinstance(tool, str) else tool for tool in value]
     return listed if name == "tools" else [{"type": "function", "function": tool} for tool in listed]
 
@@ -172,7 +173,7 @@ def question(row: Row, names: Sequence[str]) -> str:
     """Returns the words of several columns, one after the other, as one question. Raises `DataError`."""
     texts = {name: row[name] for name in names if row.get(name)}
     if not all(isinstance(text, str) for text in texts.values()):
-        raise DataError(f"{' and '.join(texts)} are {' and '.join(map(short, texts.values()))}; text is wanted")
+        raise DataError(f"{' and '.join(texts)} are {' and '.join(map(short_repr, texts.values()))}; text is wanted")
     return "\n\n".join(texts.values())
 
 
@@ -209,7 +210,7 @@ def history(row: Row) -> list[dict[str, Any]]:
         return []
     told = from_json(value, HISTORY) if isinstance(value, str) else value or ()
     if not isinstance(told, (list, tuple)) or not all(isinstance(pair, list) and len(pair) == 2 for pair in told):
-        raise DataError(f"{HISTORY} is {short(value)}; a list of [question, answer] is wanted")
+        raise DataError(f"{HISTORY} is {short_repr(value)}; a list of [question, answer] is wanted")
     return [part for pair in told for part in _turns(*pair)]
 
 
@@ -225,7 +226,7 @@ def _continued(prompt: Any, completion: Any, row: Row) -> Sample:
     """Returns the messages of a prompt and of its completion, of which only the latter are learned."""
     for name, words in (("user", prompt), ("assistant", completion)):
         if not isinstance(words, (str, list)):
-            raise DataError(f"the {name}'s part is {short(words)}; text or messages are wanted")
+            raise DataError(f"the {name}'s part is {short_repr(words)}; text or messages are wanted")
     before = _turns(prompt) if isinstance(prompt, str) else prompt
     after = _turns(None, completion) if isinstance(completion, str) else completion
     length = len(read_chat(before, system(row)).messages)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from arctic_training.data.formats.remarks import remark
+from arctic_training.errors.short_repr import short_repr
 from arctic_training.errors.types import DataError
 
 ROLES = {
@@ -69,7 +70,7 @@ def read_chat(turns: Any, system: str | None = None) -> Chat:
     if isinstance(turns, str):
         turns = from_json(turns, "the chat")
     if not isinstance(turns, Sequence) or isinstance(turns, bytes) or not turns:
-        raise DataError(f"a chat is a list of messages, not {short(turns)}")
+        raise DataError(f"a chat is a list of messages, not {short_repr(turns)}")
     chat, calling = Chat(), False
     for n, turn in enumerate(turns, 1):
         for part in _parts(turn):
@@ -103,7 +104,8 @@ def parsed(value: Any) -> Any:
             if turns and all(isinstance(turn, Mapping) and {"role", "from"} & set(turn) for turn in turns):
                 return turns
         if _PRINTED.match(value):
-            raise DataError(f"{short(value)} are messages as Python prints them; their JSON is wanted (json.dumps)")
+            told = f"{short_repr(value)} are messages as Python prints them"
+            raise DataError(f"{told}; their JSON is wanted (json.dumps)")
     return value
 
 
@@ -112,13 +114,7 @@ def from_json(text: str, what: str) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError):
-        raise DataError(f"{what} is {short(text)}, which is not JSON") from None
-
-
-def short(value: Any) -> str:
-    """Returns at most 60 characters of a value's representation."""
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
+        raise DataError(f"{what} is {short_repr(text)}, which is not JSON") from None
 
 
 def text_of(message: Mapping[str, Any]) -> str:
@@ -148,14 +144,14 @@ def _parts(turn: Any) -> list[Any]:
 def _message(turn: Any, n: int) -> tuple[dict[str, Any], str]:
     """Returns a message, and what says that it is not learned. Raises `DataError`."""
     if not isinstance(turn, Mapping):
-        raise DataError(f"message {n} is {short(turn)}; wanted is a mapping with role and content")
+        raise DataError(f"message {n} is {short_repr(turn)}; wanted is a mapping with role and content")
     speaker = "role" if "role" in turn else "from"
     if speaker not in turn:
         raise DataError(f"message {n} has the keys {', '.join(map(str, turn))}; wanted are role and content")
     words = next((key for key in _WORDS if key in turn), "content")
     name = _role(turn)
     if name not in ROLES:
-        raise DataError(f"message {n} has the unknown role {short(turn[speaker])}; known are {', '.join(ROLES)}")
+        raise DataError(f"message {n} has the unknown role {short_repr(turn[speaker])}; known are {', '.join(ROLES)}")
     role, content = ROLES[name], turn.get(words)
     message = {"role": role, "content": content}
     if len(turn) > 2 or words not in turn:
@@ -171,7 +167,7 @@ def _message(turn: Any, n: int) -> tuple[dict[str, Any], str]:
     elif isinstance(content, list):
         _require_text(content, f"message {n} ({role})")
     elif not isinstance(content, str):
-        raise DataError(f"message {n} ({role}) has the content {short(content)}; text is wanted")
+        raise DataError(f"message {n} ({role}) has the content {short_repr(content)}; text is wanted")
     return message, flag
 
 
@@ -198,7 +194,7 @@ def _untrained(message: dict[str, Any], where: str) -> str:
         return ""
     for key, value in flags.items():
         if value not in (0, 1):
-            raise DataError(f"{where} has the {key} {short(value)}; 0 or 1 is wanted")
+            raise DataError(f"{where} has the {key} {short_repr(value)}; 0 or 1 is wanted")
     learned = {key: bool(value) != _FLAGS[key] for key, value in flags.items()}
     if len({*learned.values()}) > 1:
         raise DataError(f"{where} has {', '.join(f'{key}: {flags[key]}' for key in learned)}, which disagree")
@@ -215,7 +211,7 @@ def _read_calls(message: dict[str, Any], in_content: bool, where: str) -> None:
     for call in calls if isinstance(calls, list) and calls else [calls]:
         inner = call.get("function", call) if isinstance(call, Mapping) else None
         if not isinstance(inner, Mapping) or not isinstance(inner.get("name"), str) or "arguments" not in inner:
-            raise DataError(f"{where} has the call {short(call)}; a mapping with name and arguments is wanted")
+            raise DataError(f"{where} has the call {short_repr(call)}; a mapping with name and arguments is wanted")
         made.append({"type": "function", "function": {"name": inner["name"], "arguments": inner["arguments"]}})
     message["tool_calls"] = made
     if in_content:

@@ -6,9 +6,10 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
-from arctic_training.data.formats.messages import short, text_of
+from arctic_training.data.formats.messages import text_of
 from arctic_training.data.tokenization.assistant_mask import Found
 from arctic_training.data.tokenization.chat_template import Message, Span
+from arctic_training.errors.short_repr import short_repr
 from arctic_training.errors.types import DataError
 
 _THOUGHT = re.compile(r".*(?:</[\w:]*(?:think|thought|reason)[\w:]*>|\[/[A-Z_]*THINK[A-Z_]*\])", re.DOTALL)
@@ -71,11 +72,11 @@ def _missing(message: Message, said: str) -> Iterator[str]:
     if not _stands(words, said):
         rest = _THOUGHT.sub("", words, count=1)
         if not _stands(rest, said) or not (rest.strip() or message.get("tool_calls")):
-            yield f"its words {short(words.strip())} do not stand"
+            yield f"its words {short_repr(words.strip())} do not stand"
     names = Counter(_name(call) for call in message.get("tool_calls") or ())
     for name, count in names.items():
         if name and max(said.count(name), said.count(json.dumps(name)[1:-1])) < count:
-            yield f"the tool call {short(name)} does not stand" + f" {count} times" * (count > 1)
+            yield f"the tool call {short_repr(name)} does not stand" + f" {count} times" * (count > 1)
 
 
 def _name(call: Any) -> str:
