@@ -39,11 +39,11 @@ class EMA(Callback):
         """What the processes of another layout had, until the network is known for which it is cut."""
 
     def post_init(self, trainer: Any) -> None:
-        if self.config.role not in trainer.trained:
-            told = ", ".join(trainer.trained)
+        if self.config.role not in trainer.trainable_engines:
+            told = ", ".join(trainer.trainable_engines)
             raise RecipeError(f"callbacks.ema.role: {self.config.role!r} is not trained here; there are: {told}")
         self._module = trainer.engines[self.config.role].module
-        self._settle()
+        self._place_averages()
 
     def pre_after_update(self, trainer: Any) -> None:
         """Before evaluations and checkpoints of this update, which see the new average."""
@@ -63,8 +63,8 @@ class EMA(Callback):
         All processes call it together under ZeRO stage 3.
         """
         own = {**dict(module.named_parameters()), **dict(module.named_buffers())}
-        whole = {name: _whole(self.weights[name], value).to(value.dtype) for name, value in own.items()}
-        with _unwatched(module):
+        whole = {name: _gather_full(self.weights[name], value).to(value.dtype) for name, value in own.items()}
+        with _without_zero_hooks(module):
             return torch.func.functional_call(module, whole, args, kwargs)
 
     def state_dict(self) -> dict[str, Any]:
@@ -72,19 +72,19 @@ class EMA(Callback):
 
     def load_state_dict(self, state: Mapping[str, Any], /) -> None:
         self.updates, self.weights = int(state["updates"]), dict(state["weights"])
-        self._settle()
+        self._place_averages()
 
     def load_sharded_state_dict(self, shares: Sequence[Mapping[str, Any]], /) -> None:
         self.updates, self._shares = int(shares[0]["updates"]), [share["weights"] for share in shares]
-        self._settle()
+        self._place_averages()
 
-    def _settle(self) -> None:
+    def _place_averages(self) -> None:
         """Put the averages where the network is, once it is there."""
         if self._module is None:
             return
         if self._shares:
             held = (*self._module.named_parameters(), *self._module.named_buffers())
-            self.weights = {name: _cut([share[name] for share in self._shares], value) for name, value in held}
+            self.weights = {name: _shard([share[name] for share in self._shares], value) for name, value in held}
             self._shares = []
         now = _state(self._module)
         self.weights = {name: _average_of(value, self.weights.get(name)) for name, value in now.items()}
@@ -96,7 +96,7 @@ def _state(module: torch.nn.Module) -> dict[str, Tensor]:
     return {name: getattr(value, "ds_tensor", value).detach() for name, value in held}
 
 
-def _whole(average: Tensor, parameter: Tensor) -> Tensor:
+def _gather_full(average: Tensor, parameter: Tensor) -> Tensor:
     """The average of a whole parameter, put together of the parts that the processes have."""
     if not hasattr(parameter, "ds_tensor"):
         return average
@@ -107,7 +107,7 @@ def _whole(average: Tensor, parameter: Tensor) -> Tensor:
     return collectives.all_reduce(parts)[: shape.numel()].view(shape)
 
 
-def _cut(saved: Sequence[Tensor], parameter: Tensor) -> Tensor:
+def _shard(saved: Sequence[Tensor], parameter: Tensor) -> Tensor:
     """What this process averages, out of what each process of another layout did: wholes, or parts of a whole."""
     shape: torch.Size = getattr(parameter, "ds_shape", parameter.shape)
     if (whole := saved[0]).shape != shape:
@@ -122,7 +122,7 @@ def _cut(saved: Sequence[Tensor], parameter: Tensor) -> Tensor:
 
 
 @contextmanager
-def _unwatched(module: torch.nn.Module) -> Iterator[None]:
+def _without_zero_hooks(module: torch.nn.Module) -> Iterator[None]:
     """Inside, ZeRO stage 3 does not look at what passes through: it would take the averages for its own weights."""
     tables = [table for part in module.modules() for table in (part._forward_pre_hooks, part._forward_hooks)]
     kept = [dict(table) for table in tables]

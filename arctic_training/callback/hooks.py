@@ -27,9 +27,9 @@ def hook(event: str) -> Callable[[F], F]:
 
         @functools.wraps(method)
         def announced(self: "Hooked", *args: Any, **kwargs: Any) -> Any:
-            if event in self._running:
+            if event in self._active_events:
                 return method(self, *args, **kwargs)
-            self._running.add(event)
+            self._active_events.add(event)
             record_heartbeat(event)
             try:
                 for listener, takes in self._heard_at(pre):
@@ -43,7 +43,7 @@ def hook(event: str) -> Callable[[F], F]:
                     value = value if changed is None else changed
                 return value
             finally:
-                self._running.discard(event)
+                self._active_events.discard(event)
                 record_heartbeat(after)
 
         setattr(announced, _EVENT, event)
@@ -63,7 +63,7 @@ class Hooked:
     """
 
     callbacks: list[tuple[str, Listener]] = ()  # type: ignore[assignment]  # a list would be that of every class
-    _running: set[str]
+    _active_events: set[str]
     _heard: list[tuple[str, Listener]]
     """The callbacks as they were when `_listeners` was made of them."""
     _listeners: dict[str, list[tuple[Listener, int]]]
@@ -79,7 +79,7 @@ class Hooked:
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         self = super().__new__(cls)
-        self._running, self._heard, self._listeners = set(), [], {}
+        self._active_events, self._heard, self._listeners = set(), [], {}
         classes = (base for base in reversed(cls.__mro__) if issubclass(base, Hooked))
         self.callbacks = [stated for base in classes for stated in base._own_listeners()]
         return self

@@ -50,13 +50,13 @@ class NanGuard(Callback):
 
     def post_init(self, trainer: Any) -> None:
         trainer.skipped_windows = self.skipped_windows
-        self._steps = {role: engine.skipped_steps for role, engine in trainer.trained.items()}
+        self._steps = {role: engine.skipped_steps for role, engine in trainer.trainable_engines.items()}
 
     def post_loss(self, trainer: Any, loss: Tensor) -> None:
         if not torch.is_grad_enabled():  # of an evaluation
             return
         self._losses.append(loss.detach())
-        if trainer.window.closes:
+        if trainer.window.is_last_micro_batch:
             finite = torch.stack([one.reshape(()) for one in self._losses]).isfinite()
             if finite.is_cuda:
                 self._finite = torch.empty(finite.shape, dtype=torch.bool, pin_memory=True)
@@ -73,7 +73,7 @@ class NanGuard(Callback):
         bad = sorted({n % trainer.window.size for n, finite in enumerate(self._finite.tolist()) if not finite})
         self._losses.clear()
         self._finite, self._copied = self._finite[:0], None
-        steps = {role: engine.skipped_steps for role, engine in trainer.trained.items()}
+        steps = {role: engine.skipped_steps for role, engine in trainer.trainable_engines.items()}
         skipped = [role for role, count in steps.items() if count > self._steps.get(role, 0)]
         self._steps = steps
         fault = bool(skipped) and self._is_fault(trainer, bad, skipped)
@@ -89,7 +89,7 @@ class NanGuard(Callback):
         """On every rank: what a window does whose update was skipped. False when that only sought a loss scale."""
         told = collectives.all_gather_object((bool(bad), _samples(trainer, bad)))
         lost = [f"rank {rank}{samples}" for rank, (is_bad, samples) in enumerate(told) if is_bad]
-        if not lost and all(trainer.trained[role].is_searching_loss_scale for role in skipped):
+        if not lost and all(trainer.trainable_engines[role].is_searching_loss_scale for role in skipped):
             return False
         what = "the loss" if lost else "the gradient" if skipped == ["model"] else f"the gradient of {skipped[0]}"
         where = "; ".join(lost or [f"rank {rank}{samples}" for rank, (_, samples) in enumerate(told)])
@@ -116,9 +116,9 @@ class NanGuard(Callback):
         if engine.latest is None:
             raise NonFiniteError(f"{text}. nan_guard: back finds no checkpoint of this run yet in {engine.output_dir}")
         self.skipped_windows.add((trainer.progress.epoch, _first_row(trainer)))
-        folder = engine.load(trainer.trained, trainer.state)
+        folder = engine.load(trainer.trainable_engines, trainer.state)
         logger.warning(f"{text}; goes back to {folder}, and leaves that window out")
-        self._steps = {role: one.skipped_steps for role, one in trainer.trained.items()}
+        self._steps = {role: one.skipped_steps for role, one in trainer.trainable_engines.items()}
         raise RewindTraining
 
     def post_after_update(self, trainer: Any) -> None:
@@ -127,7 +127,7 @@ class NanGuard(Callback):
 
     def pre_checkpoint(self, trainer: Any) -> None:
         """Raises `NonFiniteError`, on every rank, rather than save weights that are not finite."""
-        wrong = [role for role, engine in trainer.trained.items() if not _is_finite(engine.module)]
+        wrong = [role for role, engine in trainer.trainable_engines.items() if not _is_finite(engine.module)]
         self._require_finite(trainer, f"; weights of {wrong[0]} are not finite" if wrong else "")
 
     def post_train(self, trainer: Any) -> None:

@@ -65,7 +65,7 @@ class Watchdog:
             if trainer is None:
                 return
             # a process that does nothing for the run is not late; nor is one that was itself stopped, and goes on
-            if not (trainer._running or _busy) or now - woke > 4 * self.pause:
+            if not (trainer._active_events or _busy) or now - woke > 4 * self.pause:
                 heartbeat.record_heartbeat()
             woke = now
             if heartbeat.age() > self.timeout or (self.others is not None and self.others.hang):

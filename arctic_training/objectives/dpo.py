@@ -130,7 +130,7 @@ class DPOTrainer(LanguageModelTrainer):
             loss = loss + config.sft_weight * nll
         return loss
 
-    def evaluated(self, means: dict[str, float]) -> dict[str, float]:
+    def finalize_eval_metrics(self, means: dict[str, float]) -> dict[str, float]:
         """The loss is put together of a mean over pairs and one over tokens, as no batch alone can."""
         if "preference" in means:
             means["loss"] = means.pop("preference") + self.config.sft_weight * means["nll"]

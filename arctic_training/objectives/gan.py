@@ -102,7 +102,10 @@ class GANTrainer(Trainer):
     optimizer_factory_type = [AdamWFactory, SGDFactory]
     scheduler_factory_type = [HFSchedulerFactory]
     tokenizer_factory_type = [NoTokenizerFactory]
-    roles: ClassVar[tuple[Role, ...]] = (Role("model"), Role("discriminator", updates="discriminator_steps"))
+    roles: ClassVar[tuple[Role, ...]] = (
+        Role("model"),
+        Role("discriminator", steps_per_update_key="discriminator_steps"),
+    )
 
     def targets(self, batch: Any) -> int:
         steps: int = self.config.discriminator_steps

@@ -69,7 +69,7 @@ class GRPOTrainer(PolicyTrainer):
             self.record("loss_of_tokens", loss, tokens / share)
         return loss
 
-    def evaluated(self, means: dict[str, float]) -> dict[str, float]:
+    def finalize_eval_metrics(self, means: dict[str, float]) -> dict[str, float]:
         if "loss_of_tokens" in means:
             means["loss"] = means.pop("loss_of_tokens")
         return means

@@ -108,7 +108,7 @@ class PolicyTrainer(LanguageModelTrainer):
     config_type = PolicyConfig
     data_factory_type: ClassVar[type[DataFactory[Any]]] = PromptDataFactory
     roles: ClassVar[tuple[Role, ...]] = (
-        Role("model", updates="num_iterations"),
+        Role("model", steps_per_update_key="num_iterations"),
         Role("ref_model", frozen=True, deepspeed="reference_model_deepspeed"),
     )
 

@@ -44,7 +44,7 @@ class Tracker(Registered, ABC, kind="tracker"):
 
 
 @contextmanager
-def refusing(tracker: Tracker) -> Iterator[None]:
+def refuse_run_on_error(tracker: Tracker) -> Iterator[None]:
     """Raises `InputError` for whatever ``tracker`` raises inside, before the run."""
     try:
         yield

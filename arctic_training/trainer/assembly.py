@@ -27,7 +27,7 @@ from arctic_training.registry import lookup, numbered
 from arctic_training.state import Rng, RunState
 from arctic_training.tracker.console import ConsoleConfig
 from arctic_training.tracker.jsonl import JsonlConfig
-from arctic_training.tracker.tracker import Tracker, refusing
+from arctic_training.tracker.tracker import Tracker, refuse_run_on_error
 from arctic_training.trainer.resume import resume
 from arctic_training.trainer.role import Role, RoleView
 from arctic_training.trainer.scalar import require_auxiliary_losses, require_scalar, require_whole_attention
@@ -39,36 +39,36 @@ def assemble(trainer: Any) -> None:
     process_group.init_process_group()
     check_world_size(trainer.config.sequence_parallel_size, process_group.world_size())
     trainer.session = Session(trainer.config)
-    trainer.session.claim()
+    trainer.session.acquire_locks()
     try:
-        build(trainer)
+        build_parts(trainer)
     except BaseException:
         trainer.session.leave(failed=True)
         raise
 
 
-def build(trainer: Any) -> None:
+def build_parts(trainer: Any) -> None:
     """The parts, one after the other."""
     config = trainer.config
     trainer.watch = Watchdog(trainer, config.hang_timeout) if config.hang_timeout else None
-    trackers = make_trackers(config, trainer.session.run_dir)
+    trackers = build_trackers(config, trainer.session.run_dir)
     seed(config.seed)
     trainer.listen("post-loss", require_scalar)
     trainer.listen("post-loss", require_auxiliary_losses)
     if config.sequence_parallel_size > 1:
         trainer.listen("post-loss", require_whole_attention)
-    trainer.listeners = attach(trainer, config.callbacks)
+    trainer.listeners = build_callbacks(trainer, config.callbacks)
     trainer.listen("post-train", lambda it: it.session.close(failed=False))  # when no other listener has failed
-    trainer.tokenizer = make_tokenizer(trainer)
-    trainer.train_loader, trainer.eval_loaders = load(trainer)
+    trainer.tokenizer = build_tokenizer(trainer)
+    trainer.train_loader, trainer.eval_loaders = build_dataloaders(trainer)
     trainer.engines = {}
     for role in trainer.roles:
         if getattr(config, role.name) is not None:  # a recipe may have no use for a frozen model
-            trainer.engines[role.name] = cast(trainer, role)
-    trainer.checkpointers = [checkpointer() for checkpointer in make_checkpointers(trainer)]
+            trainer.engines[role.name] = build_engine(trainer, role)
+    trainer.checkpointers = [checkpointer() for checkpointer in build_checkpointers(trainer)]
     for checkpointer in trainer.checkpointers:
         disk_space.warn_if_low(checkpointer)
-    trainer.evaluators = make_evaluators(config.evaluators)
+    trainer.evaluators = build_evaluators(config.evaluators)
     trainer.state = RunState(progress=trainer.progress, rng=Rng(), data=trainer.train_loader, metrics=trainer.metrics)
     trainer.state.add({f"callback.{name}": part for name, part in trainer.listeners.items()})
     trainer.state.add(trainer.extra_state_dict())
@@ -81,7 +81,7 @@ def build(trainer: Any) -> None:
     resume(trainer)
     for checkpointer in trainer.checkpointers:
         checkpointer.warn_about_newer()
-    trainer.session.open(trackers, trainer.progress.step)
+    trainer.session.start(trackers, trainer.progress.step)
 
 
 def prepare_data(trainer: Any) -> None:
@@ -89,8 +89,8 @@ def prepare_data(trainer: Any) -> None:
     process_group.init_process_group()
     trainer.session = Session(trainer.config)
     seed(trainer.config.seed)
-    trainer.tokenizer = make(trainer, "tokenizer")
-    loaders = make(trainer, "data")
+    trainer.tokenizer = build_component(trainer, "tokenizer")
+    loaders = build_component(trainer, "data")
     for loader in filter(None, [loaders.train, *loaders.evaluation.values()]):
         loader.close()
     trainer.session.leave(failed=False)
@@ -102,7 +102,7 @@ def seed(value: int) -> None:
     torch.manual_seed(value)
 
 
-def attach(trainer: Any, sections: list[ComponentConfig]) -> dict[str, Callback]:
+def build_callbacks(trainer: Any, sections: list[ComponentConfig]) -> dict[str, Callback]:
     """The recipe's callbacks, and those of every run. A type that is named twice is numbered."""
     config = trainer.config
     guard = NanGuardConfig(type="nan_guard", policy=config.nan_guard, limit=config.nan_guard_limit)
@@ -119,69 +119,71 @@ def attach(trainer: Any, sections: list[ComponentConfig]) -> dict[str, Callback]
     return made
 
 
-def make(trainer: TrainerView, name: str, *args: Any) -> Any:
+def build_component(trainer: TrainerView, name: str, *args: Any) -> Any:
     """What the section ``name`` of the recipe makes."""
     slot = next(mark for mark in type(trainer.config).model_fields[name].metadata if isinstance(mark, TrainerComponent))
-    return factory(trainer, getattr(trainer.config, name), slot.types)(*args)
+    return build_factory(trainer, getattr(trainer.config, name), slot.types)(*args)
 
 
-def factory(trainer: Any, section: ComponentConfig, slot: str) -> Any:
+def build_factory(trainer: Any, section: ComponentConfig, slot: str) -> Any:
     kind = slot.removesuffix("_type")
     found: Any = lookup(kind, section.type)
     return found(trainer, section)
 
 
-def make_tokenizer(trainer: Any) -> Any:
+def build_tokenizer(trainer: Any) -> Any:
     """The tokenizer, and a look at the models, which are made when the data are ready: that may take long."""
     config = trainer.config
     roles = [role for role in trainer.roles if getattr(config, role.name) is not None]
-    models = [factory(RoleView(trainer, role), getattr(config, role.name), "model_factory_type") for role in roles]
+    models = [
+        build_factory(RoleView(trainer, role), getattr(config, role.name), "model_factory_type") for role in roles
+    ]
     for model in models:
         model.check()
-    tokenizer = make(trainer, "tokenizer")
+    tokenizer = build_component(trainer, "tokenizer")
     for model in models:
         model.check_tokenizer(tokenizer)
     trained = {role.name: model for role, model in zip(roles, models, strict=True) if not role.frozen}
     skeletons = {name: model.skeleton for name, model in trained.items() if model.skeleton is not None}
-    for checkpointer in make_checkpointers(trainer):
+    for checkpointer in build_checkpointers(trainer):
         checkpointer.dry_run(skeletons)
     return tokenizer
 
 
-def make_checkpointers(trainer: Any) -> list[Any]:
+def build_checkpointers(trainer: Any) -> list[Any]:
     """The recipe's checkpoint engines, before they look at their folders."""
     sections = [section for section in trainer.config.checkpoint if section.enabled]
-    return [factory(trainer, section, "checkpoint_engine_type") for section in sections]
+    return [build_factory(trainer, section, "checkpoint_engine_type") for section in sections]
 
 
-def load(trainer: Any) -> tuple[Loader, dict[str, Loader]]:
-    loaders = make(trainer, "data")
+def build_dataloaders(trainer: Any) -> tuple[Loader, dict[str, Loader]]:
+    loaders = build_component(trainer, "data")
     if loaders.train is None:
         raise RecipeError("data.sources: there is nothing to train on")
     return loaders.train, loaders.evaluation
 
 
-def cast(trainer: Any, role: Role) -> Engine:
+def build_engine(trainer: Any, role: Role) -> Engine:
     """The engine that plays ``role``."""
     config, view = trainer.config, RoleView(trainer, role)
     section = getattr(config, role.name)
     block = getattr(config, role.deepspeed) if role.deepspeed else None
     seed(config.seed)  # a reference whose weights are drawn is the policy as it was drawn
-    maker = factory(view, section, "model_factory_type")
+    maker = build_factory(view, section, "model_factory_type")
     model = maker()
     engine: Engine
     if role.frozen:
         engine = freeze(config, model, dtype=section.dtype, block=block)
     else:
-        optimizer = make(view, role.section("optimizer"), model)
-        scheduler = make(view, role.section("scheduler"), optimizer)
+        optimizer = build_component(view, role.section("optimizer"), model)
+        scheduler = build_component(view, role.section("scheduler"), optimizer)
         engine = initialize(config, model, optimizer, scheduler, dtype=section.dtype, block=block)
     maker.validate_engine(engine)
     # all of it: an adapter says that it trains while the model below it, as it was read, does not
     return engine.train()
 
 
-def make_evaluators(sections: list[ComponentConfig]) -> list[Evaluator]:
+def build_evaluators(sections: list[ComponentConfig]) -> list[Evaluator]:
     """The recipe's evaluators, each with a folder of its own."""
     made = [Evaluator.registered(section.type)(section) for section in sections]
     for evaluator, folder in zip(made, numbered(one.folder for one in made), strict=True):
@@ -189,7 +191,7 @@ def make_evaluators(sections: list[ComponentConfig]) -> list[Evaluator]:
     return made
 
 
-def make_trackers(config: Any, run_dir: Path) -> list[Tracker]:
+def build_trackers(config: Any, run_dir: Path) -> list[Tracker]:
     """What the main process tells numbers to."""
     sections: list[ComponentConfig] = [*config.trackers]
     if config.wandb.enable:
@@ -204,6 +206,6 @@ def make_trackers(config: Any, run_dir: Path) -> list[Tracker]:
             raise RecipeError(f"trackers: {other} and {name} both write {file}; leave one out, or give it another file")
     with collectives.main_process_first() as first:
         for tracker in trackers if first else ():
-            with refusing(tracker):
+            with refuse_run_on_error(tracker):
                 tracker.check()
     return trackers

@@ -18,14 +18,14 @@ class Ending:
     """Why the run ends although its epochs are not over; empty as long as it goes on."""
     finished: bool = False
     """Stopped for good, in this start of the run or in one before."""
-    asked: bool = False
+    stop_requested: bool = False
     """Asked to stop, and to go on when it is started again: it saves, and no more."""
     resumed: bool = False
     """Gone on from a checkpoint."""
-    settled: bool = True
+    is_between_steps: bool = True
     """No window is under way: weights and progress say the same."""
     exit_code: int
-    _requested: tuple[str, int] = ("", 0)
+    _stop_request: tuple[str, int] = ("", 0)
 
     def stop(self, reason: str) -> None:
         """End the run for good, after the update under way. Must be called on every rank at the same update.
@@ -37,17 +37,17 @@ class Ending:
     def request_stop(self, reason: str, exit_code: int = 0) -> None:
         """End the run soon, to go on when it is started again; may be called on one rank, at any time: all agree on the
         update after which they stop."""
-        if not self._requested[0]:
-            self._requested = (reason, exit_code)
+        if not self._stop_request[0]:
+            self._stop_request = (reason, exit_code)
 
-    def _finish(self: Any) -> None:
+    def _finalize(self: Any) -> None:
         """Save, then evaluate: an evaluation that fails, or is killed, takes nothing with it that was trained."""
-        self._agree()  # what was asked since the last window was read
+        self._sync_stop_requests()  # what was asked since the last window was read
         if idle := self.resumed and self.progress.step == self._started_at:
-            self._explain_idle(self.over if self.training_horizon else "")
+            self._warn_nothing_trained(self.plan_reached if self.training_horizon else "")
         self._save_if_due(end=True)
         # one that was asked to stop goes on elsewhere, and may be killed soon: it saves, and no more
-        if self.config.evaluate_last and not self.asked:
+        if self.config.evaluate_last and not self.stop_requested:
             if self._last_eval_step != self.progress.step:
                 self.evaluate()
             elif self._unlogged_metrics:
@@ -56,30 +56,30 @@ class Ending:
         if self.finished and not idle:
             logger.warning(f"stopped for good after update {self.progress.step}: {self.stop_reason}")
 
-    def _save_before(self: Any, error: BaseException) -> None:
+    def _save_before_error(self: Any, error: BaseException) -> None:
         """Save before the run ends by an error that weights and progress have no part in, to go on when it is mended.
 
         That is a `ScoringError`, which all ranks raise together. In a run of one process it is also any error of other
         code, such as a callback, that is raised while no window is under way; of several, one rank cannot save alone.
         """
         own = isinstance(error, ArcticError) or not isinstance(error, Exception)
-        alone = process_group.world_size() == 1 and self.settled and not own
+        alone = process_group.world_size() == 1 and self.is_between_steps and not own
         if self.progress.step and (alone or isinstance(error, ScoringError)):
             try:
                 self._save_if_due(end=True)
             except Exception as failure:
                 logger.error(f"update {self.progress.step} could not be saved before the run ends: {failure}")
 
-    def _agree(self) -> None:
+    def _sync_stop_requests(self) -> None:
         """Stop on every rank when one was asked to. All processes call it together."""
-        wishes = [(code, why) for why, code in collectives.all_gather_object(self._requested) if why]
-        if self.asked or not wishes:
+        wishes = [(code, why) for why, code in collectives.all_gather_object(self._stop_request) if why]
+        if self.stop_requested or not wishes:
             return
         self.exit_code, reason = max(wishes)
-        self.asked, self.stop_reason = True, self.stop_reason or reason
-        logger.warning(f"stops after update {self.progress.step}: {reason}{self._how_to_go_on()}")
+        self.stop_requested, self.stop_reason = True, self.stop_reason or reason
+        logger.warning(f"stops after update {self.progress.step}: {reason}{self._resume_hint()}")
 
-    def _how_to_go_on(self) -> str:
+    def _resume_hint(self) -> str:
         """What a person must know who starts the run again, as the end of a sentence."""
         sections = [engine for engine in self.checkpointers if engine.resumable]
         if not sections:
@@ -88,8 +88,8 @@ class Ending:
             return f"; it goes on from there with `resume: {sections[0].output_dir}`, or with auto_resume"
         return ""
 
-    def _explain_idle(self, over: str) -> None:
-        """Say why a run that was started again has trained nothing; ``over`` is what of its plan is carried out."""
+    def _warn_nothing_trained(self, over: str) -> None:
+        """Logs why a resumed run has trained nothing; ``plan_reached`` is what of its plan is carried out."""
         since = f"nothing was trained: the run stands at update {self.progress.step}"
         if self.finished:
             logger.warning(

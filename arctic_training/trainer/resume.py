@@ -22,16 +22,16 @@ def resume(trainer: Any) -> None:
     own = next((engine for engine in trainer.checkpointers if engine.config.auto_resume), None)
     if told is None and not trainer.checkpointers:
         return
-    guard = guard_of(trainer)
+    guard = build_guard(trainer)
     for engine in trainer.checkpointers:
         engine.guard = guard
     if own is not None and own.has_checkpoints:
-        reader, folder = own, own.load(trainer.trained, trainer.state)
+        reader, folder = own, own.load(trainer.trainable_engines, trainer.state)
         rest = f"; it is newer than what `resume` names, {told}" if told is not None else ""
     elif told is not None:
-        named = checkpoint_at(told)
-        reader = _reader(trainer, named, guard)
-        folder, rest = reader.load(trainer.trained, trainer.state, named), ""
+        named = find_checkpoint(told)
+        reader = _find_reader(trainer, named, guard)
+        folder, rest = reader.load(trainer.trainable_engines, trainer.state, named), ""
     else:
         if own is not None:
             logger.success(f"{own.output_dir} holds no checkpoint: the run starts from its beginning")
@@ -45,7 +45,7 @@ def resume(trainer: Any) -> None:
     logger.success(f"goes on after update {trainer.progress.step}, from {folder}{rest}")
 
 
-def guard_of(trainer: Any) -> CompatibilityGuard:
+def build_guard(trainer: Any) -> CompatibilityGuard:
     """What this run is."""
     prints: dict[str, Any] = {}
     if process_group.is_main():
@@ -57,7 +57,7 @@ def guard_of(trainer: Any) -> CompatibilityGuard:
     return CompatibilityGuard(config, collectives.broadcast_object(prints) | {"global_batch_size": rows})
 
 
-def checkpoint_at(path: Path) -> Path:
+def find_checkpoint(path: Path) -> Path:
     """The checkpoint that ``path`` is, or the newest in it, whole or not. Raises `ResumeError` when there is none."""
     path = path.expanduser().absolute()
     if not path.is_dir():
@@ -71,7 +71,7 @@ def checkpoint_at(path: Path) -> Path:
     return disk.step_folder(path, latest if latest in steps else steps[-1])
 
 
-def _reader(trainer: Any, folder: Path, guard: CompatibilityGuard) -> Checkpointer[Any]:
+def _find_reader(trainer: Any, folder: Path, guard: CompatibilityGuard) -> Checkpointer[Any]:
     """What reads the checkpoint ``folder``: the run's own engine of its type, or one made for that alone."""
     if wrong := disk.verify(folder, sums=False):
         raise ResumeError(f"resume: {wrong}")

@@ -41,7 +41,7 @@ class Role:
     name: str
     frozen: bool = False
     """Never trained, so not saved either: a function of the recipe."""
-    updates: str = ""
+    steps_per_update_key: str = ""
     """What says in the recipe's config how many updates it takes for each of the run's; one when empty."""
     deepspeed: str = ""
     """Recipe key of a ``deepspeed:`` block of its own; the run's when empty, or not given."""
@@ -50,7 +50,7 @@ class Role:
         return part if self.name == "model" else f"{self.name}_{part}"
 
 
-def require_roles(trainer: Any) -> None:
+def check_roles(trainer: Any) -> None:
     """Raises `RegistryError` for a trainer class whose ``roles`` are not some `Role`, each of another name."""
     roles: Any = trainer.roles
     who = f"{trainer.__qualname__}: roles:"
@@ -68,7 +68,7 @@ def require_roles(trainer: Any) -> None:
         )
 
 
-def with_sections(config_type: type[TrainerConfig], roles: Iterable[Role]) -> type[TrainerConfig]:
+def add_role_sections(config_type: type[TrainerConfig], roles: Iterable[Role]) -> type[TrainerConfig]:
     """The class that reads a recipe with a section for each part of each role: ``config_type`` where it has them, else
     a subclass with those that it lacks."""
     lacking: dict[str, Any] = {}
@@ -88,7 +88,7 @@ class RoleView:
 
     def __init__(self, trainer: Any, role: Role) -> None:
         self._trainer, self._role = trainer, role
-        self._pace = int(getattr(trainer.config, role.updates)) if role.updates else 1
+        self._pace = int(getattr(trainer.config, role.steps_per_update_key)) if role.steps_per_update_key else 1
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.__dict__["_trainer"], name)

@@ -51,7 +51,7 @@ class ScheduleMixin:
         return int(self.config.scheduler.warmup(self.training_horizon, self.steps_per_epoch))
 
     @property
-    def last_update(self) -> int | None:
+    def last_step(self) -> int | None:
         """The update after which this run ends, be its epochs over or not."""
         limits = [self.config.train_iters, self.config.exit_iteration]
         if self.config.exit_iteration_this_run:
@@ -59,7 +59,7 @@ class ScheduleMixin:
         return min((int(limit) for limit in limits if limit), default=None)
 
     @property
-    def over(self) -> str:
+    def plan_reached(self) -> str:
         """What of the recipe's plan is reached, so that there is nothing left to train; empty while there is."""
         for key in ("train_iters", "exit_iteration"):
             if (limit := int(getattr(self.config, key))) and self.progress.step >= limit:
@@ -69,5 +69,5 @@ class ScheduleMixin:
     @property
     def epochs(self) -> range:
         """The epochs that are left, the one under way among them."""
-        over = self.last_update is not None and self.progress.step >= self.last_update
+        over = self.last_step is not None and self.progress.step >= self.last_step
         return range(0) if over or self.stop_reason else range(self.progress.epoch, self.total_epochs)

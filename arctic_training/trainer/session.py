@@ -19,7 +19,7 @@ from arctic_training.distributed import collectives, process_group
 from arctic_training.errors.types import InputError
 from arctic_training.logging import close_log, logger, start_console_log, start_file_log
 from arctic_training.state import Rng
-from arctic_training.tracker.tracker import Tracker, refusing
+from arctic_training.tracker.tracker import Tracker, refuse_run_on_error
 from arctic_training.trainer.lock import Lock
 
 _LIBRARIES = ("arctic_training", "torch", "deepspeed", "transformers", "datasets", "peft", "numpy", "pydantic")
@@ -30,14 +30,14 @@ class Session:
 
     def __init__(self, config: TrainerConfig) -> None:
         self.config = config
-        self.run_dir = run_dir(config)
+        self.run_dir = resolve_run_dir(config)
         self.trackers: list[Tracker] = []
         self.lock: Lock | None = None
         self._rng: dict[str, Any] | None = Rng().state_dict()
         told, world = config.logger, process_group.world_size()
         start_console_log(level=told.level, rank=process_group.rank(), world=world, ranks=told.print_output_ranks)
 
-    def claim(self) -> None:
+    def acquire_locks(self) -> None:
         """Keep other runs out of the run folder and those of the checkpoints. Raises `InputError` when one is there,
         or two sections would save in one folder."""
         saves = [section.folder(self.run_dir) for section in self.config.checkpoint if section.enabled]
@@ -46,7 +46,7 @@ class Session:
             raise InputError(f"checkpoint: two sections save in one folder, {twice}; give one another output_dir")
         self.lock = Lock([self.run_dir, *saves])
 
-    def open(self, trackers: Sequence[Tracker], step: int) -> None:
+    def start(self, trackers: Sequence[Tracker], step: int) -> None:
         """Start the trackers at ``step`` and write who runs what on the main rank, and the log on every one.
 
         Called when every part of the run is made: a run that is refused, be it by a tracker, leaves nothing behind.
@@ -64,13 +64,15 @@ class Session:
     def _start(self, trackers: Sequence[Tracker], recipe: dict[str, Any], step: int) -> None:
         self.run_dir.mkdir(parents=True, exist_ok=True)
         for tracker in trackers:
-            with refusing(tracker):
+            with refuse_run_on_error(tracker):
                 tracker.start(recipe, self.run_dir, step)
             self.trackers.append(tracker)
 
     def _write(self, recipe: dict[str, Any]) -> None:
         (self.run_dir / "recipe.yaml").write_text(write_yaml(recipe), encoding="utf-8")
-        (self.run_dir / "environment.json").write_text(json.dumps(facts(), indent=2) + "\n", encoding="utf-8")
+        (self.run_dir / "environment.json").write_text(
+            json.dumps(environment_facts(), indent=2) + "\n", encoding="utf-8"
+        )
 
     def log(self, values: Mapping[str, float], step: int) -> None:
         for tracker in list(self.trackers):
@@ -88,7 +90,7 @@ class Session:
                 tracker.finish(failed)
             except Exception as error:
                 logger.error(f"tracker {tracker.name} could not finish: {error!r}")
-        self.release()
+        self.release_locks()
 
         process_group.restore_environment()
 
@@ -100,16 +102,16 @@ class Session:
             Rng().load_state_dict(self._rng)
             self._rng = None
 
-    def release(self) -> None:
+    def release_locks(self) -> None:
         """Let other runs in."""
         if self.lock is not None:
-            self.lock.release()
+            self.lock.release_locks()
         if process_group.is_main() and self.config.output_dir is None and self.config.recipe_path is None:
             with contextlib.suppress(OSError):  # a temporary folder that nothing came into
                 self.run_dir.rmdir()
 
 
-def run_dir(config: TrainerConfig) -> Path:
+def resolve_run_dir(config: TrainerConfig) -> Path:
     """The run folder, the same on every rank; a new temporary one for a recipe that is no file and names none."""
     if config.output_dir is not None:
         return config.output_dir.absolute()
@@ -119,7 +121,7 @@ def run_dir(config: TrainerConfig) -> Path:
     return Path(collectives.broadcast_object(made))
 
 
-def facts() -> dict[str, Any]:
+def environment_facts() -> dict[str, Any]:
     """What a person needs to run this again: versions, machine, command. No environment variable: some are secrets."""
     versions = {}
     for library in _LIBRARIES:

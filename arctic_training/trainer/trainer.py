@@ -26,13 +26,13 @@ from arctic_training.tokenizer.factory import TokenizerFactory
 from arctic_training.trainer.assembly import assemble, prepare_data
 from arctic_training.trainer.ending import Ending
 from arctic_training.trainer.explain import translate_oom_errors
-from arctic_training.trainer.role import Role, require_roles, with_sections
+from arctic_training.trainer.role import Role, check_roles, add_role_sections
 from arctic_training.trainer.schedule import ScheduleMixin
 from arctic_training.trainer.session import Session
 from arctic_training.trainer.view import View
 from arctic_training.trainer.window import (
     AccumulationWindow,
-    again,
+    repeat_first_batch,
     count_targets,
     iter_windows,
     set_num_items_in_batch,
@@ -58,10 +58,10 @@ class Trainer(Registered, Hooked, View, ScheduleMixin, Ending, ABC, kind="traine
     """Whether `loss` is right on a part of every sequence; a class that writes a loss of its own says it again."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
-        require_roles(cls)
+        check_roles(cls)
         super().__init_subclass__(**kwargs)
         if issubclass(cls.config_type, TrainerConfig):  # another one is refused when a recipe names the class
-            cls.config_type = with_sections(cls.config_type, cls.roles)
+            cls.config_type = add_role_sections(cls.config_type, cls.roles)
 
     # filled in by assembly, in this order
     session: Session
@@ -103,10 +103,10 @@ class Trainer(Registered, Hooked, View, ScheduleMixin, Ending, ABC, kind="traine
         if not (first := self.config.overfit_first_batch):
             loader.seek(self.progress.epoch, self.progress.sample_index)
         for window in iter_windows(
-            again(loader, self.progress.sample_index) if first else loader,
+            repeat_first_batch(loader, self.progress.sample_index) if first else loader,
             self.config.gradient_accumulation_steps,
             targets=self.targets,
-            stop=lambda: bool(self._requested[0]),
+            stop=lambda: bool(self._stop_request[0]),
             reduce=collectives.all_reduce,
             ranks=process_group.world_size(),
             device=self.device,
@@ -129,15 +129,15 @@ class Trainer(Registered, Hooked, View, ScheduleMixin, Ending, ABC, kind="traine
             if self.config.evaluate_first and not self.progress.step:
                 self.evaluate()
             self._clock = (time.perf_counter(), self.progress.num_target_tokens)
-            while not self._go_through():
+            while not self._run_epochs():
                 pass
-            self._finish()
+            self._finalize()
         except BaseException as error:
-            self._save_before(error)
+            self._save_before_error(error)
             self.session.close(failed=True)
             raise
 
-    def _go_through(self) -> bool:
+    def _run_epochs(self) -> bool:
         """The epochs that are left; False when a callback has moved the run, so that others are."""
         try:
             for _ in self.epochs:
@@ -158,13 +158,13 @@ class Trainer(Registered, Hooked, View, ScheduleMixin, Ending, ABC, kind="traine
     def epoch(self) -> None:
         assert self.train_loader is not None
         for batch in [] if self.stop_reason else self.train_batches:
-            self.settled = False
+            self.is_between_steps = False
             self.step(batch)
             self.progress.sample_index += self.train_loader.stride
-            if self.window.closes:
+            if self.window.is_last_micro_batch:
                 self.progress.step += 1
                 self.progress.num_target_tokens += self.window.targets
-                self.settled = True
+                self.is_between_steps = True
                 self.after_update()
                 if self.stop_reason:
                     return
@@ -191,7 +191,7 @@ class Trainer(Registered, Hooked, View, ScheduleMixin, Ending, ABC, kind="traine
     def backward(self, loss: torch.Tensor) -> None:
         """Add the gradient of one micro-batch to the window's, whose mean the update takes."""
         window, planned = self.window, self.config.gradient_accumulation_steps
-        self.model.set_gradient_accumulation_boundary(window.closes)
+        self.model.set_gradient_accumulation_boundary(window.is_last_micro_batch)
         # the engine divides by the planned number of micro-batches; the last window of an epoch may have fewer
         self.model.backward(loss if window.size == planned else loss * (planned / window.size))
 
@@ -209,8 +209,8 @@ class Trainer(Registered, Hooked, View, ScheduleMixin, Ending, ABC, kind="traine
             self.evaluate()
         self._save_if_due()
         if self.window.stop:
-            self._agree()
-        elif not self.stop_reason and self.last_update is not None and update >= self.last_update:
+            self._sync_stop_requests()
+        elif not self.stop_reason and self.last_step is not None and update >= self.last_step:
             self.stop_reason = f"update {update} is the last of this run"
 
     @hook("log")
@@ -239,7 +239,7 @@ class Trainer(Registered, Hooked, View, ScheduleMixin, Ending, ABC, kind="traine
                         self.metrics.weight = self.targets(batch)
                         batch = set_num_items_in_batch(to_device(batch, self.device), max(self.metrics.weight, 1))
                         self.record("loss", self.loss(batch))
-                    means = self.evaluated(self.metrics.read(collectives.all_reduce))
+                    means = self.finalize_eval_metrics(self.metrics.read(collectives.all_reduce))
                     values = merge_metrics(values, {f"{metric}/{name}": value for metric, value in means.items()})
             finally:
                 self.metrics = training
@@ -254,17 +254,17 @@ class Trainer(Registered, Hooked, View, ScheduleMixin, Ending, ABC, kind="traine
             self.session.log(values, update)
         return values
 
-    def evaluated(self, means: dict[str, float]) -> dict[str, float]:
+    def finalize_eval_metrics(self, means: dict[str, float]) -> dict[str, float]:
         """What is told of an evaluation set, from the means over it of what was recorded."""
         return means
 
     @hook("checkpoint")
     def checkpoint(self, engines: Sequence[Checkpointer[Any]] | None = None) -> None:
         """Save now, with every checkpoint engine of the recipe, or with those given."""
-        save_all(self.checkpointers if engines is None else engines, self.trained, self.state)
+        save_all(self.checkpointers if engines is None else engines, self.trainable_engines, self.state)
 
     def _save_if_due(self, *, end: bool = False) -> None:
-        early = end and (self.asked or self.finished or not self.over)
+        early = end and (self.stop_requested or self.finished or not self.plan_reached)
         for engine in self.checkpointers if end and self.finished else ():
             engine.mark_stopped(self.stop_reason)
         if due := [engine for engine in self.checkpointers if engine.should_save(self.progress, end=end, early=early)]:

@@ -26,7 +26,7 @@ class View:
         return self.engines["model"]
 
     @property
-    def trained(self) -> dict[str, Engine]:
+    def trainable_engines(self) -> dict[str, Engine]:
         """The engines that change, and so are saved. A frozen role is a function of the recipe."""
         return {role.name: self.engines[role.name] for role in self.roles if not role.frozen}
 

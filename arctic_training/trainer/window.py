@@ -28,7 +28,7 @@ class AccumulationWindow:
         return len(self.batches)
 
     @property
-    def closes(self) -> bool:
+    def is_last_micro_batch(self) -> bool:
         """Whether the micro-batch under way is the one that completes the update."""
         return self.index == self.size - 1
 
@@ -59,7 +59,7 @@ def iter_windows(
         )
 
 
-def again(loader: Any, row: int) -> Iterator[Any]:
+def repeat_first_batch(loader: Any, row: int) -> Iterator[Any]:
     """The first batch of all, as often as ``loader`` has batches from ``row`` on."""
     loader.seek(0, 0)
     first = next(iter(loader))

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from arctic_training import get_config
-from arctic_training.callback.ema import EMA, _whole
+from arctic_training.callback.ema import EMA, _gather_full
 from arctic_training.distributed import collectives, process_group
 from arctic_training.registry import lookup
 from tests import processes, tiny
@@ -135,7 +135,7 @@ def train(name: str, root: str, run: str, cut: Cut, **more: Any) -> dict[str, An
     for part in trainer.listeners.values():
         if isinstance(part, EMA):
             named = trainer.model.module.named_parameters()
-            average |= {key: _whole(part.weights[key], one).reshape(-1).tolist() for key, one in named}
+            average |= {key: _gather_full(part.weights[key], one).reshape(-1).tolist() for key, one in named}
     end = {key: value for key, value in trainer.progress.state_dict().items() if key != "row"}
     trainer.close()
     return {"seen": seen, "end": end, "average": average}

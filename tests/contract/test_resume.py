@@ -51,7 +51,7 @@ def train(told: dict[str, Any]) -> dict[str, Any]:
     config = get_config(told)
     trainer = lookup("trainer", config.type)(config)  # type: ignore[call-arg]
     trainer.train()  # type: ignore[attr-defined]
-    engines = trainer.trained  # type: ignore[attr-defined]
+    engines = trainer.trainable_engines  # type: ignore[attr-defined]
     weights = {
         f"{role}.{name}": full_parameter(parameter)
         for role, engine in engines.items()

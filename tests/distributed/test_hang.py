@@ -107,7 +107,7 @@ watchdog.time = heartbeat.time = SimpleNamespace(monotonic=lambda: now)
 
 
 class Trainer:
-    _running = set()
+    _active_events = set()
     progress = SimpleNamespace(step=6)
 
 
@@ -136,7 +136,7 @@ class Turns:
         yield from self.pass_by(10)
         say("idle")
         with heartbeat.no_timeout("preparing"):
-            trainer._running.add("init")
+            trainer._active_events.add("init")
             yield from self.pass_by(10)
         say("unhurried")
         yield from self.pass_by(10, "step")

@@ -64,7 +64,7 @@ def test_a_preference_loss_holds_it_once_over_the_pairs(tmp_path: Path) -> None:
     assert term > 0.6
     torch.testing.assert_close(found, alone + term, rtol=1e-5, atol=1e-5)
     trainer.metrics.read(lambda numbers: numbers)
-    told = trainer.evaluated({"preference": 1.0, "nll": 2.0})
+    told = trainer.finalize_eval_metrics({"preference": 1.0, "nll": 2.0})
     assert told["loss"] == pytest.approx(1.6)
     trainer.train()
     trainer.close()

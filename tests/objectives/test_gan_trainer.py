@@ -46,7 +46,7 @@ def made(folder: Path, **keys: Any) -> Any:
 def weights(trainer: Any) -> dict[str, torch.Tensor]:
     return {
         f"{role}.{name}": parameter.detach().clone()
-        for role, engine in trainer.trained.items()
+        for role, engine in trainer.trainable_engines.items()
         for name, parameter in engine.module.named_parameters()
     }
 
@@ -96,7 +96,7 @@ def test_its_schedule_is_as_long_as_its_updates(tmp_path: Path) -> None:
         tmp_path, d_steps=5, micro_batch_size=1, train_iters=4, scheduler=schedule, discriminator_scheduler=schedule
     )
     trainer.train()
-    last = {name: engine.last_lr for name, engine in trainer.trained.items()}
+    last = {name: engine.last_lr for name, engine in trainer.trainable_engines.items()}
     assert last == pytest.approx({"model": 0.1 / 4, "discriminator": 0.1 / 20})
     trainer.close()
 

@@ -22,7 +22,7 @@ def gradients(told: dict[str, Any]) -> list[dict[str, torch.Tensor]]:
     seen: list[dict[str, torch.Tensor]] = []
 
     def look(self: Any) -> None:
-        if self.window.closes:
+        if self.window.is_last_micro_batch:
             found = {name: full_gradient(p) for name, p in self.model.module.named_parameters() if p.requires_grad}
             seen.append({name: gradient.clone() for name, gradient in found.items() if gradient is not None})
 

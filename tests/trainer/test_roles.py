@@ -29,7 +29,7 @@ class Distill(SFTTrainer):
         wrong = [
             -(right * engine(**rows).logits.log_softmax(-1)).mean() for engine in (self.model, self.engines["student"])
         ]
-        self.engines["student"].set_gradient_accumulation_boundary(self.window.closes)
+        self.engines["student"].set_gradient_accumulation_boundary(self.window.is_last_micro_batch)
         self.engines["student"].backward(wrong[1])
         self.engines["student"].step()
         return wrong[0]
@@ -64,7 +64,7 @@ def test_a_role_brings_the_sections_that_its_recipe_has(recipe: dict[str, Any]) 
     trainer.train()
     assert all(torch.equal(frozen[name], one) for name, one in trainer.engines["teacher"].module.state_dict().items())
     assert not torch.equal(moving, trainer.engines["student"].module.lm_head.weight)
-    assert set(trainer.trained) == {"model", "student"}
+    assert set(trainer.trainable_engines) == {"model", "student"}
     trainer.close()
 
 
@@ -107,7 +107,7 @@ class Twofold(SFTTrainer):
 
 class Paced(SFTTrainer):
     name = "paced_role_of_a_test"
-    roles: ClassVar[tuple[Role, ...]] = (Role("model", updates="turns"),)
+    roles: ClassVar[tuple[Role, ...]] = (Role("model", steps_per_update_key="turns"),)
 
 
 @pytest.mark.parametrize(

@@ -63,7 +63,7 @@ def test_the_window_says_when_it_closes() -> None:
     window = AccumulationWindow([1, 2, 3])
     closing = []
     for window.index in range(3):
-        closing.append(window.closes)
+        closing.append(window.is_last_micro_batch)
     assert closing == [False, False, True]
 
 
