@@ -63,7 +63,7 @@ class Run:
                 said = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
                 if (
                     f"RANK={number}".encode() in said
-                    and Path(f"/proc/{pid}/cmdline").read_bytes().find(b"entrypoint") > 0
+                    and Path(f"/proc/{pid}/cmdline").read_bytes().find(b"launch.worker") > 0
                 ):
                     return pid
         raise AssertionError(f"there is no rank {number}")

@@ -105,7 +105,7 @@ class Session:
     def release_locks(self) -> None:
         """Let other runs in."""
         if self.lock is not None:
-            self.lock.release_locks()
+            self.lock.release()
         if process_group.is_main() and self.config.output_dir is None and self.config.recipe_path is None:
             with contextlib.suppress(OSError):  # a temporary folder that nothing came into
                 self.run_dir.rmdir()

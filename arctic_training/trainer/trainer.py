@@ -26,15 +26,15 @@ from arctic_training.tokenizer.factory import TokenizerFactory
 from arctic_training.trainer.assembly import assemble, prepare_data
 from arctic_training.trainer.ending import Ending
 from arctic_training.trainer.explain import translate_oom_errors
-from arctic_training.trainer.role import Role, check_roles, add_role_sections
+from arctic_training.trainer.role import Role, add_role_sections, check_roles
 from arctic_training.trainer.schedule import ScheduleMixin
 from arctic_training.trainer.session import Session
 from arctic_training.trainer.view import View
 from arctic_training.trainer.window import (
     AccumulationWindow,
-    repeat_first_batch,
     count_targets,
     iter_windows,
+    repeat_first_batch,
     set_num_items_in_batch,
     to_device,
 )

@@ -13,7 +13,7 @@ DYING = """
 import os, signal
 from pathlib import Path
 from arctic_training import SFTTrainer
-from arctic_training.checkpoint.deepspeed_engine import DeepSpeedCheckpointEngine
+from arctic_training.checkpoint.deepspeed import DeepSpeedCheckpointEngine
 
 class Dying(DeepSpeedCheckpointEngine):
     name = "dying"

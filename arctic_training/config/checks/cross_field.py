@@ -113,7 +113,7 @@ class CrossFieldValidation(BaseConfig):
     def _outlasts_the_warmup(cls, value: int, info: ValidationInfo) -> int:
         scheduler = info.data.get("scheduler")
         trainer: Any = lookup("trainer", info.data["type"]) if "type" in info.data else None
-        several = any(role.updates for role in getattr(trainer, "roles", ()) if role.name == "model")
+        several = any(role.steps_per_update_key for role in getattr(trainer, "roles", ()) if role.name == "model")
         if value and not several and scheduler is not None and (scheduler.warmup_steps or 0) > value:
             told = f"{value} updates, and scheduler.warmup_steps is {scheduler.warmup_steps}"
             raise ValueError(f"{told}; raise it or lower that")

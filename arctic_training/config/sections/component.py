@@ -135,7 +135,7 @@ def incomplete(cls: Any) -> str:
                 told = f"{role.name}, and its config reads {key} as no {part}'s section"
                 mend = "give the role another name" if marks else f'leave it out there, or mark it Slot("{slot}")'
                 return f"{who} has a role {told}; {mend}"
-        for key in filter(None, (role.updates, role.deepspeed)):
+        for key in filter(None, (role.steps_per_update_key, role.deepspeed)):
             if key not in reader.model_fields and not hasattr(reader, key):
                 return f"{who} has a role {role.name} that is given {key}, and its config has no such key"
     return ""
