@@ -59,7 +59,7 @@ def saved(folder: Path, update: int) -> bool:
 
 
 @pytest.mark.fault(11)
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.nightly)])
 def test_a_signal_to_the_whole_group_saves_though_loader_workers_get_it_too(
     tmp_path: Path, number: signal.Signals
 ) -> None:
@@ -114,7 +114,7 @@ class Waits(GANTrainer):
 
 
 @pytest.mark.fault(11)
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.nightly)])
 def test_a_second_signal_ends_an_update_that_does_not_come_to_its_end(tmp_path: Path, number: signal.Signals) -> None:
     (tmp_path / "train.py").write_text(WAITS)
     with Run(tmp_path, endless(tmp_path, checkpoint=RESUMABLE) | {"type": "waits"}) as run:
@@ -235,7 +235,7 @@ def scratch(folder: Path) -> list[str]:
 
 
 @pytest.mark.fault(12, 24)
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGKILL, pytest.param(signal.SIGTERM, marks=pytest.mark.nightly)])
 def test_nothing_stays_behind_of_a_command_that_ends_while_it_prepares(
     tmp_path: Path, temporary: Path, number: signal.Signals
 ) -> None:
@@ -252,7 +252,7 @@ def test_nothing_stays_behind_of_a_command_that_ends_while_it_prepares(
 
 
 @pytest.mark.fault(11)
-@pytest.mark.parametrize("words", [(), ("--num_gpus", "2")])
+@pytest.mark.parametrize("words", [pytest.param((), marks=pytest.mark.nightly), ("--num_gpus", "2")])
 def test_ctrl_c_ends_a_run_that_prepares_its_data_without_a_word(
     tmp_path: Path, temporary: Path, words: tuple[str, ...]
 ) -> None:
