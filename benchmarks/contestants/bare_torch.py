@@ -1,4 +1,8 @@
-"""A bare torch loop."""
+"""A bare torch loop. What prepares its chats, where that is measured, is a bare `datasets.map` in another process."""
+
+import subprocess
+import sys
+from pathlib import Path
 
 import torch
 from bare import load_batches, load_model, make_optimizer
@@ -7,6 +11,10 @@ from meter import Meter
 
 def main() -> None:
     meter = Meter()
+    if not meter.task["ready"]:
+        script = Path(__file__).with_name("bare_map.py")
+        mapped = subprocess.run([sys.executable, script, sys.argv[1]], check=True, stdout=subprocess.PIPE, text=True)
+        meter.prepared = float(mapped.stdout.split()[-1])
     torch.manual_seed(meter.task["seed"])
     model = load_model(meter)
     optimizer = make_optimizer(model, meter.task)
