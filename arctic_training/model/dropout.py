@@ -1,4 +1,4 @@
-"""Turns off what a model draws at random while it trains: dropout, dropped layers, noise of routers."""
+"""Disables everything that a model draws at random in training: dropout, dropped layers, noise of routers."""
 
 import copy
 import re
@@ -7,16 +7,17 @@ from typing import Any
 from torch import nn
 from torch.nn.modules.dropout import _DropoutNd
 
-from arctic_training.model.target_losses import causal_model
+from arctic_training.model.causal_lm import causal_model
 
 _RATE = re.compile("drop|jitter")
-"""Names of the rates that models keep in attributes of their modules, and in configs that their modules read."""
+"""Names of rates, in attributes of a model's modules and in the configs that its modules read."""
 
 
 def disable_dropout(module: nn.Module) -> None:
     """Sets every rate of dropout in a model of transformers, and in the adapter around it, to 0.
 
-    The config that is saved with the model keeps its rates: modules below read a copy.
+    The config that is saved with the model keeps its rates: the modules below get a copy. Raises `ModelError` for
+    another model.
     """
     model = causal_model(module)
     config = copy.deepcopy(model.config)

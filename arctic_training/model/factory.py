@@ -1,4 +1,4 @@
-"""Makes a model. The base of every model factory."""
+"""The base of model factories."""
 
 from abc import abstractmethod
 from collections.abc import Sequence
@@ -16,39 +16,40 @@ C = TypeVar("C", bound=ModelConfig)
 
 
 class ModelFactory(Factory[C, nn.Module], kind="model_factory"):
-    """A subclass writes `create_model`, and `create_config` when the model is made from a config."""
+    """Makes the model of a role. A subclass defines `create_model`, and `create_config` if the model has a config."""
 
     config_type: ClassVar[type[ComponentConfig]] = ModelConfig
-    skeleton: nn.Module | None = None
-    """The model as it will be trained, without weights, after `check_tokenizer`; None where that tells nothing."""
+    meta_model: nn.Module | None = None
+    """After `check_tokenizer` the model as it will be trained, on the meta device; None where it cannot be built so."""
 
     def __call__(self, *args: Any) -> nn.Module:
+        """Returns the model with all transforms applied."""
         model = self.create_model(self.create_config())
         for transform in self.transforms:
             model = transform(model)
         return model
 
     def check(self) -> None:
-        """Raises `ModelError` for what can be told of the model before there are a tokenizer and data."""
+        """Raises `ModelError` for problems that are known before the tokenizer is made and data are prepared."""
 
     def check_tokenizer(self, tokenizer: Any) -> None:
-        """Raises `ModelError` for a tokenizer that does not fit; called after `check`, before there are data."""
+        """Raises `ModelError` for a tokenizer that does not fit; called after `check`, before data are prepared."""
 
     def validate_engine(self, engine: Any) -> None:
-        """Raises `ModelError` for what only running the model can tell; called on every process when it has its
-        ``engine``, before anything is loaded."""
+        """Raises `ModelError` for problems that only a forward pass shows; called on all ranks once ``engine`` is
+        built, before a checkpoint is loaded."""
 
     @hook("create_config")
     def create_config(self) -> Any:
-        """What `create_model` is given; None when the section says everything."""
+        """Returns the config for `create_model`, or None when the recipe's section is enough."""
         return None
 
     @hook("create_model")
     @abstractmethod
     def create_model(self, config: Any) -> nn.Module:
-        """The model in the section's ``dtype``, its weights loaded or drawn."""
+        """Returns the model in the section's ``dtype``, with its weights loaded or initialised."""
 
     @property
     def transforms(self) -> Sequence[ModelTransform]:
-        """What is done to the model after it is made, in this order."""
+        """The transforms applied to the model after it is made, in this order."""
         return ()

@@ -11,23 +11,25 @@ from arctic_training.model.huggingface_factory import HFModelFactory
 
 
 class LigerModelFactory(HFModelFactory):
-    """The same models with Liger's norms, rotations and MLPs, which are written for GPUs."""
+    """Makes the same models with Liger's GPU kernels for norms, rotary positions and MLPs."""
 
     name = "liger"
 
     def check(self) -> None:
+        """Raises `MissingDependencyError` or `ModelError` where Liger cannot be used; see also the base."""
         self._require_kernels()
         self._require_supported(self.create_config())
         super().check()
 
     def _require_kernels(self) -> None:
+        """Raises `MissingDependencyError` without the library, `ModelError` without a GPU."""
         if importlib.util.find_spec("liger_kernel") is None:
             raise MissingDependencyError("model.type: liger needs the library liger-kernel: pip install liger-kernel")
         if not torch.cuda.is_available():
-            raise ModelError("model.type: liger has kernels for GPUs, and there is none; use type: huggingface")
+            raise ModelError("model.type: liger has kernels for GPUs, and this machine has none; use type: huggingface")
 
     def _require_supported(self, config: Any) -> None:
-        """Raises `ModelError` for models that Liger would leave as they are, with a line in a log."""
+        """Raises `ModelError` for models that Liger would leave unchanged, with a line in a log only."""
         from liger_kernel.transformers.monkey_patch import MODEL_TYPE_TO_APPLY_LIGER_FN as SUPPORTED
 
         if {config.model_type, config.get_text_config().model_type}.isdisjoint(SUPPORTED):
@@ -42,6 +44,6 @@ class LigerModelFactory(HFModelFactory):
         model = super().create_model(config)
         from liger_kernel.transformers import _apply_liger_kernel_to_instance
 
-        # the loss is this package's own, at the targets only
+        # the loss is computed by `target_losses`
         _apply_liger_kernel_to_instance(model=model, fused_linear_cross_entropy=False, cross_entropy=False)
         return model

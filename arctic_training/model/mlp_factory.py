@@ -1,4 +1,4 @@
-"""Plain feed-forward networks with weights drawn anew."""
+"""Plain feed-forward networks with random weights."""
 
 from itertools import pairwise
 from typing import Annotated, Any, ClassVar, Literal
@@ -20,17 +20,19 @@ _ACTIVATIONS: dict[str, type[nn.Module]] = {
 
 
 class MLPConfig(ModelConfig):
+    """The model section for a feed-forward network."""
+
     dtype: DType = "fp32"
     sizes: list[Annotated[int, Field(ge=1)]] = Field(min_length=2)
     """Widths of the input, of every hidden layer and of the output."""
     activation: Literal["relu", "leaky_relu", "gelu", "silu", "tanh"] = "relu"
-    """What follows every layer but the last."""
+    """The activation after every layer but the last."""
     dropout: float = Field(default=0.0, ge=0, lt=1)
     """Share of the activations that are zeroed after every layer but the last."""
 
 
 class MLPFactory(ModelFactory[MLPConfig]):
-    """Linear layers with an activation between them."""
+    """Makes a stack of linear layers with activations between them."""
 
     name = "mlp"
     config_type: ClassVar[type[ComponentConfig]] = MLPConfig
@@ -40,7 +42,8 @@ class MLPFactory(ModelFactory[MLPConfig]):
         layers: list[nn.Module] = []
         for inputs, outputs in pairwise(sizes):
             layers += [nn.Linear(inputs, outputs), _ACTIVATIONS[self.config.activation]()]
-            layers += [nn.Dropout(self.config.dropout)] * bool(self.config.dropout)
+            if self.config.dropout:
+                layers.append(nn.Dropout(self.config.dropout))
         while not isinstance(layers[-1], nn.Linear):
             layers.pop()
         return nn.Sequential(*layers)

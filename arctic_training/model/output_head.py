@@ -1,6 +1,8 @@
-"""How a causal model of transformers goes from hidden states to logits and to its loss, found by watching it once."""
+"""The output head of a causal language model: how its forward makes logits and a loss of hidden states.
 
-import inspect
+Found by running that forward once between stand-ins, so that no model is known by its name.
+"""
+
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,75 +13,70 @@ import torch
 from torch import Tensor, nn
 
 from arctic_training.loss.cross_entropy import LogitMap
+from arctic_training.model.transformers_internals import accepts, calls_loss_function
 
 
 @dataclass(frozen=True)
 class OutputHead:
-    """What is known of the way from hidden states to logits, and to the loss that the model computes itself."""
+    """How a model makes logits of hidden states, and the loss that its own forward computes."""
 
     backbone: nn.Module | None
     head: nn.Module | None
     map: LogitMap | None
-    """Logits are ``map(head(hidden))``, the hidden states being those of the backbone, or a multiple of them; None
-    where they come about in another way."""
+    """Logits are ``map(head(hidden))``, where ``hidden`` is what the backbone returns, or a multiple of it; None for a
+    model that computes them otherwise."""
     calls_loss: bool
-    """Whether the model's own forward, where labels are passed, computes their loss by its ``loss_function``."""
-    adds_of_logits: bool = False
-    """Whether it adds something to that loss which depends on the logits of all tokens."""
+    """Whether the model's own forward, when given labels, computes their loss by its ``loss_function``."""
+    adds_loss_of_logits: bool = False
+    """Whether it adds a term to that loss that depends on the logits of all tokens."""
 
 
-_known: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()
+_cache: WeakKeyDictionary[Any, OutputHead] = WeakKeyDictionary()
 
 
 def output_head(model: Any) -> OutputHead:
-    """Returns the head of ``model`` (a causal language model).
+    """Returns the head of ``model`` (a causal language model), found once and cached.
 
-    Backbone and head are taken out for a moment and the model's own forward is run between stand-ins, so that neither a
-    weight nor a random number is touched, and what a model does to its logits need not be known by its name.
+    The model's own forward runs with stand-ins in place of backbone and head, so that neither a weight nor a random
+    number is touched.
     """
-    known = _known.get(model)
-    if known is None or (known.head is not None and model.get_output_embeddings() is not known.head):
-        known = _known[model] = _watch(model)
-    return known
+    head = _cache.get(model)
+    if head is None or (head.head is not None and model.get_output_embeddings() is not head.head):
+        head = _cache[model] = _find_head(model)
+    return head
 
 
 @contextmanager
 def without_cross_entropy(model: Any, device: torch.device) -> Iterator[Callable[[Any], Tensor | None]]:
-    """Puts 0 in place of the cross-entropy that the forward of ``model`` computes for labels.
+    """Replaces the cross-entropy that the forward of ``model`` computes for labels by 0.
 
-    Yields a function that takes what the forward has returned to what it added to the 0, or to None.
+    Yields a function of what that forward returns: the scalar that it added to the 0, or None.
     """
-    before = model.__dict__.get("_loss_function")
+    original = model.__dict__.get("_loss_function")
     zeros: list[Tensor] = []
 
     def zero(*args: Any, **kwargs: Any) -> Tensor:
         zeros.append(torch.zeros((), dtype=torch.float32, device=device))
         return zeros[-1]
 
-    def added(out: Any) -> Tensor | None:
-        loss = getattr(out, "loss", None)
+    def added_loss(output: Any) -> Tensor | None:
+        loss = getattr(output, "loss", None)
         if not isinstance(loss, Tensor) or (any(loss is one for one in zeros) and loss._version == 0):
             return None
         return loss
 
     model._loss_function = zero
     try:
-        yield added
+        yield added_loss
     finally:
-        if before is None:
+        if original is None:
             del model._loss_function
         else:
-            model._loss_function = before
+            model._loss_function = original
 
 
-def accepts(model: nn.Module, name: str) -> bool:
-    """Whether the forward of ``model`` knows a keyword of that name."""
-    parameters = inspect.signature(type(model).forward).parameters
-    return name in parameters
-
-
-class _Output(dict[str, Any]):
-    """What a backbone returns, as far as any model asks: hidden states, and None for the rest."""
+class _BackboneOutput(dict[str, Any]):
+    """The output of a backbone that has hidden states, and None for every other field."""
 
     def __init__(self, hidden: Tensor) -> None:
         super().__init__(last_hidden_state=hidden)
@@ -94,72 +91,76 @@ class _Output(dict[str, Any]):
         return self.last_hidden_state if key in (0, "last_hidden_state") else None
 
 
-class _Backbone(nn.Module):
+class _BackboneStandIn(nn.Module):
+    """Records the arguments of its call and returns given hidden states."""
+
     def __init__(self, hidden: Tensor) -> None:
         super().__init__()
-        self.hidden, self.told = hidden, dict[str, Any]()
+        self.hidden, self.received = hidden, dict[str, Any]()
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        self.told = kwargs | ({"input_ids": args[0]} if args else {})
-        return _Output(self.hidden)
+        self.received = kwargs | ({"input_ids": args[0]} if args else {})
+        return _BackboneOutput(self.hidden)
 
 
-class _Head(nn.Module):
+class _HeadStandIn(nn.Module):
+    """Records the hidden states of its call and returns given logits."""
+
     def __init__(self, like: Any, logits: Tensor) -> None:
         super().__init__()
-        # taken out past the door at which ZeRO stage 3 waits to fetch what is asked for, and to fetch it ever after
+        # from _parameters: an attribute lookup would make ZeRO stage 3 gather the weight, now and ever after
         self.weight, self.bias = like._parameters.get("weight"), like._parameters.get("bias")
         self.logits = logits
-        self.heard: Tensor | None = None
+        self.received: Tensor | None = None
 
     def forward(self, hidden: Tensor) -> Tensor:
-        self.heard = hidden
+        self.received = hidden
         return self.logits
 
 
-def _watch(model: Any) -> OutputHead:
+def _find_head(model: Any) -> OutputHead:
     prefix = getattr(model, "base_model_prefix", "")
     backbone = model._modules.get(prefix)
     head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
     name = next((name for name, module in model.named_children() if module is head), None)
-    calls_loss = "loss_function" in inspect.unwrap(type(model).forward).__code__.co_names
+    calls_loss = calls_loss_function(model)
     if backbone is None or name is None:
         return OutputHead(backbone, None, None, calls_loss)
     width = int(getattr(head, "in_features", 0)) or model.config.get_text_config().hidden_size
     hidden = torch.linspace(-1, 1, 2 * width, dtype=torch.float64).reshape(1, 2, width)
     logits = torch.linspace(-90, 90, 64, dtype=torch.float64).reshape(1, 2, 32)
-    backbone_stand_in, head_stand_in = _Backbone(hidden), _Head(head, logits.clone())
-    told: dict[str, Any] = {"input_ids": torch.zeros(1, 2, dtype=torch.long), "position_ids": torch.arange(2)[None]}
-    told |= {"use_cache": False, "cu_seq_lens_q": torch.tensor([0, 2], dtype=torch.int32)}
-    more: dict[str, Any] = {"labels": torch.zeros(1, 2, dtype=torch.long)} if calls_loss else {}
+    backbone_stand_in, head_stand_in = _BackboneStandIn(hidden), _HeadStandIn(head, logits.clone())
+    inputs: dict[str, Any] = {"input_ids": torch.zeros(1, 2, dtype=torch.long), "position_ids": torch.arange(2)[None]}
+    inputs |= {"use_cache": False, "cu_seq_lens_q": torch.tensor([0, 2], dtype=torch.int32)}
+    extra_kwargs: dict[str, Any] = {"labels": torch.zeros(1, 2, dtype=torch.long)} if calls_loss else {}
     if accepts(model, "output_router_logits"):
-        more["output_router_logits"] = False  # the stand-in routes nothing
-    with _swapped(model, {prefix: backbone_stand_in, name: head_stand_in}), torch.no_grad():
+        extra_kwargs["output_router_logits"] = False  # the stand-in routes nothing
+    with _modules_replaced(model, {prefix: backbone_stand_in, name: head_stand_in}), torch.no_grad():
         try:
-            with without_cross_entropy(model, torch.device("cpu")) as added:
-                out = type(model).forward(model, **told, **more)
-                of_logits, given = added(out) is not None, out.logits
-        except Exception:  # a model that wants more than this goes another way
+            with without_cross_entropy(model, torch.device("cpu")) as added_loss:
+                output = type(model).forward(model, **inputs, **extra_kwargs)
+                adds_loss, final_logits = added_loss(output) is not None, output.logits
+        except Exception:  # a model that needs more than these inputs computes its logits otherwise
             return OutputHead(backbone, head, None, calls_loss)
-    heard, passed = head_stand_in.heard, backbone_stand_in.told
-    if heard is None or any(passed.get(key) is not value for key, value in told.items()):
-        return OutputHead(backbone, head, None, calls_loss, of_logits)
-    mapped = _logit_map(logits, given, model.config) if _factor(hidden, heard) else None
-    return OutputHead(backbone, head, mapped, calls_loss, of_logits)
+    received, passed = head_stand_in.received, backbone_stand_in.received
+    if received is None or any(passed.get(key) is not value for key, value in inputs.items()):
+        return OutputHead(backbone, head, None, calls_loss, adds_loss)
+    logit_map = _logit_map(logits, final_logits, model.config) if _factor(hidden, received) else None
+    return OutputHead(backbone, head, logit_map, calls_loss, adds_loss)
 
 
 @contextmanager
-def _swapped(model: nn.Module, modules: Mapping[str, nn.Module]) -> Iterator[None]:
-    kept = {name: model._modules[name] for name in modules}
+def _modules_replaced(model: nn.Module, modules: Mapping[str, nn.Module]) -> Iterator[None]:
+    originals = {name: model._modules[name] for name in modules}
     model._modules.update(modules)
     try:
         yield
     finally:
-        model._modules.update(kept)
+        model._modules.update(originals)
 
 
 def _factor(before: Tensor, after: Tensor) -> float | None:
-    """The number that ``before`` was multiplied by to become ``after``; None when it was something else."""
+    """Returns the number that ``before`` was multiplied by to become ``after``, or None where it was something else."""
     if before.shape != after.shape:
         return None
     # a model may have cast to the type of its weights
@@ -172,16 +173,17 @@ def _factor(before: Tensor, after: Tensor) -> float | None:
 
 
 def _logit_map(before: Tensor, after: Tensor, config: Any) -> LogitMap | None:
+    """Returns the scale and soft cap that take ``before`` to ``after``, or None where it was something else."""
     factor = _factor(before, after)
     if factor is not None:
         return LogitMap(factor)
     cap = getattr(config.get_text_config(), "final_logit_softcapping", None)
-    linear = after.double().abs() < 0.5 * (cap or 0)
-    if not cap or before.shape != after.shape or not linear.any():
+    uncapped = after.double().abs() < 0.5 * (cap or 0)
+    if not cap or before.shape != after.shape or not uncapped.any():
         return None
-    # the cap is undone where it is not flat yet, which tells what the logits were multiplied by before it
-    inner = cap * torch.atanh(after.double()[linear] / cap)
-    factor = float(inner[-1] / before[linear][-1])
+    # the cap is inverted where it is not flat yet, which gives the factor of the logits before it
+    inner = cap * torch.atanh(after.double()[uncapped] / cap)
+    factor = float(inner[-1] / before[uncapped][-1])
     factor = 1.0 if abs(factor - 1) < 1e-5 else factor
     fits = torch.allclose(after.double(), cap * torch.tanh(before * factor / cap), rtol=1e-5, atol=1e-5)
     return LogitMap(factor, float(cap)) if fits else None

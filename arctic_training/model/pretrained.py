@@ -1,8 +1,7 @@
-"""Reads configs and weights of transformers from a folder, a GGUF file or the hub, its errors in one sentence."""
+"""Loads configs and weights of transformers from a folder, a GGUF file or the hub, with errors of one sentence."""
 
 import copy
 import re
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,8 +14,10 @@ from arctic_training.config.checks.paths import beyond_reach
 from arctic_training.errors.types import ModelError
 from arctic_training.logging import logger
 from arctic_training.model import weight_files
-from arctic_training.model.checks.declared import declared
-from arctic_training.model.checks.dry_run import misfit, require_modules, require_shapes
+from arctic_training.model.checks.weight_shapes import check_modules_in_files, check_weight_shapes, mismatch_message
+from arctic_training.model.config_values import coerce_values
+from arctic_training.model.transformers_internals import converts_weights
+from arctic_training.progress_bars import without_progress_bars
 from arctic_training.registry import suggest
 
 T = TypeVar("T")
@@ -26,10 +27,10 @@ _NOT_A_TENSOR = re.compile(r"GLOBAL (\S+)")
 
 
 class Pretrained:
-    """Where a model is. ``name`` is a folder, a ``.gguf`` file, or a name on the hub."""
+    """A model of transformers, to be built or loaded. ``name`` is a folder, a ``.gguf`` file, or a name on the hub."""
 
     def __init__(self, name: str, *, trust_remote_code: bool, key: str = "model.name_or_path") -> None:
-        """``key`` is where the recipe has the name."""
+        """``key`` is the recipe's key of the name, for error messages."""
         path = Path(name).expanduser()
         self.name, self.path, self.key = name, path, key
         self.is_gguf = path.suffix == ".gguf"
@@ -41,82 +42,90 @@ class Pretrained:
             self.options["gguf_file"] = path.name
 
     def config(self, overrides: Mapping[str, Any]) -> tuple[Any, bool]:
-        """The model's config with ``overrides``, and whether it still has as many layers as the weights."""
+        """Returns the model's config with ``overrides``, and whether it still has as many layers as the weights.
+
+        Raises `ModelError` for a config that cannot be read, or an override that it has no field for.
+        """
         from transformers import AutoConfig
 
-        config = self._reading(lambda: AutoConfig.from_pretrained(self.location, **self.options))
+        config = self._call(lambda: AutoConfig.from_pretrained(self.location, **self.options))
         layers = getattr(config.get_text_config(), "num_hidden_layers", None)
         if overrides:
-            config = self._reading(lambda: overridden(config, overrides))
+            config = self._call(lambda: override_config(config, overrides))
         return config, getattr(config.get_text_config(), "num_hidden_layers", None) == layers
 
-    def drawn(self, auto_class: Any, config: Any, options: Mapping[str, Any]) -> nn.Module:
-        """The model with random weights."""
+    def from_config(self, auto_class: Any, config: Any, options: Mapping[str, Any]) -> nn.Module:
+        """Returns the model with random weights. Raises `ModelError`."""
         trust = self.options["trust_remote_code"]
-        model: nn.Module = self._reading(lambda: auto_class.from_config(config, trust_remote_code=trust, **options))
+        model: nn.Module = self._call(lambda: auto_class.from_config(config, trust_remote_code=trust, **options))
         return model
 
-    def skeleton(self, auto_class: Any, config: Any, options: Mapping[str, Any]) -> nn.Module:
-        """The model without weights: of what it is made, and nothing in it."""
+    def on_meta_device(self, auto_class: Any, config: Any, options: Mapping[str, Any]) -> nn.Module:
+        """Returns the model with parameters that have a shape and no values. Raises `ModelError`."""
         with torch.device("meta"):
-            return self.drawn(auto_class, copy.deepcopy(config), options)
+            return self.from_config(auto_class, copy.deepcopy(config), options)
 
-    def require_shapes(self, skeleton: nn.Module) -> None:
-        """Raises `ModelError` for files that are missing or damaged, or hold weights of other shapes."""
+    def check_files(self, meta_model: nn.Module) -> None:
+        """Compares the headers of the files with ``meta_model``, the model on the meta device.
+
+        Raises `ModelError` for files that are missing or damaged, or hold weights of other shapes.
+        """
         if not self.path.is_dir() or self.is_gguf:
             return
-        with self.named():
-            told = weight_files.shapes(self.path)
-            if not told and not any(self.path.glob("pytorch_model*.bin*")):
-                raise ModelError("no weights in it; model.safetensors, or an index with its files, is wanted")
-            if not _is_rewritten(skeleton):
-                require_shapes(skeleton, told)
-                require_modules(skeleton, told, new=self.new_weights)
+        with self.named_in_errors():
+            shapes = weight_files.read_shapes(self.path)
+            if not shapes and not any(self.path.glob("pytorch_model*.bin*")):
+                raise ModelError("no weights in it; expected model.safetensors, or an index with its files")
+            if not converts_weights(meta_model):
+                check_weight_shapes(meta_model, shapes)
+                check_modules_in_files(meta_model, shapes, new=self.new_weights)
 
     @contextmanager
-    def named(self) -> Iterator[None]:
-        """Put the model before what is said of it."""
+    def named_in_errors(self) -> Iterator[None]:
+        """Puts the key and name of the model before the messages of `ModelError`."""
         try:
             yield
         except ModelError as error:
-            raise ModelError(f"{self._said()}: {error}") from error
+            raise ModelError(f"{self._label()}: {error}") from error
 
-    def loaded(self, auto_class: Any, config: Any, options: Mapping[str, Any]) -> nn.Module:
-        """The model with its weights. Raises `ModelError` when the files do not hold all of them, or hold others."""
-        told = {**self.options, **options, "config": config, "output_loading_info": True}
+    def from_pretrained(self, auto_class: Any, config: Any, options: Mapping[str, Any]) -> nn.Module:
+        """Returns the model with its weights. Raises `ModelError` when the files lack some, or hold other shapes."""
+        kwargs = {**self.options, **options, "config": config, "output_loading_info": True}
         if self.is_gguf:
             from transformers import GgufConfig
 
-            told["quantization_config"] = GgufConfig(dequantize=True)
-        # sizes that do not fit are told here, by name
-        told["ignore_mismatched_sizes"] = True
-        with _quiet():
-            model, info = self._reading(lambda: auto_class.from_pretrained(self.location, **told))
-        wrong = [
-            f"{name} is {list(there)} in the file, {list(wanted)} by the config"
-            for name, there, wanted in sorted(info["mismatched_keys"])
+            kwargs["quantization_config"] = GgufConfig(dequantize=True)
+        # shapes that do not fit are named below
+        kwargs["ignore_mismatched_sizes"] = True
+        with _quiet_loading():
+            model, info = self._call(lambda: auto_class.from_pretrained(self.location, **kwargs))
+        problems = [
+            f"{name} is {list(in_file)} in the file, {list(by_config)} by the config"
+            for name, in_file, by_config in sorted(info["mismatched_keys"])
         ]
-        wrong += [f"{name} is missing" for name in sorted(info["missing_keys"]) if not self._is_new(name)]
-        if wrong:
-            raise ModelError(f"{self._said()}: {misfit(wrong)}")
+        problems += [f"{name} is missing" for name in sorted(info["missing_keys"]) if not self._is_new(name)]
+        if problems:
+            raise ModelError(f"{self._label()}: {mismatch_message(problems)}")
         if unused := sorted(info["unexpected_keys"]):
             logger.warning(f"{self.name}: {len(unused)} weights have no place in the model, {unused[0]} among them")
-        return _as_plain(model) if self.is_gguf else model  # type: ignore[no-any-return]
+        return _without_quantization(model) if self.is_gguf else model  # type: ignore[no-any-return]
 
-    def _reading(self, read: Callable[[], T]) -> T:
+    def _call(self, load: Callable[[], T]) -> T:
+        """Calls ``load`` of transformers. Raises `ModelError` for every error of it."""
         path = self.path
         if (self.name.startswith((".", "/", "~")) or self.is_gguf) and not path.exists():
-            raise ModelError(f"{self._said()}: no such {'file' if self.is_gguf else 'folder'}")
+            raise ModelError(f"{self._label()}: no such {'file' if self.is_gguf else 'folder'}")
         if path.is_dir() and not (path / "config.json").exists():
-            raise ModelError(f"{self._said()}: no config.json in it; a folder that save_pretrained wrote is wanted")
+            raise ModelError(f"{self._label()}: no config.json in it; expected a folder that save_pretrained wrote")
         try:
-            return read()
+            return load()
         except ModelError:
             raise
         except Exception as error:
-            raise ModelError(self._sentence(error)) from error
+            raise ModelError(self._message(error)) from error
 
-    def _sentence(self, error: Exception) -> str:
+    def _message(self, error: Exception) -> str:
+        """Returns an error of transformers or safetensors in one sentence that says what to do."""
         text = " ".join(str(error).split())
         if isinstance(error, KeyError):
             text = f"{text} is missing in one of its files"
@@ -131,73 +140,65 @@ class Pretrained:
         elif type(error).__name__ == "SafetensorError":
             text = f"a file of weights is damaged or cut off: {text}"
         elif "Weights only load failed" in text:
-            held = _NOT_A_TENSOR.search(text)
-            what = f", such as {held[1]}," if held else ""
-            text = f"its .bin file holds more than tensors{what} which could run code, and was not loaded; "
+            other = _NOT_A_TENSOR.search(text)
+            such_as = f", such as {other[1]}," if other else ""
+            text = f"its .bin file holds more than tensors{such_as} which could run code, and was not loaded; "
             text += "have the weights written as safetensors"
         elif not self.path.exists():
             text = beyond_reach(text)
-        return f"{self._said()}: {text[:500]}"
+        return f"{self._label()}: {text[:500]}"
 
     def _is_new(self, weight: str) -> bool:
         return any(weight.startswith(f"{module}.") for module in self.new_weights)
 
-    def _said(self) -> str:
+    def _label(self) -> str:
         return f"{self.key}: {self.name}"
 
 
-def overridden(config: Any, overrides: Mapping[str, Any]) -> Any:
-    """The config with some of its fields changed, of a config inside some of its own; `ModelError` for others."""
+def override_config(config: Any, overrides: Mapping[str, Any]) -> Any:
+    """Returns a copy of a config with some of its fields changed, also of the configs inside it.
+
+    Raises `ModelError` for a field that it does not have.
+    """
     known = config.to_dict()
     for name in overrides:
         if name in ("dtype", "torch_dtype"):
-            raise ModelError(f"model.hf_config_kwargs.{name}: model.dtype says it; leave it out here")
+            raise ModelError(f"model.hf_config_kwargs.{name}: set model.dtype instead")
         if name not in known and not hasattr(config, name):
-            meant = suggest(name, sorted(known)).split("? ")[0]
-            guess = f"; {meant}?" if meant.startswith("did") else ""
-            raise ModelError(f"model.hf_config_kwargs: {type(config).__name__} has no {name!r}{guess}")
+            suggestion = suggest(name, sorted(known)).split("? ")[0]
+            hint = f"; {suggestion}?" if suggestion.startswith("did") else ""
+            raise ModelError(f"model.hf_config_kwargs: {type(config).__name__} has no {name!r}{hint}")
     parts = {name: getattr(config, name, None) for name in getattr(config, "sub_configs", {})}
     inner = {
-        name: overridden(parts[name], value).to_dict()
+        name: override_config(parts[name], value).to_dict()
         for name, value in overrides.items()
         if isinstance(value, Mapping) and parts.get(name) is not None
     }
-    changed = {**known, **declared(type(config), overrides), **inner}
+    changed = {**known, **coerce_values(type(config), overrides), **inner}
     if "num_hidden_layers" in overrides:
-        # lists that say something of every layer are made anew for their number
+        # lists with an entry for every layer are made anew for the new number
         for name, value in known.items():
             if isinstance(value, list) and len(value) == known.get("num_hidden_layers") and name not in overrides:
                 del changed[name]
     return type(config).from_dict(changed)
 
 
-def _is_rewritten(model: Any) -> bool:
-    """Whether transformers makes other tensors of those in the files, so that they cannot be compared."""
-    from transformers.conversion_mapping import get_model_conversion_mapping
-
-    quantized = getattr(model.config, "quantization_config", None)
-    return bool(quantized or get_model_conversion_mapping(model, add_legacy=False))
-
-
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Progress bars are for people; what does not fit is told in a sentence."""
+def _quiet_loading() -> Iterator[None]:
+    """Disables transformers' warnings, whose content our messages have, and its progress bars outside a terminal."""
     from transformers.utils import logging
 
-    level, shown = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    level = logging.get_verbosity()
     logging.set_verbosity_error()
-    if not sys.stderr.isatty():
-        logging.disable_progress_bar()
     try:
-        yield
+        with without_progress_bars("transformers", keep_in_terminal=True):
+            yield
     finally:
         logging.set_verbosity(level)
-        if shown:
-            logging.enable_progress_bar()
 
 
-def _as_plain(model: Any) -> Any:
-    """The weights are plain numbers now; a model that still says it is quantized could not be saved."""
+def _without_quantization(model: Any) -> Any:
+    """Removes the marks of quantization: its weights are plain numbers now, and could not be saved with them."""
     for name in ("quantization_config", "_pre_quantization_dtype"):
         if hasattr(model.config, name):
             delattr(model.config, name)

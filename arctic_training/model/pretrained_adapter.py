@@ -1,4 +1,4 @@
-"""Reads a folder that PEFT saved as the model that it is: the base that it names, with the adapter merged into it."""
+"""Loads a folder that PEFT saved as a plain model: the base that it names, with the adapter merged into it."""
 
 import json
 import os
@@ -18,8 +18,8 @@ _CONFIG = "adapter_config.json"
 
 
 def is_adapter(name: str) -> bool:
-    """Whether ``name`` is a folder with an adapter in it, and no model."""
-    folder = os.path.expanduser(name)  # of os, which answers for names that no file can have, too
+    """Returns whether ``name`` is a folder that holds an adapter and no model."""
+    folder = os.path.expanduser(name)  # os.path also takes names that no file can have
     return os.path.isfile(os.path.join(folder, _CONFIG)) and not os.path.exists(os.path.join(folder, "config.json"))
 
 
@@ -30,20 +30,21 @@ def base_of(name: str) -> str:
         base = json.loads((folder / _CONFIG).read_text(encoding="utf-8"))["base_model_name_or_path"]
     except (OSError, ValueError, KeyError, TypeError):
         raise ModelError(f"{name}: {_CONFIG} is damaged, or names no base_model_name_or_path") from None
-    beside = folder / "base"
-    if (beside / "config.json").is_file():
-        return str(beside)  # a base of its own, that stays with it wherever the folder is moved to
+    own_base = folder / "base"
+    if (own_base / "config.json").is_file():
+        return str(own_base)  # it stays with the adapter wherever the folder is moved to
     if not isinstance(base, str) or not base:
         raise ModelError(f"{name}: {_CONFIG} names no base_model_name_or_path")
-    if told := escapes(base) if os.path.exists(os.path.expanduser(base)) else "":
-        raise ModelError(f"{name}: the base of the adapter, {told}")
+    if problem := escapes(base) if os.path.exists(os.path.expanduser(base)) else "":
+        raise ModelError(f"{name}: the base of the adapter, {problem}")
     return base
 
 
 class PretrainedAdapter(Pretrained):
-    """Where an adapter is. ``name`` is the folder that PEFT saved."""
+    """A model with an adapter of PEFT merged into it. ``name`` is the folder of the adapter."""
 
     def __init__(self, name: str, *, trust_remote_code: bool, key: str = "model.name_or_path") -> None:
+        """Raises `ModelError` for a damaged adapter config, or one that names no base."""
         try:
             base = base_of(name)
         except ModelError as error:
@@ -55,54 +56,54 @@ class PretrainedAdapter(Pretrained):
         import peft
 
         try:
-            told = peft.PeftConfig.from_pretrained(self.folder)
+            adapter = peft.PeftConfig.from_pretrained(self.folder)
         except Exception as error:
-            raise ModelError(f"{self._said()}: {' '.join(str(error).split())[:300]}") from error
-        if told.is_prompt_learning or told.is_adaption_prompt:
-            kind = getattr(told.peft_type, "value", told.peft_type)
-            raise ModelError(f"{self._said()}: {kind} cannot be merged into its base; name the base")
+            raise ModelError(f"{self._label()}: {' '.join(str(error).split())[:300]}") from error
+        if adapter.is_prompt_learning or adapter.is_adaption_prompt:
+            method = getattr(adapter.peft_type, "value", adapter.peft_type)
+            raise ModelError(f"{self._label()}: {method} cannot be merged into its base; name the base")
         return super().config(overrides)
 
-    def skeleton(self, auto_class: Any, config: Any, options: Mapping[str, Any]) -> nn.Module:
-        model = super().skeleton(auto_class, config, options)
-        self._fit(model)
+    def on_meta_device(self, auto_class: Any, config: Any, options: Mapping[str, Any]) -> nn.Module:
+        model = super().on_meta_device(auto_class, config, options)
+        self._resize_embeddings(model)
         return model
 
-    def loaded(self, auto_class: Any, config: Any, options: Mapping[str, Any]) -> nn.Module:
-        model = super().loaded(auto_class, config, options)
-        self._fit(model)
-        return self._reading(lambda: merged(model, self.folder))
+    def from_pretrained(self, auto_class: Any, config: Any, options: Mapping[str, Any]) -> nn.Module:
+        model = super().from_pretrained(auto_class, config, options)
+        self._resize_embeddings(model)
+        return self._call(lambda: merge_adapter(model, self.folder))
 
-    def _fit(self, model: Any) -> None:
-        """Give the base rows for the tokens of the adapter's tokenizer, as PEFT does."""
+    def _resize_embeddings(self, model: Any) -> None:
+        """Adds rows to the base for the tokens of the adapter's tokenizer, as PEFT does."""
         from transformers import AutoTokenizer
 
         if not (Path(self.folder).expanduser() / "tokenizer_config.json").is_file():
             return
         trust = self.options["trust_remote_code"]
-        tokens = self._reading(lambda: len(AutoTokenizer.from_pretrained(self.folder, trust_remote_code=trust)))
+        tokens = self._call(lambda: len(AutoTokenizer.from_pretrained(self.folder, trust_remote_code=trust)))
         if tokens > model.config.get_text_config().vocab_size:
             model.resize_token_embeddings(tokens, mean_resizing=False)
 
-    def _said(self) -> str:
+    def _label(self) -> str:
         return f"{self.key}: {self.folder}, an adapter of {self.name}"
 
 
-def merged(base: nn.Module, folder: str) -> nn.Module:
-    """Returns ``base`` with the adapter in ``folder`` added to its weights, layer by layer where they are parted."""
+def merge_adapter(base: nn.Module, folder: str) -> nn.Module:
+    """Returns ``base`` with the adapter in ``folder`` added to its weights; partitioned ones are gathered by layer."""
     import peft
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
         adapted: Any = peft.PeftModel.from_pretrained(base, folder)
         if not is_partitioned(base):
-            model: Any = adapted.merge_and_unload()
+            merged: Any = adapted.merge_and_unload()
         else:
             for layer in [one for one in adapted.modules() if hasattr(one, "merge") and hasattr(one, "base_layer")]:
                 with modified(layer.parameters()):
                     layer.merge()
-            model = adapted.unload()
-    model.__dict__.pop("peft_config", None)
-    model.requires_grad_(True)
-    whole: nn.Module = model
-    return whole
+            merged = adapted.unload()
+    merged.__dict__.pop("peft_config", None)
+    merged.requires_grad_(True)
+    model: nn.Module = merged
+    return model

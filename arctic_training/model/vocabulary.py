@@ -1,70 +1,70 @@
-"""Brings the embedding of a model and its tokenizer together."""
+"""Fits the embedding of a model to its tokenizer."""
 
 from typing import Any
 
 from arctic_training.config.sections.tokenizer import is_lexer
 from arctic_training.errors.types import ModelError
 from arctic_training.logging import logger
-from arctic_training.model.checks.dry_run import rows
+from arctic_training.model.causal_lm import embedding_rows
 
 
 def fit_vocabulary(model: Any, tokenizer: Any, *, resize: bool, exact: bool = False) -> list[tuple[int, str]]:
-    """See that every token has a row of the embedding, and that the model's config names the tokenizer's pad token.
+    """Adds a row to the embedding for every token without one, and sets the pad token of the model's config.
 
-    Only a pad token that the tokenizer was given by this package gets a new row unasked; for any other, ``resize`` must
-    be true; their number is then rounded up, or, where PEFT is to make as many when it loads an adapter, ``exact``.
-    Returns the tokens with new rows, by number. Raises `ModelError` when tokens are left without a row: they would be
-    looked up out of range.
+    Without ``resize`` only a new pad token of this package gets a row. The number of rows is rounded up, unless
+    ``exact``: PEFT adds exactly as many when it loads an adapter. Returns the tokens with new rows, with their ids.
+    Raises `ModelError` when tokens would be left without a row: they would be looked up out of range.
     """
-    count = rows(model)
+    count = embedding_rows(model)
     if tokenizer is None or count is None:
         return []
-    if beyond := require_rows(count, tokenizer, resize=resize):
-        size = beyond[-1][0] + 1
+    if missing := tokens_without_row(count, tokenizer, resize=resize):
+        size = missing[-1][0] + 1
         if not exact:
             size = -(-size // 64) * 64  # products of such a width are faster
-        logger.info(f"the embedding's {count} rows become {size}, for {len(beyond)} tokens more")
+        logger.info(f"the embedding grows from {count} to {size} rows, for {len(missing)} new tokens")
         model.resize_token_embeddings(size, mean_resizing=False)
     for holder in (getattr(model, "config", None), getattr(model, "generation_config", None)):
         if holder is not None and tokenizer.pad_token_id is not None:
             holder.pad_token_id = tokenizer.pad_token_id
-        if holder is not None and is_lexer(tokenizer):  # of whose vocabulary the model knows nothing
+        if holder is not None and is_lexer(tokenizer):  # whose vocabulary the model does not know
             holder.bos_token_id, holder.eos_token_id = tokenizer.bos_token_id, tokenizer.eos_token_id
-    return beyond
+    return missing
 
 
-def warn_of_untrained_rows(model: Any, new: list[tuple[int, str]]) -> None:
-    """Say that rows of the ``new`` tokens are random and nothing trains them; ``model`` carries an adapter."""
+def warn_about_untrained_rows(model: Any, new_tokens: list[tuple[int, str]]) -> None:
+    """Warns if the rows of ``new_tokens``, which are random, are not trained by the adapter of ``model``."""
     base = model.get_base_model()
     names = {id(module): name for name, module in base.named_modules()}
     tied = base.config.get_text_config().tie_word_embeddings
-    for part in [base.get_input_embeddings()] + [base.get_output_embeddings()] * (not tied):
-        left = [token for number, token in new if part is not None and not _trains(part, number)]
-        if left:
+    ends = [base.get_input_embeddings()] if tied else [base.get_input_embeddings(), base.get_output_embeddings()]
+    for part in ends:
+        untrained = [token for number, token in new_tokens if part is not None and not _trains(part, number)]
+        if untrained:
             name = names[id(part)].rpartition(".")[2]
             logger.warning(
-                f"model.peft_config: {len(left)} new tokens, {left[0]!r} among them, have random rows in {name}, which "
-                f"nothing trains; put {name} into modules_to_save or target_modules, or the tokens' numbers into "
-                "trainable_token_indices"
+                f"model.peft_config: {len(untrained)} new tokens, {untrained[0]!r} among them, have random rows in "
+                f"{name}, which nothing trains; put {name} into modules_to_save or target_modules, or the tokens' "
+                "numbers into trainable_token_indices"
             )
 
 
 def _trains(part: Any, row: int) -> bool:
-    """Whether an adapter trains this row of an embedding or output layer."""
+    """Returns whether an adapter trains this row of an embedding or output layer."""
     if not any(parameter.requires_grad for parameter in part.parameters()):
         return False
     chosen = [one for module in part.modules() for one in (getattr(module, "token_indices", None) or {}).values()]
     return not chosen or any(row in rows for rows in chosen)
 
 
-def require_rows(count: int, tokenizer: Any, *, resize: bool) -> list[tuple[int, str]]:
-    """The tokens, by number, that have none of ``count`` rows. Raises `ModelError`; see `fit_vocabulary`."""
-    beyond = sorted((number, token) for token, number in tokenizer.get_vocab().items() if number >= count)
-    if beyond and not resize and [token for _, token in beyond] != [tokenizer.pad_token]:
-        mend = "a model with more rows" if is_lexer(tokenizer) else "tokenizer.name_or_path of the model's own"
+def tokens_without_row(count: int, tokenizer: Any, *, resize: bool) -> list[tuple[int, str]]:
+    """Returns the tokens with an id of ``count`` or more. Raises `ModelError` as `fit_vocabulary` does."""
+    missing = sorted((number, token) for token, number in tokenizer.get_vocab().items() if number >= count)
+    if missing and not resize and [token for _, token in missing] != [tokenizer.pad_token]:
+        hint = "a model with more rows" if is_lexer(tokenizer) else "tokenizer.name_or_path of the model's own"
         raise ModelError(
-            f"the tokenizer has {len(beyond)} tokens, {beyond[0][1]!r} among them, for which the model has no row "
-            f"(it has {count}): they do not belong together; give {mend}, or model.resize_vocabulary: true for rows "
+            f"the tokenizer has {len(missing)} tokens, {missing[0][1]!r} among them, for which the model has no row "
+            f"(it has {count}): they do not belong together; give {hint}, or model.resize_vocabulary: true for rows "
             "with random weights"
         )
-    return beyond
+    return missing

@@ -10,9 +10,9 @@ from torch import nn
 
 from arctic_training.config.checks.deepspeed import deepspeed_problems
 from arctic_training.errors.types import ModelError
-from arctic_training.model.checks.dry_run import rows
-from arctic_training.model.checks.rounding import rounded_apart
-from arctic_training.model.target_losses import causal_model, target_losses
+from arctic_training.model.causal_lm import causal_model, embedding_rows
+from arctic_training.model.rounding_noise import rounding_noise
+from arctic_training.model.target_losses import target_losses
 from arctic_training.state import eval_mode
 
 _PROMPTS = ("PROMPT_TUNING", "MULTITASK_PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING", "CARTRIDGE")
@@ -81,7 +81,7 @@ def require_start(trainer: Any) -> None:
     Asks both for a few tokens; on several processes all of them must ask.
     """
     policy, apart = trainer.model, trainer.engines.get("ref_model")
-    count = rows(causal_model(policy)) or _LENGTH
+    count = embedding_rows(causal_model(policy)) or _LENGTH
     ids = (7 * torch.arange(1, _LENGTH + 1, device=trainer.device) % count)[None]
     inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": ids}
     with eval_mode([policy.module]):
@@ -89,7 +89,7 @@ def require_start(trainer: Any) -> None:
     below, held = (policy, without_adapter) if apart is None else (apart, lambda module: eval_mode([module]))
     with held(below.module):
         found = target_losses(below, inputs)
-        with rounded_apart(below.module):
+        with rounding_noise(below.module):
             rounded = target_losses(below, inputs)
     far = float((start - found).abs().max())
     if not (far <= _NEAR or (start - found).norm() <= _ROUNDINGS * (rounded - found).norm()):

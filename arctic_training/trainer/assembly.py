@@ -144,7 +144,7 @@ def build_tokenizer(trainer: Any) -> Any:
     for model in models:
         model.check_tokenizer(tokenizer)
     trained = {role.name: model for role, model in zip(roles, models, strict=True) if not role.frozen}
-    skeletons = {name: model.skeleton for name, model in trained.items() if model.skeleton is not None}
+    skeletons = {name: model.meta_model for name, model in trained.items() if model.meta_model is not None}
     for checkpointer in build_checkpointers(trainer):
         checkpointer.dry_run(skeletons)
     return tokenizer

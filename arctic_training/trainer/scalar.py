@@ -28,9 +28,11 @@ def require_scalar(trainer: Any, loss: Any) -> None:
 
 def require_auxiliary_losses(trainer: Any, loss: Any) -> None:
     """Raises `TrainingError` where a model adds to its own loss, and that of the trainer leaves it out."""
-    model = auxiliary_losses.unkept(engine.module for engine in trainer.trainable_engines.values())
+    model = auxiliary_losses.find_unused(engine.module for engine in trainer.trainable_engines.values())
     if model is not None and torch.is_grad_enabled():
-        raise TrainingError(auxiliary_losses.told_of(model, f"the loss of {qualified_name(type(trainer))}"))
+        raise TrainingError(
+            auxiliary_losses.dropped_loss_message(model, f"the loss of {qualified_name(type(trainer))}")
+        )
 
 
 def require_whole_attention(trainer: Any, loss: Any) -> None:

@@ -12,7 +12,7 @@ from meter import Meter
 from transformers import AutoModelForCausalLM
 
 from arctic_training.loss.cross_entropy import linear_cross_entropy
-from arctic_training.model.attention import NAME, register, watch
+from arctic_training.model.attention import NAME, add_packing_hooks, register
 
 Batch = dict[str, Any]
 
@@ -20,7 +20,7 @@ Batch = dict[str, Any]
 def load_model(meter: Meter) -> "WithLoss":
     register()
     causal = AutoModelForCausalLM.from_pretrained(meter.folder / "model", dtype=torch.float32, attn_implementation=NAME)
-    watch(causal.model)
+    add_packing_hooks(causal.model)
     return WithLoss(causal).train()
 
 

@@ -151,8 +151,8 @@ CASES: dict[str, Case] = {
         files={"model": config(num_attention_heads=5)},
     ),
     "no weights": Case(
-        "recipe.yaml:1:23: model.name_or_path: model: no weights in it; model.safetensors, or an index "
-        "with its files, is wanted",
+        "recipe.yaml:1:23: model.name_or_path: model: no weights in it; expected model.safetensors, or "
+        "an index with its files",
         files={"model": without("model.safetensors")},
     ),
     "a file of weights is missing": Case(
@@ -175,8 +175,8 @@ CASES: dict[str, Case] = {
         files={"model": bytes_of("model.safetensors", lambda b: b"\xff" * 8 + b[8:])},
     ),
     "weights that are cut off": Case(
-        "recipe.yaml:1:23: model.name_or_path: model: model.safetensors is cut off, or was altered: it "
-        "has 158,324 bytes instead of 158,424",
+        "recipe.yaml:1:23: model.name_or_path: model: model.safetensors is cut off, or was altered: its "
+        "size does not fit its header",
         files={"model": bytes_of("model.safetensors", lambda b: b[:-100])},
     ),
     "an empty file of weights": Case(

@@ -270,7 +270,7 @@ def test_any_bytes_as_weights(content: bytes) -> None:
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "model.safetensors").write_bytes(content)
         with contextlib.suppress(ModelError):
-            assert all(isinstance(shape, list) for shape in weight_files.shapes(Path(folder)).values())
+            assert all(isinstance(shape, list) for shape in weight_files.read_shapes(Path(folder)).values())
 
 
 # templates

@@ -10,7 +10,7 @@ import torch
 
 from arctic_training import get_config
 from arctic_training.errors.types import InputError
-from arctic_training.model.vocabulary import warn_of_untrained_rows
+from arctic_training.model.vocabulary import warn_about_untrained_rows
 from arctic_training.registry import lookup
 from tests import tiny
 
@@ -238,7 +238,7 @@ def test_modules_that_end_with_a_name_are_trained_where_weights_are_parted(root:
 @pytest.mark.parametrize(
     ("told", "why"),
     [
-        (LORA | {"init_lora_weights": "pissa"}, "init_lora_weights: pissa takes the weights apart, which ZeRO stage 3"),
+        (LORA | {"init_lora_weights": "pissa"}, "init_lora_weights: pissa decomposes the weights, which ZeRO stage 3"),
         (LORA | {"use_dora": True}, "this LORA is made of weights of the model, which ZeRO stage 3"),
         (LORA | {"trainable_token_indices": [5]}, "this LORA is made of weights of the model, which ZeRO stage 3"),
         ({"peft_type": "LN_TUNING"}, "this LN_TUNING is made of weights"),
@@ -255,8 +255,8 @@ def test_an_adapter_of_parted_weights_is_refused_before_data(
 @pytest.mark.parametrize(
     ("told", "why", "keys"),
     [
-        ({"peft_type": "POLY", "target_modules": ["q_proj"]}, "POLY wants the task of every row", {}),
-        ({"peft_type": "ADALORA", "total_step": 9}, "ADALORA parts its ranks anew", {}),
+        ({"peft_type": "POLY", "target_modules": ["q_proj"]}, "POLY needs the task of every row", {}),
+        ({"peft_type": "ADALORA", "total_step": 9}, "ADALORA reallocates its ranks", {}),
         ({"peft_type": "ADAPTION_PROMPT", "adapter_len": 4, "adapter_layers": 2}, "calls the model past the loss", {}),
         (LORA | {"init_lora_weights": "pizza"}, "init_lora_weights: pizza", {}),
         (LORA | {"init_lora_weights": "eva"}, "eva takes the first weights from data", {}),
@@ -301,7 +301,7 @@ def test_new_rows_that_nothing_trains_are_told(
     model = AutoModelForCausalLM.from_pretrained(root / "new")
     model.resize_token_embeddings(322, mean_resizing=False)
     settings = get_peft_config({"task_type": "CAUSAL_LM", **LORA, **more})
-    warn_of_untrained_rows(get_peft_model(model, settings), [(320, "<new0>"), (321, "<new1>")])
+    warn_about_untrained_rows(get_peft_model(model, settings), [(320, "<new0>"), (321, "<new1>")])
     assert len(said) == len(told)
     assert all(re.search(one, line) for one, line in zip(told, said, strict=True))
 

@@ -294,7 +294,7 @@ def test_several_processes_make_the_same(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_the_longest_sample_is_what_the_model_takes(tmp_path: Path) -> None:
-    from arctic_training.model.huggingface_factory import HFModelConfig
+    from arctic_training.model.huggingface_config import HFModelConfig
 
     model = tiny.save_model(tmp_path / "model", max_position_embeddings=96)
     factory = sft(tmp_path, [chat("q", "a")], max_length=None)

@@ -118,7 +118,7 @@ def test_attention_for_packed_rows_answers_the_same(tiny_model: Path, tmp_path: 
     attention.register()
     run = run_of(tiny_model, tmp_path, greedy(tiny_model))
     run.engines["model"].module.set_attn_implementation(attention.NAME)
-    attention.watch(run.engines["model"].module)
+    attention.add_packing_hooks(run.engines["model"].module)
     assert evaluator()(run) == {"exact_match/held_out": 1.0}
 
 

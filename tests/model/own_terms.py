@@ -95,12 +95,12 @@ def build(kind: str, **overrides: Any) -> Any:
     attention.register()
     config = config_of(kind, **overrides)
     model_class = AutoModelForCausalLM._model_mapping[type(config)]
-    fits = attention.supports(model_class, config)
+    fits = attention.supports_document_attention(model_class, config)
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(config, attn_implementation=attention.NAME if fits else None).eval()
     with torch.no_grad():
         for name, weight in model.named_parameters():
             if weight.dim() > 1 and ("gate.weight" in name or "router" in name):
                 weight.mul_(30)
-    attention.watch(model)
+    attention.add_packing_hooks(model)
     return model

@@ -13,7 +13,7 @@ from arctic_training.data.batching.collate import pack, pad
 from arctic_training.engine.engine import FrozenEngine
 from arctic_training.errors.types import ModelError
 from arctic_training.model import attention
-from arctic_training.model.checks.own_loss import require_own_loss
+from arctic_training.model.checks.model_loss import check_model_loss
 from arctic_training.model.checks.packing_isolation import check_packing_isolation
 from arctic_training.model.target_losses import target_losses
 from tests.model.own_terms import KINDS, build, config_of
@@ -39,7 +39,7 @@ def own_loss(model: Any, batch: dict[str, Any]) -> torch.Tensor:
 
 def is_packed_right(model: Any) -> bool:
     """Whether a run with packed rows of this model is not refused."""
-    if not attention.keeps_documents_apart(model.config):
+    if not attention.supports_packing(model.config):
         return False
     if model.config._attn_implementation == attention.NAME:
         return True
@@ -149,11 +149,11 @@ def test_a_model_with_a_loss_of_another_kind_is_refused() -> None:
 
     from tests.model.test_target_losses import build as plain
 
-    require_own_loss(FrozenEngine(plain("llama")), CPU)
+    check_model_loss(FrozenEngine(plain("llama")), CPU)
     model = plain("llama")
     model.__class__ = Squared
     with pytest.raises(ModelError, match=r"Squared computes a loss of \d+\.\d+ itself, and \d+\.\d+ would be trained"):
-        require_own_loss(FrozenEngine(model), CPU)
+        check_model_loss(FrozenEngine(model), CPU)
 
 
 def test_a_model_that_counts_its_positions_from_another_than_0_is_refused() -> None:
@@ -162,7 +162,7 @@ def test_a_model_that_counts_its_positions_from_another_than_0_is_refused() -> N
     shape = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
     model = RobertaForCausalLM(RobertaConfig(vocab_size=97, is_decoder=True, max_position_embeddings=64, **shape))
     with pytest.raises(ModelError, match="counts positions from another than 0"):
-        require_own_loss(FrozenEngine(model.eval()), CPU)
+        check_model_loss(FrozenEngine(model.eval()), CPU)
 
 
 def bart() -> Any:
@@ -174,14 +174,14 @@ def bart() -> Any:
 
 def test_a_term_of_whole_sequences_is_refused_where_processes_share_them() -> None:
     engine = FrozenEngine(build("mixtral"))
-    require_own_loss(engine, CPU)
+    check_model_loss(engine, CPU)
     with pytest.raises(
         ModelError, match=r"^sequence_parallel_size: MixtralForCausalLM adds .* by router_aux_loss_coef"
     ):
-        require_own_loss(engine, CPU, shared=True)
+        check_model_loss(engine, CPU, sequence_parallel=True)
 
 
 def test_a_coefficient_that_changes_nothing_is_mentioned(said: list[str]) -> None:
     engine = FrozenEngine(build("mixtral", output_router_logits=False))
-    require_own_loss(engine, CPU, overrides={"router_aux_loss_coef": 0.5})
+    check_model_loss(engine, CPU, overrides={"router_aux_loss_coef": 0.5})
     assert any("router_aux_loss_coef changes nothing" in line for line in said)

@@ -15,10 +15,11 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from arctic_training.errors.types import ModelError
 from arctic_training.model import attention
-from arctic_training.model.checks.memory import Layout, estimate
-from arctic_training.model.huggingface_factory import HFModelConfig, HFModelFactory
+from arctic_training.model.huggingface_config import HFModelConfig
+from arctic_training.model.huggingface_factory import HFModelFactory
 from arctic_training.model.liger_factory import LigerModelFactory
-from arctic_training.model.pretrained import overridden
+from arctic_training.model.memory_estimate import Layout, estimate
+from arctic_training.model.pretrained import override_config
 from arctic_training.model.target_losses import target_losses
 from arctic_training.optimizer.deepspeed_factories import LionConfig
 
@@ -119,28 +120,34 @@ def test_overrides_are_what_the_config_class_declares() -> None:
     """Against the strict classes of transformers themselves, which refuse a value of another type."""
     from transformers import CLIPConfig, DbrxConfig, Gemma3Config, MixtralConfig, SwinConfig
 
-    found = overridden(
+    found = override_config(
         MixtralConfig(), {"router_aux_loss_coef": 50, "max_position_embeddings": "4ki", "rope_parameters": None}
     )
     assert (found.router_aux_loss_coef, found.max_position_embeddings) == (50.0, 4096)
     assert type(found.router_aux_loss_coef) is float
-    found = overridden(MixtralConfig(), {"initializer_range": "1%", "sliding_window": 1e3, "num_hidden_layers": 2.0})
+    found = override_config(
+        MixtralConfig(), {"initializer_range": "1%", "sliding_window": 1e3, "num_hidden_layers": 2.0}
+    )
     assert (found.initializer_range, found.sliding_window, found.num_hidden_layers) == (0.01, 1000, 2)
-    found = overridden(MixtralConfig(), {"eos_token_id": [1, 2], "hidden_act": "gelu", "tie_word_embeddings": True})
+    found = override_config(
+        MixtralConfig(), {"eos_token_id": [1, 2], "hidden_act": "gelu", "tie_word_embeddings": True}
+    )
     assert (found.eos_token_id, found.hidden_act, found.tie_word_embeddings) == ([1, 2], "gelu", True)
-    assert overridden(CLIPConfig(), {"text_config": {"layer_norm_eps": 1}}).text_config.layer_norm_eps == 1.0
-    assert list(overridden(SwinConfig(), {"depths": [1, 2, 2, 1]}).depths) == [1, 2, 2, 1]
+    assert override_config(CLIPConfig(), {"text_config": {"layer_norm_eps": 1}}).text_config.layer_norm_eps == 1.0
+    assert list(override_config(SwinConfig(), {"depths": [1, 2, 2, 1]}).depths) == [1, 2, 2, 1]
     small = Gemma3Config(text_config={"hidden_size": 64, "num_hidden_layers": 7, "head_dim": 8})
-    text = overridden(small, {"text_config": {"num_hidden_layers": 2, "rms_norm_eps": 1}}).text_config
+    text = override_config(small, {"text_config": {"num_hidden_layers": 2, "rms_norm_eps": 1}}).text_config
     assert (text.hidden_size, text.head_dim, text.rms_norm_eps, len(text.layer_types)) == (64, 8, 1.0, 2)
     assert (
-        overridden(DbrxConfig(ffn_config={"moe_top_k": 3}), {"ffn_config": {"moe_loss_weight": 1}}).ffn_config.moe_top_k
+        override_config(
+            DbrxConfig(ffn_config={"moe_top_k": 3}), {"ffn_config": {"moe_loss_weight": 1}}
+        ).ffn_config.moe_top_k
         == 3
     )
     with pytest.raises(ModelError, match=r"model.hf_config_kwargs: Gemma3TextConfig has no 'hiden_size'; did you mean"):
-        overridden(small, {"text_config": {"hiden_size": 32}})
-    with pytest.raises(ModelError, match=r"model.hf_config_kwargs.dtype: model.dtype says it"):
-        overridden(MixtralConfig(), {"dtype": "bf16"})
+        override_config(small, {"text_config": {"hiden_size": 32}})
+    with pytest.raises(ModelError, match=r"model.hf_config_kwargs.dtype: set model.dtype instead"):
+        override_config(MixtralConfig(), {"dtype": "bf16"})
 
 
 def test_every_number_of_a_config_takes_what_yaml_says() -> None:
@@ -154,7 +161,7 @@ def test_every_number_of_a_config_takes_what_yaml_says() -> None:
             n: int(v) if isinstance(v, float) and v.is_integer() else list(v) if isinstance(v, tuple) else v
             for n, v in numbers.items()
         }
-        again = overridden(config, plain).to_dict()
+        again = override_config(config, plain).to_dict()
         assert {name: again[name] for name in numbers} == numbers, kind
 
 
@@ -299,7 +306,7 @@ def test_an_adapter_that_cannot_be_made_is_refused(tiny_model: Path, told: dict[
 def test_transforms_are_applied_in_the_recipes_order(tiny_model: Path) -> None:
     told = ["activation_checkpointing", {"type": "compile", "fullgraph": False}]
     made = factory(tiny_model, transforms=told, peft_config={"peft_type": "LORA"}, compile=True)
-    made._checkpoints = True
+    made._checkpoints_activations = True
     assert [one.name for one in made.transforms] == ["peft", "activation_checkpointing", "compile"]
 
 

@@ -34,7 +34,7 @@ def build(kind: str, folder: Path) -> torch.nn.Module:
     model: torch.nn.Module = AutoModelForCausalLM.from_pretrained(
         where, attn_implementation=attention.NAME, dtype=torch.float32
     )
-    attention.watch(model)
+    attention.add_packing_hooks(model)
     if kind == "lora":
         torch.manual_seed(3)
         model = PeftTransform(PeftConfig(type="peft", config=LORA))(model)

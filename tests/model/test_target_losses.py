@@ -42,10 +42,10 @@ def build(kind: str, **more: Any) -> Any:
     shape = {"vocab_size": 97, "bos_token_id": 1, "eos_token_id": 2} if kind == "gpt2" else SHAPE
     config = AutoConfig.for_model(kind, **{**shape, **KINDS.get(kind, {}), **more})
     model_class = AutoModelForCausalLM._model_mapping[type(config)]
-    fits = attention.supports(model_class, config)
+    fits = attention.supports_document_attention(model_class, config)
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(config, attn_implementation=attention.NAME if fits else "eager").eval()
-    attention.watch(model)
+    attention.add_packing_hooks(model)
     return model
 
 
@@ -113,10 +113,10 @@ def test_attention_that_is_not_told_where_documents_end_never_runs_on_packed_row
     from transformers import AutoConfig, AutoModelForCausalLM
 
     config = AutoConfig.for_model("nemotron", **SHAPE)
-    assert not attention.supports(AutoModelForCausalLM._model_mapping[type(config)], config)
+    assert not attention.supports_document_attention(AutoModelForCausalLM._model_mapping[type(config)], config)
     model = AutoModelForCausalLM.from_config(config, attn_implementation=attention.NAME)
-    attention.watch(model)
-    with pytest.raises(ModelError, match="NemotronAttention is not told where documents end; give sdpa"):
+    attention.add_packing_hooks(model)
+    with pytest.raises(ModelError, match="NemotronAttention is not passed cu_seq_lens_q; give sdpa"):
         target_losses(model, packed(samples()))
 
 

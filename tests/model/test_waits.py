@@ -118,7 +118,7 @@ def test_the_kernel_for_documents_is_called_as_this_torch_knows_it(monkeypatch: 
     monkeypatch.setattr(varlen, "varlen_attn", old)
     query, key = torch.randn(1, 4, 6, 8), torch.randn(1, 2, 6, 8)
     ends = torch.tensor([0, 2, 6], dtype=torch.int32)
-    attention._varlen(query, key, key, ends, 4, None, None)
+    attention._varlen_attention(query, key, key, ends, 4, None, None)
     assert heard == [{"scale", "window_size"}]
 
 

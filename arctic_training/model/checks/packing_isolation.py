@@ -1,4 +1,4 @@
-"""Whether the documents of a packed row see each other, found by asking the model."""
+"""Runs a model on packed rows, to see that a document does not depend on the one before it."""
 
 from typing import Any
 
@@ -6,8 +6,8 @@ import torch
 
 from arctic_training.errors.types import ModelError
 from arctic_training.loss.targets import IGNORE_INDEX
-from arctic_training.model.checks.dry_run import rows
-from arctic_training.model.target_losses import causal_model, target_losses
+from arctic_training.model.causal_lm import causal_model, embedding_rows
+from arctic_training.model.target_losses import target_losses
 from arctic_training.state import eval_mode
 
 _LENGTH = 8
@@ -15,45 +15,44 @@ _LENGTH = 8
 
 @torch.no_grad()
 def check_packing_isolation(engine: Any, device: torch.device) -> None:
-    """Raises `ModelError` when other tokens before a document change what the model makes of it; three small forwards.
+    """Compares a document's losses after one document with those after another, in three small forward passes.
 
-    Most models of transformers find from the positions where documents end. The others say nothing. On several
-    processes all of them must ask.
+    Most models of transformers find the documents by their positions; the others say nothing. All ranks must call it.
+    Raises `ModelError` where the losses differ, or the model cannot be given a packed row.
     """
     model = causal_model(engine)
     try:
         with eval_mode([engine.module]):
-            told = (target_losses(engine, _packed(model, start, device))[1 - _LENGTH :] for start in (3, 3, 40))
-            first, again, other = told
+            losses = (target_losses(engine, _packed_row(model, start, device))[1 - _LENGTH :] for start in (3, 3, 40))
+            first, repeated, other = losses
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
-        said = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        text = " ".join(f"{type(error).__name__}: {error}".split())[:300]
         raise ModelError(
-            f"data.pack_samples: {type(model).__name__} cannot be given several samples in one row ({said}); give "
+            f"data.pack_samples: {type(model).__name__} cannot be given several samples in one row ({text}); give "
             "pack_samples: false, or let the data factory's `packs` say that its rows are no packed ones"
         ) from error
-    # what is apart is equal to the bit, but where kernels are not, or experts are given more tokens or fewer
-    near = 8 * float((first - again).abs().max())
+    # isolated losses are equal to the bit, but where kernels are not, or experts get more tokens or fewer
+    tolerance = 8 * float((first - repeated).abs().max())
     if any("expert" in key for key in model.config.get_text_config().to_dict()):
-        near += 4 * torch.finfo(next(model.parameters()).dtype).eps * float(first.abs().max())
-    if not float((first - other).abs().max()) <= near:
+        tolerance += 4 * torch.finfo(next(model.parameters()).dtype).eps * float(first.abs().max())
+    if not float((first - other).abs().max()) <= tolerance:
         raise ModelError(
             f"data.pack_samples: in {type(model).__name__} with attn_implementation "
             f"{model.config._attn_implementation} samples in one row would see each other; give pack_samples: false"
         )
 
 
-def _packed(model: Any, start: int, device: torch.device) -> dict[str, Any]:
-    """Two documents in a row, the first of which begins with the token ``start``."""
-    count = rows(model) or _LENGTH
-    ids = torch.cat([torch.arange(start, start + _LENGTH), torch.arange(_LENGTH)])[None] % count
-    ends = torch.tensor([0, _LENGTH, 2 * _LENGTH], dtype=torch.int32)
-    labels = ids.index_fill(1, ends[:-1].long(), IGNORE_INDEX)
+def _packed_row(model: Any, start: int, device: torch.device) -> dict[str, Any]:
+    """Returns a batch of two documents in a row, the first of which begins with the token ``start``."""
+    vocabulary = embedding_rows(model) or _LENGTH
+    ids = torch.cat([torch.arange(start, start + _LENGTH), torch.arange(_LENGTH)])[None] % vocabulary
+    cu_seq_lens = torch.tensor([0, _LENGTH, 2 * _LENGTH], dtype=torch.int32)
     tensors = {
         "input_ids": ids,
-        "labels": labels,
+        "labels": ids.index_fill(1, cu_seq_lens[:-1].long(), IGNORE_INDEX),
         "position_ids": torch.arange(_LENGTH).repeat(2)[None],
-        "cu_seq_lens_q": ends,
-        "cu_seq_lens_k": ends,
+        "cu_seq_lens_q": cu_seq_lens,
+        "cu_seq_lens_k": cu_seq_lens,
     }
-    told = {name: tensor.to(device) for name, tensor in tensors.items()}
-    return {**told, "max_length_q": _LENGTH, "max_length_k": _LENGTH}
+    on_device = {name: tensor.to(device) for name, tensor in tensors.items()}
+    return {**on_device, "max_length_q": _LENGTH, "max_length_k": _LENGTH}

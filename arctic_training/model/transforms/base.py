@@ -1,4 +1,4 @@
-"""Something that is done to a model after it is made: adapters, activation checkpointing, compilation."""
+"""The base of model transforms: adapters, activation checkpointing, compilation."""
 
 from abc import ABC, abstractmethod
 from typing import Any, ClassVar
@@ -10,7 +10,7 @@ from arctic_training.registry import Registered
 
 
 class ModelTransform(Registered, ABC, kind="model_transform"):
-    """Named in the ``transforms`` of a model section, where they are applied in the recipe's order."""
+    """Changes a model after it is made. The ``transforms`` of a model section name them, in their order."""
 
     config_type: ClassVar[type[ComponentConfig]] = ComponentConfig
 
@@ -19,4 +19,4 @@ class ModelTransform(Registered, ABC, kind="model_transform"):
 
     @abstractmethod
     def __call__(self, model: nn.Module) -> nn.Module:
-        """The model to train in place of ``model``, which may be changed. Raises `ModelError` when it does not fit."""
+        """Returns the model to train, which may be ``model`` itself. Raises `ModelError` when it does not fit."""

@@ -1,4 +1,4 @@
-"""Transforms that torch and transformers bring: activation checkpointing and compilation."""
+"""Transforms by torch and transformers: activation checkpointing and compilation."""
 
 from typing import Any, Literal
 
@@ -11,51 +11,55 @@ from arctic_training.model.transforms.base import ModelTransform
 
 
 class ActivationCheckpointingConfig(ComponentConfig):
-    pass
+    """Has no keys."""
 
 
 class ActivationCheckpointing(ModelTransform):
-    """Keep the input of each layer only, and compute what is inside again for the gradient."""
+    """Keeps only the input of each layer, and recomputes its activations for the gradient."""
 
     name = "activation_checkpointing"
     config_type = ActivationCheckpointingConfig
 
     def __call__(self, model: Any) -> nn.Module:
+        """Raises `ModelError` for a model that does not support it."""
         if not getattr(model, "supports_gradient_checkpointing", hasattr(model, "gradient_checkpointing_enable")):
             raise ModelError(f"{type(model).__name__} cannot checkpoint its activations")
         if hasattr(model, "activation_checkpointing_enable"):  # transformers 5.20 and newer
             model.activation_checkpointing_enable()
         else:
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-        made: nn.Module = model
-        return made
+        result: nn.Module = model
+        return result
 
 
 class CompileConfig(ComponentConfig):
+    """The keys of `Compile`."""
+
     mode: Literal["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"] = "default"
-    """What `torch.compile` trades its time for."""
+    """The mode of `torch.compile`."""
     fullgraph: bool = False
-    """Refuse a layer that is not one graph, rather than leave parts of it uncompiled."""
+    """Fail for a layer that is not one graph, rather than leave parts of it uncompiled."""
 
 
 class Compile(ModelTransform):
-    """Compile each layer: one graph serves all layers, and all lengths."""
+    """Compiles each layer; one graph serves all layers and all lengths."""
 
     name = "compile"
     config_type = CompileConfig
 
     def __call__(self, model: nn.Module) -> nn.Module:
+        """Raises `ModelError` for a model without a stack of layers."""
         for layer in repeated_layers(model):
             layer.compile(dynamic=True, mode=self.config.mode, fullgraph=self.config.fullgraph)
         # sizes that happen to be equal in the first batch (tokens, documents, heads) are not equal in all of them
         torch.fx.experimental._config.use_duck_shape = False
-        # every layer has its own guards on the same code; the usual limit of 8 graphs would end in eager mode
+        # every layer has its own guards on the same code; at the default limit of 8 graphs the rest would run eagerly
         torch._dynamo.config.cache_size_limit = max(torch._dynamo.config.cache_size_limit, 64)
         return model
 
 
 def repeated_layers(model: nn.Module) -> list[nn.Module]:
-    """The layers of the longest stack in ``model``. Raises `ModelError` when there is none."""
+    """Returns the layers of the longest stack in ``model``. Raises `ModelError` when it has none."""
     stacks = [module for module in model.modules() if isinstance(module, nn.ModuleList) and len(module)]
     if not stacks:
         raise ModelError(f"{type(model).__name__} has no stack of layers to compile")

@@ -5,7 +5,7 @@ from typing import Any
 import peft
 from transformers import LlamaConfig
 
-from arctic_training.model.checks.declared import declared
+from arctic_training.model.config_values import coerce_values
 
 
 def test_the_fields_of_an_adapter_are_numbers_as_people_write_them() -> None:
@@ -21,7 +21,7 @@ def test_the_fields_of_an_adapter_are_numbers_as_people_write_them() -> None:
         "target_modules": ["q_proj", "10"],
         "use_rslora": True,
     }
-    read = peft.LoraConfig(**declared(peft.LoraConfig, written))
+    read = peft.LoraConfig(**coerce_values(peft.LoraConfig, written))
     assert (read.r, read.lora_alpha, read.lora_dropout, read.layers_to_transform) == (8, 10, 0.1, 1)
     assert (read.rank_pattern, read.alpha_pattern) == ({"q_proj": 4}, {"q_proj": 10})
     assert (read.init_lora_weights, read.bias, read.target_modules) == ("pissa_niter_4", "none", {"q_proj", "10"})
@@ -29,5 +29,5 @@ def test_the_fields_of_an_adapter_are_numbers_as_people_write_them() -> None:
 
 
 def test_texts_of_a_config_stay_texts() -> None:
-    read = declared(LlamaConfig, {"id2label": {0: "1", 1: "2k"}, "rms_norm_eps": "1e-3", "hidden_act": "silu"})
+    read = coerce_values(LlamaConfig, {"id2label": {0: "1", 1: "2k"}, "rms_norm_eps": "1e-3", "hidden_act": "silu"})
     assert read == {"id2label": {0: "1", 1: "2k"}, "rms_norm_eps": 0.001, "hidden_act": "silu"}

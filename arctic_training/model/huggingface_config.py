@@ -1,0 +1,79 @@
+"""The keys of a recipe's model section for models of transformers."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import SerializeAsAny, field_validator, model_validator
+
+from arctic_training.config.checks.changes import RESUME_SAFE
+from arctic_training.config.checks.not_built import require_built
+from arctic_training.config.checks.paths import unreadable
+from arctic_training.config.checks.problems import Problem
+from arctic_training.config.sections.base import ComponentConfig
+from arctic_training.config.sections.component import AnyComponent, parse_component
+from arctic_training.config.sections.model import ModelConfig
+from arctic_training.errors.types import ModelError
+from arctic_training.model import attention
+from arctic_training.model.pretrained_adapter import base_of, is_adapter
+
+
+class HFModelConfig(ModelConfig):
+    """The model section for a model of transformers."""
+
+    name_or_path: str
+    """A folder, a model's name on the hub, or a ``.gguf`` file, whose weights are converted to ``dtype``. The folder of
+    an adapter is loaded as its base with the adapter merged into it."""
+    random_weights: bool = False
+    """Draw the weights at random, by ``seed``; the model's folder then needs no more than a config."""
+    new_weights: list[str] = []
+    """Modules that are missing in the files, to be initialised at random, such as the head that a subclass adds."""
+    hf_config_kwargs: dict[str, Any] = {}
+    """Overrides of the model's config. Another number of layers means random weights."""
+    attn_implementation: str = "auto"
+    """``documents`` (no mask; samples packed into a row do not see each other), sdpa, eager, flash_attention_2,
+    flash_attention_3 or flex_attention. ``auto`` is documents where the model's attention is plain and causal."""
+    trust_remote_code: bool = False
+    """Run the Python code in the model's folder."""
+    resize_vocabulary: bool = False
+    """Add rows with random weights for tokens of the tokenizer that the model has no row for; otherwise refuse them."""
+    activation_checkpointing: Annotated[bool | Literal["auto"], RESUME_SAFE] = "auto"
+    """Recompute the activations inside the layers for the gradient, rather than keep them: less memory, a third more
+    time. ``auto``: where by an estimate they would not fit in the GPU's memory."""
+    disable_activation_checkpoint: Annotated[bool | None, RESUME_SAFE] = None
+    """ArcticTraining's name for the opposite of ``activation_checkpointing``; false leaves it to the estimate."""
+    compile: bool = False
+    """Compile the layers with torch.compile."""
+    peft_config: dict[str, Any] | None = None
+    """A PEFT config: ``peft_type`` (LORA, ...) and the fields of that method. Only the adapter is trained."""
+    transforms: Annotated[list[SerializeAsAny[ComponentConfig]], AnyComponent("model_transform")] = []
+    """Transforms of the model, in this order, after the adapter and before activation checkpointing and compiling."""
+    save_name: Annotated[str | None, RESUME_SAFE] = None
+    """Name of the model in exports; not built yet."""
+
+    _built = field_validator("save_name")(require_built)
+
+    @property
+    def unshareable(self) -> str:
+        fits = self.attn_implementation in ("auto", attention.NAME)
+        return "" if fits else "processes share attention per document only; give model.attn_implementation: auto"
+
+    def missing_paths(self) -> list[Problem]:
+        try:
+            name = base_of(self.name_or_path) if is_adapter(self.name_or_path) else self.name_or_path
+        except ModelError as error:
+            return [Problem(("name_or_path",), str(error))]
+        problem = unreadable(name, holds="config.json")
+        if not problem:
+            return []
+        adapter = f"{self.name_or_path}: the base of the adapter, " if name != self.name_or_path else ""
+        return [Problem(("name_or_path",), adapter + problem)]
+
+    @field_validator("transforms", mode="before")
+    @classmethod
+    def _parse_transforms(cls, value: Any) -> Any:
+        return [parse_component("model_transform", one) for one in (value if isinstance(value, list) else [value])]
+
+    @model_validator(mode="after")
+    def _one_checkpointing_key(self) -> "HFModelConfig":
+        if self.disable_activation_checkpoint and self.activation_checkpointing is True:
+            raise ValueError("disable_activation_checkpoint and activation_checkpointing contradict each other")
+        return self

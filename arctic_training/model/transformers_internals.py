@@ -1,0 +1,67 @@
+"""Reads of transformers what it has no documented interface for: source text, signatures and private attributes.
+
+``tests/model/test_transformers_internals.py`` names each of them, so that a release that changes one fails by its name.
+"""
+
+import ast
+import inspect
+import re
+from typing import Any
+
+from torch import nn
+
+
+def model_class_of(auto_class: Any, config: Any) -> Any:
+    """Returns the class that an auto class makes for ``config``, or None where it has none (``_model_mapping``)."""
+    mapping = auto_class._model_mapping
+    if type(config) not in mapping:
+        return None
+    classes = mapping[type(config)]
+    return classes[0] if isinstance(classes, (tuple, list)) else classes
+
+
+def passes_attention_arguments(model_class: Any) -> bool:
+    """Returns whether the layers of a model pass to the attention function where documents end.
+
+    They do in models that transformers itself runs with flash attention, whose keyword arguments are the same, unless a
+    layer drops ``**kwargs`` on the way.
+    """
+    backends = ("sdpa", "flash_attn", "attention_backend")
+    return all(getattr(model_class, f"_supports_{name}", False) for name in backends) and forwards_kwargs(model_class)
+
+
+def forwards_kwargs(model_class: Any) -> bool:
+    """Returns whether every layer in the module of ``model_class`` calls its self-attention with ``**kwargs``."""
+    tree = ast.parse(_source(model_class))
+    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)]
+    keywords = [(node.func.attr, {word.arg for word in node.keywords}) for node in calls]  # type: ignore[attr-defined]
+    # the attention of the model itself is what a cache is for; of `**kwargs` the name is None
+    own = (names for call, names in keywords if call.endswith(("attn", "attention")) and "cross" not in call)
+    return all(None in names for names in own if "past_key_values" in names)
+
+
+def passes_sliding_window(model_class: Any) -> bool:
+    """Returns whether the layers pass their window to the attention function; some models put it into the mask only."""
+    return re.search(r"\bsliding_window=(self\.|getattr)", _source(model_class)) is not None
+
+
+def calls_loss_function(model: nn.Module) -> bool:
+    """Returns whether the forward of ``model`` computes the loss of labels by its ``loss_function``."""
+    return "loss_function" in inspect.unwrap(type(model).forward).__code__.co_names
+
+
+def accepts(model: nn.Module, name: str) -> bool:
+    """Returns whether the forward of ``model`` has a parameter ``name``."""
+    return name in inspect.signature(type(model).forward).parameters
+
+
+def converts_weights(model: Any) -> bool:
+    """Returns whether transformers makes other tensors of those in the files, so that shapes cannot be compared."""
+    from transformers.conversion_mapping import get_model_conversion_mapping
+
+    quantized = getattr(model.config, "quantization_config", None)
+    return bool(quantized or get_model_conversion_mapping(model, add_legacy=False))
+
+
+def _source(model_class: Any) -> str:
+    return inspect.getsource(inspect.getmodule(model_class) or model_class)
