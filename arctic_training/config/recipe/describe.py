@@ -3,6 +3,7 @@
 import ast
 import inspect
 import textwrap
+from functools import cache
 
 from pydantic import BaseModel
 
@@ -19,6 +20,7 @@ def descriptions(config: type[BaseModel]) -> dict[str, str]:
     return {name: found[name] for name in config.model_fields if name in found}
 
 
+@cache
 def _own(cls: type[BaseModel]) -> dict[str, str]:
     body = ast.parse(textwrap.dedent(inspect.getsource(cls))).body[0]
     assert isinstance(body, ast.ClassDef)
