@@ -1,4 +1,4 @@
-"""Starts the command on a recipe as a person does, finds its processes, and leaves none behind."""
+"""Starts the command on a recipe as a user does, finds its processes, and leaves none behind."""
 
 import contextlib
 import json
@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import yaml
 
 from tests.processes import HANG, ROOT
@@ -25,11 +26,17 @@ class Run:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
         clean = {name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
-        told = {**clean, "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": "", **environment}
+        variables = {**clean, "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": "", **environment}
         with open(folder / "stderr.txt", "wb") as err, open(folder / "stdout.txt", "wb") as out:
             command = [sys.executable, "-m", "arctic_training", "recipe.yaml", *words]
             self.process = subprocess.Popen(
-                command, cwd=folder, env=told, stdout=out, stderr=err, start_new_session=True, preexec_fn=_hears_ctrl_c
+                command,
+                cwd=folder,
+                env=variables,
+                stdout=out,
+                stderr=err,
+                start_new_session=True,
+                preexec_fn=_handle_ctrl_c,
             )
         self.seen: set[int] = set()
 
@@ -41,35 +48,31 @@ class Run:
         path = self.folder / "runs" / "recipe" / "metrics.jsonl"
         return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
-    def reach(self, update: int) -> None:
-        """Wait until an update is told."""
+    def reach(self, step: int) -> None:
+        """Waits until the metrics of ``step`` are written."""
 
-        def there() -> bool:
+        def reached() -> bool:
             assert self.process.poll() is None, self.stderr
-            return any(record["step"] >= update for record in self.records())
+            return any(record["step"] >= step for record in self.records())
 
-        wait_for(there, lambda: self.stderr)
+        wait_for(reached, lambda: self.stderr)
         self.family()
 
     def family(self) -> list[int]:
-        """The processes that are alive of all that this start was seen to have made."""
+        """Returns the processes that are alive of all that this start was seen to have started."""
         self.seen |= set(descendants(self.process.pid)) | {self.process.pid}
         return [pid for pid in self.seen if alive(pid)]
 
     def rank(self, number: int) -> int:
-        """The process of a rank, by its environment."""
-        for pid in descendants(self.process.pid):
-            with contextlib.suppress(OSError):
-                said = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
-                if (
-                    f"RANK={number}".encode() in said
-                    and Path(f"/proc/{pid}/cmdline").read_bytes().find(b"launch.worker") > 0
-                ):
-                    return pid
+        """Returns the process of a rank, by its environment."""
+        for process in psutil.Process(self.process.pid).children(recursive=True):
+            with contextlib.suppress(psutil.Error):
+                if process.environ().get("RANK") == str(number) and "launch.worker" in " ".join(process.cmdline()):
+                    return process.pid
         raise AssertionError(f"there is no rank {number}")
 
     def end(self) -> int:
-        """Wait for the end; the exit code. No process may stay behind."""
+        """Waits for the end and returns the exit code. No process may stay behind."""
         code = self.process.wait(HANG)
         wait_for(lambda: not self.family(), lambda: f"left behind: {self.family()}")
         return code
@@ -84,22 +87,17 @@ class Run:
         self.process.wait()
 
 
-def _hears_ctrl_c() -> None:
-    """As at a terminal: what a shell starts in the background is deaf to it, tests that it runs there included."""
+def _handle_ctrl_c() -> None:
+    """Restores Ctrl-C: a shell has what it starts in the background ignore it, tests included."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def descendants(pid: int) -> list[int]:
-    parents: dict[int, list[int]] = {}
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError, ValueError):
-            parents.setdefault(int(path.read_text().rpartition(")")[2].split()[1]), []).append(int(path.parent.name))
-    found, left = [], [pid]
-    while left:
-        children = parents.get(left.pop(), [])
-        found += children
-        left += children
-    return found
+    """Returns the processes that ``pid`` and its children have started, and that are not collected yet."""
+    try:
+        return [child.pid for child in psutil.Process(pid).children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return []
 
 
 def shared_memory(pids: Iterable[int | str]) -> list[str]:
@@ -109,14 +107,16 @@ def shared_memory(pids: Iterable[int | str]) -> list[str]:
 
 
 def alive(pid: int) -> bool:
+    """Whether the process runs; one that has ended and is not collected yet does not."""
     try:
-        return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
-    except OSError:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
         return False
 
 
-def wait_for(condition: Callable[[], Any], told: Callable[[], str] = lambda: "") -> None:
+def wait_for(condition: Callable[[], Any], details: Callable[[], str] = lambda: "") -> None:
+    """Waits until ``condition`` holds; fails with ``details`` when it does not in `HANG` seconds."""
     end = time.monotonic() + HANG
     while not condition():
-        assert time.monotonic() < end, f"waited in vain: {told()}"
+        assert time.monotonic() < end, f"waited in vain: {details()}"
         time.sleep(0.05)

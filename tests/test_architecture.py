@@ -19,7 +19,6 @@ FLOORS = [
     [
         "distributed.environment",
         "distributed.heartbeat",
-        "distributed.parent",
         "distributed.signals",
         "launch.threads",
         "errors",

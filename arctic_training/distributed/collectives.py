@@ -1,4 +1,4 @@
-"""Collectives over the processes of a run; each gives a sign of life."""
+"""Collectives over the ranks of a run. Each records a heartbeat."""
 
 import socket
 import threading
@@ -24,100 +24,102 @@ from arctic_training.distributed.process_group import (
 T = TypeVar("T")
 
 _BEAT = 5.0
-"""Seconds between two signs of life of a process that the others wait for."""
+"""Seconds between two heartbeats of a process that the others wait for."""
 _SILENCE = 300.0
-"""Seconds without one after which the others give up."""
-_turns = 0
+"""Seconds without a heartbeat after which the others give up."""
+_num_turns = 0
 
 
 def all_reduce(tensor: torch.Tensor) -> torch.Tensor:
-    """The sum of ``tensor`` over all processes, put in its place."""
+    """Sums ``tensor``, of any shape and number type, over all ranks, in place, and returns it."""
     if is_distributed():
         dist.all_reduce(tensor)
         record_heartbeat()
     return tensor
 
 
-def all_gather_object(value: T, among: int = 0) -> list[T]:
-    """Returns the values of all ranks in their order, on every rank; or of the `sequence_parallel_group` of ``among``
-    ranks. For small picklable values."""
+def all_gather_object(value: T, group_size: int = 0) -> list[T]:
+    """Returns the values of all ranks in their order, on every rank. For small picklable values.
+
+    With ``group_size`` those of the `sequence_parallel_group` of so many ranks.
+    """
     if not is_distributed():
         return [value]
-    values: list[T | None] = [None] * (among or world_size())
-    dist.all_gather_object(values, value, group=sequence_parallel_group(among) if among else None)
+    values: list[T | None] = [None] * (group_size or world_size())
+    dist.all_gather_object(values, value, group=sequence_parallel_group(group_size) if group_size else None)
     record_heartbeat()
     return values  # type: ignore[return-value]
 
 
 def broadcast_object(value: T, source: int = 0) -> T:
-    """What the process ``source`` holds, on every process."""
+    """Returns, on every rank, the value that the rank ``source`` passed."""
     if not is_distributed():
         return value
-    held: list[Any] = [value]
-    dist.broadcast_object_list(held, src=source, device=torch.device("cpu"))
+    values: list[Any] = [value]
+    dist.broadcast_object_list(values, src=source, device=torch.device("cpu"))
     record_heartbeat()
-    return held[0]  # type: ignore[no-any-return]
+    return values[0]  # type: ignore[no-any-return]
 
 
 @contextmanager
 def main_process_first(*, each_machine: bool = False) -> Iterator[bool]:
-    """One process runs the block first, the others when it is done; yields whether this is the one.
+    """Runs the block on the main process first, and on the others when it is done; yields whether this is the first.
 
-    However long it takes: the others look for its sign of life, not at a clock. ``each_machine`` lets one process of
-    each machine go first, and at the end waits for all machines. Raises RuntimeError in the others when a first one
-    fails or is not heard of any more.
+    It may take any time: the others watch the first one's heartbeat, not a clock. With ``each_machine`` the first
+    process of each machine goes first, and at the end all machines are waited for. Raises RuntimeError on the other
+    ranks when a first one fails or its heartbeat stops.
     """
-    global _turns
+    global _num_turns
     store = process_group.store()
     if not is_distributed() or store is None:
-        with no_timeout("what one process does first"):
+        with no_timeout("main_process_first"):
             yield True
         return
-    _turns += 1
+    _num_turns += 1
     machine = socket.gethostname() if each_machine else ""
     machines = sorted(set(all_gather_object(machine))) if each_machine else [machine]
-    keys = {name: f"main_first/{_turns}/{name}" for name in machines}
+    keys = {name: f"main_first/{_num_turns}/{name}" for name in machines}
     if (local_rank() if each_machine else rank()) != 0:
-        _await(store, keys[machine])
+        _wait(store, keys[machine])
         yield False
     else:
-        with _leading(store, keys[machine]):
+        with _go_first(store, keys[machine]):
             yield True
     for key in keys.values():
-        _await(store, key)
+        _wait(store, key)
 
 
 @contextmanager
-def _leading(store: Store, key: str) -> Iterator[None]:
-    """Inside, a thread gives the sign of life for which those look that wait for ``key``."""
-    done = threading.Event()
-    pulse = threading.Thread(target=_beat, args=(store, key, done), daemon=True)
-    pulse.start()
-    said = "failed"
+def _go_first(store: Store, key: str) -> Iterator[None]:
+    """Sends heartbeats to those that wait for ``key`` while the block runs, and then whether it succeeded."""
+    over = threading.Event()
+    thread = threading.Thread(target=_send_heartbeats, args=(store, key, over), daemon=True)
+    thread.start()
+    outcome = "failed"
     try:
-        with no_timeout("what one process does first"):
+        with no_timeout("main_process_first"):
             yield
-        said = "done"
+        outcome = "done"
     finally:
-        done.set()
-        pulse.join()
-        store.set(key, said)
+        over.set()
+        thread.join()
+        store.set(key, outcome)
 
 
-def _beat(store: Store, key: str, done: threading.Event) -> None:
-    while not done.wait(_BEAT):
+def _send_heartbeats(store: Store, key: str, over: threading.Event) -> None:
+    while not over.wait(_BEAT):
         store.add(f"{key}/beat", 1)
 
 
-def _await(store: Store, key: str) -> None:
-    beats, heard, pause = 0, time.monotonic(), 0.005
+def _wait(store: Store, key: str) -> None:
+    beats, last_beat, pause = 0, time.monotonic(), 0.005
     while not store.check([key]):
         time.sleep(pause)
         pause = min(pause * 1.5, 0.5)
         if (now := store.add(f"{key}/beat", 0)) != beats:
-            beats, heard = now, time.monotonic()
+            beats, last_beat = now, time.monotonic()
             record_heartbeat()
-        elif time.monotonic() - heard > _SILENCE:
-            raise RuntimeError(f"the first process has given no sign of life for {_SILENCE:.0f} s")
+        elif time.monotonic() - last_beat > _SILENCE:
+            raise RuntimeError(f"the first process has sent no heartbeat for {_SILENCE:.0f} s")
     if store.get(key) != b"done":
         raise RuntimeError("the first process failed; its own message says why")

@@ -1,7 +1,7 @@
-"""The environment of this process: what launchers say in it, and what a run says in it for the libraries that read it.
+"""Environment variables: rank and world size as launchers set them, and variables that a run sets for libraries.
 
-A run is often a guest in a process: what it set is given back when it ends, so that nothing that is started there
-later is taken for a part of it.
+A run is often a guest in a process: what it set is restored when it ends, so that no process that is started later
+takes itself for a part of the run.
 """
 
 import os
@@ -9,96 +9,97 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-_before: dict[str, str | None] = {}
-"""What was there of what is lent."""
-_beginnings: list[dict[str, str]] = []
-"""The whole environment when each `track_env` that is under way began."""
+_original: dict[str, str | None] = {}
+"""The value that each variable had before the run set it; None: it was not set."""
+_snapshots: list[dict[str, str]] = []
+"""The whole environment at the beginning of each `track_env` block that is open."""
 
 
 def set_env(name: str, value: str) -> None:
-    """Set a variable until `restore_env`."""
+    """Sets a variable until `restore_env`."""
     if os.environ.get(name) != value:
-        _before.setdefault(name, os.environ.get(name))
+        _original.setdefault(name, os.environ.get(name))
         os.environ[name] = value
 
 
 def set_env_default(name: str, value: str) -> None:
-    """`set_env`, unless it is set."""
+    """Sets a variable until `restore_env`, unless it is set already."""
     if name not in os.environ:
         set_env(name, value)
 
 
 @contextmanager
 def track_env() -> Iterator[None]:
-    """What is set inside, by libraries that speak to themselves or to one another so, is lent too."""
-    beginning = dict(os.environ)
-    _beginnings.append(beginning)
+    """Has `restore_env` undo also what libraries set inside the block."""
+    snapshot = dict(os.environ)
+    _snapshots.append(snapshot)
     try:
         yield
     finally:
-        _note(beginning)
-        _beginnings[:] = [other for other in _beginnings if other is not beginning]
+        _record_changes(snapshot)
+        _snapshots[:] = [other for other in _snapshots if other is not snapshot]
 
 
 def restore_env() -> None:
-    """Leave every variable as it was before it was lent."""
-    for beginning in _beginnings:
-        _note(beginning)
-    while _before:
-        name, value = _before.popitem()
+    """Restores every variable that the run set to its former value."""
+    for snapshot in _snapshots:
+        _record_changes(snapshot)
+    while _original:
+        name, value = _original.popitem()
         if value is None:
             os.environ.pop(name, None)
         else:
             os.environ[name] = value
-    for beginning in _beginnings:
-        beginning.clear()
-        beginning.update(os.environ)
+    for snapshot in _snapshots:
+        snapshot.clear()
+        snapshot.update(os.environ)
 
 
 def rank() -> int:
-    """Which process this is, as its launcher says; 0 without one."""
-    return int(_said("RANK", "SLURM_PROCID", "0"))
+    """Returns the rank that the launcher gave this process; 0 without a launcher."""
+    return int(_env("RANK", "SLURM_PROCID", "0"))
 
 
 def world_size() -> int:
-    """Of how many, as its launcher says; 1 without one."""
-    return int(_said("WORLD_SIZE", "SLURM_STEP_NUM_TASKS", "1"))
+    """Returns the number of processes that the launcher started; 1 without a launcher."""
+    return int(_env("WORLD_SIZE", "SLURM_STEP_NUM_TASKS", "1"))
 
 
 def local_rank() -> int:
-    """Which of those on this machine."""
-    return int(_said("LOCAL_RANK", "SLURM_LOCALID", "0"))
+    """Returns the rank among the processes of this machine; 0 without a launcher."""
+    return int(_env("LOCAL_RANK", "SLURM_LOCALID", "0"))
 
 
 def has_local_rank() -> bool:
-    return bool(_said("LOCAL_RANK", "SLURM_LOCALID", ""))
+    """Whether a launcher set the local rank."""
+    return bool(_env("LOCAL_RANK", "SLURM_LOCALID", ""))
 
 
 def is_slurm_step() -> bool:
-    """Whether SLURM started this process as one of several; a step of one task says no more than a shell's."""
+    """Whether SLURM started this process as one of several; the variables of a step of one task are a shell's too."""
     return int(os.environ.get("SLURM_STEP_NUM_TASKS", "1")) > 1
 
 
 def set_master_address() -> None:
-    """Where the processes of a SLURM step meet, which SLURM leaves to them."""
+    """Sets the rendezvous address of the processes of a SLURM step, which SLURM leaves unset."""
     if world_size() > 1 and "SLURM_STEP_NODELIST" in os.environ:
         set_env_default("MASTER_ADDR", first_slurm_host(os.environ["SLURM_STEP_NODELIST"]))
         set_env_default("MASTER_PORT", str(20_000 + int(os.environ.get("SLURM_JOB_ID", "0")) % 20_000))
 
 
 def first_slurm_host(hosts: str) -> str:
-    """The first machine of SLURM's list: ``gpu[03-07,12],login`` begins with ``gpu03``."""
+    """Returns the first machine of SLURM's list: ``gpu03`` of ``gpu[03-07,12],login``."""
     first = re.match(r"([^\[,]*)(?:\[([^\]]*)\])?([^\[,]*)", hosts)
     assert first is not None  # every part may be empty
     return first[1] + re.split(r"[,-]", first[2] or "")[0] + first[3]
 
 
-def _note(beginning: dict[str, str]) -> None:
-    for name in os.environ.keys() | beginning.keys():
-        if os.environ.get(name) != beginning.get(name):
-            _before.setdefault(name, beginning.get(name))
+def _record_changes(snapshot: dict[str, str]) -> None:
+    for name in os.environ.keys() | snapshot.keys():
+        if os.environ.get(name) != snapshot.get(name):
+            _original.setdefault(name, snapshot.get(name))
 
 
-def _said(variable: str, slurm: str, alone: str) -> str:
-    """torchrun's and DeepSpeed's variable, else that of a SLURM step of several tasks."""
-    return os.environ.get(variable) or (os.environ.get(slurm, alone) if is_slurm_step() else alone)
+def _env(variable: str, slurm: str, default: str) -> str:
+    """Returns torchrun's and DeepSpeed's variable, else that of a SLURM step of several tasks."""
+    return os.environ.get(variable) or (os.environ.get(slurm, default) if is_slurm_step() else default)

@@ -1,4 +1,4 @@
-"""Who this process is among the processes of the run, and what they say to one another."""
+"""The process group of a run: setup, rank and world size, devices, destruction."""
 
 import atexit
 import gc
@@ -10,7 +10,7 @@ import sys
 import warnings
 from collections.abc import Iterable
 from datetime import timedelta
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 import torch
 import torch.distributed as dist
@@ -19,81 +19,80 @@ from torch.distributed.rendezvous import rendezvous
 
 from arctic_training.distributed import environment
 
-T = TypeVar("T")
-
 _TIMEOUT = timedelta(hours=1)
-_BEAT = 5.0
-"""Seconds between two signs of life of a process that the others wait for."""
-_SILENCE = 300.0
-"""Seconds without one after which the others give up."""
-
 _DEPRECATED = r"`torch\.distributed\..* is deprecated"
 
-_place: int | None = None
-"""`local_rank` where the environment says another, for DeepSpeed, or none."""
+_local_rank: int | None = None
+"""The local rank where the environment has none, or another one for DeepSpeed."""
 _store: Store | None = None
-_found = False
-"""Whether the process group was there before the run, and so stays."""
+_is_external = False
+"""Whether the program made the process group before the run, and so keeps it."""
 _groups: dict[int, dist.ProcessGroup] = {}
-_turns = 0
-_left = False
+"""The sequence-parallel group of this process, by its size."""
+_has_left = False
+"""Whether this process has destroyed a group of the run."""
 
 
 class Destroyable(Protocol):
-    """An engine, as far as its end goes."""
+    """An engine, as far as `destroy_process_group` knows it."""
 
-    def destroy(self) -> None: ...
+    def destroy(self) -> None:
+        """Frees what the engine holds of the process group."""
 
 
 def rank() -> int:
-    """Which of the run's processes this is: by the process group where there is one, else by the launcher."""
+    """Returns the rank of this process: by the process group when there is one, else by the launcher."""
     return dist.get_rank() if dist.is_initialized() else environment.rank()
 
 
 def world_size() -> int:
+    """Returns the number of ranks: by the process group when there is one, else by the launcher."""
     return dist.get_world_size() if dist.is_initialized() else environment.world_size()
 
 
 def local_rank() -> int:
-    """Which of the run's processes on this machine."""
-    return environment.local_rank() if _place is None else _place
+    """Returns the rank among the processes of this machine."""
+    return environment.local_rank() if _local_rank is None else _local_rank
 
 
 def is_main() -> bool:
+    """Whether this is rank 0."""
     return rank() == 0
 
 
 def device() -> torch.device:
-    """Where this process computes."""
-    return torch.device("cuda", _gpu()) if torch.cuda.is_available() else torch.device("cpu")
+    """Returns the device of this process: its GPU, else the CPU."""
+    return torch.device("cuda", _gpu_index()) if torch.cuda.is_available() else torch.device("cpu")
 
 
 def is_initialized() -> bool:
+    """Whether the run has a process group."""
     return _store is not None and dist.is_initialized()
 
 
 def init_process_group() -> None:
-    """Join the other processes of the run; may be called again. One process alone needs neither port nor variable.
+    """Joins the other processes of the run; may be called again. One process alone needs neither port nor variable.
 
-    Must come before DeepSpeed is first used: it then takes this process group as it is. A process group that the
-    program has made is that of the run, and stays when the run ends.
+    Must come before DeepSpeed is first used, which then takes this process group as it is. A process group that the
+    program has made becomes that of the run, and stays when the run ends. Raises RuntimeError when this process has no
+    GPU of its own, or has left a group of several processes before.
     """
-    global _store, _found, _place
+    global _store, _is_external, _local_rank
     joined = is_initialized()
     if not joined:
-        _found = dist.is_initialized()
-        if _found and not environment.has_local_rank():
-            _place = _among_neighbours(dist.distributed_c10d._get_default_store())
+        _is_external = dist.is_initialized()
+        if _is_external and not environment.has_local_rank():
+            _local_rank = _count_lower_ranks_here(dist.distributed_c10d._get_default_store())
     _export_env()
     if joined:
         return
-    atexit.unregister(_destroy)  # of an earlier run in this process: leaving once is enough
+    atexit.unregister(_destroy)  # of an earlier run in this process: destroying once is enough
     atexit.register(_destroy)
     backend = "gloo"
     if torch.cuda.is_available():
-        if _gpu() >= (there := torch.cuda.device_count()):
-            raise RuntimeError(f"process {local_rank()} of this machine has no GPU: there are {there}")
-        torch.cuda.set_device(_gpu())
+        if _gpu_index() >= (count := torch.cuda.device_count()):
+            raise RuntimeError(f"process {local_rank()} of this machine has no GPU: there are {count}")
+        torch.cuda.set_device(_gpu_index())
         backend = "cpu:gloo,cuda:nccl"
     else:
         environment.set_env_default("DS_ACCELERATOR", "cpu")  # DeepSpeed would look for others, and warn
@@ -101,22 +100,22 @@ def init_process_group() -> None:
     # it when the interpreter ends abort the process ("terminate called without an active exception") after a good run.
     importlib.import_module("deepspeed")
     hook = sys.excepthook
-    if _found:
+    if _is_external:
         _store = dist.distributed_c10d._get_default_store()
     elif world_size() == 1:
         _store = HashStore()
         dist.init_process_group(backend, store=_store, rank=0, world_size=1)
-    elif _left:
-        raise RuntimeError("this process has left the run; several processes cannot meet a second time")
+    elif _has_left:
+        raise RuntimeError("this process has destroyed its process group; several processes cannot rendezvous again")
     else:
-        meeting, number, count = next(rendezvous("env://", rank(), world_size(), timeout=_TIMEOUT))
-        _store = PrefixStore("arctic_training", meeting)
+        met, number, count = next(rendezvous("env://", rank(), world_size(), timeout=_TIMEOUT))
+        _store = PrefixStore("arctic_training", met)
         dist.init_process_group(backend, store=_store, rank=number, world_size=count, timeout=_TIMEOUT)
-    sys.excepthook = hook  # torch's own would say a rank before errors of a program that knows of none
+    sys.excepthook = hook  # torch's own puts a rank before errors of a program that knows of none
 
 
 def init_deepspeed() -> None:
-    """`init_process_group`, and let DeepSpeed use the same process group, quietly and without compiling anything."""
+    """Calls `init_process_group` and has DeepSpeed use the same group, without messages and without compiling."""
     init_process_group()
     warnings.filterwarnings("ignore", _DEPRECATED, FutureWarning)  # meant for DeepSpeed
     from deepspeed import comm
@@ -124,14 +123,14 @@ def init_deepspeed() -> None:
 
     if comm.is_initialized():
         return
-    theirs: Any = sys.modules["deepspeed.comm.torch"]
+    backend: Any = sys.modules["deepspeed.comm.torch"]
     # its shared-memory all-reduce costs a C++ build at first use and leaves 66 MB in /dev/shm for each process
-    build, theirs.build_shm_op = theirs.build_shm_op, lambda: None
+    build, backend.build_shm_op = backend.build_shm_op, lambda: None
     comm.comm.cdb = None
     try:
         comm.init_distributed(get_accelerator().communication_backend_name(), auto_mpi_discovery=False, verbose=False)
     finally:
-        theirs.build_shm_op = build
+        backend.build_shm_op = build
 
 
 def store() -> Store | None:
@@ -140,9 +139,11 @@ def store() -> Store | None:
 
 
 def clone_store() -> Store | None:
-    """To the store of the run's processes, for a thread of its own: one that waits there holds up no other's. None
-    where the store, which the script that uses this package may have made, has no more than one."""
-    store: Any = _store  # torch's types leave the method out
+    """Returns a second connection to the store, for a thread: a call that waits there blocks no other thread's.
+
+    None where the store, which a program may have made, cannot be cloned.
+    """
+    store: Any = _store  # torch's types lack the method
     try:
         return store.clone() if store is not None else None
     except (RuntimeError, NotImplementedError):
@@ -150,22 +151,22 @@ def clone_store() -> Store | None:
 
 
 def sequence_parallel_group(size: int) -> dist.ProcessGroup:
-    """This process among ``size`` with consecutive ranks. All processes of the run must ask for it first together."""
+    """Returns the group of ``size`` consecutive ranks that this rank is in. All ranks make the first call together."""
     if size not in _groups:
         _groups[size] = dist.new_subgroups(size, timeout=_TIMEOUT)[0]  # type: ignore[no-untyped-call]
     return _groups[size]
 
 
 def barrier() -> None:
-    """Wait until every process is here."""
+    """Waits until every rank has called it."""
     if is_distributed():
         dist.all_reduce(torch.zeros(1))  # dist.barrier would take a GPU's stream, and guess which
 
 
 def destroy_process_group(engines: Iterable[Destroyable] = (), *, failed: bool = False) -> None:
-    """Leave the other processes in the order that is safe: all arrive, engines end, then the group.
+    """Destroys ``engines`` and then the process group, once all ranks have arrived.
 
-    After an exception nobody is waited for. Loader workers must have been stopped before.
+    With ``failed`` no rank is waited for. The workers of data loaders must have been stopped before.
     """
     if not failed:
         barrier()
@@ -175,20 +176,20 @@ def destroy_process_group(engines: Iterable[Destroyable] = (), *, failed: bool =
 
 
 def restore_environment() -> None:
-    """Restores the process's environment and its warnings as they were before `init_process_group`."""
+    """Restores the environment variables and warning filters that `init_process_group` and `init_deepspeed` changed."""
     environment.restore_env()
-    said = ("ignore", re.compile(_DEPRECATED, re.IGNORECASE), FutureWarning, None, 0)
-    if said in warnings.filters:
-        warnings.filters.remove(said)  # type: ignore[attr-defined]  # a list, though typed as a sequence
+    entry = ("ignore", re.compile(_DEPRECATED, re.IGNORECASE), FutureWarning, None, 0)
+    if entry in warnings.filters:
+        warnings.filters.remove(entry)  # type: ignore[attr-defined]  # a list, though typed as a sequence
 
 
 def _destroy() -> None:
-    global _store, _left, _place
+    global _store, _has_left, _local_rank
     atexit.unregister(_destroy)
     if is_initialized():
         comm: Any = sys.modules.get("deepspeed.comm.comm")
         deepspeed = comm is not None and comm.cdb is not None
-        if _found:
+        if _is_external:
             for group in _groups.values():
                 dist.destroy_process_group(group)
         elif deepspeed:
@@ -197,26 +198,28 @@ def _destroy() -> None:
             dist.destroy_process_group()
         if deepspeed:
             comm.cdb = None
-        _left = not _found
+        _has_left = not _is_external
     _groups.clear()
-    _store, _place = None, None
+    _store, _local_rank = None, None
     restore_environment()
-    gc.collect()  # what is left of engines holds the group, and its threads
+    gc.collect()  # engines that are not collected yet hold the group and its threads
 
 
 def is_distributed() -> bool:
-    """Whether the run has more than one process."""
+    """Whether the run has a process group of more than one rank."""
     return is_initialized() and dist.get_world_size() > 1
 
 
-def _gpu() -> int:
-    """The number of this process's GPU among those it sees: of a SLURM task with one of its own (``--gpus-per-task``)
-    the only one."""
+def _gpu_index() -> int:
+    """Returns the index of this process's GPU among those it sees: the local rank.
+
+    It is 0 in a SLURM task that sees only a GPU of its own (``--gpus-per-task``).
+    """
     return 0 if torch.cuda.device_count() == 1 and environment.is_slurm_step() else local_rank()
 
 
-def _among_neighbours(store: Store) -> int:
-    """`local_rank` in a process group whose maker did not say it: how many before this process are on its machine."""
+def _count_lower_ranks_here(store: Store) -> int:
+    """Returns the local rank where no launcher set it: the number of lower ranks on the same machine."""
     hosts = PrefixStore("arctic_training/hosts", store)
     hosts.set(str(rank()), socket.gethostname())
     own = hosts.get(str(rank()))
@@ -224,14 +227,14 @@ def _among_neighbours(store: Store) -> int:
 
 
 def _export_env() -> None:
-    """DeepSpeed and torch read these variables themselves."""
-    global _place
-    if torch.cuda.is_available() and _gpu() != local_rank():
-        _place = local_rank()
-    said = {"RANK": rank(), "WORLD_SIZE": world_size(), "LOCAL_RANK": local_rank()}
+    """Sets the variables that DeepSpeed and torch read."""
+    global _local_rank
+    if torch.cuda.is_available() and _gpu_index() != local_rank():
+        _local_rank = local_rank()
+    variables = {"RANK": rank(), "WORLD_SIZE": world_size(), "LOCAL_RANK": local_rank()}
     if torch.cuda.is_available():
-        said["LOCAL_RANK"] = _gpu()  # DeepSpeed takes it for the number of the GPU
-    for name, value in said.items():
+        variables["LOCAL_RANK"] = _gpu_index()  # DeepSpeed takes it for the index of the GPU
+    for name, value in variables.items():
         environment.set_env(name, str(value))
     # without it DeepSpeed runs numactl in a new process for every reduction of stage 3 on CPUs
     environment.set_env_default("LOCAL_SIZE", os.environ.get("LOCAL_WORLD_SIZE", str(world_size())))

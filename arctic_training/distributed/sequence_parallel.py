@@ -1,7 +1,7 @@
-"""Sequence parallelism: a few processes share every sequence, and swap tokens for heads where attention needs it whole.
+"""Sequence parallelism: ranks of a group hold a part of each sequence, and exchange tokens for heads in attention.
 
 After Jacobs et al. 2023 (DeepSpeed Ulysses, arXiv 2309.14509): everything but attention is computed token by token, so
-that a process needs no more than its share of a sequence; for attention each gets all tokens of some of the heads.
+a rank needs only its part of a sequence; for attention an all-to-all gives it all tokens of some of the heads.
 """
 
 import math
@@ -19,48 +19,50 @@ from arctic_training.errors.types import RecipeError, SampleError
 from arctic_training.loss.targets import IGNORE_INDEX
 
 KEY = "sequence_share"
-"""What a batch that holds a `SequenceShard` of its sequences tells it under; attention is told it by this name too."""
+"""The key of a batch, and the keyword argument of attention, that carries a `SequenceShard`."""
 
 num_all_to_all = 0
-"""How often this process has swapped tokens for heads, or heads for tokens."""
+"""Number of all-to-alls that this process has run."""
 
 
 @dataclass(frozen=True)
 class SequenceShard:
-    """What a process is told of the sequences of which its batch is a part."""
+    """Describes the sequences of which this rank's batch is a part."""
 
     size: int
-    """Processes that share them."""
+    """Number of ranks that share a sequence."""
     targets: tuple[int, ...] = ()
-    """The targets of each process's part, in order."""
+    """Number of labels in the part of each rank of the group."""
 
 
 def check_world_size(size: int, world: int) -> None:
-    """Raises `RecipeError` when ``world`` processes cannot be parted into groups of ``size`` that share sequences."""
+    """Raises `RecipeError` when ``world`` ranks do not divide into sequence-parallel groups of ``size``."""
     if world % size:
-        told = f"{size} processes share a sequence, and the run has {world}"
-        raise RecipeError(f"sequence_parallel_size: {told}; start a multiple of {size}, such as --num_gpus {size}")
+        raise RecipeError(
+            f"sequence_parallel_size: {size} processes share a sequence, and the run has {world}; "
+            f"start a multiple of {size}, such as --num_gpus {size}"
+        )
 
 
 def shard_batch(batch: Mapping[str, Any], size: int, index: int, *, once: Collection[str] = ()) -> dict[str, Any]:
-    """The part ``index`` of ``size`` of every sequence of a language model's batch, which is in the main memory.
+    """Returns part ``index`` of ``size`` of every sequence in a language model's batch on the CPU.
 
-    The rows of ``input_ids`` [B, T], padded on the right, or packed and told by ``cu_seq_lens_q``, become one row of
-    documents, [1, ceil(B * T / size) * size], of which every process gets an equal part, [1, C]; so does every other
-    tensor of that shape. ``position_ids`` count from the beginning of each document, and ``cu_seq_lens_q`` tells of the
-    whole row. ``shift_labels``, which transformers knows too, are the labels of the next tokens, the first token of the
-    next part among them. Under ``once`` are the keys that count something of whole rows: the first process has them,
-    and the others 0.
+    The rows of ``input_ids`` ([B, T], int64; padded on the right, or packed with ``cu_seq_lens_q``) become one row of
+    documents, [1, ceil(B * T / size) * size], of which every rank gets an equal part, [1, C]; so does every other
+    tensor of that shape. ``position_ids`` count from the beginning of each document, and ``cu_seq_lens_q`` (int32)
+    describes the full row. ``shift_labels``, which transformers knows too, are the labels of the next tokens, including
+    the first token of the next part. ``once`` names the keys that count something of full rows: the first rank of the
+    group keeps their values, and the others have 0.
 
-    Raises `SampleError` for a batch that is none of a language model, or is padded on the left.
+    Raises `SampleError` for a batch without ``input_ids`` [rows, tokens], or padded on the left.
     """
     ids = batch.get("input_ids")
     if not isinstance(ids, Tensor) or ids.dim() != 2:
-        raise SampleError("a batch with input_ids [rows, tokens] is wanted where processes share sequences")
+        raise SampleError("sequence parallelism expects a batch with input_ids [rows, tokens]")
     rows, tokens = ids.shape
     ends: Tensor | None = batch.get("cu_seq_lens_q")
     if ends is None:
-        _require_padding_behind(batch.get("attention_mask"))
+        _check_padding_side(batch.get("attention_mask"))
         ends = torch.arange(0, rows * tokens + 1, tokens, dtype=torch.int32)
     added = -ids.numel() % size
     row = {name: value.reshape(1, -1) for name, value in batch.items() if _per_token(value, ids)}
@@ -84,24 +86,24 @@ def shard_batch(batch: Mapping[str, Any], size: int, index: int, *, once: Collec
     if targets:
         rest["num_targets"] = targets[index]
     own = {name: value.chunk(size, dim=1)[index].clone() for name, value in row.items()}
-    told = {"cu_seq_lens_q": ends, "cu_seq_lens_k": ends, "max_length_q": longest, "max_length_k": longest}
-    return {**rest, **own, **told, KEY: SequenceShard(size, targets)}
+    documents = {"cu_seq_lens_q": ends, "cu_seq_lens_k": ends, "max_length_q": longest, "max_length_k": longest}
+    return {**rest, **own, **documents, KEY: SequenceShard(size, targets)}
 
 
 def _per_token(value: Any, ids: Tensor) -> bool:
     return isinstance(value, Tensor) and value.shape == ids.shape
 
 
-def _require_padding_behind(mask: Tensor | None) -> None:
+def _check_padding_side(mask: Tensor | None) -> None:
     if mask is not None and bool((mask.diff(dim=1) > 0).any()):
-        raise SampleError("padding is wanted behind a row, not before it, where processes share sequences")
+        raise SampleError("sequence parallelism expects padding on the right of a row, not on the left")
 
 
 def gather_seq_scatter_heads(parts: Sequence[Tensor], size: int) -> list[Tensor]:
-    """From all heads of some tokens to some heads of all: [1, H, C, D] each to [1, H / size, C * size, D].
+    """Exchanges some tokens of all heads for all tokens of some heads: [1, H, C, D] to [1, H / size, C * size, D].
 
-    ``parts`` are queries, keys and values. Key heads of which there are too few to deal out are given to several
-    processes. The query heads are a multiple of ``size``.
+    ``parts`` are queries, keys and values of one dtype; the number of query heads is a multiple of ``size``. Key and
+    value heads that are fewer than ``size`` are repeated.
     """
     flat, shapes = [], []
     for part in parts:
@@ -110,37 +112,37 @@ def gather_seq_scatter_heads(parts: Sequence[Tensor], size: int) -> list[Tensor]
         each, tokens, width = part.shape[0] // size, part.shape[1], part.shape[2]
         flat.append(part.reshape(size, each, tokens, width).transpose(1, 2).flatten(2))
         shapes.append((each, width))
-    swapped = _swap(torch.cat(flat, dim=-1), size).flatten(0, 1)
+    swapped = _all_to_all(torch.cat(flat, dim=-1), size).flatten(0, 1)
     pieces = torch.split(swapped, [heads * width for heads, width in shapes], dim=-1)
     return [piece.reshape(-1, *shape).transpose(0, 1)[None] for piece, shape in zip(pieces, shapes, strict=True)]
 
 
 def gather_heads_scatter_seq(out: Tensor, size: int) -> Tensor:
-    """From some heads of all tokens, [1, T, h, D], to all heads of some tokens, [1, T / size, h * size, D]."""
+    """Exchanges all tokens of some heads, [1, T, h, D], for some tokens of all heads, [1, T / size, h * size, D]."""
     _, tokens, heads, width = out.shape
-    return _swap(out.reshape(size, tokens // size, heads, width), size).transpose(0, 1).flatten(1, 2)[None]
+    return _all_to_all(out.reshape(size, tokens // size, heads, width), size).transpose(0, 1).flatten(1, 2)[None]
 
 
 def gather_target_values(values: Tensor, batch: Mapping[str, Any]) -> Tensor:
-    """One value of every target of whole sequences, in order, from those of this process's targets; differentiable.
+    """Gathers one value per label from the ranks of the group: [targets of this rank] to [targets of all], in order.
 
-    ``values`` itself where sequences are not shared. For a loss that is not a sum over targets: where each process
-    computes it, only one may count it (`shard_batch`'s ``once``).
+    Differentiable; returns ``values`` itself where sequences are not shared. For a loss that is not a sum over labels:
+    where each rank computes it, only one may count it (`shard_batch`'s ``once``).
     """
-    told: SequenceShard | None = batch.get(KEY)
-    if told is None:
+    shard: SequenceShard | None = batch.get(KEY)
+    if shard is None:
         return values
-    gathered: Tensor = _Gathered.apply(values, told)  # type: ignore[no-untyped-call]
+    gathered: Tensor = _Gather.apply(values, shard)  # type: ignore[no-untyped-call]
     return gathered
 
 
-def _swap(tensor: Tensor, size: int) -> Tensor:
-    swapped: Tensor = _Swapped.apply(tensor.contiguous(), size)  # type: ignore[no-untyped-call]
+def _all_to_all(tensor: Tensor, size: int) -> Tensor:
+    swapped: Tensor = _AllToAll.apply(tensor.contiguous(), size)  # type: ignore[no-untyped-call]
     return swapped
 
 
-class _Swapped(torch.autograd.Function):
-    """Part ``i`` of the first dimension, [size, ...], goes to process ``i``."""
+class _AllToAll(torch.autograd.Function):
+    """Sends entry ``i`` of the first dimension, [size, ...], to rank ``i`` of the group."""
 
     @staticmethod
     def forward(ctx: Any, tensor: Tensor, size: int) -> Tensor:
@@ -159,15 +161,17 @@ class _Swapped(torch.autograd.Function):
         return out, None
 
 
-class _Gathered(torch.autograd.Function):
+class _Gather(torch.autograd.Function):
+    """Concatenates the values of all ranks of the group, [targets]; the gradients are summed over them."""
+
     @staticmethod
-    def forward(ctx: Any, values: Tensor, told: SequenceShard) -> Tensor:
-        index = process_group.rank() % told.size
-        start = sum(told.targets[:index])
-        ctx.size, ctx.own = told.size, slice(start, start + told.targets[index])
-        out = values.new_zeros(sum(told.targets))
+    def forward(ctx: Any, values: Tensor, shard: SequenceShard) -> Tensor:
+        index = process_group.rank() % shard.size
+        start = sum(shard.targets[:index])
+        ctx.size, ctx.own = shard.size, slice(start, start + shard.targets[index])
+        out = values.new_zeros(sum(shard.targets))
         out[ctx.own] = values
-        dist.all_reduce(out, group=process_group.sequence_parallel_group(told.size))
+        dist.all_reduce(out, group=process_group.sequence_parallel_group(shard.size))
         return out
 
     @staticmethod

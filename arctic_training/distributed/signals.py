@@ -1,6 +1,9 @@
-"""The signals that ask a run to end, and who hears them."""
+"""Signals: those that ask a run to stop, and the one by which Linux ends a process when its parent dies."""
 
+import ctypes
+import os
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -9,11 +12,23 @@ STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 
 
 @contextmanager
-def handle_signals(heard: Callable[[int, Any], None]) -> Iterator[None]:
-    """Inside, ``heard`` is called with the number of each; afterwards what heard them before hears them again."""
-    before = {number: signal.signal(number, heard) for number in STOP_SIGNALS}
+def handle_signals(handler: Callable[[int, Any], None]) -> Iterator[None]:
+    """Installs ``handler`` for every one of `STOP_SIGNALS` while the block runs, then restores the former handlers."""
+    before = {number: signal.signal(number, handler) for number in STOP_SIGNALS}
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler or signal.SIG_DFL)  # None: something that Python cannot name
+        for number, former in before.items():
+            signal.signal(number, former or signal.SIG_DFL)  # None: a handler that was not installed from Python
+
+
+def set_parent_death_signal(parent: int) -> None:
+    """Has the kernel kill this process when ``parent``, the process that started it, dies; exits at once if it has.
+
+    Does nothing on systems other than Linux.
+    """
+    if not sys.platform.startswith("linux"):
+        return
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+    if os.getppid() != parent:  # it died before the call
+        os._exit(1)

@@ -8,8 +8,7 @@ from contextlib import ExitStack
 from typing import Any
 
 from arctic_training.distributed import environment
-from arctic_training.distributed.parent import set_parent_death_signal
-from arctic_training.distributed.signals import handle_signals
+from arctic_training.distributed.signals import handle_signals, set_parent_death_signal
 from arctic_training.errors.types import ArcticError, InputError
 from arctic_training.launch.arguments import parse
 from arctic_training.launch.threads import openmp_settings

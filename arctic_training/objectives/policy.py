@@ -303,7 +303,7 @@ class PolicyTrainer(LanguageModelTrainer):
         )
         if size == 1:
             return given
-        parts = collectives.all_gather_object(given, among=size)
+        parts = collectives.all_gather_object(given, group_size=size)
         return [parts[n % size][n // size] for n in range(len(prompts))]
 
     def _inputs(self, prompts: Sequence[Any], given: Sequence[Any]) -> dict[str, Any]:

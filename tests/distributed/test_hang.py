@@ -53,12 +53,12 @@ def test_a_process_that_is_stopped_is_named_and_the_run_ends(tmp_path: Path, sto
         assert time.monotonic() - since > TIMEOUT - 1
         *stacks, message, last = run.stderr.split("\n")
     assert last == "" and re.search(
-        rf"the run hangs: rank {stopped} \(process {pid} on .*\) has given no sign of life for \d+ s; "
-        rf"it was last in .*, update \d+ \(hang_timeout: 10 s\)$",
+        rf"the run hangs: rank {stopped} \(process {pid} on .*\) has sent no heartbeat for \d+ s; "
+        rf"it was last seen at step \d+, phase .* \(hang_timeout: 10 s\)$",
         message,
     )
     shown = "\n".join(stacks)
-    assert f"[rank {1 - stopped}] the run hangs; where each thread of process" in shown
+    assert f"[rank {1 - stopped}] the run hangs; the stack of each thread of process" in shown
     assert shown.index("  MainThread:") < shown.index("    > arctic_training/trainer/trainer.py:")
 
 
@@ -92,7 +92,7 @@ def test_without_the_launcher_each_process_ends_itself_and_the_stuck_line_is_nam
     assert [rank.returncode for rank in ranks] == [70, 70]
     for one in said:
         assert re.search(
-            r"rank 1 \(process .*\) has not come on for \d+ s, in step, update 4: \S*train.py:\d+ wait_for", one
+            r"rank 1 \(process .*\) has made no progress for \d+ s at step 4, phase step: \S*train.py:\d+ wait_for", one
         )
     assert re.search(r"    > \S*train.py:\d+ wait_for_nobody\n", said[1])
 
@@ -176,9 +176,7 @@ def test_only_a_process_that_is_at_work_and_does_not_come_on_is_ended(alone: Any
     assert alone.stdout.readline().strip() == str(*descendants(alone.pid))
     out, err = alone.communicate(timeout=processes.HANG)  # when nobody holds the pipes: the child is ended too
     assert (alone.returncode, out) == (70, "")
-    assert (
-        "\nthe run hangs: the process has given no sign of life for 1 s, in step, update 7 (hang_timeout: 1 s)" in err
-    )
+    assert "\nthe run hangs: the process has made no progress for 1 s at step 7, phase step (hang_timeout: 1 s)" in err
 
 
 def test_a_sign_of_life_costs_nothing() -> None:

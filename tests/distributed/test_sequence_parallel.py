@@ -69,7 +69,7 @@ def test_what_is_no_batch_of_sequences_is_refused() -> None:
     with pytest.raises(SampleError, match="input_ids"):
         sequence_parallel.shard_batch({"rows": torch.ones(4, 2)}, 2, 0)
     left = {"input_ids": torch.ones(1, 4, dtype=torch.long), "attention_mask": torch.tensor([[0, 1, 1, 1]])}
-    with pytest.raises(SampleError, match="behind a row"):
+    with pytest.raises(SampleError, match="on the right"):
         sequence_parallel.shard_batch(left, 2, 0)
 
 

@@ -16,8 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from arctic_training.distributed.parent import set_parent_death_signal
-from arctic_training.distributed.signals import STOP_SIGNALS
+from arctic_training.distributed.signals import STOP_SIGNALS, set_parent_death_signal
 from arctic_training.errors.types import DataError
 
 _WHY = {
