@@ -301,4 +301,4 @@ def test_the_picture_of_the_floors_has_every_room() -> None:
     assert len(floors) == len(FLOORS)
     for drawn, rooms in zip(floors, FLOORS, strict=True):
         shown = {room.partition(":")[0] for room in re.findall(r'class="room-name"[^>]*>([^<]+)<', drawn)}
-        assert shown == {room.partition(".")[0] for room in rooms}
+        assert shown == {room.partition(".")[0] for room in rooms}, "draw the floors of tests/test_architecture.py"
