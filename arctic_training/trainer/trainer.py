@@ -1,4 +1,4 @@
-"""The loop."""
+"""The training loop."""
 
 import time
 from abc import ABC, abstractmethod
@@ -41,9 +41,9 @@ from arctic_training.trainer.window import (
 
 
 class Trainer(Registered, Hooked, View, ScheduleMixin, Ending, ABC, kind="trainer"):
-    """Trains what its recipe says. A subclass that states a ``name`` and writes `loss` is a trainer a recipe can name.
+    """Base class of all trainers. A subclass that states a ``name`` and defines `loss` can be named by a recipe.
 
-    The class says which classes may serve it, the first of each list being the default.
+    The class attributes list the classes that may serve it; the first of each list is the default.
     """
 
     config_type: ClassVar[type[TrainerConfig]] = TrainerConfig
@@ -55,15 +55,15 @@ class Trainer(Registered, Hooked, View, ScheduleMixin, Ending, ABC, kind="traine
     tokenizer_factory_type: ClassVar[type[TokenizerFactory[Any]] | Sequence[type[TokenizerFactory[Any]]]]
     roles: ClassVar[tuple[Role, ...]] = (Role("model"),)
     shares_sequences: ClassVar[bool] = False
-    """Whether `loss` is right on a part of every sequence; a class that writes a loss of its own says it again."""
+    """Whether `loss` is correct on a shard of every sequence; a class with a loss of its own states it again."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         check_roles(cls)
         super().__init_subclass__(**kwargs)
-        if issubclass(cls.config_type, TrainerConfig):  # another one is refused when a recipe names the class
+        if issubclass(cls.config_type, TrainerConfig):  # any other type is refused when a recipe names the class
             cls.config_type = add_role_sections(cls.config_type, cls.roles)
 
-    # filled in by assembly, in this order
+    # set by assembly, in this order
     session: Session
     listeners: dict[str, Callback]
     tokenizer: Any = None
@@ -75,7 +75,7 @@ class Trainer(Registered, Hooked, View, ScheduleMixin, Ending, ABC, kind="traine
 
     @classmethod
     def prepare_data(cls, config: TrainerConfig) -> None:
-        """Make the data of the run, so that they are in the cache, and nothing else of it."""
+        """Prepares the data of the run, so that they are in the cache; builds nothing else."""
         trainer = cls.__new__(cls)
         trainer.config, trainer.progress = config, Progress()
         prepare_data(trainer)
@@ -88,7 +88,7 @@ class Trainer(Registered, Hooked, View, ScheduleMixin, Ending, ABC, kind="traine
         self.metrics = Metrics()
         self.window = AccumulationWindow([])
         self.exit_code = 0
-        self.skipped_windows: set[tuple[int, int]] = set()  # epoch and first row of windows that are passed over
+        self.skipped_windows: set[tuple[int, int]] = set()  # epoch and first row of windows that are not trained on
         self._last_eval_step, self._unlogged_metrics = -1, dict[str, float]()
         self._clock = (time.perf_counter(), 0)
         with environment.track_env():
@@ -97,7 +97,7 @@ class Trainer(Registered, Hooked, View, ScheduleMixin, Ending, ABC, kind="traine
 
     @property
     def train_batches(self) -> Iterator[Any]:
-        """What is left of the epoch under way, window by window: see `AccumulationWindow`."""
+        """The remaining micro-batches of the current epoch, window by window: see `AccumulationWindow`."""
         loader = self.train_loader
         assert loader is not None
         if not (first := self.config.overfit_first_batch):
@@ -123,8 +123,8 @@ class Trainer(Registered, Hooked, View, ScheduleMixin, Ending, ABC, kind="traine
     @translate_oom_errors()
     @environment.track_env()
     def train(self) -> None:
-        """Train what is left of the run, save and evaluate what is due at its end, and close the session."""
-        process_group.init_process_group()  # a run that ended in this process has given back what this one needs
+        """Trains for the rest of the run, saves and evaluates what is due at its end, and closes the session."""
+        process_group.init_process_group()  # a run that ended in this process may have destroyed it
         try:
             if self.config.evaluate_first and not self.progress.step:
                 self.evaluate()
@@ -138,17 +138,17 @@ class Trainer(Registered, Hooked, View, ScheduleMixin, Ending, ABC, kind="traine
             raise
 
     def _run_epochs(self) -> bool:
-        """The epochs that are left; False when a callback has moved the run, so that others are."""
+        """Runs the remaining epochs. Returns False when a callback has rewound the run, so that others remain."""
         try:
             for _ in self.epochs:
                 self.epoch()
-                if not self.stop_reason or self.epochs_completed >= self.progress.epoch + 1:  # gone through whole
+                if not self.stop_reason or self.epochs_completed >= self.progress.epoch + 1:
                     self.progress.epoch, self.progress.sample_index = self.progress.epoch + 1, 0
                     self._save_if_due()
                 if self.stop_reason:
                     break
         except RewindTraining:
-            self.stop_reason, self.finished = "", False  # as far as a callback said so of what is left behind now
+            self.stop_reason, self.finished = "", False  # set by a callback after the position that was gone back to
             for engine in self.checkpointers:
                 engine.mark_rewound()
             return False
@@ -156,6 +156,7 @@ class Trainer(Registered, Hooked, View, ScheduleMixin, Ending, ABC, kind="traine
 
     @hook("epoch")
     def epoch(self) -> None:
+        """Trains on the remaining micro-batches of the current epoch; after each window, `after_update`."""
         assert self.train_loader is not None
         for batch in [] if self.stop_reason else self.train_batches:
             self.is_between_steps = False
@@ -171,6 +172,7 @@ class Trainer(Registered, Hooked, View, ScheduleMixin, Ending, ABC, kind="traine
 
     @hook("step")
     def step(self, batch: Any) -> None:
+        """Runs `loss` and `backward` on one micro-batch; the engine steps with the last micro-batch of a window."""
         if not self.model.module.training:
             self.model.train()
         loss = self.loss(batch)
@@ -181,41 +183,41 @@ class Trainer(Registered, Hooked, View, ScheduleMixin, Ending, ABC, kind="traine
     @hook("loss")
     @abstractmethod
     def loss(self, batch: Any) -> torch.Tensor:
-        """The scalar to minimise on one micro-batch.
+        """Returns the loss of one micro-batch: a scalar tensor ``[]`` with a gradient.
 
-        A plain mean is averaged over the window's micro-batches and ranks. A sum over targets divided by
-        ``batch["num_items_in_batch"]`` makes the update's loss the exact mean over all targets of the window.
+        A plain mean is averaged over the window's micro-batches and ranks. A sum over labels divided by
+        ``batch["num_items_in_batch"]`` makes the loss of the step the exact mean over all labels of the window.
         """
 
     @hook("backward")
     def backward(self, loss: torch.Tensor) -> None:
-        """Add the gradient of one micro-batch to the window's, whose mean the update takes."""
+        """Adds the gradient of ``loss``, a scalar tensor ``[]``, to that of the window, whose mean the step takes."""
         window, planned = self.window, self.config.gradient_accumulation_steps
         self.model.set_gradient_accumulation_boundary(window.is_last_micro_batch)
         # the engine divides by the planned number of micro-batches; the last window of an epoch may have fewer
         self.model.backward(loss if window.size == planned else loss * (planned / window.size))
 
     def targets(self, batch: Any) -> int:
-        """How many targets the loss of ``batch`` is a sum over: its labels, or its rows where it has none."""
+        """Returns how many terms the loss of ``batch`` sums: its labels, or its rows where it has no labels."""
         return count_targets(batch)
 
     @hook("after_update")
     def after_update(self) -> None:
-        """Everything that is done between updates: log, evaluate, save, stop, each when it is due."""
-        update, config = self.progress.step, self.config
-        if config.train_log_iter_interval and update % config.train_log_iter_interval == 0:
+        """Logs, evaluates, saves and stops after an optimizer step, each when it is due."""
+        step, config = self.progress.step, self.config
+        if config.train_log_iter_interval and step % config.train_log_iter_interval == 0:
             self.log()
-        if config.eval_interval and update % config.eval_interval == 0:
+        if config.eval_interval and step % config.eval_interval == 0:
             self.evaluate()
         self._save_if_due()
         if self.window.stop:
             self._sync_stop_requests()
-        elif not self.stop_reason and self.last_step is not None and update >= self.last_step:
-            self.stop_reason = f"update {update} is the last of this run"
+        elif not self.stop_reason and self.last_step is not None and step >= self.last_step:
+            self.stop_reason = f"step {step} is the last of this run"
 
     @hook("log")
     def log(self) -> dict[str, float]:
-        """Tell the trackers what was recorded since the last time."""
+        """Sends the means of what was recorded since the last call to the trackers, and returns them."""
         recorded = self.metrics.read(collectives.all_reduce)
         own = {} if (norm := self.model.grad_norm) is None else {"grad_norm": norm}
         then, tokens = self._clock
@@ -228,7 +230,10 @@ class Trainer(Registered, Hooked, View, ScheduleMixin, Ending, ABC, kind="traine
 
     @hook("evaluate")
     def evaluate(self) -> dict[str, float]:
-        """The mean loss over every evaluation set and what the evaluators measure, over all ranks. Leaves no trace."""
+        """Returns the mean loss over every evaluation set and what the evaluators measure, over all ranks.
+
+        The state of the run is the same afterwards.
+        """
         training, values = self.metrics, dict[str, float]()
         with isolated_eval(engine.module for engine in self.engines.values()):
             try:
@@ -255,12 +260,12 @@ class Trainer(Registered, Hooked, View, ScheduleMixin, Ending, ABC, kind="traine
         return values
 
     def finalize_eval_metrics(self, means: dict[str, float]) -> dict[str, float]:
-        """What is told of an evaluation set, from the means over it of what was recorded."""
+        """Returns what is logged of an evaluation set, given the means over it of what was recorded."""
         return means
 
     @hook("checkpoint")
     def checkpoint(self, engines: Sequence[Checkpointer[Any]] | None = None) -> None:
-        """Save now, with every checkpoint engine of the recipe, or with those given."""
+        """Saves now, with ``engines`` or with every checkpoint engine of the recipe."""
         save_all(self.checkpointers if engines is None else engines, self.trainable_engines, self.state)
 
     def _save_if_due(self, *, end: bool = False) -> None:
@@ -271,18 +276,18 @@ class Trainer(Registered, Hooked, View, ScheduleMixin, Ending, ABC, kind="traine
             self.checkpoint(due)
 
     def record(self, name: str, value: Number, weight: Number = 1) -> None:
-        """Count a scalar in the mean that is told under ``name``; every rank must record the same names."""
+        """Adds a scalar to the mean that is logged as ``name``; every rank must record the same names."""
         self.metrics.add(name, value, weight)
 
     def extra_state_dict(self) -> dict[str, Stateful]:
-        """What a subclass must remember beside weights, position and randomness, by name."""
+        """Returns the state of a subclass that a checkpoint holds beside weights, position and generators, by name."""
         return {}
 
     def check(self) -> None:
-        """Every part is made and nothing is written yet: raise `InputError` for what would only be found later."""
+        """Called when all parts are built and nothing is written yet. Raises `InputError` for what would fail later."""
 
     def close(self, *, failed: bool = False) -> None:
-        """Give back what the run holds: worker processes, trackers, engines, and what it has changed in the process."""
+        """Ends worker processes, trackers and engines of the run, and restores what it changed in the process."""
         self.session.close(failed=failed)
         for loader in filter(None, [self.train_loader, *self.eval_loaders.values()]):
             loader.close()
