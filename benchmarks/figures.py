@@ -146,7 +146,7 @@ def complaints(task: Task, results: dict[str, Result]) -> list[str]:
         if not max(apart) <= AGREE:
             at = next(i for i, gap in enumerate(apart) if not gap <= AGREE)
             said.append(
-                f"{task.name}: at update {at + 1} the loss is {ours[at]:.6f} in ours and {bare[at]:.6f} in bare {name}"
+                f"{task.name}: at step {at + 1} the loss is {ours[at]:.6f} in ours and {bare[at]:.6f} in bare {name}"
             )
     least = min(result["held_out"] for result in results.values())
     for name, result in results.items():

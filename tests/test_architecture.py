@@ -39,7 +39,7 @@ FLOORS = [
 # within the top rooms the order is fixed too
 TRAINER = [
     ["ending", "explain", "lock", "resume", "role", "scalar", "schedule", "window"],
-    ["session"],
+    ["evaluation", "session"],
     ["view"],
     ["assembly"],
     ["trainer"],

@@ -1,4 +1,4 @@
-"""Methods that announce themselves: ``pre-<event>`` before they run, ``post-<event>`` after."""
+"""Events: methods that call listeners ``pre-<event>`` before they run and ``post-<event>`` after."""
 
 import functools
 import inspect
@@ -13,12 +13,14 @@ F = TypeVar("F", bound=Callable[..., Any])
 Listener = Callable[..., Any]
 
 _EVENT = "__event__"
+_EVENTS = "_events"
+"""The attribute of an error that holds the events through which it passed."""
 
 
 def hook(event: str) -> Callable[[F], F]:
-    """Mark a method as an event. Overrides stay events, and an override that calls ``super()`` announces once.
+    """Marks a method as an event. Overrides stay events; an override that calls ``super()`` calls listeners once.
 
-    A dash in the name of an event, here or where it is listened to, is an underscore.
+    A dash in the name of an event, here or where it is listened to, counts as an underscore.
     """
     event = event.replace("-", "_")
 
@@ -42,6 +44,9 @@ def hook(event: str) -> Callable[[F], F]:
                     changed = listener(*(self, value)[:takes])
                     value = value if changed is None else changed
                 return value
+            except Exception as error:
+                vars(error).setdefault(_EVENTS, []).append((event, self, args))
+                raise
             finally:
                 self._active_events.discard(event)
                 record_heartbeat(after)
@@ -52,20 +57,24 @@ def hook(event: str) -> Callable[[F], F]:
     return mark
 
 
-class Hooked:
-    """A class whose `hook` methods can be listened to.
+def events_of(error: BaseException) -> list[tuple[str, "Hooked", tuple[Any, ...]]]:
+    """Returns the events that ``error`` passed through, the outermost first: name, object, arguments of the call."""
+    return list(reversed(vars(error).get(_EVENTS, [])))
 
-    A listener is called with the object, then as many of the event's arguments (``pre-``) or its value (``post-``) as
-    it takes. What it returns, if not None, takes their place: so a listener may replace a batch, a loss, a model.
-    Listeners are stated in the class (``callbacks``, or methods ``pre_<event>_callback``). Each object has a list
-    ``callbacks`` of its own, which begins with those of its class, and to which others are added, by `listen` or as to
-    any list.
+
+class Hooked:
+    """Base class of objects whose `hook` methods are events.
+
+    A listener is called with the object and as many of the event's arguments (``pre-``) or its value (``post-``) as
+    it takes. A return value other than None replaces them, so a listener may replace a batch, a loss or a model.
+    A class states listeners as ``callbacks`` or as methods ``pre_<event>_callback``. Each object has its own list
+    ``callbacks``, which starts with those of its classes; `listen` and list methods add to it.
     """
 
     callbacks: list[tuple[str, Listener]] = ()  # type: ignore[assignment]  # a list would be that of every class
     _active_events: set[str]
     _heard: list[tuple[str, Listener]]
-    """The callbacks as they were when `_listeners` was made of them."""
+    """The callbacks from which `_listeners` was built."""
     _listeners: dict[str, list[tuple[Listener, int]]]
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -86,6 +95,7 @@ class Hooked:
 
     @classmethod
     def events(cls) -> set[str]:
+        """Returns the names of the events of the class."""
         return {getattr(method, _EVENT) for _, method in inspect.getmembers(cls) if hasattr(method, _EVENT)}
 
     @classmethod
@@ -101,23 +111,23 @@ class Hooked:
     def _check(cls, stated: tuple[str, Listener]) -> None:
         pair: Any = stated
         if not (isinstance(pair, (tuple, list)) and len(pair) == 2 and isinstance(pair[0], str) and callable(pair[1])):
-            told = f"{short_repr(pair)} among the callbacks of {cls.__name__}; wanted is (event, function)"
+            told = f"{short_repr(pair)} among the callbacks of {cls.__name__}; expected (event, function)"
             raise RegistryError(f"{told}, such as ('post-step', function)")
         event = pair[0]
         when, _, what = event.partition("-")
         if when not in ("pre", "post") or what.replace("-", "_") not in cls.events():
-            told = ", ".join(sorted(cls.events()))
-            raise RegistryError(f"{cls.__name__} has no event {event!r}; pre- and post- go with: {told}")
+            known = ", ".join(sorted(cls.events()))
+            raise RegistryError(f"{cls.__name__} has no event {event!r}; pre- and post- go with: {known}")
 
     def listen(self, event: str, listener: Listener) -> None:
-        """Call ``listener`` at ``event``. Raises ValueError when the class has no such event."""
+        """Calls ``listener`` at ``event`` from now on. Raises `RegistryError` when the class has no such event."""
         self._check((event, listener))
         self.callbacks.append((event, listener))
 
     def _heard_at(self, moment: str) -> list[tuple[Listener, int]]:
-        """Who listens to ``pre-<event>`` or ``post-<event>``, and how many arguments each takes, the object among them.
+        """Returns the listeners of ``pre-<event>`` or ``post-<event>`` with the number of arguments that each takes.
 
-        Raises ValueError when something else was added, or a callback for an event that the class does not have.
+        Raises `RegistryError` for an entry of ``callbacks`` that is no listener, or names no event of the class.
         """
         if self._heard != self.callbacks:  # tuples that are the same are equal without a closer look
             listeners: dict[str, list[tuple[Listener, int]]] = {}
@@ -132,7 +142,7 @@ class Hooked:
 
 
 def _arguments(listener: Listener) -> int:
-    """How many positional arguments a listener takes."""
+    """Returns the number of positional arguments that a listener takes."""
     parameters = inspect.signature(listener).parameters.values()
     if any(p.kind is p.VAR_POSITIONAL for p in parameters):
         return 100

@@ -93,7 +93,7 @@ class NanGuard(Callback):
             return False
         what = "the loss" if lost else "the gradient" if skipped == ["model"] else f"the gradient of {skipped[0]}"
         where = "; ".join(lost or [f"rank {rank}{samples}" for rank, (_, samples) in enumerate(told)])
-        text = f"update {trainer.progress.step}: {what} is not finite: {where}"
+        text = f"step {trainer.progress.step}: {what} is not finite: {where}"
         self.total += 1
         self._in_a_row += 1
         policy, limit = self.config.policy, self.config.limit
@@ -136,7 +136,7 @@ class NanGuard(Callback):
     def _require_finite(self, trainer: Any, weights: str = "") -> None:
         mine = (f"the loss is not finite: {self._unshared}" if self._unshared else "") + weights
         if wrong := [one.removeprefix("; ") for one in collectives.all_gather_object(mine) if one]:
-            raise NonFiniteError(f"update {trainer.progress.step} or the one before: {wrong[0]}; nothing is saved")
+            raise NonFiniteError(f"step {trainer.progress.step} or the one before: {wrong[0]}; nothing is saved")
 
     def state_dict(self) -> dict[str, Any]:
         return {"total": self.total, "left_out": [list(place) for place in sorted(self.skipped_windows)]}

@@ -108,7 +108,7 @@ class Checkpointer(Standing, Factory[C, "Checkpointer[Any]"], kind="checkpoint_e
         if self.config.keep_best and self.best_metric not in values and not self._misnamed:
             self._misnamed = True
             logger.warning(
-                f"the evaluation after update {step} measured {', '.join(values) or 'nothing'}, and not "
+                f"the evaluation after step {step} measured {', '.join(values) or 'nothing'}, and not "
                 f"{self.best_metric}, by which checkpoint has to find the best"
             )
         folder = disk.step_folder(self.output_dir, step)
@@ -151,7 +151,7 @@ class Checkpointer(Standing, Factory[C, "Checkpointer[Any]"], kind="checkpoint_e
         if config.keep_best and unmeasured and not self._told:
             self._told = True
             logger.warning(
-                f"the checkpoint of update {step} has no {self.best_metric}, so that it cannot be the best: "
+                f"the checkpoint of step {step} has no {self.best_metric}, so that it cannot be the best: "
                 "save at updates at which there is an evaluation"
             )
         self._tidy(step)
@@ -195,7 +195,7 @@ class Checkpointer(Standing, Factory[C, "Checkpointer[Any]"], kind="checkpoint_e
         past = bool(changes) or (self.guard is not None and self.guard.ignores_stop)
         self.stopped = "" if past else stopped
         if stopped and past:
-            logger.success(f"goes on past the stop at update {self._settled}: {stopped}")
+            logger.success(f"goes on past the stop at step {self._settled}: {stopped}")
         return folder
 
     @property

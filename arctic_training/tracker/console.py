@@ -26,7 +26,7 @@ class ConsoleTracker(Tracker):
         if "loss" in values and (not self.config.every or step % self.config.every):
             return
         told = " ".join(f"{name} {_short(name, value)}" for name, value in values.items() if name != "epoch")
-        print(f"update {step} | {told}", flush=True)
+        print(f"step {step} | {told}", flush=True)
 
 
 def _short(name: str, value: float) -> str:

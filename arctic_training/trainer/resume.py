@@ -1,4 +1,4 @@
-"""From which checkpoint a run goes on, if from any; and what the run is, which that checkpoint must be of."""
+"""Resumes a run: finds the checkpoint, checks that it is of the same run, loads it."""
 
 from pathlib import Path
 from typing import Any
@@ -14,27 +14,27 @@ from arctic_training.logging import logger
 
 
 def resume(trainer: Any) -> None:
-    """Go on from the run's own newest checkpoint, or from the one that the recipe's ``resume`` names; say which.
+    """Resumes from the run's own newest checkpoint, or from the one that the recipe's ``resume`` names; logs which.
 
-    Raises `ResumeError`: a run that is to go on never begins anew because it cannot.
+    Raises `ResumeError` when the checkpoint cannot be used: the run then never starts from scratch instead.
     """
-    told: Path | None = trainer.config.resume
+    requested: Path | None = trainer.config.resume
     own = next((engine for engine in trainer.checkpointers if engine.config.auto_resume), None)
-    if told is None and not trainer.checkpointers:
+    if requested is None and not trainer.checkpointers:
         return
     guard = build_guard(trainer)
     for engine in trainer.checkpointers:
         engine.guard = guard
     if own is not None and own.has_checkpoints:
         reader, folder = own, own.load(trainer.trainable_engines, trainer.state)
-        rest = f"; it is newer than what `resume` names, {told}" if told is not None else ""
-    elif told is not None:
-        named = find_checkpoint(told)
+        rest = f"; it is newer than what `resume` names, {requested}" if requested is not None else ""
+    elif requested is not None:
+        named = find_checkpoint(requested)
         reader = _find_reader(trainer, named, guard)
         folder, rest = reader.load(trainer.trainable_engines, trainer.state, named), ""
     else:
         if own is not None:
-            logger.success(f"{own.output_dir} holds no checkpoint: the run starts from its beginning")
+            logger.success(f"no checkpoint found in {own.output_dir}; starting from scratch")
         return
     for engine in trainer.checkpointers:
         engine.mark_resumed(disk.read_manifest(folder))
@@ -42,23 +42,23 @@ def resume(trainer: Any) -> None:
     trainer.resumed = True
     if reader.stopped:
         trainer.stop(reader.stopped)
-    logger.success(f"goes on after update {trainer.progress.step}, from {folder}{rest}")
+    logger.success(f"resumed from {folder} at step {trainer.progress.step}{rest}")
 
 
 def build_guard(trainer: Any) -> CompatibilityGuard:
-    """What this run is."""
-    prints: dict[str, Any] = {}
+    """Returns the guard that compares this run with the one of a checkpoint."""
+    fingerprints: dict[str, Any] = {}
     if process_group.is_main():
-        prints = fingerprint.of_data(trainer.train_loader)
+        fingerprints = fingerprint.of_data(trainer.train_loader)
         if trainer.tokenizer is not None:
-            prints["tokenizer.files"] = fingerprint.of_tokenizer(trainer.tokenizer)
+            fingerprints["tokenizer.files"] = fingerprint.of_tokenizer(trainer.tokenizer)
     config = trainer.config
     rows = config.micro_batch_size * config.gradient_accumulation_steps * trainer.data_world
-    return CompatibilityGuard(config, collectives.broadcast_object(prints) | {"global_batch_size": rows})
+    return CompatibilityGuard(config, collectives.broadcast_object(fingerprints) | {"global_batch_size": rows})
 
 
 def find_checkpoint(path: Path) -> Path:
-    """The checkpoint that ``path`` is, or the newest in it, whole or not. Raises `ResumeError` when there is none."""
+    """Returns the checkpoint that ``path`` is, or the newest in it, complete or not. Raises `ResumeError` for none."""
     path = path.expanduser().absolute()
     if not path.is_dir():
         raise ResumeError(f"resume: {path}: no such folder")
@@ -72,9 +72,9 @@ def find_checkpoint(path: Path) -> Path:
 
 
 def _find_reader(trainer: Any, folder: Path, guard: CompatibilityGuard) -> Checkpointer[Any]:
-    """What reads the checkpoint ``folder``: the run's own engine of its type, or one made for that alone."""
-    if wrong := disk.verify(folder, sums=False):
-        raise ResumeError(f"resume: {wrong}")
+    """Returns the run's checkpoint engine of the type of ``folder``, or a new one of that type."""
+    if damage := disk.verify(folder, sums=False):
+        raise ResumeError(f"resume: {damage}")
     kind = disk.read_manifest(folder).get("type")
     for engine in trainer.checkpointers:
         if engine.name == kind:

@@ -81,7 +81,7 @@ class Session:
             except Exception as error:
                 # a tracker never ends a run: an hour of training is worth more than a line in a chart
                 self.trackers.remove(tracker)
-                logger.error(f"tracker {tracker.name} failed and is left out from update {step} on: {error!r}")
+                logger.error(f"tracker {tracker.name} failed and is left out from step {step} on: {error!r}")
 
     def close(self, *, failed: bool) -> None:
         while self.trackers:

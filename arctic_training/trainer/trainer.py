@@ -15,29 +15,23 @@ from arctic_training.data.batching.loader import Loader
 from arctic_training.data.factories.base import DataFactory
 from arctic_training.distributed import collectives, environment, process_group
 from arctic_training.engine.engine import Engine
-from arctic_training.evaluation.evaluator import Evaluator, measured
+from arctic_training.evaluation.evaluator import Evaluator
 from arctic_training.metrics import Metrics, Number, merge_metrics
 from arctic_training.model.factory import ModelFactory
 from arctic_training.optimizer.factory import OptimizerFactory
 from arctic_training.registry import Registered
 from arctic_training.scheduler.factory import SchedulerFactory
-from arctic_training.state import Progress, RunState, Stateful, isolated_eval
+from arctic_training.state import Progress, RunState, Stateful
 from arctic_training.tokenizer.factory import TokenizerFactory
 from arctic_training.trainer.assembly import assemble, prepare_data
 from arctic_training.trainer.ending import Ending
+from arctic_training.trainer.evaluation import measure
 from arctic_training.trainer.explain import translate_oom_errors
 from arctic_training.trainer.role import Role, add_role_sections, check_roles
 from arctic_training.trainer.schedule import ScheduleMixin
 from arctic_training.trainer.session import Session
 from arctic_training.trainer.view import View
-from arctic_training.trainer.window import (
-    AccumulationWindow,
-    count_targets,
-    iter_windows,
-    repeat_first_batch,
-    set_num_items_in_batch,
-    to_device,
-)
+from arctic_training.trainer.window import AccumulationWindow, count_targets, windowed_batches
 
 
 class Trainer(Registered, Hooked, View, ScheduleMixin, Ending, ABC, kind="trainer"):
@@ -98,26 +92,7 @@ class Trainer(Registered, Hooked, View, ScheduleMixin, Ending, ABC, kind="traine
     @property
     def train_batches(self) -> Iterator[Any]:
         """The remaining micro-batches of the current epoch, window by window: see `AccumulationWindow`."""
-        loader = self.train_loader
-        assert loader is not None
-        if not (first := self.config.overfit_first_batch):
-            loader.seek(self.progress.epoch, self.progress.sample_index)
-        for window in iter_windows(
-            repeat_first_batch(loader, self.progress.sample_index) if first else loader,
-            self.config.gradient_accumulation_steps,
-            targets=self.targets,
-            stop=lambda: bool(self._stop_request[0]),
-            reduce=collectives.all_reduce,
-            ranks=process_group.world_size(),
-            device=self.device,
-        ):
-            if (self.progress.epoch, self.progress.sample_index) in self.skipped_windows:
-                self.progress.sample_index += window.size * loader.stride
-                continue
-            self.window = window
-            for index, batch in enumerate(window.batches):
-                window.index = index
-                yield batch
+        return windowed_batches(self)
 
     @hook("train")
     @translate_oom_errors()
@@ -234,29 +209,14 @@ class Trainer(Registered, Hooked, View, ScheduleMixin, Ending, ABC, kind="traine
 
         The state of the run is the same afterwards.
         """
-        training, values = self.metrics, dict[str, float]()
-        with isolated_eval(engine.module for engine in self.engines.values()):
-            try:
-                for name, loader in self.eval_loaders.items():
-                    self.metrics = Metrics()
-                    loader.seek(0, 0)
-                    for batch in loader:
-                        self.metrics.weight = self.targets(batch)
-                        batch = set_num_items_in_batch(to_device(batch, self.device), max(self.metrics.weight, 1))
-                        self.record("loss", self.loss(batch))
-                    means = self.finalize_eval_metrics(self.metrics.read(collectives.all_reduce))
-                    values = merge_metrics(values, {f"{metric}/{name}": value for metric, value in means.items()})
-            finally:
-                self.metrics = training
-            for evaluator in self.evaluators:
-                values = merge_metrics(values, measured(evaluator, self))
+        values = measure(self)
         for engine in self.checkpointers:
             engine.record_metrics(values)
-        update, interval, every = self.progress.step, self.config.eval_interval, self.config.eval_log_iter_interval
-        told = every and (not interval or update % interval or update % (interval * every) == 0)
-        self._last_eval_step, self._unlogged_metrics = update, values if every and not told else {}
-        if told:
-            self.session.log(values, update)
+        step, interval, every = self.progress.step, self.config.eval_interval, self.config.eval_log_iter_interval
+        log = every and (not interval or step % interval or step % (interval * every) == 0)
+        self._last_eval_step, self._unlogged_metrics = step, values if every and not log else {}
+        if log:
+            self.session.log(values, step)
         return values
 
     def finalize_eval_metrics(self, means: dict[str, float]) -> dict[str, float]:
@@ -267,13 +227,6 @@ class Trainer(Registered, Hooked, View, ScheduleMixin, Ending, ABC, kind="traine
     def checkpoint(self, engines: Sequence[Checkpointer[Any]] | None = None) -> None:
         """Saves now, with ``engines`` or with every checkpoint engine of the recipe."""
         save_all(self.checkpointers if engines is None else engines, self.trainable_engines, self.state)
-
-    def _save_if_due(self, *, end: bool = False) -> None:
-        early = end and (self.stop_requested or self.finished or not self.plan_reached)
-        for engine in self.checkpointers if end and self.finished else ():
-            engine.mark_stopped(self.stop_reason)
-        if due := [engine for engine in self.checkpointers if engine.should_save(self.progress, end=end, early=early)]:
-            self.checkpoint(due)
 
     def record(self, name: str, value: Number, weight: Number = 1) -> None:
         """Adds a scalar to the mean that is logged as ``name``; every rank must record the same names."""

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from arctic_training.distributed import collectives, process_group
 from arctic_training.loss.targets import IGNORE_INDEX, carry_count
 
 Reduce = Callable[[torch.Tensor], torch.Tensor]
@@ -57,6 +58,34 @@ def iter_windows(
         yield AccumulationWindow(
             [set_num_items_in_batch(to_device(batch, device), share) for batch in held], total, stop=stops > 0
         )
+
+
+def windowed_batches(trainer: Any) -> Iterator[Any]:
+    """Yields the remaining micro-batches of the epoch, with ``trainer.window`` set to the window that each is part of.
+
+    Windows in ``trainer.skipped_windows`` are passed over. ``trainer`` is a `Trainer`.
+    """
+    loader, progress = trainer.train_loader, trainer.progress
+    if repeats_first := trainer.config.overfit_first_batch:
+        batches = repeat_first_batch(loader, progress.sample_index)
+    else:
+        loader.seek(progress.epoch, progress.sample_index)
+    for window in iter_windows(
+        batches if repeats_first else loader,
+        trainer.config.gradient_accumulation_steps,
+        targets=trainer.targets,
+        stop=lambda: bool(trainer._stop_request[0]),
+        reduce=collectives.all_reduce,
+        ranks=process_group.world_size(),
+        device=trainer.device,
+    ):
+        if (progress.epoch, progress.sample_index) in trainer.skipped_windows:
+            progress.sample_index += window.size * loader.stride
+            continue
+        trainer.window = window
+        for index, batch in enumerate(window.batches):
+            window.index = index
+            yield batch
 
 
 def repeat_first_batch(loader: Any, row: int) -> Iterator[Any]:

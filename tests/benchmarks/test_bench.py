@@ -68,8 +68,8 @@ def test_equal_results_are_comparable() -> None:
 @pytest.mark.parametrize(
     ("name", "changed", "said"),
     [
-        ("torch", {"losses": [9.0 - n / 10 + 0.002 * (n == 3) for n in range(THROUGHPUT.updates)]}, "at update 4"),
-        ("deepspeed", {"losses": [float("nan")] * THROUGHPUT.updates}, "at update 1"),
+        ("torch", {"losses": [9.0 - n / 10 + 0.002 * (n == 3) for n in range(THROUGHPUT.updates)]}, "at step 4"),
+        ("deepspeed", {"losses": [float("nan")] * THROUGHPUT.updates}, "at step 1"),
         ("trl", {"held_out": 7.4}, "held-out loss of 7.400"),
         ("trl", {"held_out": float("nan")}, "held-out loss of nan"),
         ("trl", {"mislabelled": 3}, "3 labels"),

@@ -19,7 +19,7 @@ def network() -> nn.Sequential:
 
 def run(module: nn.Module) -> Any:
     engines = {"model": SimpleNamespace(module=module)}
-    return SimpleNamespace(engines=engines, trained=engines)
+    return SimpleNamespace(engines=engines, trainable_engines=engines)
 
 
 def started(module: nn.Module, **options: Any) -> tuple[EMA, Any]:

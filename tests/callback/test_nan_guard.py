@@ -73,9 +73,7 @@ def on(*places: tuple[int, int]) -> Spoil:
 
 
 def test_the_run_stops_and_names_the_samples(tmp_path: Path) -> None:
-    points = (
-        "update 4: the loss is not finite: rank 0. No such gradient has reached the weights; nan_guard: skip or back"
-    )
+    points = "step 4: the loss is not finite: rank 0. No such gradient has reached the weights; nan_guard: skip or back"
     with pytest.raises(NonFiniteError, match=re.escape(points)):
         train(tmp_path, at(3))
     assert NonFiniteError.exit_code == 3
@@ -118,7 +116,7 @@ def test_a_gradient_that_is_infinite_stops_too(tmp_path: Path) -> None:
         loss.register_hook(lambda grad: grad * math.inf) if trainer.progress.step == 1 else None
         return loss
 
-    with pytest.raises(NonFiniteError, match="update 2: the gradient is not finite"):
+    with pytest.raises(NonFiniteError, match="step 2: the gradient is not finite"):
         train(tmp_path, explode)
 
 
@@ -126,7 +124,7 @@ def test_updates_are_skipped_and_counted_and_too_many_in_a_row_end_the_run(tmp_p
     done = train(tmp_path, at(1, 2, 5), nan_guard="skip", nan_guard_limit=2)
     assert done["progress"].update == 10
     assert [n for n, record in enumerate(done["records"], 1) if record["skipped"]] == [2, 3, 6]
-    with pytest.raises(NonFiniteError, match=r"update 4: .* That is 3 in a row, and nan_guard_limit is 2"):
+    with pytest.raises(NonFiniteError, match=r"step 4: .* That is 3 in a row, and nan_guard_limit is 2"):
         train(tmp_path, at(1, 2, 3), "again", nan_guard="skip", nan_guard_limit=2)
 
 
@@ -150,7 +148,7 @@ def test_the_run_goes_back_and_leaves_the_window_out(tmp_path: Path) -> None:
 
 def test_the_run_never_goes_back_to_the_checkpoint_of_another_run(tmp_path: Path) -> None:
     train(tmp_path)
-    with pytest.raises(NonFiniteError, match=r"update 2: .* nan_guard: back finds no checkpoint of this run yet"):
+    with pytest.raises(NonFiniteError, match=r"step 2: .* nan_guard: back finds no checkpoint of this run yet"):
         train(tmp_path, at(1), nan_guard="back")
     train(tmp_path)
     # the file `latest` is lost, so that the numbers alone tell which is the newest
@@ -202,6 +200,6 @@ def test_weights_that_are_not_finite_are_not_saved(tmp_path: Path) -> None:
             next(trainer.engines["discriminator"].module.parameters()).data[0] = math.inf
         return loss
 
-    with pytest.raises(NonFiniteError, match=r"update 4.* not finite"):
+    with pytest.raises(NonFiniteError, match=r"step 4.* not finite"):
         train(tmp_path, spoil)
     assert [path.name for path in (tmp_path / "run" / "saved").glob("step_*")] == ["step_2"]

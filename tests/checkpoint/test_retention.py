@@ -132,7 +132,7 @@ def test_a_checkpoint_that_was_not_measured_is_told_once(tmp_path: Path, said: l
         engine.trainer.progress.step = update
         engine.save({}, RunState())
     assert [line for line in said if "loss/eval" in line] == [
-        "the checkpoint of update 2 has no loss/eval, so that it cannot be the best: "
+        "the checkpoint of step 2 has no loss/eval, so that it cannot be the best: "
         "save at updates at which there is an evaluation"
     ]
     assert disk.list_steps(tmp_path) == [1, 3]
@@ -145,7 +145,7 @@ def test_a_metric_that_no_evaluation_has_is_told_once_with_those_that_it_has(tmp
         engine.note({"loss/eval": 1.0, "exact_match/eval": 0.5})
         engine.save({}, RunState())
     assert [line for line in said if "exactmatch/eval" in line] == [
-        "the evaluation after update 1 measured loss/eval, and not exactmatch/eval, "
+        "the evaluation after step 1 measured loss/eval, and not exactmatch/eval, "
         "by which checkpoint has to find the best"
     ]
 

@@ -170,7 +170,7 @@ def test_a_loss_that_is_no_number_ends_every_process_with_a_code_of_its_own(tmp_
     told = endless(tmp_path, checkpoint={"type": "deepspeed", "save_every_n_steps": 1}) | {"type": "raises"}
     with Run(tmp_path, told, "--num_gpus", "2") as run:
         assert run.end() == 3
-    assert run.stderr.startswith("update 4: the loss is not finite: rank 1.") and run.stderr.count("\n") == 1
+    assert run.stderr.startswith("step 4: the loss is not finite: rank 1.") and run.stderr.count("\n") == 1
     saved = tmp_path / "runs" / "recipe" / "checkpoints" / "deepspeed"
     assert sorted(path.name for path in saved.iterdir()) == ["latest", "step_1", "step_2", "step_3"]
 

@@ -142,7 +142,7 @@ def test_an_error_of_one_process_ends_all_and_is_told_once(start: Start, folder:
 
 def test_what_several_processes_found_is_told_as_the_first_ones(capsys: pytest.CaptureFixture[str]) -> None:
     process: Any = SimpleNamespace(returncode=3, poll=lambda: 3)
-    common = {"text": "update 4: the loss is not finite", "known": True, "echo": False, "code": 3}
+    common = {"text": "step 4: the loss is not finite", "known": True, "echo": False, "code": 3}
     children = []
     for rank, sooner in ((0, 2.0), (1, 1.0)):
         reader, writer = os.pipe()
@@ -150,7 +150,7 @@ def test_what_several_processes_found_is_told_as_the_first_ones(capsys: pytest.C
         os.close(writer)
         children.append(_Child(rank, process, reader))
     assert _exit_code(children, children, 0) == 3
-    assert capsys.readouterr().err == "update 4: the loss is not finite\n"
+    assert capsys.readouterr().err == "step 4: the loss is not finite\n"
     for child in children:
         os.close(child.channel)
 

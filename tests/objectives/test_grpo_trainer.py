@@ -223,9 +223,7 @@ def test_a_loss_that_is_no_number_in_a_later_iteration_names_its_samples(tmp_pat
     # before the guard, which is the first to listen to a run
     trainer.callbacks.insert(0, ("post-loss", spoil))
     sample = trainer.train_loader.samples(0, 1)[0]
-    with pytest.raises(
-        NonFiniteError, match=rf"^update 1: the loss is not finite: rank 0, training samples {sample}\."
-    ):
+    with pytest.raises(NonFiniteError, match=rf"^step 1: the loss is not finite: rank 0, training samples {sample}\."):
         trainer.train()
     trainer.close()
 

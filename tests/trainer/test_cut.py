@@ -60,7 +60,7 @@ def require_same(whole: list[dict[str, torch.Tensor]], mine: list[dict[str, torc
         scale = max(float(gradient.norm()) for gradient in want.values())
         for key, gradient in want.items():
             error = float((got[key].reshape(gradient.shape) - gradient).norm()) / scale
-            assert error < 1e-6, f"{where}, update {update}, {key}: {error}"
+            assert error < 1e-6, f"{where}, step {update}, {key}: {error}"
 
 
 @pytest.mark.fault(16, 17)

@@ -130,7 +130,7 @@ def at(update: int, act: Act) -> Act:
 
 
 def enough(trainer: Any) -> None:
-    trainer.stop("not improved since update 1")
+    trainer.stop("not improved since step 1")
 
 
 @pytest.mark.fault(2)
@@ -148,11 +148,11 @@ def test_a_run_that_was_stopped_for_good_trains_on_when_it_is_another_or_is_to(t
     assert trained(told, {"post-step": at(2, enough)}).progress.step == 2
     free = {"exit_iteration": 5}  # what decides nothing of what is trained
     again = trained(told | free)
-    assert again.progress.step == 2 and again.stop_reason == "not improved since update 1"
-    assert "it was stopped for good: not improved since update 1" in log(told)
+    assert again.progress.step == 2 and again.stop_reason == "not improved since step 1"
+    assert "it was stopped for good: not improved since step 1" in log(told)
     whole = {**told, "output_dir": f"{told['output_dir']}_whole", "checkpoint": []}
     assert trained(told | change).progress == trained(whole).progress
-    assert "goes on past the stop at update 2: not improved" in log(told)
+    assert "goes on past the stop at step 2: not improved" in log(told)
     if change == {"allow_changes": ["stop"]}:
         assert losses(told) == losses(whole)
 
@@ -160,8 +160,8 @@ def test_a_run_that_was_stopped_for_good_trains_on_when_it_is_another_or_is_to(t
 def test_a_run_may_be_stopped_by_what_its_last_evaluation_shows(told: Recipe) -> None:
     told |= {"evaluate_last": True, "evaluators": [Measuring.name], "epochs": 1}
     trained(told, {"post-evaluate": enough})
-    assert saved(told) == [5] and "stopped for good after update 5: not improved since update 1" in log(told)
-    assert trained(told).stop_reason == "not improved since update 1"
+    assert saved(told) == [5] and "stopped for good after step 5: not improved since step 1" in log(told)
+    assert trained(told).stop_reason == "not improved since step 1"
 
 
 def test_a_reason_that_cannot_be_added_to_a_checkpoint_is_saved_with_a_new_one(
@@ -189,7 +189,7 @@ def test_a_run_with_nothing_left_to_train_says_so_and_saves_what_is_not_saved_ye
         numbers.append((folder / Exported.name / f"step_{last}" / "updates.txt").stat().st_ino)
         key, value = next(iter(limit.items()), ("", 0))
         reached = f"{key} is {value}" if limit else "all 2 epochs are over"
-        assert f"nothing was trained: the run stands at update {last}, and {reached}" in log(told)
+        assert f"nothing was trained: the run is at step {last}, and {reached}" in log(told)
     assert numbers[0] == numbers[1]  # written once
     # nor are weights that another folder holds saved again as they are
     other = told | limit | {"output_dir": f"{told['output_dir']}_other", "resume": str(folder / "deepspeed")}
@@ -209,7 +209,7 @@ def test_a_run_of_no_epoch_evaluates_and_saves_what_it_was_made_with_once(told: 
 
 @pytest.mark.fault(14)
 def test_what_was_saved_on_the_course_that_a_run_went_back_from_is_saved_again(told: Recipe) -> None:
-    """The run goes back from update 4 to 2, and leaves out a window: its update 3 is another."""
+    """The run goes back from step 4 to 2, and leaves out a window: its step 3 is another."""
     sections = [
         {"type": "deepspeed", "save_every_n_steps": 2},
         {"type": "deepspeed", "save_every_n_steps": 3, "output_dir": f"{told['output_dir']}/other"},
@@ -332,13 +332,13 @@ def test_a_save_that_fails_at_the_end_is_an_error_and_lets_others_in(told: Recip
 @pytest.mark.parametrize(
     ("section", "says"),
     [
-        ([], "the recipe has no checkpoint from which it could go on"),
-        ({"type": "deepspeed"}, "it goes on from there with `resume: "),
+        ([], "the recipe has no checkpoint section from which it could be resumed"),
+        ({"type": "deepspeed"}, "resume it with `resume: "),
     ],
 )
 def test_a_run_that_is_asked_to_stop_says_what_a_restart_needs(told: Recipe, section: Any, says: str) -> None:
     trained(told | {"checkpoint": section}, {"post-step": at(2, lambda it: it.request_stop("the machine is wanted"))})
-    assert f"stops after update 3: the machine is wanted; {says}" in log(told)
+    assert f"stopping after step 3: the machine is wanted; {says}" in log(told)
 
 
 def several_starts(folder: Path) -> list[tuple[int, str, int]]:
@@ -362,5 +362,5 @@ def several_starts(folder: Path) -> list[tuple[int, str, int]]:
 def test_all_processes_end_at_the_same_update_and_know_why(tmp_path: Path) -> None:
     acting_recipe(tmp_path)
     first, second = processes.share(several_starts, 2, tmp_path)
-    reason = "not improved since update 1"
+    reason = "not improved since step 1"
     assert first == second == [(2, "the machine is wanted", 75), (4, reason, 0), (4, reason, 0)]

@@ -56,8 +56,8 @@ def test_answers_that_are_too_many_at_once(tmp_path: Path, monkeypatch: pytest.M
         trainer.train()
     trainer.close()
     first, advice = str(caught.value).splitlines()
-    assert first.startswith("memory is short in the model's answers of update 1, on 4 prompts with 3 answers each: ")
-    assert "generate_together: 1, the answers of a micro-batch at a time; a lower num_generations" in advice
+    assert first.startswith("out of memory in generation of step 1, on 4 prompts with 3 completions each: ")
+    assert "generate_together: 1, the completions of a micro-batch at a time; a lower num_generations" in advice
 
 
 @pytest.mark.fault(29)
@@ -67,10 +67,10 @@ def test_answers_that_are_too_many_at_once(tmp_path: Path, monkeypatch: pytest.M
 )
 def test_memory_that_is_short_is_told_with_the_batch_and_what_takes_less(tmp_path: Path, part: str, told: str) -> None:
     first, advice = wants(tmp_path, part).splitlines()
-    start = f"memory is short in {told} of update 1, on a micro-batch of rows [4, 2], draw [4]: "
+    start = f"out of memory in {told} of step 1, on a micro-batch of rows [4, 2], draw [4]: "
     assert first.startswith(start) and "can't allocate memory" in first
-    assert ("micro_batch_size: 2 and gradient_accumulation_steps: 2, the same update" in advice) is (part != "step")
-    assert advice.startswith("What takes less: ") and "zero_optimization" in advice
+    assert ("micro_batch_size: 2 and gradient_accumulation_steps: 2, the same step" in advice) is (part != "step")
+    assert advice.startswith("To use less memory: ") and "zero_optimization" in advice
 
 
 def within(folder: Path, limit: int) -> str:
@@ -93,7 +93,7 @@ def within(folder: Path, limit: int) -> str:
 @pytest.mark.fault(29)
 def test_a_model_that_does_not_fit_is_told_as_such(tmp_path: Path) -> None:
     (told,) = processes.run(within, 1, tmp_path, 1 << 30)
-    assert re.match(r"memory is short in create_model: .*can't allocate memory.*\nWhat takes less: deepspeed", told)
+    assert re.match(r"out of memory in create_model: .*can't allocate memory.*\nTo use less memory: deepspeed", told)
 
 
 def test_what_is_no_fault_of_memory_stays_what_it_is() -> None:

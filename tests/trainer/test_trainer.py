@@ -232,4 +232,4 @@ def test_a_tracker_that_fails_is_left_out_and_the_run_goes_on(told: dict[str, An
 
     trainer = trained({**told, "trackers": ["failing_for_the_test"]})
     assert trainer.progress.step == 10 and len(records(told)) == 10
-    assert "tracker failing_for_the_test failed and is left out from update 1 on" in capsys.readouterr().err
+    assert "tracker failing_for_the_test failed and is left out from step 1 on" in capsys.readouterr().err
