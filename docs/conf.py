@@ -6,7 +6,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent / "_ext"))
 
 project = "arctic_training"
-author = "the arctic_training developers"
+author = copyright = "the arctic_training developers"
 extensions = ["myst_parser", "sphinx.ext.autodoc", "recipe_reference"]
 source_suffix = {".md": "markdown"}
 exclude_patterns = ["_build", "_ext"]
