@@ -1,4 +1,4 @@
-"""Losses of two networks that train against each other, and the penalties that keep the discriminator smooth."""
+"""Losses of generative adversarial networks, and gradient penalties that keep the discriminator smooth."""
 
 from collections.abc import Callable
 from typing import Literal
@@ -10,11 +10,13 @@ from torch.nn import functional as F
 AdversarialLoss = Literal["non_saturating", "hinge", "wasserstein", "least_squares"]
 
 Discriminator = Callable[[Tensor], Tensor]
-"""Rows ``[n, ...]`` to scores ``[n]`` or ``[n, 1]``: high for what looks real."""
+"""Maps rows ``[n, ...]`` to scores ``[n]`` or ``[n, 1]``, high for what looks real; all of one floating dtype."""
 
 
 def discriminator_losses(kind: AdversarialLoss, real: Tensor, fake: Tensor, label_smoothing: float = 0.0) -> Tensor:
-    """The discriminator's loss on ``n`` scores of real rows and ``n`` of generated ones, ``[n]``.
+    """Returns the discriminator's losses ``[n]`` on the scores ``real`` and ``fake`` of n real and n generated rows.
+
+    Scores are ``[n]`` or ``[n, 1]`` of one floating dtype, which is that of the losses.
 
     - non_saturating: softplus(-real) + softplus(fake), Goodfellow et al. 2014 (arXiv 1406.2661); real rows count as
       real with probability 1 - ``label_smoothing`` only (one-sided: Salimans et al. 2016, arXiv 1606.03498).
@@ -23,18 +25,22 @@ def discriminator_losses(kind: AdversarialLoss, real: Tensor, fake: Tensor, labe
     - wasserstein: fake - real, Arjovsky et al. 2017 (arXiv 1701.07875); a penalty must bound its slope.
     """
     real, fake = real.reshape(-1), fake.reshape(-1)
-    target = 1 - label_smoothing
+    real_label = 1 - label_smoothing
     if kind == "non_saturating":
-        return target * F.softplus(-real) + (1 - target) * F.softplus(real) + F.softplus(fake)
+        return real_label * F.softplus(-real) + (1 - real_label) * F.softplus(real) + F.softplus(fake)
     if kind == "least_squares":
-        return ((real - target).square() + fake.square()) / 2
+        return ((real - real_label).square() + fake.square()) / 2
     if kind == "hinge":
         return F.relu(1 - real) + F.relu(1 + fake)
     return fake - real
 
 
 def generator_losses(kind: AdversarialLoss, fake: Tensor) -> Tensor:
-    """The generator's loss on ``n`` scores of what it made, ``[n]``: softplus(-fake), (fake - 1)^2 / 2, or -fake."""
+    """Returns the generator's losses ``[n]`` on the scores ``fake`` of its rows, ``[n]`` or ``[n, 1]``.
+
+    softplus(-fake) for non_saturating, (fake - 1)^2 / 2 for least_squares, -fake for hinge and wasserstein; sources as
+    in `discriminator_losses`.
+    """
     fake = fake.reshape(-1)
     if kind == "non_saturating":
         return F.softplus(-fake)
@@ -44,28 +50,30 @@ def generator_losses(kind: AdversarialLoss, fake: Tensor) -> Tensor:
 
 
 def r1_penalties(discriminator: Discriminator, real: Tensor) -> Tensor:
-    """Half the squared slope of the discriminator at every real row, ``[n]``.
+    """Returns half the squared norm of the discriminator's gradient at every row of ``real``: ``[n]``.
 
     Mescheder et al. 2018 (arXiv 1801.04406), equation 9 without its weight. Differentiable in its weights.
     """
-    return _slopes(discriminator, real).square().sum(-1) / 2
+    return _input_gradients(discriminator, real).square().sum(-1) / 2
 
 
 def gradient_penalties(discriminator: Discriminator, real: Tensor, fake: Tensor, mix: Tensor) -> Tensor:
-    """(slope - 1)^2 of the discriminator at ``mix * real + (1 - mix) * fake``, ``[n]``; ``mix`` is ``[n]`` in [0, 1].
+    """Returns (norm - 1)^2 of the discriminator's gradient at ``mix * real + (1 - mix) * fake``: ``[n]``.
+
+    ``real`` and ``fake`` are ``[n, ...]`` of one floating dtype, ``mix`` is ``[n]`` in [0, 1].
 
     Gulrajani et al. 2017 (arXiv 1704.00028), equation 3 without its weight. Differentiable in its weights.
     """
     mix = mix.reshape(-1, *[1] * (real.dim() - 1)).to(real.dtype)
-    # not vector_norm: its second derivative is NaN where the slope is 0
-    length = (_slopes(discriminator, mix * real + (1 - mix) * fake).square().sum(-1) + 1e-12).sqrt()
-    return (length - 1).square()
+    # not vector_norm: its second derivative is NaN where the gradient is 0
+    norm = (_input_gradients(discriminator, mix * real + (1 - mix) * fake).square().sum(-1) + 1e-12).sqrt()
+    return (norm - 1).square()
 
 
-def _slopes(discriminator: Discriminator, rows: Tensor) -> Tensor:
-    """The gradient of every row's own score in that row, ``[n, -1]``."""
+def _input_gradients(discriminator: Discriminator, rows: Tensor) -> Tensor:
+    """Returns the gradient of every row's score with respect to that row, flattened: ``[n, width]``."""
     rows = rows.detach().requires_grad_()
     with torch.enable_grad():
         # a discriminator that scores rows one by one: the gradient of the sum is each row's own
-        (slopes,) = torch.autograd.grad(discriminator(rows).sum(), rows, create_graph=True)
-    return slopes.flatten(1)
+        (gradients,) = torch.autograd.grad(discriminator(rows).sum(), rows, create_graph=True)
+    return gradients.flatten(1)

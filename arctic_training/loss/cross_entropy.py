@@ -1,4 +1,4 @@
-"""Cross-entropy of a linear layer's outputs, a few rows at a time: ``[rows, vocabulary]`` never exists as a whole."""
+"""Cross-entropy of a linear layer's outputs in chunks of rows, so that all logits are never in memory at once."""
 
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -7,27 +7,25 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-# logits held at a time: small enough for a CPU's cache, large enough to keep a GPU busy
-_HELD = {"cpu": 1 << 22}
-_HELD_ELSEWHERE = 1 << 26
-_FEWEST_ROWS = {"cpu": 128}
-_FEWEST_ROWS_ELSEWHERE = 1024
+# logits of a chunk: few enough for a CPU's cache, enough to keep a GPU busy
+_CHUNK_LOGITS = {"cpu": 1 << 22, "gpu": 1 << 26}
+_MIN_CHUNK_ROWS = {"cpu": 128, "gpu": 1024}
 
 
 @dataclass(frozen=True)
 class LogitMap:
-    """What becomes of the outputs of a model's last linear layer: ``softcap * tanh(scale * x / softcap)``, over a
-    temperature."""
+    """The map from the outputs x of a model's last linear layer to logits: ``softcap * tanh(scale * x / softcap)``,
+    divided by a temperature."""
 
     scale: float = 1.0
     softcap: float | None = None
-    """None: no cap, and the map is ``scale * x``."""
+    """None: no cap, and the map is ``scale * x / temperature``."""
     temperature: float = 1.0
-    """What they are divided by at last."""
+    """Divides the logits."""
 
     @property
     def slope(self) -> float:
-        """How fast the map rises at 0."""
+        """The derivative of the map at 0."""
         return self.scale / self.temperature
 
 
@@ -45,90 +43,99 @@ def linear_cross_entropy(
     logit_map: LogitMap = PLAIN,
     chunk_rows: int | None = None,
 ) -> Tensor:
-    """``cross_entropy(logit_map(hidden @ weight.T + bias), targets)`` in fp32: a scalar, or ``[rows]`` in nats.
+    """Returns ``cross_entropy(logit_map(hidden @ weight.T + bias), targets)`` in nats, fp32: a scalar, or ``[rows]``.
 
-    ``hidden`` is ``[rows, width]``, ``weight`` ``[vocabulary, width]``, ``targets`` ``[rows]`` of class numbers; none
-    is left out. ``label_smoothing`` is that of `torch.nn.functional.cross_entropy`.
+    ``hidden`` is ``[rows, width]``, ``weight`` ``[vocabulary, width]`` and ``bias`` ``[vocabulary]``, of one floating
+    dtype; ``targets`` is ``[rows]`` (int64) of token ids, all of which count. ``label_smoothing`` is that of
+    `torch.nn.functional.cross_entropy`.
 
-    For the sum, gradients are made together with the loss, since every row's counts alike: no logits are computed
-    twice (Hsu et al. 2024, arXiv 2410.10989, section 3.2). For single rows they are computed again in the backward
-    pass; so they are in fp16, which would overflow before the loss scale, known only there, could keep it from that.
-    Gradients can be taken once, and not be differentiated. Without rows the sum is 0, with gradients of 0.
+    For the sum, gradients are computed together with the loss, since every row has the same weight: no logits are
+    computed twice (Hsu et al. 2024, arXiv 2410.10989, section 3.2). For single rows the logits are computed again in
+    the backward pass, and so they are in fp16, whose gradients would overflow without the loss scale, which is known
+    only there. Gradients can be taken once, and not be differentiated. Without rows the sum is 0, with gradients of 0.
+
+    Raises ValueError for shapes that do not fit together.
     """
     if hidden.shape[0] != targets.shape[0] or hidden.shape[-1] != weight.shape[-1]:
         shapes = f"{tuple(hidden.shape)}, {tuple(weight.shape)} and {tuple(targets.shape)}"
         raise ValueError(f"hidden, weight and targets have shapes {shapes}, not [n, h], [v, h] and [n]")
-    rows = chunk_rows or _rows(hidden.device.type, weight.shape[0])
-    how = _How(label_smoothing, logit_map, rows, torch.is_grad_enabled())
-    early = reduction == "sum" and hidden.dtype != torch.float16
-    losses: Tensor = (_Summed if early else _Single).apply(hidden, weight, bias, targets, how)  # type: ignore[no-untyped-call]
-    return losses.sum() if reduction == "sum" and not early else losses
+    rows = chunk_rows or _chunk_rows(hidden.device.type, weight.shape[0])
+    options = _Options(label_smoothing, logit_map, rows, torch.is_grad_enabled())
+    summed = reduction == "sum" and hidden.dtype != torch.float16
+    function = _SummedCrossEntropy if summed else _RowCrossEntropy
+    losses: Tensor = function.apply(hidden, weight, bias, targets, options)  # type: ignore[no-untyped-call]
+    return losses.sum() if reduction == "sum" and not summed else losses
 
 
 def logits_cross_entropy(logits: Tensor, targets: Tensor, *, label_smoothing: float = 0.0) -> Tensor:
-    """The cross-entropy of every row of ``logits`` ``[rows, vocabulary]`` in fp32, ``[rows]`` in nats."""
+    """Returns the cross-entropy of every row in nats: ``[rows]``, fp32.
+
+    ``logits`` is ``[rows, vocabulary]``, floating; ``targets`` is ``[rows]`` (int64).
+    """
     return torch.nn.functional.cross_entropy(logits.float(), targets, reduction="none", label_smoothing=label_smoothing)
 
 
 @dataclass(frozen=True)
-class _How:
+class _Options:
+    """The options of a loss."""
+
     smoothing: float
     map: LogitMap
-    rows: int
-    learns: bool
+    chunk_rows: int
+    grad_enabled: bool
     """Whether gradients are recorded; inside a function's forward torch does not tell."""
 
 
-def _rows(device: str, vocabulary: int) -> int:
-    fewest = _FEWEST_ROWS.get(device, _FEWEST_ROWS_ELSEWHERE)
-    return max(fewest, _HELD.get(device, _HELD_ELSEWHERE) // vocabulary)
+def _chunk_rows(device: str, vocabulary: int) -> int:
+    kind = "cpu" if device == "cpu" else "gpu"
+    return max(_MIN_CHUNK_ROWS[kind], _CHUNK_LOGITS[kind] // vocabulary)
 
 
-def _logits(hidden: Tensor, weight: Tensor, bias: Tensor | None, how: _How) -> tuple[Tensor, Tensor | None]:
-    """The mapped logits of some rows in fp32, which may be written to, and the slope of the cap if there is one."""
+def _logits(hidden: Tensor, weight: Tensor, bias: Tensor | None, options: _Options) -> tuple[Tensor, Tensor | None]:
+    """Returns the logits of some rows in fp32, which may be overwritten, and the derivative of the cap, if any."""
     logits = torch.mm(hidden, weight.t()) if bias is None else torch.addmm(bias, hidden, weight.t())
     logits = logits.float()
-    if how.map.softcap is None:
-        return (logits.mul_(how.map.slope) if how.map.slope != 1.0 else logits), None
-    capped = logits.mul_(how.map.scale / how.map.softcap).tanh_()
-    slope = 1 - capped.square()
-    return capped.mul_(how.map.softcap / how.map.temperature), slope
+    if options.map.softcap is None:
+        return (logits.mul_(options.map.slope) if options.map.slope != 1.0 else logits), None
+    capped = logits.mul_(options.map.scale / options.map.softcap).tanh_()
+    derivative = 1 - capped.square()
+    return capped.mul_(options.map.softcap / options.map.temperature), derivative
 
 
-def _losses(logits: Tensor, targets: Tensor, how: _How) -> tuple[Tensor, Tensor]:
-    """Every row's loss, and the softmax of ``logits``, which are overwritten."""
-    chosen = logits.gather(1, targets[:, None])
-    if how.smoothing:
-        chosen = (1 - how.smoothing) * chosen + how.smoothing * logits.mean(1, keepdim=True)
+def _losses(logits: Tensor, targets: Tensor, options: _Options) -> tuple[Tensor, Tensor]:
+    """Returns every row's loss and the softmax of ``logits``, which are overwritten."""
+    target_logits = logits.gather(1, targets[:, None])
+    if options.smoothing:
+        target_logits = (1 - options.smoothing) * target_logits + options.smoothing * logits.mean(1, keepdim=True)
     highest = logits.amax(1, keepdim=True)
     exponentials = logits.sub_(highest).exp_()
     total = exponentials.sum(1, keepdim=True)
-    return (total.log() + highest - chosen)[:, 0], exponentials.div_(total)
+    return (total.log() + highest - target_logits)[:, 0], exponentials.div_(total)
 
 
-def _slopes(softmax: Tensor, targets: Tensor, cap: Tensor | None, how: _How) -> Tensor:
-    """The gradient of every row's loss in what the linear layer gave; overwrites ``softmax``."""
-    slopes = softmax.sub_(how.smoothing / softmax.shape[1]) if how.smoothing else softmax
-    share = torch.full_like(slopes[:, :1], how.smoothing - 1)
-    slopes.scatter_add_(1, targets[:, None], share)
+def _output_gradients(softmax: Tensor, targets: Tensor, cap: Tensor | None, options: _Options) -> Tensor:
+    """Returns the gradient of every row's loss in the linear layer's outputs; overwrites ``softmax``."""
+    gradients = softmax.sub_(options.smoothing / softmax.shape[1]) if options.smoothing else softmax
+    at_targets = torch.full_like(gradients[:, :1], options.smoothing - 1)
+    gradients.scatter_add_(1, targets[:, None], at_targets)
     if cap is not None:
-        slopes.mul_(cap)
-    return slopes.mul_(how.map.slope) if how.map.slope != 1.0 else slopes
+        gradients.mul_(cap)
+    return gradients.mul_(options.map.slope) if options.map.slope != 1.0 else gradients
 
 
 class _Gradients:
-    """The gradients of hidden states, weight and bias, as far as they are wanted, put together chunk by chunk."""
+    """The gradients of hidden states, weight and bias, as far as needed, accumulated chunk by chunk."""
 
-    def __init__(self, wanted: tuple[bool, ...], hidden: Tensor, weight: Tensor, bias: Tensor | None) -> None:
-        # many small sums in 16 bits would lose most of what they add up
-        self.hidden = torch.empty_like(hidden) if wanted[0] else None
-        self.weight = torch.zeros_like(weight, dtype=torch.float32) if wanted[1] else None
-        self.bias = torch.zeros_like(bias, dtype=torch.float32) if wanted[2] and bias is not None else None
+    def __init__(self, needed: tuple[bool, ...], hidden: Tensor, weight: Tensor, bias: Tensor | None) -> None:
+        # many small terms added in 16 bits would be lost
+        self.hidden = torch.empty_like(hidden) if needed[0] else None
+        self.weight = torch.zeros_like(weight, dtype=torch.float32) if needed[1] else None
+        self.bias = torch.zeros_like(bias, dtype=torch.float32) if needed[2] and bias is not None else None
         self._weight_type, self._bias_type = weight.dtype, None if bias is None else bias.dtype
 
-    def add(self, start: int, slopes: Tensor, hidden: Tensor, weight: Tensor) -> None:
-        """``slopes`` ``[rows, vocabulary]`` of the rows from ``start`` on, whose hidden states are ``hidden``."""
-        low = slopes.to(hidden.dtype)
+    def add(self, start: int, outputs: Tensor, hidden: Tensor, weight: Tensor) -> None:
+        """Adds a chunk: ``outputs`` ``[rows, vocabulary]`` are the gradients of the rows from ``start`` on."""
+        low = outputs.to(hidden.dtype)
         if self.hidden is not None:
             torch.mm(low, weight, out=self.hidden[start : start + len(hidden)])
         if self.weight is not None:
@@ -137,27 +144,32 @@ class _Gradients:
             else:
                 self.weight += torch.mm(low.t(), hidden)
         if self.bias is not None:
-            self.bias += slopes.sum(0)
+            self.bias += outputs.sum(0)
 
-    def finish(self) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    def in_dtype(self) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        """Returns the gradients in the dtypes of hidden states, weight and bias."""
         weight = None if self.weight is None else self.weight.to(self._weight_type)
         return self.hidden, weight, None if self.bias is None else self.bias.to(self._bias_type)
 
 
-class _Summed(torch.autograd.Function):
+class _SummedCrossEntropy(torch.autograd.Function):
+    """The sum of the losses; its gradients are computed in the forward pass."""
+
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, how: _How) -> Tensor:
-        wanted = tuple(how.learns and need for need in ctx.needs_input_grad[:3])
-        gradients = _Gradients(wanted, hidden, weight, bias)
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, options: _Options
+    ) -> Tensor:
+        needed = tuple(options.grad_enabled and need for need in ctx.needs_input_grad[:3])
+        gradients = _Gradients(needed, hidden, weight, bias)
         total = torch.zeros((), dtype=torch.float32, device=hidden.device)
-        for start in range(0, len(targets), how.rows):
-            rows, aims = hidden[start : start + how.rows], targets[start : start + how.rows]
-            logits, cap = _logits(rows, weight, bias, how)
-            losses, softmax = _losses(logits, aims, how)
+        for start in range(0, len(targets), options.chunk_rows):
+            rows, row_targets = hidden[start : start + options.chunk_rows], targets[start : start + options.chunk_rows]
+            logits, cap = _logits(rows, weight, bias, options)
+            losses, softmax = _losses(logits, row_targets, options)
             total += losses.sum()
-            if any(wanted):
-                gradients.add(start, _slopes(softmax, aims, cap, how), rows, weight)
-        ctx.gradients = gradients.finish() if any(wanted) else None
+            if any(needed):
+                gradients.add(start, _output_gradients(softmax, row_targets, cap, options), rows, weight)
+        ctx.gradients = gradients.in_dtype() if any(needed) else None
         return total
 
     @staticmethod
@@ -171,27 +183,34 @@ class _Summed(torch.autograd.Function):
         return *scaled, None, None
 
 
-class _Single(torch.autograd.Function):
+class _RowCrossEntropy(torch.autograd.Function):
+    """The loss of every row; logits are computed again in the backward pass."""
+
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, how: _How) -> Tensor:
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, options: _Options
+    ) -> Tensor:
         ctx.save_for_backward(hidden, weight, bias, targets)
-        ctx.how = how
-        found = torch.empty(len(targets), dtype=torch.float32, device=hidden.device)
-        for start in range(0, len(targets), how.rows):
-            logits, _ = _logits(hidden[start : start + how.rows], weight, bias, how)
-            found[start : start + how.rows] = _losses(logits, targets[start : start + how.rows], how)[0]
-        return found
+        ctx.options = options
+        losses = torch.empty(len(targets), dtype=torch.float32, device=hidden.device)
+        for start in range(0, len(targets), options.chunk_rows):
+            logits, _ = _logits(hidden[start : start + options.chunk_rows], weight, bias, options)
+            losses[start : start + options.chunk_rows] = _losses(
+                logits, targets[start : start + options.chunk_rows], options
+            )[0]
+        return losses
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *upstream: Any) -> Any:
         hidden, weight, bias, targets = ctx.saved_tensors
-        how: _How = ctx.how
+        options: _Options = ctx.options
         gradients = _Gradients(tuple(ctx.needs_input_grad[:3]), hidden, weight, bias)
-        for start in range(0, len(targets), how.rows):
-            rows, aims = hidden[start : start + how.rows], targets[start : start + how.rows]
-            logits, cap = _logits(rows, weight, bias, how)
-            slopes = _slopes(_losses(logits, aims, how)[1], aims, cap, how)
-            slopes.mul_(upstream[0][start : start + how.rows, None])
-            gradients.add(start, slopes, rows, weight)
-        return *gradients.finish(), None, None
+        for start in range(0, len(targets), options.chunk_rows):
+            rows, row_targets = hidden[start : start + options.chunk_rows], targets[start : start + options.chunk_rows]
+            logits, cap = _logits(rows, weight, bias, options)
+            softmax = _losses(logits, row_targets, options)[1]
+            outputs = _output_gradients(softmax, row_targets, cap, options)
+            outputs.mul_(upstream[0][start : start + options.chunk_rows, None])
+            gradients.add(start, outputs, rows, weight)
+        return *gradients.in_dtype(), None, None

@@ -1,4 +1,4 @@
-"""Losses on pairs of answers to one prompt, the first preferred to the second: DPO and its relatives."""
+"""Losses on pairs of completions of one prompt, of which the first is preferred: DPO and its variants."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -11,64 +11,68 @@ PreferenceLoss = Literal["sigmoid", "ipo", "hinge", "simpo"]
 
 
 @dataclass(frozen=True)
-class Answers:
-    """What a model thinks of the answers of ``pairs`` pairs: each field a tensor ``[pairs]``."""
+class PairLogProbs:
+    """A model's log-probabilities of the completions of pairs; each field is a tensor ``[pairs]``."""
 
     chosen: Tensor
-    """Log-probability of each preferred answer in nats: the sum over its tokens."""
+    """Log-probability of each preferred completion in nats, summed over its tokens; fp32."""
     rejected: Tensor
-    """The same of the other answer."""
+    """The same of the rejected completion."""
     chosen_length: Tensor
-    """Tokens of each preferred answer that were summed over."""
+    """Tokens of each preferred completion that were summed over; int64."""
     rejected_length: Tensor
+    """The same of the rejected completion."""
 
     @property
     def logratio(self) -> Tensor:
+        """Log-probability of the preferred completion minus that of the rejected one: ``[pairs]`` in nats."""
         return self.chosen - self.rejected
 
     @property
     def length_normalized_logratio(self) -> Tensor:
-        """The difference of the log-probabilities per token."""
+        """The same difference of the mean log-probabilities per token: ``[pairs]`` in nats."""
         return self.chosen / self.chosen_length.clamp(min=1) - self.rejected / self.rejected_length.clamp(min=1)
 
 
-def answers(token_log_probs: Tensor, lengths: Tensor) -> Answers:
-    """Sum the log-probabilities of single tokens up to those of whole answers.
+def pair_log_probs(token_log_probs: Tensor, lengths: Tensor) -> PairLogProbs:
+    """Sums the log-probabilities of single tokens to those of completions, in fp32.
 
-    ``token_log_probs`` is ``[sum(lengths)]``: one answer's tokens after the other's, all preferred answers first, then
-    the others in the same order; ``lengths`` is ``[2 * pairs]``, the tokens of each.
+    ``token_log_probs`` is ``[sum(lengths)]`` in nats, completion by completion: all preferred ones first, then the
+    rejected ones in the same order; ``lengths`` is ``[2 * pairs]`` (int64), the tokens of each.
     """
     # segment by segment, in order: unlike index_add, the same to the last bit on every run, on a GPU too
     sums = torch.segment_reduce(token_log_probs.float(), "sum", lengths=lengths, unsafe=True)
     (chosen, rejected), (chosen_length, rejected_length) = sums.chunk(2), lengths.chunk(2)
-    return Answers(chosen, rejected, chosen_length, rejected_length)
+    return PairLogProbs(chosen, rejected, chosen_length, rejected_length)
 
 
 def preference_losses(
-    policy: Answers,
-    reference: Answers | None,
+    policy: PairLogProbs,
+    reference: PairLogProbs | None,
     *,
     loss_type: PreferenceLoss = "sigmoid",
     beta: float = 0.1,
     label_smoothing: float = 0.0,
     gamma: float = 0.5,
 ) -> Tensor:
-    """The loss of every pair, ``[pairs]``. With h the policy's `Answers.logratio` less the reference's:
+    """Returns the loss of every pair: ``[pairs]``, fp32.
+
+    With h the policy's `PairLogProbs.logratio` minus the reference's, the losses are:
 
     - sigmoid: -log sigmoid(beta h), Rafailov et al. 2023 (arXiv 2305.18290), equation 7; with ``label_smoothing`` e
       the chance that a pair is the wrong way round, -(1-e) log sigmoid(beta h) - e log sigmoid(-beta h).
     - hinge: max(0, 1 - beta h), Zhao et al. 2023 (arXiv 2305.10425), as normalised in arXiv 2309.06657.
-    - ipo: (h' - 1 / (2 beta))^2, Azar et al. 2023 (arXiv 2310.12036), equation 17, with h' the gap of the
-      log-probabilities per token: sums would make the loss grow with the square of the length.
-    - simpo: -log sigmoid(beta m - gamma) with m the policy's own gap per token; no reference takes part. Meng et al.
+    - ipo: (h' - 1 / (2 beta))^2, Azar et al. 2023 (arXiv 2310.12036), equation 17, with h' the difference of
+      the log-ratios per token: sums would make the loss grow with the square of the length.
+    - simpo: -log sigmoid(beta m - gamma) with m the policy's log-ratio per token, without a reference. Meng et al.
       2024 (arXiv 2405.14734), equation 6, where beta is 2 or more; smoothed as sigmoid is.
 
-    Raises ValueError when a reference is missing where one is needed.
+    Raises ValueError when ``reference`` is None for another loss than simpo.
     """
     if loss_type == "simpo":
         return _logistic(beta * policy.length_normalized_logratio - gamma, label_smoothing)
     if reference is None:
-        raise ValueError(f"the {loss_type} loss compares the policy with a reference, and none was given")
+        raise ValueError(f"the {loss_type} loss compares the policy with a reference, and there is none")
     if loss_type == "ipo":
         return (policy.length_normalized_logratio - reference.length_normalized_logratio - 1 / (2 * beta)).square()
     h = beta * (policy.logratio - reference.logratio)
@@ -81,11 +85,11 @@ def _logistic(h: Tensor, smoothing: float) -> Tensor:
 
 
 @torch.no_grad()
-def preference_metrics(policy: Answers, reference: Answers | None, beta: float) -> dict[str, Tensor]:
-    """What is told about training on pairs, each ``[pairs]``.
+def preference_metrics(policy: PairLogProbs, reference: PairLogProbs | None, beta: float) -> dict[str, Tensor]:
+    """Returns metrics of training on pairs, each ``[pairs]`` in fp32.
 
-    An answer's reward is beta times its log-probability under the policy less that under the reference (per token,
-    and without a reference, where there is none). ``accuracy`` is 1 where the preferred answer has the higher reward.
+    The reward of a completion is beta times its log-probability under the policy minus that under the reference (per
+    token where there is no reference). ``accuracy`` is 1 where the preferred completion has the higher reward.
     """
     if reference is None:
         chosen = beta * policy.chosen / policy.chosen_length.clamp(min=1)

@@ -1,4 +1,4 @@
-"""How many labels are targets, known without a wait for the device that holds them."""
+"""The number of targets in a batch's labels, without a synchronisation with the device that holds them."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,16 +7,16 @@ from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
 IGNORE_INDEX = -100
-"""The label of a token that is no target."""
+"""The label of a token that is not a target."""
 
 _counts: Any = WeakTensorKeyDictionary()
-"""The number of targets among labels that were moved to a device, with the version of the labels it was counted in."""
+"""The number of targets of labels that were moved to a device, with the version of the labels that was counted."""
 
 
-def count(labels: Tensor, *, shifted: bool) -> int | None:
-    """Returns how many of ``labels`` [rows, T] are targets, or None where only their device knows.
+def count_targets(labels: Tensor, *, shifted: bool) -> int | None:
+    """Returns how many of ``labels`` ``[rows, T]`` (int64) are targets, or None where only their device knows.
 
-    ``shifted`` are those of the next tokens; of others the first of each row is no target.
+    With ``shifted`` they are the labels of the next tokens; otherwise the first of each row is not a target.
     """
     if labels.device.type == "cpu" and type(labels) is Tensor:
         return int((labels.numpy()[:, 0 if shifted else 1 :] != IGNORE_INDEX).sum())
@@ -24,12 +24,12 @@ def count(labels: Tensor, *, shifted: bool) -> int | None:
     return int(known) if known is not None and version == labels._version else None
 
 
-def carry_count(batch: Mapping[str, Any], moved: Mapping[str, Any]) -> None:
-    """Remembers of ``moved``, a batch on its device, the number of targets of ``batch``, the same in main memory.
+def copy_target_count(batch: Mapping[str, Any], moved: Mapping[str, Any]) -> None:
+    """Keeps the number of targets of ``batch``, in main memory, for ``moved``, the same batch on a device.
 
-    Labels that are changed afterwards, or replaced by others, are counted anew.
+    Labels ``[rows, T]`` that are changed afterwards, or replaced, are counted again.
     """
     for name in ("shift_labels", "labels"):
         labels = batch.get(name)
         if isinstance(labels, Tensor) and labels.dim() == 2:
-            _counts[moved[name]] = moved[name]._version, count(labels, shifted=name == "shift_labels")
+            _counts[moved[name]] = moved[name]._version, count_targets(labels, shifted=name == "shift_labels")

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from arctic_training.distributed.sequence_parallel import KEY
 from arctic_training.errors.types import ModelError
 from arctic_training.loss.cross_entropy import PLAIN, LogitMap, linear_cross_entropy, logits_cross_entropy
-from arctic_training.loss.targets import IGNORE_INDEX, count
+from arctic_training.loss.targets import IGNORE_INDEX, count_targets
 from arctic_training.model import attention, auxiliary_losses
 from arctic_training.model.causal_lm import causal_model
 from arctic_training.model.output_head import OutputHead, output_head, without_cross_entropy
@@ -116,7 +116,7 @@ def _losses(model: Any, kwargs: dict[str, Any], spec: _LossSpec) -> tuple[Tensor
     """
     labels: Tensor = kwargs.pop("labels", spec.labels)  # an adapter of virtual tokens has made them longer
     shifted: Tensor | None = spec.shift_labels
-    num_targets = count(labels, shifted=False) if shifted is None else count(shifted, shifted=True)
+    num_targets = count_targets(labels, shifted=False) if shifted is None else count_targets(shifted, shifted=True)
     num_targets = spec.num_targets if num_targets is None else num_targets
     shifted = (nn.functional.pad(labels, (0, 1), value=IGNORE_INDEX)[:, 1:] if shifted is None else shifted).flatten()
     is_target = shifted != IGNORE_INDEX

@@ -23,9 +23,9 @@ from arctic_training.data.factories.dpo import DPODataFactory
 from arctic_training.distributed import collectives, process_group
 from arctic_training.distributed.sequence_parallel import gather_target_values
 from arctic_training.loss.preference import (
-    Answers,
+    PairLogProbs,
     PreferenceLoss,
-    answers,
+    pair_log_probs,
     preference_losses,
     preference_metrics,
 )
@@ -136,15 +136,15 @@ class DPOTrainer(LanguageModelTrainer):
             means["loss"] = means.pop("preference") + self.config.sft_weight * means["nll"]
         return means
 
-    def answers(self, engine: Any, batch: Any, terms: list[Tensor] | None = None) -> Answers:
+    def answers(self, engine: Any, batch: Any, terms: list[Tensor] | None = None) -> PairLogProbs:
         """The log-probabilities of a batch's answers under a model. What that adds to its loss goes to ``terms``."""
         inputs = {name: value for name, value in batch.items() if name not in _OURS}
-        return answers(
+        return pair_log_probs(
             -gather_target_values(target_losses(engine, inputs, terms=terms), batch), batch["answer_lengths"]
         )
 
     @torch.no_grad()
-    def reference(self, batch: Any) -> Answers | None:
+    def reference(self, batch: Any) -> PairLogProbs | None:
         """The same under the reference; None for a loss that needs none."""
         if self.config.loss_type == "simpo":
             return None

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from arctic_training.distributed import collectives, process_group
-from arctic_training.loss.targets import IGNORE_INDEX, carry_count
+from arctic_training.loss.targets import IGNORE_INDEX, copy_target_count
 
 Reduce = Callable[[torch.Tensor], torch.Tensor]
 
@@ -118,7 +118,7 @@ def to_device(batch: Any, device: torch.device) -> Any:
         return batch.to(device, non_blocking=True)
     if isinstance(batch, Mapping):
         moved = {name: to_device(value, device) for name, value in batch.items()}
-        carry_count(batch, moved)
+        copy_target_count(batch, moved)
         return moved
     if isinstance(batch, (list, tuple)):
         made = [to_device(value, device) for value in batch]

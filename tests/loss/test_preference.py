@@ -9,17 +9,23 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from arctic_training.loss.preference import Answers, PreferenceLoss, answers, preference_losses, preference_metrics
+from arctic_training.loss.preference import (
+    PairLogProbs,
+    PreferenceLoss,
+    pair_log_probs,
+    preference_losses,
+    preference_metrics,
+)
 
 LOSSES: list[PreferenceLoss] = ["sigmoid", "ipo", "hinge", "simpo"]
 
 
-def one(chosen: float, rejected: float, chosen_length: int = 1, rejected_length: int = 1) -> Answers:
+def one(chosen: float, rejected: float, chosen_length: int = 1, rejected_length: int = 1) -> PairLogProbs:
     sums = [torch.tensor([value], dtype=torch.float64) for value in (chosen, rejected)]
-    return Answers(*sums, torch.tensor([chosen_length]), torch.tensor([rejected_length]))
+    return PairLogProbs(*sums, torch.tensor([chosen_length]), torch.tensor([rejected_length]))
 
 
-def loss(policy: Answers, reference: Answers | None, **options: Any) -> float:
+def loss(policy: PairLogProbs, reference: PairLogProbs | None, **options: Any) -> float:
     return preference_losses(policy, reference, **options).item()
 
 
@@ -57,7 +63,7 @@ def test_metrics_are_worked_out() -> None:
 
 
 def test_answers_are_summed_by_their_lengths() -> None:
-    said = answers(torch.tensor([-1.0, -2.0, -4.0, -8.0, -16.0, -32.0]), torch.tensor([2, 1, 0, 3]))
+    said = pair_log_probs(torch.tensor([-1.0, -2.0, -4.0, -8.0, -16.0, -32.0]), torch.tensor([2, 1, 0, 3]))
     assert said.chosen.tolist() == [-3, -4]
     assert said.rejected.tolist() == [0, -56]
     assert said.chosen_length.tolist() == [2, 1]
@@ -71,26 +77,26 @@ answer_pair = st.builds(one, logp, logp, length, length)
 
 @given(answer_pair, answer_pair, st.sampled_from(LOSSES), st.floats(0.01, 3), st.floats(-50, 50))
 def test_only_what_the_reference_does_not_explain_counts(
-    policy: Answers, reference: Answers, loss_type: PreferenceLoss, beta: float, shift: float
+    policy: PairLogProbs, reference: PairLogProbs, loss_type: PreferenceLoss, beta: float, shift: float
 ) -> None:
     """A change of policy and reference alike changes nothing: the loss is a function of the log-ratios."""
     if loss_type == "simpo":
         return
     moved = [
-        Answers(a.chosen + shift, a.rejected - shift, policy.chosen_length, policy.rejected_length)
+        PairLogProbs(a.chosen + shift, a.rejected - shift, policy.chosen_length, policy.rejected_length)
         for a in (policy, reference)
     ]
-    plain = Answers(reference.chosen, reference.rejected, policy.chosen_length, policy.rejected_length)
+    plain = PairLogProbs(reference.chosen, reference.rejected, policy.chosen_length, policy.rejected_length)
     before = loss(policy, plain, loss_type=loss_type, beta=beta)
     assert loss(*moved, loss_type=loss_type, beta=beta) == pytest.approx(before, rel=1e-6, abs=1e-6)
 
 
 @given(answer_pair, answer_pair, st.sampled_from(LOSSES), st.floats(0.01, 3))
 def test_the_gradient_asks_for_more_of_the_preferred(
-    policy: Answers, reference: Answers, loss_type: PreferenceLoss, beta: float
+    policy: PairLogProbs, reference: PairLogProbs, loss_type: PreferenceLoss, beta: float
 ) -> None:
     chosen, rejected = policy.chosen.clone().requires_grad_(), policy.rejected.clone().requires_grad_()
-    asked = Answers(chosen, rejected, policy.chosen_length, policy.rejected_length)
+    asked = PairLogProbs(chosen, rejected, policy.chosen_length, policy.rejected_length)
     preference_losses(asked, reference, loss_type=loss_type, beta=beta).sum().backward()
     assert chosen.grad is not None
     assert rejected.grad is not None
@@ -101,9 +107,11 @@ def test_the_gradient_asks_for_more_of_the_preferred(
 
 
 @given(answer_pair, answer_pair, st.floats(0.01, 3))
-def test_half_smoothed_sigmoid_does_not_know_which_is_which(policy: Answers, reference: Answers, beta: float) -> None:
-    def swapped(a: Answers) -> Answers:
-        return Answers(a.rejected, a.chosen, a.rejected_length, a.chosen_length)
+def test_half_smoothed_sigmoid_does_not_know_which_is_which(
+    policy: PairLogProbs, reference: PairLogProbs, beta: float
+) -> None:
+    def swapped(a: PairLogProbs) -> PairLogProbs:
+        return PairLogProbs(a.rejected, a.chosen, a.rejected_length, a.chosen_length)
 
     there = loss(policy, reference, beta=beta, label_smoothing=0.5)
     assert loss(swapped(policy), swapped(reference), beta=beta, label_smoothing=0.5) == pytest.approx(there)
@@ -135,7 +143,7 @@ def test_equals_trl(loss_type: PreferenceLoss, sft_weight: float) -> None:
     theirs = _trl_loss(trl, policy, reference, batch, loss_type, sft_weight)
 
     lengths = target.sum(1)
-    ours, base = (answers(m(batch["input_ids"]).log_probs[target], lengths) for m in (policy, reference))
+    ours, base = (pair_log_probs(m(batch["input_ids"]).log_probs[target], lengths) for m in (policy, reference))
     mean = preference_losses(ours, base, loss_type=loss_type, beta=0.1).mean()
     mean = mean - sft_weight * ours.chosen.sum() / ours.chosen_length.sum()
     assert mean.item() == pytest.approx(theirs, abs=1e-5)

@@ -10,7 +10,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from arctic_training.data.batching.collate import pack, pad
-from arctic_training.loss.targets import carry_count, count
+from arctic_training.loss.targets import copy_target_count, count_targets
 from arctic_training.model import attention
 from arctic_training.model.target_losses import target_losses
 from tests.model.test_target_losses import build, gradients
@@ -94,11 +94,11 @@ def test_labels_that_change_on_a_device_are_counted_anew() -> None:
     labels = torch.full((2, 5), 7)
     batch = {"labels": labels}
     moved = {"labels": labels.to("meta")}
-    carry_count(batch, moved)
-    assert count(moved["labels"], shifted=False) == count(labels, shifted=False) == 8
-    assert count(moved["labels"].clone(), shifted=False) is None
+    copy_target_count(batch, moved)
+    assert count_targets(moved["labels"], shifted=False) == count_targets(labels, shifted=False) == 8
+    assert count_targets(moved["labels"].clone(), shifted=False) is None
     moved["labels"].fill_(-100)
-    assert count(moved["labels"], shifted=False) is None
+    assert count_targets(moved["labels"], shifted=False) is None
 
 
 def test_the_kernel_for_documents_is_called_as_this_torch_knows_it(monkeypatch: pytest.MonkeyPatch) -> None:
