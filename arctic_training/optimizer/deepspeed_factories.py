@@ -1,4 +1,4 @@
-"""Optimizers that DeepSpeed brings."""
+"""Optimizers of DeepSpeed."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ from arctic_training.optimizer.torch_factories import AdamConfig
 
 
 class FusedAdamFactory(OptimizerFactory[AdamConfig]):
-    """DeepSpeed's fused AdamW on a GPU, torch's fused AdamW elsewhere."""
+    """Makes DeepSpeed's fused AdamW on a GPU, torch's fused AdamW elsewhere."""
 
     name = "fused_adam"
     config_type = AdamConfig
@@ -25,7 +25,7 @@ class FusedAdamFactory(OptimizerFactory[AdamConfig]):
 
 
 class CPUAdamFactory(OptimizerFactory[AdamConfig]):
-    """DeepSpeed's AdamW on the CPU, for ``offload_optimizer``."""
+    """Makes DeepSpeed's AdamW on the CPU, for ``offload_optimizer``."""
 
     name = "cpu_adam"
     config_type = AdamConfig
@@ -36,8 +36,10 @@ class CPUAdamFactory(OptimizerFactory[AdamConfig]):
 
 
 class LionConfig(OptimizerConfig):
+    """The optimizer section for Lion."""
+
     betas: tuple[HumanFloat, HumanFloat] = (0.9, 0.99)
-    """Decay of the mean that gives the sign of a step, and of the one that is kept."""
+    """Decay of the mean whose sign is the step, and of the mean that is kept."""
 
     @property
     def moments(self) -> int:
@@ -45,7 +47,7 @@ class LionConfig(OptimizerConfig):
 
 
 class LionFactory(OptimizerFactory[LionConfig]):
-    """Lion (Chen et al. 2023, arXiv:2302.06675)."""
+    """Makes Lion (Chen et al. 2023, arXiv 2302.06675)."""
 
     name = "lion"
     config_type = LionConfig
@@ -57,28 +59,30 @@ class LionFactory(OptimizerFactory[LionConfig]):
 
 
 class MuonConfig(OptimizerConfig):
+    """The optimizer section for Muon."""
+
     learning_rate: HumanFloat = Field(default=2e-2, ge=0)
     """Peak learning rate of the matrices."""
     momentum: HumanFloat = Field(default=0.95, ge=0, lt=1)
-    """Of the weights that Muon trains: share of the last step in the next."""
+    """For the weights that Muon trains: share of the last step in the next."""
     adam_learning_rate: HumanFloat = Field(default=3e-4, ge=0)
     """Peak learning rate of everything else: embeddings, output layer, biases, norms."""
     betas: tuple[HumanFloat, HumanFloat] = (0.9, 0.95)
-    """Of the weights that Adam trains: decay of the means of the gradient and of its square."""
+    """For the weights that Adam trains: decay of the means of the gradient and of its square."""
     eps: HumanFloat = Field(default=1e-10, gt=0)
-    """Of the weights that Adam trains: added to the root of the mean square."""
+    """For the weights that Adam trains: added to the root of the mean square."""
 
     @property
     def moments(self) -> int:
         return 1  # of the matrices, which are nearly all
 
     def highest_stage(self, dtype: str) -> int:
-        # above it DeepSpeed clips Muon's updates as if they were gradients
+        # above it DeepSpeed clips Muon's steps as if they were gradients
         return 1 if dtype == "bf16" else 0
 
 
 class MuonFactory(OptimizerFactory[MuonConfig]):
-    """Muon for the matrices in the layers, AdamW for embeddings, output layer and vectors; at stage 0, or 1 in bf16.
+    """Makes Muon for the matrices in the layers, AdamW for everything else; at stage 0, or 1 in bf16.
 
     Keller Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/.
     """
@@ -87,24 +91,24 @@ class MuonFactory(OptimizerFactory[MuonConfig]):
     config_type = MuonConfig
 
     def create_optimizer(self, model: nn.Module, config: MuonConfig) -> torch.optim.Optimizer:
-        ends = {id(parameter) for module in _ends(model) for parameter in module.parameters()}
+        outer_ids = {id(parameter) for module in _embeddings_and_head(model) for parameter in module.parameters()}
         groups: list[dict[str, Any]] = []
         for group in parameter_groups(model, config.weight_decay):
-            inner = [p for p in group["params"] if id(p) not in ends and p.dim() == 2]
-            chosen = {id(p) for p in inner}
-            outer = [p for p in group["params"] if id(p) not in chosen]
+            matrices = [p for p in group["params"] if id(p) not in outer_ids and p.dim() == 2]
+            matrix_ids = {id(p) for p in matrices}
+            others = [p for p in group["params"] if id(p) not in matrix_ids]
             decay = group["weight_decay"]
-            if inner:
+            if matrices:
                 muon = {"lr": config.learning_rate, "momentum": config.momentum, "weight_decay": decay}
-                groups.append({"params": inner, "use_muon": True, **muon})
-            if outer:
+                groups.append({"params": matrices, "use_muon": True, **muon})
+            if others:
                 adam = {"lr": config.adam_learning_rate, "betas": config.betas, "eps": config.eps}
-                groups.append({"params": outer, "use_muon": False, "weight_decay": decay, **adam})
+                groups.append({"params": others, "use_muon": False, "weight_decay": decay, **adam})
         return optimizers.muon(groups)
 
 
-def _ends(model: Any) -> list[nn.Module]:
-    """The embeddings and the output layer, which Muon is not for."""
-    made: list[nn.Module] = [module for module in model.modules() if isinstance(module, nn.Embedding)]
+def _embeddings_and_head(model: Any) -> list[nn.Module]:
+    """Returns the embeddings and the output layer, which Adam trains."""
+    modules: list[nn.Module] = [module for module in model.modules() if isinstance(module, nn.Embedding)]
     head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
-    return [*made, head] if isinstance(head, nn.Module) else made
+    return [*modules, head] if isinstance(head, nn.Module) else modules

@@ -1,4 +1,4 @@
-"""Makes an optimizer. The base of every optimizer factory."""
+"""The base of optimizer factories."""
 
 from abc import abstractmethod
 from typing import Any, ClassVar, TypeVar
@@ -18,33 +18,35 @@ C = TypeVar("C", bound=OptimizerConfig)
 
 
 class OptimizerFactory(Factory[C, torch.optim.Optimizer], kind="optimizer_factory"):
-    """A subclass writes `create_optimizer`."""
+    """Makes the optimizer of a role. A subclass defines `create_optimizer`."""
 
     config_type: ClassVar[type[ComponentConfig]] = OptimizerConfig
 
     def __call__(self, *args: Any) -> torch.optim.Optimizer:
-        """Raises `RecipeError` at a ZeRO stage at which it would silently be another algorithm."""
+        """Returns the optimizer of a model. Raises `RecipeError` at a ZeRO stage that would change the algorithm."""
         (model,) = args
-        run = self.trainer.config
-        dtype, steps = run.model.dtype, run.gradient_accumulation_steps
-        lowest = highest_stage(run, dtype)
-        stage = zero_stage(run.deepspeed, process_group.world_size(), dtype=dtype, steps=steps, highest=lowest)
+        recipe = self.trainer.config
+        dtype, steps = recipe.model.dtype, recipe.gradient_accumulation_steps
+        limit = highest_stage(recipe, dtype)
+        stage = zero_stage(recipe.deepspeed, process_group.world_size(), dtype=dtype, steps=steps, highest=limit)
         if stage > (highest := self.config.highest_stage(dtype)):
-            told = f"optimizer.type: {self.name} works up to ZeRO stage {highest} in {dtype}, and this run has {stage}"
-            raise RecipeError(f"{told}; give deepspeed.zero_optimization.stage: {highest}")
+            raise RecipeError(
+                f"optimizer.type: {self.name} works up to ZeRO stage {highest} in {dtype}, and this run has {stage}; "
+                f"give deepspeed.zero_optimization.stage: {highest}"
+            )
         return self.create_optimizer(model, self.config)
 
     @hook("create_optimizer")
     @abstractmethod
     def create_optimizer(self, model: nn.Module, config: C) -> torch.optim.Optimizer:
-        """An optimizer of the parameters of ``model`` that are trained."""
+        """Returns an optimizer of the trained parameters of ``model``; see `parameter_groups`."""
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """The trained parameters in two groups: matrices, which decay, and biases, norms and other vectors, which do not.
+    """Returns the trained parameters in two groups: matrices with weight decay, and biases, norms and other vectors.
 
-    Nor does a parameter that its module marks with ``_no_weight_decay``. A group that would be empty is left out. A
-    parameter shared by several modules is in one group once.
+    A parameter with the attribute ``_no_weight_decay`` is in the second group too. Empty groups are left out. A
+    parameter shared by several modules appears once.
     """
     groups: dict[bool, list[nn.Parameter]] = {True: [], False: []}
     seen: set[int] = set()
@@ -52,7 +54,7 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
         for name, parameter in module.named_parameters(recurse=False):
             if parameter.requires_grad and id(parameter) not in seen:
                 seen.add(id(parameter))
-                # under ZeRO-3 a parameter is flat and empty here; its true shape is kept beside it
+                # under ZeRO stage 3 a parameter is flat and empty here, and has its shape in ds_shape
                 shape = getattr(parameter, "ds_shape", parameter.shape)
                 exempt = "norm" in type(module).__name__.lower() or "bias" in name
                 exempt = exempt or len(shape) < 2 or getattr(parameter, "_no_weight_decay", False)

@@ -1,4 +1,4 @@
-"""Optimizers that transformers brings."""
+"""Optimizers of transformers."""
 
 import torch
 from pydantic import Field
@@ -10,26 +10,28 @@ from arctic_training.optimizer.factory import OptimizerFactory, parameter_groups
 
 
 class AdafactorConfig(OptimizerConfig):
+    """The optimizer section for Adafactor."""
+
     clip_threshold: HumanFloat = Field(default=1.0, gt=0)
-    """Root mean square above which an update is scaled down."""
+    """Root mean square above which a step is scaled down."""
     decay_rate: HumanFloat = -0.8
-    """Exponent of the running mean of squares: after t updates it keeps a share 1 - t ** decay_rate."""
+    """Exponent of the running mean of squares: after t steps it keeps a share 1 - t ** decay_rate."""
     beta1: HumanFloat | None = None
-    """Decay of a running mean of the gradients; none is kept when left out."""
+    """Decay of a running mean of the gradients; null: none is kept."""
     scale_parameter: bool = False
-    """Let the step be relative to the size of the weights."""
+    """Scale the step by the root mean square of the weights."""
 
     @property
     def moments(self) -> int:
         return int(self.beta1 is not None)
 
     def highest_stage(self, dtype: str) -> int:
-        # it keeps sums over rows and columns of whole matrices, which are not there above it
+        # it keeps sums over rows and columns of matrices, which higher stages partition
         return 0
 
 
 class AdafactorFactory(OptimizerFactory[AdafactorConfig]):
-    """Adafactor (Shazeer and Stern 2018, arXiv 1804.04235), its step by the recipe's schedule; at ZeRO stage 0 only."""
+    """Makes Adafactor (Shazeer and Stern 2018, arXiv 1804.04235) with the recipe's schedule; at ZeRO stage 0 only."""
 
     name = "adafactor"
     config_type = AdafactorConfig
@@ -37,7 +39,7 @@ class AdafactorFactory(OptimizerFactory[AdafactorConfig]):
     def create_optimizer(self, model: nn.Module, config: AdafactorConfig) -> torch.optim.Optimizer:
         from transformers.optimization import Adafactor
 
-        made: torch.optim.Optimizer = Adafactor(
+        optimizer: torch.optim.Optimizer = Adafactor(
             parameter_groups(model, config.weight_decay),
             lr=config.learning_rate,
             clip_threshold=config.clip_threshold,
@@ -46,4 +48,4 @@ class AdafactorFactory(OptimizerFactory[AdafactorConfig]):
             scale_parameter=config.scale_parameter,
             relative_step=False,
         )
-        return made
+        return optimizer

@@ -1,4 +1,4 @@
-"""Optimizers of torch itself."""
+"""Optimizers of torch."""
 
 from typing import Any
 
@@ -12,10 +12,12 @@ from arctic_training.optimizer.factory import OptimizerFactory, parameter_groups
 
 
 class AdamConfig(OptimizerConfig):
+    """The optimizer section for Adam."""
+
     betas: tuple[HumanFloat, HumanFloat] = (0.9, 0.999)
     """Decay of the running means of the gradient and of its square."""
     eps: HumanFloat = Field(default=1e-8, gt=0)
-    """Added to the root of the mean square, which divides."""
+    """Added to the root of the mean square in the denominator."""
 
     @property
     def moments(self) -> int:
@@ -23,24 +25,27 @@ class AdamConfig(OptimizerConfig):
 
 
 class AdamWFactory(OptimizerFactory[AdamConfig]):
-    """AdamW in torch's fused form: nothing is compiled at the first start."""
+    """Makes torch's fused AdamW, for which nothing is compiled at the first start."""
 
     name = "adamw"
     config_type = AdamConfig
 
     def create_optimizer(self, model: nn.Module, config: AdamConfig) -> torch.optim.Optimizer:
-        return fused_adamw(parameter_groups(model, config.weight_decay), config)
+        return create_fused_adamw(parameter_groups(model, config.weight_decay), config)
 
 
-def fused_adamw(groups: list[dict[str, Any]], config: AdamConfig) -> torch.optim.Optimizer:
+def create_fused_adamw(groups: list[dict[str, Any]], config: AdamConfig) -> torch.optim.Optimizer:
+    """Returns torch's fused AdamW of ``groups``."""
     return torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.betas, eps=config.eps, fused=True)
 
 
 class SGDConfig(OptimizerConfig):
+    """The optimizer section for SGD."""
+
     momentum: HumanFloat = Field(default=0.0, ge=0, lt=1)
-    """Share of the last step that is in the next."""
+    """Share of the last step in the next."""
     nesterov: bool = False
-    """Look ahead by the momentum before the gradient is added."""
+    """Use Nesterov momentum."""
 
     @property
     def moments(self) -> int:
@@ -48,7 +53,7 @@ class SGDConfig(OptimizerConfig):
 
 
 class SGDFactory(OptimizerFactory[SGDConfig]):
-    """Stochastic gradient descent, with momentum or without."""
+    """Makes stochastic gradient descent, with or without momentum."""
 
     name = "sgd"
     config_type = SGDConfig

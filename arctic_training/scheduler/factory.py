@@ -1,4 +1,4 @@
-"""Makes a learning rate schedule. The base of every scheduler factory."""
+"""The base of factories of learning rate schedules."""
 
 from abc import abstractmethod
 from typing import Any, ClassVar, TypeVar
@@ -15,19 +15,19 @@ C = TypeVar("C", bound=SchedulerConfig)
 
 
 class SchedulerFactory(Factory[C, Any], kind="scheduler_factory"):
-    """A subclass writes `create_scheduler`. Every length is in optimizer updates."""
+    """Makes a learning rate schedule. A subclass defines `create_scheduler`. Every length is in optimizer steps."""
 
     config_type: ClassVar[type[ComponentConfig]] = SchedulerConfig
 
     def __call__(self, *args: Any) -> Any:
-        """Raises `RecipeError` when the warm-up is longer than the run."""
+        """Returns the schedule of an optimizer. Raises `RecipeError` when the warm-up is longer than the run."""
         (optimizer,) = args
         warmup, horizon = self.trainer.warmup_steps, self.trainer.training_horizon
-        if 0 < horizon < warmup:  # a run of no update, which evaluates, may keep the schedule of one that trains
-            raise RecipeError(f"scheduler: a warm-up of {warmup} updates is longer than the run, which has {horizon}")
+        if 0 < horizon < warmup:  # a run of no steps, which only evaluates, may keep the schedule of one that trains
+            raise RecipeError(f"scheduler: a warm-up of {warmup} steps is longer than the run, which has {horizon}")
         return self.create_scheduler(optimizer)
 
     @hook("create_scheduler")
     @abstractmethod
     def create_scheduler(self, optimizer: Optimizer) -> Any:
-        """A schedule, shaped like torch's, that is stepped after every update."""
+        """Returns a schedule with torch's interface, which the trainer advances after every step."""

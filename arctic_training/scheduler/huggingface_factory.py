@@ -1,4 +1,4 @@
-"""The schedules of transformers, by their names there."""
+"""The schedules of transformers, by their names."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ from arctic_training.errors.types import RecipeError
 from arctic_training.registry import suggest
 from arctic_training.scheduler.factory import SchedulerFactory
 
-_BY_MEASURE = ("reduce_lr_on_plateau", "greedy")
+_BY_METRIC = ("reduce_lr_on_plateau", "greedy")
 _KNOWN = [
     "linear",
     "cosine",
@@ -24,57 +24,59 @@ _KNOWN = [
     "cosine_warmup_with_min_lr",
     "warmup_stable_decay",
 ]
-"""Stated here, so that a recipe is checked without transformers."""
+"""Listed here, so that a recipe is checked without importing transformers."""
 _WARMUP = {"warmup_ratio", "warmup_steps", "warmup_epochs"}
 
 
 class HFSchedulerConfig(SchedulerConfig):
+    """The scheduler section for a schedule of transformers."""
+
     name: str = "linear"
     """Any schedule of transformers: linear, cosine, constant_with_warmup, cosine_with_min_lr, ..."""
     scheduler_specific_kwargs: dict[str, Any] = {}
-    """What that schedule wants beside warm-up and length."""
+    """Arguments of that schedule beside warm-up and length."""
 
     @field_validator("scheduler_specific_kwargs")
     @classmethod
-    def _numbers(cls, told: dict[str, Any]) -> dict[str, Any]:
-        return {key: read_numbers(value, float) for key, value in told.items()}
+    def _read_numbers(cls, kwargs: dict[str, Any]) -> dict[str, Any]:
+        return {key: read_numbers(value, float) for key, value in kwargs.items()}
 
     @field_validator("name")
     @classmethod
-    def _is_known(cls, name: str) -> str:
-        if name in _BY_MEASURE:
-            raise ValueError(f"{name} follows a measured value and not the updates; choose another")
+    def _check_name(cls, name: str) -> str:
+        if name in _BY_METRIC:
+            raise ValueError(f"{name} follows a metric and not the steps; choose another")
         if name not in _KNOWN:
             raise ValueError(f"no schedule is named {name!r}; {suggest(name, _KNOWN)}")
         return name
 
     @model_validator(mode="after")
-    def _is_not_ignored(self) -> "HFSchedulerConfig":
-        if self.name.startswith("constant") and (told := self.scheduler_specific_kwargs):
-            raise ValueError(f"scheduler_specific_kwargs: {self.name} takes none, and has {', '.join(told)}")
+    def _check_unused_keys(self) -> "HFSchedulerConfig":
+        if self.name.startswith("constant") and (kwargs := self.scheduler_specific_kwargs):
+            raise ValueError(f"scheduler_specific_kwargs: {self.name} takes none, and has {', '.join(kwargs)}")
         if self.name == "constant" and any(getattr(self, key) for key in _WARMUP & self.model_fields_set):
             raise ValueError("name: constant has no warm-up; constant_with_warmup has")
         return self
 
 
 class HFSchedulerFactory(SchedulerFactory[HFSchedulerConfig]):
-    """Any schedule of transformers, with warm-up."""
+    """Makes any schedule of transformers, with warm-up."""
 
     name = "huggingface"
     config_type = HFSchedulerConfig
 
     def create_scheduler(self, optimizer: Optimizer) -> Any:
-        """Raises `RecipeError` for a schedule that cannot be made."""
+        """Raises `RecipeError` for a schedule that transformers refuses."""
         from transformers import get_scheduler
 
-        name, told = self.config.name, self.config.scheduler_specific_kwargs
+        name, kwargs = self.config.name, self.config.scheduler_specific_kwargs
         try:
             return get_scheduler(
                 name,
                 optimizer,
                 num_warmup_steps=self.trainer.warmup_steps,
                 num_training_steps=max(1, self.trainer.training_horizon),
-                scheduler_specific_kwargs=told,
+                scheduler_specific_kwargs=kwargs,
             )
         except (TypeError, ValueError) as error:
             raise RecipeError(f"scheduler: the schedule {name!r} cannot be made: {error}") from error

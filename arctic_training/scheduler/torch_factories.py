@@ -1,4 +1,4 @@
-"""Schedules that are a closed form of the update, on torch's LambdaLR."""
+"""Schedules in closed form, by torch's LambdaLR."""
 
 import math
 from typing import Any
@@ -13,16 +13,18 @@ from arctic_training.errors.types import RecipeError
 from arctic_training.scheduler.factory import SchedulerFactory
 
 
-def warmed_up(update: int, warmup: int) -> float:
-    """The share of the peak during warm-up: 0 before the first update, 1 from update ``warmup`` on."""
-    return min(1.0, update / warmup) if warmup else 1.0
+def warmup_factor(step: int, warmup: int) -> float:
+    """Returns the share of the peak during a linear warm-up: 0 at step 0, 1 from step ``warmup`` on."""
+    return min(1.0, step / warmup) if warmup else 1.0
 
 
 class WSDConfig(SchedulerConfig):
+    """The scheduler section for warm-up, stable, decay."""
+
     num_warmup_steps: HumanInt | None = Field(default=None, ge=0)
     """ArcticTraining's name for ``warmup_steps``."""
     num_decay_steps: HumanInt | None = Field(default=None, ge=0)
-    """Updates of the decay at the end; a tenth of the run when left out."""
+    """Steps of the decay at the end; null: a tenth of the run."""
     min_lr_ratio: HumanFloat = Field(default=0.0, ge=0, le=1)
     """Share of the peak that the decay ends at."""
 
@@ -34,35 +36,37 @@ class WSDConfig(SchedulerConfig):
 
 
 class WSDFactory(SchedulerFactory[WSDConfig]):
-    """Warm-up, a constant stretch, then a straight way down (arXiv:2404.06395)."""
+    """Makes warm-up, stable, decay: a linear warm-up, a constant phase and a linear decay (arXiv 2404.06395)."""
 
     name = "wsd"
     aliases = ("wds",)
     config_type = WSDConfig
 
     def create_scheduler(self, optimizer: Optimizer) -> LambdaLR:
-        warmup, horizon, least = self.trainer.warmup_steps, self.trainer.training_horizon, self.config.min_lr_ratio
-        told = self.config.num_decay_steps
-        decay = max(1, horizon // 10) if told is None else told
+        """Raises `RecipeError` when warm-up and decay are longer than the run."""
+        warmup, horizon, minimum = self.trainer.warmup_steps, self.trainer.training_horizon, self.config.min_lr_ratio
+        decay = max(1, horizon // 10) if self.config.num_decay_steps is None else self.config.num_decay_steps
         if 0 < horizon < warmup + decay:
             raise RecipeError(
-                f"scheduler: {warmup} updates of warm-up and {decay} of decay are more than the run's {horizon}"
+                f"scheduler: {warmup} steps of warm-up and {decay} of decay are more than the run's {horizon}"
             )
 
-        def share(update: int) -> float:
-            left = max(0, horizon - update) / decay if decay else 1.0
-            return min(warmed_up(update, warmup), max(least, least + (1 - least) * min(1.0, left)))
+        def factor(step: int) -> float:
+            left = max(0, horizon - step) / decay if decay else 1.0
+            return min(warmup_factor(step, warmup), max(minimum, minimum + (1 - minimum) * min(1.0, left)))
 
-        return LambdaLR(optimizer, share)
+        return LambdaLR(optimizer, factor)
 
 
 class ExponentialConfig(SchedulerConfig):
+    """The scheduler section for exponential decay."""
+
     gamma: HumanFloat = Field(default=0.999, gt=0, le=1)
-    """The learning rate is multiplied by this at every update after warm-up."""
+    """The learning rate is multiplied by this at every step after warm-up."""
 
 
 class ExponentialFactory(SchedulerFactory[ExponentialConfig]):
-    """Warm-up, then ``gamma`` to the power of the updates since."""
+    """Makes a linear warm-up, then ``gamma`` to the power of the steps since."""
 
     name = "exponential"
     config_type = ExponentialConfig
@@ -70,23 +74,25 @@ class ExponentialFactory(SchedulerFactory[ExponentialConfig]):
     def create_scheduler(self, optimizer: Optimizer) -> LambdaLR:
         warmup, gamma = self.trainer.warmup_steps, self.config.gamma
 
-        def share(update: int) -> float:
-            return float(warmed_up(update, warmup) * gamma ** max(0, update - warmup))
+        def factor(step: int) -> float:
+            return float(warmup_factor(step, warmup) * gamma ** max(0, step - warmup))
 
-        return LambdaLR(optimizer, share)
+        return LambdaLR(optimizer, factor)
 
 
 class ConstantFactory(SchedulerFactory[SchedulerConfig]):
-    """Warm-up, then the peak to the end."""
+    """Makes a linear warm-up, then the peak to the end."""
 
     name = "constant"
 
     def create_scheduler(self, optimizer: Optimizer) -> LambdaLR:
         warmup = self.trainer.warmup_steps
-        return LambdaLR(optimizer, lambda update: warmed_up(update, warmup))
+        return LambdaLR(optimizer, lambda step: warmup_factor(step, warmup))
 
 
 class OneCycleConfig(SchedulerConfig):
+    """The scheduler section for one cycle."""
+
     warmup_ratio: HumanFloat = Field(default=0.3, ge=0, le=1)
     div_factor: HumanFloat = Field(default=25.0, ge=1)
     """The first learning rate is the peak divided by this."""
@@ -95,7 +101,7 @@ class OneCycleConfig(SchedulerConfig):
 
 
 class OneCycleFactory(SchedulerFactory[OneCycleConfig]):
-    """Up and down again along cosines (Smith and Topin 2017, arXiv:1708.07120)."""
+    """Makes one cycle: up and down along cosines (Smith and Topin 2017, arXiv 1708.07120)."""
 
     name = "one_cycle"
     config_type = OneCycleConfig
@@ -105,10 +111,10 @@ class OneCycleFactory(SchedulerFactory[OneCycleConfig]):
         first = 1 / self.config.div_factor
         last = first / self.config.final_div_factor
 
-        def share(update: int) -> float:
-            rising = update < warmup
+        def factor(step: int) -> float:
+            rising = step < warmup
             begin, end = (first, 1.0) if rising else (1.0, last)
-            way = update / warmup if rising else min(1.0, (update - warmup) / max(1, horizon - warmup))
-            return end + (begin - end) * (1 + math.cos(math.pi * way)) / 2
+            progress = step / warmup if rising else min(1.0, (step - warmup) / max(1, horizon - warmup))
+            return end + (begin - end) * (1 + math.cos(math.pi * progress)) / 2
 
-        return LambdaLR(optimizer, share)
+        return LambdaLR(optimizer, factor)

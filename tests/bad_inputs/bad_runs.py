@@ -260,12 +260,12 @@ CASES: dict[str, Case] = {
         cached=True,
     ),
     "a warm-up longer than the run": Case(
-        "recipe.yaml:3:1: scheduler: a warm-up of 100 updates is longer than the run, which has 8",
+        "recipe.yaml:3:1: scheduler: a warm-up of 100 steps is longer than the run, which has 8",
         recipe=sft(more="scheduler: {warmup_steps: 100}\n"),
         cached=True,
     ),
     "a warm-up of more epochs": Case(
-        "recipe.yaml:3:1: scheduler: a warm-up of 24 updates is longer than the run, which has 8",
+        "recipe.yaml:3:1: scheduler: a warm-up of 24 steps is longer than the run, which has 8",
         recipe=sft(more="scheduler: {warmup_epochs: 3}\n"),
         cached=True,
     ),

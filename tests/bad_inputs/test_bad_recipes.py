@@ -180,7 +180,7 @@ BAD: dict[str, tuple[str, list[str]]] = {
     ),
     "a schedule that is not": (
         GOOD + "scheduler: {name: greedy}\n",
-        [":3:19: scheduler.name: greedy follows a measured value and not the updates; choose another"],
+        [":3:19: scheduler.name: greedy follows a metric and not the steps; choose another"],
     ),
     "batch size": (
         GOOD + "micro_batch_size: 2\ndeepspeed:\n  train_batch_size: 3\n",

@@ -119,7 +119,7 @@ def test_every_schedule_of_transformers_is_tried_or_refused() -> None:
         rates = shares(make(HFSchedulerFactory, name=name, scheduler_specific_kwargs=makeable[name][0]))
         assert all(0 <= rate <= 1 + 1e-9 for rate in rates), name
     for name in known - makeable.keys():
-        with pytest.raises(ValidationError, match="follows a measured value"):
+        with pytest.raises(ValidationError, match="follows a metric"):
             make(HFSchedulerFactory, name=name)
 
 
@@ -170,9 +170,9 @@ def test_what_cannot_be_is_refused_in_a_sentence() -> None:
             HFSchedulerFactory.config_type(name="constant", **section)
     with pytest.raises(ValidationError, match="no schedule is named 'linaer'; did you mean 'linear'"):
         make(HFSchedulerFactory, name="linaer")
-    with pytest.raises(RecipeError, match="a warm-up of 30 updates is longer than the run, which has 20"):
+    with pytest.raises(RecipeError, match="a warm-up of 30 steps is longer than the run, which has 20"):
         make(ConstantFactory, warmup=30)
-    with pytest.raises(RecipeError, match="4 updates of warm-up and 18 of decay are more than the run's 20"):
+    with pytest.raises(RecipeError, match="4 steps of warm-up and 18 of decay are more than the run's 20"):
         make(WSDFactory, num_decay_steps=18)
 
 
