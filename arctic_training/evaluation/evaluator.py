@@ -1,4 +1,4 @@
-"""Something that is measured at every evaluation beside the loss."""
+"""Base class of what measures a model at every evaluation, in addition to the loss."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -6,59 +6,58 @@ from typing import Any, ClassVar
 
 from arctic_training.component import TrainerView
 from arctic_training.config.sections.base import ComponentConfig
-from arctic_training.distributed import collectives
 from arctic_training.errors.short_repr import short_repr
 from arctic_training.errors.types import ScoringError
+from arctic_training.generation.scoring import raise_on_all_ranks
 from arctic_training.registry import Registered
 
 
 class Evaluator(Registered, ABC, kind="evaluator"):
-    """Called on every rank with all networks in evaluation mode and no gradients; leaves no trace in the run."""
+    """Measures a model at every evaluation. A subclass with a ``name`` can be named in a recipe.
+
+    It is called on every rank with all models in evaluation mode and without gradients, and leaves no trace in the run.
+    """
 
     config_type: ClassVar[type[ComponentConfig]] = ComponentConfig
 
     folder = "generations"
-    """Where it may write in the run folder; numbered where several evaluators of a run have the same."""
+    """Where it may write in the run folder; numbered when several evaluators of a run have the same one."""
 
     def __init__(self, config: ComponentConfig) -> None:
         self.config: Any = config
 
     def check(self, trainer: TrainerView) -> None:
-        """Called when every part of the run is made; raises `InputError` for what would end it at an evaluation."""
+        """Called when every part of the run is ready. Raises `InputError` for what would fail at an evaluation."""
 
     @abstractmethod
     def __call__(self, trainer: TrainerView) -> dict[str, float]:
-        """What was measured, by name, over all ranks: every rank returns the same.
+        """Returns the metrics over all ranks by name, the same ones on every rank.
 
-        A name that was measured before it is numbered: ``exact_match/eval``, then ``exact_match#2/eval``.
+        A name that exists already is numbered: ``exact_match/eval``, then ``exact_match#2/eval``.
         """
 
 
-def measured(evaluator: Evaluator, trainer: TrainerView) -> dict[str, float]:
-    """Returns what ``evaluator`` measures, as plain numbers: it may give tensors and other libraries' numbers too.
+def evaluate_metrics(evaluator: Evaluator, trainer: TrainerView) -> dict[str, float]:
+    """Returns the metrics of ``evaluator`` as floats; it may return tensors and other libraries' numbers too.
 
-    Raises `ScoringError`, on every rank alike, when on one of them it gives no mapping from names to numbers.
+    Raises `ScoringError` on all ranks when on one of them it does not return a mapping from names to numbers.
     """
-    found, numbers, failure = evaluator(trainer), dict[str, float](), ""
-    try:
-        numbers = _numbers(found)
-    except ScoringError as error:
-        failure = f"evaluators: {evaluator.name!r} gave {error}"
-    if failures := list(filter(None, collectives.all_gather_object(failure))):
-        raise ScoringError(failures[0])
-    return numbers
+    values, metrics = evaluator(trainer), dict[str, float]()
+    with raise_on_all_ranks():
+        metrics = _as_floats(values, f"evaluators: {evaluator.name!r} returned")
+    return metrics
 
 
-def _numbers(found: Any) -> dict[str, float]:
-    """Raises `ScoringError`, which says what else it is."""
-    if not isinstance(found, Mapping):
-        raise ScoringError(f"{short_repr(found)}; a mapping from names to numbers is wanted")
-    numbers: dict[str, float] = {}
-    for name, value in found.items():
+def _as_floats(values: Any, prefix: str) -> dict[str, float]:
+    """Raises `ScoringError`, which begins with ``prefix``, for anything but a mapping to numbers."""
+    if not isinstance(values, Mapping):
+        raise ScoringError(f"{prefix} {short_repr(values)}; expected a mapping from names to numbers")
+    metrics: dict[str, float] = {}
+    for name, value in values.items():
         try:
             if isinstance(value, str):
                 raise TypeError
-            numbers[str(name)] = float(value)
+            metrics[str(name)] = float(value)
         except (TypeError, ValueError, RuntimeError):
-            raise ScoringError(f"{short_repr(value)} under {name!r}; a number is wanted") from None
-    return numbers
+            raise ScoringError(f"{prefix} {short_repr(value)} under {name!r}; expected a number") from None
+    return metrics

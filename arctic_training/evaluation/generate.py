@@ -1,4 +1,4 @@
-"""Let the model answer the evaluation samples, and count how many answers are right."""
+"""The evaluator `generate`: the model completes the prompts of the evaluation sets, and scorers judge the result."""
 
 import json
 import math
@@ -16,54 +16,48 @@ from arctic_training.config.sections.component import AnyComponent, parse_compon
 from arctic_training.config.sections.numbers import HumanInt
 from arctic_training.config.sections.tokenizer import is_lexer
 from arctic_training.distributed import collectives, process_group
-from arctic_training.distributed.heartbeat import record_heartbeat
+from arctic_training.errors.short_repr import short_repr
 from arctic_training.errors.types import InputError, ScoringError
 from arctic_training.errors.user_traceback import user_traceback
 from arctic_training.evaluation.evaluator import Evaluator
 from arctic_training.evaluation.scorer import Scorer
-from arctic_training.generation.prompts import (
-    Prompt,
-    decode_completion,
-    end_tokens,
-    generator,
-    is_encoder_decoder,
-    is_zero3,
-    left_pad,
-    pad_token,
-    stop_tokens,
-    without_router_logits,
-)
-from arctic_training.generation.retry import retry
+from arctic_training.generation.generate import generate, require_generate
+from arctic_training.generation.prompts import Prompt, is_encoder_decoder
+from arctic_training.generation.sampling import SamplingParams
+from arctic_training.generation.scoring import raise_on_all_ranks, retry
+from arctic_training.generation.special_tokens import decode_completion, find_eos_token_ids, find_stop_token_ids
 from arctic_training.registry import numbered
 
 _ROW = ("sample", "problem", "generated", "reference")
-"""What a kept answer holds beside its scores."""
+"""The keys of a saved completion beside its scores."""
 
 
 class GenerateConfig(ComponentConfig):
+    """Keys of the evaluator `generate`."""
+
     scorers: Annotated[list[SerializeAsAny[ComponentConfig]], AnyComponent("scorer")] = Field(
         default_factory=lambda: cast(Any, ["exact_match"])
     )
-    """What is asked of every answer: a name, a section with a type, or a list of them."""
+    """What scores every completion: a name, a section with a type, or a list of them."""
     max_new_tokens: int = Field(default=64, ge=1)
-    """Tokens after which an answer is cut off."""
+    """Maximum length of a completion in tokens."""
     temperature: float = Field(default=0.0, ge=0)
-    """0: always the likeliest token."""
+    """What logits are divided by before sampling; 0: greedy decoding."""
     top_p: float = Field(default=1.0, gt=0, le=1)
-    """Draw from the likeliest tokens that together have this probability; 1: from all."""
+    """Sample from the most likely tokens that together have this probability; 1: from all."""
     stop: list[str] = []
-    """Texts that end an answer, beside the end tokens of the model, the tokenizer and the samples."""
+    """Texts that end a completion, beside the end tokens of the model, the tokenizer and the samples."""
     batch_size: int = Field(default=16, ge=1)
-    """Prompts that are answered together, on each rank."""
+    """Prompts that each rank completes at once."""
     max_samples: HumanInt = Field(default=0, ge=0)
-    """The first so many samples of each evaluation set; 0: all."""
+    """Use the first ``max_samples`` samples of each evaluation set; 0: all."""
     seed: int = Field(default=42, ge=0)
-    """Of the choice among tokens, where the temperature is above 0."""
+    """Seed of the sampling, with a ``temperature`` above 0."""
     retries: int = Field(default=2, ge=0)
-    """How often a scorer is asked again when it raises, after 1, 2, 4, ... seconds. Then the run saves and ends."""
+    """How often a scorer that raises is called again, after 1, 2, 4, ... seconds. Then the run saves and ends."""
     save: bool = True
-    """Keep every answer in ``generations/<evaluation set>`` of the run folder, as JSON lines; those of a second
-    evaluator are in ``generations#2``."""
+    """Write every completion to ``generations/<evaluation set>`` of the run folder, as JSON lines; those of a second
+    evaluator to ``generations#2``."""
 
     @field_validator("scorers", mode="before")
     @classmethod
@@ -72,11 +66,12 @@ class GenerateConfig(ComponentConfig):
 
 
 class GenerateEvaluator(Evaluator):
-    """Measures ``<scorer>/<evaluation set>``: the mean score of the answers that the scorer judges, and under
+    """Measures ``<scorer>/<evaluation set>``: the mean score of the completions that the scorer judges, and under
     ``abstained/`` the share of those that it does not. The second scorer of a type is called ``<scorer>#2``."""
 
     name = "generate"
     config_type = GenerateConfig
+    config: GenerateConfig
 
     def __init__(self, config: GenerateConfig) -> None:
         super().__init__(config)
@@ -86,135 +81,136 @@ class GenerateEvaluator(Evaluator):
         }
 
     def check(self, trainer: TrainerView) -> None:
+        """Raises `InputError` for a model that cannot generate, a stop token that does not exist, or a scorer that
+        fails on the first reference, and `DataError` for a first sample without prompt or reference."""
         module = self._module(trainer)
         if is_lexer(trainer.tokenizer):
-            stop_tokens(trainer.tokenizer, self.config.stop, "evaluators: 'generate': stop")
+            find_stop_token_ids(trainer.tokenizer, self.config.stop, "evaluators: 'generate': stop")
         for name, loader in trainer.eval_loaders.items():
             if not len(loader.dataset):
                 continue
-            first = Prompt.of(loader.dataset[0], f"{name}, sample 1", encoded=is_encoder_decoder(module))
-            reference = decode_completion(trainer.tokenizer, first.target, [trainer.tokenizer.eos_token_id])
+            where = f"{name}, sample 1"
+            prompt = Prompt.from_sample(loader.dataset[0], where, encoder_decoder=is_encoder_decoder(module))
+            reference = _decode_reference(trainer.tokenizer, prompt)
             for label, scorer in self.scorers.items():
                 try:
                     _score(scorer, reference, reference)
                 except Exception as error:
-                    told = f"evaluators: 'generate': the scorer {label} fails on the reference of {name}, sample 1"
-                    raise InputError(f"{told}:\n{user_traceback(error) or repr(error)}") from error
+                    cause = f"evaluators: 'generate': the scorer {label} fails on the reference of {where}"
+                    raise InputError(f"{cause}:\n{user_traceback(error) or repr(error)}") from error
 
     def _module(self, trainer: TrainerView) -> Any:
         if trainer.tokenizer is None:
             raise InputError("evaluators: 'generate' needs a tokenizer, and this run has none")
-        return generator(trainer.engines["model"], "evaluators: 'generate'")
+        return require_generate(trainer.engines["model"], "evaluators: 'generate'")
 
     def __call__(self, trainer: TrainerView) -> dict[str, float]:
+        """Raises `ScoringError`, on all ranks, when a scorer still fails after its retries."""
         module = self._module(trainer)
-        measured: dict[str, float] = {}
+        metrics: dict[str, float] = {}
         folders = numbered(name.replace("/", "_") for name in trainer.eval_loaders)
         for folder, (name, loader) in zip(folders, trainer.eval_loaders.items(), strict=True):
-            answers = self._answer(trainer, module, name, loader.dataset)
-            measured |= self._mean(answers, name)
+            rows = self._scored_completions(trainer, module, name, loader.dataset)
+            metrics |= self._mean_scores(rows, name)
             if self.config.save:
-                self._save(answers, trainer, folder)
-        return measured
+                self._save(rows, trainer, folder)
+        return metrics
 
-    def _answer(self, trainer: TrainerView, module: Any, name: str, samples: Any) -> list[dict[str, Any]]:
-        """This rank's share of the answers, scored. Every rank generates equally often, as ZeRO-3 requires."""
+    def _scored_completions(self, trainer: TrainerView, module: Any, name: str, samples: Any) -> list[dict[str, Any]]:
+        """Returns this rank's share of the completions with their scores. All ranks generate equally often, as ZeRO
+        stage 3 requires. Raises `ScoringError` on all ranks."""
         count, rank, world = len(samples), process_group.rank(), process_group.world_size()
         count = min(count, self.config.max_samples or count)
         if not count:
             return []
-        encoded = is_encoder_decoder(module)
 
-        def question(n: int) -> Prompt:
-            return Prompt.of(samples[n], f"{name}, sample {n + 1}", encoded=encoded)
+        def read(n: int) -> Prompt:
+            where = f"{name}, sample {n + 1}"
+            return Prompt.from_sample(samples[n], where, encoder_decoder=is_encoder_decoder(module))
 
-        asked = {n: question(n) for n in range(rank, count, world)}
-        order = sorted(asked, key=lambda n: len(asked[n].prompt), reverse=True)  # like lengths together: less padding
+        prompts = {n: read(n) for n in range(rank, count, world)}
+        by_length = sorted(prompts, key=lambda n: len(prompts[n].prompt_ids), reverse=True)  # less padding
         texts, size = dict[int, str](), self.config.batch_size
         for start in range(0, -(-count // world), size):
-            batch = order[start : start + size]
-            questions = [asked[n] for n in batch] or [question(0)]
-            texts |= zip(batch, self._generate(trainer, module, questions, start), strict=False)
-        answers, failure = [], ""
-        try:
-            answers = [self._judge(trainer.tokenizer, asked[n], texts[n], f"{name}, sample {n + 1}") for n in texts]
-        except ScoringError as error:
-            failure = str(error)
-        if failures := list(filter(None, collectives.all_gather_object(failure))):
-            raise ScoringError(failures[0])
-        return [{"sample": n + 1} | answer for n, answer in zip(texts, answers, strict=True)]
+            batch = by_length[start : start + size]
+            completions = self._complete(trainer, module, {n: prompts[n] for n in batch} or {0: read(0)})
+            texts |= zip(batch, completions, strict=False)
+        rows: list[dict[str, Any]] = []
+        with raise_on_all_ranks():
+            rows = [self._row(trainer.tokenizer, prompts[n], texts[n], f"{name}, sample {n + 1}") for n in texts]
+        return [{"sample": n + 1} | row for n, row in zip(texts, rows, strict=True)]
 
-    def _generate(self, trainer: TrainerView, module: Any, questions: Sequence[Prompt], salt: int) -> list[str]:
-        record_heartbeat("generate")
-        tokenizer, config, device = trainer.tokenizer, self.config, trainer.device
-        pad = pad_token(tokenizer)
-        prompts, mask, start = left_pad([question.prompt for question in questions], pad, module)
-        choice: dict[str, Any] = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
-        if config.temperature:
-            torch.manual_seed(config.seed + 1_000_003 * process_group.rank() + salt)
-            choice = {"do_sample": True, "temperature": config.temperature, "top_p": config.top_p, "top_k": 0}
-        ends = end_tokens(tokenizer, module, [question.target for question in questions])
+    def _complete(self, trainer: TrainerView, module: Any, prompts: Mapping[int, Prompt]) -> list[str]:
+        """Returns the text of a completion of each prompt. The keys are the numbers of the samples, from which their
+        random numbers are made."""
+        tokenizer, config = trainer.tokenizer, self.config
+        ends = find_eos_token_ids(tokenizer, module, [prompt.reference_ids for prompt in prompts.values()])
         if is_lexer(tokenizer):
-            ends += stop_tokens(tokenizer, config.stop, "evaluators: 'generate': stop")
-        elif config.stop:
-            choice |= {"stop_strings": config.stop, "tokenizer": tokenizer}
-        out = module.generate(
-            input_ids=prompts.to(device),
-            attention_mask=mask.to(device),
-            max_new_tokens=config.max_new_tokens,
-            eos_token_id=ends,
-            pad_token_id=pad,
-            synced_gpus=is_zero3(trainer.engines["model"]),
-            **choice,
-            **without_router_logits(module),
+            ends += find_stop_token_ids(tokenizer, config.stop, "evaluators: 'generate': stop")
+        stop_strings = () if is_lexer(tokenizer) else tuple(config.stop)
+        completions = generate(
+            trainer.engines["model"],
+            [prompt.prompt_ids for prompt in prompts.values()],
+            SamplingParams(config.max_new_tokens, config.temperature, 0, config.top_p, stop_strings),
+            tokenizer=tokenizer,
+            eos_token_ids=ends,
+            uniforms=torch.stack([self._uniforms(n) for n in prompts]),
+            model_defaults=True,
         )
-        texts = [decode_completion(tokenizer, answer, ends) for answer in out[:, start:].tolist()]
-        return texts if is_lexer(tokenizer) else [self._cut(text) for text in texts]
+        texts = (decode_completion(tokenizer, completion, ends) for completion in completions)
+        return [_before_stop(text, stop_strings) for text in texts]
 
-    def _cut(self, text: str) -> str:
-        ends = [text.find(stop) for stop in self.config.stop if stop in text]
-        return text[: min(ends)] if ends else text
+    def _uniforms(self, sample: int) -> torch.Tensor:
+        """Returns ``[max_new_tokens]`` random numbers, the same for a sample on any rank and in any batch."""
+        generator = torch.Generator().manual_seed(self.config.seed + 1_000_003 * sample)
+        return torch.rand(self.config.max_new_tokens, generator=generator, dtype=torch.float64)
 
-    def _judge(self, tokenizer: Any, question: Prompt, text: str, where: str) -> dict[str, Any]:
-        reference, scores = (
-            decode_completion(tokenizer, question.target, [tokenizer.eos_token_id]),
-            dict[str, float | None](),
-        )
+    def _row(self, tokenizer: Any, prompt: Prompt, text: str, where: str) -> dict[str, Any]:
+        reference, scores = _decode_reference(tokenizer, prompt), dict[str, float | None]()
         for label, scorer in self.scorers.items():
             what = f"evaluators: 'generate': the scorer {label}"
             try:
                 scores[label] = retry(partial(_score, scorer, text, reference), self.config.retries, what)
             except Exception as error:
-                told = f"{what} fails for the answer {text[:80]!r} to {where}"
-                raise ScoringError(f"{told}:\n{user_traceback(error) or repr(error)}") from error
-        problem = tokenizer.decode(question.prompt, skip_special_tokens=False)
+                cause = f"{what} fails for the completion {short_repr(text)} of {where}"
+                raise ScoringError(f"{cause}:\n{user_traceback(error) or repr(error)}") from error
+        problem = tokenizer.decode(prompt.prompt_ids, skip_special_tokens=False)
         return {"problem": problem, "generated": text, "reference": reference, **scores}
 
-    def _mean(self, answers: Sequence[Mapping[str, Any]], name: str) -> dict[str, float]:
-        judged = [[answer[scorer] for answer in answers if answer[scorer] is not None] for scorer in self.scorers]
-        counts = [[sum(scores), len(scores), len(answers)] for scores in judged]
-        means: dict[str, float] = {}
-        for scorer, told in zip(self.scorers, collectives.all_reduce(torch.tensor(counts).double()), strict=True):
-            total, count, every = told.tolist()
+    def _mean_scores(self, rows: Sequence[Mapping[str, Any]], name: str) -> dict[str, float]:
+        judged = [[row[scorer] for row in rows if row[scorer] is not None] for scorer in self.scorers]
+        counts = torch.tensor([[sum(scores), len(scores), len(rows)] for scores in judged]).double()
+        metrics: dict[str, float] = {}
+        for scorer, sums in zip(self.scorers, collectives.all_reduce(counts).tolist(), strict=True):
+            total, count, all_rows = sums
             if count:
-                means[f"{scorer}/{name}"] = total / count
-            if count < every:
-                means[f"abstained/{scorer}/{name}"] = 1 - count / every
-        return means
+                metrics[f"{scorer}/{name}"] = total / count
+            if count < all_rows:
+                metrics[f"abstained/{scorer}/{name}"] = 1 - count / all_rows
+        return metrics
 
-    def _save(self, answers: list[dict[str, Any]], trainer: TrainerView, name: str) -> None:
-        shares = collectives.all_gather_object(answers)
+    def _save(self, rows: list[dict[str, Any]], trainer: TrainerView, name: str) -> None:
+        gathered = collectives.all_gather_object(rows)
         if not process_group.is_main():
             return
         folder: Path = trainer.run_dir / self.folder / name
         folder.mkdir(parents=True, exist_ok=True)
-        rows = sorted((answer for share in shares for answer in share), key=lambda answer: answer["sample"])
-        text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        ordered = sorted((row for of_rank in gathered for row in of_rank), key=lambda row: row["sample"])
+        text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in ordered)
         (folder / f"update_{trainer.progress.step}.jsonl").write_text(text, encoding="utf-8")
+
+
+def _decode_reference(tokenizer: Any, prompt: Prompt) -> str:
+    return decode_completion(tokenizer, prompt.reference_ids, [tokenizer.eos_token_id])
+
+
+def _before_stop(text: str, stop_strings: Sequence[str]) -> str:
+    ends = [text.find(stop) for stop in stop_strings if stop in text]
+    return text[: min(ends)] if ends else text
 
 
 def _score(scorer: Scorer, text: str, reference: str) -> float | None:
     score = scorer(text, reference)
     if score is not None and not math.isfinite(score):
-        raise ValueError(f"{score} is no score; a number, or None where it does not judge, is wanted")
+        raise ValueError(f"{score} is not a score; expected a number, or None for a completion that it does not judge")
     return None if score is None else float(score)

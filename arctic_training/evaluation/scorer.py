@@ -1,4 +1,4 @@
-"""Whether what a model generated is right."""
+"""Scorers: how good a generated text is beside its reference."""
 
 import math
 import re
@@ -14,7 +14,7 @@ _NUMBER = re.compile(r"[-+]?(?:\d{1,3}(?:,\d{3})+|\d+)?(?:\.\d+)?(?<=\d)(?:[eE][
 
 
 class Scorer(Registered, ABC, kind="scorer"):
-    """A subclass that states a ``name`` is a scorer a recipe can name."""
+    """Scores a generated text. A subclass with a ``name`` can be named in a recipe, as a scorer and as a reward."""
 
     config_type: ClassVar[type[ComponentConfig]] = ComponentConfig
 
@@ -23,38 +23,42 @@ class Scorer(Registered, ABC, kind="scorer"):
 
     @abstractmethod
     def __call__(self, generated: str, reference: str) -> float | None:
-        """From 0 (wrong) to 1 (right), or None for an answer that it does not judge. Both texts come without special
-        tokens."""
+        """Returns a score from 0 (wrong) to 1 (right), or None for a text that it does not judge. Both texts are
+        without special tokens."""
 
 
 class ExactMatchConfig(ComponentConfig):
+    """Keys of the scorer `exact_match`."""
+
     ignore_case: bool = False
-    """Whether capitals and small letters count as the same."""
+    """Ignore the case of letters."""
     ignore_spaces: bool = False
-    """Take any run of white space for one space."""
+    """Treat any run of white space as one space."""
 
 
 class ExactMatchScorer(Scorer):
-    """The texts are the same, but for white space around them."""
+    """Compares the texts, without white space around them."""
 
     name = "exact_match"
     config_type = ExactMatchConfig
 
     def __call__(self, generated: str, reference: str) -> float:
-        return float(self._plain(generated) == self._plain(reference))
+        return float(self._normalize(generated) == self._normalize(reference))
 
-    def _plain(self, text: str) -> str:
+    def _normalize(self, text: str) -> str:
         text = " ".join(text.split()) if self.config.ignore_spaces else text.strip()
         return text.casefold() if self.config.ignore_case else text
 
 
 class ContainsConfig(ComponentConfig):
+    """Keys of the scorer `contains`."""
+
     ignore_case: bool = True
-    """Whether capitals and small letters count as the same."""
+    """Ignore the case of letters."""
 
 
 class ContainsScorer(Scorer):
-    """The reference stands somewhere in the generated text, as whole words."""
+    """Checks whether the generated text contains the reference, as whole words."""
 
     name = "contains"
     config_type = ContainsConfig
@@ -65,33 +69,37 @@ class ContainsScorer(Scorer):
 
 
 class NumericConfig(ComponentConfig):
+    """Keys of the scorer `numeric`."""
+
     which: Literal["first", "last"] = "last"
-    """The number of the generated text that counts as its answer."""
+    """Which number of the generated text is compared."""
     tolerance: float = Field(default=1e-6, ge=0)
-    """Largest difference that still is right, relative to the reference, and absolute below 1."""
+    """Maximum difference, relative to a reference above 1, absolute otherwise."""
 
 
 class NumericScorer(Scorer):
-    """One number of the generated text equals the last number of the reference, however either is written."""
+    """Compares one number of the generated text with the last number of the reference, in any notation."""
 
     name = "numeric"
     config_type = NumericConfig
 
     def __call__(self, generated: str, reference: str) -> float:
-        wanted, found = numbers(reference), numbers(generated)
-        if not wanted or not found:
+        expected, candidates = parse_numbers(reference), parse_numbers(generated)
+        if not expected or not candidates:
             return 0.0
-        answer = found[0 if self.config.which == "first" else -1]
-        return float(abs(answer - wanted[-1]) <= self.config.tolerance * max(1.0, abs(wanted[-1])))
+        number = candidates[0 if self.config.which == "first" else -1]
+        return float(abs(number - expected[-1]) <= self.config.tolerance * max(1.0, abs(expected[-1])))
 
 
 class RegexConfig(ComponentConfig):
+    """Keys of the scorer `regex`."""
+
     pattern: str
-    """What the answer looks like; its first group, if it has one, is the answer."""
+    """Regular expression of the answer; if it has groups, the first one is the answer."""
     which: Literal["first", "last"] = "last"
-    """Which match in the text is taken."""
+    """Which match in the text is compared."""
     ignore_case: bool = False
-    """Whether capitals and small letters count as the same."""
+    """Ignore the case of letters."""
 
     @field_validator("pattern")
     @classmethod
@@ -99,29 +107,29 @@ class RegexConfig(ComponentConfig):
         try:
             re.compile(pattern)
         except re.error as error:
-            raise ValueError(f"{pattern!r} is no regular expression: {error}") from None
+            raise ValueError(f"{pattern!r} is not a regular expression: {error}") from None
         return pattern
 
 
 class RegexScorer(Scorer):
-    """What the pattern finds in the generated text equals what it finds in the reference, or the reference itself."""
+    """Compares the match in the generated text with that in the reference, or with the reference if it has none."""
 
     name = "regex"
     config_type = RegexConfig
 
     def __call__(self, generated: str, reference: str) -> float:
-        answer, wanted = self._find(generated), self._find(reference)
-        return float(answer is not None and answer == (reference.strip() if wanted is None else wanted))
+        answer, expected = self._match(generated), self._match(reference)
+        return float(answer is not None and answer == (reference.strip() if expected is None else expected))
 
-    def _find(self, text: str) -> str | None:
-        found = list(re.finditer(self.config.pattern, text, re.IGNORECASE if self.config.ignore_case else 0))
-        if not found:
+    def _match(self, text: str) -> str | None:
+        matches = list(re.finditer(self.config.pattern, text, re.IGNORECASE if self.config.ignore_case else 0))
+        if not matches:
             return None
-        match = found[0 if self.config.which == "first" else -1]
+        match = matches[0 if self.config.which == "first" else -1]
         return (match[1] if match.re.groups else match[0] or "").strip()
 
 
-def numbers(text: str) -> list[float]:
-    """The numbers in ``text``: ``-3``, ``1,024``, ``.5``, ``1e-4``. A hyphen inside a word is no sign."""
-    found = (match[0].replace(",", "") for match in _NUMBER.finditer(re.sub(r"(?<=\w)(?<!\d[eE])-", " ", text)))
-    return [value for value in map(float, filter(None, found)) if math.isfinite(value)]
+def parse_numbers(text: str) -> list[float]:
+    """Returns the numbers in ``text``: ``-3``, ``1,024``, ``.5``, ``1e-4``. A hyphen inside a word is not a sign."""
+    matches = (match[0].replace(",", "") for match in _NUMBER.finditer(re.sub(r"(?<=\w)(?<!\d[eE])-", " ", text)))
+    return [value for value in map(float, filter(None, matches)) if math.isfinite(value)]

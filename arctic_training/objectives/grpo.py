@@ -1,4 +1,4 @@
-"""Group relative policy optimization: answers are compared with the others to the same prompt."""
+"""Group relative policy optimization: a completion is compared with the others of the same prompt."""
 
 from typing import Any, Literal
 
@@ -8,68 +8,73 @@ from torch import Tensor
 
 from arctic_training.config.sections.numbers import HumanFloat
 from arctic_training.loss.policy import clipped_surrogate_losses, group_advantages, kl_estimates, segment_sums
-from arctic_training.objectives.policy import PolicyConfig, PolicyTrainer
+from arctic_training.objectives.policy import PolicyTrainer
+from arctic_training.objectives.policy_config import PolicyConfig
 
 
 class GRPOConfig(PolicyConfig):
+    """Keys of the trainer `grpo`."""
+
     scale_rewards: bool = True
-    """Divide what an answer is better than its group by the standard deviation of the group's rewards."""
+    """Divide the advantages of a group by the standard deviation of its rewards."""
     normalize: Literal["sequence", "token", "constant"] = "sequence"
-    """What the losses of an answer's tokens are divided by: their number, so that all answers count alike; the tokens
-    of all answers of the window, so that all tokens do; or ``max_new_tokens``, whatever the lengths."""
+    """What the losses of a completion's tokens are divided by: their number, which gives all completions the same
+    weight; the number of tokens of the window, which gives all tokens the same weight; or ``max_new_tokens``."""
     clip_low: HumanFloat = Field(default=0.2, gt=0, lt=1)
-    """How much less likely an answer's token may become, as a share, before its gradient is cut off."""
+    """By what share a token may become less likely before its gradient is 0."""
     clip_high: HumanFloat = Field(default=0.2, gt=0)
-    """How much likelier."""
+    """By what share a token may become more likely before its gradient is 0."""
 
 
 class GRPOTrainer(PolicyTrainer):
-    """An answer is learned from by how much better it is than the others to its prompt. Shao et al. 2024 (arXiv
-    2402.03300), equation 3, exact over the window, however it is cut.
+    """Trains on completions by their advantage over the others of their prompt. Shao et al. 2024 (arXiv 2402.03300),
+    equation 3, an exact mean over the window.
     """
 
     name = "grpo"
     config_type = GRPOConfig
+    config: GRPOConfig
     shares_sequences = True
 
     def advantages(self, rewards: Tensor) -> Tensor:
+        """Returns `group_advantages`, float64 ``[prompts, num_generations]``."""
         return group_advantages(rewards, scale=self.config.scale_rewards)
 
     def loss(self, batch: Any) -> Tensor:
-        batch, config = self.with_answers(batch), self.config
+        """Returns the micro-batch's part of the loss of the window: a float32 scalar."""
+        batch, config = self.with_rollouts(batch), self.config
         lengths, weights, share = batch["lengths"], batch["weights"], batch["num_items_in_batch"]
-        terms: list[Tensor] = []
-        log_probs = self.log_probs(self.model, batch["inputs"], terms)
-        old = log_probs.detach() if batch["old"] is None else batch["old"]
+        auxiliary: list[Tensor] = []
+        log_probs = self.log_probs(self.model, batch["inputs"], auxiliary)
+        old = log_probs.detach() if batch["old_logprobs"] is None else batch["old_logprobs"]
         advantages = batch["advantages"].repeat_interleave(lengths, output_size=len(log_probs))
         losses = clipped_surrogate_losses(log_probs, old, advantages, low=config.clip_low, high=config.clip_high)
-        told = batch["told"] | {"entropy": segment_sums(-log_probs.detach(), lengths) / lengths}
-        if batch["old"] is not None:
+        metrics = batch["metrics"] | {"entropy": segment_sums(-log_probs.detach(), lengths) / lengths}
+        if batch["old_logprobs"] is not None:
             ratio = (log_probs - old).detach().exp()
-            outside = (ratio < 1 - config.clip_low) | (ratio > 1 + config.clip_high)
-            told["clipped"] = segment_sums(outside, lengths) / lengths
-        if batch["reference"] is not None:
-            apart = kl_estimates(log_probs, batch["reference"])
-            told["kl"] = segment_sums(apart.detach(), lengths) / lengths
-            losses = losses + config.beta * apart
-        for name, values in told.items():
-            self.record_answers(name, values, batch)
+            clipped = (ratio < 1 - config.clip_low) | (ratio > 1 + config.clip_high)
+            metrics["clipped"] = segment_sums(clipped, lengths) / lengths
+        if batch["ref_logprobs"] is not None:
+            kl = kl_estimates(log_probs, batch["ref_logprobs"])
+            metrics["kl"] = segment_sums(kl.detach(), lengths) / lengths
+            losses = losses + config.beta * kl
+        for name, values in metrics.items():
+            self.record_completions(name, values, batch)
         sums: Tensor = segment_sums(losses, lengths) * weights
-        tokens = batch["num_tokens_in_batch"]
+        # a micro-batch that only fills a window has weights of 0
+        auxiliary_loss: Tensor = weights.mean() * sum(auxiliary)
         if config.normalize != "token":
             sums = sums / (lengths if config.normalize == "sequence" else config.max_new_tokens)
-        # a micro-batch that only fills a window has weights of 0
-        added: Tensor = weights.mean() * sum(terms)
-        total: Tensor = sums.sum()
-        if config.normalize != "token":
-            return total.div(share) + added
-        loss = total.div(max(tokens, 1)) + added
+            return sums.sum().div(share) + auxiliary_loss
+        tokens = batch["num_tokens_in_batch"]
+        loss = sums.sum().div(max(tokens, 1)) + auxiliary_loss
         if not torch.is_grad_enabled():
-            # a mean over tokens, where what an evaluation records is weighted by answers
+            # a mean over tokens, while an evaluation weights what is recorded by completions
             self.record("loss_of_tokens", loss, tokens / share)
         return loss
 
     def finalize_eval_metrics(self, means: dict[str, float]) -> dict[str, float]:
+        """Replaces the loss by its mean over tokens, with ``normalize: token``."""
         if "loss_of_tokens" in means:
             means["loss"] = means.pop("loss_of_tokens")
         return means

@@ -1,111 +1,53 @@
-"""What trainers share whose model answers prompts, and learns from what its answers are worth."""
+"""Base of trainers that sample completions of their prompts, and learn from the rewards of these."""
 
 import functools
-import math
 import zlib
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import Annotated, Any, ClassVar
+from typing import Any, ClassVar
 
 import torch
-from pydantic import Field, SerializeAsAny, ValidationInfo, ValidatorFunctionWrapHandler, field_validator
 from torch import Tensor
 
 from arctic_training.callback.hooks import hook
-from arctic_training.config.checks.changes import RESUME_SAFE
-from arctic_training.config.checks.problems import Problem, Problems
-from arctic_training.config.sections.checkpoint import CheckpointConfig
-from arctic_training.config.sections.component import TrainerComponent
-from arctic_training.config.sections.model import ModelConfig
-from arctic_training.config.sections.numbers import HumanFloat, HumanInt
 from arctic_training.config.sections.trainer import TrainerConfig
 from arctic_training.data.batching.noise import uniform
 from arctic_training.data.factories.base import DataFactory
-from arctic_training.data.factories.prompt import PromptDataFactory, answered, closing_tokens
+from arctic_training.data.factories.prompt import PromptDataFactory, closing_tokens
 from arctic_training.distributed import collectives, process_group
 from arctic_training.distributed.sequence_parallel import gather_target_values, shard_batch
-from arctic_training.errors.types import ModelError, RecipeError, ScoringError
-from arctic_training.generation.prompts import (
-    Prompt,
-    decode_completion,
-    end_tokens,
-    generator,
-    is_encoder_decoder,
-    pad_token,
-    stop_tokens,
-)
-from arctic_training.generation.sampling import Sampling, sample
+from arctic_training.errors.types import ModelError, RecipeError
+from arctic_training.generation.generate import generate, require_generate
+from arctic_training.generation.prompts import Prompt, is_encoder_decoder
+from arctic_training.generation.sampling import SamplingParams
+from arctic_training.generation.scoring import raise_on_all_ranks
+from arctic_training.generation.special_tokens import find_eos_token_ids, find_stop_token_ids, get_pad_token_id
 from arctic_training.model.target_losses import target_losses
 from arctic_training.objectives.language_model import LanguageModelTrainer
-from arctic_training.objectives.reference import read_reference, require_fit, require_start, without_adapter
-from arctic_training.reward.reward import Answer, Rewards, RewardSections
+from arctic_training.objectives.policy_config import PolicyConfig
+from arctic_training.objectives.reference import check_reference_is_policy, without_adapter
+from arctic_training.objectives.rollout import collate_completions, decode_answers, judged_advantages, rollout_metrics
+from arctic_training.objectives.sampling_check import check_sampled_log_probs
+from arctic_training.reward.reward import Answer
+from arctic_training.reward.weighted_sum import WeightedRewards
 from arctic_training.state import eval_mode
 from arctic_training.trainer.role import Role
 from arctic_training.trainer.window import to_device
 
-_TRAINED, _EVALUATED = range(2)
-"""Streams of noise: for answers that are learned from, and for those of an evaluation."""
-
-
-class PolicyConfig(TrainerConfig):
-    rewards: RewardSections = Field(min_length=1)
-    """What an answer is worth: rewards and scorers, by name or as sections; their sum by weight."""
-    num_generations: int = Field(default=4, ge=2)
-    """Answers to each prompt. A process computes ``micro_batch_size`` prompts at once, with so many answers each."""
-    num_iterations: int = Field(default=1, ge=1)
-    """Optimizer steps on the answers of one window. Lengths of schedules count them all, the run's updates do not."""
-    max_new_tokens: HumanInt = Field(default=256, ge=1)
-    """Tokens after which an answer is cut off."""
-    temperature: HumanFloat = Field(default=1.0, gt=0)
-    """What logits are divided by, where answers are drawn and where their probabilities are computed."""
-    top_k: HumanInt = Field(default=0, ge=0)
-    """Draw from so many of the likeliest tokens; 0: from all. Probabilities stay those among all tokens."""
-    top_p: HumanFloat = Field(default=1.0, gt=0, le=1)
-    """Draw from the likeliest tokens that together have this probability; 1: from all."""
-    stop: list[str] = []
-    """Tokens of the vocabulary that end an answer, beside the end tokens of model, tokenizer and chat template."""
-    generate_together: Annotated[HumanInt, RESUME_SAFE] = Field(default=0, ge=0)
-    """Micro-batches of a window whose answers are drawn at the same time; 0: all of it."""
-    beta: HumanFloat = Field(default=0.01, ge=0)
-    """How strongly the policy is held to the reference; 0: not at all, and there is no reference."""
-    ref_model: Annotated[SerializeAsAny[ModelConfig] | None, TrainerComponent("model_factory_type")] = None
-    """The reference. When left out, the policy as it was at the start: made by the ``model`` section again, or, where
-    that has a ``peft_config``, the policy itself without its adapter."""
-    disable_dropout: bool = True
-    """Train without dropout; else the policy that is trained is not the one that answers."""
-    reference_model_deepspeed: Annotated[dict[str, Any] | None, RESUME_SAFE] = None
-    """What takes the place of ``deepspeed`` for the reference; its stage 3 shards it over the processes."""
-
-    @field_validator("checkpoint")
-    @classmethod
-    def _says_what_is_best(cls, sections: list[CheckpointConfig]) -> list[CheckpointConfig]:
-        for section in sections:
-            if section.enabled and section.keep_best and section.best_metric is None:
-                told = "the least loss is that of a policy that has not moved; give best_metric: reward/eval"
-                raise Problems([Problem(("keep_best",), f"{told} and best_mode: max")])
-        return sections
-
-    @field_validator("ref_model", mode="wrap")
-    @classmethod
-    def _reference(cls, value: Any, read: ValidatorFunctionWrapHandler, info: ValidationInfo) -> Any:
-        unwanted = "beta is 0, so that nothing is compared with a reference"
-        return read_reference(value, read, info, unwanted="" if info.data.get("beta", 1) else unwanted)
-
-    @field_validator("reference_model_deepspeed")
-    @classmethod
-    def _block(cls, block: dict[str, Any] | None, info: ValidationInfo) -> dict[str, Any] | None:
-        return require_fit(block, info)
+_TRAINING, _EVALUATION = range(2)
+"""Streams of random numbers: for completions that are trained on, and for those of an evaluation."""
 
 
 class PolicyTrainer(LanguageModelTrainer):
-    """Before a window is trained on, its prompts are answered by the model as it is. A subclass writes `advantages`
-    and `loss`, which is given what `answer` makes of a batch of prompts.
+    """Before a window is trained on, the model generates completions of its prompts. A subclass defines `advantages`,
+    and `loss` on the batches that `generate_rollouts` returns.
 
-    An answer is a function of weights, recipe and the place of its prompt in the order: neither the cut of the global
-    batch nor a resume changes it, but where rounding decides between two tokens.
+    A completion is a function of weights, recipe and the position of its prompt in the order of the data: neither the
+    split of the global batch nor a resume changes it, except where rounding decides between two tokens.
     """
 
-    config_type = PolicyConfig
+    config_type: ClassVar[type[TrainerConfig]] = PolicyConfig
+    config: PolicyConfig
     data_factory_type: ClassVar[type[DataFactory[Any]]] = PromptDataFactory
     roles: ClassVar[tuple[Role, ...]] = (
         Role("model", steps_per_update_key="num_iterations"),
@@ -113,238 +55,153 @@ class PolicyTrainer(LanguageModelTrainer):
     )
 
     @functools.cached_property
-    def rewards(self) -> Rewards:
-        return Rewards(self.config.rewards)
+    def rewards(self) -> WeightedRewards:
+        """The rewards of the recipe."""
+        return WeightedRewards(self.config.rewards)
 
     @functools.cached_property
-    def ends(self) -> list[int]:
-        """The tokens that end an answer, the same for all. Raises `InputError` for one that there is not."""
-        stops = stop_tokens(self.tokenizer, self.config.stop, "stop")
-        closing = closing_tokens(self.tokenizer, self.config.data)
-        ends = end_tokens(self.tokenizer, self.model.module, [closing])
-        if not (every := sorted({*ends, *stops})):
-            raise RecipeError("stop: no token ends an answer, neither the tokenizer's nor the model's; give one")
-        return every
+    def eos_token_ids(self) -> list[int]:
+        """The tokens that end a completion. Raises `InputError` for an unknown stop token, or without any."""
+        stop_ids = find_stop_token_ids(self.tokenizer, self.config.stop, "stop")
+        eos_ids = find_eos_token_ids(
+            self.tokenizer, self.model.module, [closing_tokens(self.tokenizer, self.config.data)]
+        )
+        if not (ids := sorted({*eos_ids, *stop_ids})):
+            raise RecipeError("stop: neither the tokenizer nor the model has an end token; specify one")
+        return ids
 
     def check(self) -> None:
-        """Raises `InputError` for what would end the run at its first answers."""
+        """Raises `InputError` for what would end the run at its first completions."""
         super().check()
         if self.config.beta and "ref_model" not in self.config.model_fields_set:
-            require_start(self)
-        module = generator(self.model, f"type: {self.name}")
+            check_reference_is_policy(self)
+        module = require_generate(self.model, f"type: {self.name}")
         if is_encoder_decoder(module):
-            told = (
-                f"model: {type(module).__name__} is an encoder-decoder; {self.name} trains prompt and answer as one row"
-            )
-            raise ModelError(f"{told}, for which a causal language model is wanted")
-        _ = self.ends
-        loaders = filter(None, [self.train_loader, *self.eval_loaders.values()])
-        samples: Any = next((one.dataset for one in loaders if len(one.dataset)), [])  # of a stream nothing is read yet
-        if len(samples):
-            question = Prompt.of(samples[0], "sample 1")
-            answer = self._told([question], [question.target])[0]
-            self.rewards.dry_run(answer, self.config.num_generations)
-            self._require_one_policy([samples[n]["input_ids"].tolist() for n in range(min(len(samples), 32))])
-
-    @torch.no_grad()
-    def _require_one_policy(self, prompts: list[list[int]]) -> None:
-        """Raises `ModelError` where a token has another probability while it is drawn than while it is trained on.
-
-        So it is in models that count padding among the positions, or take it into a state.
-        """
-        if self.config.sequence_parallel_size > 1:
-            return  # shared attention is there for models only that know padding
-        asked = [min(prompts, key=len), max(prompts, key=len)]
-        found: list[Tensor] = []
-        with eval_mode([self.model.module]):
-            uniforms = uniform(torch.arange(2, device=self.device), 3, seed=self.config.seed)
-            how, pad = Sampling(3, self.config.temperature), pad_token(self.tokenizer)
-            given = sample(self.model, asked, uniforms, how, ends=self.ends, pad=pad, told=found)
-            inputs = to_device(self._inputs(asked, given), self.device)
-            trained = self.log_probs(self.model, inputs).float()
-        drawn = torch.cat([torch.stack(found)[: len(one), n] for n, one in enumerate(given)]).float()
-        # in 16 bits the two are rounded apart
-        far = (drawn - trained).abs() > (0.02 if self.config.model.dtype == "fp32" else 0.5)
-        if far.any():
-            which = int(far.nonzero()[0])
             raise ModelError(
-                f"model: {type(self.model.module).__name__} draws a token of log-probability {trained[which]:.3f} with "
-                f"one of {drawn[which]:.3f} where prompts are padded: it would not learn from its own answers"
+                f"model: {type(module).__name__} is an encoder-decoder; {self.name} trains prompt and completion as "
+                "one row, and needs a causal language model"
             )
+        _ = self.eos_token_ids
+        loaders = filter(None, [self.train_loader, *self.eval_loaders.values()])
+        samples: Any = next((one.dataset for one in loaders if len(one.dataset)), [])  # a stream is not read yet
+        if len(samples):
+            prompt = Prompt.from_sample(samples[0], "sample 1")
+            (answer,) = self._reward_inputs([prompt], [prompt.reference_ids])
+            self.rewards.dry_run(answer, self.config.num_generations)
+            check_sampled_log_probs(self, [samples[n]["input_ids"].tolist() for n in range(min(len(samples), 32))])
 
     def targets(self, batch: Any) -> int:
-        """The answers that count."""
-        return int(sum(batch["weights"])) * int(self.config.num_generations)
+        """Returns the number of completions that count."""
+        return int(sum(batch["weights"])) * self.config.num_generations
 
     def step(self, batch: Any) -> None:
+        """Generates the rollouts of a window at its first micro-batch, and trains on them ``num_iterations`` times."""
         window = self.window
         if window.index == 0:
-            self._answered = self._answer_window()
+            self._rollouts = self._generate_window()
             for _ in range(self.config.num_iterations - 1):
-                for index, answers in enumerate(self._answered):
+                for index, rollout in enumerate(self._rollouts):
                     window.index = index
-                    super().step(answers)
+                    super().step(rollout)
             window.index = 0
-        super().step(self._answered[window.index])
+        super().step(self._rollouts[window.index])
 
     @abstractmethod
     def advantages(self, rewards: Tensor) -> Tensor:
-        """How much better than expected each answer is, ``[prompts, num_generations]`` as the rewards are."""
+        """Returns how much better than expected each completion is: ``[prompts, num_generations]``.
+
+        ``rewards`` is float64 of the same shape, on the CPU.
+        """
 
     @abstractmethod
     def loss(self, batch: Any) -> Tensor:
-        """The scalar to minimise on ``self.with_answers(batch)``."""
+        """Returns the scalar to minimise on ``self.with_rollouts(batch)``, with a gradient."""
 
-    def with_answers(self, batch: Any) -> Any:
-        """What `loss` is computed of: ``batch`` itself, or, of an evaluation's prompts, what `answer` makes of them."""
+    def with_rollouts(self, batch: Any) -> Any:
+        """Returns what `loss` is computed on: ``batch`` itself, or the rollouts of an evaluation's prompts."""
         if "prompts" not in batch:
             return batch
         keys = [zlib.crc32(prompt.tobytes()) for prompt in batch["prompts"]]
-        return self.answer([batch], [keys], _EVALUATED)[0]
+        return self.generate_rollouts([batch], [keys], _EVALUATION)[0]
 
-    def _answer_window(self) -> list[Any]:
-        loader, progress, together = self.train_loader, self.progress, self.config.generate_together
+    def _generate_window(self) -> list[Any]:
+        """Returns the rollouts of each micro-batch of the window, ``generation_batch_size`` of them at a time."""
+        loader, progress, batches = self.train_loader, self.progress, self.window.batches
         assert loader is not None
-        places = [loader.places(progress.sample_index + index * loader.stride) for index in range(self.window.size)]
-        keys = [[(progress.epoch << 40) + place for place in some] for some in places]
-        made, batches = [], self.window.batches
-        for first in range(0, len(batches), together or len(batches)):
-            part = slice(first, first + (together or len(batches)))
-            made += self.answer(batches[part], keys[part], _TRAINED)
-        tokens = sum(batch["num_tokens_in_batch"] for batch in made)
-        tokens = int(collectives.all_reduce(torch.tensor([tokens], dtype=torch.int64)))
-        share = max(tokens, 1) / (len(made) * process_group.world_size())
-        return [{**batch, "num_tokens_in_batch": share} for batch in made]
+        rows = [loader.places(progress.sample_index + index * loader.stride) for index in range(self.window.size)]
+        keys = [[(progress.epoch << 40) + row for row in of_batch] for of_batch in rows]
+        rollouts, size = [], self.config.generation_batch_size or len(batches)
+        for first in range(0, len(batches), size):
+            part = slice(first, first + size)
+            rollouts += self.generate_rollouts(batches[part], keys[part], _TRAINING)
+        tokens = torch.tensor([sum(rollout["num_tokens_in_batch"] for rollout in rollouts)], dtype=torch.int64)
+        all_tokens = max(int(collectives.all_reduce(tokens)), 1)
+        mean_tokens = all_tokens / (len(rollouts) * process_group.world_size())
+        return [{**rollout, "num_tokens_in_batch": mean_tokens} for rollout in rollouts]
 
     @hook("answer")
     @torch.no_grad()
-    def answer(self, batches: Sequence[Any], keys: Sequence[Sequence[int]], stream: int) -> list[Any]:
-        """Let the model answer the prompts of ``batches``, and say what the answers are worth.
+    def generate_rollouts(self, batches: Sequence[Any], keys: Sequence[Sequence[int]], stream: int) -> list[Any]:
+        """Generates completions of the prompts of ``batches``, scores them, and returns a training batch for each.
 
-        ``keys`` are a number for each prompt, which its randomness is made of. Of each batch comes ``inputs``: the
-        answers with their prompts as the model takes them, prompt after prompt; as tensors ``[answers]`` their
-        ``lengths`` in tokens, ``weights``, ``advantages``, and under ``told`` numbers to be recorded; as tensors
-        ``[tokens]`` log-probabilities, ``reference``, and ``old`` when there are several iterations, else None. Sums
-        over answers are divided by ``num_items_in_batch``, and sums over their tokens by ``num_tokens_in_batch``.
+        ``keys`` has a number for each prompt of each batch, from which its random numbers are made; ``stream`` tells
+        training from evaluation. The keys of a returned batch, with A completions, prompt by prompt, and L tokens:
+        ``inputs``, the completions after their prompts as the model takes them; ``lengths``, int64 ``[A]``;
+        ``weights`` and ``advantages``, float32 ``[A]``; ``metrics``, numbers to record by name, float32 ``[A]`` each;
+        log-probabilities, float32 ``[L]``: ``ref_logprobs``, None without a reference, and ``old_logprobs``, None
+        without several iterations. Sums over completions are divided by ``num_items_in_batch``, sums over their tokens
+        by ``num_tokens_in_batch``. Raises `ScoringError` on all ranks for a reward that fails.
         """
-        count, ends = self.config.num_generations, self.ends
-        questions = [
-            Prompt.of({"input_ids": prompt, "answer_ids": reference}, "")
+        count = self.config.num_generations
+        prompts = [
+            Prompt(list(map(int, prompt)), list(map(int, reference)))
             for batch in batches
             for prompt, reference in zip(batch["prompts"], batch["references"], strict=True)
         ]
         numbers = [
-            key for batch, some in zip(batches, keys, strict=True) for key in list(some)[: len(batch["prompts"])]
+            key * count + n
+            for batch, of_batch in zip(batches, keys, strict=True)
+            for key in list(of_batch)[: len(batch["prompts"])]
+            for n in range(count)
         ]
-        asked = [one.prompt for one in questions for _ in range(count)]
         with eval_mode([self.model.module]):
-            given = self._drawn(asked, [key * count + n for key in numbers for n in range(count)], stream)
-            sums, parts = [0.0] * len(given), {name: [0.0] * len(given) for name in self.rewards.parts}
-            if any(any(batch["weights"]) for batch in batches):
-                sums, parts = self._judged(self._told(questions, given))
-            else:
-                self._judged([])
-            made, first = [], 0
+            completions = self._sample_completions(prompts, numbers, stream)
+            rewards = [0.0] * len(completions)
+            by_reward = {name: [0.0] * len(completions) for name in self.rewards.rewards}
+            with raise_on_all_ranks():
+                if any(any(batch["weights"]) for batch in batches):
+                    rewards, by_reward = self.rewards(self._reward_inputs(prompts, completions))
+            rollouts, first = [], 0
             for batch in batches:
-                some = slice(first * count, (first + len(batch["prompts"])) * count)
-                columns = {f"reward/{name}": column[some] for name, column in parts.items()}
-                columns |= {f"abstained/{name}": [float(math.isnan(v)) for v in parts[name][some]] for name in parts}
-                columns |= {"reward": sums[some], "tokens": [float(len(one)) for one in given[some]]}
-                columns |= {"ended": [float(one[-1] in ends) for one in given[some]]}
-                made.append(self._made(batch, asked[some], given[some], columns))
-                first += len(batch["prompts"])
-        return made
+                end = first + len(batch["prompts"])
+                part = slice(first * count, end * count)
+                scores = {name: values[part] for name, values in by_reward.items()}
+                rollouts.append(
+                    self._build_rollout_batch(batch, prompts[first:end], completions[part], rewards[part], scores)
+                )
+                first = end
+        return rollouts
 
-    def _judged(self, answers: Sequence[Answer]) -> tuple[list[float], dict[str, list[float]]]:
-        """What the answers are worth. Raises `ScoringError` on every rank when one rank cannot tell."""
-        worth: tuple[list[float], dict[str, list[float]]] = ([], {})
-        failure = ""
-        try:
-            worth = self.rewards(answers) if answers else worth
-        except ScoringError as error:
-            failure = str(error)
-        if failures := list(filter(None, collectives.all_gather_object(failure))):
-            raise ScoringError(failures[0])
-        return worth
-
-    def _advantages(self, rewards: Tensor) -> Tensor:
-        """`advantages` among the answers that are judged; 0 for the others, whose reward is NaN."""
-        judged = ~rewards.isnan()
-        if judged.all():
-            return self.advantages(rewards)
-        found = torch.zeros_like(rewards)
-        for row, some in enumerate(judged):
-            if some.any():
-                found[row, some] = self.advantages(rewards[row, some][None])[0].to(found.dtype)
-        return found
-
-    def record_answers(self, name: str, values: Tensor, batch: Any) -> None:
-        """Record the mean of ``values``, ``[answers]``, over the answers that count, and of rewards over those of them
-        that are judged: the others have NaN."""
+    def record_completions(self, name: str, values: Tensor, batch: Any) -> None:
+        """Records the mean of ``values``, ``[completions]``, over the completions that count; that of a reward over
+        those of them that it judges, since it is NaN for the others."""
         weights, share = batch["weights"], batch["num_items_in_batch"]
         if name.startswith("reward"):
             weights = weights * ~values.isnan()
             values = values.nan_to_num()
-        counted = weights.sum()
-        self.record(name, (values * weights).sum() / counted.clamp(min=1e-9), counted / share)
+        total = weights.sum()
+        self.record(name, (values * weights).sum() / total.clamp(min=1e-9), total / share)
 
-    def _drawn(self, prompts: Sequence[Any], keys: Sequence[int], stream: int) -> list[list[int]]:
-        """An answer to each prompt; those that share sequences draw a part of the answers each."""
-        config, size = self.config, self.config.sequence_parallel_size
-        mine = range(process_group.rank() % size, len(prompts), size) or range(1)  # at ZeRO stage 3 all must ask
-        numbers = torch.tensor([keys[n] for n in mine], device=self.device)
-        given = sample(
-            self.model,
-            [prompts[n] for n in mine],
-            uniform(numbers, config.max_new_tokens, seed=config.seed, stream=stream),
-            Sampling(config.max_new_tokens, config.temperature, config.top_k, config.top_p),
-            ends=self.ends,
-            pad=pad_token(self.tokenizer),
-        )
-        if size == 1:
-            return given
-        parts = collectives.all_gather_object(given, group_size=size)
-        return [parts[n % size][n // size] for n in range(len(prompts))]
+    def log_probs(self, engine: Any, inputs: Any, auxiliary: list[Tensor] | None = None) -> Tensor:
+        """Returns the log-probabilities of the completions' tokens, completion by completion: float32 ``[tokens]``.
 
-    def _inputs(self, prompts: Sequence[Any], given: Sequence[Any]) -> dict[str, Any]:
-        """What the model is trained on: the answers ``given`` to ``prompts``."""
-        pad, multiple = pad_token(self.tokenizer), self.config.data.div_length
-        told: Any = {"multiple": multiple, "positions": getattr(self.config.data, "max_length", None)}
-        return answered(prompts, given, pad_token=pad, packs=self.packs_samples, **told)
-
-    def _made(self, batch: Any, prompts: Sequence[Any], given: Sequence[Any], columns: dict[str, list[float]]) -> Any:
-        count, device = self.config.num_generations, self.device
-        inputs = self._inputs(prompts, given)
-        if (size := self.config.sequence_parallel_size) > 1:
-            inputs = shard_batch(inputs, size, process_group.rank() % size)
-        inputs = to_device(inputs, device)
-        # in doubles, on the CPU: what is worth the same must be seen to be
-        rewards = torch.tensor(columns["reward"], dtype=torch.float64).reshape(-1, count)
-        told = {name: torch.tensor(column, device=device) for name, column in columns.items()}
-        spread = (rewards - rewards.nanmean(1, keepdim=True)).square().nanmean(1).sqrt()
-        told["reward_std"] = spread.float().repeat_interleave(count).to(device)
-        counted = [float(weight) for weight in batch["weights"] for _ in range(count)]
-        return {
-            "inputs": inputs,
-            "lengths": torch.tensor(list(map(len, given)), device=device),
-            "weights": torch.tensor(counted, device=device),
-            "advantages": self._advantages(rewards).float().flatten().to(device),
-            "told": told,
-            "reference": self.reference(inputs),
-            "old": self.log_probs(self.model, inputs) if self.config.num_iterations > 1 else None,
-            "num_items_in_batch": batch["num_items_in_batch"],
-            "num_tokens_in_batch": sum(len(one) for one, weight in zip(given, counted, strict=True) if weight),
-        }
-
-    def log_probs(self, engine: Any, inputs: Any, terms: list[Tensor] | None = None) -> Tensor:
-        """The log-probabilities of the answers' tokens, answer by answer: ``[tokens]``. What the model adds to its loss
-        is appended to ``terms``."""
-        return -gather_target_values(
-            target_losses(engine, inputs, temperature=self.config.temperature, terms=terms), inputs
-        )
+        ``inputs`` are those of a rollout. Losses that the model itself adds, scalars, are appended to ``auxiliary``.
+        """
+        losses = target_losses(engine, inputs, temperature=self.config.temperature, terms=auxiliary)
+        return -gather_target_values(losses, inputs)
 
     def reference(self, inputs: Any) -> Tensor | None:
-        """The same under the reference; None where there is none."""
+        """Returns the same under the reference model, float32 ``[tokens]``; None where there is none."""
         if not self.config.beta:
             return None
         if "ref_model" in self.engines:
@@ -352,12 +209,71 @@ class PolicyTrainer(LanguageModelTrainer):
         with without_adapter(self.model.module):
             return self.log_probs(self.model, inputs)
 
-    def _told(self, questions: Sequence[Prompt], given: Sequence[Any]) -> list[Answer]:
-        count = self.config.num_generations
-        problems = self.tokenizer.batch_decode([one.prompt for one in questions])
-        references = [decode_completion(self.tokenizer, one.target, self.ends) for one in questions]
-        texts = [decode_completion(self.tokenizer, answer, self.ends) for answer in given]
-        return [
-            Answer(problems[n // count], text, references[n // count], len(answer), answer[-1] in self.ends)
-            for n, (text, answer) in enumerate(zip(texts, given, strict=True))
-        ]
+    def _sample_completions(self, prompts: Sequence[Prompt], keys: Sequence[int], stream: int) -> list[list[int]]:
+        """Returns ``num_generations`` completions of each prompt, with random numbers from a key for each completion.
+
+        Ranks that share sequences generate a part of them each.
+        """
+        config, size = self.config, self.config.sequence_parallel_size
+        # at ZeRO stage 3 all ranks must generate
+        local = range(process_group.rank() % size, len(keys), size) or range(1)
+        numbers = torch.tensor([keys[n] for n in local], device=self.device)
+        completions = generate(
+            self.model,
+            [prompts[n // config.num_generations].prompt_ids for n in local],
+            SamplingParams(config.max_new_tokens, config.temperature, config.top_k, config.top_p),
+            tokenizer=self.tokenizer,
+            eos_token_ids=self.eos_token_ids,
+            uniforms=uniform(numbers, config.max_new_tokens, seed=config.seed, stream=stream),
+        )
+        if size == 1:
+            return completions
+        gathered = collectives.all_gather_object(completions, group_size=size)
+        return [gathered[n % size][n // size] for n in range(len(keys))]
+
+    def _reward_inputs(self, prompts: Sequence[Prompt], completions: Sequence[Sequence[int]]) -> list[Answer]:
+        return decode_answers(self.tokenizer, prompts, completions, self.eos_token_ids)
+
+    def model_inputs(self, prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]]) -> dict[str, Any]:
+        """Returns a language model's batch of prompts with one completion each: see `collate_completions`."""
+        data: Any = self.config.data
+        return collate_completions(
+            prompts,
+            completions,
+            pad_token=get_pad_token_id(self.tokenizer),
+            packs=self.packs_samples,
+            multiple=data.div_length,
+            positions=getattr(data, "max_length", None),
+        )
+
+    def _build_rollout_batch(
+        self,
+        batch: Any,
+        prompts: Sequence[Prompt],
+        completions: Sequence[Sequence[int]],
+        rewards: Sequence[float],
+        by_reward: dict[str, list[float]],
+    ) -> dict[str, Any]:
+        count, device, size = self.config.num_generations, self.device, self.config.sequence_parallel_size
+        inputs = self.model_inputs([prompt.prompt_ids for prompt in prompts for _ in range(count)], completions)
+        if size > 1:
+            inputs = shard_batch(inputs, size, process_group.rank() % size)
+        inputs = to_device(inputs, device)
+        weights = [float(weight) for weight in batch["weights"] for _ in range(count)]
+        # float64 on the CPU, so that equal rewards are found equal
+        groups = torch.tensor(rewards, dtype=torch.float64).reshape(-1, count)
+        return {
+            "inputs": inputs,
+            "lengths": torch.tensor(list(map(len, completions)), device=device),
+            "weights": torch.tensor(weights, device=device),
+            "advantages": judged_advantages(groups, self.advantages).float().flatten().to(device),
+            "metrics": rollout_metrics(
+                rewards, by_reward, completions, self.eos_token_ids, group_size=count, device=device
+            ),
+            "ref_logprobs": self.reference(inputs),
+            "old_logprobs": self.log_probs(self.model, inputs) if self.config.num_iterations > 1 else None,
+            "num_items_in_batch": batch["num_items_in_batch"],
+            "num_tokens_in_batch": sum(
+                len(completion) for completion, weight in zip(completions, weights, strict=True) if weight
+            ),
+        }

@@ -3,7 +3,7 @@
 from typing import Any
 
 from arctic_training.distributed import collectives
-from arctic_training.evaluation.evaluator import measured
+from arctic_training.evaluation.evaluator import evaluate_metrics
 from arctic_training.metrics import Metrics, merge_metrics
 from arctic_training.state import isolated_eval
 from arctic_training.trainer.window import set_num_items_in_batch, to_device
@@ -30,5 +30,5 @@ def measure(trainer: Any) -> dict[str, float]:
         finally:
             trainer.metrics = training
         for evaluator in trainer.evaluators:
-            values = merge_metrics(values, measured(evaluator, trainer))
+            values = merge_metrics(values, evaluate_metrics(evaluator, trainer))
     return values

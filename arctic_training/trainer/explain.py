@@ -71,8 +71,8 @@ def _advice(trainer: Any, part: str) -> str:
         return ""
     micro, steps = config.micro_batch_size, config.gradient_accumulation_steps
     advice = []
-    if part == "answer" and config.generate_together != 1 and steps > 1:
-        advice.append("generate_together: 1, the completions of a micro-batch at a time")
+    if part == "answer" and config.generation_batch_size != 1 and steps > 1:
+        advice.append("generation_batch_size: 1, the completions of a micro-batch at a time")
     if hasattr(config, "num_generations") and part != "step":
         advice.append("a lower num_generations or max_new_tokens")
     if part in ("loss", "backward"):

@@ -35,10 +35,10 @@ CASES: dict[str, Case] = {
         "recipe.yaml:6:18: num_generations: 1: a number of at least 2 is wanted",
         recipe=grpo(more="num_generations: 1\n"),
     ),
-    "wrong length": mine("short", "gave 1 numbers for 4 answers; wanted is one for each", "return [1.0]"),
-    "no list": mine("bare", "gave 1.0; wanted is a number for each answer", "return 1.0"),
-    "words": mine("wordy", "gave ['good', 'good']; wanted is a number for each answer", "return ['good'] * 2"),
-    "NaN": mine("nan", "gave nan for the answer 'three' to '...", "return [float('nan') for _ in answers]"),
+    "wrong length": mine("short", "returned 1 numbers for 4 completions; expected one for each", "return [1.0]"),
+    "no list": mine("bare", "returned 1.0; expected a number for each completion", "return 1.0"),
+    "words": mine("wordy", "returned ['good', 'good']; expected a number for each completion", "return ['good'] * 2"),
+    "NaN": mine("nan", "returned nan for the completion 'three' of '...", "return [float('nan') for _ in answers]"),
     "raises": mine(
         "raises",
         "fails on the reference of the first sample:\n"
@@ -51,7 +51,7 @@ CASES: dict[str, Case] = {
     ),
     "raises on an answer": Case(
         [
-            "rewards.0: later fails for the answer ...",
+            "rewards.0: later fails for the completion ...",
             "Traceback (most recent call last; --debug shows all of it):",
             '  File "{here}/train.py", line 8, in __call__',
             "    return [1 / (answers[0].generated == 'three')] * 4",
@@ -64,7 +64,7 @@ CASES: dict[str, Case] = {
         starts=True,
     ),
     "NaN on an answer": Case(
-        "rewards.0: later_nan gave nan for the answer ...",
+        "rewards.0: later_nan returned nan for the completion ...",
         recipe=grpo(rewards="later_nan"),
         files=reward("later_nan", "return [1.0 if one.generated == 'three' else float('nan') for one in answers]"),
         code=1,
@@ -80,7 +80,7 @@ CASES: dict[str, Case] = {
         "recipe.yaml:6:14: temperature: 0: a number above 0 is wanted", recipe=grpo(more="temperature: 0\n")
     ),
     "an end that is no token": Case(
-        "recipe.yaml:6:1: stop: '<|stop|>' is no token of the vocabulary",
+        "recipe.yaml:6:1: stop: '<|stop|>' is not a token of the vocabulary",
         recipe=grpo(more="stop: ['<|stop|>']\n"),
         cached=True,
     ),
@@ -106,11 +106,11 @@ CASES: dict[str, Case] = {
         },
     ),
     "a reference that is not asked": Case(
-        "recipe.yaml:7:1: ref_model: beta is 0, so that nothing is compared with a reference; leave ref_model out",
+        "recipe.yaml:7:1: ref_model: beta is 0, so that nothing is compared with a reference; remove it",
         recipe=grpo(more="beta: 0\nref_model: {name_or_path: model}\n"),
     ),
     "a block for a reference that is not asked": Case(
-        "recipe.yaml:7:1: reference_model_deepspeed: there is no reference that it would be for; leave it out",
+        "recipe.yaml:7:1: reference_model_deepspeed: there is no reference model; remove it",
         recipe=grpo(more="beta: 0\nreference_model_deepspeed: {zero_optimization: {stage: 3}}\n"),
     ),
     "a bound that lets nothing through": Case(

@@ -90,11 +90,11 @@ def test_an_evaluator_asks_the_same_of_samples_to_learn_from(template: str, tmp_
     evaluators = [SimpleNamespace(type="generate")]
     samples = make(SFTDataFactory, tokenizer, section, evaluators=evaluators)().train.dataset
     for n in range(3):
-        question = Prompt.of(samples[n], "sample")
+        question = Prompt.from_sample(samples[n], "sample")
         expected = tokenizer.apply_chat_template(chats[n][:3], add_generation_prompt=True, tokenize=False)
-        assert tokenizer.decode(question.prompt) == expected
-        assert n == 2 or not tokenizer.decode(question.target).startswith("<|im_start|>")
-        assert chats[n][3]["content"].strip() in tokenizer.decode(question.target)
+        assert tokenizer.decode(question.prompt_ids) == expected
+        assert n == 2 or not tokenizer.decode(question.reference_ids).startswith("<|im_start|>")
+        assert chats[n][3]["content"].strip() in tokenizer.decode(question.reference_ids)
     assert "prompt_ids" not in make(SFTDataFactory, tokenizer, section)().train.dataset[0]
 
 
@@ -104,8 +104,8 @@ def test_an_evaluator_asks_texts_as_they_are(tmp_path: Path) -> None:
     section = {"sources": [str(path)], "cache_dir": str(tmp_path / "cache")}
     tokenizer = templates.byte_level(templates.CHATML)
     maker = make(SFTDataFactory, tokenizer, section, evaluators=[SimpleNamespace(type="generate")])
-    question = Prompt.of(maker().train.dataset[0], "sample")
-    assert tokenizer.decode(question.prompt) == "say yes: "
+    question = Prompt.from_sample(maker().train.dataset[0], "sample")
+    assert tokenizer.decode(question.prompt_ids) == "say yes: "
 
 
 def test_a_line_break_at_the_beginning_of_an_answer_leaves_the_prompt_as_it_is() -> None:

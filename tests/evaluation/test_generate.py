@@ -14,8 +14,9 @@ from arctic_training.config.sections.component import parse_component
 from arctic_training.distributed import process_group
 from arctic_training.errors.types import DataError, InputError, ScoringError
 from arctic_training.evaluation.evaluator import Evaluator
-from arctic_training.evaluation.generate import GenerateEvaluator, Prompt
+from arctic_training.evaluation.generate import GenerateEvaluator
 from arctic_training.evaluation.scorer import Scorer
+from arctic_training.generation.prompts import Prompt
 from tests import processes, tiny
 
 PROMPTS = ["one", "two three four", "what is the sum of five and six please", "no"]
@@ -42,7 +43,7 @@ def run_of(folder: Path, run_dir: Path, answers: list[str]) -> Any:
         engines={"model": SimpleNamespace(module=model)},
         eval_loaders={"held_out": SimpleNamespace(dataset=samples_for(tokenizer, answers))},
         device=torch.device("cpu"),
-        progress=SimpleNamespace(update=7),
+        progress=SimpleNamespace(step=7),
         run_dir=run_dir,
     )
 
@@ -57,15 +58,15 @@ def greedy(folder: Path) -> list[str]:
     run = run_of(folder, folder, [""] * 4)
     texts = []
     for row in run.eval_loaders["held_out"].dataset:
-        question = Prompt.of(row, "")
-        ids = torch.tensor([question.prompt])
+        question = Prompt.from_sample(row, "")
+        ids = torch.tensor([question.prompt_ids])
         for _ in range(8):
             with torch.no_grad():
                 token = run.engines["model"].module(ids).logits[0, -1].argmax()
             if int(token) == run.tokenizer.eos_token_id:
                 break
             ids = torch.cat([ids, token.view(1, 1)], 1)
-        texts.append(run.tokenizer.decode(ids[0, len(question.prompt) :], skip_special_tokens=True))
+        texts.append(run.tokenizer.decode(ids[0, len(question.prompt_ids) :], skip_special_tokens=True))
     return texts
 
 
@@ -162,13 +163,15 @@ def test_a_model_with_an_encoder_answers_what_it_has_learned(kind: str, tiny_mod
 
 def test_an_encoder_is_asked_the_row_and_answers_its_labels() -> None:
     sample = {"input_ids": [5, 6, 7], "labels": [8, 9, -100, -100]}
-    assert Prompt.of(sample, "set, sample 1", encoded=True) == Prompt([5, 6, 7], [8, 9])
+    assert Prompt.from_sample(sample, "set, sample 1", encoder_decoder=True) == Prompt([5, 6, 7], [8, 9])
     with pytest.raises(DataError, match="set, sample 1: there is no answer in its labels"):
-        Prompt.of({**sample, "labels": [-100]}, "set, sample 1", encoded=True)
+        Prompt.from_sample({**sample, "labels": [-100]}, "set, sample 1", encoder_decoder=True)
 
 
 def test_the_last_answer_of_several_turns_is_asked_for() -> None:
-    question = Prompt.of({"input_ids": [5, 6, 7, 8, 9, 10], "labels": [-100, 6, -100, 8, 9, -100]}, "set, sample 1")
+    question = Prompt.from_sample(
+        {"input_ids": [5, 6, 7, 8, 9, 10], "labels": [-100, 6, -100, 8, 9, -100]}, "set, sample 1"
+    )
     assert question == Prompt([5, 6, 7], [8, 9])
 
 
@@ -178,7 +181,7 @@ def test_the_last_answer_of_several_turns_is_asked_for() -> None:
 )
 def test_a_sample_that_asks_nothing_is_named(labels: list[int], told: str) -> None:
     with pytest.raises(DataError, match=f"set, sample 3: there is {told}"):
-        Prompt.of({"input_ids": [5, 6], "labels": labels}, "set, sample 3")
+        Prompt.from_sample({"input_ids": [5, 6], "labels": labels}, "set, sample 3")
 
 
 def test_what_cannot_generate_is_refused(tmp_path: Path) -> None:
@@ -190,10 +193,10 @@ def test_what_cannot_generate_is_refused(tmp_path: Path) -> None:
 
 
 def share(folder: str, run_dir: str, answers: list[str]) -> dict[str, float]:
-    process_group.init()
+    process_group.init_process_group()
     run = run_of(Path(folder), Path(run_dir), answers)
     measured = evaluator(batch_size=1)(run)
-    process_group.shutdown()
+    process_group.destroy_process_group()
     return measured
 
 
@@ -220,7 +223,7 @@ def evaluated(model: str, chats: str, run_dir: str, stage: int) -> dict[str, flo
     trainer = SFTTrainer(get_config(recipe))
     measured = trainer.evaluate()
     trainer.close()
-    process_group.shutdown()
+    process_group.destroy_process_group()
     return measured
 
 
@@ -267,7 +270,7 @@ def test_a_scorer_that_raises_names_the_answer(tiny_model: Path, tmp_path: Path)
     asked = evaluator(scorers=[{"type": "picky_for_tests", "raises": True}], retries=0)
     asked.check(run)  # the references of first samples are right
     with pytest.raises(
-        ScoringError, match=r"picky_for_tests fails for the answer '.*' to held_out, sample [234]:\n.*nob"
+        ScoringError, match=r"picky_for_tests fails for the completion '.*' of held_out, sample [234]:\n.*nob"
     ):
         asked(run)
 

@@ -147,9 +147,9 @@ def test_an_evaluator_may_measure_in_tensors_and_what_is_no_number_ends_the_run_
         {"tensor": 1.5, "numpy": 2.5, "whole": 3.0}
     ] * 2
     for wrong, message in (
-        ({"text": "7"}, "evaluators: 'other_for_tests' gave '7' under 'text'; a number is wanted"),
-        ({"pair": torch.ones(2)}, "under 'pair'; a number is wanted"),
-        (None, "gave None; a mapping from names to numbers is wanted"),
+        ({"text": "7"}, "evaluators: 'other_for_tests' returned '7' under 'text'; expected a number"),
+        ({"pair": torch.ones(2)}, "under 'pair'; expected a number"),
+        (None, "returned None; expected a mapping from names to numbers"),
     ):
         monkeypatch.setattr(Other, "given", wrong)
         with pytest.raises(ScoringError, match=message):

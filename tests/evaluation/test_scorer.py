@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from arctic_training.config.sections.component import parse_component
-from arctic_training.evaluation.scorer import Scorer, numbers
+from arctic_training.evaluation.scorer import Scorer, parse_numbers
 
 
 def score(name: str, generated: str, reference: str, **options: Any) -> float:
@@ -49,13 +49,13 @@ def test_table(name: str, generated: str, reference: str, options: dict[str, Any
 
 @given(st.floats(allow_nan=False, allow_infinity=False, width=32))
 def test_a_number_is_found_however_it_is_written(value: float) -> None:
-    assert numbers(repr(value)) == [value]
-    assert numbers(f"so it is {value!r}, I think") == [value]
+    assert parse_numbers(repr(value)) == [value]
+    assert parse_numbers(f"so it is {value!r}, I think") == [value]
 
 
 @given(st.integers())
 def test_thousands_may_be_parted(value: int) -> None:
-    assert numbers(f"{value:,}") == [float(value)]
+    assert parse_numbers(f"{value:,}") == [float(value)]
 
 
 @given(st.text())
@@ -64,11 +64,11 @@ def test_every_text_matches_itself(text: str) -> None:
 
 
 def test_no_sign_inside_a_word() -> None:
-    assert numbers("route 3-2, x-1, -4") == [3, 2, 1, -4]
+    assert parse_numbers("route 3-2, x-1, -4") == [3, 2, 1, -4]
 
 
 def test_a_pattern_that_does_not_compile_is_refused() -> None:
-    with pytest.raises(ValueError, match="is no regular expression"):
+    with pytest.raises(ValueError, match="is not a regular expression"):
         score("regex", "", "", pattern="(")
 
 

@@ -76,4 +76,4 @@ def answered(trainer: Any) -> Any:
     trainer.train_loader.seek(0, 0)
     batch = next(iter(trainer.train_loader))
     batch = {**batch, "num_items_in_batch": float(trainer.targets(batch))}
-    return trainer.answer([batch], [range(len(batch["prompts"]))], 0)[0]
+    return trainer.generate_rollouts([batch], [range(len(batch["prompts"]))], 0)[0]

@@ -47,7 +47,7 @@ def test_an_adapter_may_have_a_reference_of_its_own() -> None:
     ("keys", "told"),
     [
         ({"loss_type": "simpo", "ref_model": MODEL}, "simpo compares with no reference"),
-        ({"loss_type": "simpo", "reference_model_deepspeed": {}}, "there is no reference that it would be for"),
+        ({"loss_type": "simpo", "reference_model_deepspeed": {}}, "there is no reference model"),
         ({"loss_type": "ipo", "label_smoothing": 0.1}, "the ipo loss has no labels"),
         ({"beta": 0}, "greater than 0"),
         ({"label_smoothing": 0.5}, "less than 0.5"),

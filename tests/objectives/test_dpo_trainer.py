@@ -115,7 +115,7 @@ def test_metrics_are_means_over_pairs(tmp_path: Path) -> None:
     batch = first_batch(trainer)
     with torch.no_grad():
         trainer.loss(batch)
-        policy = trainer.answers(trainer.model, batch)
+        policy = trainer.log_probs(trainer.model, batch)
     told = trainer.metrics.read(lambda numbers: numbers)
     assert told["logps/chosen"] == pytest.approx(policy.chosen.mean().item(), rel=1e-6)
     assert told["margin"] == pytest.approx(told["rewards/chosen"] - told["rewards/rejected"], rel=1e-5)

@@ -34,13 +34,13 @@ def test_the_loss_by_another_way(tmp_path: Path, normalize: str, packs: bool) ->
     trainer = moved(made(tmp_path, micro_batch_size=7, normalize=normalize, data=data, **keys))
     batch = answered(trainer)
     policy, reference = trainer.model.module, trainer.engines["ref_model"].module.eval()
-    old = batch["old"].split(batch["lengths"].tolist())
+    old = batch["old_logprobs"].split(batch["lengths"].tolist())
     moved(trainer)  # it has learned since it answered
     with torch.no_grad():
         found = trainer.loss(batch).item()
         policy.eval()
         total, tokens = torch.zeros(()), 0
-        rewards = batch["told"]["reward"].double().reshape(7, 3)
+        rewards = batch["metrics"]["reward"].double().reshape(7, 3)
         worth = (rewards - rewards.mean(1, keepdim=True)) / rewards.std(1, correction=0, keepdim=True).clamp(1e-6)
         worth[rewards.amax(1) == rewards.amin(1)] = 0
         for n, (prompt, answer) in enumerate(pairs(batch)):
@@ -88,9 +88,9 @@ def test_answers_are_what_the_model_gave(tmp_path: Path) -> None:
         assert prompt == prompts[n // 3]
         assert len(answer) == int(batch["lengths"][n]) <= 5
         assert not ends & set(answer[:-1])
-        assert (answer[-1] in ends) == bool(batch["told"]["ended"][n])
+        assert (answer[-1] in ends) == bool(batch["metrics"]["ended"][n])
         assert len(answer) == 5 or answer[-1] in ends
-    told = batch["told"]
+    told = batch["metrics"]
     assert told["reward"].tolist() == pytest.approx(
         (told["reward/even_for_tests"] + 0.3 * told["reward/length"]).tolist(), abs=1e-6
     )
@@ -106,7 +106,7 @@ def test_the_cut_of_the_global_batch_changes_nothing(tmp_path: Path, keys: dict[
     whole = trained(str(tmp_path), micro_batch_size=4, **keys)
     cuts: list[tuple[int, int, bool, int]] = [(2, 2, True, 0), (1, 4, True, 3), (4, 1, False, 1)]
     for micro, accumulate, packs, together in cuts:
-        cut = {"micro_batch_size": micro, "gradient_accumulation_steps": accumulate, "generate_together": together}
+        cut = {"micro_batch_size": micro, "gradient_accumulation_steps": accumulate, "generation_batch_size": together}
         same(whole, trained(str(tmp_path), data={"pack_samples": packs}, **cut, **keys))
 
 
@@ -127,7 +127,7 @@ def test_answers_differ_from_update_to_update_and_from_run_to_run_by_the_seed_al
             tmp_path, micro_batch_size=7, optimizer={"type": "sgd", "lr": 0}, overfit_first_batch=True, **keys
         )
         seen: list[Any] = []
-        trainer.listen("post-step", lambda self: seen.append(pairs(self._answered[0])))
+        trainer.listen("post-step", lambda self: seen.append(pairs(self._rollouts[0])))
         trainer.train()
         trainer.close()
         return seen
@@ -162,12 +162,12 @@ def test_the_reference_of_an_adapter_is_the_model_without_it(tmp_path: Path) -> 
     assert "ref_model" not in alone.engines
     batch = answered(alone)
     inputs = batch["inputs"]
-    assert not torch.allclose(batch["reference"], alone.log_probs(alone.model, inputs), atol=1e-3)
+    assert not torch.allclose(batch["ref_logprobs"], alone.log_probs(alone.model, inputs), atol=1e-3)
     with alone.model.module.disable_adapter():
-        assert torch.allclose(batch["reference"], alone.log_probs(alone.model, inputs), atol=1e-6)
+        assert torch.allclose(batch["ref_logprobs"], alone.log_probs(alone.model, inputs), atol=1e-6)
     alone.close()
     free = made(tmp_path, beta=0, micro_batch_size=7)
-    assert "ref_model" not in free.engines and answered(free)["reference"] is None
+    assert "ref_model" not in free.engines and answered(free)["ref_logprobs"] is None
     free.close()
 
 
@@ -238,7 +238,7 @@ def test_answers_end_as_the_chat_template_ends_them(tmp_path: Path) -> None:
         data = {"sources": sources, "max_length": 400}
         trainer = made(tmp_path, stop=[], tokenizer=tokenizer, data=data)
         known = trainer.tokenizer.get_vocab()
-        assert trainer.ends == sorted({known["<|im_end|>"], known[end]})
+        assert trainer.eos_token_ids == sorted({known["<|im_end|>"], known[end]})
         assert {trainer.train_loader.dataset[n]["answer_ids"][-1] for n in range(4)} == {known[end]}
         trainer.close()
 
@@ -253,7 +253,7 @@ def test_an_end_need_not_be_the_tokenizers_own(tmp_path: Path) -> None:
     tokenizer.save_pretrained(tmp_path / "tokenizer")
     told = {"name_or_path": str(tmp_path / "tokenizer"), "chat_template": tiny.CHAT_TEMPLATE}
     trainer = made(tmp_path, stop=[], tokenizer=told)
-    assert trainer.tokenizer.get_vocab()["<|im_end|>"] in trainer.ends
+    assert trainer.tokenizer.get_vocab()["<|im_end|>"] in trainer.eos_token_ids
     trainer.close()
 
 
@@ -281,7 +281,7 @@ def test_a_model_that_draws_from_another_distribution_is_refused(tmp_path: Path)
     model.save_pretrained(tmp_path / "bart")
     tokenizer = {"name_or_path": str(tmp_path / "model")}
     bart = {"name_or_path": str(tmp_path / "bart"), "attn_implementation": "eager"}
-    with pytest.raises(ModelError, match=r"^model: BartForCausalLM draws a token of log-probability .* are padded"):
+    with pytest.raises(ModelError, match=r"^model: BartForCausalLM samples a token of log-probability .* are padded"):
         made(tmp_path, model=bart, tokenizer=tokenizer, beta=0, data={"pack_samples": False})
 
 
@@ -290,12 +290,12 @@ def test_a_model_that_draws_from_another_distribution_is_refused(tmp_path: Path)
     [
         (
             {"checkpoint": {"type": "deepspeed", "keep_last": 1, "keep_best": 1}},
-            "keep_best: the least loss is",
+            "keep_best: the loss is smallest",
         ),
-        ({"model": {"peft_config": LORA | {"bias": "all"}}}, "ref_model: give one; the adapter's bias: all changes"),
+        ({"model": {"peft_config": LORA | {"bias": "all"}}}, "ref_model: specify one; the adapter's bias: all changes"),
         (
             {"model": {"peft_config": {"peft_type": "PROMPT_TUNING", "num_virtual_tokens": 2}}},
-            "ref_model: give one; the policy without its PROMPT_TUNING cannot be asked",
+            "ref_model: specify one; the policy has no output without its PROMPT_TUNING",
         ),
         ({"scheduler": {"warmup_steps": 20}, "train_iters": 10, "num_iterations": 4}, ""),
     ],
@@ -329,7 +329,7 @@ def test_an_answer_that_is_not_judged_moves_nobody(tmp_path: Path) -> None:
     half = [chr(n) for n in range(32, 110)]
     trainer = made(tmp_path, rewards={"type": "judging_for_tests", "leaves_out": half}, micro_batch_size=7, beta=0)
     batch = answered(trainer)
-    worth, found = batch["told"]["reward"].reshape(-1, 3), batch["advantages"].reshape(-1, 3)
+    worth, found = batch["metrics"]["reward"].reshape(-1, 3), batch["advantages"].reshape(-1, 3)
     assert 0 < worth.isnan().sum() < worth.numel()
     for values, advantages in zip(worth.double(), found, strict=True):
         judged = ~values.isnan()
@@ -367,7 +367,7 @@ def fail_and_go_on(folder: str) -> list[Any]:
 def test_a_reward_that_fails_ends_a_run_that_is_saved(world: int, tmp_path: Path) -> None:
     files(tmp_path)
     for failed, again, other in processes.share(fail_and_go_on, world, str(tmp_path)):
-        assert re.match("rewards.0: judging_for_tests fails for the answer '", failed[0]), failed
+        assert re.match("rewards.0: judging_for_tests fails for the completion '", failed[0]), failed
         assert failed[1] == 2
         assert all(torch.equal(again[name], other[name]) for name in other)
     assert (tmp_path / "run/checkpoints/deepspeed/step_2").is_dir()

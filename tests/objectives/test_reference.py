@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from arctic_training.errors.types import ModelError, RecipeError
-from arctic_training.objectives.reference import _OTHER_STARTS
+from arctic_training.objectives.reference_config import _OTHER_INITS
 from tests import tiny
 from tests.objectives.test_dpo_trainer import files, first_batch, made
 
@@ -49,7 +49,7 @@ def test_the_first_margin_is_nothing(tmp_path: Path, told: dict[str, Any]) -> No
 def test_an_adapter_that_starts_as_more_than_nothing_is_refused(
     tmp_path: Path, objective: Any, told: dict[str, Any]
 ) -> None:
-    with pytest.raises(ModelError, match=r"^ref_model: give one; .* starts as more than nothing"):
+    with pytest.raises(ModelError, match=r"^ref_model: specify one; .* initial output of its adapter is not zero"):
         objective(tmp_path, model={"peft_config": told})
 
 
@@ -58,7 +58,7 @@ def test_an_adapter_that_starts_as_more_than_nothing_is_refused(
 def test_a_start_that_changes_the_policy_below_is_refused_by_the_recipe(
     tmp_path: Path, objective: Any, start: Any
 ) -> None:
-    with pytest.raises(RecipeError, match="ref_model: give one; with init_lora_weights"):
+    with pytest.raises(RecipeError, match="ref_model: specify one; with init_lora_weights"):
         objective(tmp_path, model={"peft_config": LORA | {"init_lora_weights": start}})
 
 
@@ -76,7 +76,7 @@ def test_every_start_of_lora_that_is_more_than_nothing_is_known() -> None:
         same = torch.allclose(model(row), before, atol=1e-6)
         with model.disable_adapter():
             same = same and torch.allclose(model(row), before, atol=1e-6)
-        assert same != str(start).startswith(_OTHER_STARTS), start
+        assert same != str(start).startswith(_OTHER_INITS), start
 
 
 def test_a_reference_of_ones_own_may_be_another(tmp_path: Path) -> None:
@@ -106,7 +106,7 @@ def test_an_adapter_that_starts_as_rounding_alone_trains(tmp_path: Path, told: d
 
 def test_an_adapter_that_starts_as_more_than_rounding_is_refused(tmp_path: Path) -> None:
     confident(tmp_path)
-    with pytest.raises(ModelError, match="starts as more than nothing"):
+    with pytest.raises(ModelError, match="initial output of its adapter is not zero"):
         made(tmp_path, model={"peft_config": adapter("C3A", block_size=16), "dtype": "bf16"})
 
 

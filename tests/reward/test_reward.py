@@ -10,7 +10,9 @@ from arctic_training.config.checks.problems import Problems
 from arctic_training.config.sections.base import ComponentConfig
 from arctic_training.errors.types import RecipeError, ScoringError, TrainingError
 from arctic_training.evaluation.scorer import Scorer
-from arctic_training.reward.reward import Answer, Reward, RewardConfig, Rewards, read_rewards
+from arctic_training.reward.reward import Answer, Reward, RewardConfig
+from arctic_training.reward.sections import read_rewards
+from arctic_training.reward.weighted_sum import WeightedRewards
 
 
 def answer(generated: str = "7", *, tokens: int = 2, ended: bool = True) -> Answer:
@@ -47,8 +49,8 @@ class Given(Reward):
         return self.config.values
 
 
-def rewards(*sections: Any) -> Rewards:
-    return Rewards(read_rewards(list(sections)))
+def rewards(*sections: Any) -> WeightedRewards:
+    return WeightedRewards(read_rewards(list(sections)))
 
 
 def given(*values: float | None, **more: Any) -> dict[str, Any]:
@@ -102,7 +104,7 @@ class Service(Reward):
 @pytest.fixture
 def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     kept: list[float] = []
-    monkeypatch.setattr("arctic_training.generation.retry.time.sleep", kept.append)
+    monkeypatch.setattr("arctic_training.generation.scoring.time.sleep", kept.append)
     monkeypatch.setattr(Service, "calls", [])
     return kept
 
@@ -112,7 +114,7 @@ def test_a_reward_that_raises_is_asked_again(pauses: list[float], monkeypatch: p
     assert rewards({"type": "service_for_tests", "retries": 3})([answer()] * 2)[0] == [1, 1]
     assert Service.calls == [2] * 4 and pauses == [1, 2, 4]
     monkeypatch.setattr(Service, "away", 99)
-    with pytest.raises(ScoringError, match=r"service_for_tests fails for the answer '7' to '3 [+] 4 ='"):
+    with pytest.raises(ScoringError, match=r"service_for_tests fails for the completion '7' of '3 [+] 4 ='"):
         rewards("service_for_tests")([answer()] * 2)
     assert pauses == [1, 2, 4, 1, 2]
 
@@ -121,7 +123,7 @@ def test_the_answer_on_which_a_reward_raises_is_named(pauses: list[float]) -> No
     with pytest.raises(ScoringError) as caught:
         rewards("ended", {"type": "service_for_tests", "retries": 0})([answer(), answer("bad"), answer("8")])
     assert str(caught.value) == (
-        "rewards.1: service_for_tests fails for the answer 'bad' to '3 + 4 =':\nConnectionError: nobody answers"
+        "rewards.1: service_for_tests fails for the completion 'bad' of '3 + 4 =':\nConnectionError: nobody answers"
     )
     assert not pauses
 
@@ -135,17 +137,17 @@ def test_length_and_end() -> None:
 @pytest.mark.parametrize(
     ("values", "said"),
     [
-        ([1.0], "rewards.1: given_for_tests gave 1 numbers for 2 answers; wanted is one for each"),
-        (0.5, "rewards.1: given_for_tests gave 0.5; wanted is a number for each answer"),
-        (None, "rewards.1: given_for_tests gave None; wanted is a number for each answer"),
-        ([1.0, [2.0]], "rewards.1: given_for_tests gave [1.0, [2.0]]; wanted is a number for each answer"),
-        ([1.0, float("nan")], "rewards.1: given_for_tests gave nan for the answer '8' to '3 + 4 ='"),
-        ([float("inf"), 1.0], "rewards.1: given_for_tests gave inf for the answer '7' to '3 + 4 ='"),
+        ([1.0], "rewards.1: given_for_tests returned 1 numbers for 2 completions; expected one for each"),
+        (0.5, "rewards.1: given_for_tests returned 0.5; expected a number for each completion"),
+        (None, "rewards.1: given_for_tests returned None; expected a number for each completion"),
+        ([1.0, [2.0]], "rewards.1: given_for_tests returned [1.0, [2.0]]; expected a number for each completion"),
+        ([1.0, float("nan")], "rewards.1: given_for_tests returned nan for the completion '8' of '3 + 4 ='"),
+        ([float("inf"), 1.0], "rewards.1: given_for_tests returned inf for the completion '7' of '3 + 4 ='"),
     ],
 )
 def test_a_reward_that_cannot_tell(values: Any, said: str) -> None:
     section = GivenConfig.model_construct(type="given_for_tests", values=values, weight=1.0, threshold=None, clip=None)
-    made = Rewards([*read_rewards("exact_match"), section])
+    made = WeightedRewards([*read_rewards("exact_match"), section])
     with pytest.raises(TrainingError) as caught:
         made([answer(), answer("8")])
     assert str(caught.value) == said
@@ -153,7 +155,7 @@ def test_a_reward_that_cannot_tell(values: Any, said: str) -> None:
 
 def test_a_rehearsal_tells_it_before_the_run() -> None:
     rewards(given(1, 2)).dry_run(answer(), 2)
-    with pytest.raises(RecipeError, match=r"^rewards.0: given_for_tests gave 2 numbers for 3 answers"):
+    with pytest.raises(RecipeError, match=r"^rewards.0: given_for_tests returned 2 numbers for 3 completions"):
         rewards(given(1, 2)).dry_run(answer(), 3)
     with pytest.raises(
         RecipeError, match=r"rewards.1: given_for_tests fails on the reference of the first sample:\nKeyE"
@@ -167,7 +169,7 @@ def test_a_rehearsal_tells_it_before_the_run() -> None:
         ("exact_mach", "0.type", "no reward is named 'exact_mach'; did you mean 'exact_match'? there are: "),
         ({"type": "numeric", "wich": "first"}, "0.wich", "unknown; did you mean which?"),
         ({"type": "numeric", "weight": "much"}, "0.weight", "'much' is no number"),
-        ({"type": "ended", "clip": [1, 0]}, "0.clip", "1 to 0: the lowest comes first"),
+        ({"type": "ended", "clip": [1, 0]}, "0.clip", "1 to 0: the lower bound comes first"),
         ({"type": "length", "free": 9, "limit": 9}, "0.free", "9 tokens, and the limit is 9; it must be lower"),
         (
             {"type": "near_for_tests", "threshold": 0.9},

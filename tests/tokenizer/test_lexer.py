@@ -23,7 +23,7 @@ from arctic_training.config.sections.tokenizer import is_lexer
 from arctic_training.data.formats.chat import Sample, reader
 from arctic_training.data.tokenization.encoder import SampleEncoder
 from arctic_training.errors.types import ModelError
-from arctic_training.generation.prompts import decode_completion, end_tokens
+from arctic_training.generation.special_tokens import decode_completion, find_eos_token_ids
 from arctic_training.tokenizer.lexer_factory import LexerConfig, LexerFactory
 from tests.bad_inputs import bad_lexers
 from tests.processes import ROOT
@@ -510,7 +510,7 @@ def test_a_model_ends_where_the_lexer_does() -> None:
     for config in (model.config, model.generation_config):
         told = config.pad_token_id, config.bos_token_id, config.eos_token_id
         assert told == (lexer.pad_token_id, lexer.bos_token_id, lexer.eos_token_id)
-    assert end_tokens(lexer, model, [lexer("x1 foo[EOS]")["input_ids"]]) == [lexer.eos_token_id]
+    assert find_eos_token_ids(lexer, model, [lexer("x1 foo[EOS]")["input_ids"]]) == [lexer.eos_token_id]
 
 
 def test_what_is_said_holds_the_special_tokens_inside_it() -> None:

@@ -57,7 +57,7 @@ def test_answers_that_are_too_many_at_once(tmp_path: Path, monkeypatch: pytest.M
     trainer.close()
     first, advice = str(caught.value).splitlines()
     assert first.startswith("out of memory in generation of step 1, on 4 prompts with 3 completions each: ")
-    assert "generate_together: 1, the completions of a micro-batch at a time; a lower num_generations" in advice
+    assert "generation_batch_size: 1, the completions of a micro-batch at a time; a lower num_generations" in advice
 
 
 @pytest.mark.fault(29)

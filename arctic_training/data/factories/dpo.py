@@ -20,7 +20,7 @@ from arctic_training.data.formats.row_error import read_rows
 from arctic_training.data.preparation.prepare import map_rows, token_table
 from arctic_training.data.tokenization.assistant_mask import Found
 from arctic_training.data.tokenization.encoder import SampleEncoder, last_turns
-from arctic_training.generation.prompts import pad_token
+from arctic_training.generation.special_tokens import get_pad_token_id
 from arctic_training.loss.targets import IGNORE_INDEX
 
 Tokens = npt.NDArray[np.int32]
@@ -89,7 +89,7 @@ class DPODataFactory(SourcedDataFactory[Any]):
         lengths = np.array([np.count_nonzero(answer["labels"][1:] != IGNORE_INDEX) for answer in answers], np.int64)
         decided = np.minimum(*np.split(lengths, 2)) > 0
         place = pack if self.config.pack_samples else partial(pad, positions=self.max_length)
-        batch = place(answers, pad_token=pad_token(self.tokenizer), multiple=self.config.div_length)
+        batch = place(answers, pad_token=get_pad_token_id(self.tokenizer), multiple=self.config.div_length)
         return batch | {
             "answer_lengths": torch.from_numpy(lengths),
             "pair_weights": torch.from_numpy(decided.astype(np.float32)),

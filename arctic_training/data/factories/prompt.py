@@ -1,7 +1,6 @@
 """Prompts that a policy is to answer, each with the answer that it is to be compared with."""
 
 from collections.abc import Sequence
-from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
@@ -10,7 +9,6 @@ from pydantic import Field
 from arctic_training.config.sections.base import ComponentConfig
 from arctic_training.config.sections.numbers import HumanInt
 from arctic_training.config.sections.tokenizer import is_lexer
-from arctic_training.data.batching.collate import pack, pad
 from arctic_training.data.factories.config import SourcedDataConfig
 from arctic_training.data.factories.sourced import SourcedDataFactory
 from arctic_training.data.formats import chat
@@ -92,28 +90,6 @@ class PromptDataFactory(SourcedDataFactory[Any]):
             "references": [sample["answer_ids"] for sample in samples],
             "weights": [float("blank" not in sample) for sample in samples],
         }
-
-
-def answered(
-    prompts: Sequence[Sequence[int]],
-    answers: Sequence[Sequence[int]],
-    *,
-    pad_token: int,
-    packs: bool,
-    multiple: int,
-    positions: int | None = None,
-) -> dict[str, Any]:
-    """What a model is told of answers to prompts, the answers being the targets: as documents of one row where
-    ``packs``, else as rows, whose positions are below ``positions``; their length is a multiple of ``multiple``."""
-    rows: list[dict[str, Any]] = []
-    for prompt, answer in zip(prompts, answers, strict=True):
-        ids = np.array([*prompt, *answer], np.int32)
-        labels = ids.copy()
-        labels[: len(prompt)] = IGNORE_INDEX
-        rows.append({"input_ids": ids, "labels": labels})
-    place = pack if packs else partial(pad, positions=positions)
-    batch = place(rows, pad_token=pad_token, multiple=multiple)
-    return {**batch, "num_targets": sum(map(len, answers))}
 
 
 def closing_tokens(tokenizer: Any, config: Any) -> list[int]:

@@ -1,0 +1,43 @@
+"""The tokens that end a completion or fill a batch, and the text of a completion without them."""
+
+from collections.abc import Collection, Iterable, Sequence
+from typing import Any
+
+from arctic_training.config.sections.tokenizer import is_lexer
+from arctic_training.errors.types import InputError
+
+
+def get_pad_token_id(tokenizer: Any) -> int:
+    """Returns the tokenizer's pad token, or its end token when it has none."""
+    return int(tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id)
+
+
+def find_eos_token_ids(tokenizer: Any, module: Any, completions: Iterable[Sequence[int]] = ()) -> list[int]:
+    """Returns the tokens that end a completion, sorted: those of the tokenizer, of the model's generation config, and
+    the special tokens at the end of ``completions``, since a chat template may end its turns with another one."""
+    if is_lexer(tokenizer):
+        return [int(tokenizer.eos_token_id)]
+    # not only those that have an attribute of their own, such as the end token
+    special = {number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
+    special = (special | set(tokenizer.all_special_ids)) - {tokenizer.unk_token_id}
+    in_data = {last for completion in completions for last in completion[-2:] if last in special}
+    declared = getattr(getattr(module, "generation_config", None), "eos_token_id", None)
+    known = [*(declared if isinstance(declared, list) else [declared]), tokenizer.eos_token_id]
+    return sorted(in_data | {int(token) for token in known if token is not None})
+
+
+def find_stop_token_ids(tokenizer: Any, words: Sequence[str], where: str) -> list[int]:
+    """Returns the ids of ``words``. Raises `InputError`, which begins with ``where``, for one that is not a token."""
+    vocabulary = tokenizer.get_vocab() if words else {}
+    if unknown := [word for word in words if word not in vocabulary]:
+        raise InputError(f"{where}: {unknown[0]!r} is not a token of the vocabulary")
+    return [int(vocabulary[word]) for word in words]
+
+
+def decode_completion(tokenizer: Any, completion: Sequence[int], eos_token_ids: Collection[int]) -> str:
+    """Returns the text of a completion up to its end, without special tokens; a lexer's may be part of the text."""
+    if not is_lexer(tokenizer):
+        return str(tokenizer.decode(completion, skip_special_tokens=True))
+    last = {*eos_token_ids, tokenizer.pad_token_id}
+    end = next((n for n, token in enumerate(completion) if token in last), len(completion))
+    return str(tokenizer.decode(completion[:end]))

@@ -1,0 +1,96 @@
+"""The weighted sum of a recipe's rewards."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from arctic_training.config.sections.base import ComponentConfig
+from arctic_training.errors.short_repr import short_repr
+from arctic_training.errors.types import RecipeError, ScoringError
+from arctic_training.errors.user_traceback import user_traceback
+from arctic_training.generation.scoring import retry
+from arctic_training.registry import numbered
+from arctic_training.reward.reward import Answer, Reward, ScoreConfig
+
+
+class WeightedRewards:
+    """Calls the rewards of a recipe and adds them up."""
+
+    def __init__(self, configs: Sequence[ComponentConfig]) -> None:
+        types = (config.scorer.type if isinstance(config, ScoreConfig) else config.type for config in configs)
+        self.rewards: dict[str, Any] = {
+            label: Reward.registered(config.type)(config)
+            for label, config in zip(numbered(types), configs, strict=True)
+        }
+
+    def __call__(self, answers: Sequence[Answer]) -> tuple[list[float], dict[str, list[float]]]:
+        """Returns the weighted sum for each completion, and the values of each reward before its weight.
+
+        A value is NaN where the reward does not judge the completion. The sum is over the rewards that judge it, and
+        NaN if none does. Raises `ScoringError` for a reward that raises, or that returns something else than None or a
+        finite number for each completion.
+        """
+        values = {label: self._call(n, label, answers) for n, label in enumerate(self.rewards)}
+        weights = [reward.config.weight for reward in self.rewards.values()]
+        sums = []
+        for column in zip(*values.values(), strict=True):
+            judged = [w * v for w, v in zip(weights, column, strict=True) if not math.isnan(v)]
+            sums.append(math.fsum(judged) if judged else math.nan)
+        return sums, values
+
+    def dry_run(self, answer: Answer, count: int) -> None:
+        """Scores ``answer``, ``count`` times in one call. Raises `RecipeError` when a reward fails."""
+        for n, (label, reward) in enumerate(self.rewards.items()):
+            try:
+                self._checked(n, label, [answer] * count, reward([answer] * count))
+            except ScoringError as error:
+                raise RecipeError(str(error)) from error
+            except Exception as error:
+                cause = user_traceback(error) or f"{type(error).__name__}: {error}"
+                raise RecipeError(
+                    f"rewards.{n}: {label} fails on the reference of the first sample:\n{cause}"
+                ) from error
+
+    def _call(self, n: int, label: str, answers: Sequence[Answer]) -> list[float]:
+        reward, key = self.rewards[label], f"rewards.{n}: {label}"
+        try:
+            values = retry(lambda: reward(answers), reward.config.retries, key)
+        except Exception as error:
+            cause = user_traceback(error) or f"{type(error).__name__}: {error}"
+            raise ScoringError(f"{key} fails{_failing_answer(reward, answers)}:\n{cause}") from error
+        return self._checked(n, label, answers, values)
+
+    def _checked(self, n: int, label: str, answers: Sequence[Answer], returned: Any) -> list[float]:
+        """Returns the values of a reward as floats, with its threshold and bounds applied; NaN for None."""
+        config, key = self.rewards[label].config, f"rewards.{n}: {label}"
+        try:
+            values = [math.nan if value is None else float(value) for value in returned]
+        except (TypeError, ValueError):
+            raise ScoringError(
+                f"{key} returned {short_repr(returned)}; expected a number for each completion"
+            ) from None
+        if len(values) != len(answers):
+            raise ScoringError(
+                f"{key} returned {len(values)} numbers for {len(answers)} completions; expected one for each"
+            )
+        for answer, value, original in zip(answers, values, returned, strict=True):
+            if original is not None and not math.isfinite(value):
+                completion, prompt = short_repr(answer.generated), short_repr(answer.problem)
+                raise ScoringError(f"{key} returned {value} for the completion {completion} of {prompt}")
+        if config.threshold is not None:
+            values = [value if math.isnan(value) else float(value >= config.threshold) for value in values]
+        if config.clip is not None:
+            low, high = config.clip
+            values = [value if math.isnan(value) else min(max(value, low), high) for value in values]
+        return values
+
+
+def _failing_answer(reward: Reward, answers: Sequence[Answer]) -> str:
+    """Names the first completion on which ``reward`` raises when it is called with that one alone."""
+    for answer in answers:
+        try:
+            reward([answer])
+        except Exception:
+            return f" for the completion {short_repr(answer.generated)} of {short_repr(answer.problem)}"
+    first = short_repr(answers[0].problem)
+    return f" for {len(answers)} completions, the first of them of {first}, and for none of them alone"
