@@ -1,7 +1,7 @@
-"""A factory makes one part of a run out of its section of the recipe."""
+"""The base of all factories, and the view of a run that components have."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
@@ -18,52 +18,82 @@ P = TypeVar("P")
 
 
 class TrainerView(Protocol):
-    """What a part may know of the run it is made for. Parts import this; none imports the trainer."""
+    """The interface of a trainer that components and callbacks use; none of them imports the trainer."""
 
     @property
     def config(self) -> TrainerConfig: ...
     @property
     def tokenizer(self) -> Any:
-        """None until the tokenizer is made, and where there is none."""
+        """None until the tokenizer is built, and in runs without one."""
 
     @property
     def progress(self) -> Progress: ...
     @property
     def engines(self) -> Mapping[str, Any]:
-        """The engine of each role that has been made, by the role's name."""
+        """The engines built so far, by role."""
+
+    @property
+    def trainable_engines(self) -> Mapping[str, Any]:
+        """The engines that are trained and saved, by role."""
+
+    @property
+    def checkpointers(self) -> Sequence[Any]:
+        """The checkpoint engines of the recipe."""
+
+    @property
+    def state(self) -> Any:
+        """The `RunState` of the run."""
+
+    @property
+    def train_loader(self) -> Any: ...
+    @property
+    def window(self) -> Any:
+        """The current `AccumulationWindow`."""
+
+    skipped_windows: set[tuple[int, int]]
+    """Epoch and first row of windows that are not trained on."""
+
+    def record(self, name: str, value: Any, weight: Any = 1) -> None:
+        """Adds a scalar to the mean that is logged as ``name``."""
+
+    def stop(self, reason: str) -> None:
+        """Ends the run for good after the current step; called on every rank."""
+
+    def request_stop(self, reason: str, exit_code: int = 0) -> None:
+        """Stops the run soon, to be resumed later; may be called on one rank."""
 
     @property
     def eval_loaders(self) -> Mapping[str, Any]:
-        """The loaders of the evaluation data, by name; empty until the data are made."""
+        """The loaders of the evaluation sets, by name; empty until the data are built."""
 
     @property
     def packs_samples(self) -> bool:
-        """Whether a row of a batch holds several samples, as the data factory says."""
+        """Whether a row of a batch holds several samples."""
 
     @property
     def device(self) -> torch.device: ...
     @property
     def data_rank(self) -> int:
-        """Which of the ``data_world`` parts of every global batch this process reads."""
+        """The index of the part of every global batch that this rank reads, of ``data_world`` parts."""
 
     @property
     def data_world(self) -> int: ...
     @property
     def training_horizon(self) -> int:
-        """Optimizer updates in the whole run, not only in what is left of it."""
+        """Optimizer steps of the whole run, those already taken included."""
 
     @property
     def steps_per_epoch(self) -> int: ...
     @property
     def warmup_steps(self) -> int:
-        """Optimizer updates of warm-up."""
+        """Optimizer steps of warm-up."""
 
     @property
     def run_dir(self) -> Path: ...
 
 
 class Factory(Registered, Hooked, ABC, Generic[C, P]):
-    """Base of everything that a section of the recipe makes. ``config_type`` reads the section."""
+    """Base class of factories: each builds one component from a section of the recipe, read by ``config_type``."""
 
     config_type: ClassVar[type[ComponentConfig]] = ComponentConfig
 

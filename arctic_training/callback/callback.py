@@ -1,4 +1,4 @@
-"""An object that listens to several events of one trainer, and may carry state of its own."""
+"""Callbacks: objects that listen to events of a trainer and may have state in checkpoints."""
 
 from collections.abc import Mapping
 from typing import Any, ClassVar
@@ -9,13 +9,13 @@ from arctic_training.registry import Registered
 
 
 class RewindTraining(Exception):
-    """Raised by a callback that has put the run at another position: the loop goes on from there."""
+    """Raised by a callback that has loaded another position of the run: the loop continues from there."""
 
 
 class Callback(Registered, kind="callback"):
-    """Its methods ``pre_<event>(trainer, ...)`` and ``post_<event>(trainer, value)`` are what it listens to.
+    """Listens to events with its methods ``pre_<event>(trainer, ...)`` and ``post_<event>(trainer, value)``.
 
-    It listens from before the first part of the run is made, so ``post_init`` is the first event it may hear.
+    It is attached before the components of the run are built, so ``post_init`` is its first event.
     """
 
     config_type: ClassVar[type[ComponentConfig]] = ComponentConfig
@@ -24,14 +24,15 @@ class Callback(Registered, kind="callback"):
         self.config: Any = config
 
     def attach(self, host: Hooked) -> None:
-        """Listen to ``host``. Raises ValueError when a method is named after an event that the host does not have."""
+        """Listens to ``host``. Raises `RegistryError` when a method names an event that the host does not have."""
         for attribute in dir(type(self)):
             when, _, what = attribute.partition("_")
             if when in ("pre", "post"):
                 host.listen(f"{when}-{what}", getattr(self, attribute))
 
     def state_dict(self) -> dict[str, Any]:
+        """Returns the state for checkpoints: tensors, numbers, strings, lists and mappings of them."""
         return {}
 
     def load_state_dict(self, state: Mapping[str, Any], /) -> None:
-        pass
+        """Restores the state that `state_dict` returned."""

@@ -9,6 +9,7 @@ from pydantic import Field
 from torch import Tensor
 
 from arctic_training.callback.callback import Callback
+from arctic_training.component import TrainerView
 from arctic_training.config.sections.base import ComponentConfig
 from arctic_training.distributed import collectives, process_group
 from arctic_training.errors.types import RecipeError
@@ -16,16 +17,18 @@ from arctic_training.errors.types import RecipeError
 
 class EMAConfig(ComponentConfig):
     role: str = "model"
-    """The network that is averaged: ``model``, or another that the trainer trains."""
+    """The role whose weights are averaged."""
     decay: float = Field(default=0.999, ge=0, lt=1)
-    """What an update leaves of the average."""
+    """Weight of the old average in each step."""
     warmup: bool = True
-    """Begin with the shorter memory min(decay, (1 + updates) / (10 + updates))."""
+    """Start with the smaller decay min(decay, (1 + steps) / (10 + steps))."""
 
 
 class EMA(Callback):
-    """Kept in fp32 after every update, and in every checkpoint. Each process averages what it holds of the weights: all
-    of them, or its part under ZeRO stage 3."""
+    """The exponential moving average of the weights, in fp32, updated after every step and saved in checkpoints.
+
+    Each rank averages what it holds of the weights: all of them, or its shard under ZeRO stage 3.
+    """
 
     name = "ema"
     config_type = EMAConfig
@@ -36,17 +39,17 @@ class EMA(Callback):
         self.weights: dict[str, Tensor] = {}
         self._module: torch.nn.Module | None = None
         self._shares: Sequence[Mapping[str, Tensor]] = []
-        """What the processes of another layout had, until the network is known for which it is cut."""
+        """The state of the ranks that saved, until the module is built for which it is sharded anew."""
 
-    def post_init(self, trainer: Any) -> None:
+    def post_init(self, trainer: TrainerView) -> None:
         if self.config.role not in trainer.trainable_engines:
-            told = ", ".join(trainer.trainable_engines)
-            raise RecipeError(f"callbacks.ema.role: {self.config.role!r} is not trained here; there are: {told}")
+            known = ", ".join(trainer.trainable_engines)
+            raise RecipeError(f"callbacks.ema.role: {self.config.role!r} is not trained here; there are: {known}")
         self._module = trainer.engines[self.config.role].module
         self._place_averages()
 
-    def pre_after_update(self, trainer: Any) -> None:
-        """Before evaluations and checkpoints of this update, which see the new average."""
+    def pre_after_update(self, trainer: TrainerView) -> None:
+        """Updates the average before the evaluations and checkpoints of this step."""
         decay: float = self.config.decay
         if self.config.warmup:
             decay = min(decay, (1 + self.updates) / (10 + self.updates))
@@ -58,14 +61,14 @@ class EMA(Callback):
             self.weights[name].copy_(now[name])
 
     def __call__(self, module: torch.nn.Module, *args: Any, **kwargs: Any) -> Any:
-        """What ``module``, the averaged network, answers with the averaged weights; its own stay as they are.
+        """Returns the output of ``module`` with the averaged weights in place of its own, which do not change.
 
-        All processes call it together under ZeRO stage 3.
+        All ranks must call it together under ZeRO stage 3.
         """
         own = {**dict(module.named_parameters()), **dict(module.named_buffers())}
-        whole = {name: _gather_full(self.weights[name], value).to(value.dtype) for name, value in own.items()}
+        averages = {name: _gather_full(self.weights[name], value).to(value.dtype) for name, value in own.items()}
         with _without_zero_hooks(module):
-            return torch.func.functional_call(module, whole, args, kwargs)
+            return torch.func.functional_call(module, averages, args, kwargs)
 
     def state_dict(self) -> dict[str, Any]:
         return {"updates": self.updates, "weights": self.weights}
@@ -79,7 +82,7 @@ class EMA(Callback):
         self._place_averages()
 
     def _place_averages(self) -> None:
-        """Put the averages where the network is, once it is there."""
+        """Places the averages on the devices of the weights once the module is built."""
         if self._module is None:
             return
         if self._shares:
@@ -91,13 +94,13 @@ class EMA(Callback):
 
 
 def _state(module: torch.nn.Module) -> dict[str, Tensor]:
-    """What this process holds of the weights; ``ds_tensor`` is its part under ZeRO stage 3."""
+    """Returns what this rank holds of the weights; ``ds_tensor`` is its shard under ZeRO stage 3."""
     held = (*module.named_parameters(), *module.named_buffers())
     return {name: getattr(value, "ds_tensor", value).detach() for name, value in held}
 
 
 def _gather_full(average: Tensor, parameter: Tensor) -> Tensor:
-    """The average of a whole parameter, put together of the parts that the processes have."""
+    """Returns the average of a full parameter, gathered from the shards of all ranks."""
     if not hasattr(parameter, "ds_tensor"):
         return average
     size = average.numel()
@@ -108,22 +111,22 @@ def _gather_full(average: Tensor, parameter: Tensor) -> Tensor:
 
 
 def _shard(saved: Sequence[Tensor], parameter: Tensor) -> Tensor:
-    """What this process averages, out of what each process of another layout did: wholes, or parts of a whole."""
+    """Returns this rank's average from those of the ranks that saved: full tensors, or shards of one."""
     shape: torch.Size = getattr(parameter, "ds_shape", parameter.shape)
-    if (whole := saved[0]).shape != shape:
-        whole = torch.cat([part.flatten() for part in saved])[: shape.numel()].view(shape)
+    if (full := saved[0]).shape != shape:
+        full = torch.cat([part.flatten() for part in saved])[: shape.numel()].view(shape)
     if not hasattr(parameter, "ds_tensor"):
-        return whole
+        return full
     size = parameter.ds_tensor.numel()
-    part = whole.new_zeros(size)
-    mine = whole.flatten()[size * process_group.rank() :][:size]
+    part = full.new_zeros(size)
+    mine = full.flatten()[size * process_group.rank() :][:size]
     part[: len(mine)] = mine
     return part
 
 
 @contextmanager
 def _without_zero_hooks(module: torch.nn.Module) -> Iterator[None]:
-    """Inside, ZeRO stage 3 does not look at what passes through: it would take the averages for its own weights."""
+    """Removes the hooks of ZeRO stage 3 inside, which would take the averages for the weights that it shards."""
     tables = [table for part in module.modules() for table in (part._forward_pre_hooks, part._forward_hooks)]
     kept = [dict(table) for table in tables]
     for table in tables:
@@ -137,8 +140,8 @@ def _without_zero_hooks(module: torch.nn.Module) -> Iterator[None]:
             table.update(hooks)
 
 
-def _average_of(now: Tensor, there: Tensor | None) -> Tensor:
-    """A place for the average: what a checkpoint held, else the weights as they are."""
-    if there is not None:
-        return there.to(now.device)
+def _average_of(now: Tensor, saved: Tensor | None) -> Tensor:
+    """Returns the average to start from: that of the checkpoint, else a copy of the weights."""
+    if saved is not None:
+        return saved.to(now.device)
     return now.float().clone() if now.is_floating_point() else now.clone()

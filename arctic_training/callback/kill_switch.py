@@ -2,21 +2,21 @@
 
 import time
 from pathlib import Path
-from typing import Any
 
 from arctic_training.callback.callback import Callback
+from arctic_training.component import TrainerView
 from arctic_training.config.sections.base import ComponentConfig
 
 
 class KillSwitchConfig(ComponentConfig):
     path: Path | None = None
-    """When this file appears, the run finishes its update, saves and stops."""
+    """When this file appears, the run finishes its step, saves and stops."""
     seconds: float = 5.0
-    """Time between looks: a look at a file on a shared disk can cost more than an update."""
+    """Time between checks: a check of a file on a shared disk can take longer than a step."""
 
 
 class KillSwitch(Callback):
-    """Stops the run, after its update, when a file appears."""
+    """Stops the run after the current step when a file appears."""
 
     name = "kill_switch"
     config_type = KillSwitchConfig
@@ -25,7 +25,7 @@ class KillSwitch(Callback):
         super().__init__(config)
         self._looked = 0.0
 
-    def post_step(self, trainer: Any) -> None:
+    def post_step(self, trainer: TrainerView) -> None:
         now = time.monotonic()
         if self.config.path is None or now - self._looked < self.config.seconds:
             return

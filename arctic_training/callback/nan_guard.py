@@ -1,4 +1,4 @@
-"""What becomes of a run whose loss or gradient is not finite; and that such weights are never saved."""
+"""Stops, skips or rewinds when a loss or gradient is not finite; never saves weights that are not."""
 
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -7,28 +7,29 @@ import torch
 from torch import Tensor
 
 from arctic_training.callback.callback import Callback, RewindTraining
+from arctic_training.component import TrainerView
 from arctic_training.config.sections.base import ComponentConfig
 from arctic_training.distributed import collectives, process_group
 from arctic_training.errors.types import NonFiniteError
 from arctic_training.logging import logger
 
 _MOST = 32
-"""Samples of a process that are named."""
+"""The most samples of a rank that a message names."""
 
 
 class NanGuardConfig(ComponentConfig):
     policy: Literal["stop", "skip", "back"] = "stop"
-    """What a window that is not finite does: end the run, be skipped, or send the run back to its newest checkpoint."""
+    """What to do at a window that is not finite: end the run, skip the window, or rewind to the newest checkpoint."""
     limit: int = 10
-    """With ``skip`` so many windows in a row, with ``back`` so many times in all, are borne; one more ends the run."""
+    """Maximum consecutive skipped windows (``skip``) or total rewinds (``back``) before the run fails."""
 
 
 class NanGuard(Callback):
-    """Ends the run when a loss or gradient is not finite, or skips the window, or goes back, as ``nan_guard`` says.
+    """Ends the run when a loss or gradient is not finite, skips the window or rewinds the run, by its policy.
 
-    The engine keeps such a gradient away from the weights, on every rank alike. A loss that is not finite although its
-    gradient is ends the run whatever the policy. The losses of a window stay on the device; whether they are finite
-    is copied out while the backward pass runs, and read after the update, for which the engine has waited already.
+    The engine keeps such a gradient from the weights on every rank. A loss that is not finite while its gradient is
+    ends the run under every policy. The losses of a window stay on the device; whether they are finite is copied to
+    the CPU during the backward pass and read after the step, for which the engine has waited already.
     """
 
     name = "nan_guard"
@@ -37,22 +38,22 @@ class NanGuard(Callback):
     def __init__(self, config: NanGuardConfig) -> None:
         super().__init__(config)
         self.skipped_windows: set[tuple[int, int]] = set()
-        """Epoch and first row of windows that are not trained on any more."""
+        """Epoch and first row of windows that are no longer trained on."""
         self.total = 0
-        """Windows that were skipped, or that sent the run back, over the whole run."""
+        """Windows skipped, or rewinds, over the whole run."""
         self._in_a_row = 0
         self._losses: list[Tensor] = []
         self._finite = torch.ones(0, dtype=torch.bool)
         self._copied: Any = None
         self._steps: dict[str, int] = {}
         self._unshared = ""
-        """A loss that this rank alone has seen."""
+        """A loss that is not finite and of which the other ranks do not know."""
 
-    def post_init(self, trainer: Any) -> None:
+    def post_init(self, trainer: TrainerView) -> None:
         trainer.skipped_windows = self.skipped_windows
         self._steps = {role: engine.skipped_steps for role, engine in trainer.trainable_engines.items()}
 
-    def post_loss(self, trainer: Any, loss: Tensor) -> None:
+    def post_loss(self, trainer: TrainerView, loss: Tensor) -> None:
         if not torch.is_grad_enabled():  # of an evaluation
             return
         self._losses.append(loss.detach())
@@ -66,7 +67,7 @@ class NanGuard(Callback):
             else:
                 self._finite = finite
 
-    def pre_after_update(self, trainer: Any) -> None:
+    def pre_after_update(self, trainer: TrainerView) -> None:
         if self._copied is not None:
             self._copied.synchronize()
         # a trainer may go through its window several times
@@ -85,14 +86,14 @@ class NanGuard(Callback):
         if not fault:
             self._in_a_row = 0
 
-    def _is_fault(self, trainer: Any, bad: list[int], skipped: list[str]) -> bool:
-        """On every rank: what a window does whose update was skipped. False when that only sought a loss scale."""
-        told = collectives.all_gather_object((bool(bad), _samples(trainer, bad)))
-        lost = [f"rank {rank}{samples}" for rank, (is_bad, samples) in enumerate(told) if is_bad]
+    def _is_fault(self, trainer: TrainerView, bad: list[int], skipped: list[str]) -> bool:
+        """Applies the policy to a window whose step was skipped; False while the loss scale is searched."""
+        reports = collectives.all_gather_object((bool(bad), _samples(trainer, bad)))
+        lost = [f"rank {rank}{samples}" for rank, (is_bad, samples) in enumerate(reports) if is_bad]
         if not lost and all(trainer.trainable_engines[role].is_searching_loss_scale for role in skipped):
             return False
         what = "the loss" if lost else "the gradient" if skipped == ["model"] else f"the gradient of {skipped[0]}"
-        where = "; ".join(lost or [f"rank {rank}{samples}" for rank, (_, samples) in enumerate(told)])
+        where = "; ".join(lost or [f"rank {rank}{samples}" for rank, (_, samples) in enumerate(reports)])
         text = f"step {trainer.progress.step}: {what} is not finite: {where}"
         self.total += 1
         self._in_a_row += 1
@@ -108,8 +109,8 @@ class NanGuard(Callback):
         logger.warning(f"{text}; skipped, {self.total} in all")
         return True
 
-    def _go_back(self, trainer: Any, text: str) -> None:
-        """Load the newest checkpoint of this run, from which the loop goes on without this window."""
+    def _go_back(self, trainer: TrainerView, text: str) -> None:
+        """Loads the newest checkpoint of this run, from which the loop continues without this window."""
         if self.total > self.config.limit:
             raise NonFiniteError(f"{text}. The run went back {self.config.limit} times, which is nan_guard_limit")
         engine = next(one for one in trainer.checkpointers if one.resumable)
@@ -121,19 +122,19 @@ class NanGuard(Callback):
         self._steps = {role: one.skipped_steps for role, one in trainer.trainable_engines.items()}
         raise RewindTraining
 
-    def post_after_update(self, trainer: Any) -> None:
+    def post_after_update(self, trainer: TrainerView) -> None:
         if trainer.window.stop:
             self._require_finite(trainer)
 
-    def pre_checkpoint(self, trainer: Any) -> None:
+    def pre_checkpoint(self, trainer: TrainerView) -> None:
         """Raises `NonFiniteError`, on every rank, rather than save weights that are not finite."""
         wrong = [role for role, engine in trainer.trainable_engines.items() if not _is_finite(engine.module)]
         self._require_finite(trainer, f"; weights of {wrong[0]} are not finite" if wrong else "")
 
-    def post_train(self, trainer: Any) -> None:
+    def post_train(self, trainer: TrainerView) -> None:
         self._require_finite(trainer)
 
-    def _require_finite(self, trainer: Any, weights: str = "") -> None:
+    def _require_finite(self, trainer: TrainerView, weights: str = "") -> None:
         mine = (f"the loss is not finite: {self._unshared}" if self._unshared else "") + weights
         if wrong := [one.removeprefix("; ") for one in collectives.all_gather_object(mine) if one]:
             raise NonFiniteError(f"step {trainer.progress.step} or the one before: {wrong[0]}; nothing is saved")
@@ -142,32 +143,32 @@ class NanGuard(Callback):
         return {"total": self.total, "left_out": [list(place) for place in sorted(self.skipped_windows)]}
 
     def load_state_dict(self, state: Mapping[str, Any], /) -> None:
-        """Adds to what is known: a run that goes back has found more than its checkpoint knew."""
+        """Merges with the current state: a run that is rewound knows more windows than its checkpoint."""
         self.total = max(self.total, int(state["total"]))
         self.skipped_windows.update((int(epoch), int(row)) for epoch, row in state["left_out"])
 
 
-def _first_row(trainer: Any) -> int:
-    """Where the window just trained on begins."""
+def _first_row(trainer: TrainerView) -> int:
+    """Returns the index of the first row of the window just trained on."""
     return int(trainer.progress.sample_index - trainer.window.size * trainer.train_loader.stride)
 
 
-def _samples(trainer: Any, bad: list[int]) -> str:
-    """The samples of this rank's micro-batches that are ``bad``, or of the whole window, where the loader knows."""
+def _samples(trainer: TrainerView, bad: list[int]) -> str:
+    """Returns the samples of this rank's ``bad`` micro-batches, or of the window, if the loader knows them."""
     loader, window = trainer.train_loader, trainer.window
     if not hasattr(loader, "samples") or trainer.config.overfit_first_batch:
         return ""
     first, epoch = _first_row(trainer), trainer.progress.epoch
-    told = []
+    names = []
     for index in range(window.size):
         if not bad or index in bad:
-            told += [str(sample) for sample in loader.samples(epoch, first + index * loader.stride)]
-    more = ", ..." if len(told) > _MOST else ""
-    return f", training samples {', '.join(told[:_MOST])}{more}"
+            names += [str(sample) for sample in loader.samples(epoch, first + index * loader.stride)]
+    more = ", ..." if len(names) > _MOST else ""
+    return f", training samples {', '.join(names[:_MOST])}{more}"
 
 
 def _is_finite(module: torch.nn.Module) -> bool:
-    """Whether what this process holds of the weights is; ``ds_tensor`` is its part under ZeRO stage 3."""
+    """Whether the weights that this rank holds are finite; ``ds_tensor`` is its shard under ZeRO stage 3."""
     held = [getattr(one, "ds_tensor", one).detach() for one in module.parameters()]
     largest = torch._foreach_norm([one for one in held if one.is_floating_point() and one.numel()], float("inf"))
     return not largest or bool(torch.stack([one.float() for one in largest]).isfinite().all())

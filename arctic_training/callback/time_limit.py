@@ -1,26 +1,26 @@
-"""End a run in good order before its time is over."""
+"""Stops and saves a run before its time limit."""
 
 import os
 import time
-from typing import Any
 
 from arctic_training.callback.callback import Callback
+from arctic_training.component import TrainerView
 from arctic_training.config.sections.base import ComponentConfig
 from arctic_training.config.sections.duration import Duration
 from arctic_training.logging import logger
 
 STOPPED_EARLY = 75
-"""Exit code of a run that saved and ended before it was over, to be started again: EX_TEMPFAIL."""
+"""Exit code of a run that saved and stopped early, to be started again: EX_TEMPFAIL."""
 
 
 class TimeLimitConfig(ComponentConfig):
     limit: Duration = 0.0
-    """How long this start of the run may take; 0: as long as SLURM allows, or without an end."""
+    """Time for this start of the run; 0: the limit of SLURM, or none."""
 
 
 class TimeLimit(Callback):
-    """Asks the run to stop while there is time for two more updates as long as the longest, evaluations and saves
-    included, and to spare: a twentieth of the limit, fifteen seconds at least and five minutes at most."""
+    """Requests a stop when the time left is less than two of the longest steps so far, evaluations and saves
+    included, plus a reserve: a twentieth of the limit, but at least 15 s and at most 5 min."""
 
     name = "time_limit"
     config_type = TimeLimitConfig
@@ -34,14 +34,14 @@ class TimeLimit(Callback):
         self._began = self._last = time.monotonic()
         self._longest = 0.0
 
-    def post_init(self, trainer: Any) -> None:
+    def post_init(self, trainer: TrainerView) -> None:
         if self.config.limit and not any(engine.resumable for engine in trainer.checkpointers):
-            logger.warning("time_limit: the recipe has no checkpoint that the run could be gone on with from")
+            logger.warning("time_limit: the recipe has no checkpoint section from which the run could be resumed")
 
-    def pre_train(self, trainer: Any) -> None:
+    def pre_train(self, trainer: TrainerView) -> None:
         self._last = time.monotonic()
 
-    def post_after_update(self, trainer: Any) -> None:
+    def post_after_update(self, trainer: TrainerView) -> None:
         now = time.monotonic()
         self._longest, self._last = max(self._longest, now - self._last), now
         spare = 2 * self._longest + min(max(self._allowed / 20, min(15.0, self._allowed / 4)), 300.0)

@@ -1,4 +1,4 @@
-"""Numbers as lines for the person who watches the run."""
+"""Prints metrics as lines on the console."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,11 +10,11 @@ from arctic_training.tracker.tracker import Tracker
 
 class ConsoleConfig(ComponentConfig):
     every: int = 1
-    """Optimizer updates between lines of the training loss; other values are always told."""
+    """Steps between lines of the training loss; other values are always printed."""
 
 
 class ConsoleTracker(Tracker):
-    """Prints the loss and its neighbours as the run goes on."""
+    """Prints the metrics of the run."""
 
     name = "console"
     config_type = ConsoleConfig
@@ -25,8 +25,8 @@ class ConsoleTracker(Tracker):
     def log(self, values: Mapping[str, float], step: int) -> None:
         if "loss" in values and (not self.config.every or step % self.config.every):
             return
-        told = " ".join(f"{name} {_short(name, value)}" for name, value in values.items() if name != "epoch")
-        print(f"step {step} | {told}", flush=True)
+        metrics = " ".join(f"{name} {_short(name, value)}" for name, value in values.items() if name != "epoch")
+        print(f"step {step} | {metrics}", flush=True)
 
 
 def _short(name: str, value: float) -> str:

@@ -1,4 +1,4 @@
-"""Numbers as JSON lines in a file of the run folder."""
+"""Writes metrics as JSON lines to a file."""
 
 import json
 import time
@@ -13,11 +13,11 @@ from arctic_training.tracker.tracker import Tracker
 
 class JsonlConfig(ComponentConfig):
     path: Path | None = None
-    """``metrics.jsonl`` in the run folder when left out."""
+    """The file; ``metrics.jsonl`` in the run folder by default."""
 
 
 class JsonlTracker(Tracker):
-    """Appends one line for each record: the step, the time in seconds since 1970, then the values."""
+    """Appends a line for each record: the step, the time in seconds since 1970, the values."""
 
     name = "jsonl"
     config_type = JsonlConfig

@@ -1,4 +1,4 @@
-"""Where the numbers of a run are told."""
+"""Trackers: where the metrics of a run are logged."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
@@ -13,7 +13,7 @@ from arctic_training.registry import Registered
 
 
 class Tracker(Registered, ABC, kind="tracker"):
-    """Lives in the main process only. One that fails after `start` is left out of the run, which goes on."""
+    """Exists on the main rank only. A tracker that fails after `start` is dropped; the run continues."""
 
     config_type: ClassVar[type[ComponentConfig]] = ComponentConfig
 
@@ -21,7 +21,7 @@ class Tracker(Registered, ABC, kind="tracker"):
         self.config: Any = config
 
     def check(self) -> None:
-        """Called before anything else of the run is made. Raises `InputError` when the run could not be told."""
+        """Called before anything else of the run is built. Raises `InputError` when the tracker cannot work."""
 
     def files(self, run_dir: Path) -> list[Path]:
         """Returns the files that it writes, which no other tracker of the run may write."""
@@ -29,28 +29,27 @@ class Tracker(Registered, ABC, kind="tracker"):
 
     @abstractmethod
     def start(self, recipe: Mapping[str, Any], run_dir: Path, step: int) -> None:
-        """``recipe`` is the resolved one, without secrets; ``step`` is above 0 when the run goes on from a checkpoint.
+        """Starts logging. ``recipe`` is the resolved recipe without secrets; ``step`` is above 0 in a resumed run.
 
-        An error raised here refuses the run, of which nothing is written yet: `finish` is then called of those trackers
-        that have started.
+        An error raised here refuses the run, of which nothing is written yet; trackers already started are finished.
         """
 
     @abstractmethod
     def log(self, values: Mapping[str, float], step: int) -> None:
-        """``step`` is the number of optimizer updates taken."""
+        """Logs ``values`` at ``step``, the number of optimizer steps taken."""
 
     def finish(self, failed: bool) -> None:
-        pass
+        """Called at the end of the run; ``failed`` when it ends by an error."""
 
 
 @contextmanager
 def refuse_run_on_error(tracker: Tracker) -> Iterator[None]:
-    """Raises `InputError` for whatever ``tracker`` raises inside, before the run."""
+    """Raises `InputError` for any error that ``tracker`` raises inside."""
     try:
         yield
     except ArcticError:
         raise
     except Exception as error:
-        told = user_traceback(error)
-        cause = f":\n{told}" if told else f" ({type(error).__name__}: {error})"
-        raise InputError(f"trackers: {tracker.name} cannot be told of the run{cause}") from error
+        trace = user_traceback(error)
+        cause = f":\n{trace}" if trace else f" ({type(error).__name__}: {error})"
+        raise InputError(f"trackers: {tracker.name} cannot log the run{cause}") from error

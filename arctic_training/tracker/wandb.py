@@ -1,4 +1,4 @@
-"""Numbers on Weights & Biases."""
+"""Logs metrics to Weights & Biases."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -11,11 +11,11 @@ from arctic_training.metrics import merge_metrics
 from arctic_training.tracker.tracker import Tracker
 
 _FINISH = 30
-"""Seconds that the end of a run waits for a network that is gone; `wandb sync` sends what is then left."""
+"""Seconds that the end of a run waits for the network; `wandb sync` sends the rest later."""
 
 
 class WandbTracker(Tracker):
-    """Tells a run of Weights & Biases; a run that goes on from a checkpoint is the same one there."""
+    """Logs to a run of Weights & Biases; a resumed run continues the same one."""
 
     name = "wandb"
     config_type = WandbConfig

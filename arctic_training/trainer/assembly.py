@@ -1,4 +1,4 @@
-"""Puts a run together out of its recipe, one part after the other. Read it top to bottom."""
+"""Builds the components of a run from its recipe, in order; read it from top to bottom."""
 
 import os
 import random
@@ -35,7 +35,7 @@ from arctic_training.trainer.session import Session
 
 
 def assemble(trainer: Any) -> None:
-    """Build every part of ``trainer``'s run, then go on from a checkpoint when the recipe says so."""
+    """Builds all components of ``trainer`` and resumes from a checkpoint when the recipe requests it."""
     process_group.init_process_group()
     check_world_size(trainer.config.sequence_parallel_size, process_group.world_size())
     trainer.session = Session(trainer.config)
@@ -48,7 +48,7 @@ def assemble(trainer: Any) -> None:
 
 
 def build_parts(trainer: Any) -> None:
-    """The parts, one after the other."""
+    """Builds the components, resumes, and starts the session."""
     config = trainer.config
     trainer.watch = Watchdog(trainer, config.hang_timeout) if config.hang_timeout else None
     trackers = build_trackers(config, trainer.session.run_dir)
@@ -58,12 +58,12 @@ def build_parts(trainer: Any) -> None:
     if config.sequence_parallel_size > 1:
         trainer.listen("post-loss", require_whole_attention)
     trainer.listeners = build_callbacks(trainer, config.callbacks)
-    trainer.listen("post-train", lambda it: it.session.close(failed=False))  # when no other listener has failed
+    trainer.listen("post-train", lambda it: it.session.close(failed=False))  # after all other listeners
     trainer.tokenizer = build_tokenizer(trainer)
     trainer.train_loader, trainer.eval_loaders = build_dataloaders(trainer)
     trainer.engines = {}
     for role in trainer.roles:
-        if getattr(config, role.name) is not None:  # a recipe may have no use for a frozen model
+        if getattr(config, role.name) is not None:  # a recipe may leave a frozen model out
             trainer.engines[role.name] = build_engine(trainer, role)
     trainer.checkpointers = [checkpointer() for checkpointer in build_checkpointers(trainer)]
     for checkpointer in trainer.checkpointers:
@@ -77,7 +77,7 @@ def build_parts(trainer: Any) -> None:
     trainer.check()
     for evaluator in trainer.evaluators:
         evaluator.check(trainer)
-    seed(config.seed + process_group.rank())  # the ranks began with equal weights; from here their dropout differs
+    seed(config.seed + process_group.rank())  # ranks start with equal weights; from here their dropout differs
     resume(trainer)
     for checkpointer in trainer.checkpointers:
         checkpointer.warn_about_newer()
@@ -85,7 +85,7 @@ def build_parts(trainer: Any) -> None:
 
 
 def prepare_data(trainer: Any) -> None:
-    """Build the data of ``trainer``'s run only, which leaves them in the cache."""
+    """Builds the data of ``trainer``'s run only, which fills the cache."""
     process_group.init_process_group()
     trainer.session = Session(trainer.config)
     seed(trainer.config.seed)
@@ -97,13 +97,14 @@ def prepare_data(trainer: Any) -> None:
 
 
 def seed(value: int) -> None:
+    """Seeds the generators of Python, numpy and torch."""
     random.seed(value)
     np.random.seed(value % 2**32)
     torch.manual_seed(value)
 
 
 def build_callbacks(trainer: Any, sections: list[ComponentConfig]) -> dict[str, Callback]:
-    """The recipe's callbacks, and those of every run. A type that is named twice is numbered."""
+    """Returns the recipe's callbacks and those of every run by name; the second of a type is ``type#2``."""
     config = trainer.config
     guard = NanGuardConfig(type="nan_guard", policy=config.nan_guard, limit=config.nan_guard_limit)
     limit = TimeLimitConfig(type="time_limit", limit=config.time_limit)
@@ -120,19 +121,20 @@ def build_callbacks(trainer: Any, sections: list[ComponentConfig]) -> dict[str, 
 
 
 def build_component(trainer: TrainerView, name: str, *args: Any) -> Any:
-    """What the section ``name`` of the recipe makes."""
+    """Builds and calls the factory of the section ``name`` of the recipe."""
     slot = next(mark for mark in type(trainer.config).model_fields[name].metadata if isinstance(mark, TrainerComponent))
     return build_factory(trainer, getattr(trainer.config, name), slot.types)(*args)
 
 
 def build_factory(trainer: Any, section: ComponentConfig, slot: str) -> Any:
+    """Returns the factory that ``section.type`` names, of the kind of ``slot`` (``model_factory_type``)."""
     kind = slot.removesuffix("_type")
     found: Any = lookup(kind, section.type)
     return found(trainer, section)
 
 
 def build_tokenizer(trainer: Any) -> Any:
-    """The tokenizer, and a look at the models, which are made when the data are ready: that may take long."""
+    """Returns the tokenizer, and checks the models, which are built only when the data, which may take long, are."""
     config = trainer.config
     roles = [role for role in trainer.roles if getattr(config, role.name) is not None]
     models = [
@@ -151,24 +153,25 @@ def build_tokenizer(trainer: Any) -> Any:
 
 
 def build_checkpointers(trainer: Any) -> list[Any]:
-    """The recipe's checkpoint engines, before they look at their folders."""
+    """Returns the recipe's checkpoint engines, before they look at their folders."""
     sections = [section for section in trainer.config.checkpoint if section.enabled]
     return [build_factory(trainer, section, "checkpoint_engine_type") for section in sections]
 
 
 def build_dataloaders(trainer: Any) -> tuple[Loader, dict[str, Loader]]:
+    """Returns the training loader and those of the evaluation sets. Raises `RecipeError` without training data."""
     loaders = build_component(trainer, "data")
     if loaders.train is None:
-        raise RecipeError("data.sources: there is nothing to train on")
+        raise RecipeError("data.sources: no training data")
     return loaders.train, loaders.evaluation
 
 
 def build_engine(trainer: Any, role: Role) -> Engine:
-    """The engine that plays ``role``."""
+    """Returns the engine of ``role``."""
     config, view = trainer.config, RoleView(trainer, role)
     section = getattr(config, role.name)
     block = getattr(config, role.deepspeed) if role.deepspeed else None
-    seed(config.seed)  # a reference whose weights are drawn is the policy as it was drawn
+    seed(config.seed)  # a reference with random weights equals the policy with random weights
     maker = build_factory(view, section, "model_factory_type")
     model = maker()
     engine: Engine
@@ -179,12 +182,12 @@ def build_engine(trainer: Any, role: Role) -> Engine:
         scheduler = build_component(view, role.section("scheduler"), optimizer)
         engine = initialize(config, model, optimizer, scheduler, dtype=section.dtype, block=block)
     maker.validate_engine(engine)
-    # all of it: an adapter says that it trains while the model below it, as it was read, does not
+    # sets the mode of all modules: PEFT sets it on the adapter alone
     return engine.train()
 
 
 def build_evaluators(sections: list[ComponentConfig]) -> list[Evaluator]:
-    """The recipe's evaluators, each with a folder of its own."""
+    """Returns the recipe's evaluators, each with its own folder."""
     made = [Evaluator.registered(section.type)(section) for section in sections]
     for evaluator, folder in zip(made, numbered(one.folder for one in made), strict=True):
         evaluator.folder = folder
@@ -192,18 +195,18 @@ def build_evaluators(sections: list[ComponentConfig]) -> list[Evaluator]:
 
 
 def build_trackers(config: Any, run_dir: Path) -> list[Tracker]:
-    """What the main process tells numbers to."""
+    """Returns the trackers of the run, checked on the main rank. Raises `RecipeError` when two write one file."""
     sections: list[ComponentConfig] = [*config.trackers]
     if config.wandb.enable:
         sections.append(config.wandb)
-    # last: when one of the others refuses the run, nothing of it is to be seen
+    # last, so that nothing is printed when another tracker refuses the run
     sections.append(JsonlConfig(type="jsonl", path=config.train_log_metrics_path))
     sections.append(ConsoleConfig(type="console", every=config.loss_log_interval))
     trackers = [Tracker.registered(section.type)(section) for section in sections]
     files = [(os.path.realpath(file), one.name) for one in trackers for file in one.files(run_dir)]
     for number, (file, name) in enumerate(files):
         if other := next((other for there, other in files[:number] if there == file), None):
-            raise RecipeError(f"trackers: {other} and {name} both write {file}; leave one out, or give it another file")
+            raise RecipeError(f"trackers: {other} and {name} both write {file}; remove one, or give it another file")
     with collectives.main_process_first() as first:
         for tracker in trackers if first else ():
             with refuse_run_on_error(tracker):

@@ -1,4 +1,4 @@
-"""One run in a folder at a time: a file in it that the system keeps locked for as long as the run's process lives."""
+"""A lock on a folder, held by the operating system for as long as the process of a run lives."""
 
 import contextlib
 import fcntl
@@ -16,37 +16,38 @@ from arctic_training.logging import logger
 
 LOCK = ".lock"
 _held: WeakValueDictionary[Path, "Lock"] = WeakValueDictionary()
-"""Who holds which folder in this process, of which the system's locks tell nothing: they are the process's."""
+"""Holders of folders in this process: the locks of the operating system do not tell objects of one process apart."""
 
 
 class Lock:
-    """Holds folders for this run. The first process does it for all of them, and all of them learn of a refusal.
+    """Locks folders for this run. The main process takes the locks; every rank raises when one is refused.
 
-    The lock is the system's, which ends with the process however that ends, so that none is ever stale; what the file
-    says is for people. Another machine is kept out where the file system's locks reach it, as those of NFS 4 do.
+    The operating system releases a lock when the process ends, however that happens, so a lock is never stale; the
+    text in the file is for people. Other machines are locked out where the file system's locks reach them (NFS 4).
     """
 
     def __init__(self, folders: Iterable[Path]) -> None:
-        """Raises `InputError` on every process when another run holds one of ``folders``, or it cannot be written to.
+        """Raises `InputError` on every rank when another run holds one of ``folders``, or one cannot be written to.
 
-        Folders that are missing are made; what is still empty at `release` is removed again.
+        Creates missing folders; `release` removes those that are still empty.
         """
         self._files: dict[Path, int] = {}
         self._made: list[Path] = []
-        wrong = ""
+        problem = ""
         if process_group.is_main():
             try:
                 for folder in dict.fromkeys(Path(os.path.realpath(folder)) for folder in folders):
                     self._take(folder)
             except InputError as error:
-                wrong = str(error)
+                problem = str(error)
             except OSError as error:
-                wrong = f"{error.filename}: cannot be written: {error.strerror}"
-        if told := collectives.broadcast_object(wrong):
+                problem = f"{error.filename}: cannot be written: {error.strerror}"
+        if problem := collectives.broadcast_object(problem):
             self.release()
-            raise InputError(told)
+            raise InputError(problem)
 
     def release(self) -> None:
+        """Releases the locks, and removes lock files and folders that are still empty."""
         while self._files:
             folder, file = self._files.popitem()
             with contextlib.suppress(OSError):
@@ -60,7 +61,7 @@ class Lock:
 
     def _take(self, folder: Path) -> None:
         if folder in _held:
-            gc.collect()  # a trainer that nobody has any more holds it no longer
+            gc.collect()  # a trainer without references releases its locks
         if _held.setdefault(folder, self) is not self:
             raise InputError(
                 f"{folder}: another trainer of this process is using this folder; "
@@ -76,7 +77,7 @@ class Lock:
         self._files[folder] = file
         before, me = os.pread(file, 1000, 0).decode(errors="replace").strip(), f"process {os.getpid()} on "
         if before and not before.startswith(me):
-            logger.success(f"{folder}: took over the lock of {before}, which has ended without giving it back")
+            logger.success(f"{folder}: took over the lock of {before}, which ended without releasing it")
         os.ftruncate(file, 0)
         text = f"{me}{socket.gethostname()}, since {time.strftime('%Y-%m-%d %H:%M:%S')}\n"
         os.pwrite(file, text.encode(), 0)
@@ -92,7 +93,7 @@ class Lock:
                 "wait for its end, stop it, or give this run an output_dir of its own"
             ) from None
         except OSError as error:  # a file system without locks
-            logger.warning(f"{folder}: no lock can be had here ({error.strerror}): nothing keeps a second run out")
+            logger.warning(f"{folder}: this file system has no locks ({error.strerror}); a second run can start")
         return True
 
     def _make(self, folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""A model that takes part in a run."""
+"""Roles: the models of a run, with the recipe sections that configure them."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -19,34 +19,35 @@ from arctic_training.errors.types import RegistryError
 _PARTS: dict[str, tuple[Any, str]] = {
     "model": (
         Annotated[SerializeAsAny[ModelConfig], TrainerComponent("model_factory_type")],
-        "The model that plays the role",
+        "The model of the role",
     ),
     "optimizer": (
         Annotated[SerializeAsAny[OptimizerConfig], TrainerComponent("optimizer_factory_type")],
-        "What takes the steps of the role",
+        "The optimizer of the role",
     ),
     "scheduler": (
         Annotated[SerializeAsAny[SchedulerConfig], TrainerComponent("scheduler_factory_type")],
-        "How the learning rate changes for the role",
+        "The learning-rate schedule of the role",
     ),
 }
-"""How the sections of a role are read, and what they are."""
+"""Annotation and description of the sections of a role."""
 
 
 @dataclass(frozen=True)
 class Role:
-    """Read from the recipe's sections ``<name>`` and, unless it is frozen, ``<name>_optimizer`` and
-    ``<name>_scheduler``; the primary one, called ``model``, from ``model``, ``optimizer`` and ``scheduler``."""
+    """A model of the run. It is configured by the sections ``<name>`` and, unless frozen, ``<name>_optimizer`` and
+    ``<name>_scheduler``; the primary role, ``model``, by ``model``, ``optimizer`` and ``scheduler``."""
 
     name: str
     frozen: bool = False
-    """Never trained, so not saved either: a function of the recipe."""
+    """Neither trained nor saved: it is determined by the recipe."""
     steps_per_update_key: str = ""
-    """What says in the recipe's config how many updates it takes for each of the run's; one when empty."""
+    """Recipe key with the number of optimizer steps of this role for each step of the run; one when empty."""
     deepspeed: str = ""
-    """Recipe key of a ``deepspeed:`` block of its own; the run's when empty, or not given."""
+    """Recipe key of the role's own ``deepspeed:`` block; that of the run when empty or unset."""
 
     def section(self, part: str) -> str:
+        """Returns the name of the role's section for ``part``: ``optimizer`` or ``scheduler``."""
         return part if self.name == "model" else f"{self.name}_{part}"
 
 
@@ -55,22 +56,21 @@ def check_roles(trainer: Any) -> None:
     roles: Any = trainer.roles
     who = f"{trainer.__qualname__}: roles:"
     if not (isinstance(roles, (tuple, list)) and all(isinstance(role, Role) for role in roles)):
-        wanted = '(Role("model"), Role("teacher", frozen=True))'
-        raise RegistryError(f"{who} {short_repr(roles)}; a tuple of Role is wanted, such as {wanted}")
+        example = '(Role("model"), Role("teacher", frozen=True))'
+        raise RegistryError(f"{who} {short_repr(roles)}; expected a tuple of Role, such as {example}")
     names = [role.name for role in roles]
     if twice := next((name for name in names if names.count(name) > 1), None):
-        raise RegistryError(f"{who} {twice} is there twice; give one of them another name")
+        raise RegistryError(f"{who} {twice} occurs twice; give one of them another name")
     if "model" not in names:
         raise RegistryError(f'{who} {", ".join(names) or "none"}; Role("model"), which the loop trains, is missing')
     if odd := [name for name in names if not name or name.startswith("_")]:
         raise RegistryError(
-            f"{who} {odd[0]!r} can be no section of a recipe; give it a name without an underscore before it"
+            f"{who} {odd[0]!r} cannot be a section of a recipe; give it a name without a leading underscore"
         )
 
 
 def add_role_sections(config_type: type[TrainerConfig], roles: Iterable[Role]) -> type[TrainerConfig]:
-    """The class that reads a recipe with a section for each part of each role: ``config_type`` where it has them, else
-    a subclass with those that it lacks."""
+    """Returns ``config_type``, or a subclass of it with the sections of ``roles`` that it lacks."""
     lacking: dict[str, Any] = {}
     for role in roles:
         for part, (section, meaning) in _PARTS.items():
@@ -84,31 +84,34 @@ def add_role_sections(config_type: type[TrainerConfig], roles: Iterable[Role]) -
 
 
 class RoleView:
-    """The run as the parts of one role see it: the same, but for the lengths of that role's schedule."""
+    """A `TrainerView` for the components of one role: that of the trainer, with the lengths of the role's schedule."""
 
     def __init__(self, trainer: Any, role: Role) -> None:
         self._trainer, self._role = trainer, role
-        self._pace = int(getattr(trainer.config, role.steps_per_update_key)) if role.steps_per_update_key else 1
+        self._steps_per_update = (
+            int(getattr(trainer.config, role.steps_per_update_key)) if role.steps_per_update_key else 1
+        )
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.__dict__["_trainer"], name)
 
     @property
     def frozen(self) -> bool:
+        """Whether the role is frozen."""
         return self._role.frozen
 
     @property
     def optimizer_section(self) -> OptimizerConfig | None:
-        """What the recipe says of the role's optimizer; None of a frozen one's."""
+        """The optimizer section of the role; None for a frozen role."""
         return getattr(self.config, self._role.section("optimizer"), None)
 
     @property
     def training_horizon(self) -> int:
-        return int(self._trainer.training_horizon) * self._pace
+        return int(self._trainer.training_horizon) * self._steps_per_update
 
     @property
     def steps_per_epoch(self) -> int:
-        return int(self._trainer.steps_per_epoch) * self._pace
+        return int(self._trainer.steps_per_epoch) * self._steps_per_update
 
     @property
     def warmup_steps(self) -> int:
@@ -118,13 +121,13 @@ class RoleView:
 
 @contextmanager
 def frozen_parameters(engine: Any) -> Iterator[torch.nn.Module]:
-    """The engine's model, for another's loss: gradients flow through it, and none stay in it."""
+    """Yields the engine's module for the loss of another model: gradients flow through it but are not stored."""
     module: torch.nn.Module = engine.module
-    wanted = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    for parameter in wanted:
+    trainable = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    for parameter in trainable:
         parameter.requires_grad_(False)
     try:
         yield module
     finally:
-        for parameter in wanted:
+        for parameter in trainable:
             parameter.requires_grad_(True)

@@ -1,4 +1,4 @@
-"""What a loss has to be, said of one that is not, before a library stumbles over it or nobody does."""
+"""Checks that the loss is a scalar tensor with a gradient, and that it holds every term that it should."""
 
 from typing import Any
 
@@ -12,17 +12,17 @@ from arctic_training.registry import qualified_name
 
 
 def require_scalar(trainer: Any, loss: Any) -> None:
-    """Raises `TrainingError`."""
+    """Raises `TrainingError` unless ``loss`` is a tensor of one element with a gradient."""
     if not isinstance(loss, torch.Tensor):
-        told = f"is {short_repr(loss)}"
+        problem = f"is {short_repr(loss)}"
     elif loss.numel() != 1:
-        told = f"has the shape {list(loss.shape)}"
+        problem = f"has the shape {list(loss.shape)}"
     elif torch.is_grad_enabled() and not loss.requires_grad:
-        told = "depends on no weight that is trained"
+        problem = "depends on no weight that is trained"
     else:
         return
     raise TrainingError(
-        f"the loss of {qualified_name(type(trainer))} {told}; a tensor of one number, made of the model's, is wanted"
+        f"the loss of {qualified_name(type(trainer))} {problem}; expected a scalar tensor of the model's outputs"
     )
 
 
@@ -41,5 +41,5 @@ def require_whole_attention(trainer: Any, loss: Any) -> None:
         name = qualified_name(type(trainer))
         raise TrainingError(
             f"sequence_parallel_size: the loss of {name} came about without the rest of the sequence: "
-            "its model attends by something else than transformers' attention functions; leave it out"
+            "its model attends by something else than transformers' attention functions; remove the key"
         )

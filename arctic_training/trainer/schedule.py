@@ -1,4 +1,4 @@
-"""How long a run is, in epochs and in optimizer updates."""
+"""The length of a run, in epochs and in optimizer steps."""
 
 import math
 import sys
@@ -9,24 +9,24 @@ from arctic_training.state import Progress
 
 
 class ScheduleMixin:
-    """What follows from the recipe, the data and the progress. Every length is in optimizer updates."""
+    """Part of `Trainer`: lengths in optimizer steps, from the recipe, the data and the progress."""
 
     config: Any
     progress: Progress
     train_loader: Loader | None = None
     stop_reason: str = ""
     _started_at: int = 0
-    """The update that this start of the run went on from."""
+    """The step at which this process started or resumed the run."""
 
     @property
     def steps_per_epoch(self) -> int:
-        """Optimizer updates in an epoch; a short last window is one too. 0 for data without an end."""
+        """Optimizer steps in an epoch, a short last window included; 0 for streaming data."""
         loader = self.train_loader
         return math.ceil(len(loader) / self.config.gradient_accumulation_steps) if loader is not None else 0
 
     @property
     def epochs_completed(self) -> float:
-        """How often the data were gone through, with a fraction; 0 for data without an end."""
+        """Completed epochs as a float; 0.0 for streaming data."""
         loader = self.train_loader
         rows = loader.rows if loader is not None else 0
         # the last micro-batches of an epoch may reach beyond its rows
@@ -34,7 +34,7 @@ class ScheduleMixin:
 
     @property
     def total_epochs(self) -> int:
-        """How often the data are gone through in the whole run, at most."""
+        """The largest number of epochs of the run."""
         if self.config.train_iters:
             return sys.maxsize
         repeats = -(-int(self.config.min_iterations) // max(1, self.steps_per_epoch))
@@ -42,17 +42,17 @@ class ScheduleMixin:
 
     @property
     def training_horizon(self) -> int:
-        """Optimizer updates in the whole run, not only in what is left of it."""
+        """Optimizer steps of the whole run, those already taken included."""
         return int(self.config.train_iters) or self.total_epochs * self.steps_per_epoch
 
     @property
     def warmup_steps(self) -> int:
-        """Optimizer updates of warm-up."""
+        """Optimizer steps of warm-up."""
         return int(self.config.scheduler.warmup(self.training_horizon, self.steps_per_epoch))
 
     @property
     def last_step(self) -> int | None:
-        """The update after which this run ends, be its epochs over or not."""
+        """The step after which the run ends at the latest, before its epochs are over; None without a limit."""
         limits = [self.config.train_iters, self.config.exit_iteration]
         if self.config.exit_iteration_this_run:
             limits.append(self._started_at + self.config.exit_iteration_this_run)
@@ -60,7 +60,7 @@ class ScheduleMixin:
 
     @property
     def plan_reached(self) -> str:
-        """What of the recipe's plan is reached, so that there is nothing left to train; empty while there is."""
+        """The limit of the recipe that is reached, so that nothing is left to train; empty while something is."""
         for key in ("train_iters", "exit_iteration"):
             if (limit := int(getattr(self.config, key))) and self.progress.step >= limit:
                 return f"{key} is {limit}"
@@ -68,6 +68,6 @@ class ScheduleMixin:
 
     @property
     def epochs(self) -> range:
-        """The epochs that are left, the one under way among them."""
+        """The remaining epochs, the current one included."""
         over = self.last_step is not None and self.progress.step >= self.last_step
         return range(0) if over or self.stop_reason else range(self.progress.epoch, self.total_epochs)

@@ -1,4 +1,4 @@
-"""The run as the outside sees it: its folder, its log, and where its numbers are told."""
+"""The outputs of a run: its folder, its log and its trackers."""
 
 import contextlib
 import importlib.metadata
@@ -26,7 +26,7 @@ _LIBRARIES = ("arctic_training", "torch", "deepspeed", "transformers", "datasets
 
 
 class Session:
-    """Made once on every rank; only the main one writes the run folder and tells the trackers."""
+    """Created once on every rank; the main rank alone writes the run folder and calls the trackers."""
 
     def __init__(self, config: TrainerConfig) -> None:
         self.config = config
@@ -38,7 +38,7 @@ class Session:
         start_console_log(level=told.level, rank=process_group.rank(), world=world, ranks=told.print_output_ranks)
 
     def acquire_locks(self) -> None:
-        """Keep other runs out of the run folder and those of the checkpoints. Raises `InputError` when one is there,
+        """Locks the run folder and those of the checkpoints. Raises `InputError` when another run holds one of them,
         or two sections would save in one folder."""
         saves = [section.folder(self.run_dir) for section in self.config.checkpoint if section.enabled]
         real = [os.path.realpath(folder) for folder in saves]
@@ -47,19 +47,19 @@ class Session:
         self.lock = Lock([self.run_dir, *saves])
 
     def start(self, trackers: Sequence[Tracker], step: int) -> None:
-        """Start the trackers at ``step`` and write who runs what on the main rank, and the log on every one.
+        """Starts the trackers at ``step``, writes recipe and environment on the main rank, and the log on every rank.
 
-        Called when every part of the run is made: a run that is refused, be it by a tracker, leaves nothing behind.
-        Raises `InputError`.
+        Called when all parts of the run are built: a run that is refused, by a tracker too, leaves nothing behind.
+        Raises `InputError` when a tracker fails to start.
         """
-        told = self.config.logger
-        folder = told.output_dir or self.run_dir / "logs"
+        options = self.config.logger
+        folder = options.output_dir or self.run_dir / "logs"
         with collectives.main_process_first() as first:
             if first:
                 recipe = self.config.dump()
                 self._start(trackers, recipe, step)
                 self._write(recipe)
-        start_file_log(folder, level=told.level, rank=process_group.rank(), ranks=told.file_output_ranks)
+        start_file_log(folder, level=options.level, rank=process_group.rank(), ranks=options.file_output_ranks)
 
     def _start(self, trackers: Sequence[Tracker], recipe: dict[str, Any], step: int) -> None:
         self.run_dir.mkdir(parents=True, exist_ok=True)
@@ -75,6 +75,7 @@ class Session:
         )
 
     def log(self, values: Mapping[str, float], step: int) -> None:
+        """Sends ``values`` to every tracker; one that fails is left out from then on."""
         for tracker in list(self.trackers):
             try:
                 tracker.log(values, step)
@@ -84,6 +85,7 @@ class Session:
                 logger.error(f"tracker {tracker.name} failed and is left out from step {step} on: {error!r}")
 
     def close(self, *, failed: bool) -> None:
+        """Finishes the trackers and releases the locks."""
         while self.trackers:
             tracker = self.trackers.pop()
             try:
@@ -91,11 +93,10 @@ class Session:
             except Exception as error:
                 logger.error(f"tracker {tracker.name} could not finish: {error!r}")
         self.release_locks()
-
         process_group.restore_environment()
 
     def leave(self, *, failed: bool) -> None:
-        """`close`, and leave the process, which the run may have been a guest of, as it was."""
+        """Calls `close`, and restores the log and the random generators of the process."""
         self.close(failed=failed)
         close_log()
         if self._rng is not None:
@@ -103,16 +104,16 @@ class Session:
             self._rng = None
 
     def release_locks(self) -> None:
-        """Let other runs in."""
+        """Releases the locks of the run."""
         if self.lock is not None:
             self.lock.release()
         if process_group.is_main() and self.config.output_dir is None and self.config.recipe_path is None:
-            with contextlib.suppress(OSError):  # a temporary folder that nothing came into
+            with contextlib.suppress(OSError):  # a temporary folder that is still empty
                 self.run_dir.rmdir()
 
 
 def resolve_run_dir(config: TrainerConfig) -> Path:
-    """The run folder, the same on every rank; a new temporary one for a recipe that is no file and names none."""
+    """Returns the run folder, the same on every rank; a new temporary one for a recipe without file or output_dir."""
     if config.output_dir is not None:
         return config.output_dir.absolute()
     if config.recipe_path is not None:
@@ -122,7 +123,7 @@ def resolve_run_dir(config: TrainerConfig) -> Path:
 
 
 def environment_facts() -> dict[str, Any]:
-    """What a person needs to run this again: versions, machine, command. No environment variable: some are secrets."""
+    """Returns versions, machine and command of the run; no environment variables, since some are secrets."""
     versions = {}
     for library in _LIBRARIES:
         try:

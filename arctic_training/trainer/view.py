@@ -1,4 +1,4 @@
-"""What the parts of a run may know of it, as far as it follows from others: `TrainerView` says all."""
+"""Properties of a run that its components may read; the interface is `component.TrainerView`."""
 
 from pathlib import Path
 from typing import Any, ClassVar
@@ -13,7 +13,7 @@ from arctic_training.trainer.session import Session
 
 
 class View:
-    """Of `Trainer`."""
+    """Part of `Trainer`: what follows from its config, engines and process group."""
 
     config: Any
     session: Session
@@ -27,27 +27,32 @@ class View:
 
     @property
     def trainable_engines(self) -> dict[str, Engine]:
-        """The engines that change, and so are saved. A frozen role is a function of the recipe."""
+        """Engines that are trained and saved, by role. A frozen role is determined by the recipe."""
         return {role.name: self.engines[role.name] for role in self.roles if not role.frozen}
 
     @property
     def device(self) -> torch.device:
+        """The device of this rank."""
         return process_group.device()
 
     @property
     def packs_samples(self) -> bool:
+        """Whether a row of a batch holds several samples."""
         factory: Any = lookup("data_factory", self.config.data.type)
         return bool(factory.packs(self.config.data))
 
     @property
     def data_rank(self) -> int:
+        """The rank among the groups of ranks that read different data."""
         return process_group.rank() // int(self.config.sequence_parallel_size)
 
     @property
     def data_world(self) -> int:
+        """The number of groups of ranks that read different data."""
         # data can be prepared by fewer processes than train on them
         return max(1, process_group.world_size() // int(self.config.sequence_parallel_size))
 
     @property
     def run_dir(self) -> Path:
+        """The run folder."""
         return self.session.run_dir

@@ -1,4 +1,4 @@
-"""What one optimizer update sees: up to ``gradient_accumulation_steps`` micro-batches on every data rank."""
+"""Accumulation windows: the micro-batches of one optimizer step on this rank, and the number of labels in all."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -15,22 +15,25 @@ Reduce = Callable[[torch.Tensor], torch.Tensor]
 
 @dataclass
 class AccumulationWindow:
+    """Up to ``gradient_accumulation_steps`` micro-batches, after which the engine takes one step."""
+
     batches: list[Any]
-    """Its micro-batches on this rank, on the device."""
+    """Micro-batches of this rank, on the device."""
     targets: int = 0
-    """What its loss is a mean over, on all ranks together."""
+    """Labels that the loss averages over, on all ranks together."""
     stop: bool = False
-    """Some rank asked that this window be the last."""
+    """Whether a rank requested that this window be the last."""
     index: int = 0
-    """The micro-batch under way."""
+    """Index of the current micro-batch."""
 
     @property
     def size(self) -> int:
+        """Number of micro-batches."""
         return len(self.batches)
 
     @property
     def is_last_micro_batch(self) -> bool:
-        """Whether the micro-batch under way is the one that completes the update."""
+        """Whether the engine steps after the current micro-batch."""
         return self.index == self.size - 1
 
 
@@ -44,11 +47,11 @@ def iter_windows(
     ranks: int,
     device: torch.device,
 ) -> Iterator[AccumulationWindow]:
-    """Cut ``batches`` into windows; the last of an epoch may be short.
+    """Yields windows of ``size`` micro-batches; the last of an epoch may be shorter.
 
-    A whole window is read before any of it is handed on, and its targets are counted before they reach the device. One
-    small reduction (a sum of two CPU numbers over the data ranks) tells every rank the window's targets and whether
-    to stop after it, so that nothing else in the loop needs a collective.
+    All micro-batches of a window are read before the first is yielded, and their labels are counted on the CPU. One
+    reduction, ``reduce``, of an int64 tensor ``[2]`` over the data ranks gives every rank the number of labels and
+    whether to stop after the window, so that nothing else in the loop needs a collective.
     """
     stream = iter(batches)
     while held := list(islice(stream, size)):
@@ -89,14 +92,14 @@ def windowed_batches(trainer: Any) -> Iterator[Any]:
 
 
 def repeat_first_batch(loader: Any, row: int) -> Iterator[Any]:
-    """The first batch of all, as often as ``loader`` has batches from ``row`` on."""
+    """Yields the first batch of the data as often as ``loader`` has batches from ``row`` on."""
     loader.seek(0, 0)
     first = next(iter(loader))
     return repeat(first, len(loader) - row // loader.stride) if len(loader) else repeat(first)
 
 
 def count_targets(batch: Any) -> int:
-    """The labels of a batch that are targets; its rows where it has no labels."""
+    """Returns the number of labels of a batch that are not ignored; of its rows when it has no labels."""
     if isinstance(batch, Mapping):
         for name in ("shift_labels", "labels"):
             if name in batch:
@@ -106,12 +109,12 @@ def count_targets(batch: Any) -> int:
 
 
 def set_num_items_in_batch(batch: Any, share: float) -> Any:
-    """Tell a batch what the sum of its losses is to be divided by, under transformers' name for it."""
+    """Returns the batch with the divisor of its summed losses under transformers' key ``num_items_in_batch``."""
     return {**batch, "num_items_in_batch": share} if isinstance(batch, Mapping) else batch
 
 
 def to_device(batch: Any, device: torch.device) -> Any:
-    """Returns the batch with its tensors on ``device``, which need not be asked how many of its labels are targets."""
+    """Returns the batch with its tensors on ``device``; the count of its labels stays known on the CPU."""
     if device.type == "cpu":
         return batch
     if isinstance(batch, torch.Tensor):

@@ -160,30 +160,30 @@ CASES: dict[str, Case] = {
         starts=True,
     ),
     "a loss of nothing": Case(
-        "the loss of Mine in {here}/train.py is None; a tensor of one number, made of the model's, is wanted",
+        "the loss of Mine in {here}/train.py is None; expected a scalar tensor of the model's outputs",
         recipe=of("own_none"),
         files=loss("own_none", "pass"),
         code=1,
         starts=True,
     ),
     "a loss that is a number": Case(
-        "the loss of Mine in {here}/train.py is 3.0; a tensor of one number, made of the model's, is wanted",
+        "the loss of Mine in {here}/train.py is 3.0; expected a scalar tensor of the model's outputs",
         recipe=of("own_number"),
         files=loss("own_number", "return 3.0"),
         code=1,
         starts=True,
     ),
     "a loss of several numbers": Case(
-        "the loss of Mine in {here}/train.py has the shape [1, 24, 320]; a tensor of one number, made "
-        "of the model's, is wanted",
+        "the loss of Mine in {here}/train.py has the shape [1, 24, 320]; expected a scalar "
+        "tensor of the model's outputs",
         recipe=of("own_vector"),
         files=loss("own_vector", "return self.model(**{'input_ids': batch['input_ids']}).logits"),
         code=1,
         starts=True,
     ),
     "a loss without a gradient": Case(
-        "the loss of Mine in {here}/train.py depends on no weight that is trained; a tensor of one "
-        "number, made of the model's, is wanted",
+        "the loss of Mine in {here}/train.py depends on no weight that is trained; expected a "
+        "scalar tensor of the model's outputs",
         recipe=of("own_flat"),
         files=loss("own_flat", "return super().loss(batch).detach()"),
         code=1,

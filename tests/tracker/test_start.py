@@ -1,4 +1,4 @@
-"""A tracker that cannot be told of the run refuses it before anything of the run is written."""
+"""A tracker that cannot log the run refuses it before anything of the run is written."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -45,7 +45,7 @@ def test_one_that_cannot_start_refuses_the_run(tmp_path: Path, capsys: pytest.Ca
     sections = [{"type": Server.name}, {"type": Server.name, "fails": fails}]
     told = recipe("sft", tmp_path / "files", output_dir=str(tmp_path / "run"), trackers=sections)
     assert run(get_config(told)) == 2
-    error = "trackers: server_of_a_test cannot be told of the run (ConnectionError: nobody answers)"
+    error = "trackers: server_of_a_test cannot log the run (ConnectionError: nobody answers)"
     shown = capsys.readouterr()
     assert shown.err.splitlines()[-1] == error and "Traceback" not in shown.err and "run folder" not in shown.out
     assert not (tmp_path / "run").exists()

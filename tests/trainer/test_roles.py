@@ -133,11 +133,11 @@ def test_a_role_that_its_config_does_not_fit_is_refused(
 @pytest.mark.parametrize(
     ("roles", "told"),
     [
-        (Role("model"), "a tuple of Role is wanted, such as"),
-        (("model", "teacher"), "a tuple of Role is wanted, such as"),
+        (Role("model"), "expected a tuple of Role, such as"),
+        (("model", "teacher"), "expected a tuple of Role, such as"),
         ((Role("teacher", frozen=True),), "roles: teacher; Role.*model.*, which the loop trains, is missing"),
-        ((Role("model"), Role("other"), Role("other", frozen=True)), "roles: other is there twice"),
-        ((Role("model"), Role("_other")), "roles: '_other' can be no section of a recipe"),
+        ((Role("model"), Role("other"), Role("other", frozen=True)), "roles: other occurs twice"),
+        ((Role("model"), Role("_other")), "roles: '_other' cannot be a section of a recipe"),
     ],
 )
 def test_roles_that_cannot_be_are_refused_where_the_class_is_written(roles: Any, told: str) -> None:
