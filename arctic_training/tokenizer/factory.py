@@ -1,4 +1,4 @@
-"""Makes the tokenizer of a run. The base of every tokenizer factory."""
+"""The base of tokenizer factories."""
 
 from abc import abstractmethod
 from pathlib import Path
@@ -14,21 +14,22 @@ C = TypeVar("C", bound=TokenizerConfig)
 
 
 class TokenizerFactory(Factory[C, Any], kind="tokenizer_factory"):
-    """A subclass writes `create_tokenizer`."""
+    """Makes the tokenizer of a run. A subclass defines `create_tokenizer`."""
 
     config_type: ClassVar[type[ComponentConfig]] = TokenizerConfig
 
     def __call__(self, *args: Any) -> Any:
+        """Returns the tokenizer, or None for a run without text."""
         return self.create_tokenizer()
 
     @hook("create_tokenizer")
     @abstractmethod
     def create_tokenizer(self) -> Any:
-        """The tokenizer; None for a run without text."""
+        """Returns a tokenizer of transformers, or None for a run without text."""
 
 
 class NoTokenizerFactory(TokenizerFactory[TokenizerConfig]):
-    """For data that are no text."""
+    """Makes no tokenizer, for data that are not text."""
 
     name = "none"
 
@@ -36,11 +37,14 @@ class NoTokenizerFactory(TokenizerFactory[TokenizerConfig]):
         return None
 
 
-def read_template(told: str | None, folder: Path) -> str | None:
-    """The chat template that a recipe in ``folder`` gives, itself or by the name of a file. Raises `ModelError`."""
-    if told is None or "{" in told or "\n" in told:
-        return told
-    path = folder / told
+def read_template(template: str | None, folder: Path) -> str | None:
+    """Returns a chat template, which a recipe in ``folder`` gives as text or by the name of a file.
+
+    Raises `ModelError` for a file that cannot be read.
+    """
+    if template is None or "{" in template or "\n" in template:
+        return template
+    path = folder / template
     try:
         return path.read_text(encoding="utf-8")
     except OSError as error:

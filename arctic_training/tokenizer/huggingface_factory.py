@@ -16,12 +16,11 @@ from arctic_training.config.sections.tokenizer import TokenizerConfig
 from arctic_training.errors.types import ModelError
 from arctic_training.tokenizer.factory import TokenizerFactory, read_template
 
-_SPARE = (
+_PADDING_LIKE = (
     re.compile(r"[<\[]\W*(finetune_right_)?pad\W*[>\]]", re.IGNORECASE),
     re.compile(r"[<\[].*(reserved|unused|placeholder|dummy|extra_)\D*\d*.*[>\]]", re.IGNORECASE),
 )
-"""Tokens that a vocabulary holds for padding, and those that it holds for nothing yet."""
-
+"""Tokens of a vocabulary for padding, and reserved tokens."""
 
 _FILES = ["tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model"]
 _FILES += ["sentencepiece.bpe.model", "tekken.json", "tiktoken.model"]
@@ -29,29 +28,31 @@ _FILES += ["sentencepiece.bpe.model", "tekken.json", "tiktoken.model"]
 
 
 class HFTokenizerConfig(TokenizerConfig):
+    """The tokenizer section for a tokenizer of transformers."""
+
     name_or_path: Annotated[str | None, RESUME_SAFE] = Field(default=None, min_length=1)
-    """A folder, a name on the hub, or a ``.gguf`` file; the model's own when left out."""
+    """A folder, a name on the hub, or a ``.gguf`` file; null: the model's own."""
     tokenize_kwargs: dict[str, Any] = {}
-    """Passed to the tokenizer with every text."""
+    """Keyword arguments of every call of the tokenizer."""
     pad_token: str | None = Field(default=None, min_length=1)
-    """A token of the vocabulary to pad with; see the class."""
+    """A token of the vocabulary to pad with; null: see the class."""
     chat_template: Annotated[str | None, RESUME_SAFE] = None
-    """The template itself, or a file beside the recipe that holds it; the tokenizer's own when left out."""
+    """The template, or the name of a file beside the recipe that holds it; null: the tokenizer's own."""
     trust_remote_code: bool = False
     """Run the Python code that comes with the tokenizer's files."""
 
     def missing_paths(self) -> list[Problem]:
-        told = unreadable(self.name_or_path or "")
-        return [Problem(("name_or_path",), told)] if told else []
+        problem = unreadable(self.name_or_path or "")
+        return [Problem(("name_or_path",), problem)] if problem else []
 
 
 class HFTokenizerFactory(TokenizerFactory[HFTokenizerConfig]):
-    """A tokenizer of transformers with a pad token that ends nothing.
+    """Makes a tokenizer of transformers whose pad token is not its end token.
 
-    Where the tokenizer has no pad token, or the end token serves as one, another becomes the pad token: one that is in
-    the vocabulary for that purpose, a reserved one, the one for unknown text, ``<|endoftext|>`` where turns end with
-    another; or else a new one, ``<|pad|>``, for which the model gets a row. A model whose end token counts as padding
-    may never learn to end, in the hands of any library that leaves padding out of the loss.
+    Where the tokenizer has no pad token, or the end token is the pad token, another one is chosen: one that the
+    vocabulary has for padding, a reserved one, the unknown token, ``<|endoftext|>`` where turns end with another token;
+    or else a new one, ``<|pad|>``, for which the model gets a row. A model whose end token counts as padding may never
+    learn to end, since libraries leave padding out of the loss.
     """
 
     name = "huggingface"
@@ -63,7 +64,7 @@ class HFTokenizerFactory(TokenizerFactory[HFTokenizerConfig]):
 
         where = self.config.name_or_path or getattr(self.trainer.config.model, "name_or_path", None)
         if where is None:
-            raise ModelError("tokenizer.name_or_path: give one; the model names none")
+            raise ModelError("tokenizer.name_or_path: give a name; the model section has none")
         key = "tokenizer.name_or_path" if self.config.name_or_path else "model.name_or_path"
         path, options = Path(where).expanduser(), dict[str, Any](trust_remote_code=self.config.trust_remote_code)
         if where.startswith((".", "/", "~")) and not path.exists():
@@ -73,8 +74,8 @@ class HFTokenizerFactory(TokenizerFactory[HFTokenizerConfig]):
         if path.suffix == ".gguf":
             path, options["gguf_file"] = path.parent, path.name
         try:
-            # for some models, such as Qwen2, transformers would make one of its own out of a lexer's vocabulary
-            loader = PreTrainedTokenizerFast if _of_a_lexer(path) else AutoTokenizer
+            # for some models, such as Qwen2, transformers would build a tokenizer of its own from a lexer's vocabulary
+            loader = PreTrainedTokenizerFast if _is_saved_lexer(path) else AutoTokenizer
             tokenizer = loader.from_pretrained(str(path) if path.is_dir() else where, **options)
         except Exception as error:
             text = " ".join(str(error).split())[:500]
@@ -87,36 +88,40 @@ class HFTokenizerFactory(TokenizerFactory[HFTokenizerConfig]):
             raise ModelError(f"{key}: {where}: {text}") from error
         if (template := read_template(self.config.chat_template, self.trainer.config.recipe_dir)) is not None:
             tokenizer.chat_template = template
-        give_pad_token(tokenizer, self.config.pad_token)
+        set_pad_token(tokenizer, self.config.pad_token)
         return tokenizer
 
 
-def _of_a_lexer(folder: Path) -> bool:
+def _is_saved_lexer(folder: Path) -> bool:
+    """Returns whether a lexer of this package was saved in ``folder``."""
     try:
         return "refuse_unknown" in json.loads((folder / "tokenizer_config.json").read_bytes())
-    except (OSError, ValueError):  # what is wrong with it, its own loader says
+    except (OSError, ValueError):  # reported when it is loaded
         return False
 
 
-def give_pad_token(tokenizer: Any, wanted: str | None = None) -> None:
-    """See `HFTokenizerFactory`. Raises `ModelError` when the token that is wanted is not in the vocabulary."""
-    known = tokenizer.get_vocab()
-    if wanted is not None:
-        if wanted not in known:
-            raise ModelError(f"tokenizer.pad_token: {wanted!r} is not in the vocabulary")
-        tokenizer.pad_token = wanted
+def set_pad_token(tokenizer: Any, pad_token: str | None = None) -> None:
+    """Sets the pad token to ``pad_token``, or chooses one as `HFTokenizerFactory` describes.
+
+    Raises `ModelError` when ``pad_token`` is not in the vocabulary.
+    """
+    vocabulary = tokenizer.get_vocab()
+    if pad_token is not None:
+        if pad_token not in vocabulary:
+            raise ModelError(f"tokenizer.pad_token: {pad_token!r} is not in the vocabulary")
+        tokenizer.pad_token = pad_token
     elif tokenizer.pad_token_id is None or tokenizer.pad_token_id == tokenizer.eos_token_id:
-        tokenizer.pad_token = _spare(tokenizer, known) or "<|pad|>"
-        if tokenizer.pad_token not in known:
+        tokenizer.pad_token = _unused_token(tokenizer, vocabulary) or "<|pad|>"
+        if tokenizer.pad_token not in vocabulary:
             tokenizer.add_special_tokens({"pad_token": "<|pad|>"})
 
 
-def _spare(tokenizer: Any, known: Mapping[str, int]) -> str | None:
+def _unused_token(tokenizer: Any, vocabulary: Mapping[str, int]) -> str | None:
+    """Returns a token of the vocabulary that no text ends with and the chat template does not have, or None."""
     template = str(tokenizer.chat_template or "")
-    taken = {tokenizer.eos_token, tokenizer.bos_token}
-    free = [
-        token for token in sorted(known, key=lambda one: known[one]) if token not in taken and token not in template
-    ]
+    in_use = {tokenizer.eos_token, tokenizer.bos_token}
+    by_id = sorted(vocabulary, key=lambda token: vocabulary[token])
+    free = [token for token in by_id if token not in in_use and token not in template]
     named = [token for token in (tokenizer.unk_token, "<|endoftext|>") if token in free]
-    found = (token for pattern in _SPARE for token in free if pattern.fullmatch(token))
-    return next(chain(found, named), None)
+    candidates = (token for pattern in _PADDING_LIKE for token in free if pattern.fullmatch(token))
+    return next(chain(candidates, named), None)

@@ -1,4 +1,4 @@
-"""What of a text is one token to a lexer: the regular expressions, Oniguruma's, by which `tokenizers` splits a text."""
+"""The regular expressions (Oniguruma) by which `tokenizers` splits a text into the tokens of a lexer."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -8,13 +8,13 @@ _WORD = r"\p{L}\p{M}\p{N}_"
 _NO_DIGIT = "(?![0-9])"
 
 
-def splits(
+def split_patterns(
     tokens: Sequence[str], special: Sequence[str], *, attach_sign: bool, digit_group: int, allow_float: bool
 ) -> tuple[str, str]:
-    """What matches each piece of a text, and what matches each token of a piece; the second is empty if all are whole.
+    """Returns the pattern of each piece of a text, and that of each token of a piece, or "" if a piece is one token.
 
-    ``special`` are those of ``tokens`` that are no operands. Every character but white space is in a piece, and no
-    part of a text is looked at more often than tokens are long: the time is linear.
+    ``special`` are those of ``tokens`` after which a sign belongs to a number. Every character but white space is in a
+    piece, and no part of a text is read more often than tokens are long: the time is linear.
     """
     number = "[0-9]+" + r"(?:\.[0-9]+)?" * allow_float
     is_number = re.compile(f"[+-]?{number}")
@@ -23,8 +23,8 @@ def splits(
     def guard(token: str) -> str:
         return _NO_DIGIT if token[-1] in "0123456789" or begins_number.fullmatch(token) else ""
 
-    # what is neither a number nor the beginning of one is longer than any number that begins where it does; so it comes
-    # first, then numbers, and last what may be the beginning of one: a sign
+    # a token that neither is a number nor begins one is longer than any number at its place; so those come first,
+    # then numbers, and last what may begin one: a sign
     others = [token for token in tokens if token not in ("+", "-") and not is_number.fullmatch(token)]
     pieces = [_longest(sorted(others), guard)] if others else []
     if attach_sign and (signed := _signed(tokens, number, digit_group)):
@@ -38,10 +38,9 @@ def splits(
 
 
 def _signed(tokens: Sequence[str], number: str, digit_group: int) -> str:
-    """A number with its sign, where ``tokens`` have its first token with the sign; empty where they have none."""
-    most = f"{{1,{digit_group}}}" if digit_group else "+"
-    wanted = re.compile(f"[+-][0-9]{most}" if digit_group else f"[+-]{number}")
-    heads = sorted(token for token in tokens if wanted.fullmatch(token))
+    """Returns the pattern of a number with its sign, where ``tokens`` have its first token with the sign; else ""."""
+    signed = re.compile(f"[+-][0-9]{{1,{digit_group}}}" if digit_group else f"[+-]{number}")
+    heads = sorted(token for token in tokens if signed.fullmatch(token))
     if not heads:
         return ""
     if digit_group:
@@ -51,13 +50,14 @@ def _signed(tokens: Sequence[str], number: str, digit_group: int) -> str:
 
 
 def _groups(size: int) -> str:
+    """Returns the pattern of whole groups of ``size`` digits."""
     return rf"(?>(?:[0-9]{{{size}}})*)"
 
 
 def _longest(tokens: Sequence[str], guard: Callable[[str], str] = lambda token: "", at: int = 0) -> str:
-    """The longest of sorted ``tokens``, which are alike up to ``at``, that has after it what its ``guard`` admits."""
+    """Returns the pattern of the longest of sorted ``tokens``, equal up to ``at``, each followed by its ``guard``."""
     ends: list[str] = []
-    rests: dict[str, list[str]] = {}  # a range of numbers has few: those after 1, 2 and 3 are mostly alike
+    rests: dict[str, list[str]] = {}  # few for a range of numbers: the rests after 1, 2 and 3 are mostly equal
     for first, group in groupby(tokens, key=lambda token: token[at : at + 1]):
         if first:
             rests.setdefault(_longest(list(group), guard, at + 1), []).append(first)
@@ -68,8 +68,8 @@ def _longest(tokens: Sequence[str], guard: Callable[[str], str] = lambda token: 
 
 
 def _one_of(characters: Sequence[str]) -> str:
-    told = "".join(map(_literal, characters))
-    return told if len(characters) == 1 else f"[{told}]"
+    literals = "".join(map(_literal, characters))
+    return literals if len(characters) == 1 else f"[{literals}]"
 
 
 def _literal(character: str) -> str:

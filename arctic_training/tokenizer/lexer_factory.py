@@ -1,4 +1,4 @@
-"""A tokenizer for symbolic text, whose vocabulary the recipe gives: a lexer."""
+"""A lexer: a tokenizer for symbolic text, whose vocabulary is in the recipe."""
 
 from collections.abc import Iterator
 from typing import Annotated, Any
@@ -10,11 +10,11 @@ from arctic_training.config.checks.problems import Problem, Problems, shown
 from arctic_training.config.sections.base import BaseConfig
 from arctic_training.config.sections.tokenizer import TokenizerConfig
 from arctic_training.tokenizer.factory import TokenizerFactory, read_template
-from arctic_training.tokenizer.lexemes import splits
+from arctic_training.tokenizer.lexemes import split_patterns
 
-_MOST = 1_000_000
-"""Tokens of a vocabulary: more are a mistake."""
-_LONGEST = 100
+_MAX_TOKENS = 1_000_000
+"""Tokens of a vocabulary; more are a mistake."""
+_MAX_LENGTH = 100
 """Characters of a token."""
 
 _CHAT_TEMPLATE = (
@@ -25,94 +25,103 @@ _CHAT_TEMPLATE = (
 )
 
 
-def _of_a_vocabulary(token: str) -> str:
+def _check_token(token: str) -> str:
     if not token:
-        raise ValueError("a token of no character")
+        raise ValueError("a token without characters")
     if " " in token or not token.isprintable():
         raise ValueError(f"{token!r}: a token has no white space and no control characters")
-    if len(token) > _LONGEST:
-        raise ValueError(f"{shown(token)}: a token has at most {_LONGEST} characters, not {len(token)}")
+    if len(token) > _MAX_LENGTH:
+        raise ValueError(f"{shown(token)}: a token has at most {_MAX_LENGTH} characters, not {len(token)}")
     return token
 
 
-def _range(value: Any) -> Any:
+def _check_range(value: Any) -> Any:
     if not isinstance(value, (list, tuple)) or [type(one) for one in value] != [str, int, int]:
-        told = "[" + ", ".join(map(shown, value)) + "]" if isinstance(value, (list, tuple)) else shown(value)
-        raise ValueError(f"{told}: [prefix, min, max] is wanted, a text and two whole numbers, such as [x, 0, 2]")
+        text = "[" + ", ".join(map(shown, value)) + "]" if isinstance(value, (list, tuple)) else shown(value)
+        raise ValueError(f"{text}: expected [prefix, min, max], a string and two integers, such as [x, 0, 2]")
     prefix, low, high = value
     if low > high:
         raise ValueError(f"[{shown(prefix)}, {low}, {high}]: min is above max")
-    if high - low >= _MOST:
-        raise ValueError(f"{high - low + 1:,} tokens; a vocabulary has at most {_MOST:,}")
-    _of_a_vocabulary(f"{prefix}{low}")
+    if high - low >= _MAX_TOKENS:
+        raise ValueError(f"{high - low + 1:,} tokens; a vocabulary has at most {_MAX_TOKENS:,}")
+    _check_token(f"{prefix}{low}")
     return value
 
 
-Token = Annotated[str, AfterValidator(_of_a_vocabulary)]
-Range = Annotated[tuple[str, int, int], BeforeValidator(_range)]
+Token = Annotated[str, AfterValidator(_check_token)]
+Range = Annotated[tuple[str, int, int], BeforeValidator(_check_range)]
 
 
 class Vocabulary(BaseConfig):
+    """The tokens of a lexer that are not special."""
+
     range: dict[str, Range] = {}
-    """Tokens that end in a number, under any key: ``[prefix, min, max]``, both ends in. The prefix may be empty."""
+    """Tokens that end in a number: ``[prefix, min, max]`` under any key, inclusive. The prefix may be empty."""
     misc: list[Token] = []
     """Any other tokens."""
 
 
 class SpecialTokens(BaseConfig):
+    """The special tokens of a lexer."""
+
     pad: Token = "[PAD]"
-    """Fills rows that are too short."""
+    """Pads short rows."""
     bos: Token = "[BOS]"
-    """Begins a text, for models that want it. It is put nowhere unasked."""
+    """Begins a text, for models that need it. It is never added by itself."""
     eos: Token = "[EOS]"
-    """Ends an answer or a text."""
+    """Ends a completion or a text."""
     unk: Token = "[UNK]"
-    """Stands for what is not in the vocabulary, where ``strict`` is false."""
+    """Replaces what is not in the vocabulary, where ``strict`` is false."""
     sep: Token = "[SEP]"
-    """Ends a problem: what follows is the answer."""
+    """Ends a problem: the answer follows."""
 
 
 class NumberPolicy(BaseConfig):
+    """How numbers are split into tokens."""
+
     attach_sign: bool = True
-    """A sign before a number, and not after an operand, belongs to the number's first token; else it is its own."""
+    """A sign before a number, and not after an operand, is part of the number's first token; false: it is a token."""
     digit_group: int = Field(default=0, ge=0, le=100)
-    """Digits of a token of a number, counted from the decimal point; 0: a number is one token."""
+    """Digits per token of a number, counted from the decimal point; 0: a number is one token."""
     allow_float: bool = True
     """A point between digits is part of a number."""
 
 
 class LexerConfig(TokenizerConfig):
+    """The tokenizer section for a lexer."""
+
     vocab: Vocabulary
-    """The tokens. Special ones come first, then ranges and the others, as they are written."""
+    """The tokens. Their ids are in this order: special tokens, ranges, others, each as written."""
     special_tokens: SpecialTokens = SpecialTokens()
-    """What is put around texts. Where it stands in a text it is a token like any other."""
+    """Tokens around texts. Within a text they are tokens like any other."""
     number_policy: NumberPolicy = NumberPolicy()
-    """How numbers are read."""
+    """How numbers are split into tokens."""
     strict: Annotated[bool, RESUME_SAFE] = True
-    """Refuse data with tokens outside the vocabulary, naming them all; else they become the unknown token."""
+    """Refuse data with tokens outside the vocabulary, naming them all; false: they become the unknown token."""
     chat_template: Annotated[str | None, RESUME_SAFE] = None
-    """The template itself, or a file beside the recipe that holds it. When left out: the problem, ``sep``, the answer,
+    """The template, or the name of a file beside the recipe that holds it; null: the problem, ``sep``, the answer,
     ``eos``."""
 
     @model_validator(mode="after")
-    def _each_token_once(self) -> "LexerConfig":
+    def _check_tokens_unique(self) -> "LexerConfig":
         count = len(self.vocab.misc) + sum(high - low + 1 for _, low, high in self.vocab.range.values())
         if not count:
-            raise ValueError("vocab: there is no token in it; give vocab.range or vocab.misc")
-        if count > _MOST:
-            raise ValueError(f"vocab: {count:,} tokens; a vocabulary has at most {_MOST:,}")
-        found: dict[str, tuple[str, ...]] = {}
+            raise ValueError("vocab: it has no tokens; give vocab.range or vocab.misc")
+        if count > _MAX_TOKENS:
+            raise ValueError(f"vocab: {count:,} tokens; a vocabulary has at most {_MAX_TOKENS:,}")
+        paths: dict[str, tuple[str, ...]] = {}
         problems: dict[tuple[str, ...], Problem] = {}
-        for path, token in self._placed():
-            if path != (there := found.setdefault(token, path)):
+        for path, token in self._tokens_with_paths():
+            if path != (first := paths.setdefault(token, path)):
                 problems.setdefault(
-                    path, Problem(path, f"{token!r} is given twice; it is in tokenizer.{'.'.join(there)} too")
+                    path, Problem(path, f"{token!r} is given twice; it is in tokenizer.{'.'.join(first)} too")
                 )
         if problems:
             raise Problems(problems.values())
         return self
 
-    def _placed(self) -> Iterator[tuple[tuple[str, ...], str]]:
+    def _tokens_with_paths(self) -> Iterator[tuple[tuple[str, ...], str]]:
+        """Yields every token in the order of ids, with its path in the section."""
         for name in SpecialTokens.model_fields:
             yield ("special_tokens", name), getattr(self.special_tokens, name)
         for key, (prefix, low, high) in self.vocab.range.items():
@@ -124,50 +133,50 @@ class LexerConfig(TokenizerConfig):
 
     @property
     def tokens(self) -> list[str]:
-        """All of them, in the order of their ids."""
-        return [token for _, token in self._placed()]
+        """All tokens, in the order of their ids."""
+        return [token for _, token in self._tokens_with_paths()]
 
 
 class LexerFactory(TokenizerFactory[LexerConfig]):
-    """Splits symbolic text into the tokens of a vocabulary that the recipe gives.
+    """Makes a tokenizer that splits symbolic text into the tokens of a vocabulary in the recipe.
 
-    The longest token or number that begins at a place is taken; white space only separates. A token that ends in a
-    digit does not end before another one. A number is ``12`` or, with ``allow_float``, ``3.14``; its digits are ASCII,
-    and ``number_policy`` alone says what its tokens are, whichever the vocabulary has. With ``digit_group`` the whole
-    part is cut from the right and the fraction from the left, zeros are kept, and the point is a token.
+    At each place the longest token or number that begins there is taken; white space only separates. A token that ends
+    in a digit does not end before another one. A number is ``12`` or, with ``allow_float``, ``3.14``; its digits are
+    ASCII, and its tokens depend on ``number_policy`` alone, not on the vocabulary. With ``digit_group`` the whole part
+    is cut from the right and the fraction from the left, zeros are kept, and the point is a token.
 
     A sign is attached to the number that it touches unless a letter, a digit, ``_`` or a closing bracket touches it
     from the left: ``3-5`` are three tokens, ``3 -5`` and ``3*-5`` have ``-5``. Where the vocabulary has no such first
     token with its sign, the sign is a token of its own.
 
-    What is unknown is read as whole words: a run of letters and digits, a number, or a symbol. Decoding puts a space
-    between tokens, and what it gives is read as the same tokens. transformers loads what is saved without this package.
+    Unknown text is split into words: runs of letters and digits, numbers, or symbols. Decoding puts a space between
+    tokens, and its result is split into the same tokens. transformers loads the saved tokenizer without this package.
     """
 
     name = "lexer"
     config_type = LexerConfig
 
     def create_tokenizer(self) -> Any:
-        """Raises `ModelError` for a template that cannot be read."""
+        """Returns the tokenizer. Raises `ModelError` for a template file that cannot be read."""
         from tokenizers import Regex, Tokenizer, models, pre_tokenizers
         from transformers import PreTrainedTokenizerFast
 
         config = self.config
         special = {name: getattr(config.special_tokens, name) for name in SpecialTokens.model_fields}
         tokens = config.tokens
-        pieces, parts = splits(tokens, list(special.values()), **dict(config.number_policy))
-        steps = [pre_tokenizers.Split(Regex(pieces), "removed", invert=True)]  # what is removed is white space
+        pieces, parts = split_patterns(tokens, list(special.values()), **dict(config.number_policy))
+        steps = [pre_tokenizers.Split(Regex(pieces), "removed", invert=True)]  # removes white space
         if parts:
             steps.append(pre_tokenizers.Split(Regex(parts), "isolated"))
-        numbered = {token: number for number, token in enumerate(tokens)}
-        inner = Tokenizer(models.WordLevel(numbered, unk_token=special["unk"]))
+        ids = {token: number for number, token in enumerate(tokens)}
+        inner = Tokenizer(models.WordLevel(ids, unk_token=special["unk"]))
         inner.pre_tokenizer = pre_tokenizers.Sequence(steps)
         template = read_template(config.chat_template, self.trainer.config.recipe_dir)
         return PreTrainedTokenizerFast(
             tokenizer_object=inner,
             **{f"{name}_token": token for name, token in special.items()},
-            split_special_tokens=True,  # they are found as all others are: the longest first
+            split_special_tokens=True,  # they are split as all others are: the longest first
             clean_up_tokenization_spaces=False,
             chat_template=_CHAT_TEMPLATE if template is None else template,
-            refuse_unknown=config.strict,  # kept in the saved tokenizer's config, for whoever loads it
+            refuse_unknown=config.strict,  # kept in the config of the saved tokenizer
         )

@@ -46,13 +46,13 @@ CASES: dict[str, Case] = {
         "model: {name_or_path: small}\ntokenizer: {type: lexer}\ndata: {sources: [rows.jsonl]}\n",
     ),
     "a vocabulary without a token": case(
-        f"{AT}3: tokenizer.vocab: there is no token in it; give vocab.range or vocab.misc", lexer("", "")
+        f"{AT}3: tokenizer.vocab: it has no tokens; give vocab.range or vocab.misc", lexer("", "")
     ),
     "a range from the end": case(
         f"{AT}19: tokenizer.vocab.range.x: ['x', 9, 0]: min is above max", lexer("x: [x, 9, 0]")
     ),
     "a range of two": case(
-        f"{AT}19: tokenizer.vocab.range.x: ['x', 9]: [prefix, min, max] is wanted, a text and two whole numbers, "
+        f"{AT}19: tokenizer.vocab.range.x: ['x', 9]: expected [prefix, min, max], a string and two integers, "
         "such as [x, 0, 2]",
         lexer("x: [x, 9]"),
     ),

@@ -414,15 +414,15 @@ def test_a_model_of_random_weights_trains_with_it(
 @pytest.mark.parametrize(
     ("section", "wanted"),
     [
-        ({"vocab": {}}, "vocab: there is no token in it; give vocab.range or vocab.misc"),
+        ({"vocab": {}}, "vocab: it has no tokens; give vocab.range or vocab.misc"),
         ({"vocab": {"range": {"x": ["x", 2, 0]}}}, "vocab.range.x: ['x', 2, 0]: min is above max"),
         (
             {"vocab": {"range": {"x": ["x", 0]}}},
-            "vocab.range.x: ['x', 0]: [prefix, min, max] is wanted, a text and two whole numbers, such as [x, 0, 2]",
+            "vocab.range.x: ['x', 0]: expected [prefix, min, max], a string and two integers, such as [x, 0, 2]",
         ),
         (
             {"vocab": {"range": {"x": ["x", False, 1.5]}}},
-            "vocab.range.x: ['x', false, 1.5]: [prefix, min, max] is wanted, a text and two whole numbers, such as "
+            "vocab.range.x: ['x', false, 1.5]: expected [prefix, min, max], a string and two integers, such as "
             "[x, 0, 2]",
         ),
         (
@@ -441,7 +441,7 @@ def test_a_model_of_random_weights_trains_with_it(
             {"vocab": {"misc": ["+", "a\u00a0b"]}},
             "vocab.misc.1: 'a\\xa0b': a token has no white space and no control characters",
         ),
-        ({"vocab": {"misc": ["+", ""]}}, "vocab.misc.1: a token of no character"),
+        ({"vocab": {"misc": ["+", ""]}}, "vocab.misc.1: a token without characters"),
         (
             {"vocab": {"misc": ["\ud800"]}},
             "vocab.misc.0: '\\ud800': a token has no white space and no control characters",

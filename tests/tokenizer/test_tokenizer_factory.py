@@ -10,7 +10,7 @@ import torch
 
 from arctic_training.errors.types import ModelError
 from arctic_training.model.vocabulary import fit_vocabulary
-from arctic_training.tokenizer.huggingface_factory import HFTokenizerConfig, HFTokenizerFactory, give_pad_token
+from arctic_training.tokenizer.huggingface_factory import HFTokenizerConfig, HFTokenizerFactory, set_pad_token
 from tests import tiny
 
 
@@ -67,7 +67,7 @@ def test_a_spare_token_pads_where_the_end_token_would(
 ) -> None:
     made = tokenizer(tmp_path, pad=pad, more=more, template=template)
     size = len(made)
-    give_pad_token(made)
+    set_pad_token(made)
     assert (made.pad_token, len(made)) == (wanted, size)
     assert made.pad_token_id != made.eos_token_id
     made.save_pretrained(tmp_path / "saved")
@@ -76,7 +76,7 @@ def test_a_spare_token_pads_where_the_end_token_would(
 
 def test_a_pad_token_of_its_own_is_kept(tmp_path: Path) -> None:
     made = tokenizer(tmp_path, pad="<|endoftext|>", more=["<pad>"])
-    give_pad_token(made)
+    set_pad_token(made)
     assert made.pad_token == "<|endoftext|>"
 
 
@@ -103,7 +103,7 @@ def test_a_new_pad_token_gets_a_row_and_the_others_stay(tmp_path: Path, model: A
     made.chat_template = "".join(taken)  # no token is spare
     model.resize_token_embeddings(len(made), mean_resizing=False)
     before = model.get_input_embeddings().weight.detach().clone()
-    give_pad_token(made)
+    set_pad_token(made)
     assert made.pad_token == "<|pad|>"
     if "<|pad|>" in taken:
         made.add_special_tokens({"pad_token": "<|fresh|>"})
