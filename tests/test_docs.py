@@ -166,27 +166,3 @@ def test_what_a_page_names_exists(page: Path) -> None:
     for block in blocks(text):
         if block.kind == "bash":
             subprocess.run(["bash", "-n"], input=block.text, text=True, check=True)
-
-
-def test_the_tables_of_gpu_memory_are_what_the_estimate_gives() -> None:
-    """`docs/gpu.md` against `model/memory_estimate.py`."""
-    from torch import nn
-
-    from arctic_training.model.memory_estimate import Layout
-
-    one = [
-        Layout("bf16", 1),
-        Layout("bf16", 1, moments=1),
-        Layout("bf16", 0, moments=0),
-        Layout("bf16", 2, offloads=True),
-        Layout("bf16", 1, frozen=True),
-    ]
-    several = [Layout("bf16", stage, world) for stage, world in ((1, 8), (2, 8), (3, 8), (3, 64))]
-    rows = re.findall(r"^\| ([\d.]+) billion \|(.*)\|$", (ROOT / "docs" / "gpu.md").read_text(), re.MULTILINE)
-    assert len(rows) == 12
-    for number, (billions, cells) in enumerate(rows):
-        weights = nn.Linear(1, round(float(billions) * 1e9), bias=False, device="meta")
-        sizes = [layout.state(weights) / 2**30 for layout in (one if number < 6 else several)]
-        assert [cell.strip() for cell in cells.split("|")] == [
-            f"{size:,.0f}" if size >= 10 else f"{size:.1f}" for size in sizes
-        ]
