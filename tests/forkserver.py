@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from arctic_training.data.preparation.workers import own_folder
+from arctic_training.data.preparation.workers import socket_folder
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -33,7 +33,7 @@ def fork(
     process = _SERVER.Process(target=_begin, args=(function, arguments, dict(environment), str(log)))
     # the server is started by the first process, and finds what it imports by this path
     path = mock.patch.dict(os.environ, {"PYTHONPATH": f"{ROOT}:{os.environ.get('PYTHONPATH', '')}"})
-    with own_folder(), path:  # for the socket of the server, whatever TMPDIR is
+    with socket_folder(), path:  # for the socket of the server, whatever TMPDIR is
         process.start()
     return process
 

@@ -111,7 +111,7 @@ CASES: dict[str, Case] = {
         files=part("DataSource", "own_loadless"),
     ),
     "a source that gives a list": Case(
-        "own_list: load gave list; wanted is a datasets.Dataset",
+        "own_list: load returned list; expected a datasets.Dataset",
         recipe=sft("{type: own_list}"),
         files=part("DataSource", "own_list", LOAD, "    return [1]"),
     ),

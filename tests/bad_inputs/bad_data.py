@@ -265,11 +265,11 @@ CASES: dict[str, Case] = {
         },
     ),
     "no tokens": Case(
-        "rows.jsonl: process is false, so that a column input_ids is wanted; there are messages",
+        "rows.jsonl: process is false: expected a column input_ids; there are messages",
         recipe=sft("{name_or_path: rows.jsonl, process: false}"),
     ),
     "tokens that are text": Case(
-        "rows.jsonl:1: process is false, so that every column is a list of tokens: invalid literal for "
+        "rows.jsonl:1: process is false, so every column must be a list of tokens: invalid literal for "
         "int() with base 10: 'abc'",
         recipe=sft("{name_or_path: rows.jsonl, process: false}"),
         files={"rows.jsonl": lines({"input_ids": "abc"})},

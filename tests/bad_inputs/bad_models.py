@@ -268,7 +268,8 @@ CASES: dict[str, Case] = {
         recipe=sft(more="tokenizer: {chat_template: no.jinja}\n"),
     ),
     "a template that is none": Case(
-        "rows.jsonl: the chat template is none: Expected an expression, got 'end of statement block' (its line 1)",
+        "rows.jsonl: the chat template does not parse: Expected an expression, got 'end of statement block' (its "
+        "line 1)",
         recipe=sft(more="tokenizer: {chat_template: '{% for %}'}\n"),
     ),
     "a template that asks for what is not there": Case(
@@ -276,12 +277,12 @@ CASES: dict[str, Case] = {
         recipe=sft(more="tokenizer: {chat_template: '{{ messages.foo.bar }}'}\n"),
     ),
     "a template that reaches for classes": Case(
-        "rows.jsonl: the chat template does what none may: access to attribute '__class__' of 'tuple' "
+        "rows.jsonl: the chat template leaves its sandbox: access to attribute '__class__' of 'tuple' "
         "object is unsafe.",
         recipe=sft(more='tokenizer: {chat_template: "{{ ().__class__.__mro__[1].__subclasses__() }}"}\n'),
     ),
     "a template that reaches for the system": Case(
-        "rows.jsonl: the chat template does what none may: access to attribute '__init__' of 'type' object is unsafe.",
+        "rows.jsonl: the chat template leaves its sandbox: access to attribute '__init__' of 'type' object is unsafe.",
         recipe=sft(more="tokenizer: {chat_template: \"{{ cycler.__init__.__globals__.os.mkdir('planted') }}\"}\n"),
     ),
     "a template with a long loop": Case(

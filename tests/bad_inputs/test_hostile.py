@@ -121,7 +121,7 @@ def test_a_pickle_in_the_data_cache_is_not_run(
 def test_a_template_without_an_end_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     loops = "{% for i in range(100000) %}{% for j in range(100000) %}{% endfor %}{% endfor %}"
     with monkeypatch.context() as short:
-        short.setattr(chat_template, "PATIENCE", 0.5)
+        short.setattr(chat_template, "RENDER_TIMEOUT", 0.5)
         with pytest.raises(DataError, match=r"takes more than 0\.5 s for a chat of two words"):
             ChatTemplate(templates.byte_level(loops))
     ChatTemplate(templates.byte_level(templates.CHATML))

@@ -10,7 +10,7 @@ import pytest
 
 from arctic_training.data.batching.stream import RepeatedStream
 from arctic_training.data.factories.sft import SFTDataFactory
-from arctic_training.data.preparation import prepare
+from arctic_training.data.preparation.map_rows import map_rows
 from arctic_training.data.sources.huggingface import HFDataSource, HFDataSourceConfig
 from arctic_training.errors.types import DataError
 from tests import tiny
@@ -26,7 +26,7 @@ class Own(SFTDataFactory):
     name = "own, for a test of broken rows"
 
     def process(self, dataset: Any) -> Any:
-        return prepare.map_rows(dataset, _Own(), processes=self.config.num_proc or 1)
+        return map_rows(dataset, _Own(), processes=self.config.num_proc or 1)
 
 
 class _Own:

@@ -36,7 +36,7 @@ def test_rows_are_the_samples_in_order(sizes: list[int], length: int, seed: int)
 
 @given(sizes=SIZES, length=st.integers(1, 9))
 def test_whole_rows_only(sizes: list[int], length: int) -> None:
-    rows = ConcatenatedRows(*concat_and_chunk(samples(sizes), length, np.arange(len(sizes)), whole=True))
+    rows = ConcatenatedRows(*concat_and_chunk(samples(sizes), length, np.arange(len(sizes)), drop_last=True))
     assert [len(row) for row in read(rows)] == [length] * (sum(sizes) // length)
 
 

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import arctic_training.data.sources.files  # noqa: F401  the source of files
-from arctic_training.data.factories.dpo import Cut, DPODataConfig, DPODataFactory
+from arctic_training.data.factories.dpo import DPODataConfig, DPODataFactory, Truncation
 from arctic_training.errors.types import DataError
 
 
@@ -123,7 +123,7 @@ def test_cuts(data: st.DataObject, most: int, prompt: int, mode: str) -> None:
     start, length, after = (data.draw(st.integers(low, 12)) for low in (0, 1, 0))
     ids = np.arange(1, start + length + after + 1, dtype=np.int32)
     labels = np.where((ids > start) & (ids <= start + length), ids, -100)
-    made, targets = Cut(most, prompt, mode)(ids, labels)
+    made, targets = Truncation(most, prompt, mode)(ids, labels)
     kept = min(start, prompt)
     asked = ids[:start][:kept] if mode == "keep_start" else ids[start - kept : start]
     assert made.tolist() == [*asked, *ids[start : start + length]][:most]

@@ -108,7 +108,7 @@ def test_what_else_a_turn_says_stays(folder: Path) -> None:
         {"role": "assistant", "content": "", "tool_calls": calls},
         {"role": "assistant", "content": "noon"},
     ]
-    assert sample.tools == tools and sample.context == {1}
+    assert sample.tools == tools and sample.untrained_messages == {1}
 
 
 def test_roles_that_do_not_fit(folder: Path) -> None:

@@ -7,8 +7,6 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 
-from arctic_training.data.factories.dpo import SpanEncoder
-from arctic_training.data.factories.prompt import LastAnswerEncoder
 from arctic_training.data.formats.chat import Sample
 from arctic_training.data.formats.remarks import collect, lines
 from arctic_training.data.formats.row_error import RowError
@@ -54,11 +52,8 @@ def test_every_answer_is_learned_with_its_end_and_nothing_else_is(style: Style, 
 def test_the_last_answer_of_a_preference_is_learned_with_its_end(tag: str) -> None:
     chat = in_letters(["user", "assistant", "user", "assistant"])
     TOKENIZER.chat_template = Style(tag=tag).template()
-    for encoder in (SpanEncoder(TOKENIZER), LastAnswerEncoder(TOKENIZER)):
-        if isinstance(encoder, SpanEncoder):
-            encoder.answers = {0: 1}
-        ((ids, labels),) = encoder([Sample(messages=chat)])
-        assert TOKENIZER.decode(ids[labels != -100]) == chat[3]["content"] + IM_END
+    ((ids, labels),) = SampleEncoder(TOKENIZER)([Sample(messages=chat)], last_turns=[1])
+    assert TOKENIZER.decode(ids[labels != -100]) == chat[3]["content"] + IM_END
 
 
 @pytest.mark.parametrize("tag", ["", "turn"])

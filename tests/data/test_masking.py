@@ -174,7 +174,7 @@ def test_tool_calls_are_said_and_their_results_are_not() -> None:
 def test_what_cannot_be_told_is_refused_by_row() -> None:
     encoder = SampleEncoder(templates.byte_level(templates.MERGING))
     rows = [Sample(messages=chat_of("a", "b")), Sample(messages=chat_of("a", "b", "c", "d"))]
-    with pytest.raises(RowError, match=r"row 8: message 2: where .* cannot be told.*generation"):
+    with pytest.raises(RowError, match=r"row 8: message 2: where .* cannot be found.*generation"):
         encoder(rows, 6)
 
 
@@ -192,7 +192,9 @@ def test_messages_that_are_context_are_no_targets(name: str) -> None:
     chat = chat_of("a", "one", "b", "two", "c", "three", system="s")
     whole = "".join(TEMPLATES[name][2](said) for said in ("one", "two", "three"))
     for context, left in [({2}, "twothree"), ({4}, "onethree"), ({2, 4, 6}, ""), ({1}, "onetwothree")]:
-        ((ids, labels), _) = encoder([Sample(messages=chat, context=frozenset(context)), Sample(messages=chat)])
+        ((ids, labels), _) = encoder(
+            [Sample(messages=chat, untrained_messages=frozenset(context)), Sample(messages=chat)]
+        )
         said = TOKENIZERS[name].decode(ids[labels != -100])
         assert said.replace(TEMPLATES[name][2](""), "") == left
     ((ids, labels),) = encoder([Sample(messages=chat)])
@@ -200,7 +202,7 @@ def test_messages_that_are_context_are_no_targets(name: str) -> None:
 
 
 def test_context_that_cannot_be_told_is_refused_by_row() -> None:
-    sample = Sample(messages=chat_of("a", "b", "c", "d"), context=frozenset({1}))
+    sample = Sample(messages=chat_of("a", "b", "c", "d"), untrained_messages=frozenset({1}))
     with pytest.raises(RowError, match="row 1: message 2 has the weight 0, and mask_inputs: false makes every token"):
         SampleEncoder(TOKENIZERS["chatml"], mask_inputs=False)([sample])
 
@@ -209,7 +211,9 @@ def test_a_template_that_encloses_the_last_answer_only_leaves_the_others_out() -
     once = templates.TAGGED.replace("m['role'] == 'assistant'", "m['role'] == 'assistant' and loop.last")
     chat = chat_of("a", "b", "c", "d")
     for context in (frozenset[int](), frozenset({1})):
-        ((ids, labels),) = SampleEncoder(templates.byte_level(once))([Sample(messages=chat, context=context)])
+        ((ids, labels),) = SampleEncoder(templates.byte_level(once))(
+            [Sample(messages=chat, untrained_messages=context)]
+        )
         assert TOKENIZERS["tagged"].decode(ids[labels != -100]) == "d<|im_end|>"
 
 
@@ -231,5 +235,5 @@ def test_a_tokenizer_that_does_not_keep_text_is_refused() -> None:
 
     tokenizer = templates.byte_level(templates.CHATML)
     tokenizer.backend_tokenizer.decoder = decoders.Sequence([decoders.ByteLevel(), decoders.Replace("yes", "no")])
-    with pytest.raises(DataError, match=r"what the assistant says, 'yes.*decode to 'no.*cannot be told"):
+    with pytest.raises(DataError, match=r"what the assistant says, 'yes.*decode to 'no.*cannot be found"):
         SampleEncoder(tokenizer)([Sample(messages=chat_of("a", "yes"))])

@@ -71,7 +71,7 @@ def test_only_the_answers_differ_in_a_long_chat() -> None:
     before = [user("1"), assistant("2"), user("3")]
     row = {"chosen": [*before, assistant("4")], "rejected": [*before, assistant("5"), user("6"), assistant("7")]}
     read = reader(list(row))(row)
-    assert (read.chosen_answers, read.rejected_answers) == (1, 2)
+    assert (read.chosen_turns, read.rejected_turns) == (1, 2)
 
 
 def test_system_and_tools_reach_both() -> None:
@@ -102,7 +102,7 @@ def test_the_questions_and_answers_before_come_first() -> None:
         assert [sample.messages for sample in (read.chosen, read.rejected)] == [
             [*before, *sample.messages] for sample in (GOOD, BAD)
         ]
-        assert (read.chosen_answers, read.rejected_answers) == (1, 1) and not found
+        assert (read.chosen_turns, read.rejected_turns) == (1, 1) and not found
 
 
 @pytest.mark.parametrize(
@@ -131,7 +131,7 @@ def test_flags_in_the_prompt_change_nothing() -> None:
     before = [user("1"), {**assistant("2"), "weight": 0}, user("3")]
     read = preference({"prompt": before, "chosen": [assistant("4")], "rejected": [assistant("5")]}, "prompt")
     assert read.chosen.messages == [user("1"), assistant("2"), user("3"), assistant("4")]
-    assert (read.chosen_answers, read.rejected_answers) == (1, 1)
+    assert (read.chosen_turns, read.rejected_turns) == (1, 1)
 
 
 def test_texts() -> None:

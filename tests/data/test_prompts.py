@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, assume, given, settings
 
-from arctic_training.data.factories.prompt import LastAnswerEncoder, PromptDataFactory
+from arctic_training.data.factories.prompt import PromptDataFactory, PromptEncoder
 from arctic_training.data.factories.sft import SFTDataFactory
 from arctic_training.data.formats.chat import Sample
 from arctic_training.data.formats.row_error import RowError
@@ -29,7 +29,7 @@ ENCLOSED_HEADER = (
 
 def asked(template: str, chat: list[dict[str, Any]]) -> tuple[str, str]:
     TOKENIZER.chat_template = template
-    ((prompt, answer),) = LastAnswerEncoder(TOKENIZER).pairs([Sample(messages=chat)], 0)
+    ((prompt, answer),) = PromptEncoder(TOKENIZER).encode_pairs([Sample(messages=chat)], 0)
     return TOKENIZER.decode(prompt), TOKENIZER.decode(answer)
 
 
@@ -60,7 +60,7 @@ def test_rows_without_an_answer_are_refused_and_excluded_ones_left_out(tmp_path:
 
     good = {"question": "q", "answer": "a"}
     assert len(prompts(good, {**good, "train": False})) == 1
-    assert "1 of 2 rows have no target token: 2; they are left out" in said.pop()
+    assert "1 of 2 rows have no target token: 2; they are dropped" in said.pop()
     for bad in ({"question": "q", "answer": ""}, {"prompt": "q", "completion": " "}, {"messages": [turn("user", "q")]}):
         with pytest.raises(DataError, match=r"rows\.jsonl:1: there is no answer"):
             prompts(bad)

@@ -96,7 +96,7 @@ def test_rows_without_a_target_are_named_and_left_out(tmp_path: Path, said: list
     rows = [chat("q", f"a{n}") for n in range(9)]
     rows.insert(3, {"messages": [{"role": "user", "content": "unanswered"}]})
     assert len(sft(tmp_path, rows, max_share_without_targets="10%")().train) == 9
-    assert said[0].endswith("rows.jsonl: 1 of 10 rows have no target token: 4; they are left out")
+    assert said[0].endswith("rows.jsonl: 1 of 10 rows have no target token: 4; they are dropped")
     assert len(sft(tmp_path, rows, max_share_without_targets="10%")().train) == 9
     assert said[1] == said[0]  # also when it comes out of the cache
     with pytest.raises(DataError, match=r"no target token: 4; more than data.max_share_without_targets = 0\.05"):
@@ -110,7 +110,7 @@ def test_empty_answers_are_left_out_and_counted(tmp_path: Path, said: list[str],
     path.write_text(f"{columns}\n1+1,2\n1+2,\n1+3,4\n1+4, \n", encoding="utf-8")
     made = sft(tmp_path, sources=[str(path)], max_share_without_targets=0.5, mask_inputs=mask)().train.dataset
     if mask:
-        assert said == [f"{path}: 2 of 4 rows have no target token: 2, 4; they are left out"]
+        assert said == [f"{path}: 2 of 4 rows have no target token: 2, 4; they are dropped"]
         assert [answer.replace("<|im_end|>", "") for answer in answers(made)] == ["2", "4"]
     else:
         assert len(made) == 4  # their questions are targets
@@ -126,7 +126,7 @@ def test_rows_that_are_cut_off_before_their_answer_count_as_rows_without_a_targe
         sft(tmp_path, rows, **section)()
     said.clear()
     loaders = sft(tmp_path, rows, **section, max_share_without_targets=0.5)()
-    assert "1 of 2 samples have no target token within max_length = 40, and are left out" in said
+    assert "1 of 2 samples have no target token within max_length = 40, and are dropped" in said
     batches = [batch for loader in (loaders.train, *loaders.evaluation.values()) for batch in loader]
     assert sum(int((batch["input_ids"] == TOKENIZER.encode("q")[0]).sum()) for batch in batches) == 3
     with pytest.raises(DataError, match="2 of 2 samples have no target token within max_length = 40; nothing is left"):
@@ -213,7 +213,7 @@ def test_sources_that_are_split_are_looked_for_once(
         assert sorted(parts[0] + parts[1]) == sorted(f"a{n}<|im_end|>" for n in range(40)) and len(parts[1]) == 10
         loads = ["load train"] * (changes or not rows_are_there)
         assert Counted.asked == ["fingerprint train", *loads]
-        assert len(said) == 1 and "rows have no target token: 41; they are left out" in said[0]
+        assert len(said) == 1 and "rows have no target token: 41; they are dropped" in said[0]
 
 
 def test_evaluation_is_in_order(tmp_path: Path) -> None:
@@ -278,12 +278,13 @@ def test_which_source_a_string_is() -> None:
 
 
 def test_several_processes_make_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from arctic_training.data.preparation import prepare
+    from arctic_training.data.preparation import map_rows
+    from arctic_training.data.sources import spool
 
     rows = tiny.chats(60)
     one = sft(tmp_path, rows, num_proc=1)().train.dataset
-    monkeypatch.setattr(prepare, "_ROWS_EACH", 10)
-    monkeypatch.setattr(prepare, "_IN_MEMORY", 10)
+    monkeypatch.setattr(map_rows, "_MIN_ROWS_PER_PROCESS", 10)
+    monkeypatch.setattr(spool, "IN_MEMORY", 10)
     (tmp_path / "other").mkdir()
     two = sft(tmp_path / "other", sources=[write(tmp_path, rows)], num_proc=2)().train.dataset
     assert len(one) == len(two) == 60

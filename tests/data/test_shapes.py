@@ -63,9 +63,9 @@ def test_other_parts_of_a_row() -> None:
 def test_a_message_of_weight_0_is_context() -> None:
     silent = {**CHAT[1], "weight": 0}
     turns = [{**CHAT[0], "weight": 0}, silent, CHAT[0], {**CHAT[1], "weight": 1}]
-    assert read({"messages": turns}) == Sample(messages=CHAT * 2, context=frozenset({1}))
-    assert read({"messages": turns, "system": "be kind"}).context == {2}
-    assert read({"prompt": [CHAT[0], silent, CHAT[0]], "completion": "yes"}).context == {1}
+    assert read({"messages": turns}) == Sample(messages=CHAT * 2, untrained_messages=frozenset({1}))
+    assert read({"messages": turns, "system": "be kind"}).untrained_messages == {2}
+    assert read({"prompt": [CHAT[0], silent, CHAT[0]], "completion": "yes"}).untrained_messages == {1}
 
 
 FLAGS = [{"weight": 0}, {"train": False}, {"training": False}, {"loss": False}, {"loss_scale": 0.0}, {"masked": True}]
@@ -75,8 +75,8 @@ FLAGS = [{"weight": 0}, {"train": False}, {"training": False}, {"loss": False}, 
 def test_a_message_that_is_not_to_be_trained_on_is_context(flag: dict[str, Any]) -> None:
     opposite = {key: 1 - value for key, value in flag.items()}
     sample = read({"messages": [CHAT[0], {**CHAT[1], **flag}, CHAT[0], {**CHAT[1], **opposite}]})
-    assert sample == Sample(messages=CHAT * 2, context=frozenset({1}))
-    assert next(iter(flag)) in sample.flag
+    assert sample == Sample(messages=CHAT * 2, untrained_messages=frozenset({1}))
+    assert next(iter(flag)) in sample.exclusion
     assert read({"messages": [{**CHAT[0], **flag}, CHAT[1]]}) == Sample(messages=CHAT)
 
 
@@ -94,9 +94,9 @@ def test_a_row_that_is_not_to_be_trained_on_is_empty(flag: dict[str, Any]) -> No
 def test_of_a_prompt_with_answers_only_the_completion_is_learned() -> None:
     for answer in ("yes", CHAT[1:]):
         sample = read({"prompt": [*CHAT, CHAT[0]], "completion": answer})
-        assert sample == Sample(messages=CHAT * 2, context=frozenset({1}), prompted=frozenset({1}))
+        assert sample == Sample(messages=CHAT * 2, untrained_messages=frozenset({1}), prompt_messages=frozenset({1}))
     sample = read({"system": "be kind", "question": [*CHAT, CHAT[0]], "response": CHAT[1:]})
-    assert sample.messages[0]["role"] == "system" and sample.context == {2}
+    assert sample.messages[0]["role"] == "system" and sample.untrained_messages == {2}
 
 
 def test_a_pair_with_a_system_prompt_or_tools_is_a_chat() -> None:
@@ -120,7 +120,7 @@ def test_an_empty_answer_is_none() -> None:
     for row in ({"question": "hi", "answer": ""}, {"instruction": "hi", "output": " \n"}):
         assert read(row) == Sample(messages=CHAT[:1])
     sample = read({"instruction": "hi", "output": "", "history": [["hi", "yes"]]})
-    assert sample.messages == [*CHAT, CHAT[0]] and sample.context == {1}
+    assert sample.messages == [*CHAT, CHAT[0]] and sample.untrained_messages == {1}
 
 
 FUNCTION = {"name": "f", "arguments": '{"a": 1}'}
@@ -154,7 +154,7 @@ def test_calls_one_after_the_other_are_one_turn() -> None:
         CHAT[1],
     ]
     sample = read({"messages": [CHAT[0], {**called, "loss": False}, called]})
-    assert len(sample.messages) == 3 and sample.context == {1}
+    assert len(sample.messages) == 3 and sample.untrained_messages == {1}
 
 
 @pytest.mark.parametrize("pair", [("instruction", "output"), ("query", "response"), ("question", "answer")])

@@ -13,9 +13,10 @@ import pytest
 from pyarrow import parquet
 
 from arctic_training.data.factories.sft import SFTDataFactory
-from arctic_training.data.preparation import prepare
+from arctic_training.data.preparation import map_rows
 from arctic_training.data.preparation.cache import Cache
 from arctic_training.data.sources import json_columns, spool
+from arctic_training.data.sources.arrow_rows import RowReader
 from arctic_training.data.sources.json_columns import to_dataset
 from arctic_training.data.sources.spool import Spool, take
 from arctic_training.errors.types import DataError
@@ -77,7 +78,7 @@ def test_columns_that_change_their_kind(monkeypatch: pytest.MonkeyPatch, at_once
             "t": "string",
             "b": "bool",
         }
-        reader = prepare.RowReader(made.features)
+        reader = RowReader(made.features)
         read = reader(made.with_format("arrow")[:])
         assert [{name: row[name] for name in ("a", "n", "t", "late", "b")} for row in read] == [
             {name: row.get(name) for name in ("a", "n", "t", "late", "b")} for row in told
@@ -116,11 +117,10 @@ def test_preparing_by_way_of_the_disk_leaves_one_entry(
     path = tmp_path / "rows.jsonl"
     path.write_text("".join(json.dumps({"messages": chat}) + "\n" for chat in chats))
     section = {"sources": [{"name_or_path": str(path), "split": "train[2:]"}], "num_proc": processes}
-    monkeypatch.setattr(prepare, "_BATCH", 5)
+    monkeypatch.setattr(map_rows, "_BATCH_SIZE", 5)
     expected = make(SFTDataFactory, TOKENIZER, {**section, "cache_dir": str(tmp_path / "a")})().train.dataset
-    for module, name in ((prepare, "_IN_MEMORY"), (spool, "IN_MEMORY")):
-        monkeypatch.setattr(module, name, 0)
-    monkeypatch.setattr(prepare, "_ROWS_EACH", 10)
+    monkeypatch.setattr(spool, "IN_MEMORY", 0)
+    monkeypatch.setattr(map_rows, "_MIN_ROWS_PER_PROCESS", 10)
     found = make(SFTDataFactory, TOKENIZER, {**section, "cache_dir": str(tmp_path / "b")})().train.dataset
     assert len(found) == len(expected) == 37
     for n in range(37):
@@ -130,9 +130,8 @@ def test_preparing_by_way_of_the_disk_leaves_one_entry(
 
 
 def test_memory_does_not_grow_with_the_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module, name in ((prepare, "_IN_MEMORY"), (spool, "IN_MEMORY")):
-        monkeypatch.setattr(module, name, 2**17)
-    for module, name in ((prepare, "_BATCH"), (json_columns, "_ROWS"), (spool, "_AT_ONCE")):
+    monkeypatch.setattr(spool, "IN_MEMORY", 2**17)
+    for module, name in ((map_rows, "_BATCH_SIZE"), (json_columns, "_ROWS"), (spool, "_AT_ONCE")):
         monkeypatch.setattr(module, name, 50)
     before = pa.default_memory_pool()
     peaks, sizes = [], []

@@ -9,7 +9,8 @@ from typing import Any
 import datasets
 import pytest
 
-from arctic_training.data.preparation import prepare, workers
+from arctic_training.data.preparation import workers
+from arctic_training.data.preparation.map_rows import map_rows
 from arctic_training.errors.types import DataError
 from tests.data.test_loader import ROWS, loader, told
 
@@ -36,7 +37,7 @@ def test_a_pool_ends_though_its_parent_hears_what_ends_it(monkeypatch: pytest.Mo
     before = signal.signal(signal.SIGTERM, lambda number, frame: None)
     try:
         rows = datasets.Dataset.from_dict({"n": list(range(10_000))})
-        assert set(prepare.map_rows(rows, hears, processes=2)["made"][:]) == {False}
+        assert set(map_rows(rows, hears, processes=2)["made"][:]) == {False}
     finally:
         signal.signal(signal.SIGTERM, before)
 
@@ -49,13 +50,13 @@ def test_sockets_find_a_folder_below_any_path(length: int, monkeypatch: pytest.M
         folder = folder_of(length, Path(short))
         monkeypatch.setattr(tempfile, "tempdir", str(folder))
         rows = datasets.Dataset.from_dict({"n": list(range(10_000))})
-        made = prepare.map_rows(rows, doubled, processes=2)
+        made = map_rows(rows, doubled, processes=2)
         assert made["made"][:] == list(range(0, 20_000, 2))
         reader = loader(workers=2)
         assert sorted(number for batch in told(reader) for number in batch) == list(range(len(ROWS)))
         reader.close()
         del made
-        with workers.own_folder():
+        with workers.socket_folder():
             mine = Path(workers.multiprocessing.current_process()._config["tempdir"])  # type: ignore[attr-defined]
         assert mine.parent == (folder if length <= 60 else Path("/tmp"))
         assert set(folder.iterdir()) <= {mine}
@@ -64,10 +65,10 @@ def test_sockets_find_a_folder_below_any_path(length: int, monkeypatch: pytest.M
 def test_a_folder_that_cannot_be_made_says_what_would_help(monkeypatch: pytest.MonkeyPatch) -> None:
     name = f"{workers._NAME}{os.getpid()}"
     monkeypatch.setattr(tempfile, "tempdir", "/nowhere")
-    with pytest.raises(DataError) as error, workers.own_folder():
+    with pytest.raises(DataError) as error, workers.socket_folder():
         pass
     assert str(error.value) == (
-        f"the folder /nowhere/{name}, for the sockets of worker processes, cannot be made: No such file or directory;"
-        f" let TMPDIR name a folder that can be written, of at most {84 - len(name)} bytes, or let data.num_proc be 1"
-        " and data.dl_num_workers 0"
+        f"the folder /nowhere/{name}, for the sockets of worker processes, cannot be created: No such file or"
+        f" directory; set TMPDIR to a writable folder of at most {84 - len(name)} bytes, or data.num_proc: 1 and"
+        " data.dl_num_workers: 0"
     )

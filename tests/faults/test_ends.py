@@ -209,10 +209,10 @@ def test_nothing_stays_behind_of_a_command_that_was_killed_not_even_loader_worke
 SLEEPS = """
 import os
 import time
-from arctic_training.data import preparation
+from arctic_training.data.preparation import map_rows
 
 os.sched_getaffinity = lambda process: {0, 1}  # else one core would prepare alone
-preparation._Encode.__call__ = lambda self, table, indices: time.sleep(3600)
+map_rows._EncodeTable.__call__ = lambda self, table, indices: time.sleep(3600)
 """
 
 

@@ -49,16 +49,16 @@ def split_samples(samples: Any, longest: int) -> SampleSlices:
 
 
 def concat_and_chunk(
-    samples: Any, length: int, order: Indices, *, whole: bool = False
+    samples: Any, length: int, order: Indices, *, drop_last: bool = False
 ) -> tuple[SampleSlices, list[Indices]]:
     """All samples in ``order``, one behind the other, cut every ``length`` tokens.
 
-    Returns the pieces, and which of them make up each row; the last row is shorter, and left out with ``whole``.
+    Returns the pieces, and which of them make up each row; the last row is shorter, and dropped with ``drop_last``.
     """
     sizes = samples.lengths()[order]
     ends = np.cumsum(sizes)
     total = int(ends[-1]) if len(ends) else 0
-    total -= total % length if whole else 0
+    total -= total % length if drop_last else 0
     bounds = np.union1d(ends[ends < total], np.arange(0, total, length))
     until = np.append(bounds[1:], total)[: len(bounds)]
     place = np.searchsorted(ends, bounds, "right")

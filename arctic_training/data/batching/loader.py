@@ -128,7 +128,7 @@ class IndexedLoader(Loader):
             generator=torch.Generator().manual_seed(0),  # else making the iterator draws from the model's randomness
         )
         self.close()
-        with workers.without_sigchld_handler(), workers.own_folder():
+        with workers.without_sigchld_handler(), workers.socket_folder():
             self._running = running = iter(loader)
         try:
             yield from map(raise_if_failed, running)

@@ -139,7 +139,7 @@ class StreamShard:
             mine.setdefault(turn, []).append(row)
         # each source by itself, for its rows may have another shape; the order shuffles them all
         tables = [self._process(self.sources[turn].source, mine[turn]) for turn in sorted(mine)]
-        made = Samples(prepare.join(tables))
+        made = Samples(prepare.concat_tables(tables))
         try:
             samples, note = prepare.drop_samples_without_labels(
                 made, np.arange(len(made)), "the stream", 1.0, self.factory.no_target
@@ -159,7 +159,7 @@ class StreamShard:
     def _process(self, source: DataSource, rows: list[Any]) -> Any:
         """The samples of rows of a source, in a `pyarrow.Table`."""
         try:
-            dataset, process = to_dataset(rows), partial(prepare.process, self.factory, source)
+            dataset, process = to_dataset(rows), partial(prepare.encode_rows, self.factory, source)
             with remarks.collect() as found:
                 samples = Samples(process(dataset))
             new = {about: holds for about, holds in found.items() if about not in source.remarks}

@@ -1,11 +1,9 @@
 """Preference data: two answers to each prompt, the first preferred."""
 
-from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, ClassVar, Literal
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from pydantic import Field
 
@@ -16,14 +14,12 @@ from arctic_training.data.factories.config import SourcedDataConfig
 from arctic_training.data.factories.sourced import SourcedDataFactory
 from arctic_training.data.formats import preference
 from arctic_training.data.formats.chat import Sample
-from arctic_training.data.formats.row_error import read_rows
-from arctic_training.data.preparation.prepare import map_rows, token_table
-from arctic_training.data.tokenization.assistant_mask import Found
-from arctic_training.data.tokenization.encoder import SampleEncoder, last_turns
+from arctic_training.data.formats.preference import Preference
+from arctic_training.data.preparation.row_encoder import Columns, RowEncoder
+from arctic_training.data.tokenization.encoder import SampleEncoder
+from arctic_training.data.tokenization.tokenize import Tokens
 from arctic_training.generation.special_tokens import get_pad_token_id
 from arctic_training.loss.targets import IGNORE_INDEX
-
-Tokens = npt.NDArray[np.int32]
 
 
 class DPODataConfig(SourcedDataConfig):
@@ -61,16 +57,14 @@ class DPODataFactory(SourcedDataFactory[Any]):
 
     def process(self, dataset: Any) -> Any:
         config = self.config
-        encode = _Encode(
-            SpanEncoder(
-                self.tokenizer,
-                tokenize_arguments=getattr(self.trainer.config.tokenizer, "tokenize_kwargs", None),
-                template_arguments=config.chat_template_kwargs,
-            ),
-            dataset.column_names,
-            Cut(self.max_length, config.max_prompt_length, config.dpo_prompt_truncation_mode),
+        encoder = SampleEncoder(
+            self.tokenizer,
+            tokenize_arguments=self.tokenize_arguments,
+            template_arguments=config.chat_template_kwargs,
         )
-        return map_rows(dataset, encode, processes=config.num_proc, folder=self.cache_folder)
+        truncate = Truncation(self.max_length, config.max_prompt_length, config.dpo_prompt_truncation_mode)
+        encode = partial(_encode_pairs, encoder, truncate)
+        return self.map_rows(dataset, RowEncoder(preference.reader(dataset.column_names), encode))
 
     def no_target(self, sample: Any) -> str:
         cut = len(sample["rejected_input_ids"]) == self.max_length
@@ -97,60 +91,40 @@ class DPODataFactory(SourcedDataFactory[Any]):
         }
 
 
-class SpanEncoder(SampleEncoder):
-    """Labels only the last of the assistant's turns: as many as ``answers`` says of each sample."""
-
-    answers: Mapping[int, int] = {}
-
-    def _turns(self, n: int, sample: Sample, found: Found) -> list[int]:
-        """Raises `DataError` for one that the template does not enclose."""
-        return last_turns(found, self.answers[n])
-
-
-class Cut:
-    """Shortens prompts and answers that are too long."""
+class Truncation:
+    """Truncates prompts and answers that are too long."""
 
     def __init__(self, max_length: int, max_prompt_length: int, mode: str) -> None:
         self.max_length, self.max_prompt_length, self.mode = max_length, max_prompt_length, mode
 
     def __call__(self, ids: Tokens, labels: Tokens) -> tuple[Tokens, Tokens]:
-        """The prompt is what comes before the first target; what follows the last one is of no use."""
+        """Returns ids and labels up to the last label. What comes before the first label is the prompt."""
         targets = np.flatnonzero(labels != IGNORE_INDEX)
         if not len(targets):
             return ids[:1], labels[:1]
         start, end = int(targets[0]), int(targets[-1]) + 1
         kept = min(start, self.max_prompt_length)
         prompt = slice(0, kept) if self.mode == "keep_start" else slice(start - kept, start)
-        whole = [np.concatenate([part[prompt], part[start:end]])[: self.max_length] for part in (ids, labels)]
-        return whole[0], whole[1]
+        ids, labels = (np.concatenate([part[prompt], part[start:end]])[: self.max_length] for part in (ids, labels))
+        return ids, labels
 
 
-class _Encode:
-    """Makes samples of up to 1,000 rows; pickled when several processes share the work."""
+def _encode_pairs(encoder: SampleEncoder, truncate: Truncation, pairs: list[Preference], first: int) -> Columns:
+    """Returns ``input_ids`` and ``labels`` of both answers. Raises `RowError`."""
 
-    def __init__(self, encoder: SpanEncoder, columns: Sequence[str], cut: Cut) -> None:
-        preference.reader(columns)  # refuses what holds no preferences
-        self.encoder, self.columns, self.cut = encoder, list(columns), cut
+    def encode(samples: list[Sample], last_turns: list[int]) -> list[tuple[Tokens, Tokens]]:
+        return [truncate(ids, labels) for ids, labels in encoder(samples, first, last_turns=last_turns)]
 
-    def __call__(self, rows: list[dict[str, Any]], first: int) -> Any:
-        pairs = read_rows(preference.reader(self.columns), rows, first)
-        chosen = self._tokens([pair.chosen for pair in pairs], [pair.chosen_answers for pair in pairs], first)
-        rejected = self._tokens([pair.rejected for pair in pairs], [pair.rejected_answers for pair in pairs], first)
-        columns: dict[str, list[Tokens]] = {}
-        for pair, better, worse in zip(pairs, chosen, rejected, strict=True):
-            differ = not all(map(np.array_equal, better, worse))  # they may have done so where they are cut off
-            usable = pair.decided and differ and (worse[1] != IGNORE_INDEX).any()
-            labels = better[1] if usable else np.full_like(better[1], IGNORE_INDEX)  # counted, named and left out
-            told = {
-                "input_ids": better[0],
-                "labels": labels,
-                "rejected_input_ids": worse[0],
-                "rejected_labels": worse[1],
-            }
-            for name, tokens in told.items():
-                columns.setdefault(name, []).append(tokens)
-        return token_table(columns)
-
-    def _tokens(self, samples: list[Sample], answers: list[int], first: int) -> list[tuple[Tokens, Tokens]]:
-        self.encoder.answers = dict(enumerate(answers))
-        return [self.cut(ids, labels) for ids, labels in self.encoder(samples, first)]
+    chosen = encode([pair.chosen for pair in pairs], [pair.chosen_turns for pair in pairs])
+    rejected = encode([pair.rejected for pair in pairs], [pair.rejected_turns for pair in pairs])
+    columns: dict[str, list[Tokens]] = {}
+    for pair, (ids, labels), (rejected_ids, rejected_labels) in zip(pairs, chosen, rejected, strict=True):
+        # truncated answers may be alike though the pair is decided
+        differ = not (np.array_equal(ids, rejected_ids) and np.array_equal(labels, rejected_labels))
+        if not (pair.decided and differ and (rejected_labels != IGNORE_INDEX).any()):
+            labels = np.full_like(labels, IGNORE_INDEX)  # counted, named and dropped
+        row = {"input_ids": ids, "labels": labels}
+        row |= {"rejected_input_ids": rejected_ids, "rejected_labels": rejected_labels}
+        for name, tokens in row.items():
+            columns.setdefault(name, []).append(tokens)
+    return columns

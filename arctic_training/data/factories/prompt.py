@@ -1,4 +1,4 @@
-"""Prompts that a policy is to answer, each with the answer that it is to be compared with."""
+"""Data for policies: prompts, each with a reference answer."""
 
 from collections.abc import Sequence
 from typing import Any, ClassVar
@@ -13,10 +13,9 @@ from arctic_training.data.factories.config import SourcedDataConfig
 from arctic_training.data.factories.sourced import SourcedDataFactory
 from arctic_training.data.formats import chat
 from arctic_training.data.formats.chat import Sample
-from arctic_training.data.formats.row_error import NothingLeft, RowError, read_rows
-from arctic_training.data.preparation.prepare import Rows, map_rows, token_table
-from arctic_training.data.tokenization.assistant_mask import Found
-from arctic_training.data.tokenization.encoder import SampleEncoder, last_turns
+from arctic_training.data.formats.row_error import NothingLeft, RowError
+from arctic_training.data.preparation.row_encoder import Columns, RowEncoder
+from arctic_training.data.tokenization.encoder import SampleEncoder
 from arctic_training.data.tokenization.tokenize import Tokens
 from arctic_training.distributed import process_group
 from arctic_training.errors.types import DataError
@@ -25,21 +24,23 @@ from arctic_training.loss.targets import IGNORE_INDEX
 
 
 class PromptDataConfig(SourcedDataConfig):
+    """The data of trainers that generate completions."""
+
     pack_samples: bool = True
-    """Put the answers of a micro-batch into one row, each with its prompt a document that does not see the others; else
-    side by side, padded. Both give the same numbers; padding is for models whose layers know no documents."""
+    """Pack the completions of a micro-batch into one row, each with its prompt a document that does not attend to the
+    others; else pad them. Both give the same numbers; padding is for models whose layers cannot separate documents."""
     div_length: HumanInt = Field(default=8, ge=1)
-    """What the length of a row is a multiple of."""
+    """The length of a row is a multiple of this."""
     chat_template_kwargs: dict[str, Any] = {}
-    """Handed to the chat template, such as ``{enable_thinking: false}``."""
+    """Passed to the chat template, such as ``{enable_thinking: false}``."""
 
 
 class PromptDataFactory(SourcedDataFactory[Any]):
-    """Rows in any of the shapes of `arctic_training.data.formats.chat`. What the assistant says last is the reference.
+    """Rows in any of the formats of `arctic_training.data.formats.chat`. The assistant's last answer is the reference.
 
-    A sample is the prompt, ``input_ids``, and the reference with the token that ends it, ``answer_ids``. A prompt that
-    leaves no room for an answer of ``max_new_tokens`` below ``max_length`` is left out. A batch has a list of
-    each under ``prompts`` and ``references``, and ``weights``: 1, or 0 for a prompt that only fills a batch.
+    A sample is the prompt, ``input_ids``, and the reference with its end token, ``answer_ids``. A prompt that leaves no
+    room for ``max_new_tokens`` below ``max_length`` is dropped. A batch has a list of each under ``prompts`` and
+    ``references``, and ``weights``: 1, or 0 for a prompt that only fills a batch.
     """
 
     name = "prompt"
@@ -51,34 +52,32 @@ class PromptDataFactory(SourcedDataFactory[Any]):
         return bool(config.pack_samples)
 
     def process(self, dataset: Any) -> Any:
-        config = self.config
-        encoder = LastAnswerEncoder(
+        encoder = PromptEncoder(
             self.tokenizer,
-            tokenize_arguments=getattr(self.trainer.config.tokenizer, "tokenize_kwargs", None),
-            template_arguments=config.chat_template_kwargs,
+            tokenize_arguments=self.tokenize_arguments,
+            template_arguments=self.config.chat_template_kwargs,
         )
-        encode = _Encode(encoder, list(dataset.column_names))
-        return map_rows(dataset, encode, processes=config.num_proc, folder=self.cache_folder)
+        return self.map_rows(dataset, RowEncoder(chat.reader(dataset.column_names), partial(_encode_samples, encoder)))
 
     def postprocess_samples(self, samples: Any) -> Any:
-        """Leave out prompts that are too long. Raises `DataError` when all of them are."""
+        """Drops prompts that are too long. Raises `NothingLeft` when all of them are."""
         room = self.max_length - int(getattr(self.trainer.config, "max_new_tokens", 0))
         lengths = samples.lengths()
         fits = lengths <= room
         if fits.all():
             return samples
-        told = f"{(~fits).sum()} of {len(lengths)} prompts leave no room for max_new_tokens in "
-        told += f"max_length = {self.max_length}"
+        count = f"{(~fits).sum()} of {len(lengths)} prompts leave no room for max_new_tokens in "
+        count += f"max_length = {self.max_length}"
         if not fits.any():
-            raise NothingLeft(f"data.max_length: {told}, the shortest has {lengths.min()} tokens: nothing is left")
-        logger.warning(f"{told}, and are left out")
+            raise NothingLeft(f"data.max_length: {count}, the shortest has {lengths.min()} tokens: nothing is left")
+        logger.warning(f"{count}, and are dropped")
         return samples.select(np.flatnonzero(fits))
 
     def make_padding_sample(self, sample: Any) -> Any:
         return {**sample, "blank": True}
 
     def batch(self, samples: list[Any]) -> dict[str, Any]:
-        """Prompts are whole on every process; of those that share sequences the first one counts them."""
+        """Returns all prompts on every rank; of the ranks that share sequences the first one counts them."""
         batch = self.collate(samples)
         if process_group.rank() % self.trainer.config.sequence_parallel_size:
             batch["weights"] = [0.0] * len(samples)
@@ -93,78 +92,65 @@ class PromptDataFactory(SourcedDataFactory[Any]):
 
 
 def closing_tokens(tokenizer: Any, config: Any) -> list[int]:
-    """The last two tokens of what the assistant says by the chat template; none where there is no template."""
+    """Returns the last two tokens of an answer by the chat template; none without a template."""
     if not getattr(tokenizer, "chat_template", None):
         return []
     turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
     try:
         ((ids, labels),) = SampleEncoder(tokenizer, template_arguments=config.chat_template_kwargs)([Sample(turns)])
-    except DataError:  # it may want another chat than this one
+    except DataError:  # it may refuse this chat
         return []
-    said: list[int] = ids[labels != IGNORE_INDEX].tolist()
-    return said[-2:]
+    answer: list[int] = ids[labels != IGNORE_INDEX].tolist()
+    return answer[-2:]
 
 
-class LastAnswerEncoder(SampleEncoder):
-    """Labels only the last of the assistant's turns, and makes prompts of what comes before it."""
+class PromptEncoder(SampleEncoder):
+    """Encodes the prompt and the last answer of each sample apart."""
 
-    def _turns(self, n: int, sample: Sample, found: Found) -> list[int]:
-        """Raises `DataError` for one that the template does not enclose."""
-        return last_turns(found, 1)
+    def encode_pairs(self, samples: Sequence[Sample], first: int) -> list[tuple[Tokens, Tokens]]:
+        """Returns the token ids of each prompt, as they are when the model is used, and of its answer.
 
-    def pairs(self, samples: Sequence[Sample], first: int) -> list[tuple[Tokens, Tokens]]:
-        """Returns the tokens of each prompt, as a model is asked it in use, and of its answer.
-
-        Raises `RowError` for a sample that lacks one of them, or cannot be asked.
+        Raises `RowError` for a sample that lacks one of them, or whose prompt the template refuses.
         """
-        encoded = self(samples, first)
+        encoded = self(samples, first, last_turns=[1] * len(samples))
         chats = [n for n, sample in enumerate(samples) if any(turn["role"] == "assistant" for turn in sample.messages)]
-        texts = [self._asked(samples[n], first + n) for n in chats]
+        texts = [self._prompt_text(samples[n], first + n) for n in chats]
         prompts = dict(zip(chats, self._tokenize(texts, [[]] * len(texts)), strict=True))
-        made = []
+        pairs = []
         for n, (sample, (ids, labels)) in enumerate(zip(samples, encoded, strict=True)):
             targets = np.flatnonzero(labels != IGNORE_INDEX)
             if sample == Sample():
-                made.append((ids[:0], ids[:0]))  # counted, named and left out
+                pairs.append((ids[:0], ids[:0]))  # counted, named and dropped
                 continue
             if not len(targets):
                 raise RowError(first + n, "there is no answer")
             if not sample.messages and not sample.prompt:
                 raise RowError(first + n, "there is no prompt before the answer")
             if n not in prompts:
-                made.append(self._apart(sample))
+                pairs.append(self._encode_apart(sample))
                 continue
             prompt, start = prompts[n][0], int(targets[0])
             if np.array_equal(ids[: len(prompt)], prompt):
                 start = max(start, len(prompt))  # a template may enclose the header in what the assistant says
-            made.append((prompt, ids[start : targets[-1] + 1]))
-        return made
+            pairs.append((prompt, ids[start : targets[-1] + 1]))
+        return pairs
 
-    def _asked(self, sample: Sample, row: int) -> str:
+    def _prompt_text(self, sample: Sample, row: int) -> str:
         try:
-            return self.asked(sample)
+            return self.prompt_text(sample)
         except DataError as error:
             raise RowError(row, str(error)) from error
 
-    def _apart(self, sample: Sample) -> tuple[Tokens, Tokens]:
-        """The tokens of a pair's prompt, as a model is asked it, and of its completion: none holds parts of both."""
-        end, text = self.tokenizer.eos_token_id, sample.prompt + " " * is_lexer(self.tokenizer)
-        ((prompt, _),) = self._tokenize([text], [[]], special=True)
+    def _encode_apart(self, sample: Sample) -> tuple[Tokens, Tokens]:
+        """Returns the token ids of a prompt and of its completion as plain text; no token holds parts of both."""
+        end, text = self.tokenizer.eos_token_id, sample.prompt + (" " if is_lexer(self.tokenizer) else "")
+        ((prompt, _),) = self._tokenize([text], [[]], add_special_tokens=True)
         ((completion, _),) = self._tokenize([sample.completion], [[]])
         prompt = prompt[:-1] if len(prompt) and prompt[-1] == end else prompt
         return prompt, completion if end is None else np.append(completion, np.int32(end))
 
 
-class _Encode:
-    """Makes samples of up to 1,000 rows; pickled when several processes share the work."""
-
-    def __init__(self, encoder: LastAnswerEncoder, columns: Sequence[str]) -> None:
-        """Raises `DataError` when no shape fits the columns."""
-        chat.reader(columns)
-        self.encoder, self.columns = encoder, columns
-
-    def __call__(self, rows: Rows, first: int) -> Any:
-        """Raises `RowError`."""
-        samples = read_rows(chat.reader(self.columns), rows, first)
-        prompts, answers = zip(*self.encoder.pairs(samples, first), strict=True)
-        return token_table({"input_ids": prompts, "answer_ids": answers})
+def _encode_samples(encoder: PromptEncoder, samples: list[Sample], first: int) -> Columns:
+    """Returns ``input_ids`` and ``answer_ids``. Raises `RowError`."""
+    prompts, answers = zip(*encoder.encode_pairs(samples, first), strict=True)
+    return {"input_ids": prompts, "answer_ids": answers}

@@ -1,62 +1,56 @@
-"""Data for supervised fine-tuning: chats and pairs of prompt and completion, of which the answers are targets."""
+"""Data for supervised fine-tuning: chats and pairs of prompt and completion, whose answers have labels."""
 
-from collections.abc import Sequence
+from functools import partial
 from typing import Any, ClassVar
 
 from arctic_training.data.factories.config import TokenDataConfig
 from arctic_training.data.factories.token import TokenDataFactory
 from arctic_training.data.formats import chat
-from arctic_training.data.formats.row_error import read_rows
-from arctic_training.data.preparation import prepare
+from arctic_training.data.formats.chat import Sample
+from arctic_training.data.preparation.row_encoder import Columns, RowEncoder
 from arctic_training.data.tokenization.encoder import SampleEncoder
 
 
 class SFTDataConfig(TokenDataConfig):
+    """The data of the SFT trainer."""
+
     default_source: ClassVar[str] = "huggingface_instruct"
 
     mask_inputs: bool = True
-    """Only what the assistant says is a target; else every token is."""
+    """Only what the assistant says has labels; else every token has."""
     ignore_empty_think: bool = False
-    """An empty ``<think></think>`` at the beginning of an answer is no target."""
+    """An empty ``<think></think>`` at the beginning of an answer has no labels."""
     chat_template_kwargs: dict[str, Any] = {}
-    """Handed to the chat template, such as ``{enable_thinking: false}``."""
+    """Passed to the chat template, such as ``{enable_thinking: false}``."""
 
 
 class SFTDataFactory(TokenDataFactory[SFTDataConfig]):
-    """Rows in any of the shapes of `arctic_training.data.formats.chat` become tokens and labels."""
+    """Encodes rows in any of the formats of `arctic_training.data.formats.chat` into token ids and labels."""
 
     name = "sft"
     config_type = SFTDataConfig
 
     def process(self, dataset: Any) -> Any:
-        encode = EncodeRows(list(dataset.column_names), self.encoder(), prompts=self.asks)
-        return prepare.map_rows(dataset, encode, processes=self.config.num_proc, folder=self.cache_folder)
+        encode = partial(_encode_samples, self.encoder(), self.encodes_prompts)
+        return self.map_rows(dataset, RowEncoder(chat.reader(dataset.column_names), encode))
 
     @property
-    def asks(self) -> bool:
+    def encodes_prompts(self) -> bool:
         return any(section.type == "generate" for section in getattr(self.trainer.config, "evaluators", ()))
 
     def encoder(self) -> SampleEncoder:
+        """Returns the encoder that the section of the recipe describes."""
         return SampleEncoder(
             self.tokenizer,
             mask_inputs=self.config.mask_inputs,
             ignore_empty_think=self.config.ignore_empty_think,
-            tokenize_arguments=getattr(self.trainer.config.tokenizer, "tokenize_kwargs", None),
+            tokenize_arguments=self.tokenize_arguments,
             template_arguments=self.config.chat_template_kwargs,
         )
 
 
-class EncodeRows:
-    """Rows to a table of ``input_ids`` and ``labels``, and ``prompt_ids`` where a model is to be asked for answers."""
-
-    def __init__(self, columns: Sequence[str], encoder: SampleEncoder, *, prompts: bool = False) -> None:
-        """Raises `DataError` when no shape fits the columns."""
-        chat.reader(columns)
-        self.columns, self.encoder, self.prompts = columns, encoder, prompts
-
-    def __call__(self, rows: prepare.Rows, first: int) -> Any:
-        """Raises `RowError`."""
-        samples = read_rows(chat.reader(self.columns), rows, first)
-        ids, labels = zip(*self.encoder(samples, first), strict=True)
-        prompts = {"prompt_ids": self.encoder.prompts(samples)} if self.prompts else {}
-        return prepare.token_table({"input_ids": ids, "labels": labels, **prompts})
+def _encode_samples(encoder: SampleEncoder, with_prompts: bool, samples: list[Sample], first: int) -> Columns:
+    """Returns ``input_ids`` and ``labels``, and ``prompt_ids`` for evaluators that generate. Raises `RowError`."""
+    ids, labels = zip(*encoder(samples, first), strict=True)
+    prompts = {"prompt_ids": encoder.encode_prompts(samples)} if with_prompts else {}
+    return {"input_ids": ids, "labels": labels, **prompts}

@@ -1,4 +1,4 @@
-"""Makes loaders of samples that come from sources and are made tokens of once. The base of every factory for text."""
+"""The base of data factories for text: samples of tokens, encoded once from the rows of sources and cached."""
 
 import functools
 import socket
@@ -17,6 +17,8 @@ from arctic_training.config.sections.data import DataSourceConfig
 from arctic_training.data.factories.base import DataFactory, Loaders
 from arctic_training.data.factories.config import SourcedDataConfig, evaluation_names
 from arctic_training.data.preparation import cache, prepare
+from arctic_training.data.preparation.load_rows import load_rows
+from arctic_training.data.preparation.map_rows import Encode, map_rows
 from arctic_training.data.preparation.samples import Samples
 from arctic_training.data.preparation.unknown_tokens import UnknownTokenReport, strict_unk_id
 from arctic_training.data.sources import files, huggingface, instruct, text  # noqa: F401
@@ -30,7 +32,10 @@ C = TypeVar("C", bound=SourcedDataConfig)
 
 
 class SourcedDataFactory(DataFactory[C]):
-    """A subclass writes `process`. What it makes is cached under a key of everything that it is made from."""
+    """Base of data factories that encode the rows of sources; a subclass defines `process`.
+
+    Samples are cached under a key of everything that they depend on.
+    """
 
     config_type: ClassVar[type[ComponentConfig]] = SourcedDataConfig
     not_in_cache_key: ClassVar[frozenset[str]] = frozenset(
@@ -49,7 +54,7 @@ class SourcedDataFactory(DataFactory[C]):
             "cache_processed_data",
         }
     )
-    """Keys of the section that change nothing of what `process` makes. All others, a subclass's too, are in the key."""
+    """Keys of the section on which the samples do not depend. All others, a subclass's too, are in the cache key."""
 
     def __init__(self, trainer: TrainerView, config: C) -> None:
         super().__init__(trainer, config)
@@ -58,34 +63,44 @@ class SourcedDataFactory(DataFactory[C]):
                 logger.warning(f"data.{name} is deprecated and changes nothing: prepared data are always cached")
 
     @property
-    def asks(self) -> bool:
-        """Samples hold prompts, by which an evaluator asks a model for answers."""
+    def encodes_prompts(self) -> bool:
+        """Whether samples hold prompts, for evaluators that generate answers."""
         return False
 
     @hook("process")
     @abstractmethod
     def process(self, dataset: Any) -> Any:
-        """Make samples of rows: a `datasets.Dataset` in, one with token columns out. `map_rows` helps.
+        """Returns the samples of rows: a `datasets.Dataset` with columns of tokens. See `map_rows`.
 
-        A column ``labels`` counts as a sample's targets, -100 being none; rows without any are left out.
+        Samples whose ``labels`` are all -100 are dropped. Raises `RowError`, or `DataError` for all rows.
         """
 
+    def map_rows(self, dataset: Any, encode: Encode) -> Any:
+        """Returns a `datasets.Dataset` of what ``encode`` returns for the rows; see `preparation.map_rows`."""
+        return map_rows(dataset, encode, processes=self.config.num_proc, folder=self.cache_folder)
+
+    @property
+    def tokenize_arguments(self) -> dict[str, Any] | None:
+        """Arguments for the tokenizer, from the recipe."""
+        return getattr(self.trainer.config.tokenizer, "tokenize_kwargs", None)
+
     def no_target(self, sample: Any) -> str:
-        """Returns what is said of rows like ``sample``, which are left out because of their labels."""
+        """Returns why rows like ``sample`` have no labels, as a clause for the log: ``have no target token``."""
         return "have no target token"
 
     @hook("finish")
     def postprocess_samples(self, samples: Any) -> Any:
-        """What becomes of prepared samples before they are put in order; not cached, so it should be fast."""
+        """Returns the samples to train or evaluate on. What this does is not cached, so it should be fast."""
         return samples
 
     @functools.cached_property
-    def known_tokens(self) -> int:
-        """Every token of the tokenizer is below it; looked up once, for streams ask with every buffer."""
+    def vocab_size(self) -> int:
+        """The largest token id of the tokenizer, plus one. Computed once: streams use it with every buffer."""
         return 2**31 if self.tokenizer is None else max(self.tokenizer.get_vocab().values(), default=0) + 1
 
     @property
     def cache_folder(self) -> Path:
+        """The folder of the data cache."""
         return (self.config.cache_dir or cache.default_folder()).expanduser().absolute()
 
     @property
@@ -94,23 +109,23 @@ class SourcedDataFactory(DataFactory[C]):
 
     @functools.cached_property
     def max_length(self) -> int:
-        """Tokens of the longest sample. Raises `DataError` when neither recipe, model nor tokenizer says."""
+        """Tokens of the longest sample. Raises `DataError` when neither recipe, model nor tokenizer gives it."""
         if self.config.max_length is not None:
             return int(self.config.max_length)
         length = context_length(self.trainer)
         if length is None:
             raise DataError(
-                "data.max_length: give it; neither the model's config nor the tokenizer says how much they take"
+                "data.max_length: give it; neither the model's config nor the tokenizer says what they take"
             )
         return length
 
     @functools.cached_property
     def _samples(self) -> Samples:
-        """What training and evaluation are parts of; looked for once."""
-        return self.prepared("train", self.config.sources)
+        """The samples of the training sources, of which evaluation may get a share."""
+        return self.prepared_samples("train", self.config.sources)
 
     def load(self, split: str) -> Any:
-        """The finished samples of the sources (``train``), or the share of them that is evaluated on (``eval``)."""
+        """Returns the samples of the sources (``train``), or the share to evaluate on (``eval``)."""
         train, evaluation = self.config.train_eval_split
         if split != "train" and not evaluation:
             return None
@@ -127,8 +142,8 @@ class SourcedDataFactory(DataFactory[C]):
         if not self.config.eval_sources:
             return super().load_evaluation()
         names = evaluation_names(self.config.eval_sources)
-        found = zip(names, self.config.eval_sources, strict=True)
-        return {name: self.postprocess_samples(self.prepared("eval", [source])) for name, source in found}
+        named = zip(names, self.config.eval_sources, strict=True)
+        return {name: self.postprocess_samples(self.prepared_samples("eval", [source])) for name, source in named}
 
     def __call__(self, *args: Any) -> Loaders:
         from arctic_training.data.batching.stream import stream_loader
@@ -140,70 +155,78 @@ class SourcedDataFactory(DataFactory[C]):
         return super().__call__(*args)
 
     def sources(self, configs: Sequence[DataSourceConfig]) -> list[DataSource]:
+        """Returns the sources of sections of the recipe."""
         return [lookup("data_source", config.type)(self, config) for config in configs]  # type: ignore[call-arg, misc]
 
-    def prepared(self, split: str, configs: Sequence[DataSourceConfig]) -> Samples:
-        """The samples of ``configs``, out of the cache. One process prepares them; the others wait however long."""
+    def prepared_samples(self, split: str, configs: Sequence[DataSourceConfig]) -> Samples:
+        """Returns the samples of sources from the cache. One process prepares them; the others wait, however long.
+
+        Raises `DataError`.
+        """
         store = cache.Cache(self.cache_folder)
         kind = self.config.cache_fs_type
-        each_machine = kind == "local" or (kind == "auto" and not cache.shared(self.cache_folder))
+        each_machine = kind == "local" or (kind == "auto" and not cache.is_shared(self.cache_folder))
         key = ""
         with collectives.main_process_first(each_machine=each_machine) as first:
             if first:
-                key = self._fill(store, split, self.sources(configs))
+                key = self._fill_cache(store, split, self.sources(configs))
         machine = socket.gethostname() if each_machine else ""
-        found = dict(reversed([entry for entry in collectives.all_gather_object((machine, key)) if entry[1]]))
-        table, notes = store.read(found[machine])
+        keys = dict(reversed([entry for entry in collectives.all_gather_object((machine, key)) if entry[1]]))
+        table, notes = store.read(keys[machine])
         for note in notes if process_group.is_main() else ():
             logger.warning(note)
         return Samples(table)
 
-    def _fill(self, store: cache.Cache, split: str, sources: Sequence[DataSource]) -> str:
-        """The key of the samples, which are in the cache from here on."""
+    def _fill_cache(self, store: cache.Cache, split: str, sources: Sequence[DataSource]) -> str:
+        """Prepares the samples unless the cache has them, and returns their key. Raises `DataError`."""
         loaded: dict[int, Any] = {}
-        told = []
+        fingerprints = []
         for n, source in enumerate(sources):
             fingerprint = source.fingerprint(split)
             if fingerprint is None:
-                loaded[n] = prepare.load(source, split)
+                loaded[n] = load_rows(source, split)
                 fingerprint = cache.rows_fingerprint(loaded[n])
-            told.append([type(source).__qualname__, source.config.model_dump(mode="json"), fingerprint])
+            fingerprints.append([type(source).__qualname__, source.config.model_dump(mode="json"), fingerprint])
         settings = self.config.model_dump(mode="json", exclude=set(self.not_in_cache_key))
         key = cache.key(
             {
                 "split": split,
-                "sources": told,
+                "sources": fingerprints,
                 "settings": settings,
                 "max_length": None if "max_length" in self.not_in_cache_key else self.max_length,
                 "tokenizer": cache.tokenizer_fingerprint(self.tokenizer),
                 "tokenizer_settings": self.trainer.config.tokenizer.model_dump(mode="json"),
-                "refused": strict_unk_id(self.tokenizer),
-                "asks": self.asks,
+                "strict_unk_id": strict_unk_id(self.tokenizer),
+                "prompts": self.encodes_prompts,
                 "code": cache.code_fingerprint([type(self), *(type(source) for source in sources)]),
-                "libraries": prepare.versions(),
+                "libraries": cache.library_versions(),
             }
         )
-        if not store.has(key):
-            if self.config.fail_on_missing_cache:
-                raise DataError(
-                    f"{store.folder} does not hold the prepared data {key}, and fail_on_missing_cache is set"
-                )
-            loaded = {n: loaded[n] if n in loaded else prepare.load(one, split) for n, one in enumerate(sources)}
-            unknown = UnknownTokenReport(self)
-            made = prepare.prepare(self, sources, [loaded[n] for n in range(len(sources))], unknown)
-            if unknown.places:
-                here = [source.config for source in sources]
-                for config in (one for one in self.config.eval_sources if not any(one is told for told in here)):
-                    with suppress(DataError):  # which is told when these are mended
-                        (one,) = self.sources([config])
-                        prepare.prepare(self, [one], [prepare.load(one, "eval")], unknown)
-                raise unknown.refusal()
-            store.write(key, *made)
+        if store.has(key):
+            return key
+        if self.config.fail_on_missing_cache:
+            raise DataError(f"{store.folder} does not hold the prepared data {key}, and fail_on_missing_cache is set")
+        unknown = UnknownTokenReport(self)
+        rows = [loaded[n] if n in loaded else load_rows(source, split) for n, source in enumerate(sources)]
+        table, notes = prepare.prepare_samples(self, sources, rows, unknown)
+        if unknown.places:
+            self._add_evaluation_tokens(unknown, [source.config for source in sources])
+            raise unknown.refusal()
+        store.write(key, table, notes)
         return key
+
+    def _add_evaluation_tokens(self, unknown: UnknownTokenReport, read: Sequence[DataSourceConfig]) -> None:
+        """Adds the unknown tokens of the evaluation sources that were not ``read``, so that one error names all."""
+        for config in self.config.eval_sources:
+            if any(config is other for other in read):
+                continue
+            with suppress(DataError):  # the next run reports it
+                (source,) = self.sources([config])
+                prepare.prepare_samples(self, [source], [load_rows(source, "eval")], unknown)
 
 
 def context_length(trainer: TrainerView) -> int | None:
-    """Tokens that the model takes at once, as its config says, or its tokenizer; None when neither does."""
+    """Returns the context length of the model, by its config or its tokenizer; None when neither gives it."""
     factory = lookup("model_factory", trainer.config.model.type)(trainer, trainer.config.model)  # type: ignore[call-arg]
     config = factory.create_config() if hasattr(factory, "create_config") else None
     text_config = getattr(config, "text_config", None) or config

@@ -56,7 +56,7 @@ class TokenDataFactory(SourcedDataFactory[C]):
         lengths = samples.lengths()
         long = lengths > self.max_length
         if not (count := int(long.sum())):
-            return self._cut_to_rows(samples)
+            return self._fill_rows(samples)
         done = "left out" if self.config.filter_samples else "cut off there"
         said = f"{count} of {len(lengths)} samples are longer than max_length = {self.max_length} tokens"
         if count == len(lengths) and self.config.filter_samples:
@@ -67,8 +67,8 @@ class TokenDataFactory(SourcedDataFactory[C]):
         logger.log("INFO" if self._told else "WARNING", f"{said}, and {done}")
         self._told = True
         if self.config.filter_samples:
-            return self._cut_to_rows(samples.select(np.flatnonzero(~long)))
-        return self._cut_to_rows(self._with_targets(truncate(samples, self.max_length), np.flatnonzero(long)))
+            return self._fill_rows(samples.select(np.flatnonzero(~long)))
+        return self._fill_rows(self._with_targets(truncate(samples, self.max_length), np.flatnonzero(long)))
 
     def _with_targets(self, samples: SampleSlices, cut_off: Any) -> SampleSlices:
         """Leave out samples of which no target is left where they are cut off. Raises `DataError` for too many."""
@@ -83,14 +83,14 @@ class TokenDataFactory(SourcedDataFactory[C]):
         if len(empty) > self.config.max_share_without_targets * len(samples) and not self.config.endless:
             most = self.config.max_share_without_targets
             raise DataError(f"data.max_length: {told}; more than data.max_share_without_targets = {most:g} allows")
-        logger.warning(f"{told}, and are left out")
+        logger.warning(f"{told}, and are dropped")
         return samples.select(np.delete(np.arange(len(samples)), empty))
 
-    def _cut_to_rows(self, samples: Any) -> Any:
+    def _fill_rows(self, samples: Any) -> Any:
         if not self.config.always_max_length:
             return samples
         order = np.random.Generator(np.random.PCG64(self.config.seed)).permutation(len(samples))
-        pieces, rows = concat_and_chunk(samples, self.capacity, order, whole=self.config.drop_last)
+        pieces, rows = concat_and_chunk(samples, self.capacity, order, drop_last=self.config.drop_last)
         pieces.rows = rows
         return pieces
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from arctic_training.data.formats.messages import Chat, from_json, parsed, read_chat
@@ -54,11 +55,11 @@ class Sample:
     tools: list[Any] | None = None
     prompt: str = ""
     completion: str = ""
-    context: frozenset[int] = frozenset()
+    untrained_messages: frozenset[int] = frozenset()
     """Which messages of the assistant are not to be learned, counted from 0."""
-    prompted: frozenset[int] = frozenset()
+    prompt_messages: frozenset[int] = frozenset()
     """Which of these are so because they are part of a prompt; the data themselves exclude the others."""
-    flag: str = field(default="weight 0", compare=False)
+    exclusion: str = field(default="weight 0", compare=False)
     """What the first of the others has, by which it is excluded."""
 
 
@@ -116,14 +117,14 @@ def _chat_reader(there: set[str]) -> Reader | None:
     column = next((name for name in _CHATS if name in there), None)
     if column is None:
         return None
-    return Reader(lambda row: sample(read_chat(_given(row, column), system(row)), row), [column, *SYSTEM, *TOOLS])
+    return Reader(partial(_read_messages, column=column), [column, *SYSTEM, *TOOLS])
 
 
 def _text_reader(there: set[str]) -> Reader | None:
     if not {*_TEXT} <= there:
         return None
     as_chat = bool(there & {*SYSTEM, *TOOLS})  # which only a chat template can put before the prompt
-    return Reader(lambda row: _prompted(row, as_chat=as_chat), [*_TEXT, *SYSTEM, *TOOLS])
+    return Reader(partial(_prompted, as_chat=as_chat), [*_TEXT, *SYSTEM, *TOOLS])
 
 
 def _pair_reader(there: set[str]) -> Reader | None:
@@ -133,15 +134,15 @@ def _pair_reader(there: set[str]) -> Reader | None:
     question, answer = pair
     parts = [name for name in PARTS if name in there and name not in pair]
     columns = [*pair, *parts, HISTORY, *SYSTEM, *TOOLS]
-    return Reader(lambda row: _answered(row, [question, *parts], answer), columns)
+    return Reader(partial(_answered, names=[question, *parts], column=answer), columns)
 
 
 def sample(chat: Chat, row: Row, *, prompt: int = 0) -> Sample:
     """Returns a chat as a sample; the assistant's words in its first ``prompt`` messages are not learned."""
     prompted = chat.answers & {*range(prompt)} - {*chat.untrained}
-    read = Sample(chat.messages, tools(row), context=prompted | {*chat.untrained}, prompted=prompted)
+    read = Sample(chat.messages, tools(row), untrained_messages=prompted | {*chat.untrained}, prompt_messages=prompted)
     if chat.untrained:
-        read.flag = chat.untrained[min(chat.untrained)]
+        read.exclusion = chat.untrained[min(chat.untrained)]
     return read
 
 
@@ -183,6 +184,10 @@ def _given(row: Row, column: str) -> Any:
         there = [name for name, value in row.items() if value is not None]
         raise DataError(f"{column} is missing; the row has {', '.join(there) or 'nothing'}")
     return row[column]
+
+
+def _read_messages(row: Row, *, column: str) -> Sample:
+    return sample(read_chat(_given(row, column), system(row)), row)
 
 
 def _answered(row: Row, names: Sequence[str], column: str) -> Sample:

@@ -43,14 +43,14 @@ class Preference:
 
     chosen: Sample
     rejected: Sample
-    chosen_answers: int = 1
+    chosen_turns: int = 1
     """How many of the assistant's turns in ``chosen``, its last ones, are not part of the prompt."""
-    rejected_answers: int = 1
+    rejected_turns: int = 1
 
     @property
     def decided(self) -> bool:
         """Whether both are answers, and different ones."""
-        return self.chosen != self.rejected and min(self.chosen_answers, self.rejected_answers) > 0
+        return self.chosen != self.rejected and min(self.chosen_turns, self.rejected_turns) > 0
 
 
 @dataclass(frozen=True)

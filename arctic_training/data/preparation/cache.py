@@ -1,6 +1,7 @@
-"""Prepared rows on disk: found again as long as nothing has changed that they were made from."""
+"""The data cache: prepared samples on disk, under a key of everything that they depend on."""
 
 import hashlib
+import importlib.metadata
 import inspect
 import json
 import os
@@ -9,141 +10,139 @@ import socket
 import sys
 import threading
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
+
+from arctic_training.distributed import collectives, process_group
 from arctic_training.errors.types import DataError
 from arctic_training.logging import logger
 
 _FORMAT = 1
-_NETWORKED = (
-    "nfs",
-    "lustre",
-    "gpfs",
-    "beegfs",
-    "ceph",
-    "cifs",
-    "smb",
-    "9p",
-    "fuse.",
-    "wekafs",
-    "afs",
-    "glusterfs",
-    "pvfs",
-)
-_TABLE, _ABOUT = "rows.arrow", "about.json"
+_TABLE, _METADATA = "rows.arrow", "about.json"
 
 
 def default_folder() -> Path:
-    told = os.environ.get("ARCTIC_TRAINING_CACHE")
-    return Path(told).expanduser() if told else Path.home() / ".cache" / "arctic_training"
+    """Returns ``$ARCTIC_TRAINING_CACHE``, or the folder for caches in the user's home."""
+    folder = os.environ.get("ARCTIC_TRAINING_CACHE")
+    return Path(folder).expanduser() if folder else Path.home() / ".cache" / "arctic_training"
 
 
 class Cache:
-    """Entries are folders named by the key of what they were made from. They are written aside and renamed."""
+    """Entries are folders, named by their key. Each is written to a temporary folder and renamed, so it is complete."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     def path(self, key: str) -> Path:
+        """Returns the folder of an entry."""
         return self.folder / key
 
     def has(self, key: str) -> bool:
-        """Whether there is a whole entry."""
+        """Returns whether there is a complete entry."""
         try:
-            about = json.loads((self.path(key) / _ABOUT).read_text(encoding="utf-8"))
-            return bool((self.path(key) / _TABLE).stat().st_size == about["bytes"])
+            metadata = json.loads((self.path(key) / _METADATA).read_text(encoding="utf-8"))
+            return bool((self.path(key) / _TABLE).stat().st_size == metadata["bytes"])
         except (OSError, ValueError, KeyError):
             return False
 
     def write(self, key: str, table: Any, notes: list[str]) -> None:
-        """Keep a `pyarrow.Table`; ``notes`` are told whenever it is read. Raises `DataError` when that cannot be."""
+        """Writes a `pyarrow.Table`, and ``notes`` for the log of every run that reads it. Raises `DataError`."""
         import pyarrow as pa
 
-        aside = self.folder / f"{key}.tmp-{socket.gethostname()}-{threading.get_ident()}-{os.getpid()}"
+        temporary = self.folder / f"{key}.tmp-{socket.gethostname()}-{threading.get_ident()}-{os.getpid()}"
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._sweep()
-            shutil.rmtree(aside, ignore_errors=True)
-            aside.mkdir()
-            with pa.OSFile(str(aside / _TABLE), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+            shutil.rmtree(temporary, ignore_errors=True)
+            temporary.mkdir()
+            with pa.OSFile(str(temporary / _TABLE), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
                 writer.write_table(table)
-            about = {"bytes": (aside / _TABLE).stat().st_size, "rows": table.num_rows, "notes": notes}
-            (aside / _ABOUT).write_text(json.dumps(about), encoding="utf-8")
+            metadata = {"bytes": (temporary / _TABLE).stat().st_size, "rows": table.num_rows, "notes": notes}
+            (temporary / _METADATA).write_text(json.dumps(metadata), encoding="utf-8")
             if not self.has(key):
-                shutil.rmtree(self.path(key), ignore_errors=True)  # what a power cut may have left
-                aside.rename(self.path(key))
+                shutil.rmtree(self.path(key), ignore_errors=True)  # an incomplete one, as after a power cut
+                temporary.rename(self.path(key))
         except OSError as error:
             if not self.has(key):  # else another run has written the same at the same time
                 raise DataError(
                     f"the data cache {self.folder} cannot be written: {error}; set data.cache_dir"
                 ) from error
         finally:
-            shutil.rmtree(aside, ignore_errors=True)
+            shutil.rmtree(temporary, ignore_errors=True)
 
     def read(self, key: str) -> tuple[Any, list[str]]:
-        """The table, mapped into memory rather than read, and its notes."""
+        """Returns the table, mapped into memory, and its notes. Raises `DataError` for an incomplete entry."""
         import pyarrow as pa
 
         try:
-            about = json.loads((self.path(key) / _ABOUT).read_text(encoding="utf-8"))
+            metadata = json.loads((self.path(key) / _METADATA).read_text(encoding="utf-8"))
             with pa.memory_map(str(self.path(key) / _TABLE)) as source:
-                return pa.ipc.open_file(source).read_all(), about["notes"]
+                return pa.ipc.open_file(source).read_all(), metadata["notes"]
         except (OSError, ValueError, KeyError, pa.ArrowException) as error:
-            said = " ".join(str(error).split())
-            raise DataError(f"{self.path(key)} is no whole entry of the data cache ({said}); remove it") from error
+            why = " ".join(str(error).split())
+            raise DataError(f"{self.path(key)} is an incomplete entry of the data cache ({why}); remove it") from error
 
     def _sweep(self) -> None:
-        """Remove what runs of this machine that are gone left half written."""
-        for aside in self.folder.glob(f"*.tmp-{socket.gethostname()}-*"):
-            owner = aside.name.rpartition("-")[2]
-            if owner.isdigit() and not _alive(int(owner)):
-                shutil.rmtree(aside, ignore_errors=True)
+        """Removes temporary folders of this machine's processes that have ended."""
+        for temporary in self.folder.glob(f"*.tmp-{socket.gethostname()}-*"):
+            owner = temporary.name.rpartition("-")[2]
+            if owner.isdigit() and not psutil.pid_exists(int(owner)):
+                shutil.rmtree(temporary, ignore_errors=True)
 
 
-def shared(folder: Path) -> bool:
-    """Whether ``folder`` is on a file system that other machines may see, as far as the system tells."""
-    try:
-        mounts = [line.split()[1:3] for line in Path("/proc/mounts").read_text(encoding="utf-8").splitlines()]
-    except OSError:
-        return False
-    where = str(folder.absolute())
-    under = [(len(at), kind) for at, kind in mounts if (where + "/").startswith(at.rstrip("/") + "/")]
-    return max(under, default=(0, ""))[1].startswith(_NETWORKED)
+def is_shared(folder: Path) -> bool:
+    """Returns whether all machines see the same ``folder``, by a file that the main process creates in it.
+
+    Every rank calls it.
+    """
+    probe = folder / f"probe.tmp-{socket.gethostname()}-{os.getpid()}"
+    if process_group.is_main():
+        with suppress(OSError):  # a folder that cannot be written is refused when an entry is
+            folder.mkdir(parents=True, exist_ok=True)
+            probe.touch()
+    probe = collectives.broadcast_object(probe)
+    shared = all(collectives.all_gather_object(probe.exists()))
+    if process_group.is_main():
+        with suppress(OSError):
+            probe.unlink(missing_ok=True)
+    return shared
 
 
 def key(parts: Mapping[str, Any]) -> str:
-    """The name of what was made from ``parts``."""
-    told = json.dumps({"format": _FORMAT, **parts}, sort_keys=True, default=str)
-    return hashlib.blake2b(told.encode(), digest_size=16).hexdigest()
+    """Returns the key of samples that depend on ``parts``."""
+    text = json.dumps({"format": _FORMAT, **parts}, sort_keys=True, default=str)
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
 def tokenizer_fingerprint(tokenizer: Any) -> str:
-    """What changes when the tokenizer would make other tokens, or other text of a chat."""
-    told = [
+    """Returns a digest that changes when the tokenizer encodes a text or renders a chat differently."""
+    parts = [
         type(tokenizer).__qualname__,
         str(getattr(tokenizer, "chat_template", None)),
         str(tokenizer.special_tokens_map),
     ]
     if getattr(tokenizer, "is_fast", False):
         backend = tokenizer.backend_tokenizer
-        backend.no_truncation()  # left over from the last call; no part of what it is
+        backend.no_truncation()  # left over from the last call
         backend.no_padding()
-        told.append(backend.to_str())
+        parts.append(backend.to_str())
     else:
-        told += [str(sorted(tokenizer.get_vocab().items())), str(tokenizer.init_kwargs)]
-    return hashlib.blake2b("\0".join(told).encode(), digest_size=16).hexdigest()
+        parts += [str(sorted(tokenizer.get_vocab().items())), str(tokenizer.init_kwargs)]
+    return hashlib.blake2b("\0".join(parts).encode(), digest_size=16).hexdigest()
 
 
 def rows_fingerprint(rows: Any) -> str:
-    """What changes when the rows of a `datasets.Dataset` do."""
+    """Returns a digest of the rows of a `datasets.Dataset`."""
     digest = hashlib.blake2b(digest_size=16)
     files = [Path(file["filename"]) for file in rows.cache_files]
     if files:
         digest.update(rows._fingerprint.encode())
         for file in files:
             digest.update(f"{file.name} {file.stat().st_size} {file.stat().st_mtime_ns}".encode())
-    else:  # made in memory: its fingerprint may be new each time, or the same for other rows
+    else:  # in memory: its fingerprint may be new each time, or the same for other rows
         table = (rows.flatten_indices() if rows._indices is not None else rows).data.table
         digest.update(str(table.schema).encode())
         for batch in table.to_batches():
@@ -155,7 +154,7 @@ def rows_fingerprint(rows: Any) -> str:
 
 
 def code_fingerprint(classes: Iterable[type]) -> str:
-    """What changes when the source of ``classes``, of what they descend from, or of this package's data room does."""
+    """Returns a digest of the source of ``classes``, of their base classes, and of this package's `data`."""
     files = set(Path(__file__).parents[1].rglob("*.py"))
     sources = []
     for cls in classes:
@@ -173,19 +172,14 @@ def code_fingerprint(classes: Iterable[type]) -> str:
     return digest.hexdigest()
 
 
+def library_versions() -> dict[str, str]:
+    """Returns the versions of the libraries that samples depend on."""
+    return {name: importlib.metadata.version(name) for name in ("datasets", "tokenizers", "transformers")}
+
+
 def _source(cls: type) -> str:
     try:
         return inspect.getsource(cls)
     except (OSError, TypeError):
-        logger.warning(f"the source of {cls.__qualname__} cannot be seen: when it changes, set another data.cache_dir")
+        logger.warning(f"the source of {cls.__qualname__} cannot be read: when it changes, set another data.cache_dir")
         return cls.__qualname__
-
-
-def _alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        return True
-    return True

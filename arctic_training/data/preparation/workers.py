@@ -1,6 +1,5 @@
-"""What the processes that help with data begin with, what ended one that died, and what they may leave on disk."""
+"""Worker processes for data: how they start and end, why one died, and the folder of their sockets."""
 
-import atexit
 import multiprocessing
 import os
 import shutil
@@ -13,8 +12,11 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from multiprocessing.util import Finalize
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from arctic_training.distributed.signals import STOP_SIGNALS, set_parent_death_signal
 from arctic_training.errors.types import DataError
@@ -23,52 +25,52 @@ _WHY = {
     signal.SIGKILL: "; the system does so when the machine's memory is full, see dmesg: lower data.dl_num_workers",
     signal.SIGBUS: "; shared memory is full: enlarge /dev/shm, or lower data.dl_num_workers",
 }
-"""What it means that a worker was ended by a signal."""
+"""What is likely when a signal ended a worker."""
 _NAME = f"at-{zlib.crc32(socket.gethostname().encode()):08x}-"
-"""Begins the folder of a process."""
+"""The prefix of a process's folder."""
 _LONGEST = 103 - len("/listener-12345678")
-"""Bytes of the path of a folder with sockets: their own paths may have 107 on Linux, and 103 on a Mac."""
+"""Most bytes in the path of a folder with sockets: their own paths may have 107 on Linux, 103 on a Mac."""
 
 
 def worker_init_fn() -> Callable[[int], None]:
-    """What each worker does first: it ends with its process, however that ended."""
-    return partial(_begin, os.getpid())
+    """Returns the function that a worker runs first: the worker ends when its parent does, however that ends."""
+    return partial(_start, os.getpid())
 
 
-def _begin(parent: int, worker: int) -> None:
+def _start(parent: int, worker: int) -> None:
     set_parent_death_signal(parent)
     for number in STOP_SIGNALS:
-        # what is sent to the whole group asks the run to end in good order, for which it reads on
+        # a signal to the process group asks the run to stop gracefully, and until then it reads on
         signal.signal(number, signal.SIG_IGN)
 
 
 @contextmanager
 def mapping() -> Iterator[None]:
-    """Processes that `datasets` forks inside, its pool and what serves their queue, end with their parent too."""
+    """Makes the processes that `datasets` forks inside, a pool and its queue, end with their parent."""
     import multiprocess
     from multiprocess.util import register_after_fork
 
-    inside = _Inside()
-    register_after_fork(inside, _Inside.set_signals)  # as long as it lives
+    hook = _AfterFork()
+    register_after_fork(hook, _AfterFork.set_signals)  # as long as it lives
     try:
-        with own_folder(multiprocess):
+        with socket_folder(multiprocess):
             yield
     finally:
-        del inside
+        del hook
 
 
-class _Inside:
+class _AfterFork:
     def set_signals(self) -> None:
         import multiprocess
 
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # their parent hears it, and ends them
-        # by this; with what hears it in the parent they would wait for ever
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # their parent handles it, and ends them
+        # by this signal; with the parent's handler they would wait for ever
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         set_parent_death_signal(multiprocess.parent_process().pid)
 
 
 def shutdown_workers(running: Any) -> None:
-    """End the workers of torch's iterator; torch itself would do so by a signal that they do not hear."""
+    """Ends the workers of torch's iterator; torch itself would do so by a signal that they ignore."""
     running._shutdown_workers()
     for worker in running._workers:
         if worker.is_alive():
@@ -77,9 +79,9 @@ def shutdown_workers(running: Any) -> None:
 
 @contextmanager
 def without_sigchld_handler() -> Iterator[None]:
-    """Inside, torch does not learn to raise an error wherever the process is when a worker dies, be it in a save.
+    """Keeps torch from installing a handler that raises wherever the process is when a worker dies, be it in a save.
 
-    Whoever waits for the worker's batch is told.
+    The one who waits for the worker's batch gets the error.
     """
     before = signal.getsignal(signal.SIGCHLD)
     try:
@@ -90,30 +92,31 @@ def without_sigchld_handler() -> Iterator[None]:
 
 
 @contextmanager
-def own_folder(library: Any = multiprocessing) -> Iterator[None]:
-    """Workers that ``library`` starts inside have their sockets in a folder by which those of a dead process are known.
+def socket_folder(library: Any = multiprocessing) -> Iterator[None]:
+    """Sets one folder, named by this process, for the sockets of workers that ``library`` starts inside.
 
-    Each would make a folder of its own, which one that is killed leaves. Here the next start removes it. It is in the
-    folder for temporary files, or, where that has too long a path (a scheduler's often has), in ``/tmp``. Raises
-    `DataError` when it cannot be made.
+    By default each worker creates a folder of its own, which it leaves when it is killed; here the next process removes
+    the folders of those that have ended. The folder is in that for temporary files, or in ``/tmp`` where its path would
+    be too long for a socket, as under a scheduler. Raises `DataError` when it cannot be created.
     """
     name = f"{_NAME}{os.getpid()}"
     mine = Path(tempfile.gettempdir(), name)
     if len(os.fsencode(mine)) > _LONGEST:
         mine = Path("/tmp", name)
     for old in mine.parent.glob(f"{_NAME}*"):
-        if not _alive(old.name.removeprefix(_NAME)):
+        owner = old.name.removeprefix(_NAME)
+        if not owner.isdigit() or not psutil.pid_exists(int(owner)):
             shutil.rmtree(old, ignore_errors=True)
     if not mine.exists():
         try:
             mine.mkdir(mode=0o700)
         except OSError as error:
             raise DataError(
-                f"the folder {mine}, for the sockets of worker processes, cannot be made: {error.strerror}; let TMPDIR"
-                f" name a folder that can be written, of at most {_LONGEST - len(name) - 1} bytes, or let data.num_proc"
-                " be 1 and data.dl_num_workers 0"
+                f"the folder {mine}, for the sockets of worker processes, cannot be created: {error.strerror}; set "
+                f"TMPDIR to a writable folder of at most {_LONGEST - len(name) - 1} bytes, or data.num_proc: 1 and"
+                " data.dl_num_workers: 0"
             ) from error
-        atexit.register(_remove, mine, os.getpid())
+        Finalize(None, shutil.rmtree, (mine, True), exitpriority=-100)  # at the exit of this process, not of a fork
     process: Any = library.current_process()
     before = process._config.get("tempdir")
     process._config["tempdir"] = str(mine)
@@ -123,23 +126,8 @@ def own_folder(library: Any = multiprocessing) -> Iterator[None]:
         process._config["tempdir"] = before
 
 
-def _remove(folder: Path, process: int) -> None:
-    if os.getpid() == process:  # and not in a fork of it
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _alive(process: str) -> bool:
-    try:
-        os.kill(int(process), 0)
-    except (ProcessLookupError, ValueError):
-        return False
-    except PermissionError:  # another user's
-        return True
-    return True
-
-
 def describe_dead_worker(running: Any) -> str:
-    """Which worker of torch's iterator died, and of what; empty when none did."""
+    """Returns which worker of torch's iterator died, and why; empty when none did."""
     workers, end = getattr(running, "_workers", []), time.monotonic() + 1
     while not (dead := [worker for worker in workers if worker.exitcode]) and workers and time.monotonic() < end:
         time.sleep(0.02)

@@ -1,10 +1,10 @@
-"""Which characters of a rendered chat the assistant said: its turns and their end tokens, nothing else.
+"""Finds the characters of a rendered chat that the assistant says: its turns and their end tokens, nothing else.
 
-Where the template encloses them in ``{% generation %}``, they are what it encloses. Elsewhere the chat is rendered up
-to each turn and through it: when the whole begins with both, the turn is what lies between. A template that renders a
-turn otherwise once others follow (one that drops earlier thoughts) is asked where the turn's words went by putting a
-marker in their place; one whose generation prompt is not how its answers begin, where both part. What cannot be told
-exactly is refused.
+Where the template has ``{% generation %}`` tags, they are what the tags enclose. Elsewhere the chat is rendered up to
+each turn and through it: when the full text begins with both, the turn is what lies between. Where a template renders a
+turn differently once others follow (it drops earlier thoughts), a marker in the place of the turn's words shows where
+they went; where the generation prompt differs from the beginning of an answer, the turn begins where both part. What
+cannot be found exactly is refused.
 """
 
 import re
@@ -21,122 +21,123 @@ _EMPTY_THOUGHT = re.compile(r"\s*(?:<think>\s*)?</think>\s*")
 
 
 @dataclass(frozen=True)
-class Found:
-    """A chat as it is rendered, and where the assistant's turns stand in it."""
+class MaskedChat:
+    """A rendered chat, and the spans of the assistant's turns in its text."""
 
-    chat: Chat
-    """As the template took it."""
+    messages: Chat
+    """As the template takes them."""
     text: str
     answers: list[list[Span]]
-    """The characters of each turn, in order and apart; none of a turn that the template does not enclose."""
+    """The spans of each turn, in order and disjoint; empty for a turn that the template does not enclose."""
     skeleton: "_Skeleton | None" = None
-    """What the contents were laid into to get the text, so that every one stands where it must."""
+    """The skeleton that gives the text when the contents are filled in, which shows that each is in its place."""
 
 
 @dataclass(frozen=True)
 class _Skeleton:
-    """How a sequence of roles is rendered: the text between the contents, and where the answers stand in it."""
+    """The rendering of a sequence of roles: the text around the contents, and the answers in it."""
 
     between: tuple[str, ...]
-    """What comes before the first content, between two, and after the last."""
+    """The text before the first content, between two, and after the last."""
     answers: tuple[tuple[int, int, int], ...]
     """(message, characters of the turn before its content, characters of it after its content)."""
     ended: bool
-    """Each answer ends with an end token."""
+    """Whether each answer ends with an end token."""
 
 
 class AssistantMasker:
     """Finds the assistant's turns in the text of a chat."""
 
     def __init__(self, template: ChatTemplate, *, ignore_empty_think: bool = False) -> None:
-        """``ignore_empty_think`` takes an empty ``<think></think>`` out of what is found."""
+        """``ignore_empty_think`` excludes an empty ``<think></think>`` from the spans."""
         self.template, self.ignore_empty_think = template, ignore_empty_think
         self._skeletons: dict[tuple[str, ...], _Skeleton | None] = {}
         self._renderer = Renderer(template, None)
 
-    def __call__(self, chats: Sequence[Chat], tools: Sequence[Any] | None = None) -> list[Found]:
-        """The text of each chat, and the characters that the assistant said in it.
+    def __call__(self, chats: Sequence[Chat], tools: Sequence[Any] | None = None) -> list[MaskedChat]:
+        """Returns the text of each chat and the spans of the assistant's turns in it.
 
-        Raises `DataError` when that cannot be told, and what the template raises.
+        Raises `DataError` when they cannot be found, and what the template raises.
         """
         chats = [self.template.read(chat) for chat in chats]
         if self.template.tagged(tools):
             texts, spans = self.template.render_tagged(chats, tools)
-            found = [self._enclosed(*one, tools) for one in zip(chats, texts, spans, strict=True)]
+            masked = [self._mask_tagged(*one, tools) for one in zip(chats, texts, spans, strict=True)]
         else:
             texts = self.template.render(chats, tools)
-            found = [self._find(chat, text, tools) for chat, text in zip(chats, texts, strict=True)]
+            masked = [self._mask(chat, text, tools) for chat, text in zip(chats, texts, strict=True)]
         if self.ignore_empty_think:
-            for one in found:
+            for one in masked:
                 for answer in filter(None, one.answers):
                     answer[0] = _after_empty_thought(one.text, answer[0])
-        return found
+        return masked
 
-    def _enclosed(self, chat: Chat, text: str, spans: Sequence[Span], tools: Sequence[Any] | None) -> Found:
+    def _mask_tagged(self, chat: Chat, text: str, spans: Sequence[Span], tools: Sequence[Any] | None) -> MaskedChat:
+        """Assigns the spans that the template's tags enclose to the assistant's turns."""
         numbers = [n for n, message in enumerate(chat) if message["role"] == "assistant"]
-        answers = [[span] for span in spans] if len(spans) == len(numbers) else _side_by_side(spans)
+        answers = [[span] for span in spans] if len(spans) == len(numbers) else _join_adjacent(spans)
         if len(answers) != len(numbers):
-            # an answer in several parts, or in none: whose a part is, the words that stand last before its end say
-            starts, answers = self._starts_of_words(chat, text, tools), [[] for _ in numbers]
+            # answers of several parts, or none: a part belongs to the turn whose words begin last before its end
+            starts, answers = self._word_starts(chat, text, tools), [[] for _ in numbers]
             for span in spans:
                 last = max((n for n, start in starts.items() if start < span[1]), default=-1)
                 turn = next((k for k, n in enumerate(numbers) if n >= last), len(numbers) - 1)
                 answers[turn].append(span)
         for answer in filter(None, answers):
             answer[-1] = self._with_end(text, answer[-1], tools)
-        return Found(chat, text, answers)
+        return MaskedChat(chat, text, answers)
 
     def _with_end(self, text: str, span: Span, tools: Sequence[Any] | None) -> Span:
-        """The author of the template may have left the end token outside the tag."""
+        """Adds an end token that the author of the template left outside the tag."""
         start, end = span
         for close in self._rendering(tools).closes:
             if text.startswith(close, end):
                 return start, end + len(close)
         return span
 
-    def _starts_of_words(self, chat: Chat, text: str, tools: Sequence[Any] | None) -> dict[int, int]:
-        """Where the words of each message begin, of those that can be told."""
+    def _word_starts(self, chat: Chat, text: str, tools: Sequence[Any] | None) -> dict[int, int]:
+        """Returns where the words of each message begin, for those that can be found."""
         render = self._rendering(tools)
         places = {n: place_of(render, text, chat, n) for n in range(len(chat))}
         return {n: len(place[0]) for n, place in places.items() if place is not None}
 
-    def _find(self, chat: Chat, text: str, tools: Sequence[Any] | None) -> Found:
+    def _mask(self, chat: Chat, text: str, tools: Sequence[Any] | None) -> MaskedChat:
         if tools is None and all(len(message) == 2 and isinstance(message["content"], str) for message in chat):
             roles = tuple(message["role"] for message in chat)
             if roles not in self._skeletons:
                 self._skeletons[roles] = self._skeleton(roles)
             skeleton = self._skeletons[roles]
             if skeleton is not None and (spans := match_template(skeleton, text, chat)) is not None:
-                return Found(chat, text, [[span] for span in spans], skeleton=skeleton)
-        return Found(chat, text, [[span] for span in self._turns(text, chat, tools)])
+                return MaskedChat(chat, text, [[span] for span in spans], skeleton=skeleton)
+        return MaskedChat(chat, text, [[span] for span in self._turns(text, chat, tools)])
 
     def _skeleton(self, roles: tuple[str, ...]) -> _Skeleton | None:
-        """None when the turns of such a chat depend on what is said in them."""
+        """Returns the skeleton of chats with these roles; None when the turns depend on their contents."""
         chat = [{"role": role, "content": _word(n)} for n, role in enumerate(roles)]
         try:
             text = self.template.render([chat])[0]
             turns = self._turns(text, chat, None)
         except Exception:
-            return None  # whatever is wrong will be said of a real row
+            return None  # a real row will show the error
         between, at = [], 0
         for message in chat:
-            if text.count(message["content"]) != 1 or (found := text.find(message["content"], at)) < 0:
+            if text.count(message["content"]) != 1 or (position := text.find(message["content"], at)) < 0:
                 return None
-            between.append(text[at:found])
-            at = found + len(message["content"])
+            between.append(text[at:position])
+            at = position + len(message["content"])
         between.append(text[at:])
         answers = []
         for n, (start, end) in zip([n for n, role in enumerate(roles) if role == "assistant"], turns, strict=True):
-            found = text.index(chat[n]["content"])
-            before, after = found - start, end - found - len(chat[n]["content"])
+            position = text.index(chat[n]["content"])
+            before, after = position - start, end - position - len(chat[n]["content"])
             if not (0 <= before <= len(between[n]) and 0 <= after <= len(between[n + 1])):
                 return None
             answers.append((n, before, after))
-        ended = all(text[start:end].endswith(self.template.ends) for start, end in turns)
+        ended = all(text[start:end].endswith(self.template.end_tokens) for start, end in turns)
         return _Skeleton(tuple(between), tuple(answers), ended)
 
     def _turns(self, text: str, chat: Chat, tools: Sequence[Any] | None) -> list[Span]:
-        """Each answer's characters, by rendering the chat up to it and through it."""
+        """Returns the span of each answer, found by rendering the chat up to it and through it. Raises `DataError`."""
         spans, least, render = [], 0, self._rendering(tools)
         for n, message in enumerate(chat):
             if message["role"] != "assistant":
@@ -145,9 +146,9 @@ class AssistantMasker:
             start, end = turn.start(), turn.end()
             if start is None or end is None or not least <= start <= end:
                 raise DataError(
-                    f"message {n + 1}: where the assistant's words begin and end in the rendered chat cannot be told, "
-                    "for the template renders it otherwise when it stands alone, or holds other words; use a chat "
-                    "template that encloses them in {% generation %}"
+                    f"message {n + 1}: where the assistant's words begin and end in the rendered chat cannot be found, "
+                    "because the template renders it differently when it stands alone, or holds other words; use a "
+                    "chat template that encloses them in {% generation %}"
                 )
             least = end
             spans.append((start, self._trimmed(text, start, end)))
@@ -159,13 +160,13 @@ class AssistantMasker:
         return self._renderer
 
     def _trimmed(self, text: str, start: int, end: int) -> int:
-        """White space after the token that ends a turn is not the assistant's: it has stopped there."""
-        said = text[start:end].rstrip()
-        return start + len(said) if said.endswith(self.template.ends) else end
+        """Returns the end of a turn without white space after its end token, where the assistant has stopped."""
+        answer = text[start:end].rstrip()
+        return start + len(answer) if answer.endswith(self.template.end_tokens) else end
 
 
-def _side_by_side(spans: Sequence[Span]) -> list[list[Span]]:
-    """The spans, those together of which one begins where another ends."""
+def _join_adjacent(spans: Sequence[Span]) -> list[list[Span]]:
+    """Returns the spans in groups: a span is in the group of the one that ends where it begins."""
     groups: list[list[Span]] = []
     for span in spans:
         if groups and groups[-1][-1][1] == span[0]:
@@ -176,12 +177,12 @@ def _side_by_side(spans: Sequence[Span]) -> list[list[Span]]:
 
 
 def _word(n: int) -> str:
-    """A content that no template looks at."""
+    """Returns a content that no template treats specially."""
     return f"Xq{n:06d}qX"
 
 
 def match_template(skeleton: _Skeleton, text: str, chat: Chat) -> list[Span] | None:
-    """The answers in ``text``, when it is the skeleton filled with the contents, or with the contents stripped."""
+    """Returns the answers in ``text``, when it is the skeleton filled with the contents, as they are or stripped."""
     contents = [message["content"] for message in chat]
     for fill in (contents, [content.strip() for content in contents]):
         pieces = [skeleton.between[0]]
@@ -197,5 +198,6 @@ def match_template(skeleton: _Skeleton, text: str, chat: Chat) -> list[Span] | N
 
 
 def _after_empty_thought(text: str, span: Span) -> Span:
+    """Returns a span without the empty thought that it begins with."""
     thought = _EMPTY_THOUGHT.match(text, *span)
     return (thought.end(), span[1]) if thought else span

@@ -1,4 +1,4 @@
-"""Renders chats with a tokenizer's template."""
+"""Renders chats with the chat template of a tokenizer."""
 
 import functools
 import json
@@ -16,24 +16,24 @@ from arctic_training.errors.types import DataError
 Message = Mapping[str, Any]
 Chat = Sequence[Message]
 Span = tuple[int, int]
-"""Characters of a text, from and up to."""
+"""Characters of a text: the first, and the one after the last."""
 
-PATIENCE = 10.0
-"""Seconds of the processor that a template may take for a small chat, however busy the machine is."""
+RENDER_TIMEOUT = 10.0
+"""Seconds of processor time that a template may take for a small chat, however busy the machine is."""
 MARKER = "ZqmarkerqZ"
-"""A content that no template looks at, and no message holds."""
+"""A content that no template treats specially, and no message holds."""
 
 _GENERATION_TAG = re.compile(r"\{%-?\s*generation\s*-?%\}")
 _GENERATION_TAGS = re.compile(r"\{%-?\s*(?:end)?generation\s*-?%\}")
-_GIVEN = ("messages", "tools", "documents", "add_generation_prompt", "raise_exception", "strftime_now")
-_ARGUMENTS = {"zqkeyqz": "zqvalueqz"}
+_KNOWN_VARIABLES = ("messages", "tools", "documents", "add_generation_prompt", "raise_exception", "strftime_now")
+_TOOL_ARGUMENTS = {"zqkeyqz": "zqvalueqz"}
 
 
 class ChatTemplate:
     """Turns messages into the text a model reads."""
 
     def __init__(self, tokenizer: Any, arguments: Mapping[str, Any] | None = None) -> None:
-        """``arguments`` are handed to the template. Raises `DataError` when the tokenizer has no template."""
+        """``arguments`` are passed to the template. Raises `DataError` when the tokenizer has no template."""
         if not getattr(tokenizer, "chat_template", None):
             raise DataError(
                 f"chats need a chat template, and the tokenizer {tokenizer.name_or_path or '(unnamed)'} has none; "
@@ -42,61 +42,61 @@ class ChatTemplate:
         self.tokenizer, self.arguments = tokenizer, dict(arguments or {})
         self.eos = str(tokenizer.eos_token or "")
         tokens = [str(token) for token in tokenizer.added_tokens_decoder.values()]
-        self.ends = tuple(token for token in tokens if token.strip())
-        """Tokens that may end a turn: every added one that is not white space."""
-        self._in_parts = False
-        """The template reads contents as lists of parts only, as those of models that see pictures do."""
-        self._in_parts = not self._shows(MARKER) and self._shows([{"type": "text", "text": MARKER}])
+        self.end_tokens = tuple(token for token in tokens if token.strip())
+        """Tokens that may end a turn: all added tokens that are not white space."""
+        self._needs_parts = False
+        """Whether the template reads contents as lists of parts only, as those of vision models do."""
+        self._needs_parts = not self._renders(MARKER) and self._renders([{"type": "text", "text": MARKER}])
 
-    def _shows(self, content: Any) -> bool:
-        """Whether an answer of this content is rendered with its words.
+    def _renders(self, content: Any) -> bool:
+        """Returns whether a chat with this content is rendered with its words.
 
-        Raises `DataError` for a template that is none, that reaches out of its sandbox, or that does not end.
+        Raises `DataError` for a template that does not parse, that leaves its sandbox, or that does not end.
         """
         from jinja2.exceptions import SecurityError, TemplateSyntaxError
 
         chat: Chat = [{"role": "user", "content": content}, {"role": "assistant", "content": content}]
         try:
-            with _at_most(PATIENCE):
+            with _time_limit(RENDER_TIMEOUT):
                 text = self.render([chat])[0]
         except TemplateSyntaxError as error:
-            raise DataError(f"the chat template is none: {error.message} (its line {error.lineno})") from error
+            raise DataError(f"the chat template does not parse: {error.message} (its line {error.lineno})") from error
         except SecurityError as error:
-            raise DataError(f"the chat template does what none may: {error}") from error
+            raise DataError(f"the chat template leaves its sandbox: {error}") from error
         except TimeoutError:
-            raise DataError(f"the chat template takes more than {PATIENCE} s for a chat of two words") from None
+            raise DataError(f"the chat template takes more than {RENDER_TIMEOUT} s for a chat of two words") from None
         except Exception:
-            return False  # it may refuse such a chat, and take those that there are
+            return False  # it may refuse this chat, and take those of the data
         return MARKER in text and repr(content)[1:] not in text
 
     @functools.cached_property
     def _arguments_as_text(self) -> bool:
-        """Whether the template writes the arguments of a call down as they are, so that they have to be JSON."""
-        for arguments in (_ARGUMENTS, json.dumps(_ARGUMENTS)):
+        """Whether the template prints the arguments of a tool call as they are, so that they must be JSON text."""
+        for arguments in (_TOOL_ARGUMENTS, json.dumps(_TOOL_ARGUMENTS)):
             call = {"type": "function", "id": "abcdefghi", "function": {"name": "zqnameqz", "arguments": arguments}}
             chat: Chat = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "", "tool_calls": [call]}]
             try:
                 text = self.render([chat])[0]
             except Exception:  # it joins them to a text, or reads them as a mapping
                 continue
-            if _ARGUMENTS["zqkeyqz"] in text and repr(_ARGUMENTS) not in text:
+            if _TOOL_ARGUMENTS["zqkeyqz"] in text and repr(_TOOL_ARGUMENTS) not in text:
                 return isinstance(arguments, str)
         return False
 
     @property
     def variables(self) -> list[str]:
-        """The names that the template reads and nothing sets, by which it may be switched."""
+        """The variables that the template reads and nothing sets: its switches."""
         from jinja2 import Environment, meta
 
         source = self.tokenizer.get_chat_template(None, None)
         parsed = Environment(extensions=["jinja2.ext.loopcontrols"]).parse(_GENERATION_TAGS.sub("", source))
-        known = {*_GIVEN, *self.tokenizer.special_tokens_map, *self.arguments}
+        known = {*_KNOWN_VARIABLES, *self.tokenizer.special_tokens_map, *self.arguments}
         return sorted(meta.find_undeclared_variables(parsed) - known)
 
     def read(self, chat: Chat) -> Chat:
-        """The messages as the template takes them: texts for lists of text parts, arguments of calls as it wants them.
+        """Returns the messages as the template takes them: text for lists of text parts, and arguments in its form.
 
-        What is None is left out: templates test for keys, and would print the word None.
+        Keys whose value is None are removed: templates test for keys, and would print the word None.
         """
         return [self._read(message) for message in chat]
 
@@ -113,6 +113,7 @@ class ChatTemplate:
         return read
 
     def _call(self, call: Any) -> Any:
+        """Returns a tool call with its arguments as a mapping or JSON text, whichever the template takes."""
         if not isinstance(call, Mapping):
             return call
         if isinstance(call.get("function"), Mapping):
@@ -131,19 +132,22 @@ class ChatTemplate:
         return call
 
     def tagged(self, tools: Sequence[Any] | None = None) -> bool:
-        """Whether the template itself says what the assistant says, by ``{% generation %}``."""
+        """Returns whether the template encloses the assistant's turns in ``{% generation %}`` tags."""
         return bool(_GENERATION_TAG.search(self.tokenizer.get_chat_template(None, tools)))
 
     def render(
         self, chats: Sequence[Chat], tools: Sequence[Any] | None = None, *, generation_prompt: bool = False
     ) -> list[str]:
-        """The text of each chat; ``generation_prompt`` adds an answer's header. Raises what the template raises."""
+        """Returns the text of each chat; ``generation_prompt`` adds the header of an answer.
+
+        Raises what the template raises.
+        """
         return self._render(chats, tools, generation_prompt, tags=False)[0]
 
     def render_tagged(
         self, chats: Sequence[Chat], tools: Sequence[Any] | None = None
     ) -> tuple[list[str], list[list[Span]]]:
-        """The text of each chat and what ``{% generation %}`` encloses in it."""
+        """Returns the text of each chat and the spans that ``{% generation %}`` encloses in it."""
         return self._render(chats, tools, False, tags=True)
 
     def _render(
@@ -152,7 +156,9 @@ class ChatTemplate:
         from transformers.utils.chat_template_utils import render_jinja_template
 
         return render_jinja_template(  # type: ignore[no-any-return]
-            conversations=[[_in_parts(message) for message in chat] for chat in chats] if self._in_parts else chats,
+            conversations=[[_with_parts(message) for message in chat] for chat in chats]
+            if self._needs_parts
+            else chats,
             tools=tools,
             chat_template=self.tokenizer.get_chat_template(None, tools),
             return_assistant_tokens_mask=tags,
@@ -162,16 +168,16 @@ class ChatTemplate:
 
 
 @contextmanager
-def _at_most(seconds: float) -> Iterator[None]:
-    """Raises TimeoutError inside when the time is over. Only a main thread can be interrupted so."""
+def _time_limit(seconds: float) -> Iterator[None]:
+    """Raises TimeoutError inside after ``seconds`` of processor time; in a main thread only, which gets the signals."""
 
-    def over(number: int, frame: Any) -> None:
+    def raise_timeout(number: int, frame: Any) -> None:
         raise TimeoutError
 
     if threading.current_thread() is not threading.main_thread() or signal.getitimer(signal.ITIMER_VIRTUAL)[0]:
         yield
         return
-    before = signal.signal(signal.SIGVTALRM, over)
+    before = signal.signal(signal.SIGVTALRM, raise_timeout)
     signal.setitimer(signal.ITIMER_VIRTUAL, seconds)
     try:
         yield
@@ -180,6 +186,6 @@ def _at_most(seconds: float) -> Iterator[None]:
         signal.signal(signal.SIGVTALRM, before)
 
 
-def _in_parts(message: Message) -> Message:
+def _with_parts(message: Message) -> Message:
     content = message.get("content")
     return {**message, "content": [{"type": "text", "text": content}]} if isinstance(content, str) else message

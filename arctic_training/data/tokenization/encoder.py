@@ -1,4 +1,4 @@
-"""Rows of instruction data to tokens and labels."""
+"""Encodes chats, and pairs of prompt and completion, into token ids and labels."""
 
 import unicodedata
 from collections.abc import Collection, Mapping, Sequence
@@ -10,9 +10,9 @@ from arctic_training.config.sections.tokenizer import is_lexer
 from arctic_training.data.formats.chat import Sample
 from arctic_training.data.formats.remarks import remark
 from arctic_training.data.formats.row_error import RowError
-from arctic_training.data.tokenization.assistant_mask import AssistantMasker, Found
+from arctic_training.data.tokenization.assistant_mask import AssistantMasker, MaskedChat
 from arctic_training.data.tokenization.chat_template import ChatTemplate, Span
-from arctic_training.data.tokenization.check_labels import check_learned
+from arctic_training.data.tokenization.check_labels import check_labels
 from arctic_training.data.tokenization.message_keys import MessageKeys
 from arctic_training.data.tokenization.tokenize import SpanTokenizer, Tokens
 from arctic_training.data.tokenization.turn_locator import Renderer, TurnLocator
@@ -20,11 +20,11 @@ from arctic_training.errors.types import DataError
 from arctic_training.loss.targets import IGNORE_INDEX
 
 _VERIFIED = 32
-"""Samples whose targets are decoded again, to see that they are what was said."""
+"""Samples whose labels are decoded again, and compared with the text that they stand for."""
 
 
 class SampleEncoder:
-    """Makes token ids and labels: a label is the token itself where the assistant says it, else -100."""
+    """Encodes samples. The label of a token is the token itself where the assistant says it, else -100."""
 
     def __init__(
         self,
@@ -35,181 +35,198 @@ class SampleEncoder:
         tokenize_arguments: Mapping[str, Any] | None = None,
         template_arguments: Mapping[str, Any] | None = None,
     ) -> None:
-        """``mask_inputs`` false makes every token a target but the first of each sample, which nothing predicts."""
+        """``mask_inputs`` false labels every token but the first of each sample, which nothing predicts."""
         self.tokenizer, self.mask_inputs, self.ignore_empty_think = tokenizer, mask_inputs, ignore_empty_think
         self.template_arguments = dict(template_arguments or {})
         self._tokenize = SpanTokenizer(tokenizer, tokenize_arguments)
-        self._finder: AssistantMasker | None = None
-        self._unverified = _VERIFIED
-        self._prompts = False
-        """The template is known to have a generation prompt."""
+        self._masker: AssistantMasker | None = None
+        self._to_verify = _VERIFIED
+        self._has_generation_prompt = False
+        """Whether the template is known to have one."""
 
-    def __call__(self, samples: Sequence[Sample], first: int = 0) -> list[tuple[Tokens, Tokens]]:
-        """Token ids and labels of each sample. Raises `RowError`, counting from ``first``."""
-        made: list[tuple[Tokens, Tokens]] = [(np.empty(0, np.int32),) * 2] * len(samples)
+    def __call__(
+        self, samples: Sequence[Sample], first: int = 0, *, last_turns: Sequence[int] | None = None
+    ) -> list[tuple[Tokens, Tokens]]:
+        """Returns token ids and labels of each sample, int32 ``[length]``.
+
+        ``last_turns`` says for each sample how many of the assistant's turns have labels, counted from the end; None:
+        all that the sample does not exclude. Raises `RowError`, counting from ``first``.
+        """
+        encoded: list[tuple[Tokens, Tokens]] = [(np.empty(0, np.int32),) * 2] * len(samples)
         chats = [n for n, sample in enumerate(samples) if sample.messages]
-        alike = [n for n in chats if samples[n].tools is None]
-        groups = [alike, *([n] for n in chats if samples[n].tools is not None)]
+        without_tools = [n for n in chats if samples[n].tools is None]
+        groups = [without_tools, *([n] for n in chats if samples[n].tools is not None)]
         for group in filter(None, groups):
-            texts, spans = self._find(samples, group, first)
-            for n, one in zip(group, self._labelled(texts, spans, special=False), strict=True):
-                made[n] = one
+            masked = self._mask(samples, group, first)
+            counts = [None if last_turns is None else last_turns[n] for n in group]
+            spans = [
+                self._label_spans(samples[n], chat, count, first + n)
+                for n, chat, count in zip(group, masked, counts, strict=True)
+            ]
+            texts = [chat.text for chat in masked]
+            for n, one in zip(group, self._encode(texts, spans, add_special_tokens=False), strict=True):
+                encoded[n] = one
         pairs = [n for n, sample in enumerate(samples) if not sample.messages]
         if pairs:
-            for n, one in zip(pairs, self._completed([samples[n] for n in pairs]), strict=True):
-                made[n] = one
-        return made
+            for n, one in zip(pairs, self._encode_pairs([samples[n] for n in pairs]), strict=True):
+                encoded[n] = one
+        return encoded
 
-    def prompts(self, samples: Sequence[Sample]) -> list[Tokens]:
-        """Returns the tokens by which a model is asked for the last learned answer of each chat; none without one."""
+    def encode_prompts(self, samples: Sequence[Sample]) -> list[Tokens]:
+        """Returns the token ids of the prompt before the last labelled answer of each chat; empty without one."""
         texts = []
         for sample in samples:
             try:
-                texts.append(self.asked(sample, sample.context) if sample.messages else "")
+                texts.append(self.prompt_text(sample, sample.untrained_messages) if sample.messages else "")
             except DataError:
                 texts.append("")
         return [ids for ids, _ in self._tokenize(texts, [[]] * len(texts))]
 
-    def asked(self, sample: Sample, context: Collection[int] = ()) -> str:
-        """Returns the conversation before its last answer that is none of ``context``, with the generation prompt.
+    def prompt_text(self, sample: Sample, untrained: Collection[int] = ()) -> str:
+        """Returns the chat before its last answer that is not ``untrained``, with the generation prompt.
 
-        Raises `DataError` for one that the chat template refuses, or where it has no generation prompt.
+        Raises `DataError` for a chat that the template refuses, or where it has no generation prompt.
         """
-        template = self.finder.template
+        template = self.masker.template
         chat = template.read(sample.messages)
-        answers = (n for n, message in enumerate(chat) if message["role"] == "assistant" and n not in context)
+        answers = (n for n, message in enumerate(chat) if message["role"] == "assistant" and n not in untrained)
         last = max(answers, default=len(chat))
         try:
             (text,) = template.render([chat[:last]], sample.tools, generation_prompt=True)
         except Exception as error:
             raise DataError(f"the chat template refuses it without its last answer: {error}") from error
-        if not self._prompts and TurnLocator(Renderer(template, sample.tools), text, chat, last).prompt != text:
-            raise DataError(
-                "the chat template begins an answer with a header, and has no generation prompt that says so: add the "
-                "header to it, {% if add_generation_prompt %}"
-            )
-        self._prompts = True
+        if not self._has_generation_prompt:
+            if TurnLocator(Renderer(template, sample.tools), text, chat, last).prompt != text:
+                raise DataError(
+                    "the chat template begins an answer with a header, and has no generation prompt for it: add the "
+                    "header to it, {% if add_generation_prompt %}"
+                )
+            self._has_generation_prompt = True
         return text
 
     @property
-    def finder(self) -> AssistantMasker:
-        if self._finder is None:
+    def masker(self) -> AssistantMasker:
+        if self._masker is None:
             template = ChatTemplate(self.tokenizer, self.template_arguments)
             self._keys = MessageKeys(template)
-            self._finder = AssistantMasker(template, ignore_empty_think=self.ignore_empty_think)
-        return self._finder
+            self._masker = AssistantMasker(template, ignore_empty_think=self.ignore_empty_think)
+        return self._masker
 
-    def _find(self, samples: Sequence[Sample], group: Sequence[int], first: int) -> tuple[list[str], list[list[Span]]]:
-        finder, tools = self.finder, samples[group[0]].tools
+    def _mask(self, samples: Sequence[Sample], group: Sequence[int], first: int) -> list[MaskedChat]:
+        """Renders the chats of ``group``, which have the same tools. Raises `RowError`."""
+        masker, tools = self.masker, samples[group[0]].tools
         try:
-            found = finder([samples[n].messages for n in group], tools)
+            masked = masker([samples[n].messages for n in group], tools)
         except Exception:
-            for n in group:  # which of them is it?
+            for n in group:  # find the one that fails
                 try:
-                    finder([samples[n].messages], tools)
+                    masker([samples[n].messages], tools)
                 except Exception as error:
-                    said = str(error) if isinstance(error, DataError) else f"the chat template refuses it: {error}"
-                    raise RowError(first + n, said + self._remedy(samples[n])) from error
+                    why = str(error) if isinstance(error, DataError) else f"the chat template refuses it: {error}"
+                    raise RowError(first + n, why + self._hint(samples[n])) from error
             raise
-        for one in found:
-            self._keys.look(one.chat, tools)
-        spans = [self._targets(n, samples[n], one, first + n) for n, one in zip(group, found, strict=True)]
-        return [one.text for one in found], spans
+        for chat in masked:
+            self._keys.look(chat.messages, tools)
+        return masked
 
-    def _targets(self, n: int, sample: Sample, found: Found, row: int) -> list[Span]:
-        """The characters that are learned of sample ``n`` of the batch. Raises `RowError` when that cannot be told."""
-        excluded = sample.context - sample.prompted
+    def _label_spans(self, sample: Sample, masked: MaskedChat, last_turns: int | None, row: int) -> list[Span]:
+        """Returns the characters of a chat that have labels. Raises `RowError` when they cannot be found."""
+        excluded = sample.untrained_messages - sample.prompt_messages
         if excluded and not self.mask_inputs:
-            told = f"message {min(excluded) + 1} has the {sample.flag}"
-            raise RowError(row, f"{told}, and mask_inputs: false makes every token a target")
+            why = f"message {min(excluded) + 1} has the {sample.exclusion}"
+            raise RowError(row, f"{why}, and mask_inputs: false makes every token a target")
         try:
-            turns = self._turns(n, sample, found)
-            remarks = check_learned(found, turns, self.finder.template.ends)
+            turns = _trained_turns(sample, masked) if last_turns is None else _last_turns(masked, last_turns)
+            remarks = check_labels(masked, turns, self.masker.template.end_tokens)
         except DataError as error:
-            raise RowError(row, f"{error}{self._remedy(sample)}") from error
+            raise RowError(row, f"{error}{self._hint(sample)}") from error
         for sentence in remarks:
             remark(sentence)
-        return [span for turn in turns for span in found.answers[turn]]
+        return [span for turn in turns for span in masked.answers[turn]]
 
-    def _remedy(self, sample: Sample) -> str:
+    def _hint(self, sample: Sample) -> str:
         """Names an argument of the chat template with which it takes the sample, if there is one."""
-        for name in self.finder.template.variables:
+        for name in self.masker.template.variables:
             for value in (False, True):
                 arguments = {**self.template_arguments, name: value}
                 try:
-                    (found,) = AssistantMasker(ChatTemplate(self.tokenizer, arguments))([sample.messages], sample.tools)
-                    check_learned(found, range(len(found.answers)), self.finder.template.ends)
+                    masker = AssistantMasker(ChatTemplate(self.tokenizer, arguments))
+                    (masked,) = masker([sample.messages], sample.tools)
+                    check_labels(masked, range(len(masked.answers)), self.masker.template.end_tokens)
                 except Exception:
                     continue
                 return f"; it works with data.chat_template_kwargs: {{{name}: {str(value).lower()}}}"
         return ""
 
-    def _turns(self, n: int, sample: Sample, found: Found) -> list[int]:
-        """Returns the assistant's turns that are learned: none of the weight 0, none that the template leaves out."""
-        turns = [number for number, message in enumerate(sample.messages) if message["role"] == "assistant"]
-        return [turn for turn, number in enumerate(turns) if number not in sample.context and found.answers[turn]]
-
-    def _labelled(
-        self, texts: Sequence[str], spans: Sequence[Sequence[Span]], *, special: bool
+    def _encode(
+        self, texts: Sequence[str], spans: Sequence[Sequence[Span]], *, add_special_tokens: bool
     ) -> list[tuple[Tokens, Tokens]]:
-        made = []
-        for text, found, (ids, mask) in zip(texts, spans, self._tokenize(texts, spans, special=special), strict=True):
-            if self._unverified:
-                self._unverified -= 1
-                self._verify(text, found, ids[mask])
+        """Returns token ids and labels of each text; tokens of its ``spans`` are labelled."""
+        encoded = []
+        tokens = self._tokenize(texts, spans, add_special_tokens=add_special_tokens)
+        for text, labelled, (ids, mask) in zip(texts, spans, tokens, strict=True):
+            if self._to_verify:
+                self._to_verify -= 1
+                self._verify(text, labelled, ids[mask])
             labels = np.where(mask, ids, np.int32(IGNORE_INDEX)) if self.mask_inputs else ids.copy()
             labels[:1] = IGNORE_INDEX
-            made.append((ids, labels))
-        return made
+            encoded.append((ids, labels))
+        return encoded
 
     def _verify(self, text: str, spans: Sequence[Span], targets: Tokens) -> None:
-        """Raises `DataError` when the targets do not decode to what the spans hold, white space and the like apart."""
+        """Raises `DataError` when ``targets`` do not decode to the text of the spans, white space apart."""
         if is_lexer(self.tokenizer) and (targets == self.tokenizer.unk_token_id).any():
-            return  # a lexer keeps nothing of what it does not know; whether it may is said of all data at once
+            return  # a lexer keeps nothing of what it does not know; all data are checked for that at once
         normalizer = self.tokenizer.backend_tokenizer.normalizer if self.tokenizer.is_fast else None
-        decoded, at = _plain(self.tokenizer.decode(targets)), 0
+        decoded, at = _normalized(self.tokenizer.decode(targets)), 0
         for start, end in spans:
-            said = text[start:end]
-            wanted = _plain(normalizer.normalize_str(said) if normalizer is not None else said)
-            if (found := decoded.find(wanted, at)) < 0:
+            answer = text[start:end]
+            expected = _normalized(normalizer.normalize_str(answer) if normalizer is not None else answer)
+            if (position := decoded.find(expected, at)) < 0:
                 raise DataError(
-                    f"the tokens of what the assistant says, {said!r}, decode to {decoded[at:]!r}: the tokenizer does "
-                    "not keep text as it is, so that targets cannot be told"
+                    f"the tokens of what the assistant says, {answer!r}, decode to {decoded[at:]!r}: the tokenizer "
+                    "does not keep text as it is, so that labels cannot be found"
                 )
-            at = found + len(wanted)
+            at = position + len(expected)
 
-    def _completed(self, samples: Sequence[Sample]) -> list[tuple[Tokens, Tokens]]:
-        """Plain text as it is, with the end token after it. A lexer is told where the prompt ends, by a space."""
-        prompts = [sample.prompt + " " * is_lexer(self.tokenizer) for sample in samples]
+    def _encode_pairs(self, samples: Sequence[Sample]) -> list[tuple[Tokens, Tokens]]:
+        """Encodes plain text as it is, and the end token. A space tells a lexer where the prompt ends."""
+        prompts = [sample.prompt + (" " if is_lexer(self.tokenizer) else "") for sample in samples]
         texts = [prompt + sample.completion for prompt, sample in zip(prompts, samples, strict=True)]
         spans = [[(len(prompt), len(text))] for prompt, text in zip(prompts, texts, strict=True)]
         end = self.tokenizer.eos_token_id
-        made = []
-        for sample, (ids, labels) in zip(samples, self._labelled(texts, spans, special=True), strict=True):
+        encoded = []
+        for sample, (ids, labels) in zip(samples, self._encode(texts, spans, add_special_tokens=True), strict=True):
             if end is not None and len(ids) and ids[-1] == end:
                 labels[-1] = end  # the tokenizer adds it itself
             elif end is not None:
                 ids, labels = np.append(ids, np.int32(end)), np.append(labels, np.int32(end))
             if not sample.completion.strip() and (self.mask_inputs or not sample.prompt):
-                labels[:] = IGNORE_INDEX  # to answer nothing is not what an empty cell means
-            made.append((ids, labels))
-        return made
+                labels[:] = IGNORE_INDEX  # an empty cell does not mean that the answer is empty
+            encoded.append((ids, labels))
+        return encoded
 
 
-def last_turns(found: Found, count: int) -> list[int]:
-    """The last ``count`` of the assistant's turns. Raises `DataError` for one that the template does not enclose."""
-    turns = range(max(0, len(found.answers) - count), len(found.answers))
-    if not all(found.answers[turn] for turn in turns):
-        enclosed = sum(map(bool, found.answers))
+def _trained_turns(sample: Sample, masked: MaskedChat) -> list[int]:
+    """Returns the assistant's turns that have labels: none that the sample excludes or the template leaves out."""
+    numbers = [n for n, message in enumerate(sample.messages) if message["role"] == "assistant"]
+    return [turn for turn, n in enumerate(numbers) if n not in sample.untrained_messages and masked.answers[turn]]
+
+
+def _last_turns(masked: MaskedChat, count: int) -> list[int]:
+    """Returns the last ``count`` turns of the assistant. Raises `DataError` for one that the template leaves out."""
+    turns = range(max(0, len(masked.answers) - count), len(masked.answers))
+    if not all(masked.answers[turn] for turn in turns):
+        enclosed = sum(map(bool, masked.answers))
         raise DataError(
-            f"the chat template encloses {enclosed} of {len(found.answers)} answers in {{% generation %}}, and not the "
-            "last, which is to be learned"
+            f"the chat template encloses {enclosed} of {len(masked.answers)} answers in {{% generation %}}, and not "
+            "the last, which is to be learned"
         )
     return list(turns)
 
 
-def _plain(text: str) -> str:
-    """What is left of a text that a tokenizer may have spaced or spelt otherwise."""
+def _normalized(text: str) -> str:
+    """Returns what is left of a text that a tokenizer may have spaced or spelt otherwise."""
     # white space first: what it keeps apart would be put together, and what that gives may be white space
     joined = unicodedata.normalize("NFKC", "".join(text.replace("▁", " ").split())).casefold()
     return "".join(joined.replace("▁", " ").split())

@@ -1,4 +1,4 @@
-"""Texts to tokens, and stretches of characters to the tokens that hold them."""
+"""Tokenizes texts, and finds the tokens of spans of characters."""
 
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,73 +14,80 @@ from arctic_training.data.tokenization.chat_template import Span
 Tokens = npt.NDArray[np.int32]
 Mask = npt.NDArray[np.bool_]
 
-_unknown: ContextVar[dict[str, None] | None] = ContextVar("unknown", default=None)
+_unknown_words: ContextVar[dict[str, None] | None] = ContextVar("unknown", default=None)
 
 
 @contextmanager
 def unknown_words() -> Iterator[dict[str, None]]:
-    """Collects the words, in their order, for which this thread's texts get the unknown token meanwhile."""
-    met: dict[str, None] = {}
-    token = _unknown.set(met)
+    """Collects the words that this thread's tokenizers replace by the unknown token inside, in their order."""
+    words: dict[str, None] = {}
+    token = _unknown_words.set(words)
     try:
-        yield met
+        yield words
     finally:
-        _unknown.reset(token)
+        _unknown_words.reset(token)
 
 
 class SpanTokenizer:
-    """Tokenizes each text once, as a whole, and tells which tokens hold a character of its spans."""
+    """Tokenizes each text once, and returns which tokens hold a character of its spans."""
 
     def __init__(self, tokenizer: Any, arguments: Mapping[str, Any] | None = None) -> None:
-        """``arguments`` are handed to the tokenizer."""
+        """``arguments`` are passed to the tokenizer."""
         self.tokenizer, self.arguments = tokenizer, dict(arguments or {})
         self._bytes = None if self.arguments else token_bytes(tokenizer)
 
     def __call__(
-        self, texts: Sequence[str], spans: Sequence[Sequence[Span]], *, special: bool = False
+        self, texts: Sequence[str], spans: Sequence[Sequence[Span]], *, add_special_tokens: bool = False
     ) -> list[tuple[Tokens, Mask]]:
-        """``special`` lets the tokenizer add its own first and last tokens, which belong to no span."""
+        """Returns the token ids, int32 ``[length]``, and the mask of the spans' tokens, bool, of each text.
+
+        ``add_special_tokens`` adds the tokenizer's own first and last tokens, which are in no span.
+        """
         if self._bytes is None:
-            return self._by_offsets(texts, spans, special)
+            return self._by_offsets(texts, spans, add_special_tokens)
         backend = self.tokenizer.backend_tokenizer
         backend.no_truncation()
         backend.no_padding()
-        made = []
-        for text, stretches, encoding in zip(
-            texts, spans, backend.encode_batch_fast(list(texts), add_special_tokens=special), strict=True
+        tokenized = []
+        for text, text_spans, encoding in zip(
+            texts, spans, backend.encode_batch_fast(list(texts), add_special_tokens=add_special_tokens), strict=True
         ):
             ids = np.array(encoding.ids, np.int32)
             ends = np.cumsum(self._bytes[ids])
             raw = text.encode()
-            whole = len(text) == len(raw) or unicodedata.is_normalized("NFC", text)
-            if whole and (ends[-1] if len(ends) else 0) == len(raw):
-                made.append((ids, _held(ends, text, stretches)))
-            else:  # some token stands for other text than its own
-                made += self._by_offsets([text], [stretches], special)
-        return made
+            is_normalized = len(text) == len(raw) or unicodedata.is_normalized("NFC", text)
+            if is_normalized and (ends[-1] if len(ends) else 0) == len(raw):
+                tokenized.append((ids, _span_mask(ends, text, text_spans)))
+            else:  # some token stands for another text than its own
+                tokenized += self._by_offsets([text], [text_spans], add_special_tokens)
+        return tokenized
 
     def _by_offsets(
-        self, texts: Sequence[str], spans: Sequence[Sequence[Span]], special: bool
+        self, texts: Sequence[str], spans: Sequence[Sequence[Span]], add_special_tokens: bool
     ) -> list[tuple[Tokens, Mask]]:
-        settings = {"add_special_tokens": special, "return_attention_mask": False, **self.arguments}
+        settings = {"add_special_tokens": add_special_tokens, "return_attention_mask": False, **self.arguments}
         if not self.tokenizer.is_fast:
-            return [self._by_prefixes(text, found, settings) for text, found in zip(texts, spans, strict=True)]
+            return [
+                self._by_prefixes(text, text_spans, settings) for text, text_spans in zip(texts, spans, strict=True)
+            ]
         settings["return_offsets_mapping"] = True
-        read = self.tokenizer(list(texts), **settings)
-        made, unknown = [], _unknown.get()
-        for text, ids, offsets, stretches in zip(texts, read["input_ids"], read["offset_mapping"], spans, strict=True):
+        encoding = self.tokenizer(list(texts), **settings)
+        tokenized, unknown = [], _unknown_words.get()
+        for text, ids, offsets, text_spans in zip(
+            texts, encoding["input_ids"], encoding["offset_mapping"], spans, strict=True
+        ):
             if unknown is not None:
-                found = zip(ids, offsets, strict=True)
-                unknown |= {text[slice(*place)]: None for one, place in found if one == self.tokenizer.unk_token_id}
+                pairs = zip(ids, offsets, strict=True)
+                unknown |= {text[slice(*span)]: None for one, span in pairs if one == self.tokenizer.unk_token_id}
             mask = np.zeros(len(ids), np.bool_)
             places = np.array(offsets, np.int64).reshape(-1, 2)
-            for start, end in stretches:
+            for start, end in text_spans:
                 mask |= (places[:, 0] < end) & (places[:, 1] > start)
-            made.append((np.array(ids, np.int32), mask))
-        return made
+            tokenized.append((np.array(ids, np.int32), mask))
+        return tokenized
 
     def _by_prefixes(self, text: str, spans: Sequence[Span], settings: Mapping[str, Any]) -> tuple[Tokens, Mask]:
-        """For a tokenizer that cannot say which characters a token holds: by the tokens of the text's beginnings."""
+        """Finds the tokens of spans by tokenizing prefixes of the text, for a tokenizer without offsets."""
         ids = self.tokenizer(text, **settings)["input_ids"]
         mask = np.zeros(len(ids), np.bool_)
         for start, end in spans:
@@ -89,19 +96,19 @@ class SpanTokenizer:
         return np.array(ids, np.int32), mask
 
     def _common(self, ids: list[int], text: str, settings: Mapping[str, Any]) -> tuple[int, bool]:
-        """How many tokens ``text`` shares with the whole, and whether they are all of its own."""
-        mine = self.tokenizer(text, **{**settings, "add_special_tokens": False})["input_ids"]
+        """Returns how many leading ``ids`` are tokens of the prefix ``text``, and whether these are all it has."""
+        prefix = self.tokenizer(text, **{**settings, "add_special_tokens": False})["input_ids"]
         shift = 0
-        while shift < len(ids) and mine and ids[shift] != mine[0]:
-            shift += 1  # tokens that the tokenizer puts in front of a whole text
+        while shift < len(ids) and prefix and ids[shift] != prefix[0]:
+            shift += 1  # tokens that the tokenizer puts before a text
         same = 0
-        while same < len(mine) and shift + same < len(ids) and mine[same] == ids[shift + same]:
+        while same < len(prefix) and shift + same < len(ids) and prefix[same] == ids[shift + same]:
             same += 1
-        return (shift + same if mine else 0), same == len(mine)
+        return (shift + same if prefix else 0), same == len(prefix)
 
 
-def _held(ends: npt.NDArray[np.int64], text: str, spans: Sequence[Span]) -> Mask:
-    """Which tokens hold a byte of ``spans``; ``ends[i]`` is the byte after token ``i``."""
+def _span_mask(ends: npt.NDArray[np.int64], text: str, spans: Sequence[Span]) -> Mask:
+    """Returns which tokens hold a byte of ``spans``; ``ends[i]`` is the byte after token ``i``."""
     mask = np.zeros(len(ends), np.bool_)
     ascii_only = text.isascii()
     for start, end in spans:
@@ -113,9 +120,9 @@ def _held(ends: npt.NDArray[np.int64], text: str, spans: Sequence[Span]) -> Mask
 
 
 def token_bytes(tokenizer: Any) -> npt.NDArray[np.int64] | None:
-    """How many bytes of text each token stands for, when that is fixed, as in byte-level BPE; else None.
+    """Returns how many bytes of text each token stands for, int64 ``[vocabulary]``; None unless it is byte-level BPE.
 
-    With it a third of the time of tokenizing is saved: the library need not track where every token came from.
+    This saves a third of the time of tokenizing: the library need not track where every token came from.
     """
     if not getattr(tokenizer, "is_fast", False):
         return None
