@@ -128,7 +128,7 @@ class PolicyTrainer(LanguageModelTrainer):
         """Returns the rollouts of each micro-batch of the window, ``generation_batch_size`` of them at a time."""
         loader, progress, batches = self.train_loader, self.progress, self.window.batches
         assert loader is not None
-        rows = [loader.places(progress.sample_index + index * loader.stride) for index in range(self.window.size)]
+        rows = [loader.rank_indices(progress.sample_index + index * loader.stride) for index in range(self.window.size)]
         keys = [[(progress.epoch << 40) + row for row in of_batch] for of_batch in rows]
         rollouts, size = [], self.config.generation_batch_size or len(batches)
         for first in range(0, len(batches), size):

@@ -201,7 +201,7 @@ CASES: dict[str, Case] = {
     ),
     "all longer than max_length": Case(
         "recipe.yaml:2:43: data.max_length: 3 of 3 samples are longer than max_length = 32 tokens, the "
-        "shortest 220: nothing is left; raise it, or cut them by filter_samples: false",
+        "shortest 220: nothing is left; raise it, or truncate them with filter_samples: false",
         cached=True,
         recipe=sft(data=", max_length: 32"),
         files={"rows.jsonl": LONG},
@@ -217,7 +217,7 @@ CASES: dict[str, Case] = {
         files={"rows.jsonl": lines({"text": "a"}, {"text": None})},
     ),
     "fewer rows than a global batch": Case(
-        "8 rows make no batch; drop_last leaves out every global batch that is not full (16 rows)",
+        "8 rows make no batch; drop_last drops every global batch that is not full (16 rows)",
         cached=True,
         recipe=sft(data=", drop_last: true", more="micro_batch_size: 16\n"),
     ),

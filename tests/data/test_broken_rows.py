@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from arctic_training.data.batching.stream import RepeatedStream
 from arctic_training.data.factories.sft import SFTDataFactory
 from arctic_training.data.preparation.map_rows import map_rows
 from arctic_training.data.sources.huggingface import HFDataSource, HFDataSourceConfig
+from arctic_training.data.sources.repeated import RepeatedStream
 from arctic_training.errors.types import DataError
 from tests import tiny
 from tests.data import templates

@@ -155,7 +155,7 @@ def test_pairs_that_the_cut_decides_nothing_of_are_left_out_for_their_own_reason
     assert len(factory(tiny_model, rows, tmp_path, **section).load("train")) == 1
     reasons = [
         "2 of 5 rows have a prompt that leaves no room for an answer in max_length = 8: 2, 5",
-        "1 of 5 rows have answers that are the same once cut at max_length = 8: 3",
+        "1 of 5 rows have answers that are the same once truncated to max_length = 8: 3",
         "1 of 5 rows prefer nothing, chosen and rejected being the same, or empty: 4",
     ]
     with pytest.raises(DataError, match="pairs.jsonl: " + "; ".join(reasons) + "; more than data.max_share"):

@@ -11,7 +11,7 @@ from arctic_training.data.factories.dpo import DPODataFactory
 from arctic_training.data.factories.prompt import PromptDataFactory
 from arctic_training.data.factories.sft import SFTDataFactory
 from arctic_training.data.formats.remarks import collect, lines, remark
-from arctic_training.data.preparation import prepare as preparation
+from arctic_training.data.preparation import map_rows
 from tests.data import templates
 from tests.data.view import make
 
@@ -51,7 +51,7 @@ def test_what_nothing_reads_is_named_once_for_a_source(factory: Any, tmp_path: P
 
 
 def test_other_processes_remark_too(tmp_path: Path, said: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(preparation, "_ROWS_EACH", 10)
+    monkeypatch.setattr(map_rows, "_MIN_ROWS_PER_PROCESS", 10)
     monkeypatch.setattr(preparation, "_BATCH", 5)
     plain = {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]}
     prepare(SFTDataFactory, tmp_path, [plain] * 19 + [{"messages": CHAT, "score": 1}], num_proc=2)

@@ -11,7 +11,7 @@ def whole(size: int, micro: int, world: int, epoch: int, row: int = 0, **more: o
     """The global batches from ``row`` of an epoch on, put together from what each rank holds."""
     ranks = [GlobalOrder(size, micro, rank, world, seed=3, **more) for rank in range(world)]  # type: ignore[arg-type]
     assert len({len(order) for order in ranks}) == 1
-    starts = ranks[0].starts(row)
+    starts = ranks[0].batch_starts(row)
     assert row or len(starts) == len(ranks[0])
     return [[int(row) for order in ranks for row in order.batch(epoch, start)] for start in starts]
 

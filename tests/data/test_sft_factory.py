@@ -85,7 +85,7 @@ def test_ranks_share_a_global_batch(tmp_path: Path) -> None:
 def test_long_rows_are_left_out_and_counted(tmp_path: Path, said: list[str]) -> None:
     rows = [chat("q", "yes " * n) for n in (1, 30, 60)]
     assert len(sft(tmp_path, rows, max_length=40)().train) == 1
-    assert said == ["2 of 3 samples are longer than max_length = 40 tokens, and left out"]
+    assert said == ["2 of 3 samples are longer than max_length = 40 tokens, and dropped"]
     cut = sft(tmp_path, rows, max_length=40, filter_samples=False)().train.dataset
     assert [len(cut[n]["input_ids"]) for n in range(3)][1:] == [40, 40]
     with pytest.raises(DataError, match=r"3 of 3 samples are longer than max_length = 4 tokens.*nothing is left"):
@@ -239,7 +239,7 @@ def test_repeating_fills_rows(tmp_path: Path) -> None:
 
 
 def test_drop_last_refuses_to_drop_all(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"2 rows make no batch; drop_last leaves out every global batch .*\(4 rows\)"):
+    with pytest.raises(DataError, match=r"2 rows make no batch; drop_last drops every global batch .*\(4 rows\)"):
         sft(tmp_path, [chat("q", "a")] * 2, micro=4, drop_last=True)()
 
 

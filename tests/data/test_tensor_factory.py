@@ -134,5 +134,5 @@ def test_refusals(tmp_path: Path) -> None:
         factory({"sources": ["test_count", {"type": "test_count", "wide": 1}]})()
     with pytest.raises(DataError, match="do not fit together"):
         factory({"sources": [{"type": "test_count", "wide": 2}, {"type": "test_count", "wide": 1}]})()
-    with pytest.raises(ValidationError, match="sample_count: tensors are taken whole"):
+    with pytest.raises(ValidationError, match="sample_count: all rows of tensors are used"):
         factory({"sources": [{"type": "test_count", "sample_count": 3}]})

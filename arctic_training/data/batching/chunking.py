@@ -1,4 +1,4 @@
-"""Samples cut at a length, and rows cut out of all samples one behind the other."""
+"""Truncates and splits samples, and cuts concatenated samples into rows."""
 
 from typing import Any
 
@@ -9,13 +9,13 @@ Indices = npt.NDArray[np.int64]
 
 
 class SampleSlices:
-    """Stretches of samples, as samples of their own."""
+    """Slices of samples, as samples of their own."""
 
     def __init__(self, samples: Any, sample: Indices, start: Indices, end: Indices) -> None:
-        """Piece ``i`` is entries ``start[i]`` up to ``end[i]`` of every list of sample ``sample[i]``."""
+        """Slice ``i`` is entries ``start[i]`` to ``end[i]`` of every array of sample ``sample[i]``; all int64."""
         self.samples, self.sample, self.start, self.end = samples, sample, start, end
         self.rows: list[Indices] | None = None
-        """Which pieces make up each row, when that is settled."""
+        """The slices of each row, where rows are fixed already."""
 
     def __len__(self) -> int:
         return len(self.sample)
@@ -26,34 +26,35 @@ class SampleSlices:
         return {name: value[start:end] if isinstance(value, np.ndarray) else value for name, value in row.items()}
 
     def lengths(self) -> Indices:
+        """Returns the entries of each slice, int64 ``[slices]``."""
         return self.end - self.start
 
     def select(self, indices: Indices) -> "SampleSlices":
-        """The pieces at ``indices``, in that order."""
+        """Returns the slices at ``indices``, in that order."""
         return SampleSlices(self.samples, self.sample[indices], self.start[indices], self.end[indices])
 
 
-def truncate(samples: Any, longest: int) -> SampleSlices:
-    """Every sample up to its entry ``longest``."""
+def truncate(samples: Any, max_length: int) -> SampleSlices:
+    """Returns the first ``max_length`` entries of every sample."""
     sizes = samples.lengths()
-    return SampleSlices(samples, np.arange(len(sizes)), np.zeros_like(sizes), np.minimum(sizes, longest))
+    return SampleSlices(samples, np.arange(len(sizes)), np.zeros_like(sizes), np.minimum(sizes, max_length))
 
 
-def split_samples(samples: Any, longest: int) -> SampleSlices:
-    """Every sample in pieces of ``longest`` entries, the last one shorter."""
+def split_samples(samples: Any, max_length: int) -> SampleSlices:
+    """Returns every sample in slices of ``max_length`` entries, the last one shorter."""
     sizes = samples.lengths()
-    counts = -(-sizes // longest)
+    counts = -(-sizes // max_length)
     sample = np.repeat(np.arange(len(sizes)), counts)
-    start = (np.arange(len(sample)) - np.repeat(np.cumsum(counts) - counts, counts)) * longest
-    return SampleSlices(samples, sample, start, np.minimum(start + longest, sizes[sample]))
+    start = (np.arange(len(sample)) - np.repeat(np.cumsum(counts) - counts, counts)) * max_length
+    return SampleSlices(samples, sample, start, np.minimum(start + max_length, sizes[sample]))
 
 
 def concat_and_chunk(
     samples: Any, length: int, order: Indices, *, drop_last: bool = False
 ) -> tuple[SampleSlices, list[Indices]]:
-    """All samples in ``order``, one behind the other, cut every ``length`` tokens.
+    """Concatenates all samples in ``order``, and cuts them every ``length`` tokens.
 
-    Returns the pieces, and which of them make up each row; the last row is shorter, and dropped with ``drop_last``.
+    Returns the slices, and the slices of each row; the last row is shorter, and dropped with ``drop_last``.
     """
     sizes = samples.lengths()[order]
     ends = np.cumsum(sizes)
@@ -63,26 +64,27 @@ def concat_and_chunk(
     until = np.append(bounds[1:], total)[: len(bounds)]
     place = np.searchsorted(ends, bounds, "right")
     begins = (ends - sizes)[place]
-    pieces = SampleSlices(samples, order[place], bounds - begins, until - begins)
+    slices = SampleSlices(samples, order[place], bounds - begins, until - begins)
     rows = np.flatnonzero(bounds % length == 0)
-    return pieces, np.split(np.arange(len(bounds)), rows[1:]) if len(bounds) else []
+    return slices, np.split(np.arange(len(bounds)), rows[1:]) if len(bounds) else []
 
 
 class ConcatenatedRows:
-    """Rows of several pieces, each row a sample of its own."""
+    """Rows of several slices, each row a sample of its own."""
 
-    def __init__(self, pieces: SampleSlices, rows: list[Indices]) -> None:
-        self.pieces, self.rows = pieces, rows
+    def __init__(self, slices: SampleSlices, rows: list[Indices]) -> None:
+        self.slices, self.rows = slices, rows
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        parts = [self.pieces[int(piece)] for piece in self.rows[index]]
+        parts = [self.slices[int(number)] for number in self.rows[index]]
         if len(parts) == 1:
             return parts[0]
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
     def lengths(self) -> Indices:
-        sizes = self.pieces.lengths()
+        """Returns the tokens of each row, int64 ``[rows]``."""
+        sizes = self.slices.lengths()
         return np.array([sizes[row].sum() for row in self.rows], np.int64)

@@ -1,4 +1,4 @@
-"""Samples of tokens to the batch a language model takes."""
+"""Collates samples of tokens into the batch of a language model, padded or packed."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -15,11 +15,11 @@ Sample = Mapping[str, npt.NDArray[np.int32]]
 def pad(
     samples: Sequence[Sample], *, pad_token: int, multiple: int = 1, length: int = 0, positions: int | None = None
 ) -> dict[str, torch.Tensor]:
-    """Side by side: ``input_ids``, ``labels``, ``attention_mask`` and ``position_ids``, all int64 [samples, T].
+    """Returns ``input_ids``, ``labels``, ``attention_mask`` and ``position_ids``, all int64 [samples, T].
 
     T is ``length``, or that of the longest sample rounded up to a multiple of ``multiple``; padding is on the right.
-    Positions go on through the padding, since transformers takes positions that begin anew for those of another
-    document. ``positions`` is how many there are, for models that have learned no more.
+    Positions continue through the padding, since transformers takes positions that restart for those of another
+    document. ``positions`` is the number of positions that the model has.
     """
     sizes = np.fromiter((len(sample["input_ids"]) for sample in samples), np.int64, len(samples))
     width = length or _rounded(int(sizes.max()), multiple)
@@ -43,14 +43,13 @@ def pad(
 def pack(
     samples: Sequence[Sample], *, pad_token: int, multiple: int = 1, length: int = 0, fuse: bool = False
 ) -> dict[str, Any]:
-    """One behind the other in a single row, each a document of its own, without any T x T mask.
+    """Returns the samples concatenated in one row, each a document of its own, without a T x T mask.
 
     ``input_ids``, ``labels`` and ``position_ids`` are int64 [1, T]; ``cu_seq_lens_q`` and ``cu_seq_lens_k``, int32
-    [documents + 1], tell where documents begin, ``max_length_q`` and ``max_length_k``, int, how long the longest is.
+    [documents + 1], are the boundaries of documents, ``max_length_q`` and ``max_length_k``, int, the longest document.
     The first label of each sample is -100. T is ``length``, or the length of all samples rounded up to a multiple of
-    ``multiple``; what that adds is one more document, of ``pad_token`` and without targets, whose positions end where
-    those of the longest sample do: a model may have learned no more, or take a longer one for another context.
-    ``fuse`` makes all samples one document.
+    ``multiple``; the padding is one more document, of ``pad_token`` and without labels, whose positions end where those
+    of the longest sample do: a model may have no more positions. ``fuse`` makes all samples one document.
     """
     sizes = np.fromiter((len(sample["input_ids"]) for sample in samples), np.int64, len(samples))
     total = int(sizes.sum())
@@ -67,14 +66,14 @@ def pack(
     np.cumsum(documents, out=bounds[1:])
     places = np.arange(width) - np.repeat(bounds[:-1], documents)
     np.minimum(places, places[:total].max(), out=places)
-    marks = torch.from_numpy(bounds.astype(np.int32))
+    boundaries = torch.from_numpy(bounds.astype(np.int32))
     longest = max(documents)
     return {
         "input_ids": torch.from_numpy(ids),
         "labels": torch.from_numpy(labels),
         "position_ids": torch.from_numpy(places[None]),
-        "cu_seq_lens_q": marks,
-        "cu_seq_lens_k": marks,
+        "cu_seq_lens_q": boundaries,
+        "cu_seq_lens_k": boundaries,
         "max_length_q": longest,
         "max_length_k": longest,
     }

@@ -65,7 +65,7 @@ def _content(samples: Any) -> Iterator[Any]:
         yield from _content(samples.samples)
     elif isinstance(samples, ConcatenatedRows):
         yield from _content(samples.rows)
-        yield from _content(samples.pieces)
+        yield from _content(samples.slices)
     elif isinstance(samples, Packs):
         yield from _arrays([samples.members, samples.ends])
     elif isinstance(samples, Mapping):

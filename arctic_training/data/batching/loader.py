@@ -1,4 +1,4 @@
-"""What hands the loop its micro-batches, from any position of any epoch."""
+"""Loaders: iterate over micro-batches from any position of any epoch."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,50 +20,83 @@ Collate = Callable[[list[Any]], Batch]
 
 
 class Loader(ABC):
-    """Iterating starts where `seek` said, each time anew, and draws from no random generator but its own."""
+    """Base of loaders. Each iteration starts at the position of `seek`, and uses no random generator but its own."""
 
     dataset: Any
     """The samples by index, before they are packed."""
 
     @abstractmethod
     def __len__(self) -> int:
-        """Micro-batches of an epoch on this data rank, the same number on every rank; 0 when there is no end."""
+        """Returns the micro-batches of an epoch on this data rank, the same on every rank; 0 for endless data."""
 
     @abstractmethod
     def __iter__(self) -> Iterator[Batch]:
-        """The micro-batches from the sought position to the end of the epoch."""
+        """Yields the micro-batches from the current position to the end of the epoch."""
 
     @abstractmethod
     def seek(self, epoch: int, row: int) -> None:
-        """The next iteration begins with ``row`` of the order of ``epoch``, a number of rows on all data ranks."""
+        """Sets where the next iteration starts: at ``row`` of the order of ``epoch``, counted over all data ranks."""
 
     @property
     def stride(self) -> int:
-        """Rows that the micro-batches of all data ranks take of the order together; what `seek` counts in."""
+        """Rows of one micro-batch on all data ranks together; `seek` takes multiples of it."""
         return 1
 
     @property
     def rows(self) -> int:
-        """Rows that an epoch goes through; 0 when there is no end."""
+        """Rows that an epoch reads; 0 for endless data."""
         return len(self) * self.stride
 
-    def places(self, row: int) -> range:
-        """Where in the order this rank's rows stand of the micro-batches that begin at ``row``."""
+    def rank_indices(self, row: int) -> range:
+        """Returns this rank's positions in the order, in the micro-batches that begin at ``row``.
+
+        Raises NotImplementedError where batches have no such positions.
+        """
         raise NotImplementedError(f"{type(self).__name__} does not say which rows are in a batch")
 
     def close(self) -> None:  # noqa: B027  most loaders hold nothing
-        """End worker processes, if there are any. The loader may be iterated again."""
+        """Ends worker processes, if there are any. The loader may be iterated again."""
 
     def state_dict(self) -> dict[str, Any]:
-        """A position that (epoch, row) does not tell, such as that in a stream."""
+        """Returns a position that epoch and row do not give, such as that in a stream."""
         return {}
 
     def load_state_dict(self, state: Mapping[str, Any], /) -> None:  # noqa: B027
-        pass
+        """Continues at a position from `state_dict`."""
 
 
-class IndexedLoader(Loader):
-    """Micro-batches of a data set whose rows can be read by index."""
+class OrderedLoader(Loader):
+    """Base of loaders whose rows are read by index, in a `GlobalOrder`."""
+
+    def __init__(self, dataset: Any, order: GlobalOrder) -> None:
+        self.dataset, self.order = dataset, order
+        self._position = (0, 0)
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    @property
+    def stride(self) -> int:
+        return self.order.global_micro_batch_size
+
+    @property
+    def rows(self) -> int:
+        return self.order.rows
+
+    def seek(self, epoch: int, row: int) -> None:
+        self._position = (epoch, row)
+
+    def rank_indices(self, row: int) -> range:
+        return self.order.rank_indices(row)
+
+    def positions(self) -> Iterator[tuple[int, int]]:
+        """Yields (epoch, row) of each micro-batch from the current position on."""
+        epoch, start = self._position
+        return ((epoch, row) for row in self.order.batch_starts(start))
+
+
+class IndexedLoader(OrderedLoader):
+    """Collates micro-batches of samples by index, in worker processes or in this one."""
 
     def __init__(
         self,
@@ -76,56 +109,39 @@ class IndexedLoader(Loader):
         workers: int = 0,
         prefetch: int = 4,
     ) -> None:
-        """``groups[i]`` are the samples of row ``i`` of the order, when a row is a pack of several.
+        """``groups[i]`` are the samples of row ``i`` of the order, where several are packed into a row.
 
-        A rank whose share of the last global batch is empty gets ``blank(dataset[0])``: a sample without any target.
+        A rank without a row of the last global batch gets ``make_padding_sample(dataset[0])``, which has no labels.
         """
-        self.dataset, self.order, self.groups = dataset, order, groups
+        super().__init__(dataset, order)
+        self.groups = groups
         self._reader = _Reader(dataset, order, groups, collate, make_padding_sample)
         self._workers, self._prefetch = workers, prefetch
-        self._at = (0, 0)
         self._running: Any = None
 
-    def __len__(self) -> int:
-        return len(self.order)
-
-    @property
-    def stride(self) -> int:
-        return self.order.whole
-
-    @property
-    def rows(self) -> int:
-        return self.order.rows
-
-    def seek(self, epoch: int, row: int) -> None:
-        self._at = (epoch, row)
-
-    def places(self, row: int) -> range:
-        return self.order.places(row)
-
     def samples(self, epoch: int, row: int) -> list[int]:
-        """The indices in `dataset` of what this rank's micro-batch holds, of those that begin at ``row``."""
+        """Returns the indices in `dataset` of this rank's micro-batch, in those that begin at ``row``."""
         return self._reader.samples((epoch, row))
 
     def __iter__(self) -> Iterator[Batch]:
-        epoch, start = self._at
-        places = ((epoch, row) for row in self.order.starts(start))
+        """Yields micro-batches. Raises `SampleError` for one that cannot be made, `WorkerError` for a dead worker."""
+        positions = self.positions()
         if not self._workers and not torch.cuda.is_available():
-            for place in places:
-                yield raise_if_failed(self._reader[place])
+            for position in positions:
+                yield raise_if_failed(self._reader[position])
             return
         loader: DataLoader[Batch] = DataLoader(
             self._reader,
             batch_size=None,
-            sampler=places,
-            collate_fn=_as_it_is,
+            sampler=positions,
+            collate_fn=_identity,
             num_workers=self._workers,
             prefetch_factor=self._prefetch if self._workers else None,
-            # a worker inherits the samples and whatever `collate` holds; a user's need not be something pickle knows
+            # a worker inherits the samples and whatever `collate` holds; a user's need not be picklable
             multiprocessing_context="fork" if self._workers else None,
             pin_memory=torch.cuda.is_available(),
             worker_init_fn=workers.worker_init_fn(),
-            generator=torch.Generator().manual_seed(0),  # else making the iterator draws from the model's randomness
+            generator=torch.Generator().manual_seed(0),  # else creating the iterator uses the model's random generator
         )
         self.close()
         with workers.without_sigchld_handler(), workers.socket_folder():
@@ -143,34 +159,25 @@ class IndexedLoader(Loader):
             workers.shutdown_workers(running)
 
 
+@dataclass(eq=False)
 class _Reader(Dataset[Batch]):
     """Makes the micro-batch of a position; this is what worker processes hold."""
 
-    def __init__(
-        self,
-        dataset: Any,
-        order: GlobalOrder,
-        groups: Sequence[Any] | None,
-        collate: Collate,
-        make_padding_sample: Callable[[Any], Any],
-    ) -> None:
-        self.dataset, self.order, self.groups, self.collate, self.make_padding_sample = (
-            dataset,
-            order,
-            groups,
-            collate,
-            make_padding_sample,
-        )
+    dataset: Any
+    order: GlobalOrder
+    groups: Sequence[Any] | None
+    collate: Collate
+    make_padding_sample: Callable[[Any], Any]
 
-    def samples(self, place: tuple[int, int]) -> list[int]:
-        rows = self.order.batch(*place)
+    def samples(self, position: tuple[int, int]) -> list[int]:
+        rows = self.order.batch(*position)
         if self.groups is None:
             return [int(row) for row in rows]
         return [int(sample) for row in rows for sample in self.groups[int(row)]]
 
-    def __getitem__(self, place: tuple[int, int]) -> Batch:
-        """The batch, or `FailedBatch` where it cannot be made: what is raised in a worker loses what it was."""
-        indices, number = self.samples(place), -1
+    def __getitem__(self, position: tuple[int, int]) -> Batch:
+        """Returns the batch, or `FailedBatch`: an exception in a worker would lose its type and attributes."""
+        indices, number = self.samples(position), -1
         try:
             rows = []
             for number in indices:
@@ -180,29 +187,31 @@ class _Reader(Dataset[Batch]):
         except MemoryError:
             raise
         except Exception as error:
-            which = f"sample {number}" if number >= 0 else f"a batch of samples {', '.join(map(str, indices))}"
-            return FailedBatch(f"{which} cannot be made ({where(error)})" if number < 0 else f"{which}: {where(error)}")
+            if number >= 0:
+                return FailedBatch(f"sample {number}: {where(error)}")
+            return FailedBatch(f"a batch of samples {', '.join(map(str, indices))} cannot be made ({where(error)})")
 
 
 @dataclass
 class FailedBatch:
-    """What stands for a batch that cannot be made."""
+    """Stands for a batch that cannot be made."""
 
     why: str
 
 
 def raise_if_failed(batch: Batch) -> Batch:
+    """Returns a batch. Raises `SampleError` for a failed one."""
     if isinstance(batch, FailedBatch):
         raise SampleError(batch.why)
     return batch
 
 
-def _as_it_is(batch: Batch) -> Batch:
+def _identity(batch: Batch) -> Batch:
     return batch
 
 
 def without_targets(sample: Any) -> Any:
-    """A sample that takes part in a batch and adds nothing to its loss: every label is -100."""
+    """Returns a sample that adds nothing to the loss of a batch: every label is -100."""
     if isinstance(sample, Mapping) and "labels" in sample:
         return {**sample, "labels": np.full_like(sample["labels"], IGNORE_INDEX)}
     return sample

@@ -1,7 +1,7 @@
-"""Random numbers that belong to rows: a function of (seed, row, stream), whoever draws them, when and with what else.
+"""Random numbers of rows: a function of (seed, row, stream), on whichever rank and device and in whichever batch.
 
-So what is drawn for a global batch depends neither on how it is cut into micro-batches and ranks nor on where a run
-was interrupted, and it is the same on every device. The generator is SplitMix64 (Steele, Lea and Flood 2014), keyed
+The numbers of a global batch depend neither on how it is split into micro-batches and ranks nor on where a run was
+interrupted. The generator is SplitMix64 (Steele, Lea and Flood 2014), keyed
 twice.
 """
 
@@ -14,7 +14,7 @@ _GAMMA = 0x9E3779B97F4A7C15
 
 
 def uniform(rows: Tensor, size: int, *, seed: int = 0, stream: int = 0) -> Tensor:
-    """Doubles in (0, 1), ``[n, size]``, on the device of ``rows``: int64 ``[n]``, a number for each row.
+    """Returns doubles in (0, 1), ``[n, size]``, on the device of ``rows``: int64 ``[n]``, the number of each row.
 
     Different streams of one seed are as independent as different seeds are.
     """
@@ -24,7 +24,7 @@ def uniform(rows: Tensor, size: int, *, seed: int = 0, stream: int = 0) -> Tenso
 
 
 def normal(rows: Tensor, size: int, *, seed: int = 0, stream: int = 0) -> Tensor:
-    """Standard normal numbers in fp32, ``[n, size]``, by the method of Box and Muller; see `uniform`."""
+    """Returns standard normal numbers, fp32 ``[n, size]``, by the method of Box and Muller; see `uniform`."""
     radius, angle = uniform(rows, 2 * size, seed=seed, stream=stream).chunk(2, dim=1)
     return ((-2 * radius.log()).sqrt() * (2 * math.pi * angle).cos()).float()
 
@@ -36,10 +36,10 @@ def _mix(bits: Tensor) -> Tensor:
 
 
 def _shifted(bits: Tensor, by: int) -> Tensor:
-    """To the right, zeros coming in: torch has no unsigned shift."""
+    """Shifts to the right and fills with zeros: torch has no unsigned shift."""
     return (bits >> by) & ((1 << (64 - by)) - 1)
 
 
 def _signed(word: int) -> int:
-    """The int64 of the same 64 bits."""
+    """Returns the int64 with the same 64 bits."""
     return (word + 2**63) % 2**64 - 2**63

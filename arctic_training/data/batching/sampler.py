@@ -1,4 +1,4 @@
-"""The order of the rows: a function of seed and epoch, so it can be entered at any row and remembers nothing."""
+"""The order of the rows: a function of seed and epoch, so iteration can start at any row without a stored state."""
 
 from dataclasses import dataclass, field
 
@@ -10,49 +10,48 @@ Rows = npt.NDArray[np.int64]
 
 @dataclass
 class GlobalOrder:
-    """Which rows each micro-batch of each data rank holds.
+    """Assigns rows to the micro-batches of each data rank.
 
     The order of an epoch is one permutation of all rows, the same on every rank. The micro-batches of all ranks that
-    begin at one row take the next ``micro * world`` of it, rank ``r`` the ``r``-th ``micro`` of those: what an update
-    holds does not depend on how it is cut into ranks and micro-batches.
+    begin at one row take the next ``micro_batch_size * world_size`` of it, in the order of ranks: the rows of a step do
+    not depend on how it is split into ranks and micro-batches.
     """
 
     size: int
-    """Rows in all."""
-    micro: int = 1
-    """Rows of one micro-batch."""
+    """Number of rows."""
+    micro_batch_size: int = 1
     rank: int = 0
-    world: int = 1
+    world_size: int = 1
     seed: int = 0
     shuffle: bool = True
-    window: int = 1
-    """Micro-batches of one update."""
+    accumulation_steps: int = 1
+    """Micro-batches of one step."""
     drop_last: bool = False
-    """Leave out the rows that do not fill a last update; else some of its micro-batches are short, or empty."""
+    """Drop the rows that do not fill a last step; else some of its micro-batches are short, or empty."""
     _epoch: int = field(default=-1, repr=False)
     _order: Rows = field(default_factory=lambda: np.empty(0, np.int64), repr=False)
 
     @property
-    def whole(self) -> int:
-        """Rows of one micro-batch on every rank together."""
-        return self.micro * self.world
+    def global_micro_batch_size(self) -> int:
+        """Rows of one micro-batch on all ranks together."""
+        return self.micro_batch_size * self.world_size
 
     def __len__(self) -> int:
-        """Micro-batches in an epoch, the same number on every rank."""
-        return len(self.starts())
+        """Returns the micro-batches in an epoch, the same number on every rank."""
+        return len(self.batch_starts())
 
     @property
     def rows(self) -> int:
-        """Rows that an epoch goes through."""
-        update = self.whole * self.window
-        return self.size // update * update if self.drop_last else self.size
+        """Rows that an epoch reads."""
+        step = self.global_micro_batch_size * self.accumulation_steps
+        return self.size // step * step if self.drop_last else self.size
 
-    def starts(self, row: int = 0) -> range:
-        """Where in the order of an epoch the micro-batches of all ranks begin, from ``row`` on."""
-        return range(row, self.rows, self.whole)
+    def batch_starts(self, row: int = 0) -> range:
+        """Returns the positions in the order at which the micro-batches of all ranks begin, from ``row`` on."""
+        return range(row, self.rows, self.global_micro_batch_size)
 
     def permutation(self, epoch: int) -> Rows:
-        """All rows in the order of ``epoch``; shape (size,)."""
+        """Returns the order of ``epoch``, int64 ``[size]``."""
         if not self.shuffle:
             return np.arange(self.size)
         if epoch != self._epoch:
@@ -60,12 +59,12 @@ class GlobalOrder:
             self._epoch = epoch
         return self._order
 
-    def places(self, start: int) -> range:
-        """Where in the order this rank's rows stand of the micro-batches that begin at ``start``."""
-        mine = start + self.rank * self.micro
-        return range(mine, mine + self.micro)
+    def rank_indices(self, start: int) -> range:
+        """Returns this rank's positions in the order, in the micro-batches that begin at ``start``."""
+        first = start + self.rank * self.micro_batch_size
+        return range(first, first + self.micro_batch_size)
 
     def batch(self, epoch: int, start: int) -> Rows:
-        """This rank's rows of the micro-batches that begin at ``start``: ``micro``; at the end fewer, perhaps none."""
-        mine = self.places(start)
-        return self.permutation(epoch)[mine.start : mine.stop]
+        """Returns this rank's rows of the micro-batches that begin at ``start``, int64; at the end fewer, or none."""
+        indices = self.rank_indices(start)
+        return self.permutation(epoch)[indices.start : indices.stop]

@@ -1,4 +1,4 @@
-"""Makes the loaders of a run. The base of every data factory, whatever its samples are."""
+"""The base of data factories, which create the loaders of a run."""
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
@@ -14,7 +14,7 @@ from arctic_training.config.sections.data import DataConfig
 from arctic_training.data.batching.loader import Batch, IndexedLoader, Loader, without_targets
 from arctic_training.data.batching.sampler import GlobalOrder
 from arctic_training.distributed import process_group
-from arctic_training.distributed.sequence_parallel import shard_batch
+from arctic_training.distributed.sequence_parallel import share
 from arctic_training.errors.types import DataError
 
 C = TypeVar("C", bound=DataConfig)
@@ -22,27 +22,27 @@ C = TypeVar("C", bound=DataConfig)
 
 @dataclass
 class Loaders:
-    """What a data factory makes."""
+    """The loaders of a run."""
 
     train: Loader | None = None
     evaluation: Mapping[str, Loader] = field(default_factory=dict)
-    """The loader of each evaluation set, by name; the name ends that of its metrics."""
+    """The loader of each evaluation set, by name; its metrics end with the name."""
 
 
 class DataFactory(Factory[C, Loaders], kind="data_factory"):
-    """A subclass writes `load`; and `collate` when its samples are neither tensors nor mappings, tuples of them.
+    """Base of data factories. A subclass defines `load`, and `collate` where `default_collate` of torch is not enough.
 
-    Samples that come from files or the hub, and want tokens made of them, belong to `SourcedDataFactory`.
+    Samples of tokens, from files or the hub, belong to `SourcedDataFactory`.
     """
 
     config_type: ClassVar[type[ComponentConfig]] = DataConfig
-    once: ClassVar[tuple[str, ...]] = ()
-    """Keys of a batch that count something of whole rows: of processes that share them, the first one has it."""
+    row_level_keys: ClassVar[tuple[str, ...]] = ()
+    """Keys of a batch that count something of full rows: of the ranks that share sequences, only the first has them."""
 
     @classmethod
     def packs(cls, config: Any) -> bool:
-        """Says by the factory's section whether a row of a batch holds several samples, each a document that does not
-        see the others. Of a class whose batches have other rows than those of its base, this is another's answer."""
+        """Returns whether, by the factory's section, a row of a batch holds several samples, each a document that does
+        not attend to the others. A class whose batches have other rows than those of its base overrides this."""
         return False
 
     def __call__(self, *args: Any) -> Loaders:
@@ -55,28 +55,28 @@ class DataFactory(Factory[C, Loaders], kind="data_factory"):
     @hook("load")
     @abstractmethod
     def load(self, split: str) -> Any:
-        """The samples of ``split`` ("train" or "eval"), with ``len`` and by index; None when there are none."""
+        """Returns the samples of ``split`` ("train" or "eval"), with ``len`` and by index; None when there are none."""
 
     def load_evaluation(self) -> Mapping[str, Any]:
-        """The samples of each evaluation set, by name."""
+        """Returns the samples of each evaluation set, by name."""
         data = self.load("eval")
         return {} if data is None else {"eval": data}
 
     def collate(self, samples: list[Any]) -> Batch:
-        """One micro-batch of ``samples``; runs in worker processes. See `data.batching.collate` for tokens."""
+        """Returns one micro-batch of ``samples``; runs in worker processes. See `data.batching.collate` for tokens."""
         return default_collate(samples)
 
     def batch(self, samples: list[Any]) -> Batch:
-        """What this process computes of the micro-batch of ``samples``."""
+        """Returns this rank's part of the micro-batch of ``samples``: all of it, or its share of the sequences."""
         batch, size = self.collate(samples), self.trainer.config.sequence_parallel_size
-        return batch if size == 1 else shard_batch(batch, size, process_group.rank() % size, once=self.once)
+        return batch if size == 1 else shard_batch(batch, size, process_group.rank() % size, once=self.row_level_keys)
 
     def make_padding_sample(self, sample: Any) -> Any:
-        """``sample`` without any target, for a rank that has no row of the last global batch."""
+        """Returns ``sample`` without labels, for a rank that has no row of the last global batch."""
         return without_targets(sample)
 
     def group(self, samples: Any) -> Sequence[Any] | None:
-        """The indices of the samples that are packed together into each row, when they are."""
+        """Returns the indices of the samples that are packed into each row; None: each sample is a row."""
         return None
 
     @property
@@ -86,7 +86,7 @@ class DataFactory(Factory[C, Loaders], kind="data_factory"):
 
     @hook("create_loader")
     def create_loader(self, samples: Any, *, train: bool) -> Loader:
-        """Raises `DataError` when there is not a single global batch."""
+        """Returns the loader of ``samples``. Raises `DataError` when they do not fill one global batch."""
         groups = self.group(samples)
         order = self.order(len(samples if groups is None else groups), train=train)
         return IndexedLoader(
@@ -99,19 +99,19 @@ class DataFactory(Factory[C, Loaders], kind="data_factory"):
         )
 
     def order(self, size: int, *, train: bool) -> GlobalOrder:
-        """The order of ``size`` rows. Raises `DataError` when they make not a single global batch."""
+        """Returns the order of ``size`` rows. Raises `DataError` when they do not fill one global batch."""
         order = GlobalOrder(
             size=size,
-            micro=self.rows,
+            micro_batch_size=self.rows,
             rank=self.trainer.data_rank,
-            world=self.trainer.data_world,
+            world_size=self.trainer.data_world,
             seed=self.config.seed,
             shuffle=train,
-            window=self.trainer.config.gradient_accumulation_steps,
+            accumulation_steps=self.trainer.config.gradient_accumulation_steps,
             drop_last=self.config.drop_last and train,
         )
         if not len(order):
-            rows = order.whole * order.window
-            why = f"; drop_last leaves out every global batch that is not full ({rows} rows)" * order.drop_last
+            rows = order.global_micro_batch_size * order.accumulation_steps
+            why = f"; drop_last drops every global batch that is not full ({rows} rows)" if order.drop_last else ""
             raise DataError(f"{order.size} rows make no batch{why}")
         return order

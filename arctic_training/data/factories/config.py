@@ -1,4 +1,4 @@
-"""The section of data that come from sources: files, folders, the hub."""
+"""The section of data from sources: files, folders, the hub."""
 
 import re
 from collections.abc import Sequence
@@ -17,20 +17,20 @@ from arctic_training.data.sources.extensions import SOURCE_BY_EXTENSION, extensi
 from arctic_training.registry import names, numbered
 
 _EXTENSION = re.compile(r"(\.[a-z]\w*)?(\.(gz|bz2|xz|zstd?))?$", re.IGNORECASE)
-"""Of a file's format and of its compression; behind a point in the name of a data set stands a digit."""
+"""The extensions of a file's format and compression; a point in the name of a data set is followed by a digit."""
 
 
-def _read(section: Any) -> DataSourceConfig:
-    chosen = parse_component("data_source", section)
-    assert isinstance(chosen, DataSourceConfig)
-    return chosen
+def _parse(section: Any) -> DataSourceConfig:
+    config = parse_component("data_source", section)
+    assert isinstance(config, DataSourceConfig)
+    return config
 
 
-Source = Annotated[SerializeAsAny[DataSourceConfig], BeforeValidator(_read)]
+Source = Annotated[SerializeAsAny[DataSourceConfig], BeforeValidator(_parse)]
 
 
 def evaluation_names(sources: Sequence[DataSourceConfig]) -> list[str]:
-    """What the metrics of each evaluation set are called: ``eval`` when there is one, else the sources' own names."""
+    """Returns the name of each evaluation set in metrics: ``eval`` when there is one, else the sources' own names."""
     if len(sources) == 1:
         return ["eval"]
     own = [Path(str(getattr(source, "name_or_path", source.type))).name for source in sources]
@@ -38,32 +38,35 @@ def evaluation_names(sources: Sequence[DataSourceConfig]) -> list[str]:
 
 
 class SourcedDataConfig(DataConfig):
+    """The data of trainers that read sources."""
+
     default_source: ClassVar[str] = "huggingface"
     """The source of a bare ``name_or_path`` that is neither a file of a known extension nor a source's own name."""
 
     dl_num_workers: Annotated[int, RESUME_SAFE] = Field(default=0, ge=0)
-    """Processes that collate batches beside each training process. Reading tokens from the cache takes microseconds, so
-    that none is the fastest."""
+    """Worker processes that collate batches for each rank. Reading tokens from the cache takes microseconds, so 0 is
+    the fastest."""
     sources: list[Source] = Field(min_length=1)
-    """What is trained on. A bare string is a file, a source's name, or the ``name_or_path`` of the default source."""
+    """Training sources. A bare string is a file, a source's name, or the ``name_or_path`` of the default source."""
     eval_sources: Annotated[list[Source], RESUME_SAFE] = []
-    """What is evaluated on; each is an evaluation set of its own."""
+    """Evaluation sources; each is an evaluation set of its own."""
     train_eval_split: tuple[HumanFloat, HumanFloat] = (1.0, 0.0)
-    """Shares of the sources' rows that are trained and evaluated on, drawn at random; they add up to 1."""
+    """Shares of the sources' rows to train and to evaluate on, drawn at random; they add up to 1."""
     max_length: HumanInt | None = Field(default=None, ge=2)
-    """Tokens of the longest sample; the model's context length when left out."""
+    """Tokens of the longest sample; by default the model's context length."""
     num_proc: Annotated[int, RESUME_SAFE] = Field(default=16, ge=1)
-    """Most processes that make tokens; never more than there are cores, and one where the data are few."""
+    """Most processes that tokenize; never more than there are cores, and one for few rows."""
     cache_dir: Annotated[Path | None, RESUME_SAFE] = None
-    """Where tokens are kept; ``$ARCTIC_TRAINING_CACHE`` or ``~/.cache/arctic_training`` when left out."""
+    """The folder of the data cache; by default ``$ARCTIC_TRAINING_CACHE`` or ``~/.cache/arctic_training``."""
     cache_fs_type: Annotated[Literal["auto", "local", "shared"], RESUME_SAFE] = "auto"
-    """Whether all machines see the same ``cache_dir``: then one process prepares the data, else one on each machine."""
+    """Whether all machines see the same ``cache_dir``: one process prepares the data then, else one on each machine.
+    ``auto`` tests it with a file."""
     fail_on_missing_cache: Annotated[bool, RESUME_SAFE] = False
-    """Refuse to run rather than prepare the data."""
+    """Refuse to run when the cache does not hold the prepared data."""
     max_share_without_targets: HumanFloat = Field(default=0.05, ge=0, le=1)
-    """Refuse the run when more than this share of a source's rows has nothing to train on; fewer are left out."""
+    """Largest share of a source's rows without labels. They are dropped; more refuse the run."""
     stream_buffer: HumanInt = Field(default=2048, ge=1)
-    """Rows of a stream that each rank reads ahead, and packs and shuffles among themselves."""
+    """Rows in the shuffle buffer of a stream, on each rank; they are packed and shuffled among themselves."""
     use_data_cache: Annotated[bool | None, RESUME_SAFE] = None
     """Deprecated: the cache is always used, and cannot be stale."""
     cache_processed_data: Annotated[bool | None, RESUME_SAFE] = None
@@ -78,8 +81,8 @@ class SourcedDataConfig(DataConfig):
         return any(getattr(source, "streaming", False) for source in self.sources)
 
     def missing_paths(self) -> list[Problem]:
-        told = unwritable(self.cache_dir)
-        return [Problem(("cache_dir",), told)] if told else []
+        why = unwritable(self.cache_dir)
+        return [Problem(("cache_dir",), why)] if why else []
 
     @field_validator("sources", "eval_sources", mode="before")
     @classmethod
@@ -88,7 +91,7 @@ class SourcedDataConfig(DataConfig):
 
     @classmethod
     def _typed(cls, section: Any) -> Any:
-        """The section of a source, with its ``type``."""
+        """Returns the section of a source with its ``type``."""
         if isinstance(section, (str, Path)):
             named = {*names("data_source")} - {*SOURCE_BY_EXTENSION.values()}
             section = {"type": section} if section in named else {"name_or_path": str(section)}
@@ -111,23 +114,23 @@ class SourcedDataConfig(DataConfig):
 
 
 class TokenDataConfig(SourcedDataConfig):
-    """How samples of tokens become rows of a batch."""
+    """The data of trainers of language models: how samples of tokens become rows of a batch."""
 
     pack_samples: bool = False
-    """Put several samples into one row, each a document that does not see the others. With ``micro_batch_size`` above 1
-    the row is that many times ``max_length`` long."""
+    """Pack several samples into one row, each a document that does not attend to the others. The row has
+    ``micro_batch_size`` times ``max_length`` tokens."""
     filter_samples: bool = True
-    """Leave out samples that are longer than ``max_length``; else they are cut off there."""
+    """Drop samples that are longer than ``max_length``; else they are truncated."""
     pad_to: Literal["div_length", "max_length"] = "div_length"
-    """Whether rows are as long as what is in them, rounded up to a multiple of ``div_length``, or as ``max_length``."""
+    """Pad rows to a multiple of ``div_length``, or to ``max_length``."""
     div_length: HumanInt | None = Field(default=None, ge=1)
-    """What the length of a row is a multiple of; when left out 256 for packed rows and 8 for others."""
+    """The length of a row is a multiple of this; by default 256 for packed rows and 8 for others."""
     always_max_length: bool = False
-    """Fill every packed row to the last token, cutting samples where a row ends; needs ``pack_samples``."""
+    """Fill every packed row to the last token, splitting samples where a row ends; needs ``pack_samples``."""
     repeat_to_pack_max_length: bool = False
     """Fill every packed row with repetitions of what is in it, to measure with short data; needs ``pack_samples``."""
     fuse_positions_prob: HumanFloat = Field(default=0.0, ge=0, le=1)
-    """Share of the packed rows whose samples become one document, for training on long ones; needs ``pack_samples``."""
+    """Share of the packed rows that are one document, for training on long ones; needs ``pack_samples``."""
 
     @model_validator(mode="after")
     def _packing(self) -> "TokenDataConfig":

@@ -1,4 +1,4 @@
-"""Preference data: two answers to each prompt, the first preferred."""
+"""Data for DPO: two answers to each prompt, the first preferred."""
 
 from functools import partial
 from typing import Any, ClassVar, Literal
@@ -23,33 +23,35 @@ from arctic_training.loss.targets import IGNORE_INDEX
 
 
 class DPODataConfig(SourcedDataConfig):
+    """The data of the DPO trainer."""
+
     max_prompt_length: HumanInt = Field(default=4096, ge=1)
-    """Tokens of the longest prompt; longer ones are cut. Answers are cut where ``max_length`` ends."""
+    """Tokens of the longest prompt; longer ones are truncated. Answers are truncated at ``max_length``."""
     dpo_prompt_truncation_mode: Literal["keep_start", "keep_end"] = "keep_start"
-    """Which part of a prompt that is too long is kept."""
+    """Which part of a prompt is kept when it is too long."""
     pack_samples: bool = True
-    """Put the answers of a micro-batch into one row, each a document that does not see the others; else side by side,
-    padded. Both give the same numbers; padding is for models whose layers know no documents."""
+    """Pack the answers of a micro-batch into one row, each a document that does not attend to the others; else pad
+    them. Both give the same numbers; padding is for models whose layers cannot separate documents."""
     div_length: HumanInt = Field(default=8, ge=1)
-    """What the length of a row is a multiple of."""
+    """The length of a row is a multiple of this."""
     chat_template_kwargs: dict[str, Any] = {}
-    """Handed to the chat template, such as ``{enable_thinking: false}``."""
+    """Passed to the chat template, such as ``{enable_thinking: false}``."""
 
 
 class DPODataFactory(SourcedDataFactory[Any]):
-    """Rows with ``chosen`` and ``rejected``: chats, or texts, with a ``prompt`` of their own or a common beginning.
+    """Encodes rows with ``chosen`` and ``rejected``: chats, or texts, with a ``prompt`` or a common beginning.
 
-    A sample is the preferred answer with its prompt, ``input_ids`` and ``labels``, and the other one,
-    ``rejected_input_ids`` and ``rejected_labels``. A batch has all preferred answers first, then the others in the same
-    order, as rows or as documents of one row; ``answer_lengths`` int64 [2 * pairs], the targets of each;
-    ``pair_weights`` [pairs], 0 for a pair that only fills a batch; and ``answer_tokens``, the targets of the preferred
-    answers that count.
+    A sample is the chosen answer with its prompt, ``input_ids`` and ``labels``, and the rejected one,
+    ``rejected_input_ids`` and ``rejected_labels``. A batch has all chosen answers first, then the rejected ones in the
+    same order, as rows or as documents of one row; ``answer_lengths``, int64 ``[2 * pairs]``, the labels of each;
+    ``pair_weights``, fp32 ``[pairs]``, 0 for a pair that only fills a batch; and ``answer_tokens``, the labels of the
+    chosen answers that count.
     """
 
     name = "dpo"
     config_type: ClassVar[type[ComponentConfig]] = DPODataConfig
     not_in_cache_key = SourcedDataFactory.not_in_cache_key | {"pack_samples", "div_length"}
-    once = ("pair_weights", "answer_tokens")
+    row_level_keys = ("pair_weights", "answer_tokens")
 
     @classmethod
     def packs(cls, config: Any) -> bool:
@@ -67,11 +69,11 @@ class DPODataFactory(SourcedDataFactory[Any]):
         return self.map_rows(dataset, RowEncoder(preference.reader(dataset.column_names), encode))
 
     def no_target(self, sample: Any) -> str:
-        cut = len(sample["rejected_input_ids"]) == self.max_length
-        if cut and (sample["rejected_labels"] == IGNORE_INDEX).all():
+        truncated = len(sample["rejected_input_ids"]) == self.max_length
+        if truncated and (sample["rejected_labels"] == IGNORE_INDEX).all():
             return f"have a prompt that leaves no room for an answer in max_length = {self.max_length}"
-        if cut and np.array_equal(sample["input_ids"], sample["rejected_input_ids"]):
-            return f"have answers that are the same once cut at max_length = {self.max_length}"
+        if truncated and np.array_equal(sample["input_ids"], sample["rejected_input_ids"]):
+            return f"have answers that are the same once truncated to max_length = {self.max_length}"
         return "prefer nothing, chosen and rejected being the same, or empty"
 
     def make_padding_sample(self, sample: Any) -> Any:
@@ -82,8 +84,8 @@ class DPODataFactory(SourcedDataFactory[Any]):
         answers += [{name: sample[f"rejected_{name}"] for name in ("input_ids", "labels")} for sample in samples]
         lengths = np.array([np.count_nonzero(answer["labels"][1:] != IGNORE_INDEX) for answer in answers], np.int64)
         decided = np.minimum(*np.split(lengths, 2)) > 0
-        place = pack if self.config.pack_samples else partial(pad, positions=self.max_length)
-        batch = place(answers, pad_token=get_pad_token_id(self.tokenizer), multiple=self.config.div_length)
+        collate = pack if self.config.pack_samples else partial(pad, positions=self.max_length)
+        batch = collate(answers, pad_token=get_pad_token_id(self.tokenizer), multiple=self.config.div_length)
         return batch | {
             "answer_lengths": torch.from_numpy(lengths),
             "pair_weights": torch.from_numpy(decided.astype(np.float32)),

@@ -1,4 +1,4 @@
-"""Rows for adversarial training: fresh ones for every step of the discriminator."""
+"""Data for adversarial training: new rows for every step of the discriminator."""
 
 from arctic_training.data.factories.tensor import TensorDataFactory
 

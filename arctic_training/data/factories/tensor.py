@@ -1,4 +1,4 @@
-"""Data that are tensors in memory: points, pictures, tables of numbers."""
+"""Data of tensors in memory: points, pictures, tables of numbers."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -12,8 +12,7 @@ from arctic_training.callback.hooks import hook
 from arctic_training.config.checks.changes import RESUME_SAFE
 from arctic_training.config.sections.base import ComponentConfig
 from arctic_training.config.sections.data import DataConfig, DataSourceConfig
-from arctic_training.data.batching.loader import Loader
-from arctic_training.data.batching.sampler import GlobalOrder
+from arctic_training.data.batching.loader import Loader, OrderedLoader
 from arctic_training.data.factories.base import DataFactory
 from arctic_training.data.factories.config import Source, evaluation_names
 from arctic_training.data.sources.tensor import SUFFIXES, TensorFileSource
@@ -25,12 +24,14 @@ Table = dict[str, Tensor]
 
 
 class TensorDataConfig(DataConfig):
+    """The data of trainers that read tensors."""
+
     dl_num_workers: Annotated[int, RESUME_SAFE] = Field(default=0, ge=0, le=0)
-    """None: rows in memory are read faster than they are sent from one process to another."""
+    """Always 0: rows in memory are read faster than they are sent between processes."""
     sources: list[Source] = Field(min_length=1)
-    """What is trained on; a bare string is a file, or a source's name. Their rows are put one after the other."""
+    """Training sources, whose rows are concatenated; a bare string is a file, or the name of a source."""
     eval_sources: Annotated[list[Source], RESUME_SAFE] = []
-    """What is evaluated on; each is an evaluation set of its own."""
+    """Evaluation sources; each is an evaluation set of its own."""
 
     @field_validator("sources", "eval_sources", mode="before")
     @classmethod
@@ -40,10 +41,10 @@ class TensorDataConfig(DataConfig):
 
     @field_validator("sources", "eval_sources")
     @classmethod
-    def _whole(cls, sources: list[DataSourceConfig]) -> list[DataSourceConfig]:
+    def _check_no_sampling(cls, sources: list[DataSourceConfig]) -> list[DataSourceConfig]:
         for key in ("sample_ratio", "sample_count", "weight"):
             if any(getattr(source, key) is not None for source in sources):
-                raise ValueError(f"{key}: tensors are taken whole; choose rows where they are made")
+                raise ValueError(f"{key}: all rows of tensors are used; choose rows in the source")
         return sources
 
 
@@ -54,10 +55,10 @@ def _typed(section: Any) -> Any:
 
 
 class TensorDataFactory(DataFactory[Any]):
-    """Its sources return a tensor ``[rows, ...]``, which becomes the column ``rows``, or a mapping of columns.
+    """Data whose sources return a tensor ``[rows, ...]``, which becomes the column ``rows``, or a mapping of columns.
 
-    A batch is what its rows have in each column, and ``draw``, int64 ``[n]``: the number of every row in the sequence
-    of the whole run, which `arctic_training.data.batching.noise` makes random numbers of.
+    A batch has the rows of each column, and ``draw``, int64 ``[n]``: the number of each row among all rows that the run
+    reads, from which `arctic_training.data.batching.noise` makes random numbers.
     """
 
     name = "tensor"
@@ -68,8 +69,8 @@ class TensorDataFactory(DataFactory[Any]):
             return None
         tables = [self._read(section, "train") for section in self.config.sources]
         if any(table.keys() != tables[0].keys() for table in tables):
-            told = "; ".join(", ".join(table) for table in tables)
-            raise DataError(f"data.sources: all must have the same columns; they have: {told}")
+            columns = "; ".join(", ".join(table) for table in tables)
+            raise DataError(f"data.sources: all must have the same columns; they have: {columns}")
         try:
             return {name: torch.cat([table[name] for table in tables]) for name in tables[0]}
         except RuntimeError as error:
@@ -84,10 +85,10 @@ class TensorDataFactory(DataFactory[Any]):
 
     def _read(self, section: DataSourceConfig, split: str) -> Table:
         source: Any = lookup("data_source", section.type)
-        found = source(self, section)(split)
-        table = dict(found) if isinstance(found, Mapping) else {"rows": found}
+        rows = source(self, section)(split)
+        table = dict(rows) if isinstance(rows, Mapping) else {"rows": rows}
         if not table or not all(isinstance(column, Tensor) for column in table.values()):
-            raise DataError(f"data source {section.type!r}: a tensor, or a mapping of tensors, is wanted here")
+            raise DataError(f"data source {section.type!r}: expected a tensor, or a mapping of tensors")
         lengths = {name: len(column) for name, column in table.items()}
         if len(set(lengths.values())) > 1:
             raise DataError(f"data source {section.type!r}: all columns must have as many rows; they have {lengths}")
@@ -98,34 +99,14 @@ class TensorDataFactory(DataFactory[Any]):
         return TensorLoader(samples, self.order(len(next(iter(samples.values()))), train=train))
 
 
-class TensorLoader(Loader):
-    """Micro-batches by index; a rank without a row of the last global batch gets a batch of no rows."""
+class TensorLoader(OrderedLoader):
+    """Reads micro-batches by index; a rank without a row of the last global batch gets a batch of no rows."""
 
     dataset: Table
 
-    def __init__(self, dataset: Table, order: GlobalOrder) -> None:
-        self.dataset, self.order = dataset, order
-        self._at = (0, 0)
-
-    def __len__(self) -> int:
-        return len(self.order)
-
-    @property
-    def stride(self) -> int:
-        return self.order.whole
-
-    @property
-    def rows(self) -> int:
-        return self.order.rows
-
-    def seek(self, epoch: int, row: int) -> None:
-        self._at = (epoch, row)
-
     def __iter__(self) -> Iterator[Table]:
-        epoch, start = self._at
-        order = self.order
-        for row in order.starts(start):
-            rows = torch.from_numpy(order.batch(epoch, row))
-            first = epoch * order.size + row + order.rank * order.micro
+        for epoch, row in self.positions():
+            rows = torch.from_numpy(self.order.batch(epoch, row))
+            first = epoch * self.order.size + self.order.rank_indices(row).start
             batch = {name: column[rows] for name, column in self.dataset.items()}
             yield {**batch, "draw": torch.arange(first, first + len(rows))}

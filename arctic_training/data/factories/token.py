@@ -1,4 +1,4 @@
-"""Samples of tokens to rows of a batch: left out or cut when too long, side by side or packed."""
+"""The base of data factories for language models: samples of tokens are truncated or dropped, padded or packed."""
 
 import zlib
 from collections.abc import Sequence
@@ -14,6 +14,7 @@ from arctic_training.data.batching.packing import best_fit, repeated
 from arctic_training.data.factories.config import TokenDataConfig
 from arctic_training.data.factories.sourced import SourcedDataFactory
 from arctic_training.data.formats.row_error import NothingLeft
+from arctic_training.data.preparation.samples import Indices
 from arctic_training.errors.types import DataError
 from arctic_training.logging import logger
 from arctic_training.loss.targets import IGNORE_INDEX
@@ -22,7 +23,7 @@ C = TypeVar("C", bound=TokenDataConfig)
 
 
 class TokenDataFactory(SourcedDataFactory[C]):
-    """A subclass's `process` makes the columns ``input_ids`` and, where not every token is a target, ``labels``."""
+    """Base for samples with ``input_ids`` and, where not every token has a label, ``labels``."""
 
     config_type: ClassVar[type[ComponentConfig]] = TokenDataConfig
     not_in_cache_key = SourcedDataFactory.not_in_cache_key | {
@@ -36,7 +37,7 @@ class TokenDataFactory(SourcedDataFactory[C]):
         "fuse_positions_prob",
         "stream_buffer",
     }
-    _told = False
+    _has_warned = False
 
     @classmethod
     def packs(cls, config: Any) -> bool:
@@ -48,51 +49,52 @@ class TokenDataFactory(SourcedDataFactory[C]):
 
     @property
     def capacity(self) -> int:
-        """Tokens of a packed row."""
+        """Tokens in a packed row."""
         return self.max_length * self.trainer.config.micro_batch_size
 
     def postprocess_samples(self, samples: Any) -> Any:
-        """Leave out, or cut, what is longer than ``max_length``; say how much. Raises `DataError` when all of it is."""
+        """Drops or truncates samples longer than ``max_length``, and logs how many. Raises `NothingLeft`."""
         lengths = samples.lengths()
-        long = lengths > self.max_length
-        if not (count := int(long.sum())):
+        too_long = lengths > self.max_length
+        if not (count := int(too_long.sum())):
             return self._fill_rows(samples)
-        done = "left out" if self.config.filter_samples else "cut off there"
-        said = f"{count} of {len(lengths)} samples are longer than max_length = {self.max_length} tokens"
+        action = "dropped" if self.config.filter_samples else "truncated"
+        why = f"{count} of {len(lengths)} samples are longer than max_length = {self.max_length} tokens"
         if count == len(lengths) and self.config.filter_samples:
             raise NothingLeft(
-                f"data.max_length: {said}, the shortest {lengths.min()}: nothing is left; raise it, or cut them by "
-                "filter_samples: false"
+                f"data.max_length: {why}, the shortest {lengths.min()}: nothing is left; raise it, or truncate them "
+                "with filter_samples: false"
             )
-        logger.log("INFO" if self._told else "WARNING", f"{said}, and {done}")
-        self._told = True
+        logger.log("INFO" if self._has_warned else "WARNING", f"{why}, and {action}")
+        self._has_warned = True
         if self.config.filter_samples:
-            return self._fill_rows(samples.select(np.flatnonzero(~long)))
-        return self._fill_rows(self._with_targets(truncate(samples, self.max_length), np.flatnonzero(long)))
+            return self._fill_rows(samples.select(np.flatnonzero(~too_long)))
+        return self._fill_rows(self._drop_empty(truncate(samples, self.max_length), np.flatnonzero(too_long)))
 
-    def _with_targets(self, samples: SampleSlices, cut_off: Any) -> SampleSlices:
-        """Leave out samples of which no target is left where they are cut off. Raises `DataError` for too many."""
-        if not len(cut_off) or "labels" not in samples[0]:
+    def _drop_empty(self, samples: SampleSlices, truncated: Indices) -> SampleSlices:
+        """Drops ``truncated`` samples that have no label left. Raises `DataError` for too many."""
+        if not len(truncated) or "labels" not in samples[0]:
             return samples
-        empty = [int(n) for n in cut_off if (samples[int(n)]["labels"] == IGNORE_INDEX).all()]
+        empty = [int(n) for n in truncated if (samples[int(n)]["labels"] == IGNORE_INDEX).all()]
         if not empty:
             return samples
-        told = f"{len(empty)} of {len(samples)} samples have no target token within max_length = {self.max_length}"
+        why = f"{len(empty)} of {len(samples)} samples have no target token within max_length = {self.max_length}"
         if len(empty) == len(samples):
-            raise NothingLeft(f"data.max_length: {told}; nothing is left to train on")
+            raise NothingLeft(f"data.max_length: {why}; nothing is left to train on")
         if len(empty) > self.config.max_share_without_targets * len(samples) and not self.config.endless:
-            most = self.config.max_share_without_targets
-            raise DataError(f"data.max_length: {told}; more than data.max_share_without_targets = {most:g} allows")
-        logger.warning(f"{told}, and are dropped")
+            share = self.config.max_share_without_targets
+            raise DataError(f"data.max_length: {why}; more than data.max_share_without_targets = {share:g} allows")
+        logger.warning(f"{why}, and are dropped")
         return samples.select(np.delete(np.arange(len(samples)), empty))
 
     def _fill_rows(self, samples: Any) -> Any:
+        """Cuts samples so that every row has ``capacity`` tokens, with ``always_max_length``."""
         if not self.config.always_max_length:
             return samples
         order = np.random.Generator(np.random.PCG64(self.config.seed)).permutation(len(samples))
-        pieces, rows = concat_and_chunk(samples, self.capacity, order, drop_last=self.config.drop_last)
-        pieces.rows = rows
-        return pieces
+        slices, rows = concat_and_chunk(samples, self.capacity, order, drop_last=self.config.drop_last)
+        slices.rows = rows
+        return slices
 
     def group(self, samples: Any) -> Sequence[Any] | None:
         if not self.config.pack_samples:
@@ -102,12 +104,12 @@ class TokenDataFactory(SourcedDataFactory[C]):
         packs = best_fit(samples.lengths(), self.capacity)
         if self.config.repeat_to_pack_max_length:
             packs = repeated(packs, samples.lengths(), self.capacity)
-        filled = int(samples.lengths()[packs.members].sum()) / (len(packs) * self.capacity)
-        logger.info(f"{len(samples)} samples in {len(packs)} rows of {self.capacity} tokens, {filled:.2%} filled")
+        fill = int(samples.lengths()[packs.members].sum()) / (len(packs) * self.capacity)
+        logger.info(f"{len(samples)} samples in {len(packs)} rows of {self.capacity} tokens, {fill:.2%} filled")
         return packs
 
     def collate(self, samples: list[Any]) -> Batch:
-        """See `arctic_training.data.batching.collate.pad` and `pack`."""
+        """Returns the batch of `arctic_training.data.batching.collate.pad` or `pack`."""
         config = self.config
         samples = [sample if "labels" in sample else {**sample, "labels": sample["input_ids"]} for sample in samples]
         options: dict[str, Any] = {"pad_token": self.pad_token}
@@ -124,13 +126,14 @@ class TokenDataFactory(SourcedDataFactory[C]):
 
     @property
     def pad_token(self) -> int:
+        """The token id of padding: the tokenizer's, else its end token, else 0."""
         for token in (self.tokenizer.pad_token_id, self.tokenizer.eos_token_id, 0):
             if token is not None:
                 return int(token)
         raise AssertionError
 
     def _fused(self, sample: Any) -> bool:
-        """Decided by what is in the row, so that it does not depend on when, where or in which epoch it is read."""
+        """Returns whether a row is one document. Its tokens decide, not when, where or in which epoch it is read."""
         probability = self.config.fuse_positions_prob
-        drawn = zlib.crc32(sample["input_ids"].tobytes(), self.config.seed) / 2**32 if probability else 1.0
-        return drawn < probability
+        draw = zlib.crc32(sample["input_ids"].tobytes(), self.config.seed) / 2**32 if probability else 1.0
+        return draw < probability
