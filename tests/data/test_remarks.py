@@ -52,7 +52,7 @@ def test_what_nothing_reads_is_named_once_for_a_source(factory: Any, tmp_path: P
 
 def test_other_processes_remark_too(tmp_path: Path, said: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(map_rows, "_MIN_ROWS_PER_PROCESS", 10)
-    monkeypatch.setattr(preparation, "_BATCH", 5)
+    monkeypatch.setattr(map_rows, "_BATCH_SIZE", 5)
     plain = {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]}
     prepare(SFTDataFactory, tmp_path, [plain] * 19 + [{"messages": CHAT, "score": 1}], num_proc=2)
     assert len(said) == 2 and said[0].endswith("reads: score") and said[1].endswith("reads: id")
