@@ -22,13 +22,15 @@ def test_every_row_once(size: int, micro: int, world: int, epoch: int) -> None:
     assert sorted(rows) == list(range(size))
 
 
-@given(size=st.integers(1, 60), micro=st.integers(1, 5), world=st.integers(1, 4), window=st.integers(1, 3))
-def test_drop_last_leaves_full_updates_only(size: int, micro: int, world: int, window: int) -> None:
-    batches = whole(size, micro, world, 0, drop_last=True, window=window)
+@given(size=st.integers(1, 60), micro=st.integers(1, 5), world=st.integers(1, 4), accumulation_steps=st.integers(1, 3))
+def test_drop_last_leaves_full_updates_only(size: int, micro: int, world: int, accumulation_steps: int) -> None:
+    batches = whole(size, micro, world, 0, drop_last=True, accumulation_steps=accumulation_steps)
     assert all(len(batch) == micro * world for batch in batches)
-    assert len(batches) == size // (micro * world * window) * window
+    assert len(batches) == size // (micro * world * accumulation_steps) * accumulation_steps
     rows = [row for batch in batches for row in batch]
-    assert rows == [row for batch in whole(size, micro * world * window, 1, 0, drop_last=True) for row in batch]
+    assert rows == [
+        row for batch in whole(size, micro * world * accumulation_steps, 1, 0, drop_last=True) for row in batch
+    ]
 
 
 @given(size=st.integers(1, 60), micro=st.integers(1, 4), world=st.integers(1, 3), epoch=st.integers(0, 3))

@@ -14,6 +14,7 @@ from arctic_training.config.sections.data import DataConfig
 from arctic_training.data.batching.loader import Batch, IndexedLoader, Loader, without_targets
 from arctic_training.data.batching.sampler import GlobalOrder
 from arctic_training.distributed import process_group
+from arctic_training.distributed.sequence_parallel import shard_batch
 from arctic_training.errors.types import DataError
 
 C = TypeVar("C", bound=DataConfig)
