@@ -88,7 +88,7 @@ CASES: dict[str, Case] = {
         files={"rows.json": '[{"messages": []},\n {"messages": ]'},
     ),
     "a mapping for a list": Case(
-        "rows.json: no known shape has the columns train; known are messages [{role, content}], "
+        "rows.json: no known format has the columns train; known are messages [{role, content}], "
         "conversations [{from, value}] (sharegpt), instruction, input, output (alpaca), prompt and "
         "completion (text or messages), problem and answer, problem and solution, question and answer, "
         "question and response, query and response, prompt and response, instruction and response, input and output",
@@ -131,16 +131,16 @@ CASES: dict[str, Case] = {
         files={"rows.txt": b"a\nb\xff\n"},
     ),
     "plain text for chats": Case(
-        "rows.txt: no known shape has the columns text; known are messages [{role, content}], "
+        "rows.txt: no known format has the columns text; known are messages [{role, content}], "
         "conversations [{from, value}] (sharegpt), instruction, input, output (alpaca), prompt and "
         "completion (text or messages), problem and answer, problem and solution, question and answer, "
         "question and response, query and response, prompt and response, instruction and response, input and output; "
-        "plain text is what the causal trainer reads",
+        "the causal trainer reads plain text",
         recipe=sft("rows.txt"),
         files={"rows.txt": b"a\nb\n"},
     ),
     "unknown columns": Case(
-        "rows.jsonl: no known shape has the columns q, a; known are messages [{role, content}], "
+        "rows.jsonl: no known format has the columns q, a; known are messages [{role, content}], "
         "conversations [{from, value}] (sharegpt), instruction, input, output (alpaca), prompt and "
         "completion (text or messages), problem and answer, problem and solution, question and answer, "
         "question and response, query and response, prompt and response, instruction and response, input and output",
@@ -169,7 +169,7 @@ CASES: dict[str, Case] = {
         files={"rows.jsonl": after(4, lines({"messages": [ASKED, {"role": "assistant"}]}))},
     ),
     "a content that is a number": Case(
-        "rows.jsonl:5: message 1 (user) has the content 3; text is wanted",
+        "rows.jsonl:5: message 1 (user) has the content 3; expected text",
         files={"rows.jsonl": after(4, lines({"messages": [{"role": "user", "content": 3}, ANSWER]}))},
     ),
     "a content in parts that are none": Case(
@@ -181,7 +181,7 @@ CASES: dict[str, Case] = {
         files={"rows.jsonl": lines({"instruction": "a", "output": "b"}, {"instruction": "a", "output": None})},
     ),
     "a prompt that is a number": Case(
-        "rows.jsonl:2: the user's part is 3; text or messages are wanted",
+        "rows.jsonl:2: the user's part is 3; expected text or messages",
         files={"rows.jsonl": lines({"prompt": "a", "completion": "b"}, {"prompt": 3, "completion": "x"})},
     ),
     "a chat that is a word": Case(
@@ -244,7 +244,7 @@ CASES: dict[str, Case] = {
         "data set d cannot be loaded: No (supported) data files found in d", recipe=sft("d"), files={"d/x.bin": "x"}
     ),
     "no preferences": Case(
-        "rows.jsonl: no preferences are in the columns messages; wanted are chosen and rejected, each a "
+        "rows.jsonl: no preferences are in the columns messages; expected chosen and rejected, each a "
         "chat, its last messages or a text, with or without a prompt beside them",
         recipe="type: dpo\n" + sft(),
     ),

@@ -110,14 +110,14 @@ def test_rows_below_a_field(tmp_path: Path, indent: int | None) -> None:
         hint = f"lists of rows under {field} ({count} rows); name one: field: {field}"
         assert refusal(file) == f"{file}: one mapping with the keys {keys}, and {hint}"
         assert refusal(file, field="b") == f"{file}: there is no 'b', which field names; there is {keys}"
-    assert refusal(file, field="a").endswith("a is dict; a list of rows is wanted")
+    assert refusal(file, field="a").endswith("a is dict; expected a list of rows")
     file.write_text("\n".join(map(json.dumps, ROWS)))
     assert "not one mapping" in refusal(file, field="a")
 
 
 @pytest.mark.parametrize("piece", [1, 7, 64])
 def test_json_is_read_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, piece: int) -> None:
-    monkeypatch.setattr(json_documents, "_PIECE", piece)
+    monkeypatch.setattr(json_documents, "_BLOCK", piece)
     told: list[Any] = [{"a": "äöü€𝄞" * 30, "b": [1.5, None]}, {"a": "x\\" * 200, "b": {"c": 12345}}, *EXPECTED]
     file = tmp_path / "rows.json"
     for text in (json.dumps(told, ensure_ascii=False, indent=1), json.dumps(told)):

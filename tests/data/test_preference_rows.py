@@ -181,13 +181,13 @@ def test_what_decides_nothing() -> None:
 @pytest.mark.parametrize(
     ("row", "told"),
     [
-        ({"messages": []}, "no preferences are in the columns messages; wanted are chosen and rejected"),
+        ({"messages": []}, "no preferences are in the columns messages; expected chosen and rejected"),
         ({"chosen": [assistant("a")], "rejected": [assistant("b")]}, "stands alone"),
         ({"prompt": "p", "chosen": None, "rejected": "b"}, "chosen is empty"),
         ({"prompt": "p", "completion": "a", "label": True}, "completion and label are unpaired .* KTO"),
         (
             {"prompt": "p", "chosen": [{**assistant("a"), "train": False}], "rejected": [assistant("b")]},
-            "message 2 has the train false; of a preference both answers count",
+            "message 2 has the train false; a preference needs both answers",
         ),
         (
             {"messages": [user("a"), assistant("b")], "chosen": "c", "rejected": "d"},

@@ -148,7 +148,7 @@ def test_bad_rows_are_named_by_source_and_row(tmp_path: Path) -> None:
     rows = [chat("q", f"a{n}") for n in range(20)] + rows[1:]
     with pytest.raises(DataError, match=r"rows.jsonl:21: "):
         sft(tmp_path, sources=[{"name_or_path": write(tmp_path, rows), "sample_ratio": 3}])()
-    with pytest.raises(DataError, match=r"rows.jsonl: no known shape has the columns a; known are messages"):
+    with pytest.raises(DataError, match=r"rows.jsonl: no known format has the columns a; known are messages"):
         sft(tmp_path, [{"a": 1}])()
 
 
@@ -245,7 +245,7 @@ def test_drop_last_refuses_to_drop_all(tmp_path: Path) -> None:
 
 def test_rows_that_are_tokens_already(tmp_path: Path) -> None:
     path = write(tmp_path, [{"input_ids": [1, 2, 3], "labels": [-100, 2, 3]}])
-    with pytest.raises(DataError, match="no known shape"):
+    with pytest.raises(DataError, match="no known format"):
         sft(tmp_path, sources=[path])()
     sample = sft(tmp_path, sources=[{"name_or_path": path, "process": False}])().train.dataset[0]
     assert sample["labels"].tolist() == [-100, 2, 3]

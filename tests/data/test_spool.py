@@ -131,7 +131,7 @@ def test_preparing_by_way_of_the_disk_leaves_one_entry(
 
 def test_memory_does_not_grow_with_the_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(spool, "IN_MEMORY", 2**17)
-    for module, name in ((map_rows, "_BATCH_SIZE"), (json_columns, "_ROWS"), (spool, "_AT_ONCE")):
+    for module, name in ((map_rows, "_BATCH_SIZE"), (json_columns, "_ROWS"), (spool, "_BATCH_SIZE")):
         monkeypatch.setattr(module, name, 50)
     before = pa.default_memory_pool()
     peaks, sizes = [], []

@@ -127,7 +127,7 @@ def test_files(tmp_path: Path, suffix: str) -> None:
 def test_refusals(tmp_path: Path) -> None:
     (tmp_path / "rows.npy").write_text("no array")
     (tmp_path / "rows.txt").write_text("1 2")
-    for path, told in (("rows.npy", "cannot be read"), ("none.npz", "cannot be read"), ("rows.txt", "is wanted here")):
+    for path, told in (("rows.npy", "cannot be read"), ("none.npz", "cannot be read"), ("rows.txt", "expected a .npy")):
         with pytest.raises(DataError, match=told):
             factory({"sources": [{"name_or_path": str(tmp_path / path)}]})()
     with pytest.raises(DataError, match="same columns; they have: rows; rows, more"):

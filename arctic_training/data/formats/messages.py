@@ -1,4 +1,4 @@
-"""Messages as data sets write them, read as the messages that chat templates know."""
+"""Reads the messages of data sets as messages for chat templates."""
 
 import json
 import re
@@ -32,24 +32,24 @@ ROLES = {
     "function_response": "tool",
     "tool_response": "tool",
 }
-"""The names of a speaker in data sets, in any case, and his name in a chat template."""
+"""The role in a chat template of each role in data sets, in lower case."""
 
 _CALLS = ("function_call", "tool_call")
-"""Speakers whose words are the JSON of a call."""
-_WORDS = ("content", "value", "text")
+"""Roles whose content is the JSON of a tool call."""
+_CONTENT_KEYS = ("content", "value", "text")
 _PAIRS = (("input", "output"), ("question", "answer"), ("human", "assistant"), ("user", "assistant"))
-"""Keys of a turn that holds both the user's and the assistant's words."""
+"""Keys of a turn that holds both the user's and the assistant's message."""
 _FLAGS = {"weight": False, "train": False, "training": False, "loss": False, "loss_scale": False, "masked": True}
-"""Keys that say whether a message is learned, and whether they say the opposite."""
+"""Keys that say whether a message is trained on, and whether their value is inverted."""
 
 
 @dataclass
 class Chat:
-    """Messages with ``role``, ``content`` and more that templates know, and which of them the data exclude."""
+    """Messages with ``role``, ``content`` and other keys for templates, and which of them the data exclude."""
 
     messages: list[dict[str, Any]] = field(default_factory=list)
     untrained: dict[int, str] = field(default_factory=dict)
-    """The key and value that say so, for each message, counted from 0."""
+    """The key and value that exclude each of these messages, counted from 0."""
 
     def __add__(self, other: "Chat") -> "Chat":
         count = len(self.messages)
@@ -58,12 +58,12 @@ class Chat:
 
     @property
     def answers(self) -> frozenset[int]:
-        """The messages of the assistant, counted from 0."""
+        """The assistant messages, counted from 0."""
         return frozenset(n for n, message in enumerate(self.messages) if message["role"] == "assistant")
 
 
 def read_chat(turns: Any, system: str | None = None) -> Chat:
-    """Returns a list of turns, or its JSON, as messages; ``system`` comes first where they have none of their own.
+    """Returns a list of turns, or its JSON, as messages; ``system`` is put first unless they have a system message.
 
     Raises `DataError`.
     """
@@ -90,11 +90,11 @@ def read_chat(turns: Any, system: str | None = None) -> Chat:
 
 
 _PRINTED = re.compile(r"\s*\[\s*\{\s*'(?:role|from|content|value)'\s*:")
-"""How Python, and so a table that pandas writes, prints messages."""
+"""Messages as Python prints them, and pandas writes them into tables."""
 
 
 def parsed(value: Any) -> Any:
-    """Returns the messages whose JSON a text is, as a table of text cells has them; any other value as it is.
+    """Returns the messages of their JSON, as in a CSV file; any other value as it is.
 
     Raises `DataError` for messages as Python prints them.
     """
@@ -104,13 +104,12 @@ def parsed(value: Any) -> Any:
             if turns and all(isinstance(turn, Mapping) and {"role", "from"} & set(turn) for turn in turns):
                 return turns
         if _PRINTED.match(value):
-            told = f"{short_repr(value)} are messages as Python prints them"
-            raise DataError(f"{told}; their JSON is wanted (json.dumps)")
+            raise DataError(f"{short_repr(value)} are messages as Python prints them; expected JSON (json.dumps)")
     return value
 
 
 def from_json(text: str, what: str) -> Any:
-    """Raises `DataError`, calling the text ``what``."""
+    """Returns the value of JSON text. Raises `DataError`, which names the text by ``what``."""
     try:
         return json.loads(text)
     except (ValueError, RecursionError):
@@ -118,20 +117,20 @@ def from_json(text: str, what: str) -> Any:
 
 
 def text_of(message: Mapping[str, Any]) -> str:
-    """The words of a message, of its text parts where it has others too."""
+    """Returns the text of a message, of its text parts where it has others too."""
     content = message.get("content") or ""
     return content if isinstance(content, str) else "\n".join(filter(None, map(part_text, content)))
 
 
 def part_text(part: Any) -> str | None:
-    """The text of a part of a content; None when it is a part of another kind."""
+    """Returns the text of a part of a content; None for a part of another kind."""
     if isinstance(part, Mapping) and part.get("type") in (None, "text", "input_text", "output_text"):
         part = part.get("text")
     return part if isinstance(part, str) else None
 
 
 def _parts(turn: Any) -> list[Any]:
-    """Returns the messages of a turn: two, where it holds a question and its answer."""
+    """Returns the messages of a turn: two where it holds a question and its answer."""
     if isinstance(turn, Mapping) and not {"role", "from"} & set(turn):
         for pair in _PAIRS:
             if set(pair) <= set(turn):
@@ -142,59 +141,61 @@ def _parts(turn: Any) -> list[Any]:
 
 
 def _message(turn: Any, n: int) -> tuple[dict[str, Any], str]:
-    """Returns a message, and what says that it is not learned. Raises `DataError`."""
+    """Returns a message, and the flag that excludes it from training. Raises `DataError`."""
     if not isinstance(turn, Mapping):
-        raise DataError(f"message {n} is {short_repr(turn)}; wanted is a mapping with role and content")
+        raise DataError(f"message {n} is {short_repr(turn)}; expected a mapping with role and content")
     speaker = "role" if "role" in turn else "from"
     if speaker not in turn:
-        raise DataError(f"message {n} has the keys {', '.join(map(str, turn))}; wanted are role and content")
-    words = next((key for key in _WORDS if key in turn), "content")
+        raise DataError(f"message {n} has the keys {', '.join(map(str, turn))}; expected role and content")
+    content_key = next((key for key in _CONTENT_KEYS if key in turn), "content")
     name = _role(turn)
     if name not in ROLES:
         raise DataError(f"message {n} has the unknown role {short_repr(turn[speaker])}; known are {', '.join(ROLES)}")
-    role, content = ROLES[name], turn.get(words)
+    role, content = ROLES[name], turn.get(content_key)
     message = {"role": role, "content": content}
-    if len(turn) > 2 or words not in turn:
-        message |= {key: value for key, value in turn.items() if key not in (speaker, words) and value is not None}
+    if len(turn) > 2 or content_key not in turn:
+        message |= {
+            key: value for key, value in turn.items() if key not in (speaker, content_key) and value is not None
+        }
     flag = _untrained(message, f"message {n} ({role})")
     if name in _CALLS or "function_call" in message:
         _read_calls(message, name in _CALLS, f"message {n} ({name})")
         content = message["content"]
     if not content and (message.get("tool_calls") or message.get("reasoning_content")):
-        message["content"] = content or ""  # templates test it for truth, or print it
+        message["content"] = content or ""  # templates test whether it is empty, or print it
     elif content is None or (role == "assistant" and not content):
         raise DataError(f"message {n} ({role}) has no content")
     elif isinstance(content, list):
         _require_text(content, f"message {n} ({role})")
     elif not isinstance(content, str):
-        raise DataError(f"message {n} ({role}) has the content {short_repr(content)}; text is wanted")
+        raise DataError(f"message {n} ({role}) has the content {short_repr(content)}; expected text")
     return message, flag
 
 
 def _role(turn: Mapping[str, Any]) -> str:
-    """Returns the name of a speaker in one way of writing; empty for one that is no text."""
+    """Returns the role of a turn, normalized; empty when it is no text."""
     name = turn.get("role", turn.get("from"))
     return name.strip().lower().replace(" ", "_").replace("-", "_") if isinstance(name, str) else ""
 
 
 def _untrained(message: dict[str, Any], where: str) -> str:
-    """Takes the keys out that say whether a message is learned, and returns the one that says it is not.
+    """Removes the flags of a message, and returns the one that excludes it from training; empty without one.
 
-    Raises `DataError` for values that are neither yes nor no, or contradict one another.
+    Raises `DataError` for values that are neither 0 nor 1, or that disagree.
     """
     if len(message) == 2:
         return ""  # role and content alone, as most have
     if message.get("train_detail"):
-        raise DataError(f"{where} has train_detail: a message is learned as a whole, or not at all")
+        raise DataError(f"{where} has train_detail: a message is learned in full, or not at all")
     flags = {key: message.pop(key) for key in _FLAGS if key in message}
     message.pop("train_detail", None)
     if message["role"] != "assistant":
         if any(value is True for key, value in flags.items() if not _FLAGS[key]):
-            remark("has messages that are to be learned and are not the assistant's, which are not learned")
+            remark("has messages flagged for training that are not the assistant's, which are not learned")
         return ""
     for key, value in flags.items():
         if value not in (0, 1):
-            raise DataError(f"{where} has the {key} {short_repr(value)}; 0 or 1 is wanted")
+            raise DataError(f"{where} has the {key} {short_repr(value)}; expected 0 or 1")
     learned = {key: bool(value) != _FLAGS[key] for key, value in flags.items()}
     if len({*learned.values()}) > 1:
         raise DataError(f"{where} has {', '.join(f'{key}: {flags[key]}' for key in learned)}, which disagree")
@@ -202,23 +203,27 @@ def _untrained(message: dict[str, Any], where: str) -> str:
 
 
 def _read_calls(message: dict[str, Any], in_content: bool, where: str) -> None:
-    """Puts the calls of a message, in its content or under OpenAI's older ``function_call``, under ``tool_calls``."""
+    """Moves the tool calls of a message, in its content or under OpenAI's older ``function_call``, to ``tool_calls``.
+
+    Raises `DataError`.
+    """
     if message.get("tool_calls"):
         raise DataError(f"{where} has both function_call and tool_calls")
-    given = message["content"] if in_content else message.pop("function_call")
-    calls = from_json(given, f"the call of {where}") if isinstance(given, str) else given
-    made = []
+    raw = message["content"] if in_content else message.pop("function_call")
+    calls = from_json(raw, f"the call of {where}") if isinstance(raw, str) else raw
+    tool_calls = []
     for call in calls if isinstance(calls, list) and calls else [calls]:
         inner = call.get("function", call) if isinstance(call, Mapping) else None
         if not isinstance(inner, Mapping) or not isinstance(inner.get("name"), str) or "arguments" not in inner:
-            raise DataError(f"{where} has the call {short_repr(call)}; a mapping with name and arguments is wanted")
-        made.append({"type": "function", "function": {"name": inner["name"], "arguments": inner["arguments"]}})
-    message["tool_calls"] = made
+            raise DataError(f"{where} has the call {short_repr(call)}; expected a mapping with name and arguments")
+        tool_calls.append({"type": "function", "function": {"name": inner["name"], "arguments": inner["arguments"]}})
+    message["tool_calls"] = tool_calls
     if in_content:
         message["content"] = ""
 
 
 def _require_text(parts: list[Any], where: str) -> None:
+    """Raises `DataError` for a part that is no text."""
     for part in parts:
         kind = part.get("type", "text") if isinstance(part, Mapping) else "text"
         if kind != "text":

@@ -1,4 +1,4 @@
-"""The shapes in which preferences come, and one to read them all as: two samples with the same prompt."""
+"""Reads preferences of many formats as one: two samples with the same prompt."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -29,12 +29,12 @@ _ANSWERS = (
     ("response_chosen", "response_rejected"),
     ("preferred_output", "non_preferred_output"),
 )
-"""Columns of the answer that was preferred, and of the other."""
+"""Columns of the chosen answer, and of the rejected one."""
 _PROMPTS = ("prompt", "instruction", "question", "query", "problem", "input", "conversations", "messages")
 _TEXT = "prompt"
-"""The prompt whose text and answers are one text as they are; questions in other columns are asked in a chat."""
+"""The prompt whose text is concatenated with its answers; questions in other columns become a chat."""
 
-KNOWN = "chosen and rejected, each a chat, its last messages or a text, with or without a prompt beside them"
+KNOWN_FORMATS = "chosen and rejected, each a chat, its last messages or a text, with or without a prompt beside them"
 
 
 @dataclass(frozen=True)
@@ -44,12 +44,12 @@ class Preference:
     chosen: Sample
     rejected: Sample
     chosen_turns: int = 1
-    """How many of the assistant's turns in ``chosen``, its last ones, are not part of the prompt."""
+    """How many of the last assistant turns in ``chosen`` come after the prompt."""
     rejected_turns: int = 1
 
     @property
     def decided(self) -> bool:
-        """Whether both are answers, and different ones."""
+        """Whether both have an answer, and the answers differ."""
         return self.chosen != self.rejected and min(self.chosen_turns, self.rejected_turns) > 0
 
 
@@ -60,14 +60,14 @@ class Reader:
     chosen: str
     rejected: str
     prompt: tuple[str, ...] = ()
-    """The columns of the prompt, one after the other; none where it is part of both answers."""
+    """The columns of the prompt, in order; none where it is part of both answers."""
     as_chat: bool = False
-    """Texts too are a chat."""
+    """Whether plain texts are read as a chat too."""
 
     def __call__(self, row: Row) -> Preference:
         """Raises `DataError` for a row that cannot be read."""
         if is_excluded(row):
-            return Preference(Sample(), Sample())  # which prefers nothing
+            return Preference(Sample(), Sample())  # without a preference
         answers = [parsed(row[name]) for name in (self.chosen, self.rejected)]
         for name, value in zip((self.chosen, self.rejected), answers, strict=True):
             if value is None:
@@ -75,10 +75,10 @@ class Reader:
         prompt = parsed(row[self.prompt[0]]) if self.prompt else None
         if isinstance(prompt, Mapping) and "messages" in prompt:  # of OpenAI's format
             prompt, row = prompt["messages"], {**row, "tools": prompt.get("tools")}
-        asked: Any = prompt or []
+        prompt_messages: Any = prompt or []
         if isinstance(prompt, str):
             prompt = question(row, self.prompt)
-            asked = [*history(row), {"role": "user", "content": prompt}]
+            prompt_messages = [*history(row), {"role": "user", "content": prompt}]
         else:
             unread_columns([name for name in (*self.prompt[1:], HISTORY) if row.get(name)], [])
         chosen, rejected = answers
@@ -87,49 +87,52 @@ class Reader:
                 return _texts(prompt, chosen, rejected)
             if not (chosen.strip() and rejected.strip()):
                 return Preference(Sample(), Sample())
-        return _preference([_chat(asked, answer, row) for answer in answers], row)
+        return _preference([_chat(prompt_messages, answer, row) for answer in answers], row)
 
 
 def reader(columns: Sequence[str]) -> Reader:
-    """Returns what reads the rows of a data set with these columns, and remarks on those that nothing reads.
+    """Returns the reader of a data set with these columns, and remarks on columns that it does not read.
 
     Raises `DataError` when they hold no preferences.
     """
-    there = set(columns)
-    answers = next((pair for pair in _ANSWERS if {*pair} <= there), None)
+    names = set(columns)
+    answers = next((pair for pair in _ANSWERS if {*pair} <= names), None)
     if answers is None:
-        hint = "; prompt, completion and label are unpaired preferences, which KTO reads" if "label" in there else ""
-        raise DataError(f"no preferences are in the columns {', '.join(columns) or '(none)'}; wanted are {KNOWN}{hint}")
-    first = next((name for name in _PROMPTS if name in there), None)
-    parts = [first, *(name for name in PARTS if name in there and name != first)] if first else []
-    as_chat = parts != [_TEXT] or bool(there & {HISTORY, *SYSTEM, *TOOLS})
-    unread_columns(there, [*answers, *parts, *[HISTORY][: len(parts)], *SYSTEM, *TOOLS, *FLAGS])
+        hint = "; prompt, completion and label are unpaired preferences, which KTO reads" if "label" in names else ""
+        raise DataError(
+            f"no preferences are in the columns {', '.join(columns) or '(none)'}; expected {KNOWN_FORMATS}{hint}"
+        )
+    first = next((name for name in _PROMPTS if name in names), None)
+    parts = [first, *(name for name in PARTS if name in names and name != first)] if first else []
+    as_chat = parts != [_TEXT] or bool(names & {HISTORY, *SYSTEM, *TOOLS})
+    unread_columns(names, [*answers, *parts, *[HISTORY][: len(parts)], *SYSTEM, *TOOLS, *FLAGS])
     return Reader(*answers, tuple(parts), bool(parts) and as_chat)
 
 
 def preference(row: Row, prompt_column: str | None) -> Preference:
-    """Returns a row with ``chosen`` and ``rejected`` as it is meant. Raises `DataError` for one that cannot be read."""
+    """Returns the preference of a row with ``chosen`` and ``rejected``. Raises `DataError`."""
     prompt = () if prompt_column is None else (prompt_column,)
     return Reader("chosen", "rejected", prompt, as_chat=prompt_column not in (None, _TEXT))(row)
 
 
 def _preference(chats: Sequence[Chat], row: Row) -> Preference:
+    """Returns the preference of two chats; the prompt is what they share. Raises `DataError`."""
     shared = 0
     longest = min(len(chat.messages) for chat in chats) - 1
-    # a prompt of its own ends where it says, should the answers begin alike
+    # at least the last message of each is its answer
     while shared < longest and chats[0].messages[shared] == chats[1].messages[shared]:
         shared += 1
     for chat in chats:
         for n, flag in chat.untrained.items():
             if n >= shared:
-                raise DataError(f"message {n + 1} has the {flag}; of a preference both answers count")
-    better, worse = (Sample(chat.messages, tools(row)) for chat in chats)
+                raise DataError(f"message {n + 1} has the {flag}; a preference needs both answers")
+    chosen, rejected = (Sample(chat.messages, tools(row)) for chat in chats)
     counts = [sum(n >= shared for n in chat.answers) for chat in chats]
-    return Preference(better, worse, *counts)
+    return Preference(chosen, rejected, *counts)
 
 
 def _texts(prompt: str | None, chosen: str, rejected: str) -> Preference:
-    """Plain texts, which may repeat the prompt; without one beside them it is what they share, up to a white space."""
+    """Returns the preference of plain texts, which may repeat the prompt; without one it is what they share."""
     if prompt is None:
         shared = 0
         while shared < min(len(chosen), len(rejected)) and chosen[shared] == rejected[shared]:
@@ -143,29 +146,29 @@ def _texts(prompt: str | None, chosen: str, rejected: str) -> Preference:
     return Preference(Sample(prompt=prompt, completion=chosen), Sample(prompt=prompt, completion=rejected))
 
 
-def _chat(asked: list[Any], answer: Any, row: Row) -> Chat:
-    """Returns the whole chat, whether ``answer`` is all of it or only what comes after the prompt."""
+def _chat(prompt_messages: list[Any], answer: Any, row: Row) -> Chat:
+    """Returns the full chat, whether ``answer`` is all of it or what follows the prompt. Raises `DataError`."""
     turns = [{"role": "assistant", "content": answer}] if isinstance(answer, str) else answer
     turns = [turns] if isinstance(turns, Mapping) else turns
-    answered = read_chat(turns)
-    if answered.messages[0]["role"] not in ("assistant", "tool"):
-        if asked and not _holds(answered, asked):
+    chat = read_chat(turns)
+    if chat.messages[0]["role"] not in ("assistant", "tool"):
+        if prompt_messages and not _contains(chat, prompt_messages):
             remark("has prompts that are not what the chats beside them begin with, and are not read")
         return read_chat(turns, system(row))
-    if not asked:
+    if not prompt_messages:
         raise DataError("an answer stands alone: neither a prompt nor messages before it say what it answers")
-    before = read_chat(asked, system(row))
-    if before.messages[-1]["role"] == "assistant" and answered.messages[0]["role"] == "assistant":
-        raise DataError("the prompt ends with a message of the assistant's, and an answer follows")
-    return before + answered
+    before = read_chat(prompt_messages, system(row))
+    if before.messages[-1]["role"] == "assistant" and chat.messages[0]["role"] == "assistant":
+        raise DataError("the prompt ends with an assistant message, and an answer follows")
+    return before + chat
 
 
-def _holds(chat: Chat, asked: list[Any]) -> bool:
-    """Returns whether all that is asked in a prompt stands in a chat."""
+def _contains(chat: Chat, prompt_messages: list[Any]) -> bool:
+    """Returns whether a chat contains all messages of a prompt that are not the assistant's."""
     try:
-        prompt = read_chat(asked)
+        prompt = read_chat(prompt_messages)
     except DataError:
         return False
-    there = [text_of(message).strip() for message in chat.messages]
-    asks = [message for message in prompt.messages if message["role"] != "assistant"]
-    return all(text_of(message).strip() in there for message in asks)
+    texts = [text_of(message).strip() for message in chat.messages]
+    questions = [message for message in prompt.messages if message["role"] != "assistant"]
+    return all(text_of(message).strip() in texts for message in questions)

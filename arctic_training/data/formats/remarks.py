@@ -1,4 +1,4 @@
-"""Remarks about a source, made wherever its rows are read, and logged once for the source."""
+"""Remarks about a source: made wherever its rows are read, and logged once for the source."""
 
 import json
 import os
@@ -11,26 +11,26 @@ UNREAD_COLUMNS = "has columns that nothing reads"
 UNREAD_KEYS = "has message keys that nothing reads"
 
 Remarks = dict[tuple[str, str], bool]
-"""Each remark, as (sentence, name), and whether it holds of all rows."""
+"""The remarks, as (sentence, name), and whether each holds for all rows."""
 
 _collected: ContextVar[Remarks | None] = ContextVar("remarks", default=None)
 
 
 @contextmanager
 def collect() -> Iterator[Remarks]:
-    """Collects the remarks that this thread makes meanwhile."""
-    found: Remarks = {}
-    token = _collected.set(found)
+    """Collects the remarks that this thread makes inside."""
+    collected: Remarks = {}
+    token = _collected.set(collected)
     try:
-        yield found
+        yield collected
     finally:
         _collected.reset(token)
 
 
 def remark(sentence: str, name: str = "", *, holds: bool = True) -> None:
-    """Makes a remark, ``name`` being what the sentence is about; one that does not hold once is withdrawn for good."""
-    if (found := _collected.get()) is not None:
-        found[sentence, name] = holds and found.get((sentence, name), True)
+    """Makes a remark; ``name`` is what the sentence is about. One that once does not hold is withdrawn for good."""
+    if (collected := _collected.get()) is not None:
+        collected[sentence, name] = holds and collected.get((sentence, name), True)
 
 
 def unread_columns(columns: Iterable[str], read: Iterable[str]) -> None:
@@ -39,30 +39,30 @@ def unread_columns(columns: Iterable[str], read: Iterable[str]) -> None:
         remark(UNREAD_COLUMNS, name)
 
 
-def repeat(found: Remarks) -> None:
-    """Makes the remarks again that were collected elsewhere."""
-    for (sentence, name), holds in found.items():
+def repeat(collected: Remarks) -> None:
+    """Makes remarks again that were collected elsewhere."""
+    for (sentence, name), holds in collected.items():
         remark(sentence, name, holds=holds)
 
 
-def write(found: Remarks, folder: Path) -> None:
+def write(collected: Remarks, folder: Path) -> None:
     """Appends remarks to the file of this process in ``folder``."""
-    if found:
+    if collected:
         with (folder / f"{os.getpid()}.remarks").open("a", encoding="utf-8") as file:
-            file.write(json.dumps([[*about, holds] for about, holds in found.items()]) + "\n")
+            file.write(json.dumps([[*about, holds] for about, holds in collected.items()]) + "\n")
 
 
 def read(folder: Path) -> None:
-    """Makes the remarks again that processes wrote to ``folder``."""
+    """Makes the remarks again that other processes wrote to ``folder``."""
     for file in sorted(folder.glob("*.remarks")):
         for line in file.read_text(encoding="utf-8").splitlines():
             repeat({(sentence, name): holds for sentence, name, holds in json.loads(line)})
 
 
-def lines(found: Remarks, source: str) -> Sequence[str]:
+def lines(collected: Remarks, source: str) -> Sequence[str]:
     """Returns a line for each sentence, with all its names."""
     names: dict[str, list[str]] = {}
-    for (sentence, name), holds in sorted(found.items()):
+    for (sentence, name), holds in sorted(collected.items()):
         if holds:
             names.setdefault(sentence, []).append(name)
-    return [f"{source} {sentence}" + f": {', '.join(some)}" * any(some) for sentence, some in names.items()]
+    return [f"{source} {sentence}" + (f": {', '.join(some)}" if any(some) else "") for sentence, some in names.items()]

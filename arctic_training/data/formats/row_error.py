@@ -1,4 +1,4 @@
-"""Rows that cannot be used, and which they are."""
+"""Errors about rows, which name the row."""
 
 import os
 import traceback
@@ -11,10 +11,10 @@ T = TypeVar("T")
 
 
 class RowError(DataError):
-    """``row`` counts from 0 in what was being read; whoever knows the file counts on from there."""
+    """A row that cannot be used; ``row`` counts from 0 in what was being read. The caller knows its file and line."""
 
     def __init__(self, row: int, what: str) -> None:
-        super().__init__(row, what)  # so that it survives the way out of another process
+        super().__init__(row, what)  # so that it can be pickled by another process
         self.row, self.what = row, what
 
     def __str__(self) -> str:
@@ -22,22 +22,22 @@ class RowError(DataError):
 
 
 class NothingLeft(DataError):
-    """Of all rows that were read no sample is left."""
+    """No sample is left of the rows that were read."""
 
 
 def read_rows(read: Callable[[Any], T], rows: Iterable[Any], first: int) -> list[T]:
-    """What ``read`` makes of each row. Raises `RowError`, counting from ``first``, for one that it refuses."""
-    made = []
+    """Returns the results of ``read``. Raises `RowError`, counting from ``first``, for a row that it refuses."""
+    results = []
     for n, row in enumerate(rows, first):
         try:
-            made.append(read(row))
+            results.append(read(row))
         except DataError as error:
             raise RowError(n, str(error)) from error
-    return made
+    return results
 
 
 def where(error: BaseException) -> str:
-    """What went wrong, and the innermost line of it that is no library's."""
+    """Returns an error's message, with the innermost line of its traceback that is in no library."""
     if isinstance(error, DataError):
         return str(error)
     lines = traceback.extract_tb(error.__traceback__)

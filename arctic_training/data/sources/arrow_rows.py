@@ -1,4 +1,4 @@
-"""Rows of an Arrow table as Python values, exactly as they were given."""
+"""Reads rows of an Arrow table as Python values, exactly as the source has them."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -11,15 +11,15 @@ _Read = Callable[[Any], Any]
 class RowReader:
     """Reads the rows of a `datasets.Dataset` a batch at a time.
 
-    Arrow gives all mappings of a column the same keys, and fills in None where a row has not that key: those keys are
-    taken out again. What is held as JSON is read as it was written; `datasets` itself rounds its numbers.
+    Arrow gives all mappings of a column the same keys, and fills in None where a row lacks a key: those keys are
+    removed again. JSON is read with exact numbers, which `datasets` would round.
     """
 
     def __init__(self, features: Mapping[str, Any]) -> None:
         self._columns = {name: _reader(feature) for name, feature in features.items()}
 
     def __call__(self, table: Any) -> list[Row]:
-        """The rows of a `pyarrow.Table` with those features."""
+        """Returns the rows of a `pyarrow.Table` with those features."""
         names = list(self._columns)
         columns = [self._column(table.column(name), read) for name, read in self._columns.items()]
         return [dict(zip(names, values, strict=True)) for values in zip(*columns, strict=True)]
@@ -30,9 +30,9 @@ class RowReader:
 
 
 def stream_reader(features: Mapping[str, Any] | None) -> Callable[[Row], Row]:
-    """Returns what takes the keys that Arrow fills in out of a row of a `datasets.IterableDataset` with ``features``.
+    """Returns a function that removes the keys that Arrow fills in from rows of a `datasets.IterableDataset`.
 
-    None: the rows were never in Arrow.
+    ``features`` are None for rows that were never in Arrow.
     """
     columns = {name: _reader(feature, decoded=True) for name, feature in (features or {}).items()}
     reads = {name: read for name, read in columns.items() if read is not None}
@@ -40,7 +40,7 @@ def stream_reader(features: Mapping[str, Any] | None) -> Callable[[Row], Row]:
 
 
 def _reader(feature: Any, *, decoded: bool = False) -> _Read | None:
-    """What makes a value of what Arrow says it is, JSON ``decoded`` already; None when that is the value."""
+    """Returns the function that converts a value of Arrow, with JSON ``decoded`` already; None where none is needed."""
     from datasets import Json, LargeList, List
 
     if isinstance(feature, Json):
@@ -57,12 +57,12 @@ def _reader(feature: Any, *, decoded: bool = False) -> _Read | None:
 
 
 def _mapping(value: Mapping[str, Any], fields: Mapping[str, _Read | None]) -> Row:
-    made = {}
+    row = {}
     for name, inner in value.items():
         if inner is not None:
             read = fields[name]
-            made[name] = inner if read is None else read(inner)
-    return made
+            row[name] = inner if read is None else read(inner)
+    return row
 
 
 def _from_json(value: Any) -> Any:

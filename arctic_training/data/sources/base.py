@@ -1,4 +1,4 @@
-"""Where rows come from. The base of every data source."""
+"""The base of data sources, which load rows."""
 
 from abc import ABC, abstractmethod
 from typing import Any, ClassVar
@@ -10,34 +10,34 @@ from arctic_training.registry import Registered
 
 
 class DataSource(Registered, Hooked, ABC, kind="data_source"):
-    """A subclass writes `load`. What is made of its rows is kept in a cache, whose key tells their content."""
+    """Base of data sources; a subclass defines `load`. The cache key of samples depends on the content of the rows."""
 
     config_type: ClassVar[type[DataSourceConfig]] = DataSourceConfig
 
     def __init__(self, data_factory: Any, config: DataSourceConfig) -> None:
-        """``data_factory`` is the one that asks."""
+        """``data_factory`` is the factory that reads the source; None where there is none."""
         self.data_factory = data_factory
         self.config: Any = config
         self.remarks: Remarks = {}
-        """Remarks made while its rows were read."""
+        """The remarks made while its rows were loaded."""
 
     def __call__(self, split: str) -> Any:
-        """The rows of ``split`` ("train" or "eval"), or of the recipe's ``split`` when it names one."""
+        """Returns the rows of ``split`` ("train" or "eval"), or of the recipe's own split. Raises `DataError`."""
         return self.load(self.config, self.config.split or split)
 
     @hook("load")
     @abstractmethod
     def load(self, config: Any, split: str) -> Any:
-        """A `datasets.Dataset`, or an `IterableDataset` for a stream. Raises `DataError` for what cannot be read."""
+        """Returns a `datasets.Dataset`, or an `IterableDataset` for a stream. Raises `DataError`."""
 
     def fingerprint(self, split: str) -> str | None:
-        """What changes when the rows change, found without reading them all; None: the rows that `load` gives tell."""
+        """Returns a digest of the rows, found without loading them; None: that of the loaded rows is used."""
         return None
 
     def place(self, row: int) -> str:
-        """How a message names a row of what `load` gave, counting from 0."""
+        """Returns the name of a loaded row in messages, such as file and line; ``row`` counts from 0."""
         return f"{self}: row {row + 1}"
 
     def __str__(self) -> str:
-        """How a message names this source."""
+        """Returns the name of this source in messages."""
         return str(getattr(self.config, "name_or_path", None) or self.name)

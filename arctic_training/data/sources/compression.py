@@ -1,4 +1,4 @@
-"""Local files, compressed or not: the bytes that are in them."""
+"""Opens local files, compressed or not."""
 
 import bz2
 import gzip
@@ -14,8 +14,8 @@ from arctic_training.errors.types import DataError
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[BinaryIO]:
-    """Opens a file for reading what was compressed. Raises `DataError` for one that is damaged."""
+def open_decompressed(path: Path) -> Iterator[BinaryIO]:
+    """Opens a file for reading its decompressed bytes. Raises `DataError` for a damaged file."""
     with path.open("rb") as raw:
         start = raw.read(6)
         raw.seek(0)
@@ -42,4 +42,4 @@ _READERS: dict[bytes, Callable[[Any], Any]] = {
     b"\xfd7zXZ\x00": lzma.open,
     b"\x28\xb5\x2f\xfd": _zstandard,
 }
-"""By the first bytes of a file."""
+"""The functions that open a compressed file, by its first bytes."""

@@ -11,15 +11,15 @@ SOURCE_BY_EXTENSION = {
     ".parquet": "parquet",
     ".txt": "text",
 }
-"""The source that reads files of an extension, compressed or not."""
+"""The name of the source that reads files with an extension, compressed or not."""
 
-_ENDINGS = (".gz", ".bz2", ".xz", ".zst", ".zstd")
-"""What follows the extension of a file that is compressed."""
+_COMPRESSED = (".gz", ".bz2", ".xz", ".zst", ".zstd")
+"""Extensions of compressed files."""
 
 
 def extension(path: Path) -> str:
-    """Returns the extension of what is in a file, in small letters: ``.jsonl`` of ``rows.jsonl.gz``."""
-    endings = [ending.lower() for ending in path.suffixes]
-    while endings and endings[-1] in _ENDINGS:
-        endings.pop()
-    return endings[-1] if endings else ""
+    """Returns the extension of a file in lower case, whatever its compression: ``.jsonl`` of ``rows.jsonl.gz``."""
+    suffixes = [suffix.lower() for suffix in path.suffixes]
+    while suffixes and suffixes[-1] in _COMPRESSED:
+        suffixes.pop()
+    return suffixes[-1] if suffixes else ""

@@ -1,4 +1,4 @@
-"""Rows out of local files: JSON, JSON lines, Parquet."""
+"""Sources of local files: JSON, JSON lines, Parquet."""
 
 import glob
 import hashlib
@@ -22,30 +22,32 @@ from arctic_training.data.sources.json_columns import to_dataset
 from arctic_training.data.sources.spool import Spool
 from arctic_training.errors.types import DataError
 
-_WHOLE = 256 * 2**20
-"""Bytes up to which a file is read as a whole to tell whether it has changed."""
+_MAX_HASHED = 256 * 2**20
+"""Bytes up to which the content of a file is hashed; of a larger one its path and time."""
 
 
 class FileSourceConfig(DataSourceConfig):
+    """A source of local files."""
+
     name_or_path: Annotated[str, RESUME_SAFE] = Field(min_length=1)
-    """A file, or a pattern such as ``data/*.jsonl``; its files are read in the order of their names."""
+    """A file, or a pattern such as ``data/*.jsonl``, whose files are read in the order of their names."""
     streaming: bool = False
-    """Read while training rather than before; for files that are larger than the memory. Needs ``train_iters``."""
+    """Read while training rather than before, for files larger than the disk or memory. Needs ``train_iters``."""
 
     @field_validator("split")
     @classmethod
-    def _is_a_split(cls, value: str) -> str:
-        return splits.written(value)
+    def _check_split(cls, value: str) -> str:
+        return splits.check_split(value)
 
     def missing_paths(self) -> list[Problem]:
-        told = _unreadable(self.name_or_path)
-        return [Problem(("name_or_path",), told)] if told else []
+        why = _why_unreadable(self.name_or_path)
+        return [Problem(("name_or_path",), why)] if why else []
 
 
-def _unreadable(where: str) -> str:
-    """Why there are no rows to be had, by a look at the file only; empty when there may be."""
-    if told := impossible(where):
-        return told
+def _why_unreadable(where: str) -> str:
+    """Returns why no rows can be read, without opening the file; empty when they may be."""
+    if why := impossible(where):
+        return why
     path = Path(where).expanduser()
     if path.is_dir():
         return f"{where}: is a folder; name a file, or a pattern such as {where.rstrip('/')}/*.jsonl"
@@ -55,18 +57,18 @@ def _unreadable(where: str) -> str:
         return f"{where}: the file is empty" if not path.stat().st_size else unreadable(where)
     if not glob.has_magic(str(path)):
         return f"{where}: no such file"
-    found = glob.iglob(str(path), recursive=True)
-    return "" if any(Path(name).is_file() for name in found) else f"{where}: no file has such a name"
+    matches = glob.iglob(str(path), recursive=True)
+    return "" if any(Path(name).is_file() for name in matches) else f"{where}: no file has such a name"
 
 
 class FileSource(DataSource):
-    """A subclass reads one file."""
+    """Base of sources of local files; a subclass defines `read`, and `rows` for streaming."""
 
     config_type = FileSourceConfig
     _skipped = 0
     """Rows of the files before those of the split."""
-    _every: Any = None
-    """All rows, whose files are there as long as it is."""
+    _all_rows: Any = None
+    """All rows; their temporary files exist as long as this."""
 
     def load(self, config: Any, split: str) -> Any:
         import pyarrow as pa
@@ -77,62 +79,63 @@ class FileSource(DataSource):
                 raise DataError(f"{self}: a stream has no length, so that {split!r} cannot be cut out of it")
             return self.stream(files)
         try:
-            every = self._every = self.read(files)
+            all_rows = self._all_rows = self.read(files)
         except pa.ArrowException as error:
             raise DataError(f"{self}: the files do not fit together: {reason(error)}") from None
-        rows, self._skipped = splits.cut(every, split), splits.skipped(every, split)
+        rows, self._skipped = splits.select_split(all_rows, split), splits.rows_before(all_rows, split)
         if not len(rows):
-            there = f" in {split}, of {len(every)}" if "[" in split else ""
-            raise DataError(f"{self}: there are no rows{there}")
+            which = f" in {split}, of {len(all_rows)}" if "[" in split else ""
+            raise DataError(f"{self}: there are no rows{which}")
         return rows
 
     @abstractmethod
     def read(self, files: list[Path]) -> Any:
-        """The rows of ``files`` as a `datasets.Dataset`. Raises `DataError` with file and line."""
+        """Returns the rows of ``files`` as a `datasets.Dataset`. Raises `DataError` with file and line."""
 
     @property
     def folder(self) -> Path | None:
-        """Where rows go that are too many for the memory; None: where the system has temporary files."""
+        """The folder for rows that do not fit into memory; None: the system's for temporary files."""
         return getattr(self.data_factory, "cache_folder", None)
 
     def rows(self, file: Path) -> Iterator[dict[str, Any]]:
-        """The rows of a file, one by one."""
+        """Yields the rows of a file. Raises `DataError` for a format that cannot be streamed."""
         raise DataError(f"{self}: {self.name} files cannot be streamed")
 
     def stream(self, files: list[Path]) -> Any:
+        """Returns the rows of ``files`` as a `datasets.IterableDataset`."""
         from datasets import IterableDataset
 
-        read = _Rows(type(self), self.config)
+        read = _FileReader(type(self), self.config)
         return IterableDataset.from_generator(_generate, gen_kwargs={"files": files, "read": [read] * len(files)})
 
     def files(self) -> list[Path]:
-        """Raises `DataError` when there is none."""
+        """Returns the files of the source. Raises `DataError` when there are none."""
         where = self.config.name_or_path
         path = Path(where).expanduser()
         if path.is_file():
             return [path]
-        found = sorted(Path(name) for name in glob.glob(str(path), recursive=True) if Path(name).is_file())
-        if not found:
-            raise DataError(_unreadable(where))
-        return found
+        matches = sorted(Path(name) for name in glob.glob(str(path), recursive=True) if Path(name).is_file())
+        if not matches:
+            raise DataError(_why_unreadable(where))
+        return matches
 
     def fingerprint(self, split: str) -> str | None:
         digest = hashlib.blake2b(digest_size=16)
         for file in self.files():
-            about = file.stat()
-            digest.update(f"{file.name} {about.st_size} ".encode())
-            if about.st_size <= _WHOLE:
+            stat = file.stat()
+            digest.update(f"{file.name} {stat.st_size} ".encode())
+            if stat.st_size <= _MAX_HASHED:
                 with file.open("rb") as content:
-                    while piece := content.read(2**16):
-                        digest.update(piece)
+                    while block := content.read(2**16):
+                        digest.update(block)
             else:
-                digest.update(f"{file.resolve()} {about.st_mtime_ns}".encode())
+                digest.update(f"{file.resolve()} {stat.st_mtime_ns}".encode())
         return digest.hexdigest()
 
 
 @dataclass
-class _Rows:
-    """Reads the rows of a file, and holds nothing of the run: `datasets` pickles it to tell streams apart."""
+class _FileReader:
+    """Reads the rows of a file. It holds no state of the run: `datasets` pickles it for the fingerprint of a stream."""
 
     source: type[FileSource]
     config: FileSourceConfig
@@ -147,16 +150,16 @@ def _generate(files: list[Path], read: list[Any]) -> Iterator[dict[str, Any]]:
 
 
 class JsonLinesSource(FileSource):
-    """A file with a row in JSON on every line."""
+    """Files with a row in JSON on every line."""
 
     name = "jsonl"
 
-    def placed(self, file: Path) -> Iterator[json_rows.Placed]:
-        """The rows of a file, each with its place there."""
+    def placed_rows(self, file: Path) -> Iterator[json_rows.PlacedRow]:
+        """Yields the rows of a file, each with its place. Raises `DataError`."""
         return json_rows.read_lines(file)
 
     def rows(self, file: Path) -> Iterator[dict[str, Any]]:
-        return (row for _, row in self.placed(file))
+        return (row for _, row in self.placed_rows(file))
 
     def read(self, files: list[Path]) -> Any:
         return to_dataset((row for file in files for row in self.rows(file)), self.folder)
@@ -164,7 +167,7 @@ class JsonLinesSource(FileSource):
     def place(self, row: int) -> str:
         number = row + self._skipped
         for file in self.files():
-            for place, _ in self.placed(file):
+            for place, _ in self.placed_rows(file):
                 if not number:
                     return place
                 number -= 1
@@ -172,22 +175,24 @@ class JsonLinesSource(FileSource):
 
 
 class JsonSourceConfig(FileSourceConfig):
+    """A source of JSON files."""
+
     field: str = ""
-    """Where the list of rows stands in a file that is one mapping: a key, or several with dots between them."""
+    """The list of rows in a file that is one mapping: a key, or several joined by dots."""
 
 
 class JsonSource(JsonLinesSource):
-    """A file that is one list of rows, or rows one after the other, of one line each or several."""
+    """Files that are one list of rows, or rows one after the other, of one line each or several."""
 
     name = "json"
     config_type = JsonSourceConfig
 
-    def placed(self, file: Path) -> Iterator[json_rows.Placed]:
+    def placed_rows(self, file: Path) -> Iterator[json_rows.PlacedRow]:
         return json_rows.read_document(file, self.config.field)
 
 
 class ParquetSource(FileSource):
-    """A Parquet file."""
+    """Parquet files."""
 
     name = "parquet"
 
@@ -198,15 +203,15 @@ class ParquetSource(FileSource):
         spool = Spool(self.folder)
         for file in files:
             try:
-                with parquet.ParquetFile(file) as read:
-                    spool.add(read.schema_arrow.empty_table())
-                    for batch in read.iter_batches(1000):
+                with parquet.ParquetFile(file) as parquet_file:
+                    spool.add(parquet_file.schema_arrow.empty_table())
+                    for batch in parquet_file.iter_batches(1000):
                         spool.add(pa.Table.from_batches([batch]))
             except (pa.ArrowInvalid, OSError) as error:
                 raise DataError(f"{file}: {reason(error)}") from None
         try:
             return spool.dataset()
-        except ValueError as error:  # of a type that `datasets` has not
+        except ValueError as error:  # a type that `datasets` does not have
             raise DataError(f"{self}: {reason(error)}") from None
 
     def rows(self, file: Path) -> Iterator[dict[str, Any]]:
@@ -214,12 +219,12 @@ class ParquetSource(FileSource):
         import pyarrow as pa
         from pyarrow import parquet
 
-        with parquet.ParquetFile(file) as read:
-            read_rows = RowReader(datasets.Features.from_arrow_schema(read.schema_arrow))
-            for batch in read.iter_batches(1000):
+        with parquet.ParquetFile(file) as parquet_file:
+            read_rows = RowReader(datasets.Features.from_arrow_schema(parquet_file.schema_arrow))
+            for batch in parquet_file.iter_batches(1000):
                 yield from read_rows(pa.Table.from_batches([batch]))
 
 
 def reason(error: Exception) -> str:
-    """Returns the first line of what a library says."""
+    """Returns the first line of a library's error."""
     return str(error).splitlines()[0]

@@ -1,4 +1,4 @@
-"""Chats out of Hugging Face data sets, whatever their columns are called."""
+"""The source of chats in Hugging Face data sets, with columns named by the recipe."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -13,15 +13,17 @@ from arctic_training.errors.types import DataError
 
 
 class HFInstructConfig(HFDataSourceConfig):
+    """A source of chats."""
+
     role_mapping: dict[str, str] = {}
-    """Where each role's words are: ``{user: question, assistant: answer}`` for columns; in a list of turns
-    ``{user: conversations.from.human}``: column, field, and what the field says for that role. Data sets in a known
-    shape need none."""
+    """Where each role's messages are: ``{user: question, assistant: answer}`` for columns; in a list of turns
+    ``{user: conversations.from.human}``: column, field, and the field's value for that role. Data sets in a known
+    format need none."""
     content_key: str = ""
-    """The field of a turn that holds its words; ``content``, or ``value`` beside a field ``from``, when left out."""
+    """The field of a turn with its content; by default ``content``, or ``value`` beside a field ``from``."""
 
     @model_validator(mode="after")
-    def _paths(self) -> "HFInstructConfig":
+    def _check_paths(self) -> "HFInstructConfig":
         for role, path in self.role_mapping.items():
             if role not in ROLES.values():
                 raise ValueError(f"role_mapping: {role!r} is no role; there are {', '.join(sorted({*ROLES.values()}))}")
@@ -33,7 +35,7 @@ class HFInstructConfig(HFDataSourceConfig):
 
 
 class HFInstructSource(HFDataSource):
-    """Conversations, with the columns of roles and content told by the recipe."""
+    """Chats whose columns or fields the recipe names in ``role_mapping``."""
 
     name = "huggingface_instruct"
     config_type = HFInstructConfig
@@ -44,14 +46,16 @@ class HFInstructSource(HFDataSource):
         if not mapping:
             return rows
         for path in mapping.values():
-            self.take(rows, path.partition(".")[0], "role_mapping")
+            self.require_column(rows, path.partition(".")[0], "role_mapping")
         chat = _turns(mapping, config.content_key) if "." in "".join(mapping.values()) else _columns(mapping)
         unread_columns(rows.column_names, [path.partition(".")[0] for path in mapping.values()] + ["tools"])
-        read = [column for column in rows.column_names if column != "tools"]  # which the chats are rendered with
-        return rows.map(_Chats(chat), with_indices=True, remove_columns=read)
+        read = [column for column in rows.column_names if column != "tools"]  # for the chat template
+        return rows.map(_ToMessages(chat), with_indices=True, remove_columns=read)
 
 
-class _Chats:
+class _ToMessages:
+    """Adds the row's number to errors; `datasets` pickles it."""
+
     def __init__(self, chat: Callable[[Mapping[str, Any]], list[dict[str, Any]]]) -> None:
         self.chat = chat
 
@@ -63,30 +67,30 @@ class _Chats:
 
 
 def _columns(mapping: Mapping[str, str]) -> Callable[[Mapping[str, Any]], list[dict[str, Any]]]:
-    """One turn a column, in the order of the mapping; an empty column is no turn."""
+    """Returns a function that reads a turn from each column, in the order of the mapping; an empty column is none."""
     return lambda row: [{"role": role, "content": row[column]} for role, column in mapping.items() if row[column]]
 
 
 def _turns(mapping: Mapping[str, str], content_key: str) -> Callable[[Mapping[str, Any]], list[dict[str, Any]]]:
-    """The turns of a column; each says in a field who speaks."""
+    """Returns a function that reads the turns of one column, whose roles are in a field. Raises `DataError`."""
     roles = {tuple(path.split(".")[1:]): role for role, path in mapping.items()}
     columns = {path.split(".")[0] for path in mapping.values()}
     fields = {path.split(".")[1] for path in mapping.values()}
     if len(columns) > 1 or len(fields) > 1:
         raise DataError(f"role_mapping: one column and one field hold all turns, not {', '.join(mapping.values())}")
     column, field = columns.pop(), fields.pop()
-    words = content_key or ("value" if field == "from" else "content")
+    content = content_key or ("value" if field == "from" else "content")
 
     def chat(row: Mapping[str, Any]) -> list[dict[str, Any]]:
-        made = []
+        messages = []
         for n, turn in enumerate(row[column] or (), 1):
-            if words not in turn:
-                raise DataError(f"turn {n} has no {words!r}, which content_key names; it has {', '.join(turn)}")
+            if content not in turn:
+                raise DataError(f"turn {n} has no {content!r}, which content_key names; it has {', '.join(turn)}")
             role = roles.get((field, turn.get(field)))
             if role is None:
                 raise DataError(f"turn {n} says {field}: {turn.get(field)!r}, which role_mapping does not name")
-            more = {key: value for key, value in turn.items() if key not in (field, words)}  # calls of tools, a weight
-            made.append({**more, "role": role, "content": turn[words]})
-        return made
+            more = {key: value for key, value in turn.items() if key not in (field, content)}  # tool calls, a weight
+            messages.append({**more, "role": role, "content": turn[content]})
+        return messages
 
     return chat

@@ -1,4 +1,4 @@
-"""Rows to columns, losing nothing: what is nested stays JSON, so that no row is given keys it does not have."""
+"""Turns rows into columns without loss: nested values stay JSON, so that no row gets keys that it lacks."""
 
 import json
 import reprlib
@@ -11,7 +11,7 @@ from arctic_training.data.sources.spool import Spool
 Row = Mapping[str, Any]
 
 _ROWS, _CHARACTERS = 1_000, 2**24
-"""Most rows, and characters of them, that are turned into columns at once."""
+"""Most rows, and most characters, of a table."""
 
 
 class _Nested(str):
@@ -19,9 +19,9 @@ class _Nested(str):
 
 
 def to_dataset(rows: Iterable[Row], folder: Path | None = None) -> Any:
-    """Returns a `datasets.Dataset`. Columns of one kind of scalar have its type; all others hold JSON.
+    """Returns a `datasets.Dataset`. Columns of one scalar type have this type; all others hold JSON.
 
-    What is too much for the memory goes to ``folder``.
+    Rows that do not fit into memory go to ``folder``.
     """
     import pyarrow as pa
     from datasets import Features
@@ -39,24 +39,24 @@ def to_dataset(rows: Iterable[Row], folder: Path | None = None) -> Any:
             characters += len(value) if isinstance(value, str) else 0
             columns[name].append(value)
         count += 1
-        for held in columns.values():
-            if len(held) < count:
-                held.append(None)
+        for values in columns.values():
+            if len(values) < count:
+                values.append(None)
         if count == _ROWS or characters >= _CHARACTERS:
             _add(spool, columns, count, types)
             count, characters, columns = 0, 0, {}
     if count or not types:
         _add(spool, columns, count, types)
-    settled = {name: _settled(kinds) for name, kinds in types.items()}
-    if any(kinds != {settled[name]} for name, kinds in types.items()):
+    final = {name: _common_type(kinds) for name, kinds in types.items()}
+    if any(kinds != {final[name]} for name, kinds in types.items()):
         raw, spool = spool, Spool(folder)
         for table in raw.tables():
-            spool.add(pa.table({name: _as(table, name, kind) for name, kind in settled.items()}))
-    return spool.dataset(Features({name: _feature(kind) for name, kind in settled.items()}))
+            spool.add(pa.table({name: _cast(table, name, kind) for name, kind in final.items()}))
+    return spool.dataset(Features({name: _feature(kind) for name, kind in final.items()}))
 
 
 def _add(spool: Spool, columns: Mapping[str, list[Any]], count: int, types: dict[str, set[Any]]) -> None:
-    """Adds a table of ``count`` rows, and to ``types`` what its columns are."""
+    """Adds a table of ``count`` rows to the spool, and the types of its columns to ``types``."""
     import pyarrow as pa
 
     before = {pa.null()} if types else set()
@@ -69,7 +69,7 @@ def _add(spool: Spool, columns: Mapping[str, list[Any]], count: int, types: dict
 
 
 def _array(values: list[Any]) -> Any:
-    """Returns the Arrow array of a column: of nulls, of one kind of scalar, or of JSON."""
+    """Returns the Arrow array of a column: of nulls, of one scalar type, or of JSON."""
     import pyarrow as pa
 
     kinds = {type(value) for value in values if value is not None}
@@ -94,20 +94,20 @@ def _json(values: Iterable[Any]) -> Any:
 
 
 def _other(value: Any) -> dict[str, str]:
-    """Returns what JSON has in the place of a time, bytes or a picture: no text, so that none is read as one."""
+    """Returns the JSON of a time, bytes or an image: a mapping, so that it is never read as text."""
     return {type(value).__name__: reprlib.repr(value)}
 
 
-def _settled(types: set[Any]) -> Any:
-    """Returns the type that a column has in all tables."""
+def _common_type(types: set[Any]) -> Any:
+    """Returns the type that a column gets in all tables."""
     import pyarrow as pa
 
-    held = types - {pa.null()}
-    return pa.json_() if len(held) > 1 else next(iter(held), pa.string())
+    types = types - {pa.null()}
+    return pa.json_() if len(types) > 1 else next(iter(types), pa.string())
 
 
-def _as(table: Any, name: str, kind: Any) -> Any:
-    """Returns a column of a table with another type."""
+def _cast(table: Any, name: str, kind: Any) -> Any:
+    """Returns a column of a table, cast to a type."""
     import pyarrow as pa
 
     if name not in table.column_names:

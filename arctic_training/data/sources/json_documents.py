@@ -1,4 +1,4 @@
-"""JSON values one after the other in a file, of which only the one under way is in memory."""
+"""Reads JSON values one after the other from a file, with only the current one in memory."""
 
 import codecs
 import json
@@ -8,27 +8,27 @@ from typing import Any, BinaryIO
 from arctic_training.errors.types import DataError
 
 _DECODER = json.JSONDecoder()
-_PIECE = 2**20
+_BLOCK = 2**20
 _SPACE = " \t\n\r\x0b\x0c"
 _UNCERTAIN = 64
-"""Characters before the end of what is read within which an error may only mean that more is to be read."""
+"""An error this close to the end of the text, in characters, may mean that more must be read."""
 
 
-class Documents:
-    """Reads values and the characters between them."""
+class JsonReader:
+    """Reads values, and the characters between them."""
 
     def __init__(self, file: BinaryIO, path: Path) -> None:
-        """``file`` is at its beginning; ``path`` is what messages call it."""
+        """``file`` is at its beginning; ``path`` is its name in messages."""
         self.path, self._file = path, file
         self._text, self._at = "", 0
         self._rest = file.read(len(codecs.BOM_UTF8)).removeprefix(codecs.BOM_UTF8)
         self._line, self._column = 1, 0
-        """Where the text begins in the file: its line, and the characters before it in this line."""
+        """The position of the text in the file: its line, and the characters before it in this line."""
         self._read = 0
-        """Bytes of the file before those in ``_rest``."""
+        """Number of bytes before those in ``_rest``."""
 
     def peek(self) -> str:
-        """Returns the next character that is no white space; empty at the end."""
+        """Returns the next character that is no white space; empty at the end of the file. Raises `DataError`."""
         while True:
             while self._at < len(self._text):
                 if self._text[self._at] not in _SPACE:
@@ -38,7 +38,7 @@ class Documents:
                 return ""
 
     def skip(self) -> None:
-        """Goes past the next character."""
+        """Skips the next character."""
         self._at += 1
 
     def line(self) -> int:
@@ -61,13 +61,13 @@ class Documents:
             except RecursionError:
                 raise DataError(f"{self.path}: nested too deeply") from None
             if end == len(self._text) and not isinstance(value, (dict, list, str)) and self._more():
-                continue  # of a number there may be more
+                continue  # a number may go on
             refuse_surrogates(value, self._text[self._at : end], str(self.path))
             self._at = end
             return value
 
     def wrong(self, message: str, at: int | None = None) -> DataError:
-        """Returns the error that something is no JSON at a place, the next character when left out."""
+        """Returns the error that the file is not JSON at a position, by default the next character."""
         at = self._at if at is None else at
         before = self._text.rfind("\n", 0, at)
         line = self._line + self._text.count("\n", 0, at)
@@ -76,25 +76,25 @@ class Documents:
         return DataError(f"{self.path}: not JSON ({message} at line {line}, column {column})")
 
     def _more(self, *, double: bool = False) -> bool:
-        """Reads a further piece, or as much as there is, and returns whether there was any."""
-        piece = self._file.read(max(_PIECE, len(self._text) if double else 0))
-        if not piece and not self._rest:
+        """Reads another block, or as much as there is, and returns whether there was any."""
+        block = self._file.read(max(_BLOCK, len(self._text) if double else 0))
+        if not block and not self._rest:
             return False
-        passed = self._text[: self._at]
-        lines = passed.count("\n")
+        consumed = self._text[: self._at]
+        lines = consumed.count("\n")
         self._line += lines
-        self._column = self._at - passed.rfind("\n") - 1 + (0 if lines else self._column)
-        self._text = self._text[self._at :] + self._decode(self._rest + piece, final=not piece)
+        self._column = self._at - consumed.rfind("\n") - 1 + (0 if lines else self._column)
+        self._text = self._text[self._at :] + self._decode(self._rest + block, final=not block)
         self._at = 0
         return True
 
     def _decode(self, raw: bytes, *, final: bool) -> str:
-        """Raises `DataError`. Half a character at the end waits for more."""
+        """Returns the text of bytes; an incomplete character at the end is kept for later. Raises `DataError`."""
         try:
             text, self._rest = raw.decode(), b""
         except UnicodeDecodeError as error:
             if final or error.end < len(raw):
-                place = f"byte {self._read + error.start + 1} is 0x{raw[error.start]:02x}{utf16(raw)}"
+                place = f"byte {self._read + error.start + 1} is 0x{raw[error.start]:02x}{utf16_hint(raw)}"
                 raise DataError(f"{self.path}: not UTF-8 ({place})") from None
             text, self._rest = raw[: error.start].decode(), raw[error.start :]
         self._read += len(raw) - len(self._rest)
@@ -102,12 +102,12 @@ class Documents:
 
 
 def without_ending(message: str) -> str:
-    """Returns a message of the JSON decoder's, ready for a place to follow it."""
+    """Returns a message of the JSON decoder, without its ending before a position."""
     return message.removesuffix(" delimiter").removesuffix(" at")
 
 
-def utf16(raw: bytes) -> str:
-    """Returns what is added to the message that bytes are not UTF-8."""
+def utf16_hint(raw: bytes) -> str:
+    """Returns a hint for bytes that are not UTF-8 and begin like UTF-16; else nothing."""
     return "; it looks like UTF-16" if raw[:2] in (b"\xff\xfe", b"\xfe\xff") else ""
 
 

@@ -1,24 +1,24 @@
-"""Rows of JSON files: lines, a list, mappings one after the other."""
+"""Reads the rows of JSON files: lines, a list, or mappings one after the other."""
 
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from arctic_training.data.sources.compression import opened
-from arctic_training.data.sources.json_documents import Documents, refuse_surrogates, utf16, without_ending
+from arctic_training.data.sources.compression import open_decompressed
+from arctic_training.data.sources.json_documents import JsonReader, refuse_surrogates, utf16_hint, without_ending
 from arctic_training.errors.types import DataError
 
 Row = dict[str, Any]
-Placed = tuple[str, Row]
-"""Where a row stands in its file, and the row."""
+PlacedRow = tuple[str, Row]
+"""The place of a row in its file, such as ``rows.jsonl:7``, and the row."""
 
 _BOM = b"\xef\xbb\xbf"
 
 
-def read_lines(path: Path) -> Iterator[Placed]:
-    """The rows of a file with one JSON mapping in each line. Raises `DataError` with file and line."""
-    with opened(path) as file:
+def read_lines(path: Path) -> Iterator[PlacedRow]:
+    """Yields the rows of a file with one JSON mapping in each line. Raises `DataError` with file and line."""
+    with open_decompressed(path) as file:
         for number, raw in enumerate(file, 1):
             line = raw.removeprefix(_BOM) if number == 1 else raw
             if line.strip():
@@ -28,64 +28,66 @@ def read_lines(path: Path) -> Iterator[Placed]:
                 yield where, _mapping(value, where, hint)
 
 
-def read_document(path: Path, field: str = "") -> Iterator[Placed]:
-    """The rows of a file that is a list of mappings, or mappings one after the other, in lines of their own or not.
+def read_document(path: Path, field: str = "") -> Iterator[PlacedRow]:
+    """Yields the rows of a file that is a list of mappings, or mappings one after the other, in one line or several.
 
-    ``field`` is where in a file that is one mapping the list stands, keys with dots between them. Raises `DataError`.
+    ``field`` is the list in a file that is one mapping: keys joined by dots. Raises `DataError`.
     """
     if field:
-        yield from _below(path, field)
+        yield from _read_field(path, field)
         return
-    with opened(path) as file:
+    with open_decompressed(path) as file:
         start = file.readline(2**20).removeprefix(_BOM)
         while start and not start.strip():
             start = file.readline(2**20)
     if start.lstrip()[:1] == b"[":
-        yield from _list(path)
+        yield from _read_list(path)
     elif _is_mapping(start):
-        yield from _several(read_lines(path), path)
+        yield from _check_several(read_lines(path), path)
     else:
-        yield from _several(_mappings(path), path)
+        yield from _check_several(_read_mappings(path), path)
 
 
-def _list(path: Path) -> Iterator[Placed]:
-    with opened(path) as file:
-        documents = Documents(file, path)
-        documents.peek()
-        documents.skip()
+def _read_list(path: Path) -> Iterator[PlacedRow]:
+    """Yields the rows of a file that is one list. Raises `DataError`."""
+    with open_decompressed(path) as file:
+        reader = JsonReader(file, path)
+        reader.peek()
+        reader.skip()
         number = 0
-        while documents.peek() != "]":
+        while reader.peek() != "]":
             if number:
-                if documents.peek() != ",":
-                    raise documents.wrong("Expecting ','")
-                documents.skip()
+                if reader.peek() != ",":
+                    raise reader.wrong("Expecting ','")
+                reader.skip()
             number += 1
             where = f"{path}: entry {number}"
-            yield where, _mapping(documents.value(), where)
-        documents.skip()
-        if documents.peek():
-            raise documents.wrong("Extra data")
+            yield where, _mapping(reader.value(), where)
+        reader.skip()
+        if reader.peek():
+            raise reader.wrong("Extra data")
 
 
-def _mappings(path: Path) -> Iterator[Placed]:
-    with opened(path) as file:
-        documents = Documents(file, path)
-        while documents.peek():
-            where = f"{path}:{documents.line()}"
-            yield where, _mapping(documents.value(), where)
+def _read_mappings(path: Path) -> Iterator[PlacedRow]:
+    """Yields mappings one after the other. Raises `DataError`."""
+    with open_decompressed(path) as file:
+        reader = JsonReader(file, path)
+        while reader.peek():
+            where = f"{path}:{reader.line()}"
+            yield where, _mapping(reader.value(), where)
 
 
-def _several(rows: Iterator[Placed], path: Path) -> Iterator[Placed]:
-    """Raises `DataError` where there is one only, in which the rows seem to stand."""
+def _check_several(rows: Iterator[PlacedRow], path: Path) -> Iterator[PlacedRow]:
+    """Yields the rows. Raises `DataError` for a single mapping that seems to contain the rows."""
     first = next(rows, None)
     if first is None:
         return
     second = next(rows, None)
-    if second is None and not _has_messages(first[1]) and (found := dict(_lists(first[1]))):
-        told = ", ".join(f"{name} ({len(rows)} rows)" for name, rows in found.items())
+    if second is None and not _has_messages(first[1]) and (lists := dict(_lists(first[1]))):
+        counts = ", ".join(f"{name} ({len(rows)} rows)" for name, rows in lists.items())
         raise DataError(
-            f"{path}: one mapping with the keys {', '.join(first[1])}, and lists of rows under {told}; name one: "
-            f"field: {next(iter(found))}"
+            f"{path}: one mapping with the keys {', '.join(first[1])}, and lists of rows under {counts}; name one: "
+            f"field: {next(iter(lists))}"
         )
     yield first
     if second is not None:
@@ -94,12 +96,13 @@ def _several(rows: Iterator[Placed], path: Path) -> Iterator[Placed]:
 
 
 def _has_messages(row: Mapping[str, Any]) -> bool:
-    """Returns whether a mapping is a row itself: one whose lists of mappings are chats."""
+    """Returns whether a mapping is itself a row: one with a list of messages."""
     lists = [value for value in row.values() if isinstance(value, list) and value and isinstance(value[0], dict)]
     return any({"role", "from"} & set(value[0]) for value in lists)
 
 
 def _lists(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, list[Any]]]:
+    """Yields the lists of mappings in a mapping, with their keys joined by dots."""
     for key, inner in value.items():
         if isinstance(inner, dict):
             yield from _lists(inner, f"{prefix}{key}.")
@@ -107,27 +110,28 @@ def _lists(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, li
             yield prefix + key, inner
 
 
-def _below(path: Path, field: str) -> Iterator[Placed]:
-    with opened(path) as file:
-        documents = Documents(file, path)
-        value = documents.value()
-        if documents.peek():
-            raise DataError(f"{path}: not one mapping, in which field {field} would be; leave field out")
+def _read_field(path: Path, field: str) -> Iterator[PlacedRow]:
+    """Yields the rows under ``field`` of a file that is one mapping. Raises `DataError`."""
+    with open_decompressed(path) as file:
+        reader = JsonReader(file, path)
+        value = reader.value()
+        if reader.peek():
+            raise DataError(f"{path}: not one mapping, in which field {field} would be; remove field")
     at = value
     for key in field.split("."):
         if not isinstance(at, dict) or key not in at:
-            there = ", ".join(at) if isinstance(at, dict) else type(at).__name__
-            raise DataError(f"{path}: there is no {key!r}, which field names; there is {there}")
+            names = ", ".join(at) if isinstance(at, dict) else type(at).__name__
+            raise DataError(f"{path}: there is no {key!r}, which field names; there is {names}")
         at = at[key]
     if not isinstance(at, list):
-        raise DataError(f"{path}: {field} is {type(at).__name__}; a list of rows is wanted")
+        raise DataError(f"{path}: {field} is {type(at).__name__}; expected a list of rows")
     for number, row in enumerate(at, 1):
         where = f"{path}: entry {number} of {field}"
         yield where, _mapping(row, where)
 
 
 def _is_mapping(line: bytes) -> bool:
-    """Returns whether a line alone is a mapping, or so wrong that what is said of the line tells more."""
+    """Returns whether a line alone is a mapping, or so wrong that an error about the line is clearer."""
     try:
         return isinstance(json.loads(line), dict)
     except json.JSONDecodeError as error:
@@ -140,7 +144,7 @@ def _text(raw: bytes, where: str) -> str:
     try:
         return raw.decode("utf-8")
     except UnicodeDecodeError as error:
-        place = f"byte {error.start + 1} is 0x{raw[error.start]:02x}{utf16(raw)}"
+        place = f"byte {error.start + 1} is 0x{raw[error.start]:02x}{utf16_hint(raw)}"
         raise DataError(f"{where}: not UTF-8 ({place})") from None
 
 

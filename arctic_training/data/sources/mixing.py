@@ -1,4 +1,4 @@
-"""How many rows of each source are taken, and which."""
+"""Chooses the rows of each source in a mixture."""
 
 from collections.abc import Sequence
 
@@ -11,7 +11,7 @@ Indices = npt.NDArray[np.int64]
 
 
 def sample_mixture(sizes: Sequence[int], sources: Sequence[DataSourceConfig]) -> list[Indices | None]:
-    """Which rows of each source are taken, by index; None: all of them, in order."""
+    """Returns the indices of the rows to take from each source, int64; None: all of them, in order."""
     counts = _counts(sizes, sources)
     return [
         None if count is None else sample_indices(size, count, source.sample_seed)
@@ -20,15 +20,16 @@ def sample_mixture(sizes: Sequence[int], sources: Sequence[DataSourceConfig]) ->
 
 
 def sample_indices(size: int, count: int, seed: int) -> Indices:
-    """``count`` of ``size`` rows at random, in their old order. More than there are: whole rounds, then a draw."""
-    whole, rest = divmod(count, size)
+    """Returns ``count`` of ``size`` rows at random, in order, int64 ``[count]``; above ``size`` all rows repeat."""
+    rounds, rest = divmod(count, size)
     chosen = np.sort(np.random.Generator(np.random.PCG64(seed)).permutation(size)[:rest])
-    return np.concatenate([*[np.arange(size)] * whole, chosen])
+    return np.concatenate([*[np.arange(size)] * rounds, chosen])
 
 
 def _counts(sizes: Sequence[int], sources: Sequence[DataSourceConfig]) -> list[int | None]:
+    """Returns how many rows to take from each source; None: all."""
     if all(source.weight is not None for source in sources):
-        # as many rows as can be had in these proportions without repeating any
+        # as many rows as there are in these proportions without repeating any
         unit = min(size / float(source.weight or 1) for size, source in zip(sizes, sources, strict=True))
         return [max(1, int(unit * float(source.weight or 1) + 1e-9)) for source in sources]
     counts: list[int | None] = []

@@ -1,4 +1,4 @@
-"""The rows of a stream again and again, from any place in it."""
+"""Repeats the rows of a stream, from any position."""
 
 import copy
 from collections.abc import Iterator
@@ -11,32 +11,33 @@ from arctic_training.errors.types import DataError
 
 
 class RepeatedStream:
-    """The rows of one source, again and again. Its position is that of the next row."""
+    """Repeats the rows of one source. Its position is that of the next row."""
 
     def __init__(self, rows: Any, source: DataSource) -> None:
         """``rows`` is a `datasets.IterableDataset`."""
-        self.rows, self.source, self._given = rows, source, stream_reader(getattr(rows, "features", None))
+        self.rows, self.source = rows, source
+        self._to_row = stream_reader(getattr(rows, "features", None))
         self._beginning = copy.deepcopy(rows.state_dict())
         self._start = self._beginning
-        """Where the iteration begins that is not yet running; `datasets` itself does not tell it."""
+        """The start of an iteration that is not yet running; `datasets` does not give it."""
         self._running: Iterator[dict[str, Any]] | None = None
         self._read = 0
         self.rounds = 0
-        """How often this start has come to the end."""
+        """How often the end was reached since the start of the run."""
 
     def __next__(self) -> dict[str, Any]:
-        """Raises `DataError` when the source is empty."""
+        """Returns the next row. Raises `DataError` for one that cannot be read, and for an empty source."""
         for _ in range(2):
             if self._running is None:
                 self.rows.load_state_dict(copy.deepcopy(self._start))
                 self._running = iter(self.rows)
             try:
-                for row in map(self._given, self._running):
+                for row in map(self._to_row, self._running):
                     self._read += 1
                     return row
             except Exception as error:
-                told = str(error) if isinstance(error, RowError) else where(error)
-                raise DataError(f"{self.source}: after {self._read} rows that this start has read: {told}") from error
+                why = str(error) if isinstance(error, RowError) else where(error)
+                raise DataError(f"{self.source}: after {self._read} rows read since the start: {why}") from error
             self.load_state_dict(self._beginning)
             self.rounds += 1
         raise DataError(f"{self.source}: there are no rows")

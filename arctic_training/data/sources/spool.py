@@ -1,4 +1,4 @@
-"""Arrow tables that come one after the other, kept in memory while they are small and in a file when they are not."""
+"""Collects Arrow tables in memory, and in temporary files once they are large."""
 
 import os
 import socket
@@ -11,32 +11,32 @@ from arctic_training.errors.types import DataError
 
 IN_MEMORY = 64 * 2**20
 """Bytes up to which tables stay in memory."""
-_AT_ONCE = 1_000
+_BATCH_SIZE = 1_000
 
 
 class Scratch:
-    """A temporary folder that goes when nothing in this process refers to it."""
+    """A temporary folder that is removed when nothing in this process refers to it."""
 
     def __init__(self, folder: Path | None) -> None:
-        """It is in ``folder``, or where the system has such folders."""
+        """The new folder is in ``folder``; None: where the system has temporary files."""
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True)
-        owner = f".tmp-{socket.gethostname()}-{os.getpid()}"  # by which the cache knows what a dead run has left
+        owner = f".tmp-{socket.gethostname()}-{os.getpid()}"  # the cache removes what a dead process left
         self._folder = tempfile.TemporaryDirectory(prefix="rows_", suffix=owner, dir=folder, ignore_cleanup_errors=True)
         self.path = Path(self._folder.name)
 
     def __deepcopy__(self, memo: Any) -> "Scratch":
-        return self  # datasets copies what refers to it
+        return self  # `datasets` copies what refers to it
 
     def __reduce__(self) -> Any:
-        return Path, (str(self.path),)  # another process does not end it
+        return Path, (str(self.path),)  # another process does not remove it
 
 
 class Spool:
-    """Collects tables. Those of one schema, one after the other, become one file."""
+    """Collects tables; consecutive ones of one schema become one file."""
 
     def __init__(self, folder: Path | None, limit: int | None = None) -> None:
-        """``folder`` is where the files go; ``limit`` is in bytes, `IN_MEMORY` when left out."""
+        """Files go to ``folder`` above ``limit`` bytes, by default `IN_MEMORY`."""
         self._folder, self._limit, self._bytes = folder, IN_MEMORY if limit is None else limit, 0
         self._tables: list[Any] = []
         self._scratch: Scratch | None = None
@@ -46,7 +46,7 @@ class Spool:
     def add(self, table: Any) -> None:
         """Adds a `pyarrow.Table`, which may have another schema than those before.
 
-        Raises `DataError` when the folder takes no more.
+        Raises `DataError` when the folder cannot be written.
         """
         self._tables.append(table)
         self._bytes += table.nbytes
@@ -61,11 +61,11 @@ class Spool:
         self._tables = []
 
     def tables(self) -> Iterator[Any]:
-        """The tables in their order, the large ones in pieces; nothing is added any more."""
+        """Yields the tables in order, those in files in batches; no more can be added."""
         self._close()
         yield from self._tables
         for file in self._files:
-            yield from _pieces(file)
+            yield from _read_file(file)
 
     def dataset(self, features: Any = None) -> Any:
         """Returns all rows as a `datasets.Dataset`; columns that some tables lack are filled in.
@@ -81,24 +81,23 @@ class Spool:
         if self._scratch is None:
             return Dataset(pa.concat_tables(self._tables, promote_options="permissive"), info=info)
         if len(self._files) > 1:
-            return self._alike().dataset(features)
-        made = Dataset(MemoryMappedTable.from_file(self._files[0]), info=info)
-        made._scratch = self._scratch  # lives as long as what is mapped into memory from it
-        return made
+            return self._with_one_schema().dataset(features)
+        dataset = Dataset(MemoryMappedTable.from_file(self._files[0]), info=info)
+        dataset._scratch = self._scratch  # exists as long as what is mapped into memory from it
+        return dataset
 
-    def _alike(self) -> "Spool":
+    def _with_one_schema(self) -> "Spool":
         """Returns the same rows with one schema."""
         import pyarrow as pa
 
-        schemas = [next(_pieces(file)).schema for file in self._files]
-        none = pa.unify_schemas(schemas, promote_options="permissive").empty_table()
-        alike = Spool(self._folder, self._limit)
+        schemas = [next(_read_file(file)).schema for file in self._files]
+        empty = pa.unify_schemas(schemas, promote_options="permissive").empty_table()
+        unified = Spool(self._folder, self._limit)
         for table in self.tables():
-            alike.add(pa.concat_tables([none, table], promote_options="permissive"))
-        return alike
+            unified.add(pa.concat_tables([empty, table], promote_options="permissive"))
+        return unified
 
     def _write(self, table: Any) -> None:
-
         assert self._scratch is not None
         if self._writer is None or not self._writer.schema.equals(table.schema, check_metadata=True):
             self._close()
@@ -113,17 +112,19 @@ class Spool:
 
 
 def take(table: Any, indices: Any, spool: Spool) -> Any:
-    """Returns the rows of a `pyarrow.Table` at ``indices``, which ascend, by way of ``spool``."""
+    """Returns the rows of a `pyarrow.Table` at ascending ``indices``, collected in ``spool``."""
     import pyarrow as pa
 
-    for first in range(0, len(indices), _AT_ONCE):
-        some = indices[first : first + _AT_ONCE]
-        stretch = table.slice(some[0], some[-1] - some[0] + 1)
-        spool.add(stretch.take(pa.array(some - some[0])))
+    for first in range(0, len(indices), _BATCH_SIZE):
+        batch = indices[first : first + _BATCH_SIZE]
+        part = table.slice(batch[0], batch[-1] - batch[0] + 1)
+        spool.add(part.take(pa.array(batch - batch[0])))
     return spool.dataset().data.table
 
 
 class _Writer:
+    """Writes tables of one schema to a file."""
+
     def __init__(self, file: str, schema: Any) -> None:
         import pyarrow as pa
 
@@ -139,8 +140,8 @@ class _Writer:
         self._sink.close()
 
 
-def _pieces(file: str) -> Iterator[Any]:
-    """The tables of a file, mapped into memory."""
+def _read_file(file: str) -> Iterator[Any]:
+    """Yields the tables of a file, mapped into memory."""
     import pyarrow as pa
 
     reader = pa.ipc.open_stream(pa.memory_map(file))

@@ -1,4 +1,4 @@
-"""Tensors from a file of numpy's or of safetensors."""
+"""The source of tensors in files of numpy or safetensors."""
 
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
@@ -15,12 +15,14 @@ SUFFIXES = (".npy", ".npz", ".safetensors")
 
 
 class TensorFileConfig(DataSourceConfig):
+    """A source of a file of tensors."""
+
     name_or_path: Annotated[Path, RESUME_SAFE]
     """A .npy file with one array, or a .npz or .safetensors file with one for each column."""
 
 
 class TensorFileSource(DataSource):
-    """A file of arrays."""
+    """A file of tensors, which become the columns of the data."""
 
     name = "tensor_file"
     config_type: ClassVar[type[DataSourceConfig]] = TensorFileConfig
@@ -33,10 +35,10 @@ class TensorFileSource(DataSource):
 
                 return load_file(path)
             if path.suffix in SUFFIXES:
-                found = np.load(path, allow_pickle=False)
+                arrays = np.load(path, allow_pickle=False)
                 if path.suffix == ".npy":
-                    return torch.from_numpy(found)
-                return {name: torch.from_numpy(found[name]) for name in found.files}
-        except Exception as error:  # three libraries, each with errors of its own
+                    return torch.from_numpy(arrays)
+                return {name: torch.from_numpy(arrays[name]) for name in arrays.files}
+        except Exception as error:  # three libraries with errors of their own
             raise DataError(f"{path}: cannot be read: {error}") from None
-        raise DataError(f"{path}: a .npy, .npz or .safetensors file is wanted here")
+        raise DataError(f"{path}: expected a .npy, .npz or .safetensors file")

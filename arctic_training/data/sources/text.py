@@ -1,4 +1,4 @@
-"""Rows out of local files of text: CSV, and text itself."""
+"""Sources of local text files: CSV and plain text."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -6,31 +6,33 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
-from arctic_training.data.sources.compression import opened
+from arctic_training.data.sources.compression import open_decompressed
 from arctic_training.data.sources.extensions import extension
 from arctic_training.data.sources.files import FileSource, FileSourceConfig, reason
 from arctic_training.data.sources.json_columns import to_dataset
 from arctic_training.data.sources.spool import Spool
 from arctic_training.errors.types import DataError
 
-_LONGEST = 2**24
-"""Bytes of a table's longest row."""
+_MAX_ROW_BYTES = 2**24
+"""Bytes of the longest row of a CSV file."""
 
 
 class CsvSourceConfig(FileSourceConfig):
+    """A source of CSV files."""
+
     delimiter: str | None = Field(default=None, min_length=1, max_length=1)
-    """Between two columns; a tab for .tsv, else a comma, when left out."""
+    """The character between columns; by default a tab for .tsv, else a comma."""
 
     @field_validator("streaming")
     @classmethod
-    def _is_read_before(cls, value: bool) -> bool:
+    def _check_not_streamed(cls, value: bool) -> bool:
         if value:
             raise ValueError("csv files cannot be streamed; make JSON lines or Parquet of them")
         return value
 
 
 class CsvSource(FileSource):
-    """A table with a heading, each cell of it text; tabs may part its columns."""
+    """CSV or TSV files with a header; every cell is text."""
 
     name = "csv"
     config_type = CsvSourceConfig
@@ -44,47 +46,54 @@ class CsvSource(FileSource):
             require_text(file)
             delimiter = self.config.delimiter or ("\t" if extension(file) == ".tsv" else ",")
             parse = csv.ParseOptions(delimiter=delimiter, newlines_in_values=True)
-            one = csv.ReadOptions(use_threads=False, block_size=_LONGEST)  # only then an error says which row
+            options = csv.ReadOptions(use_threads=False, block_size=_MAX_ROW_BYTES)  # so that errors name the row
             try:
-                with opened(file) as text, csv.open_csv(text, read_options=one, parse_options=parse) as begun:
-                    texts = dict.fromkeys(begun.schema.names, pa.string())  # a guessed number would lose its zeros
-                names = begun.schema.names
+                with (
+                    open_decompressed(file) as text,
+                    csv.open_csv(text, read_options=options, parse_options=parse) as header,
+                ):
+                    names = header.schema.names
+                texts = dict.fromkeys(names, pa.string())  # a number would lose its leading zeros
                 if len(set(names)) < len(names):
                     raise DataError(f"{file}:1: two columns have one name: {', '.join(names)}")
                 convert = csv.ConvertOptions(strings_can_be_null=False, column_types=texts)
                 with (
-                    opened(file) as text,
-                    csv.open_csv(text, read_options=one, parse_options=parse, convert_options=convert) as read,
+                    open_decompressed(file) as text,
+                    csv.open_csv(text, read_options=options, parse_options=parse, convert_options=convert) as read,
                 ):
                     spool.add(read.schema.empty_table())
                     for batch in read:
                         spool.add(pa.Table.from_batches([batch]))
             except pa.ArrowInvalid as error:
-                long = f"a row is longer than {_LONGEST} bytes" if "straddling" in str(error) else reason(error)
-                raise DataError(f"{file}: {long}") from None
+                too_long = "straddling" in str(error)
+                why = f"a row is longer than {_MAX_ROW_BYTES} bytes" if too_long else reason(error)
+                raise DataError(f"{file}: {why}") from None
         return spool.dataset()
 
 
 class TextSourceConfig(FileSourceConfig):
+    """A source of text files."""
+
     sample_by: Literal["line", "paragraph", "document"] = "line"
-    """What a row is: a line, the text between two empty lines, or a whole file."""
+    """What a row is: a line, the text between two empty lines, or a file."""
 
 
 class TextSource(FileSource):
-    """Rows with one column, ``text``."""
+    """Text files, as rows with one column ``text``."""
 
     name = "text"
     config_type = TextSourceConfig
 
     def rows(self, file: Path) -> Iterator[dict[str, Any]]:
         require_text(file)
-        with opened(file) as raw:
+        with open_decompressed(file) as raw:
             lines = (line.decode("utf-8").removeprefix("\ufeff").replace("\r\n", "\n") for line in raw)
-            for piece in self._pieces(lines):
-                if piece.strip():
-                    yield {"text": piece}
+            for text in self._split(lines):
+                if text.strip():
+                    yield {"text": text}
 
-    def _pieces(self, lines: Iterator[str]) -> Iterator[str]:
+    def _split(self, lines: Iterator[str]) -> Iterator[str]:
+        """Yields the text of each row."""
         if self.config.sample_by == "document":
             yield "".join(lines)
             return
@@ -102,8 +111,8 @@ class TextSource(FileSource):
 
 
 def require_text(file: Path) -> None:
-    """Raises `DataError`, with the line, for a file that is not UTF-8, or that no text editor has written."""
-    with opened(file) as lines:
+    """Raises `DataError`, with the line, for a file that is not UTF-8 or has NUL characters."""
+    with open_decompressed(file) as lines:
         for number, line in enumerate(lines, 1):
             at = line.find(0)
             if line.startswith((b"\xff\xfe", b"\xfe\xff")) and number == 1:
