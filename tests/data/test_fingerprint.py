@@ -87,8 +87,8 @@ def test_what_may_be_drawn_anew_is_counted_only() -> None:
 
 
 def test_of_what_is_large_stretches_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fingerprint, "_WHOLE", 4096)
-    monkeypatch.setattr(fingerprint, "_STRETCH", 256)
+    monkeypatch.setattr(fingerprint, "_MAX_BYTES", 4096)
+    monkeypatch.setattr(fingerprint, "_BLOCK", 256)
     rows = [np.random.default_rng(n).integers(0, 9, 50).tolist() for n in range(200)]
     first = told(Samples(table(rows)))
     assert first == told(Samples(table(rows, (1, 2, 90))))

@@ -1,4 +1,4 @@
-"""What changes when a loader would give other samples, or other rows of them: told by content, whatever the files."""
+"""Fingerprints of the content of a loader: of its samples, and of the rows that they are packed into."""
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -17,30 +17,31 @@ from arctic_training.data.batching.stream import StreamLoader
 from arctic_training.data.preparation import cache
 from arctic_training.data.preparation.samples import Samples
 
-_WHOLE = 256 * 2**20
-"""Bytes of a column that are read as a whole; of a larger one this many, in stretches all over it."""
-_STRETCH = 64 * 2**10
+_MAX_BYTES = 256 * 2**20
+"""Bytes of a column that are hashed; of a larger one in blocks spread over it."""
+_BLOCK = 64 * 2**10
 
 
 def of_data(loader: Loader) -> dict[str, str]:
-    """Prints of the samples and, where several are packed into a row, of the rows."""
+    """Returns the fingerprints of the samples and, where several are packed into a row, of the rows."""
     if isinstance(loader, StreamLoader):
         return {"data.samples": _digest([repr(_source(one)).encode() for one in loader.factory.config.sources])}
     samples = getattr(loader, "dataset", None)
-    prints = {"data.samples": _told(samples, "samples")} if hasattr(samples, "__len__") else {}
+    fingerprints = {"data.samples": _summary(samples, "samples")} if hasattr(samples, "__len__") else {}
     if (groups := getattr(loader, "groups", None)) is not None:
-        prints["data.rows"] = _told(groups, "rows")
-    return prints
+        fingerprints["data.rows"] = _summary(groups, "rows")
+    return fingerprints
 
 
 def of_tokenizer(tokenizer: Any) -> str:
-    """A print of what a tokenizer makes of a text or a chat."""
+    """Returns the fingerprint of how a tokenizer encodes a text or a chat."""
     if hasattr(tokenizer, "special_tokens_map"):
         return cache.tokenizer_fingerprint(tokenizer)[:12]
     return type(tokenizer).__qualname__
 
 
-def _told(samples: Any, what: str) -> str:
+def _summary(samples: Any, what: str) -> str:
+    """Returns size and digest, such as ``10 samples (1f...)``."""
     size = next(map(len, samples.values()), 0) if isinstance(samples, Mapping) else len(samples)
     return f"{size} {what} ({_digest(_content(samples))})"
 
@@ -53,7 +54,7 @@ def _digest(parts: Iterable[Any]) -> str:
 
 
 def _content(samples: Any) -> Iterator[Any]:
-    """Bytes that are the same for the same samples. What is of an unknown kind may be drawn anew each time: nothing."""
+    """Yields bytes that are equal for equal samples; none for an unknown type, which may be random."""
     if isinstance(samples, Samples):
         for name, column in sorted(samples._columns.items()):
             yield name.encode()
@@ -85,7 +86,7 @@ def _content(samples: Any) -> Iterator[Any]:
 
 
 def _column(column: Any) -> Iterator[Any]:
-    """A column of the cache's table: the same however the table is cut into chunks."""
+    """Yields the bytes of a column of the cache's table, whatever its chunks are."""
     if hasattr(column, "offsets"):
         chunks = zip(column.values, column.offsets, strict=True)
         yield from _arrays([values[offsets[0] : offsets[-1]] for values, offsets in chunks])
@@ -97,26 +98,26 @@ def _column(column: Any) -> Iterator[Any]:
 
 
 def _arrays(arrays: Sequence[npt.NDArray[Any]]) -> Iterator[memoryview]:
-    """The bytes of arrays one behind the other; when they are many, stretches of them."""
-    held: list[Any] = [np.ascontiguousarray(array) for array in arrays if array.size]
-    views = [memoryview(array).cast("B") for array in held]
+    """Yields the bytes of concatenated arrays; blocks of them when they are large."""
+    kept: list[Any] = [np.ascontiguousarray(array) for array in arrays if array.size]
+    views = [memoryview(array).cast("B") for array in kept]
     ends = np.cumsum([len(view) for view in views])
     total = int(ends[-1]) if views else 0
-    if total <= _WHOLE:
+    if total <= _MAX_BYTES:
         yield from views
         return
-    for first in np.linspace(0, total - _STRETCH, _WHOLE // _STRETCH).astype(np.int64).tolist():
-        n, left = int(np.searchsorted(ends, first, "right")), _STRETCH
+    for first in np.linspace(0, total - _BLOCK, _MAX_BYTES // _BLOCK).astype(np.int64).tolist():
+        n, left = int(np.searchsorted(ends, first, "right")), _BLOCK
         at = first - int(ends[n]) + len(views[n])
-        while left:  # on into the next array: how the whole is cut does not matter
+        while left:  # continues in the next array: chunks do not matter
             part = views[n][at : at + left]
             yield part
             n, at, left = n + 1, 0, left - len(part)
 
 
 def _source(config: Any) -> list[Any]:
-    """A stream's content is not known beforehand; where it comes from is."""
+    """Returns the section and file of a stream, whose content is not known beforehand."""
     path = Path(str(getattr(config, "name_or_path", "")))
     size = path.stat().st_size if path.is_file() else None
-    name = str(path) if size is None else path.name  # a file that only moved is the same
+    name = str(path) if size is None else path.name  # a moved file is the same
     return [config.model_dump(mode="json", exclude={"name_or_path"}), name, size]

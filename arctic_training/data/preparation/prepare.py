@@ -93,7 +93,7 @@ def drop_samples_without_labels(
     columns = samples.table.column_names
     if "input_ids" not in columns:
         return samples, ""
-    counts = samples.counts("labels", IGNORE_INDEX) if "labels" in columns else samples.lengths()
+    counts = samples.count_other_than(IGNORE_INDEX, "labels") if "labels" in columns else samples.lengths()
     empty = np.flatnonzero(counts == 0)
     if not len(empty):
         return samples, ""

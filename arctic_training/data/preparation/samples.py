@@ -1,4 +1,4 @@
-"""Prepared samples, read by index straight out of the memory-mapped cache."""
+"""Prepared samples, read by index from the memory-mapped cache."""
 
 from typing import Any
 
@@ -9,10 +9,10 @@ Indices = npt.NDArray[np.int64]
 
 
 class Samples:
-    """Rows of an Arrow table. A list of numbers is read as a numpy array that shares the table's memory."""
+    """Rows of an Arrow table. Lists of numbers are read as numpy arrays that share the table's memory."""
 
     def __init__(self, table: Any, indices: Indices | None = None) -> None:
-        """``table`` is a `pyarrow.Table` or `datasets.Dataset`; ``indices`` are the rows of it that count, in order."""
+        """``table`` is a `pyarrow.Table` or `datasets.Dataset`; ``indices`` are the rows to use, in order."""
         if hasattr(table, "flatten_indices"):
             table = (table.flatten_indices() if table._indices is not None else table).data.table
         self.table, self.indices = table, indices
@@ -29,21 +29,21 @@ class Samples:
         return {name: column[row] for name, column in self._columns.items()}
 
     def is_list(self, column: str) -> bool:
-        """Whether its rows are lists of numbers."""
+        """Returns whether the rows of a column are lists of numbers."""
         return isinstance(self._columns[column], _Lists)
 
     def lengths(self, column: str = "input_ids") -> Indices:
-        """Entries of each row's list in ``column``; shape (rows,)."""
+        """Returns the length of each row's list in ``column``, int64 ``[rows]``."""
         sizes: Indices = self._columns[column].lengths()
         return sizes if self.indices is None else sizes[self.indices]
 
-    def counts(self, column: str, value: int) -> Indices:
-        """How many entries of each row's list in ``column`` differ from ``value``; shape (rows,)."""
-        found: Indices = self._columns[column].differing(value)
-        return found if self.indices is None else found[self.indices]
+    def count_other_than(self, value: int, column: str) -> Indices:
+        """Returns how many entries of each row's list in ``column`` are not ``value``, int64 ``[rows]``."""
+        counts: Indices = self._columns[column].count_other_than(value)
+        return counts if self.indices is None else counts[self.indices]
 
     def select(self, indices: Indices) -> "Samples":
-        """The rows at ``indices``, in that order, without copying them."""
+        """Returns the rows at ``indices``, in that order, without copying them."""
         return Samples(self.table, indices if self.indices is None else self.indices[indices])
 
 
@@ -71,15 +71,15 @@ class _Lists:
         chunk = self.chunk[row]
         offsets = self.offsets[chunk]
         place = row - self.ends[chunk] + len(offsets) - 1
-        found: npt.NDArray[Any] = self.values[chunk][offsets[place] : offsets[place + 1]]
-        return found
+        values: npt.NDArray[Any] = self.values[chunk][offsets[place] : offsets[place + 1]]
+        return values
 
     def lengths(self) -> Indices:
         if not self.offsets:
             return np.empty(0, np.int64)
         return np.concatenate([np.diff(offsets) for offsets in self.offsets]).astype(np.int64)
 
-    def differing(self, value: int) -> Indices:
+    def count_other_than(self, value: int) -> Indices:
         counts = []
         for values, offsets in zip(self.values, self.offsets, strict=True):
             before = np.concatenate([[0], np.cumsum(values != value)])
@@ -88,17 +88,17 @@ class _Lists:
 
 
 def _numbers(array: Any) -> npt.NDArray[Any]:
-    """The array's own memory where it can be shared: `to_numpy` would import pandas, half a second of every start."""
+    """Returns an array of Arrow, with shared memory where possible: `to_numpy` would import pandas, half a second."""
     try:
         shared: npt.NDArray[Any] = np.from_dlpack(array)
         return shared
-    except Exception:  # of nulls, and of kinds that numpy shares with nobody
+    except Exception:  # nulls, and types that numpy cannot share
         copied: npt.NDArray[Any] = array.to_numpy(zero_copy_only=False)
         return copied
 
 
 class _Values:
-    """A column of anything else."""
+    """A column of other values."""
 
     def __init__(self, column: Any) -> None:
         self.column = column
@@ -109,5 +109,5 @@ class _Values:
     def lengths(self) -> Indices:
         return np.array([len(value) for value in self.column.to_pylist()], np.int64)
 
-    def differing(self, value: int) -> Indices:
+    def count_other_than(self, value: int) -> Indices:
         return np.array([sum(entry != value for entry in row) for row in self.column.to_pylist()], np.int64)

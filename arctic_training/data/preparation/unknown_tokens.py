@@ -1,4 +1,4 @@
-"""What a strict tokenizer does not know: all of it is told before training. Good rows are not looked at twice."""
+"""Reports all words of the data that a strict tokenizer does not know, before training. Good rows are read once."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -11,76 +11,77 @@ from arctic_training.data.preparation.samples import Indices, Samples
 from arctic_training.data.tokenization.tokenize import SpanTokenizer, unknown_words
 from arctic_training.errors.types import DataError
 
-_SHOWN = 20
-"""Words whose places are told."""
-_TOLD = 1_000
-_AT_ONCE = 1_000
+_MAX_PLACES = 20
+"""Words whose places are reported."""
+_MAX_WORDS = 1_000
+_BATCH_SIZE = 1_000
 _NO_TOKENS = ("labels", "mask", "masks", "positions", "position_ids")
-"""How the names of columns end whose numbers are no tokens of a text, or those of another column."""
-Process = Callable[[Any], Any]
-"""Makes samples of rows, a `datasets.Dataset`."""
+"""Endings of the names of columns that hold no tokens, or the tokens of another column."""
+Encode = Callable[[Any], Any]
+"""Returns the samples of rows, a `datasets.Dataset`."""
 
 
 def strict_unk_id(tokenizer: Any) -> int | None:
-    """The token for what is unknown, when no sample may hold it; so a lexer is saved (`refuse_unknown`)."""
-    wanted = getattr(tokenizer, "init_kwargs", {}).get("refuse_unknown")
-    return int(tokenizer.unk_token_id) if wanted else None
+    """Returns the id of the unknown token of a strict tokenizer (saved with `refuse_unknown`); None for others."""
+    strict = getattr(tokenizer, "init_kwargs", {}).get("refuse_unknown")
+    return int(tokenizer.unk_token_id) if strict else None
 
 
 class UnknownTokenReport:
-    """What was met in the sources of a run."""
+    """The unknown words of the sources of a run."""
 
     def __init__(self, factory: Any) -> None:
-        self.factory, self.token = factory, strict_unk_id(factory.tokenizer)
+        self.factory, self.unk_id = factory, strict_unk_id(factory.tokenizer)
         self.places: dict[str, str] = {}
-        """Where each word was met first; empty of those that are not shown."""
+        """The first place of each word; empty for words beyond the first ones."""
 
-    def look(self, rows: Any, samples: Samples, process: Process, place: Callable[[int], str]) -> None:
-        """Find it in ``samples``, which ``process`` made of ``rows``; ``place`` says which row of its source one is."""
-        if not len(bad := self._bad(samples)):
+    def look(self, rows: Any, samples: Samples, encode: Encode, place: Callable[[int], str]) -> None:
+        """Adds the unknown words of ``samples``, which ``encode`` returned for ``rows``; ``place`` names a row."""
+        if not len(bad := self._samples_with_unknown(samples)):
             return
-        for read in (process, self._read):
+        for read in (encode, self._tokenize):
             if self._collect(rows, read, place):
                 return
         where = place(int(bad[0])) if len(samples) == len(rows) else ""  # rows that are tokens already
         self.places.setdefault(self.factory.tokenizer.unk_token, where)
 
-    def _collect(self, rows: Any, process: Process, place: Callable[[int], str]) -> bool:
-        """Whether there was any word. Of all rows: which one a sample is of, only its maker knows."""
-        met = False
-        for first in range(0, len(rows), _AT_ONCE):
-            some = np.arange(first, min(first + _AT_ONCE, len(rows)))
-            for word in self._words(rows, some, process):
-                met = True
+    def _collect(self, rows: Any, encode: Encode, place: Callable[[int], str]) -> bool:
+        """Adds the unknown words of all rows, and returns whether there were any."""
+        has_unknown = False
+        for first in range(0, len(rows), _BATCH_SIZE):
+            batch = np.arange(first, min(first + _BATCH_SIZE, len(rows)))
+            for word in self._words(rows, batch, encode):
+                has_unknown = True
                 if word not in self.places:
-                    shown = len(self.places) < _SHOWN
-                    self.places[word] = place(self._first(word, rows, some, process)) if shown else ""
-        return met
+                    shown = len(self.places) < _MAX_PLACES
+                    self.places[word] = place(self._first_row(word, rows, batch, encode)) if shown else ""
+        return has_unknown
 
-    def refuse_row(self, rows: Any, samples: Samples, process: Process) -> None:
-        """Raises `RowError` for the first of ``rows`` that holds any."""
-        if not len(self._bad(samples)):
+    def refuse_row(self, rows: Any, samples: Samples, encode: Encode) -> None:
+        """Raises `RowError` for the first of ``rows`` with unknown words."""
+        if not len(self._samples_with_unknown(samples)):
             return
-        for read in (process, self._read):
+        for read in (encode, self._tokenize):
             for row in range(len(rows)):
                 if words := ", ".join(map(repr, self._words(rows, [row], read))):
-                    raise RowError(row, f"not in the tokenizer's vocabulary: {words}; {self._mend}")
-        raise RowError(0, f"or one after it, holds {self.factory.tokenizer.unk_token!r}; {self._mend}")
+                    raise RowError(row, f"not in the tokenizer's vocabulary: {words}; {self._hint}")
+        raise RowError(0, f"or one after it, holds {self.factory.tokenizer.unk_token!r}; {self._hint}")
 
     def refusal(self) -> DataError:
+        """Returns the error that names the unknown words."""
         count = len(self.places)
-        words = list(self.places.items())[:_TOLD]
-        told = [f"{word!r} (first in {place})" if place else repr(word) for word, place in words]
-        more = [f"and {count - len(told):,} more"] * (count > len(told))
+        words = list(self.places.items())[:_MAX_WORDS]
+        named = [f"{word!r} (first in {place})" if place else repr(word) for word, place in words]
+        more = [f"and {count - len(named):,} more"] if count > len(named) else []
         what = "1 token of the data is" if count == 1 else f"{count:,} tokens of the data are"
-        return DataError(f"{self._key}: {what} not in the vocabulary: {', '.join(told + more)}; {self._mend}")
+        return DataError(f"{self._key}: {what} not in the vocabulary: {', '.join(named + more)}; {self._hint}")
 
     @property
     def _key(self) -> str:
         return "tokenizer.vocab" if self._from_recipe else "tokenizer"
 
     @property
-    def _mend(self) -> str:
+    def _hint(self) -> str:
         if self._from_recipe:
             return "add them to tokenizer.vocab, or set tokenizer.strict: false"
         return "it was saved by a strict lexer, which takes no others"
@@ -89,28 +90,30 @@ class UnknownTokenReport:
     def _from_recipe(self) -> bool:
         return hasattr(self.factory.trainer.config.tokenizer, "vocab")
 
-    def _bad(self, samples: Samples) -> Indices:
-        """Which samples hold any."""
+    def _samples_with_unknown(self, samples: Samples) -> Indices:
+        """Returns the indices of samples with the unknown token."""
         columns = [
             name for name in samples.table.column_names if not name.endswith(_NO_TOKENS) and samples.is_list(name)
         ]
-        if self.token is None or not columns:
+        if self.unk_id is None or not columns:
             return np.empty(0, np.int64)
-        held = [samples.lengths(name) - samples.counts(name, self.token) for name in columns]
-        return np.flatnonzero(np.sum(held, 0))
+        counts = [samples.lengths(name) - samples.count_other_than(self.unk_id, name) for name in columns]
+        return np.flatnonzero(np.sum(counts, 0))
 
-    def _words(self, rows: Any, numbers: npt.NDArray[Any] | Sequence[int], process: Process) -> Sequence[str]:
-        with unknown_words() as met:
-            process(rows.select(numbers))
-        return list(met)
+    def _words(self, rows: Any, numbers: npt.NDArray[Any] | Sequence[int], encode: Encode) -> Sequence[str]:
+        """Returns the unknown words of some rows."""
+        with unknown_words() as words:
+            encode(rows.select(numbers))
+        return list(words)
 
-    def _read(self, rows: Any) -> None:
-        """For a maker of samples that asks the tokenizer itself: the texts that its rows have."""
+    def _tokenize(self, rows: Any) -> None:
+        """Tokenizes the texts of rows, for a `process` that calls the tokenizer itself."""
         if texts := [cell for row in rows for cell in row.values() if isinstance(cell, str)]:
             SpanTokenizer(self.factory.tokenizer)(texts, [[]] * len(texts))
 
-    def _first(self, word: str, rows: Any, numbers: Indices, process: Process) -> int:
+    def _first_row(self, word: str, rows: Any, numbers: Indices, encode: Encode) -> int:
+        """Returns the first of some rows with an unknown word, by bisection."""
         while len(numbers) > 1:
             half = len(numbers) // 2
-            numbers = numbers[:half] if word in self._words(rows, numbers[:half], process) else numbers[half:]
+            numbers = numbers[:half] if word in self._words(rows, numbers[:half], encode) else numbers[half:]
         return int(numbers[0])
