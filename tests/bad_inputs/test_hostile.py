@@ -112,7 +112,7 @@ def test_a_pickle_in_the_data_cache_is_not_run(
     size = table.stat().st_size
     table.write_bytes(pickle.dumps(Planted()).ljust(size, b"\0"))
     assert main(["recipe.yaml"]) == 2
-    assert f"{table.parent.resolve()} is no whole entry of the data cache" in capsys.readouterr().err
+    assert f"{table.parent.resolve()} is an incomplete entry of the data cache" in capsys.readouterr().err
     assert not Path("planted").exists()
     assert not Path("runs").exists()
 

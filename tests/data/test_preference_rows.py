@@ -191,7 +191,7 @@ def test_what_decides_nothing() -> None:
         ),
         (
             {"messages": [user("a"), assistant("b")], "chosen": "c", "rejected": "d"},
-            "prompt ends with a message of",
+            "prompt ends with an assistant message",
         ),
         ({"prompt": "p", "chosen": str([assistant("a")]), "rejected": str([assistant("b")])}, "as Python prints them"),
         ({"prompt": "p", "chosen": [{"role": "oracle", "content": "x"}], "rejected": "b"}, "unknown role 'oracle'"),
