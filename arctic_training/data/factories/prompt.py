@@ -1,6 +1,7 @@
 """Data for policies: prompts, each with a reference answer."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
