@@ -21,13 +21,17 @@ class TrainerView(Protocol):
     """The interface of a trainer that components and callbacks use; none of them imports the trainer."""
 
     @property
-    def config(self) -> TrainerConfig: ...
+    def config(self) -> TrainerConfig:
+        """The config of the run."""
+
     @property
     def tokenizer(self) -> Any:
         """None until the tokenizer is built, and in runs without one."""
 
     @property
-    def progress(self) -> Progress: ...
+    def progress(self) -> Progress:
+        """The position of the run."""
+
     @property
     def engines(self) -> Mapping[str, Any]:
         """The engines built so far, by role."""
@@ -45,7 +49,9 @@ class TrainerView(Protocol):
         """The `RunState` of the run."""
 
     @property
-    def train_loader(self) -> Any: ...
+    def train_loader(self) -> Any:
+        """The loader of the training data."""
+
     @property
     def window(self) -> Any:
         """The current `AccumulationWindow`."""
@@ -71,25 +77,32 @@ class TrainerView(Protocol):
         """Whether a row of a batch holds several samples."""
 
     @property
-    def device(self) -> torch.device: ...
+    def device(self) -> torch.device:
+        """The device of this rank."""
+
     @property
     def data_rank(self) -> int:
         """The index of the part of every global batch that this rank reads, of ``data_world`` parts."""
 
     @property
-    def data_world(self) -> int: ...
+    def data_world(self) -> int:
+        """The number of groups of ranks that read different data."""
+
     @property
     def training_horizon(self) -> int:
         """Optimizer steps of the whole run, those already taken included."""
 
     @property
-    def steps_per_epoch(self) -> int: ...
+    def steps_per_epoch(self) -> int:
+        """Optimizer steps in an epoch; 0 for streaming data."""
+
     @property
     def warmup_steps(self) -> int:
         """Optimizer steps of warm-up."""
 
     @property
-    def run_dir(self) -> Path: ...
+    def run_dir(self) -> Path:
+        """The run folder."""
 
 
 class Factory(Registered, Hooked, ABC, Generic[C, P]):

@@ -16,6 +16,8 @@ from arctic_training.errors.types import RecipeError
 
 
 class EMAConfig(ComponentConfig):
+    """Options of the callback `ema`."""
+
     role: str = "model"
     """The role whose weights are averaged."""
     decay: float = Field(default=0.999, ge=0, lt=1)
@@ -42,6 +44,7 @@ class EMA(Callback):
         """The state of the ranks that saved, until the module is built for which it is sharded anew."""
 
     def post_init(self, trainer: TrainerView) -> None:
+        """Starts from the weights or a checkpoint. Raises `RecipeError` for a role that is not trained."""
         if self.config.role not in trainer.trainable_engines:
             known = ", ".join(trainer.trainable_engines)
             raise RecipeError(f"callbacks.ema.role: {self.config.role!r} is not trained here; there are: {known}")
@@ -78,6 +81,7 @@ class EMA(Callback):
         self._place_averages()
 
     def load_sharded_state_dict(self, shares: Sequence[Mapping[str, Any]], /) -> None:
+        """Restores the state from those of ranks of another layout."""
         self.updates, self._shares = int(shares[0]["updates"]), [share["weights"] for share in shares]
         self._place_averages()
 

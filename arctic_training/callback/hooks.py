@@ -111,8 +111,10 @@ class Hooked:
     def _check(cls, stated: tuple[str, Listener]) -> None:
         pair: Any = stated
         if not (isinstance(pair, (tuple, list)) and len(pair) == 2 and isinstance(pair[0], str) and callable(pair[1])):
-            told = f"{short_repr(pair)} among the callbacks of {cls.__name__}; expected (event, function)"
-            raise RegistryError(f"{told}, such as ('post-step', function)")
+            raise RegistryError(
+                f"{short_repr(pair)} among the callbacks of {cls.__name__}; expected (event, function), "
+                "such as ('post-step', function)"
+            )
         event = pair[0]
         when, _, what = event.partition("-")
         if when not in ("pre", "post") or what.replace("-", "_") not in cls.events():

@@ -9,6 +9,8 @@ from arctic_training.config.sections.base import ComponentConfig
 
 
 class KillSwitchConfig(ComponentConfig):
+    """Options of the kill switch."""
+
     path: Path | None = None
     """When this file appears, the run finishes its step, saves and stops."""
     seconds: float = 5.0
@@ -26,9 +28,10 @@ class KillSwitch(Callback):
         self._looked = 0.0
 
     def post_step(self, trainer: TrainerView) -> None:
+        """Requests a stop when the file exists."""
         now = time.monotonic()
         if self.config.path is None or now - self._looked < self.config.seconds:
             return
         self._looked = now
         if self.config.path.exists():
-            trainer.request_stop(f"the kill switch {self.config.path} is there")
+            trainer.request_stop(f"the kill switch {self.config.path} exists")

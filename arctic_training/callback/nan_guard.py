@@ -18,6 +18,8 @@ _MOST = 32
 
 
 class NanGuardConfig(ComponentConfig):
+    """Options of the guard, from the recipe keys ``nan_guard`` and ``nan_guard_limit``."""
+
     policy: Literal["stop", "skip", "back"] = "stop"
     """What to do at a window that is not finite: end the run, skip the window, or rewind to the newest checkpoint."""
     limit: int = 10
@@ -50,10 +52,12 @@ class NanGuard(Callback):
         """A loss that is not finite and of which the other ranks do not know."""
 
     def post_init(self, trainer: TrainerView) -> None:
+        """Shares the skipped windows with the trainer."""
         trainer.skipped_windows = self.skipped_windows
         self._steps = {role: engine.skipped_steps for role, engine in trainer.trainable_engines.items()}
 
     def post_loss(self, trainer: TrainerView, loss: Tensor) -> None:
+        """Keeps the scalar ``loss`` of a micro-batch; copies to the CPU which ones of the window are finite."""
         if not torch.is_grad_enabled():  # of an evaluation
             return
         self._losses.append(loss.detach())
@@ -68,6 +72,7 @@ class NanGuard(Callback):
                 self._finite = finite
 
     def pre_after_update(self, trainer: TrainerView) -> None:
+        """Applies the policy to the window just trained on."""
         if self._copied is not None:
             self._copied.synchronize()
         # a trainer may go through its window several times
@@ -123,6 +128,7 @@ class NanGuard(Callback):
         raise RewindTraining
 
     def post_after_update(self, trainer: TrainerView) -> None:
+        """Checks that the losses of all ranks were finite before a stop."""
         if trainer.window.stop:
             self._require_finite(trainer)
 
@@ -132,6 +138,7 @@ class NanGuard(Callback):
         self._require_finite(trainer, f"; weights of {wrong[0]} are not finite" if wrong else "")
 
     def post_train(self, trainer: TrainerView) -> None:
+        """Checks that the losses of all ranks were finite at the end."""
         self._require_finite(trainer)
 
     def _require_finite(self, trainer: TrainerView, weights: str = "") -> None:

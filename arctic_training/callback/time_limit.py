@@ -14,6 +14,8 @@ STOPPED_EARLY = 75
 
 
 class TimeLimitConfig(ComponentConfig):
+    """Options of the time limit."""
+
     limit: Duration = 0.0
     """Time for this start of the run; 0: the limit of SLURM, or none."""
 
@@ -35,13 +37,16 @@ class TimeLimit(Callback):
         self._longest = 0.0
 
     def post_init(self, trainer: TrainerView) -> None:
+        """Warns when the run has a limit but no checkpoint from which it could be resumed."""
         if self.config.limit and not any(engine.resumable for engine in trainer.checkpointers):
             logger.warning("time_limit: the recipe has no checkpoint section from which the run could be resumed")
 
     def pre_train(self, trainer: TrainerView) -> None:
+        """Starts to measure the first step."""
         self._last = time.monotonic()
 
     def post_after_update(self, trainer: TrainerView) -> None:
+        """Requests a stop when the time left is short."""
         now = time.monotonic()
         self._longest, self._last = max(self._longest, now - self._last), now
         spare = 2 * self._longest + min(max(self._allowed / 20, min(15.0, self._allowed / 4)), 300.0)

@@ -9,6 +9,8 @@ from arctic_training.tracker.tracker import Tracker
 
 
 class ConsoleConfig(ComponentConfig):
+    """Options of the tracker `console`."""
+
     every: int = 1
     """Steps between lines of the training loss; other values are always printed."""
 

@@ -12,6 +12,8 @@ from arctic_training.tracker.tracker import Tracker
 
 
 class JsonlConfig(ComponentConfig):
+    """Options of the tracker `jsonl`."""
+
     path: Path | None = None
     """The file; ``metrics.jsonl`` in the run folder by default."""
 

@@ -24,7 +24,7 @@ class WandbTracker(Tracker):
     def check(self) -> None:
         """Raises `MissingDependencyError`, or `InputError` when the server is not reached or knows no such login.
 
-        It takes ten seconds where there is no network, and never asks anybody anything.
+        It takes ten seconds without a network, and never prompts for input.
         """
         try:
             import wandb
@@ -33,8 +33,10 @@ class WandbTracker(Tracker):
                 "the wandb tracker needs the library wandb: pip install 'arctic_training[wandb]'"
             ) from error
         with _refusing():
-            told = wandb.Settings(mode=self.config.mode) if self.config.mode else None
-            if wandb.setup(told).settings.mode in ("online", "shared") and not wandb.login(prompt=False, verify=True):
+            settings = wandb.Settings(mode=self.config.mode) if self.config.mode else None
+            if wandb.setup(settings).settings.mode in ("online", "shared") and not wandb.login(
+                prompt=False, verify=True
+            ):
                 raise wandb.Error("nobody is logged in")
 
     def files(self, run_dir: Path) -> list[Path]:
@@ -78,6 +80,6 @@ def _refusing() -> Iterator[None]:
     try:
         yield
     except wandb.Error as error:
-        told = str(error).partition("\n")[0].rstrip(".") or type(error).__name__
+        cause = str(error).partition("\n")[0].rstrip(".") or type(error).__name__
         mend = "run `wandb login`, set WANDB_API_KEY, or let wandb.mode be offline"
-        raise InputError(f"wandb: {told}; {mend}") from error
+        raise InputError(f"wandb: {cause}; {mend}") from error

@@ -111,13 +111,13 @@ def build_callbacks(trainer: Any, sections: list[ComponentConfig]) -> dict[str, 
     path = config.kill_switch_path or trainer.session.run_dir / "kill_switch"
     switch = KillSwitchConfig(type="kill_switch", path=path)
     every = [guard, *sections, switch, limit]
-    made = {
+    callbacks = {
         name: Callback.registered(section.type)(section)
         for name, section in zip(numbered(section.type for section in every), every, strict=True)
     }
-    for callback in made.values():
+    for callback in callbacks.values():
         callback.attach(trainer)
-    return made
+    return callbacks
 
 
 def build_component(trainer: TrainerView, name: str, *args: Any) -> Any:
@@ -129,8 +129,8 @@ def build_component(trainer: TrainerView, name: str, *args: Any) -> Any:
 def build_factory(trainer: Any, section: ComponentConfig, slot: str) -> Any:
     """Returns the factory that ``section.type`` names, of the kind of ``slot`` (``model_factory_type``)."""
     kind = slot.removesuffix("_type")
-    found: Any = lookup(kind, section.type)
-    return found(trainer, section)
+    factory_type: Any = lookup(kind, section.type)
+    return factory_type(trainer, section)
 
 
 def build_tokenizer(trainer: Any) -> Any:
@@ -188,10 +188,10 @@ def build_engine(trainer: Any, role: Role) -> Engine:
 
 def build_evaluators(sections: list[ComponentConfig]) -> list[Evaluator]:
     """Returns the recipe's evaluators, each with its own folder."""
-    made = [Evaluator.registered(section.type)(section) for section in sections]
-    for evaluator, folder in zip(made, numbered(one.folder for one in made), strict=True):
+    evaluators = [Evaluator.registered(section.type)(section) for section in sections]
+    for evaluator, folder in zip(evaluators, numbered(one.folder for one in evaluators), strict=True):
         evaluator.folder = folder
-    return made
+    return evaluators
 
 
 def build_trackers(config: Any, run_dir: Path) -> list[Tracker]:
@@ -205,7 +205,7 @@ def build_trackers(config: Any, run_dir: Path) -> list[Tracker]:
     trackers = [Tracker.registered(section.type)(section) for section in sections]
     files = [(os.path.realpath(file), one.name) for one in trackers for file in one.files(run_dir)]
     for number, (file, name) in enumerate(files):
-        if other := next((other for there, other in files[:number] if there == file), None):
+        if other := next((other for path, other in files[:number] if path == file), None):
             raise RecipeError(f"trackers: {other} and {name} both write {file}; remove one, or give it another file")
     with collectives.main_process_first() as first:
         for tracker in trackers if first else ():

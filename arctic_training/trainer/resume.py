@@ -82,6 +82,6 @@ def _find_reader(trainer: Any, folder: Path, guard: CompatibilityGuard) -> Check
     known: dict[str, Any] = {cls.name: cls for cls in listed(type(trainer).checkpoint_engine_type)}
     if kind not in known:
         raise ResumeError(f"resume: {folder} is a checkpoint of type {kind!r}; this trainer reads {', '.join(known)}")
-    made: Checkpointer[Any] = known[kind](trainer, known[kind].config_type(type=kind, output_dir=folder.parent))
-    made.guard = guard
-    return made
+    reader: Checkpointer[Any] = known[kind](trainer, known[kind].config_type(type=kind, output_dir=folder.parent))
+    reader.guard = guard
+    return reader

@@ -107,14 +107,17 @@ class RoleView:
 
     @property
     def training_horizon(self) -> int:
+        """Optimizer steps of the role in the whole run."""
         return int(self._trainer.training_horizon) * self._steps_per_update
 
     @property
     def steps_per_epoch(self) -> int:
+        """Optimizer steps of the role in an epoch."""
         return int(self._trainer.steps_per_epoch) * self._steps_per_update
 
     @property
     def warmup_steps(self) -> int:
+        """Optimizer steps of warm-up of the role."""
         schedule = getattr(self.config, self._role.section("scheduler"))
         return int(schedule.warmup(self.training_horizon, self.steps_per_epoch))
 

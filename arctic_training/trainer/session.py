@@ -34,8 +34,8 @@ class Session:
         self.trackers: list[Tracker] = []
         self.lock: Lock | None = None
         self._rng: dict[str, Any] | None = Rng().state_dict()
-        told, world = config.logger, process_group.world_size()
-        start_console_log(level=told.level, rank=process_group.rank(), world=world, ranks=told.print_output_ranks)
+        options, world = config.logger, process_group.world_size()
+        start_console_log(level=options.level, rank=process_group.rank(), world=world, ranks=options.print_output_ranks)
 
     def acquire_locks(self) -> None:
         """Locks the run folder and those of the checkpoints. Raises `InputError` when another run holds one of them,
@@ -118,8 +118,8 @@ def resolve_run_dir(config: TrainerConfig) -> Path:
         return config.output_dir.absolute()
     if config.recipe_path is not None:
         return config.recipe_path.parent.absolute() / "runs" / config.recipe_path.stem
-    made = tempfile.mkdtemp(prefix="arctic_training_") if process_group.is_main() else ""
-    return Path(collectives.broadcast_object(made))
+    temporary = tempfile.mkdtemp(prefix="arctic_training_") if process_group.is_main() else ""
+    return Path(collectives.broadcast_object(temporary))
 
 
 def environment_facts() -> dict[str, Any]:

@@ -124,6 +124,6 @@ def to_device(batch: Any, device: torch.device) -> Any:
         copy_target_count(batch, moved)
         return moved
     if isinstance(batch, (list, tuple)):
-        made = [to_device(value, device) for value in batch]
-        return type(batch)(*made) if hasattr(batch, "_fields") else type(batch)(made)
+        moved_values = [to_device(value, device) for value in batch]
+        return type(batch)(*moved_values) if hasattr(batch, "_fields") else type(batch)(moved_values)
     return batch
