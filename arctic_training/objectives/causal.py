@@ -1,4 +1,4 @@
-"""Training a causal language model on plain text."""
+"""Continued pretraining: a causal language model on plain text."""
 
 from typing import Any, ClassVar
 
@@ -8,7 +8,7 @@ from arctic_training.objectives.language_model import LanguageModelTrainer
 
 
 class CausalTrainer(LanguageModelTrainer):
-    """Every token of a text is a target."""
+    """Trains on every token of a text."""
 
     name = "causal"
     data_factory_type: ClassVar[type[DataFactory[Any]]] = CausalDataFactory

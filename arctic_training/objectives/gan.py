@@ -1,4 +1,4 @@
-"""A generator and a discriminator, trained against each other on an engine each."""
+"""Generative adversarial networks: a generator and a discriminator, each with its own engine."""
 
 from typing import Annotated, Any, ClassVar
 
@@ -33,69 +33,78 @@ from arctic_training.tokenizer.factory import NoTokenizerFactory
 from arctic_training.trainer.role import Role, frozen_parameters
 from arctic_training.trainer.trainer import Trainer
 
-_FAKES, _GENERATED, _MIXES, _SAMPLES = range(4)
-"""Streams of noise: for the discriminator's step, for the generator's, between real and fake, and to look at."""
+_DISCRIMINATOR, _GENERATOR, _INTERPOLATION, _SAMPLES = range(4)
+"""Streams of noise: for steps of the discriminator, for those of the generator, for `gradient_penalties`, and for
+`GANTrainer.sample`."""
 
 
-def _unwritten() -> Any:
-    """A section that a recipe leaves out: its class fills it in."""
+def _empty_section() -> Any:
+    """Returns a section that a recipe leaves out: its class fills in the defaults."""
     return {}
 
 
 class GANConfig(TrainerConfig):
+    """Keys of the trainer `gan`."""
+
     discriminator: Annotated[SerializeAsAny[ModelConfig], TrainerComponent("model_factory_type")] = Field(
-        default_factory=_unwritten
+        default_factory=_empty_section
     )
-    """The network that tells real rows from generated ones."""
+    """The network that distinguishes real rows from generated ones."""
     discriminator_optimizer: Annotated[SerializeAsAny[OptimizerConfig], TrainerComponent("optimizer_factory_type")] = (
-        Field(default_factory=_unwritten)
+        Field(default_factory=_empty_section)
     )
-    """Its own, with the same keys as ``optimizer``."""
+    """The optimizer of the discriminator, with the same keys as ``optimizer``."""
     discriminator_scheduler: Annotated[SerializeAsAny[SchedulerConfig], TrainerComponent("scheduler_factory_type")] = (
-        Field(default_factory=_unwritten)
+        Field(default_factory=_empty_section)
     )
-    """Its lengths are in updates of the discriminator: ``d_steps`` for each of the run's."""
+    """The schedule of the discriminator. Lengths count the discriminator's steps: ``d_steps`` for each of the run."""
 
     loss: AdversarialLoss = "non_saturating"
     """non_saturating, hinge, wasserstein or least_squares."""
     d_steps: int | None = Field(default=None, ge=1)
-    """Updates of the discriminator before each of the generator's; 1 when left out, and 5 for wasserstein."""
+    """Steps of the discriminator before each step of the generator; by default 1, and 5 for wasserstein."""
     gp_weight: HumanFloat | None = Field(default=None, ge=0)
-    """Weight of the penalty on slopes other than 1 between real and generated rows; 0 when left out, and 10 for
-    wasserstein."""
+    """Weight of the penalty on gradients of a norm other than 1 between real and generated rows; by default 0, and 10
+    for wasserstein."""
     r1_weight: HumanFloat = Field(default=0.0, ge=0)
-    """Weight of half the squared slope at real rows."""
+    """Weight of half the squared gradient norm at real rows."""
     label_smoothing: HumanFloat = Field(default=0.0, ge=0, lt=1)
-    """How much less than surely real a real row counts; for non_saturating and least_squares."""
+    """How far the label of real rows is below 1; for non_saturating and least_squares."""
     latent_size: HumanInt = Field(default=64, ge=1)
-    """Normal numbers that the generator makes a row of: its input."""
+    """Length of the generator's input: normal random numbers."""
 
     @property
     def discriminator_steps(self) -> int:
+        """``d_steps``, or its default."""
         return self.d_steps or (5 if self.loss == "wasserstein" else 1)
 
     @property
     def gradient_penalty_weight(self) -> float:
-        return self.gp_weight if self.gp_weight is not None else 10.0 * (self.loss == "wasserstein")
+        """``gp_weight``, or its default."""
+        if self.gp_weight is not None:
+            return self.gp_weight
+        return 10.0 if self.loss == "wasserstein" else 0.0
 
     @model_validator(mode="after")
-    def _fitting(self) -> "GANConfig":
+    def _check_combination(self) -> "GANConfig":
         if self.label_smoothing and self.loss in ("hinge", "wasserstein"):
-            raise ValueError(f"label_smoothing: the {self.loss} loss has no labels; leave it out")
+            raise ValueError(f"label_smoothing: the {self.loss} loss has no labels; remove it")
         if (self.r1_weight or self.gradient_penalty_weight) and zero_stage(self.deepspeed, 1) == 3:
             raise ValueError(
-                "r1_weight and gp_weight differentiate a gradient, which ZeRO stage 3 cannot: choose stage 0, 1 or 2 "
-                "in deepspeed.zero_optimization, or set both weights to 0"
+                "r1_weight and gp_weight differentiate a gradient, which ZeRO stage 3 does not support: set stage 0, 1 "
+                "or 2 in deepspeed.zero_optimization, or both weights to 0"
             )
         return self
 
 
 class GANTrainer(Trainer):
-    """The generator is the role ``model``. A batch has the column ``rows``, whose rows are dealt to the steps of the
-    discriminator in turn, and ``draw``, which the noise is made of: so neither depends on how a batch is cut."""
+    """The generator is the role ``model``. A batch has ``rows``, ``[N, ...]``, which are dealt to the steps of the
+    discriminator in turn, and ``draw``, int64 ``[N]``, from which the noise is derived, so that neither depends on the
+    split of the global batch."""
 
     name = "gan"
     config_type = GANConfig
+    config: GANConfig
     data_factory_type = [GANDataFactory, TensorDataFactory]
     model_factory_type = [MLPFactory]
     checkpoint_engine_type = [DeepSpeedCheckpointEngine]
@@ -108,33 +117,33 @@ class GANTrainer(Trainer):
     )
 
     def targets(self, batch: Any) -> int:
-        steps: int = self.config.discriminator_steps
-        return len(batch["rows"]) // steps
+        """Returns the number of rows in each step."""
+        return len(batch["rows"]) // self.config.discriminator_steps
 
     def step(self, batch: Any) -> None:
         if self.window.index == 0:
-            for turn in range(self.config.discriminator_steps):
-                self.step_discriminator(turn)
+            for number in range(self.config.discriminator_steps):
+                self.step_discriminator(number)
         super().step(batch)
 
-    def step_discriminator(self, turn: int) -> None:
-        """One update of the discriminator on its share of the whole window."""
+    def step_discriminator(self, number: int) -> None:
+        """Takes step ``number`` of the discriminator, on its share of the window."""
         engine, window = self.engines["discriminator"], self.window
         engine.train()
         for index, batch in enumerate(window.batches):
-            loss = self.discriminator_loss(batch, turn)
+            loss = self.discriminator_loss(batch, number)
             self.record("loss/discriminator", loss)
             engine.set_gradient_accumulation_boundary(index == window.size - 1)
             engine.backward(loss * (self.config.gradient_accumulation_steps / window.size))
             engine.step()
 
-    def discriminator_loss(self, batch: Any, turn: int) -> Tensor:
-        """On the rows that belong to its step number ``turn`` before the generator's, penalties included."""
+    def discriminator_loss(self, batch: Any, number: int) -> Tensor:
+        """Returns the discriminator's loss on the rows of its step ``number``, with penalties: a float32 scalar."""
         config, engine = self.config, self.engines["discriminator"]
-        real, draw = self._dealt(batch["rows"], turn), self._dealt(batch["draw"], turn)
+        real, draw = self._share(batch["rows"], number), self._share(batch["draw"], number)
         real = real.to(_dtype(engine.module))
         with torch.no_grad():
-            fake = self.model(self._latents(draw, _FAKES)).to(real.dtype)
+            fake = self.model(self._latents(draw, _DISCRIMINATOR)).to(real.dtype)
         losses = discriminator_losses(config.loss, engine(real), engine(fake), config.label_smoothing)
         # a penalty is differentiated twice, which only the plain module can be
         if config.r1_weight:
@@ -142,34 +151,35 @@ class GANTrainer(Trainer):
             self.record("penalty/r1", _mean(penalties, batch))
             losses = losses + config.r1_weight * penalties
         if weight := config.gradient_penalty_weight:
-            mix = uniform(draw, 1, seed=config.seed, stream=_MIXES)
+            mix = uniform(draw, 1, seed=config.seed, stream=_INTERPOLATION)
             penalties = gradient_penalties(engine.module, real, fake, mix)
             self.record("penalty/gradient", _mean(penalties, batch))
             losses = losses + weight * penalties
         return _mean(losses, batch)
 
     def loss(self, batch: Any) -> Tensor:
-        """The generator's."""
-        draw = self._dealt(batch["draw"], 0)
+        """Returns the loss of the generator: a float32 scalar."""
+        draw = self._share(batch["draw"], 0)
         with frozen_parameters(self.engines["discriminator"]) as discriminator:
-            fake = self.model(self._latents(draw, _GENERATED))
+            fake = self.model(self._latents(draw, _GENERATOR))
             losses = generator_losses(self.config.loss, discriminator(fake.to(_dtype(discriminator))))
         return _mean(losses, batch)
 
     def sample(self, count: int) -> Tensor:
-        """``count`` rows to look at, the same latents every time; of the averaged generator where one is kept."""
+        """Returns ``count`` generated rows, ``[count, ...]``, from the same latents every time; of the averaged weights
+        if the callback `ema` keeps them."""
         module = self.model.module
         averages = (part for part in self.listeners.values() if isinstance(part, EMA) and part.config.role == "model")
         latents = self._latents(torch.arange(count, device=self.device), _SAMPLES)
         with isolated_eval([module]):
             average = next(averages, None)
-            made: Tensor = module(latents) if average is None else average(module, latents)
-        return made
+            rows: Tensor = module(latents) if average is None else average(module, latents)
+        return rows
 
-    def _dealt(self, column: Tensor, turn: int) -> Tensor:
-        """What ``turn`` gets of a column: all turns get equally many rows."""
-        steps: int = self.config.discriminator_steps
-        return column[turn : len(column) // steps * steps : steps]
+    def _share(self, column: Tensor, number: int) -> Tensor:
+        """Returns the rows of step ``number``; all steps get equally many."""
+        steps = self.config.discriminator_steps
+        return column[number : len(column) // steps * steps : steps]
 
     def _latents(self, draw: Tensor, stream: int) -> Tensor:
         latents = normal(draw, self.config.latent_size, seed=self.config.seed, stream=stream)
@@ -177,7 +187,7 @@ class GANTrainer(Trainer):
 
 
 def _mean(values: Tensor, batch: Any) -> Tensor:
-    """A micro-batch's part of the mean over its window."""
+    """Returns a micro-batch's part of the mean over its window."""
     share: float = batch["num_items_in_batch"]
     return values.float().sum() / share
 

@@ -1,4 +1,4 @@
-"""What trainers of causal language models share: models, tokenizers, optimizers, and the loss of the targets."""
+"""Base of the trainers of causal language models: the components that they accept, and the cross-entropy loss."""
 
 from typing import Any, ClassVar
 
@@ -24,14 +24,16 @@ from arctic_training.trainer.trainer import Trainer
 
 
 class LanguageModelConfig(TrainerConfig):
+    """Keys of the trainers `sft` and `causal`."""
+
     label_smoothing: HumanFloat = Field(default=0.0, ge=0, lt=1)
-    """Share of each target's probability that is spread over the whole vocabulary."""
+    """Share of each label's probability that is spread over the whole vocabulary."""
     disable_dropout: bool = False
     """Train without dropout, that of an adapter included."""
 
 
 class LanguageModelTrainer(Trainer):
-    """A causal language model, by the mean cross-entropy of its targets over the whole window."""
+    """Minimises the mean cross-entropy of a causal language model over all labels of the window."""
 
     config_type: ClassVar[type[TrainerConfig]] = LanguageModelConfig
     shares_sequences = True
@@ -50,11 +52,13 @@ class LanguageModelTrainer(Trainer):
     tokenizer_factory_type = (HFTokenizerFactory, LexerFactory)
 
     def check(self) -> None:
+        """Disables dropout if the recipe says so."""
         if self.config.disable_dropout:
             disable_dropout(self.model.module)
 
     def loss(self, batch: Any) -> torch.Tensor:
-        """The sum of the targets' losses over ``batch["num_items_in_batch"]``: exact, however the batch is cut."""
+        """Returns the sum of the labels' losses over ``batch["num_items_in_batch"]``: a float32 scalar in nats, exact
+        for any split of the global batch."""
         smoothing, share = self.config.label_smoothing, batch["num_items_in_batch"]
         total = target_losses(self.model, batch, label_smoothing=smoothing, reduction="sum")
         return total.div(share)

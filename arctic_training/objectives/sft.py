@@ -8,7 +8,7 @@ from arctic_training.objectives.language_model import LanguageModelTrainer
 
 
 class SFTTrainer(LanguageModelTrainer):
-    """The assistant's turns are the targets."""
+    """Trains on the assistant's turns."""
 
     name = "sft"
     data_factory_type: ClassVar[type[DataFactory[Any]]] = SFTDataFactory

@@ -1,4 +1,4 @@
-"""Cumulative sums modulo 17: questions, a small model that answers them, and pairs of a right and a wrong answer."""
+"""Running sums modulo 17: questions, a small model that answers them, and pairs of a right and a wrong answer."""
 
 import hashlib
 import random
@@ -24,13 +24,15 @@ from arctic_training.config.sections.model import DType
 from arctic_training.config.sections.numbers import HumanInt
 from arctic_training.config.sections.tokenizer import TokenizerConfig
 from arctic_training.distributed.process_group import is_main
+from arctic_training.generation.generate import generate
+from arctic_training.generation.sampling import SamplingParams
 
 MODULUS, LENGTH = 17, 4
 PAD, END = "<|pad|>", "<|end|>"
 
 
 def questions(split: str, seed: int) -> Iterator[tuple[str, str]]:
-    """Different questions without end, and their answers. One question in four is held out, by its hash."""
+    """Yields different questions and their answers, without end. One question in four is held out, by its hash."""
     draw, seen = random.Random(f"{split} {seed}"), set()
     while True:
         numbers = [draw.randrange(MODULUS) for _ in range(LENGTH)]
@@ -42,32 +44,23 @@ def questions(split: str, seed: int) -> Iterator[tuple[str, str]]:
 
 
 def take(count: int, split: str, seed: int = 0) -> list[tuple[str, str]]:
+    """Returns the first ``count`` questions of ``split``, with their answers."""
     return [pair for pair, _ in zip(questions(split, seed), range(count), strict=False)]
 
 
-@torch.no_grad()
-def ask(model: Any, tokenizer: Any, asked: Sequence[str], *, sample: bool = False) -> list[str]:
-    """What ``model`` answers: the likeliest tokens, or a sample."""
-    choice: dict[str, Any] = {"do_sample": sample, "temperature": None, "top_p": None, "top_k": None}
-    if sample:
-        choice |= {"temperature": 1.0, "top_p": 1.0, "top_k": 0}
-    answers: list[str] = []
-    for start in range(0, len(asked), 500):  # all questions have the same number of tokens
-        prompts = tokenizer(list(asked[start : start + 500]), return_tensors="pt")["input_ids"].to(model.device)
-        out = model.generate(
-            input_ids=prompts,
-            attention_mask=torch.ones_like(prompts),
-            max_new_tokens=LENGTH + 1,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
-            **choice,
-        )
-        texts = tokenizer.batch_decode(out[:, prompts.shape[1] :], skip_special_tokens=True)
-        answers += [f" {text.strip()}" for text in texts]
-    return answers
+def answer(engine: Any, tokenizer: Any, asked: Sequence[str], *, temperature: float = 0.0) -> list[str]:
+    """Returns the model's answers to questions: greedy, or sampled with a ``temperature`` above 0."""
+    params = SamplingParams(LENGTH + 1, temperature)
+    prompts = tokenizer(list(asked))["input_ids"]
+    completions: list[list[int]] = []
+    for start in range(0, len(prompts), 500):
+        completions += generate(engine, prompts[start : start + 500], params, tokenizer=tokenizer)
+    return [f" {text.strip()}" for text in tokenizer.batch_decode(completions, skip_special_tokens=True)]
 
 
 class SumsConfig(DataSourceConfig):
+    """Keys of both sources."""
+
     count: HumanInt = 10_000
     """Questions."""
     seed: int = 0
@@ -82,14 +75,14 @@ class SumsSource(DataSource):
     def load(self, config: SumsConfig, split: str) -> Any:
         from datasets import Dataset
 
-        found = take(config.count, split, config.seed)
-        return Dataset.from_dict({"prompt": [q for q, _ in found], "completion": [a for _, a in found]})
+        pairs = take(config.count, split, config.seed)
+        return Dataset.from_dict({"prompt": [q for q, _ in pairs], "completion": [a for _, a in pairs]})
 
 
 class PairsSource(DataSource):
-    """The right answer to a question beside a wrong one, which the untrained policy itself gave.
+    """The right answer to a question beside a wrong one, which the untrained policy itself generated.
 
-    ``count`` questions are asked; those that it answers well make no pair.
+    ``count`` questions are asked; those that it answers right make no pair.
     """
 
     name = "sums_pairs"
@@ -101,52 +94,56 @@ class PairsSource(DataSource):
 
         run = self.data_factory.trainer
         model = AutoModelForCausalLM.from_pretrained(run.config.model.name_or_path, dtype=torch.float32).eval()
-        found = take(config.count, split, config.seed)
+        asked = take(config.count, split, config.seed)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
-            given = ask(model, run.tokenizer, [question for question, _ in found], sample=True)
-        rows = [(q, right, wrong) for (q, right), wrong in zip(found, given, strict=True) if wrong != right]
+            answers = answer(model, run.tokenizer, [question for question, _ in asked], temperature=1.0)
+        rows = [(q, right, wrong) for (q, right), wrong in zip(asked, answers, strict=True) if wrong != right]
         return Dataset.from_dict(dict(zip(("prompt", "chosen", "rejected"), zip(*rows, strict=True), strict=True)))
 
 
 class SuccessConfig(ComponentConfig):
+    """Keys of the evaluator."""
+
     count: HumanInt = 2_000
     """Held-out questions."""
 
 
 class SuccessEvaluator(Evaluator):
-    """The share of held-out questions that are answered right, word for word, by the likeliest tokens."""
+    """Measures the share of held-out questions that are answered right, word for word, by greedy decoding."""
 
     name = "sums_success"
     config_type = SuccessConfig
 
     def __call__(self, trainer: Any) -> dict[str, float]:
-        found = take(self.config.count, "eval", seed=1)
-        given = ask(trainer.engines["model"].module, trainer.tokenizer, [question for question, _ in found])
-        right = sum(answer == said for (_, answer), said in zip(found, given, strict=True))
-        return {"success": right / len(found)}
+        asked = take(self.config.count, "eval", seed=1)
+        answers = answer(trainer.engines["model"], trainer.tokenizer, [question for question, _ in asked])
+        right = sum(expected == actual for (_, expected), actual in zip(asked, answers, strict=True))
+        return {"success": right / len(asked)}
 
 
-class TellFigures(Callback):
+class PrintFigures(Callback):
     """Prints both figures of preference training, before and after."""
 
     name = "sums_figures"
 
     def post_evaluate(self, trainer: Any, values: dict[str, float]) -> None:
         when = "after" if trainer.progress.step else "before"
-        told = {"success": "success", "accuracy/eval": "accuracy on held-out pairs"}
-        for name, words in told.items():
+        labels = {"success": "success", "accuracy/eval": "accuracy on held-out pairs"}
+        for name, label in labels.items():
             if is_main() and name in values:
-                print(f"{words} {when}: {values[name]:.1%}", flush=True)
+                print(f"{label} {when}: {values[name]:.1%}", flush=True)
 
 
 class UntilConfig(ComponentConfig):
+    """Keys of the callback."""
+
     success: float = 0.8
     """Share of right answers at which training ends."""
 
 
 class StopAtSuccess(Callback):
-    """Ends the run when it is good enough, and calls its last checkpoint ``model``."""
+    """Ends the run when the model is good enough, and links its last checkpoint as ``model``."""
 
     name = "sums_until"
     config_type = UntilConfig
@@ -163,13 +160,15 @@ class StopAtSuccess(Callback):
 
 
 class SumsModelConfig(ModelConfig):
+    """Keys of the model."""
+
     dtype: DType = "fp32"
     layers: int = 2
     width: int = 96
 
 
 class SumsModelFactory(ModelFactory[SumsModelConfig]):
-    """A small Llama with weights drawn anew."""
+    """A small Llama with random weights."""
 
     name = "sums"
     config_type = SumsModelConfig
@@ -178,7 +177,7 @@ class SumsModelFactory(ModelFactory[SumsModelConfig]):
         from transformers import LlamaConfig, LlamaForCausalLM
 
         tokenizer, width = self.trainer.tokenizer, self.config.width
-        shape = LlamaConfig(
+        llama = LlamaConfig(
             vocab_size=len(tokenizer),
             hidden_size=width,
             intermediate_size=4 * width,
@@ -189,7 +188,7 @@ class SumsModelFactory(ModelFactory[SumsModelConfig]):
             bos_token_id=None,
             eos_token_id=tokenizer.eos_token_id,
         )
-        model: nn.Module = LlamaForCausalLM(shape)
+        model: nn.Module = LlamaForCausalLM(llama)
         return model
 
 
@@ -211,7 +210,7 @@ class SumsTokenizerFactory(TokenizerFactory[TokenizerConfig]):
 
 
 class StartTrainer(SFTTrainer):
-    """Supervised training of the model that preferences are to improve."""
+    """Trains the model that preferences are to improve, with the supervised loss."""
 
     name = "sums_start"
     model_factory_type = SumsModelFactory

@@ -1,4 +1,4 @@
-"""Running sums modulo 17: problems with their answers, and the figures of a run that learns from its own answers."""
+"""Running sums modulo 17: problems, their answers, and the figures of a run that learns from its own completions."""
 
 import hashlib
 import random
@@ -14,7 +14,7 @@ MODULUS, LENGTH = 17, 4
 
 
 def problems(split: str, seed: int) -> Iterator[dict[str, str]]:
-    """Different problems without end, and their answers. One problem in four is held out, by its hash."""
+    """Yields different problems and their answers, without end. One problem in four is held out, by its hash."""
     draw, seen = random.Random(f"{split} {seed}"), set()
     while True:
         numbers = [draw.randrange(MODULUS) for _ in range(LENGTH)]
@@ -26,6 +26,8 @@ def problems(split: str, seed: int) -> Iterator[dict[str, str]]:
 
 
 class SumsConfig(DataSourceConfig):
+    """Keys of the source."""
+
     count: HumanInt = 10_000
     """Problems."""
     seed: int = 0
@@ -44,12 +46,14 @@ class SumsSource(DataSource):
 
 
 class UntilConfig(ComponentConfig):
+    """Keys of the callback."""
+
     success: float = 0.9
     """Share of right answers at which training ends."""
 
 
 class StopAtSuccess(Callback):
-    """Ends the run when it is good enough, and calls its last checkpoint ``model``."""
+    """Ends the run when the model is good enough, and links its last checkpoint as ``model``."""
 
     name = "until"
     config_type = UntilConfig
@@ -65,14 +69,14 @@ class StopAtSuccess(Callback):
             link.symlink_to(trainer.checkpointers[0].latest.name)
 
 
-class TellFigures(Callback):
-    """Prints the share of right answers, the likeliest and drawn ones, before and after."""
+class PrintFigures(Callback):
+    """Prints the share of right answers, by greedy decoding and by sampling, before and after."""
 
     name = "figures"
 
     def post_evaluate(self, trainer: Any, values: dict[str, float]) -> None:
         when = "after" if trainer.progress.step else "before"
-        told = {"exact_match/eval": "greedy", "reward/exact_match/eval": "sampled"}
-        for name, words in told.items():
+        labels = {"exact_match/eval": "greedy", "reward/exact_match/eval": "sampled"}
+        for name, label in labels.items():
             if is_main() and name in values:
-                print(f"{words} answers that are right {when}: {values[name]:.1%}", flush=True)
+                print(f"{label} answers that are right {when}: {values[name]:.1%}", flush=True)

@@ -1,4 +1,4 @@
-"""The quick start's own classes: where its model and its data come from, and what it prints."""
+"""The components of the quick start: the source of its data, and what it prints."""
 
 import hashlib
 from collections.abc import Iterator
@@ -12,21 +12,23 @@ from arctic_training.errors.types import DataError, MissingDependencyError
 
 
 class ReasoningGymConfig(DataSourceConfig):
+    """Keys of the source."""
+
     task: str
     """Name of a task of reasoning-gym."""
     options: dict[str, Any] = {}
-    """How hard the task is: what ``reasoning_gym.create_dataset`` takes."""
+    """Arguments of ``reasoning_gym.create_dataset`` for this task, such as its difficulty."""
     count: int = Field(default=100, ge=1)
     """Questions."""
     seed: int = Field(default=0, ge=0)
     shots: int = Field(default=0, ge=0)
-    """Solved training questions that each question comes after, as earlier turns of the chat."""
+    """Solved training questions before each question, as earlier turns of the chat."""
 
 
 class ReasoningGymSource(DataSource):
     """Generated questions and their answers.
 
-    A question's own hash says whether it is trained on or held out, so that no seed, count or shots can mix the two.
+    The hash of a question decides whether it is held out, so that no seed, count or shots can mix the two.
     """
 
     name = "reasoning_gym"
@@ -35,36 +37,37 @@ class ReasoningGymSource(DataSource):
     def load(self, config: ReasoningGymConfig, split: str) -> Any:
         from datasets import Dataset
 
-        asked = questions(config, split, config.count + config.shots * (split == "train"))
-        shots = (asked if split == "train" else questions(config, "train", config.shots))[: config.shots]
+        pairs = questions(config, split, config.count + config.shots * (split == "train"))
+        shots = (pairs if split == "train" else questions(config, "train", config.shots))[: config.shots]
         before = [turn for question, answer in shots for turn in turns(question, answer)]
-        rows = [{"messages": before + turns(*pair)} for pair in asked if pair not in shots]
+        rows = [{"messages": before + turns(*pair)} for pair in pairs if pair not in shots]
         return Dataset.from_list(rows)
 
 
 def questions(config: ReasoningGymConfig, split: str, count: int) -> list[tuple[str, str]]:
-    """The first ``count`` different questions of ``split``, with their answers."""
-    found: dict[str, str] = {}
+    """Returns ``count`` different questions of ``split``, with their answers. Raises `DataError` if there are fewer."""
+    answers: dict[str, str] = {}
     for question, answer in generated(config):
-        if len(found) == count:
+        if len(answers) == count:
             break
         if held_out(question) == (split != "train"):
-            found.setdefault(question, answer)
-    if len(found) < count:
+            answers.setdefault(question, answer)
+    if len(answers) < count:
         raise DataError(
-            f"reasoning_gym: {config.task} has only {len(found)} different questions of {count} for {split}"
+            f"reasoning_gym: {config.task} has only {len(answers)} different questions of {count} for {split}"
         )
-    return list(found.items())
+    return list(answers.items())
 
 
 def generated(config: ReasoningGymConfig) -> Iterator[tuple[str, str]]:
+    """Yields questions with their answers, some of them more than once. Raises `MissingDependencyError`."""
     try:
         import reasoning_gym
     except ImportError:
         raise MissingDependencyError(
             "the quick start's questions come from reasoning-gym, which is not installed; make install installs it"
         ) from None
-    # twenty times what is asked for: a task that repeats itself more than that is too small
+    # a task that has fewer different questions among twenty times as many is too small
     most = 20 * (config.count + config.shots)
     entries = reasoning_gym.create_dataset(config.task, size=most, seed=config.seed, **config.options)
     for n in range(most):
@@ -73,11 +76,12 @@ def generated(config: ReasoningGymConfig) -> Iterator[tuple[str, str]]:
 
 
 def held_out(question: str) -> bool:
-    """One question in four, by its hash."""
+    """Checks whether a question is held out: one in four, by its hash."""
     return hashlib.sha256(question.encode()).digest()[0] < 64
 
 
 def turns(question: str, answer: str) -> list[dict[str, str]]:
+    """Returns a question and its answer as turns of a chat."""
     return [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
 
 

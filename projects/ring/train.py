@@ -1,4 +1,4 @@
-"""Eight Gaussians on a ring: where the points come from, and how good generated ones are."""
+"""Eight Gaussians on a ring: a source of points, and how well generated points match them."""
 
 import math
 import struct
@@ -19,16 +19,17 @@ CENTERS = RADIUS * torch.stack([_ANGLES.cos(), _ANGLES.sin()], dim=1)
 
 
 def ring(count: int, seed: int) -> Tensor:
-    """Points of the true distribution, ``[count, 2]``."""
+    """Returns points of the true distribution: float32 ``[count, 2]``."""
     generator = torch.Generator().manual_seed(seed)
     modes = torch.randint(MODES, (count,), generator=generator)
     return CENTERS[modes] + SIGMA * torch.randn(count, 2, generator=generator)
 
 
 def measure(points: Tensor) -> dict[str, float]:
-    """How much of ``points`` lies within 3 sigma of a mode, how that is shared out, and how wide the modes are.
+    """Returns which share of ``points``, ``[n, 2]``, lies within 3 sigma of a mode, how many modes have at least 5 % of
+    them, the share of the smallest one, and the width of the modes in sigmas.
 
-    The true distribution has .989, 8 modes, about .12, and a spread of .974 (what lies beyond 3 sigma being left out).
+    The true distribution has .989, 8 modes, about .12, and a width of .974 (without the points beyond 3 sigma).
     """
     distance, nearest = torch.cdist(points, CENTERS.to(points)).min(dim=1)
     near = distance < 3 * SIGMA
@@ -43,11 +44,15 @@ def measure(points: Tensor) -> dict[str, float]:
 
 
 class RingConfig(DataSourceConfig):
+    """Keys of the source."""
+
     count: HumanInt = 100_000
     """Points."""
 
 
 class RingSource(DataSource):
+    """Points on the ring."""
+
     name = "ring"
     config_type = RingConfig
 
@@ -56,12 +61,14 @@ class RingSource(DataSource):
 
 
 class RingEvaluatorConfig(ComponentConfig):
+    """Keys of the evaluator."""
+
     count: HumanInt = 10_000
     """Points that are generated and measured."""
 
 
 class RingEvaluator(Evaluator):
-    """A mode counts when at least 5 % of all points are within 3 sigma of it."""
+    """Measures generated points: see `measure`."""
 
     name = "ring"
     config_type = RingEvaluatorConfig
@@ -71,7 +78,7 @@ class RingEvaluator(Evaluator):
 
 
 class RingPicture(Callback):
-    """Draws true and generated points side by side, as ``samples.png`` in the run folder."""
+    """Writes a picture of true and generated points side by side, ``samples.png`` in the run folder."""
 
     name = "ring_picture"
 
@@ -82,12 +89,13 @@ class RingPicture(Callback):
 
 
 def _density(points: Tensor, pixels: int = 300, reach: float = 2.7) -> Tensor:
-    """A grey picture of where the points are, dark on white."""
+    """Returns the density of ``points``, ``[n, 2]``, as a grey picture, dark on white: uint8 ``[pixels, pixels]``."""
     counts, _ = torch.histogramdd(points.double(), [pixels, pixels], range=[-reach, reach, -reach, reach])
     return (255 * (1 - counts / 4).clamp(min=0)).byte().T.flip(0)
 
 
 def write_png(path: Path, grey: Tensor) -> None:
+    """Writes a grey picture, uint8 ``[height, width]``."""
     height, width = grey.shape
     lines = b"".join(b"\0" + bytes(line.tolist()) for line in grey)
 

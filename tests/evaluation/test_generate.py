@@ -54,7 +54,7 @@ def evaluator(**options: Any) -> Evaluator:
 
 
 def greedy(folder: Path) -> list[str]:
-    """What the model answers to each prompt alone, by the plainest loop there is."""
+    """What the model answers to each prompt alone, by the simplest loop."""
     run = run_of(folder, folder, [""] * 4)
     texts = []
     for row in run.eval_loaders["held_out"].dataset:
@@ -71,13 +71,13 @@ def greedy(folder: Path) -> list[str]:
 
 
 def test_answers_are_those_of_a_plain_greedy_loop_one_by_one(tiny_model: Path, tmp_path: Path) -> None:
-    told = greedy(tiny_model)
-    run = run_of(tiny_model, tmp_path, [*told[:3], "not this"])
+    completions = greedy(tiny_model)
+    run = run_of(tiny_model, tmp_path, [*completions[:3], "not this"])
     with torch.no_grad():
         measured = evaluator(batch_size=3, scorers=["exact_match", "contains"])(run)
     assert measured["exact_match/held_out"] == 0.75
     kept = [json.loads(line) for line in (tmp_path / "generations/held_out/update_7.jsonl").read_text().splitlines()]
-    assert [row["generated"] for row in kept] == told
+    assert [row["generated"] for row in kept] == completions
     assert [row["sample"] for row in kept] == [1, 2, 3, 4]
     assert [row["exact_match"] for row in kept] == [1, 1, 1, 0]
     assert kept[3]["reference"] == "not this"
@@ -105,12 +105,12 @@ def test_a_temperature_draws_the_same_again(tiny_model: Path, tmp_path: Path) ->
 
 
 def test_a_stop_text_ends_an_answer_and_is_no_part_of_it(tiny_model: Path, tmp_path: Path) -> None:
-    told = greedy(tiny_model)
-    stop = told[0][1]
-    run = run_of(tiny_model, tmp_path, [told[0].split(stop)[0], "x", "x", "x"])
+    completions = greedy(tiny_model)
+    stop = completions[0][1]
+    run = run_of(tiny_model, tmp_path, [completions[0].split(stop)[0], "x", "x", "x"])
     evaluator(stop=[stop])(run)
     kept = [json.loads(line) for line in (tmp_path / "generations/held_out/update_7.jsonl").read_text().splitlines()]
-    assert kept[0]["generated"] == told[0].split(stop)[0]
+    assert kept[0]["generated"] == completions[0].split(stop)[0]
 
 
 def test_attention_for_packed_rows_answers_the_same(tiny_model: Path, tmp_path: Path) -> None:
@@ -176,11 +176,11 @@ def test_the_last_answer_of_several_turns_is_asked_for() -> None:
 
 
 @pytest.mark.parametrize(
-    ("labels", "told"),
+    ("labels", "message"),
     [([-100, -100], "no answer in its labels"), ([5, 6], "no prompt before its answer")],
 )
-def test_a_sample_that_asks_nothing_is_named(labels: list[int], told: str) -> None:
-    with pytest.raises(DataError, match=f"set, sample 3: there is {told}"):
+def test_a_sample_that_asks_nothing_is_named(labels: list[int], message: str) -> None:
+    with pytest.raises(DataError, match=f"set, sample 3: there is {message}"):
         Prompt.from_sample({"input_ids": [5, 6], "labels": labels}, "set, sample 3")
 
 
@@ -202,10 +202,12 @@ def share(folder: str, run_dir: str, answers: list[str]) -> dict[str, float]:
 
 def test_two_ranks_measure_what_one_does(tmp_path: Path) -> None:
     folder = tiny.save_model(tmp_path / "model")
-    told = greedy(folder)
-    run = run_of(folder, tmp_path / "one", [told[0], "x", told[2], told[3]])
+    completions = greedy(folder)
+    run = run_of(folder, tmp_path / "one", [completions[0], "x", completions[2], completions[3]])
     alone = evaluator()(run)
-    both = processes.run(share, 2, str(folder), str(tmp_path / "two"), [told[0], "x", told[2], told[3]])
+    both = processes.run(
+        share, 2, str(folder), str(tmp_path / "two"), [completions[0], "x", completions[2], completions[3]]
+    )
     assert both == [alone, alone] == [{"exact_match/held_out": 0.75}] * 2
     name = "generations/held_out/update_7.jsonl"
     assert (tmp_path / "two" / name).read_text() == (tmp_path / "one" / name).read_text()
@@ -242,7 +244,7 @@ class PickyConfig(ComponentConfig):
 
 
 class Picky(Scorer):
-    """Judges no answer to a long reference; raises, where it is told to, on all that are wrong."""
+    """Judges no answer to a long reference; raises, if configured so, on all that are wrong."""
 
     name = "picky_for_tests"
     config_type = PickyConfig
@@ -267,12 +269,12 @@ def test_a_scorer_that_gives_none_abstains(tiny_model: Path, tmp_path: Path) -> 
 
 def test_a_scorer_that_raises_names_the_answer(tiny_model: Path, tmp_path: Path) -> None:
     run = run_of(tiny_model, tmp_path, [greedy(tiny_model)[0], "wrong", "wrong", "wrong"])
-    asked = evaluator(scorers=[{"type": "picky_for_tests", "raises": True}], retries=0)
-    asked.check(run)  # the references of first samples are right
+    evaluate = evaluator(scorers=[{"type": "picky_for_tests", "raises": True}], retries=0)
+    evaluate.check(run)  # the references of first samples are right
     with pytest.raises(
         ScoringError, match=r"picky_for_tests fails for the completion '.*' of held_out, sample [234]:\n.*nob"
     ):
-        asked(run)
+        evaluate(run)
 
 
 class Ends(Callback):

@@ -31,10 +31,10 @@ class Other(Evaluator):
     """Gives what the test puts into it."""
 
     name = "other_for_tests"
-    given: ClassVar[Any] = None
+    values: ClassVar[Any] = None
 
     def __call__(self, trainer: TrainerView) -> dict[str, float]:
-        return self.given  # type: ignore[no-any-return]
+        return self.values  # type: ignore[no-any-return]
 
 
 class Reference(Scorer):
@@ -104,9 +104,9 @@ def test_what_a_trainer_records_takes_the_place_of_nothing(recipe: dict[str, Any
     trainer = Telling(get_config(recipe))
     trainer.train()
     trainer.close()
-    (told,) = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
-    assert told["step"] == 1 and told["lr"] < 1 and told["grad_norm"] != 7
-    assert told["lr#2"] == told["step#2"] == told["grad_norm#2"] == 7
+    (row,) = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    assert row["step"] == 1 and row["lr"] < 1 and row["grad_norm"] != 7
+    assert row["lr#2"] == row["step#2"] == row["grad_norm#2"] == 7
 
 
 def test_two_trackers_do_not_write_one_file(recipe: dict[str, Any], tmp_path: Path) -> None:
@@ -114,12 +114,12 @@ def test_two_trackers_do_not_write_one_file(recipe: dict[str, Any], tmp_path: Pa
     with pytest.raises(RecipeError, match=r"trackers: jsonl and jsonl both write .*metrics.jsonl; leave one out"):
         SFTTrainer(get_config(recipe))
     assert not (tmp_path / "run").exists()
-    for path in (None, str(tmp_path / "told.jsonl")):  # what the recipe alone shows is told where it is read
+    for path in (None, str(tmp_path / "other.jsonl")):  # what the recipe alone shows is refused when it is read
         with pytest.raises(
-            RecipeError, match=r"train_log_metrics_path: .*(metrics|told).jsonl is written by two trackers"
+            RecipeError, match=r"train_log_metrics_path: .*(metrics|other).jsonl is written by two trackers"
         ):
             get_config({**recipe, "train_log_metrics_path": path, "trackers": [{"type": "jsonl", "path": path}]})
-    assert get_config({**recipe, "train_log_metrics_path": str(tmp_path / "told.jsonl"), "trackers": ["jsonl"]})
+    assert get_config({**recipe, "train_log_metrics_path": str(tmp_path / "other.jsonl"), "trackers": ["jsonl"]})
 
 
 def test_a_part_of_the_state_is_not_put_over_another() -> None:
@@ -137,13 +137,13 @@ def test_an_evaluator_may_measure_in_tensors_and_what_is_no_number_ends_the_run_
     recipe: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe |= {"evaluators": ["other_for_tests"], "evaluate_first": True, "eval_interval": 1}
-    given = {"tensor": torch.tensor(1.5), "numpy": np.float32(2.5), "whole": 3}
-    monkeypatch.setattr(Other, "given", given)
+    values = {"tensor": torch.tensor(1.5), "numpy": np.float32(2.5), "whole": 3}
+    monkeypatch.setattr(Other, "values", values)
     trainer = SFTTrainer(get_config(recipe))
     trainer.train()
-    told = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
-    assert [row["step"] for row in told] == [0, 1, 1]  # nothing is lost that is told after it
-    assert [{name: row[name] for name in given} for row in (told[0], told[2])] == [
+    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [0, 1, 1]  # nothing is lost that is logged after it
+    assert [{name: row[name] for name in values} for row in (rows[0], rows[2])] == [
         {"tensor": 1.5, "numpy": 2.5, "whole": 3.0}
     ] * 2
     for wrong, message in (
@@ -151,7 +151,7 @@ def test_an_evaluator_may_measure_in_tensors_and_what_is_no_number_ends_the_run_
         ({"pair": torch.ones(2)}, "under 'pair'; expected a number"),
         (None, "returned None; expected a mapping from names to numbers"),
     ):
-        monkeypatch.setattr(Other, "given", wrong)
+        monkeypatch.setattr(Other, "values", wrong)
         with pytest.raises(ScoringError, match=message):
             trainer.evaluate()
     trainer.close()

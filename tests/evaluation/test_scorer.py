@@ -16,7 +16,7 @@ def score(name: str, generated: str, reference: str, **options: Any) -> float:
 
 
 @pytest.mark.parametrize(
-    ("name", "generated", "reference", "options", "wanted"),
+    ("name", "generated", "reference", "options", "expected"),
     [
         ("exact_match", " a, b\n", "a, b", {}, 1),
         ("exact_match", "a, b.", "a, b", {}, 0),
@@ -43,8 +43,8 @@ def score(name: str, generated: str, reference: str, **options: Any) -> float:
         ("regex", "yes", "yes", {"pattern": "yes|no"}, 1),
     ],
 )
-def test_table(name: str, generated: str, reference: str, options: dict[str, Any], wanted: float) -> None:
-    assert score(name, generated, reference, **options) == wanted
+def test_table(name: str, generated: str, reference: str, options: dict[str, Any], expected: float) -> None:
+    assert score(name, generated, reference, **options) == expected
 
 
 @given(st.floats(allow_nan=False, allow_infinity=False, width=32))

@@ -1,22 +1,19 @@
 """A small run of grpo: a tiny model, seven questions, and a reward that it can learn."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from arctic_training import get_config
-from arctic_training.registry import lookup
 from arctic_training.reward.reward import Answer, Reward
-from tests import tiny
+from tests.objectives import tiny_runs
 
 ENDS = list("abcdefghijklmnopqrstuvwxyz")
 
 
 class EvenTokens(Reward):
-    """What a model that knows nothing can learn: to say letters that are even."""
+    """What an untrained model can learn: to generate letters with an even code."""
 
     name = "even_for_tests"
 
@@ -24,55 +21,30 @@ class EvenTokens(Reward):
         return [sum(ord(letter) % 2 == 0 for letter in one.generated) / max(len(one.generated), 1) for one in answers]
 
 
-def files(folder: Path) -> dict[str, Any]:
-    if not (folder / "model").exists():
-        tiny.save_model(folder / "model")
-        words = ["one", "two", "three", "four", "five", "six", "seven"]
-        rows = [{"question": " ".join(words[: n + 1]), "answer": " " + words[n]} for n in range(7)]
-        (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return {
-        "model": {"name_or_path": str(folder / "model"), "dtype": "fp32"},
-        "data": {"sources": [str(folder / "rows.jsonl")], "max_length": 128, "cache_dir": str(folder / "cache")},
-    }
+def save_files(folder: Path) -> dict[str, Any]:
+    words = ["one", "two", "three", "four", "five", "six", "seven"]
+    rows = [{"question": " ".join(words[: n + 1]), "answer": " " + words[n]} for n in range(7)]
+    return tiny_runs.save_files(folder, "rows.jsonl", rows)
 
 
-def made(folder: Path, **keys: Any) -> Any:
-    base = files(folder)
-    base["data"] |= keys.pop("data", {})
-    base["model"] |= keys.pop("model", {})
-    recipe = {
+def make_trainer(folder: Path, **keys: Any) -> Any:
+    defaults = {
         "type": "grpo",
         "rewards": ["even_for_tests", {"type": "length", "free": 0, "limit": 8, "weight": 0.3}],
         "num_generations": 3,
         "max_new_tokens": 5,
         "stop": ENDS,
         "beta": 0.2,
-        "optimizer": {"type": "sgd", "lr": 0.5},
-        "deepspeed": {"gradient_clipping": 0},
-        "scheduler": {"warmup_ratio": 0},
-        "train_iters": 3,
-        "loss_log_interval": 0,
-        "output_dir": str(folder / "run"),
-        "logger": {"level": "ERROR"},
-        **base,
-        **keys,
     }
-    config = get_config(recipe)
-    return lookup("trainer", config.type)(config)  # type: ignore[call-arg]
+    return tiny_runs.make_trainer(folder, save_files(folder), **{**defaults, **keys})
 
 
-def trained(folder: str, **keys: Any) -> dict[str, torch.Tensor]:
-    from arctic_training.engine.zero import full_parameter
-
-    trainer = made(Path(folder), **keys)
-    trainer.train()
-    found = {name: full_parameter(one).clone() for name, one in trainer.model.module.named_parameters()}
-    trainer.close()
-    return found
+def train(folder: str, **keys: Any) -> dict[str, torch.Tensor]:
+    return tiny_runs.train(make_trainer(Path(folder), **keys))
 
 
-def answered(trainer: Any) -> Any:
-    """The first batch, with its answers."""
+def first_rollout(trainer: Any) -> Any:
+    """Returns the first batch, with completions."""
     trainer.train_loader.seek(0, 0)
     batch = next(iter(trainer.train_loader))
     batch = {**batch, "num_items_in_batch": float(trainer.targets(batch))}

@@ -14,8 +14,8 @@ from arctic_training.errors.types import TrainingError
 from arctic_training.model.target_losses import target_losses
 from arctic_training.registry import lookup
 from tests import tiny
+from tests.objectives import dpo_runs as dpo
 from tests.objectives import grpo_runs as grpo
-from tests.objectives import test_dpo_trainer as dpo
 
 WEIGHT = 0.5
 
@@ -29,9 +29,9 @@ def save_experts(folder: Path) -> None:
     shape = {"vocab_size": 320, "hidden_size": 32, "intermediate_size": 16, "num_hidden_layers": 2}
     heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8, "num_local_experts": 4}
     tokens = {"pad_token_id": 0, "bos_token_id": None, "eos_token_id": 3, "max_position_embeddings": 512}
-    told: dict[str, Any] = {**shape, **heads, **tokens, "router_aux_loss_coef": WEIGHT}
+    settings: dict[str, Any] = {**shape, **heads, **tokens, "router_aux_loss_coef": WEIGHT}
     torch.manual_seed(0)
-    model = MixtralForCausalLM(MixtralConfig(**told, output_router_logits=True))
+    model = MixtralForCausalLM(MixtralConfig(**settings, output_router_logits=True))
     with torch.no_grad():
         for layer in model.model.layers:
             layer.mlp.gate.weight.mul_(30)
@@ -46,40 +46,40 @@ def balance(model: Any, batch: dict[str, Any]) -> torch.Tensor:
         rows = rows[:-1]  # what fills the row
     padded = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
     mask = torch.nn.utils.rnn.pad_sequence([torch.ones_like(row) for row in rows], batch_first=True)
-    found: torch.Tensor = model(input_ids=padded, attention_mask=mask, use_cache=False).aux_loss
-    return found
+    aux_loss: torch.Tensor = model(input_ids=padded, attention_mask=mask, use_cache=False).aux_loss
+    return aux_loss
 
 
 def test_a_preference_loss_holds_it_once_over_the_pairs(tmp_path: Path) -> None:
-    dpo.files(tmp_path)
+    dpo.save_files(tmp_path)
     save_experts(tmp_path)
-    trainer = dpo.made(tmp_path, micro_batch_size=7, sft_weight=0.3)
+    trainer = dpo.make_trainer(tmp_path, micro_batch_size=7, sft_weight=0.3)
     batch = dpo.first_batch(trainer)
     with torch.no_grad():
         term = WEIGHT * balance(trainer.model.module, batch)
-        found = trainer.loss(batch)
+        loss = trainer.loss(batch)
         trainer.model.module.config.output_router_logits = False
         alone = trainer.loss(batch)
         trainer.model.module.config.output_router_logits = True
     assert term > 0.6
-    torch.testing.assert_close(found, alone + term, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(loss, alone + term, rtol=1e-5, atol=1e-5)
     trainer.metrics.read(lambda numbers: numbers)
-    told = trainer.finalize_eval_metrics({"preference": 1.0, "nll": 2.0})
-    assert told["loss"] == pytest.approx(1.6)
+    means = trainer.finalize_eval_metrics({"preference": 1.0, "nll": 2.0})
+    assert means["loss"] == pytest.approx(1.6)
     trainer.train()
     trainer.close()
 
 
 @pytest.mark.parametrize("normalize", ["sequence", "token"])
 def test_a_policy_loss_holds_it(tmp_path: Path, normalize: str) -> None:
-    grpo.files(tmp_path)
+    grpo.save_files(tmp_path)
     save_experts(tmp_path)
-    trainer = grpo.made(tmp_path, micro_batch_size=2, normalize=normalize, beta=0)
-    batch = grpo.answered(trainer)
+    trainer = grpo.make_trainer(tmp_path, micro_batch_size=2, normalize=normalize, beta=0)
+    batch = grpo.first_rollout(trainer)
     term = WEIGHT * balance(trainer.model.module, batch["inputs"])
-    found = trainer.loss(batch)
+    loss = trainer.loss(batch)
     trainer.model.module.config.output_router_logits = False
-    torch.testing.assert_close(found, trainer.loss(batch) + term, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(loss, trainer.loss(batch) + term, rtol=1e-5, atol=1e-5)
     trainer.close()
 
 

@@ -17,34 +17,34 @@ def config(**keys: Any) -> DPOConfig:
 
 
 def test_the_reference_is_the_policy_when_none_is_named() -> None:
-    told = config()
-    assert told.ref_model == told.model
-    assert (told.beta, told.label_smoothing, told.loss_type, told.sft_weight) == (0.1, 0, "sigmoid", 0)
-    assert config(**told.dump()).dump() == told.dump()
+    dpo = config()
+    assert dpo.ref_model == dpo.model
+    assert (dpo.beta, dpo.label_smoothing, dpo.loss_type, dpo.sft_weight) == (0.1, 0, "sigmoid", 0)
+    assert config(**dpo.dump()).dump() == dpo.dump()
 
 
 def test_the_reference_has_a_section_of_its_own() -> None:
-    told = config(ref_model={"name_or_path": "another/model"})
-    assert told.ref_model is not None
-    assert told.ref_model.name_or_path == "another/model"  # type: ignore[attr-defined]
-    assert told.ref_model.dtype == "fp32"  # what it leaves out is that of the policy
+    dpo = config(ref_model={"name_or_path": "another/model"})
+    assert dpo.ref_model is not None
+    assert dpo.ref_model.name_or_path == "another/model"  # type: ignore[attr-defined]
+    assert dpo.ref_model.dtype == "fp32"  # what it leaves out is that of the policy
     assert config(ref_model={"name_or_path": "another/model", "dtype": "bf16"}).ref_model.dtype == "bf16"  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize("keys", [{"loss_type": "simpo"}, {"model": {**MODEL, "peft_config": LORA}}])
 def test_a_run_that_needs_no_second_model_has_none(keys: dict[str, Any]) -> None:
-    told = config(**keys)
-    assert told.ref_model is None
-    assert config(**told.dump()).dump() == told.dump()
+    dpo = config(**keys)
+    assert dpo.ref_model is None
+    assert config(**dpo.dump()).dump() == dpo.dump()
 
 
 def test_an_adapter_may_have_a_reference_of_its_own() -> None:
-    told = config(model={**MODEL, "peft_config": LORA}, ref_model=MODEL)
-    assert told.ref_model is not None
+    dpo = config(model={**MODEL, "peft_config": LORA}, ref_model=MODEL)
+    assert dpo.ref_model is not None
 
 
 @pytest.mark.parametrize(
-    ("keys", "told"),
+    ("keys", "message"),
     [
         ({"loss_type": "simpo", "ref_model": MODEL}, "simpo compares with no reference"),
         ({"loss_type": "simpo", "reference_model_deepspeed": {}}, "there is no reference model"),
@@ -57,8 +57,8 @@ def test_an_adapter_may_have_a_reference_of_its_own() -> None:
         ({"reference_model_deepspeed": {"zero_optimisation": {"stage": 3}}}, "zero_optimisation"),
     ],
 )
-def test_refusals(keys: dict[str, Any], told: str) -> None:
-    with pytest.raises(ValidationError, match=told):
+def test_refusals(keys: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
         config(**keys)
 
 
@@ -81,5 +81,5 @@ def test_a_recipe_of_arctic_training_0_8(tmp_path: Path) -> None:
         "optimizer": {"type": "fused_adam", "learning_rate": 1e-6},
         "checkpoint": [{"type": "huggingface", "save_end_of_training": True, "output_dir": str(tmp_path)}],
     }
-    told = config(**keys)
-    assert told.data.max_prompt_length == 1000  # type: ignore[attr-defined]
+    dpo = config(**keys)
+    assert dpo.data.max_prompt_length == 1000  # type: ignore[attr-defined]

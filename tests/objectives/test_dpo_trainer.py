@@ -1,6 +1,5 @@
 """Preference training on a tiny model: its loss by another way, and that no cut, layout or adapter changes it."""
 
-import json
 import math
 from pathlib import Path
 from typing import Any
@@ -8,78 +7,21 @@ from typing import Any
 import pytest
 import torch
 
-from arctic_training import get_config
-from arctic_training.registry import lookup
-from tests import processes, tiny
+from tests import processes
+from tests.objectives.dpo_runs import first_batch, make_trainer, save_files, train
 from tests.trainer.weights import moved, same
 
-SIZES = [(2, 9), (11, 1), (4, 4), (1, 12), (6, 3), (8, 2), (3, 7)]
-"""Words of the preferred and of the other answer: lopsided, so that a mean of means would be wrong."""
 
-
-def files(folder: Path) -> dict[str, Any]:
-    if not (folder / "model").exists():
-        tiny.save_model(folder / "model")
-        words = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "add", "sum"]
-        rows = [
-            {
-                "prompt": " ".join(words[: n + 1]),
-                "chosen": " " + " ".join(words[-a:]),
-                "rejected": " " + " ".join(words[:b]),
-            }
-            for n, (a, b) in enumerate(SIZES)
-        ]
-        (folder / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return {
-        "model": {"name_or_path": str(folder / "model"), "dtype": "fp32"},
-        "data": {"sources": [str(folder / "pairs.jsonl")], "max_length": 128, "cache_dir": str(folder / "cache")},
-    }
-
-
-def made(folder: Path, **keys: Any) -> Any:
-    base = files(folder)
-    base["data"] |= keys.pop("data", {})
-    base["model"] |= keys.pop("model", {})
-    recipe = {
-        "type": "dpo",
-        "optimizer": {"type": "sgd", "lr": 0.5},
-        "deepspeed": {"gradient_clipping": 0},
-        "scheduler": {"warmup_ratio": 0},
-        "train_iters": 3,
-        "loss_log_interval": 0,
-        "output_dir": str(folder / "run"),
-        "logger": {"level": "ERROR"},
-        **base,
-        **keys,
-    }
-    config = get_config(recipe)
-    return lookup("trainer", config.type)(config)  # type: ignore[call-arg]
-
-
-def trained(folder: str, **keys: Any) -> dict[str, torch.Tensor]:
-    trainer = made(Path(folder), **keys)
-    trainer.train()
-    found = {name: one.detach().clone() for name, one in trainer.model.module.named_parameters() if one.requires_grad}
-    trainer.close()
-    return found
-
-
-def first_batch(trainer: Any) -> Any:
-    trainer.train_loader.seek(0, 0)
-    batch = next(iter(trainer.train_loader))
-    return {**batch, "num_items_in_batch": float(trainer.targets(batch))}
-
-
-def plainly(model: Any, samples: list[Any], kind: str) -> tuple[torch.Tensor, torch.Tensor]:
-    """Log-probabilities and lengths of answers one by one, from whole tables of logits."""
+def plain_log_probs(model: Any, samples: list[Any], kind: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """Log-probabilities and lengths of completions one by one, from all logits."""
     sums, lengths = [], []
     for sample in samples:
         ids = torch.tensor(sample[f"{kind}input_ids"].tolist())
         labels = torch.tensor(sample[f"{kind}labels"].tolist())
         table = model(input_ids=ids[None]).logits[0].log_softmax(-1)
-        wanted = labels[1:] != -100
-        sums.append(table[:-1][wanted].gather(1, labels[1:][wanted][:, None]).sum())
-        lengths.append(wanted.sum())
+        is_label = labels[1:] != -100
+        sums.append(table[:-1][is_label].gather(1, labels[1:][is_label][:, None]).sum())
+        lengths.append(is_label.sum())
     return torch.stack(sums), torch.stack(lengths)
 
 
@@ -87,17 +29,17 @@ def plainly(model: Any, samples: list[Any], kind: str) -> tuple[torch.Tensor, to
 @pytest.mark.parametrize("loss_type", ["sigmoid", "ipo", "hinge", "simpo"])
 def test_the_loss_by_another_way(tmp_path: Path, loss_type: str, pack: bool) -> None:
     trainer = moved(
-        made(tmp_path, loss_type=loss_type, sft_weight=0.5, micro_batch_size=7, data={"pack_samples": pack})
+        make_trainer(tmp_path, loss_type=loss_type, sft_weight=0.5, micro_batch_size=7, data={"pack_samples": pack})
     )
     batch = first_batch(trainer)
     samples = [trainer.train_loader.dataset[n] for n in trainer.train_loader.samples(0, 0)]
     with torch.no_grad():
-        found = trainer.loss(batch).item()
+        loss = trainer.loss(batch).item()
         policy = trainer.model.module.eval()
-        (c, cn), (r, rn) = plainly(policy, samples, ""), plainly(policy, samples, "rejected_")
+        (c, cn), (r, rn) = plain_log_probs(policy, samples, ""), plain_log_probs(policy, samples, "rejected_")
         if loss_type != "simpo":
             reference = trainer.engines["ref_model"].module
-            (rc, _), (rr, _) = plainly(reference, samples, ""), plainly(reference, samples, "rejected_")
+            (rc, _), (rr, _) = plain_log_probs(reference, samples, ""), plain_log_probs(reference, samples, "rejected_")
     if loss_type == "simpo":
         losses = -torch.nn.functional.logsigmoid(0.1 * (c / cn - r / rn) - 0.5)
     elif loss_type == "ipo":
@@ -105,22 +47,22 @@ def test_the_loss_by_another_way(tmp_path: Path, loss_type: str, pack: bool) -> 
     else:
         h = 0.1 * ((c - rc) - (r - rr))
         losses = (1 - h).clamp(min=0) if loss_type == "hinge" else torch.log1p(torch.exp(-h))
-    assert found == pytest.approx((losses.mean() - 0.5 * c.sum() / cn.sum()).item(), rel=1e-5, abs=1e-5)
+    assert loss == pytest.approx((losses.mean() - 0.5 * c.sum() / cn.sum()).item(), rel=1e-5, abs=1e-5)
     assert ("ref_model" in trainer.engines) == (loss_type != "simpo")
     trainer.close()
 
 
 def test_metrics_are_means_over_pairs(tmp_path: Path) -> None:
-    trainer = moved(made(tmp_path, micro_batch_size=7))
+    trainer = moved(make_trainer(tmp_path, micro_batch_size=7))
     batch = first_batch(trainer)
     with torch.no_grad():
         trainer.loss(batch)
         policy = trainer.log_probs(trainer.model, batch)
-    told = trainer.metrics.read(lambda numbers: numbers)
-    assert told["logps/chosen"] == pytest.approx(policy.chosen.mean().item(), rel=1e-6)
-    assert told["margin"] == pytest.approx(told["rewards/chosen"] - told["rewards/rejected"], rel=1e-5)
-    assert 0 <= told["accuracy"] <= 1
-    assert told.keys() == {
+    metrics = trainer.metrics.read(lambda numbers: numbers)
+    assert metrics["logps/chosen"] == pytest.approx(policy.chosen.mean().item(), rel=1e-6)
+    assert metrics["margin"] == pytest.approx(metrics["rewards/chosen"] - metrics["rewards/rejected"], rel=1e-5)
+    assert 0 <= metrics["accuracy"] <= 1
+    assert metrics.keys() == {
         "accuracy",
         "margin",
         *(f"{a}/{b}" for a in ("rewards", "logps") for b in ("chosen", "rejected")),
@@ -130,11 +72,11 @@ def test_metrics_are_means_over_pairs(tmp_path: Path) -> None:
 
 def test_a_policy_with_dropout_begins_as_its_reference(tmp_path: Path) -> None:
     rate = {"hf_config_kwargs": {"attention_dropout": 0.5}}
-    trainer = made(tmp_path, micro_batch_size=7, model=rate)
+    trainer = make_trainer(tmp_path, micro_batch_size=7, model=rate)
     assert trainer.loss(first_batch(trainer)).item() == pytest.approx(math.log(2), abs=1e-6)
     assert trainer.model.module.training
     trainer.close()
-    trainer = made(tmp_path, micro_batch_size=7, model=rate, disable_dropout=False)
+    trainer = make_trainer(tmp_path, micro_batch_size=7, model=rate, disable_dropout=False)
     assert trainer.loss(first_batch(trainer)).item() != pytest.approx(math.log(2), abs=1e-4)
     trainer.close()
 
@@ -142,46 +84,36 @@ def test_a_policy_with_dropout_begins_as_its_reference(tmp_path: Path) -> None:
 @pytest.mark.parametrize("keys", [{"sft_weight": 0.7}, {"loss_type": "ipo", "beta": 0.5}])
 def test_the_cut_of_the_global_batch_changes_nothing(tmp_path: Path, keys: dict[str, Any]) -> None:
     """Seven pairs: the last window of an epoch is short, and one of its micro-batches too."""
-    whole = trained(str(tmp_path), micro_batch_size=4, **keys)
+    expected = train(str(tmp_path), micro_batch_size=4, **keys)
     for micro, accumulate, pack in ((2, 2, True), (1, 4, True), (4, 1, False)):
         data = {"pack_samples": pack}
         same(
-            whole,
-            trained(str(tmp_path), micro_batch_size=micro, gradient_accumulation_steps=accumulate, data=data, **keys),
+            expected,
+            train(str(tmp_path), micro_batch_size=micro, gradient_accumulation_steps=accumulate, data=data, **keys),
         )
 
 
 def test_an_evaluation_does_not_depend_on_the_cut(tmp_path: Path) -> None:
-    told = []
+    evaluations = []
     for micro in (7, 2, 1):
         data = {"eval_sources": [str(tmp_path / "pairs.jsonl")]}
-        trainer = moved(made(tmp_path, sft_weight=0.7, micro_batch_size=micro, data=data))
-        told.append(trainer.evaluate())
+        trainer = moved(make_trainer(tmp_path, sft_weight=0.7, micro_batch_size=micro, data=data))
+        evaluations.append(trainer.evaluate())
         trainer.close()
-    whole = told[0]
-    assert whole["loss/eval"] > 0.7 * whole["nll/eval"] > 0
-    for cut in told[1:]:
-        assert cut == pytest.approx(whole, rel=1e-5)
+    expected = evaluations[0]
+    assert expected["loss/eval"] > 0.7 * expected["nll/eval"] > 0
+    for cut in evaluations[1:]:
+        assert cut == pytest.approx(expected, rel=1e-5)
 
 
 def test_two_processes_are_one(tmp_path: Path) -> None:
     """The second has no row of the last global batch."""
     keys: dict[str, Any] = {"sft_weight": 0.7, "data": {"sources": [{"name_or_path": "", "split": "train[:5]"}]}}
     keys["data"]["sources"][0]["name_or_path"] = str(tmp_path / "pairs.jsonl")
-    whole = trained(str(tmp_path), micro_batch_size=4, **keys)
+    expected = train(str(tmp_path), micro_batch_size=4, **keys)
     block = {"gradient_clipping": 0, "zero_optimization": {"stage": 3}}
-    for part in processes.share(sharded, 2, str(tmp_path), micro_batch_size=2, deepspeed=block, **keys):
-        same(whole, part)
-
-
-def sharded(folder: str, **keys: Any) -> dict[str, torch.Tensor]:
-    from arctic_training.engine.zero import full_parameter
-
-    trainer = made(Path(folder), **keys)
-    trainer.train()
-    found = {name: full_parameter(parameter) for name, parameter in trainer.model.module.named_parameters()}
-    trainer.close()
-    return found
+    for part in processes.share(train, 2, str(tmp_path), micro_batch_size=2, deepspeed=block, **keys):
+        same(expected, part)
 
 
 LORA = {"peft_type": "LORA", "r": 4, "target_modules": ["q_proj", "v_proj"], "lora_dropout": 0.0}
@@ -189,9 +121,9 @@ LORA = {"peft_type": "LORA", "r": 4, "target_modules": ["q_proj", "v_proj"], "lo
 
 def test_the_reference_of_an_adapter_is_the_model_without_it(tmp_path: Path) -> None:
     pytest.importorskip("peft")
-    alone = moved(made(tmp_path, model={"peft_config": LORA}, micro_batch_size=7))
-    apart = {"ref_model": files(tmp_path)["model"], "output_dir": str(tmp_path / "beside")}
-    beside = moved(made(tmp_path, model={"peft_config": LORA}, micro_batch_size=7, **apart))
+    alone = moved(make_trainer(tmp_path, model={"peft_config": LORA}, micro_batch_size=7))
+    apart = {"ref_model": save_files(tmp_path)["model"], "output_dir": str(tmp_path / "beside")}
+    beside = moved(make_trainer(tmp_path, model={"peft_config": LORA}, micro_batch_size=7, **apart))
     assert "ref_model" not in alone.engines
     assert "ref_model" in beside.engines
     batch = first_batch(alone)
@@ -201,15 +133,15 @@ def test_the_reference_of_an_adapter_is_the_model_without_it(tmp_path: Path) -> 
     alone.close()
     beside.close()
     same(
-        trained(str(tmp_path), model={"peft_config": LORA}, micro_batch_size=4),
-        trained(str(tmp_path), model={"peft_config": LORA}, ref_model=files(tmp_path)["model"], micro_batch_size=4),
+        train(str(tmp_path), model={"peft_config": LORA}, micro_batch_size=4),
+        train(str(tmp_path), model={"peft_config": LORA}, ref_model=save_files(tmp_path)["model"], micro_batch_size=4),
     )
 
 
 def test_the_model_below_an_adapter_trains_too(tmp_path: Path) -> None:
     """Its dropout, and activation checkpointing, which asks each layer for its mode; what a part is set to stays."""
     pytest.importorskip("peft")
-    trainer = made(tmp_path, model={"peft_config": LORA}, micro_batch_size=7)
+    trainer = make_trainer(tmp_path, model={"peft_config": LORA}, micro_batch_size=7)
     parts = [*trainer.model.module.modules()]
     assert all(part.training for part in parts)
     parts[-1].eval()
@@ -217,14 +149,14 @@ def test_the_model_below_an_adapter_trains_too(tmp_path: Path) -> None:
     trainer.loss(first_batch(trainer))
     assert [part.training for part in parts] == modes
     trainer.close()
-    trainer = made(tmp_path, micro_batch_size=7)
+    trainer = make_trainer(tmp_path, micro_batch_size=7)
     assert not any(part.training for part in trainer.engines["ref_model"].module.modules())
     trainer.close()
 
 
 def test_the_reference_stays_and_the_policy_learns(tmp_path: Path) -> None:
     adam = {"type": "adamw", "lr": 3e-3, "weight_decay": 0}
-    trainer = made(tmp_path, micro_batch_size=7, train_iters=80, optimizer=adam, sft_weight=1)
+    trainer = make_trainer(tmp_path, micro_batch_size=7, train_iters=80, optimizer=adam, sft_weight=1)
     before = {name: one.clone() for name, one in trainer.engines["ref_model"].module.named_parameters()}
     batch = first_batch(trainer)
     start = trainer.loss(batch).item()
@@ -240,7 +172,7 @@ def test_the_reference_stays_and_the_policy_learns(tmp_path: Path) -> None:
 
 
 def test_drawn_weights_have_themselves_as_reference(tmp_path: Path) -> None:
-    trainer = made(tmp_path, model={"random_weights": True})
+    trainer = make_trainer(tmp_path, model={"random_weights": True})
     pairs = zip(trainer.model.module.parameters(), trainer.engines["ref_model"].module.parameters(), strict=True)
     assert all(torch.equal(policy, reference) for policy, reference in pairs)
     trainer.close()

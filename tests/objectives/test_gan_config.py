@@ -25,24 +25,24 @@ def config(**keys: Any) -> GANConfig:
     ],
 )
 def test_defaults_follow_the_loss(keys: dict[str, Any], steps: int, weight: float) -> None:
-    told = config(**keys)
-    assert told.discriminator_steps == steps
-    assert told.gradient_penalty_weight == weight
+    gan = config(**keys)
+    assert gan.discriminator_steps == steps
+    assert gan.gradient_penalty_weight == weight
 
 
 @pytest.mark.parametrize(
-    ("keys", "told"),
+    ("keys", "message"),
     [
         ({"loss": "hinge", "label_smoothing": 0.1}, "the hinge loss has no labels"),
-        ({"r1_weight": 1, "deepspeed": {"zero_optimization": {"stage": 3}}}, "ZeRO stage 3 cannot"),
-        ({"loss": "wasserstein", "deepspeed": {"zero_optimization": {"stage": "3"}}}, "ZeRO stage 3 cannot"),
+        ({"r1_weight": 1, "deepspeed": {"zero_optimization": {"stage": 3}}}, "ZeRO stage 3 does not support"),
+        ({"loss": "wasserstein", "deepspeed": {"zero_optimization": {"stage": "3"}}}, "ZeRO stage 3 does not support"),
         ({"loss": "vanilla"}, "'non_saturating', 'hinge', 'wasserstein' or 'least_squares'"),
         ({"discriminator": {"type": "mpl", "sizes": [2, 1]}}, "did you mean 'mlp'"),
         ({"d_steps": 0}, "greater than or equal to 1"),
     ],
 )
-def test_refusals(keys: dict[str, Any], told: str) -> None:
-    with pytest.raises(ValidationError, match=told):
+def test_refusals(keys: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
         config(**keys)
 
 

@@ -14,7 +14,7 @@ from tests import processes
 EXACT = {"rtol": 1e-4, "atol": 2e-6}
 
 
-def made(folder: Path, **keys: Any) -> Any:
+def make_trainer(folder: Path, **keys: Any) -> Any:
     folder.mkdir(parents=True, exist_ok=True)
     points = folder / "points.npy"
     if not points.exists():
@@ -51,21 +51,21 @@ def weights(trainer: Any) -> dict[str, torch.Tensor]:
     }
 
 
-def trained(folder: str, **keys: Any) -> dict[str, torch.Tensor]:
-    trainer = made(Path(folder), **keys)
+def train(folder: str, **keys: Any) -> dict[str, torch.Tensor]:
+    trainer = make_trainer(Path(folder), **keys)
     trainer.train()
-    found = weights(trainer)
+    trained_weights = weights(trainer)
     trainer.close()
-    return found
+    return trained_weights
 
 
 @pytest.mark.fault(16, 17)
 @pytest.mark.parametrize("keys", [{}, {"loss": "wasserstein"}, {"loss": "non_saturating", "label_smoothing": 0.1}])
 def test_the_cut_of_the_global_batch_changes_nothing(tmp_path: Path, keys: dict[str, Any]) -> None:
-    whole = trained(str(tmp_path), micro_batch_size=4, **keys)
+    expected = train(str(tmp_path), micro_batch_size=4, **keys)
     for micro, accumulate in ((2, 2), (1, 4)):
-        cut = trained(str(tmp_path), micro_batch_size=micro, gradient_accumulation_steps=accumulate, **keys)
-        for name, weight in whole.items():
+        cut = train(str(tmp_path), micro_batch_size=micro, gradient_accumulation_steps=accumulate, **keys)
+        for name, weight in expected.items():
             torch.testing.assert_close(cut[name], weight, **EXACT, msg=lambda text, n=name: f"{n}: {text}")
 
 
@@ -73,15 +73,15 @@ def test_the_cut_of_the_global_batch_changes_nothing(tmp_path: Path, keys: dict[
 @pytest.mark.parametrize("stage", [2])
 def test_two_processes_are_one(tmp_path: Path, stage: int) -> None:
     block = {"gradient_clipping": 0, "zero_optimization": {"stage": stage}}
-    whole = trained(str(tmp_path), micro_batch_size=4)
-    parts = processes.share(trained, 2, str(tmp_path), micro_batch_size=2, deepspeed=block)
+    expected = train(str(tmp_path), micro_batch_size=4)
+    parts = processes.share(train, 2, str(tmp_path), micro_batch_size=2, deepspeed=block)
     for part in parts:
-        for name, weight in whole.items():
+        for name, weight in expected.items():
             torch.testing.assert_close(part[name], weight, **EXACT, msg=lambda text, n=name: f"{n}: {text}")
 
 
 def test_the_discriminator_takes_its_steps_before_each_of_the_generator(tmp_path: Path) -> None:
-    trainer = made(tmp_path, d_steps=3, micro_batch_size=2, gradient_accumulation_steps=2, train_iters=3)
+    trainer = make_trainer(tmp_path, d_steps=3, micro_batch_size=2, gradient_accumulation_steps=2, train_iters=3)
     trainer.train()
     engines = trainer.engines
     assert engines["model"].global_steps == 3
@@ -92,7 +92,7 @@ def test_the_discriminator_takes_its_steps_before_each_of_the_generator(tmp_path
 def test_its_schedule_is_as_long_as_its_updates(tmp_path: Path) -> None:
     """Both learning rates fall to nothing at the end of the run, not the one before the other."""
     schedule = {"name": "linear", "warmup_ratio": 0}
-    trainer = made(
+    trainer = make_trainer(
         tmp_path, d_steps=5, micro_batch_size=1, train_iters=4, scheduler=schedule, discriminator_scheduler=schedule
     )
     trainer.train()
@@ -102,7 +102,7 @@ def test_its_schedule_is_as_long_as_its_updates(tmp_path: Path) -> None:
 
 
 def test_the_generators_loss_leaves_no_gradient_in_the_discriminator(tmp_path: Path) -> None:
-    trainer = made(tmp_path)
+    trainer = make_trainer(tmp_path)
     batch = {"rows": torch.randn(8, 2), "draw": torch.arange(8), "num_items_in_batch": 4.0}
     module = trainer.engines["discriminator"].module
     trainer.model.set_gradient_accumulation_boundary(True)
@@ -114,7 +114,7 @@ def test_the_generators_loss_leaves_no_gradient_in_the_discriminator(tmp_path: P
 
 
 def test_samples_are_of_the_average_and_leave_no_trace(tmp_path: Path) -> None:
-    trainer = made(tmp_path, callbacks=[{"type": "ema", "decay": 0.5, "warmup": False}], train_iters=2)
+    trainer = make_trainer(tmp_path, callbacks=[{"type": "ema", "decay": 0.5, "warmup": False}], train_iters=2)
     trainer.train()
     state, before = torch.get_rng_state(), weights(trainer)
     rows = trainer.sample(5)
@@ -132,7 +132,9 @@ def test_samples_are_of_the_average_and_leave_no_trace(tmp_path: Path) -> None:
 
 def sampled(folder: str, stage: int, micro: int) -> torch.Tensor:
     keys = {"r1_weight": 0, "gp_weight": 0, "callbacks": [{"type": "ema", "decay": 0.5}], "micro_batch_size": micro}
-    trainer = made(Path(folder), deepspeed={"gradient_clipping": 0, "zero_optimization": {"stage": stage}}, **keys)
+    trainer = make_trainer(
+        Path(folder), deepspeed={"gradient_clipping": 0, "zero_optimization": {"stage": stage}}, **keys
+    )
     trainer.train()
     rows: torch.Tensor = trainer.sample(6)
     assert torch.equal(rows, trainer.sample(6))
@@ -141,9 +143,9 @@ def sampled(folder: str, stage: int, micro: int) -> torch.Tensor:
 
 
 def test_partitioned_weights_sample_the_same(tmp_path: Path) -> None:
-    whole = sampled(str(tmp_path), 0, 4)
+    expected = sampled(str(tmp_path), 0, 4)
     for part in processes.share(sampled, 2, str(tmp_path), 3, 2):
-        torch.testing.assert_close(part, whole, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(part, expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("loss", ["non_saturating", "least_squares", "hinge", "wasserstein"])
@@ -152,7 +154,7 @@ def test_every_loss_learns_where_the_points_are(tmp_path: Path, loss: str) -> No
     folder.mkdir()
     np.save(folder / "points.npy", (np.random.default_rng(0).normal(size=(512, 2)) * 0.1 + 2).astype(np.float32))
     adam = {"type": "adamw", "lr": 5e-3, "betas": [0, 0.9], "weight_decay": 0}
-    trainer = made(
+    trainer = make_trainer(
         folder,
         loss=loss,
         r1_weight=0.5,

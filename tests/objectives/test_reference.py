@@ -9,7 +9,7 @@ import pytest
 from arctic_training.errors.types import ModelError, RecipeError
 from arctic_training.objectives.reference_config import _OTHER_INITS
 from tests import tiny
-from tests.objectives.test_dpo_trainer import files, first_batch, made
+from tests.objectives.dpo_runs import first_batch, make_trainer, save_files
 
 LORA: dict[str, Any] = {"peft_type": "LORA", "r": 4, "target_modules": ["q_proj", "v_proj"]}
 
@@ -22,11 +22,11 @@ def learning(folder: Path, **keys: Any) -> Any:
     """A run of grpo on chats."""
     chats = tiny.save_chats(folder / "chats.jsonl", 4)
     rewards = {"rewards": [{"type": "length", "free": 0, "limit": 8}], "num_generations": 2, "max_new_tokens": 2}
-    return made(folder, type="grpo", data={"sources": [str(chats)]}, **rewards, **keys)
+    return make_trainer(folder, type="grpo", data={"sources": [str(chats)]}, **rewards, **keys)
 
 
 @pytest.mark.parametrize(
-    "told",
+    "peft_config",
     [
         LORA | {"use_dora": True, "modules_to_save": ["lm_head"]},
         LORA | {"trainable_token_indices": [5, 6]},
@@ -36,25 +36,26 @@ def learning(folder: Path, **keys: Any) -> Any:
         {"peft_type": "LN_TUNING"},
     ],
 )
-def test_the_first_margin_is_nothing(tmp_path: Path, told: dict[str, Any]) -> None:
-    trainer = made(tmp_path, model={"peft_config": told}, micro_batch_size=7)
+def test_the_first_margin_is_nothing(tmp_path: Path, peft_config: dict[str, Any]) -> None:
+    trainer = make_trainer(tmp_path, model={"peft_config": peft_config}, micro_batch_size=7)
     assert trainer.loss(first_batch(trainer)).item() == pytest.approx(math.log(2), abs=1e-6)
     trainer.close()
 
 
 @pytest.mark.parametrize(
-    "told", [adapter("C3A", block_size=16), adapter("FOURIERFT", n_frequency=50), adapter("VERA", init_weights=False)]
+    "peft_config",
+    [adapter("C3A", block_size=16), adapter("FOURIERFT", n_frequency=50), adapter("VERA", init_weights=False)],
 )
-@pytest.mark.parametrize("objective", [made, learning])
+@pytest.mark.parametrize("objective", [make_trainer, learning])
 def test_an_adapter_that_starts_as_more_than_nothing_is_refused(
-    tmp_path: Path, objective: Any, told: dict[str, Any]
+    tmp_path: Path, objective: Any, peft_config: dict[str, Any]
 ) -> None:
     with pytest.raises(ModelError, match=r"^ref_model: specify one; .* initial output of its adapter is not zero"):
-        objective(tmp_path, model={"peft_config": told})
+        objective(tmp_path, model={"peft_config": peft_config})
 
 
 @pytest.mark.parametrize("start", ["pissa", "pissa_niter_4", "OLoRA", "corda", "loftq", False])
-@pytest.mark.parametrize("objective", [made, learning])
+@pytest.mark.parametrize("objective", [make_trainer, learning])
 def test_a_start_that_changes_the_policy_below_is_refused_by_the_recipe(
     tmp_path: Path, objective: Any, start: Any
 ) -> None:
@@ -81,38 +82,40 @@ def test_every_start_of_lora_that_is_more_than_nothing_is_known() -> None:
 
 def test_a_reference_of_ones_own_may_be_another(tmp_path: Path) -> None:
     model = {"peft_config": LORA | {"init_lora_weights": "pissa"}}
-    trainer = made(tmp_path, model=model, ref_model=files(tmp_path)["model"], micro_batch_size=7)
+    trainer = make_trainer(tmp_path, model=model, ref_model=save_files(tmp_path)["model"], micro_batch_size=7)
     assert trainer.loss(first_batch(trainer)).item() == pytest.approx(math.log(2), abs=1e-5)
     trainer.close()
 
 
 def confident(folder: Path) -> None:
-    """Makes the model of `files` one of large logits, where rounding in 16 bits moves a log-probability by a tenth."""
+    """Gives the model of `save_files` large logits, where rounding in 16 bits moves a log-probability by a tenth."""
     import torch
     from transformers import AutoModelForCausalLM
 
-    files(folder)
+    save_files(folder)
     model = AutoModelForCausalLM.from_pretrained(folder / "model", dtype=torch.float32)
     with torch.no_grad():
         model.lm_head.weight.mul_(50)
     model.save_pretrained(folder / "model")
 
 
-@pytest.mark.parametrize("told", [LORA | {"init_lora_weights": "orthogonal"}, adapter("HRA")])
-def test_an_adapter_that_starts_as_rounding_alone_trains(tmp_path: Path, told: dict[str, Any]) -> None:
+@pytest.mark.parametrize("peft_config", [LORA | {"init_lora_weights": "orthogonal"}, adapter("HRA")])
+def test_an_adapter_that_starts_as_rounding_alone_trains(tmp_path: Path, peft_config: dict[str, Any]) -> None:
     confident(tmp_path)
-    made(tmp_path, model={"peft_config": told | {"target_modules": "all-linear"}, "dtype": "bf16"}).close()
+    make_trainer(
+        tmp_path, model={"peft_config": peft_config | {"target_modules": "all-linear"}, "dtype": "bf16"}
+    ).close()
 
 
 def test_an_adapter_that_starts_as_more_than_rounding_is_refused(tmp_path: Path) -> None:
     confident(tmp_path)
     with pytest.raises(ModelError, match="initial output of its adapter is not zero"):
-        made(tmp_path, model={"peft_config": adapter("C3A", block_size=16), "dtype": "bf16"})
+        make_trainer(tmp_path, model={"peft_config": adapter("C3A", block_size=16), "dtype": "bf16"})
 
 
 def test_a_reference_takes_the_name_and_the_precision_that_it_leaves_out_from_the_policy(tmp_path: Path) -> None:
-    name = {"name_or_path": files(tmp_path)["model"]["name_or_path"]}
+    name = {"name_or_path": save_files(tmp_path)["model"]["name_or_path"]}
     for section in (name, {"attn_implementation": "eager"}):
-        trainer = made(tmp_path, ref_model=section, micro_batch_size=7)
+        trainer = make_trainer(tmp_path, ref_model=section, micro_batch_size=7)
         assert trainer.loss(first_batch(trainer)).item() == pytest.approx(math.log(2), abs=1e-6)
         trainer.close()

@@ -32,18 +32,18 @@ def test_problems_are_answered_right_and_never_both_trained_on_and_held_out(proj
 def run(recipe: str, *overrides: str) -> list[dict[str, float]]:
     config = get_config(PROJECT / recipe, ["loss_log_interval=0", *overrides])
     trainer: Any = lookup("trainer", config.type)(config)  # type: ignore[call-arg]
-    told: list[dict[str, float]] = []
-    trainer.listen("post-evaluate", lambda _, values: told.append(values))
+    evaluations: list[dict[str, float]] = []
+    trainer.listen("post-evaluate", lambda _, values: evaluations.append(values))
     trainer.train()
     trainer.close()
-    return told
+    return evaluations
 
 
 @pytest.mark.nightly
 def test_both_figures_rise(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     start = tmp_path / "start"
-    told = run("start.yaml", f"output_dir={tmp_path / 'run'}", f"checkpoint.output_dir={start}")
-    assert told[-1]["exact_match/eval"] >= 0.9
+    evaluations = run("start.yaml", f"output_dir={tmp_path / 'run'}", f"checkpoint.output_dir={start}")
+    assert evaluations[-1]["exact_match/eval"] >= 0.9
     before, after = run("recipe.yaml", f"output_dir={tmp_path / 'grpo'}", f"model.name_or_path={start / 'model'}")
     assert before["reward/exact_match/eval"] < 0.8, "there is nothing to gain"
     assert after["reward/exact_match/eval"] >= before["reward/exact_match/eval"] + 0.10

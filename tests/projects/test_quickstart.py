@@ -33,9 +33,9 @@ def rows_of(project: ModuleType, split: str, **options: Any) -> list[list[dict[s
 def test_no_question_is_both_trained_on_and_held_out(project: ModuleType) -> None:
     trained, held = rows_of(project, "train", count=300), rows_of(project, "eval", count=100, seed=0)
     other = rows_of(project, "eval", count=100, seed=7)
-    asked = [{turns[0]["content"] for turns in rows} for rows in (trained, held, other)]
-    assert [len(one) for one in asked] == [300, 100, 100]
-    assert not asked[0] & asked[1] and not asked[0] & asked[2]
+    questions = [{turns[0]["content"] for turns in rows} for rows in (trained, held, other)]
+    assert [len(one) for one in questions] == [300, 100, 100]
+    assert not questions[0] & questions[1] and not questions[0] & questions[2]
     assert rows_of(project, "train", count=300) == trained
 
 
@@ -74,8 +74,8 @@ def test_the_recipe_trains_scores_and_exports(tmp_path: Path) -> None:
         "exact match before",
         "exact match after",
     ]
-    told = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    losses = [row["loss"] for row in told if "loss" in row]
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    losses = [row["loss"] for row in rows if "loss" in row]
     assert len(losses) == 3 and all(0 < loss < 10 for loss in losses)
     kept = sorted(path.name for path in (run / "generations").rglob("*.jsonl"))
     assert kept == ["update_0.jsonl", "update_3.jsonl"]

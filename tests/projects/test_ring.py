@@ -22,17 +22,17 @@ def project() -> ModuleType:
 
 
 def test_the_measure_knows_the_true_distribution(project: ModuleType) -> None:
-    told = project.measure(project.ring(100_000, seed=5))
-    assert told["share_within_3_sigma"] == pytest.approx(1 - math.exp(-4.5), abs=0.002)  # of a Gaussian in the plane
-    assert told["modes"] == 8
-    assert told["smallest_mode"] == pytest.approx(0.989 / 8, abs=0.005)
-    assert told["spread"] == pytest.approx(0.974, abs=0.005)
+    metrics = project.measure(project.ring(100_000, seed=5))
+    assert metrics["share_within_3_sigma"] == pytest.approx(1 - math.exp(-4.5), abs=0.002)  # of a Gaussian in the plane
+    assert metrics["modes"] == 8
+    assert metrics["smallest_mode"] == pytest.approx(0.989 / 8, abs=0.005)
+    assert metrics["spread"] == pytest.approx(0.974, abs=0.005)
 
 
 def test_the_measure_sees_what_is_missing(project: ModuleType) -> None:
     points = project.ring(20_000, seed=5)
-    there = points[points[:, 0] > -1.9]  # one mode is cut off
-    assert project.measure(there)["modes"] == 7
+    remaining = points[points[:, 0] > -1.9]  # one mode is cut off
+    assert project.measure(remaining)["modes"] == 7
     assert project.measure(torch.randn(20_000, 2))["share_within_3_sigma"] < 0.15
     centers = project.CENTERS.repeat(100, 1)
     assert project.measure(centers)["spread"] == 0
@@ -44,9 +44,9 @@ def trained(recipe: str, run: Path, **keys: Any) -> dict[str, float]:
     )
     trainer = lookup("trainer", "gan")(config)  # type: ignore[call-arg]
     trainer.train()  # type: ignore[attr-defined]
-    told: dict[str, float] = trainer.evaluate()  # type: ignore[attr-defined]
+    metrics: dict[str, float] = trainer.evaluate()  # type: ignore[attr-defined]
     trainer.close()  # type: ignore[attr-defined]
-    return told
+    return metrics
 
 
 @pytest.mark.nightly
@@ -54,7 +54,7 @@ def trained(recipe: str, run: Path, **keys: Any) -> dict[str, float]:
     ("recipe", "keys", "share"), [("recipe.yaml", {}, 0.80), ("wasserstein.yaml", {"train_iters": 800}, 0.65)]
 )
 def test_all_modes_are_found(tmp_path: Path, recipe: str, keys: dict[str, Any], share: float) -> None:
-    told = trained(recipe, tmp_path, **keys)
-    assert told["modes"] == 8, told
-    assert told["share_within_3_sigma"] >= share, told
+    metrics = trained(recipe, tmp_path, **keys)
+    assert metrics["modes"] == 8, metrics
+    assert metrics["share_within_3_sigma"] >= share, metrics
     assert (tmp_path / "samples.png").read_bytes().startswith(b"\x89PNG")

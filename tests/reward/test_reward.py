@@ -1,4 +1,4 @@
-"""Rewards: how a recipe names them, what they add up to, and what is said of one that cannot tell."""
+"""Rewards: how a recipe names them, what they add up to, and what is raised for one that fails."""
 
 import math
 from collections.abc import Sequence
@@ -38,7 +38,7 @@ class GivenConfig(RewardConfig):
 
 
 class Given(Reward):
-    """What it is told to give."""
+    """Returns the values of its section."""
 
     name = "given_for_tests"
     config_type = GivenConfig
@@ -53,7 +53,7 @@ def rewards(*sections: Any) -> WeightedRewards:
     return WeightedRewards(read_rewards(list(sections)))
 
 
-def given(*values: float | None, **more: Any) -> dict[str, Any]:
+def returning(*values: float | None, **more: Any) -> dict[str, Any]:
     return {"type": "given_for_tests", "values": list(values), **more}
 
 
@@ -67,7 +67,9 @@ def test_scorers_are_rewards_under_their_own_names() -> None:
 
 def test_weights_thresholds_and_bounds() -> None:
     sums, parts = rewards(
-        given(-5, 0.4, 9, clip=[-1, 2], weight=10), given(-5, 0.4, 9, threshold=0.4), given(1, 2, 3, weight=-1)
+        returning(-5, 0.4, 9, clip=[-1, 2], weight=10),
+        returning(-5, 0.4, 9, threshold=0.4),
+        returning(1, 2, 3, weight=-1),
     )([answer()] * 3)
     assert parts == {
         "given_for_tests": [-1, 0.4, 2],
@@ -79,7 +81,9 @@ def test_weights_thresholds_and_bounds() -> None:
 
 def test_a_reward_that_gives_none_abstains() -> None:
     sums, parts = rewards(
-        given(1, None, None, weight=2), given(None, 0.4, None, threshold=0.5), given(-9, -9, None, clip=[-1, 1])
+        returning(1, None, None, weight=2),
+        returning(None, 0.4, None, threshold=0.5),
+        returning(-9, -9, None, clip=[-1, 1]),
     )([answer()] * 3)
     assert sums == pytest.approx([2 - 1, 0 - 1, math.nan], nan_ok=True)
     assert parts["given_for_tests"] == pytest.approx([1, math.nan, math.nan], nan_ok=True)
@@ -88,7 +92,7 @@ def test_a_reward_that_gives_none_abstains() -> None:
 
 
 class Service(Reward):
-    """Is not there the first times, and never for some answers."""
+    """Fails the first times, and always for some completions."""
 
     name = "service_for_tests"
     calls: ClassVar[list[int]] = []
@@ -129,13 +133,13 @@ def test_the_answer_on_which_a_reward_raises_is_named(pauses: list[float]) -> No
 
 
 def test_length_and_end() -> None:
-    asked = [answer(tokens=n, ended=n < 5) for n in (1, 2, 3, 5, 6, 7)]
-    _, parts = rewards({"type": "length", "free": 2, "limit": 6}, "ended")(asked)
+    answers = [answer(tokens=n, ended=n < 5) for n in (1, 2, 3, 5, 6, 7)]
+    _, parts = rewards({"type": "length", "free": 2, "limit": 6}, "ended")(answers)
     assert parts == {"length": [0, 0, -0.25, -0.75, -1, -1], "ended": [1, 1, 1, 0, 0, 0]}
 
 
 @pytest.mark.parametrize(
-    ("values", "said"),
+    ("values", "message"),
     [
         ([1.0], "rewards.1: given_for_tests returned 1 numbers for 2 completions; expected one for each"),
         (0.5, "rewards.1: given_for_tests returned 0.5; expected a number for each completion"),
@@ -145,26 +149,26 @@ def test_length_and_end() -> None:
         ([float("inf"), 1.0], "rewards.1: given_for_tests returned inf for the completion '7' of '3 + 4 ='"),
     ],
 )
-def test_a_reward_that_cannot_tell(values: Any, said: str) -> None:
+def test_a_reward_that_cannot_tell(values: Any, message: str) -> None:
     section = GivenConfig.model_construct(type="given_for_tests", values=values, weight=1.0, threshold=None, clip=None)
-    made = WeightedRewards([*read_rewards("exact_match"), section])
+    weighted = WeightedRewards([*read_rewards("exact_match"), section])
     with pytest.raises(TrainingError) as caught:
-        made([answer(), answer("8")])
-    assert str(caught.value) == said
+        weighted([answer(), answer("8")])
+    assert str(caught.value) == message
 
 
 def test_a_rehearsal_tells_it_before_the_run() -> None:
-    rewards(given(1, 2)).dry_run(answer(), 2)
+    rewards(returning(1, 2)).dry_run(answer(), 2)
     with pytest.raises(RecipeError, match=r"^rewards.0: given_for_tests returned 2 numbers for 3 completions"):
-        rewards(given(1, 2)).dry_run(answer(), 3)
+        rewards(returning(1, 2)).dry_run(answer(), 3)
     with pytest.raises(
         RecipeError, match=r"rewards.1: given_for_tests fails on the reference of the first sample:\nKeyE"
     ):
-        rewards("ended", given() | {"values": "gone"}).dry_run(answer(), 2)
+        rewards("ended", returning() | {"values": "gone"}).dry_run(answer(), 2)
 
 
 @pytest.mark.parametrize(
-    ("section", "path", "said"),
+    ("section", "path", "message"),
     [
         ("exact_mach", "0.type", "no reward is named 'exact_mach'; did you mean 'exact_match'? there are: "),
         ({"type": "numeric", "wich": "first"}, "0.wich", "unknown; did you mean which?"),
@@ -179,9 +183,9 @@ def test_a_rehearsal_tells_it_before_the_run() -> None:
         (7, "0", "7: a name, or a mapping with a type, is wanted here"),
     ],
 )
-def test_sections_that_are_none(section: Any, path: str, said: str) -> None:
+def test_sections_that_are_none(section: Any, path: str, message: str) -> None:
     with pytest.raises(Problems) as caught:
         read_rewards([section])
     (problem,) = caught.value.problems
     assert ".".join(problem.path) == path
-    assert problem.text.startswith(said)
+    assert problem.text.startswith(message)
