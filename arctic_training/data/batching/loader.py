@@ -10,7 +10,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from arctic_training.data.batching.sampler import GlobalOrder
-from arctic_training.data.formats.row_error import where
+from arctic_training.data.formats.row_error import describe_error
 from arctic_training.data.preparation import workers
 from arctic_training.errors.types import SampleError, WorkerError
 from arctic_training.loss.targets import IGNORE_INDEX
@@ -188,8 +188,10 @@ class _Reader(Dataset[Batch]):
             raise
         except Exception as error:
             if number >= 0:
-                return FailedBatch(f"sample {number}: {where(error)}")
-            return FailedBatch(f"a batch of samples {', '.join(map(str, indices))} cannot be made ({where(error)})")
+                return FailedBatch(f"sample {number}: {describe_error(error)}")
+            return FailedBatch(
+                f"a batch of samples {', '.join(map(str, indices))} cannot be made ({describe_error(error)})"
+            )
 
 
 @dataclass

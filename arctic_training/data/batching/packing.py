@@ -29,7 +29,7 @@ class Packs(Sequence[Indices]):
 
 
 def best_fit(lengths: npt.ArrayLike, capacity: int) -> Packs:
-    """Best-fit decreasing (Johnson 1973): each sample, the longest first, goes where it leaves the least room.
+    """Packs by best-fit decreasing (Johnson 1973): each sample, longest first, goes where it leaves the least room.
 
     Returns packs of at most ``capacity`` tokens. Samples of one length are placed together, and a bit set of the free
     room in packs finds the tightest, so that time and memory are linear in the samples, with a small factor. The same

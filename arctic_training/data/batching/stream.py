@@ -10,6 +10,7 @@ import numpy as np
 
 from arctic_training.data.batching.loader import Batch, Loader
 from arctic_training.data.batching.stream_shard import StreamShard
+from arctic_training.data.preparation.sample_factory import SampleFactory
 from arctic_training.data.sources.repeated import RepeatedStream
 from arctic_training.errors.types import DataError, ResumeError
 
@@ -22,8 +23,10 @@ class StreamLoader(Loader):
     does the order.
     """
 
-    def __init__(self, factory: Any, sources: Callable[[], Sequence[RepeatedStream]], weights: Sequence[float]) -> None:
-        """``factory`` is a `SourcedDataFactory`; ``sources`` returns its sources anew, at their beginning."""
+    def __init__(
+        self, factory: SampleFactory, sources: Callable[[], Sequence[RepeatedStream]], weights: Sequence[float]
+    ) -> None:
+        """``sources`` returns the sources of ``factory`` anew, at their beginning."""
         self.factory, self.sources = factory, sources
         self.weights = np.array(weights, np.float64) / sum(weights)
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="stream")
@@ -108,7 +111,7 @@ class StreamLoader(Loader):
             shard.cancel_read_ahead()
 
 
-def stream_loader(factory: Any) -> StreamLoader:
+def stream_loader(factory: SampleFactory) -> StreamLoader:
     """Returns the loader of a factory's training sources, some of which are streams. Raises `DataError`."""
     import datasets
 

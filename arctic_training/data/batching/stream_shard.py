@@ -14,6 +14,7 @@ from arctic_training.data.batching.sampler import GlobalOrder, Rows
 from arctic_training.data.formats import remarks
 from arctic_training.data.formats.row_error import NothingLeft, RowError
 from arctic_training.data.preparation import prepare
+from arctic_training.data.preparation.sample_factory import SampleFactory
 from arctic_training.data.preparation.samples import Samples
 from arctic_training.data.preparation.unknown_tokens import UnknownTokenReport
 from arctic_training.data.sources.base import DataSource
@@ -53,14 +54,14 @@ class StreamShard:
 
     def __init__(
         self,
-        factory: Any,
+        factory: SampleFactory,
         sources: Sequence[RepeatedStream],
         weights: npt.NDArray[np.float64],
         shard: int,
         num_shards: int,
         reader: Executor,
     ) -> None:
-        """``factory`` is a `SourcedDataFactory`; ``weights`` are the probabilities of the sources of each row."""
+        """``weights`` are the probabilities of the sources for each row, float64 ``[sources]``."""
         self.factory, self.sources, self.weights = factory, sources, weights
         self.shard, self.num_shards, self.reader = shard, num_shards, reader
         self.first = 0

@@ -55,7 +55,10 @@ class DataFactory(Factory[C, Loaders], kind="data_factory"):
     @hook("load")
     @abstractmethod
     def load(self, split: str) -> Any:
-        """Returns the samples of ``split`` ("train" or "eval"), with ``len`` and by index; None when there are none."""
+        """Returns the samples of ``split`` ("train" or "eval"), with ``len`` and by index; None when there are none.
+
+        Raises `DataError`.
+        """
 
     def load_evaluation(self) -> Mapping[str, Any]:
         """Returns the samples of each evaluation set, by name."""

@@ -105,6 +105,7 @@ class SourcedDataFactory(DataFactory[C]):
 
     @property
     def tokenizer(self) -> Any:
+        """The tokenizer of the run."""
         return self.trainer.tokenizer
 
     @functools.cached_property
@@ -211,7 +212,7 @@ class SourcedDataFactory(DataFactory[C]):
         table, notes = prepare.prepare_samples(self, sources, rows, unknown)
         if unknown.places:
             self._add_evaluation_tokens(unknown, [source.config for source in sources])
-            raise unknown.refusal()
+            raise unknown.to_error()
         store.write(key, table, notes)
         return key
 

@@ -127,10 +127,8 @@ class TokenDataFactory(SourcedDataFactory[C]):
     @property
     def pad_token(self) -> int:
         """The token id of padding: the tokenizer's, else its end token, else 0."""
-        for token in (self.tokenizer.pad_token_id, self.tokenizer.eos_token_id, 0):
-            if token is not None:
-                return int(token)
-        raise AssertionError
+        tokens = (self.tokenizer.pad_token_id, self.tokenizer.eos_token_id, 0)
+        return int(next(token for token in tokens if token is not None))
 
     def _fused(self, sample: Any) -> bool:
         """Returns whether a row is one document. Its tokens decide, not when, where or in which epoch it is read."""

@@ -36,7 +36,7 @@ def read_rows(read: Callable[[Any], T], rows: Iterable[Any], first: int) -> list
     return results
 
 
-def where(error: BaseException) -> str:
+def describe_error(error: BaseException) -> str:
     """Returns an error's message, with the innermost line of its traceback that is in no library."""
     if isinstance(error, DataError):
         return str(error)

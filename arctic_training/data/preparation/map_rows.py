@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from arctic_training.data.formats import remarks
-from arctic_training.data.formats.row_error import RowError, where
+from arctic_training.data.formats.row_error import RowError, describe_error
 from arctic_training.data.preparation import workers
 from arctic_training.data.sources.arrow_rows import Row, RowReader
 from arctic_training.data.sources.spool import Scratch, Spool
@@ -90,7 +90,7 @@ class _EncodeTable:
                 try:
                     self.encode([row], number)
                 except Exception as error:
-                    raise RowError(number, where(error)) from error
+                    raise RowError(number, describe_error(error)) from error
             raise
 
 

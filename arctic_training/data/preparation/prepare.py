@@ -10,6 +10,7 @@ from arctic_training.data.formats import remarks
 from arctic_training.data.formats.row_error import NothingLeft, RowError
 from arctic_training.data.preparation.map_rows import map_rows
 from arctic_training.data.preparation.row_encoder import pretokenized_encoder
+from arctic_training.data.preparation.sample_factory import SampleFactory
 from arctic_training.data.preparation.samples import Indices, Samples
 from arctic_training.data.preparation.unknown_tokens import UnknownTokenReport
 from arctic_training.data.sources import mixing
@@ -22,11 +23,11 @@ from arctic_training.progress_bars import without_progress_bars
 
 
 def prepare_samples(
-    factory: Any, sources: Sequence[DataSource], loaded: Sequence[Any], unknown: UnknownTokenReport
+    factory: SampleFactory, sources: Sequence[DataSource], loaded: Sequence[Any], unknown: UnknownTokenReport
 ) -> tuple[Any, list[str]]:
     """Returns the samples of all sources in one `pyarrow.Table`, and notes for the log.
 
-    ``factory`` is a `SourcedDataFactory`; ``loaded`` has the `datasets.Dataset` of each source. Tokens that a strict
+    ``loaded`` has the `datasets.Dataset` of each source. Tokens that a strict
     tokenizer does not know are collected in ``unknown``. Raises `DataError`, with the place of the row.
     """
     tables: list[Any] = []
@@ -47,7 +48,7 @@ def prepare_samples(
             notes += remarks.lines(source.remarks | collected, str(source))
             samples = Samples(encoded)
             numbers = indices if indices is not None and len(indices) == len(samples) else np.arange(len(samples))
-            unknown.look(taken, samples, partial(encode_rows, factory, source), place)
+            unknown.add(taken, samples, partial(encode_rows, factory, source), place)
             max_share = factory.config.max_share_without_targets
             samples, note = drop_samples_without_labels(samples, numbers, str(source), max_share, factory.no_target)
             if note:
@@ -61,7 +62,7 @@ def _place(source: DataSource, indices: Indices | None, row: int) -> str:
     return source.place(row if indices is None else int(indices[row]))
 
 
-def encode_rows(factory: Any, source: DataSource, rows: Any) -> Any:
+def encode_rows(factory: SampleFactory, source: DataSource, rows: Any) -> Any:
     """Returns the samples of ``rows``, a `datasets.Dataset` of ``source``, as one. Raises `RowError`, `DataError`."""
     if source.config.process:
         return factory.process(rows)

@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from arctic_training.data.formats.row_error import RowError
+from arctic_training.data.preparation.sample_factory import SampleFactory
 from arctic_training.data.preparation.samples import Indices, Samples
 from arctic_training.data.tokenization.tokenize import SpanTokenizer, unknown_words
 from arctic_training.errors.types import DataError
@@ -30,12 +31,12 @@ def strict_unk_id(tokenizer: Any) -> int | None:
 class UnknownTokenReport:
     """The unknown words of the sources of a run."""
 
-    def __init__(self, factory: Any) -> None:
+    def __init__(self, factory: SampleFactory) -> None:
         self.factory, self.unk_id = factory, strict_unk_id(factory.tokenizer)
         self.places: dict[str, str] = {}
         """The first place of each word; empty for words beyond the first ones."""
 
-    def look(self, rows: Any, samples: Samples, encode: Encode, place: Callable[[int], str]) -> None:
+    def add(self, rows: Any, samples: Samples, encode: Encode, place: Callable[[int], str]) -> None:
         """Adds the unknown words of ``samples``, which ``encode`` returned for ``rows``; ``place`` names a row."""
         if not len(bad := self._samples_with_unknown(samples)):
             return
@@ -67,7 +68,7 @@ class UnknownTokenReport:
                     raise RowError(row, f"not in the tokenizer's vocabulary: {words}; {self._hint}")
         raise RowError(0, f"or one after it, holds {self.factory.tokenizer.unk_token!r}; {self._hint}")
 
-    def refusal(self) -> DataError:
+    def to_error(self) -> DataError:
         """Returns the error that names the unknown words."""
         count = len(self.places)
         words = list(self.places.items())[:_MAX_WORDS]

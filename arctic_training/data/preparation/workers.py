@@ -60,6 +60,8 @@ def mapping() -> Iterator[None]:
 
 
 class _AfterFork:
+    """Runs `set_signals` in every process that `multiprocess` forks, while it exists."""
+
     def set_signals(self) -> None:
         import multiprocess
 

@@ -4,7 +4,7 @@ import copy
 from collections.abc import Iterator
 from typing import Any
 
-from arctic_training.data.formats.row_error import RowError, where
+from arctic_training.data.formats.row_error import RowError, describe_error
 from arctic_training.data.sources.arrow_rows import stream_reader
 from arctic_training.data.sources.base import DataSource
 from arctic_training.errors.types import DataError
@@ -36,7 +36,7 @@ class RepeatedStream:
                     self._read += 1
                     return row
             except Exception as error:
-                why = str(error) if isinstance(error, RowError) else where(error)
+                why = str(error) if isinstance(error, RowError) else describe_error(error)
                 raise DataError(f"{self.source}: after {self._read} rows read since the start: {why}") from error
             self.load_state_dict(self._beginning)
             self.rounds += 1

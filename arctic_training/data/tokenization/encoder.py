@@ -106,6 +106,7 @@ class SampleEncoder:
 
     @property
     def masker(self) -> AssistantMasker:
+        """The masker of the chat template. Raises `DataError` when the tokenizer has no template."""
         if self._masker is None:
             template = ChatTemplate(self.tokenizer, self.template_arguments)
             self._keys = MessageKeys(template)
@@ -126,7 +127,7 @@ class SampleEncoder:
                     raise RowError(first + n, why + self._hint(samples[n])) from error
             raise
         for chat in masked:
-            self._keys.look(chat.messages, tools)
+            self._keys.check(chat.messages, tools)
         return masked
 
     def _label_spans(self, sample: Sample, masked: MaskedChat, last_turns: int | None, row: int) -> list[Span]:

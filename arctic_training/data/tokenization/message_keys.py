@@ -19,7 +19,7 @@ class MessageKeys:
         self._known = {"role", "content"}
         self._tries: Counter[str] = Counter()
 
-    def look(self, chat: Chat, tools: Sequence[Any] | None) -> None:
+    def check(self, chat: Chat, tools: Sequence[Any] | None) -> None:
         """Checks the keys of a chat that the template takes, other than those known already."""
         for key in sorted({key for message in chat for key in message} - self._known):
             is_read = self._is_read(key, chat, tools)

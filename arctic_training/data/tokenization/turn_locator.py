@@ -48,7 +48,7 @@ class Renderer:
 
     @functools.cached_property
     def ending(self) -> "Ending":
-        """How a plain answer ends: last, before a question, and before another answer."""
+        """The end of a plain answer: last in the chat, before a question, and before another answer."""
         question, answer = {"role": "user", "content": _NEXT}, {"role": "assistant", "content": MARKER}
         alone, followed_by = self.split([question, answer]), self.split([question, answer, question])
         prompted, first = self.split([question, answer], prompt=True), self.split([{**question, "content": MARKER}])
