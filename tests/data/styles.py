@@ -1,4 +1,4 @@
-"""Chat templates put together of what those in use do: how they open and end turns, think, trim, call and tag."""
+"""Chat templates composed of the features of real ones: headers, ends of turns, thoughts, trimming, tool calls, tags."""
 
 from dataclasses import dataclass
 from typing import Any

@@ -1,4 +1,4 @@
-"""Chat templates in the manner of those in use, written by hand, and tokenizers to go with them."""
+"""Chat templates written by hand after real ones, and tokenizers for them."""
 
 from typing import Any
 

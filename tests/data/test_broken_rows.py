@@ -1,4 +1,4 @@
-"""A row on which the user's own code fails is named, with the line of the code."""
+"""A row on which user code fails is named, with the line of the code."""
 
 import json
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""The cache: what has changed is never served, what has not is never made again, and half an entry is none."""
+"""The data cache: changed inputs are a new entry, unchanged ones are reused, incomplete entries are ignored."""
 
 import json
 import os

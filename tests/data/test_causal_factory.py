@@ -1,4 +1,4 @@
-"""Plain text to rows: every token is read, and is a target wherever something comes before it."""
+"""Causal data: every token is in a row, and has a label unless it is the first."""
 
 from itertools import pairwise
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What a batch holds: every token once, documents apart, targets where they were."""
+"""Collation: every token once, documents separate, labels in place."""
 
 from itertools import pairwise
 from typing import Any

@@ -1,4 +1,4 @@
-"""Preference data to batches: which tokens are targets, what is cut, and what a batch holds."""
+"""DPO data: labels, truncation, and the keys of a batch."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What the metrics of evaluation sets are called."""
+"""Names of evaluation sets in metrics."""
 
 import pytest
 

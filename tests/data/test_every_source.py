@@ -1,4 +1,4 @@
-"""What every registered source of rows keeps to."""
+"""Rules for every registered data source."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Local files: what is read, and what is said of files that cannot be."""
+"""Sources of local files: their rows, and the errors for files that cannot be read."""
 
 import bz2
 import gzip

@@ -1,4 +1,4 @@
-"""The print of data changes with what is in them, and with nothing else."""
+"""The fingerprint of data changes with the content of samples and rows only."""
 
 import shutil
 from itertools import pairwise

@@ -1,4 +1,4 @@
-"""Hugging Face data sets: local folders, splits under any name, columns under any name."""
+"""Hugging Face data sets: local folders, splits and columns of any name."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Loaders: exact from any position, deaf to the model's randomness, equally long on every rank."""
+"""Loaders: exact from any position, without the model's random generator, equally long on every rank."""
 
 import os
 import signal

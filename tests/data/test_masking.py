@@ -1,4 +1,4 @@
-"""What is a target: exactly what the assistant says, on a table of templates and dialogues, and on any dialogue."""
+"""Labels are exactly what the assistant says, on a table of templates and dialogues, and on any dialogue."""
 
 from collections.abc import Callable
 from itertools import groupby

@@ -1,4 +1,4 @@
-"""How many rows of each source are taken, and which."""
+"""Mixtures: the number of rows of each source, and which."""
 
 from collections import Counter
 

@@ -1,4 +1,4 @@
-"""Noise that belongs to rows: who draws it does not matter, and it is noise."""
+"""Random numbers of rows: the same on every rank and in every batch, and random."""
 
 import math
 

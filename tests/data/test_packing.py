@@ -1,4 +1,4 @@
-"""Packs hold every sample once, within the room, tightly, always the same, with little work."""
+"""Packs hold every sample once, within capacity, tightly, deterministically and fast."""
 
 import numpy as np
 import pytest

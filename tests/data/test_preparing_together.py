@@ -1,4 +1,4 @@
-"""Two processes of a run: one prepares the data, the other waits, and both read the same."""
+"""Two ranks: one prepares the data, the other waits, and both read the same."""
 
 import json
 import os

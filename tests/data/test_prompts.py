@@ -1,4 +1,4 @@
-"""Prompts are what transformers renders for generation, whatever the template, and answers what the model says then."""
+"""Prompts are what transformers renders for generation, with any template, and references are the model's answers."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Columns and message keys that nothing reads are named once for a source."""
+"""Unread columns and message keys are logged once for a source."""
 
 import json
 from pathlib import Path

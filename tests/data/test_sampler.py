@@ -1,4 +1,4 @@
-"""The order of the rows: each once, whatever the cut, from any position."""
+"""The order of rows: each once, on any number of ranks and micro-batches, from any position."""
 
 import numpy as np
 from hypothesis import given

@@ -1,4 +1,4 @@
-"""From a file to batches: what is in them, what is left out, and what is said of it."""
+"""SFT data from a file to batches: labels, dropped rows, log messages and errors."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Rows that are too many for the memory go by way of the disk, and are the same."""
+"""Rows that do not fit into memory go to disk, and are the same."""
 
 import gzip
 import json

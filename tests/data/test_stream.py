@@ -1,4 +1,4 @@
-"""Streams: the same from any saved position, shared by the ranks, mixed by weight, without an end."""
+"""Streams: the same from any saved position, split over ranks, mixed by weight, endless."""
 
 import json
 from collections import Counter

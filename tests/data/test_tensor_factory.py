@@ -1,4 +1,4 @@
-"""Tensors in memory: what a batch holds, in which order, and what is refused."""
+"""Data of tensors: the keys of a batch, the order of rows, and errors."""
 
 from pathlib import Path
 from types import SimpleNamespace

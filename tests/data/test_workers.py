@@ -1,4 +1,4 @@
-"""Where worker processes have their sockets, however long the path of the folder for temporary files is."""
+"""Worker processes: the folder of their sockets, for any length of TMPDIR, and their signals."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""What a data factory sees of a run, for tests that need no run."""
+"""A stand-in for a data factory's view of a run."""
 
 from pathlib import Path
 from types import SimpleNamespace

@@ -1,4 +1,4 @@
-"""Tokens outside a strict tokenizer's vocabulary: all are told, by word and place, whatever reads the rows."""
+"""Tokens outside a strict tokenizer's vocabulary: all are reported, by word and place, for every data factory."""
 
 import json
 from pathlib import Path

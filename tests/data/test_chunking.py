@@ -1,4 +1,4 @@
-"""Samples cut at a length, and rows cut out of all of them."""
+"""Truncation, splitting, and rows cut from concatenated samples."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""The shapes in which instruction data come."""
+"""Formats of instruction data."""
 
 import json
 from typing import Any

@@ -1,4 +1,4 @@
-"""Every shape of preference data, read as what it means."""
+"""Formats of preference data."""
 
 import json
 from typing import Any

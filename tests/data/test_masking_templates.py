@@ -1,4 +1,4 @@
-"""Whose each learned character is, told by private letters, over templates and dialogues of many kinds."""
+"""Every labelled character is the assistant's: each speaker has letters of its own, in many templates and dialogues."""
 
 import json
 from itertools import groupby
