@@ -1,4 +1,4 @@
-"""Chat templates composed of the features of real ones: headers, ends of turns, thoughts, trimming, tool calls, tags."""
+"""Chat templates composed of features of real ones: headers, ends of turns, thoughts, trimming, tool calls, tags."""
 
 from dataclasses import dataclass
 from typing import Any

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from arctic_training.data.formats.messages import Chat, from_json, parsed, read_chat
+from arctic_training.data.formats.messages import Chat, from_json, parse_messages, read_chat
 from arctic_training.data.formats.remarks import UNREAD_COLUMNS, remark, unread_columns
 from arctic_training.errors.short_repr import short_repr
 from arctic_training.errors.types import DataError
@@ -140,18 +140,18 @@ def _pair_reader(names: set[str]) -> Reader | None:
     return Reader(partial(_read_pair, names=[question, *parts], column=answer), columns)
 
 
-def sample(chat: Chat, row: Row, *, prompt: int = 0) -> Sample:
+def to_sample(chat: Chat, row: Row, *, prompt: int = 0) -> Sample:
     """Returns a chat as a sample; its first ``prompt`` messages have no labels."""
     in_prompt = chat.answers & {*range(prompt)} - {*chat.untrained}
     read = Sample(
-        chat.messages, tools(row), untrained_messages=in_prompt | {*chat.untrained}, prompt_messages=in_prompt
+        chat.messages, read_tools(row), untrained_messages=in_prompt | {*chat.untrained}, prompt_messages=in_prompt
     )
     if chat.untrained:
         read.exclusion = chat.untrained[min(chat.untrained)]
     return read
 
 
-def system(row: Row) -> str | None:
+def read_system(row: Row) -> str | None:
     """Returns the system prompt from a column of its own; None without one. Raises `DataError`."""
     name = next((name for name in SYSTEM if row.get(name)), None)
     if name is None:
@@ -161,7 +161,7 @@ def system(row: Row) -> str | None:
     return str(row[name])
 
 
-def tools(row: Row) -> list[Any] | None:
+def read_tools(row: Row) -> list[Any] | None:
     """Returns the tools of a row, a list or its JSON; None without any. Raises `DataError`."""
     name = next((name for name in TOOLS if row.get(name)), None)
     value = None if name is None else row[name]
@@ -175,7 +175,7 @@ def tools(row: Row) -> list[Any] | None:
     return listed if name == "tools" else [{"type": "function", "function": tool} for tool in listed]
 
 
-def question(row: Row, names: Sequence[str]) -> str:
+def read_question(row: Row, names: Sequence[str]) -> str:
     """Returns the texts of several columns as one question. Raises `DataError`."""
     texts = {name: row[name] for name in names if row.get(name)}
     if not all(isinstance(text, str) for text in texts.values()):
@@ -192,18 +192,18 @@ def _value(row: Row, column: str) -> Any:
 
 
 def _read_messages(row: Row, *, column: str) -> Sample:
-    return sample(read_chat(_value(row, column), system(row)), row)
+    return to_sample(read_chat(_value(row, column), read_system(row)), row)
 
 
 def _read_pair(row: Row, names: Sequence[str], column: str) -> Sample:
     """Returns a question and its answer as a chat, whose template has an end for the answer."""
-    prompt, answer = parsed(_value(row, names[0])), parsed(_value(row, column))
+    prompt, answer = parse_messages(_value(row, names[0])), parse_messages(_value(row, column))
     if isinstance(prompt, list) or isinstance(answer, list):
         return _join(prompt, answer, row)
-    turns = [*history(row), *_turns(question(row, names))]
+    turns = [*read_history(row), *_turns(read_question(row, names))]
     if isinstance(answer, str) and not answer.strip():
-        return sample(read_chat(turns, system(row)), row, prompt=len(turns) + 1)  # no message has labels
-    return sample(read_chat([*turns, *_turns(None, answer)], system(row)), row)
+        return to_sample(read_chat(turns, read_system(row)), row, prompt=len(turns) + 1)  # no message has labels
+    return to_sample(read_chat([*turns, *_turns(None, answer)], read_system(row)), row)
 
 
 def _turns(prompt: Any = None, answer: Any = None) -> list[dict[str, Any]]:
@@ -211,7 +211,7 @@ def _turns(prompt: Any = None, answer: Any = None) -> list[dict[str, Any]]:
     return [{"role": role, "content": content} for role, content in pair if content is not None]
 
 
-def history(row: Row) -> list[dict[str, Any]]:
+def read_history(row: Row) -> list[dict[str, Any]]:
     """Returns the messages of earlier questions and answers, which are in pairs. Raises `DataError`."""
     value = row.get(HISTORY)
     if isinstance(value, str) and not value.lstrip().startswith("["):
@@ -226,7 +226,7 @@ def history(row: Row) -> list[dict[str, Any]]:
 
 def _read_completion(row: Row, *, as_chat: bool) -> Sample:
     """Returns a prompt and its completion: plain text, or a chat."""
-    prompt, completion = (parsed(_value(row, name)) for name in _TEXT)
+    prompt, completion = (parse_messages(_value(row, name)) for name in _TEXT)
     if isinstance(prompt, str) and isinstance(completion, str):
         return _read_pair(row, _TEXT[:1], _TEXT[1]) if as_chat else Sample(prompt=prompt, completion=completion)
     return _join(prompt, completion, row)
@@ -239,5 +239,5 @@ def _join(prompt: Any, completion: Any, row: Row) -> Sample:
             raise DataError(f"the {name}'s part is {short_repr(content)}; expected text or messages")
     before = _turns(prompt) if isinstance(prompt, str) else prompt
     after = _turns(None, completion) if isinstance(completion, str) else completion
-    length = len(read_chat(before, system(row)).messages)
-    return sample(read_chat([*before, *after], system(row)), row, prompt=length)
+    length = len(read_chat(before, read_system(row)).messages)
+    return to_sample(read_chat([*before, *after], read_system(row)), row, prompt=length)

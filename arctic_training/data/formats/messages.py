@@ -93,7 +93,7 @@ _PRINTED = re.compile(r"\s*\[\s*\{\s*'(?:role|from|content|value)'\s*:")
 """Messages as Python prints them, and pandas writes them into tables."""
 
 
-def parsed(value: Any) -> Any:
+def parse_messages(value: Any) -> Any:
     """Returns the messages of their JSON, as in a CSV file; any other value as it is.
 
     Raises `DataError` for messages as Python prints them.

@@ -11,13 +11,13 @@ from arctic_training.data.formats.chat import (
     SYSTEM,
     TOOLS,
     Sample,
-    history,
     is_excluded,
-    question,
-    system,
-    tools,
+    read_history,
+    read_question,
+    read_system,
+    read_tools,
 )
-from arctic_training.data.formats.messages import Chat, parsed, read_chat, text_of
+from arctic_training.data.formats.messages import Chat, parse_messages, read_chat, text_of
 from arctic_training.data.formats.remarks import remark, unread_columns
 from arctic_training.errors.types import DataError
 
@@ -68,17 +68,17 @@ class Reader:
         """Raises `DataError` for a row that cannot be read."""
         if is_excluded(row):
             return Preference(Sample(), Sample())  # without a preference
-        answers = [parsed(row[name]) for name in (self.chosen, self.rejected)]
+        answers = [parse_messages(row[name]) for name in (self.chosen, self.rejected)]
         for name, value in zip((self.chosen, self.rejected), answers, strict=True):
             if value is None:
                 raise DataError(f"{name} is empty")
-        prompt = parsed(row[self.prompt[0]]) if self.prompt else None
+        prompt = parse_messages(row[self.prompt[0]]) if self.prompt else None
         if isinstance(prompt, Mapping) and "messages" in prompt:  # of OpenAI's format
             prompt, row = prompt["messages"], {**row, "tools": prompt.get("tools")}
         prompt_messages: Any = prompt or []
         if isinstance(prompt, str):
-            prompt = question(row, self.prompt)
-            prompt_messages = [*history(row), {"role": "user", "content": prompt}]
+            prompt = read_question(row, self.prompt)
+            prompt_messages = [*read_history(row), {"role": "user", "content": prompt}]
         else:
             unread_columns([name for name in (*self.prompt[1:], HISTORY) if row.get(name)], [])
         chosen, rejected = answers
@@ -126,7 +126,7 @@ def _preference(chats: Sequence[Chat], row: Row) -> Preference:
         for n, flag in chat.untrained.items():
             if n >= shared:
                 raise DataError(f"message {n + 1} has the {flag}; a preference needs both answers")
-    chosen, rejected = (Sample(chat.messages, tools(row)) for chat in chats)
+    chosen, rejected = (Sample(chat.messages, read_tools(row)) for chat in chats)
     counts = [sum(n >= shared for n in chat.answers) for chat in chats]
     return Preference(chosen, rejected, *counts)
 
@@ -154,10 +154,10 @@ def _chat(prompt_messages: list[Any], answer: Any, row: Row) -> Chat:
     if chat.messages[0]["role"] not in ("assistant", "tool"):
         if prompt_messages and not _contains(chat, prompt_messages):
             remark("has prompts that are not what the chats beside them begin with, and are not read")
-        return read_chat(turns, system(row))
+        return read_chat(turns, read_system(row))
     if not prompt_messages:
         raise DataError("an answer stands alone: neither a prompt nor messages before it say what it answers")
-    before = read_chat(prompt_messages, system(row))
+    before = read_chat(prompt_messages, read_system(row))
     if before.messages[-1]["role"] == "assistant" and chat.messages[0]["role"] == "assistant":
         raise DataError("the prompt ends with an assistant message, and an answer follows")
     return before + chat
