@@ -120,7 +120,7 @@ def add_packing_hooks(model: nn.Module) -> None:
 
 
 def document_mask(*args: Any, **kwargs: Any) -> torch.Tensor | None:
-    """Returns no mask for packed rows, and the mask of ``sdpa`` for padding, caches and everything else."""
+    """Returns None for packed rows; otherwise the mask of ``sdpa``, ``[rows, 1, queries, keys]`` (bool) or None."""
     from transformers.masking_utils import sdpa_mask
 
     if _IS_PACKED.get():

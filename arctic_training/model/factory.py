@@ -50,6 +50,6 @@ class ModelFactory(Factory[C, nn.Module], kind="model_factory"):
         """Returns the model in the section's ``dtype``, with its weights loaded or initialised."""
 
     @property
-    def transforms(self) -> Sequence[ModelTransform]:
+    def transforms(self) -> Sequence[ModelTransform[Any]]:
         """The transforms applied to the model after it is made, in this order."""
         return ()

@@ -123,10 +123,12 @@ class HFModelFactory(ModelFactory[HFModelConfig]):
         self._checkpoints_activations = self._needs_activation_checkpointing(model)
 
     @property
-    def transforms(self) -> Sequence[ModelTransform]:
+    def transforms(self) -> Sequence[ModelTransform[Any]]:
         section = self.config
-        transforms: list[ModelTransform] = [self._adapter] if self._adapter is not None else []
-        transforms += [ModelTransform.registered(one.type)(one) for one in section.transforms]
+        transforms: list[ModelTransform[Any]] = [self._adapter] if self._adapter is not None else []
+        for transform_config in section.transforms:
+            transform_type: type[ModelTransform[Any]] = ModelTransform.registered(transform_config.type)
+            transforms.append(transform_type(transform_config))
         named = {transform.name for transform in transforms}
         if self._checkpoints_activations and ActivationCheckpointing.name not in named:
             transforms.append(ActivationCheckpointing(ActivationCheckpointingConfig(type="activation_checkpointing")))

@@ -8,6 +8,7 @@ from torch import nn
 
 from arctic_training.component import TrainerView
 from arctic_training.distributed import process_group
+from arctic_training.model.huggingface_config import HFModelConfig
 
 BYTES = {"bf16": 2, "fp16": 2, "fp32": 4}
 
@@ -57,7 +58,9 @@ class Layout:
         return weights + gradients + optimizer // (self.world if self.stage >= 1 else 1)
 
 
-def layout_of(trainer: TrainerView, section: Any, deepspeed: Mapping[str, Any], *, least: bool = False) -> Layout:
+def layout_of(
+    trainer: TrainerView, section: HFModelConfig, deepspeed: Mapping[str, Any], *, least: bool = False
+) -> Layout:
     """Returns how the run holds the model of ``section``, by the config that ``deepspeed`` gets.
 
     An optimizer whose state is unknown counts as Adam, or with ``least`` as one without state.

@@ -50,7 +50,7 @@ def output_head(model: Any) -> OutputHead:
 def without_cross_entropy(model: Any, device: torch.device) -> Iterator[Callable[[Any], Tensor | None]]:
     """Replaces the cross-entropy that the forward of ``model`` computes for labels by 0.
 
-    Yields a function of what that forward returns: the scalar that it added to the 0, or None.
+    Yields a function of the output of that forward: the scalar ``[]`` that it added to the 0, or None.
     """
     original = model.__dict__.get("_loss_function")
     zeros: list[Tensor] = []

@@ -82,7 +82,7 @@ class Pretrained:
 
     @contextmanager
     def named_in_errors(self) -> Iterator[None]:
-        """Puts the key and name of the model before the messages of `ModelError`."""
+        """Raises each `ModelError` of the block again, with key and name of the model before its message."""
         try:
             yield
         except ModelError as error:

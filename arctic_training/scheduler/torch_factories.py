@@ -29,6 +29,7 @@ class WSDConfig(SchedulerConfig):
     """Share of the peak that the decay ends at."""
 
     def model_post_init(self, _: Any) -> None:
+        """Raises ValueError when both keys of the warm-up are set to different values."""
         if self.num_warmup_steps is not None:
             if self.warmup_steps not in (None, self.num_warmup_steps):
                 raise ValueError("num_warmup_steps and warmup_steps are the same; give one of them")

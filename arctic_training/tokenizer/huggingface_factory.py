@@ -62,21 +62,21 @@ class HFTokenizerFactory(TokenizerFactory[HFTokenizerConfig]):
         """Raises `ModelError` for a tokenizer that cannot be read."""
         from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-        where = self.config.name_or_path or getattr(self.trainer.config.model, "name_or_path", None)
-        if where is None:
+        name = self.config.name_or_path or getattr(self.trainer.config.model, "name_or_path", None)
+        if name is None:
             raise ModelError("tokenizer.name_or_path: give a name; the model section has none")
         key = "tokenizer.name_or_path" if self.config.name_or_path else "model.name_or_path"
-        path, options = Path(where).expanduser(), dict[str, Any](trust_remote_code=self.config.trust_remote_code)
-        if where.startswith((".", "/", "~")) and not path.exists():
-            raise ModelError(f"{key}: {where}: no such file or folder")
-        if path.is_dir() and not any((path / name).exists() for name in _FILES):
-            raise ModelError(f"{key}: {where}: no tokenizer in it; give tokenizer.name_or_path")
+        path, options = Path(name).expanduser(), dict[str, Any](trust_remote_code=self.config.trust_remote_code)
+        if name.startswith((".", "/", "~")) and not path.exists():
+            raise ModelError(f"{key}: {name}: no such file or folder")
+        if path.is_dir() and not any((path / file).exists() for file in _FILES):
+            raise ModelError(f"{key}: {name}: no tokenizer in it; give tokenizer.name_or_path")
         if path.suffix == ".gguf":
             path, options["gguf_file"] = path.parent, path.name
         try:
             # for some models, such as Qwen2, transformers would build a tokenizer of its own from a lexer's vocabulary
             loader = PreTrainedTokenizerFast if _is_saved_lexer(path) else AutoTokenizer
-            tokenizer = loader.from_pretrained(str(path) if path.is_dir() else where, **options)
+            tokenizer = loader.from_pretrained(str(path) if path.is_dir() else name, **options)
         except Exception as error:
             text = " ".join(str(error).split())[:500]
             if "trust_remote_code" in text:
@@ -85,7 +85,7 @@ class HFTokenizerFactory(TokenizerFactory[HFTokenizerConfig]):
                 text = beyond_reach(text)
             else:
                 text = f"its tokenizer cannot be read: {type(error).__name__}: {text}"
-            raise ModelError(f"{key}: {where}: {text}") from error
+            raise ModelError(f"{key}: {name}: {text}") from error
         if (template := read_template(self.config.chat_template, self.trainer.config.recipe_dir)) is not None:
             tokenizer.chat_template = template
         set_pad_token(tokenizer, self.config.pad_token)

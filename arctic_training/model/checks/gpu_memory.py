@@ -8,10 +8,11 @@ import torch
 
 from arctic_training.component import TrainerView
 from arctic_training.errors.types import ModelError
+from arctic_training.model.huggingface_config import HFModelConfig
 from arctic_training.model.memory_estimate import USABLE_SHARE, layout_of
 
 
-def check_gpu_memory(model: Any, trainer: TrainerView, section: Any, deepspeed: Mapping[str, Any]) -> None:
+def check_gpu_memory(model: Any, trainer: TrainerView, section: HFModelConfig, deepspeed: Mapping[str, Any]) -> None:
     """Compares what a GPU has to hold of ``model``, which has no weights yet, with its memory; see `layout_of`.
 
     Skipped for quantized weights, and where a ``bf16`` block keeps less in fp32 than the estimate. Raises `ModelError`.

@@ -14,7 +14,7 @@ class ActivationCheckpointingConfig(ComponentConfig):
     """Has no keys."""
 
 
-class ActivationCheckpointing(ModelTransform):
+class ActivationCheckpointing(ModelTransform[ActivationCheckpointingConfig]):
     """Keeps only the input of each layer, and recomputes its activations for the gradient."""
 
     name = "activation_checkpointing"
@@ -41,7 +41,7 @@ class CompileConfig(ComponentConfig):
     """Fail for a layer that is not one graph, rather than leave parts of it uncompiled."""
 
 
-class Compile(ModelTransform):
+class Compile(ModelTransform[CompileConfig]):
     """Compiles each layer; one graph serves all layers and all lengths."""
 
     name = "compile"

@@ -37,7 +37,7 @@ _INIT_FROM_DATA = ("eva", "corda", "lora_ga")
 """Values of ``init_lora_weights`` that have an effect only after other functions of PEFT have seen data."""
 
 
-class PeftTransform(ModelTransform):
+class PeftTransform(ModelTransform[PeftConfig]):
     """Adds an adapter to the model and freezes the rest."""
 
     name = "peft"
@@ -156,21 +156,21 @@ class PeftTransform(ModelTransform):
 
         values = {"task_type": "CAUSAL_LM", **self.config.config}
         values.pop("peft_type", None)
-        kind = self.method
-        if kind in _UNSUPPORTED:
+        method = self.method
+        if method in _UNSUPPORTED:
             raise ModelError(
-                f"model.peft_config.peft_type: {kind} {_UNSUPPORTED[kind]}, which no recipe has; use another"
+                f"model.peft_config.peft_type: {method} {_UNSUPPORTED[method]}, which no recipe has; use another"
             )
-        known = sorted(method.value for method in peft.PeftType)
-        if kind not in known:
-            raise ModelError(f"model.peft_config.peft_type: {kind or 'missing'}; {suggest(kind, known)}")
-        config_type = peft.PEFT_TYPE_TO_CONFIG_MAPPING[kind]
+        known = sorted(one.value for one in peft.PeftType)
+        if method not in known:
+            raise ModelError(f"model.peft_config.peft_type: {method or 'missing'}; {suggest(method, known)}")
+        config_type = peft.PEFT_TYPE_TO_CONFIG_MAPPING[method]
         fields = [field.name for field in dataclasses.fields(config_type)]
         for name in values:
             if name not in fields:
                 raise ModelError(f"model.peft_config.{name}: {unknown(name, fields)}")
         try:
-            return peft.get_peft_config({"peft_type": kind, **coerce_values(config_type, values)})
+            return peft.get_peft_config({"peft_type": method, **coerce_values(config_type, values)})
         except Exception as error:
             raise ModelError(f"model.peft_config: {_sentence(error)}") from error
 
