@@ -6,7 +6,7 @@ import time
 from arctic_training.callback.callback import Callback
 from arctic_training.component import TrainerView
 from arctic_training.config.sections.base import ComponentConfig
-from arctic_training.config.sections.duration import Duration
+from arctic_training.config.sections.types import Duration
 from arctic_training.logging import logger
 
 STOPPED_EARLY = 75

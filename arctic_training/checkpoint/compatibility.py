@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from arctic_training.config.checks.changes import Change, differences, resume_relevant_config
+from arctic_training.config.sections.changes import Change, differences, resume_relevant_config
 from arctic_training.config.sections.trainer import TrainerConfig
 from arctic_training.errors.types import ResumeError
 

@@ -18,8 +18,8 @@ from torch import nn
 
 from arctic_training.checkpoint.checkpointer import Checkpointer
 from arctic_training.checkpoint.folder import disk_errors
-from arctic_training.config.checks.deepspeed import without_auto
 from arctic_training.config.sections.checkpoint import CheckpointConfig
+from arctic_training.config.sections.deepspeed import without_auto
 from arctic_training.distributed import process_group
 from arctic_training.engine.engine import Engine, TrainedEngine
 from arctic_training.engine.resharding import Share, load_resharded, require_parts

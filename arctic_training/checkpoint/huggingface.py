@@ -18,7 +18,7 @@ from arctic_training.checkpoint.checkpointer import Checkpointer
 from arctic_training.checkpoint.export import dry_run_weights, save_weights
 from arctic_training.checkpoint.folder import disk_errors, step_folder
 from arctic_training.config.sections.checkpoint import CheckpointConfig
-from arctic_training.config.sections.numbers import HumanInt
+from arctic_training.config.sections.types import HumanInt
 from arctic_training.distributed import process_group
 from arctic_training.engine.engine import Engine
 from arctic_training.errors.types import RecipeError

@@ -1,4 +1,4 @@
-"""What a recipe can name, for a person to read."""
+"""Lists the classes that a recipe can name."""
 
 from importlib import import_module
 
@@ -6,17 +6,20 @@ from arctic_training.errors.types import InputError
 from arctic_training.registry import kinds, lookup, names, suggest
 
 
-def listing(kind: str = "") -> str:
-    """The name and the subject of every built-in class, or of those of one kind. Raises `InputError`."""
+def list_components(kind: str = "") -> str:
+    """Returns a line with name and subject for every built-in class, or for those of one kind.
+
+    Raises `InputError` for an unknown kind.
+    """
     import_module("arctic_training.builtin")
     if kind and kind not in kinds():
-        raise InputError(f"{kind}: no kind of component; {suggest(kind, kinds())}")
+        raise InputError(f"no kind of component is named {kind!r}; {suggest(kind, kinds())}")
     lines = []
-    for shelf in [kind] if kind else kinds():
-        lines.append(f"{shelf}:")
-        width = max(map(len, names(shelf)), default=0)
-        for name in names(shelf):
-            subject = lookup(shelf, name).__dict__.get("__doc__") or ""
-            lines.append(f"  {name:{width}}  {subject.strip().splitlines()[0] if subject.strip() else ''}".rstrip())
+    for one in [kind] if kind else kinds():
+        lines.append(f"{one}:")
+        width = max(map(len, names(one)), default=0)
+        for name in names(one):
+            doc = (vars(lookup(one, name)).get("__doc__") or "").strip()
+            lines.append(f"  {name:{width}}  {doc.partition(chr(10))[0]}".rstrip())
         lines.append("")
     return "\n".join(lines)

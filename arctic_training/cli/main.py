@@ -1,4 +1,4 @@
-"""The command. Knows no torch until it must."""
+"""The command ``arctic_training``. Imports torch only when it is needed."""
 
 import os
 import sys
@@ -6,15 +6,15 @@ import traceback
 from collections.abc import Sequence
 
 from arctic_training.errors.redaction import redact
-from arctic_training.errors.types import ArcticError
+from arctic_training.errors.types import ArcticError, RecipeError
 from arctic_training.launch.arguments import HELP, Arguments, parse
 from arctic_training.launch.threads import openmp_settings
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """Do what the words after ``arctic_training`` say; the exit code.
+    """Runs the command with the arguments ``words``, by default those of this process, and returns the exit code.
 
-    Without ``words`` this process is the command's own, and OpenMP is set for it (see `openmp_settings`).
+    Without ``words`` this process belongs to the command, which sets OpenMP for it (see `openmp_settings`).
     """
     if words is None:
         os.environ.update(openmp_settings(os.environ))
@@ -32,41 +32,40 @@ def main(words: Sequence[str] | None = None) -> int:
         return 141
 
 
-def _run(said: Arguments) -> int:
-    if said.help:
+def _run(args: Arguments) -> int:
+    if args.help:
         print(HELP, end="")
         return 0
-    if said.version:
+    if args.version:
         from importlib.metadata import version
 
         print(version("arctic_training"))
         return 0
-    if said.command == "list":
-        from arctic_training.cli.list_components import listing
+    if args.command == "list":
+        from arctic_training.cli.list_components import list_components
 
-        print(listing(said.kind), end="")
+        print(list_components(args.kind), end="")
         return 0
 
-    from arctic_training.config.recipe.get_config import get_config
+    from arctic_training.config.get_config import get_config
 
-    config = get_config(said.recipe, said.overrides)
-    if said.show:
-        from arctic_training.config.recipe.show import show
+    config = get_config(args.recipe, args.overrides)
+    if args.show:
+        from arctic_training.config.show import show
 
         print(show(config), end="")
         return 0
-    from arctic_training.config.checks.files import missing_paths
-    from arctic_training.errors.types import RecipeError
+    from arctic_training.config.get_config import missing_paths
 
     if missing := missing_paths(config):
         raise RecipeError(missing)
-    if said.command == "validate":
-        print(f"{said.recipe}: nothing wrong was found")
+    if args.command == "validate":
+        print(f"{args.recipe}: no problems found")
         return 0
 
     from arctic_training.launch.launcher import launch
 
-    return launch(said, config)
+    return launch(args, config)
 
 
 if __name__ == "__main__":

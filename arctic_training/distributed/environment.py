@@ -9,6 +9,10 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+_RANK_OF = (("RANK", "WORLD_SIZE"), ("LOCAL_RANK", "LOCAL_WORLD_SIZE"), ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS"))
+"""The variables in which launchers say which process this is, and of how many."""
+_OF_A_LAUNCHER = re.compile("TORCHELASTIC_.*|GROUP_RANK|GROUP_WORLD_SIZE|ROLE_(RANK|WORLD_SIZE|NAME)|CROSS_(RANK|SIZE)")
+"""The other variables that torchrun and DeepSpeed's launcher set for a process."""
 _original: dict[str, str | None] = {}
 """The value that each variable had before the run set it; None: it was not set."""
 _snapshots: list[dict[str, str]] = []
@@ -73,6 +77,28 @@ def local_rank() -> int:
 def has_local_rank() -> bool:
     """Whether a launcher set the local rank."""
     return bool(_env("LOCAL_RANK", "SLURM_LOCALID", ""))
+
+
+def has_rank() -> bool:
+    """Returns whether torchrun, DeepSpeed or the like started this process, be it as the only one."""
+    return {"RANK", "WORLD_SIZE"} <= os.environ.keys()
+
+
+def rank_problem() -> str:
+    """Returns what is wrong with the variables that launchers set for the rank; empty when nothing is."""
+    values = {name: os.environ[name] for names in _RANK_OF for name in names if name in os.environ}
+    for name, value in values.items():
+        if not (value.isascii() and value.isdecimal()):
+            return f"{name} is {value!r} in the environment; expected an integer of at least 0, set by a launcher"
+    for own, count in _RANK_OF:
+        if own in values and count in values and int(values[own]) >= int(values[count]):
+            return f"{own} is {values[own]} and {count} is {values[count]} in the environment; ranks begin at 0"
+    return ""
+
+
+def without_launcher_variables() -> dict[str, str]:
+    """Returns the environment without what torchrun and DeepSpeed's launcher set for this process alone."""
+    return {name: value for name, value in os.environ.items() if not _OF_A_LAUNCHER.fullmatch(name)}
 
 
 def is_slurm_step() -> bool:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from arctic_training.config.checks.deepspeed import deepspeed_problems, without_auto
+from arctic_training.config.sections.deepspeed import deepspeed_problems, without_auto
 from arctic_training.config.sections.optimizer import OptimizerConfig
 from arctic_training.config.sections.trainer import TrainerConfig
 from arctic_training.errors.types import RecipeError
@@ -68,7 +68,7 @@ def deepspeed_config(
         data_world=max(1, world // shared),
     )
     if problems:
-        raise RecipeError([f"deepspeed.{'.'.join(path)}: {what}" for path, what in problems])
+        raise RecipeError([f"deepspeed.{'.'.join(one.path)}: {one.text}" for one in problems])
     stage = zero_stage(said, world, dtype=dtype, steps=steps, highest=highest_stage(config, dtype))
     filled: dict[str, Any] = {
         "train_micro_batch_size_per_gpu": micro,

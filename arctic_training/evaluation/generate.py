@@ -13,8 +13,8 @@ from pydantic import Field, SerializeAsAny, field_validator
 from arctic_training.component import TrainerView
 from arctic_training.config.sections.base import ComponentConfig
 from arctic_training.config.sections.component import AnyComponent, parse_component
-from arctic_training.config.sections.numbers import HumanInt
 from arctic_training.config.sections.tokenizer import is_lexer
+from arctic_training.config.sections.types import HumanInt
 from arctic_training.distributed import collectives, process_group
 from arctic_training.errors.short_repr import short_repr
 from arctic_training.errors.types import InputError, ScoringError

@@ -1,46 +1,32 @@
-"""What the command line says. Knows no library, so that help is there at once."""
+"""The command line. Imports the standard library only, so that help is printed at once."""
 
-import difflib
+import argparse
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import NoReturn
 
 from arctic_training.errors.types import InputError
+from arctic_training.registry import did_you_mean
 
 COMMANDS = ("train", "process-data", "validate", "list")
 
-HELP = """\
-usage: arctic_training [COMMAND] RECIPE [KEY.PATH=VALUE ...] [OPTIONS]
-
-Train what a recipe, a YAML file, says.
+_USAGE = "arctic_training [COMMAND] RECIPE [KEY.PATH=VALUE ...] [OPTIONS]"
+_DESCRIPTION = """\
+Train from a recipe, a YAML file.
 
 commands:
   train           train (the default)
-  process-data    fill the data cache, and train nothing
+  process-data    fill the data cache without training
   validate        check the recipe; needs neither device nor network
-  list [KIND]     show the classes that a recipe can name
+  list [KIND]     list the classes that a recipe can name
 
 arguments:
-  RECIPE          the recipe
-  KEY.PATH=VALUE  put a value over the recipe's: optimizer.lr=1e-4
+  RECIPE          path of the recipe
+  KEY.PATH=VALUE  override a value of the recipe: optimizer.lr=1e-4
                   data.sources.0.split=train; the value is read as YAML
-
-options:
-  --show          print the resolved recipe, and where each value comes from
-  --num_gpus N    GPUs to use, one process each; all of them when left out.
-                  On a machine without a GPU: N processes on the CPU
-  --master_port P port at which the processes meet; a free one when left out
-  --num_nodes N   machines to use; more than one are started by DeepSpeed's
-                  launcher, to which --hostfile, --include, --master_addr and
-                  every option that is not named here are passed on
-  --launcher deepspeed
-                  the launcher of several machines; there is no other
-  --python_profile tottime|cumtime
-                  print where the time went, sorted by it, at the end
-  --debug         show the traceback of an error
-  --version       print the version
-  -h, --help      print this
-
+"""
+_EPILOG = """\
 examples:
   arctic_training recipe.yaml
   arctic_training recipe.yaml optimizer.lr=1e-4 data.max_length=2k --num_gpus 2
@@ -57,32 +43,32 @@ exit codes:
   2    the recipe, its data or an argument cannot be used
   3    a loss, gradient or weight was not finite (nan_guard)
   70   a process hung (hang_timeout)
-  75   saved and ended before its time was over (time_limit): start it again
+  75   saved and stopped before the time limit (time_limit): start it again
   130, 138, 143
-       saved and ended on SIGINT, SIGUSR1, SIGTERM: start it again
+       saved and stopped on SIGINT, SIGUSR1, SIGTERM: start it again
 """
 
-_OURS = {"--show", "--debug", "-h", "--help", "--version"}
-_WITH_VALUE = {"--python_profile", "--launcher", "--num_gpus", "--num_accelerators", "--num_nodes", "--master_port"}
-_WORDS_WITH_VALUE = (
+_DEEPSPEED_OPTIONS = (
     "-H --hostfile -i --include -e --exclude --master_addr --node_rank --launcher_args --enable_each_rank_log "
     "--bind_core_list --ssh_port --venv_script --log_level"
 )
-_PASSED_WITH_VALUE = frozenset(_WORDS_WITH_VALUE.split())
-_WORDS_ALONE = "--no_local_rank --no_ssh --no_ssh_check --force_multi --save_pid --bind_cores_to_rank -q --quiet"
-_PASSED_ALONE = frozenset(_WORDS_ALONE.split())
+"""Options of DeepSpeed's launcher that take a value."""
+_DEEPSPEED_FLAGS = "--no_local_rank --no_ssh --no_ssh_check --force_multi --save_pid --bind_cores_to_rank -q --quiet"
 _OVERRIDE = re.compile(r"[A-Za-z_][\w-]*(\.[\w-]+)*=.*", re.DOTALL)
 
 
 @dataclass
 class Arguments:
+    """The parsed command line."""
+
     command: str = "train"
     recipe: str = ""
-    """Empty where the command needs none, or none was given."""
+    """Path of the recipe; empty where the command needs none."""
     overrides: list[str] = field(default_factory=list)
-    passed: list[str] = field(default_factory=list)
-    """What goes to DeepSpeed's launcher."""
+    launcher_args: list[str] = field(default_factory=list)
+    """The arguments for DeepSpeed's launcher."""
     kind: str = ""
+    """The kind of component to list; empty for all."""
     show: bool = False
     debug: bool = False
     help: bool = False
@@ -93,80 +79,109 @@ class Arguments:
     master_port: int | None = None
 
     def for_one_process(self) -> list[str]:
-        """The arguments that every process of the run is started with."""
+        """Returns the arguments that every process of the run is started with."""
         profile = ["--python_profile", self.python_profile] if self.python_profile else []
         return [self.command, self.recipe, *self.overrides, *(["--debug"] if self.debug else []), *profile]
 
 
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise InputError(message)
+
+
+def _positive(text: str) -> int:
+    if not text.isascii() or not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected an integer above 0, got {text!r}")
+    return int(text)
+
+
+def _port(text: str) -> int:
+    if _positive(text) > 65_535:
+        raise argparse.ArgumentTypeError(f"expected a port of at most 65535, got {text!r}")
+    return int(text)
+
+
+def _parser() -> _Parser:
+    def layout(prog: str) -> argparse.HelpFormatter:
+        return argparse.RawDescriptionHelpFormatter(prog, max_help_position=18, width=80)
+
+    parser = _Parser(
+        usage=_USAGE,
+        description=_DESCRIPTION,
+        epilog=_EPILOG,
+        formatter_class=layout,
+        add_help=False,
+        allow_abbrev=False,
+        exit_on_error=False,
+    )
+    add = parser.add_argument
+    add("--show", action="store_true", help="print the resolved recipe and where each value comes from")
+    gpus = "GPUs to use, one process each (default: all). On a machine without a GPU: N processes on the CPU"
+    add("--num_gpus", type=_positive, metavar="N", help=gpus)
+    add("--num_accelerators", type=_positive, dest="num_gpus", help=argparse.SUPPRESS)
+    add("--master_port", type=_port, metavar="P", help="port at which the processes meet (default: a free one)")
+    nodes = "machines to use; several are started by DeepSpeed's launcher, which is given --hostfile, --include, "
+    nodes += "--master_addr and every option that is not listed here"
+    add("--num_nodes", type=_positive, metavar="N", help=nodes)
+    add("--launcher", choices=["deepspeed"], dest="_launcher", help="the launcher of several machines")
+    profile = "print where the time went at the end, sorted by it"
+    add("--python_profile", choices=["tottime", "cumtime"], help=profile)
+    add("--debug", action="store_true", help="print the traceback of an error")
+    add("--version", action="store_true", help="print the version")
+    add("-h", "--help", action="store_true", help="print this help")
+    # DeepSpeed's launcher passes it beside the environment variable
+    add("--local_rank", dest="_local_rank", help=argparse.SUPPRESS)
+    return parser
+
+
+HELP = _parser().format_help()
+
+
 def parse(words: Sequence[str]) -> Arguments:
-    """Raises `InputError` with what is wrong, and what would be right."""
-    said = Arguments()
-    left = list(words)
+    """Returns the parsed command line. Raises `InputError` for one that cannot be used."""
+    try:
+        args, others = _parser().parse_known_args(words, Arguments())
+    except argparse.ArgumentError as error:
+        raise InputError(f"{error.argument_name}: {error.message}") from None
     positional: list[str] = []
-    commanded = False
-    while left:
-        word = left.pop(0)
-        name, equals, value = word.partition("=")
-        if word in _OURS:
-            setattr(said, {"-h": "help"}.get(word, word.lstrip("-")), True)
-        elif name in _WITH_VALUE:
-            if not equals:
-                if not left:
-                    raise InputError(f"{name}: a value has to follow")
-                value = left.pop(0)
-            _take(said, name, value)
-        elif word.startswith("--local_rank"):  # DeepSpeed's launcher says in the environment too what it says here
-            if not equals and left:
-                left.pop(0)
-        elif word.startswith("-"):
-            said.passed.append(word)
-            if equals or not left or word in _PASSED_ALONE:
-                continue
-            # of an option that is not known here, what follows the recipe and is no override is the value
-            if name in _PASSED_WITH_VALUE or (positional and _is_value(left[0])):
-                said.passed.append(left.pop(0))
+    while others:
+        word = others.pop(0)
+        if word.startswith("-"):
+            args.launcher_args.append(word)
+            if others and _takes_value(word, others[0], after_recipe=bool(positional)):
+                args.launcher_args.append(others.pop(0))
         elif _OVERRIDE.fullmatch(word):
-            said.overrides.append(word)
-        elif word in COMMANDS and not positional and not commanded:
-            said.command, commanded = word, True
+            args.overrides.append(word)
         else:
             positional.append(word)
-    _place(said, positional)
-    return said
+    if not args.help and not args.version:
+        _assign_positional(args, positional)
+    return args
 
 
-def _is_value(word: str) -> bool:
-    return not word.startswith("-") and not _OVERRIDE.fullmatch(word)
+def _takes_value(option: str, following: str, *, after_recipe: bool) -> bool:
+    """Returns whether ``following`` is the value of an option for DeepSpeed's launcher.
+
+    Of an option that is not known, what follows it after the recipe and is no override is the value.
+    """
+    if "=" in option or option in _DEEPSPEED_FLAGS.split():
+        return False
+    is_value = not following.startswith("-") and not _OVERRIDE.fullmatch(following)
+    return option in _DEEPSPEED_OPTIONS.split() or (after_recipe and is_value)
 
 
-def _take(said: Arguments, name: str, value: str) -> None:
-    if name == "--launcher":
-        if value != "deepspeed":
-            raise InputError(f"--launcher {value}: not supported; deepspeed is the only one")
-    elif name == "--python_profile":
-        if value not in ("tottime", "cumtime"):
-            raise InputError(f"--python_profile {value}: tottime or cumtime is wanted")
-        said.python_profile = value
+def _assign_positional(args: Arguments, words: list[str]) -> None:
+    """Sets command, recipe and kind. Raises `InputError` where words are missing or too many."""
+    if words and words[0] in COMMANDS:
+        args.command = words.pop(0)
+    first = words.pop(0) if words else ""
+    if args.command == "list":
+        args.kind = first
+    elif not first:
+        raise InputError("missing the recipe: arctic_training recipe.yaml; see --help")
     else:
-        if not value.isascii() or not value.isdecimal() or int(value) < 1:
-            raise InputError(f"{name} {value}: a whole number above 0 is wanted")
-        if name == "--master_port" and int(value) > 65_535:
-            raise InputError(f"{name} {value}: ports end at 65535")
-        setattr(said, "num_gpus" if name == "--num_accelerators" else name.lstrip("-"), int(value))
-
-
-def _place(said: Arguments, positional: list[str]) -> None:
-    if said.help or said.version:
-        return
-    if said.command == "list":
-        said.kind = positional.pop(0) if positional else ""
-    elif positional:
-        said.recipe = positional.pop(0)
-    if positional:
-        close = difflib.get_close_matches(said.recipe, COMMANDS, n=1)
-        meant = f"; did you mean the command {close[0]}?" if close else "; values are given as key.path=value"
-        raise InputError(
-            f"{positional[0]}: one recipe is wanted, and {said.recipe or said.kind} is given already{meant}"
-        )
-    if said.command != "list" and not said.recipe:
-        raise InputError("no recipe is given: arctic_training recipe.yaml; --help says more")
+        args.recipe = first
+    if words:
+        what = "kind" if args.command == "list" else "recipe"
+        guess = did_you_mean(first, COMMANDS) or "overrides are written key.path=value"
+        raise InputError(f"expected one {what} ({first}), got a second: {words[0]}; {guess}")

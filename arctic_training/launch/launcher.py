@@ -9,7 +9,6 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -19,67 +18,61 @@ from arctic_training.callback.time_limit import STOPPED_EARLY
 from arctic_training.distributed import environment
 from arctic_training.distributed.signals import STOP_SIGNALS, handle_signals
 from arctic_training.errors.report import CHANNEL
+from arctic_training.errors.short_repr import short_repr
 from arctic_training.errors.types import InputError
 from arctic_training.launch.arguments import Arguments
 from arctic_training.launch.threads import openmp_settings
 from arctic_training.launch.worker import LAUNCHER, run
 
-_GRACE = 2.5
-"""Seconds that processes have to end by themselves when one of them has failed, or told that it does."""
-_PAUSE = 0.05
+_GRACE_PERIOD = 2.5
+"""Seconds that the other processes have to exit by themselves once one has failed or reported a failure."""
+_POLL_INTERVAL = 0.05
 _HOST = re.compile(r"\S+\s+slots=\d+(\s*#.*)?")
 """A line of a host file."""
-_PLACE = (("RANK", "WORLD_SIZE"), ("LOCAL_RANK", "LOCAL_WORLD_SIZE"), ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS"))
-"""What launchers say in the environment: which process this is, and of how many."""
-_OF_A_LAUNCHER = re.compile("TORCHELASTIC_.*|GROUP_RANK|GROUP_WORLD_SIZE|ROLE_(RANK|WORLD_SIZE|NAME)|CROSS_(RANK|SIZE)")
-"""The other variables that torchrun and DeepSpeed's launcher set for a process."""
 
 
-def launch(said: Arguments, config: Any) -> int:
-    """Run the recipe in as many processes as is said; the exit code. Raises `InputError`."""
+def launch(args: Arguments, config: Any) -> int:
+    """Trains in this process, or in the processes that ``args`` ask for, and returns the exit code.
+
+    Raises `InputError` when they cannot be started.
+    """
     from arctic_training.distributed import process_group
 
-    _check_rank_variables(os.environ)
-    starts = said.num_gpus or said.passed or said.num_nodes > 1
-    several = max(environment.world_size(), process_group.world_size()) > 1
-    if starts and several:
-        raise InputError("--num_gpus: this process is one rank of a run already; its launcher says how many there are")
+    if problem := environment.rank_problem():
+        raise InputError(problem)
+    starts_others = args.num_gpus or args.launcher_args or args.num_nodes > 1
+    is_rank = max(environment.world_size(), process_group.world_size()) > 1
+    if starts_others and is_rank:
+        raise InputError("--num_gpus: this process is one rank of a run already; its launcher sets their number")
     # the only process of another launcher starts no others unasked, however many GPUs there are
-    placed = several or {"RANK", "WORLD_SIZE"} <= os.environ.keys()
-    if said.command == "process-data" or (placed and not starts):
-        return run(config, command=said.command, debug=said.debug, profile=said.python_profile)
-    if said.passed or said.num_nodes > 1:
-        return _with_deepspeed(said)
-    count = _processes(said.num_gpus)
+    is_launched = is_rank or environment.has_rank()
+    if args.command == "process-data" or (is_launched and not starts_others):
+        return _run_here(args, config)
+    if args.launcher_args or args.num_nodes > 1:
+        return _launch_with_deepspeed(args)
+    count = _num_processes(args.num_gpus)
     if count == 1:
-        return run(config, command=said.command, debug=said.debug, profile=said.python_profile)
-    _require_groups(config, count)
-    return _launch_local_workers(said, count)
+        return _run_here(args, config)
+    _check_world_size(config, count)
+    return _launch_local_workers(args, count)
 
 
-def _check_rank_variables(variables: Mapping[str, str]) -> None:
-    """Raises `InputError` when what a launcher says of this process makes no sense."""
-    told = {name: variables[name] for names in _PLACE for name in names if name in variables}
-    for name, value in told.items():
-        if not (value.isascii() and value.isdecimal()):
-            raise InputError(f"{name} is {value!r} in the environment; a whole number is wanted, as a launcher sets it")
-    for rank, world in _PLACE:
-        if rank in told and world in told and int(told[rank]) >= int(told[world]):
-            raise InputError(f"{rank} is {told[rank]} and {world} {told[world]} in the environment; ranks begin at 0")
+def _run_here(args: Arguments, config: Any) -> int:
+    return run(config, command=args.command, debug=args.debug, profile=args.python_profile)
 
 
-def _processes(wanted: int | None) -> int:
+def _num_processes(num_gpus: int | None) -> int:
     import torch
 
-    there = torch.cuda.device_count()
-    if wanted and there and wanted > there:
-        raise InputError(f"--num_gpus {wanted}: this machine has {there}; {there} or fewer are wanted")
-    return wanted or there or 1
+    available = torch.cuda.device_count()
+    if num_gpus and available and num_gpus > available:
+        raise InputError(f"--num_gpus {num_gpus}: this machine has {available} GPUs; expected at most {available}")
+    return num_gpus or available or 1
 
 
-def _require_groups(config: Any, count: int) -> None:
-    """What the processes would refuse too, before there are any. Raises `InputError`."""
-    from arctic_training.config.checks.location import place
+def _check_world_size(config: Any, count: int) -> None:
+    """Raises, before any process is started, the `InputError` that all of them would raise."""
+    from arctic_training.config.recipe.location import place
     from arctic_training.distributed.sequence_parallel import check_world_size
 
     try:
@@ -89,7 +82,7 @@ def _require_groups(config: Any, count: int) -> None:
         raise
 
 
-def _environment(rank: int, count: int, port: int) -> dict[str, str]:
+def _worker_environment(rank: int, count: int, port: int) -> dict[str, str]:
     own = {
         "RANK": rank,
         "LOCAL_RANK": rank,
@@ -100,9 +93,8 @@ def _environment(rank: int, count: int, port: int) -> dict[str, str]:
         "MASTER_PORT": port,
         LAUNCHER: os.getpid(),
     }
-    # what another launcher says of this process is not true of those that it starts
-    inherited = {name: value for name, value in os.environ.items() if not _OF_A_LAUNCHER.fullmatch(name)}
-    variables = inherited | {name: str(value) for name, value in own.items()}
+    # what another launcher set for this process does not hold for those that it starts
+    variables = environment.without_launcher_variables() | {name: str(value) for name, value in own.items()}
     return variables | openmp_settings(variables)
 
 
@@ -112,8 +104,20 @@ def _free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def _require_free(port: int) -> int:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as error:
+            raise InputError(f"--master_port {port}: {error.strerror}; remove it to use a free port") from None
+    return port
+
+
 @dataclass
-class _Child:
+class _Worker:
+    """A process of the run, with the pipe on which it reports a failure."""
+
     rank: int
     process: subprocess.Popen[bytes]
     channel: int
@@ -121,106 +125,100 @@ class _Child:
 
     @property
     def failed(self) -> bool:
-        """Told of a failure, or ended otherwise than well, or in good order before its time."""
-        if self.told() is not None:  # its end may take it seconds
+        """Whether it has reported a failure, or has exited with a code that is none of a run that ends in order."""
+        if self.failure() is not None:  # its exit may take seconds
             return True
         return self.process.poll() not in (None, 0, STOPPED_EARLY, *(128 + number for number in STOP_SIGNALS))
 
-    def told(self) -> dict[str, Any] | None:
+    def failure(self) -> dict[str, Any] | None:
+        """Returns the failure that it has reported (see `report`); None without one."""
         with contextlib.suppress(BlockingIOError):
             self.received += os.read(self.channel, 1 << 18)
         try:
             return dict(json.loads(self.received))
-        except ValueError:  # nothing, or not all of it
+        except ValueError:  # empty or incomplete
             return None
 
 
-class _Signals:
-    """Passes signals on to the children, once; the second ends them at once."""
+class _SignalRelay:
+    """Relays the first signal to the workers; the second kills them."""
 
-    def __init__(self, children: list[_Child]) -> None:
-        self.children = children
+    def __init__(self, workers: list[_Worker]) -> None:
+        self.workers = workers
         self.received = 0
 
-    def pass_on(self, number: int, frame: Any) -> None:
-        _send(self.children, signal.SIGKILL if self.received else number)
+    def relay(self, number: int, frame: Any) -> None:
+        _send(self.workers, signal.SIGKILL if self.received else number)
         self.received = self.received or number
 
 
-def _require_free(port: int) -> int:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError as error:
-            raise InputError(f"--master_port {port}: {error.strerror}; leave it out for a free one") from None
-    return port
-
-
-def _launch_local_workers(said: Arguments, count: int) -> int:
-    port = _require_free(said.master_port) if said.master_port else _free_port()
-    children: list[_Child] = []
-    signals = _Signals(children)
-    with handle_signals(signals.pass_on):
+def _launch_local_workers(args: Arguments, count: int) -> int:
+    port = _require_free(args.master_port) if args.master_port else _free_port()
+    workers: list[_Worker] = []
+    signals = _SignalRelay(workers)
+    with handle_signals(signals.relay):
         for rank in range(count):
             reader, writer = os.pipe()
             os.set_blocking(reader, False)
-            told = _environment(rank, count, port) | {CHANNEL: str(writer)}
-            command = [sys.executable, "-m", "arctic_training.launch.worker", *said.for_one_process()]
-            # a session of its own: a Ctrl-C of the terminal comes once, through this process
-            process = subprocess.Popen(command, env=told, pass_fds=[writer], start_new_session=True)
+            variables = _worker_environment(rank, count, port) | {CHANNEL: str(writer)}
+            command = [sys.executable, "-m", "arctic_training.launch.worker", *args.for_one_process()]
+            # a session of its own: a Ctrl-C of the terminal arrives once, through this process
+            process = subprocess.Popen(command, env=variables, pass_fds=[writer], start_new_session=True)
             os.close(writer)
-            children.append(_Child(rank, process, reader))
+            workers.append(_Worker(rank, process, reader))
         if signals.received:  # while they were being started
-            _send(children, signals.received)
-        while any(child.process.poll() is None for child in children):
-            if any(child.failed for child in children):
+            _send(workers, signals.received)
+        while any(worker.process.poll() is None for worker in workers):
+            if any(worker.failed for worker in workers):
                 break
-            time.sleep(_PAUSE)
-        failed = [child for child in children if child.failed]
-        _terminate_workers(children)
-        return _exit_code(children, failed, signals.received)
+            time.sleep(_POLL_INTERVAL)
+        failed = [worker for worker in workers if worker.failed]
+        _terminate_workers(workers)
+        return _exit_code(workers, failed, signals.received)
 
 
-def _send(children: list[_Child], number: int) -> None:
-    for child in children:
-        if child.process.poll() is None:
-            child.process.send_signal(number)
+def _send(workers: list[_Worker], number: int) -> None:
+    for worker in workers:
+        if worker.process.poll() is None:
+            worker.process.send_signal(number)
 
 
-def _terminate_workers(children: list[_Child]) -> None:
-    """Give those that are left time to notice, and to tell what they know; then end them."""
-    deadline = time.monotonic() + _GRACE
-    while time.monotonic() < deadline and any(child.process.poll() is None for child in children):
-        time.sleep(_PAUSE)
-    _send(children, signal.SIGKILL)
-    for child in children:
-        child.process.wait()
+def _terminate_workers(workers: list[_Worker]) -> None:
+    """Gives the workers that are left time to notice and to report a failure, then kills them."""
+    deadline = time.monotonic() + _GRACE_PERIOD
+    while time.monotonic() < deadline and any(worker.process.poll() is None for worker in workers):
+        time.sleep(_POLL_INTERVAL)
+    _send(workers, signal.SIGKILL)
+    for worker in workers:
+        worker.process.wait()
 
 
-def _exit_code(children: list[_Child], failed: list[_Child], received: int) -> int:
-    """Tell the first failure, and find the exit code. ``failed`` are those that ended badly by themselves."""
-    told = {child.rank: said for child in children if (said := child.told()) is not None}
-    silent = [child for child in failed if child.rank not in told]
-    if told and not (silent and all(said["echo"] for said in told.values())):
-        first = min(told.values(), key=lambda said: (said["echo"], said["time"]))
-        number = min(said["rank"] for said in told.values() if said["text"] == first["text"])  # what several found
-        rank = "" if first["known"] and number == 0 else f"[rank {number}] "
-        print(f"{rank}{first['text']}", file=sys.stderr)
+def _exit_code(workers: list[_Worker], failed: list[_Worker], received: int) -> int:
+    """Prints the first failure and returns the exit code of the run.
+
+    ``failed`` are the workers that failed by themselves; ``received`` is the signal that the launcher got, or 0.
+    """
+    failures = {worker.rank: failure for worker in workers if (failure := worker.failure()) is not None}
+    silent = [worker for worker in failed if worker.rank not in failures]
+    if failures and not (silent and all(failure["echo"] for failure in failures.values())):
+        first = min(failures.values(), key=lambda failure: (failure["echo"], failure["time"]))
+        lowest = min(failure["rank"] for failure in failures.values() if failure["text"] == first["text"])
+        prefix = "" if first["known"] and lowest == 0 else f"[rank {lowest}] "
+        print(f"{prefix}{first['text']}", file=sys.stderr)
         return int(first["code"])
-    if received and any(child.process.returncode for child in children):  # else the run was at its end already
+    if received and any(worker.process.returncode for worker in workers):  # else the run was complete already
         return 128 + received
     if silent:
         code = int(silent[0].process.returncode)
         how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
         print(f"[rank {silent[0].rank}] {how}; the other processes were ended too", file=sys.stderr)
         return 128 - code if code < 0 else code
-    return max(int(child.process.returncode) for child in children)
+    return max(int(worker.process.returncode) for worker in workers)
 
 
-def _require_hosts(passed: list[str]) -> None:
+def _check_host_files(launcher_args: list[str]) -> None:
     """Raises `InputError` for a host file that cannot be read."""
-    words = [part for word in passed for part in (word.split("=", 1) if word.startswith("--hostfile=") else [word])]
+    words = [part for word in launcher_args for part in (word.split("=", 1) if word[:11] == "--hostfile=" else [word])]
     for name, file in pairwise(words):
         if name not in ("--hostfile", "-H"):
             continue
@@ -228,27 +226,30 @@ def _require_hosts(passed: list[str]) -> None:
             lines = Path(file).read_text(encoding="utf-8").splitlines()
         except (OSError, ValueError) as error:
             raise InputError(f"{name} {file}: {getattr(error, 'strerror', None) or error}") from None
-        for number, line in enumerate(lines, 1):
-            if line.strip() and not line.lstrip().startswith("#") and not _HOST.fullmatch(line.strip()):
-                raise InputError(f"{file}:{number}: {line.strip()!r:.60}: `host slots=GPUs` is wanted")
+        for number, line in enumerate(map(str.strip, lines), 1):
+            if line and not line.startswith("#") and not _HOST.fullmatch(line):
+                raise InputError(f"{file}:{number}: {short_repr(line)}: expected `host slots=GPUs`")
 
 
-def _with_deepspeed(said: Arguments) -> int:
-    """Hand over to DeepSpeed's launcher, and pass signals on to all that it starts, which it does not do."""
-    _require_hosts(said.passed)
-    counts = [*(["--num_gpus", str(said.num_gpus)] if said.num_gpus else [])]
-    counts += ["--num_nodes", str(said.num_nodes)] if said.num_nodes > 1 else []
-    counts += ["--master_port", str(said.master_port)] if said.master_port else []
-    words = [*said.passed, *counts, "--module", "arctic_training.launch.worker", *said.for_one_process()]
+def _launch_with_deepspeed(args: Arguments) -> int:
+    """Runs DeepSpeed's launcher, and relays signals to all its processes, which it does not do itself."""
+    _check_host_files(args.launcher_args)
+    options = {
+        "--num_gpus": args.num_gpus,
+        "--num_nodes": args.num_nodes if args.num_nodes > 1 else None,
+        "--master_port": args.master_port,
+    }
+    own = [word for name, value in options.items() if value for word in (name, str(value))]
+    words = [*args.launcher_args, *own, "--module", "arctic_training.launch.worker", *args.for_one_process()]
     runner = subprocess.Popen([sys.executable, "-m", "deepspeed.launcher.runner", *words], start_new_session=True)
     received = 0
 
-    def pass_on(number: int, frame: Any) -> None:
+    def relay(number: int, frame: Any) -> None:
         nonlocal received
         with contextlib.suppress(ProcessLookupError):
             os.killpg(runner.pid, signal.SIGKILL if received else number)
         received = received or number
 
-    with handle_signals(pass_on):
+    with handle_signals(relay):
         code = runner.wait()
     return 128 + received if received else 128 - code if code < 0 else code

@@ -5,7 +5,7 @@ import types
 from collections.abc import Mapping
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
-from arctic_training.config.sections.numbers import number
+from arctic_training.config.sections.types import number
 
 
 def coerce_values(config_type: Any, values: Mapping[str, Any]) -> dict[str, Any]:

@@ -4,11 +4,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import SerializeAsAny, field_validator, model_validator
 
-from arctic_training.config.checks.changes import RESUME_SAFE
-from arctic_training.config.checks.not_built import require_built
-from arctic_training.config.checks.paths import unreadable
+from arctic_training.config.checks.files import unreadable
+from arctic_training.config.checks.not_built import MODEL
 from arctic_training.config.checks.problems import Problem
 from arctic_training.config.sections.base import ComponentConfig
+from arctic_training.config.sections.changes import RESUME_SAFE
 from arctic_training.config.sections.component import AnyComponent, parse_component
 from arctic_training.config.sections.model import ModelConfig
 from arctic_training.errors.types import ModelError
@@ -46,10 +46,8 @@ class HFModelConfig(ModelConfig):
     """A PEFT config: ``peft_type`` (LORA, ...) and the fields of that method. Only the adapter is trained."""
     transforms: Annotated[list[SerializeAsAny[ComponentConfig]], AnyComponent("model_transform")] = []
     """Transforms of the model, in this order, after the adapter and before activation checkpointing and compiling."""
-    save_name: Annotated[str | None, RESUME_SAFE] = None
-    """Name of the model in exports; not built yet."""
 
-    _built = field_validator("save_name")(require_built)
+    not_built = MODEL
 
     @property
     def unshareable(self) -> str:

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from arctic_training.config.checks.paths import beyond_reach
+from arctic_training.config.checks.files import not_on_hub
 from arctic_training.errors.types import ModelError
 from arctic_training.logging import logger
 from arctic_training.model import weight_files
@@ -145,7 +145,7 @@ class Pretrained:
             text = f"its .bin file holds more than tensors{such_as} which could run code, and was not loaded; "
             text += "have the weights written as safetensors"
         elif not self.path.exists():
-            text = beyond_reach(text)
+            text = not_on_hub(text)
         return f"{self._label()}: {text[:500]}"
 
     def _is_new(self, weight: str) -> bool:

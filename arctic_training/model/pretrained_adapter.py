@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from arctic_training.config.checks.sandbox import escapes
+from arctic_training.config.checks.files import outside_root
 from arctic_training.engine.zero import is_partitioned, modified
 from arctic_training.errors.types import ModelError
 from arctic_training.model.pretrained import Pretrained
@@ -35,7 +35,7 @@ def base_of(name: str) -> str:
         return str(own_base)  # it stays with the adapter wherever the folder is moved to
     if not isinstance(base, str) or not base:
         raise ModelError(f"{name}: {_CONFIG} names no base_model_name_or_path")
-    if problem := escapes(base) if os.path.exists(os.path.expanduser(base)) else "":
+    if problem := outside_root(base) if os.path.exists(os.path.expanduser(base)) else "":
         raise ModelError(f"{name}: the base of the adapter, {problem}")
     return base
 

@@ -3,11 +3,11 @@
 from typing import Any, ClassVar
 
 import torch
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 from torch import Tensor
 
-from arctic_training.config.checks.not_built import require_built
-from arctic_training.config.sections.numbers import HumanFloat
+from arctic_training.config.checks.not_built import DPO
+from arctic_training.config.sections.types import HumanFloat
 from arctic_training.data.factories.base import DataFactory
 from arctic_training.data.factories.dpo import DPODataFactory
 from arctic_training.distributed import collectives, process_group
@@ -42,10 +42,8 @@ class DPOConfig(ReferenceConfig):
     sft_weight: HumanFloat = Field(default=0.0, ge=0)
     """Weight of the cross-entropy of the chosen completions, a mean over their tokens, beside the preference loss.
     Without it a policy may come to prefer the better completions while it forgets how to generate them."""
-    ignore_label_index: int = -100
-    """The label of tokens without a loss; another one is not built yet."""
 
-    _built = field_validator("ignore_label_index")(require_built)
+    not_built = DPO
 
     def reference_not_needed(self) -> str:
         return "simpo compares with no reference" if self.loss_type == "simpo" else ""

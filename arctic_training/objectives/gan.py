@@ -10,10 +10,10 @@ from arctic_training.callback.ema import EMA
 from arctic_training.checkpoint.deepspeed import DeepSpeedCheckpointEngine
 from arctic_training.config.sections.component import TrainerComponent
 from arctic_training.config.sections.model import ModelConfig
-from arctic_training.config.sections.numbers import HumanFloat, HumanInt
 from arctic_training.config.sections.optimizer import OptimizerConfig
 from arctic_training.config.sections.scheduler import SchedulerConfig
 from arctic_training.config.sections.trainer import TrainerConfig
+from arctic_training.config.sections.types import HumanFloat, HumanInt
 from arctic_training.data.batching.noise import normal, uniform
 from arctic_training.data.factories.gan import GANDataFactory
 from arctic_training.data.factories.tensor import TensorDataFactory

@@ -6,7 +6,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from arctic_training.config.sections.numbers import HumanFloat
+from arctic_training.config.sections.types import HumanFloat
 from arctic_training.loss.policy import clipped_surrogate_losses, group_advantages, kl_estimates, segment_sums
 from arctic_training.objectives.policy import PolicyTrainer
 from arctic_training.objectives.policy_config import PolicyConfig

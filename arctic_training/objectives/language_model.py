@@ -7,8 +7,8 @@ from pydantic import Field
 
 from arctic_training.checkpoint.deepspeed import DeepSpeedCheckpointEngine
 from arctic_training.checkpoint.huggingface import HFCheckpointEngine
-from arctic_training.config.sections.numbers import HumanFloat
 from arctic_training.config.sections.trainer import TrainerConfig
+from arctic_training.config.sections.types import HumanFloat
 from arctic_training.model.dropout import disable_dropout
 from arctic_training.model.huggingface_factory import HFModelFactory
 from arctic_training.model.liger_factory import LigerModelFactory

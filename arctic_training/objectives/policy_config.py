@@ -5,10 +5,10 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field, field_validator
 
-from arctic_training.config.checks.changes import RESUME_SAFE
 from arctic_training.config.checks.problems import Problem, Problems
+from arctic_training.config.sections.changes import RESUME_SAFE
 from arctic_training.config.sections.checkpoint import CheckpointConfig
-from arctic_training.config.sections.numbers import HumanFloat, HumanInt
+from arctic_training.config.sections.types import HumanFloat, HumanInt
 from arctic_training.objectives.reference_config import ReferenceConfig
 from arctic_training.reward.sections import RewardSections
 

@@ -5,10 +5,10 @@ from typing import Annotated, Any
 
 from pydantic import SerializeAsAny, ValidationInfo, ValidatorFunctionWrapHandler, field_validator, model_validator
 
-from arctic_training.config.checks.changes import RESUME_SAFE
-from arctic_training.config.checks.deepspeed import deepspeed_problems
 from arctic_training.config.checks.problems import Problem, Problems
+from arctic_training.config.sections.changes import RESUME_SAFE
 from arctic_training.config.sections.component import TrainerComponent
+from arctic_training.config.sections.deepspeed import deepspeed_problems
 from arctic_training.config.sections.model import ModelConfig
 from arctic_training.config.sections.trainer import TrainerConfig
 
@@ -73,7 +73,7 @@ class ReferenceConfig(TrainerConfig):
                 sequence_parallel_size=self.sequence_parallel_size,
             )
             if problems:
-                raise Problems(Problem(("reference_model_deepspeed", *path), text) for path, text in problems)
+                raise Problems(Problem(("reference_model_deepspeed", *one.path), one.text) for one in problems)
 
 
 def _require_same_start(adapter: Mapping[str, Any]) -> None:

@@ -6,8 +6,8 @@ import torch
 from pydantic import Field
 from torch import nn
 
-from arctic_training.config.sections.numbers import HumanFloat
 from arctic_training.config.sections.optimizer import OptimizerConfig
+from arctic_training.config.sections.types import HumanFloat
 from arctic_training.engine import optimizers
 from arctic_training.optimizer.factory import OptimizerFactory, parameter_groups
 from arctic_training.optimizer.torch_factories import AdamConfig

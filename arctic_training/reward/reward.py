@@ -7,10 +7,10 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import BeforeValidator, Field, SerializeAsAny, model_validator
 
-from arctic_training.config.checks.changes import RESUME_SAFE
 from arctic_training.config.sections.base import ComponentConfig
+from arctic_training.config.sections.changes import RESUME_SAFE
 from arctic_training.config.sections.component import parse_component
-from arctic_training.config.sections.numbers import HumanFloat, HumanInt
+from arctic_training.config.sections.types import HumanFloat, HumanInt
 from arctic_training.registry import Registered, lookup
 
 

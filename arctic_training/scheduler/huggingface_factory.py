@@ -5,8 +5,8 @@ from typing import Any
 from pydantic import field_validator, model_validator
 from torch.optim import Optimizer
 
-from arctic_training.config.sections.numbers import read_numbers
 from arctic_training.config.sections.scheduler import SchedulerConfig
+from arctic_training.config.sections.types import read_numbers
 from arctic_training.errors.types import RecipeError
 from arctic_training.registry import suggest
 from arctic_training.scheduler.factory import SchedulerFactory

@@ -7,8 +7,8 @@ from pydantic import Field
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from arctic_training.config.sections.numbers import HumanFloat, HumanInt
 from arctic_training.config.sections.scheduler import SchedulerConfig
+from arctic_training.config.sections.types import HumanFloat, HumanInt
 from arctic_training.errors.types import RecipeError
 from arctic_training.scheduler.factory import SchedulerFactory
 

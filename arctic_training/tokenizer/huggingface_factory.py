@@ -9,9 +9,9 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from arctic_training.config.checks.changes import RESUME_SAFE
-from arctic_training.config.checks.paths import beyond_reach, unreadable
+from arctic_training.config.checks.files import not_on_hub, unreadable
 from arctic_training.config.checks.problems import Problem
+from arctic_training.config.sections.changes import RESUME_SAFE
 from arctic_training.config.sections.tokenizer import TokenizerConfig
 from arctic_training.errors.types import ModelError
 from arctic_training.tokenizer.factory import TokenizerFactory, read_template
@@ -82,7 +82,7 @@ class HFTokenizerFactory(TokenizerFactory[HFTokenizerConfig]):
             if "trust_remote_code" in text:
                 text = "it brings Python code of its own, which is run only with tokenizer.trust_remote_code: true"
             elif not path.exists():
-                text = beyond_reach(text)
+                text = not_on_hub(text)
             else:
                 text = f"its tokenizer cannot be read: {type(error).__name__}: {text}"
             raise ModelError(f"{key}: {name}: {text}") from error

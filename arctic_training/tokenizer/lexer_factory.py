@@ -5,9 +5,9 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from arctic_training.config.checks.changes import RESUME_SAFE
 from arctic_training.config.checks.problems import Problem, Problems, shown
 from arctic_training.config.sections.base import BaseConfig
+from arctic_training.config.sections.changes import RESUME_SAFE
 from arctic_training.config.sections.tokenizer import TokenizerConfig
 from arctic_training.tokenizer.factory import TokenizerFactory, read_template
 from arctic_training.tokenizer.lexemes import split_patterns

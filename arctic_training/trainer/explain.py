@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from arctic_training.callback.hooks import events_of
-from arctic_training.config.checks.cross_field import shares_sequences
+from arctic_training.config.sections.cross_field import shares_sequences
 from arctic_training.distributed import process_group
 from arctic_training.errors.types import MemoryShortError
 

@@ -21,8 +21,8 @@ from arctic_training import (
     TokenizerFactory,
 )
 from arctic_training.config.sections.model import DType
-from arctic_training.config.sections.numbers import HumanInt
 from arctic_training.config.sections.tokenizer import TokenizerConfig
+from arctic_training.config.sections.types import HumanInt
 from arctic_training.distributed.process_group import is_main
 from arctic_training.generation.generate import generate
 from arctic_training.generation.sampling import SamplingParams

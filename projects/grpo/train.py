@@ -7,7 +7,7 @@ from itertools import accumulate, islice
 from typing import Any
 
 from arctic_training import Callback, ComponentConfig, DataSource, DataSourceConfig
-from arctic_training.config.sections.numbers import HumanInt
+from arctic_training.config.sections.types import HumanInt
 from arctic_training.distributed.process_group import is_main
 
 MODULUS, LENGTH = 17, 4

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from arctic_training import Callback, ComponentConfig, DataSource, Evaluator
 from arctic_training.config.sections.data import DataSourceConfig
-from arctic_training.config.sections.numbers import HumanInt
+from arctic_training.config.sections.types import HumanInt
 
 MODES, RADIUS, SIGMA = 8, 2.0, 0.1
 _ANGLES = torch.arange(MODES) * (2 * math.pi / MODES)

@@ -100,7 +100,7 @@ CASES: dict[str, Case] = {
         files={"train.py": BARE + "    name = 'own_bare'\n\n    def loss(self, batch):\n        return 0\n"},
     ),
     "a config that is none": Case(
-        "recipe.yaml:1:7: type: own_odd: the class Mine in {here}/train.py states a config_type that is no config",
+        "recipe.yaml:1:7: type: own_odd: the class Mine in {here}/train.py states a config_type that is not a config",
         recipe=of("own_odd"),
         files=trainer("own_odd", "config_type = dict"),
     ),

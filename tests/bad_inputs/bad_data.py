@@ -290,7 +290,7 @@ CASES: dict[str, Case] = {
         files={"rows.jsonl": lines({"input_ids": [1, 2, 5], "labels": [1, 2]})},
     ),
     "a stream without an end": Case(
-        "recipe.yaml: train_iters: 0, and a stream has no end; say how many updates to train",
+        "recipe.yaml: train_iters: 0, and a stream has no end; give the number of steps",
         recipe=sft("{name_or_path: rows.jsonl, streaming: true}"),
     ),
     "a stream of CSV": Case(
@@ -299,7 +299,7 @@ CASES: dict[str, Case] = {
         files={"rows.csv": "a,b\n1,2\n"},
     ),
     "a cache that is a file": Case(
-        "recipe.yaml:2:42: data.cache_dir: {here}/cache is a file, and a folder is wanted",
+        "recipe.yaml:2:42: data.cache_dir: {here}/cache is a file; expected a folder",
         recipe=sft(data=", cache_dir: cache"),
         files={"cache": "x"},
     ),

@@ -42,7 +42,7 @@ def problems(answer: str) -> str:
 AT = "recipe.yaml:4:"
 CASES: dict[str, Case] = {
     "no vocabulary": case(
-        "recipe.yaml:2:1: tokenizer.vocab: missing; it has to be given",
+        "recipe.yaml:2:1: tokenizer.vocab: Field required",
         "model: {name_or_path: small}\ntokenizer: {type: lexer}\ndata: {sources: [rows.jsonl]}\n",
     ),
     "a vocabulary without a token": case(
@@ -69,11 +69,11 @@ CASES: dict[str, Case] = {
         lexer(misc='"+", "a b"'),
     ),
     "groups of minus one": case(
-        "recipe.yaml:5:32: tokenizer.number_policy.digit_group: -1: a number of at least 0 is wanted",
+        "recipe.yaml:5:32: tokenizer.number_policy.digit_group: -1 should be greater than or equal to 0",
         lexer(more="  number_policy: {digit_group: -1}\n"),
     ),
     "a key that no vocabulary has": case(
-        f"{AT}11: tokenizer.vocab.ranges: unknown; did you mean range?", lexer().replace("range:", "ranges:")
+        f"{AT}11: tokenizer.vocab.ranges: unknown; did you mean 'range'?", lexer().replace("range:", "ranges:")
     ),
     "tokens outside the vocabulary": case(
         f"{AT}3: tokenizer.vocab: 3 tokens of the data are not in the vocabulary: 'y' (first in rows.jsonl:2), '12' "

@@ -98,7 +98,7 @@ CASES: dict[str, Case] = {
     ),
     "a model of the hub, offline": Case(
         "recipe.yaml:1:23: model.name_or_path: some/model: no folder here, and HF_HUB_OFFLINE forbids "
-        "to ask the hub; unset it, or name a folder",
+        "asking the hub; unset it, or name a folder",
         recipe=sft(model="some/model"),
     ),
     "no such GGUF file": Case(
@@ -111,8 +111,8 @@ CASES: dict[str, Case] = {
         files={"m/bad.gguf": "GGUFxx"},
     ),
     "no config": Case(
-        "recipe.yaml:1:23: model.name_or_path: model: no config.json in it; a folder that "
-        "save_pretrained wrote is wanted",
+        "recipe.yaml:1:23: model.name_or_path: model: no config.json in it; expected a folder that "
+        "save_pretrained wrote",
         files={"model": without("config.json")},
     ),
     "a config that is cut off": Case(
@@ -246,7 +246,7 @@ CASES: dict[str, Case] = {
     ),
     "a tokenizer of the hub, offline": Case(
         "recipe.yaml:3:27: tokenizer.name_or_path: some/tok: no folder here, and HF_HUB_OFFLINE forbids "
-        "to ask the hub; unset it, or name a folder",
+        "asking the hub; unset it, or name a folder",
         recipe=sft(more="tokenizer: {name_or_path: some/tok}\n"),
     ),
     "a tokenizer that is cut off": Case(

@@ -21,18 +21,21 @@ def mine(name: str, says: str, line: str) -> Case:
 
 
 CASES: dict[str, Case] = {
-    "none": Case("recipe.yaml: rewards: missing; it has to be given", recipe=f"type: grpo\n{sft()}"),
-    "an empty list": Case("recipe.yaml:2:1: rewards: 0 given; at least 1 wanted", recipe=grpo(rewards="[]")),
+    "none": Case("recipe.yaml: rewards: Field required", recipe=f"type: grpo\n{sft()}"),
+    "an empty list": Case(
+        "recipe.yaml:2:1: rewards: []: List should have at least 1 item after validation, not 0",
+        recipe=grpo(rewards="[]"),
+    ),
     "not found": Case(
         "recipe.yaml:2:10: rewards.type: no reward is named 'exact_mach'; did you mean 'exact_match'? there are: ...",
         recipe=grpo(rewards="exact_mach"),
     ),
     "a key that its scorer has not": Case(
-        "recipe.yaml:2:27: rewards.0.wich: unknown; did you mean which?",
+        "recipe.yaml:2:27: rewards.0.wich: unknown; did you mean 'which'?",
         recipe=grpo(rewards="[{type: numeric, wich: first}]"),
     ),
     "a group of one": Case(
-        "recipe.yaml:6:18: num_generations: 1: a number of at least 2 is wanted",
+        "recipe.yaml:6:18: num_generations: 1 should be greater than or equal to 2",
         recipe=grpo(more="num_generations: 1\n"),
     ),
     "wrong length": mine("short", "returned 1 numbers for 4 completions; expected one for each", "return [1.0]"),
@@ -77,7 +80,7 @@ CASES: dict[str, Case] = {
         files=reward("lacking"),
     ),
     "no temperature": Case(
-        "recipe.yaml:6:14: temperature: 0: a number above 0 is wanted", recipe=grpo(more="temperature: 0\n")
+        "recipe.yaml:6:14: temperature: 0 should be greater than 0", recipe=grpo(more="temperature: 0\n")
     ),
     "an end that is no token": Case(
         "recipe.yaml:6:1: stop: '<|stop|>' is not a token of the vocabulary",
@@ -114,6 +117,6 @@ CASES: dict[str, Case] = {
         recipe=grpo(more="beta: 0\nreference_model_deepspeed: {zero_optimization: {stage: 3}}\n"),
     ),
     "a bound that lets nothing through": Case(
-        "recipe.yaml:6:11: clip_low: 1: a number below 1 is wanted", recipe=grpo(more="clip_low: 1\n")
+        "recipe.yaml:6:11: clip_low: 1 should be less than 1", recipe=grpo(more="clip_low: 1\n")
     ),
 }

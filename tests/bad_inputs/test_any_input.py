@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pyarrow import parquet
 
-from arctic_training.config.recipe.get_config import get_config
+from arctic_training.config.get_config import get_config
 from arctic_training.config.recipe.node import to_python
 from arctic_training.config.recipe.yaml_reader import read_yaml
 from arctic_training.config.recipe.yaml_writer import write_yaml
@@ -148,10 +148,10 @@ OPTIONS = [
 @given(st.lists(st.sampled_from(OPTIONS) | WORD, max_size=5))
 def test_any_command_line(words: list[str]) -> None:
     try:
-        said = parse(words)
+        args = parse(words)
     except InputError:
         return
-    assert said.recipe or said.help or said.version or said.command == "list"
+    assert args.recipe or args.help or args.version or args.command == "list"
 
 
 @FEW

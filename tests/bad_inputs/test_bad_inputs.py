@@ -77,7 +77,7 @@ def test_a_port_that_is_taken(here: Path, tiny_model: Path, capsys: pytest.Captu
         other.listen()
         port = other.getsockname()[1]
         assert main(["recipe.yaml", "--num_gpus", "2", "--master_port", str(port)]) == 2
-    assert capsys.readouterr().err == f"--master_port {port}: Address already in use; leave it out for a free one\n"
+    assert capsys.readouterr().err == f"--master_port {port}: Address already in use; remove it to use a free port\n"
     assert listing(here.parent) == before
 
 

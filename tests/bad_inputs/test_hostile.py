@@ -56,7 +56,7 @@ CHILD = """
 import io, json, sys, tracemalloc
 from contextlib import redirect_stderr
 from arctic_training.cli.main import main
-import arctic_training.config.recipe.get_config
+import arctic_training.config.get_config
 from tests.work import calls
 told = []
 for name in sys.argv[1:]:

@@ -332,7 +332,7 @@ def test_the_folder_of_an_adapter_is_read_as_a_model(
     ],
 )
 def test_a_folder_of_an_adapter_without_its_base_is_refused(root: Path, tmp_path: Path, told: str, why: str) -> None:
-    from arctic_training.config.checks.files import missing_paths
+    from arctic_training.config.get_config import missing_paths
 
     (tmp_path / "adapter_config.json").write_text(told, encoding="utf-8")
     recipe = {"type": "sft", "model": {"name_or_path": str(tmp_path)}, "data": {"sources": [str(root / "chats.jsonl")]}}

@@ -296,8 +296,8 @@ def test_what_can_be_seen_by_a_look_is_told_before_anything_is_started(
     told = recipe("sft", tmp_path / "files")
     for key, value, says in (
         ("resume", str(tmp_path / "gone"), f"resume: {tmp_path / 'gone'}: no such folder"),
-        ("allow_changes", ["optimzer.lr"], "allow_changes: optimzer.lr: unknown; did you mean optimizer?"),
-        ("allow_changes", "data", "allow_changes: 'data': a list is wanted here"),
+        ("allow_changes", ["optimzer.lr"], "allow_changes: optimzer.lr: unknown; did you mean 'optimizer'?"),
+        ("allow_changes", "data", "allow_changes: 'data' should be a valid list"),
     ):
         (tmp_path / "recipe.yaml").write_text(yaml.safe_dump({**told, key: value}))
         assert main([str(tmp_path / "recipe.yaml")]) == 2

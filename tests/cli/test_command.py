@@ -69,7 +69,7 @@ def test_validating_imports_no_heavy_library(recipe: str) -> None:
 
 def test_a_good_recipe_is_said_to_be_good(recipe: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["validate", recipe]) == 0
-    assert capsys.readouterr() == ("recipe.yaml: nothing wrong was found\n", "")
+    assert capsys.readouterr() == ("recipe.yaml: no problems found\n", "")
     assert os.listdir() == ["recipe.yaml"]
 
 

@@ -5,8 +5,8 @@ from typing import Annotated, Any
 
 import pytest
 
-from arctic_training.config.checks.changes import RESUME_SAFE, Change, ResumeSafe, differences, resume_relevant_config
 from arctic_training.config.sections.base import BaseConfig, ComponentConfig
+from arctic_training.config.sections.changes import RESUME_SAFE, Change, ResumeSafe, differences, resume_relevant_config
 
 pytestmark = pytest.mark.fault(19)
 

@@ -10,8 +10,7 @@ from hypothesis import strategies as st
 from pydantic import Field, TypeAdapter, ValidationError
 
 from arctic_training.config.sections.base import BaseConfig
-from arctic_training.config.sections.duration import Duration
-from arctic_training.config.sections.numbers import HumanFloat, HumanInt, number
+from arctic_training.config.sections.types import Duration, HumanFloat, HumanInt, number
 
 WHOLE: TypeAdapter[Any] = TypeAdapter(HumanInt)
 REAL: TypeAdapter[Any] = TypeAdapter(HumanFloat)

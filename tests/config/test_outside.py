@@ -4,9 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from arctic_training.config.checks.files import missing_paths
+from arctic_training.config.get_config import get_config, missing_paths
 from arctic_training.config.recipe.describe import descriptions
-from arctic_training.config.recipe.get_config import get_config
 from arctic_training.config.sections.trainer import TrainerConfig
 
 
@@ -33,14 +32,14 @@ logger: {{output_dir: {file}/logs}}
     path = write(tmp_path, recipe)
     assert missing_paths(get_config(path)) == [
         f"{path}:1:23: model.name_or_path: {tmp_path}/empty: no config.json in it; "
-        "a folder that save_pretrained wrote is wanted",
+        "expected a folder that save_pretrained wrote",
         f"{path}:2:27: tokenizer.name_or_path: ./no_tokenizer: no such file or folder",
         f"{path}:4:13: data.sources.0.name_or_path: no.jsonl: no such file",
         f"{path}:4:23: data.sources.1.name_or_path: ./no: no such file or folder",
         f"{path}:4:37: data.sources.2.name_or_path: {tmp_path}/*.jsonl: no file has such a name",
-        f"{path}:5:13: output_dir: {file} is a file, and a folder is wanted",
-        f"{path}:6:43: checkpoint.output_dir: {file} is a file, and a folder is wanted",
-        f"{path}:7:22: logger.output_dir: {file} is a file, and a folder is wanted",
+        f"{path}:5:13: output_dir: {file} is a file; expected a folder",
+        f"{path}:6:43: checkpoint.output_dir: {file} is a file; expected a folder",
+        f"{path}:7:22: logger.output_dir: {file} is a file; expected a folder",
     ]
 
 

@@ -113,7 +113,5 @@ def test_what_is_not_built_is_refused_by_name(said: dict[str, Any], what: str) -
 
 def test_a_learning_rate_in_the_schedule_is_the_optimizers() -> None:
     assert get_config(SMALL | {"scheduler": {"lr": 1e-3}}).optimizer.learning_rate == 1e-3
-    with pytest.raises(
-        RecipeError, match=r"^scheduler.lr: 0.001 contradicts the optimizer's 0.002; leave it out here$"
-    ):
+    with pytest.raises(RecipeError, match=r"^scheduler.lr: 0.001 contradicts the optimizer's 0.002; remove it here$"):
         get_config(SMALL | {"scheduler": {"lr": 1e-3}, "optimizer": {"lr": 2e-3}})

@@ -4,7 +4,7 @@ import pytest
 from pydantic import ValidationError
 
 from arctic_training.config.checks.problems import problems_of
-from arctic_training.config.recipe.get_config import located
+from arctic_training.config.recipe.location import located
 from arctic_training.config.recipe.node import from_python, merge, to_python
 from arctic_training.config.recipe.yaml_reader import read_yaml
 from arctic_training.config.sections.base import BaseConfig

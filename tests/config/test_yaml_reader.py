@@ -9,7 +9,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from arctic_training.config.recipe.node import Node, from_python, to_python
-from arctic_training.config.recipe.yaml_reader import MOST_NODES, read_value, read_yaml
+from arctic_training.config.recipe.yaml_reader import MAX_NODES, read_value, read_yaml
 from arctic_training.config.recipe.yaml_writer import write_word, write_yaml
 from arctic_training.errors.types import RecipeError
 
@@ -106,7 +106,7 @@ def test_an_anchor_stands_for_a_value_and_merges() -> None:
 def test_aliases_up_to_the_limit_are_read() -> None:
     text = "a: &a [" + ",".join("1" * 99) + "]\nb: [" + ",".join(["*a"] * 90) + "]\n"
     assert len(to_python(read_yaml(text, "r"))["b"]) == 90
-    with pytest.raises(RecipeError, match=f"more than {MOST_NODES:,} values"):
+    with pytest.raises(RecipeError, match=f"more than {MAX_NODES:,} values"):
         read_yaml(text + "c: [" + ",".join(["*a"] * 10) + "]\n", "r")
 
 

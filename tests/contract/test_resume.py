@@ -12,7 +12,7 @@ import torch
 
 import arctic_training.builtin  # noqa: F401  fills the registry
 from arctic_training import get_config
-from arctic_training.config.checks.cross_field import shares_sequences
+from arctic_training.config.sections.cross_field import shares_sequences
 from arctic_training.registry import lookup
 from tests import processes
 from tests.contract.cases import CASES, recipe

@@ -19,7 +19,7 @@ import torch
 from arctic_training.errors.types import InputError
 from arctic_training.launch import launcher
 from arctic_training.launch.arguments import parse
-from arctic_training.launch.launcher import _Child, _environment, _exit_code, _processes, launch
+from arctic_training.launch.launcher import _exit_code, _num_processes, _Worker, _worker_environment, launch
 from tests.command import alive, wait_for
 from tests.processes import HANG, ROOT
 
@@ -99,7 +99,7 @@ def test_one_process_is_the_command_itself(start: Start, folder: Path) -> None:
 
 def test_a_number_of_threads_that_is_said_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
-    assert _environment(1, 2, 29500)["OMP_NUM_THREADS"] == "3"
+    assert _worker_environment(1, 2, 29500)["OMP_NUM_THREADS"] == "3"
 
 
 def test_a_signal_reaches_every_process(start: Start, folder: Path) -> None:
@@ -143,16 +143,16 @@ def test_an_error_of_one_process_ends_all_and_is_told_once(start: Start, folder:
 def test_what_several_processes_found_is_told_as_the_first_ones(capsys: pytest.CaptureFixture[str]) -> None:
     process: Any = SimpleNamespace(returncode=3, poll=lambda: 3)
     common = {"text": "step 4: the loss is not finite", "known": True, "echo": False, "code": 3}
-    children = []
+    workers = []
     for rank, sooner in ((0, 2.0), (1, 1.0)):
         reader, writer = os.pipe()
         os.write(writer, json.dumps({**common, "rank": rank, "time": sooner}).encode())
         os.close(writer)
-        children.append(_Child(rank, process, reader))
-    assert _exit_code(children, children, 0) == 3
+        workers.append(_Worker(rank, process, reader))
+    assert _exit_code(workers, workers, 0) == 3
     assert capsys.readouterr().err == "step 4: the loss is not finite\n"
-    for child in children:
-        os.close(child.channel)
+    for worker in workers:
+        os.close(worker.channel)
 
 
 def test_what_every_process_refuses_is_told_once(start: Start) -> None:
@@ -184,11 +184,11 @@ def test_several_machines_are_left_to_deepspeed(start: Start, folder: Path, tmp_
 
 def test_more_gpus_than_there_are_is_refused_on_a_machine_with_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    assert (_processes(None), _processes(1), _processes(2)) == (2, 1, 2)
-    with pytest.raises(InputError, match="--num_gpus 3: this machine has 2"):
-        _processes(3)
+    assert (_num_processes(None), _num_processes(1), _num_processes(2)) == (2, 1, 2)
+    with pytest.raises(InputError, match="--num_gpus 3: this machine has 2 GPUs; expected at most 2"):
+        _num_processes(3)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
-    assert (_processes(None), _processes(3)) == (1, 3)
+    assert (_num_processes(None), _num_processes(3)) == (1, 3)
 
 
 @pytest.mark.parametrize(
@@ -215,8 +215,8 @@ def test_a_process_of_another_launcher_is_recognised(
         monkeypatch.setenv(name, value)
     config = SimpleNamespace(sequence_parallel_size=1)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 8)
-    monkeypatch.setattr(launcher, "run", lambda config, **told: 1)
-    monkeypatch.setattr(launcher, "_launch_local_workers", lambda said, count: count)
+    monkeypatch.setattr(launcher, "run", lambda config, **kwargs: 1)
+    monkeypatch.setattr(launcher, "_launch_local_workers", lambda args, count: count)
     if where == "refused":
         with pytest.raises(InputError, match=r"^--num_gpus: this process is one rank of a run already"):
             launch(parse(["recipe.yaml", *words]), config)
@@ -231,7 +231,7 @@ def test_what_another_launcher_said_of_one_process_is_not_said_of_those_that_it_
     told = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_SIZE": "1", "MASTER_PORT": "1", "GROUP_RANK": "0", "KEPT": "yes"}
     for name, value in {**told, "TORCHELASTIC_USE_AGENT_STORE": "True"}.items():
         monkeypatch.setenv(name, value)
-    made = _environment(1, 2, 29500)
+    made = _worker_environment(1, 2, 29500)
     place = {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_SIZE": "2", "MASTER_PORT": "29500", "KEPT": "yes"}
     assert {name: made.get(name) for name in place} == place
     assert not {"TORCHELASTIC_USE_AGENT_STORE", "GROUP_RANK"} & made.keys()

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import pytest
 import torch
 
-from arctic_training.config.checks.changes import RESUME_SAFE
+from arctic_training.config.sections.changes import RESUME_SAFE
 from arctic_training.distributed import process_group
 from arctic_training.errors.types import ModelError, NonFiniteError, RecipeError, ScoringError
 from arctic_training.reward.reward import Answer, RewardConfig

@@ -171,8 +171,8 @@ def test_a_rehearsal_tells_it_before_the_run() -> None:
     ("section", "path", "message"),
     [
         ("exact_mach", "0.type", "no reward is named 'exact_mach'; did you mean 'exact_match'? there are: "),
-        ({"type": "numeric", "wich": "first"}, "0.wich", "unknown; did you mean which?"),
-        ({"type": "numeric", "weight": "much"}, "0.weight", "'much' is no number"),
+        ({"type": "numeric", "wich": "first"}, "0.wich", "unknown; did you mean 'which'?"),
+        ({"type": "numeric", "weight": "much"}, "0.weight", "'much' is not a number"),
         ({"type": "ended", "clip": [1, 0]}, "0.clip", "1 to 0: the lower bound comes first"),
         ({"type": "length", "free": 9, "limit": 9}, "0.free", "9 tokens, and the limit is 9; it must be lower"),
         (
@@ -180,7 +180,7 @@ def test_a_rehearsal_tells_it_before_the_run() -> None:
             "0.threshold",
             "near_for_tests has a key of this name too; write",
         ),
-        (7, "0", "7: a name, or a mapping with a type, is wanted here"),
+        (7, "0", "7 should be a name, or a mapping with a type"),
     ],
 )
 def test_sections_that_are_none(section: Any, path: str, message: str) -> None:

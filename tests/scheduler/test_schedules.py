@@ -178,7 +178,7 @@ def test_what_cannot_be_is_refused_in_a_sentence() -> None:
 
 def test_two_ways_of_saying_the_same_warmup_are_refused() -> None:
     for section in ({"warmup_steps": 3, "warmup_ratio": 0.1}, {"warmup_epochs": 1, "warmup_steps": 2}):
-        with pytest.raises(ValidationError, match="say the same thing"):
+        with pytest.raises(ValidationError, match="both set the warm-up"):
             ConstantFactory.config_type(type="constant", **section)
     with pytest.raises(ValidationError):
         WSDFactory.config_type(type="wsd", num_warmup_steps=3, warmup_steps=4)

@@ -446,7 +446,7 @@ def test_a_model_of_random_weights_trains_with_it(
             {"vocab": {"misc": ["\ud800"]}},
             "vocab.misc.0: '\\ud800': a token has no white space and no control characters",
         ),
-        ({"vocab": {"misc": [1]}}, "vocab.misc.0: 1 is no text; put it in quotes if it is meant as one"),
+        ({"vocab": {"misc": [1]}}, "vocab.misc.0: 1 should be a valid string; put it in quotes if it is meant as text"),
         ({"vocab": {"misc": ["+", "-", "+"]}}, "vocab.misc.2: '+' is given twice; it is in tokenizer.vocab.misc.0 too"),
         (
             {"vocab": {"range": {"a": ["x", 0, 3], "b": ["x1", 0, 3], "c": ["x", 3, 9]}}},
@@ -460,10 +460,10 @@ def test_a_model_of_random_weights_trains_with_it(
             {"special_tokens": {"pad": "[EOS]"}},
             "special_tokens.eos: '[EOS]' is given twice; it is in tokenizer.special_tokens.pad too",
         ),
-        ({"number_policy": {"digit_group": -1}}, "number_policy.digit_group: -1: a number of at least 0 is wanted"),
+        ({"number_policy": {"digit_group": -1}}, "number_policy.digit_group: -1 should be greater than or equal to 0"),
         (
             {"vocab": {"misc": ["a" * 101]}},
-            f"vocab.misc.0: '{'a' * 56}...: a token has at most 100 characters, not 101",
+            f"vocab.misc.0: '{'a' * 27}...{'a' * 28}': a token has at most 100 characters, not 101",
         ),
     ],
 )

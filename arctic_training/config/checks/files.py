@@ -1,5 +1,11 @@
-"""What a recipe names outside itself, and is not there: looked for before anything is started."""
+"""Checks that the files and folders that a recipe names exist and can be used, without reading or writing any.
 
+``ARCTIC_TRAINING_ROOT`` keeps the recipes of others below one folder: every path that a recipe itself names has to lie
+in it, symbolic links resolved. What the user's own code, or a library that is handed a setting, opens is not checked:
+code is part of a recipe too.
+"""
+
+import glob
 import os
 from collections.abc import Iterator
 from dataclasses import replace
@@ -8,66 +14,104 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from arctic_training.config.checks.paths import impossible, no_file
 from arctic_training.config.checks.problems import Problem
-from arctic_training.config.checks.sandbox import escaping
-from arctic_training.config.recipe.get_config import located
-from arctic_training.config.recipe.node import Node
-from arctic_training.config.sections.base import BaseConfig
-from arctic_training.config.sections.trainer import TrainerConfig
+from arctic_training.errors.short_repr import short_repr
+
+ROOT_VARIABLE = "ARCTIC_TRAINING_ROOT"
+_MAY_BE_PATHS = ("name_or_path", "chat_template")
+"""Keys whose text may be a path or something else."""
+_TRUE = {"1", "ON", "YES", "TRUE"}
 
 
-def missing_paths(config: TrainerConfig) -> list[str]:
-    """A line for each file or folder that the recipe needs and has not, or could not write to."""
-    tree = config._tree or Node({})
-    problems = [*_found(config, ()), *_in_the_model(config), *_in_the_way(config), *escaping(config)]
-    return located([_fitted(problem, tree) for problem in problems], tree)
-
-
-def _in_the_model(config: TrainerConfig) -> Iterator[Problem]:
-    """A folder to write to that belongs to the model: what is saved there would be taken for it."""
-    name = str(getattr(config.model, "name_or_path", ""))
-    if not name or impossible(name) or not (model := Path(name).expanduser()).is_dir():
-        return
-    told: list[tuple[tuple[str, ...], Path | None]] = [(("output_dir",), config.output_dir)]
-    told += [(("checkpoint", str(n), "output_dir"), one.output_dir) for n, one in enumerate(config.checkpoint)]
-    for path, folder in told:
-        if (
-            folder is not None
-            and not impossible(str(folder))
-            and Path(os.path.realpath(folder)).is_relative_to(os.path.realpath(model))
-        ):
-            yield Problem(path, f"{folder} lies in the folder of the model; choose another")
-
-
-def _in_the_way(config: TrainerConfig) -> Iterator[Problem]:
-    if told := no_file(config.train_log_metrics_path):
-        yield Problem(("train_log_metrics_path",), told)
-    runs = config.recipe_path.parent / "runs" / config.recipe_path.stem if config.recipe_path else None
-    folder = config.output_dir or runs
-    switch = config.kill_switch_path or (folder / "kill_switch" if folder else None)
-    if switch is not None and not impossible(str(switch)) and switch.exists():
-        yield Problem(("kill_switch_path",), f"{switch} is there already, and would stop the run; remove it")
-
-
-def _found(value: Any, path: tuple[str, ...]) -> Iterator[Problem]:
-    if isinstance(value, BaseConfig):
-        for problem in value.missing_paths():
-            yield replace(problem, path=(*path, *problem.path))
+def file_problems(value: Any, path: tuple[str, ...] = ()) -> Iterator[Problem]:
+    """Yields what is wrong with the files and folders that a config, at ``path`` of the recipe, names at any depth."""
     if isinstance(value, BaseModel):
+        check = getattr(value, "missing_paths", None)  # every section of this package has it
+        yield from (replace(one, path=(*path, *one.path)) for one in (check() if check else []))
         for name in type(value).model_fields:
-            yield from _found(getattr(value, name), (*path, name))
+            yield from file_problems(getattr(value, name), (*path, name))
     elif isinstance(value, list):
         for number, one in enumerate(value):
-            yield from _found(one, (*path, str(number)))
+            yield from file_problems(one, (*path, str(number)))
+    elif os.environ.get(ROOT_VARIABLE) and _is_path(value, path[-1]) and not invalid_path(str(value)):
+        files = glob.iglob(os.path.expanduser(value), recursive=True)
+        if text := next(filter(None, map(outside_root, [value, *files])), ""):
+            yield Problem(path, text)
 
 
-def _fitted(problem: Problem, tree: Node) -> Problem:
-    """The problem's path as the recipe has it, where a single section stands for a list of one."""
-    node, path = tree, []
-    for key in problem.path:
-        if key.isdecimal() and not isinstance(node.value, list):
-            continue
-        path.append(key)
-        node = node.step(key) or Node({})
-    return replace(problem, path=tuple(path))
+def outside_root(path: Path | str) -> str:
+    """Returns why ``path`` must not be used: it leads out of the root. Empty when it may be, or without a root."""
+    root = os.environ.get(ROOT_VARIABLE)
+    if not root or invalid_path(str(path)):
+        return ""
+    resolved_root, resolved = os.path.realpath(root), os.path.realpath(os.path.expanduser(path))
+    if os.path.commonpath([resolved_root, resolved]) == resolved_root:
+        return ""
+    return f"{path} leads out of {root}; {ROOT_VARIABLE} allows no other folder"
+
+
+def unreadable(name: str, *, holds: str = "") -> str:
+    """Returns why a model, tokenizer or data set cannot be read; empty when it can, or when it may be on the hub.
+
+    ``holds`` is a file that its folder must have.
+    """
+    if problem := invalid_path(name):
+        return problem
+    path = Path(name).expanduser()
+    if not path.exists():
+        return f"{name}: no such file or folder" if name.startswith((".", "/", "~")) or path.suffix == ".gguf" else ""
+    if not os.access(path, os.R_OK):
+        return f"{name}: cannot be read"
+    if holds and path.is_dir() and not (path / holds).exists():
+        return f"{name}: no {holds} in it; expected a folder that save_pretrained wrote"
+    return ""
+
+
+def invalid_path(name: str) -> str:
+    """Returns why no file can have that name; empty when one can."""
+    try:
+        os.stat(Path(name).expanduser())
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
+        return ""
+    except (OSError, ValueError, RuntimeError) as error:
+        return f"{short_repr(name)}: not a path of a file ({getattr(error, 'strerror', None) or error})"
+    return ""
+
+
+def unappendable(path: Path | None) -> str:
+    """Returns why the file ``path`` cannot be appended to; empty when it can, or is None."""
+    if path is None:
+        return ""
+    if problem := invalid_path(str(path)):
+        return problem
+    return f"{path} is a folder; expected a file" if path.is_dir() else unwritable(path.parent)
+
+
+def unwritable(folder: Path | None) -> str:
+    """Returns why ``folder`` cannot be created and written to; empty when it can, or is None."""
+    if folder is None:
+        return ""
+    if problem := invalid_path(str(folder)):
+        return problem
+    existing = folder.absolute()
+    while not existing.exists() and existing != existing.parent:
+        existing = existing.parent
+    if not existing.is_dir():
+        return f"{existing} is a file; expected a folder"
+    return "" if os.access(existing, os.W_OK | os.X_OK) else f"{existing}: no permission to write there"
+
+
+def not_on_hub(reason: str) -> str:
+    """Returns what to say of a name that is no folder here and that the hub, for ``reason``, does not give."""
+    if any(os.environ.get(name, "").upper() in _TRUE for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")):
+        return "no folder here, and HF_HUB_OFFLINE forbids asking the hub; unset it, or name a folder"
+    return f"no folder here, and not available from the hub: {reason}"
+
+
+def _is_path(value: Any, key: str) -> bool:
+    """Returns whether the value of ``key`` is a path, and no name on the hub, template or other text."""
+    if not isinstance(value, str) or key not in _MAY_BE_PATHS:
+        return isinstance(value, Path)
+    return (
+        value.startswith((".", "/", "~")) or ".." in value.split("/") or glob.has_magic(value) or os.path.exists(value)
+    )

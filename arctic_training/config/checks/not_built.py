@@ -1,10 +1,12 @@
-"""What recipes of ArcticTraining 0.8 may carry, and whose features are not here yet."""
+"""Keys and names of ArcticTraining 0.8 whose features are not built yet: accepted without effect, or refused."""
 
+from collections.abc import Mapping
 from typing import Any
 
-from pydantic import ValidationInfo
+Keys = Mapping[str, tuple[str, Any]]
+"""The feature of each key, and the only value that is accepted: the one that asks for nothing."""
 
-KEYS: dict[str, tuple[str, Any]] = {
+TRAINER: Keys = {
     "expert_parallel_size": ("expert parallelism", 1),
     "activation_checkpoint_cpu_offload": ("offloading activation checkpoints to the CPU", False),
     "tiled_mlp_compute": ("the tiled MLP", False),
@@ -12,10 +14,10 @@ KEYS: dict[str, tuple[str, Any]] = {
     "mem_profiler": ("the memory profiler", None),
     "mem_profiler_dir": ("the memory profiler", None),
     "mem_profiler_max_entries": ("the memory profiler", 100_000),
-    "save_name": ("another name for the model in what is exported", None),
-    "ignore_label_index": ("another label than -100 for tokens that are no target", -100),
 }
-"""The feature of each key, and the value that asks for nothing: they are accepted with that one only."""
+MODEL: Keys = {"save_name": ("another name for the model in what is exported", None)}
+DPO: Keys = {"ignore_label_index": ("another label than -100 for tokens that are no target", -100)}
+KEYS: Keys = {**TRAINER, **MODEL, **DPO}
 
 TYPES = {
     "snowflake": "the source that reads from Snowflake",
@@ -23,11 +25,3 @@ TYPES = {
     "cpu_adam_moe": "the optimizer for grouped-GEMM MoE layers",
 }
 """Names of classes, and what they would choose."""
-
-
-def require_built(cls: Any, value: Any, info: ValidationInfo) -> Any:
-    """Validates a field that is one of `KEYS`. Raises ValueError when it asks for more than there is."""
-    feature, nothing = KEYS[info.field_name or ""]
-    if value != nothing:
-        raise ValueError(f"{feature} is not built yet; leave this key out")
-    return value

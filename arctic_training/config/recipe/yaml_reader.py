@@ -1,4 +1,4 @@
-"""Reads YAML 1.2 into a tree that knows its places, and refuses what could mislead or do harm."""
+"""Reads YAML 1.2 into a tree with the position of every value, and refuses what could mislead or do harm."""
 
 import re
 from collections.abc import Iterator
@@ -10,10 +10,10 @@ import yaml
 from arctic_training.config.recipe.node import Node, Origin
 from arctic_training.errors.types import RecipeError
 
-MOST_CHARACTERS = 1_000_000
-MOST_NODES = 10_000
-"""How many values a recipe may have, every alias counted as all that it stands for."""
-MOST_LEVELS = 50
+MAX_CHARACTERS = 1_000_000
+MAX_NODES = 10_000
+"""Values of a recipe; an alias counts as all values that it stands for."""
+MAX_LEVELS = 50
 
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _NOT_TEXT = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff\ufffe\uffff]")
@@ -30,36 +30,35 @@ _WORDS: dict[str, Any] = (
 
 
 def scalar(text: str) -> Any:
-    """What an unquoted word means in YAML 1.2's core schema."""
+    """Returns the value of an unquoted word in YAML 1.2's core schema."""
     if text in _WORDS:
         return _WORDS[text]
     base = _BASES.get(text[:2])
     if base is not None and base[1].fullmatch(text):
         return int(text[2:], base[0])
-    if len(text) <= 400 and _INTEGER.fullmatch(text):  # longer ones are no numbers anybody means
+    if len(text) <= 400 and _INTEGER.fullmatch(text):  # nobody means a longer one as a number
         return int(text)
     return float(text) if _FLOAT.fullmatch(text) else text
 
 
 def read_yaml(text: str, source: str) -> Node:
-    """The mapping that ``text`` holds. Raises `RecipeError`, whose lines name ``source``, line and column."""
+    """Returns the mapping in ``text``. Raises `RecipeError`, whose lines name ``source``, line and column."""
     tree = _Composer(text, Origin(source, 1, 1)).document()
     if tree is None or tree.value is None:
         raise RecipeError(f"{source}: the recipe is empty; it needs at least a model and data")
     if not isinstance(tree.value, dict):
         what = "a list" if isinstance(tree.value, list) else "a single value"
-        raise RecipeError(f"{tree.origin}: the recipe is {what}; a mapping is wanted, such as `type: sft`")
+        raise RecipeError(f"{tree.origin}: the recipe is {what}; expected a mapping, such as `type: sft`")
     return tree
 
 
 def read_value(text: str, source: str) -> Node:
-    """The value that ``text`` holds, as after a key in a recipe; ``source`` is where all of it comes from."""
-    found = _Composer(text, Origin(source)).document()
-    return found or Node(None, Origin(source), Origin(source))
+    """Returns the value in ``text``, as after a key of a recipe. Raises `RecipeError`, whose lines name ``source``."""
+    return _Composer(text, Origin(source)).document() or Node(None, Origin(source), Origin(source))
 
 
 class _Composer:
-    """Makes nodes of the parser's events."""
+    """Builds nodes from the parser's events."""
 
     def __init__(self, text: str, start: Origin) -> None:
         self.start = start
@@ -68,36 +67,36 @@ class _Composer:
         self.problems: list[str] = []
         self.count = 0
         self.path: list[str] = []
-        if len(text) > MOST_CHARACTERS:
-            raise RecipeError(f"{start.source}: longer than {MOST_CHARACTERS:,} characters; that is no recipe")
-        if wrong := _NOT_TEXT.search(text):
-            place = self._position(text, wrong.start())
-            raise RecipeError(f"{place}: control character U+{ord(wrong[0]):04X}; remove it")
+        if len(text) > MAX_CHARACTERS:
+            raise RecipeError(f"{start.source}: longer than {MAX_CHARACTERS:,} characters, too long for a recipe")
+        if match := _NOT_TEXT.search(text):
+            place = self._position(text, match.start())
+            raise RecipeError(f"{place}: control character U+{ord(match[0]):04X}; remove it")
         self.text = text
 
     def document(self) -> Node | None:
         try:
-            found = self._document(iter(yaml.parse(self.text, Loader=_LOADER)))
+            node = self._document(iter(yaml.parse(self.text, Loader=_LOADER)))
         except yaml.YAMLError as error:
-            raise RecipeError(self._explained(error)) from None
+            raise RecipeError(self._syntax_error(error)) from None
         if self.problems:
             raise RecipeError(self.problems)
-        return found
+        return node
 
     def _document(self, events: Iterator[Any]) -> Node | None:
-        found: Node | None = None
+        node: Node | None = None
         documents = 0
         for event in events:
             if isinstance(event, yaml.DocumentStartEvent):
                 documents += 1
                 if documents > 1:
-                    raise RecipeError(f"{self._at(event)}: a second document begins here; a recipe is one")
+                    raise RecipeError(f"{self._at(event)}: a second document begins here; expected one")
             elif isinstance(event, yaml.NodeEvent):
-                found, _ = self._node(event, events)
-        return found
+                node, _ = self._node(event, events)
+        return node
 
     def _node(self, event: Any, events: Iterator[Any]) -> tuple[Node, int]:
-        """The node that begins with ``event``, and how many values it stands for."""
+        """Returns the node that begins with ``event``, and the number of its values."""
         place = self._at(event)
         if isinstance(event, yaml.AliasEvent):
             return self._alias(event, place)
@@ -110,8 +109,8 @@ class _Composer:
         if isinstance(event, yaml.ScalarEvent):
             node, size = Node(scalar(event.value) if event.implicit[0] else event.value, place), 1
         else:
-            if len(self.path) >= MOST_LEVELS:
-                raise RecipeError(f"{place}: nested deeper than {MOST_LEVELS} levels; that is no recipe")
+            if len(self.path) >= MAX_LEVELS:
+                raise RecipeError(f"{place}: nested deeper than {MAX_LEVELS} levels, too deep for a recipe")
             entries = self._mapping if isinstance(event, yaml.MappingStartEvent) else self._sequence
             value, size = entries(events)
             node = Node(value, place)
@@ -122,17 +121,17 @@ class _Composer:
 
     def _alias(self, event: Any, place: Origin) -> tuple[Node, int]:
         if event.anchor in self.open:
-            raise RecipeError(f"{place}: *{event.anchor} stands inside what it stands for; that has no end")
+            raise RecipeError(f"{place}: *{event.anchor} is an alias of the value that it is in, which has no end")
         if event.anchor not in self.anchors:
-            raise RecipeError(f"{place}: *{event.anchor} stands for nothing; no &{event.anchor} is above it")
+            raise RecipeError(f"{place}: *{event.anchor} is an alias without an anchor; write &{event.anchor} above it")
         node, size = self.anchors[event.anchor]
         self._count(size, place)
         return replace(node, key=None), size
 
     def _count(self, values: int, place: Origin) -> None:
         self.count += values
-        if self.count > MOST_NODES:
-            raise RecipeError(f"{place}: more than {MOST_NODES:,} values, aliases counted in full; that is no recipe")
+        if self.count > MAX_NODES:
+            raise RecipeError(f"{place}: more than {MAX_NODES:,} values with aliases in full, too many for a recipe")
 
     def _sequence(self, events: Iterator[Any]) -> tuple[list[Node], int]:
         items: list[Node] = []
@@ -160,7 +159,7 @@ class _Composer:
             elif key in entries:
                 first = entries[key].key
                 where = f"first on line {first.line}" if first is not None and first.line else "a second time"
-                self.problems.append(f"{place}: {'.'.join(self.path)}: given twice ({where}); leave one out")
+                self.problems.append(f"{place}: {'.'.join(self.path)}: given twice ({where}); remove one")
             else:
                 entries[key] = replace(node, key=place)
             self.path.pop()
@@ -180,13 +179,13 @@ class _Composer:
         else:
             value = None
         if not isinstance(value, (str, int)) or value == "":
-            raise RecipeError(f"{place}: a key must be a word")
+            raise RecipeError(f"{place}: a key should be a word")
         return value
 
     def _merged(self, node: Node, place: Origin) -> list[Node]:
         several = node.value if isinstance(node.value, list) else [node]
         if not all(isinstance(one.value, dict) for one in several):
-            raise RecipeError(f"{place}: << takes in a mapping, or a list of them, by alias: `<<: *name`")
+            raise RecipeError(f"{place}: << merges a mapping, or a list of them, by alias: `<<: *name`")
         return list(several)
 
     def _at(self, event: Any) -> Origin:
@@ -199,7 +198,7 @@ class _Composer:
         before = text[:index]
         return self._place(before.count("\n"), index - (before.rfind("\n") + 1))
 
-    def _explained(self, error: yaml.YAMLError) -> str:
+    def _syntax_error(self, error: yaml.YAMLError) -> str:
         mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
         if mark is None:
             return f"{self.start.source}: not YAML ({' '.join(str(error).split())})"
@@ -208,7 +207,7 @@ class _Composer:
         line = lines[mark.line] if mark.line < len(lines) else ""
         if "\t" in line[: len(line) - len(line.lstrip())]:
             return f"{place}: a tab is used to indent; use spaces"
-        told = [getattr(error, "context", None), getattr(error, "problem", None)]
+        parts = [getattr(error, "context", None), getattr(error, "problem", None)]
         began = getattr(error, "context_mark", None)
         since = f", which begins on line {began.line + 1}" if began is not None and began.line != mark.line else ""
-        return f"{place}: not YAML: {': '.join(word for word in told if word)}{since}"
+        return f"{place}: not YAML: {': '.join(filter(None, parts))}{since}"

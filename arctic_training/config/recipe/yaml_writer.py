@@ -1,4 +1,4 @@
-"""Writes plain values as YAML that `yaml_reader`, and every reader of YAML 1.2, reads back the same."""
+"""Writes plain values as YAML 1.2, which `yaml_reader` reads back as the same values."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from arctic_training.config.recipe.yaml_reader import scalar
 
 
 class _Dumper(yaml.SafeDumper):
-    """The quotes are put by what a word means in YAML 1.2, where ``1e-5`` is a number and ``on`` none."""
+    """Quotes words by their meaning in YAML 1.2, where ``1e-5`` is a number and ``on`` is text."""
 
     yaml_implicit_resolvers: dict[str, Any] = {}
 
@@ -39,24 +39,24 @@ _Dumper.add_representer(float, _float)
 
 
 def write_yaml(value: Any) -> str:
-    """``value``, of mappings, lists, texts, numbers, truths and None, in the order of its keys."""
+    """Returns ``value``, mappings, lists and scalars, as YAML; keys keep their order."""
     text: str = yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
     return text
 
 
 def write_word(value: Any) -> str:
-    """``value`` on one line."""
+    """Returns ``value`` as YAML on one line."""
     if isinstance(value, dict):
         return "{" + ", ".join(f"{write_word(key)}: {write_word(one)}" for key, one in value.items()) + "}"
     if isinstance(value, list):
         return "[" + ", ".join(map(write_word, value)) + "]"
     if isinstance(value, str) and not value.isprintable():
         return (
-            '"' + "".join(sign if sign.isprintable() and sign not in '"\\' else _escaped(sign) for sign in value) + '"'
+            '"' + "".join(char if char.isprintable() and char not in '"\\' else _escaped(char) for char in value) + '"'
         )
     text: str = yaml.dump([value], Dumper=_Dumper, default_flow_style=True, width=10**9, allow_unicode=True)
     return text.strip()[1:-1]
 
 
-def _escaped(sign: str) -> str:
-    return {"\n": "\\n", "\t": "\\t", '"': '\\"', "\\": "\\\\"}.get(sign) or f"\\U{ord(sign):08x}"
+def _escaped(char: str) -> str:
+    return {"\n": "\\n", "\t": "\\t", '"': '\\"', "\\": "\\\\"}.get(char) or f"\\U{ord(char):08x}"

@@ -1,4 +1,4 @@
-"""What all recipe sections share."""
+"""The base of every section of a recipe."""
 
 import warnings
 from collections.abc import Mapping
@@ -6,9 +6,10 @@ from typing import Any, ClassVar, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationInfo, field_validator, model_validator
 
-from arctic_training.config.checks.problems import Problem
+from arctic_training.config.checks.not_built import Keys
+from arctic_training.config.checks.problems import Problem, shown
 from arctic_training.config.recipe.node import SYNONYMS
-from arctic_training.config.sections.numbers import read_numbers
+from arctic_training.config.sections.types import read_numbers
 
 
 class BaseConfig(BaseModel):
@@ -18,13 +19,15 @@ class BaseConfig(BaseModel):
     """Other names of keys, and the keys that they mean."""
     renamed: ClassVar[Mapping[str, str]] = {}
     """Former names of keys, and the keys that replace them: accepted with a warning for one version."""
+    not_built: ClassVar[Keys] = {}
+    """Keys of ArcticTraining 0.8 whose features are not built yet."""
 
     model_config = ConfigDict(
         extra="forbid",
         validate_default=True,
         allow_inf_nan=False,
         populate_by_name=True,
-        defer_build=True,  # of the many sections that there are, a recipe has a few
+        defer_build=True,  # a recipe has few of the many sections that there are
     )
 
     @classmethod
@@ -33,41 +36,48 @@ class BaseConfig(BaseModel):
         for base in cls.__bases__:
             cls.synonyms = {**getattr(base, "synonyms", {}), **cls.synonyms}
             cls.renamed = {**getattr(base, "renamed", {}), **cls.renamed}
+            cls.not_built = {**getattr(base, "not_built", {}), **cls.not_built}
         SYNONYMS.update({**cls.synonyms, **cls.renamed})
 
     @model_validator(mode="before")
     @classmethod
-    def _rename_keys(cls, section: Any) -> Any:
-        names = {**cls.synonyms, **cls.renamed}
-        if not isinstance(section, dict) or names.keys().isdisjoint(section):
+    def _resolve_old_keys(cls, section: Any) -> Any:
+        if not isinstance(section, dict):
             return section
+        names = {**cls.synonyms, **cls.renamed}
         for name in names.keys() & section.keys():
             if names[name] in section:
                 raise ValueError(f"{name} and {names[name]} are the same; give one of them")
             if name in cls.renamed:
                 told = f"{name} is now {names[name]}; the old name will be removed in the next version"
                 warnings.warn(told, FutureWarning, stacklevel=2)
-        return {names.get(key, key): value for key, value in section.items()}
+        return {names.get(key, key): one for key, one in section.items() if not cls._has_no_effect(key, one)}
+
+    @classmethod
+    def _has_no_effect(cls, key: Any, value: Any) -> bool:
+        """Returns whether ``key`` is one of `not_built` and asks for nothing."""
+        neutral = cls.not_built[key][1] if key in cls.not_built else ...
+        return bool(read_numbers(value, type(neutral)) == neutral)
 
     @field_validator("*", mode="before")
     @classmethod
-    def _words_are_not_truths(cls, value: Any, info: ValidationInfo) -> Any:
-        # pydantic would take true for 1, and yes, on and 1 for true
+    def _read_scalars(cls, value: Any, info: ValidationInfo) -> Any:
+        # pydantic would accept true as 1, and yes, on and 1 as true
         field = cls.model_fields[info.field_name or ""]
         kind = field.annotation
         kinds = (kind, *get_args(kind))
         if value is True or value is False:
             if bool not in kinds and (int in kinds or float in kinds):
-                raise ValueError(f"{str(value).lower()} is no number")
+                raise ValueError(f"{shown(value)} is not a number")
         elif bool in kinds and str not in kinds and isinstance(value, (str, int, float)):
-            words = {"true", "false"}.union(*map(get_args, kinds))
-            if value not in words:
-                raise ValueError(f"{value!r}: write true or false")
-        own = any(isinstance(mark, BeforeValidator) for mark in field.metadata)
-        return value if own else read_numbers(value, kind)
+            choices = {"true", "false"}.union(*map(get_args, kinds))
+            if value not in choices:
+                raise ValueError(f"{shown(value)} should be true or false")
+        reads_itself = any(isinstance(mark, BeforeValidator) for mark in field.metadata)
+        return value if reads_itself else read_numbers(value, kind)
 
     def missing_paths(self) -> list[Problem]:
-        """What this section names on disk and is not there, or is of another kind. It looks only."""
+        """Returns the problems of the files and folders that this section names, without opening any."""
         return []
 
 
@@ -75,4 +85,4 @@ class ComponentConfig(BaseConfig):
     """The section of a recipe that one registered class reads."""
 
     type: str = ""
-    """The registered class that reads this section; the trainer's first when left out."""
+    """Name of the registered class that reads this section (default: the first class that the trainer lists)."""

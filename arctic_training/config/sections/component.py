@@ -1,4 +1,4 @@
-"""Which class reads a section: the trainer's lists decide, and the first is the default."""
+"""Chooses the class that reads a section: one of those that the trainer lists, the first by default."""
 
 import inspect
 import sys
@@ -12,14 +12,14 @@ from arctic_training.config.checks.not_built import TYPES
 from arctic_training.config.checks.problems import Problem, Problems, problems_of, shown
 from arctic_training.config.sections.base import BaseConfig, ComponentConfig
 from arctic_training.errors.types import RegistryError
-from arctic_training.registry import Registered, lookup, names, qualified_name, suggest
+from arctic_training.registry import Registered, lookup, names, qualified_name, suggest, words
 
 
 @dataclass(frozen=True)
 class TrainerComponent:
     """Marks a field whose section is read by one of the trainer's ``<types>``.
 
-    It stands beside the section's base class: ``Annotated[SerializeAsAny[C], Slot("model_factory_type")]``.
+    It annotates the section's base class: ``Annotated[SerializeAsAny[C], TrainerComponent("model_factory_type")]``.
     """
 
     types: str
@@ -33,64 +33,68 @@ class AnyComponent:
 
 
 def find(kind: str, name: str) -> type[Registered]:
-    """The class of ``kind`` that a section's ``type`` names. Raises `Problems`."""
+    """Returns the class of ``kind`` that a section's ``type`` names. Raises `Problems`."""
     if name in names(kind):
         return lookup(kind, name)
     if name in TYPES:
         raise Problems([Problem(("type",), f"{name}: {TYPES[name]} is not built yet")])
-    told = f"no {kind.replace('_', ' ')} is named {name!r}; {suggest(name, names(kind))}"
-    raise Problems([Problem(("type",), told)])
+    text = f"no {words(kind)} is named {name!r}; {suggest(name, names(kind))}"
+    raise Problems([Problem(("type",), text)])
 
 
 def listed(types: type[Registered] | Sequence[type[Registered]]) -> list[type[Registered]]:
-    """A trainer states one class or a list of them."""
+    """Returns the classes that a trainer lists, which may be a single one."""
     return [types] if isinstance(types, type) else list(types)
 
 
 def resolve_component(
     section: Any, allowed: Sequence[type[Registered]], *, skip_validation: bool = False
 ) -> ComponentConfig:
-    """Let the class that ``section`` names read it. Raises ValueError for a name that does not fit.
+    """Returns ``section`` as the config of the class that its ``type`` names, one of ``allowed``.
 
-    ``skip_validation`` admits every registered class of the kind, listed by the trainer or not.
+    ``skip_validation`` accepts every registered class of the kind. Raises ValueError for a section or name that is not
+    accepted.
     """
     if isinstance(section, ComponentConfig):
         section = {name: getattr(section, name) for name in section.model_fields_set}
     if section is None:
         section = {}
     if not isinstance(section, dict):
-        raise ValueError(f"{shown(section)}: a mapping is wanted here")
-    wanted = section.get("type") or allowed[0].name
-    if not isinstance(wanted, str):
-        raise Problems([Problem(("type",), f"{shown(wanted)}: a name is wanted here")])
+        raise ValueError(f"{shown(section)} should be a mapping")
+    name = section.get("type") or allowed[0].name
+    if not isinstance(name, str):
+        raise Problems([Problem(("type",), f"{shown(name)} should be a name")])
     for cls in allowed:
-        if wanted in (cls.name, *getattr(cls, "aliases", ())):
+        if name in (cls.name, *getattr(cls, "aliases", ())):
             return _read(cls, section)
-    if skip_validation or wanted in TYPES:
-        return _read(find(allowed[0].kind, wanted), section)
-    told = f"{wanted!r} does not fit here; {suggest(wanted, [cls.name for cls in allowed])}"
-    if wanted in names(kind := allowed[0].kind):
-        found = lookup(kind, wanted).__name__
-        told += (
-            f"; to use {found} all the same, write skip_validation: true, or name it in a subclass of the trainer: "
-            f"{kind}_type = ({', '.join(cls.__name__ for cls in allowed)}, {found})"
+    if skip_validation or name in TYPES:
+        return _read(find(allowed[0].kind, name), section)
+    text = f"{name!r} is not accepted here; {suggest(name, [cls.name for cls in allowed])}"
+    if name in names(kind := allowed[0].kind):
+        other = lookup(kind, name).__name__
+        text += (
+            f"; to use {other} all the same, write skip_validation: true, or name it in a subclass of the trainer: "
+            f"{kind}_type = ({', '.join(cls.__name__ for cls in allowed)}, {other})"
         )
-    raise Problems([Problem(("type",), told)])
+    raise Problems([Problem(("type",), text)])
 
 
 def parse_component(kind: str, section: Any) -> ComponentConfig:
-    """Let the registered class of ``kind`` that a section, or a bare name, names read it."""
+    """Returns a section, or a bare name, as the config of the registered class of ``kind`` that it names.
+
+    Raises ValueError for a section or name that is not accepted.
+    """
     section = {"type": section} if isinstance(section, str) else section
     if not isinstance(section, (dict, ComponentConfig)):
-        raise ValueError(f"{shown(section)}: a name, or a mapping with a type, is wanted here")
+        raise ValueError(f"{shown(section)} should be a name, or a mapping with a type")
     name = section.get("type", "") if isinstance(section, dict) else section.type
     if not isinstance(name, str) or not name:
-        raise Problems([Problem(("type",), f"a name is wanted here; {suggest(str(name), names(kind))}")])
+        raise Problems([Problem(("type",), f"expected a name; {suggest(str(name), names(kind))}")])
     return resolve_component(section, [find(kind, name)])
 
 
 def each(value: Any, read: Callable[[Any], ComponentConfig]) -> list[ComponentConfig]:
-    """A list of sections, or a single one, each read. Raises `Problems` with those of all of them."""
+    """Returns a list of sections, or a single one, each read by ``read``. Raises `Problems` with those of all."""
     if value is None:
         return []
     sections, problems = [], []
@@ -110,13 +114,13 @@ def each(value: Any, read: Callable[[Any], ComponentConfig]) -> list[ComponentCo
 
 
 def incomplete(cls: Any) -> str:
-    """What a class of the user's own lacks, so that it cannot be made; empty when it lacks nothing."""
+    """Returns what a class of the user lacks to be usable; empty when it lacks nothing."""
     who = f"{cls.name}: the class {qualified_name(cls)}"
     if lacks := sorted(getattr(cls, "__abstractmethods__", ())):
         return f"{who} lacks {' and '.join(lacks)}, which it has to define"
     reader = getattr(cls, "config_type", None)
     if not (isinstance(reader, type) and issubclass(reader, BaseConfig)):
-        return f"{who} states a config_type that is no config"
+        return f"{who} states a config_type that is not a config"
     slots = [
         mark.types
         for field in reader.model_fields.values()
@@ -132,9 +136,9 @@ def incomplete(cls: Any) -> str:
             key, slot = role.name if part == "model" else role.section(part), f"{part}_factory_type"
             marks = [mark.types for mark in reader.model_fields[key].metadata if isinstance(mark, TrainerComponent)]
             if slot not in marks:
-                told = f"{role.name}, and its config reads {key} as no {part}'s section"
-                mend = "give the role another name" if marks else f'leave it out there, or mark it Slot("{slot}")'
-                return f"{who} has a role {told}; {mend}"
+                text = f"{role.name}, and its config does not read {key} as the section of a {part}"
+                hint = f'remove it there, or mark it TrainerComponent("{slot}")'
+                return f"{who} has a role {text}; {'give the role another name' if marks else hint}"
         for key in filter(None, (role.steps_per_update_key, role.deepspeed)):
             if key not in reader.model_fields and not hasattr(reader, key):
                 return f"{who} has a role {role.name} that is given {key}, and its config has no such key"
@@ -142,18 +146,18 @@ def incomplete(cls: Any) -> str:
 
 
 def _only_annotated(cls: Any) -> str:
-    """Returns how to choose the class that an annotation such as ``config: MyConfig``, or ``Factory[MyConfig]`` among
-    the bases, names and the class does not."""
+    """Returns the assignment that is missing where an annotation such as ``config: MyConfig``, or ``Factory[MyConfig]``
+    among the bases, names a class that ``cls`` does not choose."""
     stated = set[str]()
     for base in cls.__mro__:
-        named = [("config", one) for generic in vars(base).get("__orig_bases__", ()) for one in get_args(generic)]
-        for name, annotation in [*_annotations(base).items(), *named]:
+        arguments = [("config", one) for generic in vars(base).get("__orig_bases__", ()) for one in get_args(generic)]
+        for name, annotation in [*_annotations(base).items(), *arguments]:
             chosen = listed(getattr(cls, f"{name}_type", ()))
             for one in (annotation, *get_args(annotation)):
                 names_one = isinstance(one, type) and issubclass(one, (Registered, BaseConfig))
-                if name not in stated and chosen and names_one and not any(issubclass(had, one) for had in chosen):
+                if name not in stated and chosen and names_one and not any(issubclass(other, one) for other in chosen):
                     return f"{name}_type = {one.__name__}"
-        # what a class states, and has not from its bases, takes the place of what they say
+        # what a class assigns itself overrides what its bases annotate
         stated |= {
             key.removesuffix("_type")
             for key, one in vars(base).items()
@@ -163,20 +167,20 @@ def _only_annotated(cls: Any) -> str:
 
 
 def _annotations(cls: type) -> dict[str, Any]:
-    """Returns those of ``cls`` itself; without those of names that are there for a type checker only."""
+    """Returns the annotations of ``cls`` itself, without those whose names only a type checker knows."""
     known = {**vars(sys.modules.get(cls.__module__, object)), **vars(cls)}
-    found: dict[str, Any] = {}
+    annotations: dict[str, Any] = {}
     for name, annotation in inspect.get_annotations(cls).items():
         try:
-            found[name] = eval(annotation, known) if isinstance(annotation, str) else annotation
+            annotations[name] = eval(annotation, known) if isinstance(annotation, str) else annotation
         except Exception:
             continue
-    return found
+    return annotations
 
 
 def _read(cls: type[Registered], section: dict[str, Any]) -> ComponentConfig:
-    if told := incomplete(cls):
-        raise Problems([Problem(("type",), told)])
+    if text := incomplete(cls):
+        raise Problems([Problem(("type",), text)])
     config_type: type[ComponentConfig] = getattr(cls, "config_type")  # noqa: B009  every component has one
     try:
         return config_type.model_validate({**section, "type": cls.name})

@@ -1,54 +1,56 @@
-"""The section of the data, as far as all data have one."""
+"""The sections of the data and of their sources: the keys that all of them have."""
 
 from typing import Annotated
 
 from pydantic import Field, model_validator
 
-from arctic_training.config.checks.changes import RESUME_SAFE
 from arctic_training.config.sections.base import ComponentConfig
-from arctic_training.config.sections.numbers import HumanFloat, HumanInt
+from arctic_training.config.sections.changes import RESUME_SAFE
+from arctic_training.config.sections.types import HumanFloat, HumanInt
 
 
 class DataConfig(ComponentConfig):
+    """Keys of the data that every data factory has."""
+
     seed: int = Field(default=42, ge=0)
-    """Seed of the order of the rows, and of every choice among them."""
+    """Seed of the order of the rows, and of every random choice among them."""
     dl_num_workers: Annotated[int, RESUME_SAFE] = Field(default=2, ge=0)
-    """Processes that read and collate batches beside each training process; 0: the training process itself."""
+    """Processes of each rank that read and collate batches; 0: the rank itself does."""
     drop_last: bool = False
-    """Leave out the rows that do not fill a last global batch; else they make a smaller one."""
+    """Drop the rows that do not fill a last global batch; else they form a smaller one."""
 
     @property
     def evaluates(self) -> bool:
-        """Whether there may be something to evaluate on."""
+        """Whether there may be data to evaluate on."""
         return True
 
     @property
     def endless(self) -> bool:
-        """Whether the training data have no end, so that the recipe must say how long to train."""
+        """Whether the training data have no end, so that the recipe must give the number of steps."""
         return False
 
 
 class DataSourceConfig(ComponentConfig):
-    """One source of rows. At most one of ``sample_ratio``, ``sample_count`` and ``weight`` says how many of them."""
+    """One source of rows. At most one of ``sample_ratio``, ``sample_count`` and ``weight`` sets their number."""
 
     split: str = ""
-    """Which part of the source: ``train`` when left out; for evaluation ``eval``, which the source may know by another
-    name. A slice may follow: ``train[:1000]``, ``train[90%:]``."""
+    """Part of the source (default: ``train``; for evaluation ``eval``, which the source may know by another name). A
+    slice may follow: ``train[:1000]``, ``train[90%:]``."""
     sample_ratio: HumanFloat | None = Field(default=None, gt=0)
-    """Take this share of the rows, drawn at random; above 1 rows are repeated."""
+    """Share of the rows to take, sampled at random; above 1 rows are repeated."""
     sample_count: HumanInt | None = Field(default=None, gt=0)
-    """Take this many rows, drawn at random; more than there are: rows are repeated."""
+    """Number of rows to take, sampled at random; rows are repeated when the source has fewer."""
     weight: HumanFloat | None = Field(default=None, gt=0)
-    """This source's part of the mixture, relative to the weights of the others; no row is repeated, and as many are
-    taken as that allows. All sources have one, or none has."""
+    """Share of this source in the mixture, relative to the weights of the others. As many rows are taken as possible
+    without repeating any. All sources have a weight, or none has."""
     sample_seed: int = Field(default=42, ge=0)
-    """Seed of the choice of rows."""
+    """Seed of the sampling of rows."""
     process: bool = True
-    """Whether the data factory makes tokens of the rows; false for a source whose rows are tokens already."""
+    """Whether the data factory tokenizes the rows; false for a source whose rows are tokens already."""
 
     @model_validator(mode="after")
     def _one_amount(self) -> "DataSourceConfig":
         given = [name for name in ("sample_ratio", "sample_count", "weight") if getattr(self, name) is not None]
         if len(given) > 1:
-            raise ValueError(f"{' and '.join(given)} both say how many rows to take; give one of them")
+            raise ValueError(f"{' and '.join(given)} both set the number of rows to take; give one of them")
         return self

@@ -1,11 +1,11 @@
-"""The section of the log."""
+"""The ``logger`` section."""
 
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator
 
-from arctic_training.config.checks.paths import unwritable
+from arctic_training.config.checks.files import unwritable
 from arctic_training.config.checks.problems import Problem
 from arctic_training.config.sections.base import BaseConfig
 
@@ -17,18 +17,20 @@ def _upper(value: Any) -> Any:
 
 
 class LoggerConfig(BaseConfig):
+    """Files, ranks and levels of the log."""
+
     output_dir: Path | None = None
-    """Folder of the log files, one for each process; ``logs`` in the run folder when left out."""
+    """Folder of the log files, one for each rank (default: ``logs`` in the run folder)."""
     level: Annotated[
         Literal["TRACE", "DEBUG", "INFO", "SUCCESS", "WARNING", "ERROR", "CRITICAL"], BeforeValidator(_upper)
     ] = "SUCCESS"
-    """Least severe level that is printed: SUCCESS tells where a run goes on from and what it waits for, INFO every step
-    on the way. The files begin at INFO, or lower when this is lower."""
+    """Lowest level that is printed: SUCCESS has what a run resumes from and waits for, INFO every phase. The files
+    begin at INFO, or lower when this is lower."""
     print_output_ranks: Ranks = [0]
     """Ranks that print their log; ``"*"`` for all."""
     file_output_ranks: Ranks = "*"
     """Ranks that write a log file; ``"*"`` for all."""
 
     def missing_paths(self) -> list[Problem]:
-        told = unwritable(self.output_dir)
-        return [Problem(("output_dir",), told)] if told else []
+        text = unwritable(self.output_dir)
+        return [Problem(("output_dir",), text)] if text else []

@@ -1,9 +1,9 @@
-"""The section of an optimizer, as far as every optimizer has one."""
+"""The section of an optimizer: the keys that all optimizers have."""
 
 from pydantic import Field
 
 from arctic_training.config.sections.base import ComponentConfig
-from arctic_training.config.sections.numbers import HumanFloat
+from arctic_training.config.sections.types import HumanFloat
 
 
 class OptimizerConfig(ComponentConfig):
@@ -12,15 +12,15 @@ class OptimizerConfig(ComponentConfig):
     synonyms = {"lr": "learning_rate"}
 
     learning_rate: HumanFloat = Field(default=5e-4, ge=0)
-    """Peak learning rate; also written ``lr``."""
+    """Peak learning rate. Also ``lr``."""
     weight_decay: HumanFloat = Field(default=0.1, ge=0)
-    """Decoupled where the optimizer has it so; never on biases and norms."""
+    """Weight decay, decoupled where the optimizer decouples it; not applied to biases and norms."""
 
     @property
     def moments(self) -> int | None:
-        """How many numbers of four bytes the algorithm keeps for each weight at least; None: not known."""
+        """The fp32 numbers that the algorithm keeps for each weight at least; None: not known."""
         return None
 
     def highest_stage(self, dtype: str) -> int:
-        """The highest ZeRO stage at which the algorithm is what its name says, for weights of ``dtype``."""
+        """Returns the highest ZeRO stage at which the algorithm is correct for weights of ``dtype``."""
         return 3

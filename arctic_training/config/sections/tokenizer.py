@@ -1,4 +1,4 @@
-"""The section of the tokenizer, as far as every tokenizer has one."""
+"""The section of a tokenizer: the keys that all tokenizers have."""
 
 from typing import Any
 
@@ -6,9 +6,9 @@ from arctic_training.config.sections.base import ComponentConfig
 
 
 class TokenizerConfig(ComponentConfig):
-    pass
+    """Base of the sections of tokenizers."""
 
 
 def is_lexer(tokenizer: Any) -> bool:
-    """Whether a lexer is what ``tokenizer`` was made by, or saved by and loaded again."""
+    """Returns whether a lexer built ``tokenizer``, or the tokenizer that was saved and loaded as it."""
     return "refuse_unknown" in getattr(tokenizer, "init_kwargs", {})

@@ -1,4 +1,4 @@
-"""What a recipe says of Weights & Biases."""
+"""The ``wandb`` section, and the section of the tracker of Weights & Biases."""
 
 from typing import Literal
 
@@ -9,20 +9,20 @@ class WandbConfig(ComponentConfig):
     """The keys of the tracker."""
 
     entity: str | None = None
-    """Account or team; the user's own when left out."""
+    """Account or team (default: the user's own)."""
     project: str = "arctic-training"
-    """Where the run stands there."""
+    """Project of the run."""
     name: str | None = None
-    """What the run is called there; two words drawn by the server when left out."""
+    """Name of the run (default: chosen by the server)."""
     mode: Literal["online", "offline"] | None = None
-    """Offline, the numbers stay in the run folder, from where ``wandb sync`` sends them; as the environment's
-    ``WANDB_MODE`` says when left out, else online."""
+    """Offline, the metrics stay in the run folder until ``wandb sync`` uploads them (default: ``WANDB_MODE``, else
+    online)."""
 
 
 class WandbSection(WandbConfig):
     """The recipe's section ``wandb``: the tracker, without naming it under ``trackers``."""
 
     type: Literal["wandb"] = "wandb"
-    """Always that."""
+    """Always ``wandb``."""
     enable: bool = False
-    """Tell the run to Weights & Biases."""
+    """Report the run to Weights & Biases."""

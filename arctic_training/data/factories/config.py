@@ -7,12 +7,12 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, SerializeAsAny, field_validator, model_validator
 
-from arctic_training.config.checks.changes import RESUME_SAFE
-from arctic_training.config.checks.paths import unwritable
+from arctic_training.config.checks.files import unwritable
 from arctic_training.config.checks.problems import Problem
+from arctic_training.config.sections.changes import RESUME_SAFE
 from arctic_training.config.sections.component import parse_component
 from arctic_training.config.sections.data import DataConfig, DataSourceConfig
-from arctic_training.config.sections.numbers import HumanFloat, HumanInt
+from arctic_training.config.sections.types import HumanFloat, HumanInt
 from arctic_training.data.sources.extensions import SOURCE_BY_EXTENSION, extension
 from arctic_training.registry import names, numbered
 

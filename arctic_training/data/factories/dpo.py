@@ -8,7 +8,7 @@ import torch
 from pydantic import Field
 
 from arctic_training.config.sections.base import ComponentConfig
-from arctic_training.config.sections.numbers import HumanInt
+from arctic_training.config.sections.types import HumanInt
 from arctic_training.data.batching.collate import pack, pad
 from arctic_training.data.factories.config import SourcedDataConfig
 from arctic_training.data.factories.sourced import SourcedDataFactory

@@ -8,8 +8,8 @@ import numpy as np
 from pydantic import Field
 
 from arctic_training.config.sections.base import ComponentConfig
-from arctic_training.config.sections.numbers import HumanInt
 from arctic_training.config.sections.tokenizer import is_lexer
+from arctic_training.config.sections.types import HumanInt
 from arctic_training.data.factories.config import SourcedDataConfig
 from arctic_training.data.factories.sourced import SourcedDataFactory
 from arctic_training.data.formats import chat

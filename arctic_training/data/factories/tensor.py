@@ -9,8 +9,8 @@ from pydantic import Field, field_validator
 from torch import Tensor
 
 from arctic_training.callback.hooks import hook
-from arctic_training.config.checks.changes import RESUME_SAFE
 from arctic_training.config.sections.base import ComponentConfig
+from arctic_training.config.sections.changes import RESUME_SAFE
 from arctic_training.config.sections.data import DataConfig, DataSourceConfig
 from arctic_training.data.batching.loader import Loader, OrderedLoader
 from arctic_training.data.factories.base import DataFactory

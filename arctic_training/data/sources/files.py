@@ -10,9 +10,9 @@ from typing import Annotated, Any
 
 from pydantic import Field, field_validator
 
-from arctic_training.config.checks.changes import RESUME_SAFE
-from arctic_training.config.checks.paths import impossible, unreadable
+from arctic_training.config.checks.files import invalid_path, unreadable
 from arctic_training.config.checks.problems import Problem
+from arctic_training.config.sections.changes import RESUME_SAFE
 from arctic_training.config.sections.data import DataSourceConfig
 from arctic_training.data.sources import json_rows
 from arctic_training.data.sources import split as splits
@@ -46,7 +46,7 @@ class FileSourceConfig(DataSourceConfig):
 
 def _why_unreadable(where: str) -> str:
     """Returns why no rows can be read, without opening the file; empty when they may be."""
-    if why := impossible(where):
+    if why := invalid_path(where):
         return why
     path = Path(where).expanduser()
     if path.is_dir():

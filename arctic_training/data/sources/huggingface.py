@@ -8,9 +8,9 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import Field, field_validator
 
-from arctic_training.config.checks.changes import RESUME_SAFE
-from arctic_training.config.checks.paths import unreadable
+from arctic_training.config.checks.files import unreadable
 from arctic_training.config.checks.problems import Problem
+from arctic_training.config.sections.changes import RESUME_SAFE
 from arctic_training.config.sections.data import DataSourceConfig
 from arctic_training.data.formats.remarks import unread_columns
 from arctic_training.data.sources import split as splits

@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar
 import numpy as np
 import torch
 
-from arctic_training.config.checks.changes import RESUME_SAFE
+from arctic_training.config.sections.changes import RESUME_SAFE
 from arctic_training.config.sections.data import DataSourceConfig
 from arctic_training.data.sources.base import DataSource
 from arctic_training.errors.types import DataError

@@ -1,4 +1,8 @@
-"""Numbers as people write them: ``1e-4``, ``2k``, ``4ki``, ``1_000``, ``10%``, ``2^20``, ``-10^6``."""
+"""Types of values that people write in their own ways.
+
+Numbers: ``1e-4``, ``2k``, ``4ki``, ``1_000``, ``10%``, ``2^20``, ``-10^6``. Durations: ``90`` or ``1e3`` (seconds),
+``30s``, ``45m``, ``3h50m``, ``2d``.
+"""
 
 import math
 import re
@@ -7,36 +11,40 @@ from typing import Annotated, Any, get_args, get_origin
 
 from pydantic import BeforeValidator
 
+from arctic_training.errors.short_repr import short_repr
+
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "b": 10**9, "t": 10**12}
 _BINARY = {"ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
 _PLAIN = r"(?:\d+(?:\.\d*)?|\.\d+)"
 _HUMAN = re.compile(rf"({_PLAIN}(?:e[+-]?\d+)?)(ki|mi|gi|ti|k|m|g|b|t|%)?", re.IGNORECASE)
 _POWER = re.compile(rf"({_PLAIN})\s*(?:\^|\*\*)\s*([+-]?{_PLAIN})")
-_MOST_BITS = 1024
-"""Of a whole number that is a power: a float has no more."""
+_MAX_BITS = 1024
+"""Bits of an integer that is a power; those of the largest float."""
+_SECONDS = {"d": 86_400, "h": 3_600, "m": 60, "s": 1}
+_DURATION = re.compile("".join(rf"(?:(?P<{unit}>\d+(?:\.\d+)?){unit})?" for unit in _SECONDS))
 
 
 def number(text: str) -> int | float | None:
-    """The number a person means by ``text``, or None when it is no number. Whole numbers come back as int.
+    """Returns the number that ``text`` means, an int where it is integral; None when it is not a number.
 
-    A sign is that of the whole number: ``-10^2`` is -100, as in mathematics and in Python.
+    A sign applies to the power: ``-10^2`` is -100, as in mathematics and in Python.
     """
     plain = text.strip().replace("_", "")
     sign = -1 if plain.startswith("-") else 1
     plain = plain[1:] if plain[:1] in ("+", "-") else plain
     if power := _POWER.fullmatch(plain):
-        found = _power(power[1], power[2])
+        value = _power(power[1], power[2])
     elif human := _HUMAN.fullmatch(plain):
-        found = _scaled(human[1], (human[2] or "").lower())
+        value = _scaled(human[1], (human[2] or "").lower())
     else:
         return None
-    return None if found is None else sign * found
+    return None if value is None else sign * value
 
 
 def _power(base: str, exponent: str) -> int | float | None:
     if base.isdecimal() and exponent.lstrip("+").isdecimal():
-        whole, times = int(base), int(exponent)
-        return whole**times if whole < 2 or times * math.log2(whole) <= _MOST_BITS else None
+        integer, times = int(base), int(exponent)
+        return integer**times if integer < 2 or times * math.log2(integer) <= _MAX_BITS else None
     try:
         value = float(base) ** float(exponent)
     except (OverflowError, ZeroDivisionError):
@@ -49,9 +57,9 @@ def _scaled(digits: str, unit: str) -> int | float:
         return int(digits) * (_UNITS | _BINARY)[unit]
     value = float(digits)
     if unit and value and math.isfinite(value):
-        # exactly: of floats, 4.35 times 100 is no whole number
+        # exactly: of floats, 4.35 times 100 is not integral
         exact = Fraction(digits) * (Fraction(1, 100) if unit == "%" else (_UNITS | _BINARY)[unit])
-        value = float(exact) if exact < 2**_MOST_BITS else math.inf
+        value = float(exact) if exact < 2**_MAX_BITS else math.inf
     return _as_int(value)
 
 
@@ -59,30 +67,45 @@ def _as_int(value: float) -> int | float:
     return int(value) if value.is_integer() and value < 2**53 else value
 
 
-def _whole(value: Any) -> Any:
-    value = _real(value)
+def _read_int(value: Any) -> Any:
+    value = _read_float(value)
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-def _real(value: Any) -> Any:
+def _read_float(value: Any) -> Any:
     if isinstance(value, bool):
-        raise ValueError(f"{str(value).lower()} is no number")
+        raise ValueError(f"{str(value).lower()} is not a number")
     if isinstance(value, str):
-        read = number(value)
-        if read is None:
-            raise ValueError(f"{value!r} is no number; numbers may be written 1e-4, 2k, 4ki, 1_000, 10%, 2^20")
+        if (read := number(value)) is None:
+            raise ValueError(f"{short_repr(value)} is not a number; write it as 1e-4, 2k, 4ki, 1_000, 10% or 2^20")
         return read
     return value
 
 
-HumanInt = Annotated[int, BeforeValidator(_whole)]
-HumanFloat = Annotated[float, BeforeValidator(_real)]
+HumanInt = Annotated[int, BeforeValidator(_read_int)]
+HumanFloat = Annotated[float, BeforeValidator(_read_float)]
+
+
+def _read_seconds(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    text = value.strip().lower().replace(" ", "")
+    match = _DURATION.fullmatch(text)
+    if not match and not text.endswith("%") and (seconds := number(text)) is not None:
+        return float(seconds)
+    if not text or match is None:
+        raise ValueError(f"{short_repr(value)} is not a duration; write it as 90, 30s, 45m, 3h50m or 2d")
+    return sum(float(count) * _SECONDS[unit] for unit, count in match.groupdict().items() if count)
+
+
+Duration = Annotated[float, BeforeValidator(_read_seconds)]
+"""In seconds."""
 
 
 def read_numbers(value: Any, kind: Any) -> Any:
-    """Returns ``value`` with its texts read as numbers where the annotation ``kind`` takes nothing but numbers.
+    """Returns ``value`` with its strings read as numbers where the annotation ``kind`` accepts numbers only.
 
-    What an annotation reads by a validator of its own, such as a length of time, is left to it.
+    An annotation with a validator of its own, such as `Duration`, reads its strings itself.
     """
     if isinstance(value, dict):
         mapping = next((one for one in (kind, *get_args(kind)) if get_origin(one) is dict), None)

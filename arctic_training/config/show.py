@@ -1,4 +1,4 @@
-"""A resolved recipe for a person to read, with where each of its values comes from."""
+"""Prints a resolved recipe with the origin of each value."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -7,13 +7,13 @@ from arctic_training.config.recipe.node import Node, Origin
 from arctic_training.config.recipe.yaml_writer import write_word
 from arctic_training.config.sections.trainer import TrainerConfig
 
-_WIDEST = 60
+_MAX_WIDTH = 60
 
 
 def show(config: TrainerConfig) -> str:
-    """YAML, a comment at the end of each value's line: file, line and column, command line, or default."""
+    """Returns YAML with a comment after each value: file, line and column, command line, or default."""
     lines = list(_lines(config.dump(), config._tree, ""))
-    width = min(max(len(text) for text, _ in lines), _WIDEST)
+    width = min(max(len(text) for text, _ in lines), _MAX_WIDTH)
     return "".join(f"{text:{width}}  # {origin}\n" if origin else f"{text}\n" for text, origin in lines)
 
 
@@ -44,7 +44,7 @@ def _item(item: Any, node: Node | None, indent: str) -> Iterator[tuple[str, str]
 
 
 def _below(node: Node | None, key: str) -> Node | None:
-    """What the recipe says there. A section written as a single word is read as a whole from there."""
+    """Returns the node of ``key``; of a section that is written as a single word, that word."""
     if node is None or not isinstance(node.value, (dict, list)):
         return node if node is not None and isinstance(node.value, str) and key in ("type", "name_or_path") else None
     return node.step(node.key_of(key))

@@ -1,15 +1,13 @@
-"""What a recipe's ``deepspeed:`` block may say, and what it must not contradict the rest of the recipe about."""
+"""Checks the ``deepspeed`` section: keys that DeepSpeed knows, and that do not contradict the rest of the recipe."""
 
-import difflib
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from arctic_training.config.sections.numbers import number
+from arctic_training.config.checks.problems import Problem, shown
+from arctic_training.config.sections.types import number
+from arctic_training.registry import did_you_mean
 
-Problem = tuple[tuple[str, ...], str]
-"""The path of the key inside the block, and what is wrong with it."""
-
-_PASSED_WORDS = (
+_KNOWN_WORDS = (
     "train_batch_size train_micro_batch_size_per_gpu gradient_accumulation_steps gradient_clipping bf16 bfloat16 fp16 "
     "zero_optimization zero_allow_untested_optimizer zero_force_ds_cpu_optimizer data_types communication_data_type "
     "seq_parallel_communication_data_type prescale_gradients gradient_predivide_factor steps_per_print "
@@ -17,7 +15,7 @@ _PASSED_WORDS = (
     "disable_allgather vocabulary_size compile timers log_level torch_autocast dataloader_drop_last "
     "use_data_before_expert_parallelism sequence_parallel_size"
 )
-_PASSED = frozenset(_PASSED_WORDS.split())
+_KNOWN = frozenset(_KNOWN_WORDS.split())
 
 _NOT_SUPPORTED = (
     "amp autotuning compression_training curriculum_learning data_efficiency dynamic_batching eigenvalue "
@@ -25,15 +23,15 @@ _NOT_SUPPORTED = (
     "sparse_attention sparse_gradients tensor_parallel weight_quantization random_ltd data_sampling"
 )
 _REFUSED = {
-    "optimizer": "the recipe's own `optimizer` section says it",
-    "scheduler": "the recipe's own `scheduler` section says it",
-    "managed_gradient_accumulation": "the trainer sets the end of every accumulation window itself",
+    "optimizer": "set it in the recipe's `optimizer` section",
+    "scheduler": "set it in the recipe's `scheduler` section",
+    "managed_gradient_accumulation": "the trainer itself sets the end of every accumulation window",
     "gradient_allreduce_op": "gradients are averaged; the trainer's token count relies on it",
-    "checkpoint": "the recipe's own `checkpoint` section says it",
-    "nebula": "the recipe's own `checkpoint` section says it",
-    "datastates_ckpt": "the recipe's own `checkpoint` section says it",
+    "checkpoint": "set it in the recipe's `checkpoint` section",
+    "nebula": "set it in the recipe's `checkpoint` section",
+    "datastates_ckpt": "set it in the recipe's `checkpoint` section",
     "tensorboard": "metrics are in the run folder's metrics.jsonl",
-    "wandb": "write the recipe's own `wandb` section",
+    "wandb": "set it in the recipe's `wandb` section",
     "comet": "metrics are in the run folder's metrics.jsonl",
     "csv_monitor": "metrics are in the run folder's metrics.jsonl",
     "elasticity": "it would change the batch sizes of the recipe",
@@ -51,7 +49,7 @@ _TRAINED_WORDS = (
     "gradient_clipping prescale_gradients gradient_predivide_factor communication_data_type data_types torch_autocast"
 )
 TRAINED_KEYS = frozenset([*_TRAINED_WORDS.split(), *PRECISION_KEYS])
-"""Keys that change the weights that come out; the others change where they are and how fast."""
+"""Keys that change the trained weights; the others change placement and speed."""
 
 _ZERO_WORDS = (
     "stage contiguous_gradients reduce_scatter reduce_bucket_size use_multi_rank_bucket_allreduce allgather_partitions "
@@ -67,11 +65,11 @@ _ZERO_WORDS = (
 )
 _ZERO = frozenset(_ZERO_WORDS.split())
 _COUNTS = ("_size", "_threshold", "_parameters", "_distance")
-"""How the keys end that say how many."""
+"""Ends of the keys whose value is a number of elements."""
 
 
 def without_auto(value: Any) -> Any:
-    """``value`` with every human number in it read, at any depth, and keys left to ``auto`` left out."""
+    """Returns ``value`` with human numbers read, at any depth, and without the keys that are ``auto``."""
     if isinstance(value, Mapping):
         return {key: without_auto(one) for key, one in value.items() if one != "auto"}
     if isinstance(value, list):
@@ -91,18 +89,18 @@ def deepspeed_problems(
     data_world: int | None = None,
     highest_stage: int = 3,
 ) -> list[Problem]:
-    """Everything that is wrong with the block, given what the rest of the recipe says.
+    """Returns every problem of the section, their paths inside it, given the rest of the recipe.
 
-    ``dtype`` is the recipe's bf16, fp16 or fp32; ``data_world`` the number of processes that read different data, once
-    it is known; ``highest_stage`` the highest ZeRO stage at which the optimizer works.
+    ``dtype`` is the recipe's bf16, fp16 or fp32; ``data_world`` the number of data-parallel processes, once it is
+    known; ``highest_stage`` the highest ZeRO stage at which the optimizer works.
     """
     block = without_auto(block)
     problems: list[Problem] = []
     for key in block:
         if key in _REFUSED:
-            problems.append(((key,), f"does not belong here: {_REFUSED[key]}"))
-        elif key not in _PASSED:
-            problems.append(((key,), _unknown(key, _PASSED)))
+            problems.append(Problem((key,), f"does not belong here: {_REFUSED[key]}"))
+        elif key not in _KNOWN:
+            problems.append(Problem((key,), _unknown(key, _KNOWN)))
     sizes = {
         "train_micro_batch_size_per_gpu": ("micro_batch_size", micro_batch_size),
         "gradient_accumulation_steps": ("gradient_accumulation_steps", gradient_accumulation_steps),
@@ -113,87 +111,88 @@ def deepspeed_problems(
     problems += _zero_problems(block.get("zero_optimization", {}), highest_stage)
     clipping = block.get("gradient_clipping", 1.0)
     if not _is_number(clipping) or clipping < 0:
-        problems.append((("gradient_clipping",), f"{clipping!r}: a number of at least 0 is wanted (0: no clipping)"))
+        text = f"{shown(clipping)} should be a number of at least 0 (0: no clipping)"
+        problems.append(Problem(("gradient_clipping",), text))
     return problems
 
 
 def _batch_problems(block: Mapping[str, Any], sizes: Mapping[str, tuple[str, int]], world: int | None) -> list[Problem]:
-    problems: list[Problem] = []
-    for key, (name, value) in sizes.items():
-        if key in block and block[key] != value:
-            problems.append(
-                ((key,), f"{block[key]} contradicts the recipe's {name}: {value}; leave it out, or write {value}")
-            )
+    problems = [
+        Problem((key,), f"{block[key]} contradicts the recipe's {name}: {value}; remove it, or write {value}")
+        for key, (name, value) in sizes.items()
+        if key in block and block[key] != value
+    ]
     if "train_batch_size" in block:
         micro, steps = sizes["train_micro_batch_size_per_gpu"][1], sizes["gradient_accumulation_steps"][1]
-        said, sum_ = block["train_batch_size"], f"micro_batch_size {micro} x gradient_accumulation_steps {steps}"
-        if world is not None and said != micro * steps * world:
-            told = f"{said} contradicts {sum_} x {world} data-parallel processes = {micro * steps * world}"
-            problems.append((("train_batch_size",), f"{told}; leave it out"))
-        elif world is None and (not isinstance(said, int) or said <= 0 or said % (micro * steps)):
-            told = f"{said} contradicts {sum_}: a multiple of {micro * steps} is wanted"
-            problems.append((("train_batch_size",), f"{told}; leave it out"))
+        total, product = block["train_batch_size"], f"micro_batch_size {micro} x gradient_accumulation_steps {steps}"
+        text = ""
+        if world is not None and total != micro * steps * world:
+            text = f"{total} contradicts {product} x {world} data-parallel processes = {micro * steps * world}"
+        elif world is None and (not isinstance(total, int) or total <= 0 or total % (micro * steps)):
+            text = f"{total} contradicts {product}: expected a multiple of {micro * steps}"
+        problems += [Problem(("train_batch_size",), f"{text}; remove it")] if text else []
     return problems
 
 
 def _precision_problems(block: Mapping[str, Any], dtype: str) -> list[Problem]:
     problems: list[Problem] = []
     enabled = {}
-    for key in ("bf16", "bfloat16", "fp16"):
+    for key in PRECISION_KEYS:
         section = block.get(key, {})
         if not isinstance(section, Mapping):
-            problems.append(((key,), f"{section!r}: a mapping is wanted, such as {{enabled: true}}"))
+            problems.append(Problem((key,), f"{shown(section)} should be a mapping, such as {{enabled: true}}"))
             continue
         enabled[key] = section.get("enabled")
     if (enabled.get("bf16") or enabled.get("bfloat16")) and enabled.get("fp16"):
-        return [*problems, (("fp16", "enabled"), "bf16 and fp16 cannot both be enabled")]
-    for key, said in enabled.items():
+        return [*problems, Problem(("fp16", "enabled"), "bf16 and fp16 cannot both be enabled")]
+    for key, value in enabled.items():
         means = "bf16" if key == "bfloat16" else key
-        if said is True and means != dtype:
-            problems.append(((key, "enabled"), f"contradicts model.dtype {dtype}; write model.dtype: {means}"))
-        if said is False and means == dtype:
-            problems.append(((key, "enabled"), f"contradicts model.dtype {dtype}; write model.dtype: fp32"))
+        if (value is True and means != dtype) or (value is False and means == dtype):
+            text = f"contradicts model.dtype {dtype}; write model.dtype: {means if value else 'fp32'}"
+            problems.append(Problem((key, "enabled"), text))
     return problems
 
 
 def _zero_problems(zero: Any, highest: int) -> list[Problem]:
+    def problem(text: str, *keys: str) -> Problem:
+        return Problem(("zero_optimization", *keys), text)
+
     if not isinstance(zero, Mapping):
-        return [(("zero_optimization",), f"{zero!r}: a mapping is wanted, such as {{stage: 2}}")]
+        return [problem(f"{shown(zero)} should be a mapping, such as {{stage: 2}}")]
     problems: list[Problem] = []
     for key in zero:
         if key not in _ZERO:
-            problems.append((("zero_optimization", key), _unknown(key, _ZERO)))
+            problems.append(problem(_unknown(key, _ZERO), key))
         elif key.endswith(_COUNTS) and not (_is_number(zero[key]) and zero[key] >= 0):
-            problems.append((("zero_optimization", key), f"{zero[key]!r}: a number of at least 0 is wanted"))
+            problems.append(problem(f"{shown(zero[key])} should be a number of at least 0", key))
     stage = zero.get("stage")
     if stage is not None and (isinstance(stage, bool) or stage not in (0, 1, 2, 3)):
-        problems.append((("zero_optimization", "stage"), f"{stage!r}: the stages are 0, 1, 2 and 3"))
-        return problems
+        return [*problems, problem(f"{shown(stage)} should be 0, 1, 2 or 3", "stage")]
     if stage is not None and stage > highest:
-        told = f"{stage}, and the recipe's optimizer works up to ZeRO stage {highest} with its model.dtype"
-        problems.append((("zero_optimization", "stage"), told))
-    gathers, whole = stage not in (0, 3), zero.get("allgather_bucket_size", 0)
-    if gathers and isinstance(whole, int) and whole % 2:
-        told = f"{whole}: an even number is wanted, since what is gathered begins at every second element"
-        problems.append((("zero_optimization", "allgather_bucket_size"), told))
+        text = f"{stage}, and the recipe's optimizer works up to ZeRO stage {highest} with its model.dtype"
+        problems.append(problem(text, "stage"))
+    gathers, bucket = stage not in (0, 3), zero.get("allgather_bucket_size", 0)
+    if gathers and isinstance(bucket, int) and bucket % 2:
+        text = f"{bucket} should be even, since what is gathered begins at every second element"
+        problems.append(problem(text, "allgather_bucket_size"))
     for key, least in (("offload_optimizer", 1), ("offload_param", 3)):
-        path, section = ("zero_optimization", key), zero.get(key, {})
+        section = zero.get(key, {})
         if not isinstance(section, Mapping):
-            problems.append((path, f"{section!r}: a mapping is wanted, such as {{device: cpu}}"))
+            problems.append(problem(f"{shown(section)} should be a mapping, such as {{device: cpu}}", key))
             continue
         device = section.get("device", "none")
         if device not in ("none", "cpu", "nvme"):
-            problems.append(((*path, "device"), f"{device!r}: none, cpu or nvme is wanted"))
+            problems.append(problem(f"{shown(device)} should be none, cpu or nvme", key, "device"))
         elif device == "nvme" and not section.get("nvme_path"):
-            problems.append(((*path, "nvme_path"), "missing: offloading to nvme needs the folder to use"))
+            problems.append(problem("missing: offloading to nvme needs the folder to use", key, "nvme_path"))
         if device not in ("none", None) and stage is not None and stage < least:
-            problems.append((path, f"needs ZeRO stage {least} or above, and stage is {stage}"))
+            problems.append(problem(f"needs ZeRO stage {least} or above, and stage is {stage}", key))
     return problems
 
 
 def _unknown(key: str, known: Collection[str]) -> str:
-    close = difflib.get_close_matches(key, known, n=1, cutoff=0.6)
-    return f"unknown to DeepSpeed{f'; did you mean {close[0]}?' if close else ''}"
+    guess = did_you_mean(key, known)
+    return f"unknown to DeepSpeed; {guess}" if guess else "unknown to DeepSpeed"
 
 
 def _is_number(value: Any) -> bool:

@@ -1,4 +1,4 @@
-"""What of a recipe must be as it was for a run to go on from a checkpoint, and what has become another."""
+"""Compares a recipe with the one of a checkpoint: the keys that must be the same for a run to resume."""
 
 import hashlib
 import json
@@ -10,19 +10,21 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from arctic_training.config.checks.deepspeed import without_auto as without_auto
 from arctic_training.config.recipe.node import canonical
+from arctic_training.config.sections.deepspeed import without_auto
+from arctic_training.errors.short_repr import short_repr
 
-_NOTHING = object()
-_PATHS = ("path", "dir", "file")
+_ABSENT = object()
+_PATH_KEYS = ("path", "dir", "file")
+"""Ends of keys whose text is a path."""
 
 
 @dataclass(frozen=True)
 class ResumeSafe:
-    """Marks a key that changes nothing of what is trained: a run goes on, whatever it says now."""
+    """Marks a key that does not change what is trained: a run may resume with any value of it."""
 
     but: frozenset[str] = frozenset()
-    """Keys of a mapping that are not free."""
+    """Keys of a mapping that must be the same."""
 
 
 RESUME_SAFE = ResumeSafe()
@@ -30,6 +32,8 @@ RESUME_SAFE = ResumeSafe()
 
 @dataclass(frozen=True)
 class Change:
+    """A value that differs from that of the checkpoint."""
+
     key: str
     """Its path in the recipe, or the name of what was compared beside the recipe."""
     saved: Any
@@ -38,35 +42,35 @@ class Change:
     def __str__(self) -> str:
         return f"{self.key}: saved {_shown(self.saved)}, now {_shown(self.now)}"
 
-    def named_by(self, wanted: Sequence[str]) -> bool:
-        """Whether one of ``wanted`` is its key, or the beginning of it: ``data`` names ``data.seed``."""
+    def named_by(self, keys: Sequence[str]) -> bool:
+        """Returns whether one of ``keys`` is its key or the beginning of it: ``data`` names ``data.seed``."""
         parts = _parts(self.key)
-        return any(parts[: len(_parts(one))] == _parts(one) for one in wanted)
+        return any(parts[: len(_parts(one))] == _parts(one) for one in keys)
 
 
 def resume_relevant_config(config: Any) -> dict[str, Any]:
-    """Every key of a `TrainerConfig` that is not `ResumeSafe`, as plain values that JSON can hold.
+    """Returns every key of a `TrainerConfig` that is not `ResumeSafe`, as plain values that JSON can hold.
 
-    A value from the environment is what the recipe says in its place, and four digits of its SHA-256: enough to see
-    that it is another, too little to find it.
+    A value from the environment is written as its reference and four digits of its SHA-256: enough to see that it has
+    changed, too little to find it.
     """
-    kept: dict[str, Any] = _kept(config, config.model_dump(mode="json"), config.dump())
-    return kept
+    relevant: dict[str, Any] = _relevant(config, config.model_dump(mode="json"), config.dump())
+    return relevant
 
 
 def differences(saved: Any, config: Any, now: Any, path: str = "") -> Iterator[Change]:
-    """What differs between the `resume_relevant_config` that was ``saved`` and that of ``config``, which is ``now``."""
+    """Yields what differs between the `resume_relevant_config` that was ``saved`` and ``now``, that of ``config``."""
     if isinstance(saved, Mapping) and isinstance(now, Mapping):
-        if saved.get("type") != now.get("type"):  # another class reads the section, so that all of it is another
+        if saved.get("type") != now.get("type"):  # another class reads the section, so all of it differs
             yield Change(_under(path, "type"), saved.get("type"), now.get("type"))
             return
         for key in [*now, *(key for key in saved if key not in now)]:
             if key not in saved and isinstance(config, BaseModel) and _is_default(config, key):
                 continue  # a key that is newer than the checkpoint
             if key not in now and isinstance(config, BaseModel):
-                continue  # a key that is no more, or free by now
-            below = getattr(config, key, None) if isinstance(config, BaseModel) else _NOTHING
-            yield from differences(saved.get(key, _NOTHING), below, now.get(key, _NOTHING), _under(path, key))
+                continue  # a key that was removed, or is resume-safe by now
+            below = getattr(config, key, None) if isinstance(config, BaseModel) else _ABSENT
+            yield from differences(saved.get(key, _ABSENT), below, now.get(key, _ABSENT), _under(path, key))
     elif isinstance(saved, list) and isinstance(now, list) and len(saved) == len(now):
         several = isinstance(config, (list, tuple)) and len(config) == len(now)
         for n, (one, other) in enumerate(zip(saved, now, strict=True)):
@@ -75,27 +79,28 @@ def differences(saved: Any, config: Any, now: Any, path: str = "") -> Iterator[C
         yield Change(path, saved, now)
 
 
-def _kept(value: Any, plain: Any, masked: Any, name: str = "") -> Any:
+def _relevant(value: Any, plain: Any, redacted: Any, name: str = "") -> Any:
+    """Returns the relevant part of ``plain``; ``value`` is it in the config, ``redacted`` without secrets."""
     if isinstance(value, BaseModel) and isinstance(plain, dict):
-        kept = {}
+        relevant = {}
         for key, field in type(value).model_fields.items():
-            free = next((mark for mark in field.metadata if isinstance(mark, ResumeSafe)), None)
-            if key not in plain or (free is not None and not free.but):
+            safe = next((mark for mark in field.metadata if isinstance(mark, ResumeSafe)), None)
+            if key not in plain or (safe is not None and not safe.but):
                 continue
-            one = _kept(getattr(value, key), plain[key], masked[key], key)
-            kept[key] = without_auto({k: v for k, v in one.items() if k in free.but}) if free is not None else one
-        return kept
+            one = _relevant(getattr(value, key), plain[key], redacted[key], key)
+            relevant[key] = one if safe is None else without_auto({k: v for k, v in one.items() if k in safe.but})
+        return relevant
     if isinstance(plain, dict):
         values = value if isinstance(value, Mapping) else {}
-        return {key: _kept(values.get(key), one, masked[key], key) for key, one in plain.items()}
+        return {key: _relevant(values.get(key), one, redacted[key], key) for key, one in plain.items()}
     if isinstance(plain, list) and isinstance(value, (set, frozenset)):
-        return sorted(masked, key=str)  # it has another order in every process
+        return sorted(redacted, key=str)  # a set has another order in every process
     if isinstance(plain, list):
         several = value if isinstance(value, (list, tuple)) and len(value) == len(plain) else [None] * len(plain)
-        return [_kept(*three, name) for three in zip(several, plain, masked, strict=True)]
-    if plain != masked:
-        return f"{masked} #{hashlib.sha256(str(plain).encode()).hexdigest()[:4]}"
-    if isinstance(value, Path) or (isinstance(plain, str) and name.endswith(_PATHS) and os.path.exists(plain)):
+        return [_relevant(*three, name) for three in zip(several, plain, redacted, strict=True)]
+    if plain != redacted:
+        return f"{redacted} #{hashlib.sha256(str(plain).encode()).hexdigest()[:4]}"
+    if isinstance(value, Path) or (isinstance(plain, str) and name.endswith(_PATH_KEYS) and os.path.exists(plain)):
         return os.path.realpath(plain)
     return plain
 
@@ -115,9 +120,9 @@ def _parts(key: str) -> list[str]:
 
 
 def _shown(value: Any) -> str:
-    if value is _NOTHING:
+    if value is _ABSENT:
         return "nothing"
     if isinstance(value, list):
         return f"{len(value)} entries" if len(value) != 1 else "1 entry"
     text = value if isinstance(value, str) else json.dumps(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."
+    return text if len(text) <= 60 else short_repr(text)

@@ -1,0 +1,113 @@
+"""Reads a recipe, a file or a mapping, into the config of its trainer, and reports all problems at once."""
+
+from collections.abc import Mapping, Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from arctic_training.config.checks.files import file_problems, invalid_path, outside_root
+from arctic_training.config.checks.problems import Problem, problems_of, shown
+from arctic_training.config.recipe.interpolation import interpolate
+from arctic_training.config.recipe.location import located
+from arctic_training.config.recipe.node import Node, from_python, set_path, to_python
+from arctic_training.config.recipe.recipe_file import read_recipe_file
+from arctic_training.config.recipe.user_code import import_file
+from arctic_training.config.recipe.yaml_reader import read_value
+from arctic_training.config.sections.component import incomplete
+from arctic_training.config.sections.trainer import TrainerConfig
+from arctic_training.errors.types import RecipeError
+from arctic_training.registry import lookup, names, suggest
+
+COMMAND_LINE = "command line"
+DEFAULT_TRAINER = "sft"
+
+
+def get_config(source: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) -> TrainerConfig:
+    """Returns the config of ``source``, the path of a recipe or its content, with ``key.path=value`` overrides.
+
+    Its class is the ``config_type`` of the trainer that ``type`` names. Imports the user's own code and opens nothing
+    else. Raises `RecipeError` with every problem of the recipe.
+    """
+    path = None if isinstance(source, Mapping) else Path(source)
+    tree = from_python(dict(source)) if isinstance(source, Mapping) else read_recipe_file(Path(source))
+    for override in overrides:
+        tree = _override(tree, override)
+    tree, problems = interpolate(tree)
+    code = _import_code(tree, path, problems)
+    recipe: dict[Any, Any] = to_python(tree)
+    if code is not None:
+        recipe["code"] = code
+    config_type = _config_type(recipe.setdefault("type", DEFAULT_TRAINER), problems)
+    config: TrainerConfig | None = None
+    if config_type is not None:
+        try:
+            config = config_type.model_validate(recipe)
+        except ValidationError as error:
+            problems += [one for one in problems_of(error, config_type) if not _is_covered(one.path, problems)]
+    if problems or config is None:
+        raise RecipeError(located(problems, tree))
+    config._recipe, config._tree = path, tree
+    return config
+
+
+def missing_paths(config: TrainerConfig) -> list[str]:
+    """Returns a line for each file or folder that the recipe names and that does not exist or cannot be written to."""
+    return located(list(file_problems(config)), config._tree or Node({}))
+
+
+def _config_type(name: Any, problems: list[Problem]) -> type[TrainerConfig] | None:
+    """Returns the config of the trainer called ``name``; None, with a problem more, where there is no such trainer."""
+    if isinstance(name, str) and name in names("trainer"):
+        trainer = lookup("trainer", name)
+        if not (problem := incomplete(trainer)):
+            config_type: type[TrainerConfig] = trainer.config_type  # type: ignore[attr-defined]
+            return config_type
+        problems.append(Problem(("type",), problem))
+    elif not _is_covered(("type",), problems):
+        hint = suggest(name, names("trainer")) if isinstance(name, str) else "expected a name"
+        problems.append(Problem(("type",), f"no trainer is named {shown(name)}; {hint}"))
+    return None
+
+
+def _override(tree: Node, override: str) -> Node:
+    name, equals, text = override.partition("=")
+    if not equals or not all(name.split(".")):
+        raise RecipeError(f"{COMMAND_LINE}: {override!r}: expected key.path=value")
+    try:
+        return set_path(tree, tuple(name.split(".")), read_value(text, COMMAND_LINE))
+    except RecipeError as error:
+        raise RecipeError(f"{COMMAND_LINE}: {name}: {str(error).removeprefix(f'{COMMAND_LINE}: ')}") from None
+    except ValueError as error:
+        raise RecipeError(f"{COMMAND_LINE}: {name}: {error}") from None
+
+
+def _import_code(tree: Node, path: Path | None, problems: list[Problem]) -> Path | None:
+    """Registers the built-in classes, then those of the user's own file, whose path is returned."""
+    # by name, as a plug-in: the classes above this room are known here by the registry only
+    import_module("arctic_training.builtin")
+    folder = path.parent if path is not None else Path.cwd()
+    if _is_covered(("code",), problems):
+        return None
+    code = tree.step("code")
+    problem = ""
+    if code is None or code.value is None:
+        file = folder / "train.py"
+        if path is None or not file.is_file():
+            return None
+    elif not isinstance(code.value, (str, Path)):
+        return None  # its type is checked with the other keys
+    else:
+        file = folder / code.value
+        problem = invalid_path(str(code.value)) or ("" if file.is_file() else f"{file}: no such file")
+    if problem := problem or outside_root(file):
+        problems.append(Problem(("code",), problem))
+        return None
+    import_file(file)
+    return file.resolve()
+
+
+def _is_covered(path: tuple[str, ...], problems: list[Problem]) -> bool:
+    """Returns whether a problem at ``path`` or above is known already, of which another would be an echo."""
+    return any(problem.path == path[: len(problem.path)] for problem in problems)
