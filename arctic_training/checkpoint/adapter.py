@@ -17,7 +17,8 @@ from torch import nn
 from arctic_training.checkpoint.export import Source, dry_run_weights, save_weights, whole_tensor
 from arctic_training.checkpoint.folder import disk_errors
 from arctic_training.distributed import process_group
-from arctic_training.engine.zero import full_shape, gathered, is_meta_tensor_error
+from arctic_training.engine.deepspeed_internals import full_shape
+from arctic_training.engine.zero import gathered, is_meta_tensor_error
 from arctic_training.errors.types import RecipeError
 
 BASE = "base"

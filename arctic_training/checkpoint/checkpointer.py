@@ -1,4 +1,4 @@
-"""How a checkpoint comes to disk so that there is always a whole one, and is loaded; not what is in it."""
+"""Decides when to save and writes checkpoints atomically. Subclasses define the contents."""
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping
@@ -10,7 +10,7 @@ from torch import nn
 from arctic_training.callback.hooks import hook
 from arctic_training.checkpoint import folder as disk
 from arctic_training.checkpoint import retention
-from arctic_training.checkpoint.standing import Standing, damage
+from arctic_training.checkpoint.schedule import SaveSchedule, verify_together
 from arctic_training.component import Factory, TrainerView
 from arctic_training.config.sections.checkpoint import CheckpointConfig
 from arctic_training.distributed import collectives, process_group
@@ -23,10 +23,10 @@ from arctic_training.state import RunState
 C = TypeVar("C", bound=CheckpointConfig)
 
 
-class Checkpointer(Standing, Factory[C, "Checkpointer[Any]"], kind="checkpoint_engine"):
-    """Saves the engines of a run, and loads them. A subclass says in `write` and `read` what a checkpoint holds.
+class Checkpointer(SaveSchedule, Factory[C, "Checkpointer[Any]"], kind="checkpoint_engine"):
+    """Saves and loads the engines and the state of a run. A subclass defines the contents in `write` and `read`.
 
-    All processes call `save`, `load` and `latest` together.
+    All ranks call `save`, `load` and `latest` together.
     """
 
     config_type = CheckpointConfig
@@ -39,191 +39,195 @@ class Checkpointer(Standing, Factory[C, "Checkpointer[Any]"], kind="checkpoint_e
     def __init__(self, trainer: TrainerView, config: C) -> None:
         super().__init__(trainer, config)
         self.output_dir = config.folder(trainer.run_dir)
-        self._noted: tuple[int, dict[str, float]] = (-1, {})
-        self._told = False
-        self._misnamed = False
+        self._metrics: tuple[int, dict[str, float]] = (-1, {})
+        """What the evaluation at a step measured."""
+        self._warned_no_metric = False
+        self._warned_other_metrics = False
 
     def __call__(self) -> Self:
         try:
-            if process_group.is_main() and (wrecks := disk.remove_incomplete(self.output_dir)):
-                logger.warning(f"{self.output_dir}: removed what a killed save left: {', '.join(wrecks)}")
+            if process_group.is_main() and (removed := disk.remove_incomplete(self.output_dir)):
+                logger.warning(
+                    f"{self.output_dir}: removed incomplete checkpoints of a killed save: {', '.join(removed)}"
+                )
         except OSError as error:
-            logger.warning(f"{self.output_dir}: what a killed save left cannot be removed, and takes space: {error}")
+            logger.warning(f"{self.output_dir}: cannot remove what a killed save left: {error}")
         process_group.barrier()
         return self
 
     def dry_run(self, models: Mapping[str, nn.Module]) -> None:
-        """Checks that what `write` would save of these models, by role, could be saved and loaded; writes nothing.
+        """Checks that what `write` saves of these models, by role, can be saved and loaded; writes nothing.
 
-        Called before there are data, with models without weights where they tell enough, and again with those that are
-        trained, before the first update. Raises `RecipeError`.
+        Called before the data are prepared, with models on the meta device where these suffice, and again with the
+        trained ones before the first step. Raises `RecipeError` when it cannot.
         """
 
     def check_state(self, state: RunState) -> None:
-        """Checks, when every part of the run is made, that `write` could save what it remembers; or `RecipeError`."""
+        """Checks that `write` can save ``state``, once every part of the run is built. Raises `RecipeError` if not."""
 
     @abstractmethod
     def write(self, folder: Path, engines: Mapping[str, Engine], state: RunState) -> Mapping[str, Any] | None:
-        """Write everything into ``folder``, each process its own files; returns facts for the manifest (main's count).
+        """Writes the checkpoint into ``folder``, each rank its own files; returns entries for the manifest.
 
-        What needs the other processes must be done whether or not this one could write: raise OSError only after it.
+        The entries of rank 0 count. What needs the other ranks must be done whether or not this one could write, so
+        OSError may be raised only after it.
         """
 
     def read(self, folder: Path, manifest: Mapping[str, Any], engines: Mapping[str, Engine], state: RunState) -> None:
-        """Load a folder whose files were found whole. Raises `ResumeError` when it does not fit the run."""
-        raise ResumeError(f"a checkpoint of type {self.name} is for use elsewhere; no run can go on from it")
+        """Loads a verified checkpoint into engines and state. Raises `ResumeError` when it does not fit the run."""
+        raise ResumeError(f"a checkpoint of type {self.name} is for use elsewhere; no run can resume from it")
 
     @property
     def latest(self) -> Path | None:
-        """The newest whole checkpoint that this run saved or went on from; None when there is none.
+        """The newest complete checkpoint that this run saved or resumed from; None when it has none.
 
-        Sums are compared when it is loaded; here only that every file is there in its size.
+        Only the presence and size of the files are checked; their hashes are when it is loaded.
         """
-        return None if self._saved is None else self._first_whole(self._candidates(), sums=False)
+        return None if self._last_saved is None else self._first_complete(self._candidates(), hashes=False)
 
     @property
     def has_checkpoints(self) -> bool:
-        """Whether there is any checkpoint, whole or not."""
+        """Whether there is any checkpoint, complete or not."""
         return bool(self._candidates())
 
     def warn_about_newer(self) -> None:
-        """Warn of checkpoints of updates that the run, as it starts, has yet to come to: they are of another start."""
-        if not self._main:
+        """Warns of checkpoints of later steps than the run has reached as it starts: they are of another start."""
+        if not self._is_main:
             return
         if ahead := [step for step in disk.list_steps(self.output_dir) if step > self.trainer.progress.step]:
             logger.warning(
-                f"{self.output_dir} holds checkpoints from before that are ahead of this run, step_{ahead[0]} to "
-                f"step_{ahead[-1]}: they stay until it saves the same updates, and count for nothing until then"
+                f"{self.output_dir} holds checkpoints of an earlier run that are ahead of this one, step_{ahead[0]} to "
+                f"step_{ahead[-1]}: they are ignored, and replaced when this run saves the same steps"
             )
 
     @property
     def best_metric(self) -> str:
-        """The metric that tells which checkpoints are the best."""
+        """The name of the metric by which the best checkpoints are chosen."""
         return self.config.best_metric or f"loss/{next(iter(self.trainer.eval_loaders), 'eval')}"
 
     def record_metrics(self, values: Mapping[str, float]) -> None:
-        """Keep what was measured after the update just taken with its checkpoint, be that saved already or not yet."""
+        """Records what the evaluation of this step measured, by name, with its checkpoint, saved already or not yet."""
         step = self.trainer.progress.step
-        self._noted = (step, {name: float(value) for name, value in values.items()})
-        if self.config.keep_best and self.best_metric not in values and not self._misnamed:
-            self._misnamed = True
+        self._metrics = (step, {name: float(value) for name, value in values.items()})
+        if self.config.keep_best and self.best_metric not in values and not self._warned_other_metrics:
+            self._warned_other_metrics = True
             logger.warning(
-                f"the evaluation after step {step} measured {', '.join(values) or 'nothing'}, and not "
-                f"{self.best_metric}, by which checkpoint has to find the best"
+                f"the evaluation after step {step} measured {', '.join(values) or 'nothing'}, but not "
+                f"{self.best_metric}, by which checkpoint.keep_best chooses"
             )
         folder = disk.step_folder(self.output_dir, step)
-        if self._saved == step and self.config.enabled:
-            self._tidy(
-                step, lambda: disk.update_manifest(folder, {"values": self._noted[1]}) if folder.is_dir() else None
+        if self._last_saved == step and self.config.enabled:
+            self._apply_retention(
+                step, lambda: disk.update_manifest(folder, {"values": self._metrics[1]}) if folder.is_dir() else None
             )
 
     @hook("save")
     def save(self, engines: Mapping[str, Engine], state: RunState) -> Path | None:
-        """Write the checkpoint of the update just taken; returns its folder.
+        """Writes the checkpoint of this step and returns its folder.
 
-        When the disk refuses (full, read-only, gone) the attempt's space is given back, earlier checkpoints stay, and
-        the run goes on: None is returned. At its end, or with ``on_save_error: stop``, it is a `CheckpointError`.
+        When the disk refuses (full, read-only, gone), the space of the attempt is freed, earlier checkpoints stay, and
+        None is returned. Raises `CheckpointError` instead at the end of the run, or with ``on_save_error: stop``.
         """
         config, step = self.config, self.trainer.progress.step
-        aside = self.output_dir / f".aside-step_{step}"
+        temp = self.output_dir / f".aside-step_{step}"
         try:
-            self._on_all_ranks("create", lambda: disk.create_temp_dir(self.output_dir, step) if self._main else None)
-            self._on_all_ranks("reach", lambda: _require_folder(aside))
-            facts = self._on_all_ranks("write", lambda: self.write(aside, engines, state))[0] or {}
-            names = disk.list_files(aside)
-            mine = names[process_group.rank() :: process_group.world_size()]
-            sums = self._on_all_ranks("flush", lambda: disk.fsync_and_hash(aside, mine))
-            about: dict[str, Any] = {"run": self.guard.facts} if self.guard else {}
-            values = self._noted[1] if self._noted[0] == step else {}
+            self._on_all_ranks("create", lambda: disk.create_temp_dir(self.output_dir, step) if self._is_main else None)
+            self._on_all_ranks("reach", lambda: _require_folder(temp))
+            entries = self._on_all_ranks("write", lambda: self.write(temp, engines, state))[0] or {}
+            names = disk.list_files(temp)
+            own = names[process_group.rank() :: process_group.world_size()]
+            hashed = self._on_all_ranks("flush", lambda: disk.fsync_and_hash(temp, own))
+            about: dict[str, Any] = {"run": self.guard.run_description} if self.guard else {}
+            values = self._metrics[1] if self._metrics[0] == step else {}
             about |= {"stopped": self.stopped} if self.stopped else {}
-            facts = {"type": self.name, "world": process_group.world_size(), **about, "values": values, **facts}
-            every = {name: one for part in sums for name, one in part.items()}
-            self._on_all_ranks("commit", lambda: disk.commit(aside, step, every, facts) if self._main else None)
+            entries = {"type": self.name, "world": process_group.world_size(), **about, "values": values, **entries}
+            hashes = {name: one for part in hashed for name, one in part.items()}
+            self._on_all_ranks("commit", lambda: disk.commit(temp, step, hashes, entries) if self._is_main else None)
         except CheckpointError as error:
-            if self._main:
-                disk.remove_temp_dir(aside)
-            if self._ending or config.on_save_error == "stop":
+            if self._is_main:
+                disk.remove_temp_dir(temp)
+            if self._is_last_save or config.on_save_error == "stop":
                 raise
-            logger.error(f"{error}; the run goes on, and the checkpoints before it are untouched")
+            logger.error(f"{error}; the run continues, and earlier checkpoints are untouched")
             return None
-        self._saved = self._settled = step
-        unmeasured = self._noted[0] != step and not self._measures_yet
-        if config.keep_best and unmeasured and not self._told:
-            self._told = True
+        self._last_saved = self._covered = step
+        has_no_metric = self._metrics[0] != step and not self._will_evaluate
+        if config.keep_best and has_no_metric and not self._warned_no_metric:
+            self._warned_no_metric = True
             logger.warning(
-                f"the checkpoint of step {step} has no {self.best_metric}, so that it cannot be the best: "
-                "save at updates at which there is an evaluation"
+                f"the checkpoint of step {step} has no {self.best_metric}, so it cannot be the best: "
+                "save at steps with an evaluation"
             )
-        self._tidy(step)
+        self._apply_retention(step)
         return disk.step_folder(self.output_dir, step)
 
     @hook("load")
     def load(self, engines: Mapping[str, Engine], state: RunState, path: Path | None = None) -> Path:
-        """Go on from ``path``, or from the newest whole checkpoint; returns the folder.
+        """Loads the checkpoint ``path``, or the newest complete one; returns its folder.
 
         Everything is verified before anything is loaded. Raises `ResumeError` for a folder that is damaged, is of
         another run or does not fit, and when there is none.
         """
-        there = [] if path else self._candidates()
-        folder = path or self._first_whole(there, sums=True)
+        candidates = [] if path else self._candidates()
+        folder = path or self._first_complete(candidates, hashes=True)
         if folder is None:
-            why = f": {damage(there[0], sums=True)}" if there else ""
-            raise ResumeError(f"{self.output_dir} holds no whole checkpoint to go on from{why}")
-        if path is not None and (wrong := damage(path, sums=True)):
-            raise ResumeError(wrong)
+            why = f": {verify_together(candidates[0], hashes=True)}" if candidates else ""
+            raise ResumeError(f"{self.output_dir} holds no complete checkpoint to resume from{why}")
+        if path is not None and (problem := verify_together(path, hashes=True)):
+            raise ResumeError(problem)
         try:
             manifest = disk.read_manifest(folder)
             if manifest.get("type") != self.name:
                 raise ResumeError(f"{folder} is a checkpoint of type {manifest.get('type')!r}, not {self.name!r}")
             changes = self.guard.check_compatible(folder, manifest) if self.guard else []
-            if any(change.named_by(["callbacks"]) for change in changes):  # new ones begin, and others are no more
+            if any(change.named_by(["callbacks"]) for change in changes):  # some begin anew, others are dropped
                 state = state.allow_missing("callback.")
-            recipe = [current_hyperparameters(engine) for engine in engines.values()]
+            hyperparameters = [current_hyperparameters(engine) for engine in engines.values()]
             self.read(folder, manifest, engines, state)
         except ResumeError:
             raise
         except CheckpointError as error:
             raise ResumeError(str(error)) from error
         if changes:
-            logger.success(f"goes on under other settings, as allow_changes says: {'; '.join(map(str, changes))}")
-            for engine, told in zip(engines.values(), recipe, strict=True):
-                override_hyperparameters(engine, told)
-        self._settled = int(manifest["step"])
+            logger.success(f"Resuming with changed settings, as allow_changes permits: {'; '.join(map(str, changes))}")
+            for engine, own in zip(engines.values(), hyperparameters, strict=True):
+                override_hyperparameters(engine, own)
+        self._covered = int(manifest["step"])
         if folder.parent.absolute() == self.output_dir.absolute():
-            self._saved = self._settled
+            self._last_saved = self._covered
         stopped = str(manifest.get("stopped", ""))
-        past = bool(changes) or (self.guard is not None and self.guard.ignores_stop)
-        self.stopped = "" if past else stopped
-        if stopped and past:
-            logger.success(f"goes on past the stop at step {self._settled}: {stopped}")
+        continues = bool(changes) or (self.guard is not None and self.guard.ignores_stop)
+        self.stopped = "" if continues else stopped
+        if stopped and continues:
+            logger.success(f"Continuing past the stop at step {self._covered}: {stopped}")
         return folder
 
     @property
-    def _measures_yet(self) -> bool:
-        """Whether the evaluation at the end of the run, which comes after its last save, is still to come."""
-        return self._ending and self.trainer.config.evaluate_last
+    def _will_evaluate(self) -> bool:
+        """Whether the evaluation at the end of the run, which follows its last save, is still to come."""
+        return self._is_last_save and self.trainer.config.evaluate_last
 
     def _candidates(self) -> list[Path]:
-        """What `load` would try, in this order: what ``latest`` names, those before it, those after it.
+        """Returns what `load` tries, in order: what ``latest`` names, earlier ones, later ones.
 
-        Those after it are another run's, from whose folder this run began anew.
+        Later ones are of another run, in whose folder this run began anew.
         """
         named, steps = disk.latest_step(self.output_dir), disk.list_steps(self.output_dir)
-        if (own := self._saved) is not None:
+        if (own := self._last_saved) is not None:
             steps = [step for step in steps if step <= own]
         order = sorted(steps, key=lambda step: (named is None or step <= named, step), reverse=True)
         return collectives.broadcast_object([disk.step_folder(self.output_dir, step) for step in order])
 
-    def _first_whole(self, folders: list[Path], *, sums: bool) -> Path | None:
+    def _first_complete(self, folders: list[Path], *, hashes: bool) -> Path | None:
         for folder in folders:
-            if (wrong := damage(folder, sums=sums)) is None:
+            if (problem := verify_together(folder, hashes=hashes)) is None:
                 return folder
-            if self._main:
-                logger.warning(f"{wrong}; trying the checkpoint before it")
+            if self._is_main:
+                logger.warning(f"{problem}; trying the checkpoint before it")
         return None
 
-    def _tidy(self, step: int, first: Callable[[], Any] = lambda: None) -> None:
-        """Remove what need not be kept. What the disk refuses is tried again next time: the new one is whole."""
+    def _apply_retention(self, step: int, first: Callable[[], Any] = lambda: None) -> None:
+        """Calls ``first`` and removes checkpoints that need not be kept. What the disk refuses is tried again later."""
 
         def act() -> None:
             root, config, best = self.output_dir, self.config, list[int]()
@@ -237,29 +241,30 @@ class Checkpointer(Standing, Factory[C, "Checkpointer[Any]"], kind="checkpoint_e
                 disk.remove_discarded(root)
 
         try:
-            self._on_all_ranks("tidy", lambda: act() if self._main else None)
+            self._on_all_ranks("prune", lambda: act() if self._is_main else None)
         except CheckpointError as error:
-            logger.warning(f"{error}; what is saved is whole, and this is tried again at the next save")
+            logger.warning(f"{error}; what is saved is complete, and this is tried again at the next save")
 
 
-def save_all(engines: Iterable[Checkpointer[Any]], trained: Mapping[str, Engine], state: RunState) -> None:
-    """Save with each of ``engines``, though another fails; those that a run can go on from last.
+def save_all(checkpointers: Iterable[Checkpointer[Any]], engines: Mapping[str, Engine], state: RunState) -> None:
+    """Saves with each of ``checkpointers``, though another fails; with those that a run can resume from last.
 
-    A run that is killed in between goes on from before this update, and so saves with the others again.
+    A run that is killed in between resumes from before this step, and so saves with the others again. Raises the first
+    `CheckpointError` when all have tried.
     """
-    failed: CheckpointError | None = None
-    for engine in sorted(engines, key=lambda one: one.resumable):
+    failure: CheckpointError | None = None
+    for checkpointer in sorted(checkpointers, key=lambda one: one.resumable):
         try:
-            engine.save(trained, state)
+            checkpointer.save(engines, state)
         except CheckpointError as error:
-            failed = failed or error
-    if failed:
-        raise failed
+            failure = failure or error
+    if failure:
+        raise failure
 
 
-def _require_folder(aside: Path) -> None:
-    if not aside.is_dir():
-        raise OSError(f"{aside} is not there: is the disk shared by all machines?")
+def _require_folder(temp: Path) -> None:
+    if not temp.is_dir():
+        raise OSError(f"{temp} does not exist here: is the disk shared by all machines?")
 
 
 CheckpointEngine = Checkpointer

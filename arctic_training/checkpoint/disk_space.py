@@ -1,4 +1,4 @@
-"""Whether a disk has room for the checkpoints of a run, by an estimate: told at the start, not found out at the end."""
+"""Warns at the start of a run when the disk has too little space for its checkpoints, by an estimate."""
 
 import shutil
 import sys
@@ -7,52 +7,53 @@ from typing import Any
 from arctic_training.checkpoint import folder as disk
 from arctic_training.checkpoint.checkpointer import Checkpointer
 from arctic_training.distributed import process_group
+from arctic_training.engine.deepspeed_internals import full_numel
 from arctic_training.engine.engine import TrainedEngine
 from arctic_training.logging import logger
 
-_MASTER, _MOMENTS = 4, 8
+_MASTER_BYTES, _MOMENT_BYTES = 4, 8
 """Bytes of a weight's fp32 copy, and of the two moments that most optimizers keep of it."""
 
 
-def warn_if_low(engine: Checkpointer[Any]) -> None:
-    """Say so when what ``engine`` keeps, and the one it writes, are more than is free where they go; or are none."""
+def warn_if_low(checkpointer: Checkpointer[Any]) -> None:
+    """Warns when the checkpoints that are kept at once need more than is free, or when none will be saved."""
     if not process_group.is_main():
         return
-    if not (count := _at_once(engine)):
-        config, updates = engine.config, engine.trainer.training_horizon
-        epochs = updates // (engine.trainer.steps_per_epoch or sys.maxsize)
-        if 0 < updates < (every := config.save_every_n_steps):
-            logger.warning(f"checkpoint.save_every_n_steps: {every}, and the run has {updates} updates: none is saved")
-        elif updates > 0 and epochs < (every := config.save_every_n_epochs):
+    if not (count := _max_count(checkpointer)):
+        config, steps = checkpointer.config, checkpointer.trainer.training_horizon
+        epochs = steps // (checkpointer.trainer.steps_per_epoch or sys.maxsize)
+        if 0 < steps < (every := config.save_every_n_steps):
+            logger.warning(f"checkpoint.save_every_n_steps: {every}, and the run has {steps} steps: none is saved")
+        elif steps > 0 and epochs < (every := config.save_every_n_epochs):
             logger.warning(f"checkpoint.save_every_n_epochs: {every}, and the run has {epochs} epochs: none is saved")
         return
-    one, root = estimate(engine), engine.output_dir
-    there = next(folder for folder in (root, *root.absolute().parents) if folder.is_dir())
-    need, free = count * one - _written(engine), shutil.disk_usage(there).free
+    one, root = estimate(checkpointer), checkpointer.output_dir
+    existing = next(folder for folder in (root, *root.absolute().parents) if folder.is_dir())
+    need, free = count * one - _bytes_on_disk(checkpointer), shutil.disk_usage(existing).free
     if need > free:
         logger.warning(
-            f"{root}: {count} checkpoints of some {_shown(one)} will be there at once, {_shown(need)} more than now, "
-            f"and {_shown(free)} are free: make room, or keep fewer"
+            f"{root}: {count} checkpoints of about {_format_size(one)} exist at once: needs {_format_size(need)} more, "
+            f"and {_format_size(free)} are free: free some space, or keep fewer"
         )
 
 
-def estimate(engine: Checkpointer[Any]) -> int:
-    """Bytes of one checkpoint: the weights and, where a run can go on from it, what the optimizer holds of them."""
+def estimate(checkpointer: Checkpointer[Any]) -> int:
+    """Returns the bytes of one checkpoint: weights and, where a run can resume from it, the optimizer's state."""
     total = 0
-    for trained in engine.trainer.engines.values():
+    for trained in checkpointer.trainer.engines.values():
         if not isinstance(trained, TrainedEngine):
             continue
         for parameter in trained.module.parameters():
-            count, width = getattr(parameter, "ds_numel", parameter.numel()), parameter.element_size()
+            count, width = full_numel(parameter), parameter.element_size()
             total += count * width
-            if engine.resumable and parameter.requires_grad:
-                total += count * (_MOMENTS + (_MASTER if width < _MASTER else 0))
+            if checkpointer.resumable and parameter.requires_grad:
+                total += count * (_MOMENT_BYTES + (_MASTER_BYTES if width < _MASTER_BYTES else 0))
     return total
 
 
-def _at_once(engine: Checkpointer[Any]) -> int:
-    """How many there will be, the one being written among them."""
-    config, view = engine.config, engine.trainer
+def _max_count(checkpointer: Checkpointer[Any]) -> int:
+    """Returns how many checkpoints exist at most at once, including the one being written."""
+    config, view = checkpointer.config, checkpointer.trainer
     horizon, epoch = view.training_horizon, view.steps_per_epoch * config.save_every_n_epochs
     saves = horizon // config.save_every_n_steps if config.save_every_n_steps else 0
     saves += horizon // epoch if epoch else 0
@@ -63,11 +64,11 @@ def _at_once(engine: Checkpointer[Any]) -> int:
     return int(min(kept + 1, saves))
 
 
-def _written(engine: Checkpointer[Any]) -> int:
-    """Bytes of those that are there already, which later ones take the place of."""
-    folders = [disk.step_folder(engine.output_dir, step) for step in disk.list_steps(engine.output_dir)]
+def _bytes_on_disk(checkpointer: Checkpointer[Any]) -> int:
+    """Returns the bytes of existing checkpoints, which later ones replace."""
+    folders = [disk.step_folder(checkpointer.output_dir, step) for step in disk.list_steps(checkpointer.output_dir)]
     return sum(file.stat().st_size for folder in folders for file in folder.rglob("*") if file.is_file())
 
 
-def _shown(size: int) -> str:
+def _format_size(size: int) -> str:
     return f"{size / 2**30:,.1f} GiB" if size >= 2**30 // 10 else f"{size / 2**20:,.1f} MiB"

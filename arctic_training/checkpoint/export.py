@@ -15,7 +15,8 @@ import torch
 
 from arctic_training.checkpoint.folder import disk_errors
 from arctic_training.distributed import process_group
-from arctic_training.engine.zero import full_shape, gathered, is_partitioned
+from arctic_training.engine.deepspeed_internals import full_shape, is_partitioned_param
+from arctic_training.engine.zero import gathered, is_partitioned
 from arctic_training.errors.types import RecipeError
 from arctic_training.progress_bars import without_progress_bars
 
@@ -76,7 +77,7 @@ def whole_tensor(tensor: Any) -> Source:
     def make() -> torch.Tensor:
         with gathered([tensor]):
             # what was gathered is given back on leaving
-            return tensor.detach().clone() if hasattr(tensor, "ds_id") else tensor.detach()  # type: ignore[no-any-return]
+            return tensor.detach().clone() if is_partitioned_param(tensor) else tensor.detach()  # type: ignore[no-any-return]
 
     return Source(torch.empty(full_shape(tensor), dtype=tensor.dtype, device="meta"), make)
 

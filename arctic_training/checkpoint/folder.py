@@ -1,12 +1,12 @@
-"""A folder of checkpoints on disk: written aside, sealed by a manifest, renamed, then named by ``latest``.
+"""Checkpoints on disk: written to a temporary folder, completed by a manifest, renamed, then named by ``latest``.
 
-    <output_dir>/step_<N>/...            one whole checkpoint: weights after N updates
+    <output_dir>/step_<N>/...            a complete checkpoint: weights after N steps
     <output_dir>/step_<N>/manifest.json  what it is, and the size and SHA-256 of each of its files; written last
-    <output_dir>/latest                  the name of the one to go on from; moved last of all
+    <output_dir>/latest                  the name of the one to resume from; updated last of all
     <output_dir>/best                    the name of the best of them, when the best are kept
-    <output_dir>/.aside-step_<N>         one being written, or the wreck of one whose writer was killed
+    <output_dir>/.aside-step_<N>         one being written, or incomplete because its writer was killed
     <output_dir>/.replaced-step_<N>      an old one while a new one of the same step takes its place
-    <output_dir>/.removed-<k>-step_<N>   one that is to go; what the disk does not let go is tried again
+    <output_dir>/.removed-<k>-step_<N>   one that is being removed; what the disk refuses is tried again
 
 One process calls what changes the disk; every process may read.
 """
@@ -25,129 +25,133 @@ from arctic_training.errors.types import CheckpointError
 
 MANIFEST, LATEST = "manifest.json", "latest"
 FORMAT = 3
-"""Version of the layout. A folder of a later one is refused."""
+"""Version of the layout. Folders of other versions are refused."""
 
 _STEP = re.compile(r"step_(\d+)")
-_ASIDE, _REPLACED, _REMOVED = ".aside-", ".replaced-", ".removed-"
+_TEMP, _REPLACED, _REMOVED = ".aside-", ".replaced-", ".removed-"
 
-_REFUSAL = re.compile(r"I/O error|os error|PytorchStreamWriter|iostream|unexpected pos|No space left", re.IGNORECASE)
+_DISK_ERROR = re.compile(r"I/O error|os error|PytorchStreamWriter|iostream|unexpected pos|No space left", re.IGNORECASE)
 
-Sums = dict[str, dict[str, Any]]
-"""Size and SHA-256 of each file, by its path inside the folder."""
+FileHashes = dict[str, dict[str, Any]]
+"""``size`` in bytes and ``sha256`` of each file, by its path inside the folder."""
 
 
 def list_steps(root: Path) -> list[int]:
-    """The steps that have a folder, whole or not, in the order of their numbers."""
+    """Returns the steps that have a folder, complete or not, in ascending order."""
     if not root.is_dir():
         return []
-    found = [_STEP.fullmatch(one.name) for one in root.iterdir() if one.is_dir()]
-    return sorted(int(match[1]) for match in found if match)
+    matches = [_STEP.fullmatch(one.name) for one in root.iterdir() if one.is_dir()]
+    return sorted(int(match[1]) for match in matches if match)
 
 
 def step_folder(root: Path, step: int) -> Path:
+    """Returns the folder of a step's checkpoint."""
     return root / f"step_{step}"
 
 
 def is_checkpoint(path: Path) -> bool:
-    """Whether ``path`` is one by its name or its manifest, whole or not."""
+    """Whether ``path`` is one by its name or its manifest, complete or not."""
     return _STEP.fullmatch(path.name) is not None or (path / MANIFEST).exists()
 
 
 def remove_incomplete(root: Path) -> list[str]:
-    """Remove what killed saves left, and put back what one was about to replace; returns what was found.
+    """Removes what killed saves left, restores what one was about to replace, and returns the names of what was left.
 
-    Raises OSError for what cannot be removed, when all the rest is.
+    Raises OSError for what cannot be removed, after removing the rest.
     """
     if not root.is_dir():
         return []
-    found = sorted(one for one in root.iterdir() if one.name.startswith((_ASIDE, _REPLACED, _REMOVED)))
-    for wreck in found:
-        whole = root / wreck.name.removeprefix(_REPLACED)
-        if wreck.name.startswith(_REPLACED) and not whole.exists():
-            wreck.rename(whole)
-    _remove_all(found)
-    return [wreck.name for wreck in found]
+    left = sorted(one for one in root.iterdir() if one.name.startswith((_TEMP, _REPLACED, _REMOVED)))
+    for folder in left:
+        original = root / folder.name.removeprefix(_REPLACED)
+        if folder.name.startswith(_REPLACED) and not original.exists():
+            folder.rename(original)
+    _remove_all(left)
+    return [folder.name for folder in left]
 
 
 def create_temp_dir(root: Path, step: int) -> Path:
-    """An empty folder to write into. Raises OSError."""
-    aside = root / f"{_ASIDE}step_{step}"
-    if aside.exists():
-        shutil.rmtree(aside)
-    aside.mkdir(parents=True)
-    return aside
+    """Creates an empty folder to write a checkpoint into. Raises OSError."""
+    temp = root / f"{_TEMP}step_{step}"
+    if temp.exists():
+        shutil.rmtree(temp)
+    temp.mkdir(parents=True)
+    return temp
 
 
-def remove_temp_dir(aside: Path) -> None:
-    """Give the space of a failed attempt back."""
-    shutil.rmtree(aside, ignore_errors=True)
+def remove_temp_dir(temp: Path) -> None:
+    """Removes the temporary folder of a failed attempt."""
+    shutil.rmtree(temp, ignore_errors=True)
 
 
-def fsync_and_hash(folder: Path, names: Iterable[str]) -> Sums:
-    """Flush these files to disk and sum them up."""
-    sums: Sums = {}
+def fsync_and_hash(folder: Path, names: Iterable[str]) -> FileHashes:
+    """Flushes these files to disk and returns their sizes and hashes. Raises OSError."""
+    hashes: FileHashes = {}
     for name in names:
         with open(folder / name, "rb") as file:
             os.fsync(file.fileno())
             digest = hashlib.file_digest(file, "sha256").hexdigest()
-        sums[name] = {"size": (folder / name).stat().st_size, "sha256": digest}
-    return sums
+        hashes[name] = {"size": (folder / name).stat().st_size, "sha256": digest}
+    return hashes
 
 
 def list_files(folder: Path) -> list[str]:
-    """Every file below ``folder`` but its manifest, by path."""
+    """Returns the paths of all files below ``folder`` except its manifest."""
     every = (one.relative_to(folder).as_posix() for one in folder.rglob("*") if one.is_file())
     return sorted(name for name in every if name != MANIFEST)
 
 
-def commit(aside: Path, step: int, sums: Sums, facts: Mapping[str, Any]) -> Path:
-    """Seal what was written aside, put it in its place, and let ``latest`` name it. Raises OSError."""
-    root, final = aside.parent, step_folder(aside.parent, step)
-    manifest = {"format": FORMAT, "step": step, **facts, "files": sums}
-    _write(aside / MANIFEST, json.dumps(manifest, indent=1) + "\n")
-    for folder in {(aside / name).parent for name in sums} | {aside}:
+def commit(temp: Path, step: int, hashes: FileHashes, entries: Mapping[str, Any]) -> Path:
+    """Writes the manifest (``entries`` and the files), renames the temporary folder to its place, and updates
+    ``latest``. Returns the folder. Raises OSError."""
+    root, final = temp.parent, step_folder(temp.parent, step)
+    manifest = {"format": FORMAT, "step": step, **entries, "files": hashes}
+    _write(temp / MANIFEST, json.dumps(manifest, indent=1) + "\n")
+    for folder in {(temp / name).parent for name in hashes} | {temp}:
         _flush(folder)
     replaced = root / f"{_REPLACED}{final.name}"
     if replaced.exists():
-        _hide(replaced)
+        _mark_removed(replaced)
     if final.exists():
         final.rename(replaced)
-    aside.rename(final)
+    temp.rename(final)
     _flush(root)
     atomic_write(root / LATEST, final.name + "\n")
     return final
 
 
 def atomic_write(path: Path, text: str, root: Path | None = None) -> None:
-    """Let the file ``path`` hold ``text``, or what it held before, whatever happens meanwhile. Raises OSError."""
-    aside = (root or path.parent) / f"{_ASIDE}{path.name}"
-    _write(aside, text)
-    aside.replace(path)
+    """Writes ``text`` to ``path`` so that it holds the old or the new text, whatever happens. Raises OSError.
+
+    The temporary file is written in ``root``, by default the folder of ``path``.
+    """
+    temp = (root or path.parent) / f"{_TEMP}{path.name}"
+    _write(temp, text)
+    temp.replace(path)
     _flush(path.parent)
 
 
-def update_manifest(folder: Path, facts: Mapping[str, Any]) -> None:
-    """Put more facts into a checkpoint's manifest. Raises OSError, and `CheckpointError` when it is none."""
-    manifest = {**read_manifest(folder), **facts}
+def update_manifest(folder: Path, entries: Mapping[str, Any]) -> None:
+    """Adds entries to a checkpoint's manifest. Raises OSError, and `CheckpointError` when it has none."""
+    manifest = {**read_manifest(folder), **entries}
     atomic_write(folder / MANIFEST, json.dumps(manifest, indent=1) + "\n", folder.parent)
 
 
 def remove(root: Path, step: int) -> None:
-    """Take a checkpoint away, for `remove_discarded` to remove. Raises OSError."""
-    _hide(step_folder(root, step))
+    """Marks a checkpoint as removed, for `remove_discarded` to delete. Raises OSError."""
+    _mark_removed(step_folder(root, step))
 
 
 def remove_discarded(root: Path) -> None:
-    """Remove what was replaced or taken away; raises OSError for what the disk does not let go, when all the rest is
-    removed."""
+    """Deletes what was replaced or removed. Raises OSError for what the disk refuses, after deleting the rest."""
     for one in list(root.iterdir()):
         if one.name.startswith(_REPLACED) and (root / one.name.removeprefix(_REPLACED)).exists():
-            _hide(one)
+            _mark_removed(one)
     _remove_all(one for one in list(root.iterdir()) if one.name.startswith(_REMOVED))
 
 
 def latest_step(root: Path) -> int | None:
-    """The step that ``latest`` names; None when there is no such file, or it names none."""
+    """Returns the step that ``latest`` names; None when the file is missing or names none."""
     try:
         match = _STEP.fullmatch((root / LATEST).read_text(encoding="utf-8").strip())
     except (OSError, UnicodeDecodeError):
@@ -156,52 +160,55 @@ def latest_step(root: Path) -> int | None:
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """Raises `CheckpointError` when ``folder`` is no checkpoint of a format that is known."""
+    """Returns the manifest. Raises `CheckpointError` when ``folder`` is not a complete checkpoint of a known format."""
     path = folder / MANIFEST
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise CheckpointError(f"{folder} is no whole checkpoint: it has no {MANIFEST}") from None
+        raise CheckpointError(f"{folder} is not a complete checkpoint: it has no {MANIFEST}") from None
     except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} cannot be read: {error}") from error
     if not isinstance(manifest, dict) or not isinstance(manifest.get("files"), dict):
-        raise CheckpointError(f"{path} is no manifest of a checkpoint")
+        raise CheckpointError(f"{path} is not the manifest of a checkpoint")
     if manifest.get("format") != FORMAT:
-        older = isinstance(told := manifest.get("format"), int) and told < FORMAT
-        mend = "go on with the version that wrote it" if older else "a newer version may read it"
-        raise CheckpointError(f"{folder} has format {told}; this version reads format {FORMAT}: {mend}")
-    sealed = all(isinstance(one, dict) and one.keys() >= {"size", "sha256"} for one in manifest["files"].values())
-    if not sealed or not isinstance(manifest.get("step"), int):
-        raise CheckpointError(f"{path} is no manifest of a checkpoint")
+        older = isinstance(version := manifest.get("format"), int) and version < FORMAT
+        hint = "resume with the version that wrote it" if older else "a newer version may read it"
+        raise CheckpointError(f"{folder} has format {version}; this version reads format {FORMAT}: {hint}")
+    has_hashes = all(isinstance(one, dict) and one.keys() >= {"size", "sha256"} for one in manifest["files"].values())
+    if not has_hashes or not isinstance(manifest.get("step"), int):
+        raise CheckpointError(f"{path} is not the manifest of a checkpoint")
     return manifest
 
 
-def verify(folder: Path, *, sums: bool = True, part: int = 0, parts: int = 1) -> str | None:
-    """What is wrong with a checkpoint, or None when it is whole. Of several callers each sums up its part of it."""
+def verify(folder: Path, *, hashes: bool = True, part: int = 0, parts: int = 1) -> str | None:
+    """Returns what is wrong with a checkpoint, or None when it is complete.
+
+    Presence and size of every file are checked, and with ``hashes`` the SHA-256 of those of ``part`` of ``parts``.
+    """
     try:
         files = read_manifest(folder)["files"]
     except CheckpointError as error:
         return str(error)
-    for name, told in sorted(files.items()):
+    for name, entry in sorted(files.items()):
         path = folder / name
         if not path.is_file():
             return f"{path} is missing"
-        if (size := path.stat().st_size) != told["size"]:
-            return f"{path} has {size} bytes instead of {told['size']}"
-    for name, told in sorted(files.items())[part::parts] if sums else ():
+        if (size := path.stat().st_size) != entry["size"]:
+            return f"{path} has {size} bytes instead of {entry['size']}"
+    for name, entry in sorted(files.items())[part::parts] if hashes else ():
         with open(folder / name, "rb") as file:
-            if hashlib.file_digest(file, "sha256").hexdigest() != told["sha256"]:
-                return f"{folder / name} was altered: its SHA-256 is not that of the manifest"
+            if hashlib.file_digest(file, "sha256").hexdigest() != entry["sha256"]:
+                return f"{folder / name} was changed: its SHA-256 is not that of the manifest"
     return None
 
 
 @contextmanager
 def disk_errors() -> Iterator[None]:
-    """What torch and safetensors raise for a disk that refuses, as the OSError it was."""
+    """Raises as OSError what torch and safetensors raise for a disk that is full, read-only or gone."""
     try:
         yield
     except Exception as error:
-        if isinstance(error, OSError) or not _REFUSAL.search(str(error)):
+        if isinstance(error, OSError) or not _DISK_ERROR.search(str(error)):
             raise
         raise OSError(str(error)) from error
 
@@ -215,8 +222,8 @@ def free_space_hint(root: Path) -> str:
     return f" (No space left: {free:,} bytes are free)" if free < 2**20 else f" ({free / 2**30:,.1f} GiB are free)"
 
 
-def _hide(folder: Path) -> None:
-    """Out of sight first: a removal that is killed must not leave half a checkpoint under a good name."""
+def _mark_removed(folder: Path) -> None:
+    """Renames first: a removal that is killed must not leave half a checkpoint under its name."""
     number, name = 0, folder.name.removeprefix(_REPLACED)
     while (doomed := folder.parent / f"{_REMOVED}{number}-{name}").exists():
         number += 1
@@ -224,7 +231,7 @@ def _hide(folder: Path) -> None:
 
 
 def _remove_all(paths: Iterable[Path]) -> None:
-    refused: OSError | None = None
+    failure: OSError | None = None
     for path in paths:
         try:
             if path.is_dir() and not path.is_symlink():
@@ -232,9 +239,9 @@ def _remove_all(paths: Iterable[Path]) -> None:
             else:
                 path.unlink(missing_ok=True)
         except OSError as error:
-            refused = refused or error
-    if refused is not None:
-        raise refused
+            failure = failure or error
+    if failure is not None:
+        raise failure
 
 
 def _write(path: Path, text: str) -> None:
@@ -245,7 +252,7 @@ def _write(path: Path, text: str) -> None:
 
 
 def _flush(folder: Path) -> None:
-    """A rename is on disk only when its folder is."""
+    """Flushes a folder to disk, and with it the renames in it."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -1,82 +1,80 @@
-"""Compiling DeepSpeed's C++ operators: one process of a machine at a time, and never behind the lock of a dead one."""
+"""The lock around the compilation of DeepSpeed's C++ operators: one process of a machine compiles, the others wait.
 
-import fcntl
-import os
+torch's own lock is a file that a killed process leaves behind, and on which every later process waits forever.
+"""
+
 import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO
 
-from arctic_training.distributed.heartbeat import no_timeout, record_heartbeat
+import psutil
+from filelock import FileLock, Timeout
+
+from arctic_training.distributed.heartbeat import no_timeout
 from arctic_training.logging import logger
 
-_QUIET = 120.0
-"""Seconds without a change in the folder after which a lock that others have made is taken for a dead process's."""
+_STALE_AFTER = 120.0
+"""Seconds without a change in the folder after which torch's lock, held on an unknown machine, counts as stale."""
 
 
 @contextmanager
-def compiling(op: str) -> Iterator[None]:
-    """Around the first use of an operator, which torch compiles then. Says what is being waited for.
-
-    torch's own lock is a file that a killed process leaves, and on which every later one waits without an end.
-    """
+def build_lock(op: str) -> Iterator[None]:
+    """Holds the lock of an operator around its first use, in which torch compiles it; removes torch's stale lock."""
     from torch.utils.cpp_extension import _get_build_directory
 
     folder = Path(_get_build_directory(op, False))
-    with no_timeout(f"compiling {op}"), open(folder.parent / f"arctic_training.{op}.lock", "a+") as own:
-        _take(own, op)
-        _free(folder, own, op)
-        own.truncate(0)
-        own.write(f"{socket.gethostname()} {os.getpid()}")
-        own.flush()
-        if not (folder / f"{op}.so").exists():
-            logger.success(f"compiling {op} for this machine, which takes a minute or so, once: {folder}")
-        yield
-
-
-def _take(own: IO[str], op: str) -> None:
-    """Wait until no other process of this package compiles ``op``; the system lets go of what a dead one held."""
-    told = False
-    while True:
+    lock = FileLock(folder.parent / f"arctic_training.{op}.lock", fallback_to_soft=False)
+    holder = folder.parent / f"arctic_training.{op}.host"
+    with no_timeout(f"compiling {op}"):
+        _acquire(lock, holder, op)
         try:
-            fcntl.flock(own, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return
-        except BlockingIOError:
-            if not told:
-                logger.success(f"waits for the process that compiles {op}: {_note(own)}")
-            told = True
-            record_heartbeat()
-            time.sleep(0.2)
-        except OSError:  # a disk without such locks
-            return
+            _remove_stale_lock(folder, _read(holder) == socket.gethostname(), op)
+            holder.write_text(socket.gethostname(), encoding="utf-8")
+            if not (folder / f"{op}.so").exists():
+                logger.success(f"compiling {op} for this machine (once, about a minute): {folder}")
+            yield
+        finally:
+            lock.release()
 
 
-def _free(folder: Path, own: IO[str], op: str) -> None:
-    """Take torch's lock away when who made it is dead."""
+def _acquire(lock: FileLock, holder: Path, op: str) -> None:
+    """Waits until no other process of this package compiles ``op``; the system releases the lock of a dead one."""
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        logger.success(f"waiting for the process on {_read(holder)} that compiles {op}")
+        lock.acquire()
+    except (OSError, NotImplementedError):  # a file system without such locks
+        return
+
+
+def _remove_stale_lock(folder: Path, is_own: bool, op: str) -> None:
+    """Removes torch's lock when the process that made it is dead; else waits for it.
+
+    Whoever compiles for this package holds the lock that we hold now. So a lock from the last holder's machine, when it
+    is this one (``is_own``), is stale if no compiler runs here.
+    """
     lock = folder / "lock"
-    # whoever compiles for this package holds the lock that we hold now; the note says on which machine that was
-    ours = _note(own).split(" ")[0] == socket.gethostname()
-    told, newest, since = False, _newest(folder), time.monotonic()
-    quiet = time.time() - newest
+    logged, newest, since = False, _last_change(folder), time.monotonic()
+    unchanged = time.time() - newest
     while lock.exists():
-        if not _compilers(folder) and (ours or quiet > _QUIET):
-            logger.warning(f"removed {lock}, which a process that was killed while it compiled {op} had left")
+        if not _is_compiling(folder) and (is_own or unchanged > _STALE_AFTER):
+            logger.warning(f"removed the stale lock {lock} of a process that was killed while it compiled {op}")
             with suppress(FileNotFoundError):
                 lock.unlink()
             return
-        if not told:
-            logger.success(f"waits for another process that compiles {op}; {lock} is its lock")
-        told = True
-        record_heartbeat()
+        if not logged:
+            logger.success(f"waiting for another process that compiles {op} and holds {lock}")
+        logged = True
         time.sleep(0.5)
-        if (now := _newest(folder)) != newest:
-            newest, since, quiet = now, time.monotonic(), 0.0
-        quiet = max(quiet, time.monotonic() - since)  # not by the clock of the day, which may jump
+        if (now := _last_change(folder)) != newest:
+            newest, since, unchanged = now, time.monotonic(), 0.0
+        unchanged = max(unchanged, time.monotonic() - since)  # not by the wall clock, which may jump
 
 
-def _newest(folder: Path) -> float:
+def _last_change(folder: Path) -> float:
     times = [folder.stat().st_mtime]
     for path in folder.iterdir():
         with suppress(FileNotFoundError):
@@ -84,16 +82,13 @@ def _newest(folder: Path) -> float:
     return max(times)
 
 
-def _compilers(folder: Path) -> list[str]:
-    """Processes of this machine that work in ``folder``: a compiler outlives the process that started it."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/cwd"):
-        with suppress(OSError):
-            if path.readlink() == folder.resolve():
-                found.append(path.parent.name)
-    return found
+def _is_compiling(folder: Path) -> bool:
+    """Whether a process of this machine works in ``folder``: a compiler outlives the process that started it."""
+    path = str(folder.resolve())
+    return any(process.info["cwd"] == path for process in psutil.process_iter(["cwd"]))
 
 
-def _note(own: IO[str]) -> str:
-    own.seek(0)
-    return own.read()
+def _read(holder: Path) -> str:
+    with suppress(OSError):
+        return holder.read_text(encoding="utf-8")
+    return ""

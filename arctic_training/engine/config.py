@@ -1,4 +1,4 @@
-"""The DeepSpeed config of one engine: a pure function of the recipe and of the number of processes."""
+"""The DeepSpeed config of one engine: a pure function of the recipe and of the world size."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,18 +12,20 @@ from arctic_training.errors.types import RecipeError
 
 @dataclass(frozen=True)
 class ModelSize:
-    """What the sizes of DeepSpeed's buffers are derived from; None: not known yet."""
+    """The sizes that those of DeepSpeed's buffers are derived from; None: not known yet."""
 
     hidden_size: int | None = None
+    """Width of the hidden states."""
     parameters: int | None = None
+    """Number of elements of all parameters."""
 
 
 def zero_stage(block: Mapping[str, Any], world: int, *, dtype: str = "fp32", steps: int = 1, highest: int = 3) -> int:
-    """The ZeRO stage that the ``deepspeed:`` block names, else 1 on several processes and 0 on one.
+    """Returns the ZeRO stage that the ``deepspeed:`` block names, else 1 on several ranks and 0 on one.
 
-    In bf16 it is 1 on one process too: stage 0 adds the gradients of ``steps`` micro-batches in bf16, and waits for the
-    device once for every weight tensor. An optimizer whose ``highest`` stage is 0 has stage 0 where nothing is added.
-    ArcticTraining's default is 2; stage 1 gives the same numbers with less traffic.
+    In bf16 it is 1 on one rank too: stage 0 accumulates the gradients of ``steps`` micro-batches in bf16, and waits for
+    the device once for every weight tensor. An optimizer whose ``highest`` stage is 0 has stage 0 where nothing is
+    accumulated. ArcticTraining's default is 2; stage 1 gives the same numbers with less traffic.
     """
     zero = without_auto(block).get("zero_optimization", {})
     offloads = any(zero.get(key, {}).get("device", "none") != "none" for key in ("offload_optimizer", "offload_param"))
@@ -43,24 +45,23 @@ def deepspeed_config(
     *,
     world: int = 1,
     dtype: str | None = None,
-    facts: ModelSize | None = None,
+    size: ModelSize | None = None,
     block: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """What ``deepspeed.initialize`` is given for a trained engine.
+    """Returns the config that ``deepspeed.initialize`` takes for a trained engine.
 
-    ``world`` is the number of processes, ``dtype`` that of the engine's model (the recipe's ``model.dtype`` when left
-    out), ``block`` what stands for the recipe's ``deepspeed:`` (a role's own). Raises `RecipeError` for what the recipe
-    and the block contradict each other about.
+    ``world`` is the world size, ``dtype`` that of the engine's model (the recipe's ``model.dtype`` without it), and
+    ``block`` a role's own in place of the recipe's ``deepspeed:``. Raises `RecipeError` where the recipe and the block
+    contradict each other.
 
-    DeepSpeed is told of processes that share sequences as of any others: each adds its part of the gradient to the mean
+    To DeepSpeed, ranks that share sequences are ranks as any others: each adds its part of the gradient to the mean
     over all, and all share the optimizer's state.
     """
-    facts = facts or ModelSize()
     dtype = dtype or config.model.dtype
-    said = config.deepspeed if block is None else block
+    block = config.deepspeed if block is None else block
     micro, steps, shared = config.micro_batch_size, config.gradient_accumulation_steps, config.sequence_parallel_size
     problems = deepspeed_problems(
-        said,
+        block,
         micro_batch_size=micro,
         gradient_accumulation_steps=steps,
         sequence_parallel_size=shared,
@@ -69,62 +70,65 @@ def deepspeed_config(
     )
     if problems:
         raise RecipeError([f"deepspeed.{'.'.join(one.path)}: {one.text}" for one in problems])
-    stage = zero_stage(said, world, dtype=dtype, steps=steps, highest=highest_stage(config, dtype))
-    filled: dict[str, Any] = {
+    stage = zero_stage(block, world, dtype=dtype, steps=steps, highest=highest_stage(config, dtype))
+    defaults: dict[str, Any] = {
         "train_micro_batch_size_per_gpu": micro,
         "gradient_accumulation_steps": steps,
         "gradient_clipping": 1.0,
-        "zero_optimization": {"stage": stage, **_buffers(stage, facts)},
+        "zero_optimization": {"stage": stage, **_buffers(stage, size or ModelSize())},
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,
         "steps_per_print": None,
-        "timers": _timers(said),
+        "timers": _timers(block),
     }
     if dtype != "fp32":
-        filled[dtype] = {"enabled": True}
+        defaults[dtype] = {"enabled": True}
     if dtype == "bf16" and stage > 0:
         # otherwise gradients are summed over micro-batches and processes in bf16
-        filled["data_types"] = {"grad_accum_dtype": "fp32"}
-    merged = _merge(filled, without_auto(said)) | {"train_batch_size": micro * steps * world}
+        defaults["data_types"] = {"grad_accum_dtype": "fp32"}
+    merged = _merge(defaults, without_auto(block)) | {"train_batch_size": micro * steps * world}
     return {key: value for key, value in merged.items() if key != "sequence_parallel_size"}
 
 
-def frozen_config(block: Mapping[str, Any], *, dtype: str, facts: ModelSize | None = None) -> dict[str, Any]:
-    """For a frozen model that ZeRO stage 3 shards: no optimizer, and batch sizes that nothing reads."""
-    said = without_auto(block)
-    zero = {key: value for key, value in said.get("zero_optimization", {}).items() if key != "offload_optimizer"}
-    filled: dict[str, Any] = {
+def frozen_config(block: Mapping[str, Any], *, dtype: str, size: ModelSize | None = None) -> dict[str, Any]:
+    """Returns the config for a frozen model that ZeRO stage 3 shards: no optimizer, and batch sizes nothing reads."""
+    zero = {
+        key: value
+        for key, value in without_auto(block).get("zero_optimization", {}).items()
+        if key != "offload_optimizer"
+    }
+    defaults: dict[str, Any] = {
         "train_micro_batch_size_per_gpu": 1,
-        "zero_optimization": {**_buffers(3, facts or ModelSize()), **zero, "stage": 3},
+        "zero_optimization": {**_buffers(3, size or ModelSize()), **zero, "stage": 3},
         "steps_per_print": None,
         "timers": _timers({}),
     }
-    return filled | ({} if dtype == "fp32" else {dtype: {"enabled": True}})
+    return defaults | ({} if dtype == "fp32" else {dtype: {"enabled": True}})
 
 
-def _timers(said: Mapping[str, Any]) -> dict[str, Any]:
+def _timers(block: Mapping[str, Any]) -> dict[str, Any]:
     """Returns timers that wait for the device twice in each micro-batch only where their report is printed."""
-    return {"throughput": {"enabled": bool(without_auto(said).get("steps_per_print"))}}
+    return {"throughput": {"enabled": bool(without_auto(block).get("steps_per_print"))}}
 
 
-def _buffers(stage: int, facts: ModelSize) -> dict[str, int]:
-    """Sizes in elements; DeepSpeed's own are made for models of billions, and it allocates them."""
+def _buffers(stage: int, size: ModelSize) -> dict[str, int]:
+    """Returns sizes in elements. DeepSpeed's defaults suit models of billions, and it allocates them."""
     sizes: dict[str, int] = {}
-    hidden, parameters = facts.hidden_size, facts.parameters
+    hidden, parameters = size.hidden_size, size.parameters
     square = hidden * hidden if hidden else 10**6
     if stage > 0 and (hidden or parameters):
         bucket = max(square, min(parameters or 0, 5 * 10**7))
-        bucket += bucket % 2  # what is gathered begins at every second element
+        bucket += bucket % 2  # DeepSpeed aligns what it gathers to two elements
         sizes |= {"reduce_bucket_size": bucket, "allgather_bucket_size": bucket}
     if stage == 3 and hidden:
         sizes |= {"stage3_prefetch_bucket_size": int(0.9 * square), "stage3_param_persistence_threshold": 10 * hidden}
     return sizes
 
 
-def _merge(filled: dict[str, Any], said: Mapping[str, Any]) -> dict[str, Any]:
-    """``said`` over ``filled``, mapping by mapping."""
-    merged = dict(filled)
-    for key, value in said.items():
-        there = merged.get(key)
-        merged[key] = _merge(there, value) if isinstance(there, dict) and isinstance(value, Mapping) else value
+def _merge(defaults: dict[str, Any], block: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns ``defaults`` overridden by ``block``, mapping by mapping."""
+    merged = dict(defaults)
+    for key, value in block.items():
+        default = merged.get(key)
+        merged[key] = _merge(default, value) if isinstance(default, dict) and isinstance(value, Mapping) else value
     return merged

@@ -1,4 +1,4 @@
-"""What the recipe says of an engine's optimizer and schedule, for when it is to hold in place of what was saved."""
+"""Re-applies the recipe's hyperparameters after a checkpoint was loaded."""
 
 from typing import Any
 
@@ -9,7 +9,11 @@ from arctic_training.errors.types import ResumeError
 
 
 def current_hyperparameters(engine: Any) -> dict[str, Any]:
-    """Learning rates, decay and the like of an engine as it was made."""
+    """Returns the engine's hyperparameters before a checkpoint is loaded; empty for a frozen engine.
+
+    ``groups`` are the options of each parameter group, such as ``lr``, ``betas`` and ``weight_decay``; ``base_lrs`` the
+    base learning rates of the scheduler.
+    """
     if not isinstance(engine, TrainedEngine):
         return {}
     optimizer = engine.deepspeed.optimizer
@@ -18,24 +22,24 @@ def current_hyperparameters(engine: Any) -> dict[str, Any]:
     return {"groups": groups, "base_lrs": list(getattr(engine.deepspeed.lr_scheduler, "base_lrs", []))}
 
 
-def override_hyperparameters(engine: Any, told: dict[str, Any]) -> None:
-    """Let `current_hyperparameters` hold for an engine that was loaded, the schedule being where it was saved.
+def override_hyperparameters(engine: Any, hyperparameters: dict[str, Any]) -> None:
+    """Sets what `current_hyperparameters` returned on an engine that was loaded; the schedule keeps its position.
 
-    Raises `ResumeError` when the schedule is not a function of the update, so that it cannot be entered elsewhere.
+    Raises `ResumeError` when the schedule is not a function of the step, so that it cannot be recomputed.
     """
-    if not told:
+    if not hyperparameters:
         return
-    for group, said in zip(engine.deepspeed.optimizer.param_groups, told["groups"], strict=True):
-        group.update(said)
+    groups = engine.deepspeed.optimizer.param_groups
+    for group, options in zip(groups, hyperparameters["groups"], strict=True):
+        group.update(options)
     schedule = engine.deepspeed.lr_scheduler
     if schedule is None:
         return
     if not isinstance(schedule, LambdaLR):
-        raise ResumeError(f"a {type(schedule).__name__} goes on as it was saved, and under no other settings")
-    schedule.base_lrs = told["base_lrs"]
-    rates = [
-        base * share(schedule.last_epoch) for base, share in zip(schedule.base_lrs, schedule.lr_lambdas, strict=True)
-    ]
-    for group, rate in zip(engine.deepspeed.optimizer.param_groups, rates, strict=True):
-        group["lr"] = rate
-    schedule._last_lr = rates
+        raise ResumeError(f"a {type(schedule).__name__} can only continue with the settings it was saved with")
+    schedule.base_lrs = hyperparameters["base_lrs"]
+    factors = [factor(schedule.last_epoch) for factor in schedule.lr_lambdas]
+    lrs = [base * factor for base, factor in zip(schedule.base_lrs, factors, strict=True)]
+    for group, lr in zip(groups, lrs, strict=True):
+        group["lr"] = lr
+    schedule._last_lr = lrs

@@ -1,4 +1,4 @@
-"""ZeRO stage 3, where each process holds a part of every parameter: models made so, and whole parameters again."""
+"""ZeRO stage 3, where each rank holds a shard of every parameter: sharded construction, and gathered parameters."""
 
 import importlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -8,10 +8,11 @@ from typing import Any
 import torch
 
 from arctic_training.distributed import collectives, process_group
+from arctic_training.engine.deepspeed_internals import has_flat_gradient, is_partitioned_param
 
 
-class _Stage3:
-    """What transformers asks for, to part the weights while it makes or loads a model."""
+class _ZeroConfig:
+    """What transformers reads to shard the weights while it builds or loads a model."""
 
     def __init__(self, config: dict[str, Any]) -> None:
         self.config = config
@@ -22,121 +23,87 @@ class _Stage3:
 
 @contextmanager
 def sharded_construction(config: Mapping[str, Any]) -> Iterator[None]:
-    """Inside, models of transformers are made and loaded in parts when ``config`` (DeepSpeed's) is of ZeRO stage 3.
+    """Has transformers build and load models in shards inside the block when ``config`` (DeepSpeed's) has stage 3.
 
-    No process then ever holds a whole model that is loaded; of one that is drawn see `build_random_model`. Other models
-    are made whole, and parted by `initialize`.
+    No rank then holds a full model that is loaded; for random weights see `build_random_model`. Other models are built
+    in full, and sharded by `initialize`.
     """
     if config.get("zero_optimization", {}).get("stage") != 3:
         yield
         return
     process_group.init_deepspeed()
-    known = importlib.import_module("transformers.integrations.deepspeed")
-    told = _Stage3(dict(config))  # transformers keeps a weak reference
-    known.set_hf_deepspeed_config(told)
+    integration = importlib.import_module("transformers.integrations.deepspeed")
+    zero_config = _ZeroConfig(dict(config))  # transformers keeps a weak reference
+    integration.set_hf_deepspeed_config(zero_config)
     try:
         yield
     finally:
-        known.unset_hf_deepspeed_config()
+        integration.unset_hf_deepspeed_config()
 
 
-def build_random_model(draw: Callable[[], torch.nn.Module], config: Mapping[str, Any]) -> torch.nn.Module:
-    """Returns the model of transformers that ``draw`` makes, with the same weights at each stage, on any processes.
+def build_random_model(build: Callable[[], torch.nn.Module], config: Mapping[str, Any]) -> torch.nn.Module:
+    """Returns the transformers model that ``build`` makes, with the same random weights at each stage and world size.
 
-    Drawn in parts, weights would be others: in another order, by the first process alone, on a GPU where there is one.
-    So at ZeRO stage 3 the first process draws the model whole, in main memory, and gives all processes their parts.
+    Built in shards, the weights would be others: drawn in another order, by rank 0 alone, on a GPU where there is one.
+    So at ZeRO stage 3 rank 0 builds the model in full, in CPU memory, and gives all ranks their shards.
     """
     if config.get("zero_optimization", {}).get("stage") != 3:
-        return draw()
+        return build()
     with collectives.main_process_first() as first:
-        whole = draw() if first else None
-    state = collectives.broadcast_object(torch.get_rng_state())
+        full = build() if first else None
+    rng = collectives.broadcast_object(torch.get_rng_state())
     with sharded_construction(config):
-        model = draw()
-    weights = dict(whole.named_parameters()) if whole is not None else {}
-    buffers = collectives.broadcast_object(dict(whole.named_buffers()) if whole is not None else {})
+        model = build()
+    weights = dict(full.named_parameters()) if full is not None else {}
+    buffers = collectives.broadcast_object(dict(full.named_buffers()) if full is not None else {})
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            with modified([parameter]):
+            with gathered([parameter], modify=True):
                 if weights:
                     parameter.copy_(weights[name])
         for name, buffer in model.named_buffers():
             buffer.copy_(buffers[name])
-    torch.set_rng_state(state)
+    torch.set_rng_state(rng)
     return model
 
 
 def is_partitioned(module: torch.nn.Module) -> bool:
-    """Whether this process holds only parts of the module's parameters."""
-    return any(hasattr(parameter, "ds_id") for parameter in module.parameters())
+    """Whether this rank holds only shards of the module's parameters."""
+    return any(is_partitioned_param(parameter) for parameter in module.parameters())
 
 
 @contextmanager
-def gathered(parameters: Iterable[torch.nn.Parameter]) -> Iterator[None]:
-    """Inside, these parameters are whole on every process, for reading. All processes enter it together."""
-    parted = [parameter for parameter in parameters if hasattr(parameter, "ds_id")]
-    if not parted:
-        yield
-        return
-    import deepspeed
+def gathered(parameters: Iterable[torch.nn.Parameter], *, modify: bool = False) -> Iterator[None]:
+    """Gathers these parameters in full on every rank inside the block. All ranks enter it together.
 
-    with deepspeed.zero.GatheredParameters(parted):
-        yield
-
-
-@contextmanager
-def modified(parameters: Iterable[torch.nn.Parameter]) -> Iterator[None]:
-    """Inside, these parameters are whole, and what the main process makes of them stays. All processes enter it."""
-    parted = [parameter for parameter in parameters if hasattr(parameter, "ds_id")]
-    if not parted:
-        yield
-        return
-    import deepspeed
-
-    with deepspeed.zero.GatheredParameters(parted, modifier_rank=0):
-        yield
-
-
-def clear_padding(deepspeed: Any) -> None:
-    """Zero what fills the last process's part of a parameter up to the others' length.
-
-    DeepSpeed leaves there what the memory held before, which would reach fp32 copies, checkpoints and checks for NaN.
+    With ``modify`` the values that rank 0 gives them are kept; else they are for reading only.
     """
-    for parameter in deepspeed.module.parameters():
-        if hasattr(parameter, "ds_tensor"):
-            parameter.ds_tensor[_own(parameter) :].zero_()
-    optimizer = deepspeed.optimizer
-    if not hasattr(optimizer, "fp32_partitioned_groups_flat"):  # not ZeRO stage 3, or nothing is trained
+    sharded = [parameter for parameter in parameters if is_partitioned_param(parameter)]
+    if not sharded:
+        yield
         return
-    for group, copy in zip(optimizer.fp16_groups, optimizer.fp32_partitioned_groups_flat, strict=True):
-        parts = copy.detach().split([parameter.ds_tensor.ds_numel for parameter in group])
-        for parameter, part in zip(group, parts, strict=True):
-            part[_own(parameter) :].zero_()
+    import deepspeed
 
-
-def _own(parameter: Any) -> int:
-    """How many elements of the parameter this process's part holds; the rest of the part is padding."""
-    whole, size = int(parameter.ds_numel), int(parameter.ds_tensor.ds_numel)
-    return min(max(whole - process_group.rank() * size, 0), size)
-
-
-def full_shape(tensor: torch.Tensor) -> torch.Size:
-    """The shape of a parameter when it is whole."""
-    return getattr(tensor, "ds_shape", tensor.shape)
+    with deepspeed.zero.GatheredParameters(sharded, modifier_rank=0 if modify else None):
+        yield
 
 
 def full_parameter(parameter: torch.nn.Parameter) -> torch.Tensor:
-    """A whole copy, where the parameter is. All processes call it together."""
+    """Returns a copy of the parameter in its full shape, dtype and on its device. All ranks call it together.
+
+    Used by user code and tests, not by the package.
+    """
     with gathered([parameter]):
         return parameter.detach().clone()
 
 
 def full_gradient(parameter: torch.nn.Parameter) -> torch.Tensor | None:
-    """The whole gradient of the window in fp32, between its last backward and its step, at any ZeRO stage.
+    """Returns the full gradient (fp32, the shape of the parameter) between the last backward of a step and the step.
 
-    The mean over micro-batches and processes, before clipping. All processes call it together.
+    It is the mean over micro-batches and ranks, before clipping, at any ZeRO stage. All ranks call it together. Used by
+    user code and tests, not by the package.
     """
-    if not hasattr(parameter, "ds_id") and not hasattr(parameter, "_hp_mapping"):
+    if not has_flat_gradient(parameter):
         return None if parameter.grad is None else parameter.grad.detach().float().clone()  # clipped in place
     from deepspeed.utils import safe_get_full_grad
 

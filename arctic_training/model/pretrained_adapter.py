@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 
 from arctic_training.config.checks.files import outside_root
-from arctic_training.engine.zero import is_partitioned, modified
+from arctic_training.engine.zero import gathered, is_partitioned
 from arctic_training.errors.types import ModelError
 from arctic_training.model.pretrained import Pretrained
 
@@ -100,7 +100,7 @@ def merge_adapter(base: nn.Module, folder: str) -> nn.Module:
             merged: Any = adapted.merge_and_unload()
         else:
             for layer in [one for one in adapted.modules() if hasattr(one, "merge") and hasattr(one, "base_layer")]:
-                with modified(layer.parameters()):
+                with gathered(layer.parameters(), modify=True):
                     layer.merge()
             merged = adapted.unload()
     merged.__dict__.pop("peft_config", None)

@@ -73,7 +73,7 @@ def find_checkpoint(path: Path) -> Path:
 
 def _find_reader(trainer: Any, folder: Path, guard: CompatibilityGuard) -> Checkpointer[Any]:
     """Returns the run's checkpoint engine of the type of ``folder``, or a new one of that type."""
-    if damage := disk.verify(folder, sums=False):
+    if damage := disk.verify(folder, hashes=False):
         raise ResumeError(f"resume: {damage}")
     kind = disk.read_manifest(folder).get("type")
     for engine in trainer.checkpointers:

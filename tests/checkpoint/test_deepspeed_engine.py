@@ -67,7 +67,7 @@ def two_engines(folder: Path) -> list[str]:
 
     before = small.everything(fresh["model"])
     refusals: list[tuple[str, dict[str, TrainedEngine], dict[str, Any]]] = [
-        ("disagree about the trained models: critic", {"model": fresh["model"]}, {"part": Part()}),
+        ("have different trained models: critic", {"model": fresh["model"]}, {"part": Part()}),
         ("holds part, which the run lacks", fresh, {}),
         ("lacks other, which the run has", fresh, {"part": Part(), "other": Part()}),
         (
@@ -169,7 +169,7 @@ def test_a_run_that_remembers_what_no_file_can_hold_is_refused_at_the_start(tmp_
     view, _ = small.run_of(tmp_path, Progress())
     engine = DeepSpeedCheckpointEngine(view, DeepSpeedCheckpointConfig(output_dir=tmp_path))
     engine.check_state(RunState(progress=Progress()))
-    with pytest.raises(RecipeError, match=r"could not save this run: the run's state\.callback\.mine\.seen is a set"):
+    with pytest.raises(RecipeError, match=r"cannot save this run: the run's state\.callback\.mine\.seen is a set"):
         engine.check_state(RunState({"callback.mine": Remembers()}))
 
 

@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from arctic_training.distributed import process_group
+from arctic_training.engine.deepspeed_internals import scaler_holders, scaler_state
 from arctic_training.engine.engine import TrainedEngine
-from arctic_training.engine.snapshot import _scalers, scaler, snapshot
+from arctic_training.engine.snapshot import snapshot
 from tests import processes
 from tests.checkpoint import elastic
 
@@ -126,12 +127,14 @@ def scales(root: str) -> dict[tuple[int, int], list[Any]]:
         for there, here in ((0, 0), (0, 1), (1, 0), (2, 3)):
             engine = elastic.make(there, dtype="fp16")
             elastic.update(engine, 0)
-            *_, holder = _scalers(engine)
+            *_, holder = scaler_holders(engine.deepspeed.optimizer)
             vars(holder).update(cur_scale=512.0, cur_iter=9, last_overflow_iter=4)
             elastic.save(engine, Path(root) / f"{there}_{here}", 1)
             other = elastic.make(here, dtype="fp16", seed=5)
             elastic.load(other, Path(root) / f"{there}_{here}")
-            held: dict[str, Any] = {key: value for told in scaler(other) for key, value in told.items()}
+            held: dict[str, Any] = {
+                key: value for told in scaler_state(other.deepspeed.optimizer) for key, value in told.items()
+            }
             found[there, here] = [held[key] for key in ("cur_scale", "cur_iter", "last_overflow_iter")]
             found[there, here].append(other.deepspeed.optimizer.loss_scale)
             engine.destroy()

@@ -187,7 +187,7 @@ def test_a_run_that_begins_anew_where_another_has_been_keeps_its_own(tmp_path: P
     engine = notes(tmp_path, keep_last=2)
     engine.warn_about_newer()
     assert said[-1].startswith(
-        f"{tmp_path} holds checkpoints from before that are ahead of this run, step_8 to step_10: they"
+        f"{tmp_path} holds checkpoints of an earlier run that are ahead of this one, step_8 to step_10: they"
     )
     for update in (2, 4, 6):
         engine.trainer.progress.step = update
@@ -229,14 +229,14 @@ def manifest(folder: Path, **facts: Any) -> None:
     ("hurt", "says"),
     [
         (lambda at: (at / "one.txt").write_text("3" * 99), "one.txt has 99 bytes instead of 100"),
-        (lambda at: (at / "one.txt").write_text("3" * 99 + "4"), "one.txt was altered"),
+        (lambda at: (at / "one.txt").write_text("3" * 99 + "4"), "one.txt was changed"),
         (lambda at: (at / "sub" / "two.txt").unlink(), "two.txt is missing"),
-        (lambda at: (at / "manifest.json").unlink(), "no whole checkpoint"),
+        (lambda at: (at / "manifest.json").unlink(), "not a complete checkpoint"),
         (lambda at: (at / "manifest.json").write_text("{"), "cannot be read"),
-        (lambda at: (at / "manifest.json").write_text("[]"), "no manifest of a checkpoint"),
+        (lambda at: (at / "manifest.json").write_text("[]"), "not the manifest of a checkpoint"),
         (lambda at: (at / "manifest.json").write_text("[" * 100_000), "cannot be read"),
-        (lambda at: manifest(at, files={"one.txt": 3}), "no manifest of a checkpoint"),
-        (lambda at: manifest(at, step="three"), "no manifest of a checkpoint"),
+        (lambda at: manifest(at, files={"one.txt": 3}), "not the manifest of a checkpoint"),
+        (lambda at: manifest(at, step="three"), "not the manifest of a checkpoint"),
         (lambda at: (at / "manifest.json").write_text('{"format": 99, "files": {}}'), "format 99"),
     ],
 )
@@ -247,7 +247,7 @@ def test_damage_is_found_before_anything_is_loaded(tmp_path: Path, hurt: Callabl
     with pytest.raises(CheckpointError, match=says):
         notes(tmp_path).load({}, RunState(), tmp_path / "step_3")
     shutil.rmtree(tmp_path / "step_2")
-    with pytest.raises(ResumeError, match="no whole checkpoint to go on from"):
+    with pytest.raises(ResumeError, match="no complete checkpoint to resume from"):
         resumed(tmp_path)
 
 

@@ -156,7 +156,7 @@ def test_the_command_refuses(root: Path) -> None:
     with forked.Run([str(recipe_path)], root / "changed.log") as run:
         assert run.wait(), run.told()
     assert run.codes == [2]
-    assert run.told().splitlines()[-2:] == ["  seed: saved 7, now 8", "if that is wanted: allow_changes: [seed]"]
+    assert run.told().splitlines()[-2:] == ["  seed: saved 7, now 8", "to resume nevertheless: allow_changes: [seed]"]
 
 
 @pytest.mark.fault(19)
@@ -233,15 +233,15 @@ def test_a_named_checkpoint_is_gone_on_from(root: Path) -> None:
 
 
 HURTS: dict[str, tuple[Callable[[Path], Any], str]] = {
-    "a flipped byte": (lambda at: flip(at / "model.safetensors"), "model.safetensors was altered"),
+    "a flipped byte": (lambda at: flip(at / "model.safetensors"), "model.safetensors was changed"),
     "a short file": (lambda at: (at / "run_0.pt").write_bytes(b"short"), "run_0.pt has 5 bytes instead of"),
     "a missing file": (lambda at: (at / "model_0.pt").unlink(), "model_0.pt is missing"),
     "no manifest": (lambda at: (at / "manifest.json").unlink(), "it has no manifest.json"),
     "a later format": (lambda at: edit(at, format=99), "format 99; this version reads format 2"),
-    "an earlier format": (lambda at: edit(at, format=1), "go on with the version that wrote it"),
+    "an earlier format": (lambda at: edit(at, format=1), "resume with the version that wrote it"),
     "another kind": (lambda at: edit(at, type="strange"), "of type 'strange'"),
-    "one for use elsewhere": (lambda at: edit(at, type="huggingface"), "no run can go on from it"),
-    "no word of the run": (lambda at: edit(at, run=None), "does not say of what run it is"),
+    "one for use elsewhere": (lambda at: edit(at, type="huggingface"), "no run can resume from it"),
+    "no word of the run": (lambda at: edit(at, run=None), "does not say which run it is of"),
 }
 
 
@@ -284,7 +284,9 @@ def test_a_run_whose_checkpoints_are_all_damaged_does_not_begin_anew(root: Path,
     section = {"type": "deepspeed", "auto_resume": True, "output_dir": str(tmp_path / "saved")}
     (told,) = processes.share(start, 1, with_changes(root, {}, checkpoint=section, output_dir=str(root / "refused")))
     missing = tmp_path / "saved" / "step_2" / "run_0.pt"
-    assert told == f"ResumeError 2: {tmp_path / 'saved'} holds no whole checkpoint to go on from: {missing} is missing"
+    assert (
+        told == f"ResumeError 2: {tmp_path / 'saved'} holds no complete checkpoint to resume from: {missing} is missing"
+    )
 
 
 @pytest.mark.fault(8, 32)

@@ -50,7 +50,7 @@ def test_the_newest_the_best_and_every_so_many_stay(
     for step, (loss, whole) in made.items():
         make(root, step, loss, whole=whole)
     there = sorted(step for step, (_, whole) in made.items() if whole)
-    assert retention.whole(root) == there
+    assert retention.complete_steps(root) == there
     best = retention.best(root, "loss/eval", mode, count)
     worth = {step: made[step][0] for step in there if made[step][0] is not None and made[step][0] == made[step][0]}
     sign = 1 if mode == "min" else -1
@@ -62,7 +62,7 @@ def test_the_newest_the_best_and_every_so_many_stay(
     must = {*there[-keep:], *best, *(step for step in there if every and step % every == 0)} if keep else {*there}
     assert {*left} == must | broken
     assert {*removed} == made.keys() - {*left}
-    assert not there or retention.whole(root)  # there is a whole one, as there was
+    assert not there or retention.complete_steps(root)  # there is a whole one, as there was
     shutil.rmtree(root)
 
 
@@ -90,7 +90,7 @@ def train(root: Path, losses: dict[int, float], **section: Any) -> Notes:
     engine.trainer.eval_loaders = {"eval": None}  # type: ignore[misc]
     for update, loss in losses.items():
         engine.trainer.progress.step = update
-        engine.note({"loss/eval": loss})
+        engine.record_metrics({"loss/eval": loss})
         engine.save({}, RunState())
     return engine
 
@@ -120,7 +120,7 @@ def test_what_is_measured_after_the_save_counts_too(tmp_path: Path) -> None:
     engine = train(tmp_path, {1: 2.0, 2: 3.0}, **KEPT)
     engine.trainer.progress.step = 3
     engine.save({}, RunState())
-    engine.note({"loss/eval": 1.0})
+    engine.record_metrics({"loss/eval": 1.0})
     assert (tmp_path / "best").read_text() == "step_3\n"
     assert disk.list_steps(tmp_path) == [3]
     assert disk.verify(tmp_path / "step_3") is None
@@ -132,8 +132,7 @@ def test_a_checkpoint_that_was_not_measured_is_told_once(tmp_path: Path, said: l
         engine.trainer.progress.step = update
         engine.save({}, RunState())
     assert [line for line in said if "loss/eval" in line] == [
-        "the checkpoint of step 2 has no loss/eval, so that it cannot be the best: "
-        "save at updates at which there is an evaluation"
+        "the checkpoint of step 2 has no loss/eval, so it cannot be the best: save at steps with an evaluation"
     ]
     assert disk.list_steps(tmp_path) == [1, 3]
 
@@ -142,11 +141,10 @@ def test_a_metric_that_no_evaluation_has_is_told_once_with_those_that_it_has(tmp
     engine = train(tmp_path, {1: 2.0}, **KEPT, best_metric="exactmatch/eval")
     for update in (2, 3):
         engine.trainer.progress.step = update
-        engine.note({"loss/eval": 1.0, "exact_match/eval": 0.5})
+        engine.record_metrics({"loss/eval": 1.0, "exact_match/eval": 0.5})
         engine.save({}, RunState())
     assert [line for line in said if "exactmatch/eval" in line] == [
-        "the evaluation after step 1 measured loss/eval, and not exactmatch/eval, "
-        "by which checkpoint has to find the best"
+        "the evaluation after step 1 measured loss/eval, but not exactmatch/eval, by which checkpoint.keep_best chooses"
     ]
 
 
@@ -155,7 +153,7 @@ def test_a_kill_at_any_file_operation_leaves_the_best_and_a_newest(tmp_path: Pat
     train(root, {1: 1.0, 2: 2.0}, **KEPT)
 
     def check() -> None:
-        assert 1 in retention.whole(root) and resumed(root) in (2, 3)
+        assert 1 in retention.complete_steps(root) and resumed(root) in (2, 3)
 
     assert kills(root, lambda: train(root, {3: 3.0}, **KEPT), check) >= 15
 
@@ -166,8 +164,8 @@ def test_a_kill_while_a_value_is_noted_leaves_the_checkpoint_whole(tmp_path: Pat
 
     def note() -> None:
         engine = notes(root, update=1)
-        engine._saved = 1
-        engine.note({"loss/eval": 1.0})
+        engine._last_saved = 1
+        engine.record_metrics({"loss/eval": 1.0})
 
     assert kills(root, note, lambda: resumed(root) == 1 or pytest.fail("damaged")) >= 3
 
@@ -277,7 +275,7 @@ def test_a_disk_without_room_is_told_at_the_start(
         assert said == []
         view.training_horizon = 100
         disk_space.warn_if_low(engine)
-        assert said[-1].startswith(f"{tmp_path / 'run'}: 3 checkpoints of some 0.4 MiB will be there at once")
+        assert said[-1].startswith(f"{tmp_path / 'run'}: 3 checkpoints of about 0.4 MiB exist at once")
         assert "1.1 MiB more than now, and 1.0 MiB are free" in said[-1]
     finally:
         os.system(f"umount {tmp_path}")

@@ -92,20 +92,20 @@ def test_what_the_block_says_stays_and_human_numbers_are_read_at_any_depth() -> 
 
 
 def test_buffers_follow_the_model() -> None:
-    facts = ModelSize(hidden_size=100, parameters=3000)
-    zero = deepspeed_config(small.recipe(zero_optimization={"stage": 3}), facts=facts)["zero_optimization"]
+    size = ModelSize(hidden_size=100, parameters=3000)
+    zero = deepspeed_config(small.recipe(zero_optimization={"stage": 3}), size=size)["zero_optimization"]
     assert zero["reduce_bucket_size"] == 10_000
     assert zero["stage3_prefetch_bucket_size"] == 9_000
     assert zero["stage3_param_persistence_threshold"] == 1_000
     huge = ModelSize(hidden_size=100, parameters=10**10)
-    zero = deepspeed_config(small.recipe(zero_optimization={"stage": 1}), facts=huge)["zero_optimization"]
+    zero = deepspeed_config(small.recipe(zero_optimization={"stage": 1}), size=huge)["zero_optimization"]
     assert zero == {"stage": 1, "reduce_bucket_size": 5 * 10**7, "allgather_bucket_size": 5 * 10**7}
 
 
 @given(st.sampled_from([1, 2, 3]), st.integers(1, 20_000), st.one_of(st.none(), st.integers(1, 10**11)))
 def test_what_is_gathered_begins_at_an_even_place(stage: int, hidden: int, parameters: int | None) -> None:
-    facts = ModelSize(hidden_size=hidden, parameters=parameters)
-    zero = deepspeed_config(small.recipe(zero_optimization={"stage": stage}), facts=facts)["zero_optimization"]
+    size = ModelSize(hidden_size=hidden, parameters=parameters)
+    zero = deepspeed_config(small.recipe(zero_optimization={"stage": stage}), size=size)["zero_optimization"]
     assert zero["allgather_bucket_size"] % 2 == 0
     assert zero["allgather_bucket_size"] >= max(hidden**2, min(parameters or 0, 5 * 10**7))
 

@@ -152,7 +152,7 @@ def test_a_run_that_was_stopped_for_good_trains_on_when_it_is_another_or_is_to(t
     assert "it was stopped for good: not improved since step 1" in log(told)
     whole = {**told, "output_dir": f"{told['output_dir']}_whole", "checkpoint": []}
     assert trained(told | change).progress == trained(whole).progress
-    assert "goes on past the stop at step 2: not improved" in log(told)
+    assert "Continuing past the stop at step 2: not improved" in log(told)
     if change == {"allow_changes": ["stop"]}:
         assert losses(told) == losses(whole)
 

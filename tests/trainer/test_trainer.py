@@ -59,7 +59,7 @@ def test_evaluating_leaves_no_trace(told: dict[str, Any], tmp_path: Path) -> Non
 
 def test_a_run_that_would_save_nothing_says_so(told: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
     trained({**told, "checkpoint": {"type": "deepspeed", "save_every_n_steps": 11}})
-    assert "save_every_n_steps: 11, and the run has 10 updates: none is saved" in capsys.readouterr().err
+    assert "save_every_n_steps: 11, and the run has 10 steps: none is saved" in capsys.readouterr().err
     trained({**told, "checkpoint": {"type": "deepspeed", "save_every_n_epochs": 3}})
     assert "save_every_n_epochs: 3, and the run has 2 epochs: none is saved" in capsys.readouterr().err
     trained({**told, "checkpoint": {"type": "deepspeed", "save_every_n_steps": 10}})
