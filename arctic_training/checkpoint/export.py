@@ -1,6 +1,6 @@
-"""The weights of a model of transformers as files, whole, however they are parted over the processes.
+"""Saves the full weights of a transformers model, however they are sharded over the ranks.
 
-Every function is called by all processes together; only the main one keeps what is gathered, and writes.
+All ranks call every function together; only rank 0 keeps what is gathered, and writes.
 """
 
 import json
@@ -23,66 +23,69 @@ from arctic_training.progress_bars import without_progress_bars
 
 @dataclass(frozen=True)
 class Source:
-    """A weight that can be had whole: `make` does so on every process, ``like`` is its shape and type on no device."""
+    """A weight that can be gathered."""
 
     like: torch.Tensor
-    make: Callable[[], torch.Tensor]
+    """Its full shape and dtype, on the meta device."""
+    gather: Callable[[], torch.Tensor]
+    """Returns it in full on every rank."""
 
 
 def save_weights(model: Any, folder: Path, limit: int, sources: Mapping[str, Source] | None = None) -> None:
-    """Write ``model`` (a PreTrainedModel) in files of up to ``limit`` bytes, and its config; `OSError` comes last.
+    """Writes ``model`` (a PreTrainedModel) in files of up to ``limit`` bytes, and its config.
 
-    ``sources`` stand for the model's own weights, by the names that the saved model has.
+    ``sources``, by the names in the saved model, replace the model's own weights. Raises OSError only after everything
+    was gathered.
     """
     if sources is None and not is_partitioned(model):
         if process_group.is_main():
             with disk_errors(), without_progress_bars("transformers"):
                 model.save_pretrained(folder, max_shard_size=limit)
         return
-    sources = _own(model) if sources is None else sources
+    sources = _model_weights(model) if sources is None else sources
     if _is_converted(model):
-        # weights that are fused or renamed between file and model can only be told apart when all are there
-        whole = {name: tensor for name, one in sources.items() if (tensor := _keep(one.make())) is not None}
+        # weights that are fused or renamed between file and model can only be converted all together
+        full = {name: tensor for name, one in sources.items() if (tensor := _on_main(one.gather())) is not None}
         if process_group.is_main():
             with disk_errors(), without_progress_bars("transformers"):
-                model.save_pretrained(folder, state_dict=whole, max_shard_size=limit)
+                model.save_pretrained(folder, state_dict=full, max_shard_size=limit)
         return
     _stream(model, folder, limit, sources)
 
 
 def dry_run_weights(model: Any, sources: Mapping[str, Source] | None = None) -> None:
-    """Checks that `save_weights` would find all it needs, by shapes and a config written to a folder for the moment.
+    """Checks that `save_weights` can save ``model``, by the shapes of the weights and a config in a temporary folder.
 
-    Raises `RecipeError`.
+    Raises `RecipeError` if not.
     """
     try:
         with tempfile.TemporaryDirectory() as folder:
-            _describe(model, Path(folder), None)
+            _save_config(model, Path(folder), None)
         if sources is not None or is_partitioned(model):
-            _files(model, sys.maxsize, _own(model) if sources is None else sources)
+            _plan_files(model, sys.maxsize, _model_weights(model) if sources is None else sources)
     except OSError:
-        return  # the disk for the moment says nothing of that of the checkpoints
+        return  # the disk of temporary folders is another one than that of the checkpoints
     except Exception as error:
         text = " ".join(str(error).split())[:300]
         raise RecipeError(f"checkpoint.type: huggingface cannot save a {type(model).__name__}: {text}") from error
 
 
-def _own(model: torch.nn.Module) -> dict[str, Source]:
-    return {name: whole_tensor(tensor) for name, tensor in model.state_dict(keep_vars=True).items()}
+def _model_weights(model: torch.nn.Module) -> dict[str, Source]:
+    return {name: gatherable(tensor) for name, tensor in model.state_dict(keep_vars=True).items()}
 
 
-def whole_tensor(tensor: Any) -> Source:
-    """Returns a weight of a model as it is, gathered when it is parted."""
+def gatherable(tensor: Any) -> Source:
+    """Returns the source of a parameter or buffer of a model, which is gathered when it is sharded."""
 
-    def make() -> torch.Tensor:
+    def gather() -> torch.Tensor:
         with gathered([tensor]):
-            # what was gathered is given back on leaving
+            # what was gathered is freed on leaving
             return tensor.detach().clone() if is_partitioned_param(tensor) else tensor.detach()  # type: ignore[no-any-return]
 
-    return Source(torch.empty(full_shape(tensor), dtype=tensor.dtype, device="meta"), make)
+    return Source(torch.empty(full_shape(tensor), dtype=tensor.dtype, device="meta"), gather)
 
 
-def _keep(tensor: torch.Tensor) -> torch.Tensor | None:
+def _on_main(tensor: torch.Tensor) -> torch.Tensor | None:
     return tensor.cpu() if process_group.is_main() else None
 
 
@@ -93,28 +96,28 @@ def _is_converted(model: Any) -> bool:
     meta = {name: torch.empty(1, device="meta") for name in model.state_dict()}
     try:
         return bool(revert_weight_conversion(model, dict(meta)).keys() != meta.keys())
-    except Exception:  # a conversion that does not take such tensors is one
+    except Exception:  # a conversion that rejects such tensors is one
         return True
 
 
 def _stream(model: Any, folder: Path, limit: int, sources: Mapping[str, Source]) -> None:
-    """One file after the other: no more than ``limit`` bytes and one tensor are held for writing."""
+    """Writes one file after the other; rank 0 holds no more than ``limit`` bytes and one tensor for it."""
     from safetensors.torch import save_file
 
-    plan = _files(model, limit, sources)
+    plan = _plan_files(model, limit, sources)
     index = {"metadata": plan.metadata, "weight_map": plan.tensor_to_filename} if plan.is_sharded else None
-    failed = _attempt(lambda: _describe(model, folder, index)) if process_group.is_main() else None
+    failure = _attempt(lambda: _save_config(model, folder, index)) if process_group.is_main() else None
     for file, names in plan.filename_to_tensors.items():
-        held = {name: tensor for name in names if (tensor := _keep(sources[name].make())) is not None}
-        if held and not failed:
-            whole = {name: tensor.contiguous() for name, tensor in held.items()}
-            failed = _attempt(lambda: save_file(whole, folder / file, {"format": "pt"}))  # noqa: B023  called at once
-    if failed:
-        raise failed
+        held = {name: tensor for name in names if (tensor := _on_main(sources[name].gather())) is not None}
+        if held and not failure:
+            tensors = {name: tensor.contiguous() for name, tensor in held.items()}
+            failure = _attempt(lambda: save_file(tensors, folder / file, {"format": "pt"}))  # noqa: B023  called at once
+    if failure:
+        raise failure
 
 
-def _files(model: Any, limit: int, sources: Mapping[str, Source]) -> Any:
-    """Returns which weights go into which file, the plan of huggingface_hub."""
+def _plan_files(model: Any, limit: int, sources: Mapping[str, Source]) -> Any:
+    """Returns which weights go into which file: the plan of huggingface_hub."""
     from huggingface_hub import split_torch_state_dict_into_shards
     from transformers.modeling_utils import remove_tied_weights_from_state_dict
 
@@ -125,8 +128,8 @@ def _files(model: Any, limit: int, sources: Mapping[str, Source]) -> Any:
     return split_torch_state_dict_into_shards(like, max_shard_size=limit, filename_pattern="model{suffix}.safetensors")
 
 
-def _describe(model: Any, folder: Path, index: dict[str, Any] | None) -> None:
-    """All but the weights: config, generation config, a custom model's code, and which file holds which weight."""
+def _save_config(model: Any, folder: Path, index: dict[str, Any] | None) -> None:
+    """Writes all but the weights: config, generation config, a custom model's code, and the index of the files."""
     with without_progress_bars("transformers"):
         model.save_pretrained(folder, state_dict={})
     if index:
@@ -135,7 +138,7 @@ def _describe(model: Any, folder: Path, index: dict[str, Any] | None) -> None:
 
 
 def _attempt(write: Callable[[], None]) -> OSError | None:
-    """The disk's refusal, to be raised when the other processes no longer wait for this one."""
+    """Returns the error of the disk, to be raised when the other ranks no longer wait for this one."""
     try:
         with disk_errors():
             write()

@@ -1,4 +1,4 @@
-"""Checkpoints for use elsewhere: a folder that transformers, or peft for an adapter, loads by itself."""
+"""Checkpoints for use elsewhere: a folder that transformers, or peft for an adapter, can load."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -26,6 +26,8 @@ from arctic_training.state import RunState
 
 
 class HFCheckpointConfig(CheckpointConfig):
+    """``checkpoint: {type: huggingface}``."""
+
     type: str = "huggingface"
     merge_adapter: bool = False
     """Save a LoRA model as one whole model, its adapter added to the weights, and not as the adapter alone."""
@@ -34,9 +36,9 @@ class HFCheckpointConfig(CheckpointConfig):
 
 
 class HFCheckpointEngine(Checkpointer[HFCheckpointConfig]):
-    """Weights in their training type, config, generation config, tokenizer and chat template.
+    """Saves weights in their training dtype, config, generation config, tokenizer and chat template.
 
-    The primary model is in the folder itself, other trained models in a folder by their role's name.
+    The model of the role ``model`` is in the folder itself, other trained models in a subfolder by their role's name.
     """
 
     name = "huggingface"
@@ -62,16 +64,16 @@ class HFCheckpointEngine(Checkpointer[HFCheckpointConfig]):
                 dry_run_adapter(model)
 
     def write(self, folder: Path, engines: Mapping[str, Engine], state: RunState) -> Mapping[str, Any]:
-        failed: OSError | None = None
+        failure: OSError | None = None
         final = step_folder(self.output_dir, self.trainer.progress.step)
         for role, engine in engines.items():
             try:
                 part = "" if role == "model" else role
                 self._export(engine.module, folder / part, final / part)
             except OSError as error:
-                failed = failed or error  # the other models' weights must be gathered with the other processes
-        if failed:
-            raise failed
+                failure = failure or error  # all ranks must gather the other models' weights too
+        if failure:
+            raise failure
         if process_group.is_main() and hasattr(self.trainer.tokenizer, "save_pretrained"):
             with disk_errors():
                 self.trainer.tokenizer.save_pretrained(folder)
