@@ -1,5 +1,8 @@
-"""One logger, aware of the rank it speaks for. It is this package's own: loguru's, which belongs to the program that
-uses this package, keeps its sinks, and they hear what is said here."""
+"""The logger of this package, which puts the rank before each line on several ranks.
+
+It is separate from loguru's own logger, which belongs to the program that uses this package: that one keeps its sinks,
+and gets the messages of this one too.
+"""
 
 import contextlib
 import sys
@@ -15,42 +18,42 @@ from arctic_training.errors.redaction import redact
 __all__ = ["close_log", "logger", "start_console_log", "start_file_log"]
 
 _LINE = "{time:HH:mm:ss} {level: <7} {extra[rank]}{message}"
-_FILED = "{time} {level: <7} {extra[rank]}{message}"
-_ORDER = ["TRACE", "DEBUG", "INFO", "SUCCESS", "WARNING", "ERROR", "CRITICAL"]
+_FILE_LINE = "{time} {level: <7} {extra[rank]}{message}"
+_LEVELS = ["TRACE", "DEBUG", "INFO", "SUCCESS", "WARNING", "ERROR", "CRITICAL"]
 
 Ranks = Collection[int] | Literal["*"]
 
-_held: list[str] = []
-"""What was said before there was a file for it."""
+_buffer: list[str] = []
+"""Lines that were logged before the log file was open."""
 _sinks: dict[str, int] = {}
-"""Where it is printed, and where it is kept, by those words."""
+"""The ids of this package's sinks: ``console`` and ``file``."""
 
 
-def _hide(record: Any) -> None:
+def _redact(record: Any) -> None:
     record["message"] = redact(record["message"])
 
 
-def _heard_by_the_program() -> bool:
-    """Whether somebody has added a sink to loguru's own logger; the one that it begins with is nobody's."""
+def _program_has_sinks() -> bool:
+    """Whether the program added a sink to loguru's own logger, which has the sink 0 by default."""
     return bool(loguru.logger._core.handlers.keys() - {0})  # type: ignore[attr-defined]
 
 
-def _printed_here(record: Any) -> bool:
-    """Whether the sink that loguru begins with, when the program has left it beside its own, does not print it."""
-    return not (_heard_by_the_program() and 0 in loguru.logger._core.handlers)  # type: ignore[attr-defined]
+def _console_filter(record: Any) -> bool:
+    """Whether to print a record: not when loguru's default sink, kept beside the program's own, prints it already."""
+    return not (_program_has_sinks() and 0 in loguru.logger._core.handlers)  # type: ignore[attr-defined]
 
 
-def _tell_the_program(message: Any) -> None:
+def _forward_to_program(message: Any) -> None:
     record = message.record
 
-    def same(theirs: Any) -> None:
-        theirs.update({**record, "extra": {**theirs["extra"], **record["extra"]}})
+    def copy_record(target: Any) -> None:
+        target.update({**record, "extra": {**target["extra"], **record["extra"]}})
 
-    if _heard_by_the_program():
-        loguru.logger.patch(same).log(record["level"].name, "")
+    if _program_has_sinks():
+        loguru.logger.patch(copy_record).log(record["level"].name, "")
 
 
-_library: Any = loguru._logger  # as the library makes its own
+_library: Any = loguru._logger  # built as the library builds its own
 logger: "loguru.Logger" = _library.Logger(
     core=_library.Core(),
     exception=None,
@@ -60,46 +63,46 @@ logger: "loguru.Logger" = _library.Logger(
     colors=False,
     raw=False,
     capture=True,
-    patchers=[_hide],
+    patchers=[_redact],
     extra={},
 )
 logger.configure(extra={"rank": ""})
-logger.add(_tell_the_program, level=0, format="{message}")
-# while there is no run, what matters is printed all the same
-_sinks["printed"] = logger.add(
-    lambda line: print(line, end="", file=sys.stderr), level="SUCCESS", format=_LINE, filter=_printed_here
+logger.add(_forward_to_program, level=0, format="{message}")
+# important messages are printed also while there is no run
+_sinks["console"] = logger.add(
+    lambda line: print(line, end="", file=sys.stderr), level="SUCCESS", format=_LINE, filter=_console_filter
 )
 
 
 def start_console_log(*, level: str, rank: int, world: int, ranks: Ranks) -> None:
-    """From now on this process prints to standard error, as its rank may, and keeps what is for the file."""
+    """Starts to print to standard error if ``rank`` is one of ``ranks``, and buffers lines for the log file."""
     close_log()
-    _remove("printed")
-    _held.clear()
+    _remove("console")
+    _buffer.clear()
     logger.configure(extra={"rank": f"[rank {rank}] " if world > 1 else ""})
     if ranks == "*" or rank in ranks:
-        _sinks["printed"] = logger.add(sys.stderr, level=level, format=_LINE, filter=_printed_here)
-    _sinks["kept"] = logger.add(_held.append, level=min(level, "INFO", key=_ORDER.index), format=_FILED)
+        _sinks["console"] = logger.add(sys.stderr, level=level, format=_LINE, filter=_console_filter)
+    _sinks["file"] = logger.add(_buffer.append, level=min(level, "INFO", key=_LEVELS.index), format=_FILE_LINE)
 
 
 def start_file_log(folder: Path, *, level: str, rank: int, ranks: Ranks) -> None:
-    """Append to ``folder/rank_<n>.log`` too, as the rank may, beginning with what `start_console_log` kept."""
+    """Starts to append to ``folder/rank_<n>.log`` if ``rank`` is one of ``ranks``, first the buffered lines."""
     close_log()
     if ranks == "*" or rank in ranks:
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / f"rank_{rank}.log"
         with path.open("a", encoding="utf-8") as file:
-            file.writelines(_held)
-        _sinks["kept"] = logger.add(path, level=min(level, "INFO", key=_ORDER.index), format=_FILED)
-    _held.clear()
+            file.writelines(_buffer)
+        _sinks["file"] = logger.add(path, level=min(level, "INFO", key=_LEVELS.index), format=_FILE_LINE)
+    _buffer.clear()
 
 
 def close_log() -> None:
-    """Keep nothing any more, and close the file that there is; what is printed stays as it is."""
-    _remove("kept")
+    """Closes the log file and stops buffering; printing continues."""
+    _remove("file")
 
 
-def _remove(what: str) -> None:
-    if what in _sinks:
-        with contextlib.suppress(ValueError):  # somebody else has removed it
-            logger.remove(_sinks.pop(what))
+def _remove(sink: str) -> None:
+    if sink in _sinks:
+        with contextlib.suppress(ValueError):  # the program has removed it
+            logger.remove(_sinks.pop(sink))

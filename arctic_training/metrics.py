@@ -1,4 +1,4 @@
-"""Numbers of a run, kept where they arise and reduced over the ranks only when they are read."""
+"""Metrics of a run: accumulated on the device, and reduced over the ranks only when they are computed."""
 
 from collections.abc import Callable, Mapping, Sequence
 
@@ -12,25 +12,25 @@ Reduce = Callable[[torch.Tensor], torch.Tensor]
 
 
 def merge_metrics(values: Mapping[str, float], more: Mapping[str, float]) -> dict[str, float]:
-    """Returns both; a name of ``more`` that ``values`` has is numbered, so that neither takes the other's place."""
+    """Returns the union; a name of ``more`` that ``values`` has gets a number, so that neither replaces the other."""
     return {**values, **dict(zip(numbered(more, taken=values), more.values(), strict=True))}
 
 
 class Metrics:
-    """Weighted means by name. `add` never waits for the device; `read` does, once for all names."""
+    """Weighted means by name. `add` never waits for the device; `compute` does, once for all names."""
 
     def __init__(self) -> None:
         self.weight: Number = 1
-        """Multiplies the weight of everything that is added: the targets of the batch under evaluation."""
+        """Multiplies the weight of everything that is added; in an evaluation, the number of labels of the batch."""
         self._sums: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
 
     def add(self, name: str, value: Number, weight: Number = 1) -> None:
-        """Count ``value`` (a scalar) with ``weight`` in the mean called ``name``."""
+        """Adds ``value``, a number or scalar tensor, with ``weight`` to the mean ``name``."""
         value = value.detach().double() if isinstance(value, torch.Tensor) else torch.tensor(float(value)).double()
         factor = weight * self.weight
         if isinstance(factor, torch.Tensor):
             scale = factor.to(value.device, torch.float64)
-        else:  # made on the device: a copy to it would wait
+        else:  # built on the device: copying it there would wait
             scale = torch.full((), float(factor), dtype=torch.float64, device=value.device)
         part = value * scale
         if name in self._sums:
@@ -40,21 +40,25 @@ class Metrics:
             self._sums[name] = (part, scale)
 
     def state_dict(self) -> dict[str, list[float]]:
-        """What was added since the last read, on this process."""
+        """Returns, by name, [weighted sum, sum of weights] of this rank since the last `compute`."""
         return {name: torch.stack(pair).tolist() for name, pair in self._sums.items()}
 
     def load_state_dict(self, state: Mapping[str, Sequence[float]], /) -> None:
-        home = process_group.device()  # where most of what is added later will be
+        """Restores the sums."""
+        home = process_group.device()  # where most later values will be
         pairs = {name: torch.tensor(pair, dtype=torch.float64, device=home) for name, pair in state.items()}
         self._sums = {name: (total, weight) for name, (total, weight) in pairs.items()}
 
-    def load_sharded_state_dict(self, shares: Sequence[Mapping[str, Sequence[float]]], /) -> None:
-        """The sums are of all processes together: the first one goes on with everything, the others with nothing."""
-        mine = shares if process_group.is_main() else []
-        self.load_state_dict({name: [sum(share[name][n] for share in mine) for n in (0, 1)] for name in shares[0]})
+    def load_sharded_state_dict(self, states: Sequence[Mapping[str, Sequence[float]]], /) -> None:
+        """Restores the sums of all ranks that saved on rank 0, and none on the others: they are added up anyway."""
+        own = states if process_group.is_main() else []
+        self.load_state_dict({name: [sum(state[name][n] for state in own) for n in (0, 1)] for name in states[0]})
 
-    def read(self, reduce: Reduce) -> dict[str, float]:
-        """The means since the last read, over all ranks by ``reduce``, a sum; all must have added the same names."""
+    def compute(self, reduce: Reduce) -> dict[str, float]:
+        """Returns the means since the last call, over all ranks, and resets them.
+
+        ``reduce`` sums a float64 tensor [names, 2] over the ranks; all of them must have added the same names.
+        """
         if not self._sums:
             return {}
         names = sorted(self._sums)

@@ -1,4 +1,4 @@
-"""What a run must remember to go on exactly as if it had never stopped."""
+"""The state of a run: everything that a checkpoint needs, so that a resumed run equals one that never stopped."""
 
 import random
 import zlib
@@ -16,24 +16,29 @@ from arctic_training.errors.types import ResumeError
 
 @runtime_checkable
 class Stateful(Protocol):
-    """Tensors, numbers, strings, and lists and mappings of them: what can be read back without a pickle."""
+    """A part of a run with state of its own."""
 
-    def state_dict(self) -> dict[str, Any]: ...
+    def state_dict(self) -> dict[str, Any]:
+        """Returns tensors, numbers, strings, and lists and mappings of them: what is read back without a pickle."""
 
-    def load_state_dict(self, state: Mapping[str, Any], /) -> None: ...
+    def load_state_dict(self, state: Mapping[str, Any], /) -> None:
+        """Restores what `state_dict` returned."""
 
 
 @runtime_checkable
 class Reshardable(Stateful, Protocol):
-    """A part of which each process holds a share, and which other processes can go on with."""
+    """State sharded over ranks that can be loaded on a different number of ranks."""
 
-    def load_sharded_state_dict(self, shares: Sequence[Mapping[str, Any]], /) -> None:
-        """Go on from the shares of every process that saved, by rank: another number of them, or another ZeRO stage."""
+    def load_sharded_state_dict(self, states: Sequence[Mapping[str, Any]], /) -> None:
+        """Restores the state from the state dicts of all ranks that saved, in rank order.
+
+        Called when their number or the ZeRO stage differs from this run's.
+        """
 
 
 @dataclass
 class Progress:
-    """Where the run stands. Only the loop writes it."""
+    """The position of the run in steps and data. Only the training loop writes it."""
 
     epoch: int = 0
     """Completed epochs."""
@@ -58,9 +63,10 @@ class Progress:
 
 
 class Rng:
-    """The process's own random generators. Data order never draws from them."""
+    """The random generators of the process: Python's, NumPy's, torch's and the GPU's. Data order never uses them."""
 
     def state_dict(self) -> dict[str, Any]:
+        """Returns ``python`` and ``numpy`` (mappings), ``torch`` and, with a GPU, ``cuda`` (uint8 tensors [bytes])."""
         version, internal, gauss = random.getstate()
         name, keys, position, has_gauss, cached = np.random.get_state()
         state: dict[str, Any] = {
@@ -79,6 +85,7 @@ class Rng:
         return state
 
     def load_state_dict(self, state: Mapping[str, Any], /) -> None:
+        """Restores the generators."""
         python, numpy = state["python"], state["numpy"]
         random.setstate((python["version"], tuple(python["internal"]), python["gauss"]))
         keys = numpy["keys"].numpy().astype(np.uint32)
@@ -87,13 +94,13 @@ class Rng:
         if "cuda" in state and torch.cuda.is_available():
             torch.cuda.set_rng_state(state["cuda"])
 
-    def load_sharded_state_dict(self, shares: Sequence[Mapping[str, Any]], /) -> None:
-        """A process that is new draws numbers of its own, a function of the first one's and of its rank."""
-        if (rank := process_group.rank()) < len(shares):
-            self.load_state_dict(shares[rank])
+    def load_sharded_state_dict(self, states: Sequence[Mapping[str, Any]], /) -> None:
+        """Restores this rank's generators; a rank that did not save seeds its own from those of rank 0 and its rank."""
+        if (rank := process_group.rank()) < len(states):
+            self.load_state_dict(states[rank])
             return
-        drawn = zlib.crc32(shares[0]["torch"].numpy().tobytes())
-        first, second, third = np.random.SeedSequence([drawn, rank]).generate_state(3).tolist()
+        base = zlib.crc32(states[0]["torch"].numpy().tobytes())
+        first, second, third = np.random.SeedSequence([base, rank]).generate_state(3).tolist()
         random.seed(first)
         np.random.seed(second)
         torch.manual_seed(third)
@@ -101,7 +108,7 @@ class Rng:
 
 @contextmanager
 def eval_mode(modules: Iterable[torch.nn.Module]) -> Iterator[None]:
-    """The modules in evaluation mode; after it each part of them is in the mode that it was in."""
+    """Sets the modules to evaluation mode inside the block, and restores the mode of each submodule."""
     modes = [(part, part.training) for module in modules for part in module.modules()]
     try:
         for part, _ in modes:
@@ -114,7 +121,7 @@ def eval_mode(modules: Iterable[torch.nn.Module]) -> Iterator[None]:
 
 @contextmanager
 def isolated_eval(modules: Iterable[torch.nn.Module]) -> Iterator[None]:
-    """What is done inside leaves neither the modules' mode nor the random generators changed, and no gradient."""
+    """Evaluates without a trace: restores the modules' mode and the random generators, and records no gradients."""
     rng = Rng()
     before = rng.state_dict()
     try:
@@ -125,53 +132,61 @@ def isolated_eval(modules: Iterable[torch.nn.Module]) -> Iterator[None]:
 
 
 class RunState(dict[str, Stateful]):
-    """The parts of a run that are saved, by name. Loading is strict, both ways, but as `allow_missing` says."""
+    """The parts of a run that are saved, by name, such as ``progress``, ``rng``, ``data`` and ``callback.<name>``.
 
-    _spared: tuple[str, ...] = ()
+    Loading is strict: unknown and missing parts are errors, except as `allow_missing` says.
+    """
+
+    _optional_prefixes: tuple[str, ...] = ()
 
     def add(self, parts: Mapping[str, Stateful]) -> None:
-        """Adds ``parts``. Raises ValueError for one whose name is taken: the other would not be remembered."""
-        if twice := sorted(self.keys() & parts.keys()):
-            raise ValueError(f"the state of the run has a part {twice[0]!r} already; give it another name")
+        """Adds ``parts``. Raises ValueError when a name is taken: the other part would not be saved."""
+        if taken := sorted(self.keys() & parts.keys()):
+            raise ValueError(f"the state of the run already has a part {taken[0]!r}; use another name")
         self.update(parts)
 
-    def allow_missing(self, beginning: str) -> "RunState":
-        """The same parts, of which those whose names have this ``beginning`` may be unknown or missing when loaded."""
-        made = RunState(self)
-        made._spared = (beginning,)
-        return made
+    def allow_missing(self, prefix: str) -> "RunState":
+        """Returns a copy that ignores missing or unexpected keys starting with ``prefix``."""
+        copy = RunState(self)
+        copy._optional_prefixes = (prefix,)
+        return copy
 
     def state_dict(self) -> dict[str, Any]:
+        """Returns the state dict of each part, by name."""
         return {name: part.state_dict() for name, part in self.items()}
 
     def require_fit(self, state: Mapping[str, Any]) -> None:
         """Raises `ResumeError` when a part of ``state`` is unknown or missing."""
-        odd = {name for name in state.keys() ^ self.keys() if not name.startswith(self._spared)}
+        odd = {name for name in state.keys() ^ self.keys() if not name.startswith(self._optional_prefixes)}
         unknown, missing = sorted(odd & state.keys()), sorted(odd & self.keys())
         if unknown or missing:
-            told = [f"it holds {', '.join(unknown)}, which the run lacks"] * bool(unknown)
-            told += [f"it lacks {', '.join(missing)}, which the run has"] * bool(missing)
-            raise ResumeError(f"the checkpoint does not fit this run: {'; '.join(told)}")
+            causes = []
+            if unknown:
+                causes.append(f"it holds {', '.join(unknown)}, which the run lacks")
+            if missing:
+                causes.append(f"it lacks {', '.join(missing)}, which the run has")
+            raise ResumeError(f"the checkpoint does not fit this run: {'; '.join(causes)}")
 
     def load_state_dict(self, state: Mapping[str, Any], /) -> None:
-        """Raises `ResumeError` when a part is unknown or missing; then nothing has been loaded."""
+        """Loads every part. Raises `ResumeError`, before any is loaded, when a part is unknown or missing."""
         self.require_fit(state)
         for name, part in self.items():
             if name in state:
                 part.load_state_dict(state[name])
 
-    def load_sharded_state_dict(self, shares: Sequence[Mapping[str, Any]], /) -> None:
-        """`load_state_dict` from what each process of another layout saved.
+    def load_sharded_state_dict(self, states: Sequence[Mapping[str, Any]], /) -> None:
+        """Loads every part from the state dicts of all ranks that saved, in rank order.
 
-        A part that is not `Reshardable` takes the share of its own rank, or of the first where the process is new.
+        A part that is not `Reshardable` takes the state of its own rank, or of rank 0 where its rank did not save.
+        Raises `ResumeError` as `load_state_dict` does.
         """
         rank = process_group.rank()
-        own = shares[rank if rank < len(shares) else 0]
+        own = states[rank if rank < len(states) else 0]
         self.require_fit(own)
         for name, part in self.items():
             if name not in own:
                 continue
             if isinstance(part, Reshardable):
-                part.load_sharded_state_dict([share[name] for share in shares])
+                part.load_sharded_state_dict([state[name] for state in states])
             else:
                 part.load_state_dict(own[name])

@@ -64,7 +64,7 @@ def test_the_file_begins_with_what_came_before_it_and_ends_with_the_run(run: Pat
     close_log()
     logger.info("late")
     assert [line.split()[-1] for line in run.read_text().splitlines()] == ["early", "between"]
-    assert logging._held == []
+    assert logging._buffer == []
 
 
 def test_importing_changes_nothing_of_the_library() -> None:

@@ -23,12 +23,12 @@ def test_the_mean_is_by_weight(pairs: list[tuple[float, int]]) -> None:
     for value, weight in pairs:
         metrics.add("x", torch.tensor(value, dtype=torch.float64), weight)
     total = sum(weight for _, weight in pairs)
-    read = metrics.read(alone)
+    read = metrics.compute(alone)
     if total:
         assert read["x"] == pytest.approx(sum(v * w for v, w in pairs) / total, abs=1e-6)
     else:
         assert read == {}  # nothing was measured: no number is better than a wrong one
-    assert metrics.read(alone) == {}
+    assert metrics.compute(alone) == {}
 
 
 def test_ranks_are_added_name_by_name() -> None:
@@ -37,7 +37,7 @@ def test_ranks_are_added_name_by_name() -> None:
     metrics.add("a", 3.0, 2)
     metrics.weight = 5
     metrics.add("b", 2.0)
-    assert metrics.read(lambda pairs: pairs * 2) == {"a": 3.0, "b": pytest.approx(11 / 6)}
+    assert metrics.compute(lambda pairs: pairs * 2) == {"a": 3.0, "b": pytest.approx(11 / 6)}
 
 
 def test_a_value_that_needs_a_gradient_leaves_no_graph() -> None:
@@ -80,6 +80,6 @@ def test_what_was_added_goes_on_on_other_processes(rank: int, monkeypatch: pytes
         shares.append(metrics.state_dict())
     same, other = Metrics(), Metrics()
     same.load_state_dict(shares[1])
-    assert same.state_dict() == shares[1] and same.read(alone) == {"x": 0.75}
+    assert same.state_dict() == shares[1] and same.compute(alone) == {"x": 0.75}
     other.load_sharded_state_dict(shares)
     assert other.state_dict() == {"x": [3, 6] if rank == 0 else [0, 0]}

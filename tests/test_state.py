@@ -53,7 +53,7 @@ def test_loading_is_strict_both_ways_and_then_loads_nothing() -> None:
     assert run["progress"] == Progress()
 
 
-def test_parts_that_are_spared_may_come_and_go() -> None:
+def test_parts_with_the_prefix_may_be_missing() -> None:
     saved = RunState({"progress": Progress(epoch=3), "callback.old": Progress(), "callback.kept": Progress(epoch=4)})
     run = RunState({name: Progress(epoch=1) for name in ("progress", "callback.new", "callback.kept")})
     spared = run.allow_missing("callback.")

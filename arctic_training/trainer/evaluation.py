@@ -25,7 +25,7 @@ def measure(trainer: Any) -> dict[str, float]:
                     num_items = max(trainer.metrics.weight, 1)
                     batch = set_num_items_in_batch(to_device(batch, trainer.device), num_items)
                     trainer.record("loss", trainer.loss(batch))
-                means = trainer.finalize_eval_metrics(trainer.metrics.read(collectives.all_reduce))
+                means = trainer.finalize_eval_metrics(trainer.metrics.compute(collectives.all_reduce))
                 values = merge_metrics(values, {f"{metric}/{name}": value for metric, value in means.items()})
         finally:
             trainer.metrics = training

@@ -193,7 +193,7 @@ class Trainer(Registered, Hooked, View, ScheduleMixin, Ending, ABC, kind="traine
     @hook("log")
     def log(self) -> dict[str, float]:
         """Sends the means of what was recorded since the last call to the trackers, and returns them."""
-        recorded = self.metrics.read(collectives.all_reduce)
+        recorded = self.metrics.compute(collectives.all_reduce)
         own = {} if (norm := self.model.grad_norm) is None else {"grad_norm": norm}
         then, tokens = self._clock
         self._clock = (time.perf_counter(), self.progress.num_target_tokens)

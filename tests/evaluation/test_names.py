@@ -124,7 +124,7 @@ def test_two_trackers_do_not_write_one_file(recipe: dict[str, Any], tmp_path: Pa
 
 def test_a_part_of_the_state_is_not_put_over_another() -> None:
     state = RunState(progress=Progress())
-    with pytest.raises(ValueError, match="has a part 'progress' already"):
+    with pytest.raises(ValueError, match="already has a part 'progress'"):
         state.add({"progress": Progress()})
 
 
