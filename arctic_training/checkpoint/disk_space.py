@@ -31,9 +31,10 @@ def warn_if_low(checkpointer: Checkpointer[Any]) -> None:
     existing = next(folder for folder in (root, *root.absolute().parents) if folder.is_dir())
     need, free = count * one - _bytes_on_disk(checkpointer), shutil.disk_usage(existing).free
     if need > free:
+        each, more, left = (_format_size(size) for size in (one, need, free))
         logger.warning(
-            f"{root}: {count} checkpoints of about {_format_size(one)} exist at once: needs {_format_size(need)} more, "
-            f"and {_format_size(free)} are free: free some space, or keep fewer"
+            f"{root}: {count} checkpoints of about {each} exist at once, {more} more than now, "
+            f"and {left} are free: free some space, or keep fewer"
         )
 
 
