@@ -51,13 +51,15 @@ class Progress:
 
     @property
     def update(self) -> int:
-        """``step``, under its former name."""
+        """The former name of ``step``."""
         return self.step
 
     def state_dict(self) -> dict[str, Any]:
+        """Returns the fields by name."""
         return asdict(self)
 
     def load_state_dict(self, state: Mapping[str, Any], /) -> None:
+        """Restores the fields."""
         for field in fields(self):
             setattr(self, field.name, int(state[field.name]))
 

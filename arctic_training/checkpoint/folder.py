@@ -214,11 +214,11 @@ def disk_errors() -> Iterator[None]:
 
 
 def free_space_hint(root: Path) -> str:
-    """How much space is left where ``root`` is, as the end of a sentence about an error there."""
-    there = next((one for one in (root, *root.parents) if one.is_dir()), None)
-    if there is None:
+    """Returns the free space of the disk of ``root``, as the end of an error message."""
+    existing = next((one for one in (root, *root.parents) if one.is_dir()), None)
+    if existing is None:
         return ""
-    free = shutil.disk_usage(there).free
+    free = shutil.disk_usage(existing).free
     return f" (No space left: {free:,} bytes are free)" if free < 2**20 else f" ({free / 2**30:,.1f} GiB are free)"
 
 

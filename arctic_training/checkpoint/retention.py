@@ -47,6 +47,6 @@ def name_best(root: Path, steps: list[int]) -> None:
 
 
 def complete_steps(root: Path, max_step: int | None = None) -> list[int]:
-    """Returns, in ascending order, the steps up to ``max_step`` whose files are all present in their sizes."""
+    """Returns in ascending order the steps up to ``max_step`` whose files are all present in their sizes."""
     steps = [step for step in disk.list_steps(root) if max_step is None or step <= max_step]
     return [step for step in steps if disk.verify(disk.step_folder(root, step), hashes=False) is None]

@@ -31,7 +31,7 @@ _num_turns = 0
 
 
 def all_reduce(tensor: torch.Tensor) -> torch.Tensor:
-    """Sums ``tensor``, of any shape and number type, over all ranks, in place, and returns it."""
+    """Sums ``tensor`` ([...], any numeric dtype) over all ranks in place, and returns it."""
     if is_distributed():
         dist.all_reduce(tensor)
         record_heartbeat()

@@ -60,7 +60,7 @@ def padding(parameter: Any) -> torch.Tensor:
 
 
 def master_padding(optimizer: Any) -> Iterator[torch.Tensor]:
-    """Yields, at stage 3, the same of the fp32 copy of each trained parameter."""
+    """Yields, at stage 3, the padding ([elements]) of the fp32 copy of each trained parameter."""
     if not hasattr(optimizer, "fp32_partitioned_groups_flat"):  # not stage 3, or nothing is trained
         return
     for group, flat in zip(optimizer.fp16_groups, optimizer.fp32_partitioned_groups_flat, strict=True):
@@ -85,7 +85,7 @@ def torch_optimizer(optimizer: Any) -> torch.optim.Optimizer:
 
 
 def fp32_master_params(optimizer: Any) -> list[torch.Tensor]:
-    """Returns the fp32 copies, flat, that are stepped in place of the parameters; none at stage 0 in fp32."""
+    """Returns the fp32 copies ([elements] each) of the parameters that are stepped; none at stage 0 in fp32."""
     if isinstance(optimizer, torch.optim.Optimizer):
         return []
     if hasattr(optimizer, "fp32_partitioned_groups_flat"):  # stage 3 lends them to torch's during its step only
@@ -94,7 +94,7 @@ def fp32_master_params(optimizer: Any) -> list[torch.Tensor]:
 
 
 def optimizer_params(optimizer: Any) -> list[torch.Tensor]:
-    """Returns the optimizer tensors, in the order of `fragments`."""
+    """Returns the optimizer tensors ([elements] each, or of a parameter's shape), in the order of `fragments`."""
     return fp32_master_params(optimizer) or _params(torch_optimizer(optimizer))
 
 
@@ -167,14 +167,14 @@ def scaler_holders(optimizer: Any) -> list[Any]:
     """Returns the objects that hold the loss scale of fp16 and what decides about the next one."""
     if isinstance(optimizer, torch.optim.Optimizer):
         return []
-    held = [vars(optimizer).get(name) for name in ("loss_scaler", "loss_scale_config")]
-    return [optimizer, *(one for one in held if hasattr(one, "__dict__"))]
+    scalers = [vars(optimizer).get(name) for name in ("loss_scaler", "loss_scale_config")]
+    return [optimizer, *(one for one in scalers if hasattr(one, "__dict__"))]
 
 
 def scaler_state(optimizer: Any) -> list[dict[str, int | float]]:
     """Returns the numbers of each of `scaler_holders`, by attribute."""
-    held = [{name: vars(one).get(name) for name in _SCALER_STATE} for one in scaler_holders(optimizer)]
-    return [{name: value for name, value in one.items() if isinstance(value, int | float)} for one in held]
+    states = [{name: vars(one).get(name) for name in _SCALER_STATE} for one in scaler_holders(optimizer)]
+    return [{name: value for name, value in one.items() if isinstance(value, int | float)} for one in states]
 
 
 def loss_scaler(optimizer: Any) -> Any:

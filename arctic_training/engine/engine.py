@@ -22,6 +22,8 @@ class Engine(Protocol):
     """The engine of one model, as the trainers know it."""
 
     module: torch.nn.Module
+    last_lr: float
+    """The learning rate of the last step."""
 
     @property
     def global_steps(self) -> int:
@@ -30,10 +32,6 @@ class Engine(Protocol):
     @property
     def skipped_steps(self) -> int:
         """Optimizer steps that were skipped for a gradient that is not finite."""
-
-    @property
-    def last_lr(self) -> float:
-        """The learning rate of the last step."""
 
     @property
     def grad_norm(self) -> float | None:
@@ -46,8 +44,7 @@ class Engine(Protocol):
         """Says, before each backward, whether its micro-batch is the last one of the step."""
 
     def backward(self, loss: torch.Tensor) -> Any:
-        """Accumulates the gradient of ``loss`` (a scalar, fp32 or the model's dtype) over
-        ``gradient_accumulation_steps``."""
+        """Accumulates the gradient of ``loss`` ([], of any float dtype), divided by ``gradient_accumulation_steps``."""
 
     def step(self) -> None:
         """Is called after every backward; updates the weights after that of the last micro-batch."""
@@ -62,7 +59,7 @@ class Engine(Protocol):
         """Frees what the engine holds; it cannot be used afterwards."""
 
 
-class TrainedEngine:
+class TrainedEngine(Engine):
     """DeepSpeed's engine of one trained model. Any other attribute is that of ``deepspeed``.
 
     A gradient that is not finite skips the step at every stage and precision: it counts in ``global_steps`` and
@@ -124,7 +121,7 @@ class TrainedEngine:
         self.deepspeed.destroy()
 
 
-class FrozenEngine:
+class FrozenEngine(Engine):
     """The engine of a frozen model: no optimizer, no gradients, always in evaluation mode."""
 
     global_steps = 0
@@ -141,9 +138,11 @@ class FrozenEngine:
     def set_gradient_accumulation_boundary(self, is_last_micro_batch: bool) -> None: ...
 
     def backward(self, loss: torch.Tensor) -> Any:
+        """Raises TypeError: a frozen model has no gradients."""
         raise TypeError("a frozen model has no gradients")
 
     def step(self) -> None:
+        """Raises TypeError: a frozen model takes no steps."""
         raise TypeError("a frozen model takes no steps")
 
     def train(self, mode: bool = True) -> Self:
