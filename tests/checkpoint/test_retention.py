@@ -198,7 +198,7 @@ def test_sections_that_would_remove_each_others_are_refused(tmp_path: Path) -> N
         exports = {"type": "huggingface", "output_dir": str(place)}
         session = Session(get_config({**told, "output_dir": run, "checkpoint": [one, exports]}))
         with pytest.raises(InputError, match=f"two sections save in one folder, {saves / 'deepspeed'}; give one"):
-            session.claim()
+            session.acquire_locks()
         assert not Path(run).exists()
 
 
