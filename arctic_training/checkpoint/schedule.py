@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 from arctic_training.checkpoint import folder as disk
 from arctic_training.checkpoint.compatibility import CompatibilityGuard
+from arctic_training.component import TrainerView
 from arctic_training.distributed import collectives, process_group
 from arctic_training.errors.types import CheckpointError
 from arctic_training.state import Progress
@@ -15,7 +16,7 @@ class SaveSchedule:
     """The part of `Checkpointer` that decides when to save. All ranks call its methods together."""
 
     config: Any
-    trainer: Any
+    trainer: TrainerView
     output_dir: Path
     resumable: ClassVar[bool] = False
     """Whether a run can resume from the checkpoints; true by default of a class that defines `read`."""

@@ -4,11 +4,11 @@ from typing import Any
 
 from torch.optim.lr_scheduler import LambdaLR
 
-from arctic_training.engine.engine import TrainedEngine
+from arctic_training.engine.engine import Engine, TrainedEngine
 from arctic_training.errors.types import ResumeError
 
 
-def current_hyperparameters(engine: Any) -> dict[str, Any]:
+def current_hyperparameters(engine: Engine) -> dict[str, Any]:
     """Returns the engine's hyperparameters before a checkpoint is loaded; empty for a frozen engine.
 
     ``groups`` are the options of each parameter group, such as ``lr``, ``betas`` and ``weight_decay``; ``base_lrs`` the
@@ -22,12 +22,12 @@ def current_hyperparameters(engine: Any) -> dict[str, Any]:
     return {"groups": groups, "base_lrs": list(getattr(engine.deepspeed.lr_scheduler, "base_lrs", []))}
 
 
-def override_hyperparameters(engine: Any, hyperparameters: dict[str, Any]) -> None:
+def override_hyperparameters(engine: Engine, hyperparameters: dict[str, Any]) -> None:
     """Sets what `current_hyperparameters` returned on an engine that was loaded; the schedule keeps its position.
 
     Raises `ResumeError` when the schedule is not a function of the step, so that it cannot be recomputed.
     """
-    if not hyperparameters:
+    if not isinstance(engine, TrainedEngine):
         return
     groups = engine.deepspeed.optimizer.param_groups
     for group, options in zip(groups, hyperparameters["groups"], strict=True):
