@@ -63,7 +63,7 @@ def test_a_preference_loss_holds_it_once_over_the_pairs(tmp_path: Path) -> None:
         trainer.model.module.config.output_router_logits = True
     assert term > 0.6
     torch.testing.assert_close(loss, alone + term, rtol=1e-5, atol=1e-5)
-    trainer.metrics.read(lambda numbers: numbers)
+    trainer.metrics.compute(lambda numbers: numbers)
     means = trainer.finalize_eval_metrics({"preference": 1.0, "nll": 2.0})
     assert means["loss"] == pytest.approx(1.6)
     trainer.train()

@@ -58,7 +58,7 @@ def test_metrics_are_means_over_pairs(tmp_path: Path) -> None:
     with torch.no_grad():
         trainer.loss(batch)
         policy = trainer.log_probs(trainer.model, batch)
-    metrics = trainer.metrics.read(lambda numbers: numbers)
+    metrics = trainer.metrics.compute(lambda numbers: numbers)
     assert metrics["logps/chosen"] == pytest.approx(policy.chosen.mean().item(), rel=1e-6)
     assert metrics["margin"] == pytest.approx(metrics["rewards/chosen"] - metrics["rewards/rejected"], rel=1e-5)
     assert 0 <= metrics["accuracy"] <= 1
@@ -160,12 +160,12 @@ def test_the_reference_stays_and_the_policy_learns(tmp_path: Path) -> None:
     before = {name: one.clone() for name, one in trainer.engines["ref_model"].module.named_parameters()}
     batch = first_batch(trainer)
     start = trainer.loss(batch).item()
-    trainer.metrics.read(lambda numbers: numbers)
+    trainer.metrics.compute(lambda numbers: numbers)
     trainer.train()
-    trainer.metrics.read(lambda numbers: numbers)
+    trainer.metrics.compute(lambda numbers: numbers)
     with torch.no_grad():
         assert trainer.loss(batch).item() < start / 2
-    assert trainer.metrics.read(lambda numbers: numbers)["accuracy"] == 1
+    assert trainer.metrics.compute(lambda numbers: numbers)["accuracy"] == 1
     after = dict(trainer.engines["ref_model"].module.named_parameters())
     assert all(torch.equal(one, after[name]) for name, one in before.items())
     trainer.close()

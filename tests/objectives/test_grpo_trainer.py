@@ -348,7 +348,7 @@ def test_an_answer_that_is_not_judged_moves_nobody(tmp_path: Path) -> None:
             assert torch.allclose(advantages[judged].double(), alone, atol=1e-5)
     means = {"reward": rewards[~rewards.isnan()].mean(), "abstained/judging_for_tests": rewards.isnan().float().mean()}
     trainer.loss(batch)
-    metrics = trainer.metrics.read(lambda one: one)
+    metrics = trainer.metrics.compute(lambda one: one)
     trainer.close()
     assert {name: metrics[name] for name in means} == pytest.approx({name: float(one) for name, one in means.items()})
     assert metrics["reward/judging_for_tests"] == pytest.approx(metrics["reward"]) and math.isfinite(
