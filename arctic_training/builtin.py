@@ -1,4 +1,4 @@
-"""Imports every built-in class that a recipe can name, so that its name is known."""
+"""Registers every built-in class that a recipe can name, by importing its module."""
 
 from importlib import import_module
 

@@ -148,6 +148,7 @@ class _SignalRelay:
         self.received = 0
 
     def relay(self, number: int, frame: Any) -> None:
+        """Handles the signal ``number`` of this process."""
         _send(self.workers, signal.SIGKILL if self.received else number)
         self.received = self.received or number
 

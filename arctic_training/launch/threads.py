@@ -1,19 +1,19 @@
-"""OpenMP settings of the processes of a run: threads that share the machine with one another and with others."""
+"""OpenMP settings of the processes of a run, which share the cores of the machine."""
 
 import os
 from collections.abc import Mapping
 
 _WAITING = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "10000"}
-"""Threads that wait give their core away: at once by Intel's and LLVM's OpenMP; by GNU's, which torch comes with, after
-some 200 us, since most waits on an idle machine are shorter. By default they hold it for milliseconds, and where others
-have the cores, most of the time is spent so."""
+"""Waiting threads yield their core: at once in Intel's and LLVM's OpenMP; in GNU's, which torch ships, after some 200
+us, since most waits on an idle machine are shorter. By default they spin for milliseconds, which takes most of the time
+where processes share cores."""
 _USERS_WAITING = {*_WAITING, "KMP_BLOCKTIME"}
 
 
 def openmp_settings(environment: Mapping[str, str]) -> dict[str, str]:
-    """Returns what a process of a run adds to its environment before torch is imported; nothing that is in it already.
+    """Returns the variables that a process of a run sets before torch is imported, without those that are set already.
 
-    Threads wait passively. Of several processes on one machine each has its share of the cores.
+    Threads wait passively. Several processes on one machine share its cores evenly.
     """
     settings = {} if _USERS_WAITING & environment.keys() else dict(_WAITING)
     if "OMP_NUM_THREADS" not in environment and (threads := _share_of_cores(environment)):
@@ -22,7 +22,7 @@ def openmp_settings(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def _share_of_cores(environment: Mapping[str, str]) -> int | None:
-    """Returns the cores for each of the run's processes on this machine; None for one that is alone there."""
+    """Returns the cores of each process of the run on this machine; None where there is only one."""
     own = total = len(os.sched_getaffinity(0))
     count = _number(environment, "LOCAL_WORLD_SIZE") or _number(environment, "LOCAL_SIZE")  # the latter is DeepSpeed's
     if count is None:

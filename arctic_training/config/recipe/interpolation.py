@@ -35,6 +35,7 @@ class _Resolver:
         self.nodes = self.characters = 0
 
     def resolve(self, node: Node, path: Path) -> Node:
+        """Returns ``node``, at ``path`` of the recipe, with references resolved."""
         self.nodes += 1
         if isinstance(node.value, dict):
             return replace(node, value={key: self.resolve(one, (*path, str(key))) for key, one in node.value.items()})

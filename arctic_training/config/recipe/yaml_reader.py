@@ -75,6 +75,7 @@ class _Composer:
         self.text = text
 
     def document(self) -> Node | None:
+        """Returns the only document of the text; None when it is empty. Raises `RecipeError`."""
         try:
             node = self._document(iter(yaml.parse(self.text, Loader=_LOADER)))
         except yaml.YAMLError as error:

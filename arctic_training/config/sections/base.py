@@ -49,8 +49,8 @@ class BaseConfig(BaseModel):
             if names[name] in section:
                 raise ValueError(f"{name} and {names[name]} are the same; give one of them")
             if name in cls.renamed:
-                told = f"{name} is now {names[name]}; the old name will be removed in the next version"
-                warnings.warn(told, FutureWarning, stacklevel=2)
+                text = f"{name} is now {names[name]}; the old name will be removed in the next version"
+                warnings.warn(text, FutureWarning, stacklevel=2)
         return {names.get(key, key): one for key, one in section.items() if not cls._has_no_effect(key, one)}
 
     @classmethod

@@ -50,7 +50,7 @@ class DataSourceConfig(ComponentConfig):
 
     @model_validator(mode="after")
     def _one_amount(self) -> "DataSourceConfig":
-        given = [name for name in ("sample_ratio", "sample_count", "weight") if getattr(self, name) is not None]
-        if len(given) > 1:
-            raise ValueError(f"{' and '.join(given)} both set the number of rows to take; give one of them")
+        amounts = [name for name in ("sample_ratio", "sample_count", "weight") if getattr(self, name) is not None]
+        if len(amounts) > 1:
+            raise ValueError(f"{' and '.join(amounts)} both set the number of rows to take; give one of them")
         return self

@@ -25,11 +25,11 @@ class SchedulerConfig(ComponentConfig):
     def _one_warmup(self) -> "SchedulerConfig":
         lengths = {name: getattr(self, name) for name in ("warmup_ratio", "warmup_steps", "warmup_epochs")}
         # a ratio of 0 beside a length has no effect: `dump` writes both
-        given = [name for name, value in lengths.items() if value is not None and name in self.model_fields_set]
-        given = [name for name in given if name != "warmup_ratio" or self.warmup_ratio]
-        if len(given) > 1:
-            raise ValueError(f"{' and '.join(given)} both set the warm-up; give one of them")
-        if given and given != ["warmup_ratio"]:
+        set_keys = [name for name, value in lengths.items() if value is not None and name in self.model_fields_set]
+        set_keys = [name for name in set_keys if name != "warmup_ratio" or self.warmup_ratio]
+        if len(set_keys) > 1:
+            raise ValueError(f"{' and '.join(set_keys)} both set the warm-up; give one of them")
+        if set_keys and set_keys != ["warmup_ratio"]:
             self.warmup_ratio = 0.0
         return self
 
