@@ -74,8 +74,8 @@ def test_penalties_of_a_curve() -> None:
     real, fake = torch.tensor([[3.0, 4.0]]), torch.tensor([[0.0, 0.0]])
     assert r1_penalties(score, real).tolist() == [12.5]
     for mix, expected in ((1.0, 16.0), (0.0, 1.0), (0.5, 2.25)):
-        told = gradient_penalties(score, real, fake, torch.tensor([mix]))
-        assert told.tolist() == pytest.approx([expected], abs=1e-5)
+        penalties = gradient_penalties(score, real, fake, torch.tensor([mix]))
+        assert penalties.tolist() == pytest.approx([expected], abs=1e-5)
 
 
 @pytest.mark.parametrize("shape", [(3,), (2, 4, 4)])

@@ -21,10 +21,10 @@ def draw(rows: int, vocabulary: int, seed: int, dtype: torch.dtype, *, biased: b
     return hidden, weight, bias, torch.randint(vocabulary, (rows,))
 
 
-def plain(hidden: Any, weight: Any, bias: Any, targets: Any, smoothing: float, how: LogitMap) -> torch.Tensor:
-    logits = torch.nn.functional.linear(hidden, weight, bias).float() * how.scale
-    if how.softcap is not None:
-        logits = how.softcap * torch.tanh(logits / how.softcap)
+def plain(hidden: Any, weight: Any, bias: Any, targets: Any, smoothing: float, logit_map: LogitMap) -> torch.Tensor:
+    logits = torch.nn.functional.linear(hidden, weight, bias).float() * logit_map.scale
+    if logit_map.softcap is not None:
+        logits = logit_map.softcap * torch.tanh(logits / logit_map.softcap)
     return torch.nn.functional.cross_entropy(logits, targets, reduction="none", label_smoothing=smoothing)
 
 
@@ -47,28 +47,28 @@ def test_losses_and_gradients_are_torchs(
     rows: int, vocabulary: int, chunk: int, seed: int, smoothing: float, scale: float, softcap: Any, biased: bool
 ) -> None:
     hidden, weight, bias, targets = draw(rows, vocabulary, seed, torch.float32, biased=biased)
-    how, upstream = LogitMap(scale, softcap), torch.randn(rows)
-    wanted = plain(hidden, weight, bias, targets, smoothing, how)
-    options: Any = {"label_smoothing": smoothing, "logit_map": how, "chunk_rows": chunk}
+    logit_map, upstream = LogitMap(scale, softcap), torch.randn(rows)
+    expected = plain(hidden, weight, bias, targets, smoothing, logit_map)
+    options: Any = {"label_smoothing": smoothing, "logit_map": logit_map, "chunk_rows": chunk}
 
     own = leaves(hidden, weight, bias)
     single = linear_cross_entropy(own[0], own[1], targets, own[2], reduction="none", **options)
-    torch.testing.assert_close(single, wanted, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(single, expected, rtol=1e-5, atol=1e-5)
     (single * upstream).sum().backward()
-    (wanted * upstream).sum().backward(retain_graph=True)
-    for got, there in zip(own, (hidden, weight, bias), strict=True):
-        if there is not None:
-            torch.testing.assert_close(got.grad, there.grad, rtol=1e-4, atol=1e-5)
-            there.grad = None
+    (expected * upstream).sum().backward(retain_graph=True)
+    for got, full in zip(own, (hidden, weight, bias), strict=True):
+        if full is not None:
+            torch.testing.assert_close(got.grad, full.grad, rtol=1e-4, atol=1e-5)
+            full.grad = None
 
     own = leaves(hidden, weight, bias)
     total = linear_cross_entropy(own[0], own[1], targets, own[2], reduction="sum", **options)
-    torch.testing.assert_close(total, wanted.sum(), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(total, expected.sum(), rtol=1e-5, atol=1e-5)
     (total * 0.7).backward()
-    (wanted.sum() * 0.7).backward()
-    for got, there in zip(own, (hidden, weight, bias), strict=True):
-        if there is not None:
-            torch.testing.assert_close(got.grad, there.grad, rtol=1e-4, atol=1e-5)
+    (expected.sum() * 0.7).backward()
+    for got, full in zip(own, (hidden, weight, bias), strict=True):
+        if full is not None:
+            torch.testing.assert_close(got.grad, full.grad, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("reduction", ["sum", "none"])
@@ -79,9 +79,9 @@ def test_sixteen_bits_keep_their_type_and_stay_near(reduction: Any) -> None:
     loss = linear_cross_entropy(hidden, weight, targets, reduction=reduction, chunk_rows=5).sum()
     loss.backward()
     assert loss.dtype == torch.float32
-    for got, there in zip((hidden, weight), exact, strict=True):
+    for got, full in zip((hidden, weight), exact, strict=True):
         assert got.grad.dtype == torch.bfloat16
-        assert (got.grad.float() - there.grad).norm() < 0.02 * there.grad.norm()
+        assert (got.grad.float() - full.grad).norm() < 0.02 * full.grad.norm()
 
 
 def test_the_gradient_of_a_large_sum_in_fp16_is_scaled_before_it_overflows() -> None:

@@ -19,8 +19,8 @@ def test_advantages_worked_out() -> None:
     rewards = torch.stack([numbers(1, 0, 0, 1), numbers(3, 0, 0, 0)])
     assert group_advantages(rewards, scale=False).tolist() == [[0.5, -0.5, -0.5, 0.5], [2.25, -0.75, -0.75, -0.75]]
     deviation = math.sqrt((2.25**2 + 3 * 0.75**2) / 4)
-    told = group_advantages(rewards).flatten().tolist()
-    assert told == pytest.approx([1, -1, -1, 1, 2.25 / deviation, *[-0.75 / deviation] * 3])
+    computed = group_advantages(rewards).flatten().tolist()
+    assert computed == pytest.approx([1, -1, -1, 1, 2.25 / deviation, *[-0.75 / deviation] * 3])
 
 
 groups = st.integers(2, 8).flatmap(
@@ -30,9 +30,9 @@ groups = st.integers(2, 8).flatmap(
 
 @given(groups, st.booleans())
 def test_advantages_of_any_rewards(rewards: list[list[float]], scale: bool) -> None:
-    told = group_advantages(torch.tensor(rewards, dtype=torch.float64), scale=scale)
-    assert told.isfinite().all()
-    for group, advantages in zip(rewards, told, strict=True):
+    computed = group_advantages(torch.tensor(rewards, dtype=torch.float64), scale=scale)
+    assert computed.isfinite().all()
+    for group, advantages in zip(rewards, computed, strict=True):
         assert abs(float(advantages.sum())) < 1e-6
         if len(set(group)) == 1:
             assert not advantages.any(), "a group with equal rewards contributes nothing"

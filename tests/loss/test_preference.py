@@ -57,17 +57,17 @@ def test_simpo_asks_no_reference_and_the_others_do() -> None:
 
 
 def test_metrics_are_worked_out() -> None:
-    told = {name: value.item() for name, value in preference_metrics(POLICY, REFERENCE, 0.1).items()}
+    metrics = {name: value.item() for name, value in preference_metrics(POLICY, REFERENCE, 0.1).items()}
     expected = {"accuracy": 1, "margin": 0.3, "rewards/chosen": 0.2, "rewards/rejected": -0.1}
-    assert told == pytest.approx(expected | {"logps/chosen": -10, "logps/rejected": -15})
+    assert metrics == pytest.approx(expected | {"logps/chosen": -10, "logps/rejected": -15})
 
 
 def test_answers_are_summed_by_their_lengths() -> None:
-    said = pair_log_probs(torch.tensor([-1.0, -2.0, -4.0, -8.0, -16.0, -32.0]), torch.tensor([2, 1, 0, 3]))
-    assert said.chosen.tolist() == [-3, -4]
-    assert said.rejected.tolist() == [0, -56]
-    assert said.chosen_length.tolist() == [2, 1]
-    assert said.rejected_length.tolist() == [0, 3]
+    sums = pair_log_probs(torch.tensor([-1.0, -2.0, -4.0, -8.0, -16.0, -32.0]), torch.tensor([2, 1, 0, 3]))
+    assert sums.chosen.tolist() == [-3, -4]
+    assert sums.rejected.tolist() == [0, -56]
+    assert sums.chosen_length.tolist() == [2, 1]
+    assert sums.rejected_length.tolist() == [0, 3]
 
 
 logp = st.floats(-200, 0)
@@ -96,8 +96,8 @@ def test_the_gradient_asks_for_more_of_the_preferred(
     policy: PairLogProbs, reference: PairLogProbs, loss_type: PreferenceLoss, beta: float
 ) -> None:
     chosen, rejected = policy.chosen.clone().requires_grad_(), policy.rejected.clone().requires_grad_()
-    asked = PairLogProbs(chosen, rejected, policy.chosen_length, policy.rejected_length)
-    preference_losses(asked, reference, loss_type=loss_type, beta=beta).sum().backward()
+    trained = PairLogProbs(chosen, rejected, policy.chosen_length, policy.rejected_length)
+    preference_losses(trained, reference, loss_type=loss_type, beta=beta).sum().backward()
     assert chosen.grad is not None
     assert rejected.grad is not None
     if loss_type != "ipo":  # which has a gap that is large enough
@@ -113,8 +113,8 @@ def test_half_smoothed_sigmoid_does_not_know_which_is_which(
     def swapped(a: PairLogProbs) -> PairLogProbs:
         return PairLogProbs(a.rejected, a.chosen, a.rejected_length, a.chosen_length)
 
-    there = loss(policy, reference, beta=beta, label_smoothing=0.5)
-    assert loss(swapped(policy), swapped(reference), beta=beta, label_smoothing=0.5) == pytest.approx(there)
+    loss_of_pair = loss(policy, reference, beta=beta, label_smoothing=0.5)
+    assert loss(swapped(policy), swapped(reference), beta=beta, label_smoothing=0.5) == pytest.approx(loss_of_pair)
 
 
 @pytest.mark.parametrize("loss_type", ["sigmoid", "ipo", "hinge"])
@@ -136,8 +136,8 @@ def test_equals_trl(loss_type: PreferenceLoss, sft_weight: float) -> None:
             self.table = table
 
         def forward(self, input_ids: torch.Tensor, **_: Any) -> Any:
-            said = self.table[input_ids[:, :-1], input_ids[:, 1:]] * target
-            return SimpleNamespace(log_probs=said, mean_logits=said, is_top1=target, entropy=said)
+            log_probs = self.table[input_ids[:, :-1], input_ids[:, 1:]] * target
+            return SimpleNamespace(log_probs=log_probs, mean_logits=log_probs, is_top1=target, entropy=log_probs)
 
     policy, reference = (Bigram(table) for table in tables)
     theirs = _trl_loss(trl, policy, reference, batch, loss_type, sft_weight)

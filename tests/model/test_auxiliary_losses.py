@@ -56,16 +56,16 @@ def is_packed_right(model: Any) -> bool:
 def test_the_loss_is_the_one_that_transformers_computes(kind: str) -> None:
     model, rows = build(kind), batch_of(pad, multiple=16)
     count = sum(SIZES) - len(SIZES)
-    wanted = own_loss(model, rows)
-    assert wanted > target_losses(model, rows, terms=[]).mean() + 0.1
-    slopes = gradients(model, wanted)
+    expected = own_loss(model, rows)
+    assert expected > target_losses(model, rows, terms=[]).mean() + 0.1
+    slopes = gradients(model, expected)
     batches = [rows, *([batch_of(pack, multiple=64)] if is_packed_right(model) else [])]
     for batch in batches:
-        found = target_losses(model, batch, reduction="sum") / count
-        torch.testing.assert_close(found, wanted.detach(), rtol=1e-5, atol=1e-5)
-        for name, slope in gradients(model, found).items():
+        actual = target_losses(model, batch, reduction="sum") / count
+        torch.testing.assert_close(actual, expected.detach(), rtol=1e-5, atol=1e-5)
+        for name, slope in gradients(model, actual).items():
             torch.testing.assert_close(
-                slope, slopes[name], rtol=1e-3, atol=2e-5, msg=lambda told, n=name: f"{n} {told}"
+                slope, slopes[name], rtol=1e-3, atol=2e-5, msg=lambda text, n=name: f"{n} {text}"
             )
 
 
@@ -76,11 +76,11 @@ def test_a_term_of_all_logits_is_a_mean_over_tokens_that_are_no_padding() -> Non
         table = model(**{name: rows[name] for name in ("input_ids", "attention_mask")}, use_cache=False).logits
         real = rows["attention_mask"].bool()
         term = weight * table[real].logsumexp(-1).square().mean()
-        wanted = target_losses(model, rows, terms=(found := [])).mean() + term
-        torch.testing.assert_close(found, [term])
-        torch.testing.assert_close(target_losses(model, rows, reduction="sum") / (sum(sizes) - len(sizes)), wanted)
+        expected = target_losses(model, rows, terms=(actual := [])).mean() + term
+        torch.testing.assert_close(actual, [term])
+        torch.testing.assert_close(target_losses(model, rows, reduction="sum") / (sum(sizes) - len(sizes)), expected)
         if len(sizes) == 1:
-            torch.testing.assert_close(own_loss(model, rows), wanted)
+            torch.testing.assert_close(own_loss(model, rows), expected)
 
 
 def test_the_table_of_the_documentation_has_every_model_that_adds_to_its_loss() -> None:
@@ -100,8 +100,8 @@ def test_the_table_of_the_documentation_has_every_model_that_adds_to_its_loss() 
 def build_class(kind: str) -> str:
     from transformers import AutoModelForCausalLM
 
-    found = AutoModelForCausalLM._model_mapping[type(config_of(kind))]
-    return str((found[0] if isinstance(found, tuple) else found).__name__)
+    actual = AutoModelForCausalLM._model_mapping[type(config_of(kind))]
+    return str((actual[0] if isinstance(actual, tuple) else actual).__name__)
 
 
 def test_single_losses_are_refused_where_the_term_would_be_lost() -> None:
@@ -109,11 +109,11 @@ def test_single_losses_are_refused_where_the_term_would_be_lost() -> None:
     with pytest.raises(ModelError, match=r"MixtralForCausalLM adds to its loss by router_aux_loss_coef, and target_l"):
         target_losses(model, batch)
     with torch.no_grad():
-        wanted = target_losses(model, batch)
+        expected = target_losses(model, batch)
     terms: list[torch.Tensor] = []
-    torch.testing.assert_close(target_losses(model, batch, terms=terms), wanted)
-    whole = target_losses(model, {**batch, "num_items_in_batch": 50.0}, reduction="sum") / 50
-    torch.testing.assert_close(whole, wanted.sum() / 50 + terms[0])
+    torch.testing.assert_close(target_losses(model, batch, terms=terms), expected)
+    summed = target_losses(model, {**batch, "num_items_in_batch": 50.0}, reduction="sum") / 50
+    torch.testing.assert_close(summed, expected.sum() / 50 + terms[0])
     model.config.output_router_logits = False
     assert target_losses(model, batch).requires_grad
 
@@ -129,11 +129,11 @@ def test_heads_and_adapters_do_not_lose_it(adapter: bool) -> None:
     """An output layer that is called as it is, and a model inside an adapter."""
     peft = pytest.importorskip("peft")
     model, rows = build("qwen2_moe"), batch_of(pad, multiple=16)
-    wanted = own_loss(model, rows)
+    expected = own_loss(model, rows)
     targets = ["q_proj", "lm_head"] if adapter else ["q_proj"]
     wrapped = peft.get_peft_model(model, peft.LoraConfig(task_type="CAUSAL_LM", target_modules=targets))
-    found = target_losses(wrapped, rows, reduction="sum") / (sum(SIZES) - len(SIZES))
-    torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)
+    actual = target_losses(wrapped, rows, reduction="sum") / (sum(SIZES) - len(SIZES))
+    torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-5)
 
 
 def test_a_model_with_a_loss_of_another_kind_is_refused() -> None:

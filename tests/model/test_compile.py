@@ -24,7 +24,9 @@ def test_no_packing_layout_makes_a_new_graph_and_the_loss_is_the_same(
 
     # the compiler's front, which decides what is compiled again, without its back, which takes a minute
     real = torch.nn.Module.compile
-    monkeypatch.setattr(torch.nn.Module, "compile", lambda *args, mode, **told: real(*args, backend="eager", **told))
+    monkeypatch.setattr(
+        torch.nn.Module, "compile", lambda *args, mode, **kwargs: real(*args, backend="eager", **kwargs)
+    )
     plain = factory(tiny_model)()
     compiled = Compile(CompileConfig(type="compile"))(factory(tiny_model)())
     torch._dynamo.reset()

@@ -38,10 +38,10 @@ def test_training_computes_what_evaluation_does(kind: str, adapter: bool) -> Non
             if "lora_B" in name:
                 torch.nn.init.normal_(weight)
     ids = torch.arange(3, 40)[None]
-    wanted = model.eval()(ids, use_cache=False).logits
+    expected = model.eval()(ids, use_cache=False).logits
     torch.manual_seed(0)
-    assert not torch.equal(model.train()(ids, use_cache=False).logits, wanted)
+    assert not torch.equal(model.train()(ids, use_cache=False).logits, expected)
     before = model.config.to_dict()
     disable_dropout(model)
-    torch.testing.assert_close(model(ids, use_cache=False).logits, wanted)
+    torch.testing.assert_close(model(ids, use_cache=False).logits, expected)
     assert model.config.to_dict() == before  # what is saved with the model

@@ -75,13 +75,13 @@ def copy(tiny_model: Path, tmp_path: Path) -> Path:
 
 
 def change(folder: Path, **fields: Any) -> None:
-    told = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(told | fields))
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | fields))
 
 
-def batch(**more: Any) -> dict[str, Any]:
+def batch(**extra: Any) -> dict[str, Any]:
     ids = torch.randint(4, 300, (2, 12), generator=torch.Generator().manual_seed(0))
-    return {"input_ids": ids, "labels": ids, **more}
+    return {"input_ids": ids, "labels": ids, **extra}
 
 
 def test_weights_come_from_the_folder_in_the_type_that_is_asked_for(tiny_model: Path) -> None:
@@ -120,19 +120,19 @@ def test_overrides_are_what_the_config_class_declares() -> None:
     """Against the strict classes of transformers themselves, which refuse a value of another type."""
     from transformers import CLIPConfig, DbrxConfig, Gemma3Config, MixtralConfig, SwinConfig
 
-    found = override_config(
+    actual = override_config(
         MixtralConfig(), {"router_aux_loss_coef": 50, "max_position_embeddings": "4ki", "rope_parameters": None}
     )
-    assert (found.router_aux_loss_coef, found.max_position_embeddings) == (50.0, 4096)
-    assert type(found.router_aux_loss_coef) is float
-    found = override_config(
+    assert (actual.router_aux_loss_coef, actual.max_position_embeddings) == (50.0, 4096)
+    assert type(actual.router_aux_loss_coef) is float
+    actual = override_config(
         MixtralConfig(), {"initializer_range": "1%", "sliding_window": 1e3, "num_hidden_layers": 2.0}
     )
-    assert (found.initializer_range, found.sliding_window, found.num_hidden_layers) == (0.01, 1000, 2)
-    found = override_config(
+    assert (actual.initializer_range, actual.sliding_window, actual.num_hidden_layers) == (0.01, 1000, 2)
+    actual = override_config(
         MixtralConfig(), {"eos_token_id": [1, 2], "hidden_act": "gelu", "tie_word_embeddings": True}
     )
-    assert (found.eos_token_id, found.hidden_act, found.tie_word_embeddings) == ([1, 2], "gelu", True)
+    assert (actual.eos_token_id, actual.hidden_act, actual.tie_word_embeddings) == ([1, 2], "gelu", True)
     assert override_config(CLIPConfig(), {"text_config": {"layer_norm_eps": 1}}).text_config.layer_norm_eps == 1.0
     assert list(override_config(SwinConfig(), {"depths": [1, 2, 2, 1]}).depths) == [1, 2, 2, 1]
     small = Gemma3Config(text_config={"hidden_size": 64, "num_hidden_layers": 7, "head_dim": 8})
@@ -161,8 +161,8 @@ def test_every_number_of_a_config_takes_what_yaml_says() -> None:
             n: int(v) if isinstance(v, float) and v.is_integer() else list(v) if isinstance(v, tuple) else v
             for n, v in numbers.items()
         }
-        again = override_config(config, plain).to_dict()
-        assert {name: again[name] for name in numbers} == numbers, kind
+        converted = override_config(config, plain).to_dict()
+        assert {name: converted[name] for name in numbers} == numbers, kind
 
 
 def test_other_overrides_keep_the_weights(tiny_model: Path) -> None:
@@ -200,11 +200,11 @@ BAD: dict[str, tuple[Callable[[Path], Any], str]] = {
 }
 
 
-@pytest.mark.parametrize("what", BAD)
-def test_a_bad_folder_is_refused_in_a_sentence(copy: Path, what: str) -> None:
-    spoil, said = BAD[what]
+@pytest.mark.parametrize("case", BAD)
+def test_a_bad_folder_is_refused_in_a_sentence(copy: Path, case: str) -> None:
+    spoil, message = BAD[case]
     spoil(copy)
-    with pytest.raises(ModelError, match=said) as caught:
+    with pytest.raises(ModelError, match=message) as caught:
         factory(copy)()
     assert str(caught.value).startswith(f"model.name_or_path: {copy}")
     assert "\n" not in str(caught.value)
@@ -236,19 +236,19 @@ def test_a_misspelt_override_is_refused_by_its_name(tiny_model: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("asked", "said"),
+    ("implementation", "message"),
     [("flash_attention_2", "FlashAttention2"), ("best", "not supported"), ("documents", "more than causal")],
 )
-def test_attention_that_cannot_be_had(copy: Path, asked: str, said: str) -> None:
-    if asked == "documents":
+def test_attention_that_cannot_be_had(copy: Path, implementation: str, message: str) -> None:
+    if implementation == "documents":
         change(copy, model_type="gemma2", head_dim=8)
-    with pytest.raises(ModelError, match=f"^model.attn_implementation: .*{said}"):
-        factory(copy, attn_implementation=asked)()
+    with pytest.raises(ModelError, match=f"^model.attn_implementation: .*{message}"):
+        factory(copy, attn_implementation=implementation)()
 
 
-@pytest.mark.parametrize("asked", ["sdpa", "eager", "flex_attention", "documents"])
-def test_attention_that_is_asked_for_is_used(tiny_model: Path, asked: str) -> None:
-    assert factory(tiny_model, attn_implementation=asked)().config._attn_implementation == asked
+@pytest.mark.parametrize("implementation", ["sdpa", "eager", "flex_attention", "documents"])
+def test_attention_that_is_asked_for_is_used(tiny_model: Path, implementation: str) -> None:
+    assert factory(tiny_model, attn_implementation=implementation)().config._attn_implementation == implementation
 
 
 def test_a_model_that_hands_a_state_on_is_not_trained_on_packed_rows(copy: Path) -> None:
@@ -278,19 +278,19 @@ def test_an_adapter_gets_its_gradients_also_when_activations_are_computed_again(
     tiny_model: Path, checkpointing: bool
 ) -> None:
     adapter = {"peft_type": "LORA", "r": 2, "target_modules": ["q_proj", "v_proj"], "init_lora_weights": False}
-    found = []
-    for again in (False, checkpointing):
+    actual = []
+    for checkpoints in (False, checkpointing):
         torch.manual_seed(0)
-        model = factory(tiny_model, peft_config=adapter, activation_checkpointing=again)().train()
+        model = factory(tiny_model, peft_config=adapter, activation_checkpointing=checkpoints)().train()
         target_losses(model, batch()).sum().backward()
-        found.append({name: one.grad for name, one in model.named_parameters() if one.requires_grad})
-    for name, gradient in found[0].items():
+        actual.append({name: one.grad for name, one in model.named_parameters() if one.requires_grad})
+    for name, gradient in actual[0].items():
         assert gradient is not None, name
-        torch.testing.assert_close(found[1][name], gradient, msg=name)
+        torch.testing.assert_close(actual[1][name], gradient, msg=name)
 
 
 @pytest.mark.parametrize(
-    ("told", "said"),
+    ("adapter", "message"),
     [
         ({"peft_type": "LORA", "target_modules": ["nothing"]}, "not found in the base model"),
         ({"peft_type": "LORE"}, "LORE; did you mean .LORA"),
@@ -298,16 +298,16 @@ def test_an_adapter_gets_its_gradients_also_when_activations_are_computed_again(
         ({"peft_type": "LORA", "rank": 8}, "rank"),
     ],
 )
-def test_an_adapter_that_cannot_be_made_is_refused(tiny_model: Path, told: dict[str, Any], said: str) -> None:
-    with pytest.raises(ModelError, match=f"model.peft_config.*{said}"):
-        factory(tiny_model, peft_config=told)()
+def test_an_adapter_that_cannot_be_made_is_refused(tiny_model: Path, adapter: dict[str, Any], message: str) -> None:
+    with pytest.raises(ModelError, match=f"model.peft_config.*{message}"):
+        factory(tiny_model, peft_config=adapter)()
 
 
 def test_transforms_are_applied_in_the_recipes_order(tiny_model: Path) -> None:
-    told = ["activation_checkpointing", {"type": "compile", "fullgraph": False}]
-    made = factory(tiny_model, transforms=told, peft_config={"peft_type": "LORA"}, compile=True)
-    made._checkpoints_activations = True
-    assert [one.name for one in made.transforms] == ["peft", "activation_checkpointing", "compile"]
+    transforms = ["activation_checkpointing", {"type": "compile", "fullgraph": False}]
+    maker = factory(tiny_model, transforms=transforms, peft_config={"peft_type": "LORA"}, compile=True)
+    maker._checkpoints_activations = True
+    assert [one.name for one in maker.transforms] == ["peft", "activation_checkpointing", "compile"]
 
 
 def test_what_contradicts_itself_is_refused_when_it_is_read(tiny_model: Path) -> None:
@@ -323,9 +323,9 @@ def test_compiled_layers_and_parted_weights_do_not_go_together(tiny_model: Path)
 def test_liger_is_refused_without_a_gpu(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    made = factory(tiny_model)
+    maker = factory(tiny_model)
     with pytest.raises(ModelError, match="kernels for GPUs"):
-        LigerModelFactory(made.trainer, made.config)()
+        LigerModelFactory(maker.trainer, maker.config)()
 
 
 def test_liger_is_refused_for_models_that_it_would_leave_as_they_are(
@@ -336,9 +336,9 @@ def test_liger_is_refused_for_models_that_it_would_leave_as_they_are(
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     for name in ("liger_kernel", "liger_kernel.transformers", "liger_kernel.transformers.monkey_patch"):
         monkeypatch.setitem(sys.modules, name, kernels)
-    made = factory(tiny_model)
+    maker = factory(tiny_model)
     with pytest.raises(ModelError, match=r"no kernels for models of type llama; .* of type mistral, qwen3"):
-        LigerModelFactory(made.trainer, made.config).check()
+        LigerModelFactory(maker.trainer, maker.config).check()
 
 
 @pytest.mark.parametrize(
@@ -361,26 +361,26 @@ def test_bytes_of_a_weight(layout: Layout, each: float) -> None:
 
 
 def test_a_model_that_cannot_fit_is_refused_with_what_would(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    made = factory(tiny_model, dtype="bf16")
+    maker = factory(tiny_model, dtype="bf16")
     weights = sum(one.numel() for one in factory(tiny_model)().parameters())
-    made.trainer.device, made.trainer.optimizer_section = torch.device("cuda"), LionConfig()
+    maker.trainer.device, maker.trainer.optimizer_section = torch.device("cuda"), LionConfig()
     fits = {"there is": 17, "nearly": 16.01, "adafactor": 15, "an adapter": 3, "2 processes": 11, "nothing": 0.01}
     for words, each in fits.items():
         monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device, each=each: (0, int(each * weights)))
         if each > 16:
-            made.check()
+            maker.check()
             continue
         with pytest.raises(ModelError, match=r"take 0.0 GiB by an estimate, and the GPU has 0.0; .*" + words) as caught:
-            made.check()
+            maker.check()
         assert ("adafactor" in str(caught.value)) == (each * 0.85 >= 12)
         assert ("adapter" in str(caught.value)) == (each * 0.85 >= 2)
         assert "lion" not in str(caught.value)
-    made.trainer.frozen = True  # a reference
+    maker.trainer.frozen = True  # a reference
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (0, 2 * weights))
-    made.check()
-    made.trainer.frozen, made.trainer.optimizer_section = False, None  # an optimizer of the user's own
+    maker.check()
+    maker.trainer.frozen, maker.trainer.optimizer_section = False, None  # an optimizer of the user's own
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (0, 12 * weights))
-    made.check()
+    maker.check()
 
 
 def kept_for_the_gradient(model: torch.nn.Module, act: Callable[[], object]) -> int:
@@ -401,11 +401,11 @@ def test_the_estimate_of_memory_is_near_what_layers_keep(tiny_model: Path) -> No
     model = factory(tiny_model)()
     ids = torch.zeros(1, 256, dtype=torch.long)
     held = kept_for_the_gradient(model, lambda: model.model(ids, use_cache=False))
-    told = estimate(model, tokens=256, layout=Layout("fp32"))
-    assert told is not None
-    assert 0.9 < told.activations / held < 1.5
+    estimated = estimate(model, tokens=256, layout=Layout("fp32"))
+    assert estimated is not None
+    assert 0.9 < estimated.activations / held < 1.5
     count = sum(one.numel() for one in model.parameters())
-    assert told.state == 16 * count
+    assert estimated.state == 16 * count
     below_an_adapter = estimate(model, tokens=256, layout=Layout("fp32", frozen=True))
     assert below_an_adapter is not None and below_an_adapter.state == 4 * count
 
@@ -471,11 +471,11 @@ class Classifiers(HFModelFactory):
 
 
 def test_a_new_head_is_named_by_the_recipe(tiny_model: Path) -> None:
-    told = "score.weight is missing; for a score with random weights give model.new_weights: .score."
-    with pytest.raises(ModelError, match=told):
+    message = "score.weight is missing; for a score with random weights give model.new_weights: .score."
+    with pytest.raises(ModelError, match=message):
         factory(tiny_model, cls=Classifiers).check()
-    made = factory(tiny_model, cls=Classifiers, new_weights=["score"])
-    made.check()
-    body, whole = factory(tiny_model)(), made()
-    assert whole.score.weight.abs().sum() > 0
-    assert torch.equal(whole.model.norm.weight, body.model.norm.weight)
+    maker = factory(tiny_model, cls=Classifiers, new_weights=["score"])
+    maker.check()
+    body, classifier = factory(tiny_model)(), maker()
+    assert classifier.score.weight.abs().sum() > 0
+    assert torch.equal(classifier.model.norm.weight, body.model.norm.weight)

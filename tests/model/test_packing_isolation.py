@@ -23,22 +23,22 @@ TELL = {"llama": {}, "mistral": {"sliding_window": 5}, "gemma2": {}, "stablelm":
 DO_NOT = {"gpt_oss": MOE, "bloom": {"n_layer": 2, "n_head": 4}, "mpt": {"d_model": 32, "n_heads": 4, "n_layers": 2}}
 
 
-def frozen(kind: str, dtype: torch.dtype, how: str) -> FrozenEngine:
+def frozen(kind: str, dtype: torch.dtype, implementation: str) -> FrozenEngine:
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    told: dict[str, Any] = {**SHAPE, **(TELL | DO_NOT)[kind]}
+    shape: dict[str, Any] = {**SHAPE, **(TELL | DO_NOT)[kind]}
     if kind == "mpt":
-        told = {"vocab_size": 97, **DO_NOT[kind]}
+        shape = {"vocab_size": 97, **DO_NOT[kind]}
     torch.manual_seed(0)
-    config = AutoConfig.for_model(kind, **told)
-    return FrozenEngine(AutoModelForCausalLM.from_config(config, attn_implementation=how).to(dtype))
+    config = AutoConfig.for_model(kind, **shape)
+    return FrozenEngine(AutoModelForCausalLM.from_config(config, attn_implementation=implementation).to(dtype))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("kind", TELL)
 def test_models_that_tell_documents_apart_pass(kind: str, dtype: torch.dtype) -> None:
-    for how in ("eager", *(["sdpa"] if kind != "gemma2" else [])):
-        check_packing_isolation(frozen(kind, dtype, how), torch.device("cpu"))
+    for implementation in ("eager", *(["sdpa"] if kind != "gemma2" else [])):
+        check_packing_isolation(frozen(kind, dtype, implementation), torch.device("cpu"))
 
 
 @pytest.mark.parametrize(
@@ -54,16 +54,16 @@ def test_models_that_do_not_are_refused(kind: str, dtype: torch.dtype) -> None:
 
 def test_a_run_asks_before_it_trains(tmp_path: Path) -> None:
     files = tmp_path / "files"
-    told = recipe("sft", files, output_dir=str(tmp_path / "run"))
-    told["data"]["pack_samples"] = True
+    settings = recipe("sft", files, output_dir=str(tmp_path / "run"))
+    settings["data"]["pack_samples"] = True
     config = {"model_type": "gpt_oss", **MOE, "sliding_window": 64, "head_dim": 8}
     change(files / "model", architectures=["GptOssForCausalLM"], **config)
-    told["model"] |= {"random_weights": True, "hf_config_kwargs": {}}
+    settings["model"] |= {"random_weights": True, "hf_config_kwargs": {}}
     with pytest.raises(ModelError, match="samples in one row would see each other"):
-        SFTTrainer(get_config(told))
+        SFTTrainer(get_config(settings))
     assert not (tmp_path / "run").exists()
-    told["data"]["pack_samples"] = False
-    SFTTrainer(get_config(told)).train()
+    settings["data"]["pack_samples"] = False
+    SFTTrainer(get_config(settings)).train()
 
 
 class PairModel(HFModelFactory):
@@ -109,15 +109,15 @@ class PairTrainer(SFTTrainer):
 
 def test_the_data_factory_says_whether_its_rows_are_packed(tmp_path: Path) -> None:
     files = tmp_path / "files"
-    told = recipe("sft", files, output_dir=str(tmp_path / "run"), type="pairs_of_a_test", train_iters=1)
+    settings = recipe("sft", files, output_dir=str(tmp_path / "run"), type="pairs_of_a_test", train_iters=1)
     shape = {"d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 1, "num_heads": 4, "decoder_start_token_id": 0}
     (files / "model" / "config.json").write_text(json.dumps({"model_type": "t5", "vocab_size": 320, **shape}))
-    told["model"] = {"name_or_path": str(files / "model"), "dtype": "fp32", "random_weights": True}
-    told["data"] |= {"pack_samples": True, "type": "packed_pairs_of_a_test"}
+    settings["model"] = {"name_or_path": str(files / "model"), "dtype": "fp32", "random_weights": True}
+    settings["data"] |= {"pack_samples": True, "type": "packed_pairs_of_a_test"}
     with pytest.raises(ModelError, match=r"T5\w+ cannot be given several samples in one row .*data factory's `packs`"):
-        PairTrainer(get_config(told))
-    told["data"]["type"] = "pairs_of_a_test"
-    trainer: Any = PairTrainer(get_config(told))
+        PairTrainer(get_config(settings))
+    settings["data"]["type"] = "pairs_of_a_test"
+    trainer: Any = PairTrainer(get_config(settings))
     trainer.train()
     assert trainer.progress.step == 1 and not trainer.packs_samples
     trainer.close()

@@ -67,7 +67,7 @@ def train(stage: int, kind: str, reduction: str, folder: Path) -> tuple[list[flo
         model = build(kind, folder)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     engine = initialize(recipe, model, torch.optim.SGD(trained, lr=0.1), None)
-    told = []
+    losses = []
     for update in range(2):
         value = loss(
             engine, draw(10 * update + process_group.rank(), targets=not (update and process_group.rank())), reduction
@@ -75,10 +75,10 @@ def train(stage: int, kind: str, reduction: str, folder: Path) -> tuple[list[flo
         engine.set_gradient_accumulation_boundary(True)
         engine.backward(value)
         engine.step()
-        told.append(value.item())
+        losses.append(value.item())
     weights = {name: full_parameter(p).cpu() for name, p in engine.module.named_parameters() if p.requires_grad}
     engine.destroy()
-    return told, weights
+    return losses, weights
 
 
 def train_all(folder: Path) -> dict[Any, Any]:
@@ -103,12 +103,12 @@ def expected(kind: str, folder: Path) -> tuple[list[list[float]], dict[str, torc
 
 
 def test_two_processes_do_what_one_does(tmp_path: Path) -> None:
-    wanted = {kind: expected(kind, tmp_path) for kind in KINDS}
+    reference_values = {kind: expected(kind, tmp_path) for kind in KINDS}
     for rank, results in enumerate(processes.run(train_all, 2, tmp_path)):
-        for (stage, kind, reduction), (told, weights) in results.items():
-            values, there = wanted[kind]
-            what = f"{kind}, {reduction}, stage {stage}, rank {rank}"
-            assert told == pytest.approx([value[rank] for value in values], rel=1e-5, abs=1e-6), what
-            assert weights.keys() == there.keys(), what
-            for name, weight in there.items():
-                torch.testing.assert_close(weights[name], weight, rtol=1e-5, atol=1e-6, msg=f"{name}: {what}")
+        for (stage, kind, reduction), (losses, weights) in results.items():
+            values, expected_weights = reference_values[kind]
+            label = f"{kind}, {reduction}, stage {stage}, rank {rank}"
+            assert losses == pytest.approx([value[rank] for value in values], rel=1e-5, abs=1e-6), label
+            assert weights.keys() == expected_weights.keys(), label
+            for name, weight in expected_weights.items():
+                torch.testing.assert_close(weights[name], weight, rtol=1e-5, atol=1e-6, msg=f"{name}: {label}")

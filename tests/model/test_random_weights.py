@@ -57,12 +57,12 @@ def drawn_by_transformers(folder: Path) -> dict[str, torch.Tensor]:
 def test_the_weights_are_those_that_transformers_draws(tied: bool, tmp_path: Path) -> None:
     tiny.save_model(tmp_path / "model", **SHAPE, tie_word_embeddings=tied)
     tiny.save_chats(tmp_path / "chats.jsonl", 4)
-    wanted, losses = drawn_by_transformers(tmp_path), []
+    expected, losses = drawn_by_transformers(tmp_path), []
     runs = processes.share(everywhere, 1, str(tmp_path), [0, 2, 3], random_weights=True)
-    for found in (*runs, *processes.share(everywhere, 2, str(tmp_path), [1, 3], random_weights=True)):
-        for weights, loss in found:
-            assert weights.keys() == wanted.keys()
-            assert all(torch.equal(weights[name], wanted[name]) for name in wanted)
+    for actual in (*runs, *processes.share(everywhere, 2, str(tmp_path), [1, 3], random_weights=True)):
+        for weights, loss in actual:
+            assert weights.keys() == expected.keys()
+            assert all(torch.equal(weights[name], expected[name]) for name in expected)
             losses.append(loss)
     assert losses == pytest.approx(losses[:1] * 7, rel=1e-6)
 
@@ -78,8 +78,8 @@ def test_what_is_drawn_beside_them_is_the_same_too(tmp_path: Path) -> None:
     }
     ((first, loss), *others), *_ = processes.share(everywhere, 1, str(tmp_path), [0, 3], **model)
     assert any("lora_A" in name for name in first)
-    for found in processes.share(everywhere, 2, str(tmp_path), [0, 3], **model):
-        others += found
-    for weights, told in others:
+    for actual in processes.share(everywhere, 2, str(tmp_path), [0, 3], **model):
+        others += actual
+    for weights, value in others:
         assert all(torch.equal(weights[name], first[name]) for name in first)
-        assert told == pytest.approx(loss, rel=1e-6)
+        assert value == pytest.approx(loss, rel=1e-6)

@@ -36,47 +36,47 @@ KINDS = {
 }
 
 
-def model_of(kind: str, how: str) -> Any:
+def model_of(kind: str, variant: str) -> Any:
     model = build({"one key head": "llama"}.get(kind, kind), **KINDS[kind])
     assert model.config._attn_implementation == attention.NAME
-    if how == "adapter":
+    if variant == "adapter":
         torch.manual_seed(3)
-        told = {"peft_type": "LORA", "r": 4, "target_modules": ["q_proj", "v_proj"], "init_lora_weights": False}
-        model = PeftTransform(PeftConfig(type="peft", config=told))(model)
-    if how == "activation checkpointing":
+        settings = {"peft_type": "LORA", "r": 4, "target_modules": ["q_proj", "v_proj"], "init_lora_weights": False}
+        model = PeftTransform(PeftConfig(type="peft", config=settings))(model)
+    if variant == "activation checkpointing":
         model = ActivationCheckpointing(ActivationCheckpointingConfig(type="activation_checkpointing"))(model).train()
     return model
 
 
-def measure(kind: str, how: str, packs: bool) -> tuple[float, torch.Tensor, dict[str, torch.Tensor]]:
+def measure(kind: str, variant: str, packs: bool) -> tuple[float, torch.Tensor, dict[str, torch.Tensor]]:
     """The loss, that of every target, and the gradient: of the whole, or summed over those who share it."""
     process_group.init_process_group()
-    model, size = model_of(kind, how), process_group.world_size()
+    model, size = model_of(kind, variant), process_group.world_size()
     batch = packed(samples()) if packs else padded(samples())
     if size > 1:
         batch = sequence_parallel.shard_batch(batch, size, process_group.rank())
     loss = target_losses(model, batch, reduction="sum")
-    found = gradients(model, loss)
+    actual = gradients(model, loss)
     total = collectives.all_reduce(loss.detach().clone())
     with torch.no_grad():
         each = sequence_parallel.gather_target_values(target_losses(model, batch), batch)
-    return float(total), each, {name: collectives.all_reduce(gradient) for name, gradient in found.items()}
+    return float(total), each, {name: collectives.all_reduce(gradient) for name, gradient in actual.items()}
 
 
 CASES = [(kind, "plain", packs) for kind in KINDS for packs in (True, False)]
-CASES += [("llama", how, packs) for how in ("adapter", "activation checkpointing") for packs in (True, False)]
+CASES += [("llama", variant, packs) for variant in ("adapter", "activation checkpointing") for packs in (True, False)]
 
 
-@pytest.mark.parametrize(("kind", "how", "packs"), CASES)
-def test_two_processes_that_share_find_what_one_finds(kind: str, how: str, packs: bool) -> None:
-    ((loss, each, wanted),) = processes.share(measure, 1, kind, how, packs)
-    scale = max(float(gradient.norm()) for gradient in wanted.values())
-    for total, losses, found in processes.share(measure, 2, kind, how, packs):
+@pytest.mark.parametrize(("kind", "variant", "packs"), CASES)
+def test_two_processes_that_share_find_what_one_finds(kind: str, variant: str, packs: bool) -> None:
+    ((loss, each, expected),) = processes.share(measure, 1, kind, variant, packs)
+    scale = max(float(gradient.norm()) for gradient in expected.values())
+    for total, losses, actual in processes.share(measure, 2, kind, variant, packs):
         assert total == pytest.approx(loss, rel=1e-6)
         torch.testing.assert_close(losses, each, rtol=1e-5, atol=1e-5)
-        assert found.keys() == wanted.keys()
-        for name, gradient in wanted.items():
-            assert float((found[name] - gradient).norm()) / scale < 1e-6, name
+        assert actual.keys() == expected.keys()
+        for name, gradient in expected.items():
+            assert float((actual[name] - gradient).norm()) / scale < 1e-6, name
 
 
 def transformers_own() -> tuple[float, dict[str, torch.Tensor]]:
@@ -87,18 +87,18 @@ def transformers_own() -> tuple[float, dict[str, torch.Tensor]]:
     if size > 1:
         batch = sequence_parallel.shard_batch(batch, size, process_group.rank())
     loss = model(**batch).loss
-    found = gradients(model, loss)
+    actual = gradients(model, loss)
     total = collectives.all_reduce(loss.detach().clone())
-    return float(total), {name: collectives.all_reduce(gradient) for name, gradient in found.items()}
+    return float(total), {name: collectives.all_reduce(gradient) for name, gradient in actual.items()}
 
 
 def test_the_models_own_loss_is_right_too() -> None:
-    ((loss, wanted),) = processes.share(transformers_own, 1)
-    scale = max(float(gradient.norm()) for gradient in wanted.values())
-    for total, found in processes.share(transformers_own, 2):
+    ((loss, expected),) = processes.share(transformers_own, 1)
+    scale = max(float(gradient.norm()) for gradient in expected.values())
+    for total, actual in processes.share(transformers_own, 2):
         assert total == pytest.approx(loss, rel=1e-6)
-        for name, gradient in wanted.items():
-            assert float((found[name] - gradient).norm()) / scale < 1e-6, name
+        for name, gradient in expected.items():
+            assert float((actual[name] - gradient).norm()) / scale < 1e-6, name
 
 
 def kept_of_a_long_sequence() -> int:
@@ -118,13 +118,13 @@ def test_each_of_two_keeps_half_of_the_activations() -> None:
 
 
 def shared(tiny_model: Any, size: int, **section: Any) -> Any:
-    made = factory(tiny_model, **section)
-    made.trainer.config.sequence_parallel_size = size
-    return made
+    maker = factory(tiny_model, **section)
+    maker.trainer.config.sequence_parallel_size = size
+    return maker
 
 
 @pytest.mark.parametrize(
-    ("size", "section", "what"),
+    ("size", "section", "message"),
     [
         (3, {}, r"3 processes cannot share the 4 heads of LlamaConfig; these can: 1, 2, 4"),
         (2, {"attn_implementation": "sdpa"}, r"2 processes share attention per document only; give .*: auto"),
@@ -140,8 +140,8 @@ def shared(tiny_model: Any, size: int, **section: Any) -> Any:
         ),
     ],
 )
-def test_what_cannot_be_shared_is_refused(tiny_model: Any, size: int, section: dict[str, Any], what: str) -> None:
-    with pytest.raises(ModelError, match=f"^sequence_parallel_size: {what}"):
+def test_what_cannot_be_shared_is_refused(tiny_model: Any, size: int, section: dict[str, Any], message: str) -> None:
+    with pytest.raises(ModelError, match=f"^sequence_parallel_size: {message}"):
         shared(tiny_model, size, **section).check()
 
 

@@ -35,12 +35,12 @@ KINDS = {
 }
 
 
-def build(kind: str, **more: Any) -> Any:
+def build(kind: str, **fields: Any) -> Any:
     from transformers import AutoConfig, AutoModelForCausalLM
 
     attention.register()
     shape = {"vocab_size": 97, "bos_token_id": 1, "eos_token_id": 2} if kind == "gpt2" else SHAPE
-    config = AutoConfig.for_model(kind, **{**shape, **KINDS.get(kind, {}), **more})
+    config = AutoConfig.for_model(kind, **{**shape, **KINDS.get(kind, {}), **fields})
     model_class = AutoModelForCausalLM._model_mapping[type(config)]
     fits = attention.supports_document_attention(model_class, config)
     torch.manual_seed(0)
@@ -95,9 +95,9 @@ def test_packed_padded_and_one_by_one_are_the_same(kind: str) -> None:
     # what transformers says of each sample
     for one, losses in zip(ids, alone, strict=True):
         if len(one) > 1:
-            whole = model(input_ids=one[None], labels=one[None]).loss
-            torch.testing.assert_close(losses.mean(), whole, rtol=1e-5, atol=1e-5)
-    wanted = gradients(model, torch.cat(alone).sum())
+            unpacked = model(input_ids=one[None], labels=one[None]).loss
+            torch.testing.assert_close(losses.mean(), unpacked, rtol=1e-5, atol=1e-5)
+    expected = gradients(model, torch.cat(alone).sum())
     for batch in (packed(ids), padded(ids)):
         for reduction in ("none", "sum"):
             losses = target_losses(model, batch, reduction=reduction)
@@ -105,7 +105,7 @@ def test_packed_padded_and_one_by_one_are_the_same(kind: str) -> None:
                 losses, torch.cat(alone) if reduction == "none" else torch.cat(alone).sum(), rtol=1e-5, atol=1e-4
             )
             got = gradients(model, losses.sum())
-            for name, gradient in wanted.items():
+            for name, gradient in expected.items():
                 torch.testing.assert_close(got[name], gradient, rtol=1e-4, atol=1e-4, msg=f"{kind} {name}")
 
 
@@ -129,17 +129,17 @@ def test_users_who_call_the_model_get_the_same_loss(kind: str) -> None:
 
 
 def test_packed_rows_make_no_mask_and_others_do(monkeypatch: pytest.MonkeyPatch) -> None:
-    made = []
+    masks = []
     from transformers import masking_utils
 
     real = masking_utils.sdpa_mask
-    monkeypatch.setattr(masking_utils, "sdpa_mask", lambda *a, **k: made.append(1) or real(*a, **k))
+    monkeypatch.setattr(masking_utils, "sdpa_mask", lambda *a, **k: masks.append(1) or real(*a, **k))
     model, ids = build("llama"), samples()
     target_losses(model, packed(ids)).sum().backward()
-    assert not made
+    assert not masks
     left = torch.cat([torch.zeros(3, dtype=torch.long), ids[0]])[None]
     model(input_ids=left, attention_mask=(torch.arange(10) >= 3).long()[None])
-    assert made
+    assert masks
 
 
 def test_generation_is_the_same_alone_and_padded_on_the_left() -> None:
@@ -162,12 +162,12 @@ def test_a_batch_without_targets_has_a_loss_of_zero_and_gradients_of_zero(kind: 
 
 def test_activation_checkpointing_changes_nothing() -> None:
     model, batch = build("llama"), packed(samples())
-    wanted = gradients(model, target_losses(model, batch).sum())
+    expected = gradients(model, target_losses(model, batch).sum())
     model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     model.train()
     got = gradients(model, target_losses(model, batch).sum())
-    for name in wanted:
-        torch.testing.assert_close(got[name], wanted[name], rtol=1e-5, atol=1e-6)
+    for name in expected:
+        torch.testing.assert_close(got[name], expected[name], rtol=1e-5, atol=1e-6)
 
 
 def test_tied_embeddings_get_both_gradients() -> None:
@@ -184,9 +184,9 @@ def test_label_smoothing_is_torchs_also_where_the_logits_are_changed() -> None:
         model, (ids, *_) = build(kind), samples()
         batch = {"input_ids": ids[None], "labels": packed([ids])["labels"]}
         logits = model(input_ids=ids[None]).logits[0, :-1].float()
-        wanted = torch.nn.functional.cross_entropy(logits, ids[1:], label_smoothing=0.2, reduction="sum")
+        expected = torch.nn.functional.cross_entropy(logits, ids[1:], label_smoothing=0.2, reduction="sum")
         ours = target_losses(model, batch, label_smoothing=0.2, reduction="sum")
-        torch.testing.assert_close(ours, wanted, rtol=1e-5, atol=1e-4)
+        torch.testing.assert_close(ours, expected, rtol=1e-5, atol=1e-4)
 
 
 def test_the_head_is_as_it_was_afterwards() -> None:

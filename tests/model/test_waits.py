@@ -77,12 +77,12 @@ def test_rows_that_are_padded_make_no_mask(kind: str, monkeypatch: pytest.Monkey
 
     model, batch = build(kind), batch_of(pad, [11, 6], multiple=16)
     monkeypatch.setitem(ALL_ATTENTION_FUNCTIONS._global_mapping, attention.NAME, watched)
-    found = target_losses(model, batch, reduction="sum")
+    actual = target_losses(model, batch, reduction="sum")
     assert seen and all(mask is None for mask in seen)
     alone = [target_losses(model, batch_of(pad, [11]), reduction="sum")]
     rest = {name: value[1:, :6] for name, value in batch.items()}
     alone.append(target_losses(model, rest, reduction="sum"))
-    torch.testing.assert_close(found, sum(alone), rtol=1e-6, atol=1e-5)
+    torch.testing.assert_close(actual, sum(alone), rtol=1e-6, atol=1e-5)
     for name, gradient in gradients(model, sum(alone)).items():
         torch.testing.assert_close(
             gradients(model, target_losses(model, batch, reduction="sum"))[name], gradient, rtol=1e-5, atol=1e-5
@@ -105,10 +105,12 @@ def test_the_kernel_for_documents_is_called_as_this_torch_knows_it(monkeypatch: 
     """Its keyword for fewer key heads came with torch 2.12; before, the kernel took them as they are."""
     from torch.nn.attention import varlen
 
-    heard: list[set[str]] = []
+    received: list[set[str]] = []
 
-    def old(query: Any, key: Any, value: Any, cu_seq_q: Any, cu_seq_k: Any, max_q: int, max_k: int, **told: Any) -> Any:
-        heard.append(set(told))
+    def old(
+        query: Any, key: Any, value: Any, cu_seq_q: Any, cu_seq_k: Any, max_q: int, max_k: int, **kwargs: Any
+    ) -> Any:
+        received.append(set(kwargs))
         return query
 
     def signature(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, *, scale=None, window_size=(-1, -1)):  # type: ignore[no-untyped-def]
@@ -119,7 +121,7 @@ def test_the_kernel_for_documents_is_called_as_this_torch_knows_it(monkeypatch: 
     query, key = torch.randn(1, 4, 6, 8), torch.randn(1, 2, 6, 8)
     ends = torch.tensor([0, 2, 6], dtype=torch.int32)
     attention._varlen_attention(query, key, key, ends, 4, None, None)
-    assert heard == [{"scale", "window_size"}]
+    assert received == [{"scale", "window_size"}]
 
 
 def test_positions_are_searched_for_documents_where_nothing_else_tells_them() -> None:

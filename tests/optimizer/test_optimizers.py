@@ -143,9 +143,9 @@ def compare(factory: Any, lr: float, where: list[tuple[int, str]]) -> None:
     first, last, weights = train(factory, *where[0], lr)
     assert last < first - 0.02
     for stage, dtype in where[1:]:
-        *_, there = train(factory, stage, dtype, lr)
+        *_, sharded = train(factory, stage, dtype, lr)
         near = 1e-5 if dtype == "fp32" else 0.02
-        assert (there - weights).abs().max() < near, f"{factory.name} at stage {stage} in {dtype}"
+        assert (sharded - weights).abs().max() < near, f"{factory.name} at stage {stage} in {dtype}"
 
 
 @pytest.mark.parametrize("factory", WHERE, ids=lambda one: one.name)
@@ -187,12 +187,14 @@ def test_the_muon_of_the_matrices_and_the_adam_of_the_rest() -> None:
 
 
 def test_settings_reach_the_optimizer() -> None:
-    told = make(AdamWFactory, 0, "fp32", Net(), learning_rate="2e-3", betas=[0.8, 0.95], eps=1e-6, weight_decay="5%")
-    assert told.defaults["fused"]
-    assert {group["lr"] for group in told.param_groups} == {2e-3}
-    assert {group["betas"] for group in told.param_groups} == {(0.8, 0.95)}
-    assert {group["eps"] for group in told.param_groups} == {1e-6}
-    assert [group["weight_decay"] for group in told.param_groups] == [0.05, 0.0]
+    optimizer = make(
+        AdamWFactory, 0, "fp32", Net(), learning_rate="2e-3", betas=[0.8, 0.95], eps=1e-6, weight_decay="5%"
+    )
+    assert optimizer.defaults["fused"]
+    assert {group["lr"] for group in optimizer.param_groups} == {2e-3}
+    assert {group["betas"] for group in optimizer.param_groups} == {(0.8, 0.95)}
+    assert {group["eps"] for group in optimizer.param_groups} == {1e-6}
+    assert [group["weight_decay"] for group in optimizer.param_groups] == [0.05, 0.0]
     sgd = make(SGDFactory, 0, "fp32", Net(), lr=1, momentum=0.9, nesterov=True)
     assert {(group["momentum"], group["nesterov"]) for group in sgd.param_groups} == {(0.9, True)}
 

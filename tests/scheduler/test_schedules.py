@@ -31,12 +31,12 @@ def step(schedule: Any) -> None:
 
 def shares(schedule: Any, updates: int = HORIZON + 1) -> list[float]:
     """The learning rate of each update as a share of the peak; all groups have the same."""
-    found = []
+    actual = []
     for _ in range(updates):
         (rate,) = {group["lr"] for group in schedule.optimizer.param_groups}
-        found.append(rate / PEAK)
+        actual.append(rate / PEAK)
         step(schedule)
-    return found
+    return actual
 
 
 def rise(update: int) -> float:
@@ -99,8 +99,8 @@ THEIRS: dict[str, tuple[dict[str, Any], Callable[[int], float]]] = {
     "cosine_with_min_lr": ({"min_lr_rate": 0.2}, after(lambda u: 0.2 + 0.8 * cosine(u))),
     "warmup_stable_decay": ({"num_decay_steps": 5}, after(theirs_wsd)),
 }
-FORMS |= {f"huggingface {name}": (HFSchedulerFactory, {"name": name, "scheduler_specific_kwargs": told}, form)
-          for name, (told, form) in THEIRS.items()}  # fmt: skip
+FORMS |= {f"huggingface {name}": (HFSchedulerFactory, {"name": name, "scheduler_specific_kwargs": kwargs}, form)
+          for name, (kwargs, form) in THEIRS.items()}  # fmt: skip
 
 
 @pytest.mark.fault(31)
@@ -158,15 +158,15 @@ def test_what_cannot_be_is_refused_in_a_sentence() -> None:
         ({"name": "cosine", "scheduler_specific_kwargs": {"cycles": 2}}, "'cosine' cannot be made: .*cycles"),
         ({"name": "cosine_with_min_lr"}, "cannot be made: One of min_lr or min_lr_rate"),
     ]
-    for section, said in cases:
-        with pytest.raises(RecipeError, match=said):
+    for section, message in cases:
+        with pytest.raises(RecipeError, match=message):
             make(HFSchedulerFactory, **section)
     ignored: list[tuple[dict[str, Any], str]] = [
         ({"scheduler_specific_kwargs": {"power": 2}}, "constant takes none, and has power"),
         ({"warmup_steps": 3}, "constant_with_warmup has"),
     ]
-    for section, said in ignored:  # the section alone says it
-        with pytest.raises(ValidationError, match=said):
+    for section, message in ignored:  # the section alone says it
+        with pytest.raises(ValidationError, match=message):
             HFSchedulerFactory.config_type(name="constant", **section)
     with pytest.raises(ValidationError, match="no schedule is named 'linaer'; did you mean 'linear'"):
         make(HFSchedulerFactory, name="linaer")

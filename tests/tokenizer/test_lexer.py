@@ -41,9 +41,9 @@ def make(recipe_dir: Path = Path(), **section: Any) -> Any:
 
 def read(tokenizer: Any, text: str) -> list[str]:
     """The words of ``text``; one that is unknown in angle brackets."""
-    found = tokenizer(text, return_offsets_mapping=True)
-    words = [text[start:end] for start, end in found["offset_mapping"]]
-    pairs = zip(words, found["input_ids"], strict=True)
+    actual = tokenizer(text, return_offsets_mapping=True)
+    words = [text[start:end] for start, end in actual["offset_mapping"]]
+    pairs = zip(words, actual["input_ids"], strict=True)
     return [f"<{word}>" if one == tokenizer.unk_token_id else word for word, one in pairs]
 
 
@@ -76,7 +76,7 @@ def test_special_tokens_come_first_then_ranges_then_the_others() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "wanted"),
+    ("text", "expected"),
     [
         ("x1x2", "x1 x2"),  # white space is not needed
         ("x12 x1 2 x1y", "<x12> x1 2 x1 <y>"),
@@ -90,13 +90,13 @@ def test_special_tokens_come_first_then_ranges_then_the_others() -> None:
         (" \n ", ""),
     ],
 )
-def test_what_a_token_is(text: str, wanted: str) -> None:
+def test_what_a_token_is(text: str, expected: str) -> None:
     words = read(make(), text)
-    assert words == wanted.split(" ") if wanted else not words
+    assert words == expected.split(" ") if expected else not words
 
 
 @pytest.mark.parametrize(
-    ("text", "wanted"),
+    ("text", "expected"),
     [
         ("-5", "-5"),
         ("3-5", "3 - 5"),
@@ -121,15 +121,15 @@ def test_what_a_token_is(text: str, wanted: str) -> None:
         ("-1.5.5", "-1.5 . 5"),
     ],
 )
-def test_a_sign_belongs_to_the_number_unless_an_operand_is_before_it(text: str, wanted: str) -> None:
+def test_a_sign_belongs_to_the_number_unless_an_operand_is_before_it(text: str, expected: str) -> None:
     vocab = {"range": RANGES | {"negative": ["", -5, -1]}, "misc": [*MISC, "-1.5"]}
-    assert read(make(vocab=vocab), text) == wanted.split(" ")
-    apart = wanted.replace("-1.5", "- <1.5>").replace("-5", "- 5")
-    assert read(make(vocab=vocab, **policy(attach_sign=False)), text) == apart.split(" ")
+    assert read(make(vocab=vocab), text) == expected.split(" ")
+    separate = expected.replace("-1.5", "- <1.5>").replace("-5", "- 5")
+    assert read(make(vocab=vocab, **policy(attach_sign=False)), text) == separate.split(" ")
 
 
 @pytest.mark.parametrize(
-    ("size", "text", "wanted"),
+    ("size", "text", "expected"),
     [
         (1, "1005 3.14", "1 0 0 5 3 . 1 4"),
         (2, "1005 7 123", "10 05 7 1 23"),
@@ -142,9 +142,9 @@ def test_a_sign_belongs_to_the_number_unless_an_operand_is_before_it(text: str, 
         (1, "1.2.3", "1 . 2 . 3"),
     ],
 )
-def test_digits_are_grouped_from_the_point(size: int, text: str, wanted: str) -> None:
+def test_digits_are_grouped_from_the_point(size: int, text: str, expected: str) -> None:
     vocab = {"range": {"n": ["", -5, 99]}, "misc": [".", "-", "*", *(f"0{n}" for n in range(10))]}
-    assert read(make(vocab=vocab, **policy(digit_group=size)), text) == wanted.split(" ")
+    assert read(make(vocab=vocab, **policy(digit_group=size)), text) == expected.split(" ")
 
 
 def test_a_point_is_no_part_of_a_number_without_floats() -> None:
@@ -158,10 +158,10 @@ def test_the_longest_wins() -> None:
     lexer = make(
         vocab={"range": {"n": ["", -9, 9], "v": ["x", 0, 9]}, "misc": ["x", "2x", "x1'", "->", "-", "5.", "--"]}
     )
-    told = {"x1'x1x": "x1' x1 x", "2x1": "2x 1", "2x 2": "2x 2", "-->-5": "-- <>> -5", "->5": "-> 5"}
-    told["5.x 5.5"] = "5. x <5.5>"
-    for text, wanted in told.items():
-        assert read(lexer, text) == wanted.split(" "), text
+    cases = {"x1'x1x": "x1' x1 x", "2x1": "2x 1", "2x 2": "2x 2", "-->-5": "-- <>> -5", "->5": "-> 5"}
+    cases["5.x 5.5"] = "5. x <5.5>"
+    for text, expected in cases.items():
+        assert read(lexer, text) == expected.split(" "), text
 
 
 # a slow lexer
@@ -179,28 +179,28 @@ def slow(text: str, tokens: list[str], *, attach_sign: bool, digit_group: int, a
         if text[at] in "\t\n\v\f\r\x85" or unicodedata.category(text[at])[0] == "Z":
             at += 1
             continue
-        found: list[list[str]] = []
+        actual: list[list[str]] = []
         for token in names:
             if text.startswith(token, at):
                 after = text[at + len(token) : at + len(token) + 1]
                 if not (token[-1] in "0123456789" and after and after in "0123456789"):
-                    found.append([token])
+                    actual.append([token])
         before = text[:at]
         operand = bool(before) and (is_word(before[-1]) or before[-1] in ")]}") and not before.endswith(tuple(SPECIAL))
         literal = re.compile(number).match(text, at)
         if literal:
-            found.append(groups(literal[0], digit_group))
+            actual.append(groups(literal[0], digit_group))
         signed = re.compile(f"[+-]{number}").match(text, at)
         if attach_sign and signed and not operand:
             parts = groups(signed[0], digit_group)
             if parts[0] in tokens:
-                found.append(parts)
-        if not found:
+                actual.append(parts)
+        if not actual:
             end = at + 1
             while is_word(text[at]) and end < len(text) and is_word(text[end]):
                 end += 1
-            found.append([text[at:end]])
-        best = max(found, key=lambda parts: len("".join(parts)))
+            actual.append([text[at:end]])
+        best = max(actual, key=lambda parts: len("".join(parts)))
         words += [part if part in tokens else f"<{part}>" for part in best]
         at += len("".join(best))
     return words
@@ -210,11 +210,11 @@ def groups(literal: str, size: int) -> list[str]:
     if not size:
         return [literal]
     sign = literal[: literal[0] in "+-"]
-    whole, point, fraction = literal[len(sign) :].partition(".")
-    cut = len(whole) % size
-    made = [whole[:cut]] * (cut > 0) + [whole[n : n + size] for n in range(cut, len(whole), size)]
-    made[0] = sign + made[0]
-    return made + [point] * bool(point) + [fraction[n : n + size] for n in range(0, len(fraction), size)]
+    integer, point, fraction = literal[len(sign) :].partition(".")
+    cut = len(integer) % size
+    tokens = [integer[:cut]] * (cut > 0) + [integer[n : n + size] for n in range(cut, len(integer), size)]
+    tokens[0] = sign + tokens[0]
+    return tokens + [point] * bool(point) + [fraction[n : n + size] for n in range(0, len(fraction), size)]
 
 
 NASTY = r"\^$.|?*+()[]{}-/#&~<>='%!,:;@`"
@@ -258,10 +258,10 @@ def lexers(draw: st.DrawFn) -> tuple[list[str], dict[str, Any], Any]:
     ranges: dict[str, Any] = {}
     taken = list(SPECIAL)
     for n, (prefix, low, high) in enumerate(draw(st.lists(RANGE, max_size=3))):
-        made = [f"{prefix}{number}" for number in range(low, high + 1)]
-        if not {*made} & {*taken}:
+        tokens = [f"{prefix}{number}" for number in range(low, high + 1)]
+        if not {*tokens} & {*taken}:
             ranges[str(n)] = [prefix, low, high]
-            taken += made
+            taken += tokens
     misc = [token for token in draw(st.lists(TOKENS, min_size=1, max_size=12, unique=True)) if token not in taken]
     taken += misc or ["only"]
     keys = draw(POLICIES)
@@ -278,8 +278,8 @@ def test_any_text_is_read_as_the_slow_lexer_reads_it(drawn: Any, data: st.DataOb
     tokens, keys, lexer = drawn
     piece = st.sampled_from(tokens) | NUMBERS | st.sampled_from([*JUNK, *NASTY]) | TOKENS
     text = "".join(word for pair in data.draw(st.lists(st.tuples(piece, SPACES), max_size=12)) for word in pair)
-    wanted = slow(text, tokens, **keys)
-    assert [word.replace("<[UNK]>", "[UNK]") for word in read(lexer, text)] == wanted
+    expected = slow(text, tokens, **keys)
+    assert [word.replace("<[UNK]>", "[UNK]") for word in read(lexer, text)] == expected
     ids = lexer(text)["input_ids"]
     if lexer.unk_token_id not in ids:
         assert lexer(lexer.decode(ids))["input_ids"] == ids
@@ -297,8 +297,8 @@ def test_any_vocabulary_is_taken_or_refused_and_no_text_is_lost(misc: list[str],
         lexer = make(vocab={"range": {"n": ["x", 0, 3]}, "misc": misc}, number_policy=keys)
     except ValueError:
         return
-    found = lexer(text, return_offsets_mapping=True)["offset_mapping"]
-    words = "".join(text[start:end] for start, end in found)
+    actual = lexer(text, return_offsets_mapping=True)["offset_mapping"]
+    words = "".join(text[start:end] for start, end in actual)
     assert words == re.sub(r"[\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]", "", text)
 
 
@@ -316,8 +316,8 @@ def long_text(piece: str, size: int) -> tuple[Any, str]:
 @pytest.mark.parametrize("size", [0, 3])
 def test_a_long_text_is_read_to_its_end(piece: str, size: int) -> None:
     lexer, text = long_text(piece, size)
-    found = lexer(text, return_offsets_mapping=True)["offset_mapping"]
-    assert sum(end - start for start, end in found) == len(text.replace(" ", ""))
+    actual = lexer(text, return_offsets_mapping=True)["offset_mapping"]
+    assert sum(end - start for start, end in actual) == len(text.replace(" ", ""))
 
 
 def lexer_of_words(count: int) -> Any:
@@ -327,8 +327,8 @@ def lexer_of_words(count: int) -> Any:
 
 def test_a_large_vocabulary_takes_no_long_time() -> None:
     assert calls(lambda: lexer_of_words(2_000)) < 2.2 * calls(lambda: lexer_of_words(1_000))
-    found = read(lexer_of_words(2_000), "a-20000a20001 w1999'w2000'")
-    assert found == ["a-20000", "<a20001>", "w1999'", "<w2000>", "<'>"]
+    actual = read(lexer_of_words(2_000), "a-20000a20001 w1999'w2000'")
+    assert actual == ["a-20000", "<a20001>", "w1999'", "<w2000>", "<'>"]
 
 
 def test_it_is_loaded_elsewhere_without_this_package(tmp_path: Path) -> None:
@@ -338,10 +338,10 @@ def test_it_is_loaded_elsewhere_without_this_package(tmp_path: Path) -> None:
     chat = [{"role": "user", "content": "x1"}, {"role": "assistant", "content": "x2"}]
     code = (
         "import sys, json\nfrom transformers import AutoTokenizer\n"
-        "made = AutoTokenizer.from_pretrained(sys.argv[1])\nids = made(sys.argv[2])['input_ids']\n"
-        f"chat = made.apply_chat_template({chat!r}, tokenize=False)\n"
-        "print(json.dumps([ids, made.decode(ids), chat, made.pad_token,\n"
-        "made.init_kwargs['refuse_unknown'], 'arctic_training' in sys.modules]))"
+        "tokenizer = AutoTokenizer.from_pretrained(sys.argv[1])\nids = tokenizer(sys.argv[2])['input_ids']\n"
+        f"chat = tokenizer.apply_chat_template({chat!r}, tokenize=False)\n"
+        "print(json.dumps([ids, tokenizer.decode(ids), chat, tokenizer.pad_token,\n"
+        "tokenizer.init_kwargs['refuse_unknown'], 'arctic_training' in sys.modules]))"
     )
     done = subprocess.run(
         [sys.executable, "-c", code, str(tmp_path), text], capture_output=True, text=True, cwd=tmp_path
@@ -353,9 +353,9 @@ def test_it_is_loaded_elsewhere_without_this_package(tmp_path: Path) -> None:
 
 def test_it_pickles() -> None:
     lexer = make(strict=True)
-    there = pickle.loads(pickle.dumps(lexer))
-    assert there("x1[SEP]-5 y")["input_ids"] == lexer("x1[SEP]-5 y")["input_ids"]
-    assert there.init_kwargs["refuse_unknown"] is True
+    copy = pickle.loads(pickle.dumps(lexer))
+    assert copy("x1[SEP]-5 y")["input_ids"] == lexer("x1[SEP]-5 y")["input_ids"]
+    assert copy.init_kwargs["refuse_unknown"] is True
 
 
 def test_the_prompt_of_a_problem_ends_where_its_answer_begins() -> None:
@@ -391,11 +391,11 @@ def test_a_model_of_random_weights_trains_with_it(
         row = {"problem": "x1", "chosen": "x2", "rejected": "x3"}
     rows = [row, row | {"problem": "x4"}]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    more = (
+    evaluators = (
         f"type: {kind}\nepochs: 1\neval_interval: 1\nevaluators: [{{type: generate, max_new_tokens: 2, stop: [x2]}}]\n"
         "checkpoint: [{type: huggingface, save_end_of_training: true}]\n"
     )
-    recipe = bad_lexers.lexer(data=", eval_sources: [rows.jsonl]") + more
+    recipe = bad_lexers.lexer(data=", eval_sources: [rows.jsonl]") + evaluators
     if kind == "dpo":
         recipe += "ref_model: {name_or_path: small, random_weights: true, dtype: fp32}\n"
     (tmp_path / "recipe.yaml").write_text(recipe)
@@ -404,15 +404,15 @@ def test_a_model_of_random_weights_trains_with_it(
     from transformers import AutoTokenizer
 
     assert AutoTokenizer.from_pretrained(saved.parent).tokenize("x1+x2=x12") == ["x1", "+", "x2", "=", "[UNK]"]
-    told, *_ = tmp_path.glob("runs/*/generations/eval/*.jsonl")
-    first = json.loads(told.read_text().splitlines()[0])
-    wanted = ("x1 + x2 [SEP]", "x3") if kind == "sft" else ("x1 [SEP]", "x2")
-    assert (first["problem"], first["reference"]) == wanted
+    file, *_ = tmp_path.glob("runs/*/generations/eval/*.jsonl")
+    first = json.loads(file.read_text().splitlines()[0])
+    expected = ("x1 + x2 [SEP]", "x3") if kind == "sft" else ("x1 [SEP]", "x2")
+    assert (first["problem"], first["reference"]) == expected
 
 
 @pytest.mark.fault(33)
 @pytest.mark.parametrize(
-    ("section", "wanted"),
+    ("section", "expected"),
     [
         ({"vocab": {}}, "vocab: it has no tokens; give vocab.range or vocab.misc"),
         ({"vocab": {"range": {"x": ["x", 2, 0]}}}, "vocab.range.x: ['x', 2, 0]: min is above max"),
@@ -467,11 +467,11 @@ def test_a_model_of_random_weights_trains_with_it(
         ),
     ],
 )
-def test_a_vocabulary_that_cannot_be_is_refused(section: dict[str, Any], wanted: str) -> None:
+def test_a_vocabulary_that_cannot_be_is_refused(section: dict[str, Any], expected: str) -> None:
     with pytest.raises(ValidationError) as caught:
         LexerConfig.model_validate({"type": "lexer", "vocab": {"misc": ["+"]}, **section})
-    told = [f"{'.'.join(one.path)}: {one.text}" for one in problems_of(caught.value, LexerConfig)]
-    assert told == [wanted]
+    messages = [f"{'.'.join(one.path)}: {one.text}" for one in problems_of(caught.value, LexerConfig)]
+    assert messages == [expected]
 
 
 def test_it_is_itself_beside_a_model_for_which_transformers_makes_one_of_its_own(tmp_path: Path) -> None:
@@ -480,13 +480,13 @@ def test_it_is_itself_beside_a_model_for_which_transformers_makes_one_of_its_own
 
     from arctic_training.tokenizer.huggingface_factory import HFTokenizerConfig, HFTokenizerFactory
 
-    made, text = make(**policy(digit_group=1)), "C-50*x1^2 + 3.14[SEP]-5 x1 , y"
-    made.save_pretrained(tmp_path)
+    lexer, text = make(**policy(digit_group=1)), "C-50*x1^2 + 3.14[SEP]-5 x1 , y"
+    lexer.save_pretrained(tmp_path)
     Qwen2Config().save_pretrained(tmp_path)
     recipe = SimpleNamespace(model=SimpleNamespace(name_or_path=str(tmp_path)), recipe_dir=Path())
     loaded = HFTokenizerFactory(SimpleNamespace(config=recipe), HFTokenizerConfig(type="huggingface"))()  # type: ignore[arg-type]
-    assert loaded(text)["input_ids"] == made(text)["input_ids"] and is_lexer(loaded)
-    assert AutoTokenizer.from_pretrained(tmp_path)(text)["input_ids"] != made(text)["input_ids"], "no need for it"
+    assert loaded(text)["input_ids"] == lexer(text)["input_ids"] and is_lexer(loaded)
+    assert AutoTokenizer.from_pretrained(tmp_path)(text)["input_ids"] != lexer(text)["input_ids"], "no need for it"
 
 
 def test_letters_that_compose_may_be_tokens_of_their_own() -> None:
@@ -508,18 +508,18 @@ def test_a_model_ends_where_the_lexer_does() -> None:
     assert model.config.eos_token_id == 11  # a token of the vocabulary here
     fit_vocabulary(model, lexer, resize=False)
     for config in (model.config, model.generation_config):
-        told = config.pad_token_id, config.bos_token_id, config.eos_token_id
-        assert told == (lexer.pad_token_id, lexer.bos_token_id, lexer.eos_token_id)
+        ids = config.pad_token_id, config.bos_token_id, config.eos_token_id
+        assert ids == (lexer.pad_token_id, lexer.bos_token_id, lexer.eos_token_id)
     assert find_eos_token_ids(lexer, model, [lexer("x1 foo[EOS]")["input_ids"]]) == [lexer.eos_token_id]
 
 
 def test_what_is_said_holds_the_special_tokens_inside_it() -> None:
     lexer = make()
     ends = [lexer.eos_token_id]
-    for text, wanted in (
+    for text, expected in (
         ("x1 [SEP] x2 [EOS] [PAD]", "x1 [SEP] x2"),
         ("x1 x2 [PAD] x1", "x1 x2"),
         ("x1 foo [EOS]", "x1 [UNK]"),
         ("[EOS] x1", ""),
     ):
-        assert decode_completion(lexer, lexer(text)["input_ids"], ends) == wanted
+        assert decode_completion(lexer, lexer(text)["input_ids"], ends) == expected

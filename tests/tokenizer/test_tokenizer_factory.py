@@ -25,8 +25,8 @@ def tokenizer(folder: Path, *, pad: str | None, more: list[str] = [], template: 
     from transformers import PreTrainedTokenizerFast
 
     tiny.save_tokenizer(folder)
-    made = PreTrainedTokenizerFast.from_pretrained(folder)
-    inner = made._tokenizer
+    built = PreTrainedTokenizerFast.from_pretrained(folder)
+    inner = built._tokenizer
     inner.add_tokens(more)
     return PreTrainedTokenizerFast(
         tokenizer_object=inner, eos_token="<|im_end|>", pad_token=pad, chat_template=template or None
@@ -52,7 +52,7 @@ def test_the_template_is_the_tokenizers_the_recipes_or_a_file_beside_it(tiny_mod
 
 @pytest.mark.parametrize("pad", [None, "<|im_end|>"])
 @pytest.mark.parametrize(
-    ("more", "template", "wanted"),
+    ("more", "template", "expected"),
     [
         ([], "", "<|pad|>"),  # tiny's tokenizer holds one
         (["<|reserved_special_token_7|>"], "uses <|pad|>", "<|reserved_special_token_7|>"),
@@ -63,21 +63,21 @@ def test_the_template_is_the_tokenizers_the_recipes_or_a_file_beside_it(tiny_mod
     ],
 )
 def test_a_spare_token_pads_where_the_end_token_would(
-    tmp_path: Path, pad: str | None, more: list[str], template: str, wanted: str
+    tmp_path: Path, pad: str | None, more: list[str], template: str, expected: str
 ) -> None:
-    made = tokenizer(tmp_path, pad=pad, more=more, template=template)
-    size = len(made)
-    set_pad_token(made)
-    assert (made.pad_token, len(made)) == (wanted, size)
-    assert made.pad_token_id != made.eos_token_id
-    made.save_pretrained(tmp_path / "saved")
-    assert make(tmp_path / "saved").pad_token == wanted
+    built = tokenizer(tmp_path, pad=pad, more=more, template=template)
+    size = len(built)
+    set_pad_token(built)
+    assert (built.pad_token, len(built)) == (expected, size)
+    assert built.pad_token_id != built.eos_token_id
+    built.save_pretrained(tmp_path / "saved")
+    assert make(tmp_path / "saved").pad_token == expected
 
 
 def test_a_pad_token_of_its_own_is_kept(tmp_path: Path) -> None:
-    made = tokenizer(tmp_path, pad="<|endoftext|>", more=["<pad>"])
-    set_pad_token(made)
-    assert made.pad_token == "<|endoftext|>"
+    built = tokenizer(tmp_path, pad="<|endoftext|>", more=["<pad>"])
+    set_pad_token(built)
+    assert built.pad_token == "<|endoftext|>"
 
 
 def test_the_recipe_may_name_the_pad_token(tiny_model: Path) -> None:
@@ -98,44 +98,44 @@ def rows(model: Any) -> tuple[int, int]:
 
 
 def test_a_new_pad_token_gets_a_row_and_the_others_stay(tmp_path: Path, model: Any) -> None:
-    made = tokenizer(tmp_path, pad=None, template="<|endoftext|>")
-    taken = made.get_vocab()
-    made.chat_template = "".join(taken)  # no token is spare
-    model.resize_token_embeddings(len(made), mean_resizing=False)
+    built = tokenizer(tmp_path, pad=None, template="<|endoftext|>")
+    taken = built.get_vocab()
+    built.chat_template = "".join(taken)  # no token is spare
+    model.resize_token_embeddings(len(built), mean_resizing=False)
     before = model.get_input_embeddings().weight.detach().clone()
-    set_pad_token(made)
-    assert made.pad_token == "<|pad|>"
+    set_pad_token(built)
+    assert built.pad_token == "<|pad|>"
     if "<|pad|>" in taken:
-        made.add_special_tokens({"pad_token": "<|fresh|>"})
-    assert made.pad_token_id == len(before)
-    fit_vocabulary(model, made, resize=False)
-    assert rows(model) == (-(-len(made) // 64) * 64,) * 2
+        built.add_special_tokens({"pad_token": "<|fresh|>"})
+    assert built.pad_token_id == len(before)
+    fit_vocabulary(model, built, resize=False)
+    assert rows(model) == (-(-len(built) // 64) * 64,) * 2
     assert model.config.vocab_size == rows(model)[0]
     assert torch.equal(model.get_input_embeddings().weight[: len(before)], before)
-    assert model.config.pad_token_id == model.generation_config.pad_token_id == made.pad_token_id
-    model(input_ids=torch.tensor([[made.pad_token_id]]))
+    assert model.config.pad_token_id == model.generation_config.pad_token_id == built.pad_token_id
+    model(input_ids=torch.tensor([[built.pad_token_id]]))
 
 
 def test_a_tokenizer_of_another_model_is_refused_or_gets_its_rows(tmp_path: Path, model: Any) -> None:
-    made = tokenizer(tmp_path, pad="<|pad|>", more=[f"more {n}" for n in range(100)])
-    there = rows(model)
+    built = tokenizer(tmp_path, pad="<|pad|>", more=[f"more {n}" for n in range(100)])
+    before = rows(model)
     with pytest.raises(ModelError, match=r"tokens, 'more \d+' among them, .*do not belong together"):
-        fit_vocabulary(model, made, resize=False)
-    assert rows(model) == there
-    fit_vocabulary(model, made, resize=True)
-    assert rows(model)[0] >= len(made)
+        fit_vocabulary(model, built, resize=False)
+    assert rows(model) == before
+    fit_vocabulary(model, built, resize=True)
+    assert rows(model)[0] >= len(built)
 
 
 def test_a_model_with_rows_to_spare_stays_as_it_is(tiny_model: Path, model: Any, tmp_path: Path) -> None:
-    there = rows(model)
+    before = rows(model)
     fit_vocabulary(model, make(tiny_model), resize=False)
-    assert rows(model) == there
+    assert rows(model) == before
 
 
 def test_a_model_in_a_folder_gets_the_tokenizers_pad_token(tiny_model: Path, tmp_path: Path) -> None:
     from tests.model.test_huggingface_factory import factory
 
     folder = Path(shutil.copytree(tiny_model, tmp_path / "model"))
-    made = make(folder, pad_token="<|endoftext|>")
-    model = factory(folder, tokenizer=made)()
-    assert model.config.pad_token_id == made.pad_token_id
+    built = make(folder, pad_token="<|endoftext|>")
+    model = factory(folder, tokenizer=built)()
+    assert model.config.pad_token_id == built.pad_token_id
