@@ -292,7 +292,7 @@ CASES: dict[str, Case] = {
     ),
     "a template that says nothing": Case(
         "rows.jsonl:1: message 2: its words 'three' do not stand in what the chat template makes of it, so that it "
-        "would not be learned; use a template that renders it, or leave the row out",
+        "would not be learned; use a template that renders it, or remove the row",
         recipe=sft(more="tokenizer: {chat_template: \"{{ '' }}\"}\n"),
     ),
     "an unknown pad token": Case(

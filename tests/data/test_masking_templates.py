@@ -68,7 +68,7 @@ def test_words_that_a_template_leaves_out_beside_a_call_are_refused(tag: str) ->
 
 def test_a_call_that_a_template_leaves_out_is_refused() -> None:
     chat = in_letters(["user", "call", "tool", "assistant"])
-    with pytest.raises(RowError, match=r"row 1: message 2: the tool call 'name1' does not stand .*leave the row out"):
+    with pytest.raises(RowError, match=r"row 1: message 2: the tool call 'name1' does not stand .*remove the row"):
         learned(Style(calls=False), chat)
 
 

@@ -38,7 +38,7 @@ class DPODataConfig(SourcedDataConfig):
     """Passed to the chat template, such as ``{enable_thinking: false}``."""
 
 
-class DPODataFactory(SourcedDataFactory[Any]):
+class DPODataFactory(SourcedDataFactory[DPODataConfig]):
     """Encodes rows with ``chosen`` and ``rejected``: chats, or texts, with a ``prompt`` or a common beginning.
 
     A sample is the chosen answer with its prompt, ``input_ids`` and ``labels``, and the rejected one,

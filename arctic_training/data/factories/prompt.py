@@ -36,7 +36,7 @@ class PromptDataConfig(SourcedDataConfig):
     """Passed to the chat template, such as ``{enable_thinking: false}``."""
 
 
-class PromptDataFactory(SourcedDataFactory[Any]):
+class PromptDataFactory(SourcedDataFactory[PromptDataConfig]):
     """Rows in any of the formats of `arctic_training.data.formats.chat`. The assistant's last answer is the reference.
 
     A sample is the prompt, ``input_ids``, and the reference with its end token, ``answer_ids``. A prompt that leaves no

@@ -54,7 +54,7 @@ def _typed(section: Any) -> Any:
     return {"type": TensorFileSource.name, **section} if isinstance(section, dict) else section
 
 
-class TensorDataFactory(DataFactory[Any]):
+class TensorDataFactory(DataFactory[TensorDataConfig]):
     """Data whose sources return a tensor ``[rows, ...]``, which becomes the column ``rows``, or a mapping of columns.
 
     A batch has the rows of each column, and ``draw``, int64 ``[n]``: the number of each row among all rows that the run

@@ -17,7 +17,7 @@ class DataSource(Registered, Hooked, ABC, kind="data_source"):
     def __init__(self, data_factory: Any, config: DataSourceConfig) -> None:
         """``data_factory`` is the factory that reads the source; None where there is none."""
         self.data_factory = data_factory
-        self.config: Any = config
+        self.config = config
         self.remarks: Remarks = {}
         """The remarks made while its rows were loaded."""
 

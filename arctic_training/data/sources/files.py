@@ -65,12 +65,13 @@ class FileSource(DataSource):
     """Base of sources of local files; a subclass defines `read`, and `rows` for streaming."""
 
     config_type = FileSourceConfig
+    config: FileSourceConfig
     _skipped = 0
     """Rows of the files before those of the split."""
     _all_rows: Any = None
     """All rows; their temporary files exist as long as this."""
 
-    def load(self, config: Any, split: str) -> Any:
+    def load(self, config: FileSourceConfig, split: str) -> Any:
         import pyarrow as pa
 
         files = self.files()
@@ -186,6 +187,7 @@ class JsonSource(JsonLinesSource):
 
     name = "json"
     config_type = JsonSourceConfig
+    config: JsonSourceConfig
 
     def placed_rows(self, file: Path) -> Iterator[json_rows.PlacedRow]:
         return json_rows.read_document(file, self.config.field)

@@ -49,13 +49,14 @@ class HFDataSource(DataSource):
 
     name = "huggingface"
     config_type = HFDataSourceConfig
+    config: HFDataSourceConfig
     known_splits: ClassVar[Mapping[str, Mapping[str, str]]] = {
         "HuggingFaceH4/ultrachat_200k": {"train": "train_sft", "eval": "test_sft"},
         "HuggingFaceH4/ultrafeedback_binarized": {"train": "train_prefs", "eval": "test_prefs"},
     }
     """The ``split_mapping`` of known data sets, by name."""
 
-    def load(self, config: Any, split: str) -> Any:
+    def load(self, config: HFDataSourceConfig, split: str) -> Any:
         name = config.name_or_path
         if not Path(name).exists() and (named := _NAMED_SPLIT.fullmatch(name)):
             name, split = named[1], split if config.split else named[2]
@@ -78,7 +79,7 @@ class HFDataSource(DataSource):
             raise DataError(f"{self}: there are no rows in {split}")
         return rows
 
-    def read(self, name: str, config: Any) -> Any:
+    def read(self, name: str, config: HFDataSourceConfig) -> Any:
         """Returns all splits of a data set by name, or a data set without splits. Raises `DataError`."""
         import datasets
 

@@ -36,6 +36,7 @@ class CsvSource(FileSource):
 
     name = "csv"
     config_type = CsvSourceConfig
+    config: CsvSourceConfig
 
     def read(self, files: list[Path]) -> Any:
         import pyarrow as pa
@@ -83,6 +84,7 @@ class TextSource(FileSource):
 
     name = "text"
     config_type = TextSourceConfig
+    config: TextSourceConfig
 
     def rows(self, file: Path) -> Iterator[dict[str, Any]]:
         require_text(file)

@@ -36,7 +36,7 @@ def check_labels(masked: MaskedChat, turns: Sequence[int], end_tokens: tuple[str
         for what in _missing(message, answer):
             raise DataError(
                 f"message {n + 1}: {what} in what the chat template makes of it, so that it would not be learned; use "
-                "a template that renders it, or leave the row out"
+                "a template that renders it, or remove the row"
             )
         if not answer.rstrip().endswith(end_tokens):
             remarks.append(_NO_END_TOKEN)
