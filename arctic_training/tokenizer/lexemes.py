@@ -16,7 +16,7 @@ def split_patterns(
     ``special`` are those of ``tokens`` after which a sign belongs to a number. Every character but white space is in a
     piece, and no part of a text is read more often than tokens are long: the time is linear.
     """
-    number = "[0-9]+" + r"(?:\.[0-9]+)?" * allow_float
+    number = r"[0-9]+(?:\.[0-9]+)?" if allow_float else "[0-9]+"
     is_number = re.compile(f"[+-]?{number}")
     begins_number = re.compile(r"[+-]?[0-9]+\." if allow_float else "(?!)")
 
@@ -33,8 +33,9 @@ def split_patterns(
     pieces += [number, f"[{_WORD}]+", r"[^\t-\r \x{85}\p{Z}]"]
     if not digit_group:
         return "|".join(pieces), ""
-    whole, first = rf"\A(?![+-]?{number}\z).+\z", rf"\A[+-]?[0-9]{{1,{digit_group}}}(?={_groups(digit_group)}(?:\.|\z))"
-    return "|".join(pieces), rf"{whole}|{first}|[0-9]{{1,{digit_group}}}|\."
+    not_number = rf"\A(?![+-]?{number}\z).+\z"
+    first = rf"\A[+-]?[0-9]{{1,{digit_group}}}(?={_groups(digit_group)}(?:\.|\z))"
+    return "|".join(pieces), rf"{not_number}|{first}|[0-9]{{1,{digit_group}}}|\."
 
 
 def _signed(tokens: Sequence[str], number: str, digit_group: int) -> str:
@@ -45,8 +46,8 @@ def _signed(tokens: Sequence[str], number: str, digit_group: int) -> str:
         return ""
     if digit_group:
         return f"(?={_longest(heads)}{_groups(digit_group)}{_NO_DIGIT})[+-]{number}"
-    more = r"(?!\.?[0-9])" if "." in number else _NO_DIGIT
-    return _longest(heads, lambda token: _NO_DIGIT if "." in token else more)
+    no_number = r"(?!\.?[0-9])" if "." in number else _NO_DIGIT
+    return _longest(heads, lambda token: _NO_DIGIT if "." in token else no_number)
 
 
 def _groups(size: int) -> str:
