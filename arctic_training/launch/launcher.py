@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from arctic_training.callback.time_limit import STOPPED_EARLY
+from arctic_training.config.sections.trainer import TrainerConfig
 from arctic_training.distributed import environment
 from arctic_training.distributed.signals import STOP_SIGNALS, handle_signals
 from arctic_training.errors.report import CHANNEL
@@ -31,7 +32,7 @@ _HOST = re.compile(r"\S+\s+slots=\d+(\s*#.*)?")
 """A line of a host file."""
 
 
-def launch(args: Arguments, config: Any) -> int:
+def launch(args: Arguments, config: TrainerConfig) -> int:
     """Trains in this process, or in the processes that ``args`` ask for, and returns the exit code.
 
     Raises `InputError` when they cannot be started.
@@ -57,7 +58,7 @@ def launch(args: Arguments, config: Any) -> int:
     return _launch_local_workers(args, count)
 
 
-def _run_here(args: Arguments, config: Any) -> int:
+def _run_here(args: Arguments, config: TrainerConfig) -> int:
     return run(config, command=args.command, debug=args.debug, profile=args.python_profile)
 
 
@@ -70,7 +71,7 @@ def _num_processes(num_gpus: int | None) -> int:
     return num_gpus or available or 1
 
 
-def _check_world_size(config: Any, count: int) -> None:
+def _check_world_size(config: TrainerConfig, count: int) -> None:
     """Raises, before any process is started, the `InputError` that all of them would raise."""
     from arctic_training.config.recipe.location import place
     from arctic_training.distributed.sequence_parallel import check_world_size

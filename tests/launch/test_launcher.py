@@ -213,7 +213,7 @@ def test_a_process_of_another_launcher_is_recognised(
         monkeypatch.delenv(name, raising=False)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    config = SimpleNamespace(sequence_parallel_size=1)
+    config: Any = SimpleNamespace(sequence_parallel_size=1)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 8)
     monkeypatch.setattr(launcher, "run", lambda config, **kwargs: 1)
     monkeypatch.setattr(launcher, "_launch_local_workers", lambda args, count: count)
