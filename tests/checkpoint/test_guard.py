@@ -237,7 +237,7 @@ HURTS: dict[str, tuple[Callable[[Path], Any], str]] = {
     "a short file": (lambda at: (at / "run_0.pt").write_bytes(b"short"), "run_0.pt has 5 bytes instead of"),
     "a missing file": (lambda at: (at / "model_0.pt").unlink(), "model_0.pt is missing"),
     "no manifest": (lambda at: (at / "manifest.json").unlink(), "it has no manifest.json"),
-    "a later format": (lambda at: edit(at, format=99), "format 99; this version reads format 2"),
+    "a later format": (lambda at: edit(at, format=99), "format 99; this version reads format 3"),
     "an earlier format": (lambda at: edit(at, format=1), "resume with the version that wrote it"),
     "another kind": (lambda at: edit(at, type="strange"), "of type 'strange'"),
     "one for use elsewhere": (lambda at: edit(at, type="huggingface"), "no run can resume from it"),
