@@ -40,9 +40,9 @@ def one_case(folder: Path, stage: int, dtype: str, steps: int) -> list[str]:
     other = small.make(stage, dtype, steps, seed=5)  # other weights, so that nothing is equal but by loading
     small.window(other, 77, 1, steps)  # loading over an engine that was used must do too
     DeepSpeedCheckpointEngine(view, config)().load({"model": other}, state)
-    wrong = [] if (again.update, again.row) == (2, 2 * steps) else [f"progress {again}"]
+    wrong = [] if (again.step, again.sample_index) == (2, 2 * steps) else [f"progress {again}"]
     relosses, relrs = [], []
-    for update in range(again.update, 5):
+    for update in range(again.step, 5):
         relosses += small.window(other, update * steps, max(1, steps - update % 2), steps)
         relrs.append(other.last_lr)
     if relosses != losses[-len(relosses) :] or relrs != lrs[2:]:
