@@ -293,7 +293,7 @@ def test_a_signal_at_the_end_of_a_run(
 @pytest.mark.parametrize(("codes", "code"), [((0, 0), 0), ((143, 143), 143), ((0, 143), 143)])
 def test_the_command_says_that_a_run_is_over_though_a_signal_came_late(codes: tuple[int, int], code: int) -> None:
     children: Any = [
-        SimpleNamespace(rank=rank, told=lambda: None, process=SimpleNamespace(returncode=one))
+        SimpleNamespace(rank=rank, failure=lambda: None, process=SimpleNamespace(returncode=one))
         for rank, one in enumerate(codes)
     ]
     assert _exit_code(children, [], signal.SIGTERM) == code
