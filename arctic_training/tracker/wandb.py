@@ -62,11 +62,11 @@ class WandbTracker(Tracker):
         note.parent.mkdir(exist_ok=True)
         note.write_text(f"{self._run.id}\n")
         # wandb's own count only rises: what a run repeats from its checkpoint on would be thrown away
-        self._run.define_metric("update")
-        self._run.define_metric("*", step_metric="update")
+        self._run.define_metric("step")
+        self._run.define_metric("*", step_metric="step")
 
     def log(self, values: Mapping[str, float], step: int) -> None:
-        self._run.log(merge_metrics({"update": step}, values))
+        self._run.log(merge_metrics({"step": step}, values))
 
     def finish(self, failed: bool) -> None:
         self._run.finish(exit_code=int(failed))

@@ -122,7 +122,7 @@ def test_a_gradient_that_is_infinite_stops_too(tmp_path: Path) -> None:
 
 def test_updates_are_skipped_and_counted_and_too_many_in_a_row_end_the_run(tmp_path: Path) -> None:
     done = train(tmp_path, at(1, 2, 5), nan_guard="skip", nan_guard_limit=2)
-    assert done["progress"].update == 10
+    assert done["progress"].step == 10
     assert [n for n, record in enumerate(done["records"], 1) if record["skipped"]] == [2, 3, 6]
     with pytest.raises(NonFiniteError, match=r"step 4: .* That is 3 in a row, and nan_guard_limit is 2"):
         train(tmp_path, at(1, 2, 3), "again", nan_guard="skip", nan_guard_limit=2)
@@ -138,7 +138,7 @@ def test_the_run_goes_back_and_leaves_the_window_out(tmp_path: Path) -> None:
     finally:
         Spoiled.left_out_from_the_start = set()
     assert torch.equal(back["weights"], without["weights"])
-    assert back["progress"] == without["progress"] and back["progress"].update == 8
+    assert back["progress"] == without["progress"] and back["progress"].step == 8
     assert back["saved"] == without["saved"] == ["step_2", "step_4", "step_6", "step_8"]
     with pytest.raises(NonFiniteError, match="The run went back 1 times, which is nan_guard_limit"):
         train(tmp_path, on(*places), "often", nan_guard="back", nan_guard_limit=1)
@@ -158,13 +158,13 @@ def test_the_run_never_goes_back_to_the_checkpoint_of_another_run(tmp_path: Path
             (trainer.run_dir / "saved" / "latest").unlink(missing_ok=True)
         return on((0, 12))(trainer, loss)
 
-    assert train(tmp_path, lose, nan_guard="back")["progress"].update == 9
+    assert train(tmp_path, lose, nan_guard="back")["progress"].step == 9
 
 
 def test_what_was_left_out_stays_out_when_the_run_is_resumed(tmp_path: Path) -> None:
     told = {"nan_guard": "back", "checkpoint": {"type": "deepspeed", "save_every_n_steps": 1, "auto_resume": True}}
     train(tmp_path, on((0, 8)), **told, exit_iteration=3)
-    assert train(tmp_path, on((0, 8)), **told)["progress"].update == 9
+    assert train(tmp_path, on((0, 8)), **told)["progress"].step == 9
 
 
 def test_going_back_wants_a_checkpoint(tmp_path: Path) -> None:

@@ -97,7 +97,7 @@ def interrupt_everywhere(
         return settings
 
     whole = train(settings("whole", save_every_n_steps=1))
-    last = whole["progress"]["update"]
+    last = whole["progress"]["step"]
     assert last >= 4, f"{last} steps are too few to interrupt"
     # inside an epoch; at its end; and just before the run's
     cuts = {1, last // 2, last - 1} if everywhere else {1, last // 2}

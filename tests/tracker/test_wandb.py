@@ -90,8 +90,8 @@ def test_a_run_that_goes_on_is_one_run_with_the_numbers_of_one_that_nobody_tells
         assert plain.end() == 0
     first, second = histories(folder)
     assert first[0] == second[0] and (first[2], second[2]) == (0, 0)
-    lines = [{"update": line.pop("step"), **line} for line in run.records()]
-    assert [one["update"] for one in lines] == [1, 2, 3, 4, 5]
+    lines = [line for line in run.records()]
+    assert [one["step"] for one in lines] == [1, 2, 3, 4, 5]
     for line in lines:
         del line["time"]
     assert numbers(first[1]) + numbers(second[1]) == numbers(lines)
@@ -178,7 +178,7 @@ def test_what_is_told_reaches_the_server(tmp_path: Path, server: Any) -> None:
         posted = json.loads(line)
         assert posted["run"] == (tmp_path / "run/runs/recipe/wandb/run_id").read_text().strip()
         sent += map(json.loads, posted.get("files", {}).get("wandb-history.jsonl", {}).get("content", []))
-    assert [one["update"] for one in sent] == [1, 2, 3, 4, 5]
+    assert [one["step"] for one in sent] == [1, 2, 3, 4, 5]
     assert [one["loss"] for one in sent] == [record["loss"] for record in run.records()]
 
 
