@@ -90,7 +90,7 @@ def test_a_run_that_goes_on_is_one_run_with_the_numbers_of_one_that_nobody_tells
         assert plain.end() == 0
     first, second = histories(folder)
     assert first[0] == second[0] and (first[2], second[2]) == (0, 0)
-    lines = [line for line in run.records()]
+    lines = list(run.records())
     assert [one["step"] for one in lines] == [1, 2, 3, 4, 5]
     for line in lines:
         del line["time"]
