@@ -64,7 +64,10 @@ class SaveSchedule:
             self._covered = None
 
     def mark_stopped(self, reason: str) -> None:
-        """Records in the checkpoint of this step, saved already or not yet, that the run is stopped for good."""
+        """Records in the checkpoint of this step, saved already or not yet, that the run is stopped for good.
+
+        Raises nothing: after a `CheckpointError` the checkpoint is saved anew.
+        """
         step = self.trainer.progress.step
         if reason == self.stopped:
             return

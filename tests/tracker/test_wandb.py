@@ -150,7 +150,7 @@ def test_a_library_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -
 def test_a_run_is_told_once(tmp_path: Path) -> None:
     with start(tmp_path / "run", OFFLINE, "trackers=[wandb]") as run:
         assert run.end() == 2
-    assert run.stderr.endswith("wandb.enable: true, and wandb is among the trackers too; leave one of the two out\n")
+    assert run.stderr.endswith("wandb.enable: true, and wandb is among the trackers too; remove one of them\n")
 
 
 @pytest.fixture

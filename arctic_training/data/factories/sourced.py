@@ -126,7 +126,10 @@ class SourcedDataFactory(DataFactory[C]):
         return self.prepared_samples("train", self.config.sources)
 
     def load(self, split: str) -> Any:
-        """Returns the samples of the sources (``train``), or the share to evaluate on (``eval``)."""
+        """Returns the samples of the sources (``train``), or the share to evaluate on (``eval``).
+
+        Raises `DataError` when a single sample is to be split.
+        """
         train, evaluation = self.config.train_eval_split
         if split != "train" and not evaluation:
             return None

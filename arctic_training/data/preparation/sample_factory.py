@@ -10,26 +10,49 @@ from arctic_training.data.sources.base import DataSource
 
 
 class SampleFactory(Protocol):
-    """What preparation and streams use of a `SourcedDataFactory`, which documents it."""
+    """The interface of a `SourcedDataFactory` that preparation and streams use."""
 
     @property
-    def trainer(self) -> TrainerView: ...
+    def trainer(self) -> TrainerView:
+        """The run."""
+
     @property
     def config(self) -> Any:
         """A `SourcedDataConfig`."""
 
     @property
-    def tokenizer(self) -> Any: ...
+    def tokenizer(self) -> Any:
+        """The tokenizer of the run."""
+
     @property
-    def vocab_size(self) -> int: ...
+    def vocab_size(self) -> int:
+        """The number of token ids of the tokenizer."""
+
     @property
-    def cache_folder(self) -> Path: ...
+    def cache_folder(self) -> Path:
+        """The folder of the data cache."""
+
     @property
-    def rows(self) -> int: ...
-    def packs(self, config: Any) -> bool: ...
-    def sources(self, configs: Sequence[DataSourceConfig]) -> list[DataSource]: ...
-    def process(self, dataset: Any) -> Any: ...
-    def no_target(self, sample: Any) -> str: ...
-    def postprocess_samples(self, samples: Any) -> Any: ...
-    def group(self, samples: Any) -> Sequence[Any] | None: ...
-    def batch(self, samples: list[Any]) -> Any: ...
+    def rows(self) -> int:
+        """Rows of a micro-batch."""
+
+    def packs(self, config: Any) -> bool:
+        """Returns whether a row of a batch holds several samples."""
+
+    def sources(self, configs: Sequence[DataSourceConfig]) -> list[DataSource]:
+        """Returns the sources of the recipe sections."""
+
+    def process(self, dataset: Any) -> Any:
+        """Returns the samples of a `datasets.Dataset` of rows."""
+
+    def no_target(self, sample: Any) -> str:
+        """Returns why rows like ``sample`` have no labels, as a clause for the log."""
+
+    def postprocess_samples(self, samples: Any) -> Any:
+        """Returns what becomes of samples after the cache: truncated, split or concatenated."""
+
+    def group(self, samples: Any) -> Sequence[Any] | None:
+        """Returns the samples of each row; None where a row is a sample."""
+
+    def batch(self, samples: list[Any]) -> Any:
+        """Returns the micro-batch of ``samples``."""

@@ -43,7 +43,9 @@ class RepeatedStream:
         raise DataError(f"{self.source}: there are no rows")
 
     def state_dict(self) -> Any:
+        """Returns the state of the `datasets.IterableDataset` from which the next row is read."""
         return copy.deepcopy(self._start if self._running is None else self.rows.state_dict())
 
     def load_state_dict(self, state: Any) -> None:
+        """Continues from a state that `state_dict` returned."""
         self._start, self._running = state, None
