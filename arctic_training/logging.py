@@ -1,12 +1,13 @@
-"""The logger of this package, which puts the rank before each line on several ranks.
+"""The logger of this package, which puts the rank before each line on several ranks; progress bars of libraries.
 
 It is separate from loguru's own logger, which belongs to the program that uses this package: that one keeps its sinks,
 and gets the messages of this one too.
 """
 
 import contextlib
+import importlib
 import sys
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,7 +16,7 @@ import loguru._logger
 
 from arctic_training.errors.redaction import redact
 
-__all__ = ["close_log", "logger", "start_console_log", "start_file_log"]
+__all__ = ["close_log", "logger", "start_console_log", "start_file_log", "without_progress_bars"]
 
 _LINE = "{time:HH:mm:ss} {level: <7} {extra[rank]}{message}"
 _FILE_LINE = "{time} {level: <7} {extra[rank]}{message}"
@@ -106,3 +107,22 @@ def _remove(sink: str) -> None:
     if sink in _sinks:
         with contextlib.suppress(ValueError):  # the program has removed it
             logger.remove(_sinks.pop(sink))
+
+
+@contextlib.contextmanager
+def without_progress_bars(
+    library: Literal["transformers", "datasets"], *, keep_in_terminal: bool = False
+) -> Iterator[None]:
+    """Disables the progress bars of ``library`` inside.
+
+    ``keep_in_terminal``: not where standard error is a terminal.
+    """
+    bars: Any = importlib.import_module(f"{library}.utils.logging")
+    disable = bars.is_progress_bar_enabled() and not (keep_in_terminal and sys.stderr.isatty())
+    if disable:
+        bars.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if disable:
+            bars.enable_progress_bar()

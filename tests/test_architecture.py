@@ -26,7 +26,7 @@ FLOORS = [
         "distributed.collectives",
         "loss",
     ],
-    ["registry", "state", "logging", "progress_bars", "errors.report"],
+    ["registry", "state", "logging", "errors.report"],
     ["config", "metrics"],
     ["callback.hooks", "callback.callback", "tracker", "distributed.watchdog"],
     ["component", "generation", "engine", "distributed.sequence_parallel", "reward", "evaluation", "callback"],
@@ -177,6 +177,15 @@ def test_libraries_stay_in_their_rooms() -> None:
             yield f"{me} hides a circle"
 
     each(rule)
+
+
+def test_files_are_short_and_few_stand_at_the_top() -> None:
+    long = {dotted(path): lines for path in FILES if (lines := path.read_text(encoding="utf-8").count("\n")) > 300}
+    assert not long, f"more than 300 lines: {long}"
+    trainer = (ROOT / "trainer" / "trainer.py").read_text(encoding="utf-8").count("\n")
+    assert trainer <= 250, f"trainer/trainer.py has {trainer} lines; what is no part of the loop has a file of its own"
+    top = sorted(path.name for path in ROOT.glob("*.py"))
+    assert len(top) <= 8, f"files that belong into a room: {top}"
 
 
 def test_the_first_line_says_the_subject() -> None:

@@ -18,7 +18,7 @@ from arctic_training.distributed import process_group
 from arctic_training.engine.deepspeed_internals import full_shape, is_partitioned_param
 from arctic_training.engine.zero import gathered, is_partitioned
 from arctic_training.errors.types import RecipeError
-from arctic_training.progress_bars import without_progress_bars
+from arctic_training.logging import without_progress_bars
 
 
 @dataclass(frozen=True)

@@ -12,12 +12,11 @@ from torch import nn
 
 from arctic_training.config.checks.files import not_on_hub
 from arctic_training.errors.types import ModelError
-from arctic_training.logging import logger
+from arctic_training.logging import logger, without_progress_bars
 from arctic_training.model import weight_files
 from arctic_training.model.checks.weight_shapes import check_modules_in_files, check_weight_shapes, mismatch_message
 from arctic_training.model.config_values import coerce_values
 from arctic_training.model.transformers_internals import converts_weights
-from arctic_training.progress_bars import without_progress_bars
 from arctic_training.registry import suggest
 
 T = TypeVar("T")

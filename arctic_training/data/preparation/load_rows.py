@@ -8,7 +8,7 @@ from arctic_training.data.sources.arrow_rows import stream_reader
 from arctic_training.data.sources.base import DataSource
 from arctic_training.data.sources.json_columns import to_dataset
 from arctic_training.errors.types import DataError
-from arctic_training.progress_bars import without_progress_bars
+from arctic_training.logging import without_progress_bars
 
 
 def load_rows(source: DataSource, split: str) -> Any:

@@ -17,9 +17,8 @@ from arctic_training.data.sources import mixing
 from arctic_training.data.sources.base import DataSource
 from arctic_training.data.sources.spool import Spool, take
 from arctic_training.errors.types import DataError
-from arctic_training.logging import logger
+from arctic_training.logging import logger, without_progress_bars
 from arctic_training.loss.targets import IGNORE_INDEX
-from arctic_training.progress_bars import without_progress_bars
 
 
 def prepare_samples(
