@@ -37,7 +37,7 @@ class EMA(Callback):
 
     def __init__(self, config: EMAConfig) -> None:
         super().__init__(config)
-        self.updates = 0
+        self.steps = 0
         self.weights: dict[str, Tensor] = {}
         self._module: torch.nn.Module | None = None
         self._shares: Sequence[Mapping[str, Tensor]] = []
@@ -55,8 +55,8 @@ class EMA(Callback):
         """Updates the average before the evaluations and checkpoints of this step."""
         decay: float = self.config.decay
         if self.config.warmup:
-            decay = min(decay, (1 + self.updates) / (10 + self.updates))
-        self.updates += 1
+            decay = min(decay, (1 + self.steps) / (10 + self.steps))
+        self.steps += 1
         now = _state(trainer.engines[self.config.role].module)
         averages, counts = [name for name in now if now[name].is_floating_point()], now.keys()
         torch._foreach_lerp_([self.weights[n] for n in averages], [now[n].float() for n in averages], 1 - decay)
@@ -74,15 +74,15 @@ class EMA(Callback):
             return torch.func.functional_call(module, averages, args, kwargs)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"updates": self.updates, "weights": self.weights}
+        return {"steps": self.steps, "weights": self.weights}
 
     def load_state_dict(self, state: Mapping[str, Any], /) -> None:
-        self.updates, self.weights = int(state["updates"]), dict(state["weights"])
+        self.steps, self.weights = int(state["steps"]), dict(state["weights"])
         self._place_averages()
 
     def load_sharded_state_dict(self, shares: Sequence[Mapping[str, Any]], /) -> None:
         """Restores the state from those of ranks of another layout."""
-        self.updates, self._shares = int(shares[0]["updates"]), [share["weights"] for share in shares]
+        self.steps, self._shares = int(shares[0]["steps"]), [share["weights"] for share in shares]
         self._place_averages()
 
     def _place_averages(self) -> None:

@@ -66,7 +66,7 @@ def test_goes_on_from_what_it_told() -> None:
     nn.init.ones_(other[0].weight)
     ema.pre_after_update(trainer)
     resumed.pre_after_update(run(other))
-    assert resumed.updates == ema.updates == 2
+    assert resumed.steps == ema.steps == 2
     assert all(torch.equal(resumed.weights[name], weight) for name, weight in ema.weights.items())
 
 
