@@ -26,7 +26,7 @@ FLOORS = [
         "distributed.collectives",
         "loss",
     ],
-    ["registry", "state", "logging", "errors.report"],
+    ["registry", "state", "logging", "distributed.report"],
     ["config", "metrics"],
     ["callback.hooks", "callback.callback", "tracker", "distributed.watchdog"],
     ["component", "generation", "engine", "distributed.sequence_parallel", "reward", "evaluation", "callback"],

@@ -17,7 +17,7 @@ from typing import Any
 import psutil
 
 from arctic_training.distributed import heartbeat, process_group
-from arctic_training.errors.report import report
+from arctic_training.distributed.report import report
 from arctic_training.errors.types import HangError
 
 _PACKAGE = str(Path(__file__).parents[1]) + os.sep

@@ -17,8 +17,8 @@ from typing import Any
 from arctic_training.callback.time_limit import STOPPED_EARLY
 from arctic_training.config.sections.trainer import TrainerConfig
 from arctic_training.distributed import environment
+from arctic_training.distributed.report import CHANNEL
 from arctic_training.distributed.signals import STOP_SIGNALS, handle_signals
-from arctic_training.errors.report import CHANNEL
 from arctic_training.errors.short_repr import short_repr
 from arctic_training.errors.types import InputError
 from arctic_training.launch.arguments import Arguments

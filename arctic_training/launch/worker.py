@@ -28,7 +28,7 @@ def main(words: Sequence[str] | None = None) -> int:
     environment.set_env_default("TORCH_CPP_LOG_LEVEL", "ERROR")
     for name, value in openmp_settings(os.environ).items():
         environment.set_env(name, value)
-    from arctic_training.errors.report import report
+    from arctic_training.distributed.report import report
 
     words = sys.argv[1:] if words is None else words
     try:
@@ -50,7 +50,7 @@ def run(config: Any, *, command: str = "train", debug: bool = False, profile: st
     """
     from arctic_training.config.recipe.location import place
     from arctic_training.distributed import process_group, watchdog
-    from arctic_training.errors.report import report
+    from arctic_training.distributed.report import report
     from arctic_training.registry import lookup
 
     trainer_class: Any = lookup("trainer", config.type)

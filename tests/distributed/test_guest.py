@@ -20,7 +20,7 @@ import torch
 import torch.distributed as dist
 
 from arctic_training.distributed import collectives, process_group
-from arctic_training.errors.report import report
+from arctic_training.distributed.report import report
 from arctic_training.errors.types import InputError
 from tests import processes
 from tests.contract.cases import recipe
