@@ -349,7 +349,7 @@ def test_a_folder_that_cannot_be_written_is_refused_before_anything_is_started(
     recipe = "model: {name_or_path: %s/model}\ndata: {sources: [%s/rows.jsonl]}\n%s\n"
     try:
         for said, told in (
-            ("checkpoint: {output_dir: %s/locked/saved}", "3:26: checkpoint.output_dir: %s/locked: no right to write"),
+            ("checkpoint: {output_dir: %s/locked/saved}", "3:26: checkpoint.output_dir: %s/locked: no permission to write"),
             ("checkpoint: {output_dir: %s/file/saved}", "3:26: checkpoint.output_dir: %s/file is a file, and a folder"),
             ("output_dir: %s/locked/run", "3:13: output_dir: %s/locked: no permission to write there"),
         ):

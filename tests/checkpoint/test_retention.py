@@ -175,8 +175,8 @@ def test_a_kill_while_a_value_is_noted_leaves_the_checkpoint_whole(tmp_path: Pat
     [
         ({"keep_best": 1}, {}, "checkpoint.keep_best: without keep_last all checkpoints are kept"),
         ({"keep_every": 5}, {}, "checkpoint.keep_every: without keep_last all checkpoints are kept"),
-        ({"keep_last": 1, "best_metric": "x"}, {}, "checkpoint.best_metric: it says which checkpoints keep_best keeps"),
-        (KEPT, {}, "eval_interval: 0, and the checkpoint section has keep_best: nothing would tell which is the best"),
+        ({"keep_last": 1, "best_metric": "x"}, {}, "checkpoint.best_metric: without keep_best it has no effect; give keep_best"),
+        (KEPT, {}, "eval_interval: 0, and the checkpoint section has keep_best, which needs evaluations"),
     ],
 )
 def test_what_would_keep_nothing_is_refused(tmp_path: Path, section: Any, more: Any, says: str) -> None:
