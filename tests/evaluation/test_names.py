@@ -111,7 +111,7 @@ def test_what_a_trainer_records_takes_the_place_of_nothing(recipe: dict[str, Any
 
 def test_two_trackers_do_not_write_one_file(recipe: dict[str, Any], tmp_path: Path) -> None:
     recipe["trackers"] = [{"type": "jsonl", "path": str(tmp_path / "run/../run/metrics.jsonl")}]
-    with pytest.raises(RecipeError, match=r"trackers: jsonl and jsonl both write .*metrics.jsonl; leave one out"):
+    with pytest.raises(RecipeError, match=r"trackers: jsonl and jsonl both write .*metrics.jsonl; remove one"):
         SFTTrainer(get_config(recipe))
     assert not (tmp_path / "run").exists()
     for path in (None, str(tmp_path / "other.jsonl")):  # what the recipe alone shows is refused when it is read

@@ -71,7 +71,7 @@ def test_a_role_brings_the_sections_that_its_recipe_has(recipe: dict[str, Any]) 
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        (lambda recipe: recipe.pop("teacher"), "teacher.name_or_path: missing"),
+        (lambda recipe: recipe.pop("teacher"), "teacher.name_or_path: Field required"),
         (lambda recipe: recipe["teacher"].update(name_or_pat="m"), "teacher.name_or_pat: unknown; did you mean"),
         (lambda recipe: recipe.update(teacher_optimizer={}), "teacher_optimizer: unknown"),
         (lambda recipe: recipe["student_optimizer"].update(type="adamm"), "student_optimizer.type: 'adamm'"),
@@ -113,11 +113,11 @@ class Paced(SFTTrainer):
 @pytest.mark.parametrize(
     ("trainer", "told"),
     [
-        (Plain, "has a role teacher, and its config reads teacher as no model's section; leave it out there"),
-        (Taken, "has a role data, and its config reads data as no model's section; give the role another name"),
+        (Plain, "has a role teacher, and its config does not read teacher as a section for the model; remove it there"),
+        (Taken, "has a role data, and its config does not read data as a section for the model; give the role another name"),
         (
             Twofold,
-            "has a role a, and its config reads a_optimizer as no optimizer's section; give the role another name",
+            "has a role a, and its config does not read a_optimizer as a section for the optimizer; give the role another name",
         ),
         (Paced, "has a role model that is given turns, and its config has no such key"),
     ],

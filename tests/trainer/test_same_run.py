@@ -122,7 +122,7 @@ def test_a_loss_of_ones_own_has_to_say_that_it_can(tmp_path: Path) -> None:
         name = "inherited_loss_for_the_test"
 
     made = told("sft", str(tmp_path), "run", sequence_parallel_size=2)
-    with pytest.raises(RecipeError, match="sequence_parallel_size: 2, and Own does not say that its loss is right"):
+    with pytest.raises(RecipeError, match="sequence_parallel_size: 2, and Own does not state that its loss is right"):
         get_config({**made, "type": Own.name})
     for trainer in (Said, Inherited):
         assert get_config({**made, "type": trainer.name}).sequence_parallel_size == 2

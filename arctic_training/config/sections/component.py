@@ -136,7 +136,7 @@ def incomplete(cls: Any) -> str:
             key, slot = role.name if part == "model" else role.section(part), f"{part}_factory_type"
             marks = [mark.types for mark in reader.model_fields[key].metadata if isinstance(mark, TrainerComponent)]
             if slot not in marks:
-                text = f"{role.name}, and its config does not read {key} as the section of a {part}"
+                text = f"{role.name}, and its config does not read {key} as a section for the {part}"
                 hint = f'remove it there, or mark it TrainerComponent("{slot}")'
                 return f"{who} has a role {text}; {'give the role another name' if marks else hint}"
         for key in filter(None, (role.steps_per_update_key, role.deepspeed)):
