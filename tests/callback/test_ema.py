@@ -57,7 +57,7 @@ def test_goes_on_from_what_it_told() -> None:
     one, other = network(), network()
     ema, trainer = started(one)
     ema.pre_after_update(trainer)
-    told = {"updates": ema.state_dict()["updates"], "weights": {n: w.clone() for n, w in ema.weights.items()}}
+    told = {"steps": ema.state_dict()["steps"], "weights": {n: w.clone() for n, w in ema.weights.items()}}
     resumed = EMA(EMAConfig(type="ema"))
     resumed.load_state_dict(told)
     other.load_state_dict(one.state_dict())

@@ -117,7 +117,8 @@ class Paced(SFTTrainer):
         (Taken, "has a role data, and its config does not read data as a section for the model; give the role another name"),
         (
             Twofold,
-            "has a role a, and its config does not read a_optimizer as a section for the optimizer; give the role another name",
+            "has a role a, and its config does not read a_optimizer as a section for the optimizer; give the role "
+            "another name",
         ),
         (Paced, "has a role model that is given turns, and its config has no such key"),
     ],
