@@ -169,7 +169,7 @@ def test_what_was_left_out_stays_out_when_the_run_is_resumed(tmp_path: Path) -> 
 
 def test_going_back_wants_a_checkpoint(tmp_path: Path) -> None:
     for section in ([], {"type": "deepspeed", "save_end_of_training": True}):
-        with pytest.raises(RecipeError, match="nan_guard: back, and no checkpoint is saved during the run to return to"):
+        with pytest.raises(RecipeError, match="nan_guard: back, and no checkpoint is saved during the run"):
             get_config(recipe("gan", tmp_path, nan_guard="back", checkpoint=section))
 
 

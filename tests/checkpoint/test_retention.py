@@ -175,7 +175,7 @@ def test_a_kill_while_a_value_is_noted_leaves_the_checkpoint_whole(tmp_path: Pat
     [
         ({"keep_best": 1}, {}, "checkpoint.keep_best: without keep_last all checkpoints are kept"),
         ({"keep_every": 5}, {}, "checkpoint.keep_every: without keep_last all checkpoints are kept"),
-        ({"keep_last": 1, "best_metric": "x"}, {}, "checkpoint.best_metric: without keep_best it has no effect; give keep_best"),
+        ({"keep_last": 1, "best_metric": "x"}, {}, "checkpoint.best_metric: without keep_best it has no effect"),
         (KEPT, {}, "eval_interval: 0, and the checkpoint section has keep_best, which needs evaluations"),
     ],
 )

@@ -114,7 +114,7 @@ class Paced(SFTTrainer):
     ("trainer", "told"),
     [
         (Plain, "has a role teacher, and its config does not read teacher as a section for the model; remove it there"),
-        (Taken, "has a role data, and its config does not read data as a section for the model; give the role another name"),
+        (Taken, "has a role data, and its config does not read data as a section for the model; give the role"),
         (
             Twofold,
             "has a role a, and its config does not read a_optimizer as a section for the optimizer; give the role "
