@@ -21,8 +21,11 @@ class TimeLimitConfig(ComponentConfig):
 
 
 class TimeLimit(Callback):
-    """Requests a stop when the time left is less than two of the longest steps so far, evaluations and saves
-    included, plus a reserve: a twentieth of the limit, but at least 15 s and at most 5 min."""
+    """Stops and saves the run before its time limit.
+
+    It requests a stop when the time left is less than two of the longest steps so far, evaluations and saves included,
+    plus a reserve: a twentieth of the limit, but at least 15 s and at most 5 min.
+    """
 
     name = "time_limit"
     config_type = TimeLimitConfig

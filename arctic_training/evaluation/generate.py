@@ -66,8 +66,11 @@ class GenerateConfig(ComponentConfig):
 
 
 class GenerateEvaluator(Evaluator):
-    """Measures ``<scorer>/<evaluation set>``: the mean score of the completions that the scorer judges, and under
-    ``abstained/`` the share of those that it does not. The second scorer of a type is called ``<scorer>#2``."""
+    """Generates completions for the evaluation sets and scores them.
+
+    Measures ``<scorer>/<evaluation set>``, the mean score of the completions that the scorer judges, and under
+    ``abstained/`` the share of those that it does not. The second scorer of a type is called ``<scorer>#2``.
+    """
 
     name = "generate"
     config_type = GenerateConfig

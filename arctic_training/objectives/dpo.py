@@ -56,7 +56,10 @@ class DPOConfig(ReferenceConfig):
 
 
 class DPOTrainer(LanguageModelTrainer):
-    """The loss is a mean over the pairs of the window; `DPODataFactory` lists the keys of a batch."""
+    """Trains on preferences: chosen and rejected completions of a prompt (DPO and its variants).
+
+    The loss of a step is the mean over the pairs of the window; `DPODataFactory` lists the keys of a batch.
+    """
 
     name = "dpo"
     config_type = DPOConfig

@@ -98,9 +98,11 @@ class GANConfig(TrainerConfig):
 
 
 class GANTrainer(Trainer):
-    """The generator is the role ``model``. A batch has ``rows``, ``[N, ...]``, which are dealt to the steps of the
-    discriminator in turn, and ``draw``, int64 ``[N]``, from which the noise is derived, so that neither depends on the
-    split of the global batch."""
+    """Trains a generator, the role ``model``, against a discriminator.
+
+    A batch has ``rows``, ``[N, ...]``, which are dealt to the steps of the discriminator in turn, and ``draw``, int64
+    ``[N]``, from which the noise is derived, so that neither depends on the split of the global batch.
+    """
 
     name = "gan"
     config_type = GANConfig

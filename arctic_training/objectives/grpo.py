@@ -27,8 +27,9 @@ class GRPOConfig(PolicyConfig):
 
 
 class GRPOTrainer(PolicyTrainer):
-    """Trains on completions by their advantage over the others of their prompt. Shao et al. 2024 (arXiv 2402.03300),
-    equation 3, an exact mean over the window.
+    """Trains on completions by the advantage of their reward over the others of their prompt (GRPO).
+
+    Shao et al. 2024 (arXiv 2402.03300), equation 3, as an exact mean over the window.
     """
 
     name = "grpo"

@@ -35,7 +35,8 @@ def test_a_class_is_whole(kind: str, name: str) -> None:
     cls = lookup(kind, name)
     assert cls.name == name and cls.kind == kind
     assert not inspect.isabstract(cls), f"{cls.__name__} leaves out {sorted(getattr(cls, '__abstractmethods__', ()))}"
-    assert (cls.__doc__ or "").strip(), f"{cls.__name__} does not say what it is"
+    first = (cls.__doc__ or "").strip().partition("\n")[0]  # what `arctic_training list` prints
+    assert first.endswith("."), f"{cls.__name__} does not say in its first line what it is"
     config_type = getattr(cls, "config_type", ComponentConfig)
     assert issubclass(config_type, BaseConfig)
     for field in getattr(config_type, "model_fields", {}):

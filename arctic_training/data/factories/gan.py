@@ -4,7 +4,7 @@ from arctic_training.data.factories.tensor import TensorDataFactory
 
 
 class GANDataFactory(TensorDataFactory):
-    """A micro-batch has ``micro_batch_size`` rows for each of the discriminator's ``d_steps``."""
+    """Loads tensors for `gan`: ``micro_batch_size`` rows for each of the discriminator's ``d_steps``."""
 
     name = "gan"
 

@@ -37,7 +37,7 @@ class PromptDataConfig(SourcedDataConfig):
 
 
 class PromptDataFactory(SourcedDataFactory[PromptDataConfig]):
-    """Rows in any of the formats of `arctic_training.data.formats.chat`. The assistant's last answer is the reference.
+    """Encodes prompts of chats in any of the usual formats; the assistant's last answer is the reference.
 
     A sample is the prompt, ``input_ids``, and the reference with its end token, ``answer_ids``. A prompt that leaves no
     room for ``max_new_tokens`` below ``max_length`` is dropped. A batch has a list of each under ``prompts`` and

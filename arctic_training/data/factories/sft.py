@@ -25,7 +25,7 @@ class SFTDataConfig(TokenDataConfig):
 
 
 class SFTDataFactory(TokenDataFactory[SFTDataConfig]):
-    """Encodes rows in any of the formats of `arctic_training.data.formats.chat` into token ids and labels."""
+    """Encodes rows in any of the usual chat formats into token ids and labels."""
 
     name = "sft"
     config_type = SFTDataConfig

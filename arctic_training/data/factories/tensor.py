@@ -55,7 +55,7 @@ def _typed(section: Any) -> Any:
 
 
 class TensorDataFactory(DataFactory[TensorDataConfig]):
-    """Data whose sources return a tensor ``[rows, ...]``, which becomes the column ``rows``, or a mapping of columns.
+    """Loads tensors ``[rows, ...]``, which become the column ``rows``, or mappings of columns.
 
     A batch has the rows of each column, and ``draw``, int64 ``[n]``: the number of each row among all rows that the run
     reads, from which `arctic_training.data.batching.noise` makes random numbers.
