@@ -8,12 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field, field_validator
+from pydantic import Field
 
 from arctic_training.config.checks.files import invalid_path, unreadable
 from arctic_training.config.checks.problems import Problem
 from arctic_training.config.sections.changes import RESUME_SAFE
-from arctic_training.config.sections.data import DataSourceConfig
 from arctic_training.data.sources import json_rows
 from arctic_training.data.sources import split as splits
 from arctic_training.data.sources.arrow_rows import RowReader
@@ -26,18 +25,13 @@ _MAX_HASHED = 256 * 2**20
 """Bytes up to which the content of a file is hashed; of a larger one its path and time."""
 
 
-class FileSourceConfig(DataSourceConfig):
+class FileSourceConfig(splits.SplitSourceConfig):
     """A source of local files."""
 
     name_or_path: Annotated[str, RESUME_SAFE] = Field(min_length=1)
     """A file, or a pattern such as ``data/*.jsonl``, whose files are read in the order of their names."""
     streaming: bool = False
     """Read while training rather than before, for files larger than the disk or memory. Needs ``train_iters``."""
-
-    @field_validator("split")
-    @classmethod
-    def _check_split(cls, value: str) -> str:
-        return splits.check_split(value)
 
     def missing_paths(self) -> list[Problem]:
         why = _why_unreadable(self.name_or_path)

@@ -6,12 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
-from pydantic import Field, field_validator
+from pydantic import Field
 
 from arctic_training.config.checks.files import unreadable
 from arctic_training.config.checks.problems import Problem
 from arctic_training.config.sections.changes import RESUME_SAFE
-from arctic_training.config.sections.data import DataSourceConfig
 from arctic_training.data.formats.remarks import unread_columns
 from arctic_training.data.sources import split as splits
 from arctic_training.data.sources.base import DataSource
@@ -21,7 +20,7 @@ from arctic_training.errors.types import DataError
 _NAMED_SPLIT = re.compile(r"(.+?):([\w.\-]+(?:\[[^\]]*\])?)")
 
 
-class HFDataSourceConfig(DataSourceConfig):
+class HFDataSourceConfig(splits.SplitSourceConfig):
     """A source of a Hugging Face data set."""
 
     name_or_path: Annotated[str, RESUME_SAFE] = Field(min_length=1)
@@ -32,11 +31,6 @@ class HFDataSourceConfig(DataSourceConfig):
     """The source's own names of splits: ``{train: train_sft, eval: test_sft}``."""
     streaming: bool = False
     """Read while training rather than before. Needs ``train_iters``."""
-
-    @field_validator("split")
-    @classmethod
-    def _check_split(cls, value: str) -> str:
-        return splits.check_split(value)
 
     def missing_paths(self) -> list[Problem]:
         named = _NAMED_SPLIT.fullmatch(self.name_or_path)

@@ -3,6 +3,9 @@
 import re
 from typing import Any
 
+from pydantic import field_validator
+
+from arctic_training.config.sections.data import DataSourceConfig
 from arctic_training.errors.types import DataError
 
 _SPLIT = re.compile(r"([\w.\-]*)(?:\[(-?\d+%?)?:(-?\d+%?)?\])?")
@@ -17,13 +20,17 @@ def parse(split: str) -> tuple[str, str | None, str | None]:
     return match[1], match[2], match[3]
 
 
-def check_split(split: str) -> str:
-    """Returns ``split``, for a validator of a section. Raises ValueError."""
-    try:
-        parse(split)
-    except DataError as error:
-        raise ValueError(str(error)) from None
-    return split
+class SplitSourceConfig(DataSourceConfig):
+    """A source whose ``split`` may have a slice."""
+
+    @field_validator("split")
+    @classmethod
+    def _check_split(cls, value: str) -> str:
+        try:
+            parse(value)
+        except DataError as error:
+            raise ValueError(str(error)) from None
+        return value
 
 
 def select_split(rows: Any, split: str) -> Any:
