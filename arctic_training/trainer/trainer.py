@@ -31,7 +31,7 @@ from arctic_training.trainer.role import Role, add_role_sections, check_roles
 from arctic_training.trainer.schedule import ScheduleMixin
 from arctic_training.trainer.session import Session
 from arctic_training.trainer.view import View
-from arctic_training.trainer.window import AccumulationWindow, count_targets, windowed_batches
+from arctic_training.trainer.window import AccumulationWindow, count_loss_terms, windowed_batches
 
 
 class Trainer(Registered, Hooked, View, ScheduleMixin, Ending, ABC, kind="trainer"):
@@ -174,7 +174,7 @@ class Trainer(Registered, Hooked, View, ScheduleMixin, Ending, ABC, kind="traine
 
     def targets(self, batch: Any) -> int:
         """Returns how many terms the loss of ``batch`` sums: its labels, or its rows where it has no labels."""
-        return count_targets(batch)
+        return count_loss_terms(batch)
 
     @hook("after_update")
     def after_update(self) -> None:

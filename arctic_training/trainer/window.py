@@ -54,12 +54,12 @@ def iter_windows(
     whether to stop after the window, so that nothing else in the loop needs a collective.
     """
     stream = iter(batches)
-    while held := list(islice(stream, size)):
-        mine = torch.tensor([sum(targets(batch) for batch in held), int(stop())], dtype=torch.int64)
-        total, stops = reduce(mine).tolist()
-        share = max(total, 1) / (len(held) * ranks)
+    while window := list(islice(stream, size)):
+        counts = torch.tensor([sum(targets(batch) for batch in window), int(stop())], dtype=torch.int64)
+        total, stops = reduce(counts).tolist()
+        share = max(total, 1) / (len(window) * ranks)
         yield AccumulationWindow(
-            [set_num_items_in_batch(to_device(batch, device), share) for batch in held], total, stop=stops > 0
+            [set_num_items_in_batch(to_device(batch, device), share) for batch in window], total, stop=stops > 0
         )
 
 
@@ -69,12 +69,13 @@ def windowed_batches(trainer: Any) -> Iterator[Any]:
     Windows in ``trainer.skipped_windows`` are passed over. ``trainer`` is a `Trainer`.
     """
     loader, progress = trainer.train_loader, trainer.progress
-    if repeats_first := trainer.config.overfit_first_batch:
+    batches = loader
+    if trainer.config.overfit_first_batch:
         batches = repeat_first_batch(loader, progress.sample_index)
     else:
         loader.seek(progress.epoch, progress.sample_index)
     for window in iter_windows(
-        batches if repeats_first else loader,
+        batches,
         trainer.config.gradient_accumulation_steps,
         targets=trainer.targets,
         stop=lambda: bool(trainer._stop_request[0]),
@@ -98,7 +99,7 @@ def repeat_first_batch(loader: Any, row: int) -> Iterator[Any]:
     return repeat(first, len(loader) - row // loader.stride) if len(loader) else repeat(first)
 
 
-def count_targets(batch: Any) -> int:
+def count_loss_terms(batch: Any) -> int:
     """Returns the number of labels of a batch that are not ignored; of its rows when it has no labels."""
     if isinstance(batch, Mapping):
         for name in ("shift_labels", "labels"):
