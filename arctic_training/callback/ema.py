@@ -123,8 +123,8 @@ def _shard(saved: Sequence[Tensor], parameter: Tensor) -> Tensor:
         return full
     size = parameter.ds_tensor.numel()
     part = full.new_zeros(size)
-    mine = full.flatten()[size * process_group.rank() :][:size]
-    part[: len(mine)] = mine
+    shard = full.flatten()[size * process_group.rank() :][:size]
+    part[: len(shard)] = shard
     return part
 
 

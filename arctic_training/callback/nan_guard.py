@@ -21,7 +21,7 @@ class NanGuardConfig(ComponentConfig):
     """Options of the guard, from the recipe keys ``nan_guard`` and ``nan_guard_limit``."""
 
     policy: Literal["stop", "skip", "back"] = "stop"
-    """What to do at a window that is not finite: end the run, skip the window, or rewind to the newest checkpoint."""
+    """Action at a window that is not finite: end the run, skip the window, or rewind to the newest checkpoint."""
     limit: int = 10
     """Maximum consecutive skipped windows (``skip``) or total rewinds (``back``) before the run fails."""
 
@@ -134,17 +134,18 @@ class NanGuard(Callback):
 
     def pre_checkpoint(self, trainer: TrainerView) -> None:
         """Raises `NonFiniteError`, on every rank, rather than save weights that are not finite."""
-        wrong = [role for role, engine in trainer.trainable_engines.items() if not _is_finite(engine.module)]
-        self._require_finite(trainer, f"; weights of {wrong[0]} are not finite" if wrong else "")
+        roles = [role for role, engine in trainer.trainable_engines.items() if not _is_finite(engine.module)]
+        self._require_finite(trainer, f"weights of {roles[0]} are not finite" if roles else "")
 
     def post_train(self, trainer: TrainerView) -> None:
         """Checks that the losses of all ranks were finite at the end."""
         self._require_finite(trainer)
 
     def _require_finite(self, trainer: TrainerView, weights: str = "") -> None:
-        mine = (f"the loss is not finite: {self._unshared}" if self._unshared else "") + weights
-        if wrong := [one.removeprefix("; ") for one in collectives.all_gather_object(mine) if one]:
-            raise NonFiniteError(f"step {trainer.progress.step} or the one before: {wrong[0]}; nothing is saved")
+        loss = f"the loss is not finite: {self._unshared}" if self._unshared else ""
+        fault = "; ".join(filter(None, [loss, weights]))
+        if faults := list(filter(None, collectives.all_gather_object(fault))):
+            raise NonFiniteError(f"step {trainer.progress.step} or the one before: {faults[0]}; nothing is saved")
 
     def state_dict(self) -> dict[str, Any]:
         return {"total": self.total, "left_out": [list(place) for place in sorted(self.skipped_windows)]}

@@ -40,7 +40,7 @@ class Checkpointer(SaveSchedule, Factory[C, "Checkpointer[Any]"], kind="checkpoi
         super().__init__(trainer, config)
         self.output_dir = config.folder(trainer.run_dir)
         self._metrics: tuple[int, dict[str, float]] = (-1, {})
-        """What the evaluation at a step measured."""
+        """The step of the latest evaluation, and its metrics."""
         self._warned_no_metric = False
         self._warned_other_metrics = False
 

@@ -56,7 +56,9 @@ class BaseConfig(BaseModel):
     @classmethod
     def _has_no_effect(cls, key: Any, value: Any) -> bool:
         """Returns whether ``key`` is one of `not_built` and asks for nothing."""
-        neutral = cls.not_built[key][1] if key in cls.not_built else ...
+        if key not in cls.not_built:
+            return False
+        neutral = cls.not_built[key][1]
         return bool(read_numbers(value, type(neutral)) == neutral)
 
     @field_validator("*", mode="before")
