@@ -123,10 +123,15 @@ def subject(cls: type) -> str:
     return (cls.__doc__ or "").strip().split("\n\n")[0].replace("\n", " ").replace("``", "`").replace("    ", "")
 
 
+def package_classes(kind: str) -> dict[str, Any]:
+    """Returns the classes of this package of ``kind`` by name, and none that other code has registered beside them."""
+    classes = {name: lookup(kind, name) for name in names(kind)}
+    return {name: cls for name, cls in classes.items() if cls.__module__.startswith("arctic_training.")}
+
+
 def pages() -> str:
     lines = [INTRODUCTION, "## Top level", "", *table(TrainerConfig)]
-    for name in names("trainer"):
-        cls: Any = lookup("trainer", name)
+    for name, cls in package_classes("trainer").items():
         lines += [f"### Trainer `{name}`", "", subject(cls), ""]
         lines += ["Classes that it accepts, the default first:", ""]
         for key, field in cls.config_type.model_fields.items():
@@ -138,8 +143,7 @@ def pages() -> str:
         lines += ["", *table(cls.config_type, without=TrainerConfig)]
     for section, kind in SECTIONS:
         lines += [f"## `{section}`", ""]
-        for name in names(kind):
-            cls = lookup(kind, name)
+        for name, cls in package_classes(kind).items():
             config_type = getattr(cls, "config_type", ComponentConfig)
             lines += [f"### {kind.replace('_', ' ').capitalize()} `{name}`", "", subject(cls), "", *table(config_type)]
     return "\n".join(lines) + "\n"
