@@ -131,37 +131,39 @@ class GenerateEvaluator(Evaluator):
             where = f"{name}, sample {n + 1}"
             return Prompt.from_sample(samples[n], where, encoder_decoder=is_encoder_decoder(module))
 
-        prompts = {n: read(n) for n in range(rank, count, world)}
-        by_length = sorted(prompts, key=lambda n: len(prompts[n].prompt_ids), reverse=True)  # less padding
-        texts, size = dict[int, str](), self.config.batch_size
-        for start in range(0, -(-count // world), size):
-            batch = by_length[start : start + size]
-            completions = self._complete(trainer, module, {n: prompts[n] for n in batch} or {0: read(0)})
-            texts |= zip(batch, completions, strict=False)
+        numbers = list(range(rank, count, world))
+        filled = numbers + [0] * (-(-count // world) - len(numbers))
+        prompts = [read(n) for n in filled]
+        texts = self._complete(trainer, module, prompts, filled)[: len(numbers)]
         rows: list[dict[str, Any]] = []
         with raise_on_all_ranks():
-            rows = [self._row(trainer.tokenizer, prompts[n], texts[n], f"{name}, sample {n + 1}") for n in texts]
-        return [{"sample": n + 1} | row for n, row in zip(texts, rows, strict=True)]
+            rows = [
+                {"sample": n + 1} | self._row(trainer.tokenizer, prompt, text, f"{name}, sample {n + 1}")
+                for n, prompt, text in zip(numbers, prompts, texts, strict=False)
+            ]
+        return rows
 
-    def _complete(self, trainer: TrainerView, module: Any, prompts: Mapping[int, Prompt]) -> list[str]:
-        """Returns the text of a completion of each prompt. The keys are the numbers of the samples, from which their
-        random numbers are made."""
+    def _complete(
+        self, trainer: TrainerView, module: Any, prompts: Sequence[Prompt], numbers: Sequence[int]
+    ) -> list[str]:
+        """Returns the text of a completion of each prompt. ``numbers`` are those of the samples, from which the random
+        numbers are made."""
         tokenizer, config = trainer.tokenizer, self.config
-        ends = find_eos_token_ids(tokenizer, module, [prompt.reference_ids for prompt in prompts.values()])
+        ends = find_eos_token_ids(tokenizer, module, [prompt.reference_ids for prompt in prompts])
         if is_lexer(tokenizer):
             ends += find_stop_token_ids(tokenizer, config.stop, "evaluators: 'generate': stop")
         stop_strings = () if is_lexer(tokenizer) else tuple(config.stop)
         completions = generate(
             trainer.engines["model"],
-            [prompt.prompt_ids for prompt in prompts.values()],
+            [prompt.prompt_ids for prompt in prompts],
             SamplingParams(config.max_new_tokens, config.temperature, 0, config.top_p, stop_strings),
             tokenizer=tokenizer,
             eos_token_ids=ends,
-            uniforms=torch.stack([self._uniforms(n) for n in prompts]),
+            uniforms=torch.stack([self._uniforms(n) for n in numbers]),
+            batch_size=config.batch_size,
             model_defaults=True,
         )
-        texts = (decode_completion(tokenizer, completion, ends) for completion in completions)
-        return [_before_stop(text, stop_strings) for text in texts]
+        return completions.texts(tokenizer)
 
     def _uniforms(self, sample: int) -> torch.Tensor:
         """Returns ``[max_new_tokens]`` random numbers, the same for a sample on any rank and in any batch."""
@@ -205,11 +207,6 @@ class GenerateEvaluator(Evaluator):
 
 def _decode_reference(tokenizer: Any, prompt: Prompt) -> str:
     return decode_completion(tokenizer, prompt.reference_ids, [tokenizer.eos_token_id])
-
-
-def _before_stop(text: str, stop_strings: Sequence[str]) -> str:
-    ends = [text.find(stop) for stop in stop_strings if stop in text]
-    return text[: min(ends)] if ends else text
 
 
 def _score(scorer: Scorer, text: str, reference: str) -> float | None:

@@ -2,16 +2,19 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from arctic_training.distributed.heartbeat import record_heartbeat
 from arctic_training.errors.types import InputError
+from arctic_training.generation.completions import Completions
 from arctic_training.generation.prompts import pad_prompts
 from arctic_training.generation.sampling import InverseTransformSampler, SamplingParams
 from arctic_training.generation.special_tokens import find_eos_token_ids, get_pad_token_id
+from arctic_training.state import eval_mode
 
 
 @torch.no_grad()
@@ -23,37 +26,99 @@ def generate(
     tokenizer: Any,
     eos_token_ids: Sequence[int] | None = None,
     uniforms: Tensor | None = None,
+    batch_size: int = 0,
     model_defaults: bool = False,
-    log_probs: list[Tensor] | None = None,
-) -> list[list[int]]:
-    """Returns the token ids of a completion of each prompt, with the end token if it has one.
+    log_probs: bool = False,
+    logits: bool = False,
+) -> Completions:
+    """Returns a completion of each prompt, which is a sequence of token ids.
 
-    ``engine`` is an engine or a model; the model stays in the mode that it is in. At ZeRO stage 3 all ranks must call
-    it. ``eos_token_ids`` end a completion; if they are left out, those of tokenizer and model. ``uniforms`` is
-    ``[prompts, max_new_tokens]`` in [0, 1), a random number for each token that may be sampled; if it is left out, they
-    are drawn from torch's default generator. With ``model_defaults`` the settings in the model's generation config,
-    such as a repetition penalty, are used. The log-probabilities of the sampled tokens, ``[prompts]`` for each
-    position, are appended to ``log_probs``.
+    ``engine`` is an engine or a model of transformers, decoder-only or encoder-decoder, which is in evaluation mode
+    meanwhile. At ZeRO stage 3 all ranks must call it with equally many prompts. ``eos_token_ids`` end a completion; if
+    they are left out, those of tokenizer and model. ``uniforms`` is ``[prompts, max_new_tokens]`` in [0, 1), a random
+    number for each token that may be sampled; if it is left out, they are drawn from torch's default generator.
+    ``batch_size`` prompts are completed at once, those of similar length together; 0: all. With ``model_defaults`` the
+    settings in the model's generation config, such as a repetition penalty, are used. ``log_probs`` and ``logits`` fill
+    the fields of these names.
     """
-    record_heartbeat("generate")
     module = getattr(engine, "module", engine)
-    device = engine.device if hasattr(engine, "device") else module.device
     ends = find_eos_token_ids(tokenizer, module) if eos_token_ids is None else list(eos_token_ids)
+    if params.temperature and uniforms is None:
+        uniforms = torch.rand(len(prompts), params.max_new_tokens, dtype=torch.float64)
+    order = list(range(len(prompts)))
+    if batch_size:
+        order.sort(key=lambda n: len(prompts[n]), reverse=True)  # less padding
+    size = batch_size or len(order) or 1
+    options = _Options(params, tokenizer, ends, model_defaults, log_probs, logits)
+    done: dict[int, _Completion] = {}
+    with eval_mode([module]):
+        for start in range(0, len(order), size):
+            rows = order[start : start + size]
+            some = uniforms[rows] if params.temperature and uniforms is not None else None
+            done |= zip(rows, _complete(engine, module, [prompts[n] for n in rows], some, options), strict=True)
+    by_prompt = [done[n] for n in range(len(prompts))]
+    return Completions(
+        [one.token_ids for one in by_prompt],
+        [one.finished for one in by_prompt],
+        ends,
+        params.stop_strings,
+        [one.log_probs for one in by_prompt if one.log_probs is not None] if log_probs else None,
+        [one.logits for one in by_prompt if one.logits is not None] if logits else None,
+    )
+
+
+def require_generate(engine: Any, caller: str) -> Any:
+    """Returns the model of ``engine``. Raises `InputError`, which begins with ``caller``, when it cannot generate."""
+    if not hasattr(engine.module, "generate"):
+        raise InputError(f"{caller} needs a model that generates; {type(engine.module).__name__} does not")
+    return engine.module
+
+
+@dataclass(frozen=True)
+class _Options:
+    """The arguments of `generate` that are the same for every batch of prompts."""
+
+    params: SamplingParams
+    tokenizer: Any
+    eos_token_ids: list[int]
+    model_defaults: bool
+    log_probs: bool
+    logits: bool
+
+
+class _Completion(NamedTuple):
+    """One completion, with the fields of `Completions`."""
+
+    token_ids: list[int]
+    finished: bool
+    log_probs: Tensor | None
+    logits: Tensor | None
+
+
+def _complete(
+    engine: Any, module: Any, prompts: Sequence[Sequence[int]], uniforms: Tensor | None, options: _Options
+) -> list[_Completion]:
+    """Returns a completion of each prompt, all generated at once; the most likely tokens without ``uniforms``."""
+    record_heartbeat("generate")
+    params, ends, tokenizer = options.params, options.eos_token_ids, options.tokenizer
+    device = engine.device if hasattr(engine, "device") else module.device
     pad_token_id = get_pad_token_id(tokenizer)
     rows, mask, start = pad_prompts(prompts, pad_token_id, module)
+    by_position: list[Tensor] | None = [] if options.log_probs else None
     # transformers' own sampling would draw from the global generator, in an order that depends on the batch
     arguments: dict[str, Any] = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
-    if params.temperature:
-        if uniforms is None:
-            uniforms = torch.rand(len(prompts), params.max_new_tokens, dtype=torch.float64)
-        sampler = InverseTransformSampler(uniforms.to(device), start, log_probs)
-        arguments |= {"logits_processor": [*params.logits_processors(), sampler], "num_beams": 1}
+    if uniforms is not None or options.log_probs:
+        sampler = InverseTransformSampler(None if uniforms is None else uniforms.to(device), start, by_position)
+        processors = params.logits_processors() if params.temperature else []
+        arguments |= {"logits_processor": [*processors, sampler], "num_beams": 1}
     if params.stop_strings:
         arguments |= {"stop_strings": list(params.stop_strings), "tokenizer": tokenizer}
+    if options.logits:
+        arguments |= {"output_logits": True, "return_dict_in_generate": True}
     if getattr(module.config, "output_router_logits", False):
         # transformers would balance the experts over the tokens of one step by the mask of all, and fail
         arguments["output_router_logits"] = False
-    with _generation_config(module, ends, pad_token_id, model_defaults):
+    with _generation_config(module, ends, pad_token_id, options.model_defaults):
         out = module.generate(
             input_ids=rows.to(device),
             attention_mask=mask.to(device),
@@ -64,19 +129,26 @@ def generate(
             synced_gpus=bool(getattr(engine, "zero_optimization_partition_weights", bool)()),
             **arguments,
         )
-    return [_until_end(completion, frozenset(ends)) for completion in out[:, start:].tolist()]
+    logits = torch.stack(out.logits, 1) if options.logits else None
+    chosen = torch.stack(by_position, 1) if by_position else None
+    completions = []
+    for n, row in enumerate((out.sequences if options.logits else out)[:, start:].tolist()):
+        ids, finished = _until_end(row, options)
+        parts = [None if values is None else values[n, : len(ids)] for values in (chosen, logits)]
+        completions.append(_Completion(ids, finished, *parts))
+    return completions
 
 
-def require_generate(engine: Any, caller: str) -> Any:
-    """Returns the model of ``engine``. Raises `InputError`, which begins with ``caller``, when it cannot generate."""
-    if not hasattr(engine.module, "generate"):
-        raise InputError(f"{caller} needs a model that generates; {type(engine.module).__name__} does not")
-    return engine.module
-
-
-def _until_end(completion: list[int], eos_token_ids: frozenset[int]) -> list[int]:
-    length = next((n for n, token in enumerate(completion, 1) if token in eos_token_ids), len(completion))
-    return completion[:length]
+def _until_end(row: list[int], options: _Options) -> tuple[list[int], bool]:
+    """Returns a completion without the padding behind its end, and whether it has an end."""
+    ids = row[: next((n for n, token in enumerate(row, 1) if token in options.eos_token_ids), len(row))]
+    if ids[-1] in options.eos_token_ids or not options.params.stop_strings:
+        return ids, ids[-1] in options.eos_token_ids
+    padding = get_pad_token_id(options.tokenizer)
+    while len(ids) > 1 and ids[-1] == padding:
+        ids.pop()
+    text = options.tokenizer.decode(ids, skip_special_tokens=True)
+    return ids, any(stop in text for stop in options.params.stop_strings)
 
 
 @contextmanager

@@ -225,7 +225,7 @@ class PolicyTrainer(LanguageModelTrainer):
             tokenizer=self.tokenizer,
             eos_token_ids=self.eos_token_ids,
             uniforms=uniform(numbers, config.max_new_tokens, seed=config.seed, stream=stream),
-        )
+        ).token_ids
         if size == 1:
             return completions
         gathered = collectives.all_gather_object(completions, group_size=size)

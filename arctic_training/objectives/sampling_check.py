@@ -3,7 +3,6 @@
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from arctic_training.data.batching.noise import uniform
 from arctic_training.errors.types import ModelError
@@ -26,7 +25,6 @@ def check_sampled_log_probs(trainer: Any, prompts: list[list[int]]) -> None:
     if config.sequence_parallel_size > 1:
         return  # only models for which padding makes no difference have shared attention
     shortest_and_longest = [min(prompts, key=len), max(prompts, key=len)]
-    by_position: list[Tensor] = []
     with eval_mode([module]):
         completions = generate(
             trainer.model,
@@ -35,11 +33,11 @@ def check_sampled_log_probs(trainer: Any, prompts: list[list[int]]) -> None:
             tokenizer=trainer.tokenizer,
             eos_token_ids=trainer.eos_token_ids,
             uniforms=uniform(torch.arange(2, device=trainer.device), _NUM_TOKENS, seed=config.seed),
-            log_probs=by_position,
+            log_probs=True,
         )
-        inputs = to_device(trainer.model_inputs(shortest_and_longest, completions), trainer.device)
+        inputs = to_device(trainer.model_inputs(shortest_and_longest, completions.token_ids), trainer.device)
         trained = trainer.log_probs(trainer.model, inputs).float()
-    sampled = torch.cat([torch.stack(by_position)[: len(one), n] for n, one in enumerate(completions)]).float()
+    sampled = torch.cat(completions.log_probs or []).float()
     # in 16 bits both are rounded
     differs = (sampled - trained).abs() > (0.02 if config.model.dtype == "fp32" else 0.5)
     if differs.any():

@@ -17,15 +17,15 @@ from arctic_training import (
     Evaluator,
     ModelConfig,
     ModelFactory,
+    SamplingParams,
     SFTTrainer,
     TokenizerFactory,
+    generate,
 )
 from arctic_training.config.sections.model import DType
 from arctic_training.config.sections.tokenizer import TokenizerConfig
 from arctic_training.config.sections.types import HumanInt
 from arctic_training.distributed.process_group import is_main
-from arctic_training.generation.generate import generate
-from arctic_training.generation.sampling import SamplingParams
 
 MODULUS, LENGTH = 17, 4
 PAD, END = "<|pad|>", "<|end|>"
@@ -51,11 +51,8 @@ def take(count: int, split: str, seed: int = 0) -> list[tuple[str, str]]:
 def answer(engine: Any, tokenizer: Any, asked: Sequence[str], *, temperature: float = 0.0) -> list[str]:
     """Returns the model's answers to questions: greedy, or sampled with a ``temperature`` above 0."""
     params = SamplingParams(LENGTH + 1, temperature)
-    prompts = tokenizer(list(asked))["input_ids"]
-    completions: list[list[int]] = []
-    for start in range(0, len(prompts), 500):
-        completions += generate(engine, prompts[start : start + 500], params, tokenizer=tokenizer)
-    return [f" {text.strip()}" for text in tokenizer.batch_decode(completions, skip_special_tokens=True)]
+    completions = generate(engine, tokenizer(list(asked))["input_ids"], params, tokenizer=tokenizer, batch_size=500)
+    return [f" {text.strip()}" for text in completions.texts(tokenizer)]
 
 
 class SumsConfig(DataSourceConfig):

@@ -30,7 +30,7 @@ def sample(
 ) -> list[list[int]]:
     uniforms = uniform(torch.tensor(rows), sampling.max_new_tokens, seed=1)
     tokenizer = SimpleNamespace(pad_token_id=0)
-    return generate(model, prompts, sampling, tokenizer=tokenizer, eos_token_ids=ends, uniforms=uniforms)
+    return generate(model, prompts, sampling, tokenizer=tokenizer, eos_token_ids=ends, uniforms=uniforms).token_ids
 
 
 def test_a_completion_does_not_depend_on_its_batch(model: Any) -> None:
@@ -115,7 +115,8 @@ def test_an_encoder_decoder_returns_the_completion_alone() -> None:
 
 def test_greedy_decoding_takes_the_most_likely_tokens_and_touches_no_generator(model: Any) -> None:
     tokenizer, before = SimpleNamespace(pad_token_id=0), torch.get_rng_state()
-    (tokens,) = generate(model, [PROMPTS[0]], SamplingParams(4, temperature=0), tokenizer=tokenizer, eos_token_ids=[3])
+    greedy = SamplingParams(4, temperature=0)
+    (tokens,) = generate(model, [PROMPTS[0]], greedy, tokenizer=tokenizer, eos_token_ids=[3]).token_ids
     ids = list(PROMPTS[0])
     for token in tokens:
         with torch.no_grad():
@@ -130,6 +131,47 @@ def test_without_random_numbers_torchs_default_generator_gives_them(model: Any) 
     def draw(seed: int) -> list[list[int]]:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            return generate(model, PROMPTS, SamplingParams(8), tokenizer=tokenizer, eos_token_ids=[3])
+            return generate(model, PROMPTS, SamplingParams(8), tokenizer=tokenizer, eos_token_ids=[3]).token_ids
 
     assert draw(1) == draw(1) != draw(2)
+
+
+@pytest.mark.parametrize("sampling", [SamplingParams(8, 0), SamplingParams(8, temperature=1.5)])
+def test_log_probs_and_logits_are_those_of_the_model_whatever_is_generated_beside(
+    model: Any, sampling: SamplingParams
+) -> None:
+    """And batches of two give the same as all prompts at once."""
+    uniforms = uniform(torch.arange(6), 8, seed=1)
+    tokenizer = SimpleNamespace(pad_token_id=0)
+    keys: dict[str, Any] = {"tokenizer": tokenizer, "eos_token_ids": [3], "uniforms": uniforms}
+    completions = generate(model, PROMPTS, sampling, **keys, batch_size=2, log_probs=True, logits=True)
+    assert completions.token_ids == generate(model, PROMPTS, sampling, **keys).token_ids
+    assert completions.log_probs is not None and completions.logits is not None
+    for n, (prompt, tokens) in enumerate(zip(PROMPTS, completions.token_ids, strict=True)):
+        with torch.no_grad():
+            logits = model(torch.tensor([prompt + tokens])).logits[0, len(prompt) - 1 : -1]
+        assert torch.allclose(completions.logits[n], logits, atol=1e-4)
+        expected = (logits / (sampling.temperature or 1)).log_softmax(-1).gather(1, torch.tensor(tokens)[:, None])[:, 0]
+        assert torch.allclose(completions.log_probs[n], expected, atol=1e-4)
+        assert completions.finished[n] == (tokens[-1] == 3)
+
+
+def test_a_text_ends_before_its_stop_string(model: Any, tiny_model: Path) -> None:
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    keys: dict[str, Any] = {"tokenizer": tokenizer, "eos_token_ids": [3], "uniforms": uniform(torch.arange(6), 8)}
+    free = generate(model, PROMPTS, SamplingParams(8), **keys)
+    whole = free.texts(tokenizer)
+    assert free.finished == [tokens[-1] == 3 for tokens in free.token_ids]
+    stop = next(letter for letter in whole[0][1:] if letter.isascii() and letter.isprintable())
+    stopped = generate(model, PROMPTS, SamplingParams(8, stop_strings=(stop,)), **keys)
+    assert stopped.texts(tokenizer) == [text.split(stop)[0] for text in whole]
+    for n, text in enumerate(whole):
+        assert stopped.finished[n] == (stop in text or free.finished[n])
+        assert stopped.token_ids[n] == free.token_ids[n][: len(stopped.token_ids[n])]
+
+
+def test_no_prompt_has_no_completion(model: Any) -> None:
+    tokenizer = SimpleNamespace(pad_token_id=0)
+    assert len(generate(model, [], SamplingParams(8), tokenizer=tokenizer, eos_token_ids=[3])) == 0
