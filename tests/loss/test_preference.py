@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from arctic_training.loss.preference import (
+    LOSS_TYPES,
     PairLogProbs,
     PreferenceLoss,
     pair_log_probs,
@@ -17,7 +18,23 @@ from arctic_training.loss.preference import (
     preference_metrics,
 )
 
-LOSSES: list[PreferenceLoss] = ["sigmoid", "ipo", "hinge", "simpo"]
+WITH_REFERENCE: list[PreferenceLoss] = [name for name, kind in LOSS_TYPES.items() if kind.needs_reference]
+OF_DIFFERENCE: list[PreferenceLoss] = [
+    "sigmoid",
+    "sigmoid_norm",
+    "ipo",
+    "hinge",
+    "robust",
+    "exo_pair",
+    "discopop",
+    "simpo",
+    "cpo",
+]
+"""Functions of the difference of the two scores."""
+
+
+def smoothing(loss_type: PreferenceLoss) -> float:
+    return {"robust": 0.1, "exo_pair": 1e-3}.get(loss_type, 0.0)
 
 
 def one(chosen: float, rejected: float, chosen_length: int = 1, rejected_length: int = 1) -> PairLogProbs:
@@ -27,6 +44,10 @@ def one(chosen: float, rejected: float, chosen_length: int = 1, rejected_length:
 
 def loss(policy: PairLogProbs, reference: PairLogProbs | None, **options: Any) -> float:
     return preference_losses(policy, reference, **options).item()
+
+
+def s(x: float) -> float:
+    return 1 / (1 + math.exp(-x))
 
 
 POLICY, REFERENCE = one(-10, -15, 5, 3), one(-12, -14, 5, 3)
@@ -43,17 +64,47 @@ POLICY, REFERENCE = one(-10, -15, 5, 3), one(-12, -14, 5, 3)
         ({"loss_type": "hinge", "beta": 0.5}, 0.0),
         ({"loss_type": "ipo"}, (2.2 / 3 - 5) ** 2),
         ({"loss_type": "simpo", "beta": 2.0, "gamma": 0.5}, math.log1p(math.exp(-5.5))),
+        ({"loss_type": "sigmoid_norm"}, math.log1p(math.exp(-0.22 / 3))),
+        (
+            {"loss_type": "robust", "label_smoothing": 0.1},
+            (0.9 * math.log1p(math.exp(-0.3)) - 0.1 * math.log1p(math.exp(0.3))) / 0.8,
+        ),
+        (
+            {"loss_type": "exo_pair", "label_smoothing": 0.01},
+            s(0.3) * math.log(s(0.3) / 0.99) + s(-0.3) * math.log(s(-0.3) / 0.01),
+        ),
+        ({"loss_type": "nca_pair"}, -math.log(s(0.2)) - 0.5 * math.log(s(-0.2)) - 0.5 * math.log(s(0.1))),
+        ({"loss_type": "bco_pair"}, -math.log(s(0.2)) - math.log(s(0.1))),
+        ({"loss_type": "sppo_hard"}, (2 - 5) ** 2 + (-1 + 5) ** 2),
+        ({"loss_type": "apo_zero"}, 1 - s(0.2) + s(-0.1)),
+        ({"loss_type": "apo_down"}, s(0.2) + 1 - s(0.3)),
+        ({"loss_type": "discopop"}, -(1 - s(6)) * math.log(s(0.3)) + s(6) * math.exp(-0.3)),
+        ({"loss_type": "cpo"}, -math.log(s(0.5))),
+        # the odds of exp(-2) over those of exp(-5)
+        ({"loss_type": "orpo"}, -0.1 * math.log(s(math.log((math.e**5 - 1) / (math.e**2 - 1))))),
     ],
 )
 def test_worked_out(options: dict[str, Any], expected: float) -> None:
     assert loss(POLICY, REFERENCE, **options) == pytest.approx(expected, abs=1e-12)
 
 
-def test_simpo_asks_no_reference_and_the_others_do() -> None:
-    assert loss(POLICY, None, loss_type="simpo") == loss(POLICY, REFERENCE, loss_type="simpo")
-    for loss_type in ("sigmoid", "ipo", "hinge"):
-        with pytest.raises(ValueError, match=f"the {loss_type} loss compares"):
-            loss(POLICY, None, loss_type=loss_type)
+def test_some_losses_need_a_reference_and_the_others_ignore_it() -> None:
+    for loss_type, kind in LOSS_TYPES.items():
+        if kind.needs_reference:
+            with pytest.raises(ValueError, match=f"the {loss_type} loss compares"):
+                loss(POLICY, None, loss_type=loss_type)
+        else:
+            assert loss(POLICY, None, loss_type=loss_type) == loss(POLICY, REFERENCE, loss_type=loss_type)
+
+
+def test_a_completion_that_is_certain_has_a_finite_orpo_loss_and_gradient() -> None:
+    chosen = torch.zeros(1, requires_grad=True)
+    length = torch.ones(1, dtype=torch.int64)
+    value = preference_losses(PairLogProbs(chosen, torch.tensor([-1e-9]), length, length), None, loss_type="orpo")
+    value.sum().backward()
+    assert value.isfinite().all()
+    assert chosen.grad is not None
+    assert chosen.grad.isfinite().all()
 
 
 def test_metrics_are_worked_out() -> None:
@@ -75,34 +126,33 @@ length = st.integers(1, 60)
 answer_pair = st.builds(one, logp, logp, length, length)
 
 
-@given(answer_pair, answer_pair, st.sampled_from(LOSSES), st.floats(0.01, 3), st.floats(-50, 50))
+@given(answer_pair, answer_pair, st.sampled_from(WITH_REFERENCE), st.floats(0.01, 3), st.floats(-50, 50))
 def test_only_what_the_reference_does_not_explain_counts(
     policy: PairLogProbs, reference: PairLogProbs, loss_type: PreferenceLoss, beta: float, shift: float
 ) -> None:
     """A change of policy and reference alike changes nothing: the loss is a function of the log-ratios."""
-    if loss_type == "simpo":
-        return
     moved = [
         PairLogProbs(a.chosen + shift, a.rejected - shift, policy.chosen_length, policy.rejected_length)
         for a in (policy, reference)
     ]
     plain = PairLogProbs(reference.chosen, reference.rejected, policy.chosen_length, policy.rejected_length)
-    before = loss(policy, plain, loss_type=loss_type, beta=beta)
-    assert loss(*moved, loss_type=loss_type, beta=beta) == pytest.approx(before, rel=1e-6, abs=1e-6)
+    options: dict[str, Any] = {"loss_type": loss_type, "beta": beta, "label_smoothing": smoothing(loss_type)}
+    assert loss(*moved, **options) == pytest.approx(loss(policy, plain, **options), rel=1e-6, abs=1e-6)
 
 
-@given(answer_pair, answer_pair, st.sampled_from(LOSSES), st.floats(0.01, 3))
+@given(answer_pair, answer_pair, st.sampled_from(OF_DIFFERENCE), st.floats(0.01, 3))
 def test_the_gradient_asks_for_more_of_the_preferred(
     policy: PairLogProbs, reference: PairLogProbs, loss_type: PreferenceLoss, beta: float
 ) -> None:
     chosen, rejected = policy.chosen.clone().requires_grad_(), policy.rejected.clone().requires_grad_()
     trained = PairLogProbs(chosen, rejected, policy.chosen_length, policy.rejected_length)
-    preference_losses(trained, reference, loss_type=loss_type, beta=beta).sum().backward()
+    options: dict[str, Any] = {"loss_type": loss_type, "beta": beta, "label_smoothing": smoothing(loss_type)}
+    preference_losses(trained, reference, **options).sum().backward()
     assert chosen.grad is not None
     assert rejected.grad is not None
-    if loss_type != "ipo":  # which has a gap that is large enough
+    if loss_type not in ("ipo", "exo_pair", "discopop"):  # for which a gap can be large enough
         assert chosen.grad.item() <= 0 <= rejected.grad.item()
-    ratio = policy.chosen_length.double() / policy.rejected_length if loss_type in ("ipo", "simpo") else 1
+    ratio = policy.chosen_length.double() / policy.rejected_length if LOSS_TYPES[loss_type].per_token else 1
     assert (chosen.grad * ratio).item() == pytest.approx(-rejected.grad.item(), rel=1e-9, abs=1e-12)
 
 
@@ -117,8 +167,8 @@ def test_half_smoothed_sigmoid_does_not_know_which_is_which(
     assert loss(swapped(policy), swapped(reference), beta=beta, label_smoothing=0.5) == pytest.approx(loss_of_pair)
 
 
-@pytest.mark.parametrize("loss_type", ["sigmoid", "ipo", "hinge"])
 @pytest.mark.parametrize("sft_weight", [0.0, 0.7])
+@pytest.mark.parametrize("loss_type", WITH_REFERENCE)
 def test_equals_trl(loss_type: PreferenceLoss, sft_weight: float) -> None:
     """TRL's own loss method, on padded rows of its own collator and log-probabilities of its own making."""
     trl = pytest.importorskip("trl.trainer.dpo_trainer")
@@ -128,42 +178,70 @@ def test_equals_trl(loss_type: PreferenceLoss, sft_weight: float) -> None:
             [(3, 4, 9), (1, 1, 2), (6, 12, 5)]]  # fmt: skip
     batch = trl.DataCollatorForPreference(pad_token_id=0)(rows)
     target = batch["completion_mask"][:, 1:].bool()
-    tables = [torch.randn(50, 50, generator=generator).log_softmax(-1) for _ in range(2)]
+    tables = [torch.randn(50, 50, generator=generator, dtype=torch.float64) for _ in range(2)]
 
     class Bigram(torch.nn.Module):
         def __init__(self, table: torch.Tensor) -> None:
             super().__init__()
-            self.table = table
+            self.table = torch.nn.Parameter(table)
 
         def forward(self, input_ids: torch.Tensor, **_: Any) -> Any:
-            log_probs = self.table[input_ids[:, :-1], input_ids[:, 1:]] * target
+            log_probs = self.table.log_softmax(-1)[input_ids[:, :-1], input_ids[:, 1:]] * target
             return SimpleNamespace(log_probs=log_probs, mean_logits=log_probs, is_top1=target, entropy=log_probs)
 
     policy, reference = (Bigram(table) for table in tables)
     theirs = _trl_loss(trl, policy, reference, batch, loss_type, sft_weight)
+    theirs.backward()
+    gradient, policy.table.grad = policy.table.grad, None
 
     lengths = target.sum(1)
     ours, base = (pair_log_probs(m(batch["input_ids"]).log_probs[target], lengths) for m in (policy, reference))
-    mean = preference_losses(ours, base, loss_type=loss_type, beta=0.1).mean()
+    mean = preference_losses(ours, base, loss_type=loss_type, beta=0.1, label_smoothing=smoothing(loss_type)).mean()
     mean = mean - sft_weight * ours.chosen.sum() / ours.chosen_length.sum()
-    assert mean.item() == pytest.approx(theirs, abs=1e-5)
+    mean.backward()
+    assert mean.item() == pytest.approx(theirs.item(), rel=1e-5, abs=1e-5)
+    torch.testing.assert_close(policy.table.grad, gradient, rtol=1e-5, atol=1e-5)
 
 
-def _trl_loss(trl: Any, policy: Any, reference: Any, batch: Any, loss_type: str, sft_weight: float) -> float:
+def _trl_loss(trl: Any, policy: Any, reference: Any, batch: Any, loss_type: PreferenceLoss, sft_weight: float) -> Any:
     """``DPOTrainer._compute_loss`` on a trainer that has only what the method reads."""
     from collections import defaultdict
 
     same = lambda value: value  # noqa: E731
     stand_in = SimpleNamespace(
         model=policy, ref_model=reference, aux_loss_enabled=False, ld_alpha=None, precompute_ref_logps=False,
-        f_divergence_type="reverse_kl", beta=0.1, label_smoothing=0.0, use_weighting=False, _tp_size=1,
+        f_divergence_type="reverse_kl", beta=0.1, label_smoothing=smoothing(loss_type), use_weighting=False, _tp_size=1,
         loss_types=[loss_type, "sft"] if sft_weight else [loss_type],
         loss_weights=[1.0, sft_weight] if sft_weight else [1.0],
-        args=SimpleNamespace(gradient_checkpointing_kwargs=None), _total_train_tokens=0,
+        args=SimpleNamespace(gradient_checkpointing_kwargs=None, discopop_tau=0.05), _total_train_tokens=0,
         _metrics=defaultdict(lambda: defaultdict(list)),
         accelerator=SimpleNamespace(device=torch.device("cpu"), gather=same, gather_for_metrics=same),
     )  # fmt: skip
-    with torch.no_grad(), pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(trl, "disable_gradient_checkpointing", lambda *_: __import__("contextlib").nullcontext())
         patch.setattr(trl, "is_peft_model", lambda _: False)
-        return float(trl.DPOTrainer._compute_loss(stand_in, policy, batch, False))
+        return trl.DPOTrainer._compute_loss(stand_in, policy, batch, False)
+
+
+@pytest.mark.parametrize("loss_type", ["orpo", "cpo", "simpo"])
+def test_equals_trl_without_a_reference(loss_type: PreferenceLoss) -> None:
+    """TRL's own formulas, on means per token for orpo and simpo."""
+    orpo = pytest.importorskip("trl.experimental.orpo.orpo_trainer")
+    cpo = pytest.importorskip("trl.experimental.cpo.cpo_trainer")
+    generator = torch.Generator().manual_seed(3)
+    sums = [(-9 * torch.rand(20, generator=generator)).requires_grad_() for _ in range(2)]
+    lengths = [torch.randint(1, 9, (20,), generator=generator) for _ in range(2)]
+    means = [total / length for total, length in zip(sums, lengths, strict=True)]
+    stand_in = SimpleNamespace(
+        beta=0.4, alpha=0.0, simpo_gamma=0.5, label_smoothing=0.0, accelerator=SimpleNamespace(device="cpu"),
+        loss_type="simpo" if loss_type == "simpo" else "sigmoid",
+    )  # fmt: skip
+    if loss_type == "orpo":
+        theirs = -orpo.ORPOTrainer.odds_ratio_loss(stand_in, *means)[0].mean()
+    else:
+        theirs = cpo.CPOTrainer.cpo_loss(stand_in, *(means if loss_type == "simpo" else sums))[0].mean()
+    expected = torch.autograd.grad(theirs, sums)
+    ours = preference_losses(PairLogProbs(*sums, *lengths), None, loss_type=loss_type, beta=0.4, gamma=0.5).mean()
+    assert ours.item() == pytest.approx(theirs.item(), rel=1e-5, abs=1e-5)
+    for gradient, other in zip(torch.autograd.grad(ours, sums), expected, strict=True):
+        torch.testing.assert_close(gradient, other, rtol=1e-5, atol=1e-5)
