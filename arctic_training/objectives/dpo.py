@@ -1,18 +1,21 @@
 """Direct preference optimization: a policy is trained on pairs of completions, compared with a frozen reference."""
 
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
 from arctic_training.config.checks.not_built import DPO
+from arctic_training.config.sections.changes import RESUME_SAFE
 from arctic_training.config.sections.types import HumanFloat
 from arctic_training.data.factories.base import DataFactory
 from arctic_training.data.factories.dpo import DPODataFactory
 from arctic_training.distributed import collectives, process_group
 from arctic_training.distributed.sequence_parallel import gather_target_values
+from arctic_training.engine.engine import Engine
 from arctic_training.loss.preference import (
+    LOSS_TYPES,
     PairLogProbs,
     PreferenceLoss,
     pair_log_probs,
@@ -21,37 +24,67 @@ from arctic_training.loss.preference import (
 )
 from arctic_training.model.target_losses import target_losses
 from arctic_training.objectives.language_model import LanguageModelTrainer
-from arctic_training.objectives.reference import check_reference_is_policy, without_adapter
+from arctic_training.objectives.precomputed import add_precomputed_columns
+from arctic_training.objectives.reference import Probe, check_reference_is_policy, probe, without_adapter
 from arctic_training.objectives.reference_config import ReferenceConfig
 from arctic_training.trainer.role import Role
 
-_NOT_MODEL_INPUTS = ("answer_lengths", "pair_weights", "answer_tokens")
+REFERENCE_COLUMNS = ("ref_chosen_logps", "ref_rejected_logps")
+"""Keys of a batch with the log-probabilities of the chosen and of the rejected completions under the reference model,
+fp32 ``[pairs]`` in nats, where they were computed before training."""
+_NOT_MODEL_INPUTS = ("answer_lengths", "pair_weights", "answer_tokens", *REFERENCE_COLUMNS)
+_WITH_SFT = ("cpo", "orpo")
+"""Loss types whose papers add the cross-entropy of the chosen completions."""
 
 
 class DPOConfig(ReferenceConfig):
     """Keys of the trainer `dpo`."""
 
     loss_type: PreferenceLoss = "sigmoid"
-    """sigmoid, ipo, hinge, or simpo, which needs no reference and is used with a ``beta`` of 2 or more."""
+    """The formula of `preference_losses`: sigmoid is that of DPO; cpo, orpo and simpo need no reference, and simpo a
+    ``beta`` of 2 or more."""
     beta: HumanFloat = Field(default=0.1, gt=0)
     """How strongly the policy is held to the reference; for ipo half the inverse of the target log-ratio."""
     label_smoothing: HumanFloat = Field(default=0.0, ge=0, lt=0.5)
-    """Probability that the labels of a pair are swapped; for sigmoid and simpo."""
+    """Probability that the labels of a pair are swapped; for sigmoid, sigmoid_norm, simpo and cpo. robust and exo_pair
+    need one, such as 0.1 and 0.001."""
     simpo_gamma: HumanFloat = Field(default=0.5, ge=0)
     """Target margin of simpo."""
     sft_weight: HumanFloat = Field(default=0.0, ge=0)
-    """Weight of the cross-entropy of the chosen completions, a mean over their tokens, beside the preference loss.
-    Without it a policy may come to prefer the better completions while it forgets how to generate them."""
+    """Weight of the cross-entropy of the chosen completions, a mean over their tokens, beside the preference loss (1 by
+    default for cpo and orpo). Without it a policy may come to prefer the better completions while it forgets how to
+    generate them."""
+    precompute_ref_log_probs: Annotated[bool, RESUME_SAFE] = False
+    """Compute the log-probabilities under the reference before training, once for each sample, and keep them in the
+    data cache: no step runs the reference, and it is not in memory beside the policy."""
 
     not_built = DPO
 
     def reference_not_needed(self) -> str:
-        return "simpo compares with no reference" if self.loss_type == "simpo" else ""
+        return "" if LOSS_TYPES[self.loss_type].needs_reference else f"{self.loss_type} compares with no reference"
 
     @model_validator(mode="after")
     def _check_label_smoothing(self) -> "DPOConfig":
-        if self.label_smoothing and self.loss_type in ("ipo", "hinge"):
+        takes = LOSS_TYPES[self.loss_type].label_smoothing
+        if self.label_smoothing and takes == "none":
             raise ValueError(f"label_smoothing: the {self.loss_type} loss has no labels; remove it")
+        if not self.label_smoothing and takes == "required":
+            raise ValueError(f"label_smoothing: the {self.loss_type} loss needs one above 0")
+        if self.loss_type in _WITH_SFT and "sft_weight" not in self.model_fields_set:
+            self.sft_weight = 1.0
+        return self
+
+    @model_validator(mode="after")
+    def _check_precomputing(self) -> "DPOConfig":
+        if not self.precompute_ref_log_probs:
+            return self
+        if reason := self.reference_not_needed():
+            raise ValueError(f"precompute_ref_log_probs: {reason}; remove it")
+        if self.data.endless:
+            raise ValueError("precompute_ref_log_probs: nothing can be computed for all samples of a stream; remove it")
+        if self.ref_model is None:  # the policy without its adapter
+            self.ref_model = self.model.model_copy(update={"peft_config": None})
+            self.model_fields_set.discard("ref_model")
         return self
 
 
@@ -68,14 +101,31 @@ class DPOTrainer(LanguageModelTrainer):
     data_factory_type: ClassVar[type[DataFactory[Any]]] = DPODataFactory
     roles: ClassVar[tuple[Role, ...]] = (
         Role("model"),
-        Role("ref_model", frozen=True, deepspeed="reference_model_deepspeed"),
+        Role(
+            "ref_model",
+            frozen=True,
+            deepspeed="reference_model_deepspeed",
+            precompute_key="precompute_ref_log_probs",
+        ),
     )
+    _reference_probe: Probe | None = None
 
     def check(self) -> None:
         """Raises `InputError` for what its base refuses, and for a default reference that is not the policy."""
         super().check()
-        if self.config.loss_type != "simpo" and "ref_model" not in self.config.model_fields_set:
-            check_reference_is_policy(self)
+        if not self.config.reference_not_needed() and "ref_model" not in self.config.model_fields_set:
+            check_reference_is_policy(self, self._reference_probe)
+
+    def precompute(self, role: str, engine: Engine) -> None:
+        """Adds the log-probabilities under the reference to the samples. Raises `ModelError`."""
+        self._reference_probe = probe(engine)
+        section: Any = self.config.ref_model
+        settings = section.model_dump(mode="json", exclude={"name_or_path"})
+        add_precomputed_columns(self, engine, self._reference_columns, settings=settings)
+
+    def _reference_columns(self, engine: Engine, batch: Any) -> dict[str, Tensor]:
+        log_probs = self.log_probs(engine, batch)
+        return dict(zip(REFERENCE_COLUMNS, (log_probs.chosen, log_probs.rejected), strict=True))
 
     def targets(self, batch: Any) -> int:
         """Returns the number of pairs that count."""
@@ -102,7 +152,9 @@ class DPOTrainer(LanguageModelTrainer):
             label_smoothing=config.label_smoothing,
             gamma=config.simpo_gamma,
         )
-        for name, values in preference_metrics(policy, reference, config.beta).items():
+        # rewards are sums over tokens wherever there is a reference
+        per_token = reference is None and LOSS_TYPES[config.loss_type].per_token
+        for name, values in preference_metrics(policy, reference, config.beta, per_token=per_token).items():
             self.record(name, (values * weights).sum() / pairs)
         loss: Tensor = sum(auxiliary, (losses * weights).sum() / pairs)
         if config.sft_weight:
@@ -132,8 +184,10 @@ class DPOTrainer(LanguageModelTrainer):
     @torch.no_grad()
     def reference(self, batch: Any) -> PairLogProbs | None:
         """Returns the same under the reference, ``[pairs]`` each, in nats; None for a loss that needs none."""
-        if self.config.loss_type == "simpo":
+        if self.config.reference_not_needed():
             return None
+        if all(name in batch for name in REFERENCE_COLUMNS):
+            return PairLogProbs(*(batch[name] for name in REFERENCE_COLUMNS), *batch["answer_lengths"].chunk(2))
         if "ref_model" in self.engines:
             return self.log_probs(self.engines["ref_model"], batch)
         with without_adapter(self.model.module):

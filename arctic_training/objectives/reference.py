@@ -2,11 +2,12 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 
+from arctic_training.distributed import process_group
 from arctic_training.errors.types import ModelError
 from arctic_training.model.causal_lm import causal_model, embedding_rows
 from arctic_training.model.rounding_noise import rounding_noise
@@ -20,33 +21,54 @@ _TOLERANCE, _ROUNDING_FACTOR = 1e-4, 1.5
 Adapters whose initial output is 0 but for rounding come to 0.9."""
 
 
+class Probe(NamedTuple):
+    """Log-probabilities, negated, of a few tokens under a model, ``[tokens]`` in nats."""
+
+    losses: torch.Tensor
+    rounded: torch.Tensor
+    """The same when every intermediate result is changed by as much as rounding does."""
+
+
 @torch.no_grad()
-def check_reference_is_policy(trainer: Any) -> None:
+def probe(engine: Any) -> Probe:
+    """Returns the `Probe` of a reference model. All ranks must call it."""
+    with eval_mode([engine.module]):
+        losses = target_losses(engine, _inputs(engine))
+        with rounding_noise(engine.module):
+            return Probe(losses, target_losses(engine, _inputs(engine)))
+
+
+@torch.no_grad()
+def check_reference_is_policy(trainer: Any, reference: Probe | None = None) -> None:
     """Compares the reference that the recipe leaves out with the policy at the start, on a few tokens.
 
-    All ranks must call it. Raises `ModelError` when they differ.
+    ``reference`` is that of a reference model which is no longer in memory. All ranks must call it. Raises `ModelError`
+    when they differ.
     """
-    policy, reference = trainer.model, trainer.engines.get("ref_model")
-    vocabulary = embedding_rows(causal_model(policy)) or _NUM_TOKENS
-    ids = (7 * torch.arange(1, _NUM_TOKENS + 1, device=trainer.device) % vocabulary)[None]
-    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": ids}
+    policy = trainer.model
     with eval_mode([policy.module]):
-        policy_losses = target_losses(policy, inputs)
-    engine = policy if reference is None else reference
-    with without_adapter(engine.module) if reference is None else eval_mode([engine.module]):
-        reference_losses = target_losses(engine, inputs)
-        with rounding_noise(engine.module):
-            rounded_losses = target_losses(engine, inputs)
-    difference = policy_losses - reference_losses
+        losses = target_losses(policy, _inputs(policy))
+    if reference is None and "ref_model" in trainer.engines:
+        reference = probe(trainer.engines["ref_model"])
+    elif reference is None:
+        with without_adapter(policy.module):
+            reference = probe(policy)
+    difference = losses - reference.losses
     largest = float(difference.abs().max())
-    if not (
-        largest <= _TOLERANCE or difference.norm() <= _ROUNDING_FACTOR * (rounded_losses - reference_losses).norm()
-    ):
-        cause = ", because the initial output of its adapter is not zero" if reference is None else ""
+    noise = (reference.rounded - reference.losses).norm()
+    if not (largest <= _TOLERANCE or difference.norm() <= _ROUNDING_FACTOR * noise):
+        adapted = hasattr(policy.module, "disable_adapter")
+        cause = ", because the initial output of its adapter is not zero" if adapted else ""
         raise ModelError(
             f"ref_model: specify one; the policy differs from its default reference by {largest:.3g} in the "
             f"log-probability of a token{cause}"
         )
+
+
+def _inputs(engine: Any) -> dict[str, torch.Tensor]:
+    vocabulary = embedding_rows(causal_model(engine)) or _NUM_TOKENS
+    ids = (7 * torch.arange(1, _NUM_TOKENS + 1, device=process_group.device()) % vocabulary)[None]
+    return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": ids}
 
 
 @contextmanager

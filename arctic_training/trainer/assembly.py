@@ -1,5 +1,6 @@
 """Builds the components of a run from its recipe, in order; read it from top to bottom."""
 
+import gc
 import os
 import random
 from pathlib import Path
@@ -62,9 +63,7 @@ def build_parts(trainer: Any) -> None:
     trainer.tokenizer = build_tokenizer(trainer)
     trainer.train_loader, trainer.eval_loaders = build_dataloaders(trainer)
     trainer.engines = {}
-    for role in trainer.roles:
-        if getattr(config, role.name) is not None:  # a recipe may leave a frozen model out
-            trainer.engines[role.name] = build_engine(trainer, role)
+    build_engines(trainer)
     trainer.checkpointers = [checkpointer() for checkpointer in build_checkpointers(trainer)]
     for checkpointer in trainer.checkpointers:
         disk_space.warn_if_low(checkpointer)
@@ -164,6 +163,23 @@ def build_dataloaders(trainer: Any) -> tuple[Loader, dict[str, Loader]]:
     if loaders.train is None:
         raise RecipeError("data.sources: no training data")
     return loaders.train, loaders.evaluation
+
+
+def build_engines(trainer: Any) -> None:
+    """Builds the engines of all roles; those that only precompute are freed before the others are built."""
+    config = trainer.config
+    roles = [role for role in trainer.roles if getattr(config, role.name) is not None]  # a frozen one may be left out
+    precompute = [role for role in roles if role.precompute_key and getattr(config, role.precompute_key)]
+    for role in precompute:
+        engine = build_engine(trainer, role)
+        trainer.precompute(role.name, engine)
+        engine.destroy()
+        del engine
+        gc.collect()
+        torch.cuda.empty_cache()
+    for role in roles:
+        if role not in precompute:
+            trainer.engines[role.name] = build_engine(trainer, role)
 
 
 def build_engine(trainer: Any, role: Role) -> Engine:

@@ -45,6 +45,9 @@ class Role:
     """Recipe key with the number of optimizer steps of this role for each step of the run; one when empty."""
     deepspeed: str = ""
     """Recipe key of the role's own ``deepspeed:`` block; that of the run when empty or unset."""
+    precompute_key: str = ""
+    """Recipe key that, when true, has this frozen model used before training only: it is built before the others,
+    passed to the trainer's method ``precompute(role: str, engine: Engine)``, and freed."""
 
     def section(self, part: str) -> str:
         """Returns the name of the role's section for ``part``: ``optimizer`` or ``scheduler``."""
@@ -61,6 +64,8 @@ def check_roles(trainer: Any) -> None:
     names = [role.name for role in roles]
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise RegistryError(f"{who} {twice} occurs twice; give one of them another name")
+    if (lacks := next((one.name for one in roles if one.precompute_key), "")) and not hasattr(trainer, "precompute"):
+        raise RegistryError(f"{who} {lacks} has a precompute_key; define precompute(self, role, engine), which uses it")
     if "model" not in names:
         raise RegistryError(f'{who} {", ".join(names) or "none"}; Role("model"), which the loop trains, is missing')
     if odd := [name for name in names if not name or name.startswith("_")]:

@@ -31,6 +31,18 @@ def test_the_reference_has_a_section_of_its_own() -> None:
     assert config(ref_model={"name_or_path": "another/model", "dtype": "bf16"}).ref_model.dtype == "bf16"  # type: ignore[union-attr]
 
 
+@pytest.mark.parametrize("loss_type", ["cpo", "orpo"])
+def test_losses_that_come_with_a_cross_entropy(loss_type: str) -> None:
+    assert config(loss_type=loss_type).sft_weight == 1
+    assert config(loss_type=loss_type, sft_weight=0).sft_weight == 0
+
+
+def test_an_adapter_has_the_model_below_it_as_precomputed_reference() -> None:
+    dpo = config(model={**MODEL, "peft_config": LORA}, precompute_ref_log_probs=True)
+    assert dpo.ref_model == config().model
+    assert "ref_model" not in dpo.model_fields_set
+
+
 @pytest.mark.parametrize("keys", [{"loss_type": "simpo"}, {"model": {**MODEL, "peft_config": LORA}}])
 def test_a_run_that_needs_no_second_model_has_none(keys: dict[str, Any]) -> None:
     dpo = config(**keys)
@@ -51,7 +63,19 @@ def test_an_adapter_may_have_a_reference_of_its_own() -> None:
         ({"loss_type": "ipo", "label_smoothing": 0.1}, "the ipo loss has no labels"),
         ({"beta": 0}, "greater than 0"),
         ({"label_smoothing": 0.5}, "less than 0.5"),
-        ({"loss_type": "kto"}, "'sigmoid', 'ipo', 'hinge' or 'simpo'"),
+        ({"loss_type": "kto"}, "'cpo' or 'orpo'"),
+        ({"loss_type": "robust"}, "label_smoothing: the robust loss needs one above 0"),
+        ({"loss_type": "exo_pair"}, "label_smoothing: the exo_pair loss needs one above 0"),
+        ({"loss_type": "orpo", "ref_model": MODEL}, "orpo compares with no reference"),
+        ({"loss_type": "cpo", "precompute_ref_log_probs": True}, "precompute_ref_log_probs: cpo compares with no"),
+        (
+            {
+                "precompute_ref_log_probs": True,
+                "train_iters": 3,
+                "data": {"sources": [{"name_or_path": "pairs.jsonl", "streaming": True}]},
+            },
+            "precompute_ref_log_probs: nothing can be computed for all samples of a stream",
+        ),
         ({"ignore_label_index": 0}, "ignore_label_index"),
         ({"ref_model": {"name_or_path": "m", "dtyp": "fp32"}}, "dtyp"),
         ({"reference_model_deepspeed": {"zero_optimisation": {"stage": 3}}}, "zero_optimisation"),

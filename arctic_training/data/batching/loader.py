@@ -2,10 +2,11 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch.utils.data import DataLoader, Dataset
 
@@ -119,6 +120,21 @@ class IndexedLoader(OrderedLoader):
         self._workers, self._prefetch = workers, prefetch
         self._running: Any = None
 
+    def add_columns(self, columns: Mapping[str, npt.NDArray[Any]]) -> None:
+        """Adds keys to the batches, which are mappings: the rows of ``columns[name]``, ``[samples, ...]``, of a batch.
+
+        Called before the first iteration. The fingerprint of the samples does not depend on them.
+        """
+        self._reader.columns.update(columns)
+
+    def in_order(self) -> "IndexedLoader":
+        """Returns a loader that reads every row once, in the order of the samples."""
+        order = replace(self.order, shuffle=False, drop_last=False, accumulation_steps=1)
+        padding, collate = self._reader.make_padding_sample, self._reader.collate
+        return IndexedLoader(
+            self.dataset, order, collate, make_padding_sample=padding, groups=self.groups, workers=self._workers
+        )
+
     def samples(self, epoch: int, row: int) -> list[int]:
         """Returns the indices in `dataset` of this rank's micro-batch, in those that begin at ``row``."""
         return self._reader.samples((epoch, row))
@@ -168,6 +184,8 @@ class _Reader(Dataset[Batch]):
     groups: Sequence[Any] | None
     collate: Collate
     make_padding_sample: Callable[[Any], Any]
+    columns: dict[str, npt.NDArray[Any]] = field(default_factory=dict)
+    """Arrays with a row for each sample, by the key that they have in a batch."""
 
     def samples(self, position: tuple[int, int]) -> list[int]:
         rows = self.order.batch(*position)
@@ -183,7 +201,9 @@ class _Reader(Dataset[Batch]):
             for number in indices:
                 rows.append(self.dataset[number])
             number = -1
-            return self.collate(rows or [self.make_padding_sample(self.dataset[0])])
+            batch = self.collate(rows or [self.make_padding_sample(self.dataset[0])])
+            columns = {name: torch.from_numpy(array[indices or [0]]) for name, array in self.columns.items()}
+            return {**batch, **columns} if columns else batch
         except MemoryError:
             raise
         except Exception as error:
