@@ -4,6 +4,7 @@ from importlib import import_module
 from typing import Any
 
 _PUBLIC = {
+    "AutoregressiveTrainer": "objectives.autoregressive",
     "Callback": "callback.callback",
     "CausalDataFactory": "data.factories.causal",
     "CausalTrainer": "objectives.causal",
@@ -49,6 +50,7 @@ _PUBLIC = {
     "hook": "callback.hooks",
     "logger": "logging",
     "target_losses": "model.target_losses",
+    "target_predictions": "model.target_losses",
 }
 
 __all__ = sorted(_PUBLIC)

@@ -12,6 +12,7 @@ _MODULES = (
     "data.sources.tensor",
     "evaluation.generate",
     "evaluation.scorer",
+    "objectives.autoregressive",
     "objectives.causal",
     "objectives.dpo",
     "objectives.gan",

@@ -131,12 +131,13 @@ def test_batches_metrics_and_files_are_as_documented(name: str, tmp_path: Path) 
 
 def require_keys(name: str, batch: Any, *, packed: bool) -> None:
     tables = {
-        "sft": "### sft and causal",
-        "causal": "### sft and causal",
+        "sft": "### sft, causal and autoregressive",
         "gan": "### gan, and the data factory `tensor`",
     }
+    plain = ("sft", "causal", "autoregressive")
+    tables |= dict.fromkeys(plain, tables["sft"])
     found = {key: row[-1] for row in rows(section(tables.get(name, f"### {name}"))) for key in code(row[0])}
-    if name in ("sft", "causal", "dpo"):
+    if name in (*plain, "dpo"):
         column = 2 if packed else 1
         tokens = {key: row[column] for row in rows(section(tables["sft"])) for key in code(row[0])}
         found = {key: shape for key, shape in tokens.items() if shape != "absent"} | (found if name == "dpo" else {})

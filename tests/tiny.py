@@ -83,6 +83,34 @@ def save_model(folder: Path, *, seed: int = 0, **overrides: Any) -> Path:
     return folder
 
 
+def encoder_decoder(kind: str, *, seed: int = 0, **overrides: Any) -> Any:
+    """A small t5, bart or marian with the ids of `save_tokenizer`'s tokens, without dropout."""
+    import torch
+    from transformers import AutoConfig, AutoModelForSeq2SeqLM
+
+    shape: dict[str, Any] = {"vocab_size": 320, "pad_token_id": 0, "eos_token_id": 3, "d_model": 32}
+    if kind == "t5":
+        shape |= {"d_ff": 64, "d_kv": 8, "num_layers": 1, "num_heads": 4, "dropout_rate": 0.0}
+        shape |= {"decoder_start_token_id": 0}
+    else:
+        for part in ("encoder", "decoder"):
+            shape |= {f"{part}_layers": 1, f"{part}_attention_heads": 2, f"{part}_ffn_dim": 64}
+        shape |= {"max_position_embeddings": 64, "bos_token_id": None, "forced_eos_token_id": None, "dropout": 0.0}
+        shape |= {"decoder_start_token_id": 3 if kind == "bart" else 0, "attention_dropout": 0.0}
+    shape |= {"decoder_vocab_size": 320} if kind == "marian" else {}
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return AutoModelForSeq2SeqLM.from_config(AutoConfig.for_model(kind, **{**shape, **overrides}))
+
+
+def save_encoder_decoder(folder: Path, kind: str = "t5", **overrides: Any) -> Path:
+    """`encoder_decoder` with `save_tokenizer`'s tokenizer without a chat template, as a folder that transformers
+    loads."""
+    save_tokenizer(folder, template=None)
+    encoder_decoder(kind, **overrides).save_pretrained(folder)
+    return folder
+
+
 def chats(count: int, *, seed: int = 0) -> list[dict[str, Any]]:
     """Rows of ``messages`` of one to three turns and lopsided lengths."""
     import random

@@ -75,6 +75,16 @@ def logits_cross_entropy(logits: Tensor, targets: Tensor, *, label_smoothing: fl
     return torch.nn.functional.cross_entropy(logits.float(), targets, reduction="none", label_smoothing=label_smoothing)
 
 
+@torch.no_grad()
+def linear_argmax(hidden: Tensor, weight: Tensor, bias: Tensor | None = None, *, logit_map: LogitMap = PLAIN) -> Tensor:
+    """Returns the token with the largest logit of each row, int64 ``[rows]``; the arguments are those of
+    `linear_cross_entropy`."""
+    rows = _chunk_rows(hidden.device.type, weight.shape[0])
+    options = _Options(0.0, logit_map, rows, False)
+    starts = range(0, max(len(hidden), 1), rows)
+    return torch.cat([_logits(hidden[start : start + rows], weight, bias, options)[0].argmax(1) for start in starts])
+
+
 @dataclass(frozen=True)
 class _Options:
     """The options of a loss."""

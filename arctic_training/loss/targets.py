@@ -10,7 +10,8 @@ IGNORE_INDEX = -100
 """The label of a token that is not a target."""
 
 _counts: Any = WeakTensorKeyDictionary()
-"""The number of targets of labels that were moved to a device, with the version of the labels that was counted."""
+"""The numbers of targets of labels that were moved to a device, unshifted and shifted, with the version of the labels
+that was counted."""
 
 
 def count_targets(labels: Tensor, *, shifted: bool) -> int | None:
@@ -20,8 +21,9 @@ def count_targets(labels: Tensor, *, shifted: bool) -> int | None:
     """
     if labels.device.type == "cpu" and type(labels) is Tensor:
         return int((labels.numpy()[:, 0 if shifted else 1 :] != IGNORE_INDEX).sum())
-    version, known = _counts.get(labels, (-1, None))
-    return int(known) if known is not None and version == labels._version else None
+    version, known = _counts.get(labels, (-1, (None, None)))
+    count: int | None = known[shifted] if version == labels._version else None
+    return count
 
 
 def copy_target_count(batch: Mapping[str, Any], moved: Mapping[str, Any]) -> None:
@@ -32,4 +34,5 @@ def copy_target_count(batch: Mapping[str, Any], moved: Mapping[str, Any]) -> Non
     for name in ("shift_labels", "labels"):
         labels = batch.get(name)
         if isinstance(labels, Tensor) and labels.dim() == 2:
-            _counts[moved[name]] = moved[name]._version, count_targets(labels, shifted=name == "shift_labels")
+            counts = tuple(count_targets(labels, shifted=shifted) for shifted in (False, True))
+            _counts[moved[name]] = moved[name]._version, counts

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from arctic_training.errors.types import ModelError
 
@@ -25,6 +25,18 @@ def causal_model(engine: Any) -> Any:
 
 def _wrapped(model: nn.Module) -> Any:
     return getattr(model, "_orig_mod", None) or getattr(model, "module", None)
+
+
+def decoder_inputs(model: Any, labels: Tensor) -> Tensor:
+    """Returns what the decoder of an encoder-decoder reads to predict ``labels``, int64 ``[rows, T]`` both: its start
+    token, and the labels but the last. Raises `ModelError` for a model of transformers that does not define it."""
+    if not hasattr(model, "prepare_decoder_input_ids_from_labels"):
+        raise ModelError(
+            f"{type(model).__name__} has no prepare_decoder_input_ids_from_labels, by which transformers shifts labels "
+            "for a decoder; give the batch decoder_input_ids"
+        )
+    inputs: Tensor = model.prepare_decoder_input_ids_from_labels(labels=labels)
+    return inputs
 
 
 def embedding_rows(model: Any) -> int | None:

@@ -1,18 +1,19 @@
-"""The output head of a causal language model: how its forward makes logits and a loss of hidden states.
+"""The output head of a language model: how its forward makes logits and a loss of hidden states.
 
 Found by running that forward once between stand-ins, so that no model is known by its name.
 """
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
-from arctic_training.loss.cross_entropy import LogitMap
+from arctic_training.generation.prompts import is_encoder_decoder
+from arctic_training.loss.cross_entropy import PLAIN, LogitMap
 from arctic_training.model.transformers_internals import accepts, calls_loss_function
 
 
@@ -29,20 +30,23 @@ class OutputHead:
     """Whether the model's own forward, when given labels, computes their loss by its ``loss_function``."""
     adds_loss_of_logits: bool = False
     """Whether it adds a term to that loss that depends on the logits of all tokens."""
+    bias: str | None = None
+    """The name of the model's buffer, ``[1, vocabulary]``, that it adds to the outputs of ``head``."""
 
 
 _cache: WeakKeyDictionary[Any, OutputHead] = WeakKeyDictionary()
 
 
 def output_head(model: Any) -> OutputHead:
-    """Returns the head of ``model`` (a causal language model), found once and cached.
+    """Returns the head of ``model`` (a language model), found once and cached.
 
     The model's own forward runs with stand-ins in place of backbone and head, so that neither a weight nor a random
     number is touched.
     """
     head = _cache.get(model)
     if head is None or (head.head is not None and model.get_output_embeddings() is not head.head):
-        head = _cache[model] = _find_head(model)
+        find = _find_decoder_head if is_encoder_decoder(model) else _find_head
+        head = _cache[model] = find(model)
     return head
 
 
@@ -149,14 +153,46 @@ def _find_head(model: Any) -> OutputHead:
     return OutputHead(backbone, head, logit_map, calls_loss, adds_loss)
 
 
+def _find_decoder_head(model: Any) -> OutputHead:
+    """Returns the head of an encoder-decoder, whose decoder takes the place of a backbone."""
+    decoder, head, calls_loss = model.get_decoder(), model.get_output_embeddings(), calls_loss_function(model)
+    names = {module: name for name, module in model.named_modules()}
+    plain = OutputHead(decoder, head, None, calls_loss)
+    if type(head) is not nn.Linear or head not in names or decoder not in names:
+        return plain
+    width, vocabulary = head.in_features, head.out_features
+    hidden = torch.linspace(-1, 1, 2 * width, dtype=torch.float64).reshape(1, 2, width)
+    logits = torch.linspace(-90, 90, 2 * vocabulary, dtype=torch.float64).reshape(1, 2, vocabulary)
+    decoder_stand_in, head_stand_in = _BackboneStandIn(hidden), _HeadStandIn(head, logits.clone())
+    inputs, encoded = torch.zeros(1, 2, dtype=torch.long), (torch.zeros(1, 1, width, dtype=torch.float64),)
+    with _modules_replaced(model, {names[decoder]: decoder_stand_in, names[head]: head_stand_in}), torch.no_grad():
+        try:
+            output = type(model).forward(model, decoder_input_ids=inputs, encoder_outputs=encoded, use_cache=False)
+            final_logits = output.logits
+        except Exception:  # a model that needs more than these inputs computes its logits otherwise
+            return plain
+    received = head_stand_in.received
+    if received is None or decoder_stand_in.received.get("input_ids") is not inputs or not _factor(hidden, received):
+        return plain
+    for name, bias in dict(model.named_buffers(recurse=False)).items():
+        fits = head._parameters.get("bias") is None and bias.shape == (1, vocabulary)
+        if fits and _factor(logits, final_logits - bias) == 1:
+            return replace(plain, map=PLAIN, bias=name)
+    return replace(plain, map=_logit_map(logits, final_logits, model.config))
+
+
 @contextmanager
 def _modules_replaced(model: nn.Module, modules: Mapping[str, nn.Module]) -> Iterator[None]:
-    originals = {name: model._modules[name] for name in modules}
-    model._modules.update(modules)
+    """Replaces modules by their names, which may be dotted."""
+    owners = {name: model.get_submodule(name.rpartition(".")[0])._modules for name in modules}
+    originals = {name: owners[name][name.rpartition(".")[2]] for name in modules}
+    for name, module in modules.items():
+        owners[name][name.rpartition(".")[2]] = module
     try:
         yield
     finally:
-        model._modules.update(originals)
+        for name, original in originals.items():
+            owners[name][name.rpartition(".")[2]] = original
 
 
 def _factor(before: Tensor, after: Tensor) -> float | None:

@@ -11,14 +11,23 @@ from torch import Tensor, nn
 
 from arctic_training.distributed.sequence_parallel import KEY
 from arctic_training.errors.types import ModelError
-from arctic_training.loss.cross_entropy import PLAIN, LogitMap, linear_cross_entropy, logits_cross_entropy
+from arctic_training.generation.prompts import is_encoder_decoder
+from arctic_training.loss.cross_entropy import (
+    PLAIN,
+    LogitMap,
+    linear_argmax,
+    linear_cross_entropy,
+    logits_cross_entropy,
+)
 from arctic_training.loss.targets import IGNORE_INDEX, count_targets
 from arctic_training.model import attention, auxiliary_losses
-from arctic_training.model.causal_lm import causal_model
+from arctic_training.model.causal_lm import causal_model, decoder_inputs
 from arctic_training.model.output_head import OutputHead, output_head, without_cross_entropy
 from arctic_training.model.transformers_internals import accepts
 
 Reduction = Literal["sum", "none"]
+_Options = tuple[Reduction | Literal["argmax"], float, float]
+"""The reduction of a `_LossSpec`, label smoothing and temperature."""
 
 _NOT_FOR_THE_MODEL = {"num_items_in_batch", "num_targets", "labels", "shift_labels"}
 
@@ -34,9 +43,11 @@ def target_losses(
 ) -> Tensor:
     """Returns the cross-entropy of every target of ``batch`` in nats, fp32: ``[targets]``, row by row, or their sum.
 
-    ``engine`` is an engine or a module around a causal language model of transformers. In ``batch``, ``input_ids`` and
+    ``engine`` is an engine or a module around a language model of transformers. In ``batch``, ``input_ids`` and
     ``labels`` are ``[rows, T]`` (int64), and -100 marks a token that is no target. ``labels`` are not shifted: position
-    t predicts label t + 1; ``shift_labels``, where present, are. ``num_targets`` (int), where present, is the number of
+    t predicts label t + 1; ``shift_labels``, where present, are. For an encoder-decoder ``input_ids`` are what the
+    encoder reads, ``[rows, S]``, and position t of the decoder predicts label t: it reads the labels behind its start
+    token, unless ``decoder_input_ids`` are present. ``num_targets`` (int), where present, is the number of
     targets, and spares a synchronisation with a GPU on which labels were computed; for batches that the trainer moved
     to the device it is known already. ``num_items_in_batch`` is described below; every other key goes to the model.
 
@@ -54,8 +65,31 @@ def target_losses(
     Raises `ModelError` for another model, and where an added loss would be lost: gradients are recorded, ``reduction``
     is "none" and there are no ``terms``.
     """
+    losses, added = _run(engine, batch, (reduction, label_smoothing, temperature))
+    if added is not None and reduction == "none":
+        if terms is not None:
+            terms.append(added)
+        elif torch.is_grad_enabled() and added.requires_grad:
+            model = causal_model(engine)
+            raise ModelError(auxiliary_losses.dropped_loss_message(model, "target_losses with reduction='none'"))
+    return losses
+
+
+@torch.no_grad()
+def target_predictions(engine: Any, batch: Mapping[str, Any]) -> Tensor:
+    """Returns the most likely token at every target of ``batch``, int64 ``[targets]``, row by row.
+
+    The arguments are those of `target_losses`, which says what it does. Raises `ModelError` for another model.
+    """
+    return _run(engine, batch, ("argmax", 0.0, 1.0))[0]
+
+
+def _run(engine: Any, batch: Mapping[str, Any], options: _Options) -> tuple[Tensor, Tensor | None]:
+    """Returns the losses, or predictions, at the targets of ``batch``, and what the model adds to its own loss."""
     model = causal_model(engine)
-    spec = _LossSpec(batch, reduction, label_smoothing, temperature)
+    if is_encoder_decoder(model):
+        batch = {"shift_labels": batch["labels"], "decoder_input_ids": decoder_inputs(model, batch["labels"]), **batch}
+    spec = _LossSpec(batch, options)
     inputs = {key: value for key, value in batch.items() if key not in _NOT_FOR_THE_MODEL}
     rows: Any = nullcontext()
     if batch.get("cu_seq_lens_q") is not None and batch.get("attention_mask") is None:
@@ -65,15 +99,8 @@ def target_losses(
         spec.mask = inputs.pop("attention_mask", None)
         rows = nullcontext() if spec.mask is None else attention.one_document_per_row()
     with rows, _forward_replaced(model, lambda **kwargs: _losses(model, kwargs, spec)):
-        result = engine(**inputs, labels=batch["labels"], use_cache=False)
-    losses: Tensor = result[0]
-    added: Tensor | None = result[1]
-    if added is not None and reduction == "none":
-        if terms is not None:
-            terms.append(added)
-        elif torch.is_grad_enabled() and added.requires_grad:
-            raise ModelError(auxiliary_losses.dropped_loss_message(model, "target_losses with reduction='none'"))
-    return losses
+        result: tuple[Tensor, Tensor | None] = engine(**inputs, labels=batch["labels"], use_cache=False)
+    return result
 
 
 def _mask_of_packed_row(batch: Mapping[str, Any]) -> Tensor:
@@ -85,12 +112,12 @@ def _mask_of_packed_row(batch: Mapping[str, Any]) -> Tensor:
 
 
 class _LossSpec:
-    """What `target_losses` computes for the current batch."""
+    """What is computed for the current batch: losses, or with the reduction "argmax" predictions."""
 
-    def __init__(self, batch: Mapping[str, Any], reduction: Reduction, smoothing: float, temperature: float) -> None:
+    def __init__(self, batch: Mapping[str, Any], options: _Options) -> None:
         self.labels, self.shift_labels = batch["labels"], batch.get("shift_labels")
         self.num_targets, self.num_items = batch.get("num_targets"), batch.get("num_items_in_batch")
-        self.reduction, self.smoothing, self.temperature = reduction, smoothing, temperature
+        self.reduction, self.smoothing, self.temperature = options
         self.mask: Tensor | None = None
         """The tokens ``[rows, T]`` that count in the loss that the model adds; attention does not need it."""
 
@@ -154,15 +181,16 @@ def _losses_at_targets(
 ) -> tuple[Any, Tensor]:
     """Computes logits of the targets only, a few rows at a time, for models whose head is a linear layer."""
     linear: Any = head.head
+    bias = None if head.bias is None else getattr(model, head.bias)[0].to(linear.weight.dtype)
     logit_map, results = replace(head.map or PLAIN, temperature=spec.temperature), list[Tensor]()
 
     def losses_of(hidden: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         at_targets = hidden.flatten(0, 1).index_select(0, targets.positions)
-        return _linear_losses(linear, at_targets, targets.ids, logit_map, spec)
+        return _linear_losses(linear, bias, at_targets, targets.ids, logit_map, spec)
 
     def take(module: nn.Module, args: Any, losses: Tensor) -> Tensor:
         results.append(losses)
-        return losses.new_zeros(1, 1, 1)  # logits that nobody reads
+        return torch.zeros(1, 1, 1, device=losses.device)  # logits that nobody reads
 
     # called as a module, and taken behind its hooks: its weight may have to come from other ranks, backward too
     handle = linear.register_forward_hook(take)
@@ -174,9 +202,15 @@ def _losses_at_targets(
     return output, results[0]
 
 
-def _linear_losses(linear: nn.Linear, hidden: Tensor, targets: Tensor, logit_map: LogitMap, spec: _LossSpec) -> Tensor:
-    """Returns the losses of ``hidden`` ``[targets, width]``, by Liger's kernel where it is installed and fits."""
+def _linear_losses(
+    linear: nn.Linear, bias: Tensor | None, hidden: Tensor, targets: Tensor, logit_map: LogitMap, spec: _LossSpec
+) -> Tensor:
+    """Returns the losses of ``hidden`` ``[targets, width]``, by Liger's kernel where it is installed and fits. ``bias``
+    ``[vocabulary]`` is added to the outputs of ``linear`` if it has none of its own."""
+    bias = linear.bias if bias is None else bias
     hidden = hidden.to(linear.weight.dtype)
+    if spec.reduction == "argmax":
+        return linear_argmax(hidden, linear.weight, bias, logit_map=logit_map)
     kernel = _liger_kernel() if hidden.is_cuda and spec.reduction == "sum" and len(targets) else None
     # its gradients are of the unscaled sum in 16 bits, too large for fp16, and wait for those of the hidden states
     if hidden.dtype == torch.float16 or (linear.weight.requires_grad and not hidden.requires_grad):
@@ -185,13 +219,13 @@ def _linear_losses(linear: nn.Linear, hidden: Tensor, targets: Tensor, logit_map
     fits = logit_map.temperature == 1.0 and (logit_map.softcap is None or logit_map.scale == 1.0)
     if kernel is not None and fits:
         scaled = hidden * logit_map.scale if logit_map.scale != 1.0 else hidden
-        loss: Tensor = kernel(scaled, linear.weight, targets, linear.bias, spec.smoothing, logit_map.softcap)
+        loss: Tensor = kernel(scaled, linear.weight, targets, bias, spec.smoothing, logit_map.softcap)
         return loss
     return linear_cross_entropy(
         hidden,
         linear.weight,
         targets,
-        linear.bias,
+        bias,
         reduction=spec.reduction,
         label_smoothing=spec.smoothing,
         logit_map=logit_map,
@@ -219,6 +253,8 @@ def _losses_of_logits(
             kwargs, columns = {**kwargs, "logits_to_keep": kept}, columns[: len(positions)]
         output = type(model).forward(model, **kwargs)
         logits = output.logits[rows, columns]
+    if spec.reduction == "argmax":
+        return output, logits.argmax(-1)
     logits = logits if spec.temperature == 1.0 else logits.float() / spec.temperature
     losses = logits_cross_entropy(logits, targets.ids, label_smoothing=spec.smoothing)
     return output, losses if spec.reduction == "none" else losses.sum()

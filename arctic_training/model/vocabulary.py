@@ -4,6 +4,7 @@ from typing import Any
 
 from arctic_training.config.sections.tokenizer import is_lexer
 from arctic_training.errors.types import ModelError
+from arctic_training.generation.prompts import is_encoder_decoder
 from arctic_training.logging import logger
 from arctic_training.model.causal_lm import embedding_rows
 
@@ -24,12 +25,27 @@ def fit_vocabulary(model: Any, tokenizer: Any, *, resize: bool, exact: bool = Fa
             size = -(-size // 64) * 64  # products of such a width are faster
         logger.info(f"the embedding grows from {count} to {size} rows, for {len(missing)} new tokens")
         model.resize_token_embeddings(size, mean_resizing=False)
-    for holder in (getattr(model, "config", None), getattr(model, "generation_config", None)):
-        if holder is not None and tokenizer.pad_token_id is not None:
+    holders = list(filter(None, (getattr(model, "config", None), getattr(model, "generation_config", None))))
+    for holder in holders:
+        if is_lexer(tokenizer):  # whose vocabulary the model does not know
+            _rename_special_tokens(holder, tokenizer)
+        if tokenizer.pad_token_id is not None:
             holder.pad_token_id = tokenizer.pad_token_id
-        if holder is not None and is_lexer(tokenizer):  # whose vocabulary the model does not know
-            holder.bos_token_id, holder.eos_token_id = tokenizer.bos_token_id, tokenizer.eos_token_id
+    if is_encoder_decoder(model):
+        starts = [start for one in holders if (start := getattr(one, "decoder_start_token_id", None)) is not None]
+        model.config.decoder_start_token_id = [*starts, tokenizer.pad_token_id][0]  # T5 starts with padding
     return missing
+
+
+def _rename_special_tokens(holder: Any, tokenizer: Any) -> None:
+    """Replaces the ids of special tokens in a config by those of ``tokenizer``, also where a decoder starts or ends."""
+    kinds = ("pad_token_id", "bos_token_id", "eos_token_id")
+    ids = [(getattr(holder, kind, None), getattr(tokenizer, kind)) for kind in kinds]
+    for name in ("decoder_start_token_id", "forced_bos_token_id", "forced_eos_token_id"):
+        value = getattr(holder, name, None)
+        if new := [new for old, new in ids if old is not None and old == value]:
+            setattr(holder, name, new[0])
+    holder.bos_token_id, holder.eos_token_id = tokenizer.bos_token_id, tokenizer.eos_token_id
 
 
 def warn_about_untrained_rows(model: Any, new_tokens: list[tuple[int, str]]) -> None:

@@ -40,6 +40,10 @@ def causal(folder: Path) -> Recipe:
     return _language(folder, _lines(folder / "text.jsonl", ({"text": text} for text in texts)), max_length=40)
 
 
+def autoregressive(folder: Path) -> Recipe:
+    return {**causal(folder), "scheduled_sampling": "linear", "sampling_probability": 0.5}
+
+
 def dpo(folder: Path) -> Recipe:
     pairs = [
         {"chosen": good["messages"][:2], "rejected": [good["messages"][0], bad["messages"][1]]}
@@ -73,7 +77,14 @@ def gan(folder: Path) -> Recipe:
     }
 
 
-CASES: dict[str, Callable[[Path], Recipe]] = {"sft": sft, "causal": causal, "dpo": dpo, "gan": gan, "grpo": grpo}
+CASES: dict[str, Callable[[Path], Recipe]] = {
+    "autoregressive": autoregressive,
+    "causal": causal,
+    "dpo": dpo,
+    "gan": gan,
+    "grpo": grpo,
+    "sft": sft,
+}
 
 
 def recipe(name: str, folder: Path, **more: Any) -> Recipe:

@@ -7,7 +7,7 @@ import torch
 
 from arctic_training.errors.types import ModelError
 from arctic_training.model import attention
-from arctic_training.model.target_losses import target_losses
+from arctic_training.model.target_losses import target_losses, target_predictions
 
 SHAPE = {
     "vocab_size": 97,
@@ -198,3 +198,16 @@ def test_the_head_is_as_it_was_afterwards() -> None:
 def test_a_model_without_an_output_layer_is_refused() -> None:
     with pytest.raises(ModelError, match="Linear is no language model"):
         target_losses(torch.nn.Linear(1, 1), {"labels": torch.zeros(1, 2, dtype=torch.long)})
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_predictions_are_the_most_likely_tokens(kind: str) -> None:
+    model, batch = build(kind), padded(samples())
+    labels = batch["labels"]
+    labels[0, 2:] = labels[3] = -100  # a row without targets, and one with few
+    with torch.no_grad():
+        logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
+    expected = logits[:, :-1].argmax(-1)[labels[:, 1:] != -100]
+    predictions = target_predictions(model, batch)
+    assert predictions.dtype == torch.int64 and torch.equal(predictions, expected)
+    assert len(target_predictions(model, {**batch, "labels": torch.full_like(labels, -100)})) == 0

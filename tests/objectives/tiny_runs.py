@@ -40,6 +40,22 @@ def make_trainer(folder: Path, sections: dict[str, Any], **keys: Any) -> Any:
     return lookup("trainer", config.type)(config)  # type: ignore[call-arg]
 
 
+def loss_and_gradients(trainer: Any, batch: Any) -> tuple[float, list[torch.Tensor]]:
+    """Returns the loss of a micro-batch, and its gradient in each parameter, through the engine; nothing is left of
+    it. The window has as many micro-batches as the recipe says."""
+    from arctic_training.engine.zero import full_gradient
+
+    loss = trainer.loss(batch)
+    trainer.backward(loss)
+    gradients = []
+    for parameter in trainer.model.module.parameters():
+        gradient = full_gradient(parameter)
+        assert gradient is not None
+        gradients.append(gradient.clone())
+        parameter.grad = None
+    return float(loss.detach()), gradients
+
+
 def train(trainer: Any) -> dict[str, torch.Tensor]:
     """Trains, closes the trainer, and returns the trained weights, whole at any ZeRO stage."""
     from arctic_training.engine.zero import full_parameter

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from arctic_training.errors.types import ModelError
+from arctic_training.generation.prompts import is_encoder_decoder
 from arctic_training.logging import logger
 from arctic_training.loss.targets import IGNORE_INDEX
 from arctic_training.model import auxiliary_losses
@@ -36,14 +37,14 @@ def check_model_loss(
     if not isinstance(model, PreTrainedModel):
         return
     batch = _small_row(model, device)
+    # some forwards shift the labels, some expect those of the next tokens
     shifted = nn.functional.pad(batch["labels"][:, 1:], (0, 1), value=IGNORE_INDEX)
+    candidates = [batch["labels"]] if is_encoder_decoder(model) else [batch["labels"], shifted]
     with eval_mode([engine.module]):
         try:
-            # positions are left to it; some forwards shift the labels, some expect those of the next tokens
+            # positions are left to it
             inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
-            model_losses = [
-                engine(**inputs, labels=labels, use_cache=False).loss for labels in (batch["labels"], shifted)
-            ]
+            model_losses = [engine(**inputs, labels=labels, use_cache=False).loss for labels in candidates]
         except Exception:  # a model that computes no loss has none that could be another
             return
         terms: list[torch.Tensor] = []
@@ -73,5 +74,5 @@ def check_model_loss(
 
 def _small_row(model: Any, device: torch.device) -> dict[str, Any]:
     ids = torch.arange(3, 3 + _LENGTH, device=device)[None] % (embedding_rows(model) or _LENGTH)
-    positions = torch.arange(_LENGTH, device=device)[None]
-    return {"input_ids": ids, "labels": ids, "attention_mask": torch.ones_like(ids), "position_ids": positions}
+    row = {"input_ids": ids, "labels": ids, "attention_mask": torch.ones_like(ids)}
+    return row if is_encoder_decoder(model) else {**row, "position_ids": torch.arange(_LENGTH, device=device)[None]}
