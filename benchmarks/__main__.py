@@ -16,9 +16,9 @@ from benchmarks.run import Bench, note
 
 
 def main() -> int:
-    said = _parse()
-    known = contestants(Path(sys.executable), said.peers)
-    names = said.only.split(",") if said.only else [one.name for one in known]
+    arguments = _parse()
+    known = contestants(Path(sys.executable), arguments.peers)
+    names = arguments.only.split(",") if arguments.only else [one.name for one in known]
     if unknown := set(names) - {one.name for one in known}:
         raise SystemExit(f"no contestant is named {', '.join(unknown)}; there are {', '.join(o.name for o in known)}")
     chosen = [one for one in known if one.name in {"ours", *names}]
@@ -26,12 +26,12 @@ def main() -> int:
         if not one.installed:
             note(f"{one.title} is left out: {one.python} is not there; `make bench` makes it")
     chosen = [one for one in chosen if one.installed]
-    quick = said.quick
+    quick = arguments.quick
     tasks = [workload.QUICK] if quick else [workload.THROUGHPUT, workload.FIXED]
     with tempfile.TemporaryDirectory(prefix="arctic_training_bench_") as temporary:
-        bench = Bench(tasks, chosen, said.work or Path(temporary), said.stage)
+        bench = Bench(tasks, chosen, arguments.work or Path(temporary), arguments.stage)
         bench.make_corpora()
-        wrong = _rounds(bench, said.rounds, warm_up=not quick)
+        wrong = _rounds(bench, arguments.rounds, warm_up=not quick)
     for what in wrong:
         print(f"not comparable: {what}", file=sys.stderr)
     if wrong:
@@ -39,9 +39,9 @@ def main() -> int:
     if not bench.rounds:
         return 130
     figures, machine = Figures(bench), describe()
-    print(text(figures, machine, rounds=bench.rounds, stage=said.stage))
-    if said.json:
-        said.json.write_text(json.dumps(as_json(figures, machine), indent=1) + "\n")
+    print(text(figures, machine, rounds=bench.rounds, stage=arguments.stage))
+    if arguments.json:
+        arguments.json.write_text(json.dumps(as_json(figures, machine), indent=1) + "\n")
     return 0
 
 

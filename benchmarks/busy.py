@@ -37,32 +37,32 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.busy", description=__doc__)
     parser.add_argument("--rounds", type=int, default=3, help="rounds that are counted (3); one more warms the disk")
     parser.add_argument("--quick", action="store_true", help="a tiny task: shows that it works, measures nothing")
-    said = parser.parse_args()
-    task = QUICK if said.quick else replace(THROUGHPUT, updates=40)
-    found: dict[tuple[str, int], list[Cost]] = {}
+    arguments = parser.parse_args()
+    task = QUICK if arguments.quick else replace(THROUGHPUT, updates=40)
+    costs: dict[tuple[str, int], list[Cost]] = {}
     with tempfile.TemporaryDirectory(prefix="arctic_training_bench_") as temporary:
         bench = Bench([task], contestants(Path(sys.executable), Path())[:1], Path(temporary), 0)
         bench.make_corpora()
         recipe = write_recipe(task, bench.folder(task))
-        told = bench.contestants[0].environment()
-        environment = {name: value for name, value in told.items() if name not in OPENMP}
-        for number in range(1 if said.quick else 0, said.rounds + 1):
+        variables = bench.contestants[0].environment()
+        environment = {name: value for name, value in variables.items() if name not in OPENMP}
+        for number in range(1 if arguments.quick else 0, arguments.rounds + 1):
             for loops in (0, LOOPS * len(os.sched_getaffinity(0))):
                 for name, waiting in WAITING.items():
                     with busy_loops(loops):
                         cost = run(recipe, environment | waiting)
                     note(f"round {number} {loops:2} loops {name:<8} {cost[0]:7.1f} s, CPU {cost[1]:7.1f} s")
                     if number:
-                        found.setdefault((name, min(loops, 1)), []).append(cost)
-    print("\n".join(target_lines(targets(found))))
+                        costs.setdefault((name, min(loops, 1)), []).append(cost)
+    print("\n".join(target_lines(targets(costs))))
     return 0
 
 
-def targets(found: dict[tuple[str, int], list[Cost]]) -> list[Target]:
+def targets(costs: dict[tuple[str, int], list[Cost]]) -> list[Target]:
     """What is promised of the costs by name and by whether there were busy loops."""
 
     def cost(name: str, busy: int, part: int) -> float:
-        return median(one[part] for one in found[name, busy])
+        return median(one[part] for one in costs[name, busy])
 
     return [
         Target("idle: wall / OpenMP's default", cost("ours", 0, 0) / cost("default", 0, 0), 1.02, at_least=False),

@@ -22,14 +22,14 @@ HOSTILE = """
 import io, json, re, sys, time
 from contextlib import redirect_stderr
 from arctic_training.cli.main import main
-told = []
+results = []
 for name in sys.argv[1:]:
     began = time.process_time()
     with redirect_stderr(io.StringIO()):
         main(["validate", name])
     status = open("/proc/self/status").read()
-    told.append([time.process_time() - began, int(re.search(r"VmHWM:\\s+(\\d+) kB", status)[1]) / 1024])
-print(json.dumps(told))
+    results.append([time.process_time() - began, int(re.search(r"VmHWM:\\s+(\\d+) kB", status)[1]) / 1024])
+print(json.dumps(results))
 """
 
 
@@ -86,8 +86,8 @@ def hostile(folder: Path) -> tuple[float, float]:
     for number, text in enumerate(texts):
         (folder / f"{number}.yaml").write_text(text)
     _, printed = python(folder, "-c", HOSTILE, *(f"{number}.yaml" for number in range(len(texts))))
-    (_, loaded), *told = json.loads(printed)
-    return max(seconds for seconds, _ in told), max(memory for _, memory in told) - loaded
+    (_, loaded), *results = json.loads(printed)
+    return max(seconds for seconds, _ in results), max(memory for _, memory in results) - loaded
 
 
 def packing() -> Iterator[tuple[str, float, float]]:

@@ -72,12 +72,12 @@ HELP = "--help, CPU s"
 class Target:
     title: str
     reached: float
-    wanted: float
+    required: float
     at_least: bool = True
 
     @property
     def met(self) -> bool:
-        return self.reached >= self.wanted if self.at_least else self.reached <= self.wanted
+        return self.reached >= self.required if self.at_least else self.reached <= self.required
 
 
 class Figures:
@@ -91,16 +91,16 @@ class Figures:
         if not row.bare and name in ("torch", "deepspeed"):
             return None
         results = self.bench.results.get(row.task, {}).get(name, [])
-        found = [row.measure(self.tasks[row.task], result) for result in results]
-        return [value for value in found if value is not None] or None
+        values = [row.measure(self.tasks[row.task], result) for result in results]
+        return [value for value in values if value is not None] or None
 
     def table(self) -> dict[str, dict[str, float]]:
         """The median over the rounds of every row and contestant."""
-        made = {
+        columns = {
             row.title: {name: median(values) for name in self.names if (values := self.of(row, name))} for row in ROWS
         }
-        made = {title: values for title, values in made.items() if values}
-        return made | {HELP: {name: median(values) for name, values in self.bench.helps.items()}}
+        columns = {title: values for title, values in columns.items() if values}
+        return columns | {HELP: {name: median(values) for name, values in self.bench.helps.items()}}
 
     def targets(self) -> list[Target]:
         """Ratios of ours to another of the same run: they hold on whatever machine it runs.
@@ -123,20 +123,20 @@ class Figures:
         ]
         return [target for target in targets if target is not None]
 
-    def _ratio(self, title: str, row: Row, other: str, wanted: float, *, at_least: bool = True) -> Target | None:
-        return self._target(title, self.of(row, "ours"), self.of(row, other), wanted, at_least=at_least)
+    def _ratio(self, title: str, row: Row, other: str, required: float, *, at_least: bool = True) -> Target | None:
+        return self._target(title, self.of(row, "ours"), self.of(row, other), required, at_least=at_least)
 
     def _target(
-        self, title: str, ours: list[float] | None, theirs: list[float] | None, wanted: float, *, at_least: bool
+        self, title: str, ours: list[float] | None, theirs: list[float] | None, required: float, *, at_least: bool
     ) -> Target | None:
         if not ours or not theirs:
             return None
-        return Target(title, median(a / b for a, b in zip(ours, theirs, strict=True)), wanted, at_least)
+        return Target(title, median(a / b for a, b in zip(ours, theirs, strict=True)), required, at_least)
 
 
 def complaints(task: Task, results: dict[str, Result]) -> list[str]:
     """Why the results of one round of one task cannot be compared; none when they can."""
-    said = []
+    messages = []
     ours = results["ours"]["losses"]
     for name in ("torch", "deepspeed"):
         if name not in results:
@@ -145,20 +145,22 @@ def complaints(task: Task, results: dict[str, Result]) -> list[str]:
         apart = [abs(a - b) for a, b in zip(ours, bare, strict=True)]
         if not max(apart) <= AGREE:
             at = next(i for i, gap in enumerate(apart) if not gap <= AGREE)
-            said.append(
+            messages.append(
                 f"{task.name}: at step {at + 1} the loss is {ours[at]:.6f} in ours and {bare[at]:.6f} in bare {name}"
             )
     least = min(result["held_out"] for result in results.values())
     for name, result in results.items():
         if not result["held_out"] <= least * (1 + SAME_END):
-            said.append(
+            messages.append(
                 f"{task.name}: {name} ends at a held-out loss of {result['held_out']:.3f}, the best at {least:.3f}"
             )
         if result["mislabelled"]:
-            said.append(f"{task.name}: {name} has {result['mislabelled']} labels that are not the assistant's words")
+            messages.append(
+                f"{task.name}: {name} has {result['mislabelled']} labels that are not the assistant's words"
+            )
         if len(result["after_update"]) != task.updates:
-            said.append(f"{task.name}: {name} took {len(result['after_update'])} updates, not {task.updates}")
-    return said
+            messages.append(f"{task.name}: {name} took {len(result['after_update'])} updates, not {task.updates}")
+    return messages
 
 
 def as_json(figures: Figures, machine: dict[str, Any]) -> dict[str, Any]:
@@ -166,7 +168,7 @@ def as_json(figures: Figures, machine: dict[str, Any]) -> dict[str, Any]:
         "machine": machine,
         "table": figures.table(),
         "targets": [
-            {"title": one.title, "reached": one.reached, "wanted": one.wanted, "met": one.met}
+            {"title": one.title, "reached": one.reached, "wanted": one.required, "met": one.met}
             for one in figures.targets()
         ],
         "rounds": {

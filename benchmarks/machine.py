@@ -18,13 +18,13 @@ def describe() -> dict[str, str]:
 def _processor() -> str:
     info = Path("/proc/cpuinfo")
     if info.exists():
-        found = {}
+        values = {}
         for line in info.read_text().splitlines():
             key, _, value = line.partition(":")
-            found.setdefault(key.strip(), value.strip())
-        if "model name" in found:
-            family = f" (family {found['cpu family']}, model {found['model']})" if "cpu family" in found else ""
-            return found["model name"] + family
+            values.setdefault(key.strip(), value.strip())
+        if "model name" in values:
+            family = f" (family {values['cpu family']}, model {values['model']})" if "cpu family" in values else ""
+            return values["model name"] + family
     return platform.processor() or platform.machine()
 
 

@@ -10,13 +10,13 @@ TITLE, COLUMN, WIDTH = 27, 11, 95
 
 
 def text(figures: Figures, machine: dict[str, str], *, rounds: int, stage: int) -> str:
-    told = [
+    paragraphs = [
         f"{machine['processor']}, {machine['cores']} cores, {machine['memory']}, {machine['system']}",
         f"CPU seconds, one thread; fp32; ZeRO stage {stage} for all on DeepSpeed; medians of {rounds} rounds",
         *(_task(task) for task in figures.tasks.values()),
         *_versions(figures),
     ]
-    lines = [part for line in told for part in textwrap.wrap(line, WIDTH, subsequent_indent="  ")] + [""]
+    lines = [part for line in paragraphs for part in textwrap.wrap(line, WIDTH, subsequent_indent="  ")] + [""]
     shown = figures.bench.contestants
     words = [one.title.split(" ", 1) for one in shown]
     for line in (0, 1):
@@ -33,8 +33,8 @@ def target_lines(targets: Iterable[Target]) -> list[str]:
     """What is promised, what was reached, and whether that is enough."""
     lines = [f"{'target':<34}{'reached':>9}   wanted"]
     for target in targets:
-        wanted = f"{'>=' if target.at_least else '<='} {target.wanted:,g}"
-        lines.append(f"{target.title:<34}{_number(target.reached):>9}   {wanted:<9}{'' if target.met else '  MISSED'}")
+        bound = f"{'>=' if target.at_least else '<='} {target.required:,g}"
+        lines.append(f"{target.title:<34}{_number(target.reached):>9}   {bound:<9}{'' if target.met else '  MISSED'}")
     return lines
 
 
@@ -51,10 +51,10 @@ def _task(task: Task) -> str:
 
 
 def _versions(figures: Figures) -> list[str]:
-    said: dict[str, list[str]] = {}
+    titles_of: dict[str, list[str]] = {}
     for one in figures.bench.contestants:
         for of_task in list(figures.bench.results.values())[:1]:
             for result in of_task.get(one.name, [])[:1]:
-                told = ", ".join(f"{name} {version}" for name, version in sorted(result["versions"].items()))
-                said.setdefault(told, []).append(one.title)
-    return [f"{', '.join(titles)}: {told}" for told, titles in said.items()]
+                versions = ", ".join(f"{name} {version}" for name, version in sorted(result["versions"].items()))
+                titles_of.setdefault(versions, []).append(one.title)
+    return [f"{', '.join(titles)}: {versions}" for versions, titles in titles_of.items()]

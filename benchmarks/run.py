@@ -52,23 +52,23 @@ class Bench:
 
         Round 0 is not counted: it warms the disk. The ``first`` one writes the batches of the bare loops.
         """
-        said: list[str] = []
-        found: dict[str, dict[str, Result]] = {task.name: {} for task in self.tasks}
+        problems: list[str] = []
+        figures: dict[str, dict[str, Result]] = {task.name: {} for task in self.tasks}
         for task in self.tasks:
             for one in self.contestants:
                 result = self.train(task, one, dump=first and one.name == "ours")
                 note(f"round {number} {task.name:<11}{one.title:<15}{summary(task, result)}")
-                found[task.name][one.name] = result
-            said += complaints(task, found[task.name])
+                figures[task.name][one.name] = result
+            problems += complaints(task, figures[task.name])
         helps = {one.name: self.help(one) for one in self.contestants if one.help_command}
         if number:
             self.rounds += 1
             for name, seconds in helps.items():
                 self.helps.setdefault(name, []).append(seconds)
-            for of, results in found.items():
+            for of, results in figures.items():
                 for name, result in results.items():
                     self.results.setdefault(of, {}).setdefault(name, []).append(result)
-        return said
+        return problems
 
     def train(self, task: Task, one: Contestant, *, dump: bool) -> Result:
         folder, run_dir = self.folder(task), self.work / "run"
@@ -102,8 +102,8 @@ class Bench:
         if code or not result.exists():
             tail = "\n".join(log.read_text(errors="replace").splitlines()[-25:])
             raise SystemExit(f"{one.title} failed on {task.name} with exit code {code}:\n{tail}")
-        found: Result = json.loads(result.read_text())
-        return found
+        figures: Result = json.loads(result.read_text())
+        return figures
 
     def help(self, one: Contestant) -> float:
         """CPU seconds of its command's --help, children counted."""

@@ -49,7 +49,7 @@ def tiny_chats(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def said() -> Iterator[list[str]]:
+def messages() -> Iterator[list[str]]:
     """What is told to the user: each line of the log."""
     lines: list[str] = []
     sink = logger.add(lambda line: lines.append(line.record["message"]), level="SUCCESS")

@@ -21,7 +21,7 @@ def message(name: str) -> str:
 def page() -> str:
     """Returns the page with the messages that it should have."""
     text = PAGE.read_text(encoding="utf-8")
-    return _BLOCK.sub(lambda found: f"{found[0].splitlines()[0]}\n```text\n{message(found['name'])}\n```\n", text)
+    return _BLOCK.sub(lambda match: f"{match[0].splitlines()[0]}\n```text\n{message(match['name'])}\n```\n", text)
 
 
 if __name__ == "__main__":

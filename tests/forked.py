@@ -42,7 +42,7 @@ class Run:
     def codes(self) -> list[int | None]:
         return [one.exitcode for one in self.processes]
 
-    def told(self) -> str:
+    def output(self) -> str:
         """What they printed."""
         return "\n".join(Path(f"{self.log}.{rank}").read_text(errors="replace") for rank in range(self.world))
 

@@ -37,10 +37,10 @@ def free_port() -> int:
 
 def environment(rank: int, world: int, port: int) -> dict[str, str]:
     """What a launcher tells each process."""
-    told = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    variables = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     path = f"{ROOT}:{os.environ.get('PYTHONPATH', '')}"
-    told |= {"OMP_NUM_THREADS": 1, "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": path}
-    return {**os.environ, **{name: str(value) for name, value in told.items()}}
+    variables |= {"OMP_NUM_THREADS": 1, "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": path}
+    return {**os.environ, **{name: str(value) for name, value in variables.items()}}
 
 
 def start(command: list[str], world: int, **options: Any) -> list[subprocess.Popen[bytes]]:
@@ -95,11 +95,11 @@ class WorkerPool:
         port = free_port()
         self.processes, self.pipes = [], []
         for rank in range(world):
-            there, here = multiprocessing.Pipe(duplex=False)
-            self.pipes.append(here)
+            receiver, sender = multiprocessing.Pipe(duplex=False)
+            self.pipes.append(sender)
             own = environment(rank, world, port)
-            self.processes.append(fork(_work, (there, Path(self.folder.name)), own, self._path("log", rank)))
-            there.close()
+            self.processes.append(fork(_work, (receiver, Path(self.folder.name)), own, self._path("log", rank)))
+            receiver.close()
         atexit.register(self.end)
 
     def do(self, function: Callable[..., Any], args: Any, kwargs: Any, timeout: float, last: bool = False) -> list[Any]:

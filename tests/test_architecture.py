@@ -78,19 +78,21 @@ def imports(path: Path, *, top_level_only: bool = False) -> Iterator[tuple[str, 
     for node in nodes:
         if isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
             for alias in node.names:
-                whole = f"{node.module}.{alias.name}"
-                inner = ROOT.parent / Path(*whole.split("."))
+                module = f"{node.module}.{alias.name}"
+                inner = ROOT.parent / Path(*module.split("."))
                 is_module = inner.with_suffix(".py").exists() or (inner / "__init__.py").exists()
-                yield (whole if is_module else node.module), node.lineno
+                yield (module if is_module else node.module), node.lineno
         elif isinstance(node, ast.Import):
             for alias in node.names:
                 yield alias.name, node.lineno
 
 
 def floor(module: str) -> int:
-    found = [(len(p), n) for n, rooms in enumerate(FLOORS) for p in rooms if module == p or module.startswith(p + ".")]
-    assert found, f"{module} stands on no floor"
-    return max(found)[1]
+    matches = [
+        (len(p), n) for n, rooms in enumerate(FLOORS) for p in rooms if module == p or module.startswith(p + ".")
+    ]
+    assert matches, f"{module} stands on no floor"
+    return max(matches)[1]
 
 
 def own_imports(path: Path) -> Iterator[tuple[str, int]]:

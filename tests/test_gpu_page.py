@@ -35,10 +35,10 @@ def test_the_tables_of_activations_are_what_the_estimate_gives() -> None:
         layers, width, inner = shapes[name]
         model = nn.Module()
         model.config = SimpleNamespace(hidden_size=width, num_hidden_layers=layers, intermediate_size=inner)
-        whole = [estimate(model, tokens=tokens, layout=Layout("bf16")).activations for tokens in (8192, 32768)]
+        activations = [estimate(model, tokens=tokens, layout=Layout("bf16")).activations for tokens in (8192, 32768)]
         inputs = [2 * layers * tokens * width for tokens in (8192, 32768)]
-        checkpointed = [one + of_all / layers for one, of_all in zip(inputs, whole, strict=True)]
-        assert cells == [gibibytes(size) for size in (*whole, *checkpointed)]
+        checkpointed = [one + of_all / layers for one, of_all in zip(inputs, activations, strict=True)]
+        assert cells == [gibibytes(size) for size in (*activations, *checkpointed)]
 
 
 def test_the_tables_of_weights_are_what_the_estimate_gives() -> None:

@@ -62,11 +62,11 @@ class Copies(TorchDispatchMode):
 def test_adding_does_not_wait_for_a_gpu() -> None:
     metrics = Metrics()
     with FakeTensorMode(), Copies() as copies:
-        there = torch.empty((), device="cuda")
-        metrics.add("x", there, 3)
+        on_gpu = torch.empty((), device="cuda")
+        metrics.add("x", on_gpu, 3)
         metrics.weight = 2
-        metrics.add("x", there)
-        metrics.add("y", there, torch.empty((), device="cuda"))
+        metrics.add("x", on_gpu)
+        metrics.add("y", on_gpu, torch.empty((), device="cuda"))
     assert copies.count == 0
 
 

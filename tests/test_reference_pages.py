@@ -75,9 +75,9 @@ def test_every_name_of_this_package_on_the_pages_is_there() -> None:
     for page in pages:
         text = page.read_text(encoding="utf-8")
         imported = re.findall(r"^from (arctic_training[\w.]*) import (.+)$", text, re.MULTILINE)
-        found = [f"{module}.{name.strip()}" for module, some in imported for name in some.split(",")]
-        found += re.findall(r"`(arctic_training(?:\.\w+)+)", text) if page.name != "recipe.md" else []
-        for name in found:
+        names = [f"{module}.{name.strip()}" for module, some in imported for name in some.split(",")]
+        names += re.findall(r"`(arctic_training(?:\.\w+)+)", text) if page.name != "recipe.md" else []
+        for name in names:
             resolve(name)
 
 
@@ -136,25 +136,27 @@ def require_keys(name: str, batch: Any, *, packed: bool) -> None:
     }
     plain = ("sft", "causal", "autoregressive")
     tables |= dict.fromkeys(plain, tables["sft"])
-    found = {key: row[-1] for row in rows(section(tables.get(name, f"### {name}"))) for key in code(row[0])}
+    documented = {key: row[-1] for row in rows(section(tables.get(name, f"### {name}"))) for key in code(row[0])}
     if name in (*plain, "dpo"):
         column = 2 if packed else 1
         tokens = {key: row[column] for row in rows(section(tables["sft"])) for key in code(row[0])}
-        found = {key: shape for key, shape in tokens.items() if shape != "absent"} | (found if name == "dpo" else {})
-    assert set(batch) == set(found)
+        documented = {key: shape for key, shape in tokens.items() if shape != "absent"} | (
+            documented if name == "dpo" else {}
+        )
+    assert set(batch) == set(documented)
     for key, value in batch.items():
-        if isinstance(value, torch.Tensor) and (dtype := re.match(r"(int|float)\d+", found[key])):
+        if isinstance(value, torch.Tensor) and (dtype := re.match(r"(int|float)\d+", documented[key])):
             assert str(value.dtype) == f"torch.{dtype[0]}", key
-            shape = re.search(r"`\[([^\]]*)\]`", found[key])
+            shape = re.search(r"`\[([^\]]*)\]`", documented[key])
             assert shape and value.dim() == len(shape[1].split(",")), key
 
 
 def require_metrics(path: Path) -> None:
     documented = [re.sub("<[^>]+>", "[^/]+", name) for row in rows(section("## Metrics")) for name in code(row[0])]
     pattern = re.compile("|".join(f"(?:{name})(?:/eval)?" for name in documented))
-    found = set[str]().union(*map(json.loads, path.read_text().splitlines())) - {"step", "time"}
-    assert len(found) > 5
-    assert [name for name in found if not pattern.fullmatch(name)] == []
+    logged = set[str]().union(*map(json.loads, path.read_text().splitlines())) - {"step", "time"}
+    assert len(logged) > 5
+    assert [name for name in logged if not pattern.fullmatch(name)] == []
 
 
 def require_files(folder: Path) -> None:
@@ -165,14 +167,14 @@ def require_files(folder: Path) -> None:
     assert [file for file in files if not any(re.fullmatch(pattern, file) for pattern in patterns)] == []
 
 
-@pytest.mark.parametrize(("key", "feature"), [*((key, told[0]) for key, told in KEYS.items()), *TYPES.items()])
+@pytest.mark.parametrize(("key", "feature"), [*((key, features[0]) for key, features in KEYS.items()), *TYPES.items()])
 def test_what_is_not_built_is_on_the_migration_page(key: str, feature: str) -> None:
     (row,) = [row for row in rows(MIGRATION) if f"`{key}`" in row[0] and "not built" in row[-1]]
     assert f"{feature} is not built yet" in row[-1]
 
 
 @pytest.mark.parametrize(
-    ("more", "told"),
+    ("more", "message"),
     [
         ({}, ""),
         ({"tiled_mlp_compute": True}, "the tiled MLP is not built yet"),
@@ -182,7 +184,7 @@ def test_what_is_not_built_is_on_the_migration_page(key: str, feature: str) -> N
         ({"data": {"sources": [{"type": "snowflake", "sql": "SELECT 1"}]}}, "reads from Snowflake is not built yet"),
     ],
 )
-def test_recipes_of_arctic_training_pass_or_are_refused_as_told(more: dict[str, Any], told: str) -> None:
+def test_recipes_of_arctic_training_pass_or_are_refused_as_told(more: dict[str, Any], message: str) -> None:
     recipe: dict[str, Any] = {
         "type": "sft",
         "min_iterations": 4,
@@ -199,10 +201,10 @@ def test_recipes_of_arctic_training_pass_or_are_refused_as_told(more: dict[str, 
         "logger": {"level": "WARNING", "output_dir": "logs", "print_output_ranks": [0, 1]},
         "wandb": {"enable": False, "project": "mine"},
     }
-    if not told:
+    if not message:
         assert get_config(recipe)
         return
-    with pytest.raises(InputError, match=re.escape(told)):
+    with pytest.raises(InputError, match=re.escape(message)):
         get_config(recipe | more)
 
 

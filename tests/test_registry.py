@@ -30,12 +30,12 @@ def test_stating_a_name_registers() -> None:
 
 
 @given(st.lists(st.text("ab_2#/", max_size=4)), st.sets(st.text("ab_2#/", max_size=4)))
-def test_every_name_is_there_once(wanted: list[str], taken: set[str]) -> None:
-    made = numbered(wanted, taken)
-    assert len({*made}) == len(wanted) and not taken & {*made}
-    for number, name in enumerate(wanted):  # the first of its name keeps it
-        if name not in taken and name not in made[:number]:
-            assert made[number] == name
+def test_every_name_is_there_once(names: list[str], taken: set[str]) -> None:
+    numbered_names = numbered(names, taken)
+    assert len({*numbered_names}) == len(names) and not taken & {*numbered_names}
+    for number, name in enumerate(names):  # the first of its name keeps it
+        if name not in taken and name not in numbered_names[:number]:
+            assert numbered_names[number] == name
 
 
 def test_the_second_of_a_name_is_numbered() -> None:
@@ -62,5 +62,5 @@ def test_a_taken_name_is_refused_and_both_classes_are_named() -> None:
 
 
 def test_the_same_class_may_be_defined_again() -> None:
-    made = [type("Again", (Fruit,), {"name": "again", "__module__": "m"}) for _ in range(2)]
-    assert lookup("test_fruit", "again") is made[1]
+    classes = [type("Again", (Fruit,), {"name": "again", "__module__": "m"}) for _ in range(2)]
+    assert lookup("test_fruit", "again") is classes[1]

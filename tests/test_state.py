@@ -72,13 +72,13 @@ def test_parts_with_the_prefix_may_be_missing() -> None:
 
 class Other:
     def __init__(self) -> None:
-        self.given: list[Any] = []
+        self.loaded: list[Any] = []
 
     def state_dict(self) -> dict[str, Any]:
         return {}
 
     def load_state_dict(self, state: Mapping[str, Any], /) -> None:
-        self.given.append(state["told"])
+        self.loaded.append(state["told"])
 
 
 @pytest.mark.fault(18)
@@ -95,7 +95,7 @@ def test_on_other_processes_a_part_takes_the_share_of_its_rank_or_else_the_first
         monkeypatch.setattr(process_group, "rank", lambda rank=rank: rank)
         run = RunState(part=(part := Other()), rng=Rng())
         run.load_sharded_state_dict(shares)
-        assert part.given == [rank if rank < 2 else 0]
+        assert part.loaded == [rank if rank < 2 else 0]
         drawn.append(draws())
     Rng().load_state_dict(rngs[1])
     assert drawn[1] == draws()

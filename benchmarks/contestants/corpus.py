@@ -29,10 +29,10 @@ class Language:
     def __init__(self, dice: random.Random, words: int = 7000) -> None:
         self.dice = dice
         syllables = [a + b for a in "bdfgklmnprstvz" for b in ("a", "e", "i", "o", "u", "an", "er", "in", "os")]
-        made: dict[str, None] = {}
-        while len(made) < words:
-            made["".join(dice.choices(syllables, k=dice.choice((1, 2, 2, 3))))] = None
-        self.words = list(made)
+        vocabulary: dict[str, None] = {}
+        while len(vocabulary) < words:
+            vocabulary["".join(dice.choices(syllables, k=dice.choice((1, 2, 2, 3))))] = None
+        self.words = list(vocabulary)
         self.cumulative = [0.0]
         for rank in range(words):
             self.cumulative.append(self.cumulative[-1] + 1 / (rank + 10))
@@ -43,19 +43,19 @@ class Language:
         return self.dice.choices(self.words, cum_weights=self.cumulative, k=count)
 
     def text(self, words: int) -> str:
-        said = self._draw(1)
-        while len(said) < words:
-            said.append(self.dice.choice(self.next[said[-1]]) if self.dice.random() < 0.8 else self._draw(1)[0])
-        return " ".join(said).capitalize() + "."
+        sequence = self._draw(1)
+        while len(sequence) < words:
+            sequence.append(self.dice.choice(self.next[sequence[-1]]) if self.dice.random() < 0.8 else self._draw(1)[0])
+        return " ".join(sequence).capitalize() + "."
 
     def chat(self, words: int) -> Chat:
         """Turns of about that many words in all, some six in ten of them the assistant's."""
         exchanges = min(self.dice.choice((1, 1, 2, 3)), max(1, words // 12))
         turns: Chat = []
         for _ in range(exchanges):
-            asked = max(2, round(words / exchanges * self.dice.uniform(0.25, 0.55)))
-            turns.append({"role": "user", "content": self.text(asked)})
-            answered = max(2, round(words / exchanges) - asked)
+            length = max(2, round(words / exchanges * self.dice.uniform(0.25, 0.55)))
+            turns.append({"role": "user", "content": self.text(length)})
+            answered = max(2, round(words / exchanges) - length)
             turns.append({"role": "assistant", "content": self.text(answered)})
         return turns
 
@@ -63,18 +63,18 @@ class Language:
 def train_tokenizer(texts: list[str], vocabulary: int, folder: Path) -> Any:
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-    made = Tokenizer(models.BPE())
-    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    made.decoder = decoders.ByteLevel()
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    made.train_from_iterator(
+    tokenizer.train_from_iterator(
         texts,
         trainers.BpeTrainer(
             vocab_size=vocabulary, special_tokens=SPECIAL, initial_alphabet=alphabet, show_progress=False
         ),
     )
     # written by hand, in the form that transformers 4 and 5 both read
-    made.save(str(folder / "tokenizer.json"))
+    tokenizer.save(str(folder / "tokenizer.json"))
     config = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "pad_token": "<|pad|>",
@@ -86,7 +86,7 @@ def train_tokenizer(texts: list[str], vocabulary: int, folder: Path) -> Any:
         "chat_template": TEMPLATE,
     }
     (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=1))
-    return made
+    return tokenizer
 
 
 def rendered(chat: Chat) -> str:
@@ -99,10 +99,10 @@ def labelled(chat: Chat, tokenizer: Any) -> dict[str, list[int]]:
     labels: list[int] = []
     for turn in chat:
         opened = tokenizer.encode(OPENED.format(turn["role"])).ids
-        said = tokenizer.encode(turn["content"]).ids + tokenizer.encode(END).ids
+        content = tokenizer.encode(turn["content"]).ids + tokenizer.encode(END).ids
         line = tokenizer.encode(CLOSED).ids[1:]
-        ids += opened + said + line
-        labels += [-100] * len(opened) + (said if turn["role"] == "assistant" else [-100] * len(said))
+        ids += opened + content + line
+        labels += [-100] * len(opened) + (content if turn["role"] == "assistant" else [-100] * len(content))
         labels += [-100] * len(line)
     assert ids == tokenizer.encode(rendered(chat)).ids
     return {"input_ids": ids, "labels": labels}
@@ -142,7 +142,7 @@ def main(folder: Path) -> None:
     per_word = sum(len(tokenizer.encode(text).ids) for text in sample[:100]) / 100 / 100
 
     def chats(count: int) -> list[Chat]:
-        made = []
+        samples = []
         for _ in range(count):
             tokens = (
                 task["median_tokens"] * 2.718281828 ** dice.gauss(0, task["spread"])
@@ -150,8 +150,8 @@ def main(folder: Path) -> None:
                 else (1.1 * task["max_length"])
             )
             words = max(6, round(min(tokens, 1.1 * task["max_length"]) / per_word))
-            made.append(fitted(language.chat(words), task["max_length"], tokenizer))
-        return made
+            samples.append(fitted(language.chat(words), task["max_length"], tokenizer))
+        return samples
 
     train, test = chats(task["rows"]), chats(task["held_out_rows"])
     for path, rows in ((data / "train.jsonl", train), (held_out / "train.jsonl", test)):
@@ -164,13 +164,13 @@ def main(folder: Path) -> None:
         "end_id": tokenizer.token_to_id("<|end|>"),
         "assistant_ids": tokenizer.encode(OPENED.format("assistant")).ids,
     }
-    said = {
+    summary = {
         "rows": len(train),
         "tokens": sum(lengths),
         "longest": max(lengths),
         "vocabulary": tokenizer.get_vocab_size(),
     } | ids
-    (folder / "corpus.json").write_text(json.dumps(said))
+    (folder / "corpus.json").write_text(json.dumps(summary))
 
 
 if __name__ == "__main__":

@@ -48,10 +48,10 @@ def take(count: int, split: str, seed: int = 0) -> list[tuple[str, str]]:
     return [pair for pair, _ in zip(questions(split, seed), range(count), strict=False)]
 
 
-def answer(engine: Any, tokenizer: Any, asked: Sequence[str], *, temperature: float = 0.0) -> list[str]:
+def answer(engine: Any, tokenizer: Any, questions: Sequence[str], *, temperature: float = 0.0) -> list[str]:
     """Returns the model's answers to questions: greedy, or sampled with a ``temperature`` above 0."""
     params = SamplingParams(LENGTH + 1, temperature)
-    completions = generate(engine, tokenizer(list(asked))["input_ids"], params, tokenizer=tokenizer, batch_size=500)
+    completions = generate(engine, tokenizer(list(questions))["input_ids"], params, tokenizer=tokenizer, batch_size=500)
     return [f" {text.strip()}" for text in completions.texts(tokenizer)]
 
 
@@ -91,11 +91,11 @@ class PairsSource(DataSource):
 
         run = self.data_factory.trainer
         model = AutoModelForCausalLM.from_pretrained(run.config.model.name_or_path, dtype=torch.float32).eval()
-        asked = take(config.count, split, config.seed)
+        problems = take(config.count, split, config.seed)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
-            answers = answer(model, run.tokenizer, [question for question, _ in asked], temperature=1.0)
-        rows = [(q, right, wrong) for (q, right), wrong in zip(asked, answers, strict=True) if wrong != right]
+            answers = answer(model, run.tokenizer, [question for question, _ in problems], temperature=1.0)
+        rows = [(q, right, wrong) for (q, right), wrong in zip(problems, answers, strict=True) if wrong != right]
         return Dataset.from_dict(dict(zip(("prompt", "chosen", "rejected"), zip(*rows, strict=True), strict=True)))
 
 
@@ -113,10 +113,10 @@ class SuccessEvaluator(Evaluator):
     config_type = SuccessConfig
 
     def __call__(self, trainer: Any) -> dict[str, float]:
-        asked = take(self.config.count, "eval", seed=1)
-        answers = answer(trainer.engines["model"], trainer.tokenizer, [question for question, _ in asked])
-        right = sum(expected == actual for (_, expected), actual in zip(asked, answers, strict=True))
-        return {"success": right / len(asked)}
+        problems = take(self.config.count, "eval", seed=1)
+        answers = answer(trainer.engines["model"], trainer.tokenizer, [question for question, _ in problems])
+        right = sum(expected == actual for (_, expected), actual in zip(problems, answers, strict=True))
+        return {"success": right / len(problems)}
 
 
 class PrintFigures(Callback):

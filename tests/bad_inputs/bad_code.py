@@ -5,16 +5,16 @@ from tests.bad_inputs.case import Case, sft
 
 def trainer(name: str, *body: str) -> dict[str, str]:
     """A train.py with a trainer of that name."""
-    told = "".join(f"    {line}\n" for line in ("", *body) if body)
+    code = "".join(f"    {line}\n" for line in ("", *body) if body)
     return {
-        "train.py": f"from arctic_training import SFTTrainer\n\n\nclass Mine(SFTTrainer):\n    name = '{name}'\n{told}"
+        "train.py": f"from arctic_training import SFTTrainer\n\n\nclass Mine(SFTTrainer):\n    name = '{name}'\n{code}"
     }
 
 
 def part(kind: str, name: str, *body: str) -> dict[str, str]:
     """A train.py with a part of a run."""
-    told = "".join(f"    {line}\n" for line in body)
-    return {"train.py": f"from arctic_training import {kind}\n\n\nclass Mine({kind}):\n    name = '{name}'\n{told}"}
+    code = "".join(f"    {line}\n" for line in body)
+    return {"train.py": f"from arctic_training import {kind}\n\n\nclass Mine({kind}):\n    name = '{name}'\n{code}"}
 
 
 def loss(name: str, line: str) -> dict[str, str]:

@@ -18,8 +18,8 @@ def config(**changes: Any) -> Any:
     """The tiny model, its config changed."""
 
     def change(folder: Path) -> None:
-        told = json.loads((folder / "config.json").read_text())
-        (folder / "config.json").write_text(json.dumps({**told, **changes}))
+        values = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps({**values, **changes}))
 
     return altered(change)
 
@@ -47,16 +47,16 @@ def zip_pickled(folder: Path) -> None:
 
 
 def own_code(folder: Path) -> None:
-    told = json.loads((folder / "config.json").read_text())
-    told |= {"auto_map": {"AutoConfig": "mine.C", "AutoModelForCausalLM": "mine.M"}, "model_type": "mine"}
-    (folder / "config.json").write_text(json.dumps(told))
+    values = json.loads((folder / "config.json").read_text())
+    values |= {"auto_map": {"AutoConfig": "mine.C", "AutoModelForCausalLM": "mine.M"}, "model_type": "mine"}
+    (folder / "config.json").write_text(json.dumps(values))
     (folder / "mine.py").write_text("import os\nos.mkdir('planted')\n")
 
 
 def own_tokenizer(folder: Path) -> None:
-    told = json.loads((folder / "tokenizer_config.json").read_text())
-    told |= {"auto_map": {"AutoTokenizer": ["mine.T", None]}, "tokenizer_class": "Mine"}
-    (folder / "tokenizer_config.json").write_text(json.dumps(told))
+    values = json.loads((folder / "tokenizer_config.json").read_text())
+    values |= {"auto_map": {"AutoTokenizer": ["mine.T", None]}, "tokenizer_class": "Mine"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(values))
     (folder / "mine.py").write_text("import os\nos.mkdir('planted')\n")
 
 

@@ -10,14 +10,14 @@ def grpo(*, rewards: str = "exact_match", data: str = "", more: str = "") -> str
 def reward(name: str, *body: str) -> dict[str, str]:
     """A train.py with a reward of that name."""
     head = f"from arctic_training import Reward\n\n\nclass Mine(Reward):\n    name = '{name}'\n"
-    told = "".join(f"        {line}\n" for line in body)
-    return {"train.py": head + f"\n    def __call__(self, answers):\n{told}" * bool(body)}
+    code = "".join(f"        {line}\n" for line in body)
+    return {"train.py": head + f"\n    def __call__(self, answers):\n{code}" * bool(body)}
 
 
 def mine(name: str, says: str, line: str) -> Case:
     """Found before the run, by asking the reward about the first sample's own answer."""
-    told = [one if n else f"recipe.yaml:2:24: rewards.1: {name} {one}" for n, one in enumerate(says.split("\n"))]
-    return Case(told, recipe=grpo(rewards=f"[exact_match, {name}]"), files=reward(name, line), cached=True)
+    lines = [one if n else f"recipe.yaml:2:24: rewards.1: {name} {one}" for n, one in enumerate(says.split("\n"))]
+    return Case(lines, recipe=grpo(rewards=f"[exact_match, {name}]"), files=reward(name, line), cached=True)
 
 
 CASES: dict[str, Case] = {

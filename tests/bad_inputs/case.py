@@ -60,8 +60,8 @@ class Case:
                 content(path)
 
     def expected(self, folder: Path) -> list[str]:
-        told = [self.says] if isinstance(self.says, str) else self.says
-        return [line.replace("{here}", str(folder)).replace("{top}", str(folder.parent)) for line in told]
+        lines = [self.says] if isinstance(self.says, str) else self.says
+        return [line.replace("{here}", str(folder)).replace("{top}", str(folder.parent)) for line in lines]
 
     def may_write(self, path: str) -> bool:
         """``path`` is seen from the folder above the recipe's."""
@@ -69,22 +69,22 @@ class Case:
         return path.startswith(tuple(allowed))
 
 
-def same(said: Sequence[str], expected: Sequence[str]) -> bool:
-    return len(said) == len(expected) and all(
-        one.startswith(wanted.removesuffix("...")) if wanted.endswith("...") else one == wanted
-        for one, wanted in zip(said, expected, strict=True)
+def same(lines: Sequence[str], expected: Sequence[str]) -> bool:
+    return len(lines) == len(expected) and all(
+        one.startswith(start.removesuffix("...")) if start.endswith("...") else one == start
+        for one, start in zip(lines, expected, strict=True)
     )
 
 
 def listing(folder: Path) -> dict[str, tuple[int, int]]:
     """Every file and folder below, with size and time of what is no folder."""
-    found = {}
+    files = {}
     for at, folders, names in os.walk(folder):
         for name in (*folders, *names):
             path = Path(at) / name
             about = path.lstat()
-            found[str(path.relative_to(folder))] = (0, 0) if path.is_dir() else (about.st_size, about.st_mtime_ns)
-    return found
+            files[str(path.relative_to(folder))] = (0, 0) if path.is_dir() else (about.st_size, about.st_mtime_ns)
+    return files
 
 
 def altered(change: Callable[[Path], object]) -> Callable[[Path], object]:

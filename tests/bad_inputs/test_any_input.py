@@ -203,7 +203,7 @@ def test_any_bytes_as_a_data_file(drawn: tuple[str, bytes]) -> None:
         source: Any = lookup("data_source", config.type)(None, config)  # type: ignore[call-arg]
         try:
             rows = source("train")
-            made = RowReader(rows.features)(rows.with_format("arrow")[:])
+            encoded = RowReader(rows.features)(rows.with_format("arrow")[:])
         except DataError as error:
             refusal = str(error)
         else:
@@ -211,9 +211,9 @@ def test_any_bytes_as_a_data_file(drawn: tuple[str, bytes]) -> None:
         if refusal:
             assert str(path) in refusal
             return
-        assert len(made) == len(rows) > 0
+        assert len(encoded) == len(rows) > 0
         assert source.place(len(rows) - 1).startswith(str(path))
-        take(shape_reader, made)
+        take(shape_reader, encoded)
 
 
 JSON = st.recursive(
@@ -243,9 +243,9 @@ CHAT = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
 def take(reader: Callable[[list[str]], Callable[[Any], Any]], rows: list[dict[str, Any]]) -> None:
     """Read rows as one of the shapes, or refuse them."""
     with contextlib.suppress(DataError):
-        made = reader(list(rows[0]))
+        sample = reader(list(rows[0]))
         for row in rows:
-            made(row)
+            sample(row)
 
 
 @settings(max_examples=150, deadline=None)
@@ -260,8 +260,8 @@ def test_any_row(row: dict[str, Any]) -> None:
 
 def weight_bytes() -> bytes:
     header = {"a": {"dtype": "F32", "shape": [2, 3], "data_offsets": [0, 24]}, "__metadata__": {"format": "pt"}}
-    told = json.dumps(header).encode()
-    return len(told).to_bytes(8, "little") + told + bytes(24)
+    head = json.dumps(header).encode()
+    return len(head).to_bytes(8, "little") + head + bytes(24)
 
 
 @settings(max_examples=150, deadline=None)
@@ -277,14 +277,14 @@ def test_any_bytes_as_weights(content: bytes) -> None:
 
 SAID: dict[str, tuple[str, str, Callable[[str], str]]] = {
     # name: template, end-of-text token, what is a target of an answer
-    "chatml": (templates.CHATML, "<|im_end|>", lambda said: said + "<|im_end|>"),
-    "without prompt": (templates.CHATML_WITHOUT_PROMPT, "<|im_end|>", lambda said: said + "<|im_end|>"),
-    "default system": (templates.CHATML_DEFAULT_SYSTEM, "<|im_end|>", lambda said: said + "<|im_end|>"),
-    "tagged": (templates.TAGGED, "<|im_end|>", lambda said: said + "<|im_end|>"),
-    "llama3": (templates.LLAMA3, "<|eot_id|>", lambda said: said + "<|eot_id|>"),
-    "mistral": (templates.MISTRAL, "</s>", lambda said: said + "</s>"),
-    "gemma": (templates.GEMMA, "<end_of_turn>", lambda said: said + "<end_of_turn>"),
-    "plain": (templates.PLAIN, "</s>", lambda said: said),
+    "chatml": (templates.CHATML, "<|im_end|>", lambda answer: answer + "<|im_end|>"),
+    "without prompt": (templates.CHATML_WITHOUT_PROMPT, "<|im_end|>", lambda answer: answer + "<|im_end|>"),
+    "default system": (templates.CHATML_DEFAULT_SYSTEM, "<|im_end|>", lambda answer: answer + "<|im_end|>"),
+    "tagged": (templates.TAGGED, "<|im_end|>", lambda answer: answer + "<|im_end|>"),
+    "llama3": (templates.LLAMA3, "<|eot_id|>", lambda answer: answer + "<|eot_id|>"),
+    "mistral": (templates.MISTRAL, "</s>", lambda answer: answer + "</s>"),
+    "gemma": (templates.GEMMA, "<end_of_turn>", lambda answer: answer + "<end_of_turn>"),
+    "plain": (templates.PLAIN, "</s>", lambda answer: answer),
 }
 OTHERS = {
     "phi3": templates.PHI3,
@@ -341,9 +341,9 @@ def test_any_dialogue_is_masked_exactly_or_refused(name: str, words: list[str]) 
         return
     assert np.all((labels == ids) | (labels == -100))
     if name in SAID:
-        said = "".join(SAID[name][2](text) for text in words[1::2])
+        answers = "".join(SAID[name][2](text) for text in words[1::2])
         # white space may be a template's own, or one token with the header before it
-        assert bare(tokenizer.decode(ids[labels != -100])) == bare(said)
+        assert bare(tokenizer.decode(ids[labels != -100])) == bare(answers)
 
 
 @settings(max_examples=60, deadline=None)

@@ -300,11 +300,11 @@ def test_a_bad_recipe_is_refused(text: str, expected: list[str], capsys: pytest.
     Path("recipe.yaml").write_text(text)
     lines = refused(["validate", "recipe.yaml"], capsys)
     assert len(lines) == len(expected)
-    for line, wanted in zip(lines, expected, strict=True):
-        if wanted.endswith("..."):
-            assert line.startswith("recipe.yaml" + wanted.removesuffix("..."))
+    for line, start in zip(lines, expected, strict=True):
+        if start.endswith("..."):
+            assert line.startswith("recipe.yaml" + start.removesuffix("..."))
         else:
-            assert line == "recipe.yaml" + wanted
+            assert line == "recipe.yaml" + start
 
 
 def test_a_file_that_is_missing(capsys: pytest.CaptureFixture[str]) -> None:

@@ -58,17 +58,17 @@ from contextlib import redirect_stderr
 from arctic_training.cli.main import main
 import arctic_training.config.get_config
 from tests.work import calls
-told = []
+results = []
 for name in sys.argv[1:]:
-    said, codes = io.StringIO(), []
-    with redirect_stderr(said):
+    output, codes = io.StringIO(), []
+    with redirect_stderr(output):
         tracemalloc.start()
         codes.append(main(["validate", name]))
         _, peak = tracemalloc.get_traced_memory()
         tracemalloc.stop()
         count = calls(lambda: codes.append(main(["validate", name])))
-    told.append([codes, count, peak, said.getvalue()[:300]])
-print(json.dumps(told))
+    results.append([codes, count, peak, output.getvalue()[:300]])
+print(json.dumps(results))
 """
 
 
@@ -92,8 +92,8 @@ def test_hostile_recipes_are_refused_with_little_work_and_memory(recipes: dict[s
     )
     assert child.returncode == 0, child.stderr
     assert sorted(os.listdir(tmp_path)) == before
-    for name, (codes, count, peak, said) in zip(["harmless", *recipes], json.loads(child.stdout), strict=True):
-        assert codes == [2, 2] and "Traceback" not in said, (name, said)
+    for name, (codes, count, peak, output) in zip(["harmless", *recipes], json.loads(child.stdout), strict=True):
+        assert codes == [2, 2] and "Traceback" not in output, (name, output)
         assert name == "harmless" or (count < 20e6 and peak < 50e6), (name, count, peak)
 
 

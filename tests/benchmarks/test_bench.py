@@ -35,9 +35,9 @@ def test_quick_run_of_ours_and_a_bare_loop(tmp_path: Path) -> None:
     ]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=HANG)
     assert done.returncode == 0, done.stdout + done.stderr
-    found = json.loads(figures.read_text())
-    assert set(found["table"]) == {row.title for row in ROWS if row.task == "throughput"} | {HELP}
-    ours, bare = (found["rounds"]["throughput"][name][0] for name in ("ours", "torch"))
+    results = json.loads(figures.read_text())
+    assert set(results["table"]) == {row.title for row in ROWS if row.task == "throughput"} | {HELP}
+    ours, bare = (results["rounds"]["throughput"][name][0] for name in ("ours", "torch"))
     assert ours["held_out"] == pytest.approx(bare["held_out"], abs=1e-4)
     assert ours["targets"] == bare["targets"] > 0
     assert ours["mislabelled"] == 0
@@ -66,7 +66,7 @@ def test_equal_results_are_comparable() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "changed", "said"),
+    ("name", "changed", "message"),
     [
         ("torch", {"losses": [9.0 - n / 10 + 0.002 * (n == 3) for n in range(THROUGHPUT.updates)]}, "at step 4"),
         ("deepspeed", {"losses": [float("nan")] * THROUGHPUT.updates}, "at step 1"),
@@ -76,11 +76,11 @@ def test_equal_results_are_comparable() -> None:
         ("trl", {"after_update": [1.0]}, "took 1 updates"),
     ],
 )
-def test_what_cannot_be_compared_is_named(name: str, changed: dict[str, Any], said: str) -> None:
+def test_what_cannot_be_compared_is_named(name: str, changed: dict[str, Any], message: str) -> None:
     results = {one: a_result(THROUGHPUT) for one in ("ours", "torch", "deepspeed", "trl")}
     results[name] |= changed
     (complaint,) = complaints(THROUGHPUT, results)
-    assert said in complaint
+    assert message in complaint
     assert name in complaint
 
 

@@ -57,9 +57,9 @@ def test_goes_on_from_what_it_told() -> None:
     one, other = network(), network()
     ema, trainer = started(one)
     ema.pre_after_update(trainer)
-    told = {"steps": ema.state_dict()["steps"], "weights": {n: w.clone() for n, w in ema.weights.items()}}
+    state = {"steps": ema.state_dict()["steps"], "weights": {n: w.clone() for n, w in ema.weights.items()}}
     resumed = EMA(EMAConfig(type="ema"))
-    resumed.load_state_dict(told)
+    resumed.load_state_dict(state)
     other.load_state_dict(one.state_dict())
     resumed.post_init(run(other))
     nn.init.ones_(one[0].weight)

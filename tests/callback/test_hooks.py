@@ -65,11 +65,11 @@ def test_a_listener_may_want_nothing_at_all() -> None:
 
 @pytest.mark.parametrize("wrong", [Callback(ComponentConfig()), print, "post-step", ("post-step",), ("post-step", 1)])
 def test_what_is_no_event_with_a_function_is_refused(wrong: Any) -> None:
-    host, told = Host(), "among the callbacks of .*; expected .event, function., such as .'post-step', function."
+    host, message = Host(), "among the callbacks of .*; expected .event, function., such as .'post-step', function."
     host.callbacks.append(wrong)
-    with pytest.raises(RegistryError, match=told):
+    with pytest.raises(RegistryError, match=message):
         host.step(1)
-    with pytest.raises(RegistryError, match=told):
+    with pytest.raises(RegistryError, match=message):
         type("Wrong", (Host,), {"callbacks": [wrong]})
 
 

@@ -46,9 +46,9 @@ class Spoiled(GANTrainer):
 def train(folder: Path, spoil: Spoil = lambda trainer, loss: loss, run: str = "run", **more: Any) -> dict[str, Any]:
     """A GAN on 20 rows, 4 at a time; the rows of an epoch's update n begin at 4 * n. What is left of it."""
     checkpoint = {"type": "deepspeed", "save_every_n_steps": 2, "output_dir": str(folder / run / "saved")}
-    told = {"checkpoint": checkpoint, "callbacks": [], "output_dir": str(folder / run), **more}
+    settings = {"checkpoint": checkpoint, "callbacks": [], "output_dir": str(folder / run), **more}
     Spoiled.spoil = staticmethod(spoil)
-    trainer = Spoiled(get_config(recipe("gan", folder / "files", **told) | {"type": Spoiled.name}))
+    trainer = Spoiled(get_config(recipe("gan", folder / "files", **settings) | {"type": Spoiled.name}))
     try:
         trainer.train()
     finally:
@@ -162,9 +162,9 @@ def test_the_run_never_goes_back_to_the_checkpoint_of_another_run(tmp_path: Path
 
 
 def test_what_was_left_out_stays_out_when_the_run_is_resumed(tmp_path: Path) -> None:
-    told = {"nan_guard": "back", "checkpoint": {"type": "deepspeed", "save_every_n_steps": 1, "auto_resume": True}}
-    train(tmp_path, on((0, 8)), **told, exit_iteration=3)
-    assert train(tmp_path, on((0, 8)), **told)["progress"].step == 9
+    settings = {"nan_guard": "back", "checkpoint": {"type": "deepspeed", "save_every_n_steps": 1, "auto_resume": True}}
+    train(tmp_path, on((0, 8)), **settings, exit_iteration=3)
+    assert train(tmp_path, on((0, 8)), **settings)["progress"].step == 9
 
 
 def test_going_back_wants_a_checkpoint(tmp_path: Path) -> None:

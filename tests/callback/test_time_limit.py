@@ -24,15 +24,15 @@ class Clock:
 
 def updates_until_asked(clock: Clock, limit: float, *lengths: float) -> tuple[int, float]:
     """After which update it asks, and when; the last length goes on."""
-    asked: list[Any] = []
-    trainer = SimpleNamespace(request_stop=lambda *said: asked.append(said), checkpointers=[])
+    requests: list[Any] = []
+    trainer = SimpleNamespace(request_stop=lambda *request: requests.append(request), checkpointers=[])
     callback, began = TimeLimit(TimeLimitConfig(type="time_limit", limit=limit)), clock.now
     callback.pre_train(trainer)
     for update in range(1, 100_000):
         clock.now += lengths[min(update, len(lengths)) - 1]
         callback.post_after_update(trainer)
-        if asked:
-            assert asked == [(f"its time is nearly over: {callback._allowed:.0f} s", 75)]
+        if requests:
+            assert requests == [(f"its time is nearly over: {callback._allowed:.0f} s", 75)]
             return update, clock.now - began
     raise AssertionError("it never asked")
 
@@ -81,9 +81,9 @@ def test_a_run_saves_and_says_that_it_is_to_be_started_again(tmp_path: Path, mon
             clock.now += 0.5
             super().step(batch)
 
-    told = recipe("gan", tmp_path / "files", output_dir=str(tmp_path), time_limit=4, train_iters=10_000)
+    settings = recipe("gan", tmp_path / "files", output_dir=str(tmp_path), time_limit=4, train_iters=10_000)
     section = {"type": "deepspeed", "output_dir": str(tmp_path / "saved")}
-    trainer = Slow(get_config({**told, "checkpoint": section} | {"type": Slow.name}))
+    trainer = Slow(get_config({**settings, "checkpoint": section} | {"type": Slow.name}))
     trainer.train()
     trainer.close()
     assert trainer.exit_code == 75

@@ -76,13 +76,15 @@ def make(layout: Layout, optimizer: str = "adamw", dtype: str = "fp32", *, seed:
         {"params": [parameter for parameter in trained if parameter.dim() > 1], "weight_decay": 0.1},
         {"params": [parameter for parameter in trained if parameter.dim() <= 1], "weight_decay": 0.0},
     ]
-    made = OPTIMIZERS[optimizer.removeprefix("flat ")](groups)
-    schedule = torch.optim.lr_scheduler.LambdaLR(made, lambda update: 1 / (1 + update))
+    torch_optimizer = OPTIMIZERS[optimizer.removeprefix("flat ")](groups)
+    schedule = torch.optim.lr_scheduler.LambdaLR(torch_optimizer, lambda update: 1 / (1 + update))
     config = small.recipe(ROWS // process_group.world_size(), dtype, zero_optimization={"stage": int(stage), **zero})
     if not optimizer.startswith("flat"):
-        return initialize(config, net, made, schedule)
-    with mock.patch("deepspeed.runtime.engine.FusedAdam", type(made)):  # what its own, for GPUs, is wrapped in
-        return initialize(config, net, made, schedule)
+        return initialize(config, net, torch_optimizer, schedule)
+    with mock.patch(
+        "deepspeed.runtime.engine.FusedAdam", type(torch_optimizer)
+    ):  # what its own, for GPUs, is wrapped in
+        return initialize(config, net, torch_optimizer, schedule)
 
 
 def update(engine: TrainedEngine, number: int) -> float:
@@ -111,7 +113,7 @@ def load(engine: TrainedEngine, folder: Path) -> int:
     return view.progress.step  # type: ignore[no-any-return]
 
 
-def whole(engine: TrainedEngine) -> dict[str, torch.Tensor]:
+def full_tensors(engine: TrainedEngine) -> dict[str, torch.Tensor]:
     """Weights and buffers, whole, the same in every layout."""
     held = {name: full_parameter(one).cpu() for name, one in engine.module.named_parameters()}
     return held | {name: one.detach().clone() for name, one in engine.module.named_buffers()}

@@ -112,10 +112,10 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def made(root: Path, out: Path, told: dict[str, Any] | None, **keys: Any) -> Any:
+def make_trainer(root: Path, out: Path, adapter: dict[str, Any] | None, **keys: Any) -> Any:
     recipe = {
         "type": "sft",
-        "model": {"name_or_path": str(root / keys.pop("source", "model")), "dtype": "fp32", "peft_config": told}
+        "model": {"name_or_path": str(root / keys.pop("source", "model")), "dtype": "fp32", "peft_config": adapter}
         | keys.pop("model", {}),
         "data": {"sources": [str(root / "chats.jsonl")], "eval_sources": [str(root / "chats.jsonl")]}
         | {"max_length": 64, "cache_dir": str(root / "cache")},
@@ -136,9 +136,9 @@ def made(root: Path, out: Path, told: dict[str, Any] | None, **keys: Any) -> Any
     return lookup("trainer", recipe["type"])(config)  # type: ignore[call-arg]
 
 
-def trained(root: Path, out: Path, told: dict[str, Any], **keys: Any) -> tuple[Path, float, list[Any]]:
+def trained(root: Path, out: Path, adapter: dict[str, Any], **keys: Any) -> tuple[Path, float, list[Any]]:
     """The folder that a run of one update saves, its last evaluation loss, and the batches of that."""
-    trainer = made(root, out, told, **keys)
+    trainer = make_trainer(root, out, adapter, **keys)
     trainer.train()
     loader = next(iter(trainer.eval_loaders.values()))
     last = json.loads((out / "metrics.jsonl").read_text(encoding="utf-8").splitlines()[-1])
@@ -181,14 +181,14 @@ def settings(method: str, more: dict[str, Any]) -> dict[str, Any]:
     import peft
 
     fields = {field.name for field in dataclasses.fields(peft.PEFT_TYPE_TO_CONFIG_MAPPING[method])}
-    told = {"target_modules": ["q_proj", "v_proj"]} | METHODS[method] | more
-    return {"peft_type": method} | {name: one for name, one in told.items() if name in fields and one is not None}
+    adapter = {"target_modules": ["q_proj", "v_proj"]} | METHODS[method] | more
+    return {"peft_type": method} | {name: one for name, one in adapter.items() if name in fields and one is not None}
 
 
-def require_equal(root: Path, out: Path, told: dict[str, Any], **keys: Any) -> None:
-    folder, loss, batches = trained(root, out, told, **keys)
-    found, without = alone(folder, batches)
-    assert found == pytest.approx(loss, abs=1e-5)
+def require_equal(root: Path, out: Path, adapter: dict[str, Any], **keys: Any) -> None:
+    folder, loss, batches = trained(root, out, adapter, **keys)
+    merged, without = alone(folder, batches)
+    assert merged == pytest.approx(loss, abs=1e-5)
     assert without != pytest.approx(loss, abs=1e-8)  # the adapter does something
 
 
@@ -236,7 +236,7 @@ def test_modules_that_end_with_a_name_are_trained_where_weights_are_parted(root:
 
 
 @pytest.mark.parametrize(
-    ("told", "why"),
+    ("adapter", "why"),
     [
         (LORA | {"init_lora_weights": "pissa"}, "init_lora_weights: pissa decomposes the weights, which ZeRO stage 3"),
         (LORA | {"use_dora": True}, "this LORA is made of weights of the model, which ZeRO stage 3"),
@@ -247,13 +247,13 @@ def test_modules_that_end_with_a_name_are_trained_where_weights_are_parted(root:
     ],
 )
 def test_an_adapter_of_parted_weights_is_refused_before_data(
-    root: Path, tmp_path: Path, told: dict[str, Any], why: str
+    root: Path, tmp_path: Path, adapter: dict[str, Any], why: str
 ) -> None:
-    require_refused(root, tmp_path, told, why, deepspeed=PARTED)
+    require_refused(root, tmp_path, adapter, why, deepspeed=PARTED)
 
 
 @pytest.mark.parametrize(
-    ("told", "why", "keys"),
+    ("adapter", "why", "keys"),
     [
         ({"peft_type": "POLY", "target_modules": ["q_proj"]}, "POLY needs the task of every row", {}),
         ({"peft_type": "ADALORA", "total_step": 9}, "ADALORA reallocates its ranks", {}),
@@ -269,21 +269,21 @@ def test_an_adapter_of_parted_weights_is_refused_before_data(
     ],
 )
 def test_what_cannot_be_is_refused_before_data(
-    root: Path, tmp_path: Path, told: dict[str, Any], why: str, keys: dict[str, Any]
+    root: Path, tmp_path: Path, adapter: dict[str, Any], why: str, keys: dict[str, Any]
 ) -> None:
-    require_refused(root, tmp_path, told, why, **keys, model={"resize_vocabulary": True})
+    require_refused(root, tmp_path, adapter, why, **keys, model={"resize_vocabulary": True})
 
 
-def require_refused(root: Path, out: Path, told: dict[str, Any], why: str, **keys: Any) -> None:
+def require_refused(root: Path, out: Path, adapter: dict[str, Any], why: str, **keys: Any) -> None:
     chats = [str(root / "chats.jsonl")]
     data = {"sources": chats, "eval_sources": chats, "max_length": 64, "cache_dir": str(out / "cache")}
     with pytest.raises(InputError, match=why):
-        made(root, out / "run", told, **keys, data=data)
+        make_trainer(root, out / "run", adapter, **keys, data=data)
     assert not (out / "cache").exists() and not (out / "run").exists()
 
 
 @pytest.mark.parametrize(
-    ("more", "told"),
+    ("more", "expected"),
     [
         ({}, ["2 new tokens, '<new0>' among them, have random rows in embed_tokens", "2 .* in lm_head"]),
         (LORAS["one of the new tokens"], ["1 new tokens, '<new1>' among them, .* in embed_tokens", "2 .* in lm_head"]),
@@ -293,7 +293,7 @@ def require_refused(root: Path, out: Path, told: dict[str, Any], why: str, **key
     ],
 )
 def test_new_rows_that_nothing_trains_are_told(
-    root: Path, said: list[str], more: dict[str, Any], told: list[str]
+    root: Path, messages: list[str], more: dict[str, Any], expected: list[str]
 ) -> None:
     from peft import get_peft_config, get_peft_model
     from transformers import AutoModelForCausalLM
@@ -302,8 +302,8 @@ def test_new_rows_that_nothing_trains_are_told(
     model.resize_token_embeddings(322, mean_resizing=False)
     settings = get_peft_config({"task_type": "CAUSAL_LM", **LORA, **more})
     warn_about_untrained_rows(get_peft_model(model, settings), [(320, "<new0>"), (321, "<new1>")])
-    assert len(said) == len(told)
-    assert all(re.search(one, line) for one, line in zip(told, said, strict=True))
+    assert len(messages) == len(expected)
+    assert all(re.search(one, line) for one, line in zip(expected, messages, strict=True))
 
 
 @pytest.mark.parametrize("deepspeed", [{"gradient_clipping": 0}, PARTED])
@@ -315,7 +315,7 @@ def test_the_folder_of_an_adapter_is_read_as_a_model(
     more = {"plain": {}, "head saved": {"modules_to_save": ["lm_head"]}, **LORAS}[how]
     folder, loss, _ = trained(root, tmp_path / "first", LORA | more)
     keys = {"source": folder, "deepspeed": deepspeed}
-    trainer = made(root, tmp_path / "whole", None, **keys)
+    trainer = make_trainer(root, tmp_path / "whole", None, **keys)
     assert next(iter(trainer.evaluate().values())) == pytest.approx(loss, abs=1e-5)
     assert all(parameter.requires_grad for parameter in trainer.model.module.parameters())
     trainer.close()
@@ -324,17 +324,17 @@ def test_the_folder_of_an_adapter_is_read_as_a_model(
 
 
 @pytest.mark.parametrize(
-    ("told", "why"),
+    ("adapter", "why"),
     [
         ("{", "adapter_config.json is damaged"),
         ('{"peft_type": "LORA"}', "adapter_config.json is damaged, or names no base"),
         ('{"peft_type": "LORA", "base_model_name_or_path": "/nowhere"}', "the base of the adapter, /nowhere: no such"),
     ],
 )
-def test_a_folder_of_an_adapter_without_its_base_is_refused(root: Path, tmp_path: Path, told: str, why: str) -> None:
+def test_a_folder_of_an_adapter_without_its_base_is_refused(root: Path, tmp_path: Path, adapter: str, why: str) -> None:
     from arctic_training.config.get_config import missing_paths
 
-    (tmp_path / "adapter_config.json").write_text(told, encoding="utf-8")
+    (tmp_path / "adapter_config.json").write_text(adapter, encoding="utf-8")
     recipe = {"type": "sft", "model": {"name_or_path": str(tmp_path)}, "data": {"sources": [str(root / "chats.jsonl")]}}
     assert why in missing_paths(get_config(recipe))[0]
 
@@ -348,5 +348,5 @@ def test_lora_on_fused_experts_is_saved_and_merged(root: Path, tmp_path: Path, m
     heads = {"num_attention_heads": 4, "num_key_value_heads": 2}
     torch.manual_seed(0)
     MixtralForCausalLM(MixtralConfig(vocab_size=320, **sizes, **heads)).save_pretrained(source)
-    told = {"peft_type": "LORA", "r": 4, "target_modules": "all-linear"}
-    require_equal(root, tmp_path / "run", told, source=source, checkpoint={"merge_adapter": merged})
+    adapter = {"peft_type": "LORA", "r": 4, "target_modules": "all-linear"}
+    require_equal(root, tmp_path / "run", adapter, source=source, checkpoint={"merge_adapter": merged})

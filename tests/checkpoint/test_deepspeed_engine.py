@@ -79,12 +79,12 @@ def two_engines(folder: Path) -> list[str]:
         ("dtype: saved float32, now bfloat16", {**fresh, "critic": small.make(2, "bf16")}, {"part": Part()}),
         ("dtype: saved float32, now bfloat16", {**fresh, "critic": small.make(1, "bf16")}, {"part": Part()}),
     ]
-    for says, wanted, parts in refusals:
+    for says, problem, parts in refusals:
         small.window(fresh["model"], 5, 1, 1)
         before = small.everything(fresh["model"])
         checkpointer, state = saver(folder, 0, **parts)
         try:
-            checkpointer.load(wanted, state)
+            checkpointer.load(problem, state)
             wrong.append(f"not refused: {says}")
         except ResumeError as error:
             if says not in str(error):
@@ -128,16 +128,16 @@ def test_a_planted_pickle_does_not_run(tmp_path: Path, name: str) -> None:
     manifest = json.loads((folder / "manifest.json").read_text())
     manifest["files"] |= fsync_and_hash(folder, [name])
     (folder / "manifest.json").write_text(json.dumps(manifest))
-    (told,) = processes.share(load_one, 1, tmp_path)
-    assert told.startswith("ResumeError")
-    assert name in told
+    (message,) = processes.share(load_one, 1, tmp_path)
+    assert message.startswith("ResumeError")
+    assert name in message
     assert not marker.exists()
 
 
 def test_a_rank_that_lacks_its_file_stops_all(tmp_path: Path) -> None:
     processes.share(save_one, 2, tmp_path)
     (tmp_path / "step_1" / "model_1.pt").unlink()
-    assert [told.split(":")[0] for told in processes.share(load_one, 2, tmp_path)] == ["ResumeError"] * 2
+    assert [message.split(":")[0] for message in processes.share(load_one, 2, tmp_path)] == ["ResumeError"] * 2
     shutil.rmtree(tmp_path / "step_1")
 
 
@@ -193,15 +193,15 @@ def put_together(stage: int, dtype: str) -> list[str]:
         if not parameter.requires_grad:
             continue
         shape = getattr(parameter, "ds_shape", parameter.shape)
-        whole, times = torch.zeros(shape.numel() + 64), torch.zeros(shape.numel() + 64)
+        total, times = torch.zeros(shape.numel() + 64), torch.zeros(shape.numel() + 64)
         for _, start, part in (one for one in every if one[0] == name):
-            whole[start : start + len(part)] = part
+            total[start : start + len(part)] = part
             times[start : start + len(part)] += 1
         copies = process_group.world_size() if stage == 0 else 1
         expected = safe_get_full_fp32_param(parameter) if stage else None
         if expected is None:
             expected = parameter.detach().float()
-        close = torch.allclose(whole[: shape.numel()].view(shape), expected, atol=0 if stage else 1e-2)
+        close = torch.allclose(total[: shape.numel()].view(shape), expected, atol=0 if stage else 1e-2)
         if not close or not bool((times[: shape.numel()] == copies).all()):
             wrong.append(f"stage {stage}, {dtype}: {name}")
     engine.destroy()

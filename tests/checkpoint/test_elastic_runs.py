@@ -75,15 +75,15 @@ def gan(root: Path) -> dict[str, Any]:
 
 def grpo(root: Path) -> dict[str, Any]:
     ends = list("abcdefghijklmnopqrstuvwxyz")
-    asked = {
+    section = {
         "rewards": {"type": "length", "free": 0, "limit": 8},
         "num_generations": 3,
         "max_new_tokens": 5,
         "stop": ends,
     }
-    told = sft(root, max_length=400) | {"type": "grpo", "num_iterations": 2, **asked}
-    del told["data"]["filter_samples"]
-    return told
+    settings = sft(root, max_length=400) | {"type": "grpo", "num_iterations": 2, **section}
+    del settings["data"]["filter_samples"]
+    return settings
 
 
 CASES = {
@@ -147,8 +147,8 @@ def shared_rows(batch: Any, *, packed: bool) -> list[Any]:
     ids, labels = ([token for part in parts for token in part[n]] for n in (0, 1))
     ends = batch["cu_seq_lens_q"].tolist()
     rows = [slice(None)] if packed else [slice(*two) for two in pairwise(ends)]
-    told = [tuple(filter(None, ids[row])) for row in rows if set(labels[row]) != {-100}]
-    return told if process_group.is_main() else []
+    samples = [tuple(filter(None, ids[row])) for row in rows if set(labels[row]) != {-100}]
+    return samples if process_group.is_main() else []
 
 
 def runs(name: str, root: str, cut: tuple[int, ...], saved: dict[str, str], **more: Any) -> list[dict[str, Any]]:
@@ -174,7 +174,7 @@ def together(ended: Iterable[dict[str, Any]]) -> Seen:
     return seen
 
 
-def told(run: Path, what: str) -> dict[int, float]:
+def logged(run: Path, what: str) -> dict[int, float]:
     """A number of each update, as the run's metrics have it."""
     lines = (json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines())
     return {line["step"]: line[what] for line in lines if what in line}
@@ -186,17 +186,19 @@ def move(name: str, root: Path, first: Cut, second: Cut, updates: Iterable[int],
     begun = processes.share(runs, first.world, name, str(root), tuple(first), {"whole": ""})
     saved = {f"from_{n}": str(root / "whole" / "saved" / f"step_{n}") for n in updates}
     went = processes.share(runs, second.world, name, str(root), tuple(second), saved, **more)
-    whole = together(one[0] for one in begun)
+    expected_samples = together(one[0] for one in begun)
     again = [together(one[n] for one in went) for n in range(len(saved))]
     for n, run in enumerate(saved) if not more else ():  # an update is of as many rows as before
         for what, most in (("loss", 1e-5), ("lr", 1e-12)):
-            expected = {at: value for at, value in told(root / "whole", what).items() if at > int(run[len("from_") :])}
-            assert expected and told(root / run, what) == pytest.approx(expected, abs=most), f"{run}: {what}"
+            expected = {
+                at: value for at, value in logged(root / "whole", what).items() if at > int(run[len("from_") :])
+            }
+            assert expected and logged(root / run, what) == pytest.approx(expected, abs=most), f"{run}: {what}"
         for one in went:
             assert one[n]["end"] == begun[0][0]["end"]
             for key, average in begun[0][0]["average"].items():
                 assert one[n]["average"][key] == pytest.approx(average, abs=1e-6), f"{run}: {key}"
-    return whole, again
+    return expected_samples, again
 
 
 @pytest.mark.fault(18, 31)
@@ -217,13 +219,13 @@ def move(name: str, root: Path, first: Cut, second: Cut, updates: Iterable[int],
     ],
 )
 def test_the_same_samples_and_losses_on_other_processes(tmp_path: Path, name: str, first: Cut, second: Cut) -> None:
-    whole, again = move(name, tmp_path, first, second, (2, 3))
+    expected, again = move(name, tmp_path, first, second, (2, 3))
     for update, seen in zip((2, 3), again, strict=True):
-        assert seen == {n: samples for n, samples in whole.items() if n > update}
+        assert seen == {n: samples for n, samples in expected.items() if n > update}
     if name in ("sft", "lora"):
-        half = len(whole) // 2
+        half = len(expected) // 2
         for epoch in (range(1, half + 1), range(half + 1, 2 * half + 1)):
-            assert len({sample for n in epoch for sample in whole[n]}) == sum(len(whole[n]) for n in epoch) == 22
+            assert len({sample for n in epoch for sample in expected[n]}) == sum(len(expected[n]) for n in epoch) == 22
 
 
 @pytest.mark.nightly
@@ -243,6 +245,6 @@ def test_shared_sequences_on_other_processes(tmp_path: Path, name: str, first: C
 @pytest.mark.parametrize(("first", "second"), [(Cut(1, 0, 1, 3), Cut(2, 1, 2, 1)), (Cut(2, 3, 1, 1), Cut(1, 3, 3, 1))])
 def test_another_size_of_an_update_goes_on_at_the_very_next_row(tmp_path: Path, first: Cut, second: Cut) -> None:
     """After 3 or 2 rows, which the next cut's 4 or 3 do not divide."""
-    whole, (again,) = move("sft", tmp_path, first, second, (1,), allow_changes=["global_batch_size"])
-    seen = [sample for samples in (whole[1], *again.values()) for sample in samples]
-    assert seen == [sample for samples in whole.values() for sample in samples]
+    expected, (again,) = move("sft", tmp_path, first, second, (1,), allow_changes=["global_batch_size"])
+    seen = [sample for samples in (expected[1], *again.values()) for sample in samples]
+    assert seen == [sample for samples in expected.values() for sample in samples]

@@ -140,12 +140,12 @@ class Case:
 
     def recipe(self, root: Path) -> dict[str, Any]:
         limit = {self.end: self.at} if self.end in GOOD[1:4] else {}
-        made = recipe("gan", root.parent / "files", output_dir=str(root), epochs=self.epochs, **limit)
+        settings = recipe("gan", root.parent / "files", output_dir=str(root), epochs=self.epochs, **limit)
         sections = [
             {"type": "deepspeed", "auto_resume": True, **self.deepspeed},
             {"type": Export.name, **self.export},
         ]
-        return made | {
+        return settings | {
             "type": Ended.name,
             "callbacks": [],
             "gradient_accumulation_steps": self.accumulate,

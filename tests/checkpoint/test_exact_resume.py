@@ -30,7 +30,7 @@ def one_case(folder: Path, stage: int, dtype: str, steps: int) -> list[str]:
             assert DeepSpeedCheckpointEngine(view, config)().save({"model": engine}, state) is not None
         losses += small.window(engine, update * steps, max(1, steps - update % 2), steps)
         lrs.append(engine.last_lr)
-    whole = small.everything(engine)
+    expected = small.everything(engine)
     counts = (engine.global_steps, engine.deepspeed.global_samples, engine.deepspeed.lr_scheduler.state_dict())
     engine.destroy()
 
@@ -50,24 +50,24 @@ def one_case(folder: Path, stage: int, dtype: str, steps: int) -> list[str]:
     recounts = (other.global_steps, other.deepspeed.global_samples, other.deepspeed.lr_scheduler.state_dict())
     if counts != recounts:
         wrong.append(f"counts {counts} then {recounts}")
-    wrong += small.differing(small.everything(other), whole)
+    wrong += small.differing(small.everything(other), expected)
     other.destroy()
     return wrong
 
 
 def every_case(folder: Path) -> dict[str, list[str]]:
     process_group.init_process_group()
-    found = {}
+    results = {}
     for stage in small.STAGES:
         for dtype, steps in (("fp32", 1), ("fp32", 3), ("bf16", 2)):
             case = f"ZeRO {stage}, {dtype}, accumulation {steps}"
-            found[case] = one_case(folder / case.replace(" ", "_"), stage, dtype, steps)
-    return found
+            results[case] = one_case(folder / case.replace(" ", "_"), stage, dtype, steps)
+    return results
 
 
 @pytest.mark.fault(2)
 @pytest.mark.parametrize("world", [1, 2])
 def test_a_run_that_was_interrupted_ends_with_the_same_bits(tmp_path: Path, world: int) -> None:
-    for rank, found in enumerate(processes.share(every_case, world, tmp_path)):
-        assert len(found) == 12
-        assert {f"rank {rank}, {case}": wrong for case, wrong in found.items() if wrong} == {}
+    for rank, results in enumerate(processes.share(every_case, world, tmp_path)):
+        assert len(results) == 12
+        assert {f"rank {rank}, {case}": wrong for case, wrong in results.items() if wrong} == {}

@@ -35,8 +35,8 @@ class Notes(Checkpointer[CheckpointConfig]):
         return {"note": "short"}
 
     def read(self, folder: Path, manifest: Mapping[str, Any], engines: Mapping[str, Engine], state: RunState) -> None:
-        told = {(folder / name).read_text() for name in ("one.txt", "sub/two.txt")}
-        assert told == {str(manifest["step"]) * 100}
+        texts = {(folder / name).read_text() for name in ("one.txt", "sub/two.txt")}
+        assert texts == {str(manifest["step"]) * 100}
         self.trainer.progress.step = manifest["step"]
 
 
@@ -180,13 +180,13 @@ def test_what_was_just_written_stays_though_later_ones_are_there(tmp_path: Path)
 
 
 @pytest.mark.fault(28)
-def test_a_run_that_begins_anew_where_another_has_been_keeps_its_own(tmp_path: Path, said: list[str]) -> None:
+def test_a_run_that_begins_anew_where_another_has_been_keeps_its_own(tmp_path: Path, messages: list[str]) -> None:
     save(tmp_path, 8, 10)
     notes(tmp_path, 10).warn_about_newer()
-    assert said == []
+    assert messages == []
     engine = notes(tmp_path, keep_last=2)
     engine.warn_about_newer()
-    assert said[-1].startswith(
+    assert messages[-1].startswith(
         f"{tmp_path} holds checkpoints of an earlier run that are ahead of this one, step_8 to step_10: they"
     )
     for update in (2, 4, 6):
@@ -203,9 +203,9 @@ def test_what_a_run_goes_on_from_is_saved_last_and_though_another_fails(tmp_path
     class Export(Notes):
         resumable = False
 
-        def write(self, folder: Path, *told: Any) -> dict[str, Any]:
+        def write(self, folder: Path, *arguments: Any) -> dict[str, Any]:
             assert disk.list_steps(tmp_path / "notes") == []
-            return super().write(folder, *told)
+            return super().write(folder, *arguments)
 
     own = notes(tmp_path / "notes", 1)
     export = Export(own.trainer, CheckpointConfig(output_dir=tmp_path / "export", on_save_error="stop"))
@@ -261,13 +261,13 @@ def test_a_checkpoint_of_another_type_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.fault(6)
-def test_a_disk_that_refuses_is_told_and_the_run_goes_on(tmp_path: Path, said: list[str]) -> None:
+def test_a_disk_that_refuses_is_told_and_the_run_goes_on(tmp_path: Path, messages: list[str]) -> None:
     root = tmp_path / "run"
     engine = save(root, 1)
     (root / ".aside-step_2").write_text("in the way")
     engine.trainer.progress.step = 2
     assert engine.save({}, RunState()) is None
-    assert "cannot create a checkpoint" in said[-1]
+    assert "cannot create a checkpoint" in messages[-1]
     (root / ".aside-step_2").unlink()
     assert resumed(root) == 1
     for section, end in (({"on_save_error": "stop"}, False), ({"save_end_of_training": True}, True)):
@@ -281,14 +281,14 @@ def test_a_disk_that_refuses_is_told_and_the_run_goes_on(tmp_path: Path, said: l
 @pytest.mark.fault(6, 28)
 @pytest.mark.parametrize("section", [{}, {"keep_last": 1}])
 def test_what_the_disk_does_not_let_go_is_no_failed_save_and_is_tried_again(
-    tmp_path: Path, said: list[str], monkeypatch: pytest.MonkeyPatch, section: dict[str, Any]
+    tmp_path: Path, messages: list[str], monkeypatch: pytest.MonkeyPatch, section: dict[str, Any]
 ) -> None:
     """A file in use, or of another owner: what was replaced, or is kept no longer, stays; the new one is in force."""
     engine = save(tmp_path, 2, on_save_error="stop", **section)
     (tmp_path / "step_2" / "mark").touch()
     remove, refused = shutil.rmtree, []
 
-    def busy(path: Any, **told: Any) -> None:
+    def busy(path: Any, **options: Any) -> None:
         refused.append(path)
         raise OSError(16, "Device or resource busy", str(path))
 
@@ -298,20 +298,20 @@ def test_what_the_disk_does_not_let_go_is_no_failed_save_and_is_tried_again(
         engine.should_save(engine.trainer.progress, end=True)
         assert engine.save({}, RunState()) == tmp_path / f"step_{update}"
         assert engine.latest == tmp_path / f"step_{update}" and not (tmp_path / f"step_{update}" / "mark").exists()
-        assert "Device or resource busy" in said[-1] and "tried again" in said[-1]
-    assert resumed(tmp_path) == 3 and "cannot remove" in said[-1]
+        assert "Device or resource busy" in messages[-1] and "tried again" in messages[-1]
+    assert resumed(tmp_path) == 3 and "cannot remove" in messages[-1]
     assert len([one for one in tmp_path.iterdir() if one.name.startswith(".")]) == (3 if section else 2)
     monkeypatch.setattr(shutil, "rmtree", remove)
     engine.trainer.progress.step = 4
     assert engine.save({}, RunState()) and refused
-    there = {one.name for one in tmp_path.iterdir()}
-    assert there == {"latest", "step_4"} | (set() if section else {"step_2", "step_3"})
+    names = {one.name for one in tmp_path.iterdir()}
+    assert names == {"latest", "step_4"} | (set() if section else {"step_2", "step_3"})
 
 
 @pytest.mark.fault(6)
 @pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("mount"), reason="mounting a small disk needs root")
 def test_a_full_disk_gives_the_attempts_space_back(
-    tmp_path: Path, said: list[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, messages: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root = tmp_path / "small"
     root.mkdir()
@@ -323,7 +323,7 @@ def test_a_full_disk_gives_the_attempts_space_back(
         monkeypatch.setattr(engine, "write", lambda folder, *_: (folder / "big").write_bytes(b"0" * 300_000))
         engine.trainer.progress.step = 2
         assert engine.save({}, RunState()) is None
-        assert "No space left" in said[-1]
+        assert "No space left" in messages[-1]
         assert shutil.disk_usage(root).free == free
         assert resumed(root) == 1
     finally:
@@ -345,18 +345,18 @@ def test_a_folder_that_cannot_be_written_is_refused_before_anything_is_started(
     (tmp_path / "locked").mkdir()
     if os.system(f"mount -t tmpfs -o ro,size=100k tmpfs {tmp_path / 'locked'} 2>/dev/null") != 0:
         pytest.skip("tmpfs cannot be mounted here")
-    there = sorted(tmp_path.rglob("*"))
+    before = sorted(tmp_path.rglob("*"))
     recipe = "model: {name_or_path: %s/model}\ndata: {sources: [%s/rows.jsonl]}\n%s\n"
     try:
-        for said, told in (
+        for section, message in (
             ("checkpoint: {output_dir: %s/locked/saved}", "3:26: checkpoint.output_dir: %s/locked: no permission to"),
             ("checkpoint: {output_dir: %s/file/saved}", "3:26: checkpoint.output_dir: %s/file is a file; expected a"),
             ("output_dir: %s/locked/run", "3:13: output_dir: %s/locked: no permission to write there"),
         ):
-            (tmp_path / "recipe.yaml").write_text(recipe % (tmp_path, tmp_path, said % tmp_path))
+            (tmp_path / "recipe.yaml").write_text(recipe % (tmp_path, tmp_path, section % tmp_path))
             assert main([str(tmp_path / "recipe.yaml")]) == 2
-            assert f"recipe.yaml:{told % tmp_path}" in capsys.readouterr().err
-            assert sorted(tmp_path.rglob("*")) == sorted([*there, tmp_path / "recipe.yaml"])
+            assert f"recipe.yaml:{message % tmp_path}" in capsys.readouterr().err
+            assert sorted(tmp_path.rglob("*")) == sorted([*before, tmp_path / "recipe.yaml"])
     finally:
         os.system(f"umount {tmp_path / 'locked'}")
 

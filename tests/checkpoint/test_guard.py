@@ -74,16 +74,16 @@ RESUME_SAFE: dict[str, dict[str, Any]] = {
 
 def with_changes(root: Path, changes: dict[str, Any], **more: Any) -> dict[str, Any]:
     """The recipe with ``changes``, whose keys are paths; ``{files}`` is where its files are."""
-    told = recipe("sft", root / "files")
-    told |= {"output_dir": str(root / "run"), "checkpoint": {"type": "deepspeed", "auto_resume": True}} | more
+    settings = recipe("sft", root / "files")
+    settings |= {"output_dir": str(root / "run"), "checkpoint": {"type": "deepspeed", "auto_resume": True}} | more
     changes = json.loads(json.dumps(changes).replace("{files}", str(root / "files")))
     for key, value in changes.items():
         section, _, name = key.rpartition(".")
-        (told.setdefault(section, {}) if section else told)[name] = value
-    return told
+        (settings.setdefault(section, {}) if section else settings)[name] = value
+    return settings
 
 
-def start(told: Any, **environment: str) -> str:
+def start(settings: Any, **environment: str) -> str:
     """What becomes of a run that is to go on: the update it goes on after and its next rate, or why not."""
     import os
 
@@ -92,7 +92,7 @@ def start(told: Any, **environment: str) -> str:
     from arctic_training.registry import lookup
 
     os.environ.update(environment)
-    config = get_config(told)
+    config = get_config(settings)
     try:
         trainer: Any = lookup("trainer", config.type)(config)  # type: ignore[call-arg]
     except ArcticError as error:
@@ -103,11 +103,11 @@ def start(told: Any, **environment: str) -> str:
     return shown
 
 
-def train(told: Any) -> None:
+def train(settings: Any) -> None:
     from arctic_training import get_config
     from arctic_training.registry import lookup
 
-    config = get_config(told)
+    config = get_config(settings)
     trainer: Any = lookup("trainer", config.type)(config)  # type: ignore[call-arg]
     trainer.train()
     trainer.close()
@@ -117,7 +117,7 @@ def train(told: Any) -> None:
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Files, and a run of which the checkpoints of updates 1 and 2 are there."""
     root = tmp_path_factory.mktemp("guard")
-    told = with_changes(root, {"exit_iteration": 2, "checkpoint": {"type": "deepspeed", "save_every_n_steps": 1}})
+    settings = with_changes(root, {"exit_iteration": 2, "checkpoint": {"type": "deepspeed", "save_every_n_steps": 1}})
     rows = (root / "files" / "chats.jsonl").read_text().splitlines(keepends=True)
     rows[3] = json.dumps({"messages": tiny.chats(1, seed=99)[0]["messages"]}) + "\n"
     (root / "files" / "edited.jsonl").write_text("".join(rows))
@@ -125,10 +125,10 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (root / "files" / "moved").mkdir()
     shutil.copy(root / "files" / "chats.jsonl", root / "files" / "moved" / "others.jsonl")
     tiny.save_tokenizer(root / "files" / "tokenizer")
-    said = json.loads((root / "files" / "tokenizer" / "tokenizer.json").read_text())
-    said["model"]["merges"] = said["model"]["merges"][:-5]
-    (root / "files" / "tokenizer" / "tokenizer.json").write_text(json.dumps(said))
-    processes.share(train, 1, told)
+    tokenizer = json.loads((root / "files" / "tokenizer" / "tokenizer.json").read_text())
+    tokenizer["model"]["merges"] = tokenizer["model"]["merges"][:-5]
+    (root / "files" / "tokenizer" / "tokenizer.json").write_text(json.dumps(tokenizer))
+    processes.share(train, 1, settings)
     return root
 
 
@@ -136,17 +136,17 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_has_changed_is_told_and_refused_unless_it_is_named(root: Path, name: str) -> None:
     changes, lines = REFUSED[name]
-    (told,) = processes.share(start, 1, with_changes(root, changes))
-    assert told.startswith("ResumeError 2: ") and "step_2 is of another run" in told
+    (message,) = processes.share(start, 1, with_changes(root, changes))
+    assert message.startswith("ResumeError 2: ") and "step_2 is of another run" in message
     for line in lines:
-        assert line in told
-    wanted = told.partition("allow_changes: [")[2].rstrip("]").split(", ")
-    assert len(wanted) == len(told.splitlines()) - 2  # a line for each, and no other
+        assert line in message
+    keys = message.partition("allow_changes: [")[2].rstrip("]").split(", ")
+    assert len(keys) == len(message.splitlines()) - 2  # a line for each, and no other
     if name != "another optimizer":  # which no state is there for
-        (told,) = processes.share(start, 1, with_changes(root, changes, allow_changes=wanted))
-        assert told.startswith("after 2")
-        (told,) = processes.share(start, 1, with_changes(root, changes, allow_changes=wanted[1:]))
-        assert told.startswith("ResumeError 2: ")
+        (message,) = processes.share(start, 1, with_changes(root, changes, allow_changes=keys))
+        assert message.startswith("after 2")
+        (message,) = processes.share(start, 1, with_changes(root, changes, allow_changes=keys[1:]))
+        assert message.startswith("ResumeError 2: ")
 
 
 @pytest.mark.fault(19)
@@ -154,16 +154,16 @@ def test_the_command_refuses(root: Path) -> None:
     recipe_path = root / "changed.yaml"
     recipe_path.write_text(yaml.safe_dump(with_changes(root, {"seed": 8})))
     with forked.Run([str(recipe_path)], root / "changed.log") as run:
-        assert run.wait(), run.told()
+        assert run.wait(), run.output()
     assert run.codes == [2]
-    assert run.told().splitlines()[-2:] == ["  seed: saved 7, now 8", "to resume nevertheless: allow_changes: [seed]"]
+    assert run.output().splitlines()[-2:] == ["  seed: saved 7, now 8", "to resume nevertheless: allow_changes: [seed]"]
 
 
 @pytest.mark.fault(19)
 @pytest.mark.parametrize("name", RESUME_SAFE)
 def test_what_changes_nothing_of_the_training_may_change(root: Path, name: str) -> None:
-    (told,) = processes.share(start, 1, with_changes(root, RESUME_SAFE[name]))
-    assert told.startswith("after 2"), told
+    (message,) = processes.share(start, 1, with_changes(root, RESUME_SAFE[name]))
+    assert message.startswith("after 2"), message
 
 
 @pytest.mark.fault(19)
@@ -182,31 +182,31 @@ def test_a_wanted_change_takes_effect(root: Path) -> None:
 
 @pytest.mark.fault(19, 36)
 def test_a_value_from_the_environment_is_compared_and_never_told(tmp_path: Path) -> None:
-    def told(**more: Any) -> str:
-        said = with_changes(tmp_path, {"optimizer": {"lr": "${env:RATE}"}}, **more)
-        (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(said))
+    def with_rate(**more: Any) -> str:
+        settings = with_changes(tmp_path, {"optimizer": {"lr": "${env:RATE}"}}, **more)
+        (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(settings))
         return str(tmp_path / "recipe.yaml")
 
-    first = told(checkpoint={"type": "deepspeed", "save_every_n_steps": 1}, exit_iteration=1)
+    first = with_rate(checkpoint={"type": "deepspeed", "save_every_n_steps": 1}, exit_iteration=1)
     processes.share(train_with, 1, first, "0.00123456")
     assert "0.00123456" not in (tmp_path / "run/checkpoints/deepspeed/step_1/manifest.json").read_text()
-    assert processes.share(start, 1, told(), RATE="0.00123456")[0].startswith("after 1")
-    (refused,) = processes.share(start, 1, told(), RATE="0.00234567")
+    assert processes.share(start, 1, with_rate(), RATE="0.00123456")[0].startswith("after 1")
+    (refused,) = processes.share(start, 1, with_rate(), RATE="0.00234567")
     assert "optimizer.learning_rate: saved ${env:RATE} #" in refused
     assert "0.002" not in refused and "0.001" not in refused
 
 
-def train_with(told: Any, rate: str) -> None:
+def train_with(settings: Any, rate: str) -> None:
     import os
 
     os.environ["RATE"] = rate
-    train(told)
+    train(settings)
 
 
 @pytest.mark.fault(18, 19)
 def test_another_number_of_processes_is_another_cut_of_the_same_batch(root: Path) -> None:
     two = with_changes(root, {"micro_batch_size": 1, "deepspeed": {"zero_optimization": {"stage": 0}}})
-    assert [told[:7] for told in processes.share(start, 2, two)] == ["after 2"] * 2
+    assert [message[:7] for message in processes.share(start, 2, two)] == ["after 2"] * 2
     refused = processes.share(start, 2, with_changes(root, {}))
     assert len(set(refused)) == 1 and "global_batch_size: saved 2, now 4" in refused[0]
 
@@ -217,9 +217,9 @@ def saved(root: Path) -> Path:
 
 def resume(root: Path, other: str, path: Path, **more: Any) -> str:
     """Start a run in another folder that is to go on from ``path``."""
-    told = with_changes(root, {}, output_dir=str(root / other), resume=str(path), **more)
-    (said,) = processes.share(start, 1, told)
-    return said  # type: ignore[no-any-return]
+    settings = with_changes(root, {}, output_dir=str(root / other), resume=str(path), **more)
+    (message,) = processes.share(start, 1, settings)
+    return message  # type: ignore[no-any-return]
 
 
 @pytest.mark.fault(8)
@@ -265,8 +265,8 @@ def test_a_named_checkpoint_that_cannot_be_used_is_refused_and_no_other_taken(
     shutil.copytree(saved(root), tmp_path / "saved")
     hurt(tmp_path / "saved" / "step_2")
     for path in (tmp_path / "saved" / "step_2", tmp_path / "saved"):
-        told = resume(root, "refused", path)
-        assert told.startswith("ResumeError 2: ") and says in told
+        message = resume(root, "refused", path)
+        assert message.startswith("ResumeError 2: ") and says in message
         assert not (root / "refused").exists()
 
 
@@ -282,10 +282,11 @@ def test_a_run_whose_checkpoints_are_all_damaged_does_not_begin_anew(root: Path,
     for step in (1, 2):
         (tmp_path / "saved" / f"step_{step}" / "run_0.pt").unlink()
     section = {"type": "deepspeed", "auto_resume": True, "output_dir": str(tmp_path / "saved")}
-    (told,) = processes.share(start, 1, with_changes(root, {}, checkpoint=section, output_dir=str(root / "refused")))
+    (message,) = processes.share(start, 1, with_changes(root, {}, checkpoint=section, output_dir=str(root / "refused")))
     missing = tmp_path / "saved" / "step_2" / "run_0.pt"
     assert (
-        told == f"ResumeError 2: {tmp_path / 'saved'} holds no complete checkpoint to resume from: {missing} is missing"
+        message
+        == f"ResumeError 2: {tmp_path / 'saved'} holds no complete checkpoint to resume from: {missing} is missing"
     )
 
 
@@ -295,13 +296,13 @@ def test_what_can_be_seen_by_a_look_is_told_before_anything_is_started(
 ) -> None:
     from arctic_training.cli.main import main
 
-    told = recipe("sft", tmp_path / "files")
+    settings = recipe("sft", tmp_path / "files")
     for key, value, says in (
         ("resume", str(tmp_path / "gone"), f"resume: {tmp_path / 'gone'}: no such folder"),
         ("allow_changes", ["optimzer.lr"], "allow_changes: optimzer.lr: unknown; did you mean 'optimizer'?"),
         ("allow_changes", "data", "allow_changes: 'data' should be a valid list"),
     ):
-        (tmp_path / "recipe.yaml").write_text(yaml.safe_dump({**told, key: value}))
+        (tmp_path / "recipe.yaml").write_text(yaml.safe_dump({**settings, key: value}))
         assert main([str(tmp_path / "recipe.yaml")]) == 2
         assert says in capsys.readouterr().err
     assert not (tmp_path / "runs").exists()

@@ -28,8 +28,8 @@ def train(source: Path, stage: int, dtype: str, lora: dict[str, Any] | None = No
 
     torch.manual_seed(0)
     config = small.recipe(dtype=dtype, zero_optimization={"stage": stage, "stage3_param_persistence_threshold": 100})
-    told = deepspeed_config(config, world=process_group.world_size())
-    with sharded_construction(told):
+    settings = deepspeed_config(config, world=process_group.world_size())
+    with sharded_construction(settings):
         types = {"bf16": torch.bfloat16, "fp32": torch.float32}
         model = AutoModelForCausalLM.from_pretrained(source, dtype=types[dtype])
     assert is_partitioned(model) == (stage == 3)
@@ -51,11 +51,11 @@ def save(engine: TrainedEngine, tokenizer: Any, folder: Path, **section: Any) ->
     view: Any = SimpleNamespace(
         run_dir=folder, progress=Progress(step=2), tokenizer=tokenizer, engines={"model": engine}, config=None
     )
-    made = HFCheckpointEngine(view, HFCheckpointConfig(output_dir=folder, on_save_error="stop", **section))()
-    return made.save({"model": engine}, RunState()) or folder
+    checkpointer = HFCheckpointEngine(view, HFCheckpointConfig(output_dir=folder, on_save_error="stop", **section))()
+    return checkpointer.save({"model": engine}, RunState()) or folder
 
 
-def whole(engine: TrainedEngine) -> dict[str, torch.Tensor]:
+def full_tensors(engine: TrainedEngine) -> dict[str, torch.Tensor]:
     named = engine.module.named_parameters(remove_duplicate=False)
     return {name: full_parameter(parameter).cpu() for name, parameter in named}
 
@@ -81,15 +81,15 @@ def plain_models(root: Path) -> list[str]:
         case = f"{stage}_{dtype}_{source}"
         engine, tokenizer = train(root / source, stage, dtype)
         folder = save(engine, tokenizer, root / "out" / case, max_shard_size=limit)
-        expected = whole(engine)
+        expected = full_tensors(engine)
         engine.destroy()
         if process_group.is_main():
             files = sorted(folder.glob("*.safetensors"))
             if any(one.stat().st_size > limit + 20_000 for one in files) or (len(files) > 1) != (limit < 10**9):
                 wrong.append(f"{case}: files {[(one.name, one.stat().st_size) for one in files]}")
             loaded = AutoModelForCausalLM.from_pretrained(folder, dtype="auto")
-            there = dict(loaded.named_parameters(remove_duplicate=False))
-            wrong += [f"{case}: {name}" for name in small.differing(there, expected)]
+            parameters = dict(loaded.named_parameters(remove_duplicate=False))
+            wrong += [f"{case}: {name}" for name in small.differing(parameters, expected)]
             if loaded.generation_config.eos_token_id != 3:
                 wrong.append(f"{case}: generation config")
             if AutoTokenizer.from_pretrained(folder).chat_template != tiny.CHAT_TEMPLATE:
@@ -127,7 +127,7 @@ def adapters(root: Path) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("tied", "said", "why"),
+    ("tied", "more", "why"),
     [
         (False, {"use_dora": True}, "use_dora"),
         (False, {"trainable_token_indices": [5, 6]}, "trainable_token_indices"),
@@ -140,15 +140,15 @@ def adapters(root: Path) -> list[str]:
 )
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_an_adapter_that_is_no_sum_of_weights_is_not_merged(
-    tiny_model: Path, tied: bool, said: dict[str, Any], why: str
+    tiny_model: Path, tied: bool, more: dict[str, Any], why: str
 ) -> None:
     from peft import get_peft_config, get_peft_model
     from transformers import AutoModelForCausalLM
 
     model = AutoModelForCausalLM.from_pretrained(tiny_model)
     model.config.tie_word_embeddings = tied
-    told = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "target_modules": ["q_proj"], **said}
-    adapted = get_peft_model(model, get_peft_config(told))
+    adapter = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "target_modules": ["q_proj"], **more}
+    adapted = get_peft_model(model, get_peft_config(adapter))
     if why:
         with pytest.raises(RecipeError, match=f"merge_adapter: only plain LoRA .* this has {why}"):
             require_mergeable(adapted)

@@ -76,10 +76,10 @@ def test_a_good_recipe_is_said_to_be_good(recipe: str, capsys: pytest.CaptureFix
 def test_the_resolved_recipe_is_shown_and_nothing_run(recipe: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([recipe, "seed=7", "--show"]) == 0
     out, err = capsys.readouterr()
-    said = {line.partition("#")[0].strip(): line.partition("#")[2].strip() for line in out.splitlines()}
-    assert said["seed: 7"] == "command line"
-    assert said["name_or_path: some/model"] == "recipe.yaml:1:23"
-    assert said["epochs: 1"] == "default"
+    origins = {line.partition("#")[0].strip(): line.partition("#")[2].strip() for line in out.splitlines()}
+    assert origins["seed: 7"] == "command line"
+    assert origins["name_or_path: some/model"] == "recipe.yaml:1:23"
+    assert origins["epochs: 1"] == "default"
     assert err == ""
     assert os.listdir() == ["recipe.yaml"]
 
@@ -123,12 +123,12 @@ def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_help_is_the_same_however_it_is_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
-    told = []
+    outputs = []
     for words in (["-h"], ["--help"], ["train", "--help"], ["list", "-h"]):
         assert main(words) == 0
-        told.append(capsys.readouterr().out)
-    assert len(set(told)) == 1
-    assert told[0].startswith("usage: arctic_training ")
+        outputs.append(capsys.readouterr().out)
+    assert len(set(outputs)) == 1
+    assert outputs[0].startswith("usage: arctic_training ")
 
 
 def test_output_into_a_pipe_that_closes_is_no_error(recipe: str) -> None:

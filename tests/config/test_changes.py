@@ -27,7 +27,7 @@ class Whole(BaseConfig):
         return self.model_dump(mode="json")
 
 
-def told(saved: Whole, now: Whole) -> list[str]:
+def lines_of(saved: Whole, now: Whole) -> list[str]:
     return [str(change) for change in differences(resume_relevant_config(saved), now, resume_relevant_config(now))]
 
 
@@ -48,7 +48,7 @@ def told(saved: Whole, now: Whole) -> list[str]:
     ],
 )
 def test_what_counts(saved: Any, now: Any, lines: list[str]) -> None:
-    assert told(Whole(**saved), Whole(**now)) == lines
+    assert lines_of(Whole(**saved), Whole(**now)) == lines
 
 
 def test_keys_that_came_or_went_with_a_version_count_when_they_say_something() -> None:
@@ -62,7 +62,7 @@ def test_keys_that_came_or_went_with_a_version_count_when_they_say_something() -
 
 
 @pytest.mark.parametrize(
-    ("key", "wanted", "named"),
+    ("key", "allowed", "named"),
     [
         ("data.seed", "data", True),
         ("data.seed", "data.seed", True),
@@ -73,5 +73,5 @@ def test_keys_that_came_or_went_with_a_version_count_when_they_say_something() -
         ("database", "data", False),
     ],
 )
-def test_what_a_name_covers(key: str, wanted: str, named: bool) -> None:
-    assert Change(key, 1, 2).named_by([wanted]) is named
+def test_what_a_name_covers(key: str, allowed: str, named: bool) -> None:
+    assert Change(key, 1, 2).named_by([allowed]) is named

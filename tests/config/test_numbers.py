@@ -102,7 +102,7 @@ def test_what_mixes_two_ways_of_writing_is_no_number(text: str) -> None:
 
 class Numbers(BaseConfig):
     real: float = 0.0
-    whole: int | None = None
+    integer: int | None = None
     pair: tuple[float, float] = (0.0, 0.0)
     many: list[int] = []
     named: dict[str, float] = {}
@@ -114,7 +114,7 @@ class Numbers(BaseConfig):
 def test_every_number_of_a_section_is_read_as_people_write_it() -> None:
     read = Numbers(
         real="-10^6",  # type: ignore[arg-type]
-        whole="2k",  # type: ignore[arg-type]
+        integer="2k",  # type: ignore[arg-type]
         pair=["10%", "-2^3"],  # type: ignore[arg-type]
         many=["1_000", 2],  # type: ignore[list-item]
         named={"1k": "1k"},  # type: ignore[dict-item]
@@ -122,7 +122,7 @@ def test_every_number_of_a_section_is_read_as_people_write_it() -> None:
         word="2k",
         bounded="10%",  # type: ignore[arg-type]
     )
-    assert (read.real, read.whole, read.pair, read.many) == (-1e6, 2000, (0.1, -8.0), [1000, 2])
+    assert (read.real, read.integer, read.pair, read.many) == (-1e6, 2000, (0.1, -8.0), [1000, 2])
     assert (read.named, read.time, read.word, read.bounded) == ({"1k": 1000.0}, 2700.0, "2k", 0.1)
 
 

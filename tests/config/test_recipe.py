@@ -240,13 +240,13 @@ def test_every_value_is_shown_with_its_origin(here: Path) -> None:
     write("base.yaml", "model: {name_or_path: m}\noptimizer:\n  lr: 1e-3\n")
     recipe = write("recipe.yaml", "extends: base.yaml\ndata:\n  sources: [a/b, x.jsonl]\nseed: ${epochs}\nepochs: 2\n")
     text = show(get_config(recipe, ["epochs=3"]))
-    said = {line.partition("#")[0].strip(): line.partition("#")[2].strip() for line in text.splitlines()}
-    assert said["epochs: 3"] == "command line"
-    assert said["learning_rate: 0.001"] == "base.yaml:3:7"
-    assert said["seed: 3"] == "recipe.yaml:4:7"
-    assert said["name_or_path: a/b"] == "recipe.yaml:3:13"
-    assert said["name_or_path: m"] == "base.yaml:1:23"
-    assert said["micro_batch_size: 1"] == "default"
+    origins = {line.partition("#")[0].strip(): line.partition("#")[2].strip() for line in text.splitlines()}
+    assert origins["epochs: 3"] == "command line"
+    assert origins["learning_rate: 0.001"] == "base.yaml:3:7"
+    assert origins["seed: 3"] == "recipe.yaml:4:7"
+    assert origins["name_or_path: a/b"] == "recipe.yaml:3:13"
+    assert origins["name_or_path: m"] == "base.yaml:1:23"
+    assert origins["micro_batch_size: 1"] == "default"
     assert yaml.safe_load(text)["data"]["sources"][1]["type"] == "jsonl"
 
 
@@ -304,10 +304,10 @@ def test_attention_that_processes_cannot_share_is_refused_before_the_model_is_op
     for how in ("auto", "documents"):
         assert get_config({**shared, "model": {**SMALL["model"], "attn_implementation": how}})
     for how in ("sdpa", "flash_attention_2", "eager"):
-        told = {**shared, "model": {**SMALL["model"], "attn_implementation": how}}
+        settings = {**shared, "model": {**SMALL["model"], "attn_implementation": how}}
         with pytest.raises(RecipeError, match=r"^sequence_parallel_size: 2 processes share .*: auto$"):
-            get_config(told)
-        assert get_config({**told, "sequence_parallel_size": 1})
+            get_config(settings)
+        assert get_config({**settings, "sequence_parallel_size": 1})
 
 
 @pytest.mark.parametrize(
@@ -361,9 +361,9 @@ def test_a_mapping_is_a_recipe_and_stays_as_it_is() -> None:
 
 
 def test_problems_of_a_mapping_are_named_by_their_keys() -> None:
-    with pytest.raises(RecipeError) as told:
+    with pytest.raises(RecipeError) as error:
         get_config(SMALL | {"seed": "x", "optimzer": {}})
-    assert sorted(told.value.problems) == [
+    assert sorted(error.value.problems) == [
         "optimzer: unknown; did you mean 'optimizer'?",
         "seed: 'x' should be a valid integer, unable to parse string as an integer",
     ]

@@ -41,11 +41,11 @@ KEYS = {
 
 
 def sections(recipe: dict[str, Any], path: str) -> Iterator[dict[str, Any]]:
-    found: list[Any] = [recipe]
+    values: list[Any] = [recipe]
     for key in filter(None, path.split(".")):
-        found = [one[key] for one in found if isinstance(one, dict) and key in one]
-        found = [item for one in found for item in (one if isinstance(one, list) else [one])]
-    return (one for one in found if isinstance(one, dict))
+        values = [one[key] for one in values if isinstance(one, dict) and key in one]
+        values = [item for one in values for item in (one if isinstance(one, list) else [one])]
+    return (one for one in values if isinstance(one, dict))
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
@@ -57,8 +57,8 @@ def test_a_recipe_of_its_users_is_read(path: Path) -> None:
 @pytest.mark.parametrize("section", KEYS)
 def test_every_key_is_in_one_of_them(section: str) -> None:
     recipes = [to_python(read_recipe_file(path)) for path in RECIPES]
-    given = {key for recipe in recipes for one in sections(recipe, section) for key in one}
-    assert set(KEYS[section].split()) <= given
+    used = {key for recipe in recipes for one in sections(recipe, section) for key in one}
+    assert set(KEYS[section].split()) <= used
 
 
 def test_what_they_say_is_understood() -> None:
@@ -81,7 +81,7 @@ def test_what_they_say_is_understood() -> None:
 
 
 @pytest.mark.parametrize(
-    ("said", "what"),
+    ("section", "what"),
     [
         ({"expert_parallel_size": 2}, "expert_parallel_size: expert parallelism"),
         (
@@ -103,10 +103,10 @@ def test_what_they_say_is_understood() -> None:
         ),
     ],
 )
-def test_what_is_not_built_is_refused_by_name(said: dict[str, Any], what: str) -> None:
-    with pytest.raises(RecipeError) as told:
-        get_config(SMALL | said)
-    (line,) = told.value.problems
+def test_what_is_not_built_is_refused_by_name(section: dict[str, Any], what: str) -> None:
+    with pytest.raises(RecipeError) as error:
+        get_config(SMALL | section)
+    (line,) = error.value.problems
     assert line.startswith(what)
     assert "is not built yet" in line
 

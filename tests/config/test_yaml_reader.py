@@ -64,9 +64,9 @@ def value(text: str) -> Any:
     ],
 )
 def test_what_a_word_means(text: str, means: Any) -> None:
-    for found in (value(text), value(f"[{text or '~'}]")[0], value(f"{{free: {{deep: {text}}}}}")["free"]["deep"]):
-        assert found == means
-        assert type(found) is type(means)
+    for read in (value(text), value(f"[{text or '~'}]")[0], value(f"{{free: {{deep: {text}}}}}")["free"]["deep"]):
+        assert read == means
+        assert type(read) is type(means)
 
 
 def test_not_a_number_is_a_number() -> None:

@@ -53,11 +53,11 @@ def dpo(folder: Path) -> Recipe:
 
 
 def grpo(folder: Path) -> Recipe:
-    told = _language(folder, _lines(folder / "chats.jsonl", tiny.chats(10)))
+    settings = _language(folder, _lines(folder / "chats.jsonl", tiny.chats(10)))
     rewards = [{"type": "length", "free": 0, "limit": 12}, {"type": "contains", "weight": 0.5}]
     # a model that knows nothing ends its answers by chance: so that their lengths, and what they are worth, differ
     ends = list("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ")
-    return {**told, "rewards": rewards, "num_generations": 3, "max_new_tokens": 6, "temperature": 1.2, "stop": ends}
+    return {**settings, "rewards": rewards, "num_generations": 3, "max_new_tokens": 6, "temperature": 1.2, "stop": ends}
 
 
 def gan(folder: Path) -> Recipe:

@@ -124,12 +124,12 @@ def read_in(node: ast.AST) -> set[str]:
     """The names of what is read of objects, by a dot or by a text; a validator's key is checked, and not yet read."""
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "field_validator":
         return set()
-    found = set().union(*map(read_in, ast.iter_child_nodes(node)))
+    keys = set().union(*map(read_in, ast.iter_child_nodes(node)))
     if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load):
-        found.add(node.attr)
+        keys.add(node.attr)
     elif isinstance(node, ast.Constant) and isinstance(node.value, str):
-        found.add(node.value)
-    return found
+        keys.add(node.value)
+    return keys
 
 
 def test_importing_what_is_built_in_leaves_no_class_out() -> None:

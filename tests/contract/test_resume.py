@@ -44,11 +44,11 @@ FEW = covering(EVERY)
 """In these every two settings meet."""
 
 
-def train(told: dict[str, Any]) -> dict[str, Any]:
+def train(settings: dict[str, Any]) -> dict[str, Any]:
     """Trains to the end of a recipe; returns what must be equal."""
     from arctic_training.engine.zero import full_parameter
 
-    config = get_config(told)
+    config = get_config(settings)
     trainer = lookup("trainer", config.type)(config)  # type: ignore[call-arg]
     trainer.train()  # type: ignore[attr-defined]
     engines = trainer.trainable_engines  # type: ignore[attr-defined]
@@ -96,8 +96,8 @@ def interrupt_everywhere(
             settings[role]["dtype"] = case.dtype
         return settings
 
-    whole = train(settings("whole", save_every_n_steps=1))
-    last = whole["progress"]["step"]
+    uninterrupted = train(settings("whole", save_every_n_steps=1))
+    last = uninterrupted["progress"]["step"]
     assert last >= 4, f"{last} steps are too few to interrupt"
     # inside an epoch; at its end; and just before the run's
     cuts = {1, last // 2, last - 1} if everywhere else {1, last // 2}
@@ -109,8 +109,8 @@ def interrupt_everywhere(
         process_group.barrier()
         again = train(settings(run, auto_resume=True))
         what = f"{case}, from step {step} of {last}"
-        assert again["progress"] == whole["progress"], what
-        for key, weight in whole["weights"].items():
+        assert again["progress"] == uninterrupted["progress"], what
+        for key, weight in uninterrupted["weights"].items():
             assert torch.equal(again["weights"][key], weight), f"{what}: {key}"
         if process_group.is_main():
             expected = {n: loss for n, loss in losses(Path(root) / "whole").items() if n > step}

@@ -51,13 +51,13 @@ class Style:
             "none": "{{ '\n\n' }}",
             "last": "{{ '</s>' if loop.last and not add_generation_prompt else '<|end|>' }}",
         }.get(self.ending, "{{ '<|im_end|>' }}")
-        told = "{{ " + words + " }}" + calls * self.calls
+        body = "{{ " + words + " }}" + calls * self.calls
         on, off = "{% generation %}", "{% endgeneration %}"
         answer = {
-            "": thought[self.thought] + told + end,
-            "turn": on + thought[self.thought] + told + end + off,
-            "parts": on + thought[self.thought] + told + off + on + end + off,
-            "words": thought[self.thought] + on + told + off + end,
+            "": thought[self.thought] + body + end,
+            "turn": on + thought[self.thought] + body + end + off,
+            "parts": on + thought[self.thought] + body + off + on + end + off,
+            "words": thought[self.thought] + on + body + off + end,
         }[self.tag]
         gap = "" if self.ending in ("next", "none") else "{{ '\n' }}"
         pieces = ["{{ '<|im_start|>system\nBe kind<|im_end|>\n' }}" * self.system, "{% for m in messages %}"]

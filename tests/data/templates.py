@@ -94,15 +94,15 @@ def metaspace(template: str | None = None, *, eos: str = "<|im_end|>") -> Any:
     tokenizer.decoder = decoders.Sequence(
         [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]  # type: ignore[list-item]
     )
-    told = ["<unk>", *SPECIAL, *(f"<0x{n:02X}>" for n in range(256))]
+    vocabulary = ["<unk>", *SPECIAL, *(f"<0x{n:02X}>" for n in range(256))]
     text = ["yes no the assistant said hello to you user and think [INST] : # \n\n abcdefghijklmnopqrstuvwxyz"] * 8
-    tokenizer.train_from_iterator(text, trainers.BpeTrainer(vocab_size=500, special_tokens=told))
+    tokenizer.train_from_iterator(text, trainers.BpeTrainer(vocab_size=500, special_tokens=vocabulary))
     return _wrapped(tokenizer, template, eos)
 
 
 def _wrapped(tokenizer: Any, template: str | None, eos: str) -> Any:
     from transformers import PreTrainedTokenizerFast
 
-    made = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<|pad|>", bos_token="<s>", eos_token=eos)
-    made.chat_template = template
-    return made
+    wrapped = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<|pad|>", bos_token="<s>", eos_token=eos)
+    wrapped.chat_template = template
+    return wrapped

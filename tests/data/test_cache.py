@@ -33,9 +33,9 @@ def run(folder: Path, tokenizer: Any = PLAIN, factory: Any = SFTDataFactory, **s
     """Train on one row, and say what it was."""
     section = {"sources": [str(folder / "rows.jsonl")], "cache_dir": str(folder / "cache"), **section}
     view = {"tokenizer": section.pop("settings")} if "settings" in section else {}
-    made = make(factory, tokenizer, section)
-    vars(made.trainer.config).update(view)
-    return str(tokenizer.decode(made().train.dataset[0]["input_ids"]))
+    factory_ = make(factory, tokenizer, section)
+    vars(factory_.trainer.config).update(view)
+    return str(tokenizer.decode(factory_().train.dataset[0]["input_ids"]))
 
 
 @pytest.mark.fault(34)

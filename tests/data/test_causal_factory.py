@@ -30,25 +30,25 @@ def test_documents_one_behind_the_other(tmp_path: Path) -> None:
     loader = causal(tmp_path, max_length=16, micro=2)().train
     rows = loader.dataset
     assert all(len(rows[n]["input_ids"]) == 16 for n in range(len(rows) - 1))
-    whole = TOKENIZER.decode([token for n in range(len(rows)) for token in rows[n]["input_ids"].tolist()])
-    assert sorted(text + "</s>" for text in whole.split("</s>")[:-1]) == documents()
+    decoded = TOKENIZER.decode([token for n in range(len(rows)) for token in rows[n]["input_ids"].tolist()])
+    assert sorted(text + "</s>" for text in decoded.split("</s>")[:-1]) == documents()
     targets = sum(int((batch["labels"] != -100).sum()) for batch in loader)
     assert targets == sum(len(rows[n]["input_ids"]) - 1 for n in range(len(rows)))
 
 
 def test_packed_documents_do_not_see_each_other(tmp_path: Path) -> None:
-    found = []
+    outputs = []
     loader = causal(tmp_path, max_length=64, pack_samples=True)().train
     for batch in loader:
         bounds = batch["cu_seq_lens_q"].tolist()
         for start, end in pairwise(bounds):
             text = TOKENIZER.decode(batch["input_ids"][0, start:end])
             if not text.startswith("<|pad|>"):
-                found.append(text)
+                outputs.append(text)
                 labels = batch["labels"][0, start:end]
                 assert labels[0] == -100
                 assert labels[1:].tolist() == batch["input_ids"][0, start + 1 : end].tolist()
-    assert sorted(found) == documents()
+    assert sorted(outputs) == documents()
 
 
 def test_long_documents_are_packed_in_pieces(tmp_path: Path) -> None:

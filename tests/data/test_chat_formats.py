@@ -56,8 +56,8 @@ def test_other_parts_of_a_row() -> None:
     assert read({"messages": CHAT, "tools": "[]"}).tools is None
     assert read({"messages": CHAT, "tools": '[{"name": "f"}]'}).tools == [{"name": "f"}]
     assert read({"conversations": CHAT, "system": "be kind"}).messages[0] == {"role": "system", "content": "be kind"}
-    told = read({"messages": [CHAT[0], {"role": "assistant", "content": None, "tool_calls": [CALL], "name": None}]})
-    assert told.messages[1] == {"role": "assistant", "content": "", "tool_calls": [CALL]}
+    chat = read({"messages": [CHAT[0], {"role": "assistant", "content": None, "tool_calls": [CALL], "name": None}]})
+    assert chat.messages[1] == {"role": "assistant", "content": "", "tool_calls": [CALL]}
 
 
 def test_a_message_of_weight_0_is_context() -> None:
@@ -111,9 +111,9 @@ def test_a_pair_with_a_system_prompt_or_tools_is_a_chat() -> None:
 def test_one_of_two_system_prompts_is_remarked() -> None:
     turns = [{"role": "system", "content": "be kind"}, *CHAT]
     for column, remarks in (("be kind", 0), ("be brief", 1), ("", 0)):
-        with collect() as found:
+        with collect() as collected:
             assert read({"messages": turns, "system": column}).messages == turns
-        assert len(found) == remarks
+        assert len(collected) == remarks
 
 
 def test_an_empty_answer_is_none() -> None:
@@ -162,15 +162,15 @@ def test_the_questions_and_answers_before_come_first(pair: tuple[str, str]) -> N
     row = dict(zip(pair, ("hi", "yes"), strict=True))
     for none in (None, [], ""):
         assert read({**row, "history": none}).messages == CHAT
-    with collect() as found:
+    with collect() as collected:
         assert read({**row, "history": "They met."}).messages == CHAT
-    assert list(found) == [("has columns that nothing reads", "history")]
+    assert list(collected) == [("has columns that nothing reads", "history")]
     for history in ([["hi", "yes"]] * 2, '[["hi", "yes"], ["hi", "yes"]]'):
         assert read({**row, "history": history}).messages == CHAT * 3
 
 
 @pytest.mark.parametrize(
-    ("row", "said"),
+    ("row", "message"),
     [
         ({"problem": "a", "answer": 2}, r"message 2 \(assistant\) has the content 2; expected text"),
         ({"problem": None, "answer": "a"}, "problem is missing; the row has answer"),
@@ -220,6 +220,6 @@ def test_the_questions_and_answers_before_come_first(pair: tuple[str, str]) -> N
         ({"question": "a", "context": {"b": 1}, "answer": "c"}, "question and context are .*; expected text"),
     ],
 )
-def test_what_does_not_fit_is_said(row: dict[str, Any], said: str) -> None:
-    with pytest.raises(DataError, match=said):
+def test_what_does_not_fit_is_said(row: dict[str, Any], message: str) -> None:
+    with pytest.raises(DataError, match=message):
         read(row)

@@ -28,10 +28,10 @@ SIZES = st.lists(st.integers(1, 12), min_size=1, max_size=10)
 def test_rows_are_the_samples_in_order(sizes: list[int], length: int, seed: int) -> None:
     order = np.random.default_rng(seed).permutation(len(sizes))
     rows = ConcatenatedRows(*concat_and_chunk(samples(sizes), length, order))
-    told = read(rows)
-    assert [token for row in told for token in row] == [1000 * n + p for n in order for p in range(sizes[n])]
-    assert all(len(row) == length for row in told[:-1])
-    assert rows.lengths().tolist() == [len(row) for row in told]
+    tokens = read(rows)
+    assert [token for row in tokens for token in row] == [1000 * n + p for n in order for p in range(sizes[n])]
+    assert all(len(row) == length for row in tokens[:-1])
+    assert rows.lengths().tolist() == [len(row) for row in tokens]
 
 
 @given(sizes=SIZES, length=st.integers(1, 9))
@@ -49,10 +49,12 @@ def test_pieces_do_not_cross_samples(sizes: list[int], length: int) -> None:
 
 @given(sizes=SIZES, length=st.integers(1, 9))
 def test_long_samples_in_pieces(sizes: list[int], length: int) -> None:
-    told = read(split_samples(samples(sizes), length))
-    assert [token for piece in told for token in piece] == [1000 * n + p for n, s in enumerate(sizes) for p in range(s)]
-    assert len(told) == sum(-(-size // length) for size in sizes)
-    assert max(map(len, told)) <= length
+    tokens = read(split_samples(samples(sizes), length))
+    assert [token for piece in tokens for token in piece] == [
+        1000 * n + p for n, s in enumerate(sizes) for p in range(s)
+    ]
+    assert len(tokens) == sum(-(-size // length) for size in sizes)
+    assert max(map(len, tokens)) <= length
 
 
 def test_shortened() -> None:

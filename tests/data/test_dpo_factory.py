@@ -51,7 +51,7 @@ def factory(tiny_model: Path, rows: list[Any], folder: Path, **section: Any) -> 
     return DPODataFactory(trainer, DPODataConfig.model_validate(section))  # type: ignore[arg-type]
 
 
-def said(maker: Any, sample: Any, kind: str = "") -> tuple[str, str]:
+def decoded(maker: Any, sample: Any, kind: str = "") -> tuple[str, str]:
     ids, labels = np.asarray(sample[f"{kind}input_ids"]), np.asarray(sample[f"{kind}labels"])
     assert (labels[labels != -100] == ids[labels != -100]).all()
     decode = maker.trainer.tokenizer.decode
@@ -61,11 +61,11 @@ def said(maker: Any, sample: Any, kind: str = "") -> tuple[str, str]:
 def test_targets_are_the_answers_that_differ(tiny_model: Path, tmp_path: Path) -> None:
     maker = factory(tiny_model, ROWS, tmp_path)
     samples = maker.load("train")
-    assert [said(maker, s)[1] for s in samples] == ["two<|im_end|>", "no<|im_end|>", "ten<|im_end|>"]
-    rejected = [said(maker, s, "rejected_")[1] for s in samples]
+    assert [decoded(maker, s)[1] for s in samples] == ["two<|im_end|>", "no<|im_end|>", "ten<|im_end|>"]
+    rejected = [decoded(maker, s, "rejected_")[1] for s in samples]
     assert rejected == ["nine ten<|im_end|>", "yes please<|im_end|>", "of<|im_end|>"]
-    prompts = [said(maker, s)[0] for s in samples]
-    assert prompts == [said(maker, s, "rejected_")[0] for s in samples]
+    prompts = [decoded(maker, s)[0] for s in samples]
+    assert prompts == [decoded(maker, s, "rejected_")[0] for s in samples]
     assert prompts[1].endswith("say no<|im_end|>\n<|im_start|>assistant\n")
     assert "yes<|im_end|>" in prompts[1]
 
@@ -102,8 +102,8 @@ def test_a_blank_counts_for_nothing(tiny_model: Path, tmp_path: Path) -> None:
 def test_texts(tiny_model: Path, tmp_path: Path) -> None:
     maker = factory(tiny_model, [{"prompt": "one and", "chosen": " two", "rejected": " three"}], tmp_path)
     (sample,) = maker.load("train")
-    assert said(maker, sample) == ("one and", " two<|im_end|>")
-    assert said(maker, sample, "rejected_") == ("one and", " three<|im_end|>")
+    assert decoded(maker, sample) == ("one and", " two<|im_end|>")
+    assert decoded(maker, sample, "rejected_") == ("one and", " three<|im_end|>")
 
 
 @pytest.mark.parametrize("mode", ["keep_start", "keep_end"])
@@ -111,7 +111,7 @@ def test_long_prompts_are_cut(tiny_model: Path, tmp_path: Path, mode: str) -> No
     rows = [{"prompt": "one two three four five six", "chosen": " yes", "rejected": " no"}]
     maker = factory(tiny_model, rows, tmp_path, max_prompt_length=2, dpo_prompt_truncation_mode=mode)
     (sample,) = maker.load("train")
-    prompt, answer = said(maker, sample)
+    prompt, answer = decoded(maker, sample)
     assert answer == " yes<|im_end|>"
     tokenizer = maker.trainer.tokenizer
     ids = tokenizer("one two three four five six")["input_ids"]
@@ -123,12 +123,12 @@ def test_cuts(data: st.DataObject, most: int, prompt: int, mode: str) -> None:
     start, length, after = (data.draw(st.integers(low, 12)) for low in (0, 1, 0))
     ids = np.arange(1, start + length + after + 1, dtype=np.int32)
     labels = np.where((ids > start) & (ids <= start + length), ids, -100)
-    made, targets = Truncation(most, prompt, mode)(ids, labels)
+    cut, targets = Truncation(most, prompt, mode)(ids, labels)
     kept = min(start, prompt)
-    asked = ids[:start][:kept] if mode == "keep_start" else ids[start - kept : start]
-    assert made.tolist() == [*asked, *ids[start : start + length]][:most]
+    prompt_ids = ids[:start][:kept] if mode == "keep_start" else ids[start - kept : start]
+    assert cut.tolist() == [*prompt_ids, *ids[start : start + length]][:most]
     assert (targets[:kept] == -100).all()
-    assert (targets[kept:] == made[kept:]).all()
+    assert (targets[kept:] == cut[kept:]).all()
 
 
 def test_pairs_that_decide_nothing_are_left_out_and_counted(tiny_model: Path, tmp_path: Path) -> None:
@@ -171,5 +171,5 @@ def test_rows_that_cannot_be_read_are_named(tiny_model: Path, tmp_path: Path) ->
 
 
 def test_settings_that_change_samples_are_in_the_key(tiny_model: Path, tmp_path: Path) -> None:
-    made = [factory(tiny_model, ROWS, tmp_path, **keys).load("train") for keys in ({}, {"max_prompt_length": 1})]
-    assert len(made[0][0]["input_ids"]) > len(made[1][0]["input_ids"])
+    loaded = [factory(tiny_model, ROWS, tmp_path, **keys).load("train") for keys in ({}, {"max_prompt_length": 1})]
+    assert len(loaded[0][0]["input_ids"]) > len(loaded[1][0]["input_ids"])

@@ -33,8 +33,8 @@ def source(path: Path | str, **section: Any) -> DataSource:
 def rows(path: Path | str, **section: Any) -> list[dict[str, Any]]:
     """The rows, without the keys that are None."""
     read = source(path, **section)("train")
-    found = RowReader(read.features)(read.with_format("arrow")[:])
-    return [{key: value for key, value in row.items() if value is not None} for row in found]
+    values = RowReader(read.features)(read.with_format("arrow")[:])
+    return [{key: value for key, value in row.items() if value is not None} for row in values]
 
 
 def refusal(path: Path | str, **section: Any) -> str:
@@ -91,10 +91,10 @@ def test_a_compressed_file_under_another_name(tmp_path: Path) -> None:
 
 def test_rows_of_several_lines(tmp_path: Path) -> None:
     file = tmp_path / "rows.json"
-    told = [json.dumps(row, indent=2) for row in ROWS]
-    file.write_text("\n".join(told))
+    texts = [json.dumps(row, indent=2) for row in ROWS]
+    file.write_text("\n".join(texts))
     assert rows(file) == EXPECTED
-    assert source(file).place(2) == f"{file}:{1 + sum(len(text.splitlines()) for text in told[:2])}"
+    assert source(file).place(2) == f"{file}:{1 + sum(len(text.splitlines()) for text in texts[:2])}"
     chat = {"tools": [{"name": "f"}], "messages": [{"role": "user", "content": "a"}]}
     file.write_text(json.dumps(chat, indent=2))
     assert rows(file) == [chat]
@@ -118,11 +118,11 @@ def test_rows_below_a_field(tmp_path: Path, indent: int | None) -> None:
 @pytest.mark.parametrize("piece", [1, 7, 64])
 def test_json_is_read_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, piece: int) -> None:
     monkeypatch.setattr(json_documents, "_BLOCK", piece)
-    told: list[Any] = [{"a": "äöü€𝄞" * 30, "b": [1.5, None]}, {"a": "x\\" * 200, "b": {"c": 12345}}, *EXPECTED]
+    values: list[Any] = [{"a": "äöü€𝄞" * 30, "b": [1.5, None]}, {"a": "x\\" * 200, "b": {"c": 12345}}, *EXPECTED]
     file = tmp_path / "rows.json"
-    for text in (json.dumps(told, ensure_ascii=False, indent=1), json.dumps(told)):
+    for text in (json.dumps(values, ensure_ascii=False, indent=1), json.dumps(values)):
         file.write_text("\ufeff" + text, encoding="utf-8")
-        assert rows(file) == told
+        assert rows(file) == values
     for bad in (
         '[{"a": 1},\n {"a": }]',
         '[{"a": 1},\n{"a": "' + "b" * 200,
@@ -144,18 +144,18 @@ def test_json_is_read_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
 def test_a_file_of_an_unknown_extension_is_told_in_short(tmp_path: Path) -> None:
     for name, ending in (("rows.foo", ".foo"), ("rows", ""), ("rows.foo.gz", ".foo")):
         (tmp_path / name).write_text("a")
-        told = refusal(tmp_path / name)
-        assert len(told) < 400
-        assert f"files with the extension {ending} are unknown; known are .json, .jsonl, .ndjson" in told
+        message = refusal(tmp_path / name)
+        assert len(message) < 400
+        assert f"files with the extension {ending} are unknown; known are .json, .jsonl, .ndjson" in message
     (tmp_path / "rows.foo").write_text('{"a": 1}\n')
     assert rows(tmp_path / "rows.foo", type="jsonl") == [{"a": 1}]
 
 
 def test_numbers_of_any_size_and_kind(tmp_path: Path) -> None:
-    told = [{"n": 1, "m": 2**70, "b": True, "x": [0.26005620864429313]}, {"n": "one", "m": 1, "b": False}]
+    values = [{"n": 1, "m": 2**70, "b": True, "x": [0.26005620864429313]}, {"n": "one", "m": 1, "b": False}]
     file = tmp_path / "rows.jsonl"
-    file.write_text("\n".join(map(json.dumps, told)))
-    assert rows(file) == told
+    file.write_text("\n".join(map(json.dumps, values)))
+    assert rows(file) == values
 
 
 def test_csv_and_tsv(tmp_path: Path) -> None:
@@ -166,9 +166,9 @@ def test_csv_and_tsv(tmp_path: Path) -> None:
 
 
 def test_csv_rows_may_be_long(tmp_path: Path) -> None:
-    told = [{"a": "x" * 2_000_000, "b": "1"}, {"a": "y\n" * 100_000, "b": "2"}]
-    (tmp_path / "rows.csv").write_text("a,b\n" + "".join(f'"{row["a"]}",{row["b"]}\n' for row in told))
-    assert rows(tmp_path / "rows.csv") == told
+    values = [{"a": "x" * 2_000_000, "b": "1"}, {"a": "y\n" * 100_000, "b": "2"}]
+    (tmp_path / "rows.csv").write_text("a,b\n" + "".join(f'"{row["a"]}",{row["b"]}\n' for row in values))
+    assert rows(tmp_path / "rows.csv") == values
     (tmp_path / "rows.csv").write_text("a,b\n" + "x" * 2**25 + ",1\n")
     assert refusal(tmp_path / "rows.csv").endswith("rows.csv: a row is longer than 16777216 bytes")
 
@@ -204,7 +204,7 @@ def test_patterns_and_slices(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         (b'{"a": 1}\n{"a": 1 "b"}\n', "rows.jsonl:2: not JSON (Expecting ',' at column 9)"),
         (b'{"a": 1}\n\n[1]\n', "rows.jsonl:3: a row is a mapping of columns, not list"),
@@ -225,10 +225,10 @@ def test_patterns_and_slices(tmp_path: Path) -> None:
         (b"\n \n", "rows.jsonl: there are no rows"),
     ],
 )
-def test_bad_lines_are_named(tmp_path: Path, text: bytes, said: str) -> None:
+def test_bad_lines_are_named(tmp_path: Path, text: bytes, message: str) -> None:
     file = tmp_path / "rows.jsonl"
     file.write_bytes(text)
-    assert refusal(file).endswith(said)
+    assert refusal(file).endswith(message)
 
 
 def test_other_files_that_cannot_be_read(tmp_path: Path) -> None:

@@ -26,19 +26,19 @@ ROWS = [[1, 2, 3], [4], [5, 6], [7, 8, 9, 10], [11, 12]]
 
 def table(rows: list[list[int]], cuts: tuple[int, ...] = (), **more: Any) -> Any:
     """Rows as a table in chunks that end at ``cuts``."""
-    whole = pa.table({"input_ids": pa.array(rows, pa.list_(pa.int32())), **more})
+    full = pa.table({"input_ids": pa.array(rows, pa.list_(pa.int32())), **more})
     ends = [0, *cuts, len(rows)]
-    return pa.concat_tables([whole.slice(start, end - start) for start, end in pairwise(ends)])
+    return pa.concat_tables([full.slice(start, end - start) for start, end in pairwise(ends)])
 
 
-def told(dataset: Any, groups: Any = None) -> dict[str, str]:
+def fingerprints(dataset: Any, groups: Any = None) -> dict[str, str]:
     loader: Any = SimpleNamespace(dataset=dataset, groups=groups)
     return fingerprint.of_data(loader)
 
 
 def test_it_is_that_of_the_samples_however_they_are_held() -> None:
-    first = told(Samples(table(ROWS)))
-    assert first == told(Samples(table(ROWS, (1, 3))))
+    first = fingerprints(Samples(table(ROWS)))
+    assert first == fingerprints(Samples(table(ROWS, (1, 3))))
     assert first["data.samples"].startswith("5 samples (")
     others = [
         Samples(table(ROWS[::-1])),
@@ -54,12 +54,12 @@ def test_it_is_that_of_the_samples_however_they_are_held() -> None:
         concat_and_chunk(Samples(table(ROWS)), 4, np.arange(5))[0],
         concat_and_chunk(Samples(table(ROWS)), 4, np.arange(5)[::-1])[0],
     ]
-    assert len({first["data.samples"], *(told(one)["data.samples"] for one in others)}) == len(others) + 1
+    assert len({first["data.samples"], *(fingerprints(one)["data.samples"] for one in others)}) == len(others) + 1
 
 
 def test_rows_of_several_samples_have_one_of_their_own() -> None:
     samples = Samples(table(ROWS))
-    four, five = (told(samples, best_fit(samples.lengths(), capacity)) for capacity in (4, 5))
+    four, five = (fingerprints(samples, best_fit(samples.lengths(), capacity)) for capacity in (4, 5))
     assert four["data.samples"] == five["data.samples"]
     assert four["data.rows"] != five["data.rows"]
 
@@ -69,9 +69,9 @@ def test_tensors_are_told_by_their_content() -> None:
     moved = points.clone()
     moved[3, 2] += 1e-6 * 11
     kinds = [{"rows": points}, {"rows": moved}, {"lines": points}, TensorDataset(points), TensorDataset(moved)]
-    assert len({told(kind)["data.samples"] for kind in kinds}) == 5  # by name, content and kind
-    assert told({"rows": points}) == told({"rows": points.clone()})
-    assert told({"rows": points})["data.samples"].startswith("4 samples (")
+    assert len({fingerprints(kind)["data.samples"] for kind in kinds}) == 5  # by name, content and kind
+    assert fingerprints({"rows": points}) == fingerprints({"rows": points.clone()})
+    assert fingerprints({"rows": points})["data.samples"].startswith("4 samples (")
 
 
 def test_what_may_be_drawn_anew_is_counted_only() -> None:
@@ -82,19 +82,19 @@ def test_what_may_be_drawn_anew_is_counted_only() -> None:
         def __getitem__(self, index: int) -> torch.Tensor:
             return torch.rand(2)
 
-    assert told(Drawn()) == told(Drawn())
-    assert told(object()) == {}
+    assert fingerprints(Drawn()) == fingerprints(Drawn())
+    assert fingerprints(object()) == {}
 
 
 def test_of_what_is_large_stretches_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fingerprint, "_MAX_BYTES", 4096)
     monkeypatch.setattr(fingerprint, "_BLOCK", 256)
     rows = [np.random.default_rng(n).integers(0, 9, 50).tolist() for n in range(200)]
-    first = told(Samples(table(rows)))
-    assert first == told(Samples(table(rows, (1, 2, 90))))
-    assert first != told(Samples(table([rows[0][::-1], *rows[1:]])))
-    assert first != told(Samples(table([*rows[:-1], rows[-1][::-1]])))
-    assert first != told(Samples(table([*rows[:100], rows[100][1:], *rows[101:]])))
+    first = fingerprints(Samples(table(rows)))
+    assert first == fingerprints(Samples(table(rows, (1, 2, 90))))
+    assert first != fingerprints(Samples(table([rows[0][::-1], *rows[1:]])))
+    assert first != fingerprints(Samples(table([*rows[:-1], rows[-1][::-1]])))
+    assert first != fingerprints(Samples(table([*rows[:100], rows[100][1:], *rows[101:]])))
 
 
 def test_a_stream_is_told_by_where_it_comes_from(tmp_path: Path) -> None:

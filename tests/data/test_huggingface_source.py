@@ -61,7 +61,7 @@ def test_one_file(folder: Path) -> None:
 
 
 def test_what_is_not_there(folder: Path) -> None:
-    for section, said in [
+    for section, message in [
         ({"name_or_path": str(folder / "both"), "split": "dev"}, "there is no split 'dev'; there are train, test"),
         ({"name_or_path": str(folder / "both"), "column": "body"}, "no column 'body', which column names; there are"),
         ({"name_or_path": str(folder / "none")}, r"cannot be loaded: Couldn.t find any data file at .*none\.$"),
@@ -71,7 +71,7 @@ def test_what_is_not_there(folder: Path) -> None:
         ),
         ({"name_or_path": str(folder / "both"), "split": "train[9:]"}, "there are no rows in train"),
     ]:
-        with pytest.raises(DataError, match=said):
+        with pytest.raises(DataError, match=message):
             load(CausalDataConfig, **section)
 
 
@@ -92,13 +92,13 @@ def test_roles(folder: Path, section: dict[str, Any]) -> None:
 
 
 def test_what_else_a_turn_says_stays(folder: Path) -> None:
-    asked = {"from": "human", "value": "now?"}
+    question = {"from": "human", "value": "now?"}
     calls = [{"function": {"name": "time", "arguments": {"zone": "UTC"}}}]
     called = {"from": "gpt", "value": None, "tool_calls": calls, "weight": 0}
     answered = {"from": "gpt", "value": "noon", "tool_calls": None, "weight": 1}
     tools = [{"type": "function", "function": {"name": "time"}}]
     path = folder / "calls.jsonl"
-    path.write_text(json.dumps({"talk": [asked, called, answered], "tools": tools, "id": 7}) + "\n")
+    path.write_text(json.dumps({"talk": [question, called, answered], "tools": tools, "id": 7}) + "\n")
     mapping = {"user": "talk.from.human", "assistant": "talk.from.gpt"}
     rows = load(SFTDataConfig, name_or_path=str(path), type="huggingface_instruct", role_mapping=mapping)
     (row,) = RowReader(rows.features)(rows.with_format("arrow")[:])
@@ -113,13 +113,13 @@ def test_what_else_a_turn_says_stays(folder: Path) -> None:
 
 def test_roles_that_do_not_fit(folder: Path) -> None:
     mapping = {"user": "talk.from.human", "assistant": "talk.from.gpt"}
-    for section, said in [
+    for section, message in [
         ({"role_mapping": {"user": "asked"}}, "no column 'asked', which role_mapping names"),
         ({"role_mapping": {"user": "talk.from.human"}}, "turn 2 says from: 'gpt', which role_mapping does not name"),
         ({"role_mapping": mapping, "content_key": "words"}, "turn 1 has no 'words', which content_key names"),
     ]:
-        with pytest.raises(DataError, match=said):
+        with pytest.raises(DataError, match=message):
             load(SFTDataConfig, name_or_path=str(folder / "chats"), **section)
-    for mapping, said in [({"robot": "ask"}, "'robot' is no role"), ({"user": "a.b"}, "neither a column nor")]:
-        with pytest.raises(ValueError, match=said):
+    for mapping, message in [({"robot": "ask"}, "'robot' is no role"), ({"user": "a.b"}, "neither a column nor")]:
+        with pytest.raises(ValueError, match=message):
             SFTDataConfig.model_validate({"sources": [{"name_or_path": "x", "role_mapping": mapping}]})

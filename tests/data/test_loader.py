@@ -26,7 +26,7 @@ def loader(rank: int = 0, world: int = 1, workers: int = 0, micro: int = 2, **mo
     return IndexedLoader(ROWS, order, collate, make_padding_sample=without_targets, workers=workers, **more)
 
 
-def told(batches: Any) -> list[list[int]]:
+def numbers(batches: Any) -> list[list[int]]:
     return [batch["labels"][:, 0].tolist() for batch in batches]
 
 
@@ -34,12 +34,12 @@ def told(batches: Any) -> list[list[int]]:
 def test_seek_is_exact(workers: int) -> None:
     one = loader(workers=workers)
     one.seek(1, 0)
-    whole = told(one)
-    assert sorted(n for batch in whole for n in batch) == list(range(11))
+    expected = numbers(one)
+    assert sorted(n for batch in expected for n in batch) == list(range(11))
     for start in (0, 3, 6):
         one.seek(1, 2 * start)
-        assert told(one) == whole[start:]
-        assert [one.samples(1, 2 * b) for b in range(start, 6)] == whole[start:]
+        assert numbers(one) == expected[start:]
+        assert [one.samples(1, 2 * b) for b in range(start, 6)] == expected[start:]
     one.close()
 
 
@@ -58,12 +58,12 @@ def test_close_ends_the_workers_and_the_loader_lives_on() -> None:
     assert all(worker.is_alive() for worker in workers)
     one.close()
     assert not any(worker.is_alive() for worker in workers)
-    assert len(told(one)) == len(one)
+    assert len(numbers(one)) == len(one)
     one.close()
 
 
 def test_a_rank_without_a_row_gets_one_without_targets() -> None:
-    ranks = [told(loader(rank, 4)) for rank in range(4)]
+    ranks = [numbers(loader(rank, 4)) for rank in range(4)]
     assert len({len(batches) for batches in ranks}) == 1
     assert ranks[3][-1] == [-100]
     assert ranks[1][-1] != ranks[2][-1]
@@ -121,14 +121,14 @@ def test_a_worker_that_is_killed_is_named() -> None:
             next(batches, None)
             time.sleep(0.01)
 
-    with pytest.raises(WorkerError) as told:
+    with pytest.raises(WorkerError) as error:
         go_on()
     one.close()
-    assert f"a worker of the data loader (process {killed}) was ended by SIGKILL; " in str(told.value)
+    assert f"a worker of the data loader (process {killed}) was ended by SIGKILL; " in str(error.value)
 
 
 def test_a_row_may_be_a_pack() -> None:
     packs = [[0, 4], [1], [2, 3, 5]]
     order = GlobalOrder(len(packs), seed=5)
     one = IndexedLoader(ROWS, order, collate, make_padding_sample=without_targets, groups=packs)
-    assert sorted(told(one)) == [[0, 4], [1], [2, 3, 5]]
+    assert sorted(numbers(one)) == [[0, 4], [1], [2, 3, 5]]

@@ -21,16 +21,16 @@ Words = Callable[[str], str]
 
 TEMPLATES: dict[str, tuple[str, str, Words]] = {
     # name: template, end-of-text token, what is a target of an answer
-    "chatml": (templates.CHATML, "<|im_end|>", lambda said: said + "<|im_end|>"),
-    "chatml, other end of text": (templates.CHATML, "</s>", lambda said: said + "<|im_end|>"),
-    "chatml without prompt": (templates.CHATML_WITHOUT_PROMPT, "<|im_end|>", lambda said: said + "<|im_end|>"),
-    "chatml, default system": (templates.CHATML_DEFAULT_SYSTEM, "<|im_end|>", lambda said: said + "<|im_end|>"),
-    "tagged": (templates.TAGGED, "<|im_end|>", lambda said: said + "<|im_end|>"),
-    "tagged without end": (templates.TAGGED_WITHOUT_END, "<|im_end|>", lambda said: said + "<|im_end|>"),
-    "llama3": (templates.LLAMA3, "<|eot_id|>", lambda said: said.strip() + "<|eot_id|>"),
-    "mistral": (templates.MISTRAL, "</s>", lambda said: " " + said + "</s>"),
-    "gemma": (templates.GEMMA, "<end_of_turn>", lambda said: said.strip() + "<end_of_turn>"),
-    "plain": (templates.PLAIN, "</s>", lambda said: said + "\n\n"),
+    "chatml": (templates.CHATML, "<|im_end|>", lambda answer: answer + "<|im_end|>"),
+    "chatml, other end of text": (templates.CHATML, "</s>", lambda answer: answer + "<|im_end|>"),
+    "chatml without prompt": (templates.CHATML_WITHOUT_PROMPT, "<|im_end|>", lambda answer: answer + "<|im_end|>"),
+    "chatml, default system": (templates.CHATML_DEFAULT_SYSTEM, "<|im_end|>", lambda answer: answer + "<|im_end|>"),
+    "tagged": (templates.TAGGED, "<|im_end|>", lambda answer: answer + "<|im_end|>"),
+    "tagged without end": (templates.TAGGED_WITHOUT_END, "<|im_end|>", lambda answer: answer + "<|im_end|>"),
+    "llama3": (templates.LLAMA3, "<|eot_id|>", lambda answer: answer.strip() + "<|eot_id|>"),
+    "mistral": (templates.MISTRAL, "</s>", lambda answer: " " + answer + "</s>"),
+    "gemma": (templates.GEMMA, "<end_of_turn>", lambda answer: answer.strip() + "<end_of_turn>"),
+    "plain": (templates.PLAIN, "</s>", lambda answer: answer + "\n\n"),
 }
 TOKENIZERS = {name: templates.byte_level(text, eos=eos) for name, (text, eos, _) in TEMPLATES.items()}
 METASPACE = {name: templates.metaspace(text, eos=eos) for name, (text, eos, _) in TEMPLATES.items()}
@@ -46,8 +46,8 @@ def targets(tokenizer: Any, chat: Chat, **options: Any) -> list[str]:
 
 def chat_of(*words: str, system: str | None = None) -> Chat:
     """User and assistant in turn."""
-    made = [{"role": "system", "content": system}] if system is not None else []
-    return made + [{"role": ("user", "assistant")[n % 2], "content": text} for n, text in enumerate(words)]
+    chat = [{"role": "system", "content": system}] if system is not None else []
+    return chat + [{"role": ("user", "assistant")[n % 2], "content": text} for n, text in enumerate(words)]
 
 
 DIALOGUES = {
@@ -65,7 +65,7 @@ DIALOGUES = {
 @pytest.mark.parametrize("name", TEMPLATES)
 def test_table(name: str, dialogue: str) -> None:
     words, target = DIALOGUES[dialogue], TEMPLATES[name][2]
-    expected = [target(said) for said in words[1::2]]
+    expected = [target(answer) for answer in words[1::2]]
     assert targets(TOKENIZERS[name], chat_of(*words)) == expected
     assert targets(TOKENIZERS[name], chat_of(*words, "unanswered")) == expected
 
@@ -86,7 +86,7 @@ def test_any_dialogue(name: str, words: list[str], system: str | None) -> None:
         system = None
     if name == "plain":  # an empty answer's line break and its header's would be one token
         words = ["x" + text for text in words]
-    expected = [target for said in words[1::2] if (target := TEMPLATES[name][2](said))]
+    expected = [target for answer in words[1::2] if (target := TEMPLATES[name][2](answer))]
     assert targets(TOKENIZERS[name], chat_of(*words, system=system)) == expected
 
 
@@ -104,8 +104,8 @@ def test_both_ways_to_find_tokens_agree(name: str, words: list[str]) -> None:
 @pytest.mark.parametrize("name", [name for name in TEMPLATES if name != "plain"])
 def test_a_tokenizer_that_marks_spaces(name: str) -> None:
     words = ("hello to you", "yes", "yes and no", "the user said yes é")
-    found = [text.strip() for text in targets(METASPACE[name], chat_of(*words))]
-    assert found == [TEMPLATES[name][2](said).strip() for said in words[1::2]]
+    learned = [text.strip() for text in targets(METASPACE[name], chat_of(*words))]
+    assert learned == [TEMPLATES[name][2](answer).strip() for answer in words[1::2]]
 
 
 def test_a_tokenizer_that_knows_no_offsets() -> None:
@@ -167,8 +167,8 @@ def test_tool_calls_are_said_and_their_results_are_not() -> None:
         {"role": "tool", "content": "2"},
         {"role": "assistant", "content": "2"},
     ]
-    said = '<tool_call>{"name": "add", "arguments": {"a": 1}}</tool_call><|im_end|>'
-    assert targets(templates.byte_level(templates.CALLS), chat) == [said, "2<|im_end|>"]
+    answer = '<tool_call>{"name": "add", "arguments": {"a": 1}}</tool_call><|im_end|>'
+    assert targets(templates.byte_level(templates.CALLS), chat) == [answer, "2<|im_end|>"]
 
 
 def test_what_cannot_be_told_is_refused_by_row() -> None:
@@ -190,15 +190,15 @@ def test_what_the_template_refuses_is_named_by_row() -> None:
 def test_messages_that_are_context_are_no_targets(name: str) -> None:
     encoder = SampleEncoder(TOKENIZERS[name])
     chat = chat_of("a", "one", "b", "two", "c", "three", system="s")
-    whole = "".join(TEMPLATES[name][2](said) for said in ("one", "two", "three"))
+    text = "".join(TEMPLATES[name][2](answer) for answer in ("one", "two", "three"))
     for context, left in [({2}, "twothree"), ({4}, "onethree"), ({2, 4, 6}, ""), ({1}, "onetwothree")]:
         ((ids, labels), _) = encoder(
             [Sample(messages=chat, untrained_messages=frozenset(context)), Sample(messages=chat)]
         )
-        said = TOKENIZERS[name].decode(ids[labels != -100])
-        assert said.replace(TEMPLATES[name][2](""), "") == left
+        answer = TOKENIZERS[name].decode(ids[labels != -100])
+        assert answer.replace(TEMPLATES[name][2](""), "") == left
     ((ids, labels),) = encoder([Sample(messages=chat)])
-    assert TOKENIZERS[name].decode(ids[labels != -100]) == whole
+    assert TOKENIZERS[name].decode(ids[labels != -100]) == text
 
 
 def test_context_that_cannot_be_told_is_refused_by_row() -> None:

@@ -36,9 +36,9 @@ def test_every_answer_is_learned_with_its_end_and_nothing_else_is(style: Style, 
         with pytest.raises(RowError, match=r"row 1: message [0-9]+: the tool call .* does not stand"):
             learned(style, chat)
         return
-    found = learned(style, chat)
-    assert len(found) == len(answers)
-    for n, text in zip(answers, found, strict=True):
+    actual = learned(style, chat)
+    assert len(actual) == len(answers)
+    for n, text in zip(answers, actual, strict=True):
         letters = {number for letter in text if (number := speaker(letter)) is not None}
         assert letters == ({n} if chat[n]["content"] else set())
         assert chat[n]["content"] in text
@@ -154,9 +154,9 @@ def test_answers_without_an_end_token_are_remarked() -> None:
     chat = in_letters(["user", "assistant", "user", "assistant"])
     for ending, tag in [("each", ""), ("each", "turn"), ("none", ""), ("none", "turn"), ("next", "")]:
         TOKENIZER.chat_template = Style(ending=ending, tag=tag).template()
-        with collect() as found:
+        with collect() as remarks:
             SampleEncoder(TOKENIZER)([Sample(messages=chat)])
-        (line,) = lines(found, "chats.jsonl") or [""]
+        (line,) = lines(remarks, "chats.jsonl") or [""]
         assert ("no end token" in line) == (ending != "each")
 
 
@@ -176,10 +176,10 @@ def test_messages_that_a_template_leaves_out_are_remarked(role: str, tag: str) -
         TOKENIZER.chat_template = template
         for words in (chat[0]["content"], 'be "kind"\nto all'):
             rows = [{**chat[0], "content": words}, *chat[1:]]
-            with collect() as found:
+            with collect() as remarks:
                 SampleEncoder(TOKENIZER)([Sample(messages=rows)])
-            said = [line for line in lines(found, "x") if "leaves out" in line]
-            assert said == [f"x has messages of the role {role} that the chat template leaves out"] * remarked
+            left_out = [line for line in lines(remarks, "x") if "leaves out" in line]
+            assert left_out == [f"x has messages of the role {role} that the chat template leaves out"] * remarked
 
 
 def test_arguments_that_are_no_mapping_are_remarked() -> None:
@@ -187,9 +187,9 @@ def test_arguments_that_are_no_mapping_are_remarked() -> None:
     TOKENIZER.chat_template = Style().template()
     for arguments, remarked in (('{"a": 1}', False), ("{a: 1}", True), ("[1]", True)):
         chat[1]["tool_calls"][0]["function"]["arguments"] = arguments
-        with collect() as found:
+        with collect() as remarks:
             SampleEncoder(TOKENIZER)([Sample(messages=chat)])
-        assert any("no JSON of a mapping" in line for line in lines(found, "x")) == remarked
+        assert any("no JSON of a mapping" in line for line in lines(remarks, "x")) == remarked
 
 
 def test_thoughts_that_a_template_leaves_out_are_remarked() -> None:
@@ -198,10 +198,10 @@ def test_thoughts_that_a_template_leaves_out_are_remarked() -> None:
     drops = Style().template().replace("{{ m['content'] }}", "{{ m['content'].split('</think>')[-1] | trim }}", 1)
     for template, leaves_out in ((Style().template(), False), (drops, True)):
         TOKENIZER.chat_template = template
-        with collect() as found:
+        with collect() as remarks:
             ((ids, labels),) = SampleEncoder(TOKENIZER)([Sample(messages=chat)])
         assert ("why" in TOKENIZER.decode(ids[labels != -100])) != leaves_out
-        assert any("thoughts that the chat template leaves out" in line for line in lines(found, "x")) == leaves_out
+        assert any("thoughts that the chat template leaves out" in line for line in lines(remarks, "x")) == leaves_out
 
 
 def test_an_answer_of_nothing_but_a_thought_that_a_template_leaves_out_is_refused() -> None:
@@ -220,6 +220,6 @@ def test_answers_that_are_not_enclosed_are_remarked() -> None:
         Style(tag="turn").template().replace("m['role'] == 'assistant'", "m['role'] == 'assistant' and loop.last")
     )
     TOKENIZER.chat_template = template
-    with collect() as found:
+    with collect() as remarks:
         SampleEncoder(TOKENIZER)([Sample(messages=in_letters(["user", "assistant", "user", "assistant"]))])
-    assert any("does not enclose" in line for line in lines(found, "chats.jsonl"))
+    assert any("does not enclose" in line for line in lines(remarks, "chats.jsonl"))

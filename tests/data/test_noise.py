@@ -14,15 +14,15 @@ number = st.integers(0, 2**63 - 1)
 
 @given(st.lists(number, min_size=1, max_size=20), st.integers(1, 9), number, st.integers(0, 3))
 def test_a_row_draws_the_same_in_any_company(rows: list[int], size: int, seed: int, stream: int) -> None:
-    whole = normal(torch.tensor(rows), size, seed=seed, stream=stream)
-    for draw, row in zip(whole, rows, strict=True):
+    together = normal(torch.tensor(rows), size, seed=seed, stream=stream)
+    for draw, row in zip(together, rows, strict=True):
         assert torch.equal(normal(torch.tensor([row]), size, seed=seed, stream=stream)[0], draw)
 
 
 def test_first_numbers_do_not_change() -> None:
     """A change here changes what every run draws that is resumed."""
-    told = uniform(torch.tensor([0, 1, 2**40]), 2, seed=42, stream=1)
-    assert told.flatten().tolist() == pytest.approx(FIRST, abs=1e-15)
+    numbers = uniform(torch.tensor([0, 1, 2**40]), 2, seed=42, stream=1)
+    assert numbers.flatten().tolist() == pytest.approx(FIRST, abs=1e-15)
 
 
 FIRST = [

@@ -97,12 +97,12 @@ def test_the_questions_and_answers_before_come_first() -> None:
     before = [user("1"), assistant("2")]
     for row in ({"instruction": "hi"}, {"prompt": "hi"}, {"question": "hi"}):
         row |= {"chosen": "hello", "rejected": "go away", "history": [["1", "2"]]}
-        with collect() as found:
+        with collect() as remarks:
             read = reader(list(row))(row)
         assert [sample.messages for sample in (read.chosen, read.rejected)] == [
             [*before, *sample.messages] for sample in (GOOD, BAD)
         ]
-        assert (read.chosen_turns, read.rejected_turns) == (1, 1) and not found
+        assert (read.chosen_turns, read.rejected_turns) == (1, 1) and not remarks
 
 
 @pytest.mark.parametrize(
@@ -116,9 +116,9 @@ def test_the_questions_and_answers_before_come_first() -> None:
 )
 def test_a_prompt_that_chats_do_not_begin_with_is_remarked(prompt: Any, remarked: bool) -> None:
     row = {"prompt": prompt, "chosen": GOOD.messages, "rejected": BAD.messages}
-    with collect() as found:
+    with collect() as remarks:
         assert reader(list(row))(row) == Preference(GOOD, BAD)
-    assert any("are not read" in line for line in lines(found, "rows")) == remarked
+    assert any("are not read" in line for line in lines(remarks, "rows")) == remarked
 
 
 def test_texts_with_a_system_prompt_are_chats() -> None:
@@ -162,9 +162,9 @@ def test_texts_that_repeat_the_prompt_beside_them() -> None:
 
 
 def test_dialogues_in_plain_text() -> None:
-    asked = "\n\nHuman: Who are you?\n\nAssistant:"
-    read = preference({"chosen": f"{asked} A model.", "rejected": f"{asked} A man."}, None)
-    assert read.chosen == Sample(prompt=f"{asked} A", completion=" model.")
+    prompt = "\n\nHuman: Who are you?\n\nAssistant:"
+    read = preference({"chosen": f"{prompt} A model.", "rejected": f"{prompt} A man."}, None)
+    assert read.chosen == Sample(prompt=f"{prompt} A", completion=" model.")
 
 
 def test_what_decides_nothing() -> None:
@@ -179,7 +179,7 @@ def test_what_decides_nothing() -> None:
 
 
 @pytest.mark.parametrize(
-    ("row", "told"),
+    ("row", "message"),
     [
         ({"messages": []}, "no preferences are in the columns messages; expected chosen and rejected"),
         ({"chosen": [assistant("a")], "rejected": [assistant("b")]}, "stands alone"),
@@ -197,6 +197,6 @@ def test_what_decides_nothing() -> None:
         ({"prompt": "p", "chosen": [{"role": "oracle", "content": "x"}], "rejected": "b"}, "unknown role 'oracle'"),
     ],
 )
-def test_refusals(row: dict[str, Any], told: str) -> None:
-    with pytest.raises(DataError, match=told):
+def test_refusals(row: dict[str, Any], message: str) -> None:
+    with pytest.raises(DataError, match=message):
         reader(list(row))(row)

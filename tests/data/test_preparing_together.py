@@ -47,8 +47,8 @@ def test_one_prepares_and_both_read(tmp_path: Path, kind: str) -> None:
     ranks = processes.share(read, 2, str(rows), str(tmp_path / "cache"), kind)
     assert sorted(os.listdir(tmp_path)) == ["cache", "cache-0", "rows.jsonl"]
     assert len(ranks[0]) == len(ranks[1]) == 3
-    found = [row for batches in ranks for batch in batches for row in batch if row]
-    assert sorted(found) == [f"a{n}<|im_end|>" for n in range(9)]
+    rows_read = [row for batches in ranks for batch in batches for row in batch if row]
+    assert sorted(rows_read) == [f"a{n}<|im_end|>" for n in range(9)]
 
 
 def test_when_one_fails_the_other_does(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ ENCLOSED_HEADER = (
 )
 
 
-def asked(template: str, chat: list[dict[str, Any]]) -> tuple[str, str]:
+def prompt_and_answer(template: str, chat: list[dict[str, Any]]) -> tuple[str, str]:
     TOKENIZER.chat_template = template
     ((prompt, answer),) = PromptEncoder(TOKENIZER).encode_pairs([Sample(messages=chat)], 0)
     return TOKENIZER.decode(prompt), TOKENIZER.decode(answer)
@@ -40,18 +40,20 @@ def test_prompts_are_those_of_generation(style: Style, roles: list[str]) -> None
         roles = roles[:-1]
     assume(style.calls or not any("call" in role for role in roles))
     chat = in_letters(roles)
-    prompt, answer = asked(style.template(), chat)
+    prompt, answer = prompt_and_answer(style.template(), chat)
     assert prompt == TOKENIZER.apply_chat_template(chat[:-1], add_generation_prompt=True, tokenize=False)
     assert chat[-1]["content"] in answer
     assert answer.rstrip().endswith(style.end(last=True))
 
 
 def test_a_header_within_what_is_enclosed_is_asked_and_not_answered() -> None:
-    prompt, answer = asked(ENCLOSED_HEADER, [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}])
+    prompt, answer = prompt_and_answer(
+        ENCLOSED_HEADER, [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
+    )
     assert (prompt, answer) == ("<|im_start|>user\nq<|im_end|>\n<|im_start|>assistant\n", "a<|im_end|>")
 
 
-def test_rows_without_an_answer_are_refused_and_excluded_ones_left_out(tmp_path: Path, said: list[str]) -> None:
+def test_rows_without_an_answer_are_refused_and_excluded_ones_left_out(tmp_path: Path, messages: list[str]) -> None:
     def prompts(*rows: dict[str, Any]) -> Any:
         path = tmp_path / "rows.jsonl"
         path.write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -60,7 +62,7 @@ def test_rows_without_an_answer_are_refused_and_excluded_ones_left_out(tmp_path:
 
     good = {"question": "q", "answer": "a"}
     assert len(prompts(good, {**good, "train": False})) == 1
-    assert "1 of 2 rows have no target token: 2; they are dropped" in said.pop()
+    assert "1 of 2 rows have no target token: 2; they are dropped" in messages.pop()
     for bad in ({"question": "q", "answer": ""}, {"prompt": "q", "completion": " "}, {"messages": [turn("user", "q")]}):
         with pytest.raises(DataError, match=r"rows\.jsonl:1: there is no answer"):
             prompts(bad)
@@ -110,14 +112,14 @@ def test_an_evaluator_asks_texts_as_they_are(tmp_path: Path) -> None:
 
 def test_a_line_break_at_the_beginning_of_an_answer_leaves_the_prompt_as_it_is() -> None:
     chat = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "\n\na"}]
-    assert asked(templates.CHATML, chat)[0] == "<|im_start|>user\nq<|im_end|>\n<|im_start|>assistant\n"
+    assert prompt_and_answer(templates.CHATML, chat)[0] == "<|im_start|>user\nq<|im_end|>\n<|im_start|>assistant\n"
 
 
 def test_a_template_with_headers_and_no_generation_prompt_is_refused(tmp_path: Any) -> None:
     chat = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
     with pytest.raises(RowError, match=r"row 1: .* has no generation prompt .*add_generation_prompt"):
-        asked(templates.CHATML_WITHOUT_PROMPT, chat)
-    assert asked(templates.MISTRAL, chat)[0] == "<s>[INST] q [/INST]"  # whose answers have no header
+        prompt_and_answer(templates.CHATML_WITHOUT_PROMPT, chat)
+    assert prompt_and_answer(templates.MISTRAL, chat)[0] == "<s>[INST] q [/INST]"  # whose answers have no header
     path = tmp_path / "rows.jsonl"
     path.write_text('{"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]}')
     tokenizer = templates.byte_level(templates.CHATML_WITHOUT_PROMPT)
@@ -133,9 +135,9 @@ def test_a_template_that_always_ends_with_an_answers_header_is_asked_so() -> Non
         "{% endif %}{% endfor %}"
     )
     chat = in_letters(["user", "assistant", "user", "assistant"])
-    prompt, answer = asked(template, chat)
+    prompt, answer = prompt_and_answer(template, chat)
     assert prompt == TOKENIZER.apply_chat_template(chat[:-1], add_generation_prompt=True, tokenize=False)
     assert answer == "<|start_header_id|>" + chat[3]["content"] + "<|im_end|>"
     ((ids, labels),) = SampleEncoder(TOKENIZER)([Sample(messages=chat)])
-    said = ["<|start_header_id|>" + chat[n]["content"] + "<|im_end|>" for n in (1, 3)]
-    assert TOKENIZER.decode(ids[labels != -100]) == "".join(said)
+    answers = ["<|start_header_id|>" + chat[n]["content"] + "<|im_end|>" for n in (1, 3)]
+    assert TOKENIZER.decode(ids[labels != -100]) == "".join(answers)

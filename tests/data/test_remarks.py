@@ -41,58 +41,58 @@ def prepare(factory: Any, folder: Path, rows: list[dict[str, Any]], **section: A
 
 
 @pytest.mark.parametrize("factory", ROWS, ids=lambda factory: factory.name)
-def test_what_nothing_reads_is_named_once_for_a_source(factory: Any, tmp_path: Path, said: list[str]) -> None:
+def test_what_nothing_reads_is_named_once_for_a_source(factory: Any, tmp_path: Path, messages: list[str]) -> None:
     rows = [ROWS[factory], {**ROWS[factory], "score": 1, "images": ["x.png"]}] * 3
     for _ in range(2):  # the second time out of the cache
         prepare(factory, tmp_path, rows)
         expected = [UNREAD] + ["has message keys that nothing reads: id"] * (factory is not CausalDataFactory)
-        assert sorted(said) == [f"{tmp_path / 'rows.jsonl'} {line}" for line in expected]
-        said.clear()
+        assert sorted(messages) == [f"{tmp_path / 'rows.jsonl'} {line}" for line in expected]
+        messages.clear()
 
 
-def test_other_processes_remark_too(tmp_path: Path, said: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_processes_remark_too(tmp_path: Path, messages: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(map_rows, "_MIN_ROWS_PER_PROCESS", 10)
     monkeypatch.setattr(map_rows, "_BATCH_SIZE", 5)
     plain = {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]}
     prepare(SFTDataFactory, tmp_path, [plain] * 19 + [{"messages": CHAT, "score": 1}], num_proc=2)
-    assert len(said) == 2 and said[0].endswith("reads: score") and said[1].endswith("reads: id")
+    assert len(messages) == 2 and messages[0].endswith("reads: score") and messages[1].endswith("reads: id")
 
 
-def test_a_stream_remarks_once(tmp_path: Path, said: list[str]) -> None:
+def test_a_stream_remarks_once(tmp_path: Path, messages: list[str]) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_text(json.dumps({"messages": CHAT, "score": 1}) + "\n")
     section = {"sources": [{"name_or_path": str(path), "streaming": True}], "stream_buffer": 2}
     loader = make(SFTDataFactory, TOKENIZER, section, train_iters=9)().train
     assert len([batch for _, batch in zip(range(9), loader, strict=False)]) == 9
     loader.close()
-    assert [line.removeprefix(str(path)) for line in said] == [
+    assert [line.removeprefix(str(path)) for line in messages] == [
         " has columns that nothing reads: score",
         " has message keys that nothing reads: id",
     ]
 
 
-def test_columns_beside_a_role_mapping_are_named(tmp_path: Path, said: list[str]) -> None:
+def test_columns_beside_a_role_mapping_are_named(tmp_path: Path, messages: list[str]) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_text(json.dumps({"ask": "q", "say": "a", "images": ["x"]}) + "\n")
     source = {"type": "huggingface_instruct", "name_or_path": str(path)}
     source["role_mapping"] = {"user": "ask", "assistant": "say"}  # type: ignore[assignment]
     make(SFTDataFactory, TOKENIZER, {"sources": [source], "cache_dir": str(tmp_path / "cache")})()
-    assert said == [f"{path} has columns that nothing reads: images"]
+    assert messages == [f"{path} has columns that nothing reads: images"]
 
 
 def test_a_remark_that_fails_once_is_withdrawn_in_any_order() -> None:
-    with collect() as found:
+    with collect() as remarks:
         for holds in (True, False, True):
             remark("reads nothing of", "a", holds=holds)
             remark("reads nothing of", "b", holds=True)
         remark("is odd")
-    assert lines(found, "x") == ["x is odd", "x reads nothing of: b"]
+    assert lines(remarks, "x") == ["x is odd", "x reads nothing of: b"]
     remark("is heard by nobody")
 
 
-def test_messages_of_others_that_are_to_be_learned_are_remarked(tmp_path: Path, said: list[str]) -> None:
+def test_messages_of_others_that_are_to_be_learned_are_remarked(tmp_path: Path, messages: list[str]) -> None:
     turns = [{"role": "user", "content": "q", "train": True}, {"role": "assistant", "content": "a", "train": False}]
     rows = [{"messages": [*turns, {"role": "assistant", "content": "b"}]}]
     data = prepare(SFTDataFactory, tmp_path, rows).train.dataset
     assert TOKENIZER.decode([label for label in data[0]["labels"] if label != -100]) == "b<|im_end|>"
-    assert len(said) == 1 and "are not the assistant's, which are not learned" in said[0]
+    assert len(messages) == 1 and "are not the assistant's, which are not learned" in messages[0]

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from arctic_training.data.batching.sampler import GlobalOrder
 
 
-def whole(size: int, micro: int, world: int, epoch: int, row: int = 0, **more: object) -> list[list[int]]:
+def batches_of_epoch(size: int, micro: int, world: int, epoch: int, row: int = 0, **more: object) -> list[list[int]]:
     """The global batches from ``row`` of an epoch on, put together from what each rank holds."""
     ranks = [GlobalOrder(size, micro, rank, world, seed=3, **more) for rank in range(world)]  # type: ignore[arg-type]
     assert len({len(order) for order in ranks}) == 1
@@ -18,25 +18,29 @@ def whole(size: int, micro: int, world: int, epoch: int, row: int = 0, **more: o
 
 @given(size=st.integers(1, 60), micro=st.integers(1, 5), world=st.integers(1, 4), epoch=st.integers(0, 3))
 def test_every_row_once(size: int, micro: int, world: int, epoch: int) -> None:
-    rows = [row for batch in whole(size, micro, world, epoch) for row in batch]
+    rows = [row for batch in batches_of_epoch(size, micro, world, epoch) for row in batch]
     assert sorted(rows) == list(range(size))
 
 
 @given(size=st.integers(1, 60), micro=st.integers(1, 5), world=st.integers(1, 4), accumulation_steps=st.integers(1, 3))
 def test_drop_last_leaves_full_updates_only(size: int, micro: int, world: int, accumulation_steps: int) -> None:
-    batches = whole(size, micro, world, 0, drop_last=True, accumulation_steps=accumulation_steps)
+    batches = batches_of_epoch(size, micro, world, 0, drop_last=True, accumulation_steps=accumulation_steps)
     assert all(len(batch) == micro * world for batch in batches)
     assert len(batches) == size // (micro * world * accumulation_steps) * accumulation_steps
     rows = [row for batch in batches for row in batch]
     assert rows == [
-        row for batch in whole(size, micro * world * accumulation_steps, 1, 0, drop_last=True) for row in batch
+        row
+        for batch in batches_of_epoch(size, micro * world * accumulation_steps, 1, 0, drop_last=True)
+        for row in batch
     ]
 
 
 @given(size=st.integers(1, 60), micro=st.integers(1, 4), world=st.integers(1, 3), epoch=st.integers(0, 3))
 def test_a_global_batch_does_not_depend_on_its_cut(size: int, micro: int, world: int, epoch: int) -> None:
     assert (
-        whole(size, micro, world, epoch) == whole(size, micro * world, 1, epoch) == whole(size, 1, micro * world, epoch)
+        batches_of_epoch(size, micro, world, epoch)
+        == batches_of_epoch(size, micro * world, 1, epoch)
+        == batches_of_epoch(size, 1, micro * world, epoch)
     )
 
 
@@ -48,7 +52,7 @@ def test_another_cut_goes_on_at_any_row(size: int, cuts: list[tuple[int, int, in
     """Each cut takes a few global batches and hands over, be the row a multiple of the next one's or not."""
     row, seen = 0, list[int]()
     for n, (micro, world, count) in enumerate(cuts):
-        batches = whole(size, micro, world, 1, row)
+        batches = batches_of_epoch(size, micro, world, 1, row)
         for batch in batches if n == len(cuts) - 1 else batches[:count]:
             seen += batch
             row += micro * world

@@ -45,8 +45,8 @@ def answers(dataset: Any) -> list[str]:
 def test_batches_hold_every_row_once(tmp_path: Path) -> None:
     rows = [chat(f"q{n}", f"a{n}") for n in range(7)]
     batches = list(sft(tmp_path, rows, micro=2)().train)
-    found = [TOKENIZER.decode(row[row != -100]) for batch in batches for row in batch["labels"]]
-    assert sorted(found) == [f"a{n}<|im_end|>" for n in range(7)]
+    learned = [TOKENIZER.decode(row[row != -100]) for batch in batches for row in batch["labels"]]
+    assert sorted(learned) == [f"a{n}<|im_end|>" for n in range(7)]
     assert [len(batch["labels"]) for batch in batches] == [2, 2, 2, 1]
 
 
@@ -55,7 +55,7 @@ def test_batches_hold_every_row_once(tmp_path: Path) -> None:
 def test_packed_batches_hold_every_token_once(tmp_path: Path, micro: int, options: dict[str, Any]) -> None:
     rows = tiny.chats(30)
     unpacked, packed = sft(tmp_path, rows)(), sft(tmp_path, rows, pack_samples=True, micro=micro, **options)()
-    wanted = sorted(token for n in range(30) for token in unpacked.train.dataset[n]["input_ids"].tolist())
+    expected = sorted(token for n in range(30) for token in unpacked.train.dataset[n]["input_ids"].tolist())
     got = []
     for batch in packed.train:
         assert batch["input_ids"].shape[1] <= 512 * micro
@@ -66,7 +66,7 @@ def test_packed_batches_hold_every_token_once(tmp_path: Path, micro: int, option
         if options == {"pad_to": "max_length"}:
             assert batch["input_ids"].shape[1] == 512 * micro
     pad = TOKENIZER.pad_token_id
-    assert sorted(token for token in got if token != pad) == wanted
+    assert sorted(token for token in got if token != pad) == expected
     if not options:
         targets = sum(int((batch["labels"] != -100).sum()) for batch in packed.train)
         assert targets == sum(int((batch["labels"] != -100).sum()) for batch in unpacked.train)
@@ -77,67 +77,67 @@ def test_ranks_share_a_global_batch(tmp_path: Path) -> None:
     alone = [batch["labels"] for batch in sft(tmp_path, rows, micro=4)().train]
     pair = [[batch["labels"] for batch in sft(tmp_path, rows, rank=r, world=2, micro=2)().train] for r in range(2)]
     assert len(pair[0]) == len(pair[1]) == len(alone)
-    for whole, *parts in zip(alone, *pair, strict=True):
-        told = [row[row != -100].tolist() for part in parts for row in part]
-        assert [row for row in told if row] == [row[row != -100].tolist() for row in whole]
+    for full, *parts in zip(alone, *pair, strict=True):
+        learned = [row[row != -100].tolist() for part in parts for row in part]
+        assert [row for row in learned if row] == [row[row != -100].tolist() for row in full]
 
 
-def test_long_rows_are_left_out_and_counted(tmp_path: Path, said: list[str]) -> None:
+def test_long_rows_are_left_out_and_counted(tmp_path: Path, messages: list[str]) -> None:
     rows = [chat("q", "yes " * n) for n in (1, 30, 60)]
     assert len(sft(tmp_path, rows, max_length=40)().train) == 1
-    assert said == ["2 of 3 samples are longer than max_length = 40 tokens, and dropped"]
+    assert messages == ["2 of 3 samples are longer than max_length = 40 tokens, and dropped"]
     cut = sft(tmp_path, rows, max_length=40, filter_samples=False)().train.dataset
     assert [len(cut[n]["input_ids"]) for n in range(3)][1:] == [40, 40]
     with pytest.raises(DataError, match=r"3 of 3 samples are longer than max_length = 4 tokens.*nothing is left"):
         sft(tmp_path, rows, max_length=4)()
 
 
-def test_rows_without_a_target_are_named_and_left_out(tmp_path: Path, said: list[str]) -> None:
+def test_rows_without_a_target_are_named_and_left_out(tmp_path: Path, messages: list[str]) -> None:
     rows = [chat("q", f"a{n}") for n in range(9)]
     rows.insert(3, {"messages": [{"role": "user", "content": "unanswered"}]})
     assert len(sft(tmp_path, rows, max_share_without_targets="10%")().train) == 9
-    assert said[0].endswith("rows.jsonl: 1 of 10 rows have no target token: 4; they are dropped")
+    assert messages[0].endswith("rows.jsonl: 1 of 10 rows have no target token: 4; they are dropped")
     assert len(sft(tmp_path, rows, max_share_without_targets="10%")().train) == 9
-    assert said[1] == said[0]  # also when it comes out of the cache
+    assert messages[1] == messages[0]  # also when it comes out of the cache
     with pytest.raises(DataError, match=r"no target token: 4; more than data.max_share_without_targets = 0\.05"):
         sft(tmp_path, rows)()
 
 
 @pytest.mark.parametrize("columns", ["prompt,completion", "question,answer"])
 @pytest.mark.parametrize("mask", [True, False])
-def test_empty_answers_are_left_out_and_counted(tmp_path: Path, said: list[str], columns: str, mask: bool) -> None:
+def test_empty_answers_are_left_out_and_counted(tmp_path: Path, messages: list[str], columns: str, mask: bool) -> None:
     path = tmp_path / "rows.csv"
     path.write_text(f"{columns}\n1+1,2\n1+2,\n1+3,4\n1+4, \n", encoding="utf-8")
-    made = sft(tmp_path, sources=[str(path)], max_share_without_targets=0.5, mask_inputs=mask)().train.dataset
+    samples = sft(tmp_path, sources=[str(path)], max_share_without_targets=0.5, mask_inputs=mask)().train.dataset
     if mask:
-        assert said == [f"{path}: 2 of 4 rows have no target token: 2, 4; they are dropped"]
-        assert [answer.replace("<|im_end|>", "") for answer in answers(made)] == ["2", "4"]
+        assert messages == [f"{path}: 2 of 4 rows have no target token: 2, 4; they are dropped"]
+        assert [answer.replace("<|im_end|>", "") for answer in answers(samples)] == ["2", "4"]
     else:
-        assert len(made) == 4  # their questions are targets
+        assert len(samples) == 4  # their questions are targets
 
 
 @pytest.mark.parametrize("options", [{}, {"pack_samples": True}, {"pack_samples": True, "always_max_length": True}])
 def test_rows_that_are_cut_off_before_their_answer_count_as_rows_without_a_target(
-    tmp_path: Path, said: list[str], options: dict[str, Any]
+    tmp_path: Path, messages: list[str], options: dict[str, Any]
 ) -> None:
     rows = [chat("q", "yes " * n) for n in (1, 2, 60)] + [chat("q " * 60, "yes")]
     section = {"max_length": 40, "filter_samples": False, "train_eval_split": [0.5, 0.5], **options}
     with pytest.raises(DataError, match=r"1 of 2 samples have no target token within max_length = 40; more than data"):
         sft(tmp_path, rows, **section)()
-    said.clear()
+    messages.clear()
     loaders = sft(tmp_path, rows, **section, max_share_without_targets=0.5)()
-    assert "1 of 2 samples have no target token within max_length = 40, and are dropped" in said
+    assert "1 of 2 samples have no target token within max_length = 40, and are dropped" in messages
     batches = [batch for loader in (loaders.train, *loaders.evaluation.values()) for batch in loader]
     assert sum(int((batch["input_ids"] == TOKENIZER.encode("q")[0]).sum()) for batch in batches) == 3
     with pytest.raises(DataError, match="2 of 2 samples have no target token within max_length = 40; nothing is left"):
         sft(tmp_path, rows[3:] * 2, **section | {"train_eval_split": [1, 0]})()
 
 
-def test_a_row_that_is_not_to_be_learned_is_left_out(tmp_path: Path, said: list[str]) -> None:
+def test_a_row_that_is_not_to_be_learned_is_left_out(tmp_path: Path, messages: list[str]) -> None:
     rows = [{"prompt": "a", "completion": "b", "train": True}, {"prompt": "c", "completion": "d", "train": False}]
     for mask in (True, False):
-        made = sft(tmp_path, rows, max_share_without_targets=0.5, mask_inputs=mask)().train.dataset
-        assert len(made) == 1 and "1 of 2 rows have no target token: 2" in said.pop()
+        samples = sft(tmp_path, rows, max_share_without_targets=0.5, mask_inputs=mask)().train.dataset
+        assert len(samples) == 1 and "1 of 2 rows have no target token: 2" in messages.pop()
 
 
 @pytest.mark.fault(30)
@@ -160,8 +160,8 @@ def test_tool_calls_survive(tmp_path: Path) -> None:
         }
 
     rows = [calling("f", {"a": 0.26005620864429313}), calling("g", {"b": None, "c": [1, "x"]}), chat("q", "a")]
-    found = answers(sft(tmp_path, rows)().train.dataset)
-    assert found == [
+    learned = answers(sft(tmp_path, rows)().train.dataset)
+    assert learned == [
         '<tool_call>{"name": "f", "arguments": {"a": 0.26005620864429313}}</tool_call><|im_end|>',
         '<tool_call>{"name": "g", "arguments": {"b": null, "c": [1, "x"]}}</tool_call><|im_end|>',
         "a<|im_end|>",
@@ -185,35 +185,35 @@ class Counted(DataSource):
     """Counts how often it is asked."""
 
     name = "counted_of_a_test"
-    asked: ClassVar[list[str]] = []
+    calls: ClassVar[list[str]] = []
     changes: ClassVar[bool] = False
 
     def fingerprint(self, split: str) -> Any:
-        self.asked.append(f"fingerprint {split}")
+        self.calls.append(f"fingerprint {split}")
         return None if self.changes else "the same"
 
     def load(self, config: Any, split: str) -> Any:
         from datasets import Dataset
 
-        self.asked.append(f"load {split}")
+        self.calls.append(f"load {split}")
         rows = [chat("q", f"a{n}") for n in range(40)] + [{"messages": [{"role": "user", "content": "unanswered"}]}]
         return Dataset.from_list(rows)
 
 
 @pytest.mark.parametrize("changes", [False, True])
 def test_sources_that_are_split_are_looked_for_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: list[str], changes: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, messages: list[str], changes: bool
 ) -> None:
     monkeypatch.setattr(Counted, "changes", changes)
     for rows_are_there in (False, True):
-        Counted.asked.clear()
-        said.clear()
+        Counted.calls.clear()
+        messages.clear()
         loaders = sft(tmp_path, sources=["counted_of_a_test"], train_eval_split=[0.75, 0.25])()
         parts = [answers(loader.dataset) for loader in (loaders.train, *loaders.evaluation.values())]
         assert sorted(parts[0] + parts[1]) == sorted(f"a{n}<|im_end|>" for n in range(40)) and len(parts[1]) == 10
         loads = ["load train"] * (changes or not rows_are_there)
-        assert Counted.asked == ["fingerprint train", *loads]
-        assert len(said) == 1 and "rows have no target token: 41; they are dropped" in said[0]
+        assert Counted.calls == ["fingerprint train", *loads]
+        assert len(messages) == 1 and "rows have no target token: 41; they are dropped" in messages[0]
 
 
 def test_evaluation_is_in_order(tmp_path: Path) -> None:
@@ -252,7 +252,7 @@ def test_rows_that_are_tokens_already(tmp_path: Path) -> None:
 
 
 def test_what_the_section_refuses() -> None:
-    for section, said in [
+    for section, message in [
         ({"sources": []}, "at least 1 item"),
         ({"sources": ["a.jsonl"], "always_max_length": True}, "pack_samples is false"),
         ({"sources": ["a.jsonl"], "train_eval_split": [0.5, 0.4]}, "add up to 1"),
@@ -261,7 +261,7 @@ def test_what_the_section_refuses() -> None:
         ({"sources": [{"type": "jsonll", "name_or_path": "a"}]}, "did you mean 'jsonl'"),
         ({"sources": [{"name_or_path": "a.jsonl", "rolemapping": {}}]}, "rolemapping: unknown"),
     ]:
-        with pytest.raises(ValueError, match=said):
+        with pytest.raises(ValueError, match=message):
             SFTDataConfig.model_validate(section)
 
 

@@ -28,8 +28,8 @@ TOKENIZER = templates.byte_level(templates.CHATML)
 
 
 def values(dataset: Any) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = dataset.with_format(None).to_list()
-    return found
+    rows: list[dict[str, Any]] = dataset.with_format(None).to_list()
+    return rows
 
 
 @pytest.mark.parametrize("limit", [0, 40, 2**20])
@@ -38,12 +38,12 @@ def test_tables_in_their_order_whatever_their_columns(tmp_path: Path, limit: int
     held = Spool(tmp_path, limit)
     for table in tables:
         held.add(table)
-    made = held.dataset()
-    assert values(made) == pa.concat_tables(tables, promote_options="permissive").to_pylist()
+    dataset = held.dataset()
+    assert values(dataset) == pa.concat_tables(tables, promote_options="permissive").to_pylist()
     assert bool(list(tmp_path.iterdir())) == (limit < 50)
-    assert values(pickle.loads(pickle.dumps(made.select([2, 3, 4])))) == values(made)[2:]
-    assert values(made.with_format("arrow")) == values(made)
-    del held, made
+    assert values(pickle.loads(pickle.dumps(dataset.select([2, 3, 4])))) == values(dataset)[2:]
+    assert values(dataset.with_format("arrow")) == values(dataset)
+    del held, dataset
     assert not list(tmp_path.iterdir())
 
 
@@ -63,7 +63,7 @@ def test_rows_are_taken_in_stretches(tmp_path: Path) -> None:
 @pytest.mark.parametrize("at_once", [1, 2, 1000])
 def test_columns_that_change_their_kind(monkeypatch: pytest.MonkeyPatch, at_once: int) -> None:
     monkeypatch.setattr(json_columns, "_ROWS", at_once)
-    told: list[dict[str, Any]] = [
+    rows: list[dict[str, Any]] = [
         {"a": 1, "n": None, "t": "x"},
         {"a": 2.5, "late": [1]},
         {"b": True, "t": "y"},
@@ -71,17 +71,17 @@ def test_columns_that_change_their_kind(monkeypatch: pytest.MonkeyPatch, at_once
     ]
     for limit in (0, 2**20):
         monkeypatch.setattr(spool, "IN_MEMORY", limit)
-        made = to_dataset(iter(told))
-        names = {name: getattr(feature, "dtype", "json") for name, feature in made.features.items()}
+        dataset = to_dataset(iter(rows))
+        names = {name: getattr(feature, "dtype", "json") for name, feature in dataset.features.items()}
         assert {name: kind for name, kind in names.items() if name in "nbt"} == {
             "n": "string",
             "t": "string",
             "b": "bool",
         }
-        reader = RowReader(made.features)
-        read = reader(made.with_format("arrow")[:])
+        reader = RowReader(dataset.features)
+        read = reader(dataset.with_format("arrow")[:])
         assert [{name: row[name] for name in ("a", "n", "t", "late", "b")} for row in read] == [
-            {name: row.get(name) for name in ("a", "n", "t", "late", "b")} for row in told
+            {name: row.get(name) for name in ("a", "n", "t", "late", "b")} for row in rows
         ]
 
 
@@ -92,7 +92,7 @@ def test_files_are_read_alike_by_way_of_the_disk(tmp_path: Path, monkeypatch: py
     parquet.write_table(pa.table({"a": [{"b": [n]} for n in range(2500)]}), tmp_path / "a.parquet")
     (tmp_path / "a.txt.gz").write_bytes(gzip.compress(b"a\n\n\nb\r\nc\n\n \n"))
     (tmp_path / "a.jsonl").write_text("".join(json.dumps({"n": [n] * (n % 3), "s": "x"}) + "\n" for n in range(2500)))
-    expected, found = (
+    expected, actual = (
         (
             rows(tmp_path / "[ab].csv"),
             rows(tmp_path / "*.csv", split="train[1998:]"),
@@ -103,7 +103,7 @@ def test_files_are_read_alike_by_way_of_the_disk(tmp_path: Path, monkeypatch: py
         for limit in (2**30, 0)
         if monkeypatch.setattr(spool, "IN_MEMORY", limit) is None
     )
-    assert found == expected
+    assert actual == expected
     assert expected[0][-2:] == [{"q": "1999", "w": "01999"}, {"q": "last"}]
     assert expected[3] == [{"text": "a"}, {"text": "b\nc"}]
 
@@ -121,10 +121,10 @@ def test_preparing_by_way_of_the_disk_leaves_one_entry(
     expected = make(SFTDataFactory, TOKENIZER, {**section, "cache_dir": str(tmp_path / "a")})().train.dataset
     monkeypatch.setattr(spool, "IN_MEMORY", 0)
     monkeypatch.setattr(map_rows, "_MIN_ROWS_PER_PROCESS", 10)
-    found = make(SFTDataFactory, TOKENIZER, {**section, "cache_dir": str(tmp_path / "b")})().train.dataset
-    assert len(found) == len(expected) == 37
+    samples = make(SFTDataFactory, TOKENIZER, {**section, "cache_dir": str(tmp_path / "b")})().train.dataset
+    assert len(samples) == len(expected) == 37
     for n in range(37):
-        assert all(np.array_equal(found[n][name], expected[n][name]) for name in ("input_ids", "labels"))
+        assert all(np.array_equal(samples[n][name], expected[n][name]) for name in ("input_ids", "labels"))
     (entry,) = (tmp_path / "b").iterdir()
     assert Cache(tmp_path / "b").has(entry.name)
 
@@ -144,11 +144,11 @@ def test_memory_does_not_grow_with_the_rows(tmp_path: Path, monkeypatch: pytest.
             pa.set_memory_pool(pool)
             tracemalloc.start()
             section = {"sources": [str(path)], "cache_dir": str(tmp_path / "cache"), "seed": len(peaks), "num_proc": 1}
-            made = make(SFTDataFactory, TOKENIZER, section)().train.dataset
+            samples = make(SFTDataFactory, TOKENIZER, section)().train.dataset
             peaks.append(np.array([tracemalloc.get_traced_memory()[1], pool.max_memory()]))
             tracemalloc.stop()
-            sizes.append(made.table.nbytes)
-            assert len(made) == count
+            sizes.append(samples.table.nbytes)
+            assert len(samples) == count
     finally:
         tracemalloc.stop()
         pa.set_memory_pool(before)

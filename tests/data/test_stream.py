@@ -43,15 +43,15 @@ def stream(*sources: dict[str, Any], rank: int = 0, world: int = 1, micro: int =
     return make(SFTDataFactory, TOKENIZER, section, rank=rank, world=world, micro=micro, train_iters=10)().train
 
 
-def told(batch: Any) -> list[str]:
+def texts(batch: Any) -> list[str]:
     text = TOKENIZER.decode(batch["labels"][batch["labels"] != -100])
     return [answer.split()[0] for answer in text.split("<|im_end|>")[:-1]]
 
 
 def take(loader: Any, count: int) -> list[list[str]]:
-    made = [told(batch) for batch in islice(loader, count)]
+    batches = [texts(batch) for batch in islice(loader, count)]
     loader.close()
-    return made
+    return batches
 
 
 def test_every_row_once_a_round(files: tuple[str, str]) -> None:
@@ -93,27 +93,27 @@ def test_ranks_share_the_rows(files: tuple[str, str]) -> None:
 def test_going_on_from_a_saved_position_is_exact(files: tuple[str, str], before: int, packed: bool, again: int) -> None:
     sources = [{"name_or_path": file, "weight": weight} for file, weight in zip(files, (1, 3), strict=True)]
     section = {"pack_samples": packed, "max_length": 64, "div_length": 8}
-    whole = take(stream(*sources, **section), before + again + 9)
+    expected = take(stream(*sources, **section), before + again + 9)
     first = stream(*sources, **section)
     reading = iter(first)
-    assert [told(batch) for batch in islice(reading, before)] == whole[:before]
+    assert [texts(batch) for batch in islice(reading, before)] == expected[:before]
     state = json.loads(json.dumps(first.state_dict()))
-    assert [told(batch) for batch in islice(reading, 3)] == whole[before : before + 3]  # telling it moves nothing
+    assert [texts(batch) for batch in islice(reading, 3)] == expected[before : before + 3]  # telling it moves nothing
     first.close()
     second = stream(*sources, **section)
     second.load_state_dict(state)
     reading = iter(second)
-    assert [told(batch) for batch in islice(reading, again)] == whole[before : before + again]
+    assert [texts(batch) for batch in islice(reading, again)] == expected[before : before + again]
     state = second.state_dict()
     second.close()
     third = stream(*sources, **section)
     third.load_state_dict(state)
-    assert take(third, 9) == whole[before + again :]
+    assert take(third, 9) == expected[before + again :]
 
 
 def rows(loaders: list[Any], steps: int) -> list[str]:
     """What all ranks hand out in so many micro-batches of one row, row by row."""
-    batches = [[told(batch) for batch in islice(loader, steps)] for loader in loaders]
+    batches = [[texts(batch) for batch in islice(loader, steps)] for loader in loaders]
     return [" ".join(batches[rank][step]) for step in range(steps) for rank in range(len(loaders))]
 
 
@@ -140,18 +140,18 @@ def test_any_number_of_ranks_goes_on_with_the_rows_of_the_first(
         for loader in loaders:
             loader.close()
     first = cuts[0][0]
-    whole = [stream(*sources, rank=rank, world=first, **section) for rank in range(first)]
-    assert seen == rows(whole, -(-len(seen) // first))[: len(seen)]
-    for loader in whole:
+    streams = [stream(*sources, rank=rank, world=first, **section) for rank in range(first)]
+    assert seen == rows(streams, -(-len(seen) // first))[: len(seen)]
+    for loader in streams:
         loader.close()
 
 
 @pytest.mark.fault(18)
 def test_another_micro_batch_takes_the_same_rows(files: tuple[str, str]) -> None:
     one, two = (stream({"name_or_path": files[0]}, micro=micro) for micro in (1, 3))
-    before = [row for batch in islice(one, 7) for row in told(batch)]
+    before = [row for batch in islice(one, 7) for row in texts(batch)]
     two.load_state_dict(one.state_dict())
-    assert take(two, 4) == [[row for batch in islice(one, 3) for row in told(batch)] for _ in range(4)]
+    assert take(two, 4) == [[row for batch in islice(one, 3) for row in texts(batch)] for _ in range(4)]
     assert len(before) == 7
     one.close()
 
@@ -179,8 +179,8 @@ def test_a_part_of_a_stream(files: tuple[str, str]) -> None:
 
 def test_streams_of_several_shapes_are_mixed_and_their_bad_rows_named(files: tuple[str, str], tmp_path: Path) -> None:
     alpaca = tmp_path / "alpaca.jsonl"
-    asked = [{"instruction": "q", "output": f"c{n}"} for n in range(9)]
-    alpaca.write_text("".join(json.dumps(row) + "\n" for row in asked))
+    questions = [{"instruction": "q", "output": f"c{n}"} for n in range(9)]
+    alpaca.write_text("".join(json.dumps(row) + "\n" for row in questions))
     sources = [{"name_or_path": file} for file in (files[0], str(alpaca))]
     section = {"pack_samples": True, "max_length": 64, "stream_buffer": 20}
     loaders = [stream(*sources, rank=rank, world=2, **section) for rank in range(2)]
@@ -188,7 +188,7 @@ def test_streams_of_several_shapes_are_mixed_and_their_bad_rows_named(files: tup
     assert min(seen["a"], seen["c"]) > 30 and set(seen) == {"a", "c"}
     for loader in loaders:
         loader.close()
-    alpaca.write_text("".join(json.dumps(row) + "\n" for row in [*asked, {"instruction": "q", "output": 3}]))
+    alpaca.write_text("".join(json.dumps(row) + "\n" for row in [*questions, {"instruction": "q", "output": 3}]))
     with pytest.raises(
         DataError, match=r'alpaca\.jsonl: message 2 .*; the row begins \{"instruction": "q", "output": 3'
     ):
@@ -224,7 +224,7 @@ def test_evaluation_on_a_stream_says_how_much(files: tuple[str, str], tmp_path: 
     with pytest.raises(DataError, match="needs a sample_count"):
         make(SFTDataFactory, TOKENIZER, {**section, "eval_sources": [source]})()
     loaders = make(SFTDataFactory, TOKENIZER, {**section, "eval_sources": [{**source, "sample_count": 3}]})()
-    assert [told(batch) for batch in loaders.evaluation["eval"]] == [["b0"], ["b1"], ["b2"]]
+    assert [texts(batch) for batch in loaders.evaluation["eval"]] == [["b0"], ["b1"], ["b2"]]
 
 
 @pytest.mark.parametrize("source", [{}, {"type": "huggingface_instruct"}, {"streaming": False}])
@@ -240,7 +240,7 @@ def test_rows_of_parquet_are_as_they_were_written(tmp_path: Path, source: dict[s
     path.parent.mkdir()
     parquet.write_table(pa.Table.from_pylist(rows), path)
     tokenizer = templates.byte_level(templates.CALLS)
-    told = {tokenizer.apply_chat_template(row["messages"], tokenize=False) for row in rows}
+    expected = {tokenizer.apply_chat_template(row["messages"], tokenize=False) for row in rows}
     place = str(path if "type" not in source else path.parent)
     more = {"name_or_path": str(write(tmp_path, "more", 1)), "streaming": True, "weight": 1e-9}
     section = {
@@ -253,7 +253,7 @@ def test_rows_of_parquet_are_as_they_were_written(tmp_path: Path, source: dict[s
     loaders = make(SFTDataFactory, tokenizer, section, train_iters=3)()
     (held_out,) = loaders.evaluation.values()
     for loader in (loaders.train, held_out):
-        assert {tokenizer.decode(batch["input_ids"][0]) for batch in islice(loader, 3)} == told
+        assert {tokenizer.decode(batch["input_ids"][0]) for batch in islice(loader, 3)} == expected
         loader.close()
 
 
@@ -278,7 +278,7 @@ def test_rows_that_nothing_is_left_of_end_no_stream(tmp_path: Path, factory: Any
 
 
 @pytest.mark.parametrize(
-    ("answers", "section", "said"),
+    ("answers", "section", "message"),
     [
         ([LONG] * 3, {}, r"2 of 2 samples are longer than max_length .* nothing is left.*so it was with the last \d+"),
         ([""] * 3, {}, "2 of 2 rows have no target token.*nothing is left"),
@@ -286,9 +286,9 @@ def test_rows_that_nothing_is_left_of_end_no_stream(tmp_path: Path, factory: Any
     ],
 )
 def test_a_stream_that_nothing_is_left_of_is_refused(
-    tmp_path: Path, answers: list[str], section: dict[str, Any], said: str
+    tmp_path: Path, answers: list[str], section: dict[str, Any], message: str
 ) -> None:
     loader = answered(tmp_path, *answers, **section)
-    with pytest.raises(DataError, match=said):
+    with pytest.raises(DataError, match=message):
         next(iter(loader))
     loader.close()

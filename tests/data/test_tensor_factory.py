@@ -88,20 +88,20 @@ def test_a_global_batch_does_not_depend_on_its_cut(size: int, micro: int, world:
         with pytest.raises(DataError, match="make no batch"):
             rows(0, world, micro)
         return
-    whole = rows(0, 1, micro * world)
+    expected = rows(0, 1, micro * world)
     parts = [rows(rank, world, micro) for rank in range(world)]
-    for index, batch in enumerate(whole):
+    for index, batch in enumerate(expected):
         for name in ("rows", "draw"):
             assert torch.equal(torch.cat([part[index][name] for part in parts]), batch[name])
 
 
 def test_seeking_enters_the_middle() -> None:
     loader = factory({"sources": "test_count"})().train
-    whole = read(loader, 2)
-    for start in range(len(whole)):
-        for there, here in zip(whole[start:], read(loader, 2, 3 * start), strict=True):
-            assert torch.equal(there["rows"], here["rows"])
-            assert torch.equal(there["draw"], here["draw"])
+    expected = read(loader, 2)
+    for start in range(len(expected)):
+        for one, other in zip(expected[start:], read(loader, 2, 3 * start), strict=True):
+            assert torch.equal(one["rows"], other["rows"])
+            assert torch.equal(one["draw"], other["draw"])
 
 
 def test_adversarial_batches_have_rows_for_every_step() -> None:
@@ -127,8 +127,12 @@ def test_files(tmp_path: Path, suffix: str) -> None:
 def test_refusals(tmp_path: Path) -> None:
     (tmp_path / "rows.npy").write_text("no array")
     (tmp_path / "rows.txt").write_text("1 2")
-    for path, told in (("rows.npy", "cannot be read"), ("none.npz", "cannot be read"), ("rows.txt", "expected a .npy")):
-        with pytest.raises(DataError, match=told):
+    for path, message in (
+        ("rows.npy", "cannot be read"),
+        ("none.npz", "cannot be read"),
+        ("rows.txt", "expected a .npy"),
+    ):
+        with pytest.raises(DataError, match=message):
             factory({"sources": [{"name_or_path": str(tmp_path / path)}]})()
     with pytest.raises(DataError, match="same columns; they have: rows; rows, more"):
         factory({"sources": ["test_count", {"type": "test_count", "wide": 1}]})()

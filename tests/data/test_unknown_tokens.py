@@ -40,14 +40,14 @@ def problems(*answers: str) -> list[dict[str, Any]]:
 def factory(folder: Path, cls: Any, sources: list[Any], **more: Any) -> Any:
     tokenizer, config = more.pop("lexer", None) or lexer()
     section = {"sources": sources, "cache_dir": str(folder / "cache"), **more}
-    made = make(cls, tokenizer, section, train_iters=2, epochs=1)
-    made.trainer.config.tokenizer = config
-    return made
+    data_factory = make(cls, tokenizer, section, train_iters=2, epochs=1)
+    data_factory.trainer.config.tokenizer = config
+    return data_factory
 
 
-def refused(made: Any) -> str:
+def refused(data_factory: Any) -> str:
     with pytest.raises(DataError) as caught:
-        next(iter(made().train))
+        next(iter(data_factory().train))
     return str(caught.value)
 
 
@@ -55,37 +55,39 @@ def test_all_words_of_all_sources_are_told_with_their_first_place(tmp_path: Path
     first = write(tmp_path / "a.jsonl", problems("x1", "x1 + y", "% + y", "x12-y", "x1"))
     second = write(tmp_path / "b.jsonl", problems("y", "zed2"))
     held = write(tmp_path / "c.jsonl", problems("x1", "x1", "y + @"))
-    made = factory(tmp_path, SFTDataFactory, [first, second], eval_sources=[held])
+    data_factory = factory(tmp_path, SFTDataFactory, [first, second], eval_sources=[held])
     places = {"y": f"{first}:2", "%": f"{first}:3", "x12": f"{first}:4", "zed2": f"{second}:2", "@": f"{held}:3"}
-    told = ", ".join(f"{word!r} (first in {place})" for word, place in places.items())
-    assert refused(made) == f"tokenizer.vocab: 5 tokens of the data are not in the vocabulary: {told}{MEND}"
+    expected = ", ".join(f"{word!r} (first in {place})" for word, place in places.items())
+    assert refused(data_factory) == f"tokenizer.vocab: 5 tokens of the data are not in the vocabulary: {expected}{MEND}"
     assert not list((tmp_path / "cache").glob("*/*"))
-    made = factory(tmp_path, SFTDataFactory, [write(tmp_path / "d.jsonl", problems("x1"))], eval_sources=[held])
-    assert f"2 tokens of the data are not in the vocabulary: 'y' (first in {held}:3), '@' (first in" in refused(made)
+    data_factory = factory(tmp_path, SFTDataFactory, [write(tmp_path / "d.jsonl", problems("x1"))], eval_sources=[held])
+    assert f"2 tokens of the data are not in the vocabulary: 'y' (first in {held}:3), '@' (first in" in refused(
+        data_factory
+    )
 
 
 def test_of_many_words_twenty_are_told_with_their_place_and_a_thousand_in_all(tmp_path: Path) -> None:
     source = write(tmp_path / "a.jsonl", problems(*(f"x1 y{n}" for n in range(1_500))))
-    said = refused(factory(tmp_path, SFTDataFactory, [source]))
-    assert said.startswith("tokenizer.vocab: 1,500 tokens of the data are")
-    assert f"'y19' (first in {source}:20), 'y20', 'y21'," in said
-    assert "'y999', and 500 more; " in said and "y1000" not in said
+    message = refused(factory(tmp_path, SFTDataFactory, [source]))
+    assert message.startswith("tokenizer.vocab: 1,500 tokens of the data are")
+    assert f"'y19' (first in {source}:20), 'y20', 'y21'," in message
+    assert "'y999', and 500 more; " in message and "y1000" not in message
 
 
 def test_it_is_the_row_of_the_source_when_some_are_taken(tmp_path: Path) -> None:
     rows = problems(*["x1"] * 50, "y", *["x2"] * 49)
     source = {"name_or_path": write(tmp_path / "a.jsonl", rows), "sample_count": 99}
     for seed in range(3):
-        made = factory(tmp_path, SFTDataFactory, [source | {"sample_seed": seed}])
-        said = refused(made)
-        assert f"1 token of the data is not in the vocabulary: 'y' (first in {source['name_or_path']}:51)" in said
+        data_factory = factory(tmp_path, SFTDataFactory, [source | {"sample_seed": seed}])
+        message = refused(data_factory)
+        assert f"1 token of the data is not in the vocabulary: 'y' (first in {source['name_or_path']}:51)" in message
 
 
 def test_several_processes_find_the_same(tmp_path: Path) -> None:
     rows = problems(*["x1"] * 10_000, "y", *["x2"] * 1_000, "z", "y")
     source = write(tmp_path / "a.jsonl", rows)
-    said = refused(factory(tmp_path, SFTDataFactory, [source], num_proc=2))
-    assert f"'y' (first in {source}:10001), 'z' (first in {source}:11002)" in said
+    message = refused(factory(tmp_path, SFTDataFactory, [source], num_proc=2))
+    assert f"'y' (first in {source}:10001), 'z' (first in {source}:11002)" in message
 
 
 def test_causal_texts(tmp_path: Path) -> None:
@@ -108,10 +110,10 @@ def test_rows_that_are_tokens_already(tmp_path: Path) -> None:
 
 def test_a_stream_refuses_the_row_that_it_meets(tmp_path: Path) -> None:
     source = {"name_or_path": write(tmp_path / "a.jsonl", problems("x1", "x1 y %")), "streaming": True}
-    said = refused(factory(tmp_path, SFTDataFactory, [source], stream_buffer=4))
+    message = refused(factory(tmp_path, SFTDataFactory, [source], stream_buffer=4))
     row = json.dumps(problems("x1 y %")[0])
-    told = f"not in the tokenizer's vocabulary: 'y', '%'{MEND}; the row begins {row}"
-    assert said == f"{source['name_or_path']}: {told}"
+    expected = f"not in the tokenizer's vocabulary: 'y', '%'{MEND}; the row begins {row}"
+    assert message == f"{source['name_or_path']}: {expected}"
 
 
 def test_a_strict_run_takes_nothing_that_another_has_cached(tmp_path: Path) -> None:
@@ -127,12 +129,12 @@ def test_strictness_is_saved_with_the_tokenizer(tmp_path: Path, strict: bool) ->
     source = write(tmp_path / "a.jsonl", problems("x1", "y"))
     lexer(strict=strict)[0].save_pretrained(tmp_path / "saved")
     loaded = AutoTokenizer.from_pretrained(tmp_path / "saved"), TokenizerConfig(type="huggingface")
-    made = factory(tmp_path, SFTDataFactory, [source], lexer=loaded)
+    data_factory = factory(tmp_path, SFTDataFactory, [source], lexer=loaded)
     if not strict:
-        assert len(made().train.dataset) == 2
+        assert len(data_factory().train.dataset) == 2
         return
-    told = f"tokenizer: 1 token of the data is not in the vocabulary: 'y' (first in {source}:2); it was saved by"
-    assert refused(made) == f"{told} a strict lexer, which takes no others"
+    expected = f"tokenizer: 1 token of the data is not in the vocabulary: 'y' (first in {source}:2); it was saved by"
+    assert refused(data_factory) == f"{expected} a strict lexer, which takes no others"
 
 
 class AsksItself(SourcedDataFactory[Any]):
@@ -144,33 +146,33 @@ class AsksItself(SourcedDataFactory[Any]):
         from datasets import Dataset
 
         texts = [text for row in dataset for text in (row["problem"], row["answer"])]
-        asked = [self.tokenizer(text)["input_ids"] for text in sorted(texts, key=len, reverse=True)]
-        return Dataset.from_dict({"query_ids": asked, "input_ids": [[1, 2]] * len(asked)})
+        ids = [self.tokenizer(text)["input_ids"] for text in sorted(texts, key=len, reverse=True)]
+        return Dataset.from_dict({"query_ids": ids, "input_ids": [[1, 2]] * len(ids)})
 
 
 @pytest.mark.parametrize("streaming", [False, True])
 def test_a_factory_that_asks_the_tokenizer_itself(tmp_path: Path, streaming: bool) -> None:
     source = {"name_or_path": write(tmp_path / "a.jsonl", problems("x1", "x2", "x1 y", "zz")), "streaming": streaming}
-    said = refused(factory(tmp_path, AsksItself, [source], **{"stream_buffer": 4} if streaming else {}))
+    message = refused(factory(tmp_path, AsksItself, [source], **{"stream_buffer": 4} if streaming else {}))
     if streaming:
-        assert "not in the tokenizer's vocabulary: 'y'" in said and '"x1 y"' in said
+        assert "not in the tokenizer's vocabulary: 'y'" in message and '"x1 y"' in message
     else:
         file = source["name_or_path"]
         assert (
             f"2 tokens of the data are not in the vocabulary: 'y' (first in {file}:3), 'zz' (first in {file}:4);"
-            in said
+            in message
         )
 
 
 def test_what_is_evaluated_on_is_told_of_all_its_sources(tmp_path: Path) -> None:
     good, one, two = (write(tmp_path / f"{n}.jsonl", problems("x1", word)) for n, word in enumerate(("x2", "y", "z")))
-    said = refused(factory(tmp_path, SFTDataFactory, [good], eval_sources=[one, two]))
-    assert f"'y' (first in {one}:2), 'z' (first in {two}:2);" in said
+    message = refused(factory(tmp_path, SFTDataFactory, [good], eval_sources=[one, two]))
+    assert f"'y' (first in {one}:2), 'z' (first in {two}:2);" in message
 
 
 def test_a_prompt_and_its_completion_stay_apart(tmp_path: Path) -> None:
     source = write(tmp_path / "a.jsonl", [{"prompt": "x1 + x1", "completion": "x2"}])
-    made = factory(tmp_path, SFTDataFactory, [source])
-    (sample,) = made().train.dataset
-    assert made.tokenizer.decode(sample["input_ids"]) == "x1 + x1 x2 [EOS]"
-    assert made.tokenizer.decode(sample["labels"][sample["labels"] != -100]) == "x2 [EOS]"
+    data_factory = factory(tmp_path, SFTDataFactory, [source])
+    (sample,) = data_factory().train.dataset
+    assert data_factory.tokenizer.decode(sample["input_ids"]) == "x1 + x1 x2 [EOS]"
+    assert data_factory.tokenizer.decode(sample["labels"][sample["labels"] != -100]) == "x2 [EOS]"

@@ -12,7 +12,7 @@ import pytest
 from arctic_training.data.preparation import workers
 from arctic_training.data.preparation.map_rows import map_rows
 from arctic_training.errors.types import DataError
-from tests.data.test_loader import ROWS, loader, told
+from tests.data.test_loader import ROWS, loader, numbers
 
 
 def doubled(rows: Any, first: int) -> dict[str, list[int]]:
@@ -50,12 +50,12 @@ def test_sockets_find_a_folder_below_any_path(length: int, monkeypatch: pytest.M
         folder = folder_of(length, Path(short))
         monkeypatch.setattr(tempfile, "tempdir", str(folder))
         rows = datasets.Dataset.from_dict({"n": list(range(10_000))})
-        made = map_rows(rows, doubled, processes=2)
-        assert made["made"][:] == list(range(0, 20_000, 2))
+        mapped = map_rows(rows, doubled, processes=2)
+        assert mapped["made"][:] == list(range(0, 20_000, 2))
         reader = loader(workers=2)
-        assert sorted(number for batch in told(reader) for number in batch) == list(range(len(ROWS)))
+        assert sorted(number for batch in numbers(reader) for number in batch) == list(range(len(ROWS)))
         reader.close()
-        del made
+        del mapped
         with workers.socket_folder():
             mine = Path(workers.multiprocessing.current_process()._config["tempdir"])  # type: ignore[attr-defined]
         assert mine.parent == (folder if length <= 60 else Path("/tmp"))

@@ -99,13 +99,13 @@ def require_same(before: dict[str, Any]) -> None:
 def test_a_run_leaves_the_program_as_it_was(tmp_path: Path) -> None:
     code = f"import pathlib, test_guest; test_guest.train_in_a_program(pathlib.Path({str(tmp_path)!r}))"
     clean = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "HF_HUB_OFFLINE") if name in os.environ}
-    told = {
+    variables = {
         "PYTHONPATH": f"{processes.ROOT}:{Path(__file__).parent}",
         "CUDA_VISIBLE_DEVICES": "",
         "ARCTIC_TRAINING_CACHE": str(tmp_path),
     }
     recipe("sft", tmp_path)
-    done = subprocess.run([sys.executable, "-c", code], env={**clean, **told}, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", code], env={**clean, **variables}, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     printed = [line.rpartition(" - ")[2] for line in done.stderr.splitlines()]
     assert printed and len(set(printed)) == len(printed)
@@ -127,12 +127,12 @@ def meet_by_a_file(folder: Path) -> dict[str, Any]:
     launched = {name: os.environ.pop(name) for name in names if name in os.environ}
     number = int(launched["RANK"])
     dist.init_process_group("gloo", store=dist.FileStore(str(folder / "store"), 2), rank=number, world_size=2)
-    found: dict[str, Any] = {"early": (process_group.rank(), process_group.world_size(), process_group.is_main())}
+    results: dict[str, Any] = {"early": (process_group.rank(), process_group.world_size(), process_group.is_main())}
     from arctic_training import SFTTrainer, get_config
 
     more = {"micro_batch_size": 1, "train_iters": 1, "epochs": 1, "deepspeed": {"zero_optimization": {"stage": 3}}}
-    for turn, said in enumerate(({}, {"RANK": "0", "WORLD_SIZE": "1"})):
-        os.environ.update(said)
+    for turn, variables in enumerate(({}, {"RANK": "0", "WORLD_SIZE": "1"})):
+        os.environ.update(variables)
         before = dict(os.environ)
         trainer = SFTTrainer(get_config(recipe("sft", folder, output_dir=str(folder / f"run{turn}"), **more)))
         who = (process_group.rank(), process_group.world_size(), process_group.local_rank(), trainer.data_rank)
@@ -141,16 +141,16 @@ def meet_by_a_file(folder: Path) -> dict[str, Any]:
         trainer.close()
         process_group.destroy_process_group()
         logs = sorted(path.name for path in (folder / f"run{turn}" / "logs").iterdir())
-        found[f"run {turn}"] = (who, gathered, logs, dict(os.environ) == before)
+        results[f"run {turn}"] = (who, gathered, logs, dict(os.environ) == before)
     alive = torch.tensor([number + 1])
     dist.all_reduce(alive)  # the group is still the program's
-    found["sum"] = int(alive)
+    results["sum"] = int(alive)
     os.environ.update(launched)
-    return found
+    return results
 
 
 def test_a_run_follows_the_process_group_that_there_is(tmp_path: Path) -> None:
     recipe("sft", tmp_path)
-    for rank, found in enumerate(processes.run(meet_by_a_file, 2, tmp_path)):
+    for rank, results in enumerate(processes.run(meet_by_a_file, 2, tmp_path)):
         run = ((rank, 2, rank, rank), [0, 1], ["rank_0.log", "rank_1.log"], True)
-        assert found == {"early": (rank, 2, rank == 0), "run 0": run, "run 1": run, "sum": 3}
+        assert results == {"early": (rank, 2, rank == 0), "run 0": run, "run 1": run, "sum": 3}

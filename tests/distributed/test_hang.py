@@ -35,17 +35,17 @@ class Watched(GANTrainer):
 """
 
 
-def told(folder: Path, code: str, name: str, **more: Any) -> dict[str, Any]:
+def endless(folder: Path, code: str, name: str, **more: Any) -> dict[str, Any]:
     """A run of small updates without an end that a test would see, which is watched closely from the third on."""
     (folder / "train.py").write_text(code)
-    made = recipe("gan", folder / "files", train_iters=10_000_000, hang_timeout=processes.HANG, **more)
-    return {key: value for key, value in made.items() if key != "epochs"} | {"type": name}
+    settings = recipe("gan", folder / "files", train_iters=10_000_000, hang_timeout=processes.HANG, **more)
+    return {key: value for key, value in settings.items() if key != "epochs"} | {"type": name}
 
 
 @pytest.mark.fault(10)
 @pytest.mark.parametrize("stopped", [0, 1])
 def test_a_process_that_is_stopped_is_named_and_the_run_ends(tmp_path: Path, stopped: int) -> None:
-    with Run(tmp_path, told(tmp_path, WATCHED, "watched"), "--num_gpus", "2") as run:
+    with Run(tmp_path, endless(tmp_path, WATCHED, "watched"), "--num_gpus", "2") as run:
         run.reach(3)
         os.kill(pid := run.rank(stopped), signal.SIGSTOP)
         since = time.monotonic()
@@ -82,19 +82,19 @@ class Stuck(Watched):
 
 @pytest.mark.fault(10)
 def test_without_the_launcher_each_process_ends_itself_and_the_stuck_line_is_named(tmp_path: Path) -> None:
-    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(told(tmp_path, STUCK, "stuck", loss_log_interval=0)))
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(endless(tmp_path, STUCK, "stuck", loss_log_interval=0)))
     command = [sys.executable, "-m", "arctic_training", "recipe.yaml"]
     ranks = processes.start(command, 2, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
     try:
-        said = [rank.communicate(timeout=processes.HANG)[1] for rank in ranks]
+        outputs = [rank.communicate(timeout=processes.HANG)[1] for rank in ranks]
     finally:
         processes.stop(ranks)  # type: ignore[arg-type]
     assert [rank.returncode for rank in ranks] == [70, 70]
-    for one in said:
+    for one in outputs:
         assert re.search(
             r"rank 1 \(process .*\) has made no progress for \d+ s at step 4, phase step: \S*train.py:\d+ wait_for", one
         )
-    assert re.search(r"    > \S*train.py:\d+ wait_for_nobody\n", said[1])
+    assert re.search(r"    > \S*train.py:\d+ wait_for_nobody\n", outputs[1])
 
 
 ALONE = """

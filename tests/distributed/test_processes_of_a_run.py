@@ -20,7 +20,7 @@ def talk(folder: Path) -> dict[str, Any]:
     process_group.init_process_group()
     process_group.init_process_group()  # may be called again
     rank = process_group.rank()
-    said: dict[str, Any] = {
+    received: dict[str, Any] = {
         "who": (rank, process_group.world_size(), process_group.is_main(), process_group.device().type),
         "gathered": collectives.all_gather_object({"rank": rank}),
         "broadcast": collectives.broadcast_object(f"from {rank}", source=process_group.world_size() - 1),
@@ -30,24 +30,24 @@ def talk(folder: Path) -> dict[str, Any]:
         if first:
             time.sleep(0.3)
             (folder / "prepared").write_text("once")
-        said["main first"] = (first, (folder / "prepared").read_text())
+        received["main first"] = (first, (folder / "prepared").read_text())
     with collectives.main_process_first(each_machine=True) as first:
-        said["each machine"] = first
+        received["each machine"] = first
     process_group.destroy_process_group()
-    said["left"] = process_group.is_initialized()
-    return said
+    received["left"] = process_group.is_initialized()
+    return received
 
 
 @pytest.mark.parametrize("world", [1, 2])
 def test_every_process_hears_the_same(tmp_path: Path, world: int) -> None:
-    for rank, said in enumerate(processes.run(talk, world, tmp_path)):
-        assert said["who"] == (rank, world, rank == 0, "cpu")
-        assert said["gathered"] == [{"rank": n} for n in range(world)]
-        assert said["broadcast"] == f"from {world - 1}"
-        assert said["sum"] == [sum(range(1, world + 1)), 10 * world]
-        assert said["main first"] == (rank == 0, "once")
-        assert said["each machine"] == (rank == 0)
-        assert not said["left"]
+    for rank, received in enumerate(processes.run(talk, world, tmp_path)):
+        assert received["who"] == (rank, world, rank == 0, "cpu")
+        assert received["gathered"] == [{"rank": n} for n in range(world)]
+        assert received["broadcast"] == f"from {world - 1}"
+        assert received["sum"] == [sum(range(1, world + 1)), 10 * world]
+        assert received["main first"] == (rank == 0, "once")
+        assert received["each machine"] == (rank == 0)
+        assert not received["left"]
 
 
 def fail_first() -> str:
@@ -95,8 +95,8 @@ def test_a_machine_that_fails_is_noticed_by_the_others() -> None:
 def test_a_task_with_a_gpu_of_its_own_sees_only_that(
     monkeypatch: pytest.MonkeyPatch, seen: int, tasks: str, number: int
 ) -> None:
-    told = {"LOCAL_RANK": "1", "RANK": "1", "WORLD_SIZE": "2", "SLURM_STEP_NUM_TASKS": tasks}
-    for name, value in told.items():
+    variables = {"LOCAL_RANK": "1", "RANK": "1", "WORLD_SIZE": "2", "SLURM_STEP_NUM_TASKS": tasks}
+    for name, value in variables.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: seen)
@@ -113,7 +113,7 @@ def test_a_task_with_a_gpu_of_its_own_sees_only_that(
 @pytest.mark.fault(24)
 def test_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TMPDIR", str(tmp_path))
-    assert shared_memory(number for told in processes.run(use_deepspeed, 2) for number in told) == []
+    assert shared_memory(number for pids in processes.run(use_deepspeed, 2) for number in pids) == []
     assert os.listdir(tmp_path) == []
 
 
@@ -142,8 +142,8 @@ def test_one_process_needs_no_port_and_no_variable() -> None:
         "process_group.init_deepspeed()\n"
         "process_group.destroy_process_group()\n"
     )
-    wanted = ("PATH", "HOME", "LANG")
-    variables = {name: os.environ[name] for name in wanted if name in os.environ}
+    kept = ("PATH", "HOME", "LANG")
+    variables = {name: os.environ[name] for name in kept if name in os.environ}
     variables |= {"PYTHONPATH": str(processes.ROOT), "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [sys.executable, "-c", script],

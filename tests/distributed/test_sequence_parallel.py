@@ -16,13 +16,13 @@ from tests import processes
 
 
 def samples_of(draw: st.DrawFn) -> list[dict[str, Any]]:
-    made = []
+    samples = []
     for number in range(draw(st.integers(1, 5))):
         size = draw(st.integers(1, 9))
         ids = np.arange(size, dtype=np.int32) + 100 * (number + 1)
-        wanted = np.array(draw(st.lists(st.booleans(), min_size=size, max_size=size)))
-        made.append({"input_ids": ids, "labels": np.where(wanted, ids, IGNORE_INDEX).astype(np.int32)})
-    return made
+        learned = np.array(draw(st.lists(st.booleans(), min_size=size, max_size=size)))
+        samples.append({"input_ids": ids, "labels": np.where(learned, ids, IGNORE_INDEX).astype(np.int32)})
+    return samples
 
 
 @given(st.data(), st.integers(1, 5), st.booleans(), st.sampled_from([1, 8]))
@@ -40,10 +40,10 @@ def test_the_parts_are_the_whole(data: st.DataObject, size: int, packs: bool, mu
     for name in ("input_ids", "weights"):
         assert torch.equal(row[name][0, :count], batch[name].flatten())
     # every (token, next label) of the batch, and no other
-    asked = torch.nn.functional.pad(batch["labels"][:, 1:], (0, 1), value=IGNORE_INDEX).flatten()
+    expected = torch.nn.functional.pad(batch["labels"][:, 1:], (0, 1), value=IGNORE_INDEX).flatten()
     if packs:
-        asked = torch.nn.functional.pad(batch["labels"][0, 1:], (0, 1), value=IGNORE_INDEX)
-    assert torch.equal(row["shift_labels"][0, :count], asked)
+        expected = torch.nn.functional.pad(batch["labels"][0, 1:], (0, 1), value=IGNORE_INDEX)
+    assert torch.equal(row["shift_labels"][0, :count], expected)
     assert (row["shift_labels"][0, count:] == IGNORE_INDEX).all()
     # documents: those of the pack, or one a row; positions are those within them
     ends = parts[0]["cu_seq_lens_q"]
@@ -102,23 +102,23 @@ def attend_together(size: int, heads: int, key_heads: int, tokens: int) -> tuple
 @pytest.mark.parametrize(("world", "heads", "key_heads"), [(2, 4, 4), (2, 4, 2), (2, 6, 1), (2, 6, 3), (4, 8, 2)])
 def test_attention_that_is_shared_is_attention(world: int, heads: int, key_heads: int) -> None:
     tokens = 4 * world
-    whole = [part.requires_grad_() for part in tensors(heads, key_heads, tokens)]
-    out = attend(*whole)
+    full = [part.requires_grad_() for part in tensors(heads, key_heads, tokens)]
+    out = attend(*full)
     (out * torch.randn(1, tokens, heads, 4, generator=torch.Generator().manual_seed(1))).sum().backward()
-    found = processes.share(attend_together, world, world, heads, key_heads, tokens)
-    torch.testing.assert_close(torch.cat([part for _, part in found], dim=1), out.detach(), rtol=0, atol=1e-6)
-    for number, wanted in enumerate(whole):
-        got = torch.cat([gradients[number] for gradients, _ in found], dim=2)
-        torch.testing.assert_close(got, wanted.grad, rtol=0, atol=2e-6)
+    results = processes.share(attend_together, world, world, heads, key_heads, tokens)
+    torch.testing.assert_close(torch.cat([part for _, part in results], dim=1), out.detach(), rtol=0, atol=1e-6)
+    for number, tensor in enumerate(full):
+        got = torch.cat([gradients[number] for gradients, _ in results], dim=2)
+        torch.testing.assert_close(got, tensor.grad, rtol=0, atol=2e-6)
 
 
 def test_neighbours_share_and_others_do_not() -> None:
     """Four processes in two groups: each group attends to its own sequence."""
-    tokens, whole = 6, tensors(4, 2, 6)
-    found = processes.share(attend_together, 4, 2, 4, 2, tokens)
-    wanted = attend(*whole)
-    for group in (found[:2], found[2:]):
-        torch.testing.assert_close(torch.cat([part for _, part in group], dim=1), wanted, rtol=0, atol=1e-6)
+    tokens, full = 6, tensors(4, 2, 6)
+    results = processes.share(attend_together, 4, 2, 4, 2, tokens)
+    expected = attend(*full)
+    for group in (results[:2], results[2:]):
+        torch.testing.assert_close(torch.cat([part for _, part in group], dim=1), expected, rtol=0, atol=1e-6)
 
 
 def gather(targets: tuple[int, ...]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -127,21 +127,21 @@ def gather(targets: tuple[int, ...]) -> tuple[torch.Tensor, torch.Tensor]:
     start = sum(targets[:rank])
     mine = torch.arange(start, start + targets[rank], dtype=torch.float32).requires_grad_()
     assert sequence_parallel.gather_target_values(mine, {}) is mine
-    found = sequence_parallel.gather_target_values(
+    gathered = sequence_parallel.gather_target_values(
         mine, {sequence_parallel.KEY: sequence_parallel.SequenceShard(size, targets)}
     )
     if rank == 0:  # only one counts it
-        (found.square().sum() / 2).backward()
+        (gathered.square().sum() / 2).backward()
     else:
-        (found.sum() * 0).backward()
+        (gathered.sum() * 0).backward()
     assert mine.grad is not None
-    return found.detach(), mine.grad
+    return gathered.detach(), mine.grad
 
 
 @pytest.mark.parametrize("targets", [(3, 2), (0, 4), (2, 0), (0, 0)])
 def test_what_each_has_is_gathered_in_order_and_its_gradient_comes_back(targets: tuple[int, ...]) -> None:
     everything = torch.arange(sum(targets), dtype=torch.float32)
-    found = processes.share(gather, 2, targets)
-    for whole, _ in found:
-        assert torch.equal(whole, everything)
-    assert torch.equal(torch.cat([gradient for _, gradient in found]), everything)
+    results = processes.share(gather, 2, targets)
+    for gathered, _ in results:
+        assert torch.equal(gathered, everything)
+    assert torch.equal(torch.cat([gradient for _, gradient in results]), everything)

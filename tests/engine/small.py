@@ -20,14 +20,14 @@ STAGES = (0, 1, 2, 3)
 
 def recipe(steps: int = 1, dtype: str = "fp32", **block: Any) -> TrainerConfig:
     """As much of a recipe as an engine reads."""
-    said: Any = SimpleNamespace(
+    config: Any = SimpleNamespace(
         micro_batch_size=1,
         gradient_accumulation_steps=steps,
         sequence_parallel_size=1,
         model=SimpleNamespace(dtype=dtype),
         deepspeed=block,
     )
-    return said  # type: ignore[no-any-return]
+    return config  # type: ignore[no-any-return]
 
 
 class Net(torch.nn.Module):
@@ -98,16 +98,16 @@ def everything(engine: TrainedEngine) -> dict[str, torch.Tensor]:
     """Every number this process holds of an engine, for comparing."""
     from arctic_training.engine.snapshot import snapshot, weights
 
-    told = {f"weight.{name}": tensor.detach().clone() for name, tensor in weights(engine).items()}
+    state_dict = {f"weight.{name}": tensor.detach().clone() for name, tensor in weights(engine).items()}
     state = snapshot(engine)
-    told |= {f"shadow.{n}": tensor.clone() for n, tensor in enumerate(state["shadows"])}
-    told |= {f"buffer.{name}": tensor.clone() for name, tensor in state["buffers"].items()}
+    state_dict |= {f"shadow.{n}": tensor.clone() for n, tensor in enumerate(state["shadows"])}
+    state_dict |= {f"buffer.{name}": tensor.clone() for name, tensor in state["buffers"].items()}
     for n, moments in enumerate(state["moments"]):
-        told |= {f"moment.{n}.{key}": torch.as_tensor(value).clone() for key, value in moments.items()}
-    return told
+        state_dict |= {f"moment.{n}.{key}": torch.as_tensor(value).clone() for key, value in moments.items()}
+    return state_dict
 
 
-def differing(here: Mapping[str, torch.Tensor], there: Mapping[str, torch.Tensor]) -> list[str]:
+def differing(here: Mapping[str, torch.Tensor], other: Mapping[str, torch.Tensor]) -> list[str]:
     """The names under which two runs do not hold the same bits."""
-    odd = sorted(here.keys() ^ there.keys())
-    return odd + [name for name in sorted(here.keys() & there.keys()) if not torch.equal(here[name], there[name])]
+    odd = sorted(here.keys() ^ other.keys())
+    return odd + [name for name in sorted(here.keys() & other.keys()) if not torch.equal(here[name], other[name])]

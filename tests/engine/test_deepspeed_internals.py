@@ -72,13 +72,13 @@ def lacks(engine: Any, path: str) -> bool:
 
 def missing() -> list[str]:
     process_group.init_process_group()
-    found = []
+    lacking = []
     for (stage, dtype), paths in ATTRIBUTES.items():
         engine = small.make(stage, dtype)
         small.window(engine, 0, 1, 1)
-        found += [f"stage {stage}, {dtype}: {path}" for path in (*COUNTERS, *paths) if lacks(engine, path)]
+        lacking += [f"stage {stage}, {dtype}: {path}" for path in (*COUNTERS, *paths) if lacks(engine, path)]
         engine.destroy()
-    return found
+    return lacking
 
 
 def test_engines_at_every_stage_have_the_attributes() -> None:

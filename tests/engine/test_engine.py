@@ -37,10 +37,10 @@ def cut(stage: int, micro: int, dtype: str = "fp32") -> tuple[dict[str, torch.Te
     engine.eval()  # no dropout
     for step in range(steps):
         first = (step * world + process_group.rank()) * micro
-        x, wanted = inputs[first : first + micro], mask[first : first + micro]
+        x, selected = inputs[first : first + micro], mask[first : first + micro]
         engine.set_gradient_accumulation_boundary(step == steps - 1)
         lost = (engine(x) - x).square().mean(-1)
-        engine.backward((lost * wanted).sum() / share * (planned / steps))
+        engine.backward((lost * selected).sum() / share * (planned / steps))
         if step < steps - 1:
             engine.step()
     named = [(name, one) for name, one in engine.module.named_parameters() if one.requires_grad]
@@ -54,12 +54,12 @@ def cut(stage: int, micro: int, dtype: str = "fp32") -> tuple[dict[str, torch.Te
 
 def cuts() -> dict[str, Any]:
     process_group.init_process_group()
-    found = {}
+    outcomes = {}
     for stage in small.STAGES:
         for micro in (4, 2, 1):
             if ROWS // (micro * process_group.world_size()):
-                found[f"stage {stage}, {micro} rows"] = cut(stage, micro)
-    return found
+                outcomes[f"stage {stage}, {micro} rows"] = cut(stage, micro)
+    return outcomes
 
 
 def reference() -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
@@ -81,9 +81,9 @@ def reference() -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
 @pytest.mark.parametrize("world", [1, 2])
 def test_the_gradient_does_not_depend_on_how_the_batch_is_cut(world: int) -> None:
     gradients, weights = reference()
-    for found in processes.share(cuts, world):
-        assert len(found) == 4 * (4 - world)
-        for case, (grads, after) in found.items():
+    for outcomes in processes.share(cuts, world):
+        assert len(outcomes) == 4 * (4 - world)
+        for case, (grads, after) in outcomes.items():
             assert grads.keys() == gradients.keys(), case
             for name in gradients:
                 torch.testing.assert_close(grads[name], gradients[name], rtol=1e-6, atol=1e-6, msg=f"{case}: {name}")
@@ -110,7 +110,7 @@ def odd_losses(model: Any, step: Callable[[torch.Tensor], None]) -> list[float]:
 
 def odd_models() -> dict[int, list[float]]:
     process_group.init_process_group()
-    found = {}
+    outcomes = {}
     for stage in small.STAGES:
         model = odd_model()
         optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
@@ -122,9 +122,9 @@ def odd_models() -> dict[int, list[float]]:
             engine.backward(loss)
             engine.step()
 
-        found[stage] = odd_losses(engine, step)
+        outcomes[stage] = odd_losses(engine, step)
         engine.destroy()
-    return found
+    return outcomes
 
 
 @pytest.mark.parametrize("world", [1, 2])
@@ -139,15 +139,15 @@ def test_an_odd_number_of_weights_trains_at_every_stage(world: int) -> None:
         optimizer.step()
 
     alone = odd_losses(model, step)
-    for found in processes.share(odd_models, world):
-        for stage, losses in found.items():
+    for outcomes in processes.share(odd_models, world):
+        for stage, losses in outcomes.items():
             assert losses == pytest.approx(alone, rel=1e-5), f"stage {stage}"
 
 
 def skips() -> dict[str, Any]:
     """A window with a NaN on one rank in one micro-batch, at every stage and precision, clipping on and off."""
     process_group.init_process_group()
-    found = {}
+    outcomes = {}
     for stage in small.STAGES:
         for dtype, clipping in (("fp32", 1.0), ("fp32", 0.0), ("bf16", 1.0)):
             engine = small.make(stage, dtype, 2, gradient_clipping=clipping)
@@ -166,16 +166,16 @@ def skips() -> dict[str, Any]:
             small.window(engine, 4, 1, 2)
             rates.append(engine.last_lr)
             finite = all(bool(torch.isfinite(one.float()).all()) for one in small.everything(engine).values())
-            found[f"{stage} {dtype} {clipping}"] = (changed, counts, rates, finite, engine.global_steps)
+            outcomes[f"{stage} {dtype} {clipping}"] = (changed, counts, rates, finite, engine.global_steps)
             engine.destroy()
-    return found
+    return outcomes
 
 
 @pytest.mark.parametrize("world", [1, 2])
 def test_a_gradient_that_is_not_finite_changes_nothing_and_is_counted(world: int) -> None:
-    for found in processes.share(skips, world):
-        assert len(found) == 12
-        for case, (changed, counts, rates, finite, steps) in found.items():
+    for outcomes in processes.share(skips, world):
+        assert len(outcomes) == 12
+        for case, (changed, counts, rates, finite, steps) in outcomes.items():
             assert changed == [], case
             assert counts == (2, 1, True, math.inf), case
             assert rates == pytest.approx([0.01, 0.005]), case  # the schedule stayed too
@@ -186,12 +186,12 @@ def test_a_gradient_that_is_not_finite_changes_nothing_and_is_counted(world: int
 def together() -> dict[str, Any]:
     """Two trained engines and a frozen one in the same process, as a GAN or DPO has them."""
     process_group.init_process_group()
-    found = {}
+    outcomes = {}
     for stage in small.STAGES:
         one, other = small.make(stage, seed=1), small.make(stage, "bf16", seed=2)
         alone = small.make(stage, seed=1)
-        asked = small.Net()
-        frozen = freeze(small.recipe(zero_optimization={"stage": stage}), asked, dtype="bf16")
+        net = small.Net()
+        frozen = freeze(small.recipe(zero_optimization={"stage": stage}), net, dtype="bf16")
         untouched = {name: full_parameter(parameter) for name, parameter in frozen.module.named_parameters()}
         for update in range(3):
             torch.manual_seed(update)
@@ -202,7 +202,7 @@ def together() -> dict[str, Any]:
             with torch.no_grad():
                 answer = frozen(small.batch(update).bfloat16())
         after = {name: full_parameter(parameter) for name, parameter in frozen.module.named_parameters()}
-        found[str(stage)] = {
+        outcomes[str(stage)] = {
             "disturbed": small.differing(small.everything(one), small.everything(alone)),
             "frozen": small.differing(untouched, after),
             "answer": bool(torch.isfinite(answer).all()) and answer.dtype == torch.bfloat16,
@@ -211,15 +211,15 @@ def together() -> dict[str, Any]:
         }
         for engine in (one, other, alone, frozen):
             engine.destroy()
-    return found
+    return outcomes
 
 
 @pytest.mark.parametrize("world", [1, 2])
 def test_engines_in_one_process_do_not_disturb_each_other(world: int) -> None:
-    for found in processes.share(together, world):
-        for stage, told in found.items():
+    for outcomes in processes.share(together, world):
+        for stage, result in outcomes.items():
             expected = {"disturbed": [], "frozen": [], "answer": True, "partitioned": stage == "3", "mode": False}
-            assert told == expected, stage
+            assert result == expected, stage
 
 
 def offloaded() -> list[str]:
@@ -236,8 +236,8 @@ def offloaded() -> list[str]:
                 small.window(engine, 2 * update, 2, 2)
             results.append({name: full_parameter(one) for name, one in engine.module.named_parameters()})
             engine.destroy()
-        for name, there in results[0].items():
-            if not torch.allclose(there.float(), results[1][name].float(), atol=2e-3):
+        for name, other in results[0].items():
+            if not torch.allclose(other.float(), results[1][name].float(), atol=2e-3):
                 wrong.append(f"{stage}: {name}")
     return wrong
 
@@ -284,8 +284,8 @@ def sixteen() -> str:
 
 
 def test_fp16_where_it_is_not_to_be_had_is_refused() -> None:
-    (said,) = processes.share(sixteen, 1)
-    assert said == "model.dtype: fp16 cannot be trained on this cpu; use bf16 or fp32"
+    (message,) = processes.share(sixteen, 1)
+    assert message == "model.dtype: fp16 cannot be trained on this cpu; use bf16 or fp32"
 
 
 def test_a_frozen_model_takes_no_gradient() -> None:

@@ -14,12 +14,12 @@ from arctic_training.optimizer.huggingface_factories import AdafactorConfig
 from tests.engine import small
 
 
-def told(world: int = 1, dtype: str = "fp32", steps: int = 1, **block: Any) -> dict[str, Any]:
+def filled_in(world: int = 1, dtype: str = "fp32", steps: int = 1, **block: Any) -> dict[str, Any]:
     return deepspeed_config(small.recipe(steps, dtype, **block), world=world)
 
 
 def test_what_is_left_out_is_filled_in() -> None:
-    config = told(world=4, dtype="bf16", steps=3)
+    config = filled_in(world=4, dtype="bf16", steps=3)
     assert config["train_batch_size"] == 12
     assert config["train_micro_batch_size_per_gpu"] == 1
     assert config["gradient_accumulation_steps"] == 3
@@ -30,11 +30,11 @@ def test_what_is_left_out_is_filled_in() -> None:
 
 
 def test_the_timer_that_waits_for_the_device_runs_only_for_its_report() -> None:
-    assert told()["timers"] == {"throughput": {"enabled": False}}
+    assert filled_in()["timers"] == {"throughput": {"enabled": False}}
     assert frozen_config({}, dtype="fp32")["timers"] == {"throughput": {"enabled": False}}
-    assert told(steps_per_print=10)["timers"] == {"throughput": {"enabled": True}}
+    assert filled_in(steps_per_print=10)["timers"] == {"throughput": {"enabled": True}}
     named = {"throughput": {"enabled": True, "synchronized": False}}
-    assert told(timers=named)["timers"] == named
+    assert filled_in(timers=named)["timers"] == named
 
 
 @pytest.mark.parametrize(
@@ -51,17 +51,17 @@ def test_the_timer_that_waits_for_the_device_runs_only_for_its_report() -> None:
 )
 def test_the_stage(world: int, block: dict[str, Any], stage: int) -> None:
     assert zero_stage(block, world) == stage
-    assert told(world, **block)["zero_optimization"]["stage"] == stage
+    assert filled_in(world, **block)["zero_optimization"]["stage"] == stage
 
 
 def test_gradients_of_micro_batches_are_added_in_fp32_on_one_process_too() -> None:
-    config = told(dtype="bf16", steps=4)
+    config = filled_in(dtype="bf16", steps=4)
     assert config["zero_optimization"]["stage"] == 1
     assert config["data_types"] == {"grad_accum_dtype": "fp32"}
-    assert told(dtype="bf16")["zero_optimization"]["stage"] == 1
-    assert told(dtype="bf16", zero_optimization={"stage": 0})["zero_optimization"]["stage"] == 0
-    assert told(dtype="fp16")["zero_optimization"]["stage"] == 0
-    assert told(dtype="bf16", steps=4, zero_optimization={"stage": 0})["zero_optimization"]["stage"] == 0
+    assert filled_in(dtype="bf16")["zero_optimization"]["stage"] == 1
+    assert filled_in(dtype="bf16", zero_optimization={"stage": 0})["zero_optimization"]["stage"] == 0
+    assert filled_in(dtype="fp16")["zero_optimization"]["stage"] == 0
+    assert filled_in(dtype="bf16", steps=4, zero_optimization={"stage": 0})["zero_optimization"]["stage"] == 0
 
 
 @pytest.mark.parametrize(("optimizer", "stage"), [(AdafactorConfig, 0), (MuonConfig, 1), (LionConfig, 1)])
@@ -74,7 +74,7 @@ def test_an_optimizer_that_cannot_be_parted_has_the_stage_at_which_it_works(opti
 
 
 def test_what_the_block_says_stays_and_human_numbers_are_read_at_any_depth() -> None:
-    config = told(
+    config = filled_in(
         gradient_clipping="0.5",
         zero_optimization={
             "stage": 3,
@@ -159,8 +159,8 @@ def test_a_frozen_model_has_no_optimizer() -> None:
     ],
 )
 def test_a_contradiction_is_told_with_what_would_be_right(block: dict[str, Any], path: str, says: str) -> None:
-    found = deepspeed_problems(block, micro_batch_size=2, gradient_accumulation_steps=3, dtype="fp32", data_world=2)
-    assert [".".join(one.path) for one in found] == [path]
+    problems = deepspeed_problems(block, micro_batch_size=2, gradient_accumulation_steps=3, dtype="fp32", data_world=2)
+    assert [".".join(one.path) for one in problems] == [path]
     config: Any = small.recipe(3, "fp32", **block)
     config.micro_batch_size = 2
     with pytest.raises(RecipeError, match=says):
@@ -169,7 +169,7 @@ def test_a_contradiction_is_told_with_what_would_be_right(block: dict[str, Any],
 
 def test_every_contradiction_is_told_at_once() -> None:
     with pytest.raises(RecipeError) as caught:
-        told(train_batch_size=3, optimizer={}, zero_optimization={"stage": 9})
+        filled_in(train_batch_size=3, optimizer={}, zero_optimization={"stage": 9})
     assert len(caught.value.problems) == 3
 
 

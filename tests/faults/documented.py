@@ -14,16 +14,16 @@ BEGIN, END = "<!-- the matrix -->\n", "<!-- its end -->\n"
 def marks(file: Path) -> Iterator[int]:
     """The numbers that a test file's marks name, and those of a table ``SHOWN`` of cases by number."""
     for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-        told: list[ast.expr | None] = []
+        nodes: list[ast.expr | None] = []
         if isinstance(node, ast.Call) and ast.unparse(node.func) == "pytest.mark.fault":
-            told = [*node.args]
+            nodes = [*node.args]
         elif (
             isinstance(node, ast.Assign)
             and ast.unparse(node.targets[0]) == "SHOWN"
             and isinstance(node.value, ast.Dict)
         ):
-            told = [*node.value.keys]
-        yield from (one.value for one in told if isinstance(one, ast.Constant) and isinstance(one.value, int))
+            nodes = [*node.value.keys]
+        yield from (one.value for one in nodes if isinstance(one, ast.Constant) and isinstance(one.value, int))
 
 
 def table() -> str:

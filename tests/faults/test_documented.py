@@ -4,8 +4,8 @@ from tests.faults import documented
 
 
 def test_the_page_has_the_table_of_the_matrix() -> None:
-    said = "run python -m tests.faults.documented"
-    assert documented.page() == documented.PAGE.read_text(encoding="utf-8"), said
+    mend = "run python -m tests.faults.documented"
+    assert documented.page() == documented.PAGE.read_text(encoding="utf-8"), mend
 
 
 def test_every_promise_is_shown() -> None:

@@ -19,17 +19,17 @@ RESUMABLE = {"type": "deepspeed", "auto_resume": True}
 
 def endless(folder: Path, name: str = "gan", **more: Any) -> dict[str, Any]:
     """A run of small updates without an end that a test would see."""
-    made = recipe(name, folder / "files", train_iters=10_000_000, **more)
-    return {key: value for key, value in made.items() if key != "epochs"}
+    settings = recipe(name, folder / "files", train_iters=10_000_000, **more)
+    return {key: value for key, value in settings.items() if key != "epochs"}
 
 
 def with_workers(folder: Path, count: int, **data: Any) -> dict[str, Any]:
     """A run whose first epoch, and so its loader's workers, outlasts the test."""
-    told = endless(folder, "causal")
+    settings = endless(folder, "causal")
     rows = folder / "texts.jsonl"
     rows.write_text('{"text": "one two three four five six seven eight nine ten and again"}\n' * 20_000)
-    told["data"] |= {"sources": [str(rows)], "dl_num_workers": count, **data}
-    return told
+    settings["data"] |= {"sources": [str(rows)], "dl_num_workers": count, **data}
+    return settings
 
 
 def steps(run: Run) -> list[int]:
@@ -41,15 +41,15 @@ def steps(run: Run) -> list[int]:
 def test_a_signal_to_the_command_saves_the_update_under_way_and_the_run_goes_on_there(
     tmp_path: Path, number: signal.Signals, processes: int
 ) -> None:
-    told = endless(tmp_path, checkpoint=RESUMABLE)
-    with Run(tmp_path, told, "--num_gpus", str(processes)) as run:
+    settings = endless(tmp_path, checkpoint=RESUMABLE)
+    with Run(tmp_path, settings, "--num_gpus", str(processes)) as run:
         run.reach(3)
         run.process.send_signal(number)
         assert run.end() == 128 + number
     last = steps(run)[-1]
     assert run.stderr == "" and saved(tmp_path, last)
     if number == signal.SIGTERM:
-        with Run(tmp_path, told, f"exit_iteration={last + 2}", "--num_gpus", str(processes)) as run:
+        with Run(tmp_path, settings, f"exit_iteration={last + 2}", "--num_gpus", str(processes)) as run:
             assert run.end() == 0
         assert steps(run)[-3:] == [last, last + 1, last + 2]
 
@@ -167,8 +167,8 @@ SPOILS = RAISES.replace('raise RuntimeError("on purpose")', 'return super().loss
 @pytest.mark.fault(14)
 def test_a_loss_that_is_no_number_ends_every_process_with_a_code_of_its_own(tmp_path: Path) -> None:
     (tmp_path / "train.py").write_text(SPOILS)
-    told = endless(tmp_path, checkpoint={"type": "deepspeed", "save_every_n_steps": 1}) | {"type": "raises"}
-    with Run(tmp_path, told, "--num_gpus", "2") as run:
+    settings = endless(tmp_path, checkpoint={"type": "deepspeed", "save_every_n_steps": 1}) | {"type": "raises"}
+    with Run(tmp_path, settings, "--num_gpus", "2") as run:
         assert run.end() == 3
     assert run.stderr.startswith("step 4: the loss is not finite: rank 1.") and run.stderr.count("\n") == 1
     saved = tmp_path / "runs" / "recipe" / "checkpoints" / "deepspeed"
@@ -191,9 +191,9 @@ def left_in(temporary: Path) -> list[str]:
 def test_nothing_stays_behind_of_a_command_that_was_killed_not_even_loader_workers(
     tmp_path: Path, temporary: Path
 ) -> None:
-    told = with_workers(tmp_path, 2, num_proc=2)
+    settings = with_workers(tmp_path, 2, num_proc=2)
     own = {"TOKENIZERS_PARALLELISM": "", "TMPDIR": str(temporary)}
-    with Run(tmp_path, told, "--num_gpus", "2", **own) as run:
+    with Run(tmp_path, settings, "--num_gpus", "2", **own) as run:
         run.reach(2)
         left = descendants(run.process.pid)
         assert len(left) >= 6  # two processes, and two workers of each
@@ -201,7 +201,7 @@ def test_nothing_stays_behind_of_a_command_that_was_killed_not_even_loader_worke
         wait_for(lambda: not [pid for pid in left if alive(pid)])
     assert "fork" not in run.stderr
     assert not shared_memory(left)
-    with Run(tmp_path, told, "exit_iteration=1", **own) as run:
+    with Run(tmp_path, settings, "exit_iteration=1", **own) as run:
         assert run.end() == 0
     assert left_in(temporary) == []
 
@@ -221,11 +221,11 @@ def preparing(folder: Path, temporary: Path, *words: str) -> Run:
     (folder / "train.py").write_text(SLEEPS)
     run = Run(folder, with_workers(folder, 0, num_proc=2), *words, TMPDIR=str(temporary))
 
-    def there() -> bool:
+    def has_forked() -> bool:
         assert run.process.poll() is None, run.stderr
         return len(run.family()) == (6 if words else 4)  # the command, its ranks; a pool of two, and its queue
 
-    wait_for(there, lambda: run.stderr)
+    wait_for(has_forked, lambda: run.stderr)
     time.sleep(1)  # what has just been forked is not yet told
     return run
 
@@ -293,8 +293,8 @@ class Slow(GANTrainer):
 @pytest.mark.fault(35)
 def test_a_run_ends_in_good_order_before_the_scheduler_ends_it(tmp_path: Path) -> None:
     (tmp_path / "train.py").write_text(SLOW)
-    told = endless(tmp_path, checkpoint=RESUMABLE) | {"type": "slow"}
-    with Run(tmp_path, told, "--num_gpus", "2", SLURM_JOB_END_TIME="1020") as run:
+    settings = endless(tmp_path, checkpoint=RESUMABLE) | {"type": "slow"}
+    with Run(tmp_path, settings, "--num_gpus", "2", SLURM_JOB_END_TIME="1020") as run:
         assert run.end() == 75
     last = steps(run)[-1]
     assert saved(tmp_path, last) and 10 < 0.5 * last < 20

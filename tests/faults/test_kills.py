@@ -46,35 +46,35 @@ CASES: dict[str, tuple[str, int, Recipe]] = {
 
 def written(name: str, files: Path, run: Path, more: Recipe, checkpoint: str = "deepspeed") -> Path:
     """A recipe that saves after every other update, at a place of its own."""
-    told = recipe(name, files, output_dir=str(run))
+    settings = recipe(name, files, output_dir=str(run))
     more = dict(more)
     if more.pop("bf16", False):
-        told["model"]["dtype"] = "bf16"
+        settings["model"]["dtype"] = "bf16"
     if more.pop("streaming", False):
-        told["data"]["sources"] = [{"name_or_path": told["data"]["sources"][0], "streaming": True}]
-        told["data"]["stream_buffer"] = 4
+        settings["data"]["sources"] = [{"name_or_path": settings["data"]["sources"][0], "streaming": True}]
+        settings["data"]["stream_buffer"] = 4
     for key, value in more.items():
         section, _, last = key.rpartition(".")
-        (told[section] if section else told)[last] = value
-    told["checkpoint"] = {
+        (settings[section] if section else settings)[last] = value
+    settings["checkpoint"] = {
         "type": checkpoint,
         "auto_resume": True,
         "save_every_n_steps": 2,
         "save_end_of_training": True,
     }
     path = run.parent / f"{run.name}.yaml"
-    path.write_text(yaml.safe_dump(told))
+    path.write_text(yaml.safe_dump(settings))
     return path
 
 
 def losses(run: Path) -> dict[int, set[float]]:
     """Every loss that was ever told of each update."""
-    told: dict[int, set[float]] = {}
+    logged: dict[int, set[float]] = {}
     for line in (run / "metrics.jsonl").read_text().splitlines():
         values = json.loads(line)
         if "loss" in values:
-            told.setdefault(values["step"], set()).add(values["loss"])
-    return told
+            logged.setdefault(values["step"], set()).add(values["loss"])
+    return logged
 
 
 def sums(run: Path, checkpoint: str = "deepspeed") -> dict[str, str]:
@@ -101,8 +101,8 @@ def killed_until_done(name: str, world: int, more: Recipe, folder: Path, *, kill
     with Run([str(written(name, folder / "files", undisturbed, more))], folder / "log", world) as run:
         first_update(run, undisturbed / "metrics.jsonl")
         began = time.monotonic()
-        assert run.wait(), run.told()
-        assert not any(run.codes), run.told()
+        assert run.wait(), run.output()
+        assert not any(run.codes), run.output()
         between_kills = (time.monotonic() - began) / kills
     command = [str(written(name, folder / "files", disturbed, more))]
     killed = 0
@@ -116,8 +116,8 @@ def killed_until_done(name: str, world: int, more: Recipe, folder: Path, *, kill
                     run.kill()
                     killed += 1
                     continue
-            assert run.wait(), run.told()
-            assert not any(run.codes), run.told()
+            assert run.wait(), run.output()
+            assert not any(run.codes), run.output()
         if killed:
             break
         shutil.rmtree(disturbed)  # it was over before: the machine has less to do than a moment ago

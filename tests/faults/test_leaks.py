@@ -29,8 +29,8 @@ def held() -> tuple[int, int]:
 
 def train(folder: Path, cls: type[GANTrainer] = GANTrainer, **more: Any) -> None:
     checkpoint = {"type": "deepspeed", "save_every_n_steps": 50, "save_end_of_training": True, "keep_last": 1}
-    told = recipe("gan", folder / "files", checkpoint=checkpoint, output_dir=str(folder / "run"), **more)
-    trainer = cls(get_config(told | {"type": cls.name}))
+    settings = recipe("gan", folder / "files", checkpoint=checkpoint, output_dir=str(folder / "run"), **more)
+    trainer = cls(get_config(settings | {"type": cls.name}))
     trainer.train()
     trainer.close()
 

@@ -48,15 +48,15 @@ def test_the_checkpoint_before_stays(moment: str, tmp_path: Path) -> None:
     root = tmp_path / "run" / "checkpoints" / "dying"
     with Run(command, tmp_path / "log", world=2) as run:
         run.processes[1].join(HANG)
-        assert run.codes[1] == -9, run.told()
+        assert run.codes[1] == -9, run.output()
     assert disk.latest_step(root) == 2
     assert disk.list_steps(root) == [2]
     with Run(command, tmp_path / "log", world=2) as run:
-        assert run.wait(), run.told()
-        assert run.codes == [0, 0], run.told()
+        assert run.wait(), run.output()
+        assert run.codes == [0, 0], run.output()
     (tmp_path / "died").touch()
-    whole = [str(written("sft", tmp_path / "files", tmp_path / "whole", more, checkpoint="dying"))]
-    with Run(whole, tmp_path / "log", world=2) as run:
-        assert run.wait(), run.told()
+    uninterrupted = [str(written("sft", tmp_path / "files", tmp_path / "whole", more, checkpoint="dying"))]
+    with Run(uninterrupted, tmp_path / "log", world=2) as run:
+        assert run.wait(), run.output()
     assert losses(tmp_path / "run") == losses(tmp_path / "whole")
     assert sums(tmp_path / "run", "dying") == sums(tmp_path / "whole", "dying")

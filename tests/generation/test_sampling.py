@@ -162,12 +162,12 @@ def test_a_text_ends_before_its_stop_string(model: Any, tiny_model: Path) -> Non
     tokenizer = AutoTokenizer.from_pretrained(tiny_model)
     keys: dict[str, Any] = {"tokenizer": tokenizer, "eos_token_ids": [3], "uniforms": uniform(torch.arange(6), 8)}
     free = generate(model, PROMPTS, SamplingParams(8), **keys)
-    whole = free.texts(tokenizer)
+    unstopped = free.texts(tokenizer)
     assert free.finished == [tokens[-1] == 3 for tokens in free.token_ids]
-    stop = next(letter for letter in whole[0][1:] if letter.isascii() and letter.isprintable())
+    stop = next(letter for letter in unstopped[0][1:] if letter.isascii() and letter.isprintable())
     stopped = generate(model, PROMPTS, SamplingParams(8, stop_strings=(stop,)), **keys)
-    assert stopped.texts(tokenizer) == [text.split(stop)[0] for text in whole]
-    for n, text in enumerate(whole):
+    assert stopped.texts(tokenizer) == [text.split(stop)[0] for text in unstopped]
+    for n, text in enumerate(unstopped):
         assert stopped.finished[n] == (stop in text or free.finished[n])
         assert stopped.token_ids[n] == free.token_ids[n][: len(stopped.token_ids[n])]
 

@@ -21,10 +21,10 @@ class RankTrainer(SFTTrainer):
     name = "rank"
 
     def __init__(self, config: Any) -> None:
-        self.config, self.asked = config, ""
+        self.config, self.stop_reason = config, ""
         self.number = int(os.environ.get("RANK", "0"))
-        told: dict[str, Any] = {name: os.environ.get(name) for name in _TOLD}
-        self.tell("here", json.dumps(told | {"pid": os.getpid(), "parent": os.getppid(), "argv": sys.argv}))
+        variables: dict[str, Any] = {name: os.environ.get(name) for name in _TOLD}
+        self.tell("here", json.dumps(variables | {"pid": os.getpid(), "parent": os.getppid(), "argv": sys.argv}))
 
     def tell(self, what: str, text: str = "") -> None:
         folder = Path("ranks")
@@ -33,7 +33,7 @@ class RankTrainer(SFTTrainer):
         (folder / f"{what}_{self.number}.new").rename(folder / f"{what}_{self.number}")
 
     def request_stop(self, reason: str, exit_code: int = 0) -> None:
-        self.asked = reason
+        self.stop_reason = reason
 
     def train(self) -> None:
         self.tell("training")
@@ -52,9 +52,9 @@ class RankTrainer(SFTTrainer):
                 signal.signal(number, signal.SIG_IGN)
             self.tell("deaf")
         end = time.monotonic() + 3600
-        while not self.asked and time.monotonic() < end:
+        while not self.stop_reason and time.monotonic() < end:
             time.sleep(0.02)
-        self.tell("asked", self.asked)
+        self.tell("asked", self.stop_reason)
 
     def close(self, *, failed: bool = False) -> None:
         self.tell("closed", str(failed))

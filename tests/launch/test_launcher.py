@@ -40,10 +40,10 @@ def start(folder: Path) -> Iterator[Start]:
 
     def start(*words: str, path: Path = ROOT, **environment: str) -> subprocess.Popen[str]:
         clean = {name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
-        told = {**clean, "PYTHONPATH": f"{path}:{ROOT}", "CUDA_VISIBLE_DEVICES": "", **environment}
+        variables = {**clean, "PYTHONPATH": f"{path}:{ROOT}", "CUDA_VISIBLE_DEVICES": "", **environment}
         command = [sys.executable, "-m", "arctic_training", *words]
         pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-        process = subprocess.Popen(command, cwd=folder, env=told, text=True, start_new_session=True, **pipes)
+        process = subprocess.Popen(command, cwd=folder, env=variables, text=True, start_new_session=True, **pipes)
         started.append(process)
         return process
 
@@ -68,7 +68,7 @@ def ended(process: subprocess.Popen[str]) -> tuple[int, str]:
     return process.returncode, err
 
 
-def told(folder: Path, what: str) -> list[str]:
+def notes(folder: Path, what: str) -> list[str]:
     return [path.read_text() for path in sorted((folder / "ranks").glob(f"{what}_?"))]
 
 
@@ -94,7 +94,7 @@ def test_one_process_is_the_command_itself(start: Start, folder: Path) -> None:
     assert ended(process) == (0, "")
     (rank,) = ranks(folder)
     assert rank["pid"] == process.pid
-    assert told(folder, "closed") == ["False"]
+    assert notes(folder, "closed") == ["False"]
 
 
 def test_a_number_of_threads_that_is_said_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -104,17 +104,17 @@ def test_a_number_of_threads_that_is_said_is_kept(monkeypatch: pytest.MonkeyPatc
 
 def test_a_signal_reaches_every_process(start: Start, folder: Path) -> None:
     process = start("recipe.yaml", "model.name_or_path=wait", "--num_gpus", "2")
-    wait_for(lambda: len(told(folder, "training")) == 2)
+    wait_for(lambda: len(notes(folder, "training")) == 2)
     process.send_signal(signal.SIGTERM)
     assert ended(process)[0] == 143
     assert not [rank for rank in ranks(folder) if alive(rank["pid"])]
-    assert told(folder, "asked") == ["SIGTERM was received"] * 2
-    assert told(folder, "closed") == ["False"] * 2
+    assert notes(folder, "asked") == ["SIGTERM was received"] * 2
+    assert notes(folder, "closed") == ["False"] * 2
 
 
 def test_the_second_signal_ends_what_does_not_listen(start: Start, folder: Path) -> None:
     process = start("recipe.yaml", "model.name_or_path=deaf", "--num_gpus", "2")
-    wait_for(lambda: len(told(folder, "deaf")) == 2)
+    wait_for(lambda: len(notes(folder, "deaf")) == 2)
     process.send_signal(signal.SIGTERM)
     time.sleep(0.5)
     assert process.poll() is None
@@ -125,7 +125,7 @@ def test_the_second_signal_ends_what_does_not_listen(start: Start, folder: Path)
 
 def test_processes_end_with_a_command_that_was_killed(start: Start, folder: Path) -> None:
     process = start("recipe.yaml", "model.name_or_path=deaf", "--num_gpus", "2")
-    wait_for(lambda: len(told(folder, "deaf")) == 2)
+    wait_for(lambda: len(notes(folder, "deaf")) == 2)
     process.kill()
     process.wait()
     wait_for(lambda: not [rank for rank in ranks(folder) if alive(rank["pid"])])
@@ -176,10 +176,17 @@ def test_several_machines_are_left_to_deepspeed(start: Start, folder: Path, tmp_
     (folder / "h.txt").write_text("one slots=4\ntwo slots=4\n")
     words = ["recipe.yaml", "seed=1", "--hostfile", "h.txt", "--num_nodes", "2", "--num_gpus", "4", "--debug"]
     assert ended(start(*words, path=folder / "library"))[0] == 3
-    said = json.loads((folder / "said.json").read_text())
-    place = said.index("--module")
-    assert sorted(said[:place]) == sorted(["--hostfile", "h.txt", "--num_gpus", "4", "--num_nodes", "2"])
-    assert said[place:] == ["--module", "arctic_training.launch.worker", "train", "recipe.yaml", "seed=1", "--debug"]
+    arguments = json.loads((folder / "said.json").read_text())
+    place = arguments.index("--module")
+    assert sorted(arguments[:place]) == sorted(["--hostfile", "h.txt", "--num_gpus", "4", "--num_nodes", "2"])
+    assert arguments[place:] == [
+        "--module",
+        "arctic_training.launch.worker",
+        "train",
+        "recipe.yaml",
+        "seed=1",
+        "--debug",
+    ]
 
 
 def test_more_gpus_than_there_are_is_refused_on_a_machine_with_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -228,10 +235,17 @@ def test_a_process_of_another_launcher_is_recognised(
 def test_what_another_launcher_said_of_one_process_is_not_said_of_those_that_it_starts(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    told = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_SIZE": "1", "MASTER_PORT": "1", "GROUP_RANK": "0", "KEPT": "yes"}
-    for name, value in {**told, "TORCHELASTIC_USE_AGENT_STORE": "True"}.items():
+    variables = {
+        "RANK": "0",
+        "WORLD_SIZE": "1",
+        "LOCAL_SIZE": "1",
+        "MASTER_PORT": "1",
+        "GROUP_RANK": "0",
+        "KEPT": "yes",
+    }
+    for name, value in {**variables, "TORCHELASTIC_USE_AGENT_STORE": "True"}.items():
         monkeypatch.setenv(name, value)
-    made = _worker_environment(1, 2, 29500)
+    worker_variables = _worker_environment(1, 2, 29500)
     place = {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_SIZE": "2", "MASTER_PORT": "29500", "KEPT": "yes"}
-    assert {name: made.get(name) for name in place} == place
-    assert not {"TORCHELASTIC_USE_AGENT_STORE", "GROUP_RANK"} & made.keys()
+    assert {name: worker_variables.get(name) for name in place} == place
+    assert not {"TORCHELASTIC_USE_AGENT_STORE", "GROUP_RANK"} & worker_variables.keys()

@@ -34,13 +34,13 @@ def folder(tmp_path: Path, tiny_model: Path, tiny_chats: Path) -> Path:
     return tmp_path
 
 
-def command(folder: Path, *words: str, **told: str) -> subprocess.CompletedProcess[str]:
+def command(folder: Path, *words: str, **variables: str) -> subprocess.CompletedProcess[str]:
     mine = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_SIZE")  # of tests that have trained in this process
     environment = {name: value for name, value in os.environ.items() if name not in mine}
     environment |= {"PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": "", "RATE": "0.000123"}
-    environment |= {"ARCTIC_TRAINING_CACHE": str(folder / "cache"), "PIDS": os.devnull, **told}
-    made = [sys.executable, "-m", "arctic_training", *words]
-    return subprocess.run(made, cwd=folder, env=environment, capture_output=True, text=True, timeout=HANG)
+    environment |= {"ARCTIC_TRAINING_CACHE": str(folder / "cache"), "PIDS": os.devnull, **variables}
+    arguments = [sys.executable, "-m", "arctic_training", *words]
+    return subprocess.run(arguments, cwd=folder, env=environment, capture_output=True, text=True, timeout=HANG)
 
 
 def test_data_are_prepared_and_then_two_processes_train(folder: Path) -> None:

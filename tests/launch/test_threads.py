@@ -20,7 +20,7 @@ PASSIVE = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "10000"}
 
 
 @pytest.mark.parametrize(
-    ("told", "threads"),
+    ("variables", "threads"),
     [
         ({}, None),
         ({"LOCAL_WORLD_SIZE": "1"}, None),
@@ -40,10 +40,10 @@ PASSIVE = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "10000"}
     ],
 )
 def test_several_processes_of_a_machine_share_its_cores(
-    told: dict[str, str], threads: str | None, monkeypatch: pytest.MonkeyPatch
+    variables: dict[str, str], threads: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(16)))
-    assert openmp_settings(told) == PASSIVE | ({} if threads is None else {"OMP_NUM_THREADS": threads})
+    assert openmp_settings(variables) == PASSIVE | ({} if threads is None else {"OMP_NUM_THREADS": threads})
 
 
 @pytest.mark.parametrize("name", ["OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"])
@@ -56,22 +56,22 @@ def ranks(folder: Path, *words: str, **environment: str) -> tuple[list[dict[str,
     (folder / "recipe.yaml").write_text("type: rank\nmodel: {name_or_path: end}\ndata: {sources: [a/b]}\n")
     shutil.copy(Path(__file__).with_name("rank.py"), folder / "train.py")
     clean = {name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE", *OPENMP)}
-    told = {**clean, "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": "", **environment}
+    variables = {**clean, "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": "", **environment}
     command = [sys.executable, "-m", "arctic_training", "recipe.yaml", *words]
-    done = subprocess.run(command, cwd=folder, env=told, capture_output=True, text=True, timeout=HANG)
+    done = subprocess.run(command, cwd=folder, env=variables, capture_output=True, text=True, timeout=HANG)
     assert done.returncode == 0, done.stderr
     return [json.loads(path.read_text()) for path in sorted((folder / "ranks").glob("here_?"))], done.stderr
 
 
 def test_openmp_itself_hears_of_it_in_a_run_of_one_process(tmp_path: Path) -> None:
-    (rank,), said = ranks(tmp_path, OMP_DISPLAY_ENV="VERBOSE")
+    (rank,), stderr = ranks(tmp_path, OMP_DISPLAY_ENV="VERBOSE")
     assert rank["OMP_WAIT_POLICY"] == "PASSIVE" and rank["OMP_NUM_THREADS"] is None
-    assert re.search(r"OMP_WAIT_POLICY ?= ?'PASSIVE'", said)  # which it prints when it is loaded
+    assert re.search(r"OMP_WAIT_POLICY ?= ?'PASSIVE'", stderr)  # which it prints when it is loaded
 
 
 def test_the_users_settings_are_those_of_every_process(tmp_path: Path) -> None:
-    told, _ = ranks(tmp_path, "--num_gpus", "2", OMP_WAIT_POLICY="ACTIVE", OMP_NUM_THREADS="3")
-    assert [[rank[name] for name in OPENMP[:3]] for rank in told] == [["3", "ACTIVE", None]] * 2
+    started, _ = ranks(tmp_path, "--num_gpus", "2", OMP_WAIT_POLICY="ACTIVE", OMP_NUM_THREADS="3")
+    assert [[rank[name] for name in OPENMP[:3]] for rank in started] == [["3", "ACTIVE", None]] * 2
 
 
 def test_a_program_that_calls_the_command_keeps_its_environment(

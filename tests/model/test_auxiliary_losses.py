@@ -181,7 +181,7 @@ def test_a_term_of_whole_sequences_is_refused_where_processes_share_them() -> No
         check_model_loss(engine, CPU, sequence_parallel=True)
 
 
-def test_a_coefficient_that_changes_nothing_is_mentioned(said: list[str]) -> None:
+def test_a_coefficient_that_changes_nothing_is_mentioned(messages: list[str]) -> None:
     engine = FrozenEngine(build("mixtral", output_router_logits=False))
     check_model_loss(engine, CPU, overrides={"router_aux_loss_coef": 0.5})
-    assert any("router_aux_loss_coef changes nothing" in line for line in said)
+    assert any("router_aux_loss_coef changes nothing" in line for line in messages)

@@ -17,7 +17,7 @@ class Model(nn.Module):
 
 
 @pytest.mark.parametrize("name", ["wpe", "embed_positions", "position_embeddings", "pos_emb"])
-def test_learned_positions_end(name: str, said: list[str]) -> None:
+def test_learned_positions_end(name: str, messages: list[str]) -> None:
     model = Model(wte=1_000, **{name: 66})
     check_positions(model, 64, 64)
     with pytest.raises(ModelError, match=r"^data\.max_length: 65 tokens, and the model has learned 64 positions"):
@@ -25,15 +25,15 @@ def test_learned_positions_end(name: str, said: list[str]) -> None:
     with pytest.raises(ModelError, match="has learned 66 positions"):
         check_positions(model, 67, None)
     check_positions(model, None, 64)
-    assert not said
+    assert not messages
 
 
-def test_positions_that_are_computed_go_on(said: list[str]) -> None:
+def test_positions_that_are_computed_go_on(messages: list[str]) -> None:
     model = Model(wte=1_000, relative_attention_bias=32, relative_positions=32)
     check_positions(model, 64, 64)
-    assert not said
+    assert not messages
     check_positions(model, 65, 64)
-    assert said == ["data.max_length: 65 tokens are more than the 64 that the model has seen at once"]
+    assert messages == ["data.max_length: 65 tokens are more than the 64 that the model has seen at once"]
 
 
 def test_shapes_are_compared_by_name() -> None:

@@ -31,11 +31,11 @@ class Waits(TorchDispatchMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self.found = Counter[str]()
+        self.counts = Counter[str]()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if str(func).startswith(WAITS):
-            self.found[str(func)] += 1
+            self.counts[str(func)] += 1
         return func(*args, **(kwargs or {}))
 
 
@@ -53,7 +53,7 @@ def test_a_forward_and_backward_pass_waits_for_nothing(kind: str, place: Any) ->
     target_losses(model, batch, reduction="sum")  # the head is looked at once
     with Waits() as waits:
         target_losses(model, batch, reduction="sum").backward()
-    assert not waits.found
+    assert not waits.counts
 
 
 def test_the_waits_of_transformers_own_forward_are_seen() -> None:
@@ -61,7 +61,7 @@ def test_the_waits_of_transformers_own_forward_are_seen() -> None:
     del batch["attention_mask"]
     with Waits() as waits:
         model(**batch, use_cache=False)
-    assert waits.found
+    assert waits.counts
 
 
 @pytest.mark.parametrize("kind", ["llama", "gpt2"])

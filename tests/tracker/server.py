@@ -29,21 +29,21 @@ class Handler(BaseHTTPRequestHandler):
     do_PUT = do_POST
 
 
-def answered(asked: dict[str, Any]) -> dict[str, Any]:
-    query, variables = asked["query"], asked.get("variables") or {}
-    told: dict[str, Any] = {}
+def answered(request: dict[str, Any]) -> dict[str, Any]:
+    query, variables = request["query"], request.get("variables") or {}
+    data: dict[str, Any] = {}
     if "viewer" in query:
-        told["viewer"] = USER
+        data["viewer"] = USER
     if "serverInfo" in query:
-        told["serverInfo"] = {"features": []}
+        data["serverInfo"] = {"features": []}
     if "createRunFiles" in query:
         files = [{"name": name, "uploadUrl": f"http://{ADDRESS}/file"} for name in variables["files"]]
-        told["createRunFiles"] = {"runID": "1", "uploadHeaders": [], "files": files}
+        data["createRunFiles"] = {"runID": "1", "uploadHeaders": [], "files": files}
     if "upsertBucket" in query:
         project = {"id": "1", "name": variables["project"], "entity": {"id": "1", "name": "us"}}
         bucket = {"id": "1", "name": variables["name"], "displayName": "n", "config": "{}", "historyLineCount": 0}
-        told["upsertBucket"] = {"bucket": {**bucket, "project": project}, "inserted": True}
-    return {"data": told}
+        data["upsertBucket"] = {"bucket": {**bucket, "project": project}, "inserted": True}
+    return {"data": data}
 
 
 if __name__ == "__main__":

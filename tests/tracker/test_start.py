@@ -43,8 +43,8 @@ class Server(Tracker):
 def test_one_that_cannot_start_refuses_the_run(tmp_path: Path, capsys: pytest.CaptureFixture[str], fails: str) -> None:
     Server.heard.clear()
     sections = [{"type": Server.name}, {"type": Server.name, "fails": fails}]
-    told = recipe("sft", tmp_path / "files", output_dir=str(tmp_path / "run"), trackers=sections)
-    assert run(get_config(told)) == 2
+    settings = recipe("sft", tmp_path / "files", output_dir=str(tmp_path / "run"), trackers=sections)
+    assert run(get_config(settings)) == 2
     error = "trackers: server_of_a_test cannot log the run (ConnectionError: nobody answers)"
     shown = capsys.readouterr()
     assert shown.err.splitlines()[-1] == error and "Traceback" not in shown.err and "run folder" not in shown.out
@@ -53,8 +53,8 @@ def test_one_that_cannot_start_refuses_the_run(tmp_path: Path, capsys: pytest.Ca
 
 
 def test_one_that_refuses_a_run_that_goes_on_leaves_what_is_there(tmp_path: Path) -> None:
-    told = recipe("sft", tmp_path / "files", output_dir=str(tmp_path / "run"), train_iters=1)
-    assert run(get_config(told)) == 0
+    settings = recipe("sft", tmp_path / "files", output_dir=str(tmp_path / "run"), train_iters=1)
+    assert run(get_config(settings)) == 0
     before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
-    assert run(get_config({**told, "train_iters": 2, "trackers": [{"type": Server.name, "fails": "start"}]})) == 2
+    assert run(get_config({**settings, "train_iters": 2, "trackers": [{"type": Server.name, "fails": "start"}]})) == 2
     assert {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()} == before

@@ -32,13 +32,13 @@ def start(folder: Path, wandb: dict[str, Any], *words: str, updates: int = 5, **
     """A run in a home of its own."""
     for name in ("home", "tmp"):
         (folder.parent / name).mkdir(exist_ok=True)
-    told = recipe(
+    settings = recipe(
         "gan", folder / "files", checkpoint={"type": "deepspeed", "auto_resume": True, "save_every_n_steps": 2}
     )
-    told = {key: value for key, value in told.items() if key != "epochs"} | {"train_iters": updates}
-    told |= {"wandb": wandb, "kill_switch_path": "${env:NAME}"}
+    settings = {key: value for key, value in settings.items() if key != "epochs"} | {"train_iters": updates}
+    settings |= {"wandb": wandb, "kill_switch_path": "${env:NAME}"}
     own = {"HOME": str(folder.parent / "home"), "TMPDIR": str(folder.parent / "tmp"), "NAME": SECRET}
-    return Run(folder, told, *words, **{"WANDB_API_KEY": "", **own, **environment})
+    return Run(folder, settings, *words, **{"WANDB_API_KEY": "", **own, **environment})
 
 
 def written(path: Path) -> Iterator[Any]:
@@ -59,18 +59,18 @@ def written(path: Path) -> Iterator[Any]:
 
 def histories(folder: Path) -> list[tuple[str, list[dict[str, Any]], int]]:
     """Of each start: the run's id, what was told, and the exit code."""
-    found = []
+    runs = []
     for path in sorted(folder.glob("runs/recipe/wandb/offline-run-*/run-*.wandb")):
         records = list(written(path))
         (run,) = [one.run for one in records if one.HasField("run")]
-        told = [
+        rows = [
             {item.key or item.nested_key[0]: json.loads(item.value_json) for item in one.history.item}
             for one in records
             if one.HasField("history")
         ]
         (code,) = [one.exit.exit_code for one in records if one.HasField("exit")]
-        found.append((run.run_id, told, code))
-    return found
+        runs.append((run.run_id, rows, code))
+    return runs
 
 
 def numbers(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -157,8 +157,8 @@ def test_a_run_is_told_once(tmp_path: Path) -> None:
 def server(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[bytes], dict[str, str]]]:
     """One that lives until it is killed, and what leads to it."""
     port = processes.free_port()
-    with open(tmp_path / "server.jsonl", "wb") as told:
-        running = subprocess.Popen([sys.executable, "-m", "tests.tracker.server", str(port)], cwd=ROOT, stdout=told)
+    with open(tmp_path / "server.jsonl", "wb") as output:
+        running = subprocess.Popen([sys.executable, "-m", "tests.tracker.server", str(port)], cwd=ROOT, stdout=output)
     wait_for(lambda: answers(port))
     yield running, {"WANDB_API_KEY": KEY, "WANDB_BASE_URL": f"http://127.0.0.1:{port}"}
     running.kill()

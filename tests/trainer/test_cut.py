@@ -13,18 +13,20 @@ from tests import processes
 from tests.contract.cases import recipe
 
 
-def gradients(told: dict[str, Any]) -> list[dict[str, torch.Tensor]]:
+def gradients(settings: dict[str, Any]) -> list[dict[str, torch.Tensor]]:
     """The whole gradient of each update, before clipping, as every rank sees it."""
     from arctic_training.engine.zero import full_gradient
 
-    config = get_config(told)
+    config = get_config(settings)
     trainer: Any = lookup("trainer", config.type)(config)  # type: ignore[call-arg]
     seen: list[dict[str, torch.Tensor]] = []
 
     def look(self: Any) -> None:
         if self.window.is_last_micro_batch:
-            found = {name: full_gradient(p) for name, p in self.model.module.named_parameters() if p.requires_grad}
-            seen.append({name: gradient.clone() for name, gradient in found.items() if gradient is not None})
+            gradients_of = {
+                name: full_gradient(p) for name, p in self.model.module.named_parameters() if p.requires_grad
+            }
+            seen.append({name: gradient.clone() for name, gradient in gradients_of.items() if gradient is not None})
 
     trainer.listen("post-backward", look)
     trainer.train()
@@ -38,7 +40,7 @@ def cut(name: str, root: str, micro: int, accumulate: int, stage: int, shared: i
     if process_group.is_main():
         recipe(name, files)
     process_group.barrier()
-    told = recipe(
+    settings = recipe(
         name,
         files,
         output_dir=str(Path(root) / f"run_{micro}_{accumulate}_{process_group.world_size()}"),
@@ -48,14 +50,14 @@ def cut(name: str, root: str, micro: int, accumulate: int, stage: int, shared: i
         epochs=1,
         deepspeed={"zero_optimization": {"stage": stage}},
     )
-    told["model"]["hf_config_kwargs"] = {}  # dropout is drawn batch by batch
-    told["data"] = {**told["data"], **more}
-    told["optimizer"] = {"type": "sgd", "lr": 0.1, "weight_decay": 0}  # as sensitive as it gets: no normalisation
-    return gradients(told)
+    settings["model"]["hf_config_kwargs"] = {}  # dropout is drawn batch by batch
+    settings["data"] = {**settings["data"], **more}
+    settings["optimizer"] = {"type": "sgd", "lr": 0.1, "weight_decay": 0}  # as sensitive as it gets: no normalisation
+    return gradients(settings)
 
 
-def require_same(whole: list[dict[str, torch.Tensor]], mine: list[dict[str, torch.Tensor]], where: str) -> None:
-    for update, (want, got) in enumerate(zip(whole, mine, strict=True)):
+def require_same(expected: list[dict[str, torch.Tensor]], mine: list[dict[str, torch.Tensor]], where: str) -> None:
+    for update, (want, got) in enumerate(zip(expected, mine, strict=True)):
         assert want.keys() == got.keys()
         scale = max(float(gradient.norm()) for gradient in want.values())
         for key, gradient in want.items():
@@ -66,11 +68,11 @@ def require_same(whole: list[dict[str, torch.Tensor]], mine: list[dict[str, torc
 @pytest.mark.fault(16, 17)
 @pytest.mark.parametrize("name", ["sft", "dpo", "grpo"])
 def test_the_gradient_does_not_depend_on_the_cut(name: str, tmp_path: Path) -> None:
-    (whole,) = processes.share(cut, 1, name, str(tmp_path), 4, 1, 0, 1, {})
-    assert len(whole) == 3  # 10 rows by 4: two whole windows and one of 2 rows
+    (expected,) = processes.share(cut, 1, name, str(tmp_path), 4, 1, 0, 1, {})
+    assert len(expected) == 3  # 10 rows by 4: two whole windows and one of 2 rows
     for micro, accumulate, world, stage in [(2, 2, 1, 0), (1, 4, 1, 0), (2, 1, 2, 1), (1, 2, 2, 3)]:
         for mine in processes.share(cut, world, name, str(tmp_path), micro, accumulate, stage, 1, {}):
-            require_same(whole, mine, f"{micro} x {accumulate} x {world}")
+            require_same(expected, mine, f"{micro} x {accumulate} x {world}")
 
 
 @pytest.mark.parametrize("packs", [True, False])
@@ -83,6 +85,6 @@ def test_the_gradient_does_not_depend_on_who_shares_a_sequence(name: str, packs:
     if packs and name in ("sft", "causal"):
         more["max_length"] = 120  # not all of it in one row
     for micro, accumulate, stage in [(4, 1, 0), (1, 4, 3)]:
-        (whole,) = processes.share(cut, 1, name, str(tmp_path), micro, accumulate, 0, 1, more)
+        (expected,) = processes.share(cut, 1, name, str(tmp_path), micro, accumulate, 0, 1, more)
         for mine in processes.share(cut, 2, name, str(tmp_path), micro, accumulate, stage, 2, more):
-            require_same(whole, mine, f"{micro} x {accumulate}, stage {stage}")
+            require_same(expected, mine, f"{micro} x {accumulate}, stage {stage}")

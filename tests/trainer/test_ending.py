@@ -92,36 +92,36 @@ def own_environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.fixture
-def told(tmp_path: Path) -> Recipe:
+def settings(tmp_path: Path) -> Recipe:
     return acting_recipe(tmp_path)
 
 
 def acting_recipe(folder: Path) -> Recipe:
-    made = recipe("gan", folder / "files", output_dir=str(folder / "run"))
+    settings = recipe("gan", folder / "files", output_dir=str(folder / "run"))
     section = {"type": "deepspeed", "auto_resume": True}
     more: Recipe = {"type": Acting.name, "callbacks": [], "checkpoint": section, "trackers": [Remembering.name]}
-    return made | more
+    return settings | more
 
 
-def trained(told: Recipe, acts: dict[str, Act] | None = None) -> Any:
+def trained(settings: Recipe, acts: dict[str, Act] | None = None) -> Any:
     Acting.acts = acts or {}
-    trainer = Acting(get_config(told))
+    trainer = Acting(get_config(settings))
     trainer.train()
     trainer.close()
     return trainer
 
 
-def losses(told: Recipe) -> list[tuple[int, float]]:
-    lines = (Path(told["output_dir"]) / "metrics.jsonl").read_text().splitlines()
+def losses(settings: Recipe) -> list[tuple[int, float]]:
+    lines = (Path(settings["output_dir"]) / "metrics.jsonl").read_text().splitlines()
     return [(line["step"], line["loss"]) for line in map(json.loads, lines) if "loss" in line]
 
 
-def log(told: Recipe) -> str:
-    return (Path(told["output_dir"]) / "logs" / "rank_0.log").read_text()
+def log(settings: Recipe) -> str:
+    return (Path(settings["output_dir"]) / "logs" / "rank_0.log").read_text()
 
 
-def saved(told: Recipe, kind: str = "deepspeed") -> list[int]:
-    return disk.list_steps(Path(told["output_dir"]) / "checkpoints" / kind)
+def saved(settings: Recipe, kind: str = "deepspeed") -> list[int]:
+    return disk.list_steps(Path(settings["output_dir"]) / "checkpoints" / kind)
 
 
 def at(update: int, act: Act) -> Act:
@@ -142,79 +142,90 @@ def enough(trainer: Any) -> None:
         {"allow_changes": ["optimizer.lr"], "optimizer": {"lr": 2e-3}},
     ],
 )
-def test_a_run_that_was_stopped_for_good_trains_on_when_it_is_another_or_is_to(told: Recipe, change: Recipe) -> None:
+def test_a_run_that_was_stopped_for_good_trains_on_when_it_is_another_or_is_to(
+    settings: Recipe, change: Recipe
+) -> None:
     """Exactly as one that was not stopped, though it was in the middle of a window."""
-    told |= {"gradient_accumulation_steps": 2, "loss_log_interval": 0, "checkpoint": [told["checkpoint"]]}
-    assert trained(told, {"post-step": at(2, enough)}).progress.step == 2
+    settings |= {"gradient_accumulation_steps": 2, "loss_log_interval": 0, "checkpoint": [settings["checkpoint"]]}
+    assert trained(settings, {"post-step": at(2, enough)}).progress.step == 2
     free = {"exit_iteration": 5}  # what decides nothing of what is trained
-    again = trained(told | free)
+    again = trained(settings | free)
     assert again.progress.step == 2 and again.stop_reason == "not improved since step 1"
-    assert "it was stopped for good: not improved since step 1" in log(told)
-    whole = {**told, "output_dir": f"{told['output_dir']}_whole", "checkpoint": []}
-    assert trained(told | change).progress == trained(whole).progress
-    assert "Continuing past the stop at step 2: not improved" in log(told)
+    assert "it was stopped for good: not improved since step 1" in log(settings)
+    uninterrupted = {**settings, "output_dir": f"{settings['output_dir']}_whole", "checkpoint": []}
+    assert trained(settings | change).progress == trained(uninterrupted).progress
+    assert "Continuing past the stop at step 2: not improved" in log(settings)
     if change == {"allow_changes": ["stop"]}:
-        assert losses(told) == losses(whole)
+        assert losses(settings) == losses(uninterrupted)
 
 
-def test_a_run_may_be_stopped_by_what_its_last_evaluation_shows(told: Recipe) -> None:
-    told |= {"evaluate_last": True, "evaluators": [Measuring.name], "epochs": 1}
-    trained(told, {"post-evaluate": enough})
-    assert saved(told) == [5] and "stopped for good after step 5: not improved since step 1" in log(told)
-    assert trained(told).stop_reason == "not improved since step 1"
+def test_a_run_may_be_stopped_by_what_its_last_evaluation_shows(settings: Recipe) -> None:
+    settings |= {"evaluate_last": True, "evaluators": [Measuring.name], "epochs": 1}
+    trained(settings, {"post-evaluate": enough})
+    assert saved(settings) == [5] and "stopped for good after step 5: not improved since step 1" in log(settings)
+    assert trained(settings).stop_reason == "not improved since step 1"
 
 
 def test_a_reason_that_cannot_be_added_to_a_checkpoint_is_saved_with_a_new_one(
-    told: Recipe, monkeypatch: pytest.MonkeyPatch
+    settings: Recipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: Any) -> None:
         raise OSError(5, "Input/output error")
 
     monkeypatch.setattr(disk, "update_manifest", refuse)
-    told["checkpoint"]["save_every_n_steps"] = 1
-    trained(told, {"post-step": at(3, enough)})
-    assert saved(told) == [1, 2, 3]
-    assert disk.read_manifest(Path(told["output_dir"]) / "checkpoints/deepspeed/step_3")["stopped"].startswith("not")
+    settings["checkpoint"]["save_every_n_steps"] = 1
+    trained(settings, {"post-step": at(3, enough)})
+    assert saved(settings) == [1, 2, 3]
+    assert disk.read_manifest(Path(settings["output_dir"]) / "checkpoints/deepspeed/step_3")["stopped"].startswith(
+        "not"
+    )
 
 
 @pytest.mark.parametrize("limit", [{}, {"train_iters": 7}, {"exit_iteration": 7}])
-def test_a_run_with_nothing_left_to_train_says_so_and_saves_what_is_not_saved_yet(told: Recipe, limit: Recipe) -> None:
-    section = {**told["checkpoint"], "save_end_of_training": True}
-    last = trained(told | limit | {"checkpoint": section}).progress.step
+def test_a_run_with_nothing_left_to_train_says_so_and_saves_what_is_not_saved_yet(
+    settings: Recipe, limit: Recipe
+) -> None:
+    section = {**settings["checkpoint"], "save_end_of_training": True}
+    last = trained(settings | limit | {"checkpoint": section}).progress.step
     export = {"type": Exported.name, "save_end_of_training": True}
-    folder = Path(told["output_dir"]) / "checkpoints"
+    folder = Path(settings["output_dir"]) / "checkpoints"
     numbers = []
     for _ in range(2):
-        assert trained(told | limit | {"checkpoint": [section, export]}).progress.step == last
+        assert trained(settings | limit | {"checkpoint": [section, export]}).progress.step == last
         numbers.append((folder / Exported.name / f"step_{last}" / "updates.txt").stat().st_ino)
         key, value = next(iter(limit.items()), ("", 0))
         reached = f"{key} is {value}" if limit else "all 2 epochs are over"
-        assert f"nothing was trained: the run is at step {last}, and {reached}" in log(told)
+        assert f"nothing was trained: the run is at step {last}, and {reached}" in log(settings)
     assert numbers[0] == numbers[1]  # written once
     # nor are weights that another folder holds saved again as they are
-    other = told | limit | {"output_dir": f"{told['output_dir']}_other", "resume": str(folder / "deepspeed")}
+    other = settings | limit | {"output_dir": f"{settings['output_dir']}_other", "resume": str(folder / "deepspeed")}
     trained(other | {"checkpoint": [section, export]})
     assert saved(other) == [] and saved(other, Exported.name) == [last]
 
 
-def test_a_run_of_no_epoch_evaluates_and_saves_what_it_was_made_with_once(told: Recipe) -> None:
-    told["checkpoint"]["save_end_of_training"] = True
-    told |= {"epochs": 0, "evaluate_last": True, "evaluators": [Measuring.name], "scheduler": {"name": "polynomial"}}
-    folder = Path(told["output_dir"])
+def test_a_run_of_no_epoch_evaluates_and_saves_what_it_was_made_with_once(settings: Recipe) -> None:
+    settings["checkpoint"]["save_end_of_training"] = True
+    settings |= {
+        "epochs": 0,
+        "evaluate_last": True,
+        "evaluators": [Measuring.name],
+        "scheduler": {"name": "polynomial"},
+    }
+    folder = Path(settings["output_dir"])
     for start in (1, 2):
-        assert run(get_config(told)) == 0
+        assert run(get_config(settings)) == 0
         assert (folder / "metrics.jsonl").read_text().count("measured") == start
-        assert saved(told) == [0] and "nothing was trained" not in log(told)
+        assert saved(settings) == [0] and "nothing was trained" not in log(settings)
 
 
 @pytest.mark.fault(14)
-def test_what_was_saved_on_the_course_that_a_run_went_back_from_is_saved_again(told: Recipe) -> None:
+def test_what_was_saved_on_the_course_that_a_run_went_back_from_is_saved_again(settings: Recipe) -> None:
     """The run goes back from step 4 to 2, and leaves out a window: its step 3 is another."""
     sections = [
         {"type": "deepspeed", "save_every_n_steps": 2},
-        {"type": "deepspeed", "save_every_n_steps": 3, "output_dir": f"{told['output_dir']}/other"},
+        {"type": "deepspeed", "save_every_n_steps": 3, "output_dir": f"{settings['output_dir']}/other"},
     ]
-    told |= {"checkpoint": sections, "nan_guard": "back", "train_iters": 5}
+    settings |= {"checkpoint": sections, "nan_guard": "back", "train_iters": 5}
     spoilt: list[int] = []
 
     def spoil(trainer: Any, loss: Any) -> Any:
@@ -227,7 +238,7 @@ def test_what_was_saved_on_the_course_that_a_run_went_back_from_is_saved_again(t
         name = "spoilt_for_the_ends"
         callbacks = [("post-loss", spoil)]
 
-    trainer = Spoilt(get_config(told | {"type": Spoilt.name}))
+    trainer = Spoilt(get_config(settings | {"type": Spoilt.name}))
     places = []
     for engine in trainer.checkpointers:
         engine.listen("post-save", lambda one, folder: places.append(folder.name))
@@ -238,38 +249,38 @@ def test_what_was_saved_on_the_course_that_a_run_went_back_from_is_saved_again(t
 
 @pytest.mark.fault(6)
 def test_an_evaluation_that_fails_at_the_end_takes_no_weights_with_it(
-    told: Recipe, monkeypatch: pytest.MonkeyPatch
+    settings: Recipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(_: Any) -> None:
         raise RuntimeError("the scorer is gone")
 
     monkeypatch.setattr(Measuring, "act", staticmethod(fail))
-    told |= {"evaluate_last": True, "evaluators": [Measuring.name]}
-    told["checkpoint"]["save_end_of_training"] = True
-    trainer = Acting(get_config(told))
+    settings |= {"evaluate_last": True, "evaluators": [Measuring.name]}
+    settings["checkpoint"]["save_end_of_training"] = True
+    trainer = Acting(get_config(settings))
     with pytest.raises(RuntimeError, match="the scorer is gone"):
         trainer.train()
-    assert saved(told) == [10] and Remembering.ends == [True]
+    assert saved(settings) == [10] and Remembering.ends == [True]
     monkeypatch.setattr(Measuring, "act", staticmethod(lambda _: None))
-    again = trained(told)  # the folder is free again, though nobody has closed the first
+    again = trained(settings)  # the folder is free again, though nobody has closed the first
     assert again.progress.step == 10 and Remembering.ends == [True, False]
 
 
-def test_the_last_checkpoint_may_be_the_best(told: Recipe) -> None:
+def test_the_last_checkpoint_may_be_the_best(settings: Recipe) -> None:
     """It is saved before it is measured."""
     kept = {"save_every_n_steps": 5, "save_end_of_training": True, "keep_last": 1, "keep_best": 1}
-    told["checkpoint"] |= {**kept, "best_metric": "measured", "best_mode": "min"}
-    told |= {"evaluate_last": True, "eval_interval": 5, "evaluators": [Measuring.name], "exit_iteration": 8}
-    trained(told)
-    folder = Path(told["output_dir"]) / "checkpoints/deepspeed"
+    settings["checkpoint"] |= {**kept, "best_metric": "measured", "best_mode": "min"}
+    settings |= {"evaluate_last": True, "eval_interval": 5, "evaluators": [Measuring.name], "exit_iteration": 8}
+    trained(settings)
+    folder = Path(settings["output_dir"]) / "checkpoints/deepspeed"
     assert disk.read_manifest(folder / "step_8")["values"] == {"measured": 1.0}
-    assert saved(told) == [5, 8] and "cannot be the best" not in log(told)
+    assert saved(settings) == [5, 8] and "cannot be the best" not in log(settings)
 
 
 @pytest.mark.fault(11)
 @pytest.mark.parametrize(("act", "code", "kept"), [("evaluate", 0, []), ("last update", 143, [10])])
 def test_a_signal_at_the_end_of_a_run(
-    told: Recipe, monkeypatch: pytest.MonkeyPatch, act: str, code: int, kept: list[int]
+    settings: Recipe, monkeypatch: pytest.MonkeyPatch, act: str, code: int, kept: list[int]
 ) -> None:
     """When all is trained and saved it is an end like any other; before, the evaluation is left to a restart."""
     measured: list[int] = []
@@ -280,13 +291,13 @@ def test_a_signal_at_the_end_of_a_run(
     monkeypatch.setattr(
         Measuring, "act", staticmethod(lambda it: measured.append(1) if act != "evaluate" else hear(it))
     )
-    told |= {"evaluate_last": True, "evaluators": [Measuring.name]}
+    settings |= {"evaluate_last": True, "evaluators": [Measuring.name]}
     Acting.acts = {"post-step": at(10, hear)} if act != "evaluate" else {}
-    assert run(get_config(told)) == code
-    assert saved(told) == kept and Remembering.ends == [False]
+    assert run(get_config(settings)) == code
+    assert saved(settings) == kept and Remembering.ends == [False]
     if code:
         Acting.acts = {}
-        assert not measured and run(get_config(told)) == 0 and measured == [1]
+        assert not measured and run(get_config(settings)) == 0 and measured == [1]
 
 
 @pytest.mark.fault(11)
@@ -300,14 +311,14 @@ def test_the_command_says_that_a_run_is_over_though_a_signal_came_late(codes: tu
 
 
 @pytest.mark.fault(14)
-def test_a_number_that_is_none_in_the_last_update_is_no_good_end_for_trackers(told: Recipe) -> None:
+def test_a_number_that_is_none_in_the_last_update_is_no_good_end_for_trackers(settings: Recipe) -> None:
     """Neither where nothing is saved at the end."""
 
     def unshared(trainer: Any) -> None:
         trainer.listeners["nan_guard"]._unshared = "rank 0"
 
     Acting.acts = {"post-step": at(10, unshared)}
-    trainer = Acting(get_config(told | {"checkpoint": []}))
+    trainer = Acting(get_config(settings | {"checkpoint": []}))
     with pytest.raises(NonFiniteError):
         trainer.train()
     trainer.close(failed=True)
@@ -315,18 +326,18 @@ def test_a_number_that_is_none_in_the_last_update_is_no_good_end_for_trackers(to
 
 
 @pytest.mark.fault(6, 23)
-def test_a_save_that_fails_at_the_end_is_an_error_and_lets_others_in(told: Recipe) -> None:
-    told["checkpoint"]["save_end_of_training"] = True
-    trainer = Acting(get_config(told))
+def test_a_save_that_fails_at_the_end_is_an_error_and_lets_others_in(settings: Recipe) -> None:
+    settings["checkpoint"]["save_end_of_training"] = True
+    trainer = Acting(get_config(settings))
     with pytest.raises(InputError, match="another trainer of this process"):
-        Acting(get_config(told))
-    aside = Path(told["output_dir"]) / "checkpoints/deepspeed/.aside-step_10"
+        Acting(get_config(settings))
+    aside = Path(settings["output_dir"]) / "checkpoints/deepspeed/.aside-step_10"
     aside.write_text("in the way")
     with pytest.raises(CheckpointError, match="cannot create a checkpoint"):
         trainer.train()
     assert Remembering.ends == [True]
     aside.unlink()
-    assert trained(told).progress.step == 10
+    assert trained(settings).progress.step == 10
 
 
 @pytest.mark.parametrize(
@@ -336,24 +347,26 @@ def test_a_save_that_fails_at_the_end_is_an_error_and_lets_others_in(told: Recip
         ({"type": "deepspeed"}, "resume it with `resume: "),
     ],
 )
-def test_a_run_that_is_asked_to_stop_says_what_a_restart_needs(told: Recipe, section: Any, says: str) -> None:
-    trained(told | {"checkpoint": section}, {"post-step": at(2, lambda it: it.request_stop("the machine is wanted"))})
-    assert f"stopping after step 3: the machine is wanted; {says}" in log(told)
+def test_a_run_that_is_asked_to_stop_says_what_a_restart_needs(settings: Recipe, section: Any, says: str) -> None:
+    trained(
+        settings | {"checkpoint": section}, {"post-step": at(2, lambda it: it.request_stop("the machine is wanted"))}
+    )
+    assert f"stopping after step 3: the machine is wanted; {says}" in log(settings)
 
 
 def several_starts(folder: Path) -> list[tuple[int, str, int]]:
     """Of each start the update at which it ended, the reason, and the exit code."""
     process_group.init_process_group()
-    told, seen = acting_recipe(folder), []
+    settings, seen = acting_recipe(folder), []
     export = {"type": Exported.name, "save_every_n_steps": 1}
-    told |= {"micro_batch_size": 2, "checkpoint": [told["checkpoint"], export]}
+    settings |= {"micro_batch_size": 2, "checkpoint": [settings["checkpoint"], export]}
 
     def ask(trainer: Any) -> None:
         if process_group.rank() == 1:
             trainer.request_stop("the machine is wanted", 75)
 
     for acts in ({"post-step": at(1, ask)}, {"post-step": at(4, enough)}, {}):
-        trainer = trained(told, acts)
+        trainer = trained(settings, acts)
         seen.append((trainer.progress.step, trainer.stop_reason, trainer.exit_code))
     return seen
 

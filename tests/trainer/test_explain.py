@@ -62,12 +62,14 @@ def test_answers_that_are_too_many_at_once(tmp_path: Path, monkeypatch: pytest.M
 
 @pytest.mark.fault(29)
 @pytest.mark.parametrize(
-    ("part", "told"),
+    ("part", "message"),
     [("loss", "the forward pass"), ("backward", "the backward pass"), ("step", "the optimizer's step")],
 )
-def test_memory_that_is_short_is_told_with_the_batch_and_what_takes_less(tmp_path: Path, part: str, told: str) -> None:
+def test_memory_that_is_short_is_told_with_the_batch_and_what_takes_less(
+    tmp_path: Path, part: str, message: str
+) -> None:
     first, advice = wants(tmp_path, part).splitlines()
-    start = f"out of memory in {told} of step 1, on a micro-batch of rows [4, 2], draw [4]: "
+    start = f"out of memory in {message} of step 1, on a micro-batch of rows [4, 2], draw [4]: "
     assert first.startswith(start) and "can't allocate memory" in first
     assert ("micro_batch_size: 2 and gradient_accumulation_steps: 2, the same step" in advice) is (part != "step")
     assert advice.startswith("To use less memory: ") and "zero_optimization" in advice
@@ -75,14 +77,14 @@ def test_memory_that_is_short_is_told_with_the_batch_and_what_takes_less(tmp_pat
 
 def within(folder: Path, limit: int) -> str:
     """A real run of a model too wide for the address space that it is allowed."""
-    told = recipe(
+    settings = recipe(
         "gan", folder / "files", output_dir=str(folder), model={"type": "mlp", "sizes": [2, 30_000, 30_000, 2]}
     )
     here = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     before = resource.getrlimit(resource.RLIMIT_AS)
     resource.setrlimit(resource.RLIMIT_AS, (here + limit, before[1]))
     try:
-        GANTrainer(get_config(told))
+        GANTrainer(get_config(settings))
     except MemoryShortError as error:
         return str(error)
     finally:
@@ -92,8 +94,8 @@ def within(folder: Path, limit: int) -> str:
 
 @pytest.mark.fault(29)
 def test_a_model_that_does_not_fit_is_told_as_such(tmp_path: Path) -> None:
-    (told,) = processes.run(within, 1, tmp_path, 1 << 30)
-    assert re.match(r"out of memory in create_model: .*can't allocate memory.*\nTo use less memory: deepspeed", told)
+    (message,) = processes.run(within, 1, tmp_path, 1 << 30)
+    assert re.match(r"out of memory in create_model: .*can't allocate memory.*\nTo use less memory: deepspeed", message)
 
 
 def test_what_is_no_fault_of_memory_stays_what_it_is() -> None:

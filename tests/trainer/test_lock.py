@@ -31,8 +31,8 @@ print("held", flush=True)
 def holder(folder: Path) -> Iterator[subprocess.Popen[bytes]]:
     """Another process that holds ``folder``."""
     environment = {**os.environ, "PYTHONPATH": str(processes.ROOT)}
-    said = [sys.executable, "-c", HOLD + "time.sleep(3600)", str(folder)]
-    with subprocess.Popen(said, stdout=subprocess.PIPE, env=environment) as process:
+    command_line = [sys.executable, "-c", HOLD + "time.sleep(3600)", str(folder)]
+    with subprocess.Popen(command_line, stdout=subprocess.PIPE, env=environment) as process:
         try:
             assert process.stdout is not None and process.stdout.readline() == b"held\n"
             yield process
@@ -47,7 +47,7 @@ def refusal(folder: Path) -> str:
 
 
 @pytest.mark.fault(23, 27)
-def test_it_is_held_as_long_as_the_process_lives(tmp_path: Path, said: list[str]) -> None:
+def test_it_is_held_as_long_as_the_process_lives(tmp_path: Path, messages: list[str]) -> None:
     folder = tmp_path / "run"
     with holder(folder) as other:
         text = refusal(folder)
@@ -60,7 +60,7 @@ def test_it_is_held_as_long_as_the_process_lives(tmp_path: Path, said: list[str]
         other.wait()
     assert (folder / LOCK).exists()
     lock = Lock([folder])
-    assert said[-1].startswith(f"{folder}: took over the lock of process {other.pid} on ")
+    assert messages[-1].startswith(f"{folder}: took over the lock of process {other.pid} on ")
     lock.release()
     assert not folder.is_dir() or not list(folder.iterdir())
 
@@ -191,8 +191,8 @@ def test_the_command_is_refused_where_a_run_is_and_goes_on_where_one_was_killed(
         assert held.startswith(f"process {first.process.pid} on ")
         (folder / "again").mkdir()
         (folder / "again" / "recipe.yaml").write_text(yaml.safe_dump(recipe))
-        there = str(folder / "runs" / "recipe")
-        for words in ([f"output_dir={there}"], [f"checkpoint.output_dir={there}/checkpoints/deepspeed"]):
+        run_folder = str(folder / "runs" / "recipe")
+        for words in ([f"output_dir={run_folder}"], [f"checkpoint.output_dir={run_folder}/checkpoints/deepspeed"]):
             second = start(folder / "again", *words)
             assert second.returncode == 2
             assert f"another run is using this folder: {held.strip()}" in second.stderr
@@ -212,7 +212,9 @@ def test_the_command_is_refused_where_a_run_is_and_goes_on_where_one_was_killed(
 
 
 def start(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    said = [sys.executable, "-m", "arctic_training", "recipe.yaml", *words]
+    command_line = [sys.executable, "-m", "arctic_training", "recipe.yaml", *words]
     clean = {name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
     environment = {**clean, "PYTHONPATH": str(processes.ROOT), "CUDA_VISIBLE_DEVICES": ""}
-    return subprocess.run(said, cwd=folder, env=environment, capture_output=True, text=True, timeout=processes.HANG)
+    return subprocess.run(
+        command_line, cwd=folder, env=environment, capture_output=True, text=True, timeout=processes.HANG
+    )

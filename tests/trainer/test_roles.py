@@ -69,7 +69,7 @@ def test_a_role_brings_the_sections_that_its_recipe_has(recipe: dict[str, Any]) 
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         (lambda recipe: recipe.pop("teacher"), "teacher.name_or_path: Field required"),
         (lambda recipe: recipe["teacher"].update(name_or_pat="m"), "teacher.name_or_pat: unknown; did you mean"),
@@ -78,10 +78,10 @@ def test_a_role_brings_the_sections_that_its_recipe_has(recipe: dict[str, Any]) 
     ],
 )
 def test_its_sections_are_checked_as_any(
-    recipe: dict[str, Any], change: Callable[[dict[str, Any]], Any], told: str
+    recipe: dict[str, Any], change: Callable[[dict[str, Any]], Any], message: str
 ) -> None:
     change(recipe)
-    with pytest.raises(RecipeError, match=told):
+    with pytest.raises(RecipeError, match=message):
         get_config(recipe)
 
 
@@ -111,7 +111,7 @@ class Paced(SFTTrainer):
 
 
 @pytest.mark.parametrize(
-    ("trainer", "told"),
+    ("trainer", "message"),
     [
         (Plain, "has a role teacher, and its config does not read teacher as a section for the model; remove it there"),
         (Taken, "has a role data, and its config does not read data as a section for the model; give the role"),
@@ -124,15 +124,15 @@ class Paced(SFTTrainer):
     ],
 )
 def test_a_role_that_its_config_does_not_fit_is_refused(
-    recipe: dict[str, Any], trainer: type[SFTTrainer], told: str
+    recipe: dict[str, Any], trainer: type[SFTTrainer], message: str
 ) -> None:
     assert lookup("trainer", trainer.name) is trainer
-    with pytest.raises(RecipeError, match=told):
+    with pytest.raises(RecipeError, match=message):
         get_config({**recipe, "type": trainer.name})
 
 
 @pytest.mark.parametrize(
-    ("roles", "told"),
+    ("roles", "message"),
     [
         (Role("model"), "expected a tuple of Role, such as"),
         (("model", "teacher"), "expected a tuple of Role, such as"),
@@ -141,6 +141,6 @@ def test_a_role_that_its_config_does_not_fit_is_refused(
         ((Role("model"), Role("_other")), "roles: '_other' cannot be a section of a recipe"),
     ],
 )
-def test_roles_that_cannot_be_are_refused_where_the_class_is_written(roles: Any, told: str) -> None:
-    with pytest.raises(RegistryError, match=f"^Wrong: {told}" if told.startswith("roles") else told):
+def test_roles_that_cannot_be_are_refused_where_the_class_is_written(roles: Any, message: str) -> None:
+    with pytest.raises(RegistryError, match=f"^Wrong: {message}" if message.startswith("roles") else message):
         type("Wrong", (SFTTrainer,), {"roles": roles})

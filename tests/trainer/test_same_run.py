@@ -15,12 +15,12 @@ from tests import processes
 from tests.contract.cases import recipe
 
 
-def told(name: str, root: str, run: str, **more: Any) -> dict[str, Any]:
-    made = recipe(name, Path(root) / "files", output_dir=str(Path(root) / run), **more)
-    made["model"]["hf_config_kwargs"] = {}  # no dropout
-    data = {"eval_sources": made["data"]["sources"], **made["data"]}
+def settings_of(name: str, root: str, run: str, **more: Any) -> dict[str, Any]:
+    settings = recipe(name, Path(root) / "files", output_dir=str(Path(root) / run), **more)
+    settings["model"]["hf_config_kwargs"] = {}  # no dropout
+    data = {"eval_sources": settings["data"]["sources"], **settings["data"]}
     plain = {"data": data, "optimizer": {"type": "sgd", "lr": 0.05}, "gradient_accumulation_steps": 2}
-    return made | plain | more
+    return settings | plain | more
 
 
 def train(name: str, root: str, run: str, shared: int, packs: bool, more: dict[str, Any]) -> dict[str, int]:
@@ -28,9 +28,9 @@ def train(name: str, root: str, run: str, shared: int, packs: bool, more: dict[s
     if process_group.is_main():
         recipe(name, Path(root) / "files")
     process_group.barrier()
-    made = told(name, root, run, sequence_parallel_size=shared, **more)
-    made["data"]["pack_samples"] = packs
-    config = get_config(made)
+    settings = settings_of(name, root, run, sequence_parallel_size=shared, **more)
+    settings["data"]["pack_samples"] = packs
+    config = get_config(settings)
     trainer: Any = lookup("trainer", config.type)(config)  # type: ignore[call-arg]
     trainer.train()
     progress: dict[str, int] = trainer.progress.state_dict()
@@ -49,11 +49,11 @@ def require_same(root: Path, first: str, second: str) -> list[dict[str, float]]:
     """What the second of two runs told, which is what the first did."""
     one, two = records(root, first), records(root, second)
     assert len(one) == len(two) >= 20 and one[0]["loss"] != one[-2]["loss"]
-    for wanted, got in zip(one, two, strict=True):
-        assert got.keys() == wanted.keys()
-        for key, value in wanted.items():
+    for expected, got in zip(one, two, strict=True):
+        assert got.keys() == expected.keys()
+        for key, value in expected.items():
             near = 1e-4 if key.startswith(("grad_norm", "rewards", "margin", "logps")) else 1e-5
-            assert got[key] == pytest.approx(value, rel=near, abs=near), f"{key} of {wanted}"
+            assert got[key] == pytest.approx(value, rel=near, abs=near), f"{key} of {expected}"
     return two
 
 
@@ -82,20 +82,20 @@ def test_a_run_of_two_that_share_is_the_run_of_one(
     (alone,) = processes.share(train, 1, name, str(tmp_path), "alone", 1, packs, more)
     for end in processes.share(train, 2, name, str(tmp_path), "shared", 2, packs, more):
         assert end == alone
-    told = require_same(tmp_path, "alone", "shared")
-    assert [line["lr"] for line in told if "lr" in line] == pytest.approx(RATES, abs=1e-12)
+    lines = require_same(tmp_path, "alone", "shared")
+    assert [line["lr"] for line in lines if "lr" in line] == pytest.approx(RATES, abs=1e-12)
 
 
 @pytest.mark.fault(16, 31)
 @pytest.mark.parametrize("name", ["sft", "dpo", "grpo"])
 def test_twenty_losses_and_rates_do_not_depend_on_the_cut(name: str, tmp_path: Path) -> None:
-    whole = {**SCHEDULE, "micro_batch_size": 4, "gradient_accumulation_steps": 1}
+    uncut = {**SCHEDULE, "micro_batch_size": 4, "gradient_accumulation_steps": 1}
     cut = {**SCHEDULE, "micro_batch_size": 1, "gradient_accumulation_steps": 2}
-    (alone,) = processes.share(train, 1, name, str(tmp_path), "whole", 1, False, whole)
+    (alone,) = processes.share(train, 1, name, str(tmp_path), "whole", 1, False, uncut)
     for end in processes.share(train, 2, name, str(tmp_path), "cut", 1, False, cut):
         assert end == alone
-    told = require_same(tmp_path, "whole", "cut")
-    assert [line["lr"] for line in told if "lr" in line] == pytest.approx(RATES, abs=1e-12)
+    lines = require_same(tmp_path, "whole", "cut")
+    assert [line["lr"] for line in lines if "lr" in line] == pytest.approx(RATES, abs=1e-12)
 
 
 @pytest.mark.fault(31)
@@ -121,11 +121,11 @@ def test_a_loss_of_ones_own_has_to_say_that_it_can(tmp_path: Path) -> None:
     class Inherited(SFTTrainer):
         name = "inherited_loss_for_the_test"
 
-    made = told("sft", str(tmp_path), "run", sequence_parallel_size=2)
+    settings = settings_of("sft", str(tmp_path), "run", sequence_parallel_size=2)
     with pytest.raises(RecipeError, match="sequence_parallel_size: 2, and Own does not state that its loss is right"):
-        get_config({**made, "type": Own.name})
+        get_config({**settings, "type": Own.name})
     for trainer in (Said, Inherited):
-        assert get_config({**made, "type": trainer.name}).sequence_parallel_size == 2
+        assert get_config({**settings, "type": trainer.name}).sequence_parallel_size == 2
 
 
 def without_attention(root: str) -> str:
@@ -143,7 +143,7 @@ def without_attention(root: str) -> str:
     if process_group.is_main():
         recipe("sft", Path(root) / "files")
     process_group.barrier()
-    trainer = Blind(get_config(told("sft", root, "run", type=Blind.name, sequence_parallel_size=2)))
+    trainer = Blind(get_config(settings_of("sft", root, "run", type=Blind.name, sequence_parallel_size=2)))
     try:
         trainer.train()
     except TrainingError as error:
@@ -152,5 +152,7 @@ def without_attention(root: str) -> str:
 
 
 def test_a_model_that_does_not_share_its_attention_is_found(tmp_path: Path) -> None:
-    for said in processes.run(without_attention, 2, str(tmp_path)):
-        assert said.startswith("sequence_parallel_size: the loss of") and "without the rest of the sequence" in said
+    for message in processes.run(without_attention, 2, str(tmp_path)):
+        assert (
+            message.startswith("sequence_parallel_size: the loss of") and "without the rest of the sequence" in message
+        )
