@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
@@ -58,6 +59,9 @@ class TrainerView(Protocol):
 
     skipped_windows: set[tuple[int, int]]
     """Epoch and first row of windows that are not trained on."""
+
+    def averaged(self, role: str = "model", *, purpose: Any = None) -> AbstractContextManager[None]:
+        """Runs the block with the average of the role's weights in place of them, where a callback `ema` keeps one."""
 
     def record(self, name: str, value: Any, weight: Any = 1) -> None:
         """Adds a scalar to the mean that is logged as ``name``."""

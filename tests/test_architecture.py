@@ -39,8 +39,9 @@ FLOORS = [
 # within the top rooms the order is fixed too
 TRAINER = [
     ["ending", "explain", "lock", "resume", "role", "scalar", "schedule", "window"],
-    ["evaluation", "session"],
+    ["evaluation", "role_sections", "session"],
     ["view"],
+    ["update"],
     ["assembly"],
     ["trainer"],
 ]

@@ -1,8 +1,7 @@
 """The exponential moving average of a network's weights."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any
 
 import torch
 from pydantic import Field
@@ -11,7 +10,8 @@ from torch import Tensor
 from arctic_training.callback.callback import Callback
 from arctic_training.component import TrainerView
 from arctic_training.config.sections.base import ComponentConfig
-from arctic_training.distributed import collectives, process_group
+from arctic_training.config.sections.changes import RESUME_SAFE
+from arctic_training.distributed import process_group
 from arctic_training.errors.types import RecipeError
 
 
@@ -24,12 +24,17 @@ class EMAConfig(ComponentConfig):
     """Weight of the old average in each step."""
     warmup: bool = True
     """Start with the smaller decay min(decay, (1 + steps) / (10 + steps))."""
+    evaluate: Annotated[bool, RESUME_SAFE] = False
+    """Evaluate the average in place of the weights themselves: its loss, and what evaluators measure."""
+    export: Annotated[bool, RESUME_SAFE] = False
+    """Write the average into checkpoints of type ``huggingface``, in place of the weights themselves."""
 
 
 class EMA(Callback):
     """The exponential moving average of the weights, in fp32, updated after every step and saved in checkpoints.
 
-    Each rank averages what it holds of the weights: all of them, or its shard under ZeRO stage 3.
+    ``with trainer.averaged(role)`` puts it in the place of the weights. Each rank averages what it holds of them: all,
+    or its shard under ZeRO stage 3.
     """
 
     name = "ema"
@@ -44,10 +49,17 @@ class EMA(Callback):
         """The state of the ranks that saved, until the module is built for which it is sharded anew."""
 
     def post_init(self, trainer: TrainerView) -> None:
-        """Starts from the weights or a checkpoint. Raises `RecipeError` for a role that is not trained."""
+        """Starts from the weights or a checkpoint. Raises `RecipeError` for a role that is not trained, and for weights
+        that are not in memory."""
         if self.config.role not in trainer.trainable_engines:
             known = ", ".join(trainer.trainable_engines)
             raise RecipeError(f"callbacks.ema.role: {self.config.role!r} is not trained here; there are: {known}")
+        zero = trainer.config.deepspeed.get("zero_optimization", {})
+        if zero.get("offload_param", {}).get("device") == "nvme":
+            raise RecipeError(
+                "callbacks.ema: with deepspeed.zero_optimization.offload_param.device: nvme the weights are not in "
+                "memory, and cannot be averaged; set cpu"
+            )
         self._module = trainer.engines[self.config.role].module
         self._place_averages()
 
@@ -62,16 +74,6 @@ class EMA(Callback):
         torch._foreach_lerp_([self.weights[n] for n in averages], [now[n].float() for n in averages], 1 - decay)
         for name in counts - set(averages):
             self.weights[name].copy_(now[name])
-
-    def __call__(self, module: torch.nn.Module, *args: Any, **kwargs: Any) -> Any:
-        """Returns the output of ``module`` with the averaged weights in place of its own, which do not change.
-
-        All ranks must call it together under ZeRO stage 3.
-        """
-        own = {**dict(module.named_parameters()), **dict(module.named_buffers())}
-        averages = {name: _gather_full(self.weights[name], value).to(value.dtype) for name, value in own.items()}
-        with _without_zero_hooks(module):
-            return torch.func.functional_call(module, averages, args, kwargs)
 
     def state_dict(self) -> dict[str, Any]:
         return {"steps": self.steps, "weights": self.weights}
@@ -103,17 +105,6 @@ def _state(module: torch.nn.Module) -> dict[str, Tensor]:
     return {name: getattr(value, "ds_tensor", value).detach() for name, value in held}
 
 
-def _gather_full(average: Tensor, parameter: Tensor) -> Tensor:
-    """Returns the average of a full parameter, gathered from the shards of all ranks."""
-    if not hasattr(parameter, "ds_tensor"):
-        return average
-    size = average.numel()
-    parts = average.new_zeros(size * process_group.world_size())
-    parts[size * process_group.rank() :][:size] = average.flatten()
-    shape: torch.Size = getattr(parameter, "ds_shape")  # noqa: B009  the type of a tensor has none
-    return collectives.all_reduce(parts)[: shape.numel()].view(shape)
-
-
 def _shard(saved: Sequence[Tensor], parameter: Tensor) -> Tensor:
     """Returns this rank's average from those of the ranks that saved: full tensors, or shards of one."""
     shape: torch.Size = getattr(parameter, "ds_shape", parameter.shape)
@@ -126,22 +117,6 @@ def _shard(saved: Sequence[Tensor], parameter: Tensor) -> Tensor:
     shard = full.flatten()[size * process_group.rank() :][:size]
     part[: len(shard)] = shard
     return part
-
-
-@contextmanager
-def _without_zero_hooks(module: torch.nn.Module) -> Iterator[None]:
-    """Removes the hooks of ZeRO stage 3 inside, which would take the averages for the weights that it shards."""
-    tables = [table for part in module.modules() for table in (part._forward_pre_hooks, part._forward_hooks)]
-    kept = [dict(table) for table in tables]
-    for table in tables:
-        for key in [key for key, hook in table.items() if (hook.__module__ or "").startswith("deepspeed.")]:
-            del table[key]
-    try:
-        yield
-    finally:
-        for table, hooks in zip(tables, kept, strict=True):
-            table.clear()
-            table.update(hooks)
 
 
 def _average_of(now: Tensor, saved: Tensor | None) -> Tensor:

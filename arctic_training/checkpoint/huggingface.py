@@ -69,7 +69,8 @@ class HFCheckpointEngine(Checkpointer[HFCheckpointConfig]):
         for role, engine in engines.items():
             try:
                 part = "" if role == "model" else role
-                self._export(engine.module, folder / part, final / part)
+                with self.trainer.averaged(role, purpose="export"):
+                    self._export(engine.module, folder / part, final / part)
             except OSError as error:
                 failure = failure or error  # all ranks must gather the other models' weights too
         if failure:

@@ -1,10 +1,18 @@
 """Access to the transformers model inside an engine, an adapter or a compiled module."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor, nn
 
+from arctic_training.distributed.sequence_parallel import KEY
 from arctic_training.errors.types import ModelError
+from arctic_training.model.transformers_internals import forward_parameters
+
+_PACKED_ROWS = ("cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k", KEY)
+"""Keys of a batch that attention reads, of which the forward of a model knows nothing."""
+_LOSS_KEYS = ("labels", "num_items_in_batch")
+"""Parameters of a model's forward for a loss of its own."""
 
 
 def causal_model(engine: Any) -> Any:
@@ -21,6 +29,15 @@ def causal_model(engine: Any) -> Any:
     if not hasattr(model, "get_output_embeddings") or not hasattr(model, "config"):
         raise ModelError(f"{type(model).__name__} is no language model of transformers: write a loss of its own")
     return model
+
+
+def model_inputs(engine: Any, batch: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the keys of ``batch`` that the forward of the model takes, without those of its own loss.
+
+    ``engine`` is an engine or a module. Raises `ModelError` for a model that is not one of transformers.
+    """
+    names = {*forward_parameters(causal_model(engine)), *_PACKED_ROWS}.difference(_LOSS_KEYS)
+    return {name: value for name, value in batch.items() if name in names}
 
 
 def _wrapped(model: nn.Module) -> Any:

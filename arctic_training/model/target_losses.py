@@ -21,15 +21,13 @@ from arctic_training.loss.cross_entropy import (
 )
 from arctic_training.loss.targets import IGNORE_INDEX, count_targets
 from arctic_training.model import attention, auxiliary_losses
-from arctic_training.model.causal_lm import causal_model, decoder_inputs
+from arctic_training.model.causal_lm import causal_model, decoder_inputs, model_inputs
 from arctic_training.model.output_head import OutputHead, output_head, without_cross_entropy
 from arctic_training.model.transformers_internals import accepts
 
 Reduction = Literal["sum", "none"]
 _Options = tuple[Reduction | Literal["argmax"], float, float]
 """The reduction of a `_LossSpec`, label smoothing and temperature."""
-
-_NOT_FOR_THE_MODEL = {"num_items_in_batch", "num_targets", "labels", "shift_labels"}
 
 
 def target_losses(
@@ -49,7 +47,8 @@ def target_losses(
     encoder reads, ``[rows, S]``, and position t of the decoder predicts label t: it reads the labels behind its start
     token, unless ``decoder_input_ids`` are present. ``num_targets`` (int), where present, is the number of
     targets, and spares a synchronisation with a GPU on which labels were computed; for batches that the trainer moved
-    to the device it is known already. ``num_items_in_batch`` is described below; every other key goes to the model.
+    to the device it is known already. ``num_items_in_batch`` is described below; of the other keys the model is given
+    those that its forward takes.
 
     With sequence parallelism the losses are those of this rank's part. The sum over a batch without targets is 0, with
     gradients of 0. ``temperature`` divides the logits; ``label_smoothing`` is that of torch's ``cross_entropy``.
@@ -90,7 +89,7 @@ def _run(engine: Any, batch: Mapping[str, Any], options: _Options) -> tuple[Tens
     if is_encoder_decoder(model):
         batch = {"shift_labels": batch["labels"], "decoder_input_ids": decoder_inputs(model, batch["labels"]), **batch}
     spec = _LossSpec(batch, options)
-    inputs = {key: value for key, value in batch.items() if key not in _NOT_FOR_THE_MODEL}
+    inputs = model_inputs(model, batch)
     rows: Any = nullcontext()
     if batch.get("cu_seq_lens_q") is not None and batch.get("attention_mask") is None:
         spec.mask = None if KEY in batch else _mask_of_packed_row(batch)

@@ -4,8 +4,10 @@
 """
 
 import ast
+import functools
 import inspect
 import re
+from collections.abc import Callable
 from typing import Any
 
 from torch import nn
@@ -50,9 +52,19 @@ def calls_loss_function(model: nn.Module) -> bool:
     return "loss_function" in inspect.unwrap(type(model).forward).__code__.co_names
 
 
+def forward_parameters(model: nn.Module) -> frozenset[str]:
+    """Returns the names of the parameters of the forward of ``model``."""
+    return _parameters(type(model).forward)
+
+
+@functools.cache
+def _parameters(function: Callable[..., Any]) -> frozenset[str]:
+    return frozenset(inspect.signature(function).parameters)
+
+
 def accepts(model: nn.Module, name: str) -> bool:
     """Returns whether the forward of ``model`` has a parameter ``name``."""
-    return name in inspect.signature(type(model).forward).parameters
+    return name in forward_parameters(model)
 
 
 def converts_weights(model: Any) -> bool:

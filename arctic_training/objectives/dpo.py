@@ -1,5 +1,6 @@
 """Direct preference optimization: a policy is trained on pairs of completions, compared with a frozen reference."""
 
+from dataclasses import replace
 from typing import Annotated, Any, ClassVar
 
 import torch
@@ -26,7 +27,7 @@ from arctic_training.model.target_losses import target_losses
 from arctic_training.objectives.language_model import LanguageModelTrainer
 from arctic_training.objectives.precomputed import add_precomputed_columns
 from arctic_training.objectives.reference import Probe, check_reference_is_policy, probe, without_adapter
-from arctic_training.objectives.reference_config import ReferenceConfig
+from arctic_training.objectives.reference_config import REFERENCE, ReferenceConfig
 from arctic_training.trainer.role import Role
 
 REFERENCE_COLUMNS = ("ref_chosen_logps", "ref_rejected_logps")
@@ -60,6 +61,7 @@ class DPOConfig(ReferenceConfig):
 
     not_built = DPO
 
+    @property
     def reference_not_needed(self) -> str:
         return "" if LOSS_TYPES[self.loss_type].needs_reference else f"{self.loss_type} compares with no reference"
 
@@ -78,13 +80,10 @@ class DPOConfig(ReferenceConfig):
     def _check_precomputing(self) -> "DPOConfig":
         if not self.precompute_ref_log_probs:
             return self
-        if reason := self.reference_not_needed():
+        if reason := self.reference_not_needed:
             raise ValueError(f"precompute_ref_log_probs: {reason}; remove it")
         if self.data.endless:
             raise ValueError("precompute_ref_log_probs: nothing can be computed for all samples of a stream; remove it")
-        if self.ref_model is None:  # the policy without its adapter
-            self.ref_model = self.model.model_copy(update={"peft_config": None})
-            self.model_fields_set.discard("ref_model")
         return self
 
 
@@ -99,27 +98,19 @@ class DPOTrainer(LanguageModelTrainer):
     config: DPOConfig
     shares_sequences = True
     data_factory_type: ClassVar[type[DataFactory[Any]]] = DPODataFactory
-    roles: ClassVar[tuple[Role, ...]] = (
-        Role("model"),
-        Role(
-            "ref_model",
-            frozen=True,
-            deepspeed="reference_model_deepspeed",
-            precompute_key="precompute_ref_log_probs",
-        ),
-    )
+    roles: ClassVar[tuple[Role, ...]] = (Role("model"), replace(REFERENCE, precompute_key="precompute_ref_log_probs"))
     _reference_probe: Probe | None = None
 
     def check(self) -> None:
         """Raises `InputError` for what its base refuses, and for a default reference that is not the policy."""
         super().check()
-        if not self.config.reference_not_needed() and "ref_model" not in self.config.model_fields_set:
+        if not self.config.reference_not_needed and "ref_model" not in self.config.model_fields_set:
             check_reference_is_policy(self, self._reference_probe)
 
     def precompute(self, role: str, engine: Engine) -> None:
         """Adds the log-probabilities under the reference to the samples. Raises `ModelError`."""
         self._reference_probe = probe(engine)
-        section: Any = self.config.ref_model
+        section: Any = getattr(self.config, role)
         settings = section.model_dump(mode="json", exclude={"name_or_path"})
         add_precomputed_columns(self, engine, self._reference_columns, settings=settings)
 
@@ -184,7 +175,7 @@ class DPOTrainer(LanguageModelTrainer):
     @torch.no_grad()
     def reference(self, batch: Any) -> PairLogProbs | None:
         """Returns the same under the reference, ``[pairs]`` each, in nats; None for a loss that needs none."""
-        if self.config.reference_not_needed():
+        if self.config.reference_not_needed:
             return None
         if all(name in batch for name in REFERENCE_COLUMNS):
             return PairLogProbs(*(batch[name] for name in REFERENCE_COLUMNS), *batch["answer_lengths"].chunk(2))

@@ -1,17 +1,11 @@
 """Generative adversarial networks: a generator and a discriminator, each with its own engine."""
 
-from typing import Annotated, Any, ClassVar
+from typing import Any, ClassVar
 
 import torch
-from pydantic import Field, SerializeAsAny, model_validator
+from pydantic import Field, model_validator
 from torch import Tensor
 
-from arctic_training.callback.ema import EMA
-from arctic_training.checkpoint.deepspeed import DeepSpeedCheckpointEngine
-from arctic_training.config.sections.component import TrainerComponent
-from arctic_training.config.sections.model import ModelConfig
-from arctic_training.config.sections.optimizer import OptimizerConfig
-from arctic_training.config.sections.scheduler import SchedulerConfig
 from arctic_training.config.sections.trainer import TrainerConfig
 from arctic_training.config.sections.types import HumanFloat, HumanInt
 from arctic_training.data.batching.noise import normal, uniform
@@ -25,39 +19,17 @@ from arctic_training.loss.adversarial import (
     gradient_penalties,
     r1_penalties,
 )
-from arctic_training.model.mlp_factory import MLPFactory
-from arctic_training.optimizer.torch_factories import AdamWFactory, SGDFactory
-from arctic_training.scheduler.huggingface_factory import HFSchedulerFactory
+from arctic_training.objectives.tensor import TensorTrainer
 from arctic_training.state import isolated_eval
-from arctic_training.tokenizer.factory import NoTokenizerFactory
 from arctic_training.trainer.role import Role, frozen_parameters
-from arctic_training.trainer.trainer import Trainer
 
 _DISCRIMINATOR, _GENERATOR, _INTERPOLATION, _SAMPLES = range(4)
 """Streams of noise: for steps of the discriminator, for those of the generator, for `gradient_penalties`, and for
 `GANTrainer.sample`."""
 
 
-def _empty_section() -> Any:
-    """Returns a section that a recipe leaves out: its class fills in the defaults."""
-    return {}
-
-
 class GANConfig(TrainerConfig):
     """Keys of the trainer `gan`."""
-
-    discriminator: Annotated[SerializeAsAny[ModelConfig], TrainerComponent("model_factory_type")] = Field(
-        default_factory=_empty_section
-    )
-    """The network that distinguishes real rows from generated ones."""
-    discriminator_optimizer: Annotated[SerializeAsAny[OptimizerConfig], TrainerComponent("optimizer_factory_type")] = (
-        Field(default_factory=_empty_section)
-    )
-    """The optimizer of the discriminator, with the same keys as ``optimizer``."""
-    discriminator_scheduler: Annotated[SerializeAsAny[SchedulerConfig], TrainerComponent("scheduler_factory_type")] = (
-        Field(default_factory=_empty_section)
-    )
-    """The schedule of the discriminator. Lengths count the discriminator's steps: ``d_steps`` for each of the run."""
 
     loss: AdversarialLoss = "non_saturating"
     """non_saturating, hinge, wasserstein or least_squares."""
@@ -97,7 +69,7 @@ class GANConfig(TrainerConfig):
         return self
 
 
-class GANTrainer(Trainer):
+class GANTrainer(TensorTrainer):
     """Trains a generator, the role ``model``, against a discriminator.
 
     A batch has ``rows``, ``[N, ...]``, which are dealt to the steps of the discriminator in turn, and ``draw``, int64
@@ -107,15 +79,14 @@ class GANTrainer(Trainer):
     name = "gan"
     config_type = GANConfig
     config: GANConfig
-    data_factory_type = [GANDataFactory, TensorDataFactory]
-    model_factory_type = [MLPFactory]
-    checkpoint_engine_type = [DeepSpeedCheckpointEngine]
-    optimizer_factory_type = [AdamWFactory, SGDFactory]
-    scheduler_factory_type = [HFSchedulerFactory]
-    tokenizer_factory_type = [NoTokenizerFactory]
+    data_factory_type = (GANDataFactory, TensorDataFactory)
     roles: ClassVar[tuple[Role, ...]] = (
         Role("model"),
-        Role("discriminator", steps_per_update_key="discriminator_steps"),
+        Role(
+            "discriminator",
+            steps_per_update_key="discriminator_steps",
+            description="The network that distinguishes real rows from generated ones.",
+        ),
     )
 
     def targets(self, batch: Any) -> int:
@@ -125,19 +96,9 @@ class GANTrainer(Trainer):
     def step(self, batch: Any) -> None:
         if self.window.index == 0:
             for number in range(self.config.discriminator_steps):
-                self.step_discriminator(number)
+                for one in self.window.iterate():
+                    self.update("discriminator", self.discriminator_loss(one, number))
         super().step(batch)
-
-    def step_discriminator(self, number: int) -> None:
-        """Takes step ``number`` of the discriminator, on its share of the window."""
-        engine, window = self.engines["discriminator"], self.window
-        engine.train()
-        for index, batch in enumerate(window.batches):
-            loss = self.discriminator_loss(batch, number)
-            self.record("loss/discriminator", loss)
-            engine.set_gradient_accumulation_boundary(index == window.size - 1)
-            engine.backward(loss * (self.config.gradient_accumulation_steps / window.size))
-            engine.step()
 
     def discriminator_loss(self, batch: Any, number: int) -> Tensor:
         """Returns the discriminator's loss on the rows of its step ``number``, with penalties: a float32 scalar."""
@@ -170,12 +131,9 @@ class GANTrainer(Trainer):
     def sample(self, count: int) -> Tensor:
         """Returns ``count`` generated rows, ``[count, ...]``, from the same latents every time; of the averaged weights
         if the callback `ema` keeps them."""
-        module = self.model.module
-        averages = (part for part in self.listeners.values() if isinstance(part, EMA) and part.config.role == "model")
         latents = self._latents(torch.arange(count, device=self.device), _SAMPLES)
-        with isolated_eval([module]):
-            average = next(averages, None)
-            rows: Tensor = module(latents) if average is None else average(module, latents)
+        with self.averaged("model"), isolated_eval([self.model.module]):
+            rows: Tensor = self.model(latents)
         return rows
 
     def _share(self, column: Tensor, number: int) -> Tensor:

@@ -1,5 +1,6 @@
 """Base of the trainers of causal language models: the components that they accept, and the cross-entropy loss."""
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -9,6 +10,7 @@ from arctic_training.checkpoint.deepspeed import DeepSpeedCheckpointEngine
 from arctic_training.checkpoint.huggingface import HFCheckpointEngine
 from arctic_training.config.sections.trainer import TrainerConfig
 from arctic_training.config.sections.types import HumanFloat
+from arctic_training.model.causal_lm import model_inputs
 from arctic_training.model.dropout import disable_dropout
 from arctic_training.model.huggingface_factory import HFModelFactory
 from arctic_training.model.liger_factory import LigerModelFactory
@@ -55,6 +57,13 @@ class LanguageModelTrainer(Trainer):
         """Disables dropout if the recipe says so."""
         if self.config.disable_dropout:
             disable_dropout(self.model.module)
+
+    def inputs(self, batch: Mapping[str, Any]) -> dict[str, Any]:
+        """Returns what the model takes of a batch: ``self.model(**self.inputs(batch))`` has its logits.
+
+        Labels, ``num_items_in_batch`` and the columns that are there for the loss are left out.
+        """
+        return model_inputs(self.model, batch)
 
     def loss(self, batch: Any) -> torch.Tensor:
         """Returns the sum of the labels' losses over ``batch["num_items_in_batch"]``: a float32 scalar in nats, exact

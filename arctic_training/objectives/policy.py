@@ -26,6 +26,7 @@ from arctic_training.model.target_losses import target_losses
 from arctic_training.objectives.language_model import LanguageModelTrainer
 from arctic_training.objectives.policy_config import PolicyConfig
 from arctic_training.objectives.reference import check_reference_is_policy, without_adapter
+from arctic_training.objectives.reference_config import REFERENCE
 from arctic_training.objectives.rollout import collate_completions, decode_answers, judged_advantages, rollout_metrics
 from arctic_training.objectives.sampling_check import check_sampled_log_probs
 from arctic_training.reward.reward import Answer
@@ -49,10 +50,7 @@ class PolicyTrainer(LanguageModelTrainer):
     config_type: ClassVar[type[TrainerConfig]] = PolicyConfig
     config: PolicyConfig
     data_factory_type: ClassVar[type[DataFactory[Any]]] = PromptDataFactory
-    roles: ClassVar[tuple[Role, ...]] = (
-        Role("model", steps_per_update_key="num_iterations"),
-        Role("ref_model", frozen=True, deepspeed="reference_model_deepspeed"),
-    )
+    roles: ClassVar[tuple[Role, ...]] = (Role("model", steps_per_update_key="num_iterations"), REFERENCE)
 
     @functools.cached_property
     def rewards(self) -> WeightedRewards:

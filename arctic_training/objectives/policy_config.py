@@ -39,6 +39,7 @@ class PolicyConfig(ReferenceConfig):
     beta: HumanFloat = Field(default=0.01, ge=0)
     """How strongly the policy is held to the reference model; 0: not at all, and there is no reference model."""
 
+    @property
     def reference_not_needed(self) -> str:
         return "" if self.beta else "beta is 0, so that nothing is compared with a reference"
 

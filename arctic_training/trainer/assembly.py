@@ -144,6 +144,7 @@ def build_tokenizer(trainer: Any) -> Any:
     tokenizer = build_component(trainer, "tokenizer")
     for model in models:
         model.check_tokenizer(tokenizer)
+    trainer.check_models({role.name: model.meta_model for role, model in zip(roles, models, strict=True)})
     trained = {role.name: model for role, model in zip(roles, models, strict=True) if not role.frozen}
     skeletons = {name: model.meta_model for name, model in trained.items() if model.meta_model is not None}
     for checkpointer in build_checkpointers(trainer):

@@ -1,5 +1,6 @@
 """Measures the loss on every evaluation set and runs the evaluators."""
 
+from contextlib import ExitStack
 from typing import Any
 
 from arctic_training.distributed import collectives
@@ -15,7 +16,9 @@ def measure(trainer: Any) -> dict[str, float]:
     ``trainer`` is a `Trainer`; its metrics, modes of modules and random generators are the same afterwards.
     """
     training, values = trainer.metrics, dict[str, float]()
-    with isolated_eval(engine.module for engine in trainer.engines.values()):
+    with isolated_eval(engine.module for engine in trainer.engines.values()), ExitStack() as averages:
+        for role in trainer.trainable_engines:
+            averages.enter_context(trainer.averaged(role, purpose="evaluate"))
         try:
             for name, loader in trainer.eval_loaders.items():
                 trainer.metrics = Metrics()

@@ -1,42 +1,22 @@
-"""Roles: the models of a run, with the recipe sections that configure them."""
+"""Roles: the models of a run."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Any
 
 import torch
-from pydantic import Field, SerializeAsAny, create_model
 
-from arctic_training.config.sections.component import TrainerComponent
-from arctic_training.config.sections.model import ModelConfig
 from arctic_training.config.sections.optimizer import OptimizerConfig
-from arctic_training.config.sections.scheduler import SchedulerConfig
-from arctic_training.config.sections.trainer import TrainerConfig
 from arctic_training.errors.short_repr import short_repr
-from arctic_training.errors.types import RegistryError
-
-_PARTS: dict[str, tuple[Any, str]] = {
-    "model": (
-        Annotated[SerializeAsAny[ModelConfig], TrainerComponent("model_factory_type")],
-        "The model of the role",
-    ),
-    "optimizer": (
-        Annotated[SerializeAsAny[OptimizerConfig], TrainerComponent("optimizer_factory_type")],
-        "The optimizer of the role",
-    ),
-    "scheduler": (
-        Annotated[SerializeAsAny[SchedulerConfig], TrainerComponent("scheduler_factory_type")],
-        "The learning-rate schedule of the role",
-    ),
-}
-"""Annotation and description of the sections of a role."""
+from arctic_training.errors.types import ModelError, RegistryError
 
 
 @dataclass(frozen=True)
 class Role:
     """A model of the run. It is configured by the sections ``<name>`` and, unless frozen, ``<name>_optimizer`` and
-    ``<name>_scheduler``; the primary role, ``model``, by ``model``, ``optimizer`` and ``scheduler``."""
+    ``<name>_scheduler``, which its trainer's recipes have by it; the primary role, ``model``, by ``model``,
+    ``optimizer`` and ``scheduler``."""
 
     name: str
     frozen: bool = False
@@ -48,6 +28,15 @@ class Role:
     precompute_key: str = ""
     """Recipe key that, when true, has this frozen model used before training only: it is built before the others,
     passed to the trainer's method ``precompute(role: str, engine: Engine)``, and freed."""
+    default_to: str = ""
+    """The role whose section serves where a recipe leaves out this role's: its model as it is at the start of the run.
+    A section that is stated inherits name and dtype. Empty: the section has the defaults of its class."""
+    not_needed_key: str = ""
+    """Key or property of the config that says why a recipe needs no such model; it is empty where one is needed."""
+    same_vocabulary: bool = False
+    """Whether a model with a vocabulary of another size than that of ``model`` is refused before data are prepared."""
+    description: str = ""
+    """What the model is, a sentence for the recipe reference."""
 
     def section(self, part: str) -> str:
         """Returns the name of the role's section for ``part``: ``optimizer`` or ``scheduler``."""
@@ -72,20 +61,29 @@ def check_roles(trainer: Any) -> None:
         raise RegistryError(
             f"{who} {odd[0]!r} cannot be a section of a recipe; give it a name without a leading underscore"
         )
+    for number, role in enumerate(roles):
+        if role.default_to and role.default_to not in names[:number]:
+            raise RegistryError(f"{who} {role.name} defaults to {role.default_to!r}, which is no role before it")
 
 
-def add_role_sections(config_type: type[TrainerConfig], roles: Iterable[Role]) -> type[TrainerConfig]:
-    """Returns ``config_type``, or a subclass of it with the sections of ``roles`` that it lacks."""
-    lacking: dict[str, Any] = {}
+def check_vocabularies(roles: Iterable[Role], models: Mapping[str, Any]) -> None:
+    """Raises `ModelError` for a role with ``same_vocabulary`` and a vocabulary of another size than the primary role's.
+
+    ``models`` are transformers models by role; those without a vocabulary, or None, are not compared.
+    """
+    size = _vocabulary_size(models.get("model"))
     for role in roles:
-        for part, (section, meaning) in _PARTS.items():
-            name = role.name if part == "model" else role.section(part)
-            if name not in config_type.model_fields and (part == "model" or not role.frozen):
-                lacking[name] = (section, Field(default_factory=dict, description=f"{meaning} {role.name}."))
-    if not lacking:
-        return config_type
-    name, module = config_type.__name__, config_type.__module__
-    return create_model(name, __base__=config_type, __module__=module, **lacking)
+        other = _vocabulary_size(models.get(role.name))
+        if role.same_vocabulary and size and other and other != size:
+            raise ModelError(
+                f"{role.name}.name_or_path: its vocabulary has {other} tokens, and that of model has {size}: "
+                "probabilities of different tokens cannot be compared; give a model of the same tokenizer"
+            )
+
+
+def _vocabulary_size(model: Any) -> int | None:
+    config: Any = getattr(model, "config", None)
+    return getattr(config.get_text_config(), "vocab_size", None) if hasattr(config, "get_text_config") else None
 
 
 class RoleView:

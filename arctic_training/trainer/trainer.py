@@ -16,7 +16,7 @@ from arctic_training.data.factories.base import DataFactory
 from arctic_training.distributed import collectives, environment, process_group
 from arctic_training.engine.engine import Engine
 from arctic_training.evaluation.evaluator import Evaluator
-from arctic_training.metrics import Metrics, Number, merge_metrics
+from arctic_training.metrics import Metrics, merge_metrics
 from arctic_training.model.factory import ModelFactory
 from arctic_training.optimizer.factory import OptimizerFactory
 from arctic_training.registry import Registered
@@ -27,14 +27,15 @@ from arctic_training.trainer.assembly import assemble, prepare_data
 from arctic_training.trainer.ending import Ending
 from arctic_training.trainer.evaluation import measure
 from arctic_training.trainer.explain import translate_oom_errors
-from arctic_training.trainer.role import Role, add_role_sections, check_roles
+from arctic_training.trainer.role import Role, check_roles, check_vocabularies
+from arctic_training.trainer.role_sections import add_role_sections
 from arctic_training.trainer.schedule import ScheduleMixin
 from arctic_training.trainer.session import Session
-from arctic_training.trainer.view import View
+from arctic_training.trainer.update import Updates
 from arctic_training.trainer.window import AccumulationWindow, count_loss_terms, windowed_batches
 
 
-class Trainer(Registered, Hooked, View, ScheduleMixin, Ending, ABC, kind="trainer"):
+class Trainer(Registered, Hooked, Updates, ScheduleMixin, Ending, ABC, kind="trainer"):
     """Base class of all trainers. A subclass that states a ``name`` and defines `loss` can be named by a recipe.
 
     The class attributes list the classes that may serve it; the first of each list is the default.
@@ -135,6 +136,9 @@ class Trainer(Registered, Hooked, View, ScheduleMixin, Ending, ABC, kind="traine
         assert self.train_loader is not None
         for batch in [] if self.stop_reason else self.train_batches:
             self.is_between_steps = False
+            for engine in self.trainable_engines.values():
+                if not engine.module.training:
+                    engine.train()
             self.step(batch)
             self.progress.sample_index += self.train_loader.stride
             if self.window.is_last_micro_batch:
@@ -147,13 +151,8 @@ class Trainer(Registered, Hooked, View, ScheduleMixin, Ending, ABC, kind="traine
 
     @hook("step")
     def step(self, batch: Any) -> None:
-        """Runs `loss` and `backward` on one micro-batch; the engine steps with the last micro-batch of a window."""
-        if not self.model.module.training:
-            self.model.train()
-        loss = self.loss(batch)
-        self.record("loss", loss)
-        self.backward(loss)
-        self.model.step()
+        """Trains on one micro-batch: calls `update` for the primary role with its `loss`."""
+        self.update("model", self.loss(batch))
 
     @hook("loss")
     @abstractmethod
@@ -163,14 +162,6 @@ class Trainer(Registered, Hooked, View, ScheduleMixin, Ending, ABC, kind="traine
         A plain mean is averaged over the window's micro-batches and ranks. A sum over labels divided by
         ``batch["num_items_in_batch"]`` makes the loss of the step the exact mean over all labels of the window.
         """
-
-    @hook("backward")
-    def backward(self, loss: torch.Tensor) -> None:
-        """Adds the gradient of ``loss``, a scalar tensor ``[]``, to that of the window, whose mean the step takes."""
-        window, planned = self.window, self.config.gradient_accumulation_steps
-        self.model.set_gradient_accumulation_boundary(window.is_last_micro_batch)
-        # the engine divides by the planned number of micro-batches; the last window of an epoch may have fewer
-        self.model.backward(loss if window.size == planned else loss * (planned / window.size))
 
     def targets(self, batch: Any) -> int:
         """Returns how many terms the loss of ``batch`` sums: its labels, or its rows where it has no labels."""
@@ -228,13 +219,16 @@ class Trainer(Registered, Hooked, View, ScheduleMixin, Ending, ABC, kind="traine
         """Saves now, with ``engines`` or with every checkpoint engine of the recipe."""
         save_all(self.checkpointers if engines is None else engines, self.trainable_engines, self.state)
 
-    def record(self, name: str, value: Number, weight: Number = 1) -> None:
-        """Adds a scalar to the mean that is logged as ``name``; every rank must record the same names."""
-        self.metrics.add(name, value, weight)
-
     def extra_state_dict(self) -> dict[str, Stateful]:
         """Returns the state of a subclass that a checkpoint holds beside weights, position and generators, by name."""
         return {}
+
+    def check_models(self, models: Mapping[str, torch.nn.Module | None]) -> None:
+        """Called before data are prepared, with the model of each role on the meta device, where it can be built so.
+
+        Raises `ModelError` for models that do not go together.
+        """
+        check_vocabularies(self.roles, models)
 
     def check(self) -> None:
         """Called when all parts are built and nothing is written yet. Raises `InputError` for what would fail later."""

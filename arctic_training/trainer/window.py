@@ -1,7 +1,7 @@
 """Accumulation windows: the micro-batches of one optimizer step on this rank, and the number of labels in all."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import islice, repeat
 from typing import Any
 
@@ -15,7 +15,10 @@ Reduce = Callable[[torch.Tensor], torch.Tensor]
 
 @dataclass
 class AccumulationWindow:
-    """Up to ``gradient_accumulation_steps`` micro-batches, after which the engine takes one step."""
+    """Up to ``gradient_accumulation_steps`` micro-batches, after which the engine takes one step.
+
+    A trainer that takes several steps on them, or steps of several roles, runs through them by `iterate`.
+    """
 
     batches: list[Any]
     """Micro-batches of this rank, on the device."""
@@ -25,6 +28,11 @@ class AccumulationWindow:
     """Whether a rank requested that this window be the last."""
     index: int = 0
     """Index of the current micro-batch."""
+    step_indices: range = field(init=False)
+    """Indices of the micro-batches of the current optimizer step: all of the window, or a part of them."""
+
+    def __post_init__(self) -> None:
+        self.step_indices = range(len(self.batches))
 
     @property
     def size(self) -> int:
@@ -34,7 +42,27 @@ class AccumulationWindow:
     @property
     def is_last_micro_batch(self) -> bool:
         """Whether the engine steps after the current micro-batch."""
-        return self.index == self.size - 1
+        return self.index == self.step_indices.stop - 1
+
+    def iterate(self, batches: Sequence[Any] | None = None, *, steps: int = 1) -> Iterator[Any]:
+        """Yields the micro-batches, or ``batches``, one made of each, with ``index`` set to the index of each.
+
+        The micro-batches are those of one optimizer step, or are cut into ``steps`` of them, as equal as possible.
+        Afterwards ``index`` is as it was before. Raises ValueError for another number of batches, or for fewer of them
+        than steps.
+        """
+        batches = self.batches if batches is None else batches
+        if len(batches) != self.size or not 1 <= steps <= self.size:
+            raise ValueError(f"{len(batches)} batches in {steps} steps of a window of {self.size}")
+        before = self.index, self.step_indices
+        try:
+            for step in range(steps):
+                self.step_indices = range(step * self.size // steps, (step + 1) * self.size // steps)
+                for index in self.step_indices:
+                    self.index = index
+                    yield batches[index]
+        finally:
+            self.index, self.step_indices = before
 
 
 def iter_windows(

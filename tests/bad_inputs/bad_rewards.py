@@ -113,7 +113,7 @@ CASES: dict[str, Case] = {
         recipe=grpo(more="beta: 0\nref_model: {name_or_path: model}\n"),
     ),
     "a block for a reference that is not asked": Case(
-        "recipe.yaml:7:1: reference_model_deepspeed: there is no reference model; remove it",
+        "recipe.yaml:7:1: reference_model_deepspeed: this run has no ref_model; remove it",
         recipe=grpo(more="beta: 0\nreference_model_deepspeed: {zero_optimization: {stage: 3}}\n"),
     ),
     "a bound that lets nothing through": Case(

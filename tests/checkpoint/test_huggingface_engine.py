@@ -1,5 +1,6 @@
 """What the huggingface engine saves is loaded by transformers and peft alone, and has the weights that were trained."""
 
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -49,7 +50,12 @@ def train(source: Path, stage: int, dtype: str, lora: dict[str, Any] | None = No
 
 def save(engine: TrainedEngine, tokenizer: Any, folder: Path, **section: Any) -> Path:
     view: Any = SimpleNamespace(
-        run_dir=folder, progress=Progress(step=2), tokenizer=tokenizer, engines={"model": engine}, config=None
+        run_dir=folder,
+        progress=Progress(step=2),
+        tokenizer=tokenizer,
+        engines={"model": engine},
+        config=None,
+        averaged=lambda role, purpose: nullcontext(),
     )
     checkpointer = HFCheckpointEngine(view, HFCheckpointConfig(output_dir=folder, on_save_error="stop", **section))()
     return checkpointer.save({"model": engine}, RunState()) or folder

@@ -6,14 +6,16 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from arctic_training.objectives.dpo import DPOConfig
+from arctic_training import DPOTrainer
 
 MODEL = {"name_or_path": "some/model", "dtype": "fp32"}
 LORA = {"peft_type": "LORA", "r": 4}
 
 
-def config(**keys: Any) -> DPOConfig:
-    return DPOConfig.model_validate({"type": "dpo", "model": MODEL, "data": {"sources": ["pairs.jsonl"]}, **keys})
+def config(**keys: Any) -> Any:
+    return DPOTrainer.config_type.model_validate(
+        {"type": "dpo", "model": MODEL, "data": {"sources": ["pairs.jsonl"]}, **keys}
+    )
 
 
 def test_the_reference_is_the_policy_when_none_is_named() -> None:
@@ -26,9 +28,9 @@ def test_the_reference_is_the_policy_when_none_is_named() -> None:
 def test_the_reference_has_a_section_of_its_own() -> None:
     dpo = config(ref_model={"name_or_path": "another/model"})
     assert dpo.ref_model is not None
-    assert dpo.ref_model.name_or_path == "another/model"  # type: ignore[attr-defined]
+    assert dpo.ref_model.name_or_path == "another/model"
     assert dpo.ref_model.dtype == "fp32"  # what it leaves out is that of the policy
-    assert config(ref_model={"name_or_path": "another/model", "dtype": "bf16"}).ref_model.dtype == "bf16"  # type: ignore[union-attr]
+    assert config(ref_model={"name_or_path": "another/model", "dtype": "bf16"}).ref_model.dtype == "bf16"
 
 
 @pytest.mark.parametrize("loss_type", ["cpo", "orpo"])
@@ -59,7 +61,7 @@ def test_an_adapter_may_have_a_reference_of_its_own() -> None:
     ("keys", "message"),
     [
         ({"loss_type": "simpo", "ref_model": MODEL}, "simpo compares with no reference"),
-        ({"loss_type": "simpo", "reference_model_deepspeed": {}}, "there is no reference model"),
+        ({"loss_type": "simpo", "reference_model_deepspeed": {}}, "this run has no ref_model"),
         ({"loss_type": "ipo", "label_smoothing": 0.1}, "the ipo loss has no labels"),
         ({"beta": 0}, "greater than 0"),
         ({"label_smoothing": 0.5}, "less than 0.5"),

@@ -5,14 +5,14 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from arctic_training.objectives.gan import GANConfig
+from arctic_training.objectives.gan import GANConfig, GANTrainer
 
 NETWORKS = {"model": {"sizes": [4, 8, 2]}, "discriminator": {"sizes": [2, 8, 1]}}
 
 
 def config(**keys: Any) -> GANConfig:
     data = {"sources": [{"type": "tensor_file", "name_or_path": "rows.npy"}]}
-    return GANConfig.model_validate({"type": "gan", **NETWORKS, "data": data, **keys})
+    return GANTrainer.config_type.model_validate({"type": "gan", **NETWORKS, "data": data, **keys})
 
 
 @pytest.mark.parametrize(

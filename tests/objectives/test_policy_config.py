@@ -5,14 +5,15 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from arctic_training.objectives.grpo import GRPOConfig
+from arctic_training import GRPOTrainer
+from arctic_training import builtin as _builtin  # noqa: F401  registers the rewards
 
 MODEL = {"name_or_path": "some/model", "dtype": "fp32"}
 
 
-def config(**keys: Any) -> GRPOConfig:
+def config(**keys: Any) -> Any:
     recipe = {"type": "grpo", "model": MODEL, "data": {"sources": ["rows.jsonl"]}, "rewards": "exact_match", **keys}
-    return GRPOConfig.model_validate(recipe)
+    return GRPOTrainer.config_type.model_validate(recipe)
 
 
 def test_the_former_name_of_generation_batch_size_warns() -> None:

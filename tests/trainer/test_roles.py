@@ -9,7 +9,7 @@ import torch
 
 from arctic_training import SFTTrainer, TrainerConfig, get_config
 from arctic_training.config.recipe.describe import descriptions
-from arctic_training.errors.types import RecipeError, RegistryError
+from arctic_training.errors.types import ModelError, RecipeError, RegistryError
 from arctic_training.registry import lookup
 from arctic_training.trainer.role import Role
 from tests import tiny
@@ -21,18 +21,27 @@ class Distill(SFTTrainer):
     name = "distill_of_a_test"
     roles: ClassVar[tuple[Role, ...]] = (Role("model"), Role("teacher", frozen=True), Role("student"))
 
+    def step(self, batch: Any) -> None:
+        super().step(batch)
+        self.update("student", self.cross_entropy("student", batch))  # by the same loss
+
     def loss(self, batch: Any) -> torch.Tensor:
-        rows = {name: batch[name] for name in ("input_ids", "attention_mask")}
+        return self.cross_entropy("model", batch)
+
+    def cross_entropy(self, role: str, batch: Any) -> torch.Tensor:
         with torch.no_grad():
-            right = self.engines["teacher"](**rows).logits.softmax(-1)
-        # the second model is trained by the same loss, and steps by itself
-        wrong = [
-            -(right * engine(**rows).logits.log_softmax(-1)).mean() for engine in (self.model, self.engines["student"])
-        ]
-        self.engines["student"].set_gradient_accumulation_boundary(self.window.is_last_micro_batch)
-        self.engines["student"].backward(wrong[1])
-        self.engines["student"].step()
-        return wrong[0]
+            targets = self.engines["teacher"](**self.inputs(batch)).logits.softmax(-1)
+        log_probs = self.engines[role](**self.inputs(batch)).logits.log_softmax(-1)
+        return -(targets * log_probs).mean()
+
+
+class DistillAlike(Distill):
+    name = "distill_alike_of_a_test"
+    roles: ClassVar[tuple[Role, ...]] = (
+        Role("model"),
+        Role("teacher", frozen=True, default_to="model", same_vocabulary=True),
+        Role("student"),
+    )
 
 
 @pytest.fixture
@@ -48,6 +57,38 @@ def recipe(tmp_path: Path, tiny_model: Path) -> dict[str, Any]:
         "output_dir": str(tmp_path / "run"),
         "train_iters": 2,
     }
+
+
+def test_models_of_other_vocabularies_are_refused_where_they_must_agree(recipe: dict[str, Any], tmp_path: Path) -> None:
+    recipe["teacher"]["name_or_path"] = str(tiny.save_model(tmp_path / "large", vocab_size=384))
+    trainer = Distill(get_config(recipe))  # this trainer does not say so
+    assert trainer.engines["teacher"].module.get_input_embeddings().weight.shape[0] == 384  # type: ignore[operator]
+    trainer.close()
+    expected = r"teacher.name_or_path: its vocabulary has 384 tokens, and that of model has 320"
+    with pytest.raises(ModelError, match=expected):
+        DistillAlike(get_config({**recipe, "type": DistillAlike.name}))
+
+
+def test_a_role_that_is_left_out_is_the_one_that_it_defaults_to(recipe: dict[str, Any]) -> None:
+    del recipe["teacher"]
+    config: Any = get_config({**recipe, "type": DistillAlike.name})
+    assert config.teacher == config.model and "teacher" not in config.model_fields_set
+    assert get_config(config.dump()).dump() == config.dump()
+    named: Any = get_config({**recipe, "type": DistillAlike.name, "teacher": {"random_weights": True}})
+    assert (named.teacher.name_or_path, named.teacher.dtype) == (config.model.name_or_path, "fp32")
+    trainer = DistillAlike(config)
+    pairs = zip(trainer.model.module.parameters(), trainer.engines["teacher"].module.parameters(), strict=True)
+    assert all(torch.equal(own, other) for own, other in pairs)
+    trainer.close()
+    adapted = recipe | {"model": recipe["model"] | {"peft_config": {"peft_type": "LORA"}}}
+    assert get_config({**adapted, "type": DistillAlike.name}).teacher is None  # type: ignore[attr-defined]
+
+
+def test_a_loss_of_a_role_that_is_not_trained_is_refused(recipe: dict[str, Any]) -> None:
+    trainer = Distill(get_config(recipe))
+    with pytest.raises(ValueError, match=r"'teacher' is not a trained role; there are: model, student"):
+        trainer.update("teacher", torch.zeros(()))
+    trainer.close()
 
 
 def test_a_role_brings_the_sections_that_its_recipe_has(recipe: dict[str, Any]) -> None:
@@ -139,6 +180,7 @@ def test_a_role_that_its_config_does_not_fit_is_refused(
         ((Role("teacher", frozen=True),), "roles: teacher; Role.*model.*, which the loop trains, is missing"),
         ((Role("model"), Role("other"), Role("other", frozen=True)), "roles: other occurs twice"),
         ((Role("model"), Role("_other")), "roles: '_other' cannot be a section of a recipe"),
+        ((Role("model"), Role("a", default_to="b")), "roles: a defaults to 'b', which is no role before it"),
     ],
 )
 def test_roles_that_cannot_be_are_refused_where_the_class_is_written(roles: Any, message: str) -> None:

@@ -1,0 +1,31 @@
+"""Base of the trainers of tensors, such as points, pictures and tables of numbers."""
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+from arctic_training.checkpoint.deepspeed import DeepSpeedCheckpointEngine
+from arctic_training.data.factories.base import DataFactory
+from arctic_training.data.factories.tensor import TensorDataFactory
+from arctic_training.model.factory import ModelFactory
+from arctic_training.model.mlp_factory import MLPFactory
+from arctic_training.optimizer.torch_factories import AdamWFactory, SGDFactory
+from arctic_training.scheduler.huggingface_factory import HFSchedulerFactory
+from arctic_training.scheduler.torch_factories import ConstantFactory, ExponentialFactory, OneCycleFactory, WSDFactory
+from arctic_training.tokenizer.factory import NoTokenizerFactory
+from arctic_training.trainer.trainer import Trainer
+
+
+class TensorTrainer(Trainer):
+    """Trains a network on tensors. A subclass states ``name`` and defines `loss`; the components have defaults.
+
+    A batch has the columns of the data, ``[N, ...]`` each, and ``draw``, int64 ``[N]``, from which
+    `arctic_training.normal` and `arctic_training.uniform` make the noise of each row. A sum over rows divided by
+    ``batch["num_items_in_batch"]`` makes the loss of a step the mean over the rows of the window.
+    """
+
+    data_factory_type: ClassVar[type[DataFactory[Any]] | Sequence[type[DataFactory[Any]]]] = TensorDataFactory
+    model_factory_type: ClassVar[type[ModelFactory[Any]] | Sequence[type[ModelFactory[Any]]]] = MLPFactory
+    checkpoint_engine_type = DeepSpeedCheckpointEngine
+    optimizer_factory_type = (AdamWFactory, SGDFactory)
+    scheduler_factory_type = (HFSchedulerFactory, WSDFactory, ConstantFactory, ExponentialFactory, OneCycleFactory)
+    tokenizer_factory_type = NoTokenizerFactory
