@@ -92,3 +92,29 @@ def test_tensors_of_signatures_have_shapes() -> None:
         and not re.search(r"\[|scalar", one.text)
     ]
     assert not bare, "no shapes:\n" + "\n".join(bare)
+
+
+PARTICIPLES = {"told", "said", "made", "asked", "given", "there", "whole", "wanted", "found"}
+"""Words that do not say what a thing is."""
+
+
+def test_names_say_what_a_thing_is() -> None:
+    vague = [
+        f"{path.relative_to(REPOSITORY)}:{line}: {name}"
+        for path in tracked(*(f"{folder}/**/*.py" for folder in ("arctic_training", "tests", "benchmarks", "projects")))
+        for name, line in names(ast.parse(path.read_text(encoding="utf-8")))
+        if name in PARTICIPLES
+    ]
+    assert not vague, "\n".join(vague)
+
+
+def names(tree: ast.Module) -> Iterator[tuple[str, int]]:
+    """Returns each name that a module binds, with its line, except imports under their own name."""
+    for node in ast.walk(tree):
+        match node:
+            case ast.Name(id=name, ctx=ast.Store()) | ast.Attribute(attr=name, ctx=ast.Store()):
+                yield name, node.lineno
+            case ast.FunctionDef(name=name) | ast.ClassDef(name=name) | ast.arg(arg=name):
+                yield name, node.lineno
+            case ast.alias(asname=str(name)) | ast.ExceptHandler(name=str(name)):
+                yield name, node.lineno

@@ -69,10 +69,10 @@ def test_loss_and_gradient_are_those_of_a_plain_loop(tmp_path: Path, probability
         count = int((batch["labels"] != -100).sum())
         expected = expected * count / batch["num_items_in_batch"]
         gradients = torch.autograd.grad(expected, list(model.parameters()))
-        loss, results = loss_and_gradients(trainer, batch)
+        loss, actual = loss_and_gradients(trainer, batch)
         assert loss == pytest.approx(expected.item(), rel=1e-5)
-        for got, wanted in zip(results, gradients, strict=True):
-            assert torch.allclose(got, wanted, atol=1e-5 * float(wanted.abs().max() + 1e-3))
+        for got, gradient in zip(actual, gradients, strict=True):
+            assert torch.allclose(got, gradient, atol=1e-5 * float(gradient.abs().max() + 1e-3))
         fed = trainer.with_predictions(batch, probability)["input_ids"]
         assert torch.equal(fed[:, 0], batch["input_ids"][:, 0])  # nothing predicts the first token
         padding = batch["attention_mask"] == 0
