@@ -30,7 +30,7 @@ _sinks: dict[str, int] = {}
 """The ids of this package's sinks: ``console`` and ``file``."""
 
 
-def _redact(record: Any) -> None:
+def _redact(record: "loguru.Record") -> None:
     record["message"] = redact(record["message"])
 
 
@@ -39,15 +39,15 @@ def _program_has_sinks() -> bool:
     return bool(loguru.logger._core.handlers.keys() - {0})  # type: ignore[attr-defined]
 
 
-def _console_filter(record: Any) -> bool:
+def _console_filter(record: "loguru.Record") -> bool:
     """Whether to print a record: not when loguru's default sink, kept beside the program's own, prints it already."""
     return not (_program_has_sinks() and 0 in loguru.logger._core.handlers)  # type: ignore[attr-defined]
 
 
-def _forward_to_program(message: Any) -> None:
+def _forward_to_program(message: "loguru.Message") -> None:
     record = message.record
 
-    def copy_record(target: Any) -> None:
+    def copy_record(target: "loguru.Record") -> None:
         target.update({**record, "extra": {**target["extra"], **record["extra"]}})
 
     if _program_has_sinks():
@@ -117,7 +117,7 @@ def without_progress_bars(
 
     ``keep_in_terminal``: not where standard error is a terminal.
     """
-    bars: Any = importlib.import_module(f"{library}.utils.logging")
+    bars = importlib.import_module(f"{library}.utils.logging")
     disable = bars.is_progress_bar_enabled() and not (keep_in_terminal and sys.stderr.isatty())
     if disable:
         bars.disable_progress_bar()

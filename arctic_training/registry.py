@@ -3,7 +3,7 @@
 import difflib
 import sys
 from collections.abc import Iterable
-from typing import Any, ClassVar, Self, cast
+from typing import ClassVar, Self, cast
 
 from arctic_training.errors.types import RegistryError
 
@@ -21,7 +21,7 @@ class Registered:
     kind: ClassVar[str]
     name: ClassVar[str]
 
-    def __init_subclass__(cls, *, kind: str | None = None, **kwargs: Any) -> None:
+    def __init_subclass__(cls, *, kind: str | None = None, **kwargs: object) -> None:
         super().__init_subclass__(**kwargs)
         if kind is not None:
             cls.kind = kind

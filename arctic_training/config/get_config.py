@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import Any
 
 from pydantic import ValidationError
 
@@ -24,7 +23,7 @@ COMMAND_LINE = "command line"
 DEFAULT_TRAINER = "sft"
 
 
-def get_config(source: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) -> TrainerConfig:
+def get_config(source: str | Path | Mapping[str, object], overrides: Sequence[str] = ()) -> TrainerConfig:
     """Returns the config of ``source``, the path of a recipe or its content, with ``key.path=value`` overrides.
 
     Its class is the ``config_type`` of the trainer that ``type`` names. Imports the user's own code and opens nothing
@@ -36,7 +35,8 @@ def get_config(source: str | Path | Mapping[str, Any], overrides: Sequence[str] 
         tree = _override(tree, override)
     tree, problems = interpolate(tree)
     code = _import_code(tree, path, problems)
-    recipe: dict[Any, Any] = to_python(tree)
+    recipe = to_python(tree)
+    assert isinstance(recipe, dict)
     if code is not None:
         recipe["code"] = code
     config_type = _config_type(recipe.setdefault("type", DEFAULT_TRAINER), problems)
@@ -57,7 +57,7 @@ def missing_paths(config: TrainerConfig) -> list[str]:
     return located(list(file_problems(config)), config._tree or Node({}))
 
 
-def _config_type(name: Any, problems: list[Problem]) -> type[TrainerConfig] | None:
+def _config_type(name: object, problems: list[Problem]) -> type[TrainerConfig] | None:
     """Returns the config of the trainer called ``name``; None, with a problem more, where there is no such trainer."""
     if isinstance(name, str) and name in names("trainer"):
         trainer = lookup("trainer", name)

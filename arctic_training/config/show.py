@@ -1,7 +1,6 @@
 """Prints a resolved recipe with the origin of each value."""
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Mapping
 
 from arctic_training.config.recipe.node import Node, Origin
 from arctic_training.config.recipe.yaml_writer import write_word
@@ -17,7 +16,7 @@ def show(config: TrainerConfig) -> str:
     return "".join(f"{text:{width}}  # {origin}\n" if origin else f"{text}\n" for text, origin in lines)
 
 
-def _lines(value: dict[str, Any], node: Node | None, indent: str) -> Iterator[tuple[str, str]]:
+def _lines(value: Mapping[str, object], node: Node | None, indent: str) -> Iterator[tuple[str, str]]:
     for key, one in value.items():
         below = _below(node, key)
         if isinstance(one, dict) and one:
@@ -33,7 +32,7 @@ def _lines(value: dict[str, Any], node: Node | None, indent: str) -> Iterator[tu
             yield f"{indent}{write_word(key)}: {write_word(one)}", _origin(below)
 
 
-def _item(item: Any, node: Node | None, indent: str) -> Iterator[tuple[str, str]]:
+def _item(item: object, node: Node | None, indent: str) -> Iterator[tuple[str, str]]:
     if not isinstance(item, dict) or not item:
         yield f"{indent}- {write_word(item)}", _origin(node)
         return

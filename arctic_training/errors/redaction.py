@@ -1,7 +1,5 @@
 """Keeps values that a recipe took from the environment out of everything that this process writes."""
 
-from typing import Any
-
 _SHORTEST_SECRET = 8
 """Characters; a shorter text, such as a 1, is part of too much that has nothing to do with it."""
 _secrets: dict[str, str] = {}
@@ -20,7 +18,7 @@ def redact(text: str) -> str:
     return text
 
 
-def redact_value(value: Any) -> Any:
+def redact_value(value: object) -> object:
     """Returns mappings, lists and scalars without secrets, at any depth."""
     if isinstance(value, dict):
         return {key: redact_value(one) for key, one in value.items()}

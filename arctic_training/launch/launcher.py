@@ -12,6 +12,7 @@ import time
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from arctic_training.callback.time_limit import STOPPED_EARLY
@@ -79,7 +80,7 @@ def _check_world_size(config: TrainerConfig, count: int) -> None:
     try:
         check_world_size(config.sequence_parallel_size, count)
     except InputError as error:
-        place(error, config)
+        place(error, config._tree, type(config).model_fields)
         raise
 
 
@@ -148,7 +149,7 @@ class _SignalRelay:
         self.workers = workers
         self.received = 0
 
-    def relay(self, number: int, frame: Any) -> None:
+    def relay(self, number: int, frame: FrameType | None) -> None:
         """Handles the signal ``number`` of this process."""
         _send(self.workers, signal.SIGKILL if self.received else number)
         self.received = self.received or number
@@ -246,7 +247,7 @@ def _launch_with_deepspeed(args: Arguments) -> int:
     runner = subprocess.Popen([sys.executable, "-m", "deepspeed.launcher.runner", *words], start_new_session=True)
     received = 0
 
-    def relay(number: int, frame: Any) -> None:
+    def relay(number: int, frame: FrameType | None) -> None:
         nonlocal received
         with contextlib.suppress(ProcessLookupError):
             os.killpg(runner.pid, signal.SIGKILL if received else number)

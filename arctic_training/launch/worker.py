@@ -5,13 +5,17 @@ import signal
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
-from typing import Any
+from types import FrameType
+from typing import TYPE_CHECKING, Any
 
 from arctic_training.distributed import environment
 from arctic_training.distributed.signals import handle_signals, set_parent_death_signal
 from arctic_training.errors.types import ArcticError, InputError
 from arctic_training.launch.arguments import parse
 from arctic_training.launch.threads import openmp_settings
+
+if TYPE_CHECKING:
+    import cProfile
 
 LAUNCHER = "ARCTIC_TRAINING_LAUNCHER"
 """The environment variable with the process id of the launcher that started this process."""
@@ -69,7 +73,7 @@ def run(config: Any, *, command: str = "train", debug: bool = False, profile: st
         raise
     except BaseException as error:
         if isinstance(error, InputError):
-            place(error, config)
+            place(error, config._tree, type(config).model_fields)
         code = 130 if _is_interrupt(error) else report(error, debug=debug)
     finally:
         if trainer is not None:
@@ -102,7 +106,7 @@ class _GracefulShutdown:
     def listen(self, trainer: Any) -> None:
         """Handles the signals until `close`."""
 
-        def stop(number: int, frame: Any) -> None:
+        def stop(number: int, frame: FrameType | None) -> None:
             if self.code and _SIGNAL_RELAYS & os.environ.keys():
                 return
             if self.code:  # not as a KeyboardInterrupt: C++ code that calls Python may abort on one
@@ -118,7 +122,7 @@ class _GracefulShutdown:
         self._handlers.close()
 
 
-def _start_profiler(sort_key: str) -> Any:
+def _start_profiler(sort_key: str) -> "cProfile.Profile | None":
     if not sort_key:
         return None
     import cProfile

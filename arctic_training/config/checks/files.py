@@ -10,7 +10,6 @@ import os
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from pydantic import BaseModel
 
@@ -23,7 +22,7 @@ _MAY_BE_PATHS = ("name_or_path", "chat_template")
 _TRUE = {"1", "ON", "YES", "TRUE"}
 
 
-def file_problems(value: Any, path: tuple[str, ...] = ()) -> Iterator[Problem]:
+def file_problems(value: object, path: tuple[str, ...] = ()) -> Iterator[Problem]:
     """Yields what is wrong with the files and folders that a config, at ``path`` of the recipe, names at any depth."""
     if isinstance(value, BaseModel):
         check = getattr(value, "missing_paths", None)  # every section of this package has it
@@ -34,8 +33,8 @@ def file_problems(value: Any, path: tuple[str, ...] = ()) -> Iterator[Problem]:
         for number, one in enumerate(value):
             yield from file_problems(one, (*path, str(number)))
     elif os.environ.get(ROOT_VARIABLE) and _is_path(value, path[-1]) and not invalid_path(str(value)):
-        files = glob.iglob(os.path.expanduser(value), recursive=True)
-        if text := next(filter(None, map(outside_root, [value, *files])), ""):
+        files = glob.iglob(os.path.expanduser(str(value)), recursive=True)
+        if text := next(filter(None, map(outside_root, [str(value), *files])), ""):
             yield Problem(path, text)
 
 
@@ -108,7 +107,7 @@ def not_on_hub(reason: str) -> str:
     return f"no folder here, and not available from the hub: {reason}"
 
 
-def _is_path(value: Any, key: str) -> bool:
+def _is_path(value: object, key: str) -> bool:
     """Returns whether the value of ``key`` is a path, and no name on the hub, template or other text."""
     if not isinstance(value, str) or key not in _MAY_BE_PATHS:
         return isinstance(value, Path)

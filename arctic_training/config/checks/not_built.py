@@ -1,9 +1,8 @@
 """Keys and names of ArcticTraining 0.8 whose features are not built yet: accepted without effect, or refused."""
 
 from collections.abc import Mapping
-from typing import Any
 
-Keys = Mapping[str, tuple[str, Any]]
+Keys = Mapping[str, tuple[str, object]]
 """The feature of each key, and the only value that is accepted: the one that asks for nothing."""
 
 TRAINER: Keys = {

@@ -26,7 +26,7 @@ class Problem:
     text: str
     of_key: bool = False
     """The key itself is wrong, not its value."""
-    value: Any = field(default=None, compare=False)
+    value: object = field(default=None, compare=False)
 
 
 class Problems(ValueError):
@@ -63,7 +63,7 @@ def unknown(name: str, known: Iterable[str]) -> str:
     return f"unknown; {did_you_mean(name, known) or 'there are: ' + ', '.join(known)}"
 
 
-def shown(value: Any) -> str:
+def shown(value: object) -> str:
     """Returns a value of a recipe as a message names it."""
     if value is None or isinstance(value, bool):
         return "null" if value is None else str(value).lower()
@@ -102,7 +102,7 @@ def _translate(details: dict[str, Any], path: tuple[str, ...], section: type[Bas
     return [Problem(path, _text(kind, value, details["msg"]), kind == "missing", value)]
 
 
-def _text(kind: str, value: Any, message: str) -> str:
+def _text(kind: str, value: object, message: str) -> str:
     """Returns pydantic's own message with the value in place of "Input", and a hint."""
     text = re.sub(r" or instance of \w+| for <class .*>", "", message).replace("a valid dictionary", "a mapping")
     if kind == "missing":
@@ -119,7 +119,7 @@ def _resolve(
 ) -> tuple[tuple[str, ...], type[BaseModel] | None]:
     """Returns pydantic's location without the names of a union's members, and the section of its last key."""
     path: list[str] = []
-    kind: Any = config
+    kind: object = config
     section: type[BaseModel] | None = config
     for part in location:
         if _is_union(kind := _bare(kind)):
@@ -131,7 +131,7 @@ def _resolve(
     return tuple(path), section
 
 
-def _bare(kind: Any) -> Any:
+def _bare(kind: object) -> object:
     """Returns a type without its annotations, and without None."""
     while True:
         if get_origin(kind) is Annotated or (hasattr(kind, "__metadata__") and get_args(kind)):
@@ -143,11 +143,11 @@ def _bare(kind: Any) -> Any:
             return kind
 
 
-def _is_union(kind: Any, least: int = 2) -> bool:
+def _is_union(kind: object, least: int = 2) -> bool:
     return get_origin(kind) in (Union, types.UnionType) and len(get_args(kind)) >= least
 
 
-def _member(kind: Any, tag: str) -> Any:
+def _member(kind: object, tag: str) -> object:
     for one in get_args(kind):
         bare = _bare(one)
         if tag.startswith((getattr(bare, "__name__", "?"), str(get_origin(bare) or "?"))):
@@ -155,7 +155,7 @@ def _member(kind: Any, tag: str) -> Any:
     return Any
 
 
-def _below(kind: Any, part: str | int) -> Any:
+def _below(kind: object, part: str | int) -> object:
     if isinstance(kind, type) and issubclass(kind, BaseModel):
         info = kind.model_fields.get(str(part))
         return info.annotation if info else Any

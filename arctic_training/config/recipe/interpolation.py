@@ -4,7 +4,6 @@ import importlib.util
 import os
 import re
 from dataclasses import replace
-from typing import Any
 
 from arctic_training.config.checks.problems import Problem
 from arctic_training.config.recipe.node import Node, Path
@@ -52,7 +51,7 @@ class _Resolver:
             return node
 
     def _text(self, node: Node) -> Node:
-        text: str = node.value
+        text = str(node.value)
         only = _REFERENCE.fullmatch(text)
         if only and only[1] is not None:
             value, secret = self._value(only[1])
@@ -122,11 +121,11 @@ def _package_folder(package: str) -> str:
     return next(iter(spec.submodule_search_locations))
 
 
-def _kind(value: Any) -> str:
+def _kind(value: object) -> str:
     return "mapping" if isinstance(value, dict) else "list"
 
 
-def _word(value: Any) -> str:
+def _word(value: object) -> str:
     if isinstance(value, bool) or value is None:
         return "null" if value is None else str(value).lower()
     return str(value)

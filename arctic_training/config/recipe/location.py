@@ -1,7 +1,7 @@
 """Places a problem in the recipe: file, line and column of the value or key that is wrong."""
 
 import re
-from typing import Any
+from collections.abc import Collection
 
 from arctic_training.config.checks.problems import Problem
 from arctic_training.config.recipe.node import Node, Origin
@@ -26,13 +26,13 @@ def located(problems: list[Problem], tree: Node) -> list[str]:
     return [line for _, line in sorted(lines, key=lambda one: one[0])]
 
 
-def place(error: Exception, config: Any) -> None:
-    """Puts file, line and column before the text of ``error`` where it begins with a key of the recipe."""
+def place(error: Exception, tree: Node | None, keys: Collection[str]) -> None:
+    """Puts file, line and column before the text of ``error`` where it begins with one of the ``keys`` of a recipe."""
     match = _BEGINS_WITH_KEY.fullmatch(str(error))
     path = tuple(match[1].split(".")) if match else ()
-    if match and config._tree is not None and path[0] in type(config).model_fields:
+    if match and tree is not None and path[0] in keys:
         text, *traceback = match[2].split("\n")
-        error.args = ("\n".join([*located([Problem(path, text)], config._tree), *traceback]),)
+        error.args = ("\n".join([*located([Problem(path, text)], tree), *traceback]),)
 
 
 def _find(keys: tuple[str, ...], tree: Node) -> tuple[Node, list[str]]:

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from arctic_training.errors.redaction import redact_value
 
@@ -35,7 +34,7 @@ class Origin:
 class Node:
     """A value of a recipe and where it was written."""
 
-    value: Any
+    value: object
     """A scalar, or a mapping of keys to nodes, or a list of nodes."""
     origin: Origin | None = None
     """Where the value begins; None for a value from Python."""
@@ -67,7 +66,7 @@ class Node:
         return self.origin or self.key
 
 
-def from_python(value: Any, origin: Origin | None = None) -> Node:
+def from_python(value: object, origin: Origin | None = None) -> Node:
     """Returns the tree of a Python value."""
     if isinstance(value, Mapping):
         return Node({key: from_python(one, origin) for key, one in value.items()}, origin, origin)
@@ -76,7 +75,7 @@ def from_python(value: Any, origin: Origin | None = None) -> Node:
     return Node(value, origin, origin)
 
 
-def to_python(node: Node) -> Any:
+def to_python(node: Node) -> object:
     """Returns the value of a tree as dictionaries, lists and scalars."""
     if isinstance(node.value, dict):
         return {key: to_python(one) for key, one in node.value.items()}
@@ -120,10 +119,10 @@ def set_path(tree: Node, path: Path, node: Node) -> Node:
     return replace(tree, value=entries)
 
 
-def redacted(value: Any, tree: Node | None) -> Any:
+def redacted(value: object, tree: Node | None) -> object:
     """Returns plain values, those of a config made of ``tree``, with what the recipe has in place of secrets."""
     if isinstance(value, dict):
-        return {key: redacted(one, _below(tree, key)) for key, one in value.items()}
+        return redacted_mapping(value, tree)
     if isinstance(value, list):
         is_list = tree is not None and isinstance(tree.value, list)
         # a single section may stand where a list of them could
@@ -131,6 +130,11 @@ def redacted(value: Any, tree: Node | None) -> Any:
     if tree is not None and tree.written and not isinstance(tree.value, (dict, list)):
         return tree.written
     return redact_value(value)
+
+
+def redacted_mapping(values: Mapping[str, object], tree: Node | None) -> dict[str, object]:
+    """Returns `redacted` of every value of a mapping made of ``tree``."""
+    return {key: redacted(one, _below(tree, key)) for key, one in values.items()}
 
 
 def _below(tree: Node | None, key: str) -> Node | None:

@@ -17,6 +17,7 @@ def read_recipe_file(path: Path, trail: tuple[Path, ...] = ()) -> Node:
     extends = tree.step("extends")
     if extends is None:
         return tree
+    assert isinstance(tree.value, dict)
     own = Node({key: one for key, one in tree.value.items() if key != "extends"}, tree.origin, tree.key)
     place = extends.place()
     if not isinstance(extends.value, str) or not extends.value:

@@ -3,7 +3,6 @@
 import re
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
 
 import yaml
 
@@ -15,12 +14,12 @@ MAX_NODES = 10_000
 """Values of a recipe; an alias counts as all values that it stands for."""
 MAX_LEVELS = 50
 
-_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_LOADER: type[yaml.SafeLoader] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _NOT_TEXT = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff\ufffe\uffff]")
 _INTEGER = re.compile(r"[-+]?[0-9]+")
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
 _BASES = {"0o": (8, re.compile("0o[0-7]+")), "0x": (16, re.compile("0x[0-9a-fA-F]+"))}
-_WORDS: dict[str, Any] = (
+_WORDS: dict[str, bool | float | None] = (
     dict.fromkeys(["", "~", "null", "Null", "NULL"])
     | dict.fromkeys(["true", "True", "TRUE"], True)
     | dict.fromkeys(["false", "False", "FALSE"], False)
@@ -29,7 +28,7 @@ _WORDS: dict[str, Any] = (
 )
 
 
-def scalar(text: str) -> Any:
+def scalar(text: str) -> bool | int | float | str | None:
     """Returns the value of an unquoted word in YAML 1.2's core schema."""
     if text in _WORDS:
         return _WORDS[text]
@@ -84,7 +83,7 @@ class _Composer:
             raise RecipeError(self.problems)
         return node
 
-    def _document(self, events: Iterator[Any]) -> Node | None:
+    def _document(self, events: Iterator[yaml.Event]) -> Node | None:
         node: Node | None = None
         documents = 0
         for event in events:
@@ -96,11 +95,12 @@ class _Composer:
                 node, _ = self._node(event, events)
         return node
 
-    def _node(self, event: Any, events: Iterator[Any]) -> tuple[Node, int]:
+    def _node(self, event: yaml.Event, events: Iterator[yaml.Event]) -> tuple[Node, int]:
         """Returns the node that begins with ``event``, and the number of its values."""
         place = self._at(event)
         if isinstance(event, yaml.AliasEvent):
             return self._alias(event, place)
+        assert isinstance(event, (yaml.ScalarEvent, yaml.CollectionStartEvent))
         if event.tag is not None:
             tag = event.tag.replace("tag:yaml.org,2002:", "!!")
             raise RecipeError(f"{place}: tag {tag} is not allowed; write plain values, and text in quotes")
@@ -120,7 +120,7 @@ class _Composer:
             self.anchors[event.anchor] = (node, size)
         return node, size
 
-    def _alias(self, event: Any, place: Origin) -> tuple[Node, int]:
+    def _alias(self, event: yaml.AliasEvent, place: Origin) -> tuple[Node, int]:
         if event.anchor in self.open:
             raise RecipeError(f"{place}: *{event.anchor} is an alias of the value that it is in, which has no end")
         if event.anchor not in self.anchors:
@@ -134,7 +134,7 @@ class _Composer:
         if self.count > MAX_NODES:
             raise RecipeError(f"{place}: more than {MAX_NODES:,} values with aliases in full, too many for a recipe")
 
-    def _sequence(self, events: Iterator[Any]) -> tuple[list[Node], int]:
+    def _sequence(self, events: Iterator[yaml.Event]) -> tuple[list[Node], int]:
         items: list[Node] = []
         size = 1
         while not isinstance(event := next(events), yaml.SequenceEndEvent):
@@ -145,9 +145,9 @@ class _Composer:
             size += added
         return items, size
 
-    def _mapping(self, events: Iterator[Any]) -> tuple[dict[str | int, Node], int]:
+    def _mapping(self, events: Iterator[yaml.Event]) -> tuple[dict[str | int, Node], int]:
         entries: dict[str | int, Node] = {}
-        merged: list[Node] = []
+        merged: list[dict[str | int, Node]] = []
         size = 1
         while not isinstance(event := next(events), yaml.MappingEndEvent):
             place = self._at(event)
@@ -155,7 +155,7 @@ class _Composer:
             self.path.append(str(key))
             node, added = self._node(next(events), events)
             size += added
-            if key == "<<" and event.implicit[0]:
+            if key == "<<" and isinstance(event, yaml.ScalarEvent) and event.implicit[0]:
                 merged += self._merged(node, place)
             elif key in entries:
                 first = entries[key].key
@@ -165,10 +165,10 @@ class _Composer:
                 entries[key] = replace(node, key=place)
             self.path.pop()
         for other in merged:
-            entries = {**other.value, **entries}
+            entries = {**other, **entries}
         return entries, size
 
-    def _key(self, event: Any) -> str | int:
+    def _key(self, event: yaml.Event) -> str | int:
         place = self._at(event)
         if isinstance(event, yaml.AliasEvent) and event.anchor in self.anchors:
             value = self.anchors[event.anchor][0].value
@@ -183,13 +183,15 @@ class _Composer:
             raise RecipeError(f"{place}: a key should be a word")
         return value
 
-    def _merged(self, node: Node, place: Origin) -> list[Node]:
+    def _merged(self, node: Node, place: Origin) -> list[dict[str | int, Node]]:
         several = node.value if isinstance(node.value, list) else [node]
-        if not all(isinstance(one.value, dict) for one in several):
+        mappings = [one.value for one in several if isinstance(one.value, dict)]
+        if len(mappings) < len(several):
             raise RecipeError(f"{place}: << merges a mapping, or a list of them, by alias: `<<: *name`")
-        return list(several)
+        return mappings
 
-    def _at(self, event: Any) -> Origin:
+    def _at(self, event: yaml.Event) -> Origin:
+        assert event.start_mark is not None
         return self._place(event.start_mark.line, event.start_mark.column)
 
     def _place(self, line: int, column: int) -> Origin:

@@ -1,7 +1,5 @@
 """Writes plain values as YAML 1.2, which `yaml_reader` reads back as the same values."""
 
-from typing import Any
-
 import yaml
 
 from arctic_training.config.recipe.yaml_reader import scalar
@@ -10,14 +8,14 @@ from arctic_training.config.recipe.yaml_reader import scalar
 class _Dumper(yaml.SafeDumper):
     """Quotes words by their meaning in YAML 1.2, where ``1e-5`` is a number and ``on`` is text."""
 
-    yaml_implicit_resolvers: dict[str, Any] = {}
+    yaml_implicit_resolvers = {}
 
-    def resolve(self, kind: Any, value: Any, implicit: Any) -> Any:
+    def resolve(self, kind: type[yaml.Node], value: str, implicit: tuple[bool, bool]) -> str:
         if kind is yaml.ScalarNode and implicit[0]:
             return "tag:yaml.org,2002:merge" if value == "<<" else _TAGS[type(scalar(value))]
-        return super().resolve(kind, value, implicit)  # type: ignore[no-untyped-call]
+        return str(super().resolve(kind, value, implicit))  # type: ignore[no-untyped-call]
 
-    def ignore_aliases(self, data: Any) -> bool:
+    def ignore_aliases(self, data: object) -> bool:
         return True
 
 
@@ -38,13 +36,13 @@ def _float(dumper: yaml.SafeDumper, value: float) -> yaml.ScalarNode:
 _Dumper.add_representer(float, _float)
 
 
-def write_yaml(value: Any) -> str:
+def write_yaml(value: object) -> str:
     """Returns ``value``, mappings, lists and scalars, as YAML; keys keep their order."""
     text: str = yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
     return text
 
 
-def write_word(value: Any) -> str:
+def write_word(value: object) -> str:
     """Returns ``value`` as YAML on one line."""
     if isinstance(value, dict):
         return "{" + ", ".join(f"{write_word(key)}: {write_word(one)}" for key, one in value.items()) + "}"

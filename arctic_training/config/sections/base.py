@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Mapping
-from typing import Any, ClassVar, get_args
+from typing import ClassVar, TypeVar, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationInfo, field_validator, model_validator
 
@@ -31,7 +31,7 @@ class BaseConfig(BaseModel):
     )
 
     @classmethod
-    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
+    def __pydantic_init_subclass__(cls, **kwargs: object) -> None:
         super().__pydantic_init_subclass__(**kwargs)
         for base in cls.__bases__:
             cls.synonyms = {**getattr(base, "synonyms", {}), **cls.synonyms}
@@ -41,7 +41,7 @@ class BaseConfig(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _resolve_old_keys(cls, section: Any) -> Any:
+    def _resolve_old_keys(cls, section: object) -> object:
         if not isinstance(section, dict):
             return section
         names = {**cls.synonyms, **cls.renamed}
@@ -54,7 +54,7 @@ class BaseConfig(BaseModel):
         return {names.get(key, key): one for key, one in section.items() if not cls._has_no_effect(key, one)}
 
     @classmethod
-    def _has_no_effect(cls, key: Any, value: Any) -> bool:
+    def _has_no_effect(cls, key: str, value: object) -> bool:
         """Returns whether ``key`` is one of `not_built` and asks for nothing."""
         if key not in cls.not_built:
             return False
@@ -63,7 +63,7 @@ class BaseConfig(BaseModel):
 
     @field_validator("*", mode="before")
     @classmethod
-    def _read_scalars(cls, value: Any, info: ValidationInfo) -> Any:
+    def _read_scalars(cls, value: object, info: ValidationInfo) -> object:
         # pydantic would accept true as 1, and yes, on and 1 as true
         field = cls.model_fields[info.field_name or ""]
         kind = field.annotation
@@ -88,3 +88,7 @@ class ComponentConfig(BaseConfig):
 
     type: str = ""
     """Name of the registered class that reads this section (default: the first class that the trainer lists)."""
+
+
+C = TypeVar("C", bound=ComponentConfig, covariant=True)
+"""The config of a component. It is only read, so a component of one config is a component of its base."""

@@ -36,8 +36,8 @@ class Change:
 
     key: str
     """Its path in the recipe, or the name of what was compared beside the recipe."""
-    saved: Any
-    now: Any
+    saved: object
+    now: object
 
     def __str__(self) -> str:
         return f"{self.key}: saved {_shown(self.saved)}, now {_shown(self.now)}"
@@ -48,17 +48,16 @@ class Change:
         return any(parts[: len(_parts(one))] == _parts(one) for one in keys)
 
 
-def resume_relevant_config(config: Any) -> dict[str, Any]:
+def resume_relevant_config(config: Any) -> dict[str, object]:
     """Returns every key of a `TrainerConfig` that is not `ResumeSafe`, as plain values that JSON can hold.
 
     A value from the environment is written as its reference and four digits of its SHA-256: enough to see that it has
     changed, too little to find it.
     """
-    relevant: dict[str, Any] = _relevant(config, config.model_dump(mode="json"), config.dump())
-    return relevant
+    return _relevant_keys(config, config.model_dump(mode="json"), config.dump())
 
 
-def differences(saved: Any, config: Any, now: Any, path: str = "") -> Iterator[Change]:
+def differences(saved: object, config: object, now: object, path: str = "") -> Iterator[Change]:
     """Yields what differs between the `resume_relevant_config` that was ``saved`` and ``now``, that of ``config``."""
     if isinstance(saved, Mapping) and isinstance(now, Mapping):
         if saved.get("type") != now.get("type"):  # another class reads the section, so all of it differs
@@ -72,24 +71,17 @@ def differences(saved: Any, config: Any, now: Any, path: str = "") -> Iterator[C
             below = getattr(config, key, None) if isinstance(config, BaseModel) else _ABSENT
             yield from differences(saved.get(key, _ABSENT), below, now.get(key, _ABSENT), _under(path, key))
     elif isinstance(saved, list) and isinstance(now, list) and len(saved) == len(now):
-        several = isinstance(config, (list, tuple)) and len(config) == len(now)
-        for n, (one, other) in enumerate(zip(saved, now, strict=True)):
-            yield from differences(one, config[n] if several else None, other, _under(path, str(n)))
+        configs = config if isinstance(config, (list, tuple)) and len(config) == len(now) else [None] * len(now)
+        for n, (one, below, other) in enumerate(zip(saved, configs, now, strict=True)):
+            yield from differences(one, below, other, _under(path, str(n)))
     elif saved != now:
         yield Change(path, saved, now)
 
 
-def _relevant(value: Any, plain: Any, redacted: Any, name: str = "") -> Any:
+def _relevant(value: object, plain: object, redacted: Any, name: str = "") -> object:
     """Returns the relevant part of ``plain``; ``value`` is it in the config, ``redacted`` without secrets."""
     if isinstance(value, BaseModel) and isinstance(plain, dict):
-        relevant = {}
-        for key, field in type(value).model_fields.items():
-            safe = next((mark for mark in field.metadata if isinstance(mark, ResumeSafe)), None)
-            if key not in plain or (safe is not None and not safe.but):
-                continue
-            one = _relevant(getattr(value, key), plain[key], redacted[key], key)
-            relevant[key] = one if safe is None else without_auto({k: v for k, v in one.items() if k in safe.but})
-        return relevant
+        return _relevant_keys(value, plain, redacted)
     if isinstance(plain, dict):
         values = value if isinstance(value, Mapping) else {}
         return {key: _relevant(values.get(key), one, redacted[key], key) for key, one in plain.items()}
@@ -101,8 +93,24 @@ def _relevant(value: Any, plain: Any, redacted: Any, name: str = "") -> Any:
     if plain != redacted:
         return f"{redacted} #{hashlib.sha256(str(plain).encode()).hexdigest()[:4]}"
     if isinstance(value, Path) or (isinstance(plain, str) and name.endswith(_PATH_KEYS) and os.path.exists(plain)):
-        return os.path.realpath(plain)
+        return os.path.realpath(str(plain))
     return plain
+
+
+def _relevant_keys(
+    section: BaseModel, plain: Mapping[str, object], redacted: Mapping[str, object]
+) -> dict[str, object]:
+    """Returns the keys of ``section`` that are not `ResumeSafe`; ``plain`` and ``redacted`` are its values."""
+    relevant: dict[str, object] = {}
+    for key, field in type(section).model_fields.items():
+        safe = next((mark for mark in field.metadata if isinstance(mark, ResumeSafe)), None)
+        if key not in plain or (safe is not None and not safe.but):
+            continue
+        one = _relevant(getattr(section, key), plain[key], redacted[key], key)
+        if safe is not None and isinstance(one, dict):
+            one = without_auto({k: v for k, v in one.items() if k in safe.but})
+        relevant[key] = one
+    return relevant
 
 
 def _is_default(config: BaseModel, key: str) -> bool:
@@ -119,7 +127,7 @@ def _parts(key: str) -> list[str]:
     return [canonical(part) for part in key.split(".")]
 
 
-def _shown(value: Any) -> str:
+def _shown(value: object) -> str:
     if value is _ABSENT:
         return "nothing"
     if isinstance(value, list):

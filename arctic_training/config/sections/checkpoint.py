@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field, model_validator
 
@@ -64,8 +64,7 @@ class CheckpointConfig(ComponentConfig):
 def require_resumable(sections: Sequence[CheckpointConfig]) -> None:
     """Raises ValueError for a section with ``auto_resume`` whose type no run can resume from."""
     for section in sections:
-        engine: Any = lookup("checkpoint_engine", section.type)
-        if section.auto_resume and not engine.resumable:
+        if section.auto_resume and not getattr(lookup("checkpoint_engine", section.type), "resumable", False):
             raise ValueError(f"auto_resume: no run can resume from type {section.type}; add one of type deepspeed")
 
 

@@ -4,7 +4,7 @@ import inspect
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, get_args
+from typing import get_args
 
 from pydantic import ValidationError
 
@@ -48,7 +48,7 @@ def listed(types: type[Registered] | Sequence[type[Registered]]) -> list[type[Re
 
 
 def resolve_component(
-    section: Any, allowed: Sequence[type[Registered]], *, skip_validation: bool = False
+    section: object, allowed: Sequence[type[Registered]], *, skip_validation: bool = False
 ) -> ComponentConfig:
     """Returns ``section`` as the config of the class that its ``type`` names, one of ``allowed``.
 
@@ -79,7 +79,7 @@ def resolve_component(
     raise Problems([Problem(("type",), text)])
 
 
-def parse_component(kind: str, section: Any) -> ComponentConfig:
+def parse_component(kind: str, section: object) -> ComponentConfig:
     """Returns a section, or a bare name, as the config of the registered class of ``kind`` that it names.
 
     Raises ValueError for a section or name that is not accepted.
@@ -93,7 +93,7 @@ def parse_component(kind: str, section: Any) -> ComponentConfig:
     return resolve_component(section, [find(kind, name)])
 
 
-def each(value: Any, read: Callable[[Any], ComponentConfig]) -> list[ComponentConfig]:
+def each(value: object, read: Callable[[object], ComponentConfig]) -> list[ComponentConfig]:
     """Returns a list of sections, or a single one, each read by ``read``. Raises `Problems` with those of all."""
     if value is None:
         return []
@@ -113,7 +113,7 @@ def each(value: Any, read: Callable[[Any], ComponentConfig]) -> list[ComponentCo
     return sections
 
 
-def incomplete(cls: Any) -> str:
+def incomplete(cls: type[Registered]) -> str:
     """Returns what a class of the user lacks to be usable; empty when it lacks nothing."""
     who = f"{cls.name}: the class {qualified_name(cls)}"
     if lacks := sorted(getattr(cls, "__abstractmethods__", ())):
@@ -145,7 +145,7 @@ def incomplete(cls: Any) -> str:
     return ""
 
 
-def _only_annotated(cls: Any) -> str:
+def _only_annotated(cls: type[Registered]) -> str:
     """Returns the assignment that is missing where an annotation such as ``config: MyConfig``, or ``Factory[MyConfig]``
     among the bases, names a class that ``cls`` does not choose."""
     stated = set[str]()
@@ -166,10 +166,10 @@ def _only_annotated(cls: Any) -> str:
     return ""
 
 
-def _annotations(cls: type) -> dict[str, Any]:
+def _annotations(cls: type) -> dict[str, object]:
     """Returns the annotations of ``cls`` itself, without those whose names only a type checker knows."""
     known = {**vars(sys.modules.get(cls.__module__, object)), **vars(cls)}
-    annotations: dict[str, Any] = {}
+    annotations: dict[str, object] = {}
     for name, annotation in inspect.get_annotations(cls).items():
         try:
             annotations[name] = eval(annotation, known) if isinstance(annotation, str) else annotation
@@ -178,7 +178,7 @@ def _annotations(cls: type) -> dict[str, Any]:
     return annotations
 
 
-def _read(cls: type[Registered], section: dict[str, Any]) -> ComponentConfig:
+def _read(cls: type[Registered], section: dict[str, object]) -> ComponentConfig:
     if text := incomplete(cls):
         raise Problems([Problem(("type",), text)])
     config_type: type[ComponentConfig] = getattr(cls, "config_type")  # noqa: B009  every component has one

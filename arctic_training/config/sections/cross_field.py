@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from pydantic import ValidationInfo, field_validator
 
@@ -95,7 +94,7 @@ class CrossFieldValidation(BaseConfig):
 
     @field_validator("evaluate_first", "evaluate_last", "eval_interval", check_fields=False)
     @classmethod
-    def _check_evaluation(cls, value: Any, info: ValidationInfo) -> Any:
+    def _check_evaluation(cls, value: bool | int, info: ValidationInfo) -> bool | int:
         data = info.data.get("data")
         if value and data is not None and not data.evaluates and not info.data.get("evaluators"):
             raise ValueError("there is nothing to evaluate on; give data.eval_sources or data.train_eval_split")
@@ -113,7 +112,7 @@ class CrossFieldValidation(BaseConfig):
     @classmethod
     def _check_warmup(cls, value: int, info: ValidationInfo) -> int:
         scheduler = info.data.get("scheduler")
-        trainer: Any = lookup("trainer", info.data["type"]) if "type" in info.data else None
+        trainer = lookup("trainer", info.data["type"]) if "type" in info.data else None
         several = any(role.steps_per_update_key for role in getattr(trainer, "roles", ()) if role.name == "model")
         if value and not several and scheduler is not None and (scheduler.warmup_steps or 0) > value:
             text = f"{value} steps, and scheduler.warmup_steps is {scheduler.warmup_steps}"
@@ -130,7 +129,7 @@ class CrossFieldValidation(BaseConfig):
 
     @field_validator("deepspeed", check_fields=False)
     @classmethod
-    def _check_deepspeed(cls, value: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
+    def _check_deepspeed(cls, value: dict[str, object], info: ValidationInfo) -> dict[str, object]:
         micro, steps, model, optimizer = (
             info.data.get(key) for key in ("micro_batch_size", "gradient_accumulation_steps", "model", "optimizer")
         )
@@ -152,5 +151,5 @@ class CrossFieldValidation(BaseConfig):
 def shares_sequences(trainer: type) -> bool:
     """Returns whether a trainer states that its loss, inherited or its own, is right on a part of a sequence."""
     classes = (vars(one) for one in trainer.__mro__ if {"loss", "shares_sequences"} & vars(one).keys())
-    nearest: Mapping[str, Any] = next(classes, {})
+    nearest: Mapping[str, object] = next(classes, {})
     return bool(nearest.get("shares_sequences", False))

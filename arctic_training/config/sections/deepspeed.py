@@ -68,12 +68,16 @@ _COUNTS = ("_size", "_threshold", "_parameters", "_distance")
 """Ends of the keys whose value is a number of elements."""
 
 
-def without_auto(value: Any) -> Any:
-    """Returns ``value`` with human numbers read, at any depth, and without the keys that are ``auto``."""
+def without_auto(block: Mapping[str, object]) -> dict[str, Any]:
+    """Returns ``block`` with human numbers read, at any depth, and without the keys that are ``auto``."""
+    return {key: _read(one) for key, one in block.items() if one != "auto"}
+
+
+def _read(value: object) -> object:
     if isinstance(value, Mapping):
-        return {key: without_auto(one) for key, one in value.items() if one != "auto"}
+        return without_auto(value)
     if isinstance(value, list):
-        return [without_auto(one) for one in value]
+        return [_read(one) for one in value]
     if isinstance(value, str) and (read := number(value)) is not None:
         return read
     return value
@@ -153,7 +157,7 @@ def _precision_problems(block: Mapping[str, Any], dtype: str) -> list[Problem]:
     return problems
 
 
-def _zero_problems(zero: Any, highest: int) -> list[Problem]:
+def _zero_problems(zero: object, highest: int) -> list[Problem]:
     def problem(text: str, *keys: str) -> Problem:
         return Problem(("zero_optimization", *keys), text)
 
@@ -195,5 +199,5 @@ def _unknown(key: str, known: Collection[str]) -> str:
     return f"unknown to DeepSpeed; {guess}" if guess else "unknown to DeepSpeed"
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)

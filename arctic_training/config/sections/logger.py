@@ -1,7 +1,7 @@
 """The ``logger`` section."""
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import BeforeValidator
 
@@ -12,7 +12,7 @@ from arctic_training.config.sections.base import BaseConfig
 Ranks = Annotated[list[int] | Literal["*"], BeforeValidator(lambda value: [value] if isinstance(value, int) else value)]
 
 
-def _upper(value: Any) -> Any:
+def _upper(value: object) -> object:
     return value.upper() if isinstance(value, str) else value
 
 

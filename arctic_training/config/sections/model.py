@@ -1,6 +1,6 @@
 """The section of a model: the keys that all models have."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import BeforeValidator
 
@@ -9,7 +9,7 @@ from arctic_training.config.sections.base import ComponentConfig
 _SHORT_NAMES = {"bfloat16": "bf16", "float16": "fp16", "half": "fp16", "float32": "fp32", "float": "fp32"}
 
 
-def _short_name(value: Any) -> Any:
+def _short_name(value: object) -> object:
     return _SHORT_NAMES.get(str(value).removeprefix("torch."), value)
 
 

@@ -9,7 +9,7 @@ from pydantic import Field, PrivateAttr, SerializeAsAny, ValidationInfo, field_v
 from arctic_training.config.checks.files import invalid_path, unappendable, unwritable
 from arctic_training.config.checks.not_built import TRAINER
 from arctic_training.config.checks.problems import Problem
-from arctic_training.config.recipe.node import Node, redacted
+from arctic_training.config.recipe.node import Node, redacted_mapping
 from arctic_training.config.sections.base import ComponentConfig
 from arctic_training.config.sections.changes import RESUME_SAFE, ResumeSafe
 from arctic_training.config.sections.checkpoint import CheckpointConfig
@@ -167,10 +167,9 @@ class TrainerConfig(CrossFieldValidation):
         """The folder that ``code`` and template files are relative to."""
         return self._recipe.parent if self._recipe else Path.cwd()
 
-    def dump(self) -> dict[str, Any]:
+    def dump(self) -> dict[str, object]:
         """Returns the recipe with all defaults as plain values; values from the environment as their references."""
-        dumped: dict[str, Any] = redacted(self.model_dump(mode="json"), self._tree)
-        return dumped
+        return redacted_mapping(self.model_dump(mode="json"), self._tree)
 
     def missing_paths(self) -> list[Problem]:
         folder = self.output_dir or (self.recipe_dir / "runs" if self._recipe else None)
@@ -203,7 +202,7 @@ class TrainerConfig(CrossFieldValidation):
 
     @model_validator(mode="before")
     @classmethod
-    def _type_first(cls, recipe: Any) -> Any:
+    def _type_first(cls, recipe: object) -> object:
         # the trainer decides which class reads each section, so its name must be read before them
         if isinstance(recipe, dict) and "type" in recipe:
             first = {name: recipe[name] for name in ("type", "skip_validation") if name in recipe}
@@ -212,7 +211,7 @@ class TrainerConfig(CrossFieldValidation):
 
     @field_validator("*", mode="before")
     @classmethod
-    def _read_section(cls, value: Any, info: ValidationInfo) -> Any:
+    def _read_section(cls, value: object, info: ValidationInfo) -> object:
         field = cls.model_fields[info.field_name or ""]
         one_of = next((mark for mark in field.metadata if isinstance(mark, TrainerComponent)), None)
         any_of = next((mark for mark in field.metadata if isinstance(mark, AnyComponent)), None)

@@ -7,7 +7,7 @@ Numbers: ``1e-4``, ``2k``, ``4ki``, ``1_000``, ``10%``, ``2^20``, ``-10^6``. Dur
 import math
 import re
 from fractions import Fraction
-from typing import Annotated, Any, get_args, get_origin
+from typing import Annotated, get_args, get_origin
 
 from pydantic import BeforeValidator
 
@@ -67,12 +67,12 @@ def _as_int(value: float) -> int | float:
     return int(value) if value.is_integer() and value < 2**53 else value
 
 
-def _read_int(value: Any) -> Any:
+def _read_int(value: object) -> object:
     value = _read_float(value)
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-def _read_float(value: Any) -> Any:
+def _read_float(value: object) -> object:
     if isinstance(value, bool):
         raise ValueError(f"{str(value).lower()} is not a number")
     if isinstance(value, str):
@@ -86,7 +86,7 @@ HumanInt = Annotated[int, BeforeValidator(_read_int)]
 HumanFloat = Annotated[float, BeforeValidator(_read_float)]
 
 
-def _read_seconds(value: Any) -> Any:
+def _read_seconds(value: object) -> object:
     if not isinstance(value, str):
         return value
     text = value.strip().lower().replace(" ", "")
@@ -102,7 +102,7 @@ Duration = Annotated[float, BeforeValidator(_read_seconds)]
 """In seconds."""
 
 
-def read_numbers(value: Any, kind: Any) -> Any:
+def read_numbers(value: object, kind: object) -> object:
     """Returns ``value`` with its strings read as numbers where the annotation ``kind`` accepts numbers only.
 
     An annotation with a validator of its own, such as `Duration`, reads its strings itself.
@@ -120,6 +120,6 @@ def read_numbers(value: Any, kind: Any) -> Any:
     return value if read is None else read
 
 
-def _leaves(kind: Any) -> set[Any]:
+def _leaves(kind: object) -> set[object]:
     inner = get_args(kind)
     return set().union(*map(_leaves, inner)) if inner else {kind}
