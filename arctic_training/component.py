@@ -1,20 +1,24 @@
 """The base of all factories, and the view of a run that components have."""
 
-from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from abc import ABC
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, ClassVar, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar
 
 import torch
 
 from arctic_training.callback.hooks import Hooked
-from arctic_training.config.sections.base import ComponentConfig
+from arctic_training.config.sections.base import C, ComponentConfig
 from arctic_training.config.sections.trainer import TrainerConfig
+from arctic_training.engine.engine import Engine
+from arctic_training.metrics import Number
 from arctic_training.registry import Registered
-from arctic_training.state import Progress
+from arctic_training.state import Progress, RunState
 
-C = TypeVar("C", bound=ComponentConfig)
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
 P = TypeVar("P")
 
 
@@ -26,7 +30,7 @@ class TrainerView(Protocol):
         """The config of the run."""
 
     @property
-    def tokenizer(self) -> Any:
+    def tokenizer(self) -> "PreTrainedTokenizerBase | None":
         """None until the tokenizer is built, and in runs without one."""
 
     @property
@@ -34,11 +38,11 @@ class TrainerView(Protocol):
         """The position of the run."""
 
     @property
-    def engines(self) -> Mapping[str, Any]:
+    def engines(self) -> Mapping[str, Engine]:
         """The engines built so far, by role."""
 
     @property
-    def trainable_engines(self) -> Mapping[str, Any]:
+    def trainable_engines(self) -> Mapping[str, Engine]:
         """The engines that are trained and saved, by role."""
 
     @property
@@ -46,8 +50,8 @@ class TrainerView(Protocol):
         """The checkpoint engines of the recipe."""
 
     @property
-    def state(self) -> Any:
-        """The `RunState` of the run."""
+    def state(self) -> RunState:
+        """The parts of the run that are saved."""
 
     @property
     def train_loader(self) -> Any:
@@ -63,7 +67,7 @@ class TrainerView(Protocol):
     def averaged(self, role: str = "model", *, purpose: Any = None) -> AbstractContextManager[None]:
         """Runs the block with the average of the role's weights in place of them, where a callback `ema` keeps one."""
 
-    def record(self, name: str, value: Any, weight: Any = 1) -> None:
+    def record(self, name: str, value: Number, weight: Number = 1) -> None:
         """Adds a scalar to the mean that is logged as ``name``."""
 
     def stop(self, reason: str) -> None:
@@ -117,5 +121,5 @@ class Factory(Registered, Hooked, ABC, Generic[C, P]):
     def __init__(self, trainer: TrainerView, config: C) -> None:
         self.trainer, self.config = trainer, config
 
-    @abstractmethod
-    def __call__(self, *args: Any) -> P: ...
+    __call__: Callable[..., P]
+    """Builds the component. Each kind of factory defines it with the arguments that it takes."""

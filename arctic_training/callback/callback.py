@@ -1,10 +1,10 @@
 """Callbacks: objects that listen to events of a trainer and may have state in checkpoints."""
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Generic
 
 from arctic_training.callback.hooks import Hooked
-from arctic_training.config.sections.base import ComponentConfig
+from arctic_training.config.sections.base import C, ComponentConfig
 from arctic_training.registry import Registered
 
 
@@ -12,7 +12,7 @@ class RewindTraining(Exception):
     """Raised by a callback that has loaded another position of the run: the loop continues from there."""
 
 
-class Callback(Registered, kind="callback"):
+class Callback(Registered, Generic[C], kind="callback"):
     """Listens to events with its methods ``pre_<event>(trainer, ...)`` and ``post_<event>(trainer, value)``.
 
     It is attached before the components of the run are built, so ``post_init`` is its first event.
@@ -20,8 +20,8 @@ class Callback(Registered, kind="callback"):
 
     config_type: ClassVar[type[ComponentConfig]] = ComponentConfig
 
-    def __init__(self, config: ComponentConfig) -> None:
-        self.config: Any = config
+    def __init__(self, config: C) -> None:
+        self.config = config
 
     def attach(self, host: Hooked) -> None:
         """Listens to ``host``. Raises `RegistryError` when a method names an event that the host does not have."""

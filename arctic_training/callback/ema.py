@@ -30,7 +30,7 @@ class EMAConfig(ComponentConfig):
     """Write the average into checkpoints of type ``huggingface``, in place of the weights themselves."""
 
 
-class EMA(Callback):
+class EMA(Callback[EMAConfig]):
     """The exponential moving average of the weights, in fp32, updated after every step and saved in checkpoints.
 
     ``with trainer.averaged(role)`` puts it in the place of the weights. Each rank averages what it holds of them: all,
@@ -65,7 +65,7 @@ class EMA(Callback):
 
     def pre_after_update(self, trainer: TrainerView) -> None:
         """Updates the average before the evaluations and checkpoints of this step."""
-        decay: float = self.config.decay
+        decay = self.config.decay
         if self.config.warmup:
             decay = min(decay, (1 + self.steps) / (10 + self.steps))
         self.steps += 1

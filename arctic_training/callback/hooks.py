@@ -9,8 +9,8 @@ from arctic_training.distributed.heartbeat import record_heartbeat
 from arctic_training.errors.short_repr import short_repr
 from arctic_training.errors.types import RegistryError
 
-F = TypeVar("F", bound=Callable[..., Any])
-Listener = Callable[..., Any]
+F = TypeVar("F", bound=Callable[..., object])
+Listener = Callable[..., object]
 
 _EVENT = "__event__"
 _EVENTS = "_events"
@@ -28,7 +28,7 @@ def hook(event: str) -> Callable[[F], F]:
         pre, post, after = f"pre-{event}", f"post-{event}", f"what follows {event}"
 
         @functools.wraps(method)
-        def announced(self: "Hooked", *args: Any, **kwargs: Any) -> Any:
+        def announced(self: "Hooked", *args: object, **kwargs: object) -> object:
             if event in self._active_events:
                 return method(self, *args, **kwargs)
             self._active_events.add(event)
@@ -77,7 +77,7 @@ class Hooked:
     """The callbacks from which `_listeners` was built."""
     _listeners: dict[str, list[tuple[Listener, int]]]
 
-    def __init_subclass__(cls, **kwargs: Any) -> None:
+    def __init_subclass__(cls, **kwargs: object) -> None:
         super().__init_subclass__(**kwargs)
         for attribute, method in list(cls.__dict__.items()):
             inherited = next((getattr(base, attribute) for base in cls.__mro__[1:] if hasattr(base, attribute)), None)
@@ -86,7 +86,7 @@ class Hooked:
         for stated in cls._own_listeners():
             cls._check(stated)
 
-    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+    def __new__(cls, *args: object, **kwargs: object) -> Self:
         self = super().__new__(cls)
         self._active_events, self._heard, self._listeners = set(), [], {}
         classes = (base for base in reversed(cls.__mro__) if issubclass(base, Hooked))
@@ -109,7 +109,7 @@ class Hooked:
 
     @classmethod
     def _check(cls, stated: tuple[str, Listener]) -> None:
-        pair: Any = stated
+        pair: object = stated
         if not (isinstance(pair, (tuple, list)) and len(pair) == 2 and isinstance(pair[0], str) and callable(pair[1])):
             raise RegistryError(
                 f"{short_repr(pair)} among the callbacks of {cls.__name__}; expected (event, function), "

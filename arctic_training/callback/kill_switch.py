@@ -17,7 +17,7 @@ class KillSwitchConfig(ComponentConfig):
     """Time between checks: a check of a file on a shared disk can take longer than a step."""
 
 
-class KillSwitch(Callback):
+class KillSwitch(Callback[KillSwitchConfig]):
     """Stops the run after the current step when a file appears."""
 
     name = "kill_switch"

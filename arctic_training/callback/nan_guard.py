@@ -26,7 +26,7 @@ class NanGuardConfig(ComponentConfig):
     """Maximum consecutive skipped windows (``skip``) or total rewinds (``back``) before the run fails."""
 
 
-class NanGuard(Callback):
+class NanGuard(Callback[NanGuardConfig]):
     """Ends the run when a loss or gradient is not finite, skips the window or rewinds the run, by its policy.
 
     The engine keeps such a gradient from the weights on every rank. A loss that is not finite while its gradient is
@@ -46,7 +46,7 @@ class NanGuard(Callback):
         self._in_a_row = 0
         self._losses: list[Tensor] = []
         self._finite = torch.ones(0, dtype=torch.bool)
-        self._copied: Any = None
+        self._copied: torch.cuda.Event | None = None
         self._steps: dict[str, int] = {}
         self._unshared = ""
         """A loss that is not finite and of which the other ranks do not know."""

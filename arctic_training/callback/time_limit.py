@@ -20,7 +20,7 @@ class TimeLimitConfig(ComponentConfig):
     """Time for this start of the run; 0: the limit of SLURM, or none."""
 
 
-class TimeLimit(Callback):
+class TimeLimit(Callback[TimeLimitConfig]):
     """Stops and saves the run before its time limit.
 
     It requests a stop when the time left is less than two of the longest steps so far, evaluations and saves included,

@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -21,6 +21,11 @@ from arctic_training.engine.deepspeed_internals import full_shape
 from arctic_training.engine.zero import gathered, is_meta_tensor_error
 from arctic_training.errors.types import RecipeError
 
+if TYPE_CHECKING:
+    from peft import PeftConfig, PeftModel
+    from peft.tuners.tuners_utils import BaseTunerLayer
+    from transformers import PreTrainedModel
+
 BASE = "base"
 """The folder beside an adapter that holds its base."""
 
@@ -31,12 +36,12 @@ _WRAPPERS = re.compile(r"\.(base_layer|original_module|token_adapter)(?=\.)")
 """The modules that PEFT puts between a layer of the base and its weights."""
 
 
-def base_changes(model: Any) -> tuple[str, ...]:
+def base_changes(model: "PeftModel") -> tuple[str, ...]:
     """Returns how the base of ``model`` differs from the model that its name loads; empty if it does not."""
     return tuple(getattr(model, "base_changes", ()))
 
 
-def save_adapter(model: Any, folder: Path, limit: int, *, final: Path) -> None:
+def save_adapter(model: "PeftModel", folder: Path, limit: int, *, final: Path) -> None:
     """Writes the adapter, and its base in files of up to ``limit`` bytes where no name loads that.
 
     ``final`` is the path that ``folder`` will be renamed to. Raises OSError only after everything was gathered.
@@ -57,7 +62,7 @@ def save_adapter(model: Any, folder: Path, limit: int, *, final: Path) -> None:
         raise failure
 
 
-def dry_run_adapter(model: Any) -> None:
+def dry_run_adapter(model: "PeftModel") -> None:
     """Checks by shapes that what PEFT would save can be loaded on the base, and holds everything that is trained.
 
     Writes nothing. Raises `RecipeError` if not.
@@ -97,7 +102,7 @@ def dry_run_adapter(model: Any) -> None:
         )
 
 
-def require_mergeable(model: Any) -> None:
+def require_mergeable(model: "PeftModel") -> None:
     """Raises `RecipeError` when the adapter of ``model`` (a PeftModel) is more than a sum of weights."""
     settings, base = model.peft_config[model.active_adapter], model.get_base_model()
     kind = _kind(model)
@@ -113,7 +118,7 @@ def require_mergeable(model: Any) -> None:
         )
 
 
-def plain_base(model: Any) -> Any:
+def plain_base(model: "PeftModel") -> "PreTrainedModel":
     """Returns the base of ``model`` without adapters, on the meta device: for its names and its config."""
     base = model.get_base_model()
     with torch.device("meta"):
@@ -122,7 +127,7 @@ def plain_base(model: Any) -> Any:
     return plain
 
 
-def base_weights(model: Any, *, merged: bool) -> dict[str, Source]:
+def base_weights(model: "PeftModel", *, merged: bool) -> dict[str, Source]:
     """Returns the weights of the base of ``model`` by its own names, with the adapter added to them if ``merged``.
 
     The model is not changed; `require_mergeable` checks what can be merged. Raises `RecipeError` when a weight of the
@@ -150,7 +155,7 @@ def base_weights(model: Any, *, merged: bool) -> dict[str, Source]:
     return sources
 
 
-def _merged(layer: Any, name: str, adapter: str) -> Source:
+def _merged(layer: "BaseTunerLayer", name: str, adapter: str) -> Source:
     def gather() -> torch.Tensor:
         with gathered(layer.parameters()), torch.no_grad():
             weight: torch.Tensor = getattr(layer.get_base_layer(), name)
@@ -161,17 +166,17 @@ def _merged(layer: Any, name: str, adapter: str) -> Source:
     return Source(torch.empty(full_shape(weight), dtype=weight.dtype, device="meta"), gather)
 
 
-def _kind(model: Any) -> str:
+def _kind(model: "PeftModel") -> str:
     kind = model.peft_config[model.active_adapter].peft_type
     return str(getattr(kind, "value", kind))
 
 
-def _saves_embeddings(model: Any) -> bool:
+def _saves_embeddings(model: "PeftModel") -> bool:
     """Whether the embeddings are saved with the adapter, as PEFT does when they have more rows than the base's."""
     return "vocabulary" in base_changes(model)
 
 
-def _saved_parameters(model: Any) -> list[nn.Parameter]:
+def _saved_parameters(model: "PeftModel") -> list[nn.Parameter]:
     """Returns what may be saved with the adapter: trained and added parameters, and resized embeddings."""
     prefix = getattr(model.base_model, "prefix", None)
     parameters = {
@@ -185,7 +190,7 @@ def _saved_parameters(model: Any) -> list[nn.Parameter]:
 
 
 @contextmanager
-def _base_path(model: Any, base: str | None) -> Iterator[None]:
+def _base_path(model: "PeftModel", base: str | None) -> Iterator[None]:
     """Has the adapter's config name ``base`` as its base inside the block; None: the one it names already."""
     settings = model.peft_config[model.active_adapter]
     before = vars(settings).copy()
@@ -198,7 +203,7 @@ def _base_path(model: Any, base: str | None) -> Iterator[None]:
         vars(settings).update(before)
 
 
-def _set_plain_init(settings: Any) -> None:
+def _set_plain_init(settings: "PeftConfig") -> None:
     """Selects an initialization of the adapter that does not depend on the base's weights, nor changes them."""
     if isinstance(getattr(settings, "init_lora_weights", None), str):
         settings.init_lora_weights = True

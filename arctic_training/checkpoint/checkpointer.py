@@ -3,14 +3,14 @@
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
 from torch import nn
 
 from arctic_training.callback.hooks import hook
 from arctic_training.checkpoint import folder as disk
 from arctic_training.checkpoint import retention
-from arctic_training.checkpoint.schedule import SaveSchedule, verify_together
+from arctic_training.checkpoint.schedule import C, SaveSchedule, verify_together
 from arctic_training.component import Factory, TrainerView
 from arctic_training.config.sections.checkpoint import CheckpointConfig
 from arctic_training.distributed import collectives, process_group
@@ -20,10 +20,8 @@ from arctic_training.errors.types import CheckpointError, ResumeError
 from arctic_training.logging import logger
 from arctic_training.state import RunState
 
-C = TypeVar("C", bound=CheckpointConfig)
 
-
-class Checkpointer(SaveSchedule, Factory[C, "Checkpointer[Any]"], kind="checkpoint_engine"):
+class Checkpointer(SaveSchedule[C], Factory[C, "Checkpointer[CheckpointConfig]"], kind="checkpoint_engine"):
     """Saves and loads the engines and the state of a run. A subclass defines the contents in `write` and `read`.
 
     All ranks call `save`, `load` and `latest` together.
@@ -226,7 +224,7 @@ class Checkpointer(SaveSchedule, Factory[C, "Checkpointer[Any]"], kind="checkpoi
                 logger.warning(f"{problem}; trying the checkpoint before it")
         return None
 
-    def _apply_retention(self, step: int, first: Callable[[], Any] = lambda: None) -> None:
+    def _apply_retention(self, step: int, first: Callable[[], object] = lambda: None) -> None:
         """Calls ``first`` and removes checkpoints that need not be kept. What the disk refuses is tried again later."""
 
         def act() -> None:
@@ -246,7 +244,9 @@ class Checkpointer(SaveSchedule, Factory[C, "Checkpointer[Any]"], kind="checkpoi
             logger.warning(f"{error}; what is saved is complete, and this is tried again at the next save")
 
 
-def save_all(checkpointers: Iterable[Checkpointer[Any]], engines: Mapping[str, Engine], state: RunState) -> None:
+def save_all(
+    checkpointers: Iterable[Checkpointer[CheckpointConfig]], engines: Mapping[str, Engine], state: RunState
+) -> None:
     """Saves with each of ``checkpointers``, though another fails; with those that a run can resume from last.
 
     A run that is killed in between resumes from before this step, and so saves with the others again. Raises the first

@@ -121,7 +121,7 @@ def _log_layout(folder: Path, role: str, saved: Mapping[str, Any], engine: Train
         logger.success(f"{folder}: {role} was saved with {before} and is resumed with {now}")
 
 
-def _save(value: Any, path: Path) -> None:
+def _save(value: object, path: Path) -> None:
     with disk_errors(), open(path, "wb") as file:
         torch.save(value, file)
 
@@ -133,12 +133,13 @@ def _save_tensors(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
         save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path)
 
 
-def _load(path: Path) -> Any:
+def _load(path: Path) -> dict[str, Any]:
     """Loads lazily: tensors stay on disk until they are copied. A pickle of anything else is refused, not run."""
     try:
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:
         raise CheckpointError(f"{path} cannot be read as tensors and numbers: {error}") from error
+    return state
 
 
 class _Tensors(Mapping[str, torch.Tensor]):

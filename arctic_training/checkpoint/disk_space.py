@@ -2,10 +2,10 @@
 
 import shutil
 import sys
-from typing import Any
 
 from arctic_training.checkpoint import folder as disk
 from arctic_training.checkpoint.checkpointer import Checkpointer
+from arctic_training.config.sections.checkpoint import CheckpointConfig
 from arctic_training.distributed import process_group
 from arctic_training.engine.deepspeed_internals import full_numel
 from arctic_training.engine.engine import TrainedEngine
@@ -15,7 +15,7 @@ _MASTER_BYTES, _MOMENT_BYTES = 4, 8
 """Bytes of a weight's fp32 copy, and of the two moments that most optimizers keep of it."""
 
 
-def warn_if_low(checkpointer: Checkpointer[Any]) -> None:
+def warn_if_low(checkpointer: Checkpointer[CheckpointConfig]) -> None:
     """Warns when the checkpoints that are kept at once need more than is free, or when none will be saved."""
     if not process_group.is_main():
         return
@@ -38,7 +38,7 @@ def warn_if_low(checkpointer: Checkpointer[Any]) -> None:
         )
 
 
-def estimate(checkpointer: Checkpointer[Any]) -> int:
+def estimate(checkpointer: Checkpointer[CheckpointConfig]) -> int:
     """Returns the bytes of one checkpoint: weights and, where a run can resume from it, the optimizer's state."""
     total = 0
     for trained in checkpointer.trainer.engines.values():
@@ -52,7 +52,7 @@ def estimate(checkpointer: Checkpointer[Any]) -> int:
     return total
 
 
-def _max_count(checkpointer: Checkpointer[Any]) -> int:
+def _max_count(checkpointer: Checkpointer[CheckpointConfig]) -> int:
     """Returns how many checkpoints exist at most at once, including the one being written."""
     config, view = checkpointer.config, checkpointer.trainer
     horizon, epoch = view.training_horizon, view.steps_per_epoch * config.save_every_n_epochs
@@ -65,7 +65,7 @@ def _max_count(checkpointer: Checkpointer[Any]) -> int:
     return int(min(kept + 1, saves))
 
 
-def _bytes_on_disk(checkpointer: Checkpointer[Any]) -> int:
+def _bytes_on_disk(checkpointer: Checkpointer[CheckpointConfig]) -> int:
     """Returns the bytes of existing checkpoints, which later ones replace."""
     folders = [disk.step_folder(checkpointer.output_dir, step) for step in disk.list_steps(checkpointer.output_dir)]
     return sum(file.stat().st_size for folder in folders for file in folder.rglob("*") if file.is_file())

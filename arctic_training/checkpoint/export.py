@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -19,6 +19,10 @@ from arctic_training.engine.deepspeed_internals import full_shape, is_partitione
 from arctic_training.engine.zero import gathered, is_partitioned
 from arctic_training.errors.types import RecipeError
 from arctic_training.logging import without_progress_bars
+
+if TYPE_CHECKING:
+    from huggingface_hub import StateDictSplit
+    from transformers import PreTrainedModel
 
 
 @dataclass(frozen=True)
@@ -31,7 +35,9 @@ class Source:
     """Returns it in full on every rank."""
 
 
-def save_weights(model: Any, folder: Path, limit: int, sources: Mapping[str, Source] | None = None) -> None:
+def save_weights(
+    model: "PreTrainedModel", folder: Path, limit: int, sources: Mapping[str, Source] | None = None
+) -> None:
     """Writes ``model`` (a PreTrainedModel) in files of up to ``limit`` bytes, and its config.
 
     ``sources``, by the names in the saved model, replace the model's own weights. Raises OSError only after everything
@@ -53,7 +59,7 @@ def save_weights(model: Any, folder: Path, limit: int, sources: Mapping[str, Sou
     _stream(model, folder, limit, sources)
 
 
-def dry_run_weights(model: Any, sources: Mapping[str, Source] | None = None) -> None:
+def dry_run_weights(model: "PreTrainedModel", sources: Mapping[str, Source] | None = None) -> None:
     """Checks that `save_weights` can save ``model``, by the shapes of the weights and a config in a temporary folder.
 
     Raises `RecipeError` if not.
@@ -74,13 +80,13 @@ def _model_weights(model: torch.nn.Module) -> dict[str, Source]:
     return {name: gatherable(tensor) for name, tensor in model.state_dict(keep_vars=True).items()}
 
 
-def gatherable(tensor: Any) -> Source:
+def gatherable(tensor: torch.Tensor) -> Source:
     """Returns the source of a parameter or buffer of a model, which is gathered when it is sharded."""
 
     def gather() -> torch.Tensor:
         with gathered([tensor]):
             # what was gathered is freed on leaving
-            return tensor.detach().clone() if is_partitioned_param(tensor) else tensor.detach()  # type: ignore[no-any-return]
+            return tensor.detach().clone() if is_partitioned_param(tensor) else tensor.detach()
 
     return Source(torch.empty(full_shape(tensor), dtype=tensor.dtype, device="meta"), gather)
 
@@ -89,7 +95,7 @@ def _on_main(tensor: torch.Tensor) -> torch.Tensor | None:
     return tensor.cpu() if process_group.is_main() else None
 
 
-def _is_converted(model: Any) -> bool:
+def _is_converted(model: "PreTrainedModel") -> bool:
     """Whether transformers changes names or shapes of this model's weights between memory and file."""
     from transformers.core_model_loading import revert_weight_conversion
 
@@ -100,7 +106,7 @@ def _is_converted(model: Any) -> bool:
         return True
 
 
-def _stream(model: Any, folder: Path, limit: int, sources: Mapping[str, Source]) -> None:
+def _stream(model: "PreTrainedModel", folder: Path, limit: int, sources: Mapping[str, Source]) -> None:
     """Writes one file after the other; rank 0 holds no more than ``limit`` bytes and one tensor for it."""
     from safetensors.torch import save_file
 
@@ -116,7 +122,7 @@ def _stream(model: Any, folder: Path, limit: int, sources: Mapping[str, Source])
         raise failure
 
 
-def _plan_files(model: Any, limit: int, sources: Mapping[str, Source]) -> Any:
+def _plan_files(model: "PreTrainedModel", limit: int, sources: Mapping[str, Source]) -> "StateDictSplit":
     """Returns which weights go into which file: the plan of huggingface_hub."""
     from huggingface_hub import split_torch_state_dict_into_shards
     from transformers.modeling_utils import remove_tied_weights_from_state_dict
@@ -128,7 +134,7 @@ def _plan_files(model: Any, limit: int, sources: Mapping[str, Source]) -> Any:
     return split_torch_state_dict_into_shards(like, max_shard_size=limit, filename_pattern="model{suffix}.safetensors")
 
 
-def _save_config(model: Any, folder: Path, index: dict[str, Any] | None) -> None:
+def _save_config(model: "PreTrainedModel", folder: Path, index: dict[str, Any] | None) -> None:
     """Writes all but the weights: config, generation config, a custom model's code, and the index of the files."""
     with without_progress_bars("transformers"):
         model.save_pretrained(folder, state_dict={})

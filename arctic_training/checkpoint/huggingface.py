@@ -75,12 +75,13 @@ class HFCheckpointEngine(Checkpointer[HFCheckpointConfig]):
                 failure = failure or error  # all ranks must gather the other models' weights too
         if failure:
             raise failure
-        if process_group.is_main() and hasattr(self.trainer.tokenizer, "save_pretrained"):
+        tokenizer = self.trainer.tokenizer
+        if process_group.is_main() and tokenizer is not None and hasattr(tokenizer, "save_pretrained"):
             with disk_errors():
-                self.trainer.tokenizer.save_pretrained(folder)
+                tokenizer.save_pretrained(folder)
         return {"roles": sorted(engines), "progress": self.trainer.progress.state_dict()}
 
-    def _export(self, module: Any, folder: Path, final: Path) -> None:
+    def _export(self, module: torch.nn.Module, folder: Path, final: Path) -> None:
         limit = self.config.max_shard_size
         if not hasattr(module, "peft_config"):
             save_weights(module, folder, limit)

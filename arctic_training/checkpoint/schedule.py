@@ -2,20 +2,24 @@
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 from arctic_training.checkpoint import folder as disk
 from arctic_training.checkpoint.compatibility import CompatibilityGuard
 from arctic_training.component import TrainerView
+from arctic_training.config.sections.checkpoint import CheckpointConfig
 from arctic_training.distributed import collectives, process_group
 from arctic_training.errors.types import CheckpointError
 from arctic_training.state import Progress
 
+C = TypeVar("C", bound=CheckpointConfig, covariant=True)
+T = TypeVar("T")
 
-class SaveSchedule:
+
+class SaveSchedule(Generic[C]):
     """The part of `Checkpointer` that decides when to save. All ranks call its methods together."""
 
-    config: Any
+    config: C
     trainer: TrainerView
     output_dir: Path
     resumable: ClassVar[bool] = False
@@ -88,16 +92,17 @@ class SaveSchedule:
     def _is_main(self) -> bool:
         return process_group.is_main()
 
-    def _on_all_ranks(self, verb: str, act: Callable[[], Any]) -> list[Any]:
+    def _on_all_ranks(self, verb: str, act: Callable[[], T]) -> list[T]:
         """Returns what ``act`` returns on each rank. Raises `CheckpointError` on all when the disk refuses on one."""
-        value, problem = None, ""
+        values: list[T] = []
+        problem = ""
         try:
-            value = act()
+            values.append(act())
         except (OSError, CheckpointError) as error:
             problem = f"rank {process_group.rank()}: {error}{disk.free_space_hint(self.output_dir)}"
         if problems := [one for one in collectives.all_gather_object(problem) if one]:
             raise CheckpointError(f"cannot {verb} a checkpoint in {self.output_dir}: {'; '.join(problems)}")
-        return collectives.all_gather_object(value)
+        return collectives.all_gather_object(values[0])
 
 
 def verify_together(folder: Path, *, hashes: bool) -> str | None:

@@ -90,7 +90,7 @@ def shard_batch(batch: Mapping[str, Any], size: int, index: int, *, once: Collec
     return {**rest, **own, **documents, KEY: SequenceShard(size, targets)}
 
 
-def _per_token(value: Any, ids: Tensor) -> bool:
+def _per_token(value: object, ids: Tensor) -> bool:
     return isinstance(value, Tensor) and value.shape == ids.shape
 
 
@@ -155,7 +155,7 @@ class _AllToAll(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *upstream: Tensor) -> Any:
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor, None]:
         out = torch.empty_like(upstream[0], memory_format=torch.contiguous_format)
         dist.all_to_all_single(out, upstream[0].contiguous(), group=process_group.sequence_parallel_group(ctx.size))
         return out, None
@@ -176,7 +176,7 @@ class _Gather(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *upstream: Tensor) -> Any:
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor, None]:
         total = upstream[0].clone(memory_format=torch.contiguous_format)
         dist.all_reduce(total, group=process_group.sequence_parallel_group(ctx.size))
         return total[ctx.own], None

@@ -16,6 +16,7 @@ from typing import Any
 
 import psutil
 
+from arctic_training.callback.hooks import Hooked
 from arctic_training.distributed import heartbeat, process_group
 from arctic_training.distributed.report import report
 from arctic_training.errors.types import HangError
@@ -41,7 +42,7 @@ class Watchdog:
     ``timeout`` is in seconds.
     """
 
-    def __init__(self, trainer: Any, timeout: float) -> None:
+    def __init__(self, trainer: Hooked, timeout: float) -> None:
         global _count
         _count += 1
         self.trainer, self.timeout = weakref.ref(trainer), timeout

@@ -9,11 +9,15 @@ import importlib
 import math
 from collections.abc import Iterator
 from itertools import accumulate, chain
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
 from arctic_training.distributed import process_group
+
+if TYPE_CHECKING:
+    from deepspeed import DeepSpeedEngine
+    from deepspeed.runtime.base_optimizer import DeepSpeedOptimizer
 
 _COUNTERS = ("global_steps", "global_samples", "micro_steps", "skipped_steps")
 _GROUPS = ("bit16_groups", "bf16_groups", "fp16_groups")
@@ -48,18 +52,18 @@ def full_numel(parameter: torch.Tensor) -> int:
     return int(getattr(parameter, "ds_numel", parameter.numel()))
 
 
-def local_tensor(parameter: Any) -> torch.Tensor:
+def local_tensor(parameter: torch.Tensor) -> torch.Tensor:
     """Returns what this rank holds: at stage 3 its shard of the flat parameter, [padded shard], else the parameter."""
     tensor: torch.Tensor = getattr(parameter, "ds_tensor", parameter)
     return tensor.detach()
 
 
-def padding(parameter: Any) -> torch.Tensor:
+def padding(parameter: torch.Tensor) -> torch.Tensor:
     """Returns the end of this rank's shard ([elements]) that fills it up to the length of the other ranks'."""
     return local_tensor(parameter)[_unpadded(parameter) :]
 
 
-def master_padding(optimizer: Any) -> Iterator[torch.Tensor]:
+def master_padding(optimizer: "DeepSpeedOptimizer") -> Iterator[torch.Tensor]:
     """Yields, at stage 3, the padding ([elements]) of the fp32 copy of each trained parameter."""
     if not hasattr(optimizer, "fp32_partitioned_groups_flat"):  # not stage 3, or nothing is trained
         return
@@ -79,12 +83,12 @@ def has_flat_gradient(parameter: torch.Tensor) -> bool:
     return is_partitioned_param(parameter) or hasattr(parameter, "_hp_mapping")
 
 
-def torch_optimizer(optimizer: Any) -> torch.optim.Optimizer:
+def torch_optimizer(optimizer: "DeepSpeedOptimizer") -> torch.optim.Optimizer:
     """Returns torch's optimizer: the wrapped one, or ``optimizer`` itself."""
     return optimizer if isinstance(optimizer, torch.optim.Optimizer) else optimizer.optimizer
 
 
-def fp32_master_params(optimizer: Any) -> list[torch.Tensor]:
+def fp32_master_params(optimizer: "DeepSpeedOptimizer") -> list[torch.Tensor]:
     """Returns the fp32 copies ([elements] each) of the parameters that are stepped; none at stage 0 in fp32."""
     if isinstance(optimizer, torch.optim.Optimizer):
         return []
@@ -93,12 +97,12 @@ def fp32_master_params(optimizer: Any) -> list[torch.Tensor]:
     return _params(optimizer.optimizer)
 
 
-def optimizer_params(optimizer: Any) -> list[torch.Tensor]:
+def optimizer_params(optimizer: "DeepSpeedOptimizer") -> list[torch.Tensor]:
     """Returns the optimizer tensors ([elements] each, or of a parameter's shape), in the order of `fragments`."""
     return fp32_master_params(optimizer) or _params(torch_optimizer(optimizer))
 
 
-def fragments(optimizer: Any) -> list[list[ParamFragment]]:
+def fragments(optimizer: "DeepSpeedOptimizer") -> list[list[ParamFragment]]:
     """Returns which elements of which parameters each optimizer tensor of this rank holds."""
     if hasattr(optimizer, "fp32_partitioned_groups_flat"):  # stage 3
         return [_shard_fragments(group) for group in optimizer.fp16_groups]
@@ -137,7 +141,7 @@ def _mapped_fragments(group: list[Any]) -> list[ParamFragment]:
     ]
 
 
-def trained_groups(optimizer: Any) -> list[list[torch.nn.Parameter]]:
+def trained_groups(optimizer: "DeepSpeedOptimizer") -> list[list[torch.nn.Parameter]]:
     """Returns the trained parameters of each parameter group of torch's optimizer."""
     groups = _groups(optimizer)
     if groups is None:
@@ -150,7 +154,7 @@ def trained_groups(optimizer: Any) -> list[list[torch.nn.Parameter]]:
     return trained
 
 
-def gather_persistent_params(optimizer: Any) -> None:
+def gather_persistent_params(optimizer: "DeepSpeedOptimizer") -> None:
     """Sets the small parameters, which every rank holds in full at stage 3, to the values of their shards."""
     persistent = getattr(optimizer, "persistent_parameters", [])
     if persistent:
@@ -158,12 +162,12 @@ def gather_persistent_params(optimizer: Any) -> None:
         persistent[0].all_gather(persistent)
 
 
-def counters(deepspeed: Any) -> dict[str, int]:
+def counters(deepspeed: "DeepSpeedEngine") -> dict[str, int]:
     """Returns the engine's counts of steps, micro-batches and samples, by attribute."""
     return {name: getattr(deepspeed, name) for name in _COUNTERS}
 
 
-def scaler_holders(optimizer: Any) -> list[Any]:
+def scaler_holders(optimizer: "DeepSpeedOptimizer") -> list[Any]:
     """Returns the objects that hold the loss scale of fp16 and what decides about the next one."""
     if isinstance(optimizer, torch.optim.Optimizer):
         return []
@@ -171,15 +175,15 @@ def scaler_holders(optimizer: Any) -> list[Any]:
     return [optimizer, *(one for one in scalers if hasattr(one, "__dict__"))]
 
 
-def scaler_state(optimizer: Any) -> list[dict[str, int | float]]:
+def scaler_state(optimizer: "DeepSpeedOptimizer") -> list[dict[str, int | float]]:
     """Returns the numbers of each of `scaler_holders`, by attribute."""
     states = [{name: vars(one).get(name) for name in _SCALER_STATE} for one in scaler_holders(optimizer)]
     return [{name: value for name, value in one.items() if isinstance(value, int | float)} for one in states]
 
 
-def loss_scaler(optimizer: Any) -> Any:
+def loss_scaler(optimizer: "DeepSpeedOptimizer") -> object:
     """Returns the scaler of the fp16 loss, or None; at its least scale it skips the step as other precisions do."""
-    scaler: Any = getattr(optimizer, "loss_scaler", None) or getattr(optimizer, "loss_scale_config", None)
+    scaler: object = getattr(optimizer, "loss_scaler", None) or getattr(optimizer, "loss_scale_config", None)
     if hasattr(scaler, "raise_error_at_min_scale"):
         scaler.raise_error_at_min_scale = False
     return scaler
@@ -199,13 +203,13 @@ def skip_initial_step() -> None:
         wrapper.initialize_optimizer_states = lambda optimizer: None
 
 
-def add_overflow_check(deepspeed: Any) -> None:
+def add_overflow_check(deepspeed: "DeepSpeedEngine") -> None:
     """Gives stage 0 in fp32 what the other optimizers have: a gradient norm, and no step by a gradient not finite."""
     optimizer, limit = deepspeed.optimizer, float(deepspeed.gradient_clipping())
     parameters = _params(optimizer)
     optimizer.overflow = False  # DeepSpeed reads it after the step, and keeps the schedule back when true
 
-    def check(*_: Any) -> None:
+    def check(*_: object) -> None:
         grads = [parameter.grad for parameter in parameters if parameter.grad is not None]
         norm = torch.nn.utils.get_total_norm(grads)
         size = norm.item()
@@ -221,9 +225,9 @@ def add_overflow_check(deepspeed: Any) -> None:
     optimizer.register_step_pre_hook(check)
 
 
-def _params(optimizer: Any) -> list[torch.Tensor]:
+def _params(optimizer: "DeepSpeedOptimizer") -> list[torch.Tensor]:
     return [tensor for group in optimizer.param_groups for tensor in group["params"]]
 
 
-def _groups(optimizer: Any) -> list[list[Any]] | None:
+def _groups(optimizer: "DeepSpeedOptimizer") -> list[list[Any]] | None:
     return next((vars(optimizer)[name] for name in _GROUPS if name in vars(optimizer)), None)

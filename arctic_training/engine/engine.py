@@ -5,15 +5,19 @@ import io
 import logging
 import sys
 from collections.abc import Mapping
-from typing import Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import torch
+from torch.optim.lr_scheduler import LRScheduler
 
 from arctic_training.config.sections.trainer import TrainerConfig
 from arctic_training.distributed import process_group
 from arctic_training.engine import deepspeed_internals as internals
 from arctic_training.engine.config import ModelSize, deepspeed_config, frozen_config, zero_stage
 from arctic_training.errors.types import RecipeError
+
+if TYPE_CHECKING:
+    from deepspeed import DeepSpeedEngine
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
@@ -34,25 +38,29 @@ class Engine(Protocol):
         """Optimizer steps that were skipped for a gradient that is not finite."""
 
     @property
+    def is_searching_loss_scale(self) -> bool:
+        """Whether a gradient that is not finite only lowers the scale of the fp16 loss, and is no fault."""
+
+    @property
     def grad_norm(self) -> float | None:
         """The norm of the last step's gradient before clipping; None before the first one."""
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, *args: object, **kwargs: object) -> Any:
         """Returns the output of the module."""
 
     def set_gradient_accumulation_boundary(self, is_last_micro_batch: bool) -> None:
         """Says, before each backward, whether its micro-batch is the last one of the step."""
 
-    def backward(self, loss: torch.Tensor) -> Any:
+    def backward(self, loss: torch.Tensor) -> object:
         """Accumulates the gradient of ``loss`` ([], of any float dtype), divided by ``gradient_accumulation_steps``."""
 
     def step(self) -> None:
         """Is called after every backward; updates the weights after that of the last micro-batch."""
 
-    def train(self, mode: bool = True) -> Any:
+    def train(self, mode: bool = True) -> Self:
         """Sets the module to training mode and returns the engine."""
 
-    def eval(self) -> Any:
+    def eval(self) -> Self:
         """Sets the module to evaluation mode and returns the engine."""
 
     def destroy(self) -> None:
@@ -66,18 +74,18 @@ class TrainedEngine(Engine):
     ``skipped_steps``, while weights, optimizer and schedule stay as they were.
     """
 
-    def __init__(self, deepspeed: Any) -> None:
+    def __init__(self, deepspeed: "DeepSpeedEngine") -> None:
         self.deepspeed = deepspeed
         self.module: torch.nn.Module = deepspeed.module
         self.last_lr = float(deepspeed.optimizer.param_groups[0]["lr"])
-        self._scaler: Any = internals.loss_scaler(deepspeed.optimizer)
+        self._scaler = internals.loss_scaler(deepspeed.optimizer)
         if isinstance(deepspeed.optimizer, torch.optim.Optimizer):  # ZeRO stage 0 in fp32
             internals.add_overflow_check(deepspeed)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.__dict__["deepspeed"], name)
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, *args: object, **kwargs: object) -> Any:
         return self.deepspeed(*args, **kwargs)
 
     @property
@@ -90,7 +98,6 @@ class TrainedEngine(Engine):
 
     @property
     def is_searching_loss_scale(self) -> bool:
-        """Whether a gradient that is not finite only lowers the scale of the fp16 loss, and is no fault."""
         return internals.can_lower_scale(self._scaler)
 
     @property
@@ -101,7 +108,7 @@ class TrainedEngine(Engine):
     def set_gradient_accumulation_boundary(self, is_last_micro_batch: bool) -> None:
         self.deepspeed.set_gradient_accumulation_boundary(is_last_micro_batch)
 
-    def backward(self, loss: torch.Tensor) -> Any:
+    def backward(self, loss: torch.Tensor) -> object:
         return self.deepspeed.backward(loss)
 
     def step(self) -> None:
@@ -127,17 +134,18 @@ class FrozenEngine(Engine):
     global_steps = 0
     skipped_steps = 0
     last_lr = 0.0
+    is_searching_loss_scale = False
     grad_norm = None
 
-    def __init__(self, module: torch.nn.Module, deepspeed: Any = None) -> None:
+    def __init__(self, module: torch.nn.Module, deepspeed: "DeepSpeedEngine | None" = None) -> None:
         self.module, self.deepspeed = module.requires_grad_(False).eval(), deepspeed
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, *args: object, **kwargs: object) -> Any:
         return (self.deepspeed or self.module)(*args, **kwargs)
 
     def set_gradient_accumulation_boundary(self, is_last_micro_batch: bool) -> None: ...
 
-    def backward(self, loss: torch.Tensor) -> Any:
+    def backward(self, loss: torch.Tensor) -> object:
         """Raises TypeError: a frozen model has no gradients."""
         raise TypeError("a frozen model has no gradients")
 
@@ -160,7 +168,7 @@ def initialize(
     config: TrainerConfig,
     model: torch.nn.Module,
     optimizer: torch.optim.Optimizer,
-    scheduler: Any,
+    scheduler: LRScheduler,
     *,
     dtype: str | None = None,
     block: Mapping[str, Any] | None = None,
@@ -206,7 +214,12 @@ def model_size(model: torch.nn.Module) -> ModelSize:
     return ModelSize(hidden if isinstance(hidden, int) else None, count)
 
 
-def _initialize(ds_config: dict[str, Any], model: torch.nn.Module, optimizer: Any, scheduler: Any) -> Any:
+def _initialize(
+    ds_config: dict[str, Any],
+    model: torch.nn.Module,
+    optimizer: torch.optim.Optimizer | None,
+    scheduler: LRScheduler | None,
+) -> "DeepSpeedEngine":
     process_group.init_deepspeed()
     import deepspeed
 
@@ -228,7 +241,7 @@ def _initialize(ds_config: dict[str, Any], model: torch.nn.Module, optimizer: An
     return engine
 
 
-def _clear_padding(deepspeed: Any) -> None:
+def _clear_padding(deepspeed: "DeepSpeedEngine") -> None:
     """Zeroes the padding of shards, in which DeepSpeed leaves what the memory held before.
 
     It would reach fp32 copies, checkpoints and checks for NaN.

@@ -125,7 +125,7 @@ def fragments(engine: TrainedEngine) -> list[list[tuple[str, int, int, int]]]:
     return [[(names[id(one.parameter)], one.start, one.offset, one.numel) for one in tensor] for tensor in held]
 
 
-def require_plain(value: Any, path: str) -> None:
+def require_plain(value: object, path: str) -> None:
     """Raises `CheckpointError` for anything but tensors, numbers, strings, None, and lists and mappings of them."""
     if isinstance(value, Mapping):
         for key, one in value.items():
@@ -152,7 +152,7 @@ def _persistent_buffers(module: torch.nn.Module) -> Iterator[tuple[str, torch.Te
 
 
 def _restore_optimizer_state(optimizer: torch.optim.Optimizer, tensor: torch.Tensor, saved: Mapping[str, Any]) -> None:
-    states: Any = optimizer.state
+    states = optimizer.state
     if not saved:
         states.pop(tensor, None)
         return

@@ -73,7 +73,7 @@ def is_partitioned(module: torch.nn.Module) -> bool:
 
 
 @contextmanager
-def gathered(parameters: Iterable[torch.nn.Parameter], *, modify: bool = False) -> Iterator[None]:
+def gathered(parameters: Iterable[torch.Tensor], *, modify: bool = False) -> Iterator[None]:
     """Gathers these parameters in full on every rank inside the block. All ranks enter it together.
 
     With ``modify`` the values that rank 0 gives them are kept; else they are for reading only.

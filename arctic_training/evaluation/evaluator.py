@@ -2,17 +2,17 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import ClassVar, Generic
 
 from arctic_training.component import TrainerView
-from arctic_training.config.sections.base import ComponentConfig
+from arctic_training.config.sections.base import C, ComponentConfig
 from arctic_training.errors.short_repr import short_repr
 from arctic_training.errors.types import ScoringError
 from arctic_training.generation.scoring import raise_on_all_ranks
 from arctic_training.registry import Registered
 
 
-class Evaluator(Registered, ABC, kind="evaluator"):
+class Evaluator(Registered, ABC, Generic[C], kind="evaluator"):
     """Measures a model at every evaluation. A subclass with a ``name`` can be named in a recipe.
 
     It is called on every rank with all models in evaluation mode and without gradients, and leaves no trace in the run.
@@ -23,8 +23,8 @@ class Evaluator(Registered, ABC, kind="evaluator"):
     folder = "generations"
     """Where it may write in the run folder; numbered when several evaluators of a run have the same one."""
 
-    def __init__(self, config: ComponentConfig) -> None:
-        self.config: Any = config
+    def __init__(self, config: C) -> None:
+        self.config = config
 
     def check(self, trainer: TrainerView) -> None:
         """Called when every part of the run is ready. Raises `InputError` for what would fail at an evaluation."""
@@ -37,7 +37,7 @@ class Evaluator(Registered, ABC, kind="evaluator"):
         """
 
 
-def evaluate_metrics(evaluator: Evaluator, trainer: TrainerView) -> dict[str, float]:
+def evaluate_metrics(evaluator: Evaluator[ComponentConfig], trainer: TrainerView) -> dict[str, float]:
     """Returns the metrics of ``evaluator`` as floats; it may return tensors and other libraries' numbers too.
 
     Raises `ScoringError` on all ranks when on one of them it does not return a mapping from names to numbers.
@@ -48,7 +48,7 @@ def evaluate_metrics(evaluator: Evaluator, trainer: TrainerView) -> dict[str, fl
     return metrics
 
 
-def _as_floats(values: Any, prefix: str) -> dict[str, float]:
+def _as_floats(values: object, prefix: str) -> dict[str, float]:
     """Raises `ScoringError`, which begins with ``prefix``, for anything but a mapping to numbers."""
     if not isinstance(values, Mapping):
         raise ScoringError(f"{prefix} {short_repr(values)}; expected a mapping from names to numbers")

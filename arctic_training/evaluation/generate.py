@@ -5,7 +5,7 @@ import math
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import torch
 from pydantic import Field, SerializeAsAny, field_validator
@@ -27,6 +27,9 @@ from arctic_training.generation.sampling import SamplingParams
 from arctic_training.generation.scoring import raise_on_all_ranks, retry
 from arctic_training.generation.special_tokens import decode_completion, find_eos_token_ids, find_stop_token_ids
 from arctic_training.registry import numbered
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 _ROW = ("sample", "problem", "generated", "reference")
 """The keys of a saved completion beside its scores."""
@@ -61,11 +64,11 @@ class GenerateConfig(ComponentConfig):
 
     @field_validator("scorers", mode="before")
     @classmethod
-    def _read_scorers(cls, value: Any) -> Any:
+    def _read_scorers(cls, value: object) -> list[ComponentConfig]:
         return [parse_component("scorer", one) for one in (value if isinstance(value, list) else [value])]
 
 
-class GenerateEvaluator(Evaluator):
+class GenerateEvaluator(Evaluator[GenerateConfig]):
     """Generates completions for the evaluation sets and scores them.
 
     Measures ``<scorer>/<evaluation set>``, the mean score of the completions that the scorer judges, and under
@@ -74,13 +77,13 @@ class GenerateEvaluator(Evaluator):
 
     name = "generate"
     config_type = GenerateConfig
-    config: GenerateConfig
 
     def __init__(self, config: GenerateConfig) -> None:
         super().__init__(config)
         labels = numbered((one.type for one in config.scorers), taken=_ROW)
         self.scorers = {
-            label: Scorer.registered(one.type)(one) for label, one in zip(labels, config.scorers, strict=True)
+            label: Scorer[ComponentConfig].registered(one.type)(one)
+            for label, one in zip(labels, config.scorers, strict=True)
         }
 
     def check(self, trainer: TrainerView) -> None:
@@ -102,7 +105,7 @@ class GenerateEvaluator(Evaluator):
                     cause = f"evaluators: 'generate': the scorer {label} fails on the reference of {where}"
                     raise InputError(f"{cause}:\n{user_traceback(error) or repr(error)}") from error
 
-    def _module(self, trainer: TrainerView) -> Any:
+    def _module(self, trainer: TrainerView) -> "PreTrainedModel":
         if trainer.tokenizer is None:
             raise InputError("evaluators: 'generate' needs a tokenizer, and this run has none")
         return require_generate(trainer.engines["model"], "evaluators: 'generate'")
@@ -119,7 +122,9 @@ class GenerateEvaluator(Evaluator):
                 self._save(rows, trainer, folder)
         return metrics
 
-    def _scored_completions(self, trainer: TrainerView, module: Any, name: str, samples: Any) -> list[dict[str, Any]]:
+    def _scored_completions(
+        self, trainer: TrainerView, module: "PreTrainedModel", name: str, samples: Sequence[Mapping[str, Any]]
+    ) -> list[dict[str, Any]]:
         """Returns this rank's share of the completions with their scores. All ranks generate equally often, as ZeRO
         stage 3 requires. Raises `ScoringError` on all ranks."""
         count, rank, world = len(samples), process_group.rank(), process_group.world_size()
@@ -144,7 +149,7 @@ class GenerateEvaluator(Evaluator):
         return rows
 
     def _complete(
-        self, trainer: TrainerView, module: Any, prompts: Sequence[Prompt], numbers: Sequence[int]
+        self, trainer: TrainerView, module: "PreTrainedModel", prompts: Sequence[Prompt], numbers: Sequence[int]
     ) -> list[str]:
         """Returns the text of a completion of each prompt. ``numbers`` are those of the samples, from which the random
         numbers are made."""
@@ -170,7 +175,7 @@ class GenerateEvaluator(Evaluator):
         generator = torch.Generator().manual_seed(self.config.seed + 1_000_003 * sample)
         return torch.rand(self.config.max_new_tokens, generator=generator, dtype=torch.float64)
 
-    def _row(self, tokenizer: Any, prompt: Prompt, text: str, where: str) -> dict[str, Any]:
+    def _row(self, tokenizer: "PreTrainedTokenizerBase", prompt: Prompt, text: str, where: str) -> dict[str, Any]:
         reference, scores = _decode_reference(tokenizer, prompt), dict[str, float | None]()
         for label, scorer in self.scorers.items():
             what = f"evaluators: 'generate': the scorer {label}"
@@ -205,11 +210,11 @@ class GenerateEvaluator(Evaluator):
         (folder / f"update_{trainer.progress.step}.jsonl").write_text(text, encoding="utf-8")
 
 
-def _decode_reference(tokenizer: Any, prompt: Prompt) -> str:
+def _decode_reference(tokenizer: "PreTrainedTokenizerBase", prompt: Prompt) -> str:
     return decode_completion(tokenizer, prompt.reference_ids, [tokenizer.eos_token_id])
 
 
-def _score(scorer: Scorer, text: str, reference: str) -> float | None:
+def _score(scorer: Scorer[ComponentConfig], text: str, reference: str) -> float | None:
     score = scorer(text, reference)
     if score is not None and not math.isfinite(score):
         raise ValueError(f"{score} is not a score; expected a number, or None for a completion that it does not judge")

@@ -3,23 +3,23 @@
 import math
 import re
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Generic, Literal
 
 from pydantic import Field, field_validator
 
-from arctic_training.config.sections.base import ComponentConfig
+from arctic_training.config.sections.base import C, ComponentConfig
 from arctic_training.registry import Registered
 
 _NUMBER = re.compile(r"[-+]?(?:\d{1,3}(?:,\d{3})+|\d+)?(?:\.\d+)?(?<=\d)(?:[eE][-+]?\d+)?")
 
 
-class Scorer(Registered, ABC, kind="scorer"):
+class Scorer(Registered, ABC, Generic[C], kind="scorer"):
     """Scores a generated text. A subclass with a ``name`` can be named in a recipe, as a scorer and as a reward."""
 
     config_type: ClassVar[type[ComponentConfig]] = ComponentConfig
 
-    def __init__(self, config: ComponentConfig) -> None:
-        self.config: Any = config
+    def __init__(self, config: C) -> None:
+        self.config = config
 
     @abstractmethod
     def __call__(self, generated: str, reference: str) -> float | None:
@@ -36,7 +36,7 @@ class ExactMatchConfig(ComponentConfig):
     """Treat any run of white space as one space."""
 
 
-class ExactMatchScorer(Scorer):
+class ExactMatchScorer(Scorer[ExactMatchConfig]):
     """Compares the texts, without white space around them."""
 
     name = "exact_match"
@@ -57,7 +57,7 @@ class ContainsConfig(ComponentConfig):
     """Ignore the case of letters."""
 
 
-class ContainsScorer(Scorer):
+class ContainsScorer(Scorer[ContainsConfig]):
     """Checks whether the generated text contains the reference, as whole words."""
 
     name = "contains"
@@ -77,7 +77,7 @@ class NumericConfig(ComponentConfig):
     """Maximum difference, relative to a reference above 1, absolute otherwise."""
 
 
-class NumericScorer(Scorer):
+class NumericScorer(Scorer[NumericConfig]):
     """Compares one number of the generated text with the last number of the reference, in any notation."""
 
     name = "numeric"
@@ -111,7 +111,7 @@ class RegexConfig(ComponentConfig):
         return pattern
 
 
-class RegexScorer(Scorer):
+class RegexScorer(Scorer[RegexConfig]):
     """Compares the match in the generated text with that in the reference, or with the reference if it has none."""
 
     name = "regex"

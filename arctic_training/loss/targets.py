@@ -1,6 +1,6 @@
 """The number of targets in a batch's labels, without a synchronisation with the device that holds them."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 from typing import Any
 
 from torch import Tensor
@@ -9,7 +9,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 IGNORE_INDEX = -100
 """The label of a token that is not a target."""
 
-_counts: Any = WeakTensorKeyDictionary()
+_counts: MutableMapping[Tensor, tuple[int, tuple[int | None, int | None]]] = WeakTensorKeyDictionary()
 """The numbers of targets of labels that were moved to a device, unshifted and shifted, with the version of the labels
 that was counted."""
 
@@ -22,8 +22,7 @@ def count_targets(labels: Tensor, *, shifted: bool) -> int | None:
     if labels.device.type == "cpu" and type(labels) is Tensor:
         return int((labels.numpy()[:, 0 if shifted else 1 :] != IGNORE_INDEX).sum())
     version, known = _counts.get(labels, (-1, (None, None)))
-    count: int | None = known[shifted] if version == labels._version else None
-    return count
+    return known[shifted] if version == labels._version else None
 
 
 def copy_target_count(batch: Mapping[str, Any], moved: Mapping[str, Any]) -> None:
@@ -34,5 +33,5 @@ def copy_target_count(batch: Mapping[str, Any], moved: Mapping[str, Any]) -> Non
     for name in ("shift_labels", "labels"):
         labels = batch.get(name)
         if isinstance(labels, Tensor) and labels.dim() == 2:
-            counts = tuple(count_targets(labels, shifted=shifted) for shifted in (False, True))
+            counts = count_targets(labels, shifted=False), count_targets(labels, shifted=True)
             _counts[moved[name]] = moved[name]._version, counts

@@ -2,10 +2,10 @@
 
 import functools
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, MutableMapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import nn
@@ -19,12 +19,16 @@ from arctic_training.distributed.sequence_parallel import (
 from arctic_training.errors.types import ModelError
 from arctic_training.model.transformers_internals import passes_attention_arguments, passes_sliding_window
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel
+
 NAME = "documents"
+T = TypeVar("T")
 
 _MIN_QUERY_BLOCK = 128
 """Queries at a time where a sliding window is shorter: smaller products would not pay."""
 
-_lengths: Any = WeakTensorKeyDictionary()
+_lengths: MutableMapping[torch.Tensor, tuple[int, list[int]]] = WeakTensorKeyDictionary()
 """The lengths of documents, by their tensor ``cu_seq_lens_q``."""
 
 _IS_PACKED: ContextVar[bool] = ContextVar("is_packed", default=False)
@@ -52,11 +56,11 @@ def register() -> None:
     ALL_MASK_ATTENTION_FUNCTIONS.register(NAME, document_mask)
 
 
-def _skip_if_known(search: Callable[..., Any]) -> Callable[..., Any]:
+def _skip_if_known(search: Callable[..., object]) -> Callable[..., object]:
     """Wraps transformers' search for documents, which synchronises with a GPU, to skip it where they are known."""
 
     @functools.wraps(search)
-    def find(*args: Any, **kwargs: Any) -> Any:
+    def find(*args: object, **kwargs: object) -> object:
         return None if _ATTENTION_HAS_DOCUMENTS.get() or _ONE_DOCUMENT_PER_ROW.get() else search(*args, **kwargs)
 
     return find
@@ -72,7 +76,7 @@ def one_document_per_row() -> Iterator[None]:
         _ONE_DOCUMENT_PER_ROW.reset(token)
 
 
-def supports_document_attention(model_class: Any, config: Any) -> bool:
+def supports_document_attention(model_class: type["PreTrainedModel"], config: "PreTrainedConfig") -> bool:
     """Returns whether a model's attention is causal, within an optional sliding window, and nothing else.
 
     Attention in chunks, soft-capped scores, attention sinks, and layers that carry a state from token to token are
@@ -90,7 +94,7 @@ def supports_document_attention(model_class: Any, config: Any) -> bool:
     )
 
 
-def supports_packing(config: Any) -> bool:
+def supports_packing(config: "PreTrainedConfig") -> bool:
     """Returns whether samples packed into one row can be kept apart: not where layers carry a state along the row."""
     kinds = set(getattr(config.get_text_config(), "layer_types", None) or ())
     stateful = ("mamba", "rwkv", "xlstm", "jamba", "zamba", "bamba", "nemotron_h", "falcon_h1", "recurrent_gemma")
@@ -101,7 +105,7 @@ def supports_packing(config: Any) -> bool:
 def add_packing_hooks(model: nn.Module) -> None:
     """Adds hooks to ``model`` that tell packed rows with ``cu_seq_lens_q`` from all other calls."""
 
-    def enter(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    def enter(module: nn.Module, args: T, kwargs: dict[str, Any]) -> tuple[T, dict[str, Any]]:
         packed = kwargs.get("cu_seq_lens_q") is not None and kwargs.get("attention_mask") is None
         _IS_PACKED.set(packed)
         implementation = str(getattr(getattr(module, "config", None), "_attn_implementation", ""))
@@ -109,7 +113,7 @@ def add_packing_hooks(model: nn.Module) -> None:
         # with a cache, transformers takes a packed row for one document, in every implementation but ours
         return args, {**kwargs, "use_cache": kwargs.get("use_cache") or False} if packed else kwargs
 
-    def leave(module: nn.Module, args: Any, output: Any) -> None:
+    def leave(module: nn.Module, args: object, output: object) -> None:
         _IS_PACKED.set(False)
         _ATTENTION_HAS_DOCUMENTS.set(False)
 
@@ -119,7 +123,7 @@ def add_packing_hooks(model: nn.Module) -> None:
     backbone.register_forward_hook(leave, always_call=True)
 
 
-def document_mask(*args: Any, **kwargs: Any) -> torch.Tensor | None:
+def document_mask(*args: object, **kwargs: object) -> torch.Tensor | None:
     """Returns None for packed rows; otherwise the mask of ``sdpa``, ``[rows, 1, queries, keys]`` (bool) or None."""
     from transformers.masking_utils import sdpa_mask
 
@@ -141,7 +145,7 @@ def document_attention(
     cu_seq_lens_q: torch.Tensor | None = None,
     max_length_q: int | None = None,
     sequence_share: SequenceShard | None = None,
-    **kwargs: Any,
+    **kwargs: object,
 ) -> tuple[torch.Tensor, None]:
     """Computes causal attention within each document, by the interface of transformers' attention functions.
 
@@ -199,7 +203,7 @@ def _varlen_attention(
     from torch.nn.attention.varlen import varlen_attn
 
     max_length = max_length or query.shape[2]
-    gqa: Any = {"enable_gqa": query.shape[1] != key.shape[1]} if _accepts_enable_gqa(varlen_attn) else {}
+    gqa: dict[str, Any] = {"enable_gqa": query.shape[1] != key.shape[1]} if _accepts_enable_gqa(varlen_attn) else {}
     q, k, v = (part[0].transpose(0, 1) for part in (query, key, value))
     out = varlen_attn(
         q,
@@ -218,7 +222,7 @@ def _varlen_attention(
 
 
 @functools.cache
-def _accepts_enable_gqa(kernel: Callable[..., Any]) -> bool:
+def _accepts_enable_gqa(kernel: Callable[..., object]) -> bool:
     """Returns False for kernels of torch before 2.12, which take fewer key heads without the keyword."""
     return "enable_gqa" in inspect.signature(kernel).parameters
 
@@ -250,7 +254,7 @@ def _per_document(
 
 def _document_lengths(cu_seq_lens: torch.Tensor) -> list[int]:
     """Returns the documents' lengths, cached by tensor: all layers of a pass have the same, and one of them syncs."""
-    version, lengths = _lengths.get(cu_seq_lens, (-1, []))  # type: tuple[int, list[int]]
+    version, lengths = _lengths.get(cu_seq_lens, (-1, []))
     if version != cu_seq_lens._version:
         lengths = cu_seq_lens.diff().tolist()
         _lengths[cu_seq_lens] = cu_seq_lens._version, lengths

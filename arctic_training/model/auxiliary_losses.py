@@ -2,11 +2,14 @@
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import nn
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel
 
 _COEFFICIENT = re.compile("loss|aux")
 """Names of the config's fields that weight an auxiliary loss."""
@@ -15,12 +18,12 @@ _kept: WeakKeyDictionary[nn.Module, int] = WeakKeyDictionary()
 """How many losses so far contain the auxiliary losses of each watched model."""
 
 
-def watch(model: Any) -> None:
+def watch(model: "PreTrainedModel") -> None:
     """Starts to count the losses that contain the auxiliary losses of ``model``."""
     _kept[model] = 0
     original = model.loss_function
 
-    def loss_function(*args: Any, **kwargs: Any) -> Any:
+    def loss_function(*args: object, **kwargs: object) -> object:
         count_kept(model)
         return original(*args, **kwargs)
 
@@ -40,12 +43,12 @@ def find_unused(modules: Iterable[nn.Module]) -> nn.Module | None:
     return next((part for part in parts if part in unused), None)
 
 
-def loss_keys(config: Any) -> list[str]:
+def loss_keys(config: "PreTrainedConfig") -> list[str]:
     """Returns the fields of a model's config that weight an auxiliary loss and are not 0."""
     return sorted(set(_coefficients(config.to_dict())))
 
 
-def dropped_loss_message(model: Any, loss: str) -> str:
+def dropped_loss_message(model: "PreTrainedModel", loss: str) -> str:
     """Returns the error message for a ``loss`` that leaves out the auxiliary losses of ``model``."""
     keys = ", ".join(loss_keys(model.config))
     return (
@@ -55,7 +58,7 @@ def dropped_loss_message(model: Any, loss: str) -> str:
     )
 
 
-def _coefficients(values: Mapping[str, Any]) -> Iterator[str]:
+def _coefficients(values: Mapping[str, object]) -> Iterator[str]:
     for name, value in values.items():
         if isinstance(value, Mapping):
             yield from _coefficients(value)

@@ -1,11 +1,12 @@
 """Access to the transformers model inside an engine, an adapter or a compiled module."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
 from arctic_training.distributed.sequence_parallel import KEY
+from arctic_training.engine.engine import Engine
 from arctic_training.errors.types import ModelError
 from arctic_training.model.transformers_internals import forward_parameters
 
@@ -14,13 +15,16 @@ _PACKED_ROWS = ("cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k"
 _LOSS_KEYS = ("labels", "num_items_in_batch")
 """Parameters of a model's forward for a loss of its own."""
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
-def causal_model(engine: Any) -> Any:
+
+def causal_model(engine: Engine | nn.Module) -> "PreTrainedModel":
     """Returns the language model of transformers inside ``engine``, an engine or a module.
 
     Raises `ModelError` for another model.
     """
-    model: Any = engine if isinstance(engine, nn.Module) else engine.module
+    model: PreTrainedModel = engine if isinstance(engine, nn.Module) else engine.module
     while not hasattr(model, "get_output_embeddings") or hasattr(model, "peft_config"):
         inner = model.get_base_model() if hasattr(model, "get_base_model") else _wrapped(model)
         if inner is None or inner is model:
@@ -31,7 +35,7 @@ def causal_model(engine: Any) -> Any:
     return model
 
 
-def model_inputs(engine: Any, batch: Mapping[str, Any]) -> dict[str, Any]:
+def model_inputs(engine: Engine | nn.Module, batch: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the keys of ``batch`` that the forward of the model takes, without those of its own loss.
 
     ``engine`` is an engine or a module. Raises `ModelError` for a model that is not one of transformers.
@@ -40,11 +44,11 @@ def model_inputs(engine: Any, batch: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in batch.items() if name in names}
 
 
-def _wrapped(model: nn.Module) -> Any:
+def _wrapped(model: nn.Module) -> nn.Module | None:
     return getattr(model, "_orig_mod", None) or getattr(model, "module", None)
 
 
-def decoder_inputs(model: Any, labels: Tensor) -> Tensor:
+def decoder_inputs(model: "PreTrainedModel", labels: Tensor) -> Tensor:
     """Returns what the decoder of an encoder-decoder reads to predict ``labels``, int64 ``[rows, T]`` both: its start
     token, and the labels but the last. Raises `ModelError` for a model of transformers that does not define it."""
     if not hasattr(model, "prepare_decoder_input_ids_from_labels"):
@@ -56,9 +60,9 @@ def decoder_inputs(model: Any, labels: Tensor) -> Tensor:
     return inputs
 
 
-def embedding_rows(model: Any) -> int | None:
+def embedding_rows(model: nn.Module) -> int | None:
     """Returns the number of rows of the input embedding, or None for a model without one."""
-    embedding = model.get_input_embeddings() if hasattr(model, "get_input_embeddings") else None
+    embedding = getattr(model, "get_input_embeddings", lambda: None)()
     if not isinstance(embedding, nn.Embedding):
         return None
     return int(getattr(embedding.weight, "ds_shape", embedding.weight.shape)[0])

@@ -8,7 +8,7 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 from arctic_training.config.sections.types import number
 
 
-def coerce_values(config_type: Any, values: Mapping[str, Any]) -> dict[str, Any]:
+def coerce_values(config_type: type, values: Mapping[str, object]) -> dict[str, object]:
     """Returns ``values`` in the types that ``config_type`` declares: YAML writes 50 for a float, and has no tuples.
 
     A string that is a number becomes one where a number is declared, and in mappings whose values are not.
@@ -23,7 +23,7 @@ def coerce_values(config_type: Any, values: Mapping[str, Any]) -> dict[str, Any]
     }
 
 
-def _types_by_field(config_type: Any) -> dict[str, set[Any]]:
+def _types_by_field(config_type: type) -> dict[str, set[object]]:
     if not dataclasses.is_dataclass(config_type):
         return {}
     try:
@@ -34,7 +34,7 @@ def _types_by_field(config_type: Any) -> dict[str, set[Any]]:
     return {name: _types(one) for name, one in annotations.items() if not isinstance(one, str)}
 
 
-def _types(annotation: Any) -> set[Any]:
+def _types(annotation: object) -> set[object]:
     if get_origin(annotation) in (Union, types.UnionType):
         return set().union(*map(_types, get_args(annotation)))
     origin, inner = get_origin(annotation), get_args(annotation)
@@ -43,7 +43,7 @@ def _types(annotation: Any) -> set[Any]:
     return {origin or annotation}
 
 
-def _coerce(declared: set[Any], value: Any) -> Any:
+def _coerce(declared: set[object], value: object) -> object:
     """Returns ``value`` as one of the ``declared`` types, or as it is."""
     if isinstance(value, str) and declared & {int, float} and str not in declared:
         value = parsed if (parsed := number(value)) is not None else value

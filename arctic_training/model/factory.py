@@ -2,7 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from torch import nn
 
@@ -10,7 +10,11 @@ from arctic_training.callback.hooks import hook
 from arctic_training.component import Factory
 from arctic_training.config.sections.base import ComponentConfig
 from arctic_training.config.sections.model import ModelConfig
+from arctic_training.engine.engine import Engine
 from arctic_training.model.transforms.base import ModelTransform
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 C = TypeVar("C", bound=ModelConfig)
 
@@ -22,7 +26,7 @@ class ModelFactory(Factory[C, nn.Module], kind="model_factory"):
     meta_model: nn.Module | None = None
     """After `check_tokenizer` the model as it will be trained, on the meta device; None where it cannot be built so."""
 
-    def __call__(self, *args: Any) -> nn.Module:
+    def __call__(self) -> nn.Module:
         """Returns the model with all transforms applied."""
         model = self.create_model(self.create_config())
         for transform in self.transforms:
@@ -32,21 +36,21 @@ class ModelFactory(Factory[C, nn.Module], kind="model_factory"):
     def check(self) -> None:
         """Raises `ModelError` for problems that are known before the tokenizer is made and data are prepared."""
 
-    def check_tokenizer(self, tokenizer: Any) -> None:
+    def check_tokenizer(self, tokenizer: "PreTrainedTokenizerBase | None") -> None:
         """Raises `ModelError` for a tokenizer that does not fit; called after `check`, before data are prepared."""
 
-    def validate_engine(self, engine: Any) -> None:
+    def validate_engine(self, engine: Engine) -> None:
         """Raises `ModelError` for problems that only a forward pass shows; called on all ranks once ``engine`` is
         built, before a checkpoint is loaded."""
 
     @hook("create_config")
-    def create_config(self) -> Any:
+    def create_config(self) -> "PreTrainedConfig | None":
         """Returns the config for `create_model`, or None when the recipe's section is enough."""
         return None
 
     @hook("create_model")
     @abstractmethod
-    def create_model(self, config: Any) -> nn.Module:
+    def create_model(self, config: "PreTrainedConfig | None") -> nn.Module:
         """Returns the model in the section's ``dtype``, with its weights loaded or initialised."""
 
     @property

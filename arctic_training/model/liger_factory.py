@@ -1,13 +1,16 @@
 """Models of transformers with Liger's fused kernels."""
 
 import importlib.util
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
 from arctic_training.errors.types import MissingDependencyError, ModelError
 from arctic_training.model.huggingface_factory import HFModelFactory
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
 
 
 class LigerModelFactory(HFModelFactory):
@@ -28,7 +31,7 @@ class LigerModelFactory(HFModelFactory):
         if not torch.cuda.is_available():
             raise ModelError("model.type: liger has kernels for GPUs, and this machine has none; use type: huggingface")
 
-    def _require_supported(self, config: Any) -> None:
+    def _require_supported(self, config: "PreTrainedConfig") -> None:
         """Raises `ModelError` for models that Liger would leave unchanged, with a line in a log only."""
         from liger_kernel.transformers.monkey_patch import MODEL_TYPE_TO_APPLY_LIGER_FN as SUPPORTED
 
@@ -38,7 +41,7 @@ class LigerModelFactory(HFModelFactory):
                 f"or a model of type {', '.join(sorted(SUPPORTED))}"
             )
 
-    def create_model(self, config: Any) -> nn.Module:
+    def create_model(self, config: "PreTrainedConfig") -> nn.Module:
         self._require_kernels()
         self._require_supported(config)
         model = super().create_model(config)

@@ -86,7 +86,7 @@ def estimate(model: nn.Module, *, tokens: int, layout: Layout) -> Estimate | Non
     model's width and five of the MLP's. After Korthikanti et al. 2022 (arXiv 2205.05198), section 4.1, whose count
     of 34 bytes is for an MLP of four times the width, 16 bits and dropout.
     """
-    config: Any = getattr(model, "config", None)
+    config: object = getattr(model, "config", None)
     text = config.get_text_config() if hasattr(config, "get_text_config") else config
     width, layers = getattr(text, "hidden_size", None), getattr(text, "num_hidden_layers", None)
     if not width or not layers:

@@ -1,7 +1,7 @@
 """Plain feed-forward networks with random weights."""
 
 from itertools import pairwise
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 from torch import nn
@@ -37,7 +37,7 @@ class MLPFactory(ModelFactory[MLPConfig]):
     name = "mlp"
     config_type: ClassVar[type[ComponentConfig]] = MLPConfig
 
-    def create_model(self, config: Any) -> nn.Module:
+    def create_model(self, config: object) -> nn.Module:
         sizes = self.config.sizes
         layers: list[nn.Module] = []
         for inputs, outputs in pairwise(sizes):

@@ -6,7 +6,7 @@ Found by running that forward once between stand-ins, so that no model is known 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 import torch
@@ -15,6 +15,9 @@ from torch import Tensor, nn
 from arctic_training.generation.prompts import is_encoder_decoder
 from arctic_training.loss.cross_entropy import PLAIN, LogitMap
 from arctic_training.model.transformers_internals import accepts, calls_loss_function
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel
 
 
 @dataclass(frozen=True)
@@ -34,10 +37,10 @@ class OutputHead:
     """The name of the model's buffer, ``[1, vocabulary]``, that it adds to the outputs of ``head``."""
 
 
-_cache: WeakKeyDictionary[Any, OutputHead] = WeakKeyDictionary()
+_cache: WeakKeyDictionary[nn.Module, OutputHead] = WeakKeyDictionary()
 
 
-def output_head(model: Any) -> OutputHead:
+def output_head(model: "PreTrainedModel") -> OutputHead:
     """Returns the head of ``model`` (a language model), found once and cached.
 
     The model's own forward runs with stand-ins in place of backbone and head, so that neither a weight nor a random
@@ -51,7 +54,9 @@ def output_head(model: Any) -> OutputHead:
 
 
 @contextmanager
-def without_cross_entropy(model: Any, device: torch.device) -> Iterator[Callable[[Any], Tensor | None]]:
+def without_cross_entropy(
+    model: "PreTrainedModel", device: torch.device
+) -> Iterator[Callable[[object], Tensor | None]]:
     """Replaces the cross-entropy that the forward of ``model`` computes for labels by 0.
 
     Yields a function of the output of that forward: the scalar ``[]`` that it added to the 0, or None.
@@ -59,11 +64,11 @@ def without_cross_entropy(model: Any, device: torch.device) -> Iterator[Callable
     original = model.__dict__.get("_loss_function")
     zeros: list[Tensor] = []
 
-    def zero(*args: Any, **kwargs: Any) -> Tensor:
+    def zero(*args: object, **kwargs: object) -> Tensor:
         zeros.append(torch.zeros((), dtype=torch.float32, device=device))
         return zeros[-1]
 
-    def added_loss(output: Any) -> Tensor | None:
+    def added_loss(output: object) -> Tensor | None:
         loss = getattr(output, "loss", None)
         if not isinstance(loss, Tensor) or (any(loss is one for one in zeros) and loss._version == 0):
             return None
@@ -79,19 +84,19 @@ def without_cross_entropy(model: Any, device: torch.device) -> Iterator[Callable
             model._loss_function = original
 
 
-class _BackboneOutput(dict[str, Any]):
+class _BackboneOutput(dict[str, object]):
     """The output of a backbone that has hidden states, and None for every other field."""
 
     def __init__(self, hidden: Tensor) -> None:
         super().__init__(last_hidden_state=hidden)
         self.last_hidden_state = hidden
 
-    def __getattr__(self, name: str) -> Any:
+    def __getattr__(self, name: str) -> None:
         if name.startswith("__"):
             raise AttributeError(name)
         return None
 
-    def __getitem__(self, key: Any) -> Any:
+    def __getitem__(self, key: object) -> Tensor | None:
         return self.last_hidden_state if key in (0, "last_hidden_state") else None
 
 
@@ -100,9 +105,9 @@ class _BackboneStandIn(nn.Module):
 
     def __init__(self, hidden: Tensor) -> None:
         super().__init__()
-        self.hidden, self.received = hidden, dict[str, Any]()
+        self.hidden, self.received = hidden, dict[str, object]()
 
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
+    def forward(self, *args: object, **kwargs: object) -> _BackboneOutput:
         self.received = kwargs | ({"input_ids": args[0]} if args else {})
         return _BackboneOutput(self.hidden)
 
@@ -110,7 +115,7 @@ class _BackboneStandIn(nn.Module):
 class _HeadStandIn(nn.Module):
     """Records the hidden states of its call and returns given logits."""
 
-    def __init__(self, like: Any, logits: Tensor) -> None:
+    def __init__(self, like: nn.Module, logits: Tensor) -> None:
         super().__init__()
         # from _parameters: an attribute lookup would make ZeRO stage 3 gather the weight, now and ever after
         self.weight, self.bias = like._parameters.get("weight"), like._parameters.get("bias")
@@ -122,13 +127,13 @@ class _HeadStandIn(nn.Module):
         return self.logits
 
 
-def _find_head(model: Any) -> OutputHead:
+def _find_head(model: "PreTrainedModel") -> OutputHead:
     prefix = getattr(model, "base_model_prefix", "")
     backbone = model._modules.get(prefix)
     head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
     name = next((name for name, module in model.named_children() if module is head), None)
     calls_loss = calls_loss_function(model)
-    if backbone is None or name is None:
+    if backbone is None or head is None or name is None:
         return OutputHead(backbone, None, None, calls_loss)
     width = int(getattr(head, "in_features", 0)) or model.config.get_text_config().hidden_size
     hidden = torch.linspace(-1, 1, 2 * width, dtype=torch.float64).reshape(1, 2, width)
@@ -208,7 +213,7 @@ def _factor(before: Tensor, after: Tensor) -> float | None:
     return factor if factor and fits else None
 
 
-def _logit_map(before: Tensor, after: Tensor, config: Any) -> LogitMap | None:
+def _logit_map(before: Tensor, after: Tensor, config: "PreTrainedConfig") -> LogitMap | None:
     """Returns the scale and soft cap that take ``before`` to ``after``, or None where it was something else."""
     factor = _factor(before, after)
     if factor is not None:

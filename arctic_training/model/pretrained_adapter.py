@@ -5,7 +5,7 @@ import os
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
@@ -13,6 +13,10 @@ from arctic_training.config.checks.files import outside_root
 from arctic_training.engine.zero import gathered, is_partitioned
 from arctic_training.errors.types import ModelError
 from arctic_training.model.pretrained import Pretrained
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel
+    from transformers.models.auto.auto_factory import _BaseAutoModelClass
 
 _CONFIG = "adapter_config.json"
 
@@ -64,17 +68,21 @@ class PretrainedAdapter(Pretrained):
             raise ModelError(f"{self._label()}: {method} cannot be merged into its base; name the base")
         return super().config(overrides)
 
-    def on_meta_device(self, auto_class: Any, config: Any, options: Mapping[str, Any]) -> nn.Module:
+    def on_meta_device(
+        self, auto_class: type["_BaseAutoModelClass"], config: "PreTrainedConfig", options: Mapping[str, Any]
+    ) -> nn.Module:
         model = super().on_meta_device(auto_class, config, options)
         self._resize_embeddings(model)
         return model
 
-    def from_pretrained(self, auto_class: Any, config: Any, options: Mapping[str, Any]) -> nn.Module:
+    def from_pretrained(
+        self, auto_class: type["_BaseAutoModelClass"], config: "PreTrainedConfig", options: Mapping[str, Any]
+    ) -> nn.Module:
         model = super().from_pretrained(auto_class, config, options)
         self._resize_embeddings(model)
         return self._call(lambda: merge_adapter(model, self.folder))
 
-    def _resize_embeddings(self, model: Any) -> None:
+    def _resize_embeddings(self, model: "PreTrainedModel") -> None:
         """Adds rows to the base for the tokens of the adapter's tokenizer, as PEFT does."""
         from transformers import AutoTokenizer
 
@@ -95,9 +103,9 @@ def merge_adapter(base: nn.Module, folder: str) -> nn.Module:
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
-        adapted: Any = peft.PeftModel.from_pretrained(base, folder)
+        adapted = peft.PeftModel.from_pretrained(base, folder)
         if not is_partitioned(base):
-            merged: Any = adapted.merge_and_unload()
+            merged = adapted.merge_and_unload()
         else:
             for layer in [one for one in adapted.modules() if hasattr(one, "merge") and hasattr(one, "base_layer")]:
                 with gathered(layer.parameters(), modify=True):

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +22,7 @@ def rounding_noise(module: nn.Module) -> Iterator[None]:
             handle.remove()
 
 
-def _add_noise(layer: nn.Module, args: Any, output: Any) -> Any:
+def _add_noise(layer: nn.Module, args: object, output: object) -> object:
     if not isinstance(output, Tensor) or not output.is_floating_point():
         return output
     generator = torch.Generator(output.device).manual_seed(0)

@@ -2,14 +2,15 @@
 
 import importlib.util
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from arctic_training.distributed.sequence_parallel import KEY
+from arctic_training.engine.engine import Engine
 from arctic_training.errors.types import ModelError
 from arctic_training.generation.prompts import is_encoder_decoder
 from arctic_training.loss.cross_entropy import (
@@ -25,13 +26,18 @@ from arctic_training.model.causal_lm import causal_model, decoder_inputs, model_
 from arctic_training.model.output_head import OutputHead, output_head, without_cross_entropy
 from arctic_training.model.transformers_internals import accepts
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+    from transformers.utils import ModelOutput
+
+T = TypeVar("T")
 Reduction = Literal["sum", "none"]
 _Options = tuple[Reduction | Literal["argmax"], float, float]
 """The reduction of a `_LossSpec`, label smoothing and temperature."""
 
 
 def target_losses(
-    engine: Any,
+    engine: Engine | nn.Module,
     batch: Mapping[str, Any],
     *,
     reduction: Reduction = "none",
@@ -75,7 +81,7 @@ def target_losses(
 
 
 @torch.no_grad()
-def target_predictions(engine: Any, batch: Mapping[str, Any]) -> Tensor:
+def target_predictions(engine: Engine | nn.Module, batch: Mapping[str, Any]) -> Tensor:
     """Returns the most likely token at every target of ``batch``, int64 ``[targets]``, row by row.
 
     The arguments are those of `target_losses`, which says what it does. Raises `ModelError` for another model.
@@ -83,14 +89,14 @@ def target_predictions(engine: Any, batch: Mapping[str, Any]) -> Tensor:
     return _run(engine, batch, ("argmax", 0.0, 1.0))[0]
 
 
-def _run(engine: Any, batch: Mapping[str, Any], options: _Options) -> tuple[Tensor, Tensor | None]:
+def _run(engine: Engine | nn.Module, batch: Mapping[str, Any], options: _Options) -> tuple[Tensor, Tensor | None]:
     """Returns the losses, or predictions, at the targets of ``batch``, and what the model adds to its own loss."""
     model = causal_model(engine)
     if is_encoder_decoder(model):
         batch = {"shift_labels": batch["labels"], "decoder_input_ids": decoder_inputs(model, batch["labels"]), **batch}
     spec = _LossSpec(batch, options)
     inputs = model_inputs(model, batch)
-    rows: Any = nullcontext()
+    rows: AbstractContextManager[None] = nullcontext()
     if batch.get("cu_seq_lens_q") is not None and batch.get("attention_mask") is None:
         spec.mask = None if KEY in batch else _mask_of_packed_row(batch)
     elif model.config._attn_implementation == attention.NAME:
@@ -135,7 +141,7 @@ class _Targets:
     """T."""
 
 
-def _losses(model: Any, kwargs: dict[str, Any], spec: _LossSpec) -> tuple[Tensor, Tensor | None]:
+def _losses(model: "PreTrainedModel", kwargs: dict[str, Any], spec: _LossSpec) -> tuple[Tensor, Tensor | None]:
     """Stands in for the model's forward, with the same but for head and cross-entropy.
 
     Returns the losses, and what the model adds to its own loss, which a sum contains already.
@@ -171,23 +177,24 @@ def _losses(model: Any, kwargs: dict[str, Any], spec: _LossSpec) -> tuple[Tensor
     return losses, term
 
 
-def _remove_mask(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+def _remove_mask(module: nn.Module, args: T, kwargs: dict[str, Any]) -> tuple[T, dict[str, Any]]:
     return args, {**kwargs, "attention_mask": None}
 
 
 def _losses_at_targets(
-    model: Any, head: OutputHead, kwargs: dict[str, Any], targets: _Targets, spec: _LossSpec
-) -> tuple[Any, Tensor]:
+    model: "PreTrainedModel", head: OutputHead, kwargs: dict[str, Any], targets: _Targets, spec: _LossSpec
+) -> tuple["ModelOutput", Tensor]:
     """Computes logits of the targets only, a few rows at a time, for models whose head is a linear layer."""
-    linear: Any = head.head
+    linear = head.head
+    assert isinstance(linear, nn.Linear)
     bias = None if head.bias is None else getattr(model, head.bias)[0].to(linear.weight.dtype)
     logit_map, results = replace(head.map or PLAIN, temperature=spec.temperature), list[Tensor]()
 
-    def losses_of(hidden: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    def losses_of(hidden: Tensor, *args: object, **kwargs: object) -> Tensor:
         at_targets = hidden.flatten(0, 1).index_select(0, targets.positions)
         return _linear_losses(linear, bias, at_targets, targets.ids, logit_map, spec)
 
-    def take(module: nn.Module, args: Any, losses: Tensor) -> Tensor:
+    def take(module: nn.Module, args: object, losses: Tensor) -> Tensor:
         results.append(losses)
         return torch.zeros(1, 1, 1, device=losses.device)  # logits that nobody reads
 
@@ -232,8 +239,8 @@ def _linear_losses(
 
 
 def _losses_of_logits(
-    model: Any, head: OutputHead, kwargs: dict[str, Any], targets: _Targets, spec: _LossSpec
-) -> tuple[Any, Tensor]:
+    model: "PreTrainedModel", head: OutputHead, kwargs: dict[str, Any], targets: _Targets, spec: _LossSpec
+) -> tuple["ModelOutput", Tensor]:
     """Computes the losses of other models from their logits: of the columns that have a target, or of all tokens but
     padding where the model adds a loss that depends on them."""
     positions, width = targets.positions, targets.width
@@ -260,7 +267,7 @@ def _losses_of_logits(
 
 
 @contextmanager
-def _forward_replaced(module: nn.Module, function: Callable[..., Any]) -> Iterator[None]:
+def _forward_replaced(module: nn.Module, function: Callable[..., object]) -> Iterator[None]:
     """Replaces ``module.forward`` by ``function``; hooks and ``__call__`` stay."""
     original = module.__dict__.get("forward")
     module.forward = function
@@ -279,7 +286,9 @@ def _liger_kernel() -> Callable[..., Tensor] | None:
         return None
     from liger_kernel.ops.fused_linear_cross_entropy import LigerFusedLinearCrossEntropyFunction as Fused
 
-    def kernel(hidden: Tensor, weight: Tensor, targets: Tensor, bias: Any, smoothing: float, softcap: Any) -> Tensor:
+    def kernel(
+        hidden: Tensor, weight: Tensor, targets: Tensor, bias: Tensor | None, smoothing: float, softcap: float | None
+    ) -> Tensor:
         options = (None, IGNORE_INDEX, 0.0, smoothing, "sum", softcap, False, torch.float32)
         loss: Tensor = Fused.apply(hidden, weight, targets, bias, *options)[0]
         return loss

@@ -8,21 +8,28 @@ import functools
 import inspect
 import re
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING
 
 from torch import nn
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel
+    from transformers.models.auto.auto_factory import _BaseAutoModelClass
 
-def model_class_of(auto_class: Any, config: Any) -> Any:
+
+def model_class_of(
+    auto_class: type["_BaseAutoModelClass"], config: "PreTrainedConfig"
+) -> type["PreTrainedModel"] | None:
     """Returns the class that an auto class makes for ``config``, or None where it has none (``_model_mapping``)."""
     mapping = auto_class._model_mapping
     if type(config) not in mapping:
         return None
     classes = mapping[type(config)]
-    return classes[0] if isinstance(classes, (tuple, list)) else classes
+    model_class: type[PreTrainedModel] = classes[0] if isinstance(classes, (tuple, list)) else classes
+    return model_class
 
 
-def passes_attention_arguments(model_class: Any) -> bool:
+def passes_attention_arguments(model_class: type["PreTrainedModel"]) -> bool:
     """Returns whether the layers of a model pass to the attention function where documents end.
 
     They do in models that transformers itself runs with flash attention, whose keyword arguments are the same, unless a
@@ -32,7 +39,7 @@ def passes_attention_arguments(model_class: Any) -> bool:
     return all(getattr(model_class, f"_supports_{name}", False) for name in backends) and forwards_kwargs(model_class)
 
 
-def forwards_kwargs(model_class: Any) -> bool:
+def forwards_kwargs(model_class: type["PreTrainedModel"]) -> bool:
     """Returns whether every layer in the module of ``model_class`` calls its self-attention with ``**kwargs``."""
     tree = ast.parse(_source(model_class))
     calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)]
@@ -42,7 +49,7 @@ def forwards_kwargs(model_class: Any) -> bool:
     return all(None in names for names in own if "past_key_values" in names)
 
 
-def passes_sliding_window(model_class: Any) -> bool:
+def passes_sliding_window(model_class: type["PreTrainedModel"]) -> bool:
     """Returns whether the layers pass their window to the attention function; some models put it into the mask only."""
     return re.search(r"\bsliding_window=(self\.|getattr)", _source(model_class)) is not None
 
@@ -58,7 +65,7 @@ def forward_parameters(model: nn.Module) -> frozenset[str]:
 
 
 @functools.cache
-def _parameters(function: Callable[..., Any]) -> frozenset[str]:
+def _parameters(function: Callable[..., object]) -> frozenset[str]:
     return frozenset(inspect.signature(function).parameters)
 
 
@@ -67,7 +74,7 @@ def accepts(model: nn.Module, name: str) -> bool:
     return name in forward_parameters(model)
 
 
-def converts_weights(model: Any) -> bool:
+def converts_weights(model: "PreTrainedModel") -> bool:
     """Returns whether transformers makes other tensors of those in the files, so that shapes cannot be compared."""
     from transformers.conversion_mapping import get_model_conversion_mapping
 
@@ -75,5 +82,5 @@ def converts_weights(model: Any) -> bool:
     return bool(quantized or get_model_conversion_mapping(model, add_legacy=False))
 
 
-def _source(model_class: Any) -> str:
+def _source(model_class: type["PreTrainedModel"]) -> str:
     return inspect.getsource(inspect.getmodule(model_class) or model_class)

@@ -1,6 +1,8 @@
 """Fits the embedding of a model to its tokenizer."""
 
-from typing import Any
+from typing import TYPE_CHECKING
+
+from torch import nn
 
 from arctic_training.config.sections.tokenizer import is_lexer
 from arctic_training.errors.types import ModelError
@@ -8,8 +10,13 @@ from arctic_training.generation.prompts import is_encoder_decoder
 from arctic_training.logging import logger
 from arctic_training.model.causal_lm import embedding_rows
 
+if TYPE_CHECKING:
+    from transformers import GenerationConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-def fit_vocabulary(model: Any, tokenizer: Any, *, resize: bool, exact: bool = False) -> list[tuple[int, str]]:
+
+def fit_vocabulary(
+    model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase | None", *, resize: bool, exact: bool = False
+) -> list[tuple[int, str]]:
     """Adds a row to the embedding for every token without one, and sets the pad token of the model's config.
 
     Without ``resize`` only a new pad token of this package gets a row. The number of rows is rounded up, unless
@@ -37,7 +44,7 @@ def fit_vocabulary(model: Any, tokenizer: Any, *, resize: bool, exact: bool = Fa
     return missing
 
 
-def _rename_special_tokens(holder: Any, tokenizer: Any) -> None:
+def _rename_special_tokens(holder: "PreTrainedConfig | GenerationConfig", tokenizer: "PreTrainedTokenizerBase") -> None:
     """Replaces the ids of special tokens in a config by those of ``tokenizer``, also where a decoder starts or ends."""
     kinds = ("pad_token_id", "bos_token_id", "eos_token_id")
     ids = [(getattr(holder, kind, None), getattr(tokenizer, kind)) for kind in kinds]
@@ -48,7 +55,7 @@ def _rename_special_tokens(holder: Any, tokenizer: Any) -> None:
     holder.bos_token_id, holder.eos_token_id = tokenizer.bos_token_id, tokenizer.eos_token_id
 
 
-def warn_about_untrained_rows(model: Any, new_tokens: list[tuple[int, str]]) -> None:
+def warn_about_untrained_rows(model: "PreTrainedModel", new_tokens: list[tuple[int, str]]) -> None:
     """Warns if the rows of ``new_tokens``, which are random, are not trained by the adapter of ``model``."""
     base = model.get_base_model()
     names = {id(module): name for name, module in base.named_modules()}
@@ -65,7 +72,7 @@ def warn_about_untrained_rows(model: Any, new_tokens: list[tuple[int, str]]) -> 
             )
 
 
-def _trains(part: Any, row: int) -> bool:
+def _trains(part: nn.Module, row: int) -> bool:
     """Returns whether an adapter trains this row of an embedding or output layer."""
     if not any(parameter.requires_grad for parameter in part.parameters()):
         return False
@@ -73,7 +80,7 @@ def _trains(part: Any, row: int) -> bool:
     return not chosen or any(row in rows for rows in chosen)
 
 
-def tokens_without_row(count: int, tokenizer: Any, *, resize: bool) -> list[tuple[int, str]]:
+def tokens_without_row(count: int, tokenizer: "PreTrainedTokenizerBase", *, resize: bool) -> list[tuple[int, str]]:
     """Returns the tokens with an id of ``count`` or more. Raises `ModelError` as `fit_vocabulary` does."""
     missing = sorted((number, token) for token, number in tokenizer.get_vocab().items() if number >= count)
     if missing and not resize and [token for _, token in missing] != [tokenizer.pad_token]:

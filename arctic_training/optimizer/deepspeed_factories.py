@@ -107,8 +107,8 @@ class MuonFactory(OptimizerFactory[MuonConfig]):
         return optimizers.muon(groups)
 
 
-def _embeddings_and_head(model: Any) -> list[nn.Module]:
+def _embeddings_and_head(model: nn.Module) -> list[nn.Module]:
     """Returns the embeddings and the output layer, which Adam trains."""
     modules: list[nn.Module] = [module for module in model.modules() if isinstance(module, nn.Embedding)]
-    head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
+    head = getattr(model, "get_output_embeddings", lambda: None)()
     return [*modules, head] if isinstance(head, nn.Module) else modules

@@ -22,9 +22,8 @@ class OptimizerFactory(Factory[C, torch.optim.Optimizer], kind="optimizer_factor
 
     config_type: ClassVar[type[ComponentConfig]] = OptimizerConfig
 
-    def __call__(self, *args: Any) -> torch.optim.Optimizer:
+    def __call__(self, model: nn.Module) -> torch.optim.Optimizer:
         """Returns the optimizer of a model. Raises `RecipeError` at a ZeRO stage that would change the algorithm."""
-        (model,) = args
         recipe = self.trainer.config
         dtype, steps = recipe.model.dtype, recipe.gradient_accumulation_steps
         limit = highest_stage(recipe, dtype)

@@ -1,9 +1,9 @@
 """Rewards: what they receive, their base class, and the built-in ones."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, ClassVar, Generic, TypeVar, cast
 
 from pydantic import BeforeValidator, Field, SerializeAsAny, model_validator
 
@@ -49,13 +49,16 @@ class RewardConfig(ComponentConfig):
         return self
 
 
-class Reward(Registered, ABC, kind="reward"):
+R = TypeVar("R", bound=RewardConfig, covariant=True)
+
+
+class Reward(Registered, ABC, Generic[R], kind="reward"):
     """Scores completions. A subclass with a ``name`` can be named in a recipe; every scorer can, too."""
 
     config_type: ClassVar[type[ComponentConfig]] = RewardConfig
 
-    def __init__(self, config: Any) -> None:
-        self.config: Any = config
+    def __init__(self, config: R) -> None:
+        self.config = config
 
     @abstractmethod
     def __call__(self, answers: Sequence[Answer]) -> Sequence[float | None]:
@@ -80,7 +83,7 @@ class LengthConfig(RewardConfig):
         return self
 
 
-class LengthReward(Reward):
+class LengthReward(Reward[LengthConfig]):
     """0 up to ``free`` tokens, falling to -1 at ``limit``: Yu et al. 2025 (arXiv 2503.14476), equation 13."""
 
     name = "length"
@@ -91,7 +94,7 @@ class LengthReward(Reward):
         return [-min(max(answer.tokens - free, 0) / (limit - free), 1.0) for answer in answers]
 
 
-class EndedReward(Reward):
+class EndedReward(Reward[RewardConfig]):
     """1 for a completion that ended, 0 for one that was cut off."""
 
     name = "ended"
@@ -109,7 +112,7 @@ class ScoreConfig(RewardConfig):
     """The scorer: its name, or a section with its keys."""
 
 
-class ScoreReward(Reward):
+class ScoreReward(Reward[ScoreConfig]):
     """The score of a scorer. The name of a scorer in ``rewards`` stands for this reward with that scorer."""
 
     name = "score"
@@ -117,7 +120,10 @@ class ScoreReward(Reward):
 
     def __init__(self, config: ScoreConfig) -> None:
         super().__init__(config)
-        self.scorer: Any = lookup("scorer", config.scorer.type)(config.scorer)  # type: ignore[call-arg]
+        scorer_type = cast(
+            "Callable[[ComponentConfig], Callable[[str, str], float | None]]", lookup("scorer", config.scorer.type)
+        )
+        self.scorer = scorer_type(config.scorer)
 
     def __call__(self, answers: Sequence[Answer]) -> list[float | None]:
         return [self.scorer(answer.generated, answer.reference) for answer in answers]

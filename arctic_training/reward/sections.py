@@ -1,6 +1,7 @@
 """Reads the section `rewards` of a recipe."""
 
-from typing import Annotated, Any
+from collections.abc import Mapping
+from typing import Annotated
 
 from pydantic import BeforeValidator, SerializeAsAny
 
@@ -11,7 +12,7 @@ from arctic_training.registry import lookup, names, suggest
 from arctic_training.reward.reward import RewardConfig, ScoreReward
 
 
-def read_rewards(value: Any) -> list[ComponentConfig]:
+def read_rewards(value: object) -> list[ComponentConfig]:
     """Returns the configs of ``rewards``: a name, a section, or a list of them. Raises `Problems`."""
     return each(value, _read_reward)
 
@@ -19,10 +20,9 @@ def read_rewards(value: Any) -> list[ComponentConfig]:
 RewardSections = Annotated[list[SerializeAsAny[ComponentConfig]], BeforeValidator(read_rewards)]
 
 
-def _read_reward(section: Any) -> ComponentConfig:
+def _read_reward(section: object) -> ComponentConfig:
     section = {"type": section} if isinstance(section, str) else section
-    name = section.get("type") if isinstance(section, dict) else None
-    if isinstance(name, str) and name not in names("reward"):
+    if isinstance(section, dict) and isinstance(name := section.get("type"), str) and name not in names("reward"):
         if name not in names("scorer"):
             known = suggest(name, sorted({*names("reward"), *names("scorer")}))
             raise Problems([Problem(("type",), f"no reward is named {name!r}; {known}")])
@@ -33,9 +33,9 @@ def _read_reward(section: Any) -> ComponentConfig:
     return config
 
 
-def _score_section(name: str, section: dict[str, Any]) -> dict[str, Any]:
+def _score_section(name: str, section: Mapping[str, object]) -> dict[str, object]:
     """Returns the section of the reward `score` for one that names a scorer."""
-    scorer_config: Any = getattr(lookup("scorer", name), "config_type")  # noqa: B009
+    scorer_config = getattr(lookup("scorer", name), "config_type")  # noqa: B009
     ambiguous = {*RewardConfig.model_fields} & {*scorer_config.model_fields} - {"type"}
     if twice := sorted(ambiguous & section.keys()):
         mend = f"write {{type: score, scorer: {{type: {name}, {twice[0]}: ...}}}}"

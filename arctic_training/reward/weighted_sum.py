@@ -10,7 +10,7 @@ from arctic_training.errors.types import RecipeError, ScoringError
 from arctic_training.errors.user_traceback import user_traceback
 from arctic_training.generation.scoring import retry
 from arctic_training.registry import numbered
-from arctic_training.reward.reward import Answer, Reward, ScoreConfig
+from arctic_training.reward.reward import Answer, Reward, RewardConfig, ScoreConfig
 
 
 class WeightedRewards:
@@ -18,8 +18,8 @@ class WeightedRewards:
 
     def __init__(self, configs: Sequence[ComponentConfig]) -> None:
         types = (config.scorer.type if isinstance(config, ScoreConfig) else config.type for config in configs)
-        self.rewards: dict[str, Any] = {
-            label: Reward.registered(config.type)(config)
+        self.rewards: dict[str, Reward[RewardConfig]] = {
+            label: Reward[Any].registered(config.type)(config)
             for label, config in zip(numbered(types), configs, strict=True)
         }
 
@@ -60,7 +60,7 @@ class WeightedRewards:
             raise ScoringError(f"{key} fails{_failing_answer(reward, answers)}:\n{cause}") from error
         return self._checked(n, label, answers, values)
 
-    def _checked(self, n: int, label: str, answers: Sequence[Answer], returned: Any) -> list[float]:
+    def _checked(self, n: int, label: str, answers: Sequence[Answer], returned: Sequence[float | None]) -> list[float]:
         """Returns the values of a reward as floats, with its threshold and bounds applied; NaN for None."""
         config, key = self.rewards[label].config, f"rewards.{n}: {label}"
         try:
@@ -85,7 +85,7 @@ class WeightedRewards:
         return values
 
 
-def _failing_answer(reward: Reward, answers: Sequence[Answer]) -> str:
+def _failing_answer(reward: Reward[RewardConfig], answers: Sequence[Answer]) -> str:
     """Names the first completion on which ``reward`` raises when it is called with that one alone."""
     for answer in answers:
         try:

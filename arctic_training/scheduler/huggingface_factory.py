@@ -4,6 +4,7 @@ from typing import Any
 
 from pydantic import field_validator, model_validator
 from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 
 from arctic_training.config.sections.scheduler import SchedulerConfig
 from arctic_training.config.sections.types import read_numbers
@@ -65,13 +66,13 @@ class HFSchedulerFactory(SchedulerFactory[HFSchedulerConfig]):
     name = "huggingface"
     config_type = HFSchedulerConfig
 
-    def create_scheduler(self, optimizer: Optimizer) -> Any:
+    def create_scheduler(self, optimizer: Optimizer) -> LRScheduler:
         """Raises `RecipeError` for a schedule that transformers refuses."""
         from transformers import get_scheduler
 
         name, kwargs = self.config.name, self.config.scheduler_specific_kwargs
         try:
-            return get_scheduler(
+            schedule: LRScheduler = get_scheduler(
                 name,
                 optimizer,
                 num_warmup_steps=self.trainer.warmup_steps,
@@ -80,3 +81,4 @@ class HFSchedulerFactory(SchedulerFactory[HFSchedulerConfig]):
             )
         except (TypeError, ValueError) as error:
             raise RecipeError(f"scheduler: the schedule {name!r} cannot be made: {error}") from error
+        return schedule

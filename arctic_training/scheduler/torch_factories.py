@@ -1,7 +1,6 @@
 """Schedules in closed form, by torch's LambdaLR."""
 
 import math
-from typing import Any
 
 from pydantic import Field
 from torch.optim import Optimizer
@@ -28,7 +27,7 @@ class WSDConfig(SchedulerConfig):
     min_lr_ratio: HumanFloat = Field(default=0.0, ge=0, le=1)
     """Share of the peak that the decay ends at."""
 
-    def model_post_init(self, _: Any) -> None:
+    def model_post_init(self, _: object) -> None:
         """Raises ValueError when both keys of the warm-up are set to different values."""
         if self.num_warmup_steps is not None:
             if self.warmup_steps not in (None, self.num_warmup_steps):

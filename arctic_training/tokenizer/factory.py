@@ -2,7 +2,7 @@
 
 from abc import abstractmethod
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, ClassVar, TypeVar
 
 from arctic_training.callback.hooks import hook
 from arctic_training.component import Factory
@@ -10,21 +10,24 @@ from arctic_training.config.sections.base import ComponentConfig
 from arctic_training.config.sections.tokenizer import TokenizerConfig
 from arctic_training.errors.types import ModelError
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
 C = TypeVar("C", bound=TokenizerConfig)
 
 
-class TokenizerFactory(Factory[C, Any], kind="tokenizer_factory"):
+class TokenizerFactory(Factory[C, "PreTrainedTokenizerBase | None"], kind="tokenizer_factory"):
     """Makes the tokenizer of a run. A subclass defines `create_tokenizer`."""
 
     config_type: ClassVar[type[ComponentConfig]] = TokenizerConfig
 
-    def __call__(self, *args: Any) -> Any:
+    def __call__(self) -> "PreTrainedTokenizerBase | None":
         """Returns the tokenizer, or None for a run without text."""
         return self.create_tokenizer()
 
     @hook("create_tokenizer")
     @abstractmethod
-    def create_tokenizer(self) -> Any:
+    def create_tokenizer(self) -> "PreTrainedTokenizerBase | None":
         """Returns a tokenizer of transformers, or None for a run without text."""
 
 

@@ -5,7 +5,7 @@ import re
 from collections.abc import Mapping
 from itertools import chain
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
@@ -15,6 +15,9 @@ from arctic_training.config.sections.changes import RESUME_SAFE
 from arctic_training.config.sections.tokenizer import TokenizerConfig
 from arctic_training.errors.types import ModelError
 from arctic_training.tokenizer.factory import TokenizerFactory, read_template
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 _PADDING_LIKE = (
     re.compile(r"[<\[]\W*(finetune_right_)?pad\W*[>\]]", re.IGNORECASE),
@@ -58,7 +61,7 @@ class HFTokenizerFactory(TokenizerFactory[HFTokenizerConfig]):
     name = "huggingface"
     config_type = HFTokenizerConfig
 
-    def create_tokenizer(self) -> Any:
+    def create_tokenizer(self) -> "PreTrainedTokenizerBase":
         """Raises `ModelError` for a tokenizer that cannot be read."""
         from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
@@ -100,7 +103,7 @@ def _is_saved_lexer(folder: Path) -> bool:
         return False
 
 
-def set_pad_token(tokenizer: Any, pad_token: str | None = None) -> None:
+def set_pad_token(tokenizer: "PreTrainedTokenizerBase", pad_token: str | None = None) -> None:
     """Sets the pad token to ``pad_token``, or chooses one as `HFTokenizerFactory` describes.
 
     Raises `ModelError` when ``pad_token`` is not in the vocabulary.
@@ -116,7 +119,7 @@ def set_pad_token(tokenizer: Any, pad_token: str | None = None) -> None:
             tokenizer.add_special_tokens({"pad_token": "<|pad|>"})
 
 
-def _unused_token(tokenizer: Any, vocabulary: Mapping[str, int]) -> str | None:
+def _unused_token(tokenizer: "PreTrainedTokenizerBase", vocabulary: Mapping[str, int]) -> str | None:
     """Returns a token of the vocabulary that no text ends with and the chat template does not have, or None."""
     template = str(tokenizer.chat_template or "")
     in_use = {tokenizer.eos_token, tokenizer.bos_token}

@@ -1,7 +1,7 @@
 """A lexer: a tokenizer for symbolic text, whose vocabulary is in the recipe."""
 
 from collections.abc import Iterator
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
@@ -11,6 +11,9 @@ from arctic_training.config.sections.changes import RESUME_SAFE
 from arctic_training.config.sections.tokenizer import TokenizerConfig
 from arctic_training.tokenizer.factory import TokenizerFactory, read_template
 from arctic_training.tokenizer.lexemes import split_patterns
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 _MAX_TOKENS = 1_000_000
 """Tokens of a vocabulary; more are a mistake."""
@@ -35,7 +38,7 @@ def _check_token(token: str) -> str:
     return token
 
 
-def _check_range(value: Any) -> Any:
+def _check_range(value: object) -> object:
     if not isinstance(value, (list, tuple)) or [type(one) for one in value] != [str, int, int]:
         text = "[" + ", ".join(map(shown, value)) + "]" if isinstance(value, (list, tuple)) else shown(value)
         raise ValueError(f"{text}: expected [prefix, min, max], a string and two integers, such as [x, 0, 2]")
@@ -156,7 +159,7 @@ class LexerFactory(TokenizerFactory[LexerConfig]):
     name = "lexer"
     config_type = LexerConfig
 
-    def create_tokenizer(self) -> Any:
+    def create_tokenizer(self) -> "PreTrainedTokenizerFast":
         """Returns the tokenizer. Raises `ModelError` for a template file that cannot be read."""
         from tokenizers import Regex, Tokenizer, models, pre_tokenizers
         from transformers import PreTrainedTokenizerFast

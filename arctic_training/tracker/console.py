@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from arctic_training.config.sections.base import ComponentConfig
 from arctic_training.tracker.tracker import Tracker
@@ -15,13 +14,13 @@ class ConsoleConfig(ComponentConfig):
     """Steps between lines of the training loss; other values are always printed."""
 
 
-class ConsoleTracker(Tracker):
+class ConsoleTracker(Tracker[ConsoleConfig]):
     """Prints the metrics of the run."""
 
     name = "console"
     config_type = ConsoleConfig
 
-    def start(self, recipe: Mapping[str, Any], run_dir: Path, step: int) -> None:
+    def start(self, recipe: Mapping[str, object], run_dir: Path, step: int) -> None:
         print(f"run folder: {run_dir}", flush=True)
 
     def log(self, values: Mapping[str, float], step: int) -> None:

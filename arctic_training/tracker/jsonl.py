@@ -4,7 +4,7 @@ import json
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 from arctic_training.config.sections.base import ComponentConfig
 from arctic_training.metrics import merge_metrics
@@ -18,7 +18,7 @@ class JsonlConfig(ComponentConfig):
     """The file; ``metrics.jsonl`` in the run folder by default."""
 
 
-class JsonlTracker(Tracker):
+class JsonlTracker(Tracker[JsonlConfig]):
     """Appends a line for each record: the step, the time in seconds since 1970, the values."""
 
     name = "jsonl"
@@ -28,7 +28,7 @@ class JsonlTracker(Tracker):
     def files(self, run_dir: Path) -> list[Path]:
         return [self.config.path or run_dir / "metrics.jsonl"]
 
-    def start(self, recipe: Mapping[str, Any], run_dir: Path, step: int) -> None:
+    def start(self, recipe: Mapping[str, object], run_dir: Path, step: int) -> None:
         (path,) = self.files(run_dir)
         path.parent.mkdir(parents=True, exist_ok=True)
         self._file = open(path, "a", encoding="utf-8", buffering=1)  # noqa: SIM115  closed by finish

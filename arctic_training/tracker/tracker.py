@@ -4,21 +4,21 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar, Generic
 
-from arctic_training.config.sections.base import ComponentConfig
+from arctic_training.config.sections.base import C, ComponentConfig
 from arctic_training.errors.types import ArcticError, InputError
 from arctic_training.errors.user_traceback import user_traceback
 from arctic_training.registry import Registered
 
 
-class Tracker(Registered, ABC, kind="tracker"):
+class Tracker(Registered, ABC, Generic[C], kind="tracker"):
     """Exists on the main rank only. A tracker that fails after `start` is dropped; the run continues."""
 
     config_type: ClassVar[type[ComponentConfig]] = ComponentConfig
 
-    def __init__(self, config: ComponentConfig) -> None:
-        self.config: Any = config
+    def __init__(self, config: C) -> None:
+        self.config = config
 
     def check(self) -> None:
         """Called before anything else of the run is built. Raises `InputError` when the tracker cannot work."""
@@ -28,7 +28,7 @@ class Tracker(Registered, ABC, kind="tracker"):
         return []
 
     @abstractmethod
-    def start(self, recipe: Mapping[str, Any], run_dir: Path, step: int) -> None:
+    def start(self, recipe: Mapping[str, object], run_dir: Path, step: int) -> None:
         """Starts logging. ``recipe`` is the resolved recipe without secrets; ``step`` is above 0 in a resumed run.
 
         An error raised here refuses the run, of which nothing is written yet; trackers already started are finished.
@@ -43,7 +43,7 @@ class Tracker(Registered, ABC, kind="tracker"):
 
 
 @contextmanager
-def refuse_run_on_error(tracker: Tracker) -> Iterator[None]:
+def refuse_run_on_error(tracker: Tracker[ComponentConfig]) -> Iterator[None]:
     """Raises `InputError` for any error that ``tracker`` raises inside."""
     try:
         yield

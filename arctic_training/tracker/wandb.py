@@ -3,23 +3,26 @@
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from arctic_training.config.sections.wandb import WandbConfig
 from arctic_training.errors.types import InputError, MissingDependencyError
 from arctic_training.metrics import merge_metrics
 from arctic_training.tracker.tracker import Tracker
 
+if TYPE_CHECKING:
+    import wandb
+
 _FINISH = 30
 """Seconds that the end of a run waits for the network; `wandb sync` sends the rest later."""
 
 
-class WandbTracker(Tracker):
+class WandbTracker(Tracker[WandbConfig]):
     """Logs to a run of Weights & Biases; a resumed run continues the same one."""
 
     name = "wandb"
     config_type = WandbConfig
-    _run: Any = None
+    _run: "wandb.Run"
 
     def check(self) -> None:
         """Raises `MissingDependencyError`, or `InputError` when the server is not reached or knows no such login.
@@ -42,7 +45,7 @@ class WandbTracker(Tracker):
     def files(self, run_dir: Path) -> list[Path]:
         return [run_dir / "wandb" / "run_id"]
 
-    def start(self, recipe: Mapping[str, Any], run_dir: Path, step: int) -> None:
+    def start(self, recipe: Mapping[str, object], run_dir: Path, step: int) -> None:
         import wandb
 
         (note,) = self.files(run_dir)

@@ -102,7 +102,7 @@ def seed(value: int) -> None:
     torch.manual_seed(value)
 
 
-def build_callbacks(trainer: Any, sections: list[ComponentConfig]) -> dict[str, Callback]:
+def build_callbacks(trainer: Any, sections: list[ComponentConfig]) -> dict[str, Callback[ComponentConfig]]:
     """Returns the recipe's callbacks and those of every run by name; the second of a type is ``type#2``."""
     config = trainer.config
     guard = NanGuardConfig(type="nan_guard", policy=config.nan_guard, limit=config.nan_guard_limit)
@@ -111,7 +111,7 @@ def build_callbacks(trainer: Any, sections: list[ComponentConfig]) -> dict[str, 
     switch = KillSwitchConfig(type="kill_switch", path=path)
     every = [guard, *sections, switch, limit]
     callbacks = {
-        name: Callback.registered(section.type)(section)
+        name: Callback[ComponentConfig].registered(section.type)(section)
         for name, section in zip(numbered(section.type for section in every), every, strict=True)
     }
     for callback in callbacks.values():
@@ -203,15 +203,15 @@ def build_engine(trainer: Any, role: Role) -> Engine:
     return engine.train()
 
 
-def build_evaluators(sections: list[ComponentConfig]) -> list[Evaluator]:
+def build_evaluators(sections: list[ComponentConfig]) -> list[Evaluator[ComponentConfig]]:
     """Returns the recipe's evaluators, each with its own folder."""
-    evaluators = [Evaluator.registered(section.type)(section) for section in sections]
+    evaluators = [Evaluator[ComponentConfig].registered(section.type)(section) for section in sections]
     for evaluator, folder in zip(evaluators, numbered(one.folder for one in evaluators), strict=True):
         evaluator.folder = folder
     return evaluators
 
 
-def build_trackers(config: Any, run_dir: Path) -> list[Tracker]:
+def build_trackers(config: Any, run_dir: Path) -> list[Tracker[ComponentConfig]]:
     """Returns the trackers of the run, checked on the main rank. Raises `RecipeError` when two write one file."""
     sections: list[ComponentConfig] = [*config.trackers]
     if config.wandb.enable:
@@ -219,7 +219,7 @@ def build_trackers(config: Any, run_dir: Path) -> list[Tracker]:
     # last, so that nothing is printed when another tracker refuses the run
     sections.append(JsonlConfig(type="jsonl", path=config.train_log_metrics_path))
     sections.append(ConsoleConfig(type="console", every=config.loss_log_interval))
-    trackers = [Tracker.registered(section.type)(section) for section in sections]
+    trackers = [Tracker[ComponentConfig].registered(section.type)(section) for section in sections]
     files = [(os.path.realpath(file), one.name) for one in trackers for file in one.files(run_dir)]
     for number, (file, name) in enumerate(files):
         if other := next((other for path, other in files[:number] if path == file), None):

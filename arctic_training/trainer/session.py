@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from arctic_training.config.recipe.yaml_writer import write_yaml
+from arctic_training.config.sections.base import ComponentConfig
 from arctic_training.config.sections.trainer import TrainerConfig
 from arctic_training.distributed import collectives, process_group
 from arctic_training.errors.types import InputError
@@ -31,7 +32,7 @@ class Session:
     def __init__(self, config: TrainerConfig) -> None:
         self.config = config
         self.run_dir = resolve_run_dir(config)
-        self.trackers: list[Tracker] = []
+        self.trackers: list[Tracker[ComponentConfig]] = []
         self.lock: Lock | None = None
         self._rng: dict[str, Any] | None = Rng().state_dict()
         options, world = config.logger, process_group.world_size()
@@ -46,7 +47,7 @@ class Session:
             raise InputError(f"checkpoint: two sections save in one folder, {twice}; give one another output_dir")
         self.lock = Lock([self.run_dir, *saves])
 
-    def start(self, trackers: Sequence[Tracker], step: int) -> None:
+    def start(self, trackers: Sequence[Tracker[ComponentConfig]], step: int) -> None:
         """Starts the trackers at ``step``, writes recipe and environment on the main rank, and the log on every rank.
 
         Called when all parts of the run are built: a run that is refused, by a tracker too, leaves nothing behind.
@@ -61,14 +62,14 @@ class Session:
                 self._write(recipe)
         start_file_log(folder, level=options.level, rank=process_group.rank(), ranks=options.file_output_ranks)
 
-    def _start(self, trackers: Sequence[Tracker], recipe: dict[str, Any], step: int) -> None:
+    def _start(self, trackers: Sequence[Tracker[ComponentConfig]], recipe: Mapping[str, object], step: int) -> None:
         self.run_dir.mkdir(parents=True, exist_ok=True)
         for tracker in trackers:
             with refuse_run_on_error(tracker):
                 tracker.start(recipe, self.run_dir, step)
             self.trackers.append(tracker)
 
-    def _write(self, recipe: dict[str, Any]) -> None:
+    def _write(self, recipe: Mapping[str, object]) -> None:
         (self.run_dir / "recipe.yaml").write_text(write_yaml(recipe), encoding="utf-8")
         (self.run_dir / "environment.json").write_text(
             json.dumps(environment_facts(), indent=2) + "\n", encoding="utf-8"

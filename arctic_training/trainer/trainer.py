@@ -60,12 +60,12 @@ class Trainer(Registered, Hooked, Updates, ScheduleMixin, Ending, ABC, kind="tra
 
     # set by assembly, in this order
     session: Session
-    listeners: dict[str, Callback]
+    listeners: dict[str, Callback[Any]]
     tokenizer: Any = None
     eval_loaders: Mapping[str, Loader] = {}
     engines: dict[str, Engine]
     checkpointers: list[Checkpointer[Any]]
-    evaluators: list[Evaluator]
+    evaluators: list[Evaluator[Any]]
     state: RunState
 
     @classmethod

@@ -9,6 +9,7 @@ from torch import Tensor
 from arctic_training.callback.callback import Callback
 from arctic_training.callback.ema import EMA
 from arctic_training.callback.hooks import hook
+from arctic_training.config.sections.base import ComponentConfig
 from arctic_training.engine.engine import Engine
 from arctic_training.engine.replaced_weights import replaced_weights
 from arctic_training.metrics import Metrics, Number
@@ -19,7 +20,7 @@ from arctic_training.trainer.window import AccumulationWindow
 class Updates(View):
     """Part of `Trainer`: what is recorded, the optimizer steps of the roles, and averages of their weights."""
 
-    listeners: Mapping[str, Callback]
+    listeners: Mapping[str, Callback[ComponentConfig]]
     metrics: Metrics
     window: AccumulationWindow
 

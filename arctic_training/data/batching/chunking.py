@@ -3,15 +3,14 @@
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-Indices = npt.NDArray[np.int64]
+from arctic_training.data.preparation.samples import Indices, TokenSamples
 
 
 class SampleSlices:
     """Slices of samples, as samples of their own."""
 
-    def __init__(self, samples: Any, sample: Indices, start: Indices, end: Indices) -> None:
+    def __init__(self, samples: TokenSamples, sample: Indices, start: Indices, end: Indices) -> None:
         """Slice ``i`` is entries ``start[i]`` to ``end[i]`` of every array of sample ``sample[i]``; all int64."""
         self.samples, self.sample, self.start, self.end = samples, sample, start, end
         self.rows: list[Indices] | None = None
@@ -34,13 +33,13 @@ class SampleSlices:
         return SampleSlices(self.samples, self.sample[indices], self.start[indices], self.end[indices])
 
 
-def truncate(samples: Any, max_length: int) -> SampleSlices:
+def truncate(samples: TokenSamples, max_length: int) -> SampleSlices:
     """Returns the first ``max_length`` entries of every sample."""
     sizes = samples.lengths()
     return SampleSlices(samples, np.arange(len(sizes)), np.zeros_like(sizes), np.minimum(sizes, max_length))
 
 
-def split_samples(samples: Any, max_length: int) -> SampleSlices:
+def split_samples(samples: TokenSamples, max_length: int) -> SampleSlices:
     """Returns every sample in slices of ``max_length`` entries, the last one shorter."""
     sizes = samples.lengths()
     counts = -(-sizes // max_length)
@@ -50,7 +49,7 @@ def split_samples(samples: Any, max_length: int) -> SampleSlices:
 
 
 def concat_and_chunk(
-    samples: Any, length: int, order: Indices, *, drop_last: bool = False
+    samples: TokenSamples, length: int, order: Indices, *, drop_last: bool = False
 ) -> tuple[SampleSlices, list[Indices]]:
     """Concatenates all samples in ``order``, and cuts them every ``length`` tokens.
 

@@ -1,7 +1,7 @@
 """Fingerprints of the content of a loader: of its samples, and of the rows that they are packed into."""
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +10,13 @@ import numpy.typing as npt
 import torch
 from torch.utils.data import TensorDataset
 
+from arctic_training.config.sections.data import DataSourceConfig
 from arctic_training.data.batching.chunking import ConcatenatedRows, SampleSlices
 from arctic_training.data.batching.loader import Loader
 from arctic_training.data.batching.packing import Packs
 from arctic_training.data.batching.stream import StreamLoader
 from arctic_training.data.preparation import cache
-from arctic_training.data.preparation.samples import Samples
+from arctic_training.data.preparation.samples import ListColumn, Samples, ValueColumn
 
 _MAX_BYTES = 256 * 2**20
 """Bytes of a column that are hashed; of a larger one in blocks spread over it."""
@@ -27,33 +28,33 @@ def of_data(loader: Loader) -> dict[str, str]:
     if isinstance(loader, StreamLoader):
         return {"data.samples": _digest([repr(_source(one)).encode() for one in loader.factory.config.sources])}
     samples = getattr(loader, "dataset", None)
-    fingerprints = {"data.samples": _summary(samples, "samples")} if hasattr(samples, "__len__") else {}
+    fingerprints = {"data.samples": _summary(samples, "samples")} if isinstance(samples, Sized) else {}
     if (groups := getattr(loader, "groups", None)) is not None:
         fingerprints["data.rows"] = _summary(groups, "rows")
     return fingerprints
 
 
-def of_tokenizer(tokenizer: Any) -> str:
+def of_tokenizer(tokenizer: object) -> str:
     """Returns the fingerprint of how a tokenizer encodes a text or a chat."""
     if hasattr(tokenizer, "special_tokens_map"):
         return cache.tokenizer_fingerprint(tokenizer)[:12]
     return type(tokenizer).__qualname__
 
 
-def _summary(samples: Any, what: str) -> str:
+def _summary(samples: Sized, what: str) -> str:
     """Returns size and digest, such as ``10 samples (1f...)``."""
     size = next(map(len, samples.values()), 0) if isinstance(samples, Mapping) else len(samples)
     return f"{size} {what} ({_digest(_content(samples))})"
 
 
-def _digest(parts: Iterable[Any]) -> str:
+def _digest(parts: Iterable[bytes | memoryview]) -> str:
     digest = hashlib.blake2b(digest_size=6)
     for part in parts:
         digest.update(part)
     return digest.hexdigest()
 
 
-def _content(samples: Any) -> Iterator[Any]:
+def _content(samples: object) -> Iterator[bytes | memoryview]:
     """Yields bytes that are equal for equal samples; none for an unknown type, which may be random."""
     if isinstance(samples, Samples):
         for name, column in sorted(samples._columns.items()):
@@ -85,9 +86,9 @@ def _content(samples: Any) -> Iterator[Any]:
         yield from _arrays([np.cumsum([len(array) for array in samples]), *samples])
 
 
-def _column(column: Any) -> Iterator[Any]:
+def _column(column: ListColumn | ValueColumn) -> Iterator[bytes | memoryview]:
     """Yields the bytes of a column of the cache's table, whatever its chunks are."""
-    if hasattr(column, "offsets"):
+    if isinstance(column, ListColumn):
         chunks = zip(column.values, column.offsets, strict=True)
         yield from _arrays([values[offsets[0] : offsets[-1]] for values, offsets in chunks])
         yield from _arrays([column.lengths()])
@@ -99,8 +100,8 @@ def _column(column: Any) -> Iterator[Any]:
 
 def _arrays(arrays: Sequence[npt.NDArray[Any]]) -> Iterator[memoryview]:
     """Yields the bytes of concatenated arrays; blocks of them when they are large."""
-    kept: list[Any] = [np.ascontiguousarray(array) for array in arrays if array.size]
-    views = [memoryview(array).cast("B") for array in kept]
+    kept = [np.ascontiguousarray(array) for array in arrays if array.size]
+    views = [array.data.cast("B") for array in kept]
     ends = np.cumsum([len(view) for view in views])
     total = int(ends[-1]) if views else 0
     if total <= _MAX_BYTES:
@@ -115,7 +116,7 @@ def _arrays(arrays: Sequence[npt.NDArray[Any]]) -> Iterator[memoryview]:
             n, at, left = n + 1, 0, left - len(part)
 
 
-def _source(config: Any) -> list[Any]:
+def _source(config: DataSourceConfig) -> list[object]:
     """Returns the section and file of a stream, whose content is not known beforehand."""
     path = Path(str(getattr(config, "name_or_path", "")))
     size = path.stat().st_size if path.is_file() else None

@@ -1,7 +1,7 @@
 """Loaders: iterate over micro-batches from any position of any epoch."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -13,11 +13,13 @@ from torch.utils.data import DataLoader, Dataset
 from arctic_training.data.batching.sampler import GlobalOrder
 from arctic_training.data.formats.row_error import describe_error
 from arctic_training.data.preparation import workers
+from arctic_training.data.preparation.samples import Indices, Sample, SampleList
 from arctic_training.errors.types import SampleError, WorkerError
 from arctic_training.loss.targets import IGNORE_INDEX
 
 Batch = Any
-Collate = Callable[[list[Any]], Batch]
+"""A micro-batch as a collate function returns it: a mapping of tensors for most trainers, or whatever a loss takes."""
+Collate = Callable[[list[Sample]], Batch]
 
 
 class Loader(ABC):
@@ -69,7 +71,7 @@ class Loader(ABC):
 class OrderedLoader(Loader):
     """Base of loaders whose rows are read by index, in a `GlobalOrder`."""
 
-    def __init__(self, dataset: Any, order: GlobalOrder) -> None:
+    def __init__(self, dataset: Sized, order: GlobalOrder) -> None:
         self.dataset, self.order = dataset, order
         self._position = (0, 0)
 
@@ -101,12 +103,12 @@ class IndexedLoader(OrderedLoader):
 
     def __init__(
         self,
-        dataset: Any,
+        dataset: SampleList,
         order: GlobalOrder,
         collate: Collate,
         *,
-        make_padding_sample: Callable[[Any], Any],
-        groups: Sequence[Any] | None = None,
+        make_padding_sample: Callable[[Sample], Sample],
+        groups: Sequence[Indices] | None = None,
         workers: int = 0,
         prefetch: int = 4,
     ) -> None:
@@ -118,7 +120,7 @@ class IndexedLoader(OrderedLoader):
         self.groups = groups
         self._reader = _Reader(dataset, order, groups, collate, make_padding_sample)
         self._workers, self._prefetch = workers, prefetch
-        self._running: Any = None
+        self._running: Iterator[Batch] | None = None
 
     def add_columns(self, columns: Mapping[str, npt.NDArray[Any]]) -> None:
         """Adds keys to the batches, which are mappings: the rows of ``columns[name]``, ``[samples, ...]``, of a batch.
@@ -179,11 +181,11 @@ class IndexedLoader(OrderedLoader):
 class _Reader(Dataset[Batch]):
     """Makes the micro-batch of a position; this is what worker processes hold."""
 
-    dataset: Any
+    dataset: SampleList
     order: GlobalOrder
-    groups: Sequence[Any] | None
+    groups: Sequence[Indices] | None
     collate: Collate
-    make_padding_sample: Callable[[Any], Any]
+    make_padding_sample: Callable[[Sample], Sample]
     columns: dict[str, npt.NDArray[Any]] = field(default_factory=dict)
     """Arrays with a row for each sample, by the key that they have in a batch."""
 
@@ -232,7 +234,7 @@ def _identity(batch: Batch) -> Batch:
     return batch
 
 
-def without_targets(sample: Any) -> Any:
+def without_targets(sample: Sample) -> Sample:
     """Returns a sample that adds nothing to the loss of a batch: every label is -100."""
     if isinstance(sample, Mapping) and "labels" in sample:
         return {**sample, "labels": np.full_like(sample["labels"], IGNORE_INDEX)}

@@ -11,6 +11,7 @@ import numpy as np
 from arctic_training.data.batching.loader import Batch, Loader
 from arctic_training.data.batching.stream_shard import StreamShard
 from arctic_training.data.preparation.sample_factory import SampleFactory
+from arctic_training.data.preparation.samples import SampleList
 from arctic_training.data.sources.repeated import RepeatedStream
 from arctic_training.errors.types import DataError, ResumeError
 
@@ -41,7 +42,7 @@ class StreamLoader(Loader):
         return int(self.factory.rows * self.factory.trainer.data_world)
 
     @property
-    def dataset(self) -> Any:
+    def dataset(self) -> SampleList:
         """The samples of the current buffer."""
         buffer = next(iter(self._shards.values())).buffer
         return [] if buffer is None else buffer.samples

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,13 +15,17 @@ from arctic_training.data.formats import remarks
 from arctic_training.data.formats.row_error import NothingLeft, RowError
 from arctic_training.data.preparation import prepare
 from arctic_training.data.preparation.sample_factory import SampleFactory
-from arctic_training.data.preparation.samples import Samples
+from arctic_training.data.preparation.samples import Indices, Sample, SampleList, Samples
 from arctic_training.data.preparation.unknown_tokens import UnknownTokenReport
+from arctic_training.data.sources.arrow_rows import Row
 from arctic_training.data.sources.base import DataSource
 from arctic_training.data.sources.json_columns import to_dataset
 from arctic_training.data.sources.repeated import RepeatedStream
 from arctic_training.errors.types import DataError
 from arctic_training.logging import logger
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 _SHOWN = 200
 """Characters of a row that a message shows."""
@@ -37,13 +41,13 @@ class ShuffleBuffer:
     """How many buffers were read before it."""
     position: list[Any]
     """The position of each source before it was read."""
-    samples: Any
-    groups: Sequence[Any] | None
+    samples: SampleList
+    groups: Sequence[Indices] | None
     order: Rows
     note: str = ""
     """Why no sample is left, when none is."""
 
-    def row(self, index: int) -> list[Any]:
+    def row(self, index: int) -> list[Sample]:
         """Returns the samples of one row: one, or those that are packed together."""
         row = int(self.order[index])
         return [self.samples[sample] for sample in ([row] if self.groups is None else self.groups[row])]
@@ -72,7 +76,7 @@ class StreamShard:
         self._dropped, self._rounds = 0, 0
         """Rows since the last one with a sample, and the rounds of all sources by then."""
 
-    def row(self, index: int) -> list[Any]:
+    def row(self, index: int) -> list[Sample]:
         """Returns the samples of a row that is not in a buffer before. Raises `DataError` when no more come."""
         while True:
             buffer = self._current()
@@ -133,7 +137,7 @@ class StreamShard:
         random = np.random.Generator(np.random.PCG64([config.seed, number]))
         choices = random.choice(len(self.sources), size=config.stream_buffer * self.num_shards, p=self.weights).tolist()
         rows = [next(self.sources[choice]) for choice in choices]
-        shard_rows: dict[int, list[Any]] = {}
+        shard_rows: dict[int, list[Row]] = {}
         for choice, row in list(zip(choices, rows, strict=True))[self.shard :: self.num_shards]:
             shard_rows.setdefault(choice, []).append(row)
         # each source by itself, for its rows may have another format; the order shuffles them all
@@ -143,17 +147,17 @@ class StreamShard:
             samples, note = prepare.drop_samples_without_labels(
                 encoded, np.arange(len(encoded)), "the stream", 1.0, self.factory.no_target
             )
-            samples = self.factory.postprocess_samples(samples)
+            processed = self.factory.postprocess_samples(samples)
         except NothingLeft as error:
             logger.info(str(error))
             return ShuffleBuffer(number, position, [], None, np.empty(0, np.int64), str(error))
         if note:
             logger.info(note)
-        groups = self.factory.group(samples)
-        order = GlobalOrder(len(samples if groups is None else groups), seed=config.seed).permutation(number)
-        return ShuffleBuffer(number, position, samples, groups, order)
+        groups = self.factory.group(processed)
+        order = GlobalOrder(len(processed if groups is None else groups), seed=config.seed).permutation(number)
+        return ShuffleBuffer(number, position, processed, groups, order)
 
-    def _encode(self, source: DataSource, rows: list[Any]) -> Any:
+    def _encode(self, source: DataSource, rows: list[Row]) -> "pa.Table":
         """Returns the samples of rows of a source in a `pyarrow.Table`. Raises `DataError`."""
         try:
             dataset, encode = to_dataset(rows), partial(prepare.encode_rows, self.factory, source)

@@ -183,7 +183,7 @@ def read_question(row: Row, names: Sequence[str]) -> str:
     return "\n\n".join(texts.values())
 
 
-def _value(row: Row, column: str) -> Any:
+def _value(row: Row, column: str) -> object:
     """Returns a column of a row. Raises `DataError` when this row has no value."""
     if row[column] is None:
         names = [name for name, value in row.items() if value is not None]
@@ -206,7 +206,7 @@ def _read_pair(row: Row, names: Sequence[str], column: str) -> Sample:
     return to_sample(read_chat([*turns, *_turns(None, answer)], read_system(row)), row)
 
 
-def _turns(prompt: Any = None, answer: Any = None) -> list[dict[str, Any]]:
+def _turns(prompt: object = None, answer: object = None) -> list[dict[str, Any]]:
     pair = (("user", prompt), ("assistant", answer))
     return [{"role": role, "content": content} for role, content in pair if content is not None]
 
@@ -232,12 +232,17 @@ def _read_completion(row: Row, *, as_chat: bool) -> Sample:
     return _join(prompt, completion, row)
 
 
-def _join(prompt: Any, completion: Any, row: Row) -> Sample:
+def _join(prompt: object, completion: object, row: Row) -> Sample:
     """Returns the messages of a prompt and of its completion, of which only the latter have labels."""
-    for name, content in (("user", prompt), ("assistant", completion)):
-        if not isinstance(content, (str, list)):
-            raise DataError(f"the {name}'s part is {short_repr(content)}; expected text or messages")
-    before = _turns(prompt) if isinstance(prompt, str) else prompt
-    after = _turns(None, completion) if isinstance(completion, str) else completion
+    before, after = _as_turns("user", prompt), _as_turns("assistant", completion)
     length = len(read_chat(before, read_system(row)).messages)
     return to_sample(read_chat([*before, *after], read_system(row)), row, prompt=length)
+
+
+def _as_turns(role: str, content: object) -> list[Any]:
+    """Returns a list of messages as it is, and text as a message. Raises `DataError` for anything else."""
+    if isinstance(content, str):
+        return [{"role": role, "content": content}]
+    if not isinstance(content, list):
+        raise DataError(f"the {role}'s part is {short_repr(content)}; expected text or messages")
+    return content

@@ -62,7 +62,7 @@ class Chat:
         return frozenset(n for n, message in enumerate(self.messages) if message["role"] == "assistant")
 
 
-def read_chat(turns: Any, system: str | None = None) -> Chat:
+def read_chat(turns: object, system: str | None = None) -> Chat:
     """Returns a list of turns, or its JSON, as messages; ``system`` is put first unless they have a system message.
 
     Raises `DataError`.
@@ -93,7 +93,7 @@ _PRINTED = re.compile(r"\s*\[\s*\{\s*'(?:role|from|content|value)'\s*:")
 """Messages as Python prints them, and pandas writes them into tables."""
 
 
-def parse_messages(value: Any) -> Any:
+def parse_messages(value: object) -> object:
     """Returns the messages of their JSON, as in a CSV file; any other value as it is.
 
     Raises `DataError` for messages as Python prints them.
@@ -108,7 +108,7 @@ def parse_messages(value: Any) -> Any:
     return value
 
 
-def from_json(text: str, what: str) -> Any:
+def from_json(text: str, what: str) -> object:
     """Returns the value of JSON text. Raises `DataError`, which names the text by ``what``."""
     try:
         return json.loads(text)
@@ -122,14 +122,14 @@ def text_of(message: Mapping[str, Any]) -> str:
     return content if isinstance(content, str) else "\n".join(filter(None, map(part_text, content)))
 
 
-def part_text(part: Any) -> str | None:
+def part_text(part: object) -> str | None:
     """Returns the text of a part of a content; None for a part of another kind."""
     if isinstance(part, Mapping) and part.get("type") in (None, "text", "input_text", "output_text"):
         part = part.get("text")
     return part if isinstance(part, str) else None
 
 
-def _parts(turn: Any) -> list[Any]:
+def _parts(turn: object) -> list[Any]:
     """Returns the messages of a turn: two where it holds a question and its answer."""
     if isinstance(turn, Mapping) and not {"role", "from"} & set(turn):
         for pair in _PAIRS:
@@ -140,7 +140,7 @@ def _parts(turn: Any) -> list[Any]:
     return [turn]
 
 
-def _message(turn: Any, n: int) -> tuple[dict[str, Any], str]:
+def _message(turn: object, n: int) -> tuple[dict[str, Any], str]:
     """Returns a message, and the flag that excludes it from training. Raises `DataError`."""
     if not isinstance(turn, Mapping):
         raise DataError(f"message {n} is {short_repr(turn)}; expected a mapping with role and content")
@@ -222,7 +222,7 @@ def _read_calls(message: dict[str, Any], in_content: bool, where: str) -> None:
         message["content"] = ""
 
 
-def _require_text(parts: list[Any], where: str) -> None:
+def _require_text(parts: list[object], where: str) -> None:
     """Raises `DataError` for a part that is no text."""
     for part in parts:
         kind = part.get("type", "text") if isinstance(part, Mapping) else "text"

@@ -146,7 +146,7 @@ def _texts(prompt: str | None, chosen: str, rejected: str) -> Preference:
     return Preference(Sample(prompt=prompt, completion=chosen), Sample(prompt=prompt, completion=rejected))
 
 
-def _chat(prompt_messages: list[Any], answer: Any, row: Row) -> Chat:
+def _chat(prompt_messages: list[Any], answer: object, row: Row) -> Chat:
     """Returns the full chat, whether ``answer`` is all of it or what follows the prompt. Raises `DataError`."""
     turns = [{"role": "assistant", "content": answer}] if isinstance(answer, str) else answer
     turns = [turns] if isinstance(turns, Mapping) else turns

@@ -12,13 +12,18 @@ import threading
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import psutil
 
 from arctic_training.distributed import collectives, process_group
 from arctic_training.errors.types import DataError
 from arctic_training.logging import logger
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from datasets import Dataset
+    from transformers import PreTrainedTokenizerBase
 
 _FORMAT = 1
 _TABLE, _METADATA = "rows.arrow", "about.json"
@@ -48,7 +53,7 @@ class Cache:
         except (OSError, ValueError, KeyError):
             return False
 
-    def write(self, key: str, table: Any, notes: list[str]) -> None:
+    def write(self, key: str, table: "pa.Table", notes: list[str]) -> None:
         """Writes a `pyarrow.Table`, and ``notes`` for the log of every run that reads it. Raises `DataError`."""
         import pyarrow as pa
 
@@ -73,7 +78,7 @@ class Cache:
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
 
-    def read(self, key: str) -> tuple[Any, list[str]]:
+    def read(self, key: str) -> tuple["pa.Table", list[str]]:
         """Returns the table, mapped into memory, and its notes. Raises `DataError` for an incomplete entry."""
         import pyarrow as pa
 
@@ -113,13 +118,13 @@ def is_shared(folder: Path) -> bool:
     return shared
 
 
-def key(parts: Mapping[str, Any]) -> str:
+def key(parts: Mapping[str, object]) -> str:
     """Returns the key of samples that depend on ``parts``."""
     text = json.dumps({"format": _FORMAT, **parts}, sort_keys=True, default=str)
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
-def tokenizer_fingerprint(tokenizer: Any) -> str:
+def tokenizer_fingerprint(tokenizer: "PreTrainedTokenizerBase") -> str:
     """Returns a digest that changes when the tokenizer encodes a text or renders a chat differently."""
     parts = [
         type(tokenizer).__qualname__,
@@ -136,7 +141,7 @@ def tokenizer_fingerprint(tokenizer: Any) -> str:
     return hashlib.blake2b("\0".join(parts).encode(), digest_size=16).hexdigest()
 
 
-def rows_fingerprint(rows: Any) -> str:
+def rows_fingerprint(rows: "Dataset") -> str:
     """Returns a digest of the rows of a `datasets.Dataset`."""
     digest = hashlib.blake2b(digest_size=16)
     files = [Path(file["filename"]) for file in rows.cache_files]

@@ -1,6 +1,6 @@
 """Loads the rows of a source."""
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 from arctic_training.data.formats import remarks
 from arctic_training.data.formats.row_error import RowError
@@ -10,8 +10,11 @@ from arctic_training.data.sources.json_columns import to_dataset
 from arctic_training.errors.types import DataError
 from arctic_training.logging import without_progress_bars
 
+if TYPE_CHECKING:
+    from datasets import Dataset
 
-def load_rows(source: DataSource, split: str) -> Any:
+
+def load_rows(source: DataSource, split: str) -> "Dataset":
     """Returns the rows of ``source`` as a `datasets.Dataset`; of a stream the first ``sample_count`` rows.
 
     Raises `DataError` for rows that cannot be read, and for a source without rows.

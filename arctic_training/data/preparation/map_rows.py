@@ -1,10 +1,10 @@
 """Applies a function to the rows of a data set, batch by batch, in one process or several."""
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from arctic_training.data.formats import remarks
 from arctic_training.data.formats.row_error import RowError, describe_error
@@ -14,14 +14,18 @@ from arctic_training.data.sources.spool import Scratch, Spool
 from arctic_training.distributed import environment
 from arctic_training.errors.types import ArcticError
 
-Encode = Callable[[list[Row], int], Any]
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from datasets import Dataset, Features
+
+Encode = Callable[[list[Row], int], "pa.Table | Mapping[str, Sequence[object]]"]
 """Gets up to 1,000 rows and the index of the first; returns a `pyarrow.Table` or a mapping of columns."""
 
 _BATCH_SIZE = 1_000
 _MIN_ROWS_PER_PROCESS = 5_000
 
 
-def map_rows(dataset: Any, encode: Encode, *, processes: int, folder: Path | None = None) -> Any:
+def map_rows(dataset: "Dataset", encode: Encode, *, processes: int, folder: Path | None = None) -> "Dataset":
     """Returns a `datasets.Dataset` of what ``encode`` returns for the rows of ``dataset``.
 
     At most ``processes`` processes are used, and one for few rows; ``encode`` is pickled for several. What does not fit
@@ -52,7 +56,7 @@ def map_rows(dataset: Any, encode: Encode, *, processes: int, folder: Path | Non
     return encoded
 
 
-def _map_in_process(rows: Any, encode_table: "_EncodeTable", folder: Path | None) -> Any:
+def _map_in_process(rows: "Dataset", encode_table: "_EncodeTable", folder: Path | None) -> "Dataset":
     import pyarrow as pa
 
     spool = Spool(folder)
@@ -65,13 +69,13 @@ def _map_in_process(rows: Any, encode_table: "_EncodeTable", folder: Path | None
 class _EncodeTable:
     """Reads an Arrow table as rows and encodes them; finds the row on which user code fails."""
 
-    def __init__(self, encode: Encode, features: Mapping[str, Any]) -> None:
+    def __init__(self, encode: Encode, features: "Features") -> None:
         self.encode, self.features = encode, features
         self.remarks_folder: Path | None = None
         """Where a worker process writes its remarks; None in the process itself."""
         self._read: RowReader | None = None
 
-    def __call__(self, table: Any, indices: list[int]) -> Any:
+    def __call__(self, table: "pa.Table", indices: list[int]) -> "pa.Table | Mapping[str, Sequence[object]]":
         if self._read is None:  # created where it is used: it cannot be pickled
             self._read = RowReader(self.features)
         rows, first = self._read(table), indices[0]

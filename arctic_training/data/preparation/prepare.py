@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -11,7 +11,7 @@ from arctic_training.data.formats.row_error import NothingLeft, RowError
 from arctic_training.data.preparation.map_rows import map_rows
 from arctic_training.data.preparation.row_encoder import pretokenized_encoder
 from arctic_training.data.preparation.sample_factory import SampleFactory
-from arctic_training.data.preparation.samples import Indices, Samples
+from arctic_training.data.preparation.samples import Indices, Sample, Samples
 from arctic_training.data.preparation.unknown_tokens import UnknownTokenReport
 from arctic_training.data.sources import mixing
 from arctic_training.data.sources.base import DataSource
@@ -20,16 +20,20 @@ from arctic_training.errors.types import DataError
 from arctic_training.logging import logger, without_progress_bars
 from arctic_training.loss.targets import IGNORE_INDEX
 
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from datasets import Dataset
+
 
 def prepare_samples(
-    factory: SampleFactory, sources: Sequence[DataSource], loaded: Sequence[Any], unknown: UnknownTokenReport
-) -> tuple[Any, list[str]]:
+    factory: SampleFactory, sources: Sequence[DataSource], loaded: Sequence["Dataset"], unknown: UnknownTokenReport
+) -> tuple["pa.Table", list[str]]:
     """Returns the samples of all sources in one `pyarrow.Table`, and notes for the log.
 
     ``loaded`` has the `datasets.Dataset` of each source. Tokens that a strict
     tokenizer does not know are collected in ``unknown``. Raises `DataError`, with the place of the row.
     """
-    tables: list[Any] = []
+    tables: list[pa.Table] = []
     notes: list[str] = []
     chosen = mixing.sample_mixture([len(rows) for rows in loaded], [source.config for source in sources])
     with without_progress_bars("datasets", keep_in_terminal=True):
@@ -61,7 +65,7 @@ def _place(source: DataSource, indices: Indices | None, row: int) -> str:
     return source.place(row if indices is None else int(indices[row]))
 
 
-def encode_rows(factory: SampleFactory, source: DataSource, rows: Any) -> Any:
+def encode_rows(factory: SampleFactory, source: DataSource, rows: "Dataset") -> "Dataset":
     """Returns the samples of ``rows``, a `datasets.Dataset` of ``source``, as one. Raises `RowError`, `DataError`."""
     if source.config.process:
         return factory.process(rows)
@@ -72,7 +76,7 @@ def encode_rows(factory: SampleFactory, source: DataSource, rows: Any) -> Any:
     return map_rows(rows, encoder, processes=factory.config.num_proc, folder=factory.cache_folder)
 
 
-def concat_tables(tables: Sequence[Any]) -> Any:
+def concat_tables(tables: Sequence["pa.Table"]) -> "pa.Table":
     """Returns the rows of several `pyarrow.Table` in one. Raises `DataError` when their columns differ."""
     import pyarrow as pa
 
@@ -83,7 +87,7 @@ def concat_tables(tables: Sequence[Any]) -> Any:
 
 
 def drop_samples_without_labels(
-    samples: Samples, numbers: Indices, source: str, max_share: float, reason: Callable[[Any], str]
+    samples: Samples, numbers: Indices, source: str, max_share: float, reason: Callable[[Sample], str]
 ) -> tuple[Samples, str]:
     """Returns the samples that have a label, and a note about the others: how many, the ``reason``, and which.
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -11,6 +11,9 @@ from arctic_training.data.formats.row_error import read_rows
 from arctic_training.data.sources.arrow_rows import Row
 from arctic_training.errors.types import DataError
 from arctic_training.loss.targets import IGNORE_INDEX
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 T = TypeVar("T")
 Columns = Mapping[str, Sequence[npt.NDArray[Any]]]
@@ -24,12 +27,12 @@ class RowEncoder(Generic[T]):
         """``encode`` also gets the index of the first row. It returns int32 arrays, one of each row in a column."""
         self.read, self.encode = read, encode
 
-    def __call__(self, rows: Iterable[Row], first: int) -> Any:
+    def __call__(self, rows: Iterable[Row], first: int) -> "pa.Table":
         """Returns a `pyarrow.Table` of tokens. Raises `RowError`, counting from ``first``."""
         return token_table(self.encode(read_rows(self.read, rows, first), first))
 
 
-def token_table(columns: Columns) -> Any:
+def token_table(columns: Columns) -> "pa.Table":
     """Returns a `pyarrow.Table` of columns of int32 arrays."""
     import pyarrow as pa
 

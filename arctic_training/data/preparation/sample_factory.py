@@ -2,11 +2,16 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from arctic_training.component import TrainerView
 from arctic_training.config.sections.data import DataSourceConfig
+from arctic_training.data.preparation.samples import Indices, Sample, Samples, TokenSamples
 from arctic_training.data.sources.base import DataSource
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from transformers import PreTrainedTokenizerBase
 
 
 class SampleFactory(Protocol):
@@ -21,7 +26,7 @@ class SampleFactory(Protocol):
         """A `SourcedDataConfig`."""
 
     @property
-    def tokenizer(self) -> Any:
+    def tokenizer(self) -> "PreTrainedTokenizerBase":
         """The tokenizer of the run."""
 
     @property
@@ -42,17 +47,17 @@ class SampleFactory(Protocol):
     def sources(self, configs: Sequence[DataSourceConfig]) -> list[DataSource]:
         """Returns the sources of the recipe sections."""
 
-    def process(self, dataset: Any) -> Any:
+    def process(self, dataset: "Dataset") -> "Dataset":
         """Returns the samples of a `datasets.Dataset` of rows."""
 
-    def no_target(self, sample: Any) -> str:
+    def no_target(self, sample: Sample) -> str:
         """Returns why rows like ``sample`` have no labels, as a clause for the log."""
 
-    def postprocess_samples(self, samples: Any) -> Any:
+    def postprocess_samples(self, samples: Samples) -> TokenSamples:
         """Returns what becomes of samples after the cache: truncated, split or concatenated."""
 
-    def group(self, samples: Any) -> Sequence[Any] | None:
+    def group(self, samples: TokenSamples) -> Sequence[Indices] | None:
         """Returns the samples of each row; None where a row is a sample."""
 
-    def batch(self, samples: list[Any]) -> Any:
+    def batch(self, samples: list[Sample]) -> object:
         """Returns the micro-batch of ``samples``."""

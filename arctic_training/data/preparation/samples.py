@@ -1,17 +1,38 @@
 """Prepared samples, read by index from the memory-mapped cache."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from datasets import Dataset
+
 Indices = npt.NDArray[np.int64]
+Sample = Any
+"""What a data set has at an index: a mapping from columns to arrays of tokens in text, any value in other data."""
+
+
+class SampleList(Protocol):
+    """Samples by index."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> Sample: ...
+
+
+class TokenSamples(SampleList, Protocol):
+    """Samples of tokens, whose lengths are known without reading them."""
+
+    def lengths(self) -> Indices:
+        """Returns the tokens of each sample, int64 ``[samples]``."""
 
 
 class Samples:
     """Rows of an Arrow table. Lists of numbers are read as numpy arrays that share the table's memory."""
 
-    def __init__(self, table: Any, indices: Indices | None = None) -> None:
+    def __init__(self, table: "pa.Table | Dataset", indices: Indices | None = None) -> None:
         """``table`` is a `pyarrow.Table` or `datasets.Dataset`; ``indices`` are the rows to use, in order."""
         if hasattr(table, "flatten_indices"):
             table = (table.flatten_indices() if table._indices is not None else table).data.table
@@ -30,16 +51,16 @@ class Samples:
 
     def is_list(self, column: str) -> bool:
         """Returns whether the rows of a column are lists of numbers."""
-        return isinstance(self._columns[column], _Lists)
+        return isinstance(self._columns[column], ListColumn)
 
     def lengths(self, column: str = "input_ids") -> Indices:
         """Returns the length of each row's list in ``column``, int64 ``[rows]``."""
-        sizes: Indices = self._columns[column].lengths()
+        sizes = self._columns[column].lengths()
         return sizes if self.indices is None else sizes[self.indices]
 
     def count_other_than(self, value: int, column: str) -> Indices:
         """Returns how many entries of each row's list in ``column`` are not ``value``, int64 ``[rows]``."""
-        counts: Indices = self._columns[column].count_other_than(value)
+        counts = self._columns[column].count_other_than(value)
         return counts if self.indices is None else counts[self.indices]
 
     def select(self, indices: Indices) -> "Samples":
@@ -47,20 +68,20 @@ class Samples:
         return Samples(self.table, indices if self.indices is None else self.indices[indices])
 
 
-def _column(column: Any) -> Any:
+def _column(column: "pa.ChunkedArray") -> "ListColumn | ValueColumn":
     import pyarrow as pa
 
     kind = column.type
     is_list = pa.types.is_list(kind) or pa.types.is_large_list(kind)
     if is_list and (pa.types.is_integer(kind.value_type) or pa.types.is_floating(kind.value_type)):
-        return _Lists(column)
-    return _Values(column)
+        return ListColumn(column)
+    return ValueColumn(column)
 
 
-class _Lists:
+class ListColumn:
     """A column of lists of numbers."""
 
-    def __init__(self, column: Any) -> None:
+    def __init__(self, column: "pa.ChunkedArray") -> None:
         chunks = [chunk for chunk in column.chunks if len(chunk)]
         self.values = [_numbers(chunk.values) for chunk in chunks]
         self.offsets = [_numbers(chunk.offsets) for chunk in chunks]
@@ -75,11 +96,13 @@ class _Lists:
         return values
 
     def lengths(self) -> Indices:
+        """Returns the length of each row's value, int64 ``[rows]``."""
         if not self.offsets:
             return np.empty(0, np.int64)
         return np.concatenate([np.diff(offsets) for offsets in self.offsets]).astype(np.int64)
 
     def count_other_than(self, value: int) -> Indices:
+        """Returns how many entries of each row's value are not ``value``, int64 ``[rows]``."""
         counts = []
         for values, offsets in zip(self.values, self.offsets, strict=True):
             before = np.concatenate([[0], np.cumsum(values != value)])
@@ -87,7 +110,7 @@ class _Lists:
         return np.concatenate(counts).astype(np.int64) if counts else np.empty(0, np.int64)
 
 
-def _numbers(array: Any) -> npt.NDArray[Any]:
+def _numbers(array: "pa.Array") -> npt.NDArray[Any]:
     """Returns an array of Arrow, with shared memory where possible: `to_numpy` would import pandas, half a second."""
     try:
         shared: npt.NDArray[Any] = np.from_dlpack(array)
@@ -97,17 +120,19 @@ def _numbers(array: Any) -> npt.NDArray[Any]:
         return copied
 
 
-class _Values:
+class ValueColumn:
     """A column of other values."""
 
-    def __init__(self, column: Any) -> None:
+    def __init__(self, column: "pa.ChunkedArray") -> None:
         self.column = column
 
-    def __getitem__(self, row: int) -> Any:
+    def __getitem__(self, row: int) -> object:
         return self.column[row].as_py()
 
     def lengths(self) -> Indices:
+        """Returns the length of each row's value, int64 ``[rows]``."""
         return np.array([len(value) for value in self.column.to_pylist()], np.int64)
 
     def count_other_than(self, value: int) -> Indices:
+        """Returns how many entries of each row's value are not ``value``, int64 ``[rows]``."""
         return np.array([sum(entry != value for entry in row) for row in self.column.to_pylist()], np.int64)

@@ -1,7 +1,7 @@
 """Reports all words of the data that a strict tokenizer does not know, before training. Good rows are read once."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,17 +12,21 @@ from arctic_training.data.preparation.samples import Indices, Samples
 from arctic_training.data.tokenization.tokenize import SpanTokenizer, unknown_words
 from arctic_training.errors.types import DataError
 
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from transformers import PreTrainedTokenizerBase
+
 _MAX_PLACES = 20
 """Words whose places are reported."""
 _MAX_WORDS = 1_000
 _BATCH_SIZE = 1_000
 _NO_TOKENS = ("labels", "mask", "masks", "positions", "position_ids")
 """Endings of the names of columns that hold no tokens, or the tokens of another column."""
-Encode = Callable[[Any], Any]
+Encode = Callable[["Dataset"], object]
 """Returns the samples of rows, a `datasets.Dataset`."""
 
 
-def strict_unk_id(tokenizer: Any) -> int | None:
+def strict_unk_id(tokenizer: "PreTrainedTokenizerBase") -> int | None:
     """Returns the id of the unknown token of a strict tokenizer (saved with `refuse_unknown`); None for others."""
     strict = getattr(tokenizer, "init_kwargs", {}).get("refuse_unknown")
     return int(tokenizer.unk_token_id) if strict else None
@@ -36,7 +40,7 @@ class UnknownTokenReport:
         self.places: dict[str, str] = {}
         """The first place of each word; empty for words beyond the first ones."""
 
-    def add(self, rows: Any, samples: Samples, encode: Encode, place: Callable[[int], str]) -> None:
+    def add(self, rows: "Dataset", samples: Samples, encode: Encode, place: Callable[[int], str]) -> None:
         """Adds the unknown words of ``samples``, which ``encode`` returned for ``rows``; ``place`` names a row."""
         if not len(bad := self._samples_with_unknown(samples)):
             return
@@ -46,7 +50,7 @@ class UnknownTokenReport:
         where = place(int(bad[0])) if len(samples) == len(rows) else ""  # rows that are tokens already
         self.places.setdefault(self.factory.tokenizer.unk_token, where)
 
-    def _collect(self, rows: Any, encode: Encode, place: Callable[[int], str]) -> bool:
+    def _collect(self, rows: "Dataset", encode: Encode, place: Callable[[int], str]) -> bool:
         """Adds the unknown words of all rows, and returns whether there were any."""
         has_unknown = False
         for first in range(0, len(rows), _BATCH_SIZE):
@@ -58,7 +62,7 @@ class UnknownTokenReport:
                     self.places[word] = place(self._first_row(word, rows, batch, encode)) if shown else ""
         return has_unknown
 
-    def refuse_row(self, rows: Any, samples: Samples, encode: Encode) -> None:
+    def refuse_row(self, rows: "Dataset", samples: Samples, encode: Encode) -> None:
         """Raises `RowError` for the first of ``rows`` with unknown words."""
         if not len(self._samples_with_unknown(samples)):
             return
@@ -101,18 +105,18 @@ class UnknownTokenReport:
         counts = [samples.lengths(name) - samples.count_other_than(self.unk_id, name) for name in columns]
         return np.flatnonzero(np.sum(counts, 0))
 
-    def _words(self, rows: Any, numbers: npt.NDArray[Any] | Sequence[int], encode: Encode) -> Sequence[str]:
+    def _words(self, rows: "Dataset", numbers: npt.NDArray[Any] | Sequence[int], encode: Encode) -> Sequence[str]:
         """Returns the unknown words of some rows."""
         with unknown_words() as words:
             encode(rows.select(numbers))
         return list(words)
 
-    def _tokenize(self, rows: Any) -> None:
+    def _tokenize(self, rows: "Dataset") -> None:
         """Tokenizes the texts of rows, for a `process` that calls the tokenizer itself."""
         if texts := [cell for row in rows for cell in row.values() if isinstance(cell, str)]:
             SpanTokenizer(self.factory.tokenizer)(texts, [[]] * len(texts))
 
-    def _first_row(self, word: str, rows: Any, numbers: Indices, encode: Encode) -> int:
+    def _first_row(self, word: str, rows: "Dataset", numbers: Indices, encode: Encode) -> int:
         """Returns the first of some rows with an unknown word, by bisection."""
         while len(numbers) > 1:
             half = len(numbers) // 2

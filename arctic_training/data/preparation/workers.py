@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from functools import partial
 from multiprocessing.util import Finalize
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import psutil
@@ -94,7 +95,7 @@ def without_sigchld_handler() -> Iterator[None]:
 
 
 @contextmanager
-def socket_folder(library: Any = multiprocessing) -> Iterator[None]:
+def socket_folder(library: ModuleType = multiprocessing) -> Iterator[None]:
     """Sets one folder, named by this process, for the sockets of workers that ``library`` starts inside.
 
     By default each worker creates a folder of its own, which it leaves when it is killed; here the next process removes
@@ -119,7 +120,7 @@ def socket_folder(library: Any = multiprocessing) -> Iterator[None]:
                 " data.dl_num_workers: 0"
             ) from error
         Finalize(None, shutil.rmtree, (mine, True), exitpriority=-100)  # at the exit of this process, not of a fork
-    process: Any = library.current_process()
+    process = library.current_process()
     before = process._config.get("tempdir")
     process._config["tempdir"] = str(mine)
     try:

@@ -2,10 +2,14 @@
 
 import json
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from datasets import Features
 
 Row = dict[str, Any]
-_Read = Callable[[Any], Any]
+_Read = Callable[[Any], object]
 
 
 class RowReader:
@@ -15,21 +19,21 @@ class RowReader:
     removed again. JSON is read with exact numbers, which `datasets` would round.
     """
 
-    def __init__(self, features: Mapping[str, Any]) -> None:
+    def __init__(self, features: "Features") -> None:
         self._columns = {name: _reader(feature) for name, feature in features.items()}
 
-    def __call__(self, table: Any) -> list[Row]:
+    def __call__(self, table: "pa.Table") -> list[Row]:
         """Returns the rows of a `pyarrow.Table` with those features."""
         names = list(self._columns)
         columns = [self._column(table.column(name), read) for name, read in self._columns.items()]
         return [dict(zip(names, values, strict=True)) for values in zip(*columns, strict=True)]
 
-    def _column(self, column: Any, read: _Read | None) -> list[Any]:
+    def _column(self, column: "pa.ChunkedArray", read: _Read | None) -> list[Any]:
         values: list[Any] = column.to_pylist()
         return values if read is None else [read(value) for value in values]
 
 
-def stream_reader(features: Mapping[str, Any] | None) -> Callable[[Row], Row]:
+def stream_reader(features: "Features | None") -> Callable[[Row], Row]:
     """Returns a function that removes the keys that Arrow fills in from rows of a `datasets.IterableDataset`.
 
     ``features`` are None for rows that were never in Arrow.
@@ -39,7 +43,7 @@ def stream_reader(features: Mapping[str, Any] | None) -> Callable[[Row], Row]:
     return lambda row: {**row, **{name: read(row[name]) for name, read in reads.items() if name in row}}
 
 
-def _reader(feature: Any, *, decoded: bool = False) -> _Read | None:
+def _reader(feature: object, *, decoded: bool = False) -> _Read | None:
     """Returns the function that converts a value of Arrow, with JSON ``decoded`` already; None where none is needed."""
     from datasets import Json, LargeList, List
 
@@ -65,5 +69,5 @@ def _mapping(value: Mapping[str, Any], fields: Mapping[str, _Read | None]) -> Ro
     return row
 
 
-def _from_json(value: Any) -> Any:
+def _from_json(value: object) -> object:
     return json.loads(value) if isinstance(value, str) else value

@@ -1,12 +1,15 @@
 """The base of data sources, which load rows."""
 
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from arctic_training.callback.hooks import Hooked, hook
 from arctic_training.config.sections.data import DataSourceConfig
 from arctic_training.data.formats.remarks import Remarks
 from arctic_training.registry import Registered
+
+if TYPE_CHECKING:
+    from datasets import Dataset, IterableDataset
 
 
 class DataSource(Registered, Hooked, ABC, kind="data_source"):
@@ -21,13 +24,13 @@ class DataSource(Registered, Hooked, ABC, kind="data_source"):
         self.remarks: Remarks = {}
         """The remarks made while its rows were loaded."""
 
-    def __call__(self, split: str) -> Any:
+    def __call__(self, split: str) -> "Dataset | IterableDataset":
         """Returns the rows of ``split`` ("train" or "eval"), or of the recipe's own split. Raises `DataError`."""
         return self.load(self.config, self.config.split or split)
 
     @hook("load")
     @abstractmethod
-    def load(self, config: Any, split: str) -> Any:
+    def load(self, config: Any, split: str) -> "Dataset | IterableDataset":
         """Returns a `datasets.Dataset`, or an `IterableDataset` for a stream. Raises `DataError`."""
 
     def fingerprint(self, split: str) -> str | None:

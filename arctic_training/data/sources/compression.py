@@ -30,7 +30,7 @@ def open_decompressed(path: Path) -> Iterator[BinaryIO]:
             raise DataError(f"{path}: the compressed file is damaged ({error})") from error
 
 
-def _zstandard(raw: BinaryIO) -> Any:
+def _zstandard(raw: BinaryIO) -> io.BufferedReader:
     import pyarrow as pa
 
     return io.BufferedReader(pa.CompressedInputStream(pa.PythonFile(raw), "zstd"))

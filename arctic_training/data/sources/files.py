@@ -6,7 +6,7 @@ from abc import abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
@@ -20,6 +20,9 @@ from arctic_training.data.sources.base import DataSource
 from arctic_training.data.sources.json_columns import to_dataset
 from arctic_training.data.sources.spool import Spool
 from arctic_training.errors.types import DataError
+
+if TYPE_CHECKING:
+    from datasets import Dataset, IterableDataset
 
 _MAX_HASHED = 256 * 2**20
 """Bytes up to which the content of a file is hashed; of a larger one its path and time."""
@@ -62,10 +65,10 @@ class FileSource(DataSource):
     config: FileSourceConfig
     _skipped = 0
     """Rows of the files before those of the split."""
-    _all_rows: Any = None
+    _all_rows: "Dataset | None" = None
     """All rows; their temporary files exist as long as this."""
 
-    def load(self, config: FileSourceConfig, split: str) -> Any:
+    def load(self, config: FileSourceConfig, split: str) -> "Dataset | IterableDataset":
         import pyarrow as pa
 
         files = self.files()
@@ -84,7 +87,7 @@ class FileSource(DataSource):
         return rows
 
     @abstractmethod
-    def read(self, files: list[Path]) -> Any:
+    def read(self, files: list[Path]) -> "Dataset":
         """Returns the rows of ``files`` as a `datasets.Dataset`. Raises `DataError` with file and line."""
 
     @property
@@ -96,7 +99,7 @@ class FileSource(DataSource):
         """Yields the rows of a file. Raises `DataError` for a format that cannot be streamed."""
         raise DataError(f"{self}: {self.name} files cannot be streamed")
 
-    def stream(self, files: list[Path]) -> Any:
+    def stream(self, files: list[Path]) -> "IterableDataset":
         """Returns the rows of ``files`` as a `datasets.IterableDataset`."""
         from datasets import IterableDataset
 
@@ -139,7 +142,7 @@ class _FileReader:
         return self.source(None, self.config).rows(file)
 
 
-def _generate(files: list[Path], read: list[Any]) -> Iterator[dict[str, Any]]:
+def _generate(files: list[Path], read: list["_FileReader"]) -> Iterator[dict[str, Any]]:
     for file, rows in zip(files, read, strict=True):
         yield from rows(file)
 
@@ -156,7 +159,7 @@ class JsonLinesSource(FileSource):
     def rows(self, file: Path) -> Iterator[dict[str, Any]]:
         return (row for _, row in self.placed_rows(file))
 
-    def read(self, files: list[Path]) -> Any:
+    def read(self, files: list[Path]) -> "Dataset":
         return to_dataset((row for file in files for row in self.rows(file)), self.folder)
 
     def place(self, row: int) -> str:
@@ -192,7 +195,7 @@ class ParquetSource(FileSource):
 
     name = "parquet"
 
-    def read(self, files: list[Path]) -> Any:
+    def read(self, files: list[Path]) -> "Dataset":
         import pyarrow as pa
         from pyarrow import parquet
 

@@ -4,7 +4,7 @@ import glob
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import Field
 
@@ -16,6 +16,9 @@ from arctic_training.data.sources import split as splits
 from arctic_training.data.sources.base import DataSource
 from arctic_training.data.sources.extensions import SOURCE_BY_EXTENSION, extension
 from arctic_training.errors.types import DataError
+
+if TYPE_CHECKING:
+    from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict
 
 _NAMED_SPLIT = re.compile(r"(.+?):([\w.\-]+(?:\[[^\]]*\])?)")
 
@@ -50,7 +53,7 @@ class HFDataSource(DataSource):
     }
     """The ``split_mapping`` of known data sets, by name."""
 
-    def load(self, config: HFDataSourceConfig, split: str) -> Any:
+    def load(self, config: HFDataSourceConfig, split: str) -> "Dataset | IterableDataset":
         name = config.name_or_path
         if not Path(name).exists() and (named := _NAMED_SPLIT.fullmatch(name)):
             name, split = named[1], split if config.split else named[2]
@@ -73,7 +76,9 @@ class HFDataSource(DataSource):
             raise DataError(f"{self}: there are no rows in {split}")
         return rows
 
-    def read(self, name: str, config: HFDataSourceConfig) -> Any:
+    def read(
+        self, name: str, config: HFDataSourceConfig
+    ) -> "DatasetDict | IterableDatasetDict | Dataset | IterableDataset":
         """Returns all splits of a data set by name, or a data set without splits. Raises `DataError`."""
         import datasets
 
@@ -97,7 +102,7 @@ class HFDataSource(DataSource):
                 why += "; HF_HUB_OFFLINE is set: unset it, or name a local copy"
             raise DataError(f"data set {name} cannot be loaded: {why}") from error
 
-    def require_column(self, rows: Any, column: str, key: str) -> None:
+    def require_column(self, rows: "Dataset | IterableDataset", column: str, key: str) -> None:
         """Raises `DataError` when ``rows`` lack ``column``, which ``key`` of the recipe names."""
         columns = list(rows.column_names or ())
         if columns and column not in columns:
@@ -117,7 +122,7 @@ class HFCausalSource(HFDataSource):
     name = "huggingface_causal"
     config_type = HFCausalConfig
 
-    def load(self, config: Any, split: str) -> Any:
+    def load(self, config: Any, split: str) -> "Dataset | IterableDataset":
         rows = super().load(config, split)
         self.require_column(rows, config.column, "column")
         unread_columns(rows.column_names or (), [config.column])
@@ -154,7 +159,7 @@ class ProjectGutenbergSource(HFDataSource):
     name = "ProjectGutenbergSFT"
     config_type = ProjectGutenbergConfig
 
-    def load(self, config: Any, split: str) -> Any:
+    def load(self, config: Any, split: str) -> "Dataset | IterableDataset":
         rows = super().load(config, split)
         self.require_column(rows, "text", "the data set")
         return rows.map(_book, batched=True, remove_columns=rows.column_names)

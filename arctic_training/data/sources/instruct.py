@@ -1,7 +1,7 @@
 """The source of chats in Hugging Face data sets, with columns named by the recipe."""
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import model_validator
 
@@ -10,6 +10,9 @@ from arctic_training.data.formats.remarks import unread_columns
 from arctic_training.data.formats.row_error import RowError
 from arctic_training.data.sources.huggingface import HFDataSource, HFDataSourceConfig
 from arctic_training.errors.types import DataError
+
+if TYPE_CHECKING:
+    from datasets import Dataset, IterableDataset
 
 
 class HFInstructConfig(HFDataSourceConfig):
@@ -40,7 +43,7 @@ class HFInstructSource(HFDataSource):
     name = "huggingface_instruct"
     config_type = HFInstructConfig
 
-    def load(self, config: Any, split: str) -> Any:
+    def load(self, config: Any, split: str) -> "Dataset | IterableDataset":
         rows = super().load(config, split)
         mapping = config.role_mapping
         if not mapping:

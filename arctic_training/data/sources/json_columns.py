@@ -4,9 +4,13 @@ import json
 import reprlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from arctic_training.data.sources.spool import Spool
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from datasets import Dataset, Json, Value
 
 Row = Mapping[str, Any]
 
@@ -18,7 +22,7 @@ class _Nested(str):
     """The JSON of a list or mapping."""
 
 
-def to_dataset(rows: Iterable[Row], folder: Path | None = None) -> Any:
+def to_dataset(rows: Iterable[Row], folder: Path | None = None) -> "Dataset":
     """Returns a `datasets.Dataset`. Columns of one scalar type have this type; all others hold JSON.
 
     Rows that do not fit into memory go to ``folder``.
@@ -28,7 +32,7 @@ def to_dataset(rows: Iterable[Row], folder: Path | None = None) -> Any:
 
     spool = Spool(folder)
     columns: dict[str, list[Any]] = {}
-    types: dict[str, set[Any]] = {}
+    types: dict[str, set[pa.DataType]] = {}
     count = characters = 0
     for row in rows:
         for name, value in row.items():
@@ -55,7 +59,7 @@ def to_dataset(rows: Iterable[Row], folder: Path | None = None) -> Any:
     return spool.dataset(Features({name: _feature(kind) for name, kind in final.items()}))
 
 
-def _add(spool: Spool, columns: Mapping[str, list[Any]], count: int, types: dict[str, set[Any]]) -> None:
+def _add(spool: Spool, columns: Mapping[str, list[Any]], count: int, types: dict[str, set["pa.DataType"]]) -> None:
     """Adds a table of ``count`` rows to the spool, and the types of its columns to ``types``."""
     import pyarrow as pa
 
@@ -68,7 +72,7 @@ def _add(spool: Spool, columns: Mapping[str, list[Any]], count: int, types: dict
     spool.add(pa.table(arrays))
 
 
-def _array(values: list[Any]) -> Any:
+def _array(values: list[Any]) -> "pa.Array":
     """Returns the Arrow array of a column: of nulls, of one scalar type, or of JSON."""
     import pyarrow as pa
 
@@ -84,7 +88,7 @@ def _array(values: list[Any]) -> Any:
     return _json(values)
 
 
-def _json(values: Iterable[Any]) -> Any:
+def _json(values: Iterable[object]) -> "pa.Array":
     import pyarrow as pa
 
     texts = [
@@ -93,12 +97,12 @@ def _json(values: Iterable[Any]) -> Any:
     return pa.ExtensionArray.from_storage(pa.json_(), pa.array(texts, pa.string()))
 
 
-def _other(value: Any) -> dict[str, str]:
+def _other(value: object) -> dict[str, str]:
     """Returns the JSON of a time, bytes or an image: a mapping, so that it is never read as text."""
     return {type(value).__name__: reprlib.repr(value)}
 
 
-def _common_type(types: set[Any]) -> Any:
+def _common_type(types: set["pa.DataType"]) -> "pa.DataType":
     """Returns the type that a column gets in all tables."""
     import pyarrow as pa
 
@@ -106,7 +110,7 @@ def _common_type(types: set[Any]) -> Any:
     return pa.json_() if len(types) > 1 else next(iter(types), pa.string())
 
 
-def _cast(table: Any, name: str, kind: Any) -> Any:
+def _cast(table: "pa.Table", name: str, kind: "pa.DataType") -> "pa.Array | pa.ChunkedArray":
     """Returns a column of a table, cast to a type."""
     import pyarrow as pa
 
@@ -118,7 +122,7 @@ def _cast(table: Any, name: str, kind: Any) -> Any:
     return _json(column.to_pylist()) if kind == pa.json_() else column.cast(kind)
 
 
-def _feature(kind: Any) -> Any:
+def _feature(kind: "pa.DataType") -> "Json | Value":
     import pyarrow as pa
     from datasets import Json, Value
 

@@ -3,7 +3,7 @@
 import codecs
 import json
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 from arctic_training.errors.types import DataError
 
@@ -45,7 +45,7 @@ class JsonReader:
         """Returns the line of the next character."""
         return self._line + self._text.count("\n", 0, self._at)
 
-    def value(self) -> Any:
+    def value(self) -> object:
         """Returns the next value. Raises `DataError`."""
         self.peek()
         while True:
@@ -111,7 +111,7 @@ def utf16_hint(raw: bytes) -> str:
     return "; it looks like UTF-16" if raw[:2] in (b"\xff\xfe", b"\xfe\xff") else ""
 
 
-def refuse_surrogates(value: Any, text: str, where: str) -> None:
+def refuse_surrogates(value: object, text: str, where: str) -> None:
     """Raises `DataError` when ``value``, read from ``text``, holds half of a surrogate pair, which is no text."""
     if "\\ud" in text or "\\uD" in text:
         try:

@@ -148,7 +148,7 @@ def _text(raw: bytes, where: str) -> str:
         raise DataError(f"{where}: not UTF-8 ({place})") from None
 
 
-def _loads(text: str, where: str, *, first: bool) -> Any:
+def _loads(text: str, where: str, *, first: bool) -> object:
     try:
         value = json.loads(text)
     except json.JSONDecodeError as error:
@@ -163,7 +163,7 @@ def _loads(text: str, where: str, *, first: bool) -> Any:
     return value
 
 
-def _mapping(value: Any, where: str, hint: str = "") -> Row:
+def _mapping(value: object, where: str, hint: str = "") -> Row:
     if not isinstance(value, dict):
         raise DataError(f"{where}: a row is a mapping of columns, not {type(value).__name__}{hint}")
     return value

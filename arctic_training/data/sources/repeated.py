@@ -2,18 +2,21 @@
 
 import copy
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from arctic_training.data.formats.row_error import RowError, describe_error
 from arctic_training.data.sources.arrow_rows import stream_reader
 from arctic_training.data.sources.base import DataSource
 from arctic_training.errors.types import DataError
 
+if TYPE_CHECKING:
+    from datasets import IterableDataset
+
 
 class RepeatedStream:
     """Repeats the rows of one source. Its position is that of the next row."""
 
-    def __init__(self, rows: Any, source: DataSource) -> None:
+    def __init__(self, rows: "IterableDataset", source: DataSource) -> None:
         """``rows`` is a `datasets.IterableDataset`."""
         self.rows, self.source = rows, source
         self._to_row = stream_reader(getattr(rows, "features", None))
@@ -42,10 +45,10 @@ class RepeatedStream:
             self.rounds += 1
         raise DataError(f"{self.source}: there are no rows")
 
-    def state_dict(self) -> Any:
+    def state_dict(self) -> dict[str, Any]:
         """Returns the state of the `datasets.IterableDataset` from which the next row is read."""
         return copy.deepcopy(self._start if self._running is None else self.rows.state_dict())
 
-    def load_state_dict(self, state: Any) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continues from a state that `state_dict` returned."""
         self._start, self._running = state, None

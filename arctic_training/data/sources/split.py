@@ -1,12 +1,15 @@
 """Splits of a source, with slices: ``train``, ``train[:1000]``, ``test[90%:]``."""
 
 import re
-from typing import Any
+from typing import TYPE_CHECKING
 
 from pydantic import field_validator
 
 from arctic_training.config.sections.data import DataSourceConfig
 from arctic_training.errors.types import DataError
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 _SPLIT = re.compile(r"([\w.\-]*)(?:\[(-?\d+%?)?:(-?\d+%?)?\])?")
 _EVALUATION = ("eval", "validation", "valid", "val", "dev", "test")
@@ -33,7 +36,7 @@ class SplitSourceConfig(DataSourceConfig):
         return value
 
 
-def select_split(rows: Any, split: str) -> Any:
+def select_split(rows: "Dataset", split: str) -> "Dataset":
     """Returns the rows of a `datasets.Dataset` in the slice of ``split``."""
     _, start, end = parse(split)
     if start is None and end is None:
@@ -43,7 +46,7 @@ def select_split(rows: Any, split: str) -> Any:
     return rows.select(range(first, last) if first < last else [])
 
 
-def rows_before(rows: Any, split: str) -> int:
+def rows_before(rows: "Dataset", split: str) -> int:
     """Returns the number of rows before the slice of ``split``."""
     start = parse(split)[1]
     return _row(start, len(rows), 0)

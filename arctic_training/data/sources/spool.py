@@ -5,9 +5,16 @@ import socket
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
 
 from arctic_training.errors.types import DataError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from datasets import Dataset, Features
 
 IN_MEMORY = 64 * 2**20
 """Bytes up to which tables stay in memory."""
@@ -25,10 +32,10 @@ class Scratch:
         self._folder = tempfile.TemporaryDirectory(prefix="rows_", suffix=owner, dir=folder, ignore_cleanup_errors=True)
         self.path = Path(self._folder.name)
 
-    def __deepcopy__(self, memo: Any) -> "Scratch":
+    def __deepcopy__(self, memo: object) -> "Scratch":
         return self  # `datasets` copies what refers to it
 
-    def __reduce__(self) -> Any:
+    def __reduce__(self) -> tuple[type[Path], tuple[str]]:
         return Path, (str(self.path),)  # another process does not remove it
 
 
@@ -38,12 +45,12 @@ class Spool:
     def __init__(self, folder: Path | None, limit: int | None = None) -> None:
         """Files go to ``folder`` above ``limit`` bytes, by default `IN_MEMORY`."""
         self._folder, self._limit, self._bytes = folder, IN_MEMORY if limit is None else limit, 0
-        self._tables: list[Any] = []
+        self._tables: list[pa.Table] = []
         self._scratch: Scratch | None = None
-        self._writer: Any = None
+        self._writer: _Writer | None = None
         self._files: list[str] = []
 
-    def add(self, table: Any) -> None:
+    def add(self, table: "pa.Table") -> None:
         """Adds a `pyarrow.Table`, which may have another schema than those before.
 
         Raises `DataError` when the folder cannot be written.
@@ -60,14 +67,14 @@ class Spool:
             raise DataError(f"{self._folder or tempfile.gettempdir()} cannot be written: {error}") from error
         self._tables = []
 
-    def tables(self) -> Iterator[Any]:
+    def tables(self) -> Iterator["pa.Table"]:
         """Yields the tables in order, those in files in batches; no more can be added."""
         self._close()
         yield from self._tables
         for file in self._files:
             yield from _read_file(file)
 
-    def dataset(self, features: Any = None) -> Any:
+    def dataset(self, features: "Features | None" = None) -> "Dataset":
         """Returns all rows as a `datasets.Dataset`; columns that some tables lack are filled in.
 
         Raises `pyarrow.ArrowException` for tables that do not fit together.
@@ -97,7 +104,7 @@ class Spool:
             unified.add(pa.concat_tables([empty, table], promote_options="permissive"))
         return unified
 
-    def _write(self, table: Any) -> None:
+    def _write(self, table: "pa.Table") -> None:
         assert self._scratch is not None
         if self._writer is None or not self._writer.schema.equals(table.schema, check_metadata=True):
             self._close()
@@ -111,7 +118,7 @@ class Spool:
             self._writer = None
 
 
-def take(table: Any, indices: Any, spool: Spool) -> Any:
+def take(table: "pa.Table", indices: npt.NDArray[np.int64], spool: Spool) -> "pa.Table":
     """Returns the rows of a `pyarrow.Table` at ascending ``indices``, collected in ``spool``."""
     import pyarrow as pa
 
@@ -125,14 +132,14 @@ def take(table: Any, indices: Any, spool: Spool) -> Any:
 class _Writer:
     """Writes tables of one schema to a file."""
 
-    def __init__(self, file: str, schema: Any) -> None:
+    def __init__(self, file: str, schema: "pa.Schema") -> None:
         import pyarrow as pa
 
         self.schema = schema
         self._sink = pa.OSFile(file, "wb")
         self._stream = pa.ipc.new_stream(self._sink, schema)
 
-    def write(self, table: Any) -> None:
+    def write(self, table: "pa.Table") -> None:
         self._stream.write_table(table)
 
     def close(self) -> None:
@@ -140,7 +147,7 @@ class _Writer:
         self._sink.close()
 
 
-def _read_file(file: str) -> Iterator[Any]:
+def _read_file(file: str) -> Iterator["pa.Table"]:
     """Yields the tables of a file, mapped into memory."""
     import pyarrow as pa
 

@@ -1,7 +1,7 @@
 """The source of tensors in files of numpy or safetensors."""
 
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, ClassVar
 
 import numpy as np
 import torch
@@ -27,13 +27,14 @@ class TensorFileSource(DataSource):
     name = "tensor_file"
     config_type: ClassVar[type[DataSourceConfig]] = TensorFileConfig
 
-    def load(self, config: TensorFileConfig, split: str) -> Any:
+    def load(self, config: TensorFileConfig, split: str) -> torch.Tensor | dict[str, torch.Tensor]:
         path = config.name_or_path
         try:
             if path.suffix == ".safetensors":
                 from safetensors.torch import load_file
 
-                return load_file(path)
+                tensors: dict[str, torch.Tensor] = load_file(path)
+                return tensors
             if path.suffix in SUFFIXES:
                 arrays = np.load(path, allow_pickle=False)
                 if path.suffix == ".npy":

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, field_validator
 
@@ -12,6 +12,9 @@ from arctic_training.data.sources.files import FileSource, FileSourceConfig, rea
 from arctic_training.data.sources.json_columns import to_dataset
 from arctic_training.data.sources.spool import Spool
 from arctic_training.errors.types import DataError
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 _MAX_ROW_BYTES = 2**24
 """Bytes of the longest row of a CSV file."""
@@ -38,7 +41,7 @@ class CsvSource(FileSource):
     config_type = CsvSourceConfig
     config: CsvSourceConfig
 
-    def read(self, files: list[Path]) -> Any:
+    def read(self, files: list[Path]) -> "Dataset":
         import pyarrow as pa
         from pyarrow import csv
 
@@ -108,7 +111,7 @@ class TextSource(FileSource):
                 paragraph = []
         yield "".join(paragraph).strip("\n")
 
-    def read(self, files: list[Path]) -> Any:
+    def read(self, files: list[Path]) -> "Dataset":
         return to_dataset((row for file in files for row in self.rows(file)), self.folder)
 
 

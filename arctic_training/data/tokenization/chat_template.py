@@ -7,11 +7,15 @@ import signal
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from types import FrameType
+from typing import TYPE_CHECKING, Any
 
 from arctic_training.data.formats.messages import part_text
 from arctic_training.data.formats.remarks import remark
 from arctic_training.errors.types import DataError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 Message = Mapping[str, Any]
 Chat = Sequence[Message]
@@ -32,7 +36,7 @@ _TOOL_ARGUMENTS = {"zqkeyqz": "zqvalueqz"}
 class ChatTemplate:
     """Turns messages into the text a model reads."""
 
-    def __init__(self, tokenizer: Any, arguments: Mapping[str, Any] | None = None) -> None:
+    def __init__(self, tokenizer: "PreTrainedTokenizerBase", arguments: Mapping[str, Any] | None = None) -> None:
         """``arguments`` are passed to the template. Raises `DataError` when the tokenizer has no template."""
         if not getattr(tokenizer, "chat_template", None):
             raise DataError(
@@ -48,7 +52,7 @@ class ChatTemplate:
         """Whether the template reads contents as lists of parts only, as those of vision models do."""
         self._needs_parts = not self._renders(MARKER) and self._renders([{"type": "text", "text": MARKER}])
 
-    def _renders(self, content: Any) -> bool:
+    def _renders(self, content: object) -> bool:
         """Returns whether a chat with this content is rendered with its words.
 
         Raises `DataError` for a template that does not parse, that leaves its sandbox, or that does not end.
@@ -112,7 +116,7 @@ class ChatTemplate:
             read["tool_calls"] = [self._call(call) for call in read["tool_calls"]]
         return read
 
-    def _call(self, call: Any) -> Any:
+    def _call(self, call: object) -> object:
         """Returns a tool call with its arguments as a mapping or JSON text, whichever the template takes."""
         if not isinstance(call, Mapping):
             return call
@@ -171,7 +175,7 @@ class ChatTemplate:
 def _time_limit(seconds: float) -> Iterator[None]:
     """Raises TimeoutError inside after ``seconds`` of processor time; in a main thread only, which gets the signals."""
 
-    def raise_timeout(number: int, frame: Any) -> None:
+    def raise_timeout(number: int, frame: FrameType | None) -> None:
         raise TimeoutError
 
     if threading.current_thread() is not threading.main_thread() or signal.getitimer(signal.ITIMER_VIRTUAL)[0]:

@@ -4,7 +4,6 @@ import json
 import re
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from typing import Any
 
 from arctic_training.data.formats.messages import text_of
 from arctic_training.data.tokenization.assistant_mask import MaskedChat
@@ -80,7 +79,7 @@ def _missing(message: Message, answer: str) -> Iterator[str]:
             yield f"the tool call {short_repr(name)} does not stand" + (f" {count} times" if count > 1 else "")
 
 
-def _name(call: Any) -> str:
+def _name(call: object) -> str:
     """Returns the name of the function that a tool call names; empty without one."""
     function = call.get("function") or call if isinstance(call, Mapping) else None
     return str(function.get("name") or "") if isinstance(function, Mapping) else ""

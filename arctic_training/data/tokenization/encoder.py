@@ -2,7 +2,7 @@
 
 import unicodedata
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -19,6 +19,9 @@ from arctic_training.data.tokenization.turn_locator import Renderer, TurnLocator
 from arctic_training.errors.types import DataError
 from arctic_training.loss.targets import IGNORE_INDEX
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
 _VERIFIED = 32
 """Samples whose labels are decoded again, and compared with the text that they stand for."""
 
@@ -28,7 +31,7 @@ class SampleEncoder:
 
     def __init__(
         self,
-        tokenizer: Any,
+        tokenizer: "PreTrainedTokenizerBase",
         *,
         mask_inputs: bool = True,
         ignore_empty_think: bool = False,

@@ -4,12 +4,15 @@ import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from arctic_training.data.tokenization.chat_template import Span
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 Tokens = npt.NDArray[np.int32]
 Mask = npt.NDArray[np.bool_]
@@ -31,7 +34,7 @@ def unknown_words() -> Iterator[dict[str, None]]:
 class SpanTokenizer:
     """Tokenizes each text once, and returns which tokens hold a character of its spans."""
 
-    def __init__(self, tokenizer: Any, arguments: Mapping[str, Any] | None = None) -> None:
+    def __init__(self, tokenizer: "PreTrainedTokenizerBase", arguments: Mapping[str, Any] | None = None) -> None:
         """``arguments`` are passed to the tokenizer."""
         self.tokenizer, self.arguments = tokenizer, dict(arguments or {})
         self._bytes = None if self.arguments else token_bytes(tokenizer)
@@ -119,7 +122,7 @@ def _span_mask(ends: npt.NDArray[np.int64], text: str, spans: Sequence[Span]) ->
     return mask
 
 
-def token_bytes(tokenizer: Any) -> npt.NDArray[np.int64] | None:
+def token_bytes(tokenizer: "PreTrainedTokenizerBase") -> npt.NDArray[np.int64] | None:
     """Returns how many bytes of text each token stands for, int64 ``[vocabulary]``; None unless it is byte-level BPE.
 
     This saves a third of the time of tokenizing: the library need not track where every token came from.

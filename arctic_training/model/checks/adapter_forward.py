@@ -1,11 +1,11 @@
 """Runs a model with an adapter on a small batch, to see that the adapter works with it."""
 
 import traceback
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from arctic_training.engine.engine import Engine
 from arctic_training.engine.zero import is_meta_tensor_error
 from arctic_training.errors.types import ModelError
 from arctic_training.model.target_losses import target_losses
@@ -15,7 +15,7 @@ _LENGTH = 4
 
 
 @torch.no_grad()
-def check_adapter_forward(model: Any, method: str, device: torch.device) -> None:
+def check_adapter_forward(model: Engine | torch.nn.Module, method: str, device: torch.device) -> None:
     """Computes the losses of a small batch by ``model``, an engine or a module (on the meta device too).
 
     All ranks must call it. Raises `ModelError` where the adapter, of PEFT's ``method``, fails, or where its forward
@@ -25,7 +25,7 @@ def check_adapter_forward(model: Any, method: str, device: torch.device) -> None
     batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": ids, "num_targets": _LENGTH - 1}
     try:
         with eval_mode([model if isinstance(model, torch.nn.Module) else model.module]):
-            losses: Any = target_losses(model, batch)
+            losses = target_losses(model, batch)
     except Exception as error:
         frames = traceback.extract_tb(error.__traceback__)
         inconclusive = is_meta_tensor_error(error) or (device.type == "meta" and isinstance(error, RuntimeError))

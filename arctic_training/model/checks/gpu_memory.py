@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -11,8 +11,13 @@ from arctic_training.errors.types import ModelError
 from arctic_training.model.huggingface_config import HFModelConfig
 from arctic_training.model.memory_estimate import USABLE_SHARE, layout_of
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
-def check_gpu_memory(model: Any, trainer: TrainerView, section: HFModelConfig, deepspeed: Mapping[str, Any]) -> None:
+
+def check_gpu_memory(
+    model: "PreTrainedModel", trainer: TrainerView, section: HFModelConfig, deepspeed: Mapping[str, Any]
+) -> None:
     """Compares what a GPU has to hold of ``model``, which has no weights yet, with its memory; see `layout_of`.
 
     Skipped for quantized weights, and where a ``bf16`` block keeps less in fp32 than the estimate. Raises `ModelError`.

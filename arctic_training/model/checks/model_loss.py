@@ -2,11 +2,12 @@
 
 import math
 from collections.abc import Collection
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
+from arctic_training.engine.engine import Engine
 from arctic_training.errors.types import ModelError
 from arctic_training.generation.prompts import is_encoder_decoder
 from arctic_training.logging import logger
@@ -16,6 +17,9 @@ from arctic_training.model.causal_lm import causal_model, embedding_rows
 from arctic_training.model.target_losses import target_losses
 from arctic_training.state import eval_mode
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
 _LENGTH = 8
 _TOLERANCE = {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 3e-2}
 """How far two ways of rounding may differ, as a share of the loss."""
@@ -23,7 +27,7 @@ _TOLERANCE = {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 3e-2}
 
 @torch.no_grad()
 def check_model_loss(
-    engine: Any, device: torch.device, *, sequence_parallel: bool = False, overrides: Collection[str] = ()
+    engine: Engine, device: torch.device, *, sequence_parallel: bool = False, overrides: Collection[str] = ()
 ) -> None:
     """Compares the loss of a small row by `target_losses` with the one that the model's own forward computes for it.
 
@@ -72,7 +76,7 @@ def check_model_loss(
         logger.warning(f"model.hf_config_kwargs: {idle[0]} changes nothing: {name} adds nothing to its loss as it is")
 
 
-def _small_row(model: Any, device: torch.device) -> dict[str, Any]:
+def _small_row(model: "PreTrainedModel", device: torch.device) -> dict[str, Any]:
     ids = torch.arange(3, 3 + _LENGTH, device=device)[None] % (embedding_rows(model) or _LENGTH)
     row = {"input_ids": ids, "labels": ids, "attention_mask": torch.ones_like(ids)}
     return row if is_encoder_decoder(model) else {**row, "position_ids": torch.arange(_LENGTH, device=device)[None]}

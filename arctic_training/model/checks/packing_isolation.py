@@ -1,20 +1,24 @@
 """Runs a model on packed rows, to see that a document does not depend on the one before it."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
+from arctic_training.engine.engine import Engine
 from arctic_training.errors.types import ModelError
 from arctic_training.loss.targets import IGNORE_INDEX
 from arctic_training.model.causal_lm import causal_model, embedding_rows
 from arctic_training.model.target_losses import target_losses
 from arctic_training.state import eval_mode
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
 _LENGTH = 8
 
 
 @torch.no_grad()
-def check_packing_isolation(engine: Any, device: torch.device) -> None:
+def check_packing_isolation(engine: Engine, device: torch.device) -> None:
     """Compares a document's losses after one document with those after another, in three small forward passes.
 
     Most models of transformers find the documents by their positions; the others say nothing. All ranks must call it.
@@ -42,7 +46,7 @@ def check_packing_isolation(engine: Any, device: torch.device) -> None:
         )
 
 
-def _packed_row(model: Any, start: int, device: torch.device) -> dict[str, Any]:
+def _packed_row(model: "PreTrainedModel", start: int, device: torch.device) -> dict[str, Any]:
     """Returns a batch of two documents in a row, the first of which begins with the token ``start``."""
     vocabulary = embedding_rows(model) or _LENGTH
     ids = torch.cat([torch.arange(start, start + _LENGTH), torch.arange(_LENGTH)])[None] % vocabulary

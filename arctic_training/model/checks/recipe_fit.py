@@ -1,13 +1,16 @@
 """Compares what the recipe asks of a model with what the architecture in its config can do."""
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 from arctic_training.errors.types import ModelError
 from arctic_training.model import attention
 from arctic_training.model.transforms.peft import PeftTransform
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
 
-def check_packing(config: Any, adapter: PeftTransform | None) -> None:
+
+def check_packing(config: "PreTrainedConfig", adapter: PeftTransform | None) -> None:
     """Compares packed rows with the layers of the model and its adapter.
 
     Raises `ModelError` where samples in one row could not be kept apart.
@@ -24,7 +27,9 @@ def check_packing(config: Any, adapter: PeftTransform | None) -> None:
         )
 
 
-def check_sequence_parallel(config: Any, implementation: str | None, size: int, adapter: PeftTransform | None) -> None:
+def check_sequence_parallel(
+    config: "PreTrainedConfig", implementation: str | None, size: int, adapter: PeftTransform | None
+) -> None:
     """Compares sequence parallelism over ``size`` ranks with attention, heads and positions of the model.
 
     ``implementation`` is that of its attention. Raises `ModelError` where its numbers would be others than on one rank.

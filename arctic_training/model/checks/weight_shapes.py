@@ -1,11 +1,14 @@
 """Compares the shapes of the weights in a model's files with those of a model built from its config."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 from torch import nn
 
 from arctic_training.errors.types import ModelError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 def check_weight_shapes(model: nn.Module, file_shapes: Mapping[str, list[int]]) -> None:
@@ -20,7 +23,9 @@ def check_weight_shapes(model: nn.Module, file_shapes: Mapping[str, list[int]]) 
         raise ModelError(mismatch_message(problems))
 
 
-def check_modules_in_files(model: Any, file_shapes: Mapping[str, list[int]], *, new: Sequence[str]) -> None:
+def check_modules_in_files(
+    model: "PreTrainedModel", file_shapes: Mapping[str, list[int]], *, new: Sequence[str]
+) -> None:
     """Compares the modules of ``model`` with those that the files hold weights of; ``new`` ones may be missing.
 
     Raises `ModelError`.

@@ -1,6 +1,6 @@
 """Transforms by torch and transformers: activation checkpointing and compilation."""
 
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import nn
@@ -8,6 +8,9 @@ from torch import nn
 from arctic_training.config.sections.base import ComponentConfig
 from arctic_training.errors.types import ModelError
 from arctic_training.model.transforms.base import ModelTransform
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 class ActivationCheckpointingConfig(ComponentConfig):
@@ -20,7 +23,7 @@ class ActivationCheckpointing(ModelTransform[ActivationCheckpointingConfig]):
     name = "activation_checkpointing"
     config_type = ActivationCheckpointingConfig
 
-    def __call__(self, model: Any) -> nn.Module:
+    def __call__(self, model: "PreTrainedModel") -> nn.Module:
         """Raises `ModelError` for a model that does not support it."""
         if not getattr(model, "supports_gradient_checkpointing", hasattr(model, "gradient_checkpointing_enable")):
             raise ModelError(f"{type(model).__name__} cannot checkpoint its activations")

@@ -3,7 +3,7 @@
 import copy
 import dataclasses
 import warnings
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -15,6 +15,9 @@ from arctic_training.errors.types import MissingDependencyError, ModelError
 from arctic_training.model.config_values import coerce_values
 from arctic_training.model.transforms.base import ModelTransform
 from arctic_training.registry import suggest
+
+if TYPE_CHECKING:
+    import peft
 
 
 class PeftConfig(ComponentConfig):
@@ -114,7 +117,7 @@ class PeftTransform(ModelTransform[PeftConfig]):
                 f"partitioned over the processes; use stage 2, or another method{reason}"
             )
 
-    def _init_changes_base(self, peft_config: Any) -> bool:
+    def _init_changes_base(self, peft_config: "peft.PeftConfig") -> bool:
         """Returns whether ``init_lora_weights`` assigns weights of the base, found by applying it to one small layer.
 
         Raises `ModelError` for a value that PEFT does not have, or that needs more than a recipe can give.
@@ -147,7 +150,7 @@ class PeftTransform(ModelTransform[PeftConfig]):
                 raise ModelError(f"model.peft_config.init_lora_weights: {method}: {_sentence(error)}") from error
         return not torch.equal(layer.weight, before)
 
-    def _peft_config(self) -> Any:
+    def _peft_config(self) -> "peft.PeftConfig":
         """Returns PEFT's config of the method. Raises `MissingDependencyError` or `ModelError`."""
         try:
             import peft
@@ -174,7 +177,7 @@ class PeftTransform(ModelTransform[PeftConfig]):
         except Exception as error:
             raise ModelError(f"model.peft_config: {_sentence(error)}") from error
 
-    def _adapt(self, model: nn.Module, peft_config: Any) -> nn.Module:
+    def _adapt(self, model: nn.Module, peft_config: "peft.PeftConfig") -> nn.Module:
         """Returns ``model`` with a new adapter. Raises `ModelError`."""
         import peft
 
@@ -199,7 +202,7 @@ def _partitioned_copy(meta_model: nn.Module, *, gathered: list[str]) -> nn.Modul
     for name, parameter in partitioned.named_parameters(remove_duplicate=False):
         if any(f"{module}." in name for module in gathered) or not parameter.numel():
             continue
-        shape: Any = parameter.shape
+        shape = parameter.shape
         parameter.data = torch.empty(0, dtype=parameter.dtype, device="meta")
         parameter.ds_shape, parameter.ds_numel = shape, shape.numel()  # type: ignore[attr-defined]
     return partitioned
@@ -227,7 +230,7 @@ def _check_no_views(model: nn.Module) -> None:
             )
 
 
-def _with_base_changes(adapted: Any, changes: list[str]) -> nn.Module:
+def _with_base_changes(adapted: "peft.PeftModel", changes: list[str]) -> nn.Module:
     """Sets ``base_changes`` of the model; a row for padding alone is no change where nothing trains it."""
     base = adapted.get_base_model()
     ends = [part for part in (base.get_input_embeddings(), base.get_output_embeddings()) if part is not None]
