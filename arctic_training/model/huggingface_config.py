@@ -1,12 +1,13 @@
 """The keys of a recipe's model section for models of transformers."""
 
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import SerializeAsAny, field_validator, model_validator
+from pydantic import Field, SerializeAsAny, field_validator, model_validator
 
 from arctic_training.config.checks.files import unreadable
 from arctic_training.config.checks.not_built import MODEL
-from arctic_training.config.checks.problems import Problem
+from arctic_training.config.checks.problems import Problem, Problems
 from arctic_training.config.sections.base import ComponentConfig
 from arctic_training.config.sections.changes import RESUME_SAFE
 from arctic_training.config.sections.component import AnyComponent, parse_component
@@ -14,6 +15,7 @@ from arctic_training.config.sections.model import ModelConfig
 from arctic_training.errors.types import ModelError
 from arctic_training.model import attention
 from arctic_training.model.pretrained_adapter import base_of, is_adapter
+from arctic_training.model.tasks import TASKS, TaskName
 
 
 class HFModelConfig(ModelConfig):
@@ -22,10 +24,18 @@ class HFModelConfig(ModelConfig):
     name_or_path: str
     """A folder, a model's name on the hub, or a ``.gguf`` file, whose weights are converted to ``dtype``. The folder of
     an adapter is loaded as its base with the adapter merged into it."""
+    task: TaskName = "causal_lm"
+    """What the model computes: causal_lm or seq2seq_lm (tokens), sequence_classification (the scores of labels for a
+    text), token_classification (for each token) or encoder (hidden states). By default what the trainer trains."""
+    num_labels: int | None = Field(default=None, ge=1)
+    """How many labels a classifier has; by default as many as the model in the files."""
+    labels: list[str] = []
+    """The names of a classifier's labels, in the order of their numbers; by default those of the model in the files."""
     random_weights: bool = False
     """Draw the weights at random, by ``seed``; the model's folder then needs no more than a config."""
     new_weights: list[str] = []
-    """Modules that are missing in the files, to be initialised at random, such as the head that a subclass adds."""
+    """Modules or weights that are initialised at random where the files lack them, or hold another shape: ``[score]``
+    for a new head. A path of the model, without the prefix of its backbone or with it."""
     hf_config_kwargs: dict[str, Any] = {}
     """Overrides of the model's config. Another number of layers means random weights."""
     attn_implementation: str = "auto"
@@ -69,6 +79,32 @@ class HFModelConfig(ModelConfig):
     @classmethod
     def _parse_transforms(cls, value: Any) -> Any:
         return [parse_component("model_transform", one) for one in (value if isinstance(value, list) else [value])]
+
+    def fit_role(self, tasks: Sequence[str], num_labels: int | None) -> None:
+        keys = self.model_fields_set
+        if "task" not in keys:
+            self.task = tasks[0]  # type: ignore[assignment]
+            keys.discard("task")  # a section that is derived from this one may be of another role
+        elif self.task not in tasks:
+            problem = f"{self.task}, and the trainer takes {' or '.join(tasks)} here"
+            raise Problems([Problem(("task",), problem)])
+        key = "labels" if self.labels else "num_labels"
+        count = len(self.labels) or self.num_labels
+        if count is not None and not TASKS[self.task].has_labels:
+            raise Problems([Problem((key,), f"a {TASKS[self.task].noun} has no labels; remove it")])
+        if count is not None and num_labels is not None and count != num_labels:
+            raise Problems([Problem((key,), f"{count} labels, and the trainer needs {num_labels}; remove it")])
+        if count is None and num_labels is not None and TASKS[self.task].has_labels:
+            self.num_labels = num_labels
+            keys.discard("num_labels")
+
+    @model_validator(mode="after")
+    def _check_labels(self) -> "HFModelConfig":
+        if twice := next((one for one in self.labels if self.labels.count(one) > 1), None):
+            raise ValueError(f"labels: {twice!r} occurs twice")
+        if self.labels and self.num_labels not in (None, len(self.labels)):
+            raise ValueError(f"num_labels: {self.num_labels}, and labels names {len(self.labels)}; give one of them")
+        return self
 
     @model_validator(mode="after")
     def _one_checkpointing_key(self) -> "HFModelConfig":

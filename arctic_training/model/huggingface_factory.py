@@ -19,12 +19,19 @@ from arctic_training.model.checks.gpu_memory import check_gpu_memory
 from arctic_training.model.checks.model_loss import check_model_loss
 from arctic_training.model.checks.packing_isolation import check_packing_isolation
 from arctic_training.model.checks.positions import check_positions
-from arctic_training.model.checks.recipe_fit import check_compile, check_packing, check_sequence_parallel
+from arctic_training.model.checks.recipe_fit import (
+    check_compile,
+    check_new_weights_trained,
+    check_packing,
+    check_pad_token,
+    check_sequence_parallel,
+)
 from arctic_training.model.factory import ModelFactory
 from arctic_training.model.huggingface_config import HFModelConfig
 from arctic_training.model.memory_estimate import USABLE_SHARE, estimate, layout_of
 from arctic_training.model.pretrained import Pretrained
 from arctic_training.model.pretrained_adapter import PretrainedAdapter, is_adapter
+from arctic_training.model.tasks import TASKS, Task, require_labels, set_labels, task_of
 from arctic_training.model.transformers_internals import model_class_of
 from arctic_training.model.transforms.base import ModelTransform
 from arctic_training.model.transforms.builtin import (
@@ -40,7 +47,7 @@ DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 
 class HFModelFactory(ModelFactory[HFModelConfig]):
-    """Makes any causal language model of transformers. Raises `ModelError` for one that cannot be loaded."""
+    """Makes a model of transformers for a task. Raises `ModelError` for one that cannot be loaded."""
 
     name = "huggingface"
     config_type = HFModelConfig
@@ -48,10 +55,15 @@ class HFModelFactory(ModelFactory[HFModelConfig]):
 
     @property
     def auto_class(self) -> Any:
-        """The auto class of transformers that builds and loads the model."""
-        from transformers import AutoModelForCausalLM
+        """The auto class of transformers that builds and loads the model: that of ``model.task``."""
+        import transformers
 
-        return AutoModelForCausalLM
+        return getattr(transformers, TASKS[self.config.task].auto_class)
+
+    @property
+    def task(self) -> Task | None:
+        """The task of the auto class; None for one that no task has."""
+        return task_of(self.auto_class)
 
     @functools.cached_property
     def pretrained(self) -> Pretrained:
@@ -82,21 +94,25 @@ class HFModelFactory(ModelFactory[HFModelConfig]):
         if model is None:
             return
         new_tokens = self._fit_vocabulary(model, tokenizer)
+        if self.task is not None and self.task.pools:
+            with self.pretrained.named_in_errors():
+                check_pad_token(model.config, tokenizer)
         if adapter is not None:
             self.meta_model = adapter.dry_run(model, sharded=self._stage == 3)
             if self.meta_model is not None:
-                check_adapter_forward(self.meta_model, adapter.method, torch.device("meta"))
+                check_new_weights_trained(self.meta_model, self.config.new_weights)
+                check_adapter_forward(self.meta_model, adapter.method, torch.device("meta"), task=self.task)
                 new_tokens = [one for one in new_tokens if one[1] != tokenizer.pad_token]
                 warn_about_untrained_rows(self.meta_model, new_tokens)
 
     def validate_engine(self, engine: Any) -> None:
         adapter = self._adapter
         if adapter is not None:
-            check_adapter_forward(engine, adapter.method, self.trainer.device)
+            check_adapter_forward(engine, adapter.method, self.trainer.device, task=self.task)
         own_attention = causal_model(engine).config._attn_implementation != attention.NAME
         if self.trainer.packs_samples and (own_attention or adapter is not None):
             check_packing_isolation(engine, self.trainer.device)
-        if self.auto_class.__name__ == "AutoModelForCausalLM":
+        if self.task is TASKS["causal_lm"]:
             sequence_parallel = self.trainer.config.sequence_parallel_size > 1
             overrides = self.config.hf_config_kwargs
             check_model_loss(engine, self.trainer.device, sequence_parallel=sequence_parallel, overrides=overrides)
@@ -141,6 +157,7 @@ class HFModelFactory(ModelFactory[HFModelConfig]):
         if self.config.peft_config is None:
             return None
         adapter = PeftTransform(PeftConfig(type="peft", config=self.config.peft_config))
+        adapter.task_type = self.task.peft_type if self.task is not None else adapter.task_type
         changes = {
             "weights": self._has_random_weights,
             "config": self.config.hf_config_kwargs,
@@ -152,7 +169,9 @@ class HFModelFactory(ModelFactory[HFModelConfig]):
         return adapter
 
     def _read_config(self) -> tuple[Any, bool]:
-        return self.pretrained.config(self.config.hf_config_kwargs)
+        config, has_all_layers = self.pretrained.config(self.config.hf_config_kwargs)
+        set_labels(config, self.config.labels, self.config.num_labels)
+        return config, has_all_layers
 
     @property
     def _has_random_weights(self) -> bool:
@@ -191,6 +210,8 @@ class HFModelFactory(ModelFactory[HFModelConfig]):
         implementation = self.config.attn_implementation
         model_class = model_class_of(self.auto_class, config)
         fits = model_class is not None and attention.supports_document_attention(model_class, config)
+        # of other tasks the attention may go both ways, which no config says
+        fits = fits and self.task in (None, TASKS["causal_lm"])
         if implementation == attention.NAME and not fits:
             raise ModelError(
                 f"model.attn_implementation: {implementation} does not fit {type(config).__name__}, whose attention is "
@@ -198,14 +219,19 @@ class HFModelFactory(ModelFactory[HFModelConfig]):
             )
         if implementation != "auto":
             return implementation
-        if not fits:
+        if not fits and self.task in (None, TASKS["causal_lm"]):
             logger.info(f"{type(config).__name__}: attention per document does not fit; transformers' own is used")
         return attention.NAME if fits else None
 
     def _check_recipe(self, config: Any) -> None:
         """Raises `ModelError` where the recipe asks for what would be silently wrong."""
+        section = self.config
+        is_named = section.labels or section.num_labels or {"id2label", "num_labels"} & section.hf_config_kwargs.keys()
+        if TASKS[section.task].has_labels and not is_named:
+            with self.pretrained.named_in_errors():
+                require_labels(config)
         if self.trainer.packs_samples:
-            check_packing(config, self._adapter)
+            check_packing(config, self._adapter, self.task)
         if self.config.compile or any(one.type == Compile.name for one in self.config.transforms):
             check_compile(stage=self._stage)
 

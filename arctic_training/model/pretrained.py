@@ -14,8 +14,15 @@ from arctic_training.config.checks.files import not_on_hub
 from arctic_training.errors.types import ModelError
 from arctic_training.logging import logger, without_progress_bars
 from arctic_training.model import weight_files
-from arctic_training.model.checks.weight_shapes import check_modules_in_files, check_weight_shapes, mismatch_message
+from arctic_training.model.checks.weight_shapes import (
+    check_modules_in_files,
+    check_new_weights,
+    check_weight_shapes,
+    is_named,
+    mismatch_message,
+)
 from arctic_training.model.config_values import coerce_values
+from arctic_training.model.tasks import TASKS
 from arctic_training.model.transformers_internals import converts_weights
 from arctic_training.registry import suggest
 
@@ -35,7 +42,7 @@ class Pretrained:
         self.is_gguf = path.suffix == ".gguf"
         self.location = str(path.parent if self.is_gguf else path if path.is_dir() else name)
         self.new_weights: Sequence[str] = ()
-        """Modules whose weights the files need not hold."""
+        """Paths of modules or weights that the files need not hold, or may hold in another shape."""
         self.options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
         if self.is_gguf:
             self.options["gguf_file"] = path.name
@@ -69,6 +76,7 @@ class Pretrained:
 
         Raises `ModelError` for files that are missing or damaged, or hold weights of other shapes.
         """
+        check_new_weights(meta_model, self.new_weights)
         if not self.path.is_dir() or self.is_gguf:
             return
         with self.named_in_errors():
@@ -76,7 +84,7 @@ class Pretrained:
             if not shapes and not any(self.path.glob("pytorch_model*.bin*")):
                 raise ModelError("no weights in it; expected model.safetensors, or an index with its files")
             if not converts_weights(meta_model):
-                check_weight_shapes(meta_model, shapes)
+                check_weight_shapes(meta_model, shapes, new=self.new_weights)
                 check_modules_in_files(meta_model, shapes, new=self.new_weights)
 
     @contextmanager
@@ -98,11 +106,14 @@ class Pretrained:
         kwargs["ignore_mismatched_sizes"] = True
         with _quiet_loading():
             model, info = self._call(lambda: auto_class.from_pretrained(self.location, **kwargs))
+        prefix = model.base_model_prefix
         problems = [
             f"{name} is {list(in_file)} in the file, {list(by_config)} by the config"
             for name, in_file, by_config in sorted(info["mismatched_keys"])
+            if not is_named(name, self.new_weights, prefix)
         ]
-        problems += [f"{name} is missing" for name in sorted(info["missing_keys"]) if not self._is_new(name)]
+        missing = (name for name in sorted(info["missing_keys"]) if not is_named(name, self.new_weights, prefix))
+        problems += [f"{name} is missing" for name in missing]
         if problems:
             raise ModelError(f"{self._label()}: {mismatch_message(problems)}")
         if unused := sorted(info["unexpected_keys"]):
@@ -135,7 +146,8 @@ class Pretrained:
         elif "attn_implementation" in text or "FlashAttention" in text or "flash_attn" in text:
             return f"model.attn_implementation: {text}"
         elif "Unrecognized configuration class" in text:
-            text = "no causal language model of transformers has such a config"
+            task = next((task for task in TASKS.values() if f"{task.auto_class}." in text), TASKS["causal_lm"])
+            text = f"no {task.noun} of transformers has such a config"
         elif type(error).__name__ == "SafetensorError":
             text = f"a file of weights is damaged or cut off: {text}"
         elif "Weights only load failed" in text:
@@ -146,9 +158,6 @@ class Pretrained:
         elif not self.path.exists():
             text = not_on_hub(text)
         return f"{self._label()}: {text[:500]}"
-
-    def _is_new(self, weight: str) -> bool:
-        return any(weight.startswith(f"{module}.") for module in self.new_weights)
 
     def _label(self) -> str:
         return f"{self.key}: {self.name}"

@@ -32,7 +32,10 @@ def fit_vocabulary(
             size = -(-size // 64) * 64  # products of such a width are faster
         logger.info(f"the embedding grows from {count} to {size} rows, for {len(missing)} new tokens")
         model.resize_token_embeddings(size, mean_resizing=False)
-    holders = list(filter(None, (getattr(model, "config", None), getattr(model, "generation_config", None))))
+    config = getattr(model, "config", None)
+    holders = list(filter(None, (config, getattr(model, "generation_config", None))))
+    if hasattr(config, "get_text_config") and (text_config := config.get_text_config()) is not config:
+        holders.append(text_config)
     for holder in holders:
         if is_lexer(tokenizer):  # whose vocabulary the model does not know
             _rename_special_tokens(holder, tokenizer)

@@ -37,6 +37,10 @@ class Role:
     """Whether a model with a vocabulary of another size than that of ``model`` is refused before data are prepared."""
     description: str = ""
     """What the model is, a sentence for the recipe reference."""
+    tasks: tuple[str, ...] = ("causal_lm",)
+    """What a model of transformers in this role may compute, as ``model.task`` names it; the first is the default."""
+    num_labels: int | None = None
+    """How many labels the head of the model has, where the objective and not the recipe decides it."""
 
     def section(self, part: str) -> str:
         """Returns the name of the role's section for ``part``: ``optimizer`` or ``scheduler``."""

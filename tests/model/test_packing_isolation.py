@@ -114,7 +114,9 @@ def test_the_data_factory_says_whether_its_rows_are_packed(tmp_path: Path) -> No
     (files / "model" / "config.json").write_text(json.dumps({"model_type": "t5", "vocab_size": 320, **shape}))
     settings["model"] = {"name_or_path": str(files / "model"), "dtype": "fp32", "random_weights": True}
     settings["data"] |= {"pack_samples": True, "type": "packed_pairs_of_a_test"}
-    with pytest.raises(ModelError, match=r"T5\w+ cannot be given several samples in one row .*data factory's `packs`"):
+    with pytest.raises(
+        ModelError, match=r"T5\w+: .* cannot be given several samples in one row.*data factory's `packs`"
+    ):
         PairTrainer(get_config(settings))
     settings["data"]["type"] = "pairs_of_a_test"
     trainer: Any = PairTrainer(get_config(settings))

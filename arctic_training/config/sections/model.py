@@ -1,5 +1,6 @@
 """The section of a model: the keys that all models have."""
 
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 from pydantic import BeforeValidator
@@ -26,3 +27,9 @@ class ModelConfig(ComponentConfig):
     def unshareable(self) -> str:
         """Why ranks cannot share sequences of the model, and what to write instead; empty where nothing is known."""
         return ""
+
+    def fit_role(self, tasks: Sequence[str], num_labels: int | None) -> None:
+        """Fills in what a recipe leaves to the role of the model: the first of its ``tasks``, and ``num_labels``.
+
+        Raises `Problems` for keys that do not fit it. A model of no task fits every role.
+        """

@@ -220,8 +220,13 @@ class TrainerConfig(CrossFieldValidation):
             return each(value, lambda one: parse_component(kind, one))
         if one_of is None or "type" not in info.data:
             return value
-        allowed = listed(getattr(lookup("trainer", info.data["type"]), one_of.types))
+        trainer: Any = lookup("trainer", info.data["type"])
+        allowed = listed(getattr(trainer, one_of.types))
         skip = bool(info.data.get("skip_validation"))
         if getattr(field.annotation, "__origin__", None) is list:
             return each(value, lambda one: resolve_component(one, allowed, skip_validation=skip))
-        return resolve_component(value, allowed, skip_validation=skip)
+        section = resolve_component(value, allowed, skip_validation=skip)
+        role = next((role for role in getattr(trainer, "roles", ()) if role.name == info.field_name), None)
+        if role is not None and isinstance(section, ModelConfig):
+            section.fit_role(role.tasks, role.num_labels)
+        return section

@@ -9,23 +9,31 @@ from arctic_training.engine.engine import Engine
 from arctic_training.engine.zero import is_meta_tensor_error
 from arctic_training.errors.types import ModelError
 from arctic_training.model.target_losses import target_losses
+from arctic_training.model.tasks import TASKS, Task
 from arctic_training.state import eval_mode
 
 _LENGTH = 4
 
 
 @torch.no_grad()
-def check_adapter_forward(model: Engine | torch.nn.Module, method: str, device: torch.device) -> None:
-    """Computes the losses of a small batch by ``model``, an engine or a module (on the meta device too).
+def check_adapter_forward(
+    model: Engine | torch.nn.Module, method: str, device: torch.device, *, task: Task | None = None
+) -> None:
+    """Computes a small batch by ``model``, an engine or a module (on the meta device too).
 
-    All ranks must call it. Raises `ModelError` where the adapter, of PEFT's ``method``, fails, or where its forward
-    does not end in `target_losses`.
+    Of a causal language model, which is also assumed without a ``task``, these are the losses of the batch. All ranks
+    must call it. Raises `ModelError` where the adapter, of PEFT's ``method``, fails, or where the forward of a causal
+    language model does not end in `target_losses`.
     """
     ids = torch.arange(_LENGTH, device=device)[None]
-    batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": ids, "num_targets": _LENGTH - 1}
+    batch: dict[str, Any] = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    is_causal = task is None or task is TASKS["causal_lm"]
     try:
         with eval_mode([model if isinstance(model, torch.nn.Module) else model.module]):
-            losses = target_losses(model, batch)
+            if not is_causal:
+                model(**batch, **({"labels": ids} if task is TASKS["seq2seq_lm"] else {}))
+                return
+            losses = target_losses(model, {**batch, "labels": ids, "num_targets": _LENGTH - 1})
     except Exception as error:
         frames = traceback.extract_tb(error.__traceback__)
         inconclusive = is_meta_tensor_error(error) or (device.type == "meta" and isinstance(error, RuntimeError))

@@ -1,20 +1,28 @@
 """Compares what the recipe asks of a model with what the architecture in its config can do."""
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 from arctic_training.errors.types import ModelError
 from arctic_training.model import attention
+from arctic_training.model.tasks import TASKS, Task
 from arctic_training.model.transforms.peft import PeftTransform
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
 
-def check_packing(config: "PreTrainedConfig", adapter: PeftTransform | None) -> None:
-    """Compares packed rows with the layers of the model and its adapter.
+def check_packing(config: "PreTrainedConfig", adapter: PeftTransform | None, task: Task | None = None) -> None:
+    """Compares packed rows with the task of the model, its layers and its adapter.
 
     Raises `ModelError` where samples in one row could not be kept apart.
     """
+    if task is not None and task is not TASKS["causal_lm"]:
+        why = "computes one vector for a row" if task.pools else "cannot be given several samples in one row"
+        raise ModelError(
+            f"data.pack_samples: {type(config).__name__}: a {task.noun} {why}; give pack_samples: false, or let the "
+            "data factory's `packs` say that its rows are no packed ones"
+        )
     if not attention.supports_packing(config):
         raise ModelError(
             f"data.pack_samples: layers of {type(config).__name__} carry a state from token to token, so that "
@@ -58,3 +66,31 @@ def check_compile(*, stage: int) -> None:
         raise ModelError(
             "model.compile: compiled layers do not gather the weights that ZeRO stage 3 partitions; use stage 2"
         )
+
+
+def check_pad_token(config: "PreTrainedConfig", tokenizer: Any) -> None:
+    """Compares the pad token in the config of a model that computes one vector for a row with that of the rows.
+
+    Many such models take the vector of the last token that is not padding, which they find by its id. Raises
+    `ModelError` where it is another one, or none.
+    """
+    in_rows = getattr(tokenizer, "pad_token_id", None)
+    in_config = getattr(config.get_text_config(), "pad_token_id", None)
+    if in_config is None or in_rows != in_config:
+        raise ModelError(
+            f"the pad token of the model is {in_config}, and that of the tokenizer {in_rows}: padding would be taken "
+            "for the end of a text; give tokenizer.pad_token"
+        )
+
+
+def check_new_weights_trained(model: Any, new: Sequence[str]) -> None:
+    """Raises `ModelError` for weights of an adapted ``model`` that are ``new``, thus random, and not trained."""
+    base = model.get_base_model()
+    for one in new:
+        modules = [module for name, module in base.named_modules() if name == one or name.endswith(f".{one}")]
+        parameters = [parameter for module in modules for parameter in module.parameters()]
+        if parameters and not any(parameter.requires_grad for parameter in parameters):
+            raise ModelError(
+                f"model.peft_config: {one} is among model.new_weights, and nothing would train it; put it into "
+                "modules_to_save"
+            )

@@ -36,6 +36,9 @@ _UNSUPPORTED = {
 """Methods that need more than a model and its batches."""
 
 
+_HEADS = ["classifier", "score"]
+"""Modules that PEFT adds to ``modules_to_save`` of a classifier."""
+
 _INIT_FROM_DATA = ("eva", "corda", "lora_ga")
 """Values of ``init_lora_weights`` that have an effect only after other functions of PEFT have seen data."""
 
@@ -50,6 +53,8 @@ class PeftTransform(ModelTransform[PeftConfig]):
         super().__init__(config)
         self.base_changes: set[str] = set()
         """How the base model differs from what its name loads: vocabulary, weights, ..."""
+        self.task_type = "CAUSAL_LM"
+        """What the model computes, as PEFT names it; a head of labels is trained and saved with the adapter."""
 
     def __call__(self, model: nn.Module) -> nn.Module:
         """Returns the adapted model, whose attribute ``base_changes`` lists the changes of the base.
@@ -86,6 +91,7 @@ class PeftTransform(ModelTransform[PeftConfig]):
                 "ZeRO stage 3 has partitioned over the processes; use stage 2, or another init_lora_weights"
             )
         copied = [str(name) for name in getattr(peft_config, "modules_to_save", None) or ()]
+        copied += _HEADS if self.task_type in ("SEQ_CLS", "TOKEN_CLS") else []
         partitioned = _partitioned_copy(meta_model, gathered=copied) if sharded else None
         if isinstance(getattr(peft_config, "init_lora_weights", None), str):
             peft_config.init_lora_weights = True  # gives other values of the same shapes
@@ -157,7 +163,7 @@ class PeftTransform(ModelTransform[PeftConfig]):
         except ImportError as error:
             raise MissingDependencyError("model.peft_config needs the library peft: pip install peft") from error
 
-        values = {"task_type": "CAUSAL_LM", **self.config.config}
+        values = {"task_type": self.task_type, **self.config.config}
         values.pop("peft_type", None)
         method = self.method
         if method in _UNSUPPORTED:

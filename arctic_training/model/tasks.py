@@ -1,0 +1,67 @@
+"""The tasks of models of transformers: the auto class that builds the model, and the labels of its head."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from arctic_training.errors.types import ModelError
+
+TaskName = Literal["causal_lm", "seq2seq_lm", "sequence_classification", "token_classification", "encoder"]
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a model computes."""
+
+    auto_class: str
+    """The auto class of transformers that builds and loads the model."""
+    noun: str
+    """What such a model is called in messages."""
+    peft_type: str
+    """The ``task_type`` of PEFT."""
+    has_labels: bool = False
+    """Whether the head has an output for each label."""
+    pools: bool = False
+    """Whether the head computes one vector for a whole row, so that a row can hold one sample only."""
+
+
+TASKS: Mapping[TaskName, Task] = {
+    "causal_lm": Task("AutoModelForCausalLM", "causal language model", "CAUSAL_LM"),
+    "seq2seq_lm": Task("AutoModelForSeq2SeqLM", "sequence-to-sequence model", "SEQ_2_SEQ_LM"),
+    "sequence_classification": Task(
+        "AutoModelForSequenceClassification", "sequence classifier", "SEQ_CLS", has_labels=True, pools=True
+    ),
+    "token_classification": Task("AutoModelForTokenClassification", "token classifier", "TOKEN_CLS", has_labels=True),
+    "encoder": Task("AutoModel", "encoder", "FEATURE_EXTRACTION"),
+}
+
+
+def task_of(auto_class: Any) -> Task | None:
+    """Returns the task of an auto class of transformers, or None for another class."""
+    name = getattr(auto_class, "__name__", "")
+    return next((task for task in TASKS.values() if task.auto_class == name), None)
+
+
+def set_labels(config: Any, labels: Sequence[str], num_labels: int | None) -> None:
+    """Sets the labels of the head in the ``config`` of a model: by their names, or by their number."""
+    if labels:
+        config.id2label = dict(enumerate(labels))
+        config.label2id = {label: number for number, label in enumerate(labels)}
+    elif num_labels is not None:
+        config.num_labels = num_labels
+
+
+def require_labels(config: Any) -> None:
+    """Raises `ModelError` for the ``config`` of a model without a classifier: transformers would give it two labels."""
+    if label_names(config) or any("Classification" in name for name in config.architectures or ()):
+        return
+    raise ModelError(
+        f"model.labels: give the names of the labels, or model.num_labels; the model is a "
+        f"{(config.architectures or [type(config).__name__])[0]}, which has none"
+    )
+
+
+def label_names(config: Any) -> list[str]:
+    """Returns the names of a model's labels by its ``config``; none where they are transformers' ``LABEL_0``, ..."""
+    names = [str(name) for _, name in sorted((config.id2label or {}).items())]
+    return [] if all(name == f"LABEL_{number}" for number, name in enumerate(names)) else names
