@@ -137,11 +137,11 @@ def require_keys(name: str, batch: Any, *, packed: bool) -> None:
     plain = ("sft", "causal", "autoregressive")
     tables |= dict.fromkeys(plain, tables["sft"])
     documented = {key: row[-1] for row in rows(section(tables.get(name, f"### {name}"))) for key in code(row[0])}
-    if name in (*plain, "dpo"):
+    if name in (*plain, "dpo", "reward"):
         column = 2 if packed else 1
         tokens = {key: row[column] for row in rows(section(tables["sft"])) for key in code(row[0])}
         documented = {key: shape for key, shape in tokens.items() if shape != "absent"} | (
-            documented if name == "dpo" else {}
+            documented if name in ("dpo", "reward") else {}
         )
     assert set(batch) == set(documented)
     for key, value in batch.items():
@@ -268,8 +268,9 @@ def test_the_classes_on_the_pages_train(
     if kind == "mine":
         assert re.search(r"^\d+\.\d+$", capsys.readouterr().out, re.MULTILINE)
     elif kind == "tied":
-        model = lookup("model_factory", "score_model")(trainer, config.model)
-        assert model.auto_class.__name__ == "AutoModelForSequenceClassification"
+        model = lookup("model_factory", "masked_model")(trainer, config.model)
+        assert model.auto_class.__name__ == "AutoModelForMaskedLM"
+        assert lookup("trainer", "grade").roles[0].num_labels == 1
 
 
 def test_the_recipe_reference_has_every_class_and_key(monkeypatch: pytest.MonkeyPatch) -> None:

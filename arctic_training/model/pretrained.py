@@ -93,7 +93,9 @@ class Pretrained:
         try:
             yield
         except ModelError as error:
-            raise ModelError(f"{self._label()}: {error}") from error
+            section = self.key.partition(".")[0]
+            text = str(error).replace("model.new_weights", f"{section}.new_weights")
+            raise ModelError(f"{self._label()}: {text}") from error
 
     def from_pretrained(self, auto_class: Any, config: Any, options: Mapping[str, Any]) -> nn.Module:
         """Returns the model with its weights. Raises `ModelError` when the files lack some, or hold other shapes."""

@@ -33,9 +33,9 @@ def fit_vocabulary(
         logger.info(f"the embedding grows from {count} to {size} rows, for {len(missing)} new tokens")
         model.resize_token_embeddings(size, mean_resizing=False)
     config = getattr(model, "config", None)
-    holders = list(filter(None, (config, getattr(model, "generation_config", None))))
-    if hasattr(config, "get_text_config") and (text_config := config.get_text_config()) is not config:
-        holders.append(text_config)
+    text_config = getattr(config, "get_text_config", lambda: None)()
+    inner = None if text_config is config else text_config  # where classifiers look for the pad token
+    holders = list(filter(None, (config, inner, getattr(model, "generation_config", None))))
     for holder in holders:
         if is_lexer(tokenizer):  # whose vocabulary the model does not know
             _rename_special_tokens(holder, tokenizer)

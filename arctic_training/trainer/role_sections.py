@@ -108,11 +108,27 @@ def _choose(name: str) -> Any:
             if not (role.precompute_key and getattr(self, role.precompute_key)):
                 return self
             default = default.model_copy(update={"peft_config": None})
+        default = _fitted(name, default, role)
         setattr(self, name, default)
         self.model_fields_set.discard(name)  # it is a default
         return self
 
     return model_validator(mode="after")(choose)
+
+
+def _fitted(name: str, default: ModelConfig, role: Role) -> ModelConfig:
+    """Returns the section ``default`` for a ``role`` of which the model computes something else, or the same section.
+
+    Raises `Problems` where it does not fit.
+    """
+    if getattr(default, "task", role.tasks[0]) in role.tasks and role.num_labels is None:
+        return default
+    section = default.model_copy()
+    try:
+        section.fit_role(role.tasks, role.num_labels)
+    except Problems as error:
+        raise Problems(Problem((name, *one.path), one.text) for one in error.problems) from None
+    return section
 
 
 def _check_deepspeed(name: str) -> Any:

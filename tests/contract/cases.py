@@ -52,6 +52,21 @@ def dpo(folder: Path) -> Recipe:
     return _language(folder, _lines(folder / "pairs.jsonl", pairs))
 
 
+def reward(folder: Path) -> Recipe:
+    settings = dpo(folder)
+    settings["model"] |= {"new_weights": ["score"]}
+    return {**settings, "disable_dropout": False}
+
+
+def classifier(folder: Path) -> Recipe:
+    texts = (" ".join(turn["content"] for turn in row["messages"]) for row in tiny.chats(10, seed=6))
+    labels = ["even", "odd", "neither"]
+    rows = ({"text": text, "label": labels[len(text) % 3]} for text in texts)
+    settings = _language(folder, _lines(folder / "labels.jsonl", rows))
+    settings["model"] |= {"new_weights": ["score"], "labels": labels}
+    return settings
+
+
 def grpo(folder: Path) -> Recipe:
     settings = _language(folder, _lines(folder / "chats.jsonl", tiny.chats(10)))
     rewards = [{"type": "length", "free": 0, "limit": 12}, {"type": "contains", "weight": 0.5}]
@@ -80,9 +95,11 @@ def gan(folder: Path) -> Recipe:
 CASES: dict[str, Callable[[Path], Recipe]] = {
     "autoregressive": autoregressive,
     "causal": causal,
+    "classifier": classifier,
     "dpo": dpo,
     "gan": gan,
     "grpo": grpo,
+    "reward": reward,
     "sft": sft,
 }
 

@@ -65,3 +65,12 @@ def train(trainer: Any) -> dict[str, torch.Tensor]:
     weights = {name: full_parameter(one).detach().clone() for name, one in parameters if one.requires_grad}
     trainer.close()
     return weights
+
+
+def gradients(trainer: Any, loss: torch.Tensor) -> dict[str, torch.Tensor | None]:
+    """Returns the gradient of ``loss`` by the engine of ``trainer``, for each weight."""
+    from arctic_training.engine.zero import full_gradient
+
+    trainer.model.set_gradient_accumulation_boundary(True)
+    trainer.model.backward(loss)
+    return {name: full_gradient(one) for name, one in trainer.model.module.named_parameters()}

@@ -220,7 +220,7 @@ class TrainerConfig(CrossFieldValidation):
             return each(value, lambda one: parse_component(kind, one))
         if one_of is None or "type" not in info.data:
             return value
-        trainer: Any = lookup("trainer", info.data["type"])
+        trainer = lookup("trainer", info.data["type"])
         allowed = listed(getattr(trainer, one_of.types))
         skip = bool(info.data.get("skip_validation"))
         if getattr(field.annotation, "__origin__", None) is list:

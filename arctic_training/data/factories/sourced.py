@@ -79,6 +79,10 @@ class SourcedDataFactory(DataFactory[C]):
         """Returns a `datasets.Dataset` of what ``encode`` returns for the rows; see `preparation.map_rows`."""
         return map_rows(dataset, encode, processes=self.config.num_proc, folder=self.cache_folder)
 
+    def sample_settings(self) -> dict[str, Any]:
+        """Returns what the samples depend on beside rows, tokenizer and code, as values of JSON, for the cache key."""
+        return self.config.model_dump(mode="json", exclude=set(self.not_in_cache_key))
+
     @property
     def tokenize_arguments(self) -> dict[str, Any] | None:
         """Arguments for the tokenizer, from the recipe."""
@@ -191,12 +195,11 @@ class SourcedDataFactory(DataFactory[C]):
                 loaded[n] = load_rows(source, split)
                 fingerprint = cache.rows_fingerprint(loaded[n])
             fingerprints.append([type(source).__qualname__, source.config.model_dump(mode="json"), fingerprint])
-        settings = self.config.model_dump(mode="json", exclude=set(self.not_in_cache_key))
         key = cache.key(
             {
                 "split": split,
                 "sources": fingerprints,
-                "settings": settings,
+                "settings": self.sample_settings(),
                 "max_length": None if "max_length" in self.not_in_cache_key else self.max_length,
                 "tokenizer": cache.tokenizer_fingerprint(self.tokenizer),
                 "tokenizer_settings": self.trainer.config.tokenizer.model_dump(mode="json"),

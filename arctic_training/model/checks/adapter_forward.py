@@ -26,7 +26,7 @@ def check_adapter_forward(
     language model does not end in `target_losses`.
     """
     ids = torch.arange(_LENGTH, device=device)[None]
-    batch: dict[str, Any] = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     is_causal = task is None or task is TASKS["causal_lm"]
     try:
         with eval_mode([model if isinstance(model, torch.nn.Module) else model.module]):

@@ -11,7 +11,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-def check_weight_shapes(model: Any, file_shapes: Mapping[str, list[int]], *, new: Sequence[str] = ()) -> None:
+def check_weight_shapes(
+    model: "PreTrainedModel", file_shapes: Mapping[str, list[int]], *, new: Sequence[str] = ()
+) -> None:
     """Compares the shapes of weights that are both in the files and in ``model``, by name.
 
     Those of ``new`` modules may differ. Raises `ModelError`.
@@ -59,7 +61,7 @@ def check_modules_in_files(
     raise ModelError(message)
 
 
-def check_new_weights(model: Any, new: Sequence[str]) -> None:
+def check_new_weights(model: "PreTrainedModel", new: Sequence[str]) -> None:
     """Raises `ModelError` for a name in ``new`` that is neither a module with weights nor a weight of ``model``."""
     names = [name for name, _ in model.named_parameters()]
     for one in new:

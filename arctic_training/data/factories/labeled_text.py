@@ -1,0 +1,171 @@
+"""Data for classifiers: texts with a label each, or words with a label each."""
+
+import functools
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from pydantic import Field
+
+from arctic_training.config.sections.base import ComponentConfig
+from arctic_training.config.sections.types import HumanInt
+from arctic_training.data.factories.config import SourcedDataConfig
+from arctic_training.data.factories.sourced import SourcedDataFactory
+from arctic_training.data.formats.labels import LabelReader
+from arctic_training.data.formats.remarks import remark, unread_columns
+from arctic_training.data.preparation.row_encoder import Columns, RowEncoder
+from arctic_training.data.sources.arrow_rows import Row
+from arctic_training.data.tokenization.tokenize import SpanTokenizer, Tokens
+from arctic_training.data.tokenization.word_labels import label_words
+from arctic_training.errors.types import DataError
+from arctic_training.generation.special_tokens import get_pad_token_id
+from arctic_training.loss.targets import IGNORE_INDEX
+from arctic_training.registry import lookup
+
+
+class LabeledTextDataConfig(SourcedDataConfig):
+    """The data of the classifier."""
+
+    text_column: str | None = None
+    """Column of the texts; by default ``text``, or ``tokens``, lists of words, for a model that labels tokens."""
+    label_column: str | None = None
+    """Column of the labels, names or numbers from 0; by default ``label``, or ``tags``, a list for each text."""
+    multi_label: bool = False
+    """A text may have several labels, or none: its label is a list of them."""
+    div_length: HumanInt = Field(default=8, ge=1)
+    """The length of a row is a multiple of this."""
+
+
+class LabeledTextDataFactory(SourcedDataFactory[LabeledTextDataConfig]):
+    """Encodes texts with labels. The names of the labels are those of the model (``model.labels``).
+
+    A text is truncated at ``max_length``. Of a word that becomes several tokens the first has the label. A sample is
+    ``input_ids`` with ``labels``. A batch has ``input_ids`` and ``attention_mask``, int64 ``[B, T]``, and ``labels``:
+    int64 ``[B]``, for a model that labels tokens ``[B, T]``, with ``multi_label`` float32 ``[B, labels]``, 1 or 0; -100
+    is no label. ``num_items_in_batch`` counts the labels that are not -100.
+    """
+
+    name = "labeled_text"
+    config_type: ClassVar[type[ComponentConfig]] = LabeledTextDataConfig
+    not_in_cache_key = SourcedDataFactory.not_in_cache_key | {"div_length"}
+
+    @functools.cached_property
+    def labels_tokens(self) -> bool:
+        """Whether each token of a text may have a label. Raises `DataError` where they are to have several."""
+        labels_tokens = getattr(self.trainer.config.model, "task", "") == "token_classification"
+        if labels_tokens and self.config.multi_label:
+            raise DataError("data.multi_label: a token has one label; remove it")
+        return labels_tokens
+
+    @functools.cached_property
+    def label_names(self) -> list[str]:
+        """The names of the model's labels. Raises `DataError` for a model without."""
+        section = self.trainer.config.model
+        factory: Any = lookup("model_factory", section.type)
+        config = factory(self.trainer, section).create_config()
+        if not getattr(config, "id2label", None):
+            raise DataError("data.type: labeled_text needs a model with labels; give model.labels")
+        return [str(name) for _, name in sorted(config.id2label.items())]
+
+    def sample_settings(self) -> dict[str, Any]:
+        return {**super().sample_settings(), "labels": self.label_names, "labels_tokens": self.labels_tokens}
+
+    def process(self, dataset: Any) -> Any:
+        words = self.labels_tokens
+        text = self.config.text_column or ("tokens" if words else "text")
+        label = self.config.label_column or ("tags" if words else "label")
+        for key, name in (("text_column", text), ("label_column", label)):
+            if name not in dataset.column_names:
+                raise DataError(f"data.{key}: no column {name}; there are {', '.join(dataset.column_names)}")
+        unread_columns(dataset.column_names, [text, label])
+        labels = LabelReader(self.label_names, dataset.features[label])
+        tokenize = SpanTokenizer(self.tokenizer, self.tokenize_arguments)
+        rows = dataset.select_columns([text, label])
+        if words:
+            read_words = partial(_read_words, text, label, labels)
+            return self.map_rows(rows, RowEncoder(read_words, partial(_encode_words, tokenize, self.max_length)))
+        read_text = partial(_read_text, text, label, labels, self.config.multi_label)
+        return self.map_rows(rows, RowEncoder(read_text, partial(_encode_texts, tokenize, self.max_length)))
+
+    def no_target(self, sample: Any) -> str:
+        return "have no text or no label"
+
+    def collate(self, samples: list[Any]) -> dict[str, Any]:
+        sizes = [len(sample["input_ids"]) for sample in samples]
+        width = -(-max(sizes) // self.config.div_length) * self.config.div_length
+        ids = np.full((len(samples), width), get_pad_token_id(self.tokenizer), np.int64)
+        tags = np.full((len(samples), width), IGNORE_INDEX, np.int64)
+        for row, (sample, size) in enumerate(zip(samples, sizes, strict=True)):
+            ids[row, :size] = sample["input_ids"]
+            if self.labels_tokens:
+                tags[row, :size] = sample["labels"]
+        if not self.labels_tokens:
+            tags = np.array([sample["labels"] for sample in samples], np.int64)
+        labels = torch.from_numpy(tags)
+        return {
+            "input_ids": torch.from_numpy(ids),
+            "attention_mask": (torch.arange(width) < torch.tensor(sizes)[:, None]).long(),
+            "labels": labels.float() if self.config.multi_label else labels if self.labels_tokens else labels[:, 0],
+        }
+
+
+def _read_text(text: str, label: str, labels: LabelReader, multi_label: bool, row: Row) -> tuple[str, list[int]]:
+    """Returns the text of a row and its labels, -100 for a row without. Raises `DataError`."""
+    value = row[text]
+    if not value or row[label] is None:
+        return "", [IGNORE_INDEX]
+    if not isinstance(value, str):
+        raise DataError(f"{text} is {value!r}, which is no text")
+    return value, labels.several(row[label]) if multi_label else [labels(row[label])]
+
+
+def _read_words(text: str, label: str, labels: LabelReader, row: Row) -> tuple[list[str], list[int]]:
+    """Returns the words of a row and their labels. Raises `DataError`."""
+    words, tags = row[text] or [], row[label] or []
+    if not isinstance(words, Sequence) or isinstance(words, str) or not all(isinstance(word, str) for word in words):
+        raise DataError(f"{text} is no list of words")
+    if not isinstance(tags, Sequence) or isinstance(tags, str) or len(tags) != len(words):
+        count = len(tags) if isinstance(tags, Sequence) and not isinstance(tags, str) else "no list of"
+        raise DataError(f"{text} has {len(words)} words, and {label} {count} labels; each word has one")
+    return list(words), [IGNORE_INDEX if tag in (None, IGNORE_INDEX) else labels(tag) for tag in tags]
+
+
+def _encode_texts(tokenize: SpanTokenizer, max_length: int, rows: list[tuple[str, list[int]]], first: int) -> Columns:
+    """Returns ``input_ids`` and ``labels``."""
+    encoded = tokenize([text for text, _ in rows], [[]] * len(rows), add_special_tokens=True)
+    keep = _Truncation(tokenize, max_length)
+    ids = [tokens[keep(len(tokens))] for tokens, _ in encoded]
+    return {"input_ids": ids, "labels": [np.array(labels, np.int32) for _, labels in rows]}
+
+
+def _encode_words(
+    tokenize: SpanTokenizer, max_length: int, rows: list[tuple[list[str], list[int]]], first: int
+) -> Columns:
+    """Returns ``input_ids`` and ``labels``, one of each token. Raises `DataError`."""
+    keep = _Truncation(tokenize, max_length)
+    columns: dict[str, list[Tokens]] = {"input_ids": [], "labels": []}
+    for tokens, labels in label_words(tokenize.tokenizer, rows, tokenize.arguments):
+        kept = keep(len(tokens))
+        columns["input_ids"].append(tokens[kept])
+        columns["labels"].append(labels[kept])
+    return columns
+
+
+class _Truncation:
+    """Chooses the tokens that a text keeps: the first ones, and those that the tokenizer puts behind every text."""
+
+    def __init__(self, tokenize: SpanTokenizer, max_length: int) -> None:
+        ((alone, _),) = tokenize(["a"], [[]])
+        ((framed, _),) = tokenize(["a"], [[]], add_special_tokens=True)
+        starts = range(len(framed) - len(alone) + 1)
+        before = next((n for n in starts if np.array_equal(framed[n : n + len(alone)], alone)), 0)
+        self.behind, self.max_length = len(framed) - len(alone) - before, max_length
+
+    def __call__(self, length: int) -> Any:
+        """Returns the indices of the tokens to keep, of ``length`` of them."""
+        if length <= self.max_length:
+            return slice(None)
+        remark("has texts that are longer than data.max_length, and truncated")
+        return np.r_[: self.max_length - self.behind, length - self.behind : length]

@@ -1,0 +1,61 @@
+"""The loss of a classifier, and the counts from which its F1 is computed."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from arctic_training.loss.targets import IGNORE_INDEX
+
+
+def classification_loss(
+    logits: Tensor, labels: Tensor, *, class_weights: Tensor | None = None, label_smoothing: float = 0.0
+) -> Tensor:
+    """Returns the sum of the losses of all labels: a float32 scalar in nats, with a gradient.
+
+    ``logits`` are ``[..., classes]``. ``labels`` of an integer dtype are ``[...]``, one class each, and the losses are
+    cross-entropies; those of a float dtype are ``[..., classes]``, 0 or 1 each, and the losses are binary
+    cross-entropies of every class. -100 marks a label that does not count. ``class_weights`` ``[classes]`` multiply the
+    losses, and ``label_smoothing`` is the share of a label that is spread evenly, over the classes or over 0 and 1.
+    """
+    logits = logits.float()
+    if not labels.is_floating_point():
+        return F.cross_entropy(
+            logits.flatten(0, -2),
+            labels.flatten(),
+            class_weights,
+            ignore_index=IGNORE_INDEX,
+            reduction="sum",
+            label_smoothing=label_smoothing,
+        )
+    counts = labels != IGNORE_INDEX
+    smoothed = labels.clamp(min=0) * (1 - label_smoothing) + label_smoothing / 2
+    weight = counts.float() if class_weights is None else counts * class_weights
+    return F.binary_cross_entropy_with_logits(logits, smoothed, weight, reduction="sum")
+
+
+@torch.no_grad()
+def class_counts(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns how many labels are predicted right, ``[]``, and of each class how many labels are predicted right, are
+    predicted and are true: ``[3, classes]``. Both are int64; see `classification_loss` for the arguments.
+
+    The class of the largest logit is predicted, or every class whose logit is positive.
+    """
+    counts = labels != IGNORE_INDEX
+    if labels.is_floating_point():
+        predicted, true = (logits > 0)[counts.all(-1)], (labels > 0)[counts.all(-1)]
+        right = (predicted == true).sum()
+    else:
+        classes = torch.arange(logits.shape[-1], device=logits.device)
+        predicted_class, true_class = logits.argmax(-1)[counts], labels[counts]
+        predicted, true = predicted_class[:, None] == classes, true_class[:, None] == classes
+        right = (predicted_class == true_class).sum()
+    return right, torch.stack([(predicted & true).sum(0), predicted.sum(0), true.sum(0)])
+
+
+def macro_f1(counts: Sequence[Sequence[float]]) -> float:
+    """Returns the mean F1 of the classes that are true or predicted somewhere, by `class_counts`, or any multiple."""
+    right, predicted, true = counts
+    scores = [2 * r / (p + t) for r, p, t in zip(right, predicted, true, strict=True) if p + t > 0]
+    return sum(scores) / len(scores) if scores else 0.0

@@ -1,0 +1,107 @@
+"""Classifiers: of texts, of the words of a text, and of anything that is a tensor."""
+
+from abc import abstractmethod
+from typing import Any, ClassVar
+
+import torch
+from pydantic import Field, ValidationInfo, field_validator
+from torch import Tensor
+
+from arctic_training.config.sections.trainer import TrainerConfig
+from arctic_training.config.sections.types import HumanFloat
+from arctic_training.data.factories.base import DataFactory
+from arctic_training.data.factories.labeled_text import LabeledTextDataFactory
+from arctic_training.loss.classification import class_counts, classification_loss, macro_f1
+from arctic_training.model.causal_lm import causal_model
+from arctic_training.objectives.language_model import LanguageModelTrainer
+from arctic_training.trainer.role import Role
+from arctic_training.trainer.trainer import Trainer
+
+_COUNTS = ("right", "predicted", "true")
+
+
+class ClassifierConfig(TrainerConfig):
+    """Keys of every classifier."""
+
+    label_smoothing: HumanFloat = Field(default=0.0, ge=0, lt=1)
+    """Share of each label's probability that is spread over all labels."""
+    class_weights: list[HumanFloat] = []
+    """What the losses of each label are multiplied by, in the order of the labels, such as its inverse frequency; the
+    loss is still a mean over the labels."""
+
+    @field_validator("class_weights")
+    @classmethod
+    def _check_weights(cls, weights: list[float], info: ValidationInfo) -> list[float]:
+        model = info.data.get("model")
+        count = len(getattr(model, "labels", ())) or getattr(model, "num_labels", None)
+        if weights and min(weights) < 0:
+            raise ValueError(f"{min(weights):g} is negative")
+        if weights and count and count != len(weights):
+            raise ValueError(f"{len(weights)} weights, and the model has {count} labels; give one for each")
+        return weights
+
+
+class BaseClassifier(Trainer):
+    """Base of classifiers; a subclass defines `logits`. The loss of a step is the mean over the window's labels."""
+
+    config_type: ClassVar[type[TrainerConfig]] = ClassifierConfig
+    config: ClassifierConfig
+
+    @abstractmethod
+    def logits(self, batch: Any) -> Tensor:
+        """Returns the scores of the classes, ``[..., classes]``, for labels ``batch["labels"]`` ``[...]``."""
+
+    def loss(self, batch: Any) -> Tensor:
+        """Returns the micro-batch's part of the mean over the labels of the window: a float32 scalar in nats."""
+        logits, labels, items = self.logits(batch), batch["labels"], batch["num_items_in_batch"]
+        weights = self.config.class_weights
+        total = classification_loss(
+            logits,
+            labels,
+            class_weights=torch.tensor(weights, device=logits.device) if weights else None,
+            label_smoothing=self.config.label_smoothing,
+        )
+        right, by_class = class_counts(logits, labels)
+        self.record("accuracy", right / items)
+        if not torch.is_grad_enabled():
+            for name, counts in zip(_COUNTS, by_class.unbind(), strict=True):
+                for number, count in enumerate(counts.unbind()):
+                    self.record(f"{name}#{number}", count / items)
+        return total.div(items)
+
+    def finalize_eval_metrics(self, means: dict[str, float]) -> dict[str, float]:
+        """Computes the F1 of the whole evaluation set, which no mean over batches gives."""
+        classes = sum(name.startswith(f"{_COUNTS[0]}#") for name in means)
+        counts = [[means.pop(f"{name}#{number}") for number in range(classes)] for name in _COUNTS]
+        return {**means, "macro_f1": macro_f1(counts)}
+
+
+class TextClassifierConfig(ClassifierConfig):
+    """Keys of the trainer `classifier`."""
+
+    disable_dropout: bool = False
+    """Train without dropout, that of an adapter included."""
+
+
+class ClassifierTrainer(BaseClassifier, LanguageModelTrainer):
+    """Trains a model to label texts, or with ``model.task: token_classification`` the words of a text.
+
+    A batch has the keys that `LabeledTextDataFactory` lists.
+    """
+
+    name = "classifier"
+    config_type = TextClassifierConfig
+    config: TextClassifierConfig
+    data_factory_type: ClassVar[type[DataFactory[Any]]] = LabeledTextDataFactory
+    roles: ClassVar[tuple[Role, ...]] = (Role("model", tasks=("sequence_classification", "token_classification")),)
+
+    def check(self) -> None:
+        """Marks the model as one whose texts may have several labels, so that transformers reads its scores so."""
+        super().check()
+        if getattr(self.config.data, "multi_label", False):
+            causal_model(self.model).config.problem_type = "multi_label_classification"
+
+    def logits(self, batch: Any) -> Tensor:
+        """Returns the scores of the labels: ``[B, classes]``, or ``[B, T, classes]``."""
+        logits: Tensor = self.model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
+        return logits

@@ -1,0 +1,101 @@
+"""The reward of a reward model: a sequence classifier of transformers with one label, trained by `reward`."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+from pydantic import Field
+
+from arctic_training.config.checks.files import unreadable
+from arctic_training.config.checks.problems import Problem
+from arctic_training.config.sections.changes import RESUME_SAFE
+from arctic_training.config.sections.model import DType
+from arctic_training.config.sections.types import HumanInt
+from arctic_training.distributed import process_group
+from arctic_training.errors.types import ModelError
+from arctic_training.reward.reward import Answer, Reward, RewardConfig
+
+_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+
+
+class ModelRewardConfig(RewardConfig):
+    """Keys of the reward `model`."""
+
+    name_or_path: str
+    """The folder of the reward model, or its name on the hub."""
+    dtype: DType = "bf16"
+    """Dtype of its weights: bf16, fp16 or fp32."""
+    batch_size: Annotated[int, RESUME_SAFE] = Field(default=8, ge=1)
+    """Completions that it scores at once."""
+    max_length: HumanInt | None = Field(default=None, ge=1)
+    """Tokens of a prompt with its completion that it sees, the last ones; by default its context length."""
+    trust_remote_code: bool = False
+    """Run the Python code in the model's folder."""
+
+    def missing_paths(self) -> list[Problem]:
+        problem = unreadable(self.name_or_path, holds="config.json")
+        return [Problem(("name_or_path",), problem)] if problem else []
+
+
+class ModelReward(Reward[ModelRewardConfig]):
+    """The score that a reward model gives a completion after its prompt; each rank holds the whole model.
+
+    The model reads the texts with its own tokenizer, and its own end token behind a completion that ended.
+    """
+
+    name = "model"
+    config_type = ModelRewardConfig
+
+    def __init__(self, config: ModelRewardConfig) -> None:
+        """Loads the model. Raises `ModelError` for one that cannot be loaded, or has no trained head of one label."""
+        from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+        super().__init__(config)
+        path = Path(config.name_or_path).expanduser()
+        location = str(path) if path.is_dir() else config.name_or_path
+        options: dict[str, Any] = {"trust_remote_code": config.trust_remote_code}
+        try:
+            self.tokenizer = AutoTokenizer.from_pretrained(location, **options)
+            model, info = AutoModelForSequenceClassification.from_pretrained(
+                location, dtype=_DTYPES[config.dtype], output_loading_info=True, **options
+            )
+        except Exception as error:
+            raise ModelError(f"{self._label}: {' '.join(str(error).split())[:500]}") from error
+        if missing := sorted(info["missing_keys"]):
+            raise ModelError(f"{self._label}: {missing[0]} is missing: it is no trained sequence classifier")
+        if model.config.num_labels != 1:
+            raise ModelError(f"{self._label}: it has {model.config.num_labels} labels; a reward model has one")
+        self.pad_token_id = model.config.get_text_config().pad_token_id
+        if self.pad_token_id is None:
+            raise ModelError(f"{self._label}: its config has no pad_token_id, so that padding would be scored")
+        self.max_length = config.max_length or getattr(model.config.get_text_config(), "max_position_embeddings", None)
+        self.model: torch.nn.Module = model.to(process_group.device()).eval()
+
+    @torch.no_grad()
+    def __call__(self, answers: Sequence[Answer]) -> list[float]:
+        """Returns the scores of the completions; how many are scored at once changes them by rounding only."""
+        end = self.tokenizer.eos_token or ""
+        texts = [answer.problem + answer.generated + (end if answer.ended else "") for answer in answers]
+        rows = self.tokenizer(texts, add_special_tokens=False)["input_ids"]
+        rows = [row[-self.max_length :] if self.max_length else row for row in rows]
+        by_length = sorted(range(len(rows)), key=lambda n: len(rows[n]))  # less padding
+        scores = [0.0] * len(rows)
+        for first in range(0, len(rows), self.config.batch_size):
+            chosen = by_length[first : first + self.config.batch_size]
+            for n, score in zip(chosen, self._scores([rows[n] for n in chosen]), strict=True):
+                scores[n] = score
+        return scores
+
+    def _scores(self, rows: Sequence[Sequence[int]]) -> list[float]:
+        device = process_group.device()
+        tensors = [torch.tensor(row, dtype=torch.int64) for row in rows]
+        pad = torch.nn.utils.rnn.pad_sequence
+        ids = pad(tensors, batch_first=True, padding_value=self.pad_token_id).to(device)
+        mask = pad([torch.ones_like(row) for row in tensors], batch_first=True).to(device)
+        scores: list[float] = self.model(input_ids=ids, attention_mask=mask).logits[:, 0].float().tolist()
+        return scores
+
+    @property
+    def _label(self) -> str:
+        return f"rewards: model: {self.config.name_or_path}"

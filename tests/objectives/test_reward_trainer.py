@@ -1,0 +1,125 @@
+"""Reward models: the loss by another way, that no cut changes it, and that what is trained scores completions."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from arctic_training.config.checks.problems import Problems
+from arctic_training.errors.types import ModelError
+from arctic_training.reward.model import ModelReward, ModelRewardConfig
+from arctic_training.reward.reward import Answer
+from arctic_training.reward.sections import read_rewards
+from tests import processes, tiny
+from tests.objectives import dpo_runs, tiny_runs
+from tests.objectives.dpo_runs import first_batch
+from tests.trainer.weights import moved, same
+
+
+def make_trainer(folder: Path, **keys: Any) -> Any:
+    model = {"new_weights": ["score"], **keys.pop("model", {})}
+    return dpo_runs.make_trainer(folder, type="reward", model=model, **keys)
+
+
+def train(folder: str, **keys: Any) -> dict[str, torch.Tensor]:
+    return tiny_runs.train(make_trainer(Path(folder), **keys))
+
+
+@pytest.mark.parametrize("center", [0.0, 0.1])
+def test_loss_and_gradient_by_another_way(tmp_path: Path, center: float) -> None:
+    """Completion by completion, without padding, by the formula of TRL's RewardTrainer."""
+    trainer = moved(make_trainer(tmp_path, micro_batch_size=7, center_rewards_coefficient=center))
+    batch = first_batch(trainer)
+    batch["margin"] = torch.linspace(-0.5, 0.5, 7)
+    model = trainer.model.module
+    loss = trainer.loss(batch)
+    gradients = tiny_runs.gradients(trainer, loss)
+    samples = [trainer.train_loader.dataset[n] for n in trainer.train_loader.samples(0, 0)]
+    chosen, rejected = (
+        torch.stack([model(torch.tensor(sample[f"{kind}input_ids"].tolist())[None]).logits[0, 0] for sample in samples])
+        for kind in ("", "rejected_")
+    )
+    theirs = -torch.nn.functional.logsigmoid(chosen - rejected - batch["margin"]).mean()
+    theirs = theirs + center * torch.mean((chosen + rejected) ** 2)
+    assert loss.item() == pytest.approx(theirs.item(), rel=1e-5)
+    expected = torch.autograd.grad(theirs, [*model.parameters()])
+    for (name, ours), other in zip(gradients.items(), expected, strict=True):
+        torch.testing.assert_close(ours, other, rtol=1e-5, atol=1e-6, msg=lambda text, n=name: f"{n}: {text}")
+    metrics = trainer.metrics.compute(lambda numbers: numbers)
+    assert metrics["accuracy"] == pytest.approx((chosen > rejected).float().mean().item())
+    assert metrics["margin"] == pytest.approx((chosen - rejected).mean().item(), rel=1e-4)
+    assert metrics["reward"] == pytest.approx(((chosen + rejected) / 2).mean().item(), rel=1e-4)
+    trainer.close()
+
+
+def test_the_cut_of_the_global_batch_changes_nothing(tmp_path: Path) -> None:
+    """Seven pairs: the last window of an epoch is short, and one of its micro-batches too."""
+    keys: dict[str, Any] = {"center_rewards_coefficient": 0.1}
+    expected = train(str(tmp_path), micro_batch_size=4, **keys)
+    for micro, accumulate in ((2, 2), (1, 4)):
+        same(expected, train(str(tmp_path), micro_batch_size=micro, gradient_accumulation_steps=accumulate, **keys))
+    block = {"gradient_clipping": 0, "zero_optimization": {"stage": 2}}
+    for part in processes.share(train, 2, str(tmp_path), micro_batch_size=2, deepspeed=block, **keys):
+        same(expected, part)
+
+
+def test_an_evaluation_does_not_depend_on_the_cut(tmp_path: Path) -> None:
+    evaluations = []
+    for micro in (7, 2):
+        data = {"eval_sources": [str(tmp_path / "pairs.jsonl")]}
+        trainer = make_trainer(tmp_path, micro_batch_size=micro, data=data)
+        evaluations.append(trainer.evaluate())
+        trainer.close()
+    assert evaluations[0] == pytest.approx(evaluations[1], rel=1e-5)
+    assert {"accuracy/eval", "margin/eval", "reward/eval", "loss/eval"} <= evaluations[0].keys()
+
+
+def test_a_trained_model_is_a_reward(tmp_path: Path) -> None:
+    """It ranks the pairs that it was trained on, when transformers alone loads it and when a recipe names it."""
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    checkpoint = {"type": "huggingface", "save_end_of_training": True}
+    adam = {"type": "adamw", "lr": 3e-3, "weight_decay": 0}
+    trainer = make_trainer(tmp_path, micro_batch_size=7, train_iters=40, optimizer=adam, checkpoint=checkpoint)
+    trainer.train()
+    trainer.close()
+    (folder,) = (tmp_path / "run" / "checkpoints" / "huggingface").glob("step_*")
+    (config,) = read_rewards({"type": "model", "name_or_path": str(folder), "dtype": "fp32", "batch_size": 3})
+    assert isinstance(config, ModelRewardConfig)
+    reward = ModelReward(config)
+    words = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "add", "sum"]
+    pairs = [
+        (" ".join(words[: n + 1]), " " + " ".join(words[-a:]), " " + " ".join(words[:b]))
+        for n, (a, b) in enumerate(dpo_runs.SIZES)
+    ]
+    answers = [Answer(prompt, text, "", 1, True) for prompt, chosen, rejected in pairs for text in (chosen, rejected)]
+    scores = reward(answers)
+    assert all(chosen > rejected for chosen, rejected in zip(scores[::2], scores[1::2], strict=True))
+    model, tokenizer = AutoModelForSequenceClassification.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    theirs = [
+        model(**tokenizer(answer.problem + answer.generated + "<|im_end|>", return_tensors="pt")).logits.item()
+        for answer in answers
+    ]
+    assert scores == pytest.approx(theirs, abs=1e-5)
+    shorter = ModelReward(config.model_copy(update={"max_length": 3}))
+    assert shorter(answers[:1]) != pytest.approx(scores[:1], abs=1e-5)
+
+
+def test_a_model_without_a_head_of_one_label_is_refused(tmp_path: Path, tiny_model: Path) -> None:
+    from transformers import AutoModelForSequenceClassification
+
+    def load(name: Path) -> None:
+        ModelReward(ModelRewardConfig(type="model", name_or_path=str(name)))
+
+    with pytest.raises(ModelError, match=r"score\.weight is missing: it is no trained sequence classifier"):
+        load(tiny_model)
+    model = AutoModelForSequenceClassification.from_pretrained(tiny_model, num_labels=2)
+    tiny.save_tokenizer(tmp_path / "two")
+    model.save_pretrained(tmp_path / "two")
+    with pytest.raises(ModelError, match="it has 2 labels; a reward model has one"):
+        load(tmp_path / "two")
+    (problem,) = ModelRewardConfig(type="model", name_or_path=str(tmp_path / "none")).missing_paths()
+    assert problem.path == ("name_or_path",)
+    with pytest.raises(Problems):
+        read_rewards("model")
