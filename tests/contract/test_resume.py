@@ -1,19 +1,17 @@
 """Every trainer, interrupted anywhere and started again, ends with the weights of a run that was never interrupted."""
 
-import json
-import shutil
 from collections import Counter
 from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-import torch
 
 import arctic_training.builtin  # noqa: F401  fills the registry
-from arctic_training import get_config
 from arctic_training.config.sections.cross_field import shares_sequences
+from arctic_training.distributed import process_group
 from arctic_training.registry import lookup
+from arctic_training.testing import check_resume
 from tests import processes
 from tests.contract.cases import CASES, recipe
 from tests.covering import covering
@@ -44,36 +42,10 @@ FEW = covering(EVERY)
 """In these every two settings meet."""
 
 
-def train(settings: dict[str, Any]) -> dict[str, Any]:
-    """Trains to the end of a recipe; returns what must be equal."""
-    from arctic_training.engine.zero import full_parameter
-
-    config = get_config(settings)
-    trainer = lookup("trainer", config.type)(config)  # type: ignore[call-arg]
-    trainer.train()  # type: ignore[attr-defined]
-    engines = trainer.trainable_engines  # type: ignore[attr-defined]
-    weights = {
-        f"{role}.{name}": full_parameter(parameter)
-        for role, engine in engines.items()
-        for name, parameter in engine.module.named_parameters()
-    }
-    progress = trainer.progress.state_dict()  # type: ignore[attr-defined]
-    trainer.close()  # type: ignore[attr-defined]
-    return {"weights": weights, "progress": progress}
-
-
-def losses(run: Path) -> dict[int, float]:
-    """Returns the loss of each step, as the run logged it."""
-    lines = (json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines())
-    return {line["step"]: line["loss"] for line in lines if "loss" in line}
-
-
 def interrupt_everywhere(
     case: Case, root: str, *, everywhere: bool = False, data: dict[str, Any] | None = None, **more: Any
 ) -> int:
-    """Trains whole, then goes on from the checkpoints of several steps; returns how many runs were compared."""
-    from arctic_training.distributed import process_group
-
+    """Interrupts a run in several of its steps, and returns in how many."""
     files = Path(root) / "files"
     process_group.init_process_group()
     if process_group.is_main():
@@ -87,35 +59,11 @@ def interrupt_everywhere(
     }
     if case.accumulation == 4 and process_group.world_size() > 1:
         common["epochs"] = 4  # of one step each
-
-    def settings(run: str, **checkpoint: Any) -> dict[str, Any]:
-        section = {"type": "deepspeed", "output_dir": str(Path(root) / run / "saved"), **checkpoint}
-        settings = recipe(case.trainer, files, output_dir=str(Path(root) / run), checkpoint=section, **common)
-        settings["data"] |= data or {}
-        for role in {"model", "discriminator"} & settings.keys():
-            settings[role]["dtype"] = case.dtype
-        return settings
-
-    uninterrupted = train(settings("whole", save_every_n_steps=1))
-    last = uninterrupted["progress"]["step"]
-    assert last >= 4, f"{last} steps are too few to interrupt"
-    # inside an epoch; at its end; and just before the run's
-    cuts = {1, last // 2, last - 1} if everywhere else {1, last // 2}
-    for step in sorted(cuts):
-        run = f"from_{step}"
-        if process_group.is_main():
-            saved = Path(root) / "whole" / "saved" / f"step_{step}"
-            shutil.copytree(saved, Path(root) / run / "saved" / saved.name)
-        process_group.barrier()
-        again = train(settings(run, auto_resume=True))
-        what = f"{case}, from step {step} of {last}"
-        assert again["progress"] == uninterrupted["progress"], what
-        for key, weight in uninterrupted["weights"].items():
-            assert torch.equal(again["weights"][key], weight), f"{what}: {key}"
-        if process_group.is_main():
-            expected = {n: loss for n, loss in losses(Path(root) / "whole").items() if n > step}
-            assert losses(Path(root) / run) == expected, what
-    return len(cuts)
+    settings = recipe(case.trainer, files, **common)
+    settings["data"] |= data or {}
+    for role in {"model", "discriminator"} & settings.keys():
+        settings[role]["dtype"] = case.dtype
+    return check_resume(settings, steps=None, thorough=everywhere)
 
 
 @pytest.mark.fault(2)
