@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -16,28 +17,29 @@ import psutil
 import yaml
 
 from tests.processes import HANG, ROOT
+from tests.warm_start import ZYGOTE, Command, rank_name
 
 
 class Run:
-    """One start of the command in ``folder``. What it writes goes to files, which no full pipe can hold up."""
+    """One start of the command in ``folder``: forked, or as ``python -m``. What it writes goes to files, which no full
+    pipe can hold up."""
 
-    def __init__(self, folder: Path, recipe: dict[str, Any], *words: str, **environment: str) -> None:
+    def __init__(
+        self, folder: Path, recipe: dict[str, Any], *words: str, new_interpreters: bool = False, **environment: str
+    ) -> None:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
-        clean = {name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
-        variables = {**clean, "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": "", **environment}
-        with open(folder / "stderr.txt", "wb") as err, open(folder / "stdout.txt", "wb") as out:
-            command = [sys.executable, "-m", "arctic_training", "recipe.yaml", *words]
-            self.process = subprocess.Popen(
-                command,
-                cwd=folder,
-                env=variables,
-                stdout=out,
-                stderr=err,
-                start_new_session=True,
-                preexec_fn=_handle_ctrl_c,
-            )
+        output, errors = folder / "stdout.txt", folder / "stderr.txt"
+        variables = clean_environment(**environment)
+        self.process: Command | subprocess.Popen[bytes]
+        if new_interpreters:
+            with open(output, "wb") as out, open(errors, "wb") as err:
+                command = [sys.executable, "-m", "arctic_training", "recipe.yaml", *words]
+                outputs: dict[str, Any] = {"stdout": out, "stderr": err}
+                self.process = subprocess.Popen(command, cwd=folder, env=variables, start_new_session=True, **outputs)
+        else:
+            self.process = Command(["recipe.yaml", *words], folder, variables, output, errors)
         self.seen: set[int] = set()
 
     @property
@@ -64,11 +66,10 @@ class Run:
         return [pid for pid in self.seen if alive(pid)]
 
     def rank(self, number: int) -> int:
-        """Returns the process of a rank, by its environment."""
-        for process in psutil.Process(self.process.pid).children(recursive=True):
-            with contextlib.suppress(psutil.Error):
-                if process.environ().get("RANK") == str(number) and "launch.worker" in " ".join(process.cmdline()):
-                    return process.pid
+        """Returns the process of a rank."""
+        for child in psutil.Process(self.process.pid).children():
+            if child.name() == rank_name(number) or child.environ().get("RANK") == str(number):
+                return child.pid
         raise AssertionError(f"there is no rank {number}")
 
     def end(self) -> int:
@@ -87,17 +88,40 @@ class Run:
         self.process.wait()
 
 
-def _handle_ctrl_c() -> None:
-    """Restores Ctrl-C: a shell has what it starts in the background ignore it, tests included."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+def clean_environment(**variables: str) -> dict[str, str]:
+    """Returns the environment of a command: without what made this process a rank, and with ``variables``."""
+    clean = {name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
+    return {**clean, "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": "", **variables}
+
+
+def execute(
+    folder: Path, *words: str, new_interpreter: bool = False, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    """Runs the command with the arguments ``words`` in ``folder`` to its end: forked, or as ``python -m``."""
+    variables = clean_environment(**environment)
+    if new_interpreter:
+        command = [sys.executable, "-m", "arctic_training", *words]
+        return subprocess.run(command, cwd=folder, env=variables, capture_output=True, text=True, timeout=HANG)
+    with tempfile.TemporaryDirectory() as outputs:
+        process = Command(words, folder, variables, Path(outputs, "stdout"), Path(outputs, "stderr"))
+        output, errors = process.communicate(HANG)
+        return subprocess.CompletedProcess(words, process.wait(), output, errors)
 
 
 def descendants(pid: int) -> list[int]:
     """Returns the processes that ``pid`` and its children have started, and that are not collected yet."""
     try:
-        return [child.pid for child in psutil.Process(pid).children(recursive=True)]
+        children = psutil.Process(pid).children(recursive=True)
     except psutil.NoSuchProcess:
         return []
+    return [child.pid for child in children if not _is_zygote(child)]
+
+
+def _is_zygote(process: psutil.Process) -> bool:
+    try:
+        return process.name() == ZYGOTE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def shared_memory(pids: Iterable[int | str]) -> list[str]:

@@ -4,6 +4,7 @@ import gc
 import os
 
 os.environ["DS_ACCELERATOR"] = "cpu"
+os.environ["TORCH_CPP_LOG_LEVEL"] = "ERROR"  # as a rank sets it before it imports torch
 
 import datasets  # noqa: F401
 import deepspeed.runtime.zero.muon.muon_optimizer  # noqa: F401, with it torch's compiler, which takes seconds

@@ -8,9 +8,7 @@ import multiprocessing
 import os
 import pickle
 import random
-import signal
 import socket
-import subprocess
 import tempfile
 import time
 from collections.abc import Callable
@@ -41,23 +39,6 @@ def environment(rank: int, world: int, port: int) -> dict[str, str]:
     path = f"{ROOT}:{os.environ.get('PYTHONPATH', '')}"
     variables |= {"OMP_NUM_THREADS": 1, "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": path}
     return {**os.environ, **{name: str(value) for name, value in variables.items()}}
-
-
-def start(command: list[str], world: int, **options: Any) -> list[subprocess.Popen[bytes]]:
-    """The same command in ``world`` processes, each in a session of its own. The caller ends them: see `stop`."""
-    port = free_port()
-    return [
-        subprocess.Popen(command, env=environment(rank, world, port), start_new_session=True, **options)
-        for rank in range(world)
-    ]
-
-
-def stop(processes: list[subprocess.Popen[bytes]]) -> None:
-    """Kill what is left of them and of their children."""
-    for process in processes:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
 
 
 def run(function: Callable[..., Any], world: int, *args: Any, timeout: float = HANG, **kwargs: Any) -> list[Any]:

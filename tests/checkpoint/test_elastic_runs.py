@@ -9,9 +9,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
+from torch import Tensor
 
 from arctic_training import get_config
-from arctic_training.callback.ema import EMA, _gather_full
+from arctic_training.callback.ema import EMA
 from arctic_training.distributed import collectives, process_group
 from arctic_training.registry import lookup
 from tests import processes, tiny
@@ -135,10 +136,18 @@ def train(name: str, root: str, run: str, cut: Cut, **more: Any) -> dict[str, An
     for part in trainer.listeners.values():
         if isinstance(part, EMA):
             named = trainer.model.module.named_parameters()
-            average |= {key: _gather_full(part.weights[key], one).reshape(-1).tolist() for key, one in named}
+            average |= {key: full_average(part.weights[key], one) for key, one in named}
     end = {key: value for key, value in trainer.progress.state_dict().items() if key != "row"}
     trainer.close()
     return {"seen": seen, "end": end, "average": average}
+
+
+def full_average(average: Tensor, parameter: Tensor) -> list[float]:
+    """The average of a parameter, whose shards all processes hold under ZeRO stage 3."""
+    if not hasattr(parameter, "ds_shape"):
+        return average.flatten().tolist()
+    shards = collectives.all_gather_object(average.flatten().tolist())
+    return [number for shard in shards for number in shard][: parameter.ds_shape.numel()]
 
 
 def shared_rows(batch: Any, *, packed: bool) -> list[Any]:

@@ -1,5 +1,6 @@
 """A run that hangs is ended: in the set time, with the name of who is stuck, and nobody left behind."""
 
+import contextlib
 import os
 import re
 import signal
@@ -14,7 +15,7 @@ import pytest
 import yaml
 
 from arctic_training.distributed.heartbeat import record_heartbeat
-from tests import processes
+from tests import forked, processes
 from tests.command import Run, descendants
 from tests.contract.cases import recipe
 from tests.work import calls
@@ -83,13 +84,10 @@ class Stuck(Watched):
 @pytest.mark.fault(10)
 def test_without_the_launcher_each_process_ends_itself_and_the_stuck_line_is_named(tmp_path: Path) -> None:
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(endless(tmp_path, STUCK, "stuck", loss_log_interval=0)))
-    command = [sys.executable, "-m", "arctic_training", "recipe.yaml"]
-    ranks = processes.start(command, 2, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
-    try:
-        outputs = [rank.communicate(timeout=processes.HANG)[1] for rank in ranks]
-    finally:
-        processes.stop(ranks)  # type: ignore[arg-type]
-    assert [rank.returncode for rank in ranks] == [70, 70]
+    with forked.Run([str(tmp_path / "recipe.yaml")], tmp_path / "log", world=2) as run:
+        assert run.wait(), run.output()
+        assert run.codes == [70, 70]
+    outputs = [(tmp_path / f"log.{rank}").read_text() for rank in range(2)]
     for one in outputs:
         assert re.search(
             r"rank 1 \(process .*\) has made no progress for \d+ s at step 4, phase step: \S*train.py:\d+ wait_for", one
@@ -165,7 +163,8 @@ def alone() -> Iterator[subprocess.Popen[str]]:
     pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     process = subprocess.Popen([sys.executable, "-c", ALONE], env=environment, start_new_session=True, **pipes)
     yield process
-    processes.stop([process])  # type: ignore[list-item]
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
 
 

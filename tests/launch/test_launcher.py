@@ -20,10 +20,12 @@ from arctic_training.errors.types import InputError
 from arctic_training.launch import launcher
 from arctic_training.launch.arguments import parse
 from arctic_training.launch.launcher import _exit_code, _num_processes, _Worker, _worker_environment, launch
-from tests.command import alive, wait_for
+from tests.command import alive, clean_environment, wait_for
 from tests.processes import HANG, ROOT
+from tests.warm_start import Command
 
-Start = Callable[..., subprocess.Popen[str]]
+Process = subprocess.Popen[str] | Command
+Start = Callable[..., Process]
 
 
 @pytest.fixture
@@ -34,16 +36,19 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def start(folder: Path) -> Iterator[Start]:
+def start(folder: Path, tmp_path: Path) -> Iterator[Start]:
     """Starts the command in ``folder``; whatever it leaves behind is ended, and fails the test."""
-    started: list[subprocess.Popen[str]] = []
+    started: list[Process] = []
 
-    def start(*words: str, path: Path = ROOT, **environment: str) -> subprocess.Popen[str]:
-        clean = {name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
-        variables = {**clean, "PYTHONPATH": f"{path}:{ROOT}", "CUDA_VISIBLE_DEVICES": "", **environment}
-        command = [sys.executable, "-m", "arctic_training", *words]
-        pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-        process = subprocess.Popen(command, cwd=folder, env=variables, text=True, start_new_session=True, **pipes)
+    def start(*words: str, new_interpreters: bool = False, **environment: str) -> Process:
+        variables, outputs = clean_environment(**environment), [tmp_path / name for name in ("stdout", "stderr")]
+        process: Process
+        if new_interpreters:
+            command = [sys.executable, "-m", "arctic_training", *words]
+            pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+            process = subprocess.Popen(command, cwd=folder, env=variables, start_new_session=True, **pipes)
+        else:
+            process = Command(words, folder, variables, *outputs)
         started.append(process)
         return process
 
@@ -62,7 +67,7 @@ def ranks(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(path.read_text()) for path in sorted((folder / "ranks").glob("here_?"))]
 
 
-def ended(process: subprocess.Popen[str]) -> tuple[int, str]:
+def ended(process: Process) -> tuple[int, str]:
     """Exit code, and what was said on standard error."""
     _, err = process.communicate(timeout=HANG)
     return process.returncode, err
@@ -74,7 +79,7 @@ def notes(folder: Path, what: str) -> list[str]:
 
 def test_two_processes_are_told_who_they_are(start: Start, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OMP_NUM_THREADS")
-    process = start("recipe.yaml", "seed=5", "--num_gpus", "2")
+    process = start("recipe.yaml", "seed=5", "--num_gpus", "2", new_interpreters=True)
     assert ended(process) == (0, "")
     first, second = ranks(folder)
     assert [rank["RANK"] for rank in (first, second)] == ["0", "1"]
@@ -124,7 +129,7 @@ def test_the_second_signal_ends_what_does_not_listen(start: Start, folder: Path)
 
 
 def test_processes_end_with_a_command_that_was_killed(start: Start, folder: Path) -> None:
-    process = start("recipe.yaml", "model.name_or_path=deaf", "--num_gpus", "2")
+    process = start("recipe.yaml", "model.name_or_path=deaf", "--num_gpus", "2", new_interpreters=True)
     wait_for(lambda: len(notes(folder, "deaf")) == 2)
     process.kill()
     process.wait()
@@ -175,7 +180,8 @@ def test_several_machines_are_left_to_deepspeed(start: Start, folder: Path, tmp_
     )
     (folder / "h.txt").write_text("one slots=4\ntwo slots=4\n")
     words = ["recipe.yaml", "seed=1", "--hostfile", "h.txt", "--num_nodes", "2", "--num_gpus", "4", "--debug"]
-    assert ended(start(*words, path=folder / "library"))[0] == 3
+    path = f"{folder / 'library'}:{ROOT}"
+    assert ended(start(*words, new_interpreters=True, PYTHONPATH=path))[0] == 3
     arguments = json.loads((folder / "said.json").read_text())
     place = arguments.index("--module")
     assert sorted(arguments[:place]) == sorted(["--hostfile", "h.txt", "--num_gpus", "4", "--num_nodes", "2"])

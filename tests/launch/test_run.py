@@ -2,16 +2,13 @@
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from tests.command import shared_memory
-from tests.processes import HANG, ROOT
+from tests.command import execute, shared_memory
 
 NUMBERED = """
 import os
@@ -34,22 +31,15 @@ def folder(tmp_path: Path, tiny_model: Path, tiny_chats: Path) -> Path:
     return tmp_path
 
 
-def command(folder: Path, *words: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    mine = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_SIZE")  # of tests that have trained in this process
-    environment = {name: value for name, value in os.environ.items() if name not in mine}
-    environment |= {"PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": "", "RATE": "0.000123"}
-    environment |= {"ARCTIC_TRAINING_CACHE": str(folder / "cache"), "PIDS": os.devnull, **variables}
-    arguments = [sys.executable, "-m", "arctic_training", *words]
-    return subprocess.run(arguments, cwd=folder, env=environment, capture_output=True, text=True, timeout=HANG)
-
-
 def test_data_are_prepared_and_then_two_processes_train(folder: Path) -> None:
-    ended = command(folder, "process-data", "recipe.yaml")
+    variables = {"RATE": "0.000123", "ARCTIC_TRAINING_CACHE": str(folder / "cache"), "PIDS": os.devnull}
+    ended = execute(folder, "process-data", "recipe.yaml", **variables)
     assert ended.returncode == 0, ended.stderr
     assert any((folder / "cache").rglob("*.arrow"))
     assert not (folder / "runs").exists()
     pids = folder.parent / "pids"
-    ended = command(folder, "recipe.yaml", "data.fail_on_missing_cache=true", "--num_gpus", "2", PIDS=str(pids))
+    words = ["recipe.yaml", "data.fail_on_missing_cache=true", "--num_gpus", "2"]
+    ended = execute(folder, *words, new_interpreter=True, **variables | {"PIDS": str(pids)})
     assert ended.returncode == 0, ended.stderr
     run = folder / "runs" / "recipe"
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]

@@ -193,7 +193,7 @@ def test_the_command_is_refused_where_a_run_is_and_goes_on_where_one_was_killed(
         (folder / "again" / "recipe.yaml").write_text(yaml.safe_dump(recipe))
         run_folder = str(folder / "runs" / "recipe")
         for words in ([f"output_dir={run_folder}"], [f"checkpoint.output_dir={run_folder}/checkpoints/deepspeed"]):
-            second = start(folder / "again", *words)
+            second = command.execute(folder / "again", "recipe.yaml", *words)
             assert second.returncode == 2
             assert f"another run is using this folder: {held.strip()}" in second.stderr
             assert "Traceback" not in second.stderr
@@ -203,18 +203,9 @@ def test_the_command_is_refused_where_a_run_is_and_goes_on_where_one_was_killed(
         command.wait_for(lambda: len(first.records()) > before, lambda: first.stderr)  # unharmed
         os.killpg(first.process.pid, signal.SIGKILL)
         first.process.wait()
-    third = start(folder, f"exit_iteration={first.records()[-1]['step'] + 2}")
+    third = command.execute(folder, "recipe.yaml", f"exit_iteration={first.records()[-1]['step'] + 2}")
     assert third.returncode == 0, third.stderr
     log = (folder / "runs" / "recipe" / "logs" / "rank_0.log").read_text()
     assert f"took over the lock of {held.strip()}, which ended" in log
     assert "resumed from" in log
     assert not (folder / "runs" / "recipe" / LOCK).exists()
-
-
-def start(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    command_line = [sys.executable, "-m", "arctic_training", "recipe.yaml", *words]
-    clean = {name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
-    environment = {**clean, "PYTHONPATH": str(processes.ROOT), "CUDA_VISIBLE_DEVICES": ""}
-    return subprocess.run(
-        command_line, cwd=folder, env=environment, capture_output=True, text=True, timeout=processes.HANG
-    )
