@@ -103,6 +103,14 @@ def test_the_events_are_those_of_the_classes() -> None:
         assert set(events) == getattr(arctic_training, name).events()
 
 
+def test_what_batches_count_is_documented() -> None:
+    (table,) = [part for part in section("## Batch keys").split("\n\n") if part.startswith("| data factory | counts |")]
+    documented = {name: row[1] for row in rows(table) for name in code(row[0])}
+    factories = [lookup("data_factory", name) for name in names("data_factory")]
+    counts = {one.name: one.counts for one in factories if one.__module__.startswith("arctic_training.")}  # type: ignore[attr-defined]
+    assert documented == counts
+
+
 @pytest.mark.parametrize("name", cases.CASES)
 def test_batches_metrics_and_files_are_as_documented(name: str, tmp_path: Path) -> None:
     run = tmp_path / "run"

@@ -36,6 +36,11 @@ class DataFactory(Factory[C, Loaders], kind="data_factory"):
     """
 
     config_type: ClassVar[type[ComponentConfig]] = DataConfig
+    counts: ClassVar[str] = "rows"
+    """What ``num_items_in_batch`` counts, in the plural: the terms that the loss of a step is the mean of."""
+    even_batches: ClassVar[bool] = False
+    """Whether every micro-batch has ``micro_batch_size`` rows on every rank, for losses that gather rows of all ranks.
+    Rows that only fill a batch are those of `make_padding_sample`, and have to be marked there; they count nothing."""
     row_level_keys: ClassVar[tuple[str, ...]] = ()
     """Keys of a batch that count something of full rows: of the ranks that share sequences, only the first has them."""
 
@@ -75,7 +80,7 @@ class DataFactory(Factory[C, Loaders], kind="data_factory"):
         return batch if size == 1 else shard_batch(batch, size, process_group.rank() % size, once=self.row_level_keys)
 
     def make_padding_sample(self, sample: Any) -> Any:
-        """Returns ``sample`` without labels, for a rank that has no row of the last global batch."""
+        """Returns ``sample`` without labels, for a batch of the last rows that has too few, or none."""
         return without_targets(sample)
 
     def group(self, samples: Any) -> Sequence[Any] | None:
@@ -98,6 +103,7 @@ class DataFactory(Factory[C, Loaders], kind="data_factory"):
             self.batch,
             make_padding_sample=self.make_padding_sample,
             groups=groups,
+            min_rows=self.rows if self.even_batches and groups is None else 1,
             workers=self.config.dl_num_workers,
         )
 

@@ -4,6 +4,7 @@ from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
+from pydantic import model_validator
 
 from arctic_training.data.batching.chunking import ConcatenatedRows, concat_and_chunk, split_samples
 from arctic_training.data.factories.config import TokenDataConfig
@@ -20,6 +21,12 @@ class CausalDataConfig(TokenDataConfig):
     an end token after each, and cut into rows of ``max_length``."""
 
     default_source: ClassVar[str] = "huggingface_causal"
+
+    @model_validator(mode="after")
+    def _check_rows(self) -> "CausalDataConfig":
+        if self.extra_columns and not self.pack_samples:
+            raise ValueError("extra_columns: without pack_samples a row is cut from several documents; set it to true")
+        return self
 
 
 class CausalDataFactory(TokenDataFactory[CausalDataConfig]):

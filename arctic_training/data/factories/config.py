@@ -26,6 +26,11 @@ def _parse(section: Any) -> DataSourceConfig:
     return config
 
 
+_ROWS = ("input_ids", "labels", "attention_mask", "position_ids", "shift_labels", "row_weights")
+_DOCUMENTS = ("cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k", "sequence_share")
+BATCH_KEYS = frozenset([*_ROWS, *_DOCUMENTS, "num_targets", "num_items_in_batch"])
+"""Keys of batches of tokens that mean the same for every data factory."""
+
 Source = Annotated[SerializeAsAny[DataSourceConfig], BeforeValidator(_parse)]
 
 
@@ -54,6 +59,9 @@ class SourcedDataConfig(DataConfig):
     """Shares of the sources' rows to train and to evaluate on, drawn at random; they add up to 1."""
     max_length: HumanInt | None = Field(default=None, ge=2)
     """Tokens of the longest sample; by default the model's context length."""
+    extra_columns: list[str] = []
+    """Columns of the rows that a batch has too, under their names: numbers and booleans as tensors ``[samples]``, texts
+    as lists. In a packed row there is one value per document. The model does not get them."""
     num_proc: Annotated[int, RESUME_SAFE] = Field(default=16, ge=1)
     """Most processes that tokenize; never more than there are cores, and one for few rows."""
     cache_dir: Annotated[Path | None, RESUME_SAFE] = None
@@ -99,6 +107,14 @@ class SourcedDataConfig(DataConfig):
             return section
         where = str(section.get("name_or_path", ""))
         return {**section, "type": SOURCE_BY_EXTENSION.get(extension(Path(where)), cls.default_source)}
+
+    @field_validator("extra_columns")
+    @classmethod
+    def _check_extra_columns(cls, names: list[str]) -> list[str]:
+        for n, name in enumerate(names):
+            if name in BATCH_KEYS or name in names[:n]:
+                raise ValueError(f"{name} is in every batch already; rename the column, or leave it out")
+        return names
 
     @model_validator(mode="after")
     def _shares(self) -> "SourcedDataConfig":

@@ -49,6 +49,7 @@ class DPODataFactory(SourcedDataFactory[DPODataConfig]):
     """
 
     name = "dpo"
+    counts = "pairs"
     config_type: ClassVar[type[ComponentConfig]] = DPODataConfig
     not_in_cache_key = SourcedDataFactory.not_in_cache_key | {"pack_samples", "div_length"}
     row_level_keys = ("pair_weights", "answer_tokens")

@@ -10,6 +10,7 @@ from pydantic import Field
 from arctic_training.config.sections.base import ComponentConfig
 from arctic_training.config.sections.tokenizer import is_lexer
 from arctic_training.config.sections.types import HumanInt
+from arctic_training.data.batching.loader import Batch
 from arctic_training.data.factories.config import SourcedDataConfig
 from arctic_training.data.factories.sourced import SourcedDataFactory
 from arctic_training.data.formats import chat
@@ -45,6 +46,7 @@ class PromptDataFactory(SourcedDataFactory[PromptDataConfig]):
     """
 
     name = "prompt"
+    counts = "completions"
     config_type: ClassVar[type[ComponentConfig]] = PromptDataConfig
     not_in_cache_key = SourcedDataFactory.not_in_cache_key | {"max_length", "pack_samples", "div_length"}
 
@@ -77,9 +79,9 @@ class PromptDataFactory(SourcedDataFactory[PromptDataConfig]):
     def make_padding_sample(self, sample: Any) -> Any:
         return {**sample, "blank": True}
 
-    def batch(self, samples: list[Any]) -> dict[str, Any]:
+    def batch(self, samples: list[Any]) -> Batch:
         """Returns all prompts on every rank; of the ranks that share sequences the first one counts them."""
-        batch = self.collate(samples)
+        batch = self.add_extra_columns(self.collate(samples), samples)
         if process_group.rank() % self.trainer.config.sequence_parallel_size:
             batch["weights"] = [0.0] * len(samples)
         return batch

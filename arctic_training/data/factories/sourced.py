@@ -14,6 +14,8 @@ from arctic_training.callback.hooks import hook
 from arctic_training.component import TrainerView
 from arctic_training.config.sections.base import ComponentConfig
 from arctic_training.config.sections.data import DataSourceConfig
+from arctic_training.data.batching.collate import collate_columns
+from arctic_training.data.batching.loader import Batch
 from arctic_training.data.factories.base import DataFactory, Loaders
 from arctic_training.data.factories.config import SourcedDataConfig, evaluation_names
 from arctic_training.data.preparation import cache, prepare
@@ -123,6 +125,17 @@ class SourcedDataFactory(DataFactory[C]):
                 "data.max_length: give it; neither the model's config nor the tokenizer says what they take"
             )
         return length
+
+    def batch(self, samples: list[Any]) -> Batch:
+        """Returns the part of a micro-batch that this rank has, with the ``extra_columns`` of all its samples."""
+        return self.add_extra_columns(super().batch(samples), samples)
+
+    def add_extra_columns(self, batch: Batch, samples: list[Any]) -> Batch:
+        """Returns ``batch`` with the ``extra_columns`` of its samples. Raises `DataError` when it has such a key."""
+        names = self.config.extra_columns
+        if taken := [name for name in names if name in batch]:
+            raise DataError(f"data.extra_columns: batches have a key {taken[0]} already; rename the column")
+        return {**batch, **collate_columns(samples, names)} if names else batch
 
     @functools.cached_property
     def _samples(self) -> Samples:

@@ -23,9 +23,13 @@ C = TypeVar("C", bound=TokenDataConfig)
 
 
 class TokenDataFactory(SourcedDataFactory[C]):
-    """Base for samples with ``input_ids`` and, where not every token has a label, ``labels``."""
+    """Base for samples with ``input_ids`` and, where not every token has a label, ``labels``.
+
+    A batch is that of `arctic_training.data.batching.collate.pad`, or of `pack` with ``pack_samples``.
+    """
 
     config_type: ClassVar[type[ComponentConfig]] = TokenDataConfig
+    counts = "labels"
     not_in_cache_key = SourcedDataFactory.not_in_cache_key | {
         "max_length",
         "pack_samples",

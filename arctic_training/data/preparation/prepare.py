@@ -8,6 +8,7 @@ import numpy as np
 
 from arctic_training.data.formats import remarks
 from arctic_training.data.formats.row_error import NothingLeft, RowError
+from arctic_training.data.preparation.extra_columns import add_columns, require_columns
 from arctic_training.data.preparation.map_rows import map_rows
 from arctic_training.data.preparation.row_encoder import pretokenized_encoder
 from arctic_training.data.preparation.sample_factory import SampleFactory
@@ -35,6 +36,11 @@ def prepare_samples(
     """
     tables: list[pa.Table] = []
     notes: list[str] = []
+    for source, rows in zip(sources, loaded, strict=True):
+        try:
+            require_columns(rows, factory.config.extra_columns)
+        except DataError as error:
+            raise DataError(f"{source}: {error}") from error
     chosen = mixing.sample_mixture([len(rows) for rows in loaded], [source.config for source in sources])
     with without_progress_bars("datasets", keep_in_terminal=True):
         for source, rows, indices in zip(sources, loaded, chosen, strict=True):
@@ -50,7 +56,10 @@ def prepare_samples(
                 raise DataError(f"{source}: {error}") from error
             notes += remarks.lines(source.remarks | collected, str(source))
             samples = Samples(encoded)
-            numbers = indices if indices is not None and len(indices) == len(samples) else np.arange(len(samples))
+            numbers = np.arange(len(taken)) if indices is None else indices
+            if samples_per_row := len(samples) // len(taken):
+                numbers = np.repeat(numbers, samples_per_row)
+            numbers = numbers if len(numbers) == len(samples) else np.arange(len(samples))
             unknown.add(taken, samples, partial(encode_rows, factory, source), place)
             max_share = factory.config.max_share_without_targets
             samples, note = drop_samples_without_labels(samples, numbers, str(source), max_share, factory.no_target)
@@ -67,8 +76,13 @@ def _place(source: DataSource, indices: Indices | None, row: int) -> str:
 
 def encode_rows(factory: SampleFactory, source: DataSource, rows: "Dataset") -> "Dataset":
     """Returns the samples of ``rows``, a `datasets.Dataset` of ``source``, as one. Raises `RowError`, `DataError`."""
-    if source.config.process:
-        return factory.process(rows)
+    names = factory.config.extra_columns
+    require_columns(rows, names)
+    samples = factory.process(rows) if source.config.process else _read_tokens(factory, rows.remove_columns(names))
+    return add_columns(samples, rows, names) if names else samples
+
+
+def _read_tokens(factory: SampleFactory, rows: Any) -> Any:
     if "input_ids" not in rows.column_names:
         columns = ", ".join(rows.column_names)
         raise DataError(f"process is false: expected a column input_ids; there are {columns}")
