@@ -68,6 +68,7 @@ _PUBLIC = {
     "Trainer": "trainer.trainer",
     "TrainerConfig": "config.sections.trainer",
     "all_gather_object": "distributed.collectives",
+    "all_gather_with_grad": "distributed.collectives",
     "all_reduce": "distributed.collectives",
     "frozen_parameters": "trainer.role",
     "generate": "generation.generate",

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from torch._C._distributed_c10d import Store
+from torch.autograd.function import once_differentiable
 
 from arctic_training.distributed import process_group
 from arctic_training.distributed.heartbeat import no_timeout, record_heartbeat
@@ -36,6 +37,35 @@ def all_reduce(tensor: torch.Tensor) -> torch.Tensor:
         dist.all_reduce(tensor)
         record_heartbeat()
     return tensor
+
+
+def all_gather_with_grad(tensor: torch.Tensor) -> torch.Tensor:
+    """Concatenates ``tensor`` ``[n, ...]``, of one shape on every rank, in the order of ranks: ``[world * n, ...]``.
+
+    The gradient of a part is the sum over all ranks of the gradients of their losses by it, so that a loss that is
+    averaged over the ranks has the gradient of one process with all rows.
+    """
+    if not is_distributed():
+        return tensor
+    gathered: torch.Tensor = _AllGather.apply(tensor)  # type: ignore[no-untyped-call]
+    return gathered
+
+
+class _AllGather(torch.autograd.Function):
+    """torch has it in `torch.distributed.nn.functional`, deprecated, and in a private module that replaces it."""
+
+    @staticmethod
+    def forward(ctx: Any, tensor: torch.Tensor) -> torch.Tensor:
+        gathered = tensor.new_empty(world_size() * tensor.shape[0], *tensor.shape[1:])
+        dist.all_gather_into_tensor(gathered, tensor.contiguous())
+        record_heartbeat()
+        return gathered
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *upstream: torch.Tensor) -> torch.Tensor:
+        total = upstream[0].clone(memory_format=torch.contiguous_format)
+        return all_reduce(total).chunk(world_size())[rank()]
 
 
 def all_gather_object(value: T, group_size: int = 0) -> list[T]:

@@ -128,8 +128,14 @@ def repeat_first_batch(loader: Any, row: int) -> Iterator[Any]:
 
 
 def count_loss_terms(batch: Any) -> int:
-    """Returns the number of labels of a batch that are not ignored; of its rows when it has no labels."""
+    """Returns how many terms a loss of the batch sums.
+
+    They are the rows of weight 1 where it has ``row_weights``, ``[rows]``; else its labels that are not ignored; else
+    its rows.
+    """
     if isinstance(batch, Mapping):
+        if "row_weights" in batch:
+            return int(batch["row_weights"].sum())
         for name in ("shift_labels", "labels"):
             if name in batch:
                 return int((batch[name] != IGNORE_INDEX).sum())

@@ -17,6 +17,7 @@ from arctic_training.data.factories.gan import GANDataFactory
 from arctic_training.data.factories.tensor import TensorDataConfig, TensorDataFactory
 from arctic_training.data.sources.base import DataSource
 from arctic_training.errors.types import DataError
+from arctic_training.trainer.window import count_loss_terms
 
 
 class CountConfig(DataSourceConfig):
@@ -93,6 +94,27 @@ def test_a_global_batch_does_not_depend_on_its_cut(size: int, micro: int, world:
     for index, batch in enumerate(expected):
         for name in ("rows", "draw"):
             assert torch.equal(torch.cat([part[index][name] for part in parts]), batch[name])
+
+
+class EvenFactory(TensorDataFactory):
+    """Fills batches up."""
+
+    name = "test_even"
+    even_batches = True
+
+
+@pytest.mark.parametrize(("micro", "world"), [(3, 1), (4, 2), (3, 4)])
+def test_even_batches_are_filled_up_and_each_row_counts_once(micro: int, world: int) -> None:
+    counted: list[float] = []
+    for rank in range(world):
+        config = SimpleNamespace(micro_batch_size=micro, gradient_accumulation_steps=1, sequence_parallel_size=1)
+        trainer: Any = SimpleNamespace(config=config, data_rank=rank, data_world=world)
+        section = TensorDataConfig.model_validate({"type": "test_even", "sources": [{"type": "test_count"}]})
+        for batch in read(EvenFactory(trainer, section)().train, 0):
+            assert len(batch["rows"]) == len(batch["draw"]) == len(batch["row_weights"]) == micro
+            assert count_loss_terms(batch) == batch["row_weights"].sum()
+            counted += batch["rows"][batch["row_weights"] == 1].tolist()
+    assert sorted(counted) == list(range(10))
 
 
 def test_seeking_enters_the_middle() -> None:

@@ -109,16 +109,18 @@ class IndexedLoader(OrderedLoader):
         *,
         make_padding_sample: Callable[[Sample], Sample],
         groups: Sequence[Indices] | None = None,
+        min_rows: int = 1,
         workers: int = 0,
         prefetch: int = 4,
     ) -> None:
         """``groups[i]`` are the samples of row ``i`` of the order, where several are packed into a row.
 
-        A rank without a row of the last global batch gets ``make_padding_sample(dataset[0])``, which has no labels.
+        A batch with fewer than ``min_rows`` samples, at the end of an epoch, is filled up with
+        ``make_padding_sample(dataset[0])``, which has no labels.
         """
         super().__init__(dataset, order)
         self.groups = groups
-        self._reader = _Reader(dataset, order, groups, collate, make_padding_sample)
+        self._reader = _Reader(dataset, order, groups, collate, make_padding_sample, min_rows=min_rows)
         self._workers, self._prefetch = workers, prefetch
         self._running: Iterator[Batch] | None = None
 
@@ -132,9 +134,15 @@ class IndexedLoader(OrderedLoader):
     def in_order(self) -> "IndexedLoader":
         """Returns a loader that reads every row once, in the order of the samples."""
         order = replace(self.order, shuffle=False, drop_last=False, accumulation_steps=1)
-        padding, collate = self._reader.make_padding_sample, self._reader.collate
+        reader = self._reader
         return IndexedLoader(
-            self.dataset, order, collate, make_padding_sample=padding, groups=self.groups, workers=self._workers
+            self.dataset,
+            order,
+            reader.collate,
+            make_padding_sample=reader.make_padding_sample,
+            groups=self.groups,
+            min_rows=reader.min_rows,
+            workers=self._workers,
         )
 
     def samples(self, epoch: int, row: int) -> list[int]:
@@ -188,6 +196,7 @@ class _Reader(Dataset[Batch]):
     make_padding_sample: Callable[[Sample], Sample]
     columns: dict[str, npt.NDArray[Any]] = field(default_factory=dict)
     """Arrays with a row for each sample, by the key that they have in a batch."""
+    min_rows: int = 1
 
     def samples(self, position: tuple[int, int]) -> list[int]:
         rows = self.order.batch(*position)
@@ -203,8 +212,11 @@ class _Reader(Dataset[Batch]):
             for number in indices:
                 rows.append(self.dataset[number])
             number = -1
-            batch = self.collate(rows or [self.make_padding_sample(self.dataset[0])])
-            columns = {name: torch.from_numpy(array[indices or [0]]) for name, array in self.columns.items()}
+            if missing := max(self.min_rows - len(rows), 0):
+                rows += [self.make_padding_sample(self.dataset[0])] * missing
+                indices += [0] * missing
+            batch = self.collate(rows)
+            columns = {name: torch.from_numpy(array[indices]) for name, array in self.columns.items()}
             return {**batch, **columns} if columns else batch
         except MemoryError:
             raise

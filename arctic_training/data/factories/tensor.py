@@ -13,6 +13,7 @@ from arctic_training.config.sections.base import ComponentConfig
 from arctic_training.config.sections.changes import RESUME_SAFE
 from arctic_training.config.sections.data import DataConfig, DataSourceConfig
 from arctic_training.data.batching.loader import Loader, OrderedLoader
+from arctic_training.data.batching.sampler import GlobalOrder
 from arctic_training.data.factories.base import DataFactory
 from arctic_training.data.factories.config import Source, evaluation_names
 from arctic_training.data.sources.tensor import SUFFIXES, TensorFileSource
@@ -96,17 +97,31 @@ class TensorDataFactory(DataFactory[TensorDataConfig]):
 
     @hook("create_loader")
     def create_loader(self, samples: Table, *, train: bool) -> Loader:
-        return TensorLoader(samples, self.order(len(next(iter(samples.values()))), train=train))
+        order = self.order(len(next(iter(samples.values()))), train=train)
+        return TensorLoader(samples, order, even_batches=self.even_batches)
 
 
 class TensorLoader(OrderedLoader):
-    """Reads micro-batches by index; a rank without a row of the last global batch gets a batch of no rows."""
+    """Reads micro-batches by index; a rank without a row of the last global batch gets a batch of no rows.
+
+    With ``even_batches`` all have ``micro_batch_size`` rows, and ``row_weights``, fp32 ``[n]``: 0 for a row that only
+    fills a batch, and 1 for the others.
+    """
 
     dataset: Table
+
+    def __init__(self, dataset: Table, order: GlobalOrder, *, even_batches: bool = False) -> None:
+        super().__init__(dataset, order)
+        self.even_batches = even_batches
 
     def __iter__(self) -> Iterator[Table]:
         for epoch, row in self.positions():
             rows = torch.from_numpy(self.order.batch(epoch, row))
+            missing = self.order.micro_batch_size - len(rows) if self.even_batches else 0
+            weights = torch.ones(len(rows) + missing)
+            weights[len(rows) :] = 0
+            rows = torch.cat([rows, rows.new_zeros(missing)])
             first = epoch * self.order.size + self.order.rank_indices(row).start
             batch = {name: column[rows] for name, column in self.dataset.items()}
+            batch |= {"row_weights": weights} if self.even_batches else {}
             yield {**batch, "draw": torch.arange(first, first + len(rows))}
