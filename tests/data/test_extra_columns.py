@@ -58,20 +58,20 @@ READ = {
 @pytest.mark.parametrize("pack", [False, True])
 @pytest.mark.parametrize("kind", READ, ids=lambda kind: kind.name)
 def test_every_factory_carries_the_columns_of_its_rows(
-    kind: type[DataFactory[Any]], pack: bool, tmp_path: Path, said: list[str]
+    kind: type[DataFactory[Any]], pack: bool, tmp_path: Path, messages: list[str]
 ) -> None:
     if kind is CausalDataFactory and not pack:
         pytest.skip("rows are cut from several documents")
     plain = [{name: texts(n)[name] for name in READ[kind]} for n in range(5)]
     loaders = build(kind, tmp_path, rows_with(*plain), extra_columns=[*COLUMNS], pack_samples=pack)()
-    found: dict[str, list[Any]] = {name: [] for name in COLUMNS}
+    columns: dict[str, list[Any]] = {name: [] for name in COLUMNS}
     for batch in loaders.train:
-        for name, values in found.items():
+        for name, values in columns.items():
             assert isinstance(batch[name], list if name == "origin" else torch.Tensor)
             values += batch[name] if name == "origin" else batch[name].tolist()
         assert [batch[name].dtype for name in ("score", "number", "is_new")] == [torch.float32, torch.int64, torch.bool]
-    assert sorted(zip(*found.values(), strict=True)) == sorted(zip(*COLUMNS.values(), strict=True))
-    assert not [line for line in said if "nothing reads" in line]
+    assert sorted(zip(*columns.values(), strict=True)) == sorted(zip(*COLUMNS.values(), strict=True))
+    assert not [line for line in messages if "nothing reads" in line]
 
 
 def test_a_value_stands_where_its_document_does(tmp_path: Path) -> None:
@@ -100,8 +100,8 @@ def test_a_stream_and_tokens_carry_them(tmp_path: Path) -> None:
     tokens = [{"input_ids": [n + 5, n + 6], "number": n + 7} for n in range(5)]
     source = {"name_or_path": write(tmp_path, tokens), "process": False}
     batches = build(SFTDataFactory, tmp_path, tokens, sources=[source], extra_columns=["number"])().train
-    found = [(number, row[0]) for batch in batches for number, row in zip(*batch_lists(batch), strict=True)]
-    assert sorted(found) == [(n + 7, n + 5) for n in range(5)]
+    columns = [(number, row[0]) for batch in batches for number, row in zip(*batch_lists(batch), strict=True)]
+    assert sorted(columns) == [(n + 7, n + 5) for n in range(5)]
 
 
 def batch_lists(batch: Any) -> tuple[list[int], list[list[int]]]:

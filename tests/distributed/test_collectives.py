@@ -33,7 +33,7 @@ def test_ranks_are_one_process(world: int) -> None:
     everything = rows(2 * world).requires_grad_()
     expected = loss(everything, everything)
     (gradient,) = torch.autograd.grad(expected, everything)
-    found = processes.share(gather, world, 2) if world > 1 else [gather(2)]
-    assert all(torch.equal(gathered, everything) for gathered, _, _ in found)
-    torch.testing.assert_close(torch.cat([part for _, part, _ in found]), gradient, rtol=1e-5, atol=1e-7)
-    assert sum(value for _, _, value in found) / world == pytest.approx(expected.item(), rel=1e-6)
+    parts = processes.share(gather, world, 2) if world > 1 else [gather(2)]
+    assert all(torch.equal(gathered, everything) for gathered, _, _ in parts)
+    torch.testing.assert_close(torch.cat([part for _, part, _ in parts]), gradient, rtol=1e-5, atol=1e-7)
+    assert sum(value for _, _, value in parts) / world == pytest.approx(expected.item(), rel=1e-6)
