@@ -1,15 +1,21 @@
 """Columns of a source's rows that are carried through the samples into the batch."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
+
+import numpy as np
 
 from arctic_training.data.formats.remarks import UNREAD_COLUMNS, remark
 from arctic_training.data.formats.row_error import RowError
 from arctic_training.data.preparation.samples import Samples
 from arctic_training.errors.types import DataError
 
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from datasets import Dataset
 
-def require_columns(rows: Any, names: Sequence[str]) -> None:
+
+def require_columns(rows: "Dataset", names: Sequence[str]) -> None:
     """Raises `DataError` unless ``rows``, a `datasets.Dataset`, have the columns, of numbers, booleans or texts."""
     import pyarrow as pa
     from datasets import Json
@@ -27,13 +33,12 @@ def require_columns(rows: Any, names: Sequence[str]) -> None:
             )
 
 
-def add_columns(samples: Any, rows: Any, names: Sequence[str]) -> Any:
+def add_columns(samples: "Dataset", rows: "Dataset", names: Sequence[str]) -> "pa.Table":
     """Returns a `pyarrow.Table` of ``samples`` with the columns ``names`` of the ``rows`` that they are made of.
 
     Both are a `datasets.Dataset`; all rows make equally many samples, in their order. Raises `DataError` when they do
     not, or when samples have such a column already, and `RowError` for a row without a value.
     """
-    import numpy as np
     import pyarrow as pa
 
     table = Samples(samples).table

@@ -74,7 +74,7 @@ def _place(source: DataSource, indices: Indices | None, row: int) -> str:
     return source.place(row if indices is None else int(indices[row]))
 
 
-def encode_rows(factory: SampleFactory, source: DataSource, rows: "Dataset") -> "Dataset":
+def encode_rows(factory: SampleFactory, source: DataSource, rows: "Dataset") -> "Dataset | pa.Table":
     """Returns the samples of ``rows``, a `datasets.Dataset` of ``source``, as one. Raises `RowError`, `DataError`."""
     names = factory.config.extra_columns
     require_columns(rows, names)
@@ -82,7 +82,7 @@ def encode_rows(factory: SampleFactory, source: DataSource, rows: "Dataset") -> 
     return add_columns(samples, rows, names) if names else samples
 
 
-def _read_tokens(factory: SampleFactory, rows: Any) -> Any:
+def _read_tokens(factory: SampleFactory, rows: "Dataset") -> "Dataset":
     if "input_ids" not in rows.column_names:
         columns = ", ".join(rows.column_names)
         raise DataError(f"process is false: expected a column input_ids; there are {columns}")
