@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from torch._C._distributed_c10d import Store
-from torch.autograd.function import once_differentiable
+from torch.autograd.function import FunctionCtx, once_differentiable
 
 from arctic_training.distributed import process_group
 from arctic_training.distributed.heartbeat import no_timeout, record_heartbeat
@@ -55,7 +55,7 @@ class _AllGather(torch.autograd.Function):
     """torch has it in `torch.distributed.nn.functional`, deprecated, and in a private module that replaces it."""
 
     @staticmethod
-    def forward(ctx: Any, tensor: torch.Tensor) -> torch.Tensor:
+    def forward(ctx: FunctionCtx, tensor: torch.Tensor) -> torch.Tensor:
         gathered = tensor.new_empty(world_size() * tensor.shape[0], *tensor.shape[1:])
         dist.all_gather_into_tensor(gathered, tensor.contiguous())
         record_heartbeat()
@@ -63,7 +63,7 @@ class _AllGather(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *upstream: torch.Tensor) -> torch.Tensor:
+    def backward(ctx: FunctionCtx, *upstream: torch.Tensor) -> torch.Tensor:
         total = upstream[0].clone(memory_format=torch.contiguous_format)
         return all_reduce(total).chunk(world_size())[rank()]
 
