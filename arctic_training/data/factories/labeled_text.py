@@ -48,6 +48,7 @@ class LabeledTextDataFactory(SourcedDataFactory[LabeledTextDataConfig]):
     """
 
     name = "labeled_text"
+    counts = "labels"
     config_type: ClassVar[type[ComponentConfig]] = LabeledTextDataConfig
     not_in_cache_key = SourcedDataFactory.not_in_cache_key | {"div_length"}
 
