@@ -6,6 +6,8 @@ _MODULES = (
     "callback.ema",
     "callback.kill_switch",
     "callback.nan_guard",
+    "callback.sample_generation",
+    "callback.sample_tensors",
     "callback.time_limit",
     "checkpoint.deepspeed",
     "checkpoint.huggingface",

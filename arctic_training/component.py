@@ -15,6 +15,7 @@ from arctic_training.engine.engine import Engine
 from arctic_training.metrics import Number
 from arctic_training.registry import Registered
 from arctic_training.state import Progress, RunState
+from arctic_training.tracker.samples import Samples
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -69,6 +70,9 @@ class TrainerView(Protocol):
 
     def record(self, name: str, value: Number, weight: Number = 1) -> None:
         """Adds a scalar to the mean that is logged as ``name``."""
+
+    def log_samples(self, name: str, samples: Samples) -> None:
+        """Writes ``samples`` to ``samples/<name>`` in the run folder, and sends them to the trackers."""
 
     def stop(self, reason: str) -> None:
         """Ends the run for good after the current step; called on every rank."""

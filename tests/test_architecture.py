@@ -28,7 +28,7 @@ FLOORS = [
     ],
     ["registry", "state", "logging", "distributed.report"],
     ["config", "metrics"],
-    ["callback.hooks", "callback.callback", "tracker", "engine", "distributed.watchdog"],
+    ["callback.hooks", "tracker", "engine", "distributed.watchdog"],
     ["component", "generation", "distributed.sequence_parallel", "reward", "evaluation", "callback"],
     ["tokenizer", "data", "model", "optimizer", "scheduler", "checkpoint"],
     ["trainer"],

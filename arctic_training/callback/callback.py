@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar, Generic
 
 from arctic_training.callback.hooks import Hooked
+from arctic_training.component import TrainerView
 from arctic_training.config.sections.base import C, ComponentConfig
 from arctic_training.registry import Registered
 
@@ -29,6 +30,10 @@ class Callback(Registered, Generic[C], kind="callback"):
             when, _, what = attribute.partition("_")
             if when in ("pre", "post"):
                 host.listen(f"{when}-{what}", getattr(self, attribute))
+
+    def check(self, trainer: TrainerView) -> None:
+        """Called when every part of the run is built and nothing is written yet. Raises `InputError` for what would
+        fail later."""
 
     def state_dict(self) -> dict[str, Any]:
         """Returns the state for checkpoints: tensors, numbers, strings, lists and mappings of them."""

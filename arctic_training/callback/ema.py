@@ -48,9 +48,8 @@ class EMA(Callback[EMAConfig]):
         self._shares: Sequence[Mapping[str, Tensor]] = []
         """The state of the ranks that saved, until the module is built for which it is sharded anew."""
 
-    def post_init(self, trainer: TrainerView) -> None:
-        """Starts from the weights or a checkpoint. Raises `RecipeError` for a role that is not trained, and for weights
-        that are not in memory."""
+    def check(self, trainer: TrainerView) -> None:
+        """Raises `RecipeError` for a role that is not trained, and for weights that are not in memory."""
         if self.config.role not in trainer.trainable_engines:
             known = ", ".join(trainer.trainable_engines)
             raise RecipeError(f"callbacks.ema.role: {self.config.role!r} is not trained here; there are: {known}")
@@ -60,6 +59,9 @@ class EMA(Callback[EMAConfig]):
                 "callbacks.ema: with deepspeed.zero_optimization.offload_param.device: nvme the weights are not in "
                 "memory, and cannot be averaged; set cpu"
             )
+
+    def post_init(self, trainer: TrainerView) -> None:
+        """Starts from the weights or a checkpoint."""
         self._module = trainer.engines[self.config.role].module
         self._place_averages()
 

@@ -10,6 +10,7 @@ from arctic_training.config.sections.base import C, ComponentConfig
 from arctic_training.errors.types import ArcticError, InputError
 from arctic_training.errors.user_traceback import user_traceback
 from arctic_training.registry import Registered
+from arctic_training.tracker.samples import Samples
 
 
 class Tracker(Registered, ABC, Generic[C], kind="tracker"):
@@ -37,6 +38,9 @@ class Tracker(Registered, ABC, Generic[C], kind="tracker"):
     @abstractmethod
     def log(self, values: Mapping[str, float], step: int) -> None:
         """Logs ``values`` at ``step``, the number of optimizer steps taken."""
+
+    def log_samples(self, name: str, samples: Samples, step: int) -> None:
+        """Logs what the models generate at ``step``; by default nothing, since the run folder has it too."""
 
     def finish(self, failed: bool) -> None:
         """Called at the end of the run; ``failed`` when it ends by an error."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from arctic_training.config.sections.wandb import WandbConfig
 from arctic_training.errors.types import InputError, MissingDependencyError
 from arctic_training.metrics import merge_metrics
+from arctic_training.tracker.samples import ImageSamples, Samples, TextSamples
 from arctic_training.tracker.tracker import Tracker
 
 if TYPE_CHECKING:
@@ -70,6 +71,16 @@ class WandbTracker(Tracker[WandbConfig]):
 
     def log(self, values: Mapping[str, float], step: int) -> None:
         self._run.log(merge_metrics({"step": step}, values))
+
+    def log_samples(self, name: str, samples: Samples, step: int) -> None:
+        import wandb
+
+        if isinstance(samples, ImageSamples):
+            self._run.log({"step": step, name: wandb.Image(samples.grid.squeeze(2).numpy())})
+        elif isinstance(samples, TextSamples) and samples.rows:
+            columns: list[str | int] = [*samples.rows[0]]
+            rows = [list(row.values()) for row in samples.rows]
+            self._run.log({"step": step, name: wandb.Table(columns=columns, data=rows)})
 
     def finish(self, failed: bool) -> None:
         self._run.finish(exit_code=int(failed))

@@ -74,8 +74,8 @@ def build_parts(trainer: Any) -> None:
     for checkpointer in trainer.checkpointers:
         checkpointer.check_state(trainer.state)
     trainer.check()
-    for evaluator in trainer.evaluators:
-        evaluator.check(trainer)
+    for part in (*trainer.evaluators, *trainer.listeners.values()):
+        part.check(trainer)
     seed(config.seed + process_group.rank())  # ranks start with equal weights; from here their dropout differs
     resume(trainer)
     for checkpointer in trainer.checkpointers:

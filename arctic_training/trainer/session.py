@@ -7,7 +7,7 @@ import os
 import platform
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from arctic_training.distributed import collectives, process_group
 from arctic_training.errors.types import InputError
 from arctic_training.logging import close_log, logger, start_console_log, start_file_log
 from arctic_training.state import Rng
+from arctic_training.tracker.samples import Samples
 from arctic_training.tracker.tracker import Tracker, refuse_run_on_error
 from arctic_training.trainer.lock import Lock
 
@@ -77,13 +78,26 @@ class Session:
 
     def log(self, values: Mapping[str, float], step: int) -> None:
         """Sends ``values`` to every tracker; one that fails is left out from then on."""
+        self._send(step, lambda tracker: tracker.log(values, step))
+
+    def _send(self, step: int, log: Callable[[Tracker[ComponentConfig]], None]) -> None:
         for tracker in list(self.trackers):
             try:
-                tracker.log(values, step)
+                log(tracker)
             except Exception as error:
                 # a tracker never ends a run: an hour of training is worth more than a line in a chart
                 self.trackers.remove(tracker)
                 logger.error(f"tracker {tracker.name} failed and is left out from step {step} on: {error!r}")
+
+    def log_samples(self, name: str, samples: Samples, step: int) -> None:
+        """Writes ``samples`` to ``samples/<name>`` in the run folder, and sends them to every tracker."""
+        if not process_group.is_main():
+            return
+        try:
+            samples.write(self.run_dir / "samples" / name, step)
+        except OSError as error:
+            logger.error(f"the samples {name} of step {step} could not be written: {error}")
+        self._send(step, lambda tracker: tracker.log_samples(name, samples, step))
 
     def close(self, *, failed: bool) -> None:
         """Finishes the trackers and releases the locks."""

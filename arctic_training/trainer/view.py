@@ -8,6 +8,8 @@ import torch
 from arctic_training.distributed import process_group
 from arctic_training.engine.engine import Engine
 from arctic_training.registry import lookup
+from arctic_training.state import Progress
+from arctic_training.tracker.samples import Samples
 from arctic_training.trainer.role import Role
 from arctic_training.trainer.session import Session
 
@@ -17,6 +19,7 @@ class View:
 
     config: Any
     session: Session
+    progress: Progress
     engines: dict[str, Engine]
     roles: ClassVar[tuple[Role, ...]]
 
@@ -56,3 +59,7 @@ class View:
     def run_dir(self) -> Path:
         """The run folder."""
         return self.session.run_dir
+
+    def log_samples(self, name: str, samples: Samples) -> None:
+        """Writes ``samples`` to ``samples/<name>`` in the run folder, and sends them to the trackers."""
+        self.session.log_samples(name, samples, self.progress.step)

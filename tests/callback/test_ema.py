@@ -87,14 +87,14 @@ def test_averages_bf16_weights_in_fp32() -> None:
 
 def test_refuses_a_network_that_is_not_trained() -> None:
     with pytest.raises(RecipeError, match=r"'critic' is not trained here; there are: model"):
-        started(network(), role="critic")
+        EMA(EMAConfig(type="ema", role="critic")).check(run(network()))
 
 
 def test_refuses_weights_that_are_not_in_memory() -> None:
     trainer = run(network())
     trainer.config.deepspeed = {"zero_optimization": {"stage": 3, "offload_param": {"device": "nvme"}}}
     with pytest.raises(RecipeError, match=r"callbacks.ema: .*offload_param.device: nvme"):
-        EMA(EMAConfig(type="ema")).post_init(trainer)
+        EMA(EMAConfig(type="ema")).check(trainer)
 
 
 def average_in_use(folder: str, stage: int) -> tuple[dict[str, float], dict[str, float], dict[str, torch.Tensor]]:
