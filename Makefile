@@ -66,6 +66,7 @@ format: $(INSTALLED) ## format the code and mend what the linter can
 bench: $(INSTALLED) $(PEER)/.installed ## measure against bare loops and other trainers
 	$(PIP) install --quiet --constraint constraints.txt --editable '.[dev,bench]'
 	$(BIN)/python -m benchmarks
+	$(BIN)/python -m benchmarks.objectives
 	$(BIN)/python -m benchmarks.costs
 
 # another trainer wants other versions, so it gets an environment of its own

@@ -23,6 +23,8 @@ class Meter:
         self.losses: list[Any] = []
         self.seen: list[tuple[Any, Any]] = []
         self.fill: float | None = None
+        self.tokens: list[int] = []
+        """Tokens of each batch; counted at the end where the batches are kept."""
 
     @contextmanager
     def preparing(self) -> Iterator[None]:
@@ -44,7 +46,7 @@ class Meter:
     def finish(self, model: Any) -> None:
         """Write the result. `model` is a transformers model, or None where another process scores it."""
         peak = _peak_mb()
-        tokens, slots, targets, wrong = [], 0, 0, 0
+        tokens, slots, targets, wrong = self.tokens, 0, 0, 0
         for input_ids, labels in self.seen:
             ids = input_ids.tolist()
             tokens.append(sum(token != self.task["pad_id"] for row in ids for token in row))
