@@ -64,6 +64,7 @@ _PUBLIC = {
     "Scorer": "evaluation.scorer",
     "SourcedDataConfig": "data.factories.config",
     "SourcedDataFactory": "data.factories.sourced",
+    "TensorClassifierTrainer": "objectives.classifier",
     "TensorDataFactory": "data.factories.tensor",
     "TensorTrainer": "objectives.tensor",
     "TextSamples": "tracker.samples",

@@ -23,7 +23,7 @@ def classification_loss(
     if not labels.is_floating_point():
         return F.cross_entropy(
             logits.flatten(0, -2),
-            labels.flatten(),
+            labels.flatten().long(),
             class_weights,
             ignore_index=IGNORE_INDEX,
             reduction="sum",

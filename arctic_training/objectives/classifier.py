@@ -1,6 +1,7 @@
 """Classifiers: of texts, of the words of a text, and of anything that is a tensor."""
 
 from abc import abstractmethod
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -11,9 +12,12 @@ from arctic_training.config.sections.trainer import TrainerConfig
 from arctic_training.config.sections.types import HumanFloat
 from arctic_training.data.factories.base import DataFactory
 from arctic_training.data.factories.labeled_text import LabeledTextDataFactory
+from arctic_training.errors.types import DataError
 from arctic_training.loss.classification import class_counts, classification_loss, macro_f1
+from arctic_training.loss.targets import IGNORE_INDEX
 from arctic_training.model.causal_lm import causal_model
 from arctic_training.objectives.language_model import LanguageModelTrainer
+from arctic_training.objectives.tensor import TensorTrainer
 from arctic_training.trainer.role import Role
 from arctic_training.trainer.trainer import Trainer
 
@@ -104,4 +108,45 @@ class ClassifierTrainer(BaseClassifier, LanguageModelTrainer):
     def logits(self, batch: Any) -> Tensor:
         """Returns the scores of the labels: ``[B, classes]``, or ``[B, T, classes]``."""
         logits: Tensor = self.model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
+        return logits
+
+
+class TensorClassifierTrainer(BaseClassifier, TensorTrainer):
+    """Trains a network to label rows of tensors, such as pictures.
+
+    The data have the columns ``rows`` ``[N, ...]`` and ``labels``: integers ``[N]``, one class each, or floats
+    ``[N, classes]``, 0 or 1 each. -100 is no label.
+    """
+
+    name = "tensor_classifier"
+    config_type = ClassifierConfig
+    config: ClassifierConfig
+
+    def check(self) -> None:
+        """Raises `DataError` for data without these columns, or with labels that the network has no output for."""
+        super().check()
+        sizes = getattr(self.config.model, "sizes", None)  # of the network `mlp`
+        classes = sizes[-1] if sizes else len(self.config.class_weights)
+        for name, loader in {"data.sources": self.train_loader, **self.eval_loaders}.items():
+            columns: Mapping[str, Tensor] = getattr(loader, "dataset", {})
+            if lacking := [key for key in ("rows", "labels") if key not in columns]:
+                raise DataError(f"{name}: no column {lacking[0]}; there are {', '.join(columns)}")
+            labels = columns["labels"]
+            if labels.is_floating_point():
+                wrong = bool(classes) and labels.shape[1:] != (classes,)
+            else:
+                known = labels[labels != IGNORE_INDEX]
+                wrong = (
+                    labels.dim() != 1 or bool((known < 0).any()) or (bool(classes) and bool((known >= classes).any()))
+                )
+            if wrong:
+                raise DataError(
+                    f"{name}: expected labels from 0 to {classes - 1} for each row, or {classes} floats; they are "
+                    f"{labels.dtype} {list(labels.shape)}, up to {labels.max().item():g}"
+                )
+
+    def logits(self, batch: Any) -> Tensor:
+        """Returns the scores of the classes: ``[N, classes]``."""
+        rows: Tensor = batch["rows"]
+        logits: Tensor = self.model(rows.to(next(self.model.module.parameters()).dtype))
         return logits

@@ -67,6 +67,19 @@ def classifier(folder: Path) -> Recipe:
     return settings
 
 
+def tensor_classifier(folder: Path) -> Recipe:
+    points, labels = np.random.default_rng(0).normal(size=(20, 2)).astype(np.float32), np.arange(20) % 3
+    file = folder / "labeled_points.npz"
+    if not file.exists():
+        np.savez(file, rows=points, labels=labels)
+    return {
+        "model": {"type": "mlp", "sizes": [2, 8, 3], "dropout": 0.1},
+        "data": {"sources": [{"type": "tensor_file", "name_or_path": str(file)}]},
+        "optimizer": {"lr": 1e-3},
+        "micro_batch_size": 4,
+    }
+
+
 def grpo(folder: Path) -> Recipe:
     settings = _language(folder, _lines(folder / "chats.jsonl", tiny.chats(10)))
     rewards = [{"type": "length", "free": 0, "limit": 12}, {"type": "contains", "weight": 0.5}]
@@ -101,6 +114,7 @@ CASES: dict[str, Callable[[Path], Recipe]] = {
     "grpo": grpo,
     "reward": reward,
     "sft": sft,
+    "tensor_classifier": tensor_classifier,
 }
 
 

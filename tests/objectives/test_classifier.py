@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -154,3 +155,48 @@ def test_a_tokenizer_without_its_own_tokens_is_no_obstacle(tmp_path: Path) -> No
     batch = first_batch(trainer)
     assert int(batch["attention_mask"].sum(1).max()) == 3
     trainer.close()
+
+
+def tensor_trainer(folder: Path, *, labels: Any = None, sizes: tuple[int, ...] = (2, 16, 3), **keys: Any) -> Any:
+    """Three clouds of points, eleven of them, and a network that can tell them apart."""
+    points = np.random.default_rng(0).normal(size=(11, 2)).astype(np.float32) * 0.1
+    classes = np.arange(11) % 3
+    points += np.stack([np.cos(classes * 2.1), np.sin(classes * 2.1)], 1)
+    np.savez(folder / "points.npz", rows=points, labels=classes.astype(np.uint8) if labels is None else labels)
+    file = str(folder / "points.npz")
+    sections = {"model": {"type": "mlp", "sizes": list(sizes)}, "data": {"sources": [file], "eval_sources": [file]}}
+    return tiny_runs.make_trainer(folder, sections, type="tensor_classifier", **keys)
+
+
+def train_tensors(folder: str, **keys: Any) -> dict[str, torch.Tensor]:
+    return tiny_runs.train(tensor_trainer(Path(folder), **keys))
+
+
+def test_tensors(tmp_path: Path) -> None:
+    trainer = tensor_trainer(tmp_path, micro_batch_size=11, train_iters=60, scheduler={"name": "constant"})
+    batch = first_batch(trainer)
+    theirs = torch.nn.functional.cross_entropy(trainer.model.module(batch["rows"]), batch["labels"].long())
+    assert trainer.loss(batch).item() == pytest.approx(theirs.item(), rel=1e-5)
+    trainer.train()
+    values = trainer.evaluate()
+    assert (values["accuracy/eval"], values["macro_f1/eval"]) == (1, 1)
+    trainer.close()
+    expected = train_tensors(str(tmp_path), micro_batch_size=4)
+    same(expected, train_tensors(str(tmp_path), micro_batch_size=1, gradient_accumulation_steps=4))
+    for part in processes.share(train_tensors, 2, str(tmp_path), micro_batch_size=2):  # once without a row
+        same(expected, part)
+
+
+def test_tensors_with_several_labels(tmp_path: Path) -> None:
+    labels = np.eye(3, dtype=np.float32)[np.arange(11) % 3]
+    trainer = tensor_trainer(tmp_path, labels=labels, micro_batch_size=11)
+    batch = first_batch(trainer)
+    theirs = torch.nn.functional.binary_cross_entropy_with_logits(trainer.model.module(batch["rows"]), batch["labels"])
+    assert trainer.loss(batch).item() == pytest.approx(theirs.item(), rel=1e-5)
+    trainer.close()
+
+
+def test_labels_that_the_network_has_no_output_for_are_refused(tmp_path: Path) -> None:
+    for labels in (np.arange(11), np.arange(11) - 1, np.zeros((11, 2), np.float32), np.zeros((11, 1), np.int64)):
+        with pytest.raises(DataError, match=r"data\.sources: expected labels from 0 to 2 for each row, or 3 floats"):
+            tensor_trainer(tmp_path, labels=labels)
