@@ -4,7 +4,7 @@ from abc import ABC
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, Protocol, TypeVar
 
 import torch
 
@@ -65,7 +65,9 @@ class TrainerView(Protocol):
     skipped_windows: set[tuple[int, int]]
     """Epoch and first row of windows that are not trained on."""
 
-    def averaged(self, role: str = "model", *, purpose: Any = None) -> AbstractContextManager[None]:
+    def averaged(
+        self, role: str = "model", *, purpose: Literal["evaluate", "export"] | None = None
+    ) -> AbstractContextManager[None]:
         """Runs the block with the average of the role's weights in place of them, where a callback `ema` keeps one."""
 
     def record(self, name: str, value: Number, weight: Number = 1) -> None:

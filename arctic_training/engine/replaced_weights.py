@@ -2,16 +2,16 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from arctic_training.engine.deepspeed_internals import gather_persistent_params, is_partitioned_param, local_tensor
+from arctic_training.engine.engine import TrainedEngine
 
 
 @contextmanager
-def replaced_weights(engine: Any, weights: Mapping[str, Tensor]) -> Iterator[None]:
+def replaced_weights(engine: TrainedEngine, weights: Mapping[str, Tensor]) -> Iterator[None]:
     """Runs the block with ``weights`` in place of the model's own, which are the same to the bit afterwards.
 
     ``weights`` are, by the names of all parameters and buffers, what this rank holds of each: the full tensor, or at
@@ -28,7 +28,7 @@ def replaced_weights(engine: Any, weights: Mapping[str, Tensor]) -> Iterator[Non
         _write(engine, held, own)
 
 
-def _write(engine: Any, held: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> None:
+def _write(engine: TrainedEngine, held: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> None:
     is_sharded = any(is_partitioned_param(parameter) for parameter in engine.module.parameters())
     if is_sharded:
         engine.deepspeed.empty_partition_cache()  # parameters that are still gathered have the former values

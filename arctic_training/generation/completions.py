@@ -2,11 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
 from arctic_training.generation.special_tokens import decode_completion
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True)
@@ -30,7 +33,7 @@ class Completions:
     def __len__(self) -> int:
         return len(self.token_ids)
 
-    def texts(self, tokenizer: Any) -> list[str]:
+    def texts(self, tokenizer: "PreTrainedTokenizerBase") -> list[str]:
         """Returns the text of each completion, without special tokens, and up to its stop string."""
         return [
             text_before(decode_completion(tokenizer, one, self.eos_token_ids), self.stop_strings)

@@ -3,12 +3,13 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from arctic_training.distributed.heartbeat import record_heartbeat
+from arctic_training.engine.engine import Engine
 from arctic_training.errors.types import InputError
 from arctic_training.generation.completions import Completions
 from arctic_training.generation.prompts import pad_prompts
@@ -16,14 +17,17 @@ from arctic_training.generation.sampling import InverseTransformSampler, Samplin
 from arctic_training.generation.special_tokens import find_eos_token_ids, get_pad_token_id
 from arctic_training.state import eval_mode
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
 
 @torch.no_grad()
 def generate(
-    engine: Any,
+    engine: "Engine | PreTrainedModel",
     prompts: Sequence[Sequence[int]],
     params: SamplingParams,
     *,
-    tokenizer: Any,
+    tokenizer: "PreTrainedTokenizerBase",
     eos_token_ids: Sequence[int] | None = None,
     uniforms: Tensor | None = None,
     batch_size: int = 0,
@@ -41,7 +45,7 @@ def generate(
     settings in the model's generation config, such as a repetition penalty, are used. ``log_probs`` and ``logits`` fill
     the fields of these names.
     """
-    module = getattr(engine, "module", engine)
+    module: PreTrainedModel = getattr(engine, "module", engine)
     ends = find_eos_token_ids(tokenizer, module) if eos_token_ids is None else list(eos_token_ids)
     if params.temperature and uniforms is None:
         uniforms = torch.rand(len(prompts), params.max_new_tokens, dtype=torch.float64)
@@ -67,7 +71,7 @@ def generate(
     )
 
 
-def require_generate(engine: Any, caller: str) -> Any:
+def require_generate(engine: Engine, caller: str) -> "PreTrainedModel":
     """Returns the model of ``engine``. Raises `InputError`, which begins with ``caller``, when it cannot generate."""
     if not hasattr(engine.module, "generate"):
         raise InputError(f"{caller} needs a model that generates; {type(engine.module).__name__} does not")
@@ -79,7 +83,7 @@ class _Options:
     """The arguments of `generate` that are the same for every batch of prompts."""
 
     params: SamplingParams
-    tokenizer: Any
+    tokenizer: "PreTrainedTokenizerBase"
     eos_token_ids: list[int]
     model_defaults: bool
     log_probs: bool
@@ -96,7 +100,11 @@ class _Completion(NamedTuple):
 
 
 def _complete(
-    engine: Any, module: Any, prompts: Sequence[Sequence[int]], uniforms: Tensor | None, options: _Options
+    engine: "Engine | PreTrainedModel",
+    module: "PreTrainedModel",
+    prompts: Sequence[Sequence[int]],
+    uniforms: Tensor | None,
+    options: _Options,
 ) -> list[_Completion]:
     """Returns a completion of each prompt, all generated at once; the most likely tokens without ``uniforms``."""
     record_heartbeat("generate")
@@ -152,7 +160,9 @@ def _until_end(row: list[int], options: _Options) -> tuple[list[int], bool]:
 
 
 @contextmanager
-def _generation_config(module: Any, ends: list[int], pad_token_id: int, model_defaults: bool) -> Iterator[None]:
+def _generation_config(
+    module: "PreTrainedModel", ends: list[int], pad_token_id: int, model_defaults: bool
+) -> Iterator[None]:
     """Replaces the model's generation config by one without settings, unless ``model_defaults``."""
     from transformers import GenerationConfig
 

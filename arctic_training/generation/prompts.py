@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from arctic_training.errors.types import DataError
 from arctic_training.loss.targets import IGNORE_INDEX
@@ -50,12 +50,12 @@ class Prompt:
         return cls(prompt_ids, ids[start:end])
 
 
-def is_encoder_decoder(module: Any) -> bool:
+def is_encoder_decoder(module: nn.Module) -> bool:
     """Checks whether the model reads the prompt with an encoder, and generates with a decoder."""
     return bool(getattr(getattr(module, "config", None), "is_encoder_decoder", False))
 
 
-def pad_prompts(prompts: Sequence[Sequence[int]], pad_token_id: int, module: Any) -> tuple[Tensor, Tensor, int]:
+def pad_prompts(prompts: Sequence[Sequence[int]], pad_token_id: int, module: nn.Module) -> tuple[Tensor, Tensor, int]:
     """Returns ``input_ids`` and ``attention_mask`` for ``module.generate``, int64 ``[prompts, length]`` both, and the
     column of its result where completions begin.
 

@@ -1,18 +1,25 @@
 """The tokens that end a completion or fill a batch, and the text of a completion without them."""
 
 from collections.abc import Collection, Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING
+
+from torch import nn
 
 from arctic_training.config.sections.tokenizer import is_lexer
 from arctic_training.errors.types import InputError
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
-def get_pad_token_id(tokenizer: Any) -> int:
+
+def get_pad_token_id(tokenizer: "PreTrainedTokenizerBase") -> int:
     """Returns the tokenizer's pad token, or its end token when it has none."""
     return int(tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id)
 
 
-def find_eos_token_ids(tokenizer: Any, module: Any, completions: Iterable[Sequence[int]] = ()) -> list[int]:
+def find_eos_token_ids(
+    tokenizer: "PreTrainedTokenizerBase", module: nn.Module, completions: Iterable[Sequence[int]] = ()
+) -> list[int]:
     """Returns the tokens that end a completion, sorted: those of the tokenizer, of the model's generation config, and
     the special tokens at the end of ``completions``, since a chat template may end its turns with another one."""
     if is_lexer(tokenizer):
@@ -26,7 +33,7 @@ def find_eos_token_ids(tokenizer: Any, module: Any, completions: Iterable[Sequen
     return sorted(in_data | {int(token) for token in known if token is not None})
 
 
-def find_stop_token_ids(tokenizer: Any, words: Sequence[str], where: str) -> list[int]:
+def find_stop_token_ids(tokenizer: "PreTrainedTokenizerBase", words: Sequence[str], where: str) -> list[int]:
     """Returns the ids of ``words``. Raises `InputError`, which begins with ``where``, for one that is not a token."""
     vocabulary = tokenizer.get_vocab() if words else {}
     if unknown := [word for word in words if word not in vocabulary]:
@@ -34,7 +41,9 @@ def find_stop_token_ids(tokenizer: Any, words: Sequence[str], where: str) -> lis
     return [int(vocabulary[word]) for word in words]
 
 
-def decode_completion(tokenizer: Any, completion: Sequence[int], eos_token_ids: Collection[int]) -> str:
+def decode_completion(
+    tokenizer: "PreTrainedTokenizerBase", completion: Sequence[int], eos_token_ids: Collection[int]
+) -> str:
     """Returns the text of a completion up to its end, without special tokens; a lexer's may be part of the text."""
     if not is_lexer(tokenizer):
         return str(tokenizer.decode(completion, skip_special_tokens=True))

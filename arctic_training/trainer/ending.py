@@ -2,6 +2,9 @@
 
 from typing import Any
 
+from arctic_training.checkpoint.checkpointer import Checkpointer
+from arctic_training.config.sections.checkpoint import CheckpointConfig
+from arctic_training.config.sections.trainer import TrainerConfig
 from arctic_training.distributed import collectives, process_group
 from arctic_training.errors.types import ArcticError, ScoringError
 from arctic_training.logging import logger
@@ -11,9 +14,9 @@ from arctic_training.state import Progress
 class Ending:
     """Part of `Trainer`: stops and finishes a run."""
 
-    config: Any
+    config: TrainerConfig
     progress: Progress
-    checkpointers: list[Any]
+    checkpointers: list[Checkpointer[CheckpointConfig]]
     stop_reason: str = ""
     """Why the run ends before its epochs are over; empty while it continues."""
     finished: bool = False

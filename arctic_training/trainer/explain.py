@@ -53,7 +53,7 @@ def _memory(error: BaseException) -> str:
     return f"out of memory in {_PARTS[part]} of {at}, on {shapes}: {cause}\n{_advice(trainer, part)}"
 
 
-def _shapes(batch: Any, name: str = "") -> Iterator[str]:
+def _shapes(batch: object, name: str = "") -> Iterator[str]:
     if isinstance(batch, torch.Tensor):
         yield f"{name} {list(batch.shape)}".strip()
     elif isinstance(batch, Mapping):

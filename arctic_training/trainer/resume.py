@@ -6,6 +6,7 @@ from typing import Any
 from arctic_training.checkpoint import folder as disk
 from arctic_training.checkpoint.checkpointer import Checkpointer
 from arctic_training.checkpoint.compatibility import CompatibilityGuard
+from arctic_training.component import TrainerView
 from arctic_training.config.sections.component import listed
 from arctic_training.data.batching import fingerprint
 from arctic_training.distributed import collectives, process_group
@@ -45,9 +46,9 @@ def resume(trainer: Any) -> None:
     logger.success(f"resumed from {folder} at step {trainer.progress.step}{rest}")
 
 
-def build_guard(trainer: Any) -> CompatibilityGuard:
+def build_guard(trainer: TrainerView) -> CompatibilityGuard:
     """Returns the guard that compares this run with the one of a checkpoint."""
-    fingerprints: dict[str, Any] = {}
+    fingerprints: dict[str, str] = {}
     if process_group.is_main():
         fingerprints = fingerprint.of_data(trainer.train_loader)
         if trainer.tokenizer is not None:

@@ -7,7 +7,9 @@ from typing import Any
 
 import torch
 
+from arctic_training.component import TrainerView
 from arctic_training.config.sections.optimizer import OptimizerConfig
+from arctic_training.engine.engine import Engine
 from arctic_training.errors.short_repr import short_repr
 from arctic_training.errors.types import ModelError, RegistryError
 
@@ -85,15 +87,15 @@ def check_vocabularies(roles: Iterable[Role], models: Mapping[str, Any]) -> None
             )
 
 
-def _vocabulary_size(model: Any) -> int | None:
-    config: Any = getattr(model, "config", None)
+def _vocabulary_size(model: object) -> int | None:
+    config: object = getattr(model, "config", None)
     return getattr(config.get_text_config(), "vocab_size", None) if hasattr(config, "get_text_config") else None
 
 
 class RoleView:
     """A `TrainerView` for the components of one role: that of the trainer, with the lengths of the role's schedule."""
 
-    def __init__(self, trainer: Any, role: Role) -> None:
+    def __init__(self, trainer: TrainerView, role: Role) -> None:
         self._trainer, self._role = trainer, role
         self._steps_per_update = (
             int(getattr(trainer.config, role.steps_per_update_key)) if role.steps_per_update_key else 1
@@ -130,9 +132,9 @@ class RoleView:
 
 
 @contextmanager
-def frozen_parameters(engine: Any) -> Iterator[torch.nn.Module]:
+def frozen_parameters(engine: Engine) -> Iterator[torch.nn.Module]:
     """Yields the engine's module for the loss of another model: gradients flow through it but are not stored."""
-    module: torch.nn.Module = engine.module
+    module = engine.module
     trainable = [parameter for parameter in module.parameters() if parameter.requires_grad]
     for parameter in trainable:
         parameter.requires_grad_(False)

@@ -1,9 +1,8 @@
 """Checks that the loss is a scalar tensor with a gradient, and that it holds every term that it should."""
 
-from typing import Any
-
 import torch
 
+from arctic_training.component import TrainerView
 from arctic_training.distributed import sequence_parallel
 from arctic_training.errors.short_repr import short_repr
 from arctic_training.errors.types import TrainingError
@@ -11,7 +10,7 @@ from arctic_training.model import auxiliary_losses
 from arctic_training.registry import qualified_name
 
 
-def require_scalar(trainer: Any, loss: Any) -> None:
+def require_scalar(trainer: object, loss: object) -> None:
     """Raises `TrainingError` unless ``loss`` is a tensor of one element with a gradient."""
     if not isinstance(loss, torch.Tensor):
         problem = f"is {short_repr(loss)}"
@@ -26,7 +25,7 @@ def require_scalar(trainer: Any, loss: Any) -> None:
     )
 
 
-def require_auxiliary_losses(trainer: Any, loss: Any) -> None:
+def require_auxiliary_losses(trainer: TrainerView, loss: object) -> None:
     """Raises `TrainingError` where a model adds to its own loss, and that of the trainer leaves it out."""
     model = auxiliary_losses.find_unused(engine.module for engine in trainer.trainable_engines.values())
     if model is not None and torch.is_grad_enabled():
@@ -35,7 +34,7 @@ def require_auxiliary_losses(trainer: Any, loss: Any) -> None:
         )
 
 
-def require_whole_attention(trainer: Any, loss: Any) -> None:
+def require_whole_attention(trainer: object, loss: object) -> None:
     """Raises `TrainingError` where processes share sequences, and the model attended to its own part only."""
     if not sequence_parallel.num_all_to_all:
         name = qualified_name(type(trainer))

@@ -2,8 +2,8 @@
 
 import math
 import sys
-from typing import Any
 
+from arctic_training.config.sections.trainer import TrainerConfig
 from arctic_training.data.batching.loader import Loader
 from arctic_training.state import Progress
 
@@ -11,7 +11,7 @@ from arctic_training.state import Progress
 class ScheduleMixin:
     """Part of `Trainer`: lengths in optimizer steps, from the recipe, the data and the progress."""
 
-    config: Any
+    config: TrainerConfig
     progress: Progress
     train_loader: Loader | None = None
     stop_reason: str = ""

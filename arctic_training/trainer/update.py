@@ -10,7 +10,7 @@ from arctic_training.callback.callback import Callback
 from arctic_training.callback.ema import EMA
 from arctic_training.callback.hooks import hook
 from arctic_training.config.sections.base import ComponentConfig
-from arctic_training.engine.engine import Engine
+from arctic_training.engine.engine import Engine, TrainedEngine
 from arctic_training.engine.replaced_weights import replaced_weights
 from arctic_training.metrics import Metrics, Number
 from arctic_training.trainer.view import View
@@ -70,5 +70,7 @@ class Updates(View):
         if average is None:
             yield
             return
-        with replaced_weights(self.engines[role], average.weights):
+        engine = self.engines[role]
+        assert isinstance(engine, TrainedEngine)  # only of trained roles there are averages
+        with replaced_weights(engine, average.weights):
             yield
