@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from arctic_training.errors.types import ModelError, RecipeError
-from arctic_training.objectives.reference_config import _OTHER_INITS
+from arctic_training.trainer.role_sections import _OTHER_INITS
 from tests import tiny
 from tests.objectives.dpo_runs import first_batch, make_trainer, save_files
 
