@@ -7,29 +7,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-# logits of a chunk: few enough for a CPU's cache, enough to keep a GPU busy
-_CHUNK_LOGITS = {"cpu": 1 << 22, "gpu": 1 << 26}
-_MIN_CHUNK_ROWS = {"cpu": 128, "gpu": 1024}
-
-
-@dataclass(frozen=True)
-class LogitMap:
-    """The map from the outputs x of a model's last linear layer to logits: ``softcap * tanh(scale * x / softcap)``,
-    divided by a temperature."""
-
-    scale: float = 1.0
-    softcap: float | None = None
-    """None: no cap, and the map is ``scale * x / temperature``."""
-    temperature: float = 1.0
-    """Divides the logits."""
-
-    @property
-    def slope(self) -> float:
-        """The derivative of the map at 0."""
-        return self.scale / self.temperature
-
-
-PLAIN = LogitMap()
+from arctic_training.loss.output_layer import PLAIN, LayerGradients, LogitMap, rows_per_chunk
 
 
 def linear_cross_entropy(
@@ -59,7 +37,7 @@ def linear_cross_entropy(
     if hidden.shape[0] != targets.shape[0] or hidden.shape[-1] != weight.shape[-1]:
         shapes = f"{tuple(hidden.shape)}, {tuple(weight.shape)} and {tuple(targets.shape)}"
         raise ValueError(f"hidden, weight and targets have shapes {shapes}, not [n, h], [v, h] and [n]")
-    rows = chunk_rows or _chunk_rows(hidden.device.type, weight.shape[0])
+    rows = chunk_rows or rows_per_chunk(hidden.device.type, weight.shape[0])
     options = _Options(label_smoothing, logit_map, rows, torch.is_grad_enabled())
     summed = reduction == "sum" and hidden.dtype != torch.float16
     function = _SummedCrossEntropy if summed else _RowCrossEntropy
@@ -79,7 +57,7 @@ def logits_cross_entropy(logits: Tensor, targets: Tensor, *, label_smoothing: fl
 def linear_argmax(hidden: Tensor, weight: Tensor, bias: Tensor | None = None, *, logit_map: LogitMap = PLAIN) -> Tensor:
     """Returns the token with the largest logit of each row, int64 ``[rows]``; the arguments are those of
     `linear_cross_entropy`."""
-    rows = _chunk_rows(hidden.device.type, weight.shape[0])
+    rows = rows_per_chunk(hidden.device.type, weight.shape[0])
     options = _Options(0.0, logit_map, rows, False)
     starts = range(0, max(len(hidden), 1), rows)
     return torch.cat([_logits(hidden[start : start + rows], weight, bias, options)[0].argmax(1) for start in starts])
@@ -94,11 +72,6 @@ class _Options:
     chunk_rows: int
     grad_enabled: bool
     """Whether gradients are recorded; inside a function's forward torch does not tell."""
-
-
-def _chunk_rows(device: str, vocabulary: int) -> int:
-    kind = "cpu" if device == "cpu" else "gpu"
-    return max(_MIN_CHUNK_ROWS[kind], _CHUNK_LOGITS[kind] // vocabulary)
 
 
 def _logits(hidden: Tensor, weight: Tensor, bias: Tensor | None, options: _Options) -> tuple[Tensor, Tensor | None]:
@@ -133,35 +106,6 @@ def _output_gradients(softmax: Tensor, targets: Tensor, cap: Tensor | None, opti
     return gradients.mul_(options.map.slope) if options.map.slope != 1.0 else gradients
 
 
-class _Gradients:
-    """The gradients of hidden states, weight and bias, as far as needed, accumulated chunk by chunk."""
-
-    def __init__(self, needed: tuple[bool, ...], hidden: Tensor, weight: Tensor, bias: Tensor | None) -> None:
-        # many small terms added in 16 bits would be lost
-        self.hidden = torch.empty_like(hidden) if needed[0] else None
-        self.weight = torch.zeros_like(weight, dtype=torch.float32) if needed[1] else None
-        self.bias = torch.zeros_like(bias, dtype=torch.float32) if needed[2] and bias is not None else None
-        self._weight_type, self._bias_type = weight.dtype, None if bias is None else bias.dtype
-
-    def add(self, start: int, outputs: Tensor, hidden: Tensor, weight: Tensor) -> None:
-        """Adds a chunk: ``outputs`` ``[rows, vocabulary]`` are the gradients of the rows from ``start`` on."""
-        low = outputs.to(hidden.dtype)
-        if self.hidden is not None:
-            torch.mm(low, weight, out=self.hidden[start : start + len(hidden)])
-        if self.weight is not None:
-            if low.dtype == torch.float32:
-                self.weight.addmm_(low.t(), hidden)
-            else:
-                self.weight += torch.mm(low.t(), hidden)
-        if self.bias is not None:
-            self.bias += outputs.sum(0)
-
-    def in_dtype(self) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-        """Returns the gradients in the dtypes of hidden states, weight and bias."""
-        weight = None if self.weight is None else self.weight.to(self._weight_type)
-        return self.hidden, weight, None if self.bias is None else self.bias.to(self._bias_type)
-
-
 class _SummedCrossEntropy(torch.autograd.Function):
     """The sum of the losses; its gradients are computed in the forward pass."""
 
@@ -170,7 +114,7 @@ class _SummedCrossEntropy(torch.autograd.Function):
         ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, options: _Options
     ) -> Tensor:
         needed = tuple(options.grad_enabled and need for need in ctx.needs_input_grad[:3])
-        gradients = _Gradients(needed, hidden, weight, bias)
+        gradients = LayerGradients(needed, hidden, weight, bias)
         total = torch.zeros((), dtype=torch.float32, device=hidden.device)
         for start in range(0, len(targets), options.chunk_rows):
             rows, row_targets = hidden[start : start + options.chunk_rows], targets[start : start + options.chunk_rows]
@@ -215,7 +159,7 @@ class _RowCrossEntropy(torch.autograd.Function):
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
         hidden, weight, bias, targets = ctx.saved_tensors
         options: _Options = ctx.options
-        gradients = _Gradients(tuple(ctx.needs_input_grad[:3]), hidden, weight, bias)
+        gradients = LayerGradients(tuple(ctx.needs_input_grad[:3]), hidden, weight, bias)
         for start in range(0, len(targets), options.chunk_rows):
             rows, row_targets = hidden[start : start + options.chunk_rows], targets[start : start + options.chunk_rows]
             logits, cap = _logits(rows, weight, bias, options)

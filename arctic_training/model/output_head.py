@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from arctic_training.generation.prompts import is_encoder_decoder
-from arctic_training.loss.cross_entropy import PLAIN, LogitMap
+from arctic_training.loss.output_layer import PLAIN, LogitMap
 from arctic_training.model.transformers_internals import accepts, calls_loss_function
 
 if TYPE_CHECKING:
