@@ -17,6 +17,7 @@ _MODULES = (
     "objectives.autoregressive",
     "objectives.causal",
     "objectives.classifier",
+    "objectives.distill",
     "objectives.dpo",
     "objectives.gan",
     "objectives.grpo",

@@ -74,7 +74,7 @@ ANY = {
     "generation": 30,
     "launch": 3,
     "logging": 1,
-    "loss": 4,
+    "loss": 6,
     "model": 40,
     "objectives": 90,
     "trainer": 100,

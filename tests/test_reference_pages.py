@@ -139,10 +139,10 @@ def test_batches_metrics_and_files_are_as_documented(name: str, tmp_path: Path) 
 
 def require_keys(name: str, batch: Any, *, packed: bool) -> None:
     tables = {
-        "sft": "### sft, causal and autoregressive",
+        "sft": "### sft, causal, autoregressive and distill",
         "gan": "### gan, and the data factory `tensor`",
     }
-    plain = ("sft", "causal", "autoregressive")
+    plain = ("sft", "causal", "autoregressive", "distill")
     tables |= dict.fromkeys(plain, tables["sft"])
     documented = {key: row[-1] for row in rows(section(tables.get(name, f"### {name}"))) for key in code(row[0])}
     if name in (*plain, "dpo", "reward"):

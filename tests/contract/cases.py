@@ -88,6 +88,14 @@ def grpo(folder: Path) -> Recipe:
     return {**settings, "rewards": rewards, "num_generations": 3, "max_new_tokens": 6, "temperature": 1.2, "stop": ends}
 
 
+def distill(folder: Path) -> Recipe:
+    teacher = folder / "teacher"
+    if not teacher.exists():
+        tiny.save_model(teacher, seed=1)
+    section = {"name_or_path": str(teacher), **_FP32}
+    return {**sft(folder), "teacher": section, "divergence": "jensen_shannon", "ce_weight": 0.2, "hidden_weight": 0.1}
+
+
 def gan(folder: Path) -> Recipe:
     points = folder / "points.npy"
     if not points.exists():
@@ -109,6 +117,7 @@ CASES: dict[str, Callable[[Path], Recipe]] = {
     "autoregressive": autoregressive,
     "causal": causal,
     "classifier": classifier,
+    "distill": distill,
     "dpo": dpo,
     "gan": gan,
     "grpo": grpo,
