@@ -69,6 +69,7 @@ class LayerGradients:
             self.bias += outputs.sum(0)
 
     def in_dtype(self) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-        """Returns the gradients in the dtypes of hidden states, weight and bias."""
+        """Returns the gradients of hidden states ``[rows, width]``, weight ``[vocabulary, width]`` and bias
+        ``[vocabulary]``, each in its own dtype, or None."""
         weight = None if self.weight is None else self.weight.to(self._weight_type)
         return self.hidden, weight, None if self.bias is None else self.bias.to(self._bias_type)
