@@ -60,13 +60,22 @@ def calls_loss_function(model: nn.Module) -> bool:
 
 
 def forward_parameters(model: nn.Module) -> frozenset[str]:
-    """Returns the names of the parameters of the forward of ``model``."""
-    return _parameters(type(model).forward)
+    """Returns the names of the parameters of the forward of ``model``, and of those of its bases, to which a forward
+    with ``**kwargs`` passes them."""
+    names = frozenset[str]()
+    for forward in (vars(base)["forward"] for base in type(model).__mro__ if "forward" in vars(base)):
+        own, passes_others = _parameters(forward)
+        names |= own
+        if not passes_others:
+            break
+    return names
 
 
 @functools.cache
-def _parameters(function: Callable[..., object]) -> frozenset[str]:
-    return frozenset(inspect.signature(function).parameters)
+def _parameters(function: Callable[..., object]) -> tuple[frozenset[str], bool]:
+    """Returns the names of the parameters of ``function``, and whether it has ``**kwargs``."""
+    parameters = inspect.signature(function).parameters
+    return frozenset(parameters), any(one.kind is one.VAR_KEYWORD for one in parameters.values())
 
 
 def accepts(model: nn.Module, name: str) -> bool:
