@@ -32,7 +32,7 @@ from arctic_training.trainer.role import Role
 
 REFERENCE_COLUMNS = ("ref_chosen_logps", "ref_rejected_logps")
 """Keys of a batch with the log-probabilities of the chosen and of the rejected completions under the reference model,
-fp32 ``[pairs]`` in nats, where they were computed before training."""
+fp32 ``[pairs]`` in nats, where they are known before training: computed, or columns of the rows."""
 _NOT_MODEL_INPUTS = ("answer_lengths", "pair_weights", "answer_tokens", *REFERENCE_COLUMNS)
 _WITH_SFT = ("cpo", "orpo")
 """Loss types whose papers add the cross-entropy of the chosen completions."""
@@ -57,13 +57,21 @@ class DPOConfig(ReferenceConfig):
     generate them."""
     precompute_ref_log_probs: Annotated[bool, RESUME_SAFE] = False
     """Compute the log-probabilities under the reference before training, once for each sample, and keep them in the
-    data cache: no step runs the reference, and it is not in memory beside the policy."""
+    data cache: no step runs the reference, and it is not in memory beside the policy. Rows that hold them, summed over
+    the tokens of a completion in nats, need no reference at all: ``data.extra_columns: [ref_chosen_logps,
+    ref_rejected_logps]``."""
 
     not_built = DPO
 
     @property
     def reference_not_needed(self) -> str:
-        return "" if LOSS_TYPES[self.loss_type].needs_reference else f"{self.loss_type} compares with no reference"
+        if not LOSS_TYPES[self.loss_type].needs_reference:
+            return f"{self.loss_type} compares with no reference"
+        return "its log-probabilities are columns of the rows" if self._columns_of_rows else ""
+
+    @property
+    def _columns_of_rows(self) -> list[str]:
+        return [name for name in REFERENCE_COLUMNS if name in getattr(self.data, "extra_columns", ())]
 
     @model_validator(mode="after")
     def _check_label_smoothing(self) -> "DPOConfig":
@@ -78,6 +86,8 @@ class DPOConfig(ReferenceConfig):
 
     @model_validator(mode="after")
     def _check_precomputing(self) -> "DPOConfig":
+        if len(self._columns_of_rows) == 1:
+            raise ValueError(f"data.extra_columns: both of {' and '.join(REFERENCE_COLUMNS)} are needed")
         if not self.precompute_ref_log_probs:
             return self
         if reason := self.reference_not_needed:
@@ -175,10 +185,11 @@ class DPOTrainer(LanguageModelTrainer):
     @torch.no_grad()
     def reference(self, batch: Any) -> PairLogProbs | None:
         """Returns the same under the reference, ``[pairs]`` each, in nats; None for a loss that needs none."""
-        if self.config.reference_not_needed:
+        if not LOSS_TYPES[self.config.loss_type].needs_reference:
             return None
         if all(name in batch for name in REFERENCE_COLUMNS):
-            return PairLogProbs(*(batch[name] for name in REFERENCE_COLUMNS), *batch["answer_lengths"].chunk(2))
+            chosen, rejected = (batch[name].float() for name in REFERENCE_COLUMNS)
+            return PairLogProbs(chosen, rejected, *batch["answer_lengths"].chunk(2))
         if "ref_model" in self.engines:
             return self.log_probs(self.engines["ref_model"], batch)
         with without_adapter(self.model.module):

@@ -9,6 +9,7 @@ from pydantic import ValidationError
 from arctic_training import DPOTrainer
 
 MODEL = {"name_or_path": "some/model", "dtype": "fp32"}
+COLUMNS = {"sources": ["pairs.jsonl"], "extra_columns": ["ref_chosen_logps", "ref_rejected_logps"]}
 LORA = {"peft_type": "LORA", "r": 4}
 
 
@@ -45,7 +46,7 @@ def test_an_adapter_has_the_model_below_it_as_precomputed_reference() -> None:
     assert "ref_model" not in dpo.model_fields_set
 
 
-@pytest.mark.parametrize("keys", [{"loss_type": "simpo"}, {"model": {**MODEL, "peft_config": LORA}}])
+@pytest.mark.parametrize("keys", [{"data": COLUMNS}, {"loss_type": "simpo"}, {"model": {**MODEL, "peft_config": LORA}}])
 def test_a_run_that_needs_no_second_model_has_none(keys: dict[str, Any]) -> None:
     dpo = config(**keys)
     assert dpo.ref_model is None
@@ -69,6 +70,12 @@ def test_an_adapter_may_have_a_reference_of_its_own() -> None:
         ({"loss_type": "robust"}, "label_smoothing: the robust loss needs one above 0"),
         ({"loss_type": "exo_pair"}, "label_smoothing: the exo_pair loss needs one above 0"),
         ({"loss_type": "orpo", "ref_model": MODEL}, "orpo compares with no reference"),
+        (
+            {"data": {"sources": ["pairs.jsonl"], "extra_columns": ["ref_chosen_logps"]}},
+            "data.extra_columns: both of ref_chosen_logps and ref_rejected_logps are needed",
+        ),
+        ({"data": COLUMNS, "ref_model": MODEL}, "its log-probabilities are columns of the rows"),
+        ({"data": COLUMNS, "precompute_ref_log_probs": True}, "its log-probabilities are columns of the rows"),
         ({"loss_type": "cpo", "precompute_ref_log_probs": True}, "precompute_ref_log_probs: cpo compares with no"),
         (
             {

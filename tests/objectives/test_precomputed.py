@@ -1,5 +1,6 @@
 """Reference log-probabilities that are computed once: the same numbers, kept under what they depend on."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -143,3 +144,22 @@ def test_the_batch_holds_the_values_of_its_pairs(tmp_path: Path) -> None:
     torch.testing.assert_close(batch["ref_chosen_logps"], expected.chosen, rtol=0, atol=1e-5)
     torch.testing.assert_close(batch["ref_rejected_logps"], expected.rejected, rtol=0, atol=1e-5)
     trainer.close()
+
+
+def test_rows_may_hold_the_values(tmp_path: Path) -> None:
+    """Numbers that another program computed, of the seven pairs in the order of their file."""
+    sections = save_files(tmp_path)
+    trainer = make_trainer(tmp_path, micro_batch_size=7, **PRECOMPUTE)
+    loader = trainer.train_loader.in_order()
+    with torch.no_grad():
+        log_probs = trainer.log_probs(trainer.model, next(iter(loader)))
+    trainer.close()
+    (file,) = map(Path, sections["data"]["sources"])
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    for row, chosen, rejected in zip(rows, log_probs.chosen.tolist(), log_probs.rejected.tolist(), strict=True):
+        row |= {"ref_chosen_logps": chosen, "ref_rejected_logps": rejected}
+    (tmp_path / "with_columns.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    data = {"sources": [str(tmp_path / "with_columns.jsonl")]}
+    data |= {"extra_columns": ["ref_chosen_logps", "ref_rejected_logps"]}  # type: ignore[dict-item]
+    expected = train(str(tmp_path), micro_batch_size=4)
+    same(expected, train(str(tmp_path), micro_batch_size=4, data=data))

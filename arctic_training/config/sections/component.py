@@ -139,7 +139,7 @@ def incomplete(cls: type[Registered]) -> str:
                 text = f"{role.name}, and its config does not read {key} as a section for the {part}"
                 hint = f'remove it there, or mark it TrainerComponent("{slot}")'
                 return f"{who} has a role {text}; {'give the role another name' if marks else hint}"
-        for key in filter(None, (role.steps_per_update_key, role.deepspeed, role.not_needed_key)):
+        for key in filter(None, (role.steps_per_update_key, role.deepspeed, role.not_needed_key, role.precompute_key)):
             if key not in reader.model_fields and not hasattr(reader, key):
                 return f"{who} has a role {role.name} that is given {key}, and its config has no such key"
     return ""
