@@ -20,6 +20,7 @@ def linear_cross_entropy(
     label_smoothing: float = 0.0,
     logit_map: LogitMap = PLAIN,
     chunk_rows: int | None = None,
+    with_entropy: bool = False,
 ) -> Tensor:
     """Returns ``cross_entropy(logit_map(hidden @ weight.T + bias), targets)`` in nats, fp32: a scalar, or ``[rows]``.
 
@@ -32,25 +33,35 @@ def linear_cross_entropy(
     the backward pass, and so they are in fp16, whose gradients would overflow without the loss scale, which is known
     only there. Gradients can be taken once, and not be differentiated. Without rows the sum is 0, with gradients of 0.
 
+    With ``with_entropy`` and reduction "none" it returns ``[2, rows]``: the losses, and the entropy of each row's
+    distribution in nats, both with a gradient.
+
     Raises ValueError for shapes that do not fit together.
     """
     if hidden.shape[0] != targets.shape[0] or hidden.shape[-1] != weight.shape[-1]:
         shapes = f"{tuple(hidden.shape)}, {tuple(weight.shape)} and {tuple(targets.shape)}"
         raise ValueError(f"hidden, weight and targets have shapes {shapes}, not [n, h], [v, h] and [n]")
     rows = chunk_rows or rows_per_chunk(hidden.device.type, weight.shape[0])
-    options = _Options(label_smoothing, logit_map, rows, torch.is_grad_enabled())
+    options = _Options(label_smoothing, logit_map, rows, torch.is_grad_enabled(), with_entropy)
     summed = reduction == "sum" and hidden.dtype != torch.float16
     function = _SummedCrossEntropy if summed else _RowCrossEntropy
     losses: Tensor = function.apply(hidden, weight, bias, targets, options)  # type: ignore[no-untyped-call]
     return losses.sum() if reduction == "sum" and not summed else losses
 
 
-def logits_cross_entropy(logits: Tensor, targets: Tensor, *, label_smoothing: float = 0.0) -> Tensor:
-    """Returns the cross-entropy of every row in nats: ``[rows]``, fp32.
+def logits_cross_entropy(
+    logits: Tensor, targets: Tensor, *, label_smoothing: float = 0.0, with_entropy: bool = False
+) -> Tensor:
+    """Returns the cross-entropy of every row in nats: ``[rows]``, fp32; ``with_entropy`` as `linear_cross_entropy`.
 
     ``logits`` is ``[rows, vocabulary]``, floating; ``targets`` is ``[rows]`` (int64).
     """
-    return torch.nn.functional.cross_entropy(logits.float(), targets, reduction="none", label_smoothing=label_smoothing)
+    logits = logits.float()
+    losses = torch.nn.functional.cross_entropy(logits, targets, reduction="none", label_smoothing=label_smoothing)
+    if not with_entropy:
+        return losses
+    log_probs = logits.log_softmax(-1).clamp(min=torch.finfo(logits.dtype).min)  # 0 times -inf would be NaN
+    return torch.stack([losses, -(log_probs.exp() * log_probs).sum(-1)])
 
 
 @torch.no_grad()
@@ -72,6 +83,7 @@ class _Options:
     chunk_rows: int
     grad_enabled: bool
     """Whether gradients are recorded; inside a function's forward torch does not tell."""
+    with_entropy: bool = False
 
 
 def _logits(hidden: Tensor, weight: Tensor, bias: Tensor | None, options: _Options) -> tuple[Tensor, Tensor | None]:
@@ -96,11 +108,15 @@ def _losses(logits: Tensor, targets: Tensor, options: _Options) -> tuple[Tensor,
     return (total.log() + highest - target_logits)[:, 0], exponentials.div_(total)
 
 
-def _output_gradients(softmax: Tensor, targets: Tensor, cap: Tensor | None, options: _Options) -> Tensor:
-    """Returns the gradient of every row's loss in the linear layer's outputs; overwrites ``softmax``."""
+def _logit_gradients(softmax: Tensor, targets: Tensor, options: _Options) -> Tensor:
+    """Returns the gradient of every row's loss in its logits; overwrites ``softmax``."""
     gradients = softmax.sub_(options.smoothing / softmax.shape[1]) if options.smoothing else softmax
     at_targets = torch.full_like(gradients[:, :1], options.smoothing - 1)
-    gradients.scatter_add_(1, targets[:, None], at_targets)
+    return gradients.scatter_add_(1, targets[:, None], at_targets)
+
+
+def _output_gradients(gradients: Tensor, cap: Tensor | None, options: _Options) -> Tensor:
+    """Returns gradients in logits as gradients in the linear layer's outputs; overwrites ``gradients``."""
     if cap is not None:
         gradients.mul_(cap)
     return gradients.mul_(options.map.slope) if options.map.slope != 1.0 else gradients
@@ -122,7 +138,8 @@ class _SummedCrossEntropy(torch.autograd.Function):
             losses, softmax = _losses(logits, row_targets, options)
             total += losses.sum()
             if any(needed):
-                gradients.add(start, _output_gradients(softmax, row_targets, cap, options), rows, weight)
+                outputs = _output_gradients(_logit_gradients(softmax, row_targets, options), cap, options)
+                gradients.add(start, outputs, rows, weight)
         ctx.gradients = gradients.in_dtype() if any(needed) else None
         return total
 
@@ -138,7 +155,7 @@ class _SummedCrossEntropy(torch.autograd.Function):
 
 
 class _RowCrossEntropy(torch.autograd.Function):
-    """The loss of every row; logits are computed again in the backward pass."""
+    """The loss of every row, and its entropy if requested; logits are computed again in the backward pass."""
 
     @staticmethod
     def forward(
@@ -146,13 +163,16 @@ class _RowCrossEntropy(torch.autograd.Function):
     ) -> Tensor:
         ctx.save_for_backward(hidden, weight, bias, targets)
         ctx.options = options
-        losses = torch.empty(len(targets), dtype=torch.float32, device=hidden.device)
+        shape = (2, len(targets)) if options.with_entropy else (len(targets),)
+        results = torch.empty(shape, dtype=torch.float32, device=hidden.device)
+        by_kind = results if options.with_entropy else results[None]
         for start in range(0, len(targets), options.chunk_rows):
-            logits, _ = _logits(hidden[start : start + options.chunk_rows], weight, bias, options)
-            losses[start : start + options.chunk_rows] = _losses(
-                logits, targets[start : start + options.chunk_rows], options
-            )[0]
-        return losses
+            chunk = slice(start, start + options.chunk_rows)
+            logits, _ = _logits(hidden[chunk], weight, bias, options)
+            by_kind[0, chunk], softmax = _losses(logits, targets[chunk], options)
+            if options.with_entropy:
+                by_kind[1, chunk] = torch.special.entr(softmax).sum(1)
+        return results
 
     @staticmethod
     @once_differentiable
@@ -160,11 +180,16 @@ class _RowCrossEntropy(torch.autograd.Function):
         hidden, weight, bias, targets = ctx.saved_tensors
         options: _Options = ctx.options
         gradients = LayerGradients(tuple(ctx.needs_input_grad[:3]), hidden, weight, bias)
+        by_kind = upstream[0] if options.with_entropy else upstream[0][None]
         for start in range(0, len(targets), options.chunk_rows):
-            rows, row_targets = hidden[start : start + options.chunk_rows], targets[start : start + options.chunk_rows]
-            logits, cap = _logits(rows, weight, bias, options)
-            softmax = _losses(logits, row_targets, options)[1]
-            outputs = _output_gradients(softmax, row_targets, cap, options)
-            outputs.mul_(upstream[0][start : start + options.chunk_rows, None])
-            gradients.add(start, outputs, rows, weight)
+            chunk = slice(start, start + options.chunk_rows)
+            logits, cap = _logits(hidden[chunk], weight, bias, options)
+            softmax = _losses(logits, targets[chunk], options)[1]
+            terms = torch.special.entr(softmax) if options.with_entropy else None
+            if terms is not None:  # the gradient is -p (log p + entropy)
+                terms.sub_(softmax * terms.sum(1, keepdim=True)).mul_(by_kind[1, chunk, None])
+            of_logits = _logit_gradients(softmax, targets[chunk], options).mul_(by_kind[0, chunk, None])
+            if terms is not None:
+                of_logits.add_(terms)
+            gradients.add(start, _output_gradients(of_logits, cap, options), hidden[chunk], weight)
         return *gradients.in_dtype(), None, None

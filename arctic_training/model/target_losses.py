@@ -24,6 +24,7 @@ def target_losses(
     label_smoothing: float = 0.0,
     temperature: float = 1.0,
     terms: list[Tensor] | None = None,
+    entropies: list[Tensor] | None = None,
 ) -> Tensor:
     """Returns the cross-entropy of every target of ``batch`` in nats, fp32: ``[targets]``, row by row, or their sum.
 
@@ -37,7 +38,9 @@ def target_losses(
     those that its forward takes.
 
     With sequence parallelism the losses are those of this rank's part. The sum over a batch without targets is 0, with
-    gradients of 0. ``temperature`` divides the logits; ``label_smoothing`` is that of torch's ``cross_entropy``.
+    gradients of 0. ``temperature`` divides the logits; ``label_smoothing`` is that of torch's ``cross_entropy``. With
+    ``reduction="none"``, the entropy of the distribution of every target in nats, fp32 ``[targets]`` with a gradient,
+    is appended to ``entropies``.
 
     What the model's own forward adds to the mean of its cross-entropy, such as the balance of its experts, is part of
     the sum, times ``num_items_in_batch`` or else the number of targets, by which the sum is to be divided. With
@@ -51,20 +54,23 @@ def target_losses(
     is "none" and there are no ``terms``.
     """
 
-    num_targets = 0
+    num_targets, with_entropy = 0, entropies is not None
 
     def losses_of(outputs: TargetOutputs) -> Tensor:
         nonlocal num_targets
         num_targets = len(outputs.ids)
         if outputs.layer is not None:
-            return _layer_losses(outputs, reduction, label_smoothing, temperature)
+            return _layer_losses(outputs, reduction, label_smoothing, temperature, with_entropy)
         logits = outputs.full_logits
         assert logits is not None
         logits = logits if temperature == 1.0 else logits.float() / temperature
-        losses = logits_cross_entropy(logits, outputs.ids, label_smoothing=label_smoothing)
+        losses = logits_cross_entropy(logits, outputs.ids, label_smoothing=label_smoothing, with_entropy=with_entropy)
         return losses if reduction == "none" else losses.sum()
 
     losses, added = compute_at_targets(engine, batch, losses_of)
+    if entropies is not None:
+        losses, entropy = losses.unbind()
+        entropies.append(entropy)
     if added is None:
         return losses
     if reduction == "none":
@@ -91,7 +97,9 @@ def target_predictions(engine: Engine | nn.Module, batch: Mapping[str, Any]) -> 
     return compute_at_targets(engine, batch, most_likely)[0]
 
 
-def _layer_losses(outputs: TargetOutputs, reduction: Reduction, smoothing: float, temperature: float) -> Tensor:
+def _layer_losses(
+    outputs: TargetOutputs, reduction: Reduction, smoothing: float, temperature: float, with_entropy: bool
+) -> Tensor:
     """Returns the losses of hidden states, by Liger's kernel where it is installed and fits."""
     linear, hidden, targets, bias = outputs.layer, outputs.hidden, outputs.ids, outputs.bias
     assert linear is not None and hidden is not None
@@ -114,6 +122,7 @@ def _layer_losses(outputs: TargetOutputs, reduction: Reduction, smoothing: float
         reduction=reduction,
         label_smoothing=smoothing,
         logit_map=logit_map,
+        with_entropy=with_entropy,
     )
 
 

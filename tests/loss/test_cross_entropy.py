@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from arctic_training.loss.cross_entropy import LogitMap, linear_cross_entropy
+from arctic_training.loss.cross_entropy import PLAIN, LogitMap, linear_cross_entropy, logits_cross_entropy
 
 WIDTH = 6
 
@@ -149,3 +149,25 @@ def test_gradients_are_taken_once() -> None:
 def test_shapes_that_do_not_fit_are_refused() -> None:
     with pytest.raises(ValueError, match=r"not \[n, h\], \[v, h\] and \[n\]"):
         linear_cross_entropy(torch.ones(3, 2), torch.ones(5, 4), torch.zeros(3, dtype=torch.long))
+
+
+@pytest.mark.parametrize("logit_map", [PLAIN, LogitMap(scale=0.5, softcap=3.0, temperature=1.5)])
+def test_the_entropy_and_its_gradient_are_those_of_torch(logit_map: LogitMap) -> None:
+    draw = torch.Generator().manual_seed(0)
+    hidden, weight = (torch.randn(n, 5, generator=draw, dtype=torch.float32) for n in (7, 11))
+    targets, upstream = torch.randint(11, (7,), generator=draw), torch.randn(2, 7, generator=draw)
+    results = []
+    for chunked in (True, False):
+        inputs = hidden.clone().requires_grad_(), weight.clone().requires_grad_()
+        if chunked:
+            values = linear_cross_entropy(
+                *inputs, targets, reduction="none", logit_map=logit_map, chunk_rows=3, with_entropy=True
+            )
+        else:
+            logits = inputs[0] @ inputs[1].t() * logit_map.scale
+            if logit_map.softcap:
+                logits = logit_map.softcap * (logits / logit_map.softcap).tanh()
+            values = logits_cross_entropy(logits / logit_map.temperature, targets, with_entropy=True)
+        results.append([values, *torch.autograd.grad((values * upstream).sum(), inputs)])
+    for ours, theirs in zip(*results, strict=True):
+        assert torch.allclose(ours, theirs, atol=1e-5)
