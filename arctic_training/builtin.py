@@ -21,6 +21,7 @@ _MODULES = (
     "objectives.dpo",
     "objectives.gan",
     "objectives.grpo",
+    "objectives.reinforce",
     "objectives.reward",
     "objectives.sft",
     "reward.model",

@@ -143,7 +143,7 @@ def require_keys(name: str, batch: Any, *, packed: bool) -> None:
         "gan": "### gan, and the data factory `tensor`",
     }
     plain = ("sft", "causal", "autoregressive", "distill")
-    tables |= dict.fromkeys(plain, tables["sft"])
+    tables |= dict.fromkeys(plain, tables["sft"]) | dict.fromkeys(("grpo", "reinforce"), "### grpo and reinforce")
     documented = {key: row[-1] for row in rows(section(tables.get(name, f"### {name}"))) for key in code(row[0])}
     if name in (*plain, "dpo", "reward"):
         column = 2 if packed else 1

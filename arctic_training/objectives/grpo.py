@@ -1,32 +1,43 @@
 """Group relative policy optimization: a completion is compared with the others of the same prompt."""
 
-from typing import Any, Literal
+from typing import Literal
 
-import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
-from arctic_training.config.sections.types import HumanFloat
-from arctic_training.loss.policy import clipped_surrogate_losses, group_advantages, kl_estimates, segment_sums
-from arctic_training.objectives.policy import PolicyTrainer
-from arctic_training.objectives.policy_config import PolicyConfig
+from arctic_training.loss.policy import group_advantages, sequence_log_ratios, truncated_importance_losses
+from arctic_training.objectives.rollout import RolloutTrainer
+from arctic_training.objectives.rollout_batch import Rollout
+from arctic_training.objectives.rollout_config import RolloutConfig
 
 
-class GRPOConfig(PolicyConfig):
+class GRPOConfig(RolloutConfig):
     """Keys of the trainer `grpo`."""
 
-    scale_rewards: bool = True
-    """Divide the advantages of a group by the standard deviation of its rewards."""
-    normalize: Literal["sequence", "token", "constant"] = "sequence"
-    """What the losses of a completion's tokens are divided by: their number, which gives all completions the same
-    weight; the number of tokens of the window, which gives all tokens the same weight; or ``max_new_tokens``."""
-    clip_low: HumanFloat = Field(default=0.2, gt=0, lt=1)
-    """By what share a token may become less likely before its gradient is 0."""
-    clip_high: HumanFloat = Field(default=0.2, gt=0)
-    """By what share a token may become more likely before its gradient is 0."""
+    num_generations: int = Field(default=4, ge=2)
+    """Completions of each prompt. A rank computes ``micro_batch_size`` prompts with all their completions at once."""
+    scale_rewards: bool | Literal["group", "batch", "none"] = True
+    """What the advantages of a group are divided by: true or ``group``, the standard deviation of its rewards;
+    ``batch``, that of all rewards of the window (Hu et al. 2025, arXiv 2501.03262); false or ``none``, nothing."""
+    loss_type: Literal["grpo", "cispo"] = "grpo"
+    """``grpo``: a clipped ratio to the policy that sampled a token. ``cispo``: the ratio, at most 1 + ``clip_high``,
+    weighs the log-probability of the token, which always has a gradient (MiniMax 2025, arXiv 2506.13585)."""
+    importance_sampling_level: Literal["token", "sequence"] = "token"
+    """Whether that ratio is that of the token, or the geometric mean of those of its completion (GSPO, Zheng et al.
+    2025, arXiv 2507.18071), whose bounds are some 3e-4."""
+
+    @property
+    def clip_range(self) -> tuple[float, float]:
+        return (1.0 if self.loss_type == "cispo" else self.clip_low), self.clip_high
+
+    @model_validator(mode="after")
+    def _check_clip_low(self) -> "GRPOConfig":
+        if self.loss_type == "cispo" and "clip_low" in self.model_fields_set:
+            raise ValueError("clip_low: the ratio of cispo has an upper bound only; remove it")
+        return self
 
 
-class GRPOTrainer(PolicyTrainer):
+class GRPOTrainer(RolloutTrainer):
     """Trains on completions by the advantage of their reward over the others of their prompt (GRPO).
 
     Shao et al. 2024 (arXiv 2402.03300), equation 3, as an exact mean over the window.
@@ -37,45 +48,25 @@ class GRPOTrainer(PolicyTrainer):
     config: GRPOConfig
     shares_sequences = True
 
-    def advantages(self, rewards: Tensor) -> Tensor:
-        """Returns `group_advantages`, float64 ``[prompts, num_generations]``."""
-        return group_advantages(rewards, scale=self.config.scale_rewards)
+    def advantages(self, rollout: Rollout) -> Tensor:
+        """Returns `group_advantages`, float64 ``[completions]``."""
+        scale = self.config.scale_rewards
+        groups = rollout["rewards"].reshape(-1, self.config.num_generations)
+        advantages = group_advantages(groups, scale=scale in (True, "group")).flatten()
+        if scale == "batch":
+            _, deviation = self.moments(rollout["rewards"], rollout)
+            advantages = advantages / (deviation + 1e-8)
+        return advantages
 
-    def loss(self, batch: Any) -> Tensor:
-        """Returns the micro-batch's part of the loss of the window: a float32 scalar."""
-        batch, config = self.with_rollouts(batch), self.config
-        lengths, weights, share = batch["lengths"], batch["weights"], batch["num_items_in_batch"]
-        auxiliary: list[Tensor] = []
-        log_probs = self.log_probs(self.model, batch["inputs"], auxiliary)
-        old = log_probs.detach() if batch["old_logprobs"] is None else batch["old_logprobs"]
-        advantages = batch["advantages"].repeat_interleave(lengths, output_size=len(log_probs))
-        losses = clipped_surrogate_losses(log_probs, old, advantages, low=config.clip_low, high=config.clip_high)
-        metrics = batch["metrics"] | {"entropy": segment_sums(-log_probs.detach(), lengths) / lengths}
-        if batch["old_logprobs"] is not None:
-            ratio = (log_probs - old).detach().exp()
-            clipped = (ratio < 1 - config.clip_low) | (ratio > 1 + config.clip_high)
-            metrics["clipped"] = segment_sums(clipped, lengths) / lengths
-        if batch["ref_logprobs"] is not None:
-            kl = kl_estimates(log_probs, batch["ref_logprobs"])
-            metrics["kl"] = segment_sums(kl.detach(), lengths) / lengths
-            losses = losses + config.beta * kl
-        for name, values in metrics.items():
-            self.record_completions(name, values, batch)
-        sums: Tensor = segment_sums(losses, lengths) * weights
-        # a micro-batch that only fills a window has weights of 0
-        auxiliary_loss: Tensor = weights.mean() * sum(auxiliary)
-        if config.normalize != "token":
-            sums = sums / (lengths if config.normalize == "sequence" else config.max_new_tokens)
-            return sums.sum().div(share) + auxiliary_loss
-        tokens = batch["num_tokens_in_batch"]
-        loss = sums.sum().div(max(tokens, 1)) + auxiliary_loss
-        if not torch.is_grad_enabled():
-            # a mean over tokens, while an evaluation weights what is recorded by completions
-            self.record("loss_of_tokens", loss, tokens / share)
-        return loss
+    def log_ratios(self, log_probs: Tensor, rollout: Rollout) -> Tensor:
+        """Returns those of tokens, or of completions: float32 ``[tokens]``, in nats."""
+        ratios = super().log_ratios(log_probs, rollout)
+        if self.config.importance_sampling_level == "sequence":
+            return sequence_log_ratios(ratios, rollout["lengths"])
+        return ratios
 
-    def finalize_eval_metrics(self, means: dict[str, float]) -> dict[str, float]:
-        """Replaces the loss by its mean over tokens, with ``normalize: token``."""
-        if "loss_of_tokens" in means:
-            means["loss"] = means.pop("loss_of_tokens")
-        return means
+    def policy_losses(self, log_probs: Tensor, log_ratios: Tensor, advantages: Tensor) -> Tensor:
+        """Returns `clipped_surrogate_losses` or `truncated_importance_losses`: float32 ``[tokens]``."""
+        if self.config.loss_type == "cispo":
+            return truncated_importance_losses(log_probs, log_ratios, advantages, high=self.config.clip_high)
+        return super().policy_losses(log_probs, log_ratios, advantages)

@@ -1,97 +1,268 @@
-"""Rollouts: prompts with sampled completions, as training batches, as input of rewards, and as metrics."""
+"""Base of trainers that sample completions of their prompts, and learn from the rewards of these."""
 
-import math
-from collections.abc import Callable, Collection, Mapping, Sequence
-from functools import partial
-from typing import Any
+import functools
+import zlib
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import Any, ClassVar
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from arctic_training.data.batching.collate import pack, pad
-from arctic_training.generation.prompts import Prompt
-from arctic_training.generation.special_tokens import decode_completion
-from arctic_training.loss.targets import IGNORE_INDEX
-from arctic_training.reward.reward import Answer
+from arctic_training.callback.hooks import hook
+from arctic_training.data.factories.base import DataFactory
+from arctic_training.data.factories.prompt import PromptDataFactory, closing_tokens
+from arctic_training.distributed import collectives, process_group
+from arctic_training.distributed.sequence_parallel import shard_batch
+from arctic_training.errors.types import ModelError, RecipeError, ScoringError
+from arctic_training.generation.generate import require_generate
+from arctic_training.generation.prompts import Prompt, is_encoder_decoder
+from arctic_training.generation.special_tokens import find_eos_token_ids, find_stop_token_ids, get_pad_token_id
+from arctic_training.loss.policy import segment_sums
+from arctic_training.objectives.completion_sampler import EVALUATION, TRAINING, CompletionSampler, Group
+from arctic_training.objectives.policy_loss import PolicyLossTrainer
+from arctic_training.objectives.reference import check_reference_is_policy
+from arctic_training.objectives.reference_config import REFERENCE
+from arctic_training.objectives.rollout_batch import (
+    Rollout,
+    collate_completions,
+    group_metrics,
+    join_rollouts,
+    moments,
+    of_tokens,
+    split_rollout,
+)
+from arctic_training.objectives.sampling_check import check_sampled_log_probs
+from arctic_training.reward.weighted_sum import WeightedRewards
+from arctic_training.state import eval_mode
+from arctic_training.trainer.role import Role
+from arctic_training.trainer.window import to_device
 
 
-def collate_completions(
-    prompts: Sequence[Sequence[int]],
-    completions: Sequence[Sequence[int]],
-    *,
-    pad_token: int,
-    packs: bool,
-    multiple: int,
-    positions: int | None = None,
-) -> dict[str, Any]:
-    """Returns a language model's batch of prompts with their completions, whose tokens are the labels.
+class RolloutTrainer(PolicyLossTrainer):
+    """Before a window is trained on, the model generates completions of its prompts, and rewards score them.
 
-    They are documents of one row with ``packs``, else padded rows, whose positions are below ``positions``. The length
-    of a row is a multiple of ``multiple``. Prompts and completions are token ids; tensors are int64 ``[rows, length]``.
+    A subclass defines `advantages`. The loss is PPO's clipped surrogate, with the entropy of the policy and its
+    divergence from the reference; `policy_losses` replaces the surrogate, `loss` all of it.
+
+    A completion is a function of weights, recipe and the position of its prompt in the order of the data: neither the
+    split of the global batch nor a resume changes it, except where rounding decides between two tokens. Saves fall
+    between windows, so that no rollout is part of a checkpoint.
     """
-    samples: list[dict[str, Any]] = []
-    for prompt, completion in zip(prompts, completions, strict=True):
-        ids = np.array([*prompt, *completion], np.int32)
-        labels = ids.copy()
-        labels[: len(prompt)] = IGNORE_INDEX
-        samples.append({"input_ids": ids, "labels": labels})
-    collate = pack if packs else partial(pad, positions=positions)
-    batch = collate(samples, pad_token=pad_token, multiple=multiple)
-    return {**batch, "num_targets": sum(map(len, completions))}
 
+    data_factory_type: ClassVar[type[DataFactory[Any]]] = PromptDataFactory
+    roles: ClassVar[tuple[Role, ...]] = (Role("model", steps_per_update_key="steps_per_window"), REFERENCE)
 
-def decode_answers(
-    tokenizer: Any, prompts: Sequence[Prompt], completions: Sequence[Sequence[int]], eos_token_ids: Collection[int]
-) -> list[Answer]:
-    """Returns what rewards receive: ``len(completions) / len(prompts)`` consecutive completions of each prompt, as
-    texts."""
-    problems = tokenizer.batch_decode([prompt.prompt_ids for prompt in prompts])
-    references = [decode_completion(tokenizer, prompt.reference_ids, eos_token_ids) for prompt in prompts]
-    group_size = len(completions) // len(prompts)
-    return [
-        Answer(
-            problems[n // group_size],
-            decode_completion(tokenizer, completion, eos_token_ids),
-            references[n // group_size],
-            len(completion),
-            completion[-1] in eos_token_ids,
+    @functools.cached_property
+    def sampler(self) -> CompletionSampler:
+        """What samples completions with the policy, and scores them."""
+        return CompletionSampler(
+            self.model,
+            self.tokenizer,
+            self.config,
+            self.eos_token_ids,
+            WeightedRewards(self.config.rewards),
+            self.train_loader.dataset if self.train_loader is not None else [],
+            self.device,
         )
-        for n, completion in enumerate(completions)
-    ]
+
+    @functools.cached_property
+    def eos_token_ids(self) -> list[int]:
+        """The tokens that end a completion. Raises `InputError` for an unknown stop token, or without any."""
+        stop_ids = find_stop_token_ids(self.tokenizer, self.config.stop, "stop")
+        eos_ids = find_eos_token_ids(
+            self.tokenizer, self.model.module, [closing_tokens(self.tokenizer, self.config.data)]
+        )
+        if not (ids := sorted({*eos_ids, *stop_ids})):
+            raise RecipeError("stop: neither the tokenizer nor the model has an end token; specify one")
+        return ids
+
+    def check(self) -> None:
+        """Raises `InputError` for what would end the run at its first completions."""
+        super().check()
+        if self.config.beta and "ref_model" not in self.config.model_fields_set:
+            check_reference_is_policy(self)
+        module = require_generate(self.model, f"type: {self.name}")
+        if is_encoder_decoder(module):
+            raise ModelError(
+                f"model: {type(module).__name__} is an encoder-decoder; {self.name} trains prompt and completion as "
+                "one row, and needs a causal language model"
+            )
+        sampler, loaders = self.sampler, filter(None, [self.train_loader, *self.eval_loaders.values()])
+        samples: Any = next((one.dataset for one in loaders if len(one.dataset)), [])  # a stream is not read yet
+        if len(samples):
+            prompt = Prompt.from_sample(samples[0], "sample 1")
+            (answer,) = sampler.answers([prompt], [prompt.reference_ids])
+            sampler.rewards.dry_run(answer, self.config.num_generations)
+            check_sampled_log_probs(self, [samples[n]["input_ids"].tolist() for n in range(min(len(samples), 32))])
+
+    def targets(self, batch: Any) -> int:
+        """Returns the number of completions that count."""
+        return int(sum(batch["weights"])) * self.config.num_generations
+
+    def step(self, batch: Any) -> None:
+        """Generates the rollouts of a window at its first micro-batch, and trains on them: ``num_iterations`` times, in
+        ``num_minibatches`` steps each."""
+        window = self.window
+        if window.index:
+            return
+        rollouts = self._generate_window()
+        steps = min(self.config.num_minibatches, window.size)
+        for _ in range(self.config.num_iterations):
+            divisors: Rollout = {}
+            for rollout in window.iterate(rollouts, steps=steps):
+                if window.index == window.step_indices.start:
+                    divisors = self._divisors([rollouts[index] for index in window.step_indices])
+                self.train_step({**rollout, **divisors})
+
+    def train_step(self, rollout: Rollout) -> None:
+        """Trains on the rollout of a micro-batch; the engine steps with the last one of its step."""
+        self.update("model", self.loss(rollout))
+
+    @abstractmethod
+    def advantages(self, rollout: Rollout) -> Tensor:
+        """Returns how much better than expected each completion or each token is: ``[completions]`` or ``[tokens]``.
+
+        ``rollout`` is that of the whole window on this rank. A completion that no reward judges, whose reward is NaN,
+        has an advantage of 0, whatever is returned for it. All ranks call it together.
+        """
+
+    def with_rollouts(self, batch: Any) -> Rollout:
+        """Returns what `loss` is computed on: ``batch`` itself, or the rollouts of an evaluation's prompts."""
+        if "prompts" not in batch:
+            return batch  # type: ignore[no-any-return]
+        keys = [zlib.crc32(prompt.tobytes()) for prompt in batch["prompts"]]
+        (rollout,) = self.generate_rollouts([batch], [keys], EVALUATION)
+        return {**rollout, "num_items_in_batch": batch["num_items_in_batch"]}
+
+    def _generate_window(self) -> list[Rollout]:
+        """Returns the rollouts of each micro-batch of the window."""
+        loader, progress, batches = self.train_loader, self.progress, self.window.batches
+        assert loader is not None
+        rows = [loader.rank_indices(progress.sample_index + index * loader.stride) for index in range(self.window.size)]
+        keys = [[(progress.epoch << 40) + row for row in of_batch] for of_batch in rows]
+        return self.generate_rollouts(batches, keys, TRAINING)
+
+    @hook("answer")
+    @torch.no_grad()
+    def generate_rollouts(self, batches: Sequence[Any], keys: Sequence[Sequence[int]], stream: int) -> list[Rollout]:
+        """Generates completions of the prompts of ``batches``, scores them, and returns a `Rollout` for each.
+
+        ``keys`` has a number for each prompt of each batch, from which its random numbers are made; ``stream`` tells
+        training from evaluation. ``generation_batch_size`` batches are completed at once. All ranks must call it.
+        Raises `ScoringError` on all ranks for a reward that fails, and `ScoringError` for advantages that are not
+        finite.
+        """
+        self._stream = stream
+        rollouts: list[Rollout] = []
+        size = self.config.generation_batch_size or len(batches)
+        with eval_mode([engine.module for engine in self.engines.values()]):
+            for first in range(0, len(batches), size):
+                part = slice(first, first + size)
+                rollouts += self._complete(batches[part], keys[part], stream)
+        window = join_rollouts(rollouts)
+        advantages = self.advantages(window)
+        judged = ~window["rewards"].isnan()
+        judged = judged if len(advantages) == len(judged) else of_tokens(judged, window)
+        window["advantages"] = advantages.float().masked_fill(~judged, 0)
+        if not window["advantages"].isfinite().all():
+            raise ScoringError(
+                f"{type(self).__name__}.advantages returned a number that is not finite for a completion that is judged"
+            )
+        return split_rollout(window, rollouts)
+
+    def _complete(self, batches: Sequence[Any], keys: Sequence[Sequence[int]], stream: int) -> list[Rollout]:
+        """Returns the rollouts of ``batches`` without their advantages."""
+        prompts = [
+            Prompt(list(map(int, prompt)), list(map(int, reference)))
+            for batch in batches
+            for prompt, reference in zip(batch["prompts"], batch["references"], strict=True)
+        ]
+        numbers = [key for batch, some in zip(batches, keys, strict=True) for key in some[: len(batch["prompts"])]]
+        counted = [bool(weight) for batch in batches for weight in batch["weights"]]
+        groups, replaced = self.sampler(prompts, numbers, counted, stream), [False] * len(prompts)
+        if stream == TRAINING and self.config.dynamic_sampling:
+            replaced = self.sampler.resample_uniform(groups, numbers, counted)
+        rollouts, first = [], 0
+        for batch in batches:
+            part = slice(first, first + len(batch["prompts"]))
+            rollouts.append(self.build_rollout(batch["weights"], groups[part], replaced[part]))
+            first = part.stop
+        return rollouts
+
+    def build_rollout(self, weights: Sequence[float], groups: Sequence[Group], replaced: Sequence[bool]) -> Rollout:
+        """Returns the rollout of a micro-batch without its advantages; ``weights`` are those of its prompts.
+
+        A subclass adds what else it needs of each completion or token, such as the values of a critic.
+        """
+        config, device, ends = self.config, self.device, set(self.eos_token_ids)
+        completions = [completion for group in groups for completion in group.completions]
+        inputs = self.model_inputs(
+            [group.prompt.prompt_ids for group in groups for _ in group.completions], completions
+        )
+        if (size := config.sequence_parallel_size) > 1:
+            inputs = shard_batch(inputs, size, process_group.rank() % size)
+        inputs = to_device(inputs, device)
+        lengths = torch.tensor(list(map(len, completions)), device=device)
+        # float64, so that equal rewards are found equal
+        scores = torch.tensor([reward for group in groups for reward in group.rewards], dtype=torch.float64)
+        rewards, reference = scores.to(device), self.reference(inputs)
+        old = self.log_probs(self.model, inputs) if config.needs_old_log_probs else None
+        token_rewards = torch.zeros(int(lengths.sum()), device=device)
+        if config.kl_in == "reward" and reference is not None and old is not None:
+            token_rewards = config.beta * (reference - old)
+            rewards = rewards + segment_sums(token_rewards, lengths)
+        token_rewards[lengths.cumsum(0) - 1] += scores.to(device).nan_to_num(0).float()
+        metrics, count = group_metrics(groups, ends), config.num_generations
+        if config.dynamic_sampling:
+            metrics["resampled"] = torch.tensor([float(one) for one in replaced]).repeat_interleave(
+                config.num_generations
+            )
+        rollout: Rollout = {
+            "inputs": inputs,
+            "lengths": lengths,
+            "weights": torch.tensor(weights, device=device).repeat_interleave(count),
+            "finished": torch.tensor([completion[-1] in ends for completion in completions], device=device),
+            "rewards": rewards,
+            "token_rewards": token_rewards,
+            "old_logprobs": old,
+            "ref_logprobs": reference,
+            "metrics": to_device(metrics, device),
+        }
+        return rollout | self._divisors([rollout], local=True)
+
+    def _divisors(self, rollouts: Sequence[Rollout], *, local: bool = False) -> Rollout:
+        """Returns what sums over the ``rollouts`` of a step are divided by; that of ``local`` ones alone."""
+        completions = sum(int(one["weights"].sum()) for one in rollouts)
+        tokens = sum(int((self.loss_weights(one) * one["lengths"]).sum()) for one in rollouts)
+        counts = torch.tensor([completions, tokens], dtype=torch.int64)
+        share = 1 if local else len(rollouts) * process_group.world_size()
+        num_items, num_tokens = (counts if local else collectives.all_reduce(counts)).tolist()
+        return {"num_items_in_batch": max(num_items, 1) / share, "num_tokens_in_batch": max(num_tokens, 1) / share}
+
+    def moments(self, values: Tensor, rollout: Rollout) -> tuple[float, float]:
+        """Returns mean and standard deviation of ``values``, ``[completions]`` or ``[tokens]``, over the window.
+
+        They are over all ranks, which must call it together, and over what counts and is judged. An evaluation, which
+        sees one micro-batch at a time, has (0, 1), so that it does not depend on the split of its data.
+        """
+        if self._stream == EVALUATION:
+            return 0.0, 1.0
+        weights = rollout["weights"] * ~rollout["rewards"].isnan()
+        return moments(values, weights if len(values) == len(weights) else of_tokens(weights, rollout))
+
+    def model_inputs(self, prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]]) -> dict[str, Any]:
+        """Returns a language model's batch of prompts with one completion each: see `collate_completions`."""
+        data: Any = self.config.data
+        return collate_completions(
+            prompts,
+            completions,
+            pad_token=get_pad_token_id(self.tokenizer),
+            packs=self.packs_samples,
+            multiple=data.div_length,
+            positions=getattr(data, "max_length", None),
+        )
 
 
-def judged_advantages(rewards: Tensor, advantages: Callable[[Tensor], Tensor]) -> Tensor:
-    """Returns ``advantages`` of the rewards, ``[groups, completions]``, computed without those that are NaN: no reward
-    judged their completions, and they get 0."""
-    judged = ~rewards.isnan()
-    if judged.all():
-        return advantages(rewards)
-    result = torch.zeros_like(rewards)
-    for group, of_group in enumerate(judged):
-        if of_group.any():
-            result[group, of_group] = advantages(rewards[group, of_group][None])[0].to(result.dtype)
-    return result
-
-
-def rollout_metrics(
-    rewards: Sequence[float],
-    by_reward: Mapping[str, Sequence[float]],
-    completions: Sequence[Sequence[int]],
-    eos_token_ids: Collection[int],
-    *,
-    group_size: int,
-    device: torch.device,
-) -> dict[str, Tensor]:
-    """Returns numbers about completions by name, float32 ``[completions]`` each. Rewards are NaN where none judged."""
-    columns: dict[str, Sequence[float]] = {f"reward/{name}": values for name, values in by_reward.items()}
-    columns |= {f"abstained/{name}": [float(math.isnan(v)) for v in values] for name, values in by_reward.items()}
-    columns |= {
-        "reward": rewards,
-        "tokens": [float(len(completion)) for completion in completions],
-        "ended": [float(completion[-1] in eos_token_ids) for completion in completions],
-    }
-    groups = torch.tensor(rewards, dtype=torch.float64).reshape(-1, group_size)
-    deviation = (groups - groups.nanmean(1, keepdim=True)).square().nanmean(1).sqrt()
-    metrics = {name: torch.tensor(column, device=device) for name, column in columns.items()}
-    return metrics | {"reward_std": deviation.float().repeat_interleave(group_size).to(device)}
+PolicyTrainer = RolloutTrainer
+"""The former name of `RolloutTrainer`."""

@@ -96,6 +96,11 @@ def distill(folder: Path) -> Recipe:
     return {**sft(folder), "teacher": section, "divergence": "jensen_shannon", "ce_weight": 0.2, "hidden_weight": 0.1}
 
 
+def reinforce(folder: Path) -> Recipe:
+    more = {"gamma": 0.95, "baseline": "mean", "normalize_returns": True, "num_iterations": 2, "dynamic_sampling": 2}
+    return {**grpo(folder), **more}
+
+
 def gan(folder: Path) -> Recipe:
     points = folder / "points.npy"
     if not points.exists():
@@ -122,6 +127,7 @@ CASES: dict[str, Callable[[Path], Recipe]] = {
     "gan": gan,
     "grpo": grpo,
     "reward": reward,
+    "reinforce": reinforce,
     "sft": sft,
     "tensor_classifier": tensor_classifier,
 }

@@ -16,7 +16,15 @@ from arctic_training.distributed import process_group
 from arctic_training.errors.types import ModelError, NonFiniteError, RecipeError, ScoringError
 from arctic_training.reward.reward import Answer, RewardConfig
 from tests import processes, tiny
-from tests.objectives.grpo_runs import ENDS, EvenTokens, first_rollout, make_trainer, save_files, train
+from tests.objectives.grpo_runs import (
+    ENDS,
+    EvenTokens,
+    first_rollout,
+    make_trainer,
+    rewards_while_learning,
+    save_files,
+    train,
+)
 from tests.trainer.weights import moved, same
 
 
@@ -127,7 +135,7 @@ def test_answers_differ_from_update_to_update_and_from_run_to_run_by_the_seed_al
             tmp_path, micro_batch_size=7, optimizer={"type": "sgd", "lr": 0}, overfit_first_batch=True, **keys
         )
         seen: list[Any] = []
-        trainer.listen("post-step", lambda self: seen.append(pairs(self._rollouts[0])))
+        trainer.listen("post-answer", lambda self, rollouts: seen.append(pairs(rollouts[0])))
         trainer.train()
         trainer.close()
         return seen
@@ -176,19 +184,7 @@ def test_the_reference_of_an_adapter_is_the_model_without_it(tmp_path: Path) -> 
 
 
 def test_the_policy_learns_what_is_rewarded(tmp_path: Path) -> None:
-    trainer = make_trainer(
-        tmp_path,
-        rewards="even_for_tests",
-        optimizer={"type": "adamw", "lr": 1e-2, "weight_decay": 0},
-        num_generations=8,
-        micro_batch_size=7,
-        train_iters=30,
-        beta=0.001,
-        train_log_iter_interval=5,
-    )
-    trainer.train()
-    trainer.close()
-    rewards = [json.loads(line)["reward"] for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    rewards = rewards_while_learning(tmp_path, num_generations=8)
     assert rewards[-1] > rewards[0] + 0.2, rewards
 
 
