@@ -24,6 +24,7 @@ _PAIRS = (
     ("prompt", "response"),
     ("instruction", "response"),
     ("input", "output"),
+    ("source", "target"),
 )
 """Columns of a question and its answer; the first pair that a data set has is read."""
 _TEXT = ("prompt", "completion")

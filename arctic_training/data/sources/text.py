@@ -4,13 +4,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from arctic_training.data.sources.compression import open_decompressed
 from arctic_training.data.sources.extensions import extension
 from arctic_training.data.sources.files import FileSource, FileSourceConfig, reason
 from arctic_training.data.sources.json_columns import to_dataset
 from arctic_training.data.sources.spool import Spool
+from arctic_training.errors.short_repr import short_repr
 from arctic_training.errors.types import DataError
 
 if TYPE_CHECKING:
@@ -80,10 +81,18 @@ class TextSourceConfig(FileSourceConfig):
 
     sample_by: Literal["line", "paragraph", "document"] = "line"
     """What a row is: a line, the text between two empty lines, or a file."""
+    separator: str | None = Field(default=None, min_length=1)
+    """What stands between the problem and the answer in a line, such as ``" # "``; null: a row is one text."""
+
+    @model_validator(mode="after")
+    def _separates_lines(self) -> "TextSourceConfig":
+        if self.separator is not None and self.sample_by != "line":
+            raise ValueError(f"separator parts a line, and sample_by is {self.sample_by}; give one of them")
+        return self
 
 
 class TextSource(FileSource):
-    """Text files, as rows with one column ``text``."""
+    """Text files, as rows with one column ``text``, or with ``problem`` and ``answer``, which ``separator`` parts."""
 
     name = "text"
     config_type = TextSourceConfig
@@ -93,9 +102,22 @@ class TextSource(FileSource):
         require_text(file)
         with open_decompressed(file) as raw:
             lines = (line.decode("utf-8").removeprefix("\ufeff").replace("\r\n", "\n") for line in raw)
+            if self.config.separator is not None:
+                yield from self._pairs(lines, self.config.separator, file)
+                return
             for text in self._split(lines):
                 if text.strip():
                     yield {"text": text}
+
+    def _pairs(self, lines: Iterator[str], separator: str, file: Path) -> Iterator[dict[str, Any]]:
+        """Yields problem and answer of each line. Raises `DataError` for one that does not have both."""
+        for number, line in enumerate(lines, 1):
+            if line.strip():
+                parts = [part.strip() for part in line.split(separator)]
+                if len(parts) != 2 or not all(parts):
+                    what = f"expected a problem, {separator!r} and an answer"
+                    raise DataError(f"{file}:{number}: {what}, not {short_repr(line.strip())}")
+                yield {"problem": parts[0], "answer": parts[1]}
 
     def _split(self, lines: Iterator[str]) -> Iterator[str]:
         """Yields the text of each row."""
