@@ -63,6 +63,8 @@ _PUBLIC = {
     "Sampler": "callback.sampler",
     "SamplerConfig": "callback.sampler",
     "SamplingParams": "generation.sampling",
+    "Seq2SeqDataFactory": "data.factories.seq2seq",
+    "Seq2SeqTrainer": "objectives.seq2seq",
     "SchedulerConfig": "config.sections.scheduler",
     "SchedulerFactory": "scheduler.factory",
     "Scorer": "evaluation.scorer",

@@ -23,6 +23,7 @@ _MODULES = (
     "objectives.grpo",
     "objectives.reinforce",
     "objectives.reward",
+    "objectives.seq2seq",
     "objectives.sft",
     "reward.model",
     "reward.reward",

@@ -31,6 +31,7 @@ from tests.tracked import tracked
 PAGES = tracked("README.md", "CONTRIBUTING.md", "docs/*.md", "docs/guides/*.md", "projects/*/README.md")
 RUN = tracked("README.md", "docs/index.md", "docs/getting_started*.md", "docs/guides/*.md")
 COMMANDS = ("arctic_training", "git", "make", "pip", "python", "torchrun", "wandb")
+ENCODER_DECODER = "google-t5/t5-small"
 MODELS = ("HuggingFaceTB/SmolLM2-135M-Instruct", "projects/quickstart/runs/recipe/checkpoints/huggingface/step_50")
 TEXTS = ("pretrain/a.txt", "pretrain/b.txt")
 ROWS = {
@@ -66,6 +67,7 @@ def make_folder(folder: Path, model: Path) -> None:
     """Makes the models, data sets and files that pages take for granted."""
     for name in MODELS:
         shutil.copytree(model, folder / name)
+    tiny.save_encoder_decoder(folder / ENCODER_DECODER)
     for name in ("", "elastic", "exam", "sweep", "tracked"):
         (folder / name).mkdir(exist_ok=True)
         tiny.save_chats(folder / name / "chats.jsonl", 8)

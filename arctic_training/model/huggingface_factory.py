@@ -86,7 +86,8 @@ class HFModelFactory(ModelFactory[HFModelConfig]):
         max_positions = getattr(text, "max_position_embeddings", None) or getattr(text, "n_positions", None)
         with self.pretrained.named_in_errors():
             check_gpu_memory(model, self.trainer, self.config, self._deepspeed)
-        check_positions(model, getattr(self.trainer.config.data, "max_length", None), max_positions)
+        for key in ("max_length", "max_source_length"):
+            check_positions(model, getattr(self.trainer.config.data, key, None), max_positions, key=f"data.{key}")
         self.meta_model = model
 
     def check_tokenizer(self, tokenizer: Any) -> None:
@@ -112,7 +113,7 @@ class HFModelFactory(ModelFactory[HFModelConfig]):
         own_attention = causal_model(engine).config._attn_implementation != attention.NAME
         if self.trainer.packs_samples and (own_attention or adapter is not None):
             check_packing_isolation(engine, self.trainer.device)
-        if self.task is TASKS["causal_lm"]:
+        if self.task in (TASKS["causal_lm"], TASKS["seq2seq_lm"]):
             sequence_parallel = self.trainer.config.sequence_parallel_size > 1
             overrides = self.config.hf_config_kwargs
             check_model_loss(engine, self.trainer.device, sequence_parallel=sequence_parallel, overrides=overrides)
@@ -135,6 +136,10 @@ class HFModelFactory(ModelFactory[HFModelConfig]):
     def post_create_model_callback(self, model: nn.Module) -> None:
         """Prepares every model, also one that a subclass makes in its own way. Raises `ModelError`."""
         self._fit_vocabulary(model, self.trainer.tokenizer)
+        computed = set(getattr(model, "_keys_to_ignore_on_save", None) or ())  # such as positions of sines
+        for name, parameter in model.named_parameters():
+            if name in computed:
+                parameter.requires_grad_(False)  # weight decay would change what nothing saves
         attention.add_packing_hooks(model)
         self._checkpoints_activations = self._needs_activation_checkpointing(model)
 

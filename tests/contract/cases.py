@@ -44,6 +44,18 @@ def autoregressive(folder: Path) -> Recipe:
     return {**causal(folder), "scheduled_sampling": "linear", "sampling_probability": 0.5}
 
 
+def seq2seq(folder: Path) -> Recipe:
+    if not (model := folder / "encoder_decoder").exists():
+        tiny.save_encoder_decoder(model)
+    pairs = [
+        {"source": question["content"], "target": answer["content"]}
+        for question, answer in (row["messages"][:2] for row in tiny.chats(10, seed=6))
+    ]
+    sections = _language(folder, _lines(folder / "pairs_of_texts.jsonl", pairs), max_length=64)
+    sections["model"] = {"name_or_path": str(model), **_FP32, "hf_config_kwargs": {"dropout_rate": 0.1}}
+    return sections
+
+
 def dpo(folder: Path) -> Recipe:
     pairs = [
         {"chosen": good["messages"][:2], "rejected": [good["messages"][0], bad["messages"][1]]}
@@ -128,6 +140,7 @@ CASES: dict[str, Callable[[Path], Recipe]] = {
     "grpo": grpo,
     "reward": reward,
     "reinforce": reinforce,
+    "seq2seq": seq2seq,
     "sft": sft,
     "tensor_classifier": tensor_classifier,
 }

@@ -41,14 +41,14 @@ def make_trainer(folder: Path, sections: dict[str, Any], **keys: Any) -> Any:
 
 
 def loss_and_gradients(trainer: Any, batch: Any) -> tuple[float, list[torch.Tensor]]:
-    """Returns the loss of a micro-batch, and its gradient in each parameter, through the engine; nothing is left of
-    it. The window has as many micro-batches as the recipe says."""
+    """Returns the loss of a micro-batch, and its gradient in each trained parameter, through the engine; nothing is
+    left of it. The window has as many micro-batches as the recipe says."""
     from arctic_training.engine.zero import full_gradient
 
     loss = trainer.loss(batch)
     trainer.backward(loss)
     gradients = []
-    for parameter in trainer.model.module.parameters():
+    for parameter in filter(lambda one: one.requires_grad, trainer.model.module.parameters()):
         gradient = full_gradient(parameter)
         assert gradient is not None
         gradients.append(gradient.clone())

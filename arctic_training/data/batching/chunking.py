@@ -1,4 +1,4 @@
-"""Truncates and splits samples, and cuts concatenated samples into rows."""
+"""Truncates and splits samples and pairs, and cuts concatenated samples into rows."""
 
 from typing import Any
 
@@ -66,6 +66,24 @@ def concat_and_chunk(
     slices = SampleSlices(samples, order[place], bounds - begins, until - begins)
     rows = np.flatnonzero(bounds % length == 0)
     return slices, np.split(np.arange(len(bounds)), rows[1:]) if len(bounds) else []
+
+
+class TruncatedPairs:
+    """Pairs of ``input_ids`` and ``answer_ids`` without a part of their tokens, as samples of their own."""
+
+    def __init__(self, samples: Any, heads: Indices, tails: Indices, answers: Indices) -> None:
+        """Pair ``i`` has the first ``heads[i]`` and the last ``tails[i]`` entries of the ``input_ids`` of
+        ``samples[i]``, and the first ``answers[i]`` of its ``answer_ids``; all int64 ``[pairs]``."""
+        self.samples, self.heads, self.tails, self.answers = samples, heads, tails, answers
+
+    def __len__(self) -> int:
+        return len(self.heads)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        pair, head, tail = self.samples[index], self.heads[index], self.tails[index]
+        ids = pair["input_ids"]
+        kept = np.concatenate([ids[:head], ids[len(ids) - tail :]])
+        return {**pair, "input_ids": kept, "answer_ids": pair["answer_ids"][: self.answers[index]]}
 
 
 class ConcatenatedRows:

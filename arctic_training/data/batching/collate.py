@@ -41,6 +41,21 @@ def pad(
     }
 
 
+def pad_rows(
+    rows: Sequence[npt.NDArray[np.int32]], fill: int, *, multiple: int = 1, longest: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Returns ``rows`` filled up with ``fill`` on the right, and their mask, which is 0 there: int64 [rows, T] both.
+
+    T is the length of the longest row rounded up to a multiple of ``multiple``, but at most ``longest``, which no row
+    exceeds.
+    """
+    sizes = np.fromiter(map(len, rows), np.int64, len(rows))
+    inside = np.arange(min(_rounded(int(sizes.max()), multiple), longest)) < sizes[:, None]
+    padded = np.full(inside.shape, fill, np.int64)
+    padded[inside] = np.concatenate(rows)
+    return torch.from_numpy(padded), torch.from_numpy(inside.astype(np.int64))
+
+
 def pack(
     samples: Sequence[Sample], *, pad_token: int, multiple: int = 1, length: int = 0, fuse: bool = False
 ) -> dict[str, Any]:

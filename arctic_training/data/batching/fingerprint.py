@@ -11,7 +11,7 @@ import torch
 from torch.utils.data import TensorDataset
 
 from arctic_training.config.sections.data import DataSourceConfig
-from arctic_training.data.batching.chunking import ConcatenatedRows, SampleSlices
+from arctic_training.data.batching.chunking import ConcatenatedRows, SampleSlices, TruncatedPairs
 from arctic_training.data.batching.loader import Loader
 from arctic_training.data.batching.packing import Packs
 from arctic_training.data.batching.stream import StreamLoader
@@ -64,6 +64,9 @@ def _content(samples: object) -> Iterator[bytes | memoryview]:
             yield from _arrays([samples.indices])
     elif isinstance(samples, SampleSlices):
         yield from _arrays([samples.sample, samples.start, samples.end])
+        yield from _content(samples.samples)
+    elif isinstance(samples, TruncatedPairs):
+        yield from _arrays([samples.heads, samples.tails, samples.answers])
         yield from _content(samples.samples)
     elif isinstance(samples, ConcatenatedRows):
         yield from _content(samples.rows)

@@ -245,10 +245,15 @@ class SourcedDataFactory(DataFactory[C]):
                 prepare.prepare_samples(self, [source], [load_rows(source, "eval")], unknown)
 
 
+def model_config(trainer: TrainerView) -> Any:
+    """Returns the config of the model, which is not built yet; None where its factory makes none."""
+    factory = lookup("model_factory", trainer.config.model.type)(trainer, trainer.config.model)  # type: ignore[call-arg]
+    return factory.create_config() if hasattr(factory, "create_config") else None
+
+
 def context_length(trainer: TrainerView) -> int | None:
     """Returns the context length of the model, by its config or its tokenizer; None when neither gives it."""
-    factory = lookup("model_factory", trainer.config.model.type)(trainer, trainer.config.model)  # type: ignore[call-arg]
-    config = factory.create_config() if hasattr(factory, "create_config") else None
+    config = model_config(trainer)
     text_config = getattr(config, "text_config", None) or config
     for name in ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "seq_length"):
         if isinstance(length := getattr(text_config, name, None), int) and length > 0:

@@ -64,7 +64,7 @@ def _read_tokens(row: Row, *, vocab_size: int) -> dict[str, npt.NDArray[np.int32
     for name, value in read.items():
         if value.ndim != 1:
             raise DataError(f"{expected}; {name} is none")
-        if name.endswith(("labels", "input_ids")):
+        if name.endswith(("labels", "input_ids", "answer_ids")):
             tokens = value[value != IGNORE_INDEX] if name.endswith("labels") else value
             unknown = tokens[(tokens < 0) | (tokens >= vocab_size)]
             if len(unknown):
