@@ -21,6 +21,7 @@ _MODULES = (
     "objectives.dpo",
     "objectives.gan",
     "objectives.grpo",
+    "objectives.kto",
     "objectives.reinforce",
     "objectives.reward",
     "objectives.seq2seq",

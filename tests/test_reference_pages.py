@@ -145,11 +145,11 @@ def require_keys(name: str, batch: Any, *, packed: bool) -> None:
     plain = ("sft", "causal", "autoregressive", "distill")
     tables |= dict.fromkeys(plain, tables["sft"]) | dict.fromkeys(("grpo", "reinforce"), "### grpo and reinforce")
     documented = {key: row[-1] for row in rows(section(tables.get(name, f"### {name}"))) for key in code(row[0])}
-    if name in (*plain, "dpo", "reward"):
+    if name in (*plain, "dpo", "kto", "reward"):
         column = 2 if packed else 1
         tokens = {key: row[column] for row in rows(section(tables["sft"])) for key in code(row[0])}
         documented = {key: shape for key, shape in tokens.items() if shape != "absent"} | (
-            documented if name in ("dpo", "reward") else {}
+            {} if name in plain else documented
         )
     assert set(batch) == set(documented)
     for key, value in batch.items():

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from arctic_training.distributed import process_group
+from arctic_training.engine.engine import Engine
 from arctic_training.errors.types import ModelError
 from arctic_training.model.causal_lm import causal_model, embedding_rows
 from arctic_training.model.rounding_noise import rounding_noise
@@ -69,6 +70,16 @@ def _inputs(engine: Any) -> dict[str, torch.Tensor]:
     vocabulary = embedding_rows(causal_model(engine)) or _NUM_TOKENS
     ids = (7 * torch.arange(1, _NUM_TOKENS + 1, device=process_group.device()) % vocabulary)[None]
     return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": ids}
+
+
+@contextmanager
+def reference_engine(trainer: Any) -> Iterator[Engine]:
+    """Yields the engine of the reference: that of the role ``ref_model``, else the policy with its adapter disabled."""
+    if (engine := trainer.engines.get("ref_model")) is not None:
+        yield engine
+        return
+    with without_adapter(trainer.model.module):
+        yield trainer.model
 
 
 @contextmanager

@@ -64,6 +64,11 @@ def dpo(folder: Path) -> Recipe:
     return _language(folder, _lines(folder / "pairs.jsonl", pairs))
 
 
+def kto(folder: Path) -> Recipe:
+    rows = ({**row, "label": n % 3 > 0} for n, row in enumerate(tiny.chats(10, seed=7)))
+    return _language(folder, _lines(folder / "rated.jsonl", rows))
+
+
 def reward(folder: Path) -> Recipe:
     settings = dpo(folder)
     settings["model"] |= {"new_weights": ["score"]}
@@ -138,6 +143,7 @@ CASES: dict[str, Callable[[Path], Recipe]] = {
     "dpo": dpo,
     "gan": gan,
     "grpo": grpo,
+    "kto": kto,
     "reward": reward,
     "reinforce": reinforce,
     "seq2seq": seq2seq,

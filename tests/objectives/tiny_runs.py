@@ -40,9 +40,9 @@ def make_trainer(folder: Path, sections: dict[str, Any], **keys: Any) -> Any:
     return lookup("trainer", config.type)(config)  # type: ignore[call-arg]
 
 
-def loss_and_gradients(trainer: Any, batch: Any) -> tuple[float, list[torch.Tensor]]:
-    """Returns the loss of a micro-batch, and its gradient in each trained parameter, through the engine; nothing is
-    left of it. The window has as many micro-batches as the recipe says."""
+def loss_and_gradients(trainer: Any, batch: Any, *, keep: bool = False) -> tuple[float, list[torch.Tensor]]:
+    """Returns the loss of a micro-batch, and its gradient in each trained parameter, through the engine; nothing is left
+    of it unless they are to ``keep``. The window has as many micro-batches as the recipe says."""
     from arctic_training.engine.zero import full_gradient
 
     loss = trainer.loss(batch)
@@ -52,7 +52,7 @@ def loss_and_gradients(trainer: Any, batch: Any) -> tuple[float, list[torch.Tens
         gradient = full_gradient(parameter)
         assert gradient is not None
         gradients.append(gradient.clone())
-        parameter.grad = None
+        parameter.grad = parameter.grad if keep else None
     return float(loss.detach()), gradients
 
 

@@ -66,7 +66,7 @@ def require_same(expected: list[dict[str, torch.Tensor]], mine: list[dict[str, t
 
 
 @pytest.mark.fault(16, 17)
-@pytest.mark.parametrize("name", ["sft", "dpo", "grpo", "seq2seq"])
+@pytest.mark.parametrize("name", ["sft", "dpo", "grpo", "seq2seq", "kto"])
 def test_the_gradient_does_not_depend_on_the_cut(name: str, tmp_path: Path) -> None:
     (expected,) = processes.share(cut, 1, name, str(tmp_path), 4, 1, 0, 1, {})
     assert len(expected) == 3  # 10 rows by 4: two whole windows and one of 2 rows
@@ -78,7 +78,7 @@ def test_the_gradient_does_not_depend_on_the_cut(name: str, tmp_path: Path) -> N
 @pytest.mark.parametrize("packs", [True, False])
 @pytest.mark.parametrize(
     "name",
-    ["causal", *(pytest.param(name, marks=pytest.mark.fault(16)) for name in ("sft", "dpo", "grpo"))],
+    ["causal", *(pytest.param(name, marks=pytest.mark.fault(16)) for name in ("sft", "dpo", "grpo")), "kto"],
 )
 def test_the_gradient_does_not_depend_on_who_shares_a_sequence(name: str, packs: bool, tmp_path: Path) -> None:
     more: dict[str, Any] = {"pack_samples": packs}

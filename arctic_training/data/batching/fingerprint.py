@@ -13,6 +13,7 @@ from torch.utils.data import TensorDataset
 from arctic_training.config.sections.data import DataSourceConfig
 from arctic_training.data.batching.chunking import ConcatenatedRows, SampleSlices, TruncatedPairs
 from arctic_training.data.batching.loader import Loader
+from arctic_training.data.batching.mismatched import MismatchedCompletions
 from arctic_training.data.batching.packing import Packs
 from arctic_training.data.batching.stream import StreamLoader
 from arctic_training.data.preparation import cache
@@ -71,6 +72,8 @@ def _content(samples: object) -> Iterator[bytes | memoryview]:
     elif isinstance(samples, ConcatenatedRows):
         yield from _content(samples.rows)
         yield from _content(samples.slices)
+    elif isinstance(samples, MismatchedCompletions):
+        yield from _content(samples.samples)
     elif isinstance(samples, Packs):
         yield from _arrays([samples.members, samples.ends])
     elif isinstance(samples, Mapping):

@@ -37,10 +37,10 @@ SYSTEM = ("system", "system_prompt")
 TOOLS = ("tools", "functions")
 FLAGS = {"weight": True, "train": True, "training": True, "loss": False}
 """Columns that say whether a row is trained on, and whether numbers count too."""
-_UNPAIRED = {"label": False, "kto_tag": True}
+UNPAIRED = {"label": False, "kto_tag": True}
 """Columns that say whether an answer was liked, in data for KTO, and whether numbers count too."""
 
-_FLAG_TEXTS = {"true": True, "false": False, "1": 1, "0": 0, "1.0": 1, "0.0": 0}
+FLAG_TEXTS = {"true": True, "false": False, "1": 1, "0": 0, "1.0": 1, "0.0": 0}
 
 KNOWN_FORMATS = (
     "messages [{role, content}], conversations [{from, value}] (sharegpt), instruction, input, output (alpaca), "
@@ -60,6 +60,8 @@ class Sample:
     """The assistant messages without labels, counted from 0."""
     prompt_messages: frozenset[int] = frozenset()
     """Those of them that are part of a prompt; the data exclude the others."""
+    prompt_length: int = field(default=0, compare=False)
+    """Messages of the prompt, where the row has prompt and completion apart; else 0."""
     exclusion: str = field(default="weight 0", compare=False)
     """The key and value that exclude the first of the others."""
 
@@ -72,13 +74,17 @@ class Reader:
         self._read, self.columns = read, frozenset(columns)
 
     def __call__(self, row: Row) -> Sample:
-        """Raises `DataError` for a row that cannot be read."""
-        for name, numbers in _UNPAIRED.items():
+        """Raises `DataError` for a row that cannot be read, or whose answer was not liked."""
+        for name, numbers in UNPAIRED.items():
             if _flag(row, name, numbers=numbers) is False:
                 raise DataError(
                     f"{name} is {str(row[name]).lower()}: the row is an unpaired preference for KTO, an answer that "
                     "must not be learned"
                 )
+        return self.read(row)
+
+    def read(self, row: Row) -> Sample:
+        """Returns the sample of a row, liked or not. Raises `DataError` for a row that cannot be read."""
         return Sample() if is_excluded(row) else self._read(row)
 
 
@@ -91,7 +97,7 @@ def _flag(row: Row, name: str, *, numbers: bool) -> bool | None:
     """Returns the value of a flag; None without one. ``numbers``: 0 and 1 are values too."""
     value = row.get(name)
     if isinstance(value, str):  # as in every cell of a CSV file
-        value = _FLAG_TEXTS.get(value.strip().lower(), value)
+        value = FLAG_TEXTS.get(value.strip().lower(), value)
     if isinstance(value, bool) or (numbers and value in (0, 1)):
         return bool(value)
     if value is not None:
@@ -113,7 +119,7 @@ def reader(columns: Sequence[str]) -> Reader:
         raise DataError(
             f"no known format has the columns {', '.join(columns) or '(none)'}; known are {KNOWN_FORMATS}{hint}"
         )
-    unread_columns(names, row_reader.columns | {*FLAGS, *_UNPAIRED})
+    unread_columns(names, row_reader.columns | {*FLAGS, *UNPAIRED})
     return row_reader
 
 
@@ -145,7 +151,11 @@ def to_sample(chat: Chat, row: Row, *, prompt: int = 0) -> Sample:
     """Returns a chat as a sample; its first ``prompt`` messages have no labels."""
     in_prompt = chat.answers & {*range(prompt)} - {*chat.untrained}
     read = Sample(
-        chat.messages, read_tools(row), untrained_messages=in_prompt | {*chat.untrained}, prompt_messages=in_prompt
+        chat.messages,
+        read_tools(row),
+        untrained_messages=in_prompt | {*chat.untrained},
+        prompt_messages=in_prompt,
+        prompt_length=prompt,
     )
     if chat.untrained:
         read.exclusion = chat.untrained[min(chat.untrained)]

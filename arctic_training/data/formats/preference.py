@@ -23,7 +23,7 @@ from arctic_training.errors.types import DataError
 
 Row = Mapping[str, Any]
 
-_ANSWERS = (
+ANSWERS = (
     ("chosen", "rejected"),
     ("chosen_response", "rejected_response"),
     ("response_chosen", "response_rejected"),
@@ -96,7 +96,7 @@ def reader(columns: Sequence[str]) -> Reader:
     Raises `DataError` when they hold no preferences.
     """
     names = set(columns)
-    answers = next((pair for pair in _ANSWERS if {*pair} <= names), None)
+    answers = next((pair for pair in ANSWERS if {*pair} <= names), None)
     if answers is None:
         hint = "; prompt, completion and label are unpaired preferences, which KTO reads" if "label" in names else ""
         raise DataError(

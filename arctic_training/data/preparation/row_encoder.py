@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 T = TypeVar("T")
-Columns = Mapping[str, Sequence[npt.NDArray[Any]]]
-"""The int32 arrays of each row, by column."""
+Columns = Mapping[str, Sequence[npt.NDArray[Any]] | Sequence[bool]]
+"""The int32 array, or the flag, of each row, by column."""
 
 
 class RowEncoder(Generic[T]):
@@ -33,13 +33,16 @@ class RowEncoder(Generic[T]):
 
 
 def token_table(columns: Columns) -> "pa.Table":
-    """Returns a `pyarrow.Table` of columns of int32 arrays."""
+    """Returns a `pyarrow.Table` of columns of int32 arrays, or of flags."""
     import pyarrow as pa
 
-    arrays = {}
+    arrays: dict[str, pa.Array] = {}
     for name, rows in columns.items():
+        if len(rows) and isinstance(rows[0], bool):
+            arrays[name] = pa.array(rows)
+            continue
         ends = np.zeros(len(rows) + 1, np.int64)
-        np.cumsum([len(row) for row in rows], out=ends[1:])
+        np.cumsum([np.size(row) for row in rows], out=ends[1:])
         values = np.concatenate(rows) if len(rows) else np.empty(0)
         arrays[name] = pa.LargeListArray.from_arrays(pa.array(ends), pa.array(values.astype(np.int32, copy=False)))
     return pa.table(arrays)

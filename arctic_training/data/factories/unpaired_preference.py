@@ -1,0 +1,116 @@
+"""Data for KTO: completions of prompts, each liked or not."""
+
+from functools import partial
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import torch
+from pydantic import Field
+
+from arctic_training.config.sections.base import ComponentConfig
+from arctic_training.config.sections.types import HumanInt
+from arctic_training.data.batching.collate import pack, pad
+from arctic_training.data.batching.loader import Batch
+from arctic_training.data.batching.mismatched import MismatchedCompletions
+from arctic_training.data.factories.config import SourcedDataConfig
+from arctic_training.data.factories.dpo import Truncation
+from arctic_training.data.factories.sourced import SourcedDataFactory
+from arctic_training.data.formats import unpaired
+from arctic_training.data.formats.unpaired import RatedAnswer
+from arctic_training.data.preparation.row_encoder import Columns, RowEncoder
+from arctic_training.data.tokenization.encoder import SampleEncoder
+from arctic_training.distributed import process_group
+from arctic_training.distributed.sequence_parallel import shard_batch
+from arctic_training.generation.special_tokens import get_pad_token_id
+from arctic_training.loss.targets import IGNORE_INDEX
+
+
+class UnpairedPreferenceDataConfig(SourcedDataConfig):
+    """The data of the KTO trainer."""
+
+    max_prompt_length: HumanInt = Field(default=4096, ge=1)
+    """Tokens of the longest prompt; longer ones are truncated. Completions are truncated at ``max_length``."""
+    prompt_truncation_mode: Literal["keep_start", "keep_end"] = "keep_start"
+    """Which part of a prompt is kept when it is too long."""
+    pack_samples: bool = True
+    """Pack the completions of a micro-batch into one row, each with its prompt a document that does not attend to the
+    others; else pad them. Both give the same numbers; padding is for models whose layers cannot separate documents."""
+    div_length: HumanInt = Field(default=8, ge=1)
+    """The length of a row is a multiple of this."""
+    chat_template_kwargs: dict[str, Any] = {}
+    """Passed to the chat template, such as ``{enable_thinking: false}``."""
+
+
+class UnpairedPreferenceDataFactory(SourcedDataFactory[UnpairedPreferenceDataConfig]):
+    """Encodes rows with a ``label``, true or false, beside a prompt and a completion or a chat; of a pair both.
+
+    A sample is ``input_ids`` and ``labels`` of the completion with its prompt, and ``label``: whether it was liked. A
+    batch has the completions as rows, or as documents of one row; ``answer_lengths``, int64 ``[rows]``, the labels of
+    each; ``label``, bool ``[rows]``; ``row_weights``, fp32 ``[rows]``, 0 for a row that only fills a batch; and
+    ``mismatched``: a batch of the same prompts, each with the completion of another sample, see
+    `arctic_training.data.batching.mismatched`, with its own ``answer_lengths``.
+    """
+
+    name = "unpaired_preference"
+    counts = "completions"
+    config_type: ClassVar[type[ComponentConfig]] = UnpairedPreferenceDataConfig
+    not_in_cache_key = SourcedDataFactory.not_in_cache_key | {"pack_samples", "div_length"}
+    row_level_keys = ("row_weights",)
+
+    @classmethod
+    def packs(cls, config: Any) -> bool:
+        return bool(config.pack_samples)
+
+    def process(self, dataset: Any) -> Any:
+        config = self.config
+        encoder = SampleEncoder(
+            self.tokenizer,
+            tokenize_arguments=self.tokenize_arguments,
+            template_arguments=config.chat_template_kwargs,
+        )
+        truncate = Truncation(self.max_length, config.max_prompt_length, config.prompt_truncation_mode)
+        encode = partial(_encode_answers, encoder, truncate)
+        return self.map_rows(dataset, RowEncoder(unpaired.reader(dataset.column_names), encode))
+
+    def no_target(self, sample: Any) -> str:
+        if len(sample["input_ids"]) == self.max_length:
+            return f"have a prompt that leaves no room for a completion in max_length = {self.max_length}"
+        return "have an empty completion"
+
+    def postprocess_samples(self, samples: Any) -> Any:
+        return MismatchedCompletions(samples, seed=self.config.seed, max_length=self.max_length)
+
+    def make_padding_sample(self, sample: Any) -> Any:
+        names = ("labels", "mismatched_labels")
+        return {**sample, **{name: np.full_like(sample[name], IGNORE_INDEX) for name in names}}
+
+    def batch(self, samples: list[Any]) -> Batch:
+        batch, size = super().batch(samples), self.trainer.config.sequence_parallel_size
+        if size > 1:
+            batch["mismatched"] = shard_batch(batch["mismatched"], size, process_group.rank() % size)
+        return batch
+
+    def collate(self, samples: list[Any]) -> dict[str, Any]:
+        batch = self._collate_answers(samples, "")
+        return batch | {
+            "label": torch.tensor([sample["label"] for sample in samples]),
+            "row_weights": (batch["answer_lengths"] > 0).float(),
+            "mismatched": self._collate_answers(samples, "mismatched_"),
+        }
+
+    def _collate_answers(self, samples: list[Any], prefix: str) -> dict[str, Any]:
+        answers = [{name: sample[prefix + name] for name in ("input_ids", "labels")} for sample in samples]
+        lengths = [np.count_nonzero(answer["labels"][1:] != IGNORE_INDEX) for answer in answers]
+        collate = pack if self.config.pack_samples else partial(pad, positions=self.max_length)
+        batch = collate(answers, pad_token=get_pad_token_id(self.tokenizer), multiple=self.config.div_length)
+        return batch | {"answer_lengths": torch.tensor(lengths, dtype=torch.int64)}
+
+
+def _encode_answers(encoder: SampleEncoder, truncate: Truncation, rows: list[list[RatedAnswer]], first: int) -> Columns:
+    """Returns ``input_ids``, ``labels`` and ``label`` of the answers, row by row. Raises `RowError`."""
+    encoded = []
+    for answers in zip(*rows, strict=True):  # one of each row at a time, since the encoder numbers what it gets
+        tokens = encoder([answer.sample for answer in answers], first, last_turns=[answer.turns for answer in answers])
+        encoded.append([truncate(*one) for one in tokens])
+    ids, labels = zip(*(one for row in zip(*encoded, strict=True) for one in row), strict=True)
+    return {"input_ids": ids, "labels": labels, "label": [answer.is_liked for row in rows for answer in row]}

@@ -1,0 +1,146 @@
+"""Kahneman-Tversky optimization: a policy learns from single completions that were liked or not."""
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from arctic_training.config.sections.types import HumanFloat
+from arctic_training.data.batching.loader import Batch
+from arctic_training.data.factories.base import DataFactory
+from arctic_training.data.factories.unpaired_preference import UnpairedPreferenceDataFactory
+from arctic_training.distributed import collectives
+from arctic_training.distributed.sequence_parallel import gather_target_values
+from arctic_training.engine.engine import Engine
+from arctic_training.loss.kto import KTOLoss, kl_estimate, kto_losses
+from arctic_training.loss.policy import segment_sums
+from arctic_training.metrics import Metrics
+from arctic_training.model.target_losses import target_losses
+from arctic_training.objectives.language_model import LanguageModelTrainer
+from arctic_training.objectives.reference import check_reference_is_policy, reference_engine
+from arctic_training.objectives.reference_config import REFERENCE, ReferenceConfig
+from arctic_training.state import eval_mode
+from arctic_training.trainer.role import Role
+
+
+class KTOConfig(ReferenceConfig):
+    """Keys of the trainer `kto`."""
+
+    loss_type: KTOLoss = "kto"
+    """kto, or apo_zero_unpaired: the same without a KL estimate, for completions that are better than the policy's."""
+    beta: HumanFloat = Field(default=0.1, gt=0)
+    """How strongly the policy is held to the reference."""
+    desirable_weight: HumanFloat = Field(default=1.0, ge=0)
+    """Weight of the liked completions. The products of weight and number of both kinds should be about equal."""
+    undesirable_weight: HumanFloat = Field(default=1.0, ge=0)
+    """Weight of the others."""
+
+
+class KTOTrainer(LanguageModelTrainer):
+    """Trains on completions that were liked or not, each by itself (KTO).
+
+    The loss of a step is the mean over the completions of the window. The KL estimate is that of the whole window, on
+    all ranks, in an evaluation that of the whole evaluation set; so neither depends on how batches are split.
+    `UnpairedPreferenceDataFactory` lists the keys of a batch.
+    """
+
+    name = "kto"
+    config_type = KTOConfig
+    config: KTOConfig
+    shares_sequences = True
+    data_factory_type: ClassVar[type[DataFactory[Any]]] = UnpairedPreferenceDataFactory
+    roles: ClassVar[tuple[Role, ...]] = (Role("model"), REFERENCE)
+
+    _evaluation: Metrics | None = None
+    _evaluated: list[tuple[Tensor, ...]]
+
+    def check(self) -> None:
+        """Raises `InputError` for what its base refuses, and for a default reference that is not the policy."""
+        super().check()
+        if "ref_model" not in self.config.model_fields_set:
+            check_reference_is_policy(self)
+
+    def loss(self, batch: Batch) -> Tensor:
+        """Returns the micro-batch's part of the mean over the completions of the window: a float32 scalar."""
+        label, weights, rows = batch["label"], batch["row_weights"], batch["num_items_in_batch"]
+        evaluates, auxiliary = not torch.is_grad_enabled(), list[Tensor]()
+        sums = self._mismatched_sums([batch]) if evaluates else None
+        kl = self.window_kl() if sums is None else kl_estimate(*sums)
+        policy = self.log_probs(self.model, batch, auxiliary)
+        with torch.no_grad(), reference_engine(self) as engine:
+            reference = self.log_probs(engine, batch)
+        log_ratios = policy - reference
+        for kind, selected in (("chosen", weights * label), ("rejected", weights * ~label)):
+            count = selected.sum()
+            for name, values in (("rewards", self.config.beta * log_ratios), ("logps", policy)):
+                mean = (values.detach() * selected).sum() / count.clamp(min=1)
+                self.record(f"{name}/{kind}", mean, count / rows)
+        loss = (self.losses(log_ratios, label, kl) * weights).sum() / rows
+        if sums is None:
+            self.record("kl", kl)
+        else:
+            self._add_evaluated(log_ratios, label, weights, sums)
+            self.record("unadjusted", loss)
+        loss = sum(auxiliary, loss)
+        return loss
+
+    def finalize_eval_metrics(self, means: dict[str, float]) -> dict[str, float]:
+        """Replaces the losses with the KL estimate of each batch by those with the estimate of the evaluation set."""
+        if "unadjusted" in means:
+            *rows, sums = zip(*self._evaluated, strict=True)
+            log_ratios, label, weights = map(torch.cat, rows)
+            kl = kl_estimate(*collectives.all_reduce(torch.stack(sums).sum(0)))
+            total = (self.losses(log_ratios, label, kl) * weights).sum()
+            total, count = collectives.all_reduce(torch.stack([total, weights.sum()])).tolist()
+            means |= {"loss": means["loss"] - means.pop("unadjusted") + total / count, "kl": float(kl)}
+        return means
+
+    def losses(self, log_ratios: Tensor, label: Tensor, kl: Tensor) -> Tensor:
+        """Returns the loss of every completion, float32 ``[rows]``, given log-ratios and labels ``[rows]``."""
+        config = self.config
+        return kto_losses(
+            log_ratios,
+            label,
+            kl,
+            beta=config.beta,
+            desirable_weight=config.desirable_weight,
+            undesirable_weight=config.undesirable_weight,
+        )
+
+    def log_probs(self, engine: Engine, batch: Batch, auxiliary: list[Tensor] | None = None) -> Tensor:
+        """Returns the log-probability of each completion of a batch under a model, float32 ``[rows]``, in nats.
+
+        Losses that the model itself adds, scalars, are appended to ``auxiliary``.
+        """
+        token_log_probs = -gather_target_values(target_losses(engine, batch, terms=auxiliary), batch)
+        return segment_sums(token_log_probs, batch["answer_lengths"])
+
+    def window_kl(self) -> Tensor:
+        """Returns the KL estimate of the window, over all ranks: a float32 scalar in nats.
+
+        It is computed with the first micro-batch, before the others are trained on.
+        """
+        if self.window.index == 0:  # the weights are those of the whole window
+            self._kl = kl_estimate(*collectives.all_reduce(self._mismatched_sums(self.window.batches)))
+        return self._kl
+
+    def _add_evaluated(self, *parts: Tensor) -> None:
+        """Keeps the values of an evaluation's batch until `finalize_eval_metrics`."""
+        if self._evaluation is not self.metrics:  # each evaluation set has metrics of its own
+            self._evaluation, self._evaluated = self.metrics, []
+        self._evaluated.append(parts)
+
+    @torch.no_grad()
+    def _mismatched_sums(self, batches: Sequence[Batch]) -> Tensor:
+        """Returns the sum of the log-ratios of the batches' mismatched completions, and their number: float32 [2]."""
+        sums = torch.zeros(2, device=self.device)
+        for batch in batches if self.config.loss_type == "kto" else ():
+            mismatched = batch["mismatched"]
+            with eval_mode([self.model.module]):
+                log_ratios = self.log_probs(self.model, mismatched)
+            with reference_engine(self) as engine:
+                log_ratios = log_ratios - self.log_probs(engine, mismatched)
+            sums += torch.stack([log_ratios.sum(), (mismatched["answer_lengths"] > 0).sum()])
+        return sums
