@@ -19,6 +19,7 @@ _MODULES = (
     "objectives.classifier",
     "objectives.distill",
     "objectives.dpo",
+    "objectives.embedding",
     "objectives.gan",
     "objectives.grpo",
     "objectives.kto",

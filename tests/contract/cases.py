@@ -69,6 +69,13 @@ def kto(folder: Path) -> Recipe:
     return _language(folder, _lines(folder / "rated.jsonl", rows))
 
 
+def embedding(folder: Path) -> Recipe:
+    texts = [" ".join(turn["content"] for turn in row["messages"]) for row in tiny.chats(30, seed=8)]
+    columns = ("anchor", "positive", "negative")
+    rows = (dict(zip(columns, texts[3 * n : 3 * n + 3], strict=True)) for n in range(10))
+    return _language(folder, _lines(folder / "texts.jsonl", rows))
+
+
 def reward(folder: Path) -> Recipe:
     settings = dpo(folder)
     settings["model"] |= {"new_weights": ["score"]}
@@ -141,6 +148,7 @@ CASES: dict[str, Callable[[Path], Recipe]] = {
     "classifier": classifier,
     "distill": distill,
     "dpo": dpo,
+    "embedding": embedding,
     "gan": gan,
     "grpo": grpo,
     "kto": kto,

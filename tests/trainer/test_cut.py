@@ -66,7 +66,7 @@ def require_same(expected: list[dict[str, torch.Tensor]], mine: list[dict[str, t
 
 
 @pytest.mark.fault(16, 17)
-@pytest.mark.parametrize("name", ["sft", "dpo", "grpo", "seq2seq", "kto"])
+@pytest.mark.parametrize("name", ["sft", "dpo", "grpo", "seq2seq", "kto", "embedding"])
 def test_the_gradient_does_not_depend_on_the_cut(name: str, tmp_path: Path) -> None:
     (expected,) = processes.share(cut, 1, name, str(tmp_path), 4, 1, 0, 1, {})
     assert len(expected) == 3  # 10 rows by 4: two whole windows and one of 2 rows

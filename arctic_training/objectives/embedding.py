@@ -1,0 +1,238 @@
+"""Contrastive training of embeddings: a text is to be nearer to the text that belongs to it than to all others."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal, NamedTuple
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor
+from torch.nn import functional as F
+
+from arctic_training.config.sections.trainer import TrainerConfig
+from arctic_training.config.sections.types import HumanFloat
+from arctic_training.data.batching.loader import Batch
+from arctic_training.data.factories.base import DataFactory
+from arctic_training.data.factories.pair import PairDataFactory
+from arctic_training.distributed import collectives, process_group
+from arctic_training.distributed.collectives import all_gather_with_grad
+from arctic_training.errors.types import RecipeError
+from arctic_training.evaluation.retrieval import retrieval_metrics
+from arctic_training.loss.contrastive import info_nce_losses, positive_pairs
+from arctic_training.metrics import Metrics
+from arctic_training.model.causal_lm import causal_model
+from arctic_training.objectives.language_model import LanguageModelTrainer
+from arctic_training.state import Rng
+from arctic_training.trainer.role import Role
+
+_CHUNK = 512
+"""Anchors of an evaluation set that are compared with all candidates at a time."""
+
+
+class EmbeddingConfig(TrainerConfig):
+    """Keys of the trainer `embedding`."""
+
+    pooling: Literal["mean", "cls", "last_token"] = "mean"
+    """What becomes the embedding of a text: the mean of the hidden states of its tokens, that of the first token, or
+    that of the last."""
+    normalize: bool = True
+    """Compare by cosine; else by dot product."""
+    temperature: HumanFloat = Field(default=0.05, gt=0)
+    """Divides the similarities; 0.05 is a ``scale`` of 20."""
+    symmetric: bool = False
+    """Also find the anchor of a positive among all anchors; the loss is the mean of both directions."""
+    matryoshka_dims: list[int] = []
+    """Lengths to which embeddings are truncated, the full one included; the loss is the weighted sum over them."""
+    matryoshka_weights: list[HumanFloat] = []
+    """A weight for each of ``matryoshka_dims``; by default 1."""
+    disable_dropout: bool = False
+    """Train without dropout, that of an adapter included."""
+
+    @model_validator(mode="after")
+    def _check_matryoshka(self) -> "EmbeddingConfig":
+        dims, weights = self.matryoshka_dims, self.matryoshka_weights
+        if dims != sorted({*dims}, reverse=True) or any(dim < 1 for dim in dims):
+            raise ValueError(f"matryoshka_dims: {dims}; expected lengths from the largest to the smallest")
+        if weights and len(weights) != len(dims):
+            raise ValueError(f"matryoshka_weights: {len(weights)} weights for {len(dims)} matryoshka_dims")
+        return self
+
+
+class Embeddings(NamedTuple):
+    """The embeddings of a batch."""
+
+    anchors: Tensor
+    """``[rows, width]``, float32."""
+    candidates: Tensor
+    """``[rows * (1 + negatives), width]``, float32: the positives first."""
+
+
+class EmbeddingTrainer(LanguageModelTrainer):
+    """Trains an encoder of texts on pairs, with the other rows of the window as negatives (InfoNCE).
+
+    The negatives of an anchor are all other candidates of the window, of all micro-batches and ranks, so the loss does
+    not depend on how the global batch is split. With accumulation the embeddings are computed twice (GradCache, Gao et
+    al. 2021, arXiv 2101.06983): without gradients for the whole window, then for each micro-batch. In an evaluation
+    the candidates are those of the whole evaluation set. `PairDataFactory` lists the keys of a batch.
+    """
+
+    name = "embedding"
+    config_type = EmbeddingConfig
+    config: EmbeddingConfig
+    shares_sequences = False
+    data_factory_type: ClassVar[type[DataFactory[Any]]] = PairDataFactory
+    roles: ClassVar[tuple[Role, ...]] = (Role("model", tasks=("encoder",)),)
+    _evaluation: Metrics | None = None
+    _evaluated: list[tuple[Batch, Embeddings]]
+    _cache: list[tuple[Mapping[str, Any], Tensor, tuple[Tensor, ...]]]
+
+    def check(self) -> None:
+        """Raises `InputError` for what its base refuses, and for ``matryoshka_dims`` beyond the width of the model."""
+        super().check()
+        width = causal_model(self.model).config.get_text_config().hidden_size
+        if (dims := self.config.matryoshka_dims) and dims[0] > width:
+            raise RecipeError(f"matryoshka_dims: {dims[0]}, and the embeddings of the model have {width} numbers")
+
+    def loss(self, batch: Batch) -> Tensor:
+        """Returns the micro-batch's part of the mean over the pairs of the window: a float32 scalar in nats."""
+        if not torch.is_grad_enabled():
+            return self._collect(batch)
+        if self.window.size == 1:
+            return self._share([batch], self.embed(batch)).squeeze(0)
+        if self.window.index == 0:
+            self._fill_cache()
+        rng, loss, gradients = self._cache[self.window.index]
+        Rng().load_state_dict(rng)
+        products = [(one * gradient).sum() for one, gradient in zip(self.embed(batch), gradients, strict=True)]
+        surrogate = torch.stack(products).sum()
+        with_gradient: Tensor = loss + (surrogate - surrogate.detach())
+        return with_gradient
+
+    def _fill_cache(self) -> None:
+        """Computes the loss of each micro-batch of the window, and its gradients by the micro-batch's embeddings.
+
+        Kept with them are the random generators with which the embeddings were computed.
+        """
+        batches, states, parts = self.window.batches, [], list[Embeddings]()
+        with torch.no_grad():
+            for batch in batches:
+                states.append(Rng().state_dict())
+                parts.append(self.embed(batch))
+        joined = Embeddings(*(torch.cat(some).requires_grad_() for some in zip(*parts, strict=True)))
+        losses = self._share(batches, joined)
+        gradients = [one.chunk(len(batches)) for one in torch.autograd.grad(losses.sum(), joined)]
+        self._cache = list(zip(states, losses.detach(), zip(*gradients, strict=True), strict=True))
+
+    def _share(self, batches: Sequence[Batch], embeddings: Embeddings) -> Tensor:
+        """Returns each batch's part of the mean over the pairs of the window: float32 ``[batches]``."""
+        weights = torch.stack([batch["row_weights"] / batch["num_items_in_batch"] for batch in batches])
+        return (self.losses(batches, embeddings).view_as(weights) * weights).sum(1)
+
+    def embed(self, batch: Batch) -> Embeddings:
+        """Returns the embeddings of a batch's texts."""
+        return Embeddings(self.embed_texts(batch["anchor"]), self.embed_texts(batch["candidates"]))
+
+    def embed_texts(self, texts: Mapping[str, Tensor]) -> Tensor:
+        """Returns one embedding of each text, float32 ``[texts, width]``, not normalized.
+
+        ``texts`` has ``input_ids`` and ``attention_mask``, int64 ``[texts, T]``, padded on the right.
+        """
+        mask = texts["attention_mask"]
+        hidden: Tensor = self.model(**texts, use_cache=False).last_hidden_state.float()
+        if self.config.pooling == "mean":
+            means: Tensor = (hidden * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
+            return means
+        place = mask.sum(1) - 1 if self.config.pooling == "last_token" else torch.zeros_like(mask[:, 0])
+        return hidden[torch.arange(len(hidden), device=hidden.device), place]
+
+    def losses(self, batches: Sequence[Batch], embeddings: Embeddings) -> Tensor:
+        """Returns the loss of every row of the batches, float32 ``[rows]`` in nats, against those of all ranks.
+
+        ``embeddings`` are those of the batches, one after the other.
+        """
+        pool = _gather(batches, embeddings)
+        first = process_group.rank() * len(embeddings.anchors)
+        own = torch.arange(first, first + len(embeddings.anchors), device=self.device)
+        positives, pairs = pool.positives[own], (pool.anchor_ids, pool.candidate_ids[pool.positives])
+        excluded = pool.fills | positive_pairs(pool.anchor_ids[own], pool.candidate_ids, pairs)
+        losses = self.info_nce(embeddings.anchors, pool.candidates, positives, excluded)
+        if self.config.symmetric:
+            excluded = pool.fills[pool.positives] | positive_pairs(*pairs, pairs).T[own]
+            losses = (losses + self.info_nce(pool.candidates[positives], pool.anchors, own, excluded)) / 2
+        return losses
+
+    def info_nce(self, queries: Tensor, candidates: Tensor, targets: Tensor, excluded: Tensor) -> Tensor:
+        """Returns `info_nce_losses` of embeddings as the recipe compares them, summed over ``matryoshka_dims``."""
+        config, total = self.config, torch.zeros(len(queries), device=queries.device)
+        for n, dim in enumerate(config.matryoshka_dims or [queries.shape[1]]):
+            similarities = self.similarities(queries[:, :dim], candidates[:, :dim])
+            losses = info_nce_losses(similarities / config.temperature, targets, excluded)
+            total = total + (config.matryoshka_weights[n] if config.matryoshka_weights else 1) * losses
+        return total
+
+    def similarities(self, queries: Tensor, candidates: Tensor) -> Tensor:
+        """Returns the cosines of embeddings ``[queries, width]`` and ``[candidates, width]``, or their dot products."""
+        if self.config.normalize:
+            queries, candidates = F.normalize(queries, dim=1), F.normalize(candidates, dim=1)
+        return queries @ candidates.T
+
+    def _collect(self, batch: Batch) -> Tensor:
+        """Keeps the embeddings of an evaluation's batch until `finalize_eval_metrics`, and returns 0."""
+        if self._evaluation is not self.metrics:  # each evaluation set has metrics of its own
+            self._evaluation, self._evaluated = self.metrics, []
+        self._evaluated.append((batch, self.embed(batch)))
+        return torch.zeros((), device=self.device)
+
+    def finalize_eval_metrics(self, means: dict[str, float]) -> dict[str, float]:
+        """Returns the mean loss and the measures of retrieval of all anchors among all texts of the evaluation set."""
+        batches, parts = zip(*self._evaluated, strict=True)
+        embeddings = Embeddings(*map(torch.cat, zip(*parts, strict=True)))
+        pool = _gather(batches, embeddings)
+        ids = torch.unique(pool.candidate_ids)  # sorted
+        texts = pool.candidates.new_empty(len(ids), pool.candidates.shape[1])
+        texts[torch.searchsorted(ids, pool.candidate_ids)] = pool.candidates
+        pairs = (pool.anchor_ids, pool.candidate_ids[pool.positives])
+        targets = torch.searchsorted(ids, pairs[1])
+        first = process_group.rank() * len(embeddings.anchors)
+        own = torch.arange(first, first + len(embeddings.anchors), device=self.device)
+        own = own[~pool.fills[pool.positives[own]]]
+        sums: dict[str, Tensor] = {}
+        for some in torch.split(own, _CHUNK):
+            relevant = positive_pairs(pool.anchor_ids[some], ids, pairs)
+            queries = pool.anchors[some]
+            values = {"loss": self.info_nce(queries, texts, targets[some], relevant)}
+            values |= retrieval_metrics(self.similarities(queries, texts), relevant)
+            sums = {name: sums.get(name, 0) + value.sum().double() for name, value in values.items()}
+        names = ("loss", "accuracy", "mrr", "ndcg@10")
+        zero = torch.zeros((), dtype=torch.float64, device=self.device)
+        local = torch.stack([*(sums.get(name, zero) for name in names), zero + len(own)])
+        *totals, count = collectives.all_reduce(local).tolist()
+        return means | {name: total / count for name, total in zip(names, totals, strict=True)}
+
+
+class _Pool(NamedTuple):
+    """The texts of batches on all ranks."""
+
+    anchors: Tensor
+    """``[rows, width]``, float32."""
+    candidates: Tensor
+    """``[candidates, width]``, float32."""
+    anchor_ids: Tensor
+    """``[rows]``, int64."""
+    candidate_ids: Tensor
+    """``[candidates]``, int64."""
+    positives: Tensor
+    """The candidate of each row that is its positive, int64 ``[rows]``."""
+    fills: Tensor
+    """Whether a candidate is of a row that only fills a batch, bool ``[candidates]``."""
+
+
+def _gather(batches: Sequence[Batch], embeddings: Embeddings) -> _Pool:
+    """Returns the texts of ``batches``, whose ``embeddings`` follow one another, from all ranks."""
+    columns = [[batch[name] for batch in batches] for name in ("anchor_ids", "candidate_ids", "row_weights")]
+    anchor_ids, candidate_ids, weights = (all_gather_with_grad(torch.cat(parts)) for parts in columns)
+    anchors, candidates = map(all_gather_with_grad, embeddings)
+    rows = len(batches[0]["anchor_ids"])
+    each = len(candidates) // len(anchors)
+    places = torch.arange(len(candidates), device=candidates.device).view(-1, each, rows)
+    fills = (weights == 0).view(-1, 1, rows).expand(-1, each, -1)
+    return _Pool(anchors, candidates, anchor_ids, candidate_ids, places[:, 0].flatten(), fills.flatten())
