@@ -1,14 +1,12 @@
 """Direct preference optimization: a policy is trained on pairs of completions, compared with a frozen reference."""
 
-from dataclasses import replace
-from typing import Annotated, Any, ClassVar
+from typing import Any, ClassVar
 
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
 from arctic_training.config.checks.not_built import DPO
-from arctic_training.config.sections.changes import RESUME_SAFE
 from arctic_training.config.sections.types import HumanFloat
 from arctic_training.data.factories.base import DataFactory
 from arctic_training.data.factories.dpo import DPODataFactory
@@ -24,11 +22,8 @@ from arctic_training.loss.preference import (
     preference_metrics,
 )
 from arctic_training.model.target_losses import target_losses
-from arctic_training.objectives.language_model import LanguageModelTrainer
-from arctic_training.objectives.precomputed import add_precomputed_columns
-from arctic_training.objectives.reference import Probe, check_reference_is_policy, probe, without_adapter
-from arctic_training.objectives.reference_config import REFERENCE, ReferenceConfig
-from arctic_training.trainer.role import Role
+from arctic_training.objectives.preference import PreferenceConfig, PreferenceTrainer
+from arctic_training.objectives.reference import reference_engine
 
 REFERENCE_COLUMNS = ("ref_chosen_logps", "ref_rejected_logps")
 """Keys of a batch with the log-probabilities of the chosen and of the rejected completions under the reference model,
@@ -38,8 +33,12 @@ _WITH_SFT = ("cpo", "orpo")
 """Loss types whose papers add the cross-entropy of the chosen completions."""
 
 
-class DPOConfig(ReferenceConfig):
-    """Keys of the trainer `dpo`."""
+class DPOConfig(PreferenceConfig):
+    """Keys of the trainer `dpo`.
+
+    Rows that hold the log-probabilities under the reference, summed over the tokens of a completion in nats, need no
+    reference model: ``data.extra_columns: [ref_chosen_logps, ref_rejected_logps]``.
+    """
 
     loss_type: PreferenceLoss = "sigmoid"
     """The formula of `preference_losses`: sigmoid is that of DPO; cpo, orpo and simpo need no reference, and simpo a
@@ -55,11 +54,6 @@ class DPOConfig(ReferenceConfig):
     """Weight of the cross-entropy of the chosen completions, a mean over their tokens, beside the preference loss (1 by
     default for cpo and orpo). Without it a policy may come to prefer the better completions while it forgets how to
     generate them."""
-    precompute_ref_log_probs: Annotated[bool, RESUME_SAFE] = False
-    """Compute the log-probabilities under the reference before training, once for each sample, and keep them in the
-    data cache: no step runs the reference, and it is not in memory beside the policy. Rows that hold them, summed over
-    the tokens of a completion in nats, need no reference at all: ``data.extra_columns: [ref_chosen_logps,
-    ref_rejected_logps]``."""
 
     not_built = DPO
 
@@ -85,19 +79,13 @@ class DPOConfig(ReferenceConfig):
         return self
 
     @model_validator(mode="after")
-    def _check_precomputing(self) -> "DPOConfig":
+    def _check_columns_of_rows(self) -> "DPOConfig":
         if len(self._columns_of_rows) == 1:
             raise ValueError(f"data.extra_columns: both of {' and '.join(REFERENCE_COLUMNS)} are needed")
-        if not self.precompute_ref_log_probs:
-            return self
-        if reason := self.reference_not_needed:
-            raise ValueError(f"precompute_ref_log_probs: {reason}; remove it")
-        if self.data.endless:
-            raise ValueError("precompute_ref_log_probs: nothing can be computed for all samples of a stream; remove it")
         return self
 
 
-class DPOTrainer(LanguageModelTrainer):
+class DPOTrainer(PreferenceTrainer):
     """Trains on preferences: chosen and rejected completions of a prompt (DPO and its variants).
 
     The loss of a step is the mean over the pairs of the window; `DPODataFactory` lists the keys of a batch.
@@ -108,23 +96,8 @@ class DPOTrainer(LanguageModelTrainer):
     config: DPOConfig
     shares_sequences = True
     data_factory_type: ClassVar[type[DataFactory[Any]]] = DPODataFactory
-    roles: ClassVar[tuple[Role, ...]] = (Role("model"), replace(REFERENCE, precompute_key="precompute_ref_log_probs"))
-    _reference_probe: Probe | None = None
 
-    def check(self) -> None:
-        """Raises `InputError` for what its base refuses, and for a default reference that is not the policy."""
-        super().check()
-        if not self.config.reference_not_needed and "ref_model" not in self.config.model_fields_set:
-            check_reference_is_policy(self, self._reference_probe)
-
-    def precompute(self, role: str, engine: Engine) -> None:
-        """Adds the log-probabilities under the reference to the samples. Raises `ModelError`."""
-        self._reference_probe = probe(engine)
-        section: Any = getattr(self.config, role)
-        settings = section.model_dump(mode="json", exclude={"name_or_path"})
-        add_precomputed_columns(self, engine, self._reference_columns, settings=settings)
-
-    def _reference_columns(self, engine: Engine, batch: Any) -> dict[str, Tensor]:
+    def reference_columns(self, engine: Engine, batch: Any) -> dict[str, Tensor]:
         log_probs = self.log_probs(engine, batch)
         return dict(zip(REFERENCE_COLUMNS, (log_probs.chosen, log_probs.rejected), strict=True))
 
@@ -190,10 +163,8 @@ class DPOTrainer(LanguageModelTrainer):
         if all(name in batch for name in REFERENCE_COLUMNS):
             chosen, rejected = (batch[name].float() for name in REFERENCE_COLUMNS)
             return PairLogProbs(chosen, rejected, *batch["answer_lengths"].chunk(2))
-        if "ref_model" in self.engines:
-            return self.log_probs(self.engines["ref_model"], batch)
-        with without_adapter(self.model.module):
-            return self.log_probs(self.model, batch)
+        with reference_engine(self) as engine:
+            return self.log_probs(engine, batch)
 
     def _mean_chosen_tokens(self) -> float:
         """Returns the number of the chosen completions' tokens of the window / (micro-batches x ranks).

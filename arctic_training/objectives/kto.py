@@ -18,14 +18,16 @@ from arctic_training.loss.kto import KTOLoss, kl_estimate, kto_losses
 from arctic_training.loss.policy import segment_sums
 from arctic_training.metrics import Metrics
 from arctic_training.model.target_losses import target_losses
-from arctic_training.objectives.language_model import LanguageModelTrainer
-from arctic_training.objectives.reference import check_reference_is_policy, reference_engine
-from arctic_training.objectives.reference_config import REFERENCE, ReferenceConfig
+from arctic_training.objectives.preference import PreferenceConfig, PreferenceTrainer
+from arctic_training.objectives.reference import reference_engine
 from arctic_training.state import eval_mode
-from arctic_training.trainer.role import Role
+
+_REFERENCE, _MISMATCHED_REFERENCE = "ref_logps", "ref_mismatched_logps"
+"""Keys of a batch with the log-probabilities of the completions under the reference, fp32 ``[rows]`` in nats, where
+they are computed before training."""
 
 
-class KTOConfig(ReferenceConfig):
+class KTOConfig(PreferenceConfig):
     """Keys of the trainer `kto`."""
 
     loss_type: KTOLoss = "kto"
@@ -38,7 +40,7 @@ class KTOConfig(ReferenceConfig):
     """Weight of the others."""
 
 
-class KTOTrainer(LanguageModelTrainer):
+class KTOTrainer(PreferenceTrainer):
     """Trains on completions that were liked or not, each by itself (KTO).
 
     The loss of a step is the mean over the completions of the window. The KL estimate is that of the whole window, on
@@ -51,16 +53,15 @@ class KTOTrainer(LanguageModelTrainer):
     config: KTOConfig
     shares_sequences = True
     data_factory_type: ClassVar[type[DataFactory[Any]]] = UnpairedPreferenceDataFactory
-    roles: ClassVar[tuple[Role, ...]] = (Role("model"), REFERENCE)
 
     _evaluation: Metrics | None = None
     _evaluated: list[tuple[Tensor, ...]]
 
-    def check(self) -> None:
-        """Raises `InputError` for what its base refuses, and for a default reference that is not the policy."""
-        super().check()
-        if "ref_model" not in self.config.model_fields_set:
-            check_reference_is_policy(self)
+    def reference_columns(self, engine: Engine, batch: Batch) -> dict[str, Tensor]:
+        columns = {_REFERENCE: self.log_probs(engine, batch)}
+        if self.config.loss_type == "kto":
+            columns[_MISMATCHED_REFERENCE] = self.log_probs(engine, batch["mismatched"])
+        return columns
 
     def loss(self, batch: Batch) -> Tensor:
         """Returns the micro-batch's part of the mean over the completions of the window: a float32 scalar."""
@@ -69,9 +70,7 @@ class KTOTrainer(LanguageModelTrainer):
         sums = self._mismatched_sums([batch]) if evaluates else None
         kl = self.window_kl() if sums is None else kl_estimate(*sums)
         policy = self.log_probs(self.model, batch, auxiliary)
-        with torch.no_grad(), reference_engine(self) as engine:
-            reference = self.log_probs(engine, batch)
-        log_ratios = policy - reference
+        log_ratios = policy - self._reference(batch, batch, _REFERENCE)
         for kind, selected in (("chosen", weights * label), ("rejected", weights * ~label)):
             count = selected.sum()
             for name, values in (("rewards", self.config.beta * log_ratios), ("logps", policy)):
@@ -117,6 +116,15 @@ class KTOTrainer(LanguageModelTrainer):
         token_log_probs = -gather_target_values(target_losses(engine, batch, terms=auxiliary), batch)
         return segment_sums(token_log_probs, batch["answer_lengths"])
 
+    @torch.no_grad()
+    def _reference(self, batch: Batch, completions: Batch, key: str) -> Tensor:
+        """Returns the log-probabilities of ``completions`` under the reference, or those that ``batch`` has."""
+        if key in batch:
+            known: Tensor = batch[key]
+            return known
+        with reference_engine(self) as engine:
+            return self.log_probs(engine, completions)
+
     def window_kl(self) -> Tensor:
         """Returns the KL estimate of the window, over all ranks: a float32 scalar in nats.
 
@@ -140,7 +148,7 @@ class KTOTrainer(LanguageModelTrainer):
             mismatched = batch["mismatched"]
             with eval_mode([self.model.module]):
                 log_ratios = self.log_probs(self.model, mismatched)
-            with reference_engine(self) as engine:
-                log_ratios = log_ratios - self.log_probs(engine, mismatched)
-            sums += torch.stack([log_ratios.sum(), (mismatched["answer_lengths"] > 0).sum()])
+            log_ratios = log_ratios - self._reference(batch, mismatched, _MISMATCHED_REFERENCE)
+            counts = mismatched["answer_lengths"] > 0
+            sums += torch.stack([(log_ratios * counts).sum(), counts.sum()])
         return sums

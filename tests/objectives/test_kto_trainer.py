@@ -96,8 +96,10 @@ def test_two_processes_are_one(tmp_path: Path) -> None:
     keys["data"]["sources"][0]["name_or_path"] = str(tmp_path / "rated.jsonl")
     expected = train(str(tmp_path), micro_batch_size=4, **keys)
     block = {"gradient_clipping": 0, "zero_optimization": {"stage": 3}}
-    for part in processes.share(train, 2, str(tmp_path), micro_batch_size=2, deepspeed=block, **keys):
-        same(expected, part)
+    keys |= {"micro_batch_size": 2, "deepspeed": block}
+    for once in (False, True):  # the reference is asked in every step, or before the first
+        for part in processes.share(train, 2, str(tmp_path), precompute_ref_log_probs=once, **keys):
+            same(expected, part)
 
 
 def test_the_policy_learns_to_tell_them_apart(tmp_path: Path) -> None:
