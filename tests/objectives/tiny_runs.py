@@ -41,8 +41,8 @@ def make_trainer(folder: Path, sections: dict[str, Any], **keys: Any) -> Any:
 
 
 def loss_and_gradients(trainer: Any, batch: Any, *, keep: bool = False) -> tuple[float, list[torch.Tensor]]:
-    """Returns the loss of a micro-batch, and its gradient in each trained parameter, through the engine; nothing is left
-    of it unless they are to ``keep``. The window has as many micro-batches as the recipe says."""
+    """Returns the loss of a micro-batch, and its gradient in each trained parameter, through the engine; nothing is
+    left of it unless they are to ``keep``. The window has as many micro-batches as the recipe says."""
     from arctic_training.engine.zero import full_gradient
 
     loss = trainer.loss(batch)
