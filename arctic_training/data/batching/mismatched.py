@@ -1,11 +1,9 @@
 """Mismatched completions: each prompt with the completion of another sample, for the KL estimate of KTO."""
 
-from typing import Any
-
 import numpy as np
 import numpy.typing as npt
 
-from arctic_training.data.preparation.samples import Indices
+from arctic_training.data.preparation.samples import Indices, Sample, SampleList
 from arctic_training.loss.targets import IGNORE_INDEX
 
 Tokens = npt.NDArray[np.int32]
@@ -18,7 +16,7 @@ class MismatchedCompletions:
     how rows are split into batches. A single sample has no other, and its mismatched completion no labels.
     """
 
-    def __init__(self, samples: Any, *, seed: int, max_length: int) -> None:
+    def __init__(self, samples: SampleList, *, seed: int, max_length: int) -> None:
         self.samples, self.max_length = samples, max_length
         order = np.random.Generator(np.random.PCG64(seed)).permutation(len(samples))
         self.others: Indices = np.empty_like(order)
@@ -28,7 +26,7 @@ class MismatchedCompletions:
     def __len__(self) -> int:
         return len(self.samples)
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
+    def __getitem__(self, index: int) -> Sample:
         sample, number = self.samples[index], int(self.others[index])
         prompt, _ = _split(sample)
         ids, labels = prompt, np.full_like(prompt, IGNORE_INDEX)
@@ -40,7 +38,7 @@ class MismatchedCompletions:
         return {**sample, "mismatched_input_ids": ids, "mismatched_labels": labels}
 
 
-def _split(sample: Any) -> tuple[Tokens, Tokens]:
+def _split(sample: Sample) -> tuple[Tokens, Tokens]:
     """Returns the token ids of a sample before its first label, and those up to its last."""
     targets = np.flatnonzero(sample["labels"] != IGNORE_INDEX)
     start, end = (int(targets[0]), int(targets[-1]) + 1) if len(targets) else (len(sample["labels"]),) * 2

@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
@@ -17,8 +17,12 @@ from arctic_training.data.factories.sourced import SourcedDataFactory
 from arctic_training.data.formats import pairs
 from arctic_training.data.formats.remarks import remark
 from arctic_training.data.preparation.row_encoder import Columns, RowEncoder
+from arctic_training.data.preparation.samples import Sample
 from arctic_training.data.tokenization.tokenize import Tokens
 from arctic_training.generation.special_tokens import get_pad_token_id
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 
 class PairDataConfig(SourcedDataConfig):
@@ -58,7 +62,7 @@ class PairDataFactory(SourcedDataFactory[PairDataConfig]):
     not_in_cache_key = SourcedDataFactory.not_in_cache_key | {"div_length"}
     even_batches = True
 
-    def process(self, dataset: Any) -> Any:
+    def process(self, dataset: "Dataset") -> "Dataset":
         config = self.config
         read = pairs.reader(
             dataset.column_names,
@@ -71,10 +75,10 @@ class PairDataFactory(SourcedDataFactory[PairDataConfig]):
         options = {**(self.tokenize_arguments or {}), "truncation": True, "max_length": self.max_length}
         return self.map_rows(dataset, RowEncoder(read, partial(_encode_texts, self.tokenizer, options, prompts)))
 
-    def make_padding_sample(self, sample: Any) -> Any:
+    def make_padding_sample(self, sample: Sample) -> Sample:
         return {**sample, "fills": True}
 
-    def collate(self, samples: list[Any]) -> dict[str, Any]:
+    def collate(self, samples: list[Sample]) -> dict[str, Any]:
         names = sorted(name for name in samples[0] if name.endswith("_input_ids"))
         anchors = [sample["input_ids"] for sample in samples]
         candidates = [sample[name] for name in names for sample in samples]

@@ -1,7 +1,7 @@
 """Data for KTO: completions of prompts, each liked or not."""
 
 from functools import partial
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -18,11 +18,15 @@ from arctic_training.data.factories.sourced import SourcedDataFactory
 from arctic_training.data.formats import unpaired
 from arctic_training.data.formats.unpaired import RatedAnswer
 from arctic_training.data.preparation.row_encoder import Columns, RowEncoder
+from arctic_training.data.preparation.samples import Sample, SampleList
 from arctic_training.data.tokenization.encoder import SampleEncoder
 from arctic_training.distributed import process_group
 from arctic_training.distributed.sequence_parallel import shard_batch
 from arctic_training.generation.special_tokens import get_pad_token_id
 from arctic_training.loss.targets import IGNORE_INDEX
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 
 class UnpairedPreferenceDataConfig(SourcedDataConfig):
@@ -61,7 +65,7 @@ class UnpairedPreferenceDataFactory(SourcedDataFactory[UnpairedPreferenceDataCon
     def packs(cls, config: Any) -> bool:
         return bool(config.pack_samples)
 
-    def process(self, dataset: Any) -> Any:
+    def process(self, dataset: "Dataset") -> "Dataset":
         config = self.config
         encoder = SampleEncoder(
             self.tokenizer,
@@ -72,25 +76,25 @@ class UnpairedPreferenceDataFactory(SourcedDataFactory[UnpairedPreferenceDataCon
         encode = partial(_encode_answers, encoder, truncate)
         return self.map_rows(dataset, RowEncoder(unpaired.reader(dataset.column_names), encode))
 
-    def no_target(self, sample: Any) -> str:
+    def no_target(self, sample: Sample) -> str:
         if len(sample["input_ids"]) == self.max_length:
             return f"have a prompt that leaves no room for a completion in max_length = {self.max_length}"
         return "have an empty completion"
 
-    def postprocess_samples(self, samples: Any) -> Any:
+    def postprocess_samples(self, samples: SampleList) -> MismatchedCompletions:
         return MismatchedCompletions(samples, seed=self.config.seed, max_length=self.max_length)
 
-    def make_padding_sample(self, sample: Any) -> Any:
+    def make_padding_sample(self, sample: Sample) -> Sample:
         names = ("labels", "mismatched_labels")
         return {**sample, **{name: np.full_like(sample[name], IGNORE_INDEX) for name in names}}
 
-    def batch(self, samples: list[Any]) -> Batch:
+    def batch(self, samples: list[Sample]) -> Batch:
         batch, size = super().batch(samples), self.trainer.config.sequence_parallel_size
         if size > 1:
             batch["mismatched"] = shard_batch(batch["mismatched"], size, process_group.rank() % size)
         return batch
 
-    def collate(self, samples: list[Any]) -> dict[str, Any]:
+    def collate(self, samples: list[Sample]) -> dict[str, Any]:
         batch = self._collate_answers(samples, "")
         return batch | {
             "label": torch.tensor([sample["label"] for sample in samples]),
@@ -98,7 +102,7 @@ class UnpairedPreferenceDataFactory(SourcedDataFactory[UnpairedPreferenceDataCon
             "mismatched": self._collate_answers(samples, "mismatched_"),
         }
 
-    def _collate_answers(self, samples: list[Any], prefix: str) -> dict[str, Any]:
+    def _collate_answers(self, samples: list[Sample], prefix: str) -> dict[str, Any]:
         answers = [{name: sample[prefix + name] for name in ("input_ids", "labels")} for sample in samples]
         lengths = [np.count_nonzero(answer["labels"][1:] != IGNORE_INDEX) for answer in answers]
         collate = pack if self.config.pack_samples else partial(pad, positions=self.max_length)

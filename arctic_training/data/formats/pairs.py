@@ -74,7 +74,7 @@ def reader(
     return Reader(anchor, positive, tuple(negatives), len(negatives) if num_negatives is None else num_negatives)
 
 
-def _text(value: Any, name: str) -> str:
+def _text(value: object, name: str) -> str:
     if not isinstance(value, str) or not value.strip():
         raise DataError(f"{name} is {short_repr(value)}; expected text")
     return value

@@ -61,7 +61,7 @@ def _read_answer(read: chat.Reader, label: str, row: Row) -> list[RatedAnswer]:
     return [RatedAnswer(sample, is_liked, turns)]
 
 
-def read_label(value: Any, name: str) -> bool:
+def read_label(value: object, name: str) -> bool:
     """Returns the value of a label: true or false, 1 or 0, or their text. Raises `DataError` for another."""
     if isinstance(value, str):
         value = FLAG_TEXTS.get(value.strip().lower(), value)
