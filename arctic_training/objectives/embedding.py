@@ -161,7 +161,10 @@ class EmbeddingTrainer(LanguageModelTrainer):
         return losses
 
     def info_nce(self, queries: Tensor, candidates: Tensor, targets: Tensor, excluded: Tensor) -> Tensor:
-        """Returns `info_nce_losses` of embeddings as the recipe compares them, summed over ``matryoshka_dims``."""
+        """Returns `info_nce_losses` of embeddings as the recipe compares them, float32 ``[queries]``.
+
+        ``queries`` is ``[queries, width]``, ``candidates`` ``[candidates, width]``; ``matryoshka_dims`` are summed.
+        """
         config, total = self.config, torch.zeros(len(queries), device=queries.device)
         for n, dim in enumerate(config.matryoshka_dims or [queries.shape[1]]):
             similarities = self.similarities(queries[:, :dim], candidates[:, :dim])
