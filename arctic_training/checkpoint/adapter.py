@@ -123,7 +123,8 @@ def plain_base(model: "PeftModel") -> "PreTrainedModel":
     base = model.get_base_model()
     with torch.device("meta"):
         plain = type(base)._from_config(copy.deepcopy(base.config))
-    plain.generation_config = copy.deepcopy(base.generation_config)
+    if hasattr(base, "generation_config"):  # a classifier generates nothing
+        plain.generation_config = copy.deepcopy(base.generation_config)
     return plain
 
 

@@ -83,9 +83,10 @@ class Pretrained:
             shapes = weight_files.read_shapes(self.path)
             if not shapes and not any(self.path.glob("pytorch_model*.bin*")):
                 raise ModelError("no weights in it; expected model.safetensors, or an index with its files")
-            if not converts_weights(meta_model):
+            converts = converts_weights(meta_model)
+            if not converts:
                 check_weight_shapes(meta_model, shapes, new=self.new_weights)
-                check_modules_in_files(meta_model, shapes, new=self.new_weights)
+            check_modules_in_files(meta_model, shapes, new=self.new_weights, converts=converts)
 
     @contextmanager
     def named_in_errors(self) -> Iterator[None]:
@@ -119,7 +120,9 @@ class Pretrained:
         if problems:
             raise ModelError(f"{self._label()}: {mismatch_message(problems)}")
         if unused := sorted(info["unexpected_keys"]):
-            logger.warning(f"{self.name}: {len(unused)} weights have no place in the model, {unused[0]} among them")
+            in_backbone = any(name.startswith(f"{prefix}.") for name in unused)  # and not just another head
+            level = "WARNING" if in_backbone else "INFO"
+            logger.log(level, f"{self.name}: {len(unused)} weights have no place in the model, {unused[0]} among them")
         return _without_quantization(model) if self.is_gguf else model  # type: ignore[no-any-return]
 
     def _call(self, load: Callable[[], T]) -> T:

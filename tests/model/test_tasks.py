@@ -113,6 +113,20 @@ def test_weights_that_the_files_lack_are_named(tiny_model: Path, tmp_path: Path)
     assert type(encoder()).__name__ == "BertModel"
 
 
+def test_a_head_of_a_model_whose_weights_are_converted_is_named_too(tmp_path: Path) -> None:
+    """transformers fuses the experts in the files of a Mixtral, whose names are others in the model."""
+    from transformers import MixtralConfig, MixtralForCausalLM
+
+    shape = {"vocab_size": 320, "hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 2, "num_local_experts": 2}
+    MixtralForCausalLM(MixtralConfig(**shape, **heads)).save_pretrained(tmp_path)
+    keys: dict[str, Any] = {"task": "sequence_classification", "num_labels": 1}
+    with pytest.raises(ModelError, match=r"score\.weight is missing; .* give model\.new_weights: \[score\]"):
+        factory(tmp_path, **keys).check()
+    factory(tmp_path, new_weights=["score"], **keys).check()
+    factory(tmp_path).check()
+
+
 def test_a_head_of_another_size_is_new_only_where_it_is_named(tiny_model: Path, tmp_path: Path) -> None:
     keys: dict[str, Any] = {"task": "sequence_classification"}
     model = factory(tiny_model, new_weights=["score"], labels=LABELS, **keys)()

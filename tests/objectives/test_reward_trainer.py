@@ -1,5 +1,6 @@
 """Reward models: the loss by another way, that no cut changes it, and that what is trained scores completions."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,13 @@ from arctic_training.reward.model import ModelReward, ModelRewardConfig
 from arctic_training.reward.reward import Answer
 from arctic_training.reward.sections import read_rewards
 from tests import processes, tiny
-from tests.objectives import dpo_runs, tiny_runs
+from tests.objectives import dpo_runs, grpo_runs, tiny_runs
 from tests.objectives.dpo_runs import first_batch
 from tests.trainer.weights import moved, same
 
 
 def make_trainer(folder: Path, **keys: Any) -> Any:
+    folder.mkdir(exist_ok=True)
     model = {"new_weights": ["score"], **keys.pop("model", {})}
     return dpo_runs.make_trainer(folder, type="reward", model=model, **keys)
 
@@ -123,3 +125,62 @@ def test_a_model_without_a_head_of_one_label_is_refused(tmp_path: Path, tiny_mod
     assert problem.path == ("name_or_path",)
     with pytest.raises(Problems):
         read_rewards("model")
+
+
+LORA = {"peft_type": "LORA", "r": 4, "target_modules": ["q_proj", "v_proj"]}
+
+
+@pytest.mark.parametrize("merge", [True, False])
+def test_an_adapter_with_its_head_is_saved(tmp_path: Path, merge: bool) -> None:
+    import peft
+    from transformers import AutoModelForSequenceClassification
+
+    checkpoint = {"type": "huggingface", "save_end_of_training": True, "merge_adapter": merge}
+    trainer = make_trainer(tmp_path, micro_batch_size=7, model={"peft_config": LORA}, checkpoint=checkpoint)
+    batch = first_batch(trainer)
+    trainer.train()
+    with torch.no_grad():
+        trainer.model.module.eval()
+        ours = trainer.rewards(batch)
+    trainer.close()
+    (folder,) = (tmp_path / "run" / "checkpoints" / "huggingface").glob("step_*")
+    loader = AutoModelForSequenceClassification if merge else peft.AutoPeftModelForSequenceClassification
+    theirs = loader.from_pretrained(folder).eval()
+    scores = theirs(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits[:, 0]
+    assert torch.allclose(ours, scores, atol=1e-5)
+    reward = ModelRewardConfig(type="model", name_or_path=str(folder), dtype="fp32")
+    assert bool(reward.missing_paths()) == (not merge)  # an adapter alone is no reward
+
+
+def test_a_margin_comes_from_the_data(tmp_path: Path) -> None:
+    trainer = make_trainer(tmp_path, micro_batch_size=7)  # saves the files
+    trainer.close()
+    path = tmp_path / "pairs.jsonl"
+    rows = [{**json.loads(line), "margin": n / 4} for n, line in enumerate(path.read_text().splitlines())]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    trainer = make_trainer(tmp_path, micro_batch_size=7, data={"extra_columns": ["margin"]})
+    batch = first_batch(trainer)
+    assert batch["margin"].tolist() == [n / 4 for n in trainer.train_loader.samples(0, 0)]
+    chosen, rejected = trainer.rewards(batch).chunk(2)
+    theirs = -torch.nn.functional.logsigmoid(chosen - rejected - batch["margin"]).mean()
+    assert trainer.loss(batch).item() == pytest.approx(theirs.item(), rel=1e-5)
+    trainer.close()
+
+
+def train_policy(folder: str, model: str, **keys: Any) -> dict[str, torch.Tensor]:
+    rewards = [{"type": "model", "name_or_path": model, "dtype": "fp32", "batch_size": 4}]
+    return grpo_runs.train(folder, rewards=rewards, **keys)
+
+
+def test_grpo_learns_from_the_rewards_of_a_model(tmp_path: Path) -> None:
+    """Also where two ranks hold it, and the policy is sharded."""
+    checkpoint = {"type": "huggingface", "save_end_of_training": True}
+    trainer = make_trainer(tmp_path / "reward", micro_batch_size=7, checkpoint=checkpoint)
+    trainer.train()
+    trainer.close()
+    (model,) = (tmp_path / "reward" / "run" / "checkpoints" / "huggingface").glob("step_*")
+    expected = train_policy(str(tmp_path / "policy"), str(model), micro_batch_size=4, train_iters=1)
+    block = {"gradient_clipping": 0, "zero_optimization": {"stage": 3}}
+    keys: dict[str, Any] = {"micro_batch_size": 2, "train_iters": 1, "deepspeed": block}
+    for part in processes.share(train_policy, 2, str(tmp_path / "policy"), str(model), **keys):
+        same(expected, part)

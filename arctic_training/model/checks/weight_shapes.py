@@ -30,22 +30,27 @@ def check_weight_shapes(
 
 
 def check_modules_in_files(
-    model: "PreTrainedModel", file_shapes: Mapping[str, list[int]], *, new: Sequence[str]
+    model: "PreTrainedModel", file_shapes: Mapping[str, list[int]], *, new: Sequence[str], converts: bool = False
 ) -> None:
     """Compares the modules of ``model`` with those that the files hold weights of; ``new`` ones may be missing.
 
-    Both are named as in the backbone of the model, since files may hold it with another head, or none. Raises
-    `ModelError`.
+    Both are named as in the backbone of the model, since files may hold it with another head, or none. With
+    ``converts``, transformers renames the weights of the files, and only heads beside the backbone are compared, with
+    every part of the names in the files. Raises `ModelError`.
     """
     if not file_shapes:
         return
     prefix = f"{model.base_model_prefix}."
     in_files = {path for name in file_shapes for path in _ancestors(name.removeprefix(prefix))}
+    if converts:
+        in_files |= {part for name in file_shapes for part in name.split(".")}
     absent_by_design = [*(getattr(model, "_keys_to_ignore_on_load_missing", None) or ())]
     tied = set(getattr(model, "all_tied_weights_keys", None) or ())
     problems, modules = [], list[str]()
     for name in sorted(name for name, _ in model.named_parameters()):
         path = name.removeprefix(prefix)
+        if converts and (path != name or path.split(".")[0] in in_files):
+            continue
         missing = [module for module in _ancestors(path) if module not in in_files]
         if not missing or name in tied or any(re.search(one, name) for one in absent_by_design):
             continue
