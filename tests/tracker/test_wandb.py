@@ -182,7 +182,17 @@ def test_what_is_told_reaches_the_server(tmp_path: Path, server: Any) -> None:
     assert [one["loss"] for one in sent] == [record["loss"] for record in run.records()]
 
 
+SHORT = """
+from arctic_training.tracker import wandb
+
+assert wandb._FINISH == 30
+wandb._FINISH = 3
+"""
+
+
 def test_a_server_that_is_gone_ends_no_run_and_does_not_hold_it_at_its_end(tmp_path: Path, server: Any) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "train.py").write_text(SHORT)  # the run waits for the server as long
     with start(tmp_path / "run", {"enable": True}, updates=10_000_000, **server[1]) as run:
         run.reach(10)
         server[0].kill()
