@@ -1,5 +1,6 @@
 """Distillation: a student learns the next-token distributions of a frozen teacher."""
 
+import functools
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -8,15 +9,19 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from arctic_training.config.sections.trainer import TrainerConfig
-from arctic_training.config.sections.types import HumanFloat
+from arctic_training.config.sections.types import HumanFloat, HumanInt
 from arctic_training.data.factories.base import DataFactory
 from arctic_training.data.factories.causal import CausalDataFactory
+from arctic_training.data.factories.prompt import closing_tokens
 from arctic_training.data.factories.sft import SFTDataFactory
-from arctic_training.errors.types import ModelError
+from arctic_training.errors.types import ModelError, RecipeError
+from arctic_training.generation.generate import require_generate
+from arctic_training.generation.special_tokens import find_eos_token_ids
 from arctic_training.loss.cross_entropy import logits_cross_entropy
 from arctic_training.loss.divergence import Divergence, divergences
 from arctic_training.model.target_outputs import TargetOutputs, at_targets
 from arctic_training.objectives.language_model import LanguageModelTrainer
+from arctic_training.objectives.on_policy import use_own_completions, window_is_chosen
 from arctic_training.trainer.role import Role
 
 
@@ -36,6 +41,12 @@ class DistillConfig(TrainerConfig):
     hidden_weight: HumanFloat = Field(default=0.0, ge=0)
     """Weight of the mean squared difference of the hidden states that the output layers receive, which must have the
     same width."""
+    on_policy_share: HumanFloat = Field(default=0.0, ge=0, le=1)
+    """Share of the steps that train on completions which the student samples of the prompts, in place of the last
+    answers of the data (Agarwal et al. 2023). Evaluations measure the answers of the data."""
+    max_new_tokens: HumanInt = Field(default=256, ge=1)
+    """Maximum length of such a completion in tokens. A row whose prompt leaves no room for it within
+    ``data.max_length`` keeps its answer."""
     disable_dropout: bool = False
     """Train the student without dropout, that of an adapter included."""
 
@@ -43,6 +54,17 @@ class DistillConfig(TrainerConfig):
     def _check_mixture(self) -> "DistillConfig":
         if self.mixture != 0.5 and self.divergence != "jensen_shannon":
             raise ValueError(f"mixture: the {self.divergence} divergence has none; remove it")
+        return self
+
+    @model_validator(mode="after")
+    def _check_on_policy(self) -> "DistillConfig":
+        if self.on_policy_share and self.data.type == CausalDataFactory.name:
+            raise ValueError("on_policy_share: texts have no prompts; use data.type: sft")
+        if self.on_policy_share and (getattr(self.data, "pack_samples", False) or self.sequence_parallel_size > 1):
+            raise ValueError(
+                "on_policy_share: an answer is replaced in rows of one sample; set data.pack_samples: false, and leave "
+                "sequence_parallel_size out"
+            )
         return self
 
 
@@ -63,6 +85,9 @@ class DistillTrainer(LanguageModelTrainer):
         Role("teacher", frozen=True, same_vocabulary=True, description="The model that the student learns from."),
     )
 
+    _is_on_policy = False
+    """Whether the current window is trained on completions of the student's own."""
+
     def check_models(self, models: Mapping[str, nn.Module | None]) -> None:
         """Raises `ModelError` for another vocabulary, or with ``hidden_weight`` another width, than the teacher's."""
         super().check_models(models)
@@ -72,6 +97,31 @@ class DistillTrainer(LanguageModelTrainer):
                 f"hidden_weight: the hidden states of the teacher have {teacher} numbers, and those of the student "
                 f"{student}; give a teacher of the same width, or remove it"
             )
+
+    def check(self) -> None:
+        """Raises `InputError` for what its base refuses, and for a student that cannot generate completions."""
+        super().check()
+        if self.config.on_policy_share:
+            require_generate(self.model, "on_policy_share")
+            if not self.eos_token_ids:
+                raise RecipeError("on_policy_share: neither the tokenizer nor the model has an end token")
+
+    @functools.cached_property
+    def eos_token_ids(self) -> list[int]:
+        """The tokens that end a completion."""
+        closing = closing_tokens(self.tokenizer, self.config.data)
+        return find_eos_token_ids(self.tokenizer, self.model.module, [closing])
+
+    def step(self, batch: Any) -> None:
+        """Trains on one micro-batch, with ``on_policy_share`` on the student's own completions."""
+        share = self.config.on_policy_share
+        if share and self.window.index == 0:
+            self._is_on_policy = window_is_chosen(self, share)
+            if self._is_on_policy:
+                use_own_completions(self, self.eos_token_ids, self.config.max_new_tokens)
+        if share:
+            self.record("on_policy", float(self._is_on_policy))
+        super().step(self.window.batches[self.window.index])
 
     def loss(self, batch: Any) -> Tensor:
         """Returns the micro-batch's part of the mean over the labels of the window: a float32 scalar."""

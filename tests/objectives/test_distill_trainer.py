@@ -7,9 +7,12 @@ import pytest
 import torch
 
 from arctic_training import get_config
+from arctic_training.distributed import process_group
 from arctic_training.engine.zero import full_gradient, full_parameter
 from arctic_training.errors.types import ModelError, RecipeError
 from arctic_training.objectives.distill import DistillTrainer
+from arctic_training.objectives.on_policy import use_own_completions
+from arctic_training.trainer.window import AccumulationWindow
 from tests import processes, tiny
 
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -116,6 +119,69 @@ def test_the_cut_of_the_global_batch_changes_nothing(
         assert values == pytest.approx(before, rel=1e-5)
         for name, weight in expected.items():
             torch.testing.assert_close(weights[name], weight, rtol=1e-4, atol=2e-6, msg=name)
+
+
+def train_on_policy(folder: str, **keys: Any) -> tuple[list[list[int]], dict[str, torch.Tensor], list[float]]:
+    """Trains on-policy; returns the rows of the last such window, in order, the weights, and the choices."""
+    trainer = make_trainer(Path(folder), **{"on_policy_share": 0.3, "max_new_tokens": 6, "train_iters": 6, **keys})
+    choices, rows = list[float](), list[list[int]]()
+
+    def keep(trainer: Any) -> None:
+        choices.append(float(trainer._is_on_policy))
+        if trainer._is_on_policy:
+            batches = trainer.window.batches
+            rows[:] = [one[one != 0].tolist() for batch in batches for one in batch["input_ids"]]
+            items = sum(batch["num_items_in_batch"] for batch in batches)
+            assert items * process_group.world_size() == pytest.approx(trainer.window.targets)
+            if process_group.world_size() == 1:
+                labels = torch.cat([batch["labels"][:, 1:].flatten() for batch in batches])
+                assert trainer.window.targets == (labels != -100).sum()
+
+    trainer.listen("pre-after_update", keep)
+    trainer.train()
+    weights = {name: full_parameter(one).clone() for name, one in trainer.model.module.named_parameters()}
+    trainer.close()
+    return rows, weights, choices
+
+
+@pytest.mark.parametrize(
+    ("world", "keys"),
+    [
+        (1, {"micro_batch_size": 1, "gradient_accumulation_steps": 4}),
+        (2, {"micro_batch_size": 2, "deepspeed": {"gradient_clipping": 0, "zero_optimization": {"stage": 3}}}),
+    ],
+)
+def test_the_students_own_completions_do_not_depend_on_the_cut(
+    tmp_path: Path, world: int, keys: dict[str, Any]
+) -> None:
+    rows, expected, choices = train_on_policy(str(tmp_path))
+    assert {0.0, 1.0} == set(choices)
+    parts = processes.share(train_on_policy, world, str(tmp_path), **keys)
+    assert [row for part in parts for row in part[0]] == rows
+    for _, weights, own_choices in parts:
+        assert own_choices == choices
+        for name, weight in expected.items():
+            torch.testing.assert_close(weights[name], weight, rtol=1e-4, atol=2e-6, msg=name)
+
+
+def test_a_prompt_that_leaves_no_room_keeps_its_answer(tmp_path: Path) -> None:
+    trainer = make_trainer(tmp_path, on_policy_share=1, max_new_tokens=399)
+    trainer.eval_loaders["eval"].seek(0, 0)
+    batch: Any = next(iter(trainer.eval_loaders["eval"]))
+    trainer.window = AccumulationWindow([batch])
+    use_own_completions(trainer, trainer.eos_token_ids, 399)
+    (kept,) = trainer.window.batches
+    assert all(torch.equal(kept[name], batch[name]) for name in ("input_ids", "labels", "attention_mask"))
+    trainer.close()
+
+
+def test_on_policy_needs_prompts_in_rows_of_their_own(tmp_path: Path) -> None:
+    make_trainer(tmp_path).close()
+    chats = {"sources": [str(tmp_path / "chats.jsonl")], "max_length": 400}
+    with pytest.raises(RecipeError, match="on_policy_share: an answer is replaced in rows of one sample"):
+        make_trainer(tmp_path, on_policy_share=0.5, data={**chats, "pack_samples": True})
+    with pytest.raises(RecipeError, match="on_policy_share: texts have no prompts"):
+        make_trainer(tmp_path, on_policy_share=0.5, data={**chats, "type": "causal"})
 
 
 def test_models_that_do_not_go_together_are_refused(tmp_path: Path) -> None:
