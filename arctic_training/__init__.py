@@ -5,6 +5,7 @@ from typing import Any
 
 _PUBLIC = {
     "AdamWFactory": "optimizer.torch_factories",
+    "Answer": "reward.reward",
     "AutoregressiveTrainer": "objectives.autoregressive",
     "Callback": "callback.callback",
     "CausalDataFactory": "data.factories.causal",
@@ -39,6 +40,7 @@ _PUBLIC = {
     "InputError": "errors.types",
     "KTOTrainer": "objectives.kto",
     "LabeledTextDataFactory": "data.factories.labeled_text",
+    "LanguageModelConfig": "objectives.language_model",
     "LanguageModelTrainer": "objectives.language_model",
     "LexerFactory": "tokenizer.lexer_factory",
     "LigerModelFactory": "model.liger_factory",

@@ -46,6 +46,13 @@ def _run(args: Arguments) -> int:
 
         print(list_components(args.kind), end="")
         return 0
+    if args.command == "new":
+        from pathlib import Path
+
+        from arctic_training.cli.new_trainer import new_trainer
+
+        print(new_trainer(args.name, args.template, Path()), end="")
+        return 0
 
     from arctic_training.config.get_config import get_config
 

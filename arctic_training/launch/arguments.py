@@ -9,7 +9,9 @@ from typing import NoReturn
 from arctic_training.errors.types import InputError
 from arctic_training.registry import did_you_mean
 
-COMMANDS = ("train", "process-data", "validate", "list")
+COMMANDS = ("train", "process-data", "validate", "list", "new")
+TEMPLATES = ("text", "tensor", "rollout")
+"""Kinds of trainers that ``new trainer`` writes."""
 
 _USAGE = "arctic_training [COMMAND] RECIPE [KEY.PATH=VALUE ...] [OPTIONS]"
 _DESCRIPTION = """\
@@ -20,6 +22,8 @@ commands:
   process-data    fill the data cache without training
   validate        check the recipe; needs neither device nor network
   list [KIND]     list the classes that a recipe can name
+  new trainer NAME
+                  write a trainer of your own with its recipe and tests
 
 arguments:
   RECIPE          path of the recipe
@@ -33,6 +37,7 @@ examples:
   arctic_training recipe.yaml --num_nodes 2 --hostfile hosts.txt
   arctic_training validate recipe.yaml
   arctic_training list optimizer_factory
+  arctic_training new trainer mine --kind rollout
 
 Started by torchrun or as a SLURM step of several tasks, a process is one rank
 of the run.
@@ -68,7 +73,11 @@ class Arguments:
     launcher_args: list[str] = field(default_factory=list)
     """The arguments for DeepSpeed's launcher."""
     kind: str = ""
-    """The kind of component to list; empty for all."""
+    """The kind of component to list, empty for all; or to write."""
+    name: str = ""
+    """The name of the component to write."""
+    template: str = "text"
+    """What its template is for; one of `TEMPLATES`."""
     show: bool = False
     debug: bool = False
     help: bool = False
@@ -115,6 +124,10 @@ def _parser() -> _Parser:
         exit_on_error=False,
     )
     add = parser.add_argument
+    kinds = (
+        "what a new trainer trains: a language model on text (default), a network on tensors, or a language model on "
+    )
+    add("--kind", choices=TEMPLATES, dest="template", help=kinds + "rewards of its completions")
     add("--show", action="store_true", help="print the resolved recipe and where each value comes from")
     gpus = "GPUs to use, one process each (default: all). On a machine without a GPU: N processes on the CPU"
     add("--num_gpus", type=_positive, metavar="N", help=gpus)
@@ -171,9 +184,14 @@ def _takes_value(option: str, following: str, *, after_recipe: bool) -> bool:
 
 
 def _assign_positional(args: Arguments, words: list[str]) -> None:
-    """Sets command, recipe and kind. Raises `InputError` where words are missing or too many."""
+    """Sets command, recipe, kind and name. Raises `InputError` where words are missing or too many."""
     if words and words[0] in COMMANDS:
         args.command = words.pop(0)
+    if args.command == "new":
+        if len(words) != 2 or words[0] != "trainer":
+            raise InputError("expected arctic_training new trainer NAME [--kind text|tensor|rollout]")
+        args.kind, args.name = words
+        return
     first = words.pop(0) if words else ""
     if args.command == "list":
         args.kind = first

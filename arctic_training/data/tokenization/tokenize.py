@@ -69,6 +69,8 @@ class SpanTokenizer:
         self, texts: Sequence[str], spans: Sequence[Sequence[Span]], add_special_tokens: bool
     ) -> list[tuple[Tokens, Mask]]:
         settings = {"add_special_tokens": add_special_tokens, "return_attention_mask": False, **self.arguments}
+        if not texts:  # on which tokenizers fail
+            return []
         if not self.tokenizer.is_fast:
             return [
                 self._by_prefixes(text, text_spans, settings) for text, text_spans in zip(texts, spans, strict=True)
