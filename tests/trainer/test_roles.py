@@ -44,6 +44,16 @@ class DistillAlike(Distill):
     )
 
 
+class Valued(SFTTrainer):
+    """A trained model beside the policy, with another head on the same body."""
+
+    name = "valued_of_a_test"
+    roles: ClassVar[tuple[Role, ...]] = (
+        Role("model"),
+        Role("critic", default_to="model", tasks=("token_classification",), num_labels=1),
+    )
+
+
 @pytest.fixture
 def recipe(tmp_path: Path, tiny_model: Path) -> dict[str, Any]:
     teacher = tiny.save_model(tmp_path / "teacher", seed=1)
@@ -82,6 +92,25 @@ def test_a_role_that_is_left_out_is_the_one_that_it_defaults_to(recipe: dict[str
     trainer.close()
     adapted = recipe | {"model": recipe["model"] | {"peft_config": {"peft_type": "LORA"}}}
     assert get_config({**adapted, "type": DistillAlike.name}).teacher is None  # type: ignore[attr-defined]
+
+
+def test_a_role_of_another_task_defaults_to_the_body_of_the_other(recipe: dict[str, Any]) -> None:
+    recipe = {key: value for key, value in recipe.items() if key not in ("teacher", "student", "student_optimizer")}
+    recipe["type"] = "valued_of_a_test"
+    config: Any = get_config(recipe)
+    assert (config.model.task, config.model.num_labels) == ("causal_lm", None)
+    assert (config.critic.task, config.critic.num_labels) == ("token_classification", 1)
+    assert config.critic.name_or_path == config.model.name_or_path
+    with pytest.raises(
+        ModelError, match=r"critic\.name_or_path: .* score\.\w+ is missing.* give critic\.new_weights: "
+    ):
+        Valued(config)
+    trainer = Valued(get_config({**recipe, "critic": {"new_weights": ["score"]}}))
+    classes = {role: type(engine.module).__name__ for role, engine in trainer.engines.items()}
+    assert classes == {"model": "LlamaForCausalLM", "critic": "LlamaForTokenClassification"}
+    trainer.close()
+    with pytest.raises(RecipeError, match=r"critic\.task: causal_lm, and the trainer takes token_classification here"):
+        get_config({**recipe, "critic": {"task": "causal_lm"}})
 
 
 def test_a_loss_of_a_role_that_is_not_trained_is_refused(recipe: dict[str, Any]) -> None:
