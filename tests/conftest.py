@@ -50,7 +50,7 @@ def tiny_chats(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def messages() -> Iterator[list[str]]:
-    """What is told to the user: each line of the log."""
+    """The messages that the user sees: each line of the log from level SUCCESS."""
     lines: list[str] = []
     sink = logger.add(lambda line: lines.append(line.record["message"]), level="SUCCESS")
     yield lines
@@ -59,7 +59,7 @@ def messages() -> Iterator[list[str]]:
 
 @pytest.fixture(autouse=True)
 def no_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What one test took from the environment may be told in the next."""
+    """Forgets the secrets of the test before."""
     monkeypatch.setattr(redaction, "_secrets", {})
 
 

@@ -1,4 +1,4 @@
-"""The messages of docs/troubleshooting.md; `python -m tests.documented_messages` writes them there out of the cases."""
+"""The messages of docs/troubleshooting.md, which `python -m tests.documented_messages` writes from the cases."""
 
 import re
 from pathlib import Path

@@ -34,7 +34,7 @@ def free_port() -> int:
 
 
 def environment(rank: int, world: int, port: int) -> dict[str, str]:
-    """What a launcher tells each process."""
+    """Returns the environment that a launcher gives each process."""
     variables = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     path = f"{ROOT}:{os.environ.get('PYTHONPATH', '')}"
     variables |= {"OMP_NUM_THREADS": 1, "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": path}

@@ -1,4 +1,4 @@
-"""A bad input: what is planted, and what the command says of it."""
+"""A bad input: the files that are written, and the message of the command."""
 
 import json
 import os

@@ -66,7 +66,7 @@ def at(*updates: int) -> Spoil:
 
 
 def on(*places: tuple[int, int]) -> Spoil:
-    """The loss of what begins there is no number."""
+    """Makes the loss of the windows that begin there not finite."""
     return lambda trainer, loss: (
         loss * math.nan if (trainer.progress.epoch, trainer.progress.sample_index) in places else loss
     )

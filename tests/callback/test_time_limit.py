@@ -15,7 +15,7 @@ pytestmark = pytest.mark.fault(35)
 
 
 class Clock:
-    """Time passes when it is told to."""
+    """A clock that a test moves."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 1000.0

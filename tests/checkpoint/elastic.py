@@ -114,13 +114,13 @@ def load(engine: TrainedEngine, folder: Path) -> int:
 
 
 def full_tensors(engine: TrainedEngine) -> dict[str, torch.Tensor]:
-    """Weights and buffers, whole, the same in every layout."""
+    """Returns the full weights and buffers, which are the same in every layout."""
     held = {name: full_parameter(one).cpu() for name, one in engine.module.named_parameters()}
     return held | {name: one.detach().clone() for name, one in engine.module.named_buffers()}
 
 
 def masters(engine: TrainedEngine) -> dict[str, torch.Tensor]:
-    """The fp32 weights behind those of less precision, whole, the same in every layout."""
+    """Returns the full fp32 weights behind those of less precision, the same in every layout."""
     from deepspeed.utils import safe_get_full_fp32_param
 
     named = {name: one for name, one in engine.module.named_parameters() if one.requires_grad}

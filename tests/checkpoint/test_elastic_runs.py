@@ -151,7 +151,7 @@ def full_average(average: Tensor, parameter: Tensor) -> list[float]:
 
 
 def shared_rows(batch: Any, *, packed: bool) -> list[Any]:
-    """The rows of which all processes have a part; the first one tells them."""
+    """Returns the rows of which all processes have a part, on the main process."""
     parts = collectives.all_gather_object((batch["input_ids"][0].tolist(), batch["labels"][0].tolist()))
     ids, labels = ([token for part in parts for token in part[n]] for n in (0, 1))
     ends = batch["cu_seq_lens_q"].tolist()
@@ -161,7 +161,7 @@ def shared_rows(batch: Any, *, packed: bool) -> list[Any]:
 
 
 def runs(name: str, root: str, cut: tuple[int, ...], saved: dict[str, str], **more: Any) -> list[dict[str, Any]]:
-    """`train` in each new folder, from the checkpoint that it is told."""
+    """Runs `train` in each folder, from its checkpoint; an empty path starts anew."""
     process_group.init_process_group()
     ended = []
     for run, checkpoint in saved.items():
@@ -190,7 +190,7 @@ def logged(run: Path, what: str) -> dict[int, float]:
 
 
 def move(name: str, root: Path, first: Cut, second: Cut, updates: Iterable[int], **more: Any) -> tuple[Seen, list[Any]]:
-    """Train whole with the first cut, then go on after each of ``updates`` with the second."""
+    """Trains to the end with the first cut, then goes on after each of ``updates`` with the second."""
     files(root)
     begun = processes.share(runs, first.world, name, str(root), tuple(first), {"whole": ""})
     saved = {f"from_{n}": str(root / "whole" / "saved" / f"step_{n}") for n in updates}

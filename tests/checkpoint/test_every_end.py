@@ -100,7 +100,7 @@ class Case:
 
     @property
     def plan(self) -> int:
-        """The update after which there is nothing left to train."""
+        """Returns the step after which nothing is left to train."""
         plan = self.epochs * self.per_epoch
         if self.end in ("train_iters", "exit_iteration"):
             plan = self.at if self.end == "train_iters" else min(plan, self.at)
@@ -175,7 +175,7 @@ CASES = st.builds(
 
 @pytest.fixture(scope="module", autouse=True)
 def own_environment() -> Iterator[None]:
-    """A run says in its environment who it is; at its end it looks through the heap, and need not through imports."""
+    """Restores the environment that a run sets, and keeps its end from searching the imported modules for garbage."""
     before = dict(os.environ)
     process_group.init_process_group()
     process_group.destroy_process_group()

@@ -1,4 +1,4 @@
-"""A folder of checkpoints: whatever happens to the one who writes, there is a whole one."""
+"""A folder of checkpoints: whatever happens to the process that writes, it holds a complete one."""
 
 import json
 import os

@@ -115,7 +115,7 @@ def train(settings: Any) -> None:
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Files, and a run of which the checkpoints of updates 1 and 2 are there."""
+    """A folder with files, and with a run that has checkpoints of steps 1 and 2."""
     root = tmp_path_factory.mktemp("guard")
     settings = with_changes(root, {"exit_iteration": 2, "checkpoint": {"type": "deepspeed", "save_every_n_steps": 1}})
     rows = (root / "files" / "chats.jsonl").read_text().splitlines(keepends=True)

@@ -1,4 +1,4 @@
-"""Which checkpoints stay, and that a whole one always does."""
+"""Which checkpoints stay, and that a complete one always does."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""What counts of a recipe when a run goes on, and how a difference is told."""
+"""Which keys of a recipe count when a run is resumed, and how a difference is reported."""
 
 from pathlib import Path
 from typing import Annotated, Any

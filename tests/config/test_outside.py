@@ -1,4 +1,4 @@
-"""What a recipe names on disk is looked for before anything is started, and all that is not there is told at once."""
+"""Files that a recipe names are checked before anything is started, and all that are missing are reported at once."""
 
 from pathlib import Path
 

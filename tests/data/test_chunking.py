@@ -12,7 +12,7 @@ from arctic_training.data.preparation.samples import Samples
 
 
 def samples(sizes: list[int]) -> Samples:
-    """Every token tells where it is from: 1000 * sample + place."""
+    """Samples whose tokens are 1000 * sample + position."""
     rows = [[1000 * n + place for place in range(size)] for n, size in enumerate(sizes)]
     return Samples(pa.table({"input_ids": pa.array(rows, pa.list_(pa.int32()))}))
 

@@ -25,7 +25,7 @@ class NamedConfig(ModelConfig):
 
 
 class NamedModel(ModelFactory[Any]):
-    """A model of which nothing is there but the names of its labels."""
+    """A model that has nothing but the names of its labels."""
 
     name = "named_labels_for_tests"
     config_type = NamedConfig

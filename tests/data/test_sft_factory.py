@@ -182,7 +182,7 @@ def test_evaluation_sets(tmp_path: Path) -> None:
 
 
 class Counted(DataSource):
-    """Counts how often it is asked."""
+    """Counts its calls."""
 
     name = "counted_of_a_test"
     calls: ClassVar[list[str]] = []

@@ -1,4 +1,4 @@
-"""A run in the process of a program: it follows what is there, and leaves the program as it was."""
+"""A run in the process of a program: it uses the process group that exists, and leaves the program as it was."""
 
 import faulthandler
 import logging
@@ -55,7 +55,7 @@ def randomness() -> list[Any]:
 
 
 def train_in_a_program(folder: Path) -> None:
-    """A program of its own: it has set all there is, trains as the README does, and looks at what is left."""
+    """Runs a program that sets every variable and trains as the README does; compares its state with that before."""
     for number in (signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, lambda number, frame: None)
     sys.excepthook = lambda *error: sys.__excepthook__(*error)

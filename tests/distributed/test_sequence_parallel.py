@@ -85,7 +85,7 @@ def tensors(heads: int, key_heads: int, tokens: int) -> list[torch.Tensor]:
 
 
 def attend_together(size: int, heads: int, key_heads: int, tokens: int) -> tuple[list[torch.Tensor], torch.Tensor]:
-    """The gradients of this process's part, and the output there."""
+    """Returns the gradients and the output of this process's part."""
     process_group.init_process_group()
     index, before = process_group.rank() % size, sequence_parallel.num_all_to_all
     parts = [part.chunk(size, dim=2)[index].clone().requires_grad_() for part in tensors(heads, key_heads, tokens)]

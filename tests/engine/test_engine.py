@@ -63,7 +63,7 @@ def cuts() -> dict[str, Any]:
 
 
 def reference() -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
-    """Plain torch on the whole batch at once."""
+    """Trains with plain torch on the full batch."""
     torch.manual_seed(0)
     net = small.Net().eval()
     inputs, mask = rows()

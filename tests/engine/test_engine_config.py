@@ -1,4 +1,4 @@
-"""What DeepSpeed is told, and what a recipe and its ``deepspeed:`` block must not contradict each other about."""
+"""The configuration of DeepSpeed, and where a recipe and its ``deepspeed:`` block contradict each other."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""The table of docs/reliability.md; `python -m tests.faults.documented` writes it there out of matrix and marks."""
+"""The table of docs/reliability.md, which `python -m tests.faults.documented` writes from the matrix and the marks."""
 
 import ast
 from collections.abc import Iterator

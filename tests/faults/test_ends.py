@@ -1,4 +1,4 @@
-"""However a run is made to end, it ends soon, says why once, gives its code, and leaves no process behind."""
+"""However a run is ended, it ends soon with one message and its exit code, and leaves no process behind."""
 
 import os
 import signal

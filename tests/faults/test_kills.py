@@ -68,7 +68,7 @@ def written(name: str, files: Path, run: Path, more: Recipe, checkpoint: str = "
 
 
 def losses(run: Path) -> dict[int, set[float]]:
-    """Every loss that was ever told of each update."""
+    """Returns every loss that was ever logged for each step."""
     logged: dict[int, set[float]] = {}
     for line in (run / "metrics.jsonl").read_text().splitlines():
         values = json.loads(line)
@@ -85,7 +85,7 @@ def sums(run: Path, checkpoint: str = "deepspeed") -> dict[str, str]:
 
 
 def first_update(run: Run, metrics: Path) -> bool:
-    """Wait for the next update that is told; whether there was one before the run was over."""
+    """Waits for the next step that is logged; returns whether one was before the run ended."""
     before = metrics.stat().st_size if metrics.exists() else 0
     while not run.wait(0.002):
         if metrics.exists() and metrics.stat().st_size > before:

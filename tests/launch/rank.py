@@ -1,4 +1,4 @@
-"""A trainer that only tells who it is and then does what a test of the launcher wants. Copied beside a recipe."""
+"""A trainer that writes its environment to a file and does what a test needs, copied beside a recipe."""
 
 import json
 import os
@@ -16,7 +16,7 @@ _TOLD += ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
 
 
 class RankTrainer(SFTTrainer):
-    """Joins no run and builds nothing; ``model.name_or_path`` says what it does."""
+    """Joins no run and builds nothing; ``model.name_or_path`` selects what it does."""
 
     name = "rank"
 

@@ -1,4 +1,4 @@
-"""Processes that the command starts: told who they are, ended together, whatever happens to one of them."""
+"""Processes that the command starts: they get their ranks, and end together whatever happens to one of them."""
 
 import contextlib
 import json
@@ -68,7 +68,7 @@ def ranks(folder: Path) -> list[dict[str, Any]]:
 
 
 def ended(process: Process) -> tuple[int, str]:
-    """Exit code, and what was said on standard error."""
+    """Returns the exit code and standard error."""
     _, err = process.communicate(timeout=HANG)
     return process.returncode, err
 

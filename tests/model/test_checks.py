@@ -1,4 +1,4 @@
-"""What a model without weights tells of one with them."""
+"""What a model without weights shows of one with them."""
 
 import pytest
 import torch

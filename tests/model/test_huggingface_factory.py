@@ -1,4 +1,4 @@
-"""Models from folders: what is made of a good one, and what is said of a bad one."""
+"""Models from folders: good ones are loaded, and bad ones refused with the reason."""
 
 import json
 import shutil

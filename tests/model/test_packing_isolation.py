@@ -79,7 +79,7 @@ class PairModel(HFModelFactory):
 
 
 class PackedPairs(SFTDataFactory):
-    """Says of its rows what its base says."""
+    """Collates without the fields that mark packed rows, though its base packs."""
 
     name = "packed_pairs_of_a_test"
 

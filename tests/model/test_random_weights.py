@@ -16,7 +16,7 @@ SHAPE = {"hidden_size": 36, "intermediate_size": 20, "num_attention_heads": 6, "
 
 
 def begin(folder: str, stage: int, **model: Any) -> tuple[dict[str, torch.Tensor], float]:
-    """The weights at the beginning of a run, whole, and its loss over the evaluation set."""
+    """Returns the full weights at the start of a run, and its loss over the evaluation set."""
     root = Path(folder)
     recipe = {
         "type": "sft",

@@ -260,7 +260,7 @@ def test_an_end_need_not_be_the_tokenizers_own(tmp_path: Path) -> None:
 
 
 def test_no_token_holds_parts_of_prompt_and_answer(tmp_path: Path) -> None:
-    """Together they would: what is left of the prompt is not what the model is asked."""
+    """One token would hold the end of the prompt and the beginning of the answer."""
     save_files(tmp_path)
     (tmp_path / "pairs.jsonl").write_text(json.dumps({"prompt": "please s", "completion": "even"}) + "\n")
     trainer = make_trainer(tmp_path, data={"sources": [str(tmp_path / "pairs.jsonl")]})

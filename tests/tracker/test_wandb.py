@@ -58,7 +58,7 @@ def written(path: Path) -> Iterator[Any]:
 
 
 def histories(folder: Path) -> list[tuple[str, list[dict[str, Any]], int]]:
-    """Of each start: the run's id, what was told, and the exit code."""
+    """Returns the id of the run, the logged rows and the exit code of each start."""
     runs = []
     for path in sorted(folder.glob("runs/recipe/wandb/offline-run-*/run-*.wandb")):
         records = list(written(path))

@@ -14,7 +14,7 @@ from tests.contract.cases import recipe
 
 
 def gradients(settings: dict[str, Any]) -> list[dict[str, torch.Tensor]]:
-    """The whole gradient of each update, before clipping, as every rank sees it."""
+    """Returns the full gradient of each step, before clipping, as every rank sees it."""
     from arctic_training.engine.zero import full_gradient
 
     config = get_config(settings)

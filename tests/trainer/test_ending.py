@@ -1,4 +1,4 @@
-"""A run that was stopped for good stays so and says why; one that has nothing to train says that; the rest is saved."""
+"""A run that was stopped for good stays stopped and gives the reason; one with nothing to train reports that."""
 
 import json
 import os
@@ -25,7 +25,7 @@ Act = Callable[[Any], Any]
 
 
 class Exported(Checkpointer[Any]):
-    """Writes how many updates there were."""
+    """Writes the number of steps."""
 
     name = "export_for_the_ends"
 
@@ -42,7 +42,7 @@ def acting(event: str) -> Act:
 
 
 class Acting(GANTrainer):
-    """Does at certain events what a test says; five updates an epoch, ten in all."""
+    """Calls the functions of a test at events; five steps an epoch, ten in all."""
 
     name = "acting_for_the_ends"
     checkpoint_engine_type = [DeepSpeedCheckpointEngine, Exported]
@@ -51,7 +51,7 @@ class Acting(GANTrainer):
 
 
 class Measuring(Evaluator):
-    """Measures 1, or does what a test says."""
+    """Measures 1, or calls the function of a test."""
 
     name = "measuring_for_the_ends"
     act: Act = staticmethod(lambda _: None)

@@ -1,4 +1,4 @@
-"""Memory that is short, and workers that die, told with what a person can change."""
+"""Memory that is short, and workers that die: the message names what a person can change."""
 
 import re
 import resource
@@ -18,7 +18,7 @@ HUGE = 1 << 50
 
 
 class Greedy(GANTrainer):
-    """Wants more memory than there is in the part that is said."""
+    """Allocates more memory than is free, in the part that is named."""
 
     name = "greedy_for_the_test"
     part = ""

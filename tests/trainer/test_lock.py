@@ -101,7 +101,7 @@ def test_many_that_come_and_go_are_never_two_at_a_time(tmp_path: Path) -> None:
 
 
 def take_turns(folder: Path, inside: Path) -> int:
-    """1 when another was there at the same time, 2 when it never got in."""
+    """Returns 1 when another process held the lock at the same time, 2 when this one never got it."""
     logger.remove()
     turns, end = 0, time.monotonic() + processes.HANG
     while turns < 20 and time.monotonic() < end:

@@ -1,4 +1,4 @@
-"""Runs that are cut in another way, sequences shared among them, tell the same: losses, rates, evaluations, answers."""
+"""Runs that split their batches otherwise, also by sequences, log the same losses, rates, metrics and completions."""
 
 import json
 from pathlib import Path
@@ -40,13 +40,13 @@ def train(name: str, root: str, run: str, shared: int, packs: bool, more: dict[s
 
 
 def records(root: Path, run: str) -> list[dict[str, float]]:
-    """What was told of every update, but for what depends on the clock."""
+    """Returns what was logged for each step, except what depends on the clock."""
     lines = [json.loads(line) for line in (root / run / "metrics.jsonl").read_text().splitlines()]
     return [{key: value for key, value in line.items() if key not in ("time", "targets_per_second")} for line in lines]
 
 
 def require_same(root: Path, first: str, second: str) -> list[dict[str, float]]:
-    """What the second of two runs told, which is what the first did."""
+    """Returns what the second of two runs logged, which equals what the first did."""
     one, two = records(root, first), records(root, second)
     assert len(one) == len(two) >= 20 and one[0]["loss"] != one[-2]["loss"]
     for expected, got in zip(one, two, strict=True):
@@ -129,7 +129,7 @@ def test_a_loss_of_ones_own_has_to_say_that_it_can(tmp_path: Path) -> None:
 
 
 def without_attention(root: str) -> str:
-    """What is said where the loss comes about without the rest of the sequence."""
+    """Returns the error of a loss that is computed without the rest of the sequence."""
 
     class Blind(SFTTrainer):
         name = "blind_for_the_test"
