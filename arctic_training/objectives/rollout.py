@@ -107,10 +107,10 @@ class RolloutTrainer(PolicyLossTrainer):
         if window.index:
             return
         rollouts = self._generate_window()
-        steps = min(self.config.num_minibatches, window.size)
+        size = self.config.gradient_accumulation_steps // self.config.num_minibatches
         for _ in range(self.config.num_iterations):
             divisors: Rollout = {}
-            for rollout in window.iterate(rollouts, steps=steps):
+            for rollout in window.iterate(rollouts, step_size=size):
                 if window.index == window.step_indices.start:
                     divisors = self._divisors([rollouts[index] for index in window.step_indices])
                 self.train_step({**rollout, **divisors})

@@ -44,20 +44,20 @@ class AccumulationWindow:
         """Whether the engine steps after the current micro-batch."""
         return self.index == self.step_indices.stop - 1
 
-    def iterate(self, batches: Sequence[Any] | None = None, *, steps: int = 1) -> Iterator[Any]:
+    def iterate(self, batches: Sequence[Any] | None = None, *, step_size: int = 0) -> Iterator[Any]:
         """Yields the micro-batches, or ``batches``, one made of each, with ``index`` set to the index of each.
 
-        The micro-batches are those of one optimizer step, or are cut into ``steps`` of them, as equal as possible.
-        Afterwards ``index`` is as it was before. Raises ValueError for another number of batches, or for fewer of them
-        than steps.
+        ``step_size`` of them are those of one optimizer step, the last of which may have fewer; 0: all are. So the rows
+        of a step do not depend on how the global batch is split, in a short window either. Afterwards ``index`` is as
+        it was before. Raises ValueError for another number of batches.
         """
         batches = self.batches if batches is None else batches
-        if len(batches) != self.size or not 1 <= steps <= self.size:
-            raise ValueError(f"{len(batches)} batches in {steps} steps of a window of {self.size}")
-        before = self.index, self.step_indices
+        if len(batches) != self.size:
+            raise ValueError(f"{len(batches)} batches of a window of {self.size}")
+        before, size = (self.index, self.step_indices), step_size or self.size
         try:
-            for step in range(steps):
-                self.step_indices = range(step * self.size // steps, (step + 1) * self.size // steps)
+            for start in range(0, self.size, size):
+                self.step_indices = range(start, min(start + size, self.size))
                 for index in self.step_indices:
                     self.index = index
                     yield batches[index]

@@ -67,23 +67,22 @@ def test_the_window_says_when_it_closes() -> None:
     assert closing == [False, False, True]
 
 
-@given(size=st.integers(1, 7), steps=st.integers(1, 7), index=st.integers(0, 6))
-def test_a_window_is_gone_through_in_steps_of_equal_parts(size: int, steps: int, index: int) -> None:
+@given(size=st.integers(1, 7), step_size=st.integers(0, 8), index=st.integers(0, 6))
+def test_a_window_is_gone_through_in_steps_of_so_many_micro_batches(size: int, step_size: int, index: int) -> None:
     window = AccumulationWindow(list(range(size)), index=index)
     others = [str(n) for n in range(size)]
-    if steps > size:
-        with pytest.raises(ValueError, match=f"{size} batches in {steps} steps of a window of {size}"):
-            next(window.iterate(others, steps=steps))
-        return
+    with pytest.raises(ValueError, match=f"{size + 1} batches of a window of {size}"):
+        next(window.iterate([*others, "another"], step_size=step_size))
     lengths, current = list[int](), 0
-    for number, batch in enumerate(window.iterate(others, steps=steps)):
+    for number, batch in enumerate(window.iterate(others, step_size=step_size)):
         current += 1
         assert (window.index, batch) == (number, str(number))
         if window.is_last_micro_batch:
             assert len(window.step_indices) == current
             lengths.append(current)
             current = 0
-    assert current == 0 and len(lengths) == steps and sum(lengths) == size and max(lengths) - min(lengths) <= 1
+    assert current == 0 and sum(lengths) == size
+    assert set(lengths[:-1]) <= {step_size} and lengths[-1] <= (step_size or size)
     assert window.index == index and len(window.step_indices) == size
 
 
