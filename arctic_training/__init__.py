@@ -52,6 +52,7 @@ _PUBLIC = {
     "OptimizerConfig": "config.sections.optimizer",
     "OptimizerFactory": "optimizer.factory",
     "PairDataFactory": "data.factories.pair",
+    "PPOTrainer": "objectives.ppo",
     "PolicyTrainer": "objectives.rollout",
     "PreferenceDataFactory": "data.factories.preference",
     "PromptDataFactory": "data.factories.prompt",

@@ -23,6 +23,7 @@ _MODULES = (
     "objectives.gan",
     "objectives.grpo",
     "objectives.kto",
+    "objectives.ppo",
     "objectives.reinforce",
     "objectives.reward",
     "objectives.seq2seq",

@@ -145,6 +145,8 @@ def require_keys(name: str, batch: Any, *, packed: bool) -> None:
     plain = ("sft", "causal", "autoregressive", "distill")
     tables |= dict.fromkeys(plain, tables["sft"]) | dict.fromkeys(("grpo", "reinforce"), "### grpo and reinforce")
     documented = {key: row[-1] for row in rows(section(tables.get(name, f"### {name}"))) for key in code(row[0])}
+    if name == "ppo":
+        documented |= {key: row[-1] for row in rows(section("### grpo and reinforce")) for key in code(row[0])}
     if name in (*plain, "dpo", "kto", "reward"):
         column = 2 if packed else 1
         tokens = {key: row[column] for row in rows(section(tables["sft"])) for key in code(row[0])}

@@ -76,7 +76,8 @@ class Pretrained:
 
         Raises `ModelError` for files that are missing or damaged, or hold weights of other shapes.
         """
-        check_new_weights(meta_model, self.new_weights)
+        with self.named_in_errors():
+            check_new_weights(meta_model, self.new_weights)
         if not self.path.is_dir() or self.is_gguf:
             return
         with self.named_in_errors():

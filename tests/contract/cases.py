@@ -125,6 +125,11 @@ def reinforce(folder: Path) -> Recipe:
     return {**grpo(folder), **more}
 
 
+def ppo(folder: Path) -> Recipe:
+    critic = {"new_weights": ["score"]}
+    return {**grpo(folder), "critic": critic, "num_iterations": 2, "critic_optimizer": {"lr": 1e-3}, "beta": 0.1}
+
+
 def gan(folder: Path) -> Recipe:
     points = folder / "points.npy"
     if not points.exists():
@@ -153,6 +158,7 @@ CASES: dict[str, Callable[[Path], Recipe]] = {
     "grpo": grpo,
     "kto": kto,
     "reward": reward,
+    "ppo": ppo,
     "reinforce": reinforce,
     "seq2seq": seq2seq,
     "sft": sft,
