@@ -190,3 +190,44 @@ def test_a_chat_of_several_turns_needs_a_template(tmp_path: Path) -> None:
     path.write_text(json.dumps({"messages": turns}) + "\n")
     with pytest.raises(DataError, match=r"chats.jsonl:1: the tokenizer has no chat template"):
         make(tmp_path, data={"sources": [str(path)]})
+
+
+@pytest.mark.parametrize("kind", ["t5", "bart"])
+def test_an_adapter_learns_and_the_model_stays(kind: str, tmp_path: Path) -> None:
+    modules = {"t5": ["q", "v"], "bart": ["q_proj", "v_proj"]}[kind]
+    adapter = {"peft_type": "LORA", "r": 4, "target_modules": modules}
+    trainer = make(tmp_path, kind, model={"peft_config": adapter}, optimizer={"type": "adamw", "lr": 1e-2})
+    before = {name: one.clone() for name, one in trainer.model.module.named_parameters() if not one.requires_grad}
+    losses: list[float] = []
+    trainer.listen("post-loss", lambda _, loss: losses.append(float(loss.detach())))
+    trainer.train()
+    assert all(
+        torch.equal(one, before[name]) for name, one in trainer.model.module.named_parameters() if name in before
+    )
+    assert losses[-1] != losses[0]
+    trainer.close()
+
+
+def test_a_stream_of_pairs_is_truncated_as_it_is_read(tmp_path: Path) -> None:
+    source = {"name_or_path": rows(tmp_path, PAIRS * 3), "streaming": True}
+    data = {"sources": [source], "max_length": 4, "max_source_length": 6, "filter_samples": False, "stream_buffer": 4}
+    trainer = make(tmp_path, data={**data, "cache_dir": str(tmp_path / "cache"), "div_length": 1}, micro_batch_size=2)
+    shapes: list[tuple[int, int]] = []
+    trainer.listen("pre-loss", lambda _, batch: shapes.append((batch["input_ids"].shape[1], batch["labels"].shape[1])))
+    trainer.train()
+    trainer.close()
+    assert len(shapes) == 3 and max(source for source, _ in shapes) <= 6 and max(target for _, target in shapes) <= 4
+
+
+def test_rows_of_tokens_are_read_as_they_are(tmp_path: Path) -> None:
+    path = tmp_path / "tokens.jsonl"
+    path.write_text(json.dumps({"input_ids": [5, 6, 7, 3], "answer_ids": [8, 3]}) + "\n")
+    trainer = make(tmp_path, data={"sources": [{"name_or_path": str(path), "process": False}], "div_length": 1})
+    batch = next(iter(trainer.train_batches))
+    assert batch["input_ids"].tolist() == [[5, 6, 7, 3]] and batch["labels"].tolist() == [[8, 3]]
+    trainer.close()
+    path.write_text(json.dumps({"input_ids": [5, 6, 7, 3], "answer_ids": [8, 320]}) + "\n")
+    with pytest.raises(DataError, match="answer_ids: 320 is no token of the tokenizer"):
+        make(
+            tmp_path, data={"sources": [{"name_or_path": str(path), "process": False}]}, output_dir=str(tmp_path / "b")
+        )
