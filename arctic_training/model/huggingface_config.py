@@ -77,7 +77,7 @@ class HFModelConfig(ModelConfig):
 
     @field_validator("transforms", mode="before")
     @classmethod
-    def _parse_transforms(cls, value: Any) -> Any:
+    def _parse_transforms(cls, value: object) -> object:
         return [parse_component("model_transform", one) for one in (value if isinstance(value, list) else [value])]
 
     def fit_role(self, tasks: Sequence[str], num_labels: int | None) -> None:

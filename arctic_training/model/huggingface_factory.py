@@ -2,13 +2,14 @@
 
 import functools
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
 from arctic_training.distributed import process_group
 from arctic_training.engine.config import deepspeed_config
+from arctic_training.engine.engine import Engine
 from arctic_training.engine.zero import build_random_model, sharded_construction
 from arctic_training.errors.types import ModelError
 from arctic_training.logging import logger
@@ -43,6 +44,10 @@ from arctic_training.model.transforms.builtin import (
 from arctic_training.model.transforms.peft import PeftConfig, PeftTransform
 from arctic_training.model.vocabulary import fit_vocabulary, warn_about_untrained_rows
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedTokenizerBase
+    from transformers.models.auto.auto_factory import _BaseAutoModelClass
+
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 
@@ -54,11 +59,12 @@ class HFModelFactory(ModelFactory[HFModelConfig]):
     _checkpoints_activations = False
 
     @property
-    def auto_class(self) -> Any:
+    def auto_class(self) -> type["_BaseAutoModelClass"]:
         """The auto class of transformers that builds and loads the model: that of ``model.task``."""
         import transformers
 
-        return getattr(transformers, TASKS[self.config.task].auto_class)
+        auto_class: type[_BaseAutoModelClass] = getattr(transformers, TASKS[self.config.task].auto_class)
+        return auto_class
 
     @property
     def task(self) -> Task | None:
@@ -90,7 +96,7 @@ class HFModelFactory(ModelFactory[HFModelConfig]):
             check_positions(model, getattr(self.trainer.config.data, key, None), max_positions, key=f"data.{key}")
         self.meta_model = model
 
-    def check_tokenizer(self, tokenizer: Any) -> None:
+    def check_tokenizer(self, tokenizer: "PreTrainedTokenizerBase | None") -> None:
         adapter, model = self._adapter, self.meta_model
         if model is None:
             return
@@ -103,10 +109,10 @@ class HFModelFactory(ModelFactory[HFModelConfig]):
             if self.meta_model is not None:
                 check_new_weights_trained(self.meta_model, self.config.new_weights)
                 check_adapter_forward(self.meta_model, adapter.method, torch.device("meta"), task=self.task)
-                new_tokens = [one for one in new_tokens if one[1] != tokenizer.pad_token]
+                new_tokens = [one for one in new_tokens if one[1] != getattr(tokenizer, "pad_token", None)]
                 warn_about_untrained_rows(self.meta_model, new_tokens)
 
-    def validate_engine(self, engine: Any) -> None:
+    def validate_engine(self, engine: Engine) -> None:
         adapter = self._adapter
         if adapter is not None:
             check_adapter_forward(engine, adapter.method, self.trainer.device, task=self.task)
@@ -118,10 +124,10 @@ class HFModelFactory(ModelFactory[HFModelConfig]):
             overrides = self.config.hf_config_kwargs
             check_model_loss(engine, self.trainer.device, sequence_parallel=sequence_parallel, overrides=overrides)
 
-    def create_config(self) -> Any:
+    def create_config(self) -> "PreTrainedConfig":
         return self._read_config()[0]
 
-    def create_model(self, config: Any) -> nn.Module:
+    def create_model(self, config: "PreTrainedConfig") -> nn.Module:
         self._check_recipe(config)
         source, args = self.pretrained, (self.auto_class, config, self._options(config))
         model = None
@@ -173,7 +179,7 @@ class HFModelFactory(ModelFactory[HFModelConfig]):
         adapter.base_changes = {name for name, changed in changes.items() if changed}
         return adapter
 
-    def _read_config(self) -> tuple[Any, bool]:
+    def _read_config(self) -> tuple["PreTrainedConfig", bool]:
         config, has_all_layers = self.pretrained.config(self.config.hf_config_kwargs)
         set_labels(config, self.config.labels, self.config.num_labels)
         return config, has_all_layers
@@ -191,17 +197,17 @@ class HFModelFactory(ModelFactory[HFModelConfig]):
     def _stage(self) -> int:
         return int(self._deepspeed["zero_optimization"]["stage"])
 
-    def _fit_vocabulary(self, model: nn.Module, tokenizer: Any) -> list[tuple[int, str]]:
+    def _fit_vocabulary(self, model: nn.Module, tokenizer: "PreTrainedTokenizerBase | None") -> list[tuple[int, str]]:
         """Adds the missing rows to the embedding, and returns their tokens; see `fit_vocabulary`."""
         adapter, resize = self._adapter, self.config.resize_vocabulary
         with self.pretrained.named_in_errors():
             new_tokens = fit_vocabulary(model, tokenizer, resize=resize, exact=adapter is not None)
         if adapter is not None and new_tokens:
-            only_padding = [token for _, token in new_tokens] == [tokenizer.pad_token]
+            only_padding = [token for _, token in new_tokens] == [getattr(tokenizer, "pad_token", None)]
             adapter.base_changes.add("pad token" if only_padding else "vocabulary")
         return new_tokens
 
-    def _options(self, config: Any) -> dict[str, Any]:
+    def _options(self, config: "PreTrainedConfig") -> dict[str, Any]:
         """Returns the keyword arguments of transformers' ``from_config`` and ``from_pretrained``."""
         attention.register()
         implementation, size = self._attention(config), self.trainer.config.sequence_parallel_size
@@ -211,7 +217,7 @@ class HFModelFactory(ModelFactory[HFModelConfig]):
             check_sequence_parallel(config, implementation, size, self._adapter)
         return {"dtype": DTYPES[self.config.dtype], "attn_implementation": implementation}
 
-    def _attention(self, config: Any) -> str | None:
+    def _attention(self, config: "PreTrainedConfig") -> str | None:
         implementation = self.config.attn_implementation
         model_class = model_class_of(self.auto_class, config)
         fits = model_class is not None and attention.supports_document_attention(model_class, config)
@@ -228,7 +234,7 @@ class HFModelFactory(ModelFactory[HFModelConfig]):
             logger.info(f"{type(config).__name__}: attention per document does not fit; transformers' own is used")
         return attention.NAME if fits else None
 
-    def _check_recipe(self, config: Any) -> None:
+    def _check_recipe(self, config: "PreTrainedConfig") -> None:
         """Raises `ModelError` where the recipe asks for what would be silently wrong."""
         section = self.config
         is_named = section.labels or section.num_labels or {"id2label", "num_labels"} & section.hf_config_kwargs.keys()

@@ -158,7 +158,7 @@ def _find_head(model: "PreTrainedModel") -> OutputHead:
     return OutputHead(backbone, head, logit_map, calls_loss, adds_loss)
 
 
-def _find_decoder_head(model: Any) -> OutputHead:
+def _find_decoder_head(model: "PreTrainedModel") -> OutputHead:
     """Returns the head of an encoder-decoder, whose decoder takes the place of a backbone."""
     decoder, head, calls_loss = model.get_decoder(), model.get_output_embeddings(), calls_loss_function(model)
     names = {module: name for name, module in model.named_modules()}

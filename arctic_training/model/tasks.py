@@ -2,9 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from arctic_training.errors.types import ModelError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
+    from transformers.models.auto.auto_factory import _BaseAutoModelClass
 
 TaskName = Literal["causal_lm", "seq2seq_lm", "sequence_classification", "token_classification", "encoder"]
 
@@ -36,13 +40,13 @@ TASKS: Mapping[TaskName, Task] = {
 }
 
 
-def task_of(auto_class: Any) -> Task | None:
+def task_of(auto_class: type["_BaseAutoModelClass"]) -> Task | None:
     """Returns the task of an auto class of transformers, or None for another class."""
     name = getattr(auto_class, "__name__", "")
     return next((task for task in TASKS.values() if task.auto_class == name), None)
 
 
-def set_labels(config: Any, labels: Sequence[str], num_labels: int | None) -> None:
+def set_labels(config: "PreTrainedConfig", labels: Sequence[str], num_labels: int | None) -> None:
     """Sets the labels of the head in the ``config`` of a model: by their names, or by their number."""
     if labels:
         config.id2label = dict(enumerate(labels))
@@ -51,7 +55,7 @@ def set_labels(config: Any, labels: Sequence[str], num_labels: int | None) -> No
         config.num_labels = num_labels
 
 
-def require_labels(config: Any) -> None:
+def require_labels(config: "PreTrainedConfig") -> None:
     """Raises `ModelError` for the ``config`` of a model without a classifier: transformers would give it two labels."""
     if label_names(config) or any("Classification" in name for name in config.architectures or ()):
         return
@@ -61,7 +65,7 @@ def require_labels(config: Any) -> None:
     )
 
 
-def label_names(config: Any) -> list[str]:
+def label_names(config: "PreTrainedConfig") -> list[str]:
     """Returns the names of a model's labels by its ``config``; none where they are transformers' ``LABEL_0``, ..."""
     names = [str(name) for _, name in sorted((config.id2label or {}).items())]
     return [] if all(name == f"LABEL_{number}" for number, name in enumerate(names)) else names

@@ -7,6 +7,7 @@ from pydantic import Field
 
 from arctic_training.config.sections.trainer import TrainerConfig
 from arctic_training.config.sections.types import HumanFloat, HumanInt
+from arctic_training.data.batching.loader import Batch
 from arctic_training.data.batching.noise import uniform
 from arctic_training.data.factories.causal import CausalDataFactory
 from arctic_training.data.factories.sft import SFTDataFactory
@@ -58,7 +59,7 @@ class AutoregressiveTrainer(LanguageModelTrainer):
             config.scheduled_sampling, self.progress.step, steps=steps, final=config.sampling_probability
         )
 
-    def loss(self, batch: Any) -> torch.Tensor:
+    def loss(self, batch: Batch) -> torch.Tensor:
         """Returns the sum of the labels' losses over ``batch["num_items_in_batch"]``: a float32 scalar in nats. In
         training some inputs are predictions."""
         if self.config.scheduled_sampling != "none" and self.model.module.training:
@@ -67,7 +68,7 @@ class AutoregressiveTrainer(LanguageModelTrainer):
             batch = self.with_predictions(batch, probability) if probability else batch
         return super().loss(batch)
 
-    def with_predictions(self, batch: Any, probability: float) -> dict[str, Any]:
+    def with_predictions(self, batch: Batch, probability: float) -> dict[str, Any]:
         """Returns ``batch`` with some of its ``input_ids``, int64 ``[rows, T]``, replaced by predictions for them."""
         assert self.train_loader is not None
         labels, progress = batch["labels"], self.progress

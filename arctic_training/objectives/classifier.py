@@ -10,6 +10,7 @@ from torch import Tensor
 
 from arctic_training.config.sections.trainer import TrainerConfig
 from arctic_training.config.sections.types import HumanFloat
+from arctic_training.data.batching.loader import Batch
 from arctic_training.data.factories.base import DataFactory
 from arctic_training.data.factories.labeled_text import LabeledTextDataFactory
 from arctic_training.errors.types import DataError
@@ -52,10 +53,10 @@ class BaseClassifier(Trainer):
     config: ClassifierConfig
 
     @abstractmethod
-    def logits(self, batch: Any) -> Tensor:
+    def logits(self, batch: Batch) -> Tensor:
         """Returns the scores of the classes, ``[..., classes]``, for labels ``batch["labels"]`` ``[...]``."""
 
-    def loss(self, batch: Any) -> Tensor:
+    def loss(self, batch: Batch) -> Tensor:
         """Returns the micro-batch's part of the mean over the labels of the window: a float32 scalar in nats."""
         logits, labels, items = self.logits(batch), batch["labels"], batch["num_items_in_batch"]
         weights = self.config.class_weights
@@ -105,7 +106,7 @@ class ClassifierTrainer(BaseClassifier, LanguageModelTrainer):
         if getattr(self.config.data, "multi_label", False):
             causal_model(self.model).config.problem_type = "multi_label_classification"
 
-    def logits(self, batch: Any) -> Tensor:
+    def logits(self, batch: Batch) -> Tensor:
         """Returns the scores of the labels: ``[B, classes]``, or ``[B, T, classes]``."""
         logits: Tensor = self.model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
         return logits
@@ -145,7 +146,7 @@ class TensorClassifierTrainer(BaseClassifier, TensorTrainer):
                     f"{labels.dtype} {list(labels.shape)}, up to {labels.max().item():g}"
                 )
 
-    def logits(self, batch: Any) -> Tensor:
+    def logits(self, batch: Batch) -> Tensor:
         """Returns the scores of the classes: ``[N, classes]``."""
         rows: Tensor = batch["rows"]
         logits: Tensor = self.model(rows.to(next(self.model.module.parameters()).dtype))

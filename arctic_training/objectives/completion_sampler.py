@@ -3,12 +3,13 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from arctic_training.data.batching.noise import uniform
 from arctic_training.distributed import collectives, process_group
+from arctic_training.engine.engine import Engine
 from arctic_training.generation.generate import generate
 from arctic_training.generation.prompts import Prompt
 from arctic_training.generation.sampling import SamplingParams
@@ -17,6 +18,9 @@ from arctic_training.generation.special_tokens import decode_completion
 from arctic_training.objectives.rollout_config import RolloutConfig
 from arctic_training.reward.reward import Answer
 from arctic_training.reward.weighted_sum import WeightedRewards
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 TRAINING, EVALUATION = range(2)
 """Streams of random numbers: for completions that are trained on, and for those of an evaluation. Further ones are for
@@ -44,8 +48,8 @@ class Group:
 class CompletionSampler:
     """Samples ``num_generations`` completions of each prompt with the policy of a run, and scores them."""
 
-    engine: Any
-    tokenizer: Any
+    engine: Engine
+    tokenizer: "PreTrainedTokenizerBase"
     config: RolloutConfig
     eos_token_ids: Sequence[int]
     rewards: WeightedRewards

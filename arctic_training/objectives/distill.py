@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from arctic_training.config.sections.trainer import TrainerConfig
 from arctic_training.config.sections.types import HumanFloat, HumanInt
+from arctic_training.data.batching.loader import Batch
 from arctic_training.data.factories.base import DataFactory
 from arctic_training.data.factories.causal import CausalDataFactory
 from arctic_training.data.factories.prompt import closing_tokens
@@ -112,7 +113,7 @@ class DistillTrainer(LanguageModelTrainer):
         closing = closing_tokens(self.tokenizer, self.config.data)
         return find_eos_token_ids(self.tokenizer, self.model.module, [closing])
 
-    def step(self, batch: Any) -> None:
+    def step(self, batch: Batch) -> None:
         """Trains on one micro-batch, with ``on_policy_share`` on the student's own completions."""
         share = self.config.on_policy_share
         if share and self.window.index == 0:
@@ -123,7 +124,7 @@ class DistillTrainer(LanguageModelTrainer):
             self.record("on_policy", float(self._is_on_policy))
         super().step(self.window.batches[self.window.index])
 
-    def loss(self, batch: Any) -> Tensor:
+    def loss(self, batch: Batch) -> Tensor:
         """Returns the micro-batch's part of the mean over the labels of the window: a float32 scalar."""
         share, teacher, terms = batch["num_items_in_batch"], self._teacher_outputs(batch), list[Tensor]()
         sums: dict[str, Tensor] = {}
@@ -133,7 +134,7 @@ class DistillTrainer(LanguageModelTrainer):
         return sum(terms, total / share)
 
     @torch.no_grad()
-    def _teacher_outputs(self, batch: Any) -> TargetOutputs:
+    def _teacher_outputs(self, batch: Batch) -> TargetOutputs:
         outputs: list[TargetOutputs] = []
 
         def keep(one: TargetOutputs) -> Tensor:

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from arctic_training.config.checks.not_built import DPO
 from arctic_training.config.sections.types import HumanFloat
+from arctic_training.data.batching.loader import Batch
 from arctic_training.data.factories.base import DataFactory
 from arctic_training.data.factories.dpo import DPODataFactory
 from arctic_training.distributed import collectives, process_group
@@ -97,20 +98,20 @@ class DPOTrainer(PreferenceTrainer):
     shares_sequences = True
     data_factory_type: ClassVar[type[DataFactory[Any]]] = DPODataFactory
 
-    def reference_columns(self, engine: Engine, batch: Any) -> dict[str, Tensor]:
+    def reference_columns(self, engine: Engine, batch: Batch) -> dict[str, Tensor]:
         log_probs = self.log_probs(engine, batch)
         return dict(zip(REFERENCE_COLUMNS, (log_probs.chosen, log_probs.rejected), strict=True))
 
-    def targets(self, batch: Any) -> int:
+    def targets(self, batch: Batch) -> int:
         """Returns the number of pairs that count."""
         return int(batch["pair_weights"].sum())
 
-    def step(self, batch: Any) -> None:
+    def step(self, batch: Batch) -> None:
         if self.config.sft_weight:
             batch = {**batch, "answer_tokens": self._mean_chosen_tokens()}
         super().step(batch)
 
-    def loss(self, batch: Any) -> Tensor:
+    def loss(self, batch: Batch) -> Tensor:
         """Returns the micro-batch's part of the mean over the pairs of the window: a float32 scalar in nats.
 
         With ``sft_weight``, the weighted cross-entropy of the chosen completions is added, a mean over their tokens.
@@ -146,7 +147,7 @@ class DPOTrainer(PreferenceTrainer):
             means["loss"] = means.pop("preference") + self.config.sft_weight * means["nll"]
         return means
 
-    def log_probs(self, engine: Any, batch: Any, auxiliary: list[Tensor] | None = None) -> PairLogProbs:
+    def log_probs(self, engine: Engine, batch: Batch, auxiliary: list[Tensor] | None = None) -> PairLogProbs:
         """Returns the log-probabilities of a batch's completions under a model, ``[pairs]`` each, in nats.
 
         Losses that the model itself adds, scalars, are appended to ``auxiliary``.
@@ -156,7 +157,7 @@ class DPOTrainer(PreferenceTrainer):
         return pair_log_probs(token_log_probs, batch["answer_lengths"])
 
     @torch.no_grad()
-    def reference(self, batch: Any) -> PairLogProbs | None:
+    def reference(self, batch: Batch) -> PairLogProbs | None:
         """Returns the same under the reference, ``[pairs]`` each, in nats; None for a loss that needs none."""
         if not LOSS_TYPES[self.config.loss_type].needs_reference:
             return None

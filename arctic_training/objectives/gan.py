@@ -1,6 +1,6 @@
 """Generative adversarial networks: a generator and a discriminator, each with its own engine."""
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from pydantic import Field, model_validator
@@ -8,6 +8,7 @@ from torch import Tensor
 
 from arctic_training.config.sections.trainer import TrainerConfig
 from arctic_training.config.sections.types import HumanFloat, HumanInt
+from arctic_training.data.batching.loader import Batch
 from arctic_training.data.batching.noise import normal, uniform
 from arctic_training.data.factories.gan import GANDataFactory
 from arctic_training.data.factories.tensor import TensorDataFactory
@@ -89,18 +90,18 @@ class GANTrainer(TensorTrainer):
         ),
     )
 
-    def targets(self, batch: Any) -> int:
+    def targets(self, batch: Batch) -> int:
         """Returns the number of rows in each step."""
         return len(batch["rows"]) // self.config.discriminator_steps
 
-    def step(self, batch: Any) -> None:
+    def step(self, batch: Batch) -> None:
         if self.window.index == 0:
             for number in range(self.config.discriminator_steps):
                 for one in self.window.iterate():
                     self.update("discriminator", self.discriminator_loss(one, number))
         super().step(batch)
 
-    def discriminator_loss(self, batch: Any, number: int) -> Tensor:
+    def discriminator_loss(self, batch: Batch, number: int) -> Tensor:
         """Returns the discriminator's loss on the rows of its step ``number``, with penalties: a float32 scalar."""
         config, engine = self.config, self.engines["discriminator"]
         real, draw = self._share(batch["rows"], number), self._share(batch["draw"], number)
@@ -120,7 +121,7 @@ class GANTrainer(TensorTrainer):
             losses = losses + weight * penalties
         return _mean(losses, batch)
 
-    def loss(self, batch: Any) -> Tensor:
+    def loss(self, batch: Batch) -> Tensor:
         """Returns the loss of the generator: a float32 scalar."""
         draw = self._share(batch["draw"], 0)
         with frozen_parameters(self.engines["discriminator"]) as discriminator:
@@ -146,7 +147,7 @@ class GANTrainer(TensorTrainer):
         return latents.to(_dtype(self.model.module))
 
 
-def _mean(values: Tensor, batch: Any) -> Tensor:
+def _mean(values: Tensor, batch: Batch) -> Tensor:
     """Returns a micro-batch's part of the mean over its window."""
     share: float = batch["num_items_in_batch"]
     return values.float().sum() / share

@@ -10,6 +10,7 @@ from arctic_training.checkpoint.deepspeed import DeepSpeedCheckpointEngine
 from arctic_training.checkpoint.huggingface import HFCheckpointEngine
 from arctic_training.config.sections.trainer import TrainerConfig
 from arctic_training.config.sections.types import HumanFloat
+from arctic_training.data.batching.loader import Batch
 from arctic_training.model.causal_lm import model_inputs
 from arctic_training.model.dropout import disable_dropout
 from arctic_training.model.huggingface_factory import HFModelFactory
@@ -65,7 +66,7 @@ class LanguageModelTrainer(Trainer):
         """
         return model_inputs(self.model, batch)
 
-    def loss(self, batch: Any) -> torch.Tensor:
+    def loss(self, batch: Batch) -> torch.Tensor:
         """Returns the sum of the labels' losses over ``batch["num_items_in_batch"]``: a float32 scalar in nats, exact
         for any split of the global batch."""
         smoothing, share = self.config.label_smoothing, batch["num_items_in_batch"]

@@ -7,7 +7,9 @@ import torch
 from torch import Tensor
 
 from arctic_training.config.sections.trainer import TrainerConfig
+from arctic_training.data.batching.loader import Batch
 from arctic_training.distributed.sequence_parallel import gather_target_values
+from arctic_training.engine.engine import Engine
 from arctic_training.loss.policy import clipped_surrogate_losses, kl_estimates, segment_sums
 from arctic_training.model.target_losses import target_losses
 from arctic_training.objectives.language_model import LanguageModelTrainer
@@ -23,10 +25,10 @@ class PolicyLossTrainer(LanguageModelTrainer):
     config: RolloutConfig
 
     @abstractmethod
-    def with_rollouts(self, batch: Any) -> Rollout:
+    def with_rollouts(self, batch: Batch) -> Rollout:
         """Returns what `loss` is computed on: ``batch`` itself, or the rollouts of an evaluation's prompts."""
 
-    def loss(self, batch: Any) -> Tensor:
+    def loss(self, batch: Batch) -> Tensor:
         """Returns the micro-batch's part of the loss of the step, of a rollout or of prompts: a float32 scalar."""
         rollout, config = self.with_rollouts(batch), self.config
         auxiliary, entropies = list[Tensor](), list[Tensor]()
@@ -108,7 +110,7 @@ class PolicyLossTrainer(LanguageModelTrainer):
 
     def log_probs(
         self,
-        engine: Any,
+        engine: Engine,
         inputs: dict[str, Any],
         auxiliary: list[Tensor] | None = None,
         entropies: list[Tensor] | None = None,

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from arctic_training.data.batching.loader import IndexedLoader
 from arctic_training.data.preparation import cache
+from arctic_training.data.preparation.samples import SampleList
 from arctic_training.distributed import collectives, process_group
 from arctic_training.distributed.heartbeat import record_heartbeat
 from arctic_training.engine.engine import Engine
@@ -107,12 +108,12 @@ def weights_fingerprint(module: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def _add(digest: Any, name: str, tensor: Tensor) -> None:
+def _add(digest: hashlib.blake2b, name: str, tensor: Tensor) -> None:
     digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-    digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
 
 
-def samples_fingerprint(samples: Any) -> str:
+def samples_fingerprint(samples: SampleList) -> str:
     """Returns a digest of samples: of mappings of arrays and numbers, by index."""
     digest = hashlib.blake2b(digest_size=16)
     for index in range(len(samples)):

@@ -31,7 +31,7 @@ class Probe(NamedTuple):
 
 
 @torch.no_grad()
-def probe(engine: Any) -> Probe:
+def probe(engine: Engine) -> Probe:
     """Returns the `Probe` of a reference model. All ranks must call it."""
     with eval_mode([engine.module]):
         losses = target_losses(engine, _inputs(engine))
@@ -66,7 +66,7 @@ def check_reference_is_policy(trainer: Any, reference: Probe | None = None) -> N
         )
 
 
-def _inputs(engine: Any) -> dict[str, torch.Tensor]:
+def _inputs(engine: Engine) -> dict[str, torch.Tensor]:
     vocabulary = embedding_rows(causal_model(engine)) or _NUM_TOKENS
     ids = (7 * torch.arange(1, _NUM_TOKENS + 1, device=process_group.device()) % vocabulary)[None]
     return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": ids}

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from arctic_training.config.sections.trainer import TrainerConfig
 from arctic_training.config.sections.types import HumanFloat
+from arctic_training.data.batching.loader import Batch
 from arctic_training.data.factories.base import DataFactory
 from arctic_training.data.factories.preference import PreferenceDataFactory
 from arctic_training.loss.reward import reward_losses
@@ -38,11 +39,11 @@ class RewardTrainer(LanguageModelTrainer):
     data_factory_type: ClassVar[type[DataFactory[Any]]] = PreferenceDataFactory
     roles: ClassVar[tuple[Role, ...]] = (Role("model", tasks=("sequence_classification",), num_labels=1),)
 
-    def targets(self, batch: Any) -> int:
+    def targets(self, batch: Batch) -> int:
         """Returns the number of pairs that count."""
         return int(batch["pair_weights"].sum())
 
-    def loss(self, batch: Any) -> Tensor:
+    def loss(self, batch: Batch) -> Tensor:
         """Returns the micro-batch's part of the mean over the pairs of the window: a float32 scalar."""
         weights, pairs = batch["pair_weights"], batch["num_items_in_batch"]
         chosen, rejected = self.rewards(batch).chunk(2)
@@ -63,7 +64,7 @@ class RewardTrainer(LanguageModelTrainer):
         loss: Tensor = (losses * weights).sum() / pairs
         return loss
 
-    def rewards(self, batch: Any) -> Tensor:
+    def rewards(self, batch: Batch) -> Tensor:
         """Returns the reward of each completion: float32 ``[2 * pairs]``, all chosen ones first."""
         scores: Tensor = self.model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
         return scores.squeeze(-1).to(torch.float32)

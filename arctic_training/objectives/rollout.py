@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from arctic_training.callback.hooks import hook
+from arctic_training.data.batching.loader import Batch
 from arctic_training.data.factories.base import DataFactory
 from arctic_training.data.factories.prompt import PromptDataFactory, closing_tokens
 from arctic_training.distributed import collectives, process_group
@@ -96,11 +97,11 @@ class RolloutTrainer(PolicyLossTrainer):
             sampler.rewards.dry_run(answer, self.config.num_generations)
             check_sampled_log_probs(self, [samples[n]["input_ids"].tolist() for n in range(min(len(samples), 32))])
 
-    def targets(self, batch: Any) -> int:
+    def targets(self, batch: Batch) -> int:
         """Returns the number of completions that count."""
         return int(sum(batch["weights"])) * self.config.num_generations
 
-    def step(self, batch: Any) -> None:
+    def step(self, batch: Batch) -> None:
         """Generates the rollouts of a window at its first micro-batch, and trains on them: ``num_iterations`` times, in
         ``num_minibatches`` steps each."""
         window = self.window
@@ -127,7 +128,7 @@ class RolloutTrainer(PolicyLossTrainer):
         has an advantage of 0, whatever is returned for it. All ranks call it together.
         """
 
-    def with_rollouts(self, batch: Any) -> Rollout:
+    def with_rollouts(self, batch: Batch) -> Rollout:
         """Returns what `loss` is computed on: ``batch`` itself, or the rollouts of an evaluation's prompts."""
         if "prompts" not in batch:
             return batch  # type: ignore[no-any-return]

@@ -4,6 +4,7 @@ from typing import Any, ClassVar
 
 import torch
 
+from arctic_training.data.batching.loader import Batch
 from arctic_training.data.factories.base import DataFactory
 from arctic_training.data.factories.seq2seq import Seq2SeqDataFactory
 from arctic_training.errors.types import ModelError
@@ -30,7 +31,7 @@ class Seq2SeqTrainer(LanguageModelTrainer):
     model_factory_type = (HFModelFactory,)  # type: ignore[assignment]  # Liger's kernels are of decoder-only models
     roles: ClassVar[tuple[Role, ...]] = (Role("model", tasks=("seq2seq_lm", "causal_lm")),)
 
-    def loss(self, batch: Any) -> torch.Tensor:
+    def loss(self, batch: Batch) -> torch.Tensor:
         """Returns the sum of the labels' losses over ``batch["num_items_in_batch"]``: a float32 scalar in nats. In an
         evaluation also records ``token_accuracy``, the share of the labels that are most likely after the true ones
         before them."""

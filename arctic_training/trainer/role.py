@@ -51,7 +51,7 @@ class Role:
 
 def check_roles(trainer: Any) -> None:
     """Raises `RegistryError` for a trainer class whose ``roles`` are not some `Role`, each of another name."""
-    roles: Any = trainer.roles
+    roles: object = trainer.roles
     who = f"{trainer.__qualname__}: roles:"
     if not (isinstance(roles, (tuple, list)) and all(isinstance(role, Role) for role in roles)):
         example = '(Role("model"), Role("teacher", frozen=True))'

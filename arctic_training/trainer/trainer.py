@@ -3,7 +3,7 @@
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
@@ -11,7 +11,7 @@ from arctic_training.callback.callback import Callback, RewindTraining
 from arctic_training.callback.hooks import Hooked, hook
 from arctic_training.checkpoint.checkpointer import Checkpointer, save_all
 from arctic_training.config.sections.trainer import TrainerConfig
-from arctic_training.data.batching.loader import Loader
+from arctic_training.data.batching.loader import Batch, Loader
 from arctic_training.data.factories.base import DataFactory
 from arctic_training.distributed import collectives, environment, process_group
 from arctic_training.engine.engine import Engine
@@ -33,6 +33,9 @@ from arctic_training.trainer.schedule import ScheduleMixin
 from arctic_training.trainer.session import Session
 from arctic_training.trainer.update import Updates
 from arctic_training.trainer.window import AccumulationWindow, count_loss_terms, windowed_batches
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 class Trainer(Registered, Hooked, Updates, ScheduleMixin, Ending, ABC, kind="trainer"):
@@ -61,7 +64,7 @@ class Trainer(Registered, Hooked, Updates, ScheduleMixin, Ending, ABC, kind="tra
     # set by assembly, in this order
     session: Session
     listeners: dict[str, Callback[Any]]
-    tokenizer: Any = None
+    tokenizer: "PreTrainedTokenizerBase | None" = None
     eval_loaders: Mapping[str, Loader] = {}
     engines: dict[str, Engine]
     checkpointers: list[Checkpointer[Any]]
@@ -150,20 +153,20 @@ class Trainer(Registered, Hooked, Updates, ScheduleMixin, Ending, ABC, kind="tra
                     return
 
     @hook("step")
-    def step(self, batch: Any) -> None:
+    def step(self, batch: Batch) -> None:
         """Trains on one micro-batch: calls `update` for the primary role with its `loss`."""
         self.update("model", self.loss(batch))
 
     @hook("loss")
     @abstractmethod
-    def loss(self, batch: Any) -> torch.Tensor:
+    def loss(self, batch: Batch) -> torch.Tensor:
         """Returns the loss of one micro-batch: a scalar tensor ``[]`` with a gradient.
 
         A plain mean is averaged over the window's micro-batches and ranks. A sum over labels divided by
         ``batch["num_items_in_batch"]`` makes the loss of the step the exact mean over all labels of the window.
         """
 
-    def targets(self, batch: Any) -> int:
+    def targets(self, batch: Batch) -> int:
         """Returns how many terms the loss of ``batch`` sums: its labels, or its rows where it has no labels."""
         return count_loss_terms(batch)
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from arctic_training.data.batching.loader import Batch, Loader
 from arctic_training.distributed import collectives, process_group
 from arctic_training.loss.targets import IGNORE_INDEX, copy_target_count
 
@@ -120,14 +121,14 @@ def windowed_batches(trainer: Any) -> Iterator[Any]:
             yield batch
 
 
-def repeat_first_batch(loader: Any, row: int) -> Iterator[Any]:
+def repeat_first_batch(loader: Loader, row: int) -> Iterator[Batch]:
     """Yields the first batch of the data as often as ``loader`` has batches from ``row`` on."""
     loader.seek(0, 0)
     first = next(iter(loader))
     return repeat(first, len(loader) - row // loader.stride) if len(loader) else repeat(first)
 
 
-def count_loss_terms(batch: Any) -> int:
+def count_loss_terms(batch: Batch) -> int:
     """Returns how many terms a loss of the batch sums.
 
     They are the rows of weight 1 where it has ``row_weights``, ``[rows]``; else its labels that are not ignored; else
@@ -143,12 +144,12 @@ def count_loss_terms(batch: Any) -> int:
     return len(batch[0]) if isinstance(batch, (tuple, list)) else len(batch)
 
 
-def set_num_items_in_batch(batch: Any, share: float) -> Any:
+def set_num_items_in_batch(batch: Batch, share: float) -> Batch:
     """Returns the batch with the divisor of its summed losses under transformers' key ``num_items_in_batch``."""
     return {**batch, "num_items_in_batch": share} if isinstance(batch, Mapping) else batch
 
 
-def to_device(batch: Any, device: torch.device) -> Any:
+def to_device(batch: Batch, device: torch.device) -> Batch:
     """Returns the batch with its tensors on ``device``; the count of its labels stays known on the CPU."""
     if device.type == "cpu":
         return batch

@@ -71,7 +71,7 @@ def concat_and_chunk(
 class TruncatedPairs:
     """Pairs of ``input_ids`` and ``answer_ids`` without a part of their tokens, as samples of their own."""
 
-    def __init__(self, samples: Any, heads: Indices, tails: Indices, answers: Indices) -> None:
+    def __init__(self, samples: TokenSamples, heads: Indices, tails: Indices, answers: Indices) -> None:
         """Pair ``i`` has the first ``heads[i]`` and the last ``tails[i]`` entries of the ``input_ids`` of
         ``samples[i]``, and the first ``answers[i]`` of its ``answer_ids``; all int64 ``[pairs]``."""
         self.samples, self.heads, self.tails, self.answers = samples, heads, tails, answers

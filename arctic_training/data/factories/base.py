@@ -1,7 +1,7 @@
 """The base of data factories, which create the loaders of a run."""
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Sized
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, TypeVar
 
@@ -13,6 +13,7 @@ from arctic_training.config.sections.base import ComponentConfig
 from arctic_training.config.sections.data import DataConfig
 from arctic_training.data.batching.loader import Batch, IndexedLoader, Loader, without_targets
 from arctic_training.data.batching.sampler import GlobalOrder
+from arctic_training.data.preparation.samples import Indices, Sample
 from arctic_training.distributed import process_group
 from arctic_training.distributed.sequence_parallel import shard_batch
 from arctic_training.errors.types import DataError
@@ -50,7 +51,7 @@ class DataFactory(Factory[C, Loaders], kind="data_factory"):
         not attend to the others. A class whose batches have other rows than those of its base overrides this."""
         return False
 
-    def __call__(self, *args: Any) -> Loaders:
+    def __call__(self) -> Loaders:
         train, evaluation = self.load("train"), self.load_evaluation()
         return Loaders(
             train=None if train is None else self.create_loader(train, train=True),
@@ -59,7 +60,7 @@ class DataFactory(Factory[C, Loaders], kind="data_factory"):
 
     @hook("load")
     @abstractmethod
-    def load(self, split: str) -> Any:
+    def load(self, split: str) -> Sized | None:
         """Returns the samples of ``split`` ("train" or "eval"), with ``len`` and by index; None when there are none.
 
         Raises `DataError`.
@@ -70,20 +71,20 @@ class DataFactory(Factory[C, Loaders], kind="data_factory"):
         data = self.load("eval")
         return {} if data is None else {"eval": data}
 
-    def collate(self, samples: list[Any]) -> Batch:
+    def collate(self, samples: list[Sample]) -> Batch:
         """Returns one micro-batch of ``samples``; runs in worker processes. See `data.batching.collate` for tokens."""
         return default_collate(samples)
 
-    def batch(self, samples: list[Any]) -> Batch:
+    def batch(self, samples: list[Sample]) -> Batch:
         """Returns this rank's part of the micro-batch of ``samples``: all of it, or its share of the sequences."""
         batch, size = self.collate(samples), self.trainer.config.sequence_parallel_size
         return batch if size == 1 else shard_batch(batch, size, process_group.rank() % size, once=self.row_level_keys)
 
-    def make_padding_sample(self, sample: Any) -> Any:
+    def make_padding_sample(self, sample: Sample) -> Sample:
         """Returns ``sample`` without labels, for a batch of the last rows that has too few, or none."""
         return without_targets(sample)
 
-    def group(self, samples: Any) -> Sequence[Any] | None:
+    def group(self, samples: Any) -> Sequence[Indices] | None:
         """Returns the indices of the samples that are packed into each row; None: each sample is a row."""
         return None
 

@@ -1,7 +1,7 @@
 """Data for causal training: plain text, every token of which has a label."""
 
 from functools import partial
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 from pydantic import model_validator
@@ -11,9 +11,13 @@ from arctic_training.data.factories.config import TokenDataConfig
 from arctic_training.data.factories.token import TokenDataFactory
 from arctic_training.data.formats.remarks import unread_columns
 from arctic_training.data.preparation.row_encoder import Columns, RowEncoder
+from arctic_training.data.preparation.samples import Samples, TokenSamples
 from arctic_training.data.sources.arrow_rows import Row
 from arctic_training.data.tokenization.tokenize import SpanTokenizer
 from arctic_training.errors.types import DataError
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 
 class CausalDataConfig(TokenDataConfig):
@@ -35,7 +39,7 @@ class CausalDataFactory(TokenDataFactory[CausalDataConfig]):
     name = "causal"
     config_type = CausalDataConfig
 
-    def process(self, dataset: Any) -> Any:
+    def process(self, dataset: "Dataset") -> "Dataset":
         if "text" not in dataset.column_names:
             raise DataError(
                 f"causal training reads the column text; there are {', '.join(dataset.column_names)}. A source of type "
@@ -45,7 +49,7 @@ class CausalDataFactory(TokenDataFactory[CausalDataConfig]):
         tokenizer = SpanTokenizer(self.tokenizer, self.tokenize_arguments)
         return self.map_rows(dataset.select_columns(["text"]), RowEncoder(_read_text, partial(_encode, tokenizer)))
 
-    def postprocess_samples(self, samples: Any) -> Any:
+    def postprocess_samples(self, samples: Samples) -> TokenSamples:
         if self.config.pack_samples:
             return self._fill_rows(split_samples(samples, self.max_length))
         order = np.random.Generator(np.random.PCG64(self.config.seed)).permutation(len(samples))

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, SerializeAsAny, field_validator, model_validator
 
@@ -20,7 +20,7 @@ _EXTENSION = re.compile(r"(\.[a-z]\w*)?(\.(gz|bz2|xz|zstd?))?$", re.IGNORECASE)
 """The extensions of a file's format and compression; a point in the name of a data set is followed by a digit."""
 
 
-def _parse(section: Any) -> DataSourceConfig:
+def _parse(section: object) -> DataSourceConfig:
     config = parse_component("data_source", section)
     assert isinstance(config, DataSourceConfig)
     return config
@@ -94,11 +94,11 @@ class SourcedDataConfig(DataConfig):
 
     @field_validator("sources", "eval_sources", mode="before")
     @classmethod
-    def _name_types(cls, value: Any) -> Any:
+    def _name_types(cls, value: object) -> object:
         return [cls._typed(one) for one in value] if isinstance(value, list) else [cls._typed(value)]
 
     @classmethod
-    def _typed(cls, section: Any) -> Any:
+    def _typed(cls, section: object) -> object:
         """Returns the section of a source with its ``type``."""
         if isinstance(section, (str, Path)):
             named = {*names("data_source")} - {*SOURCE_BY_EXTENSION.values()}

@@ -1,7 +1,8 @@
 """Data for DPO: two answers to each prompt, the first preferred."""
 
+from collections.abc import Mapping
 from functools import partial
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -20,6 +21,9 @@ from arctic_training.data.tokenization.encoder import SampleEncoder
 from arctic_training.data.tokenization.tokenize import Tokens
 from arctic_training.generation.special_tokens import get_pad_token_id
 from arctic_training.loss.targets import IGNORE_INDEX
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 
 class DPODataConfig(SourcedDataConfig):
@@ -58,7 +62,7 @@ class DPODataFactory(SourcedDataFactory[DPODataConfig]):
     def packs(cls, config: Any) -> bool:
         return bool(config.pack_samples)
 
-    def process(self, dataset: Any) -> Any:
+    def process(self, dataset: "Dataset") -> "Dataset":
         config = self.config
         encoder = SampleEncoder(
             self.tokenizer,
@@ -69,7 +73,7 @@ class DPODataFactory(SourcedDataFactory[DPODataConfig]):
         encode = partial(_encode_pairs, encoder, truncate)
         return self.map_rows(dataset, RowEncoder(preference.reader(dataset.column_names), encode))
 
-    def no_target(self, sample: Any) -> str:
+    def no_target(self, sample: Mapping[str, Any]) -> str:
         truncated = len(sample["rejected_input_ids"]) == self.max_length
         if truncated and (sample["rejected_labels"] == IGNORE_INDEX).all():
             return f"have a prompt that leaves no room for an answer in max_length = {self.max_length}"
@@ -77,7 +81,7 @@ class DPODataFactory(SourcedDataFactory[DPODataConfig]):
             return f"have answers that are the same once truncated to max_length = {self.max_length}"
         return "prefer nothing, chosen and rejected being the same, or empty"
 
-    def make_padding_sample(self, sample: Any) -> Any:
+    def make_padding_sample(self, sample: Mapping[str, Any]) -> Mapping[str, Any]:
         return {name: np.full_like(one, IGNORE_INDEX) if "labels" in name else one for name, one in sample.items()}
 
     def collate(self, samples: list[Any]) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 import functools
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from arctic_training.data.factories.sourced import SourcedDataFactory
 from arctic_training.data.formats.labels import LabelReader
 from arctic_training.data.formats.remarks import remark, unread_columns
 from arctic_training.data.preparation.row_encoder import Columns, RowEncoder
+from arctic_training.data.preparation.samples import Sample
 from arctic_training.data.sources.arrow_rows import Row
 from arctic_training.data.tokenization.tokenize import SpanTokenizer, Tokens
 from arctic_training.data.tokenization.word_labels import label_words
@@ -23,6 +24,9 @@ from arctic_training.errors.types import DataError
 from arctic_training.generation.special_tokens import get_pad_token_id
 from arctic_training.loss.targets import IGNORE_INDEX
 from arctic_training.registry import lookup
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 
 class LabeledTextDataConfig(SourcedDataConfig):
@@ -73,7 +77,7 @@ class LabeledTextDataFactory(SourcedDataFactory[LabeledTextDataConfig]):
     def sample_settings(self) -> dict[str, Any]:
         return {**super().sample_settings(), "labels": self.label_names, "labels_tokens": self.labels_tokens}
 
-    def process(self, dataset: Any) -> Any:
+    def process(self, dataset: "Dataset") -> "Dataset":
         words = self.labels_tokens
         text = self.config.text_column or ("tokens" if words else "text")
         label = self.config.label_column or ("tags" if words else "label")
@@ -90,7 +94,7 @@ class LabeledTextDataFactory(SourcedDataFactory[LabeledTextDataConfig]):
         read_text = partial(_read_text, text, label, labels, self.config.multi_label)
         return self.map_rows(rows, RowEncoder(read_text, partial(_encode_texts, tokenize, self.max_length)))
 
-    def no_target(self, sample: Any) -> str:
+    def no_target(self, sample: Sample) -> str:
         return "have no text or no label"
 
     def collate(self, samples: list[Any]) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from arctic_training.generation.special_tokens import get_pad_token_id
 
 if TYPE_CHECKING:
     from datasets import Dataset
+    from transformers import PreTrainedTokenizerBase
 
 
 class PairDataConfig(SourcedDataConfig):
@@ -103,7 +104,11 @@ def _hash(tokens: Tokens) -> int:
 
 
 def _encode_texts(
-    tokenizer: Any, options: dict[str, Any], prompts: tuple[str, str], rows: list[list[str]], first: int
+    tokenizer: "PreTrainedTokenizerBase",
+    options: dict[str, Any],
+    prompts: tuple[str, str],
+    rows: list[list[str]],
+    first: int,
 ) -> Columns:
     """Returns ``input_ids`` of the anchors and ``candidate_<n>_input_ids``, of which the positive is number 0."""
     columns = {}

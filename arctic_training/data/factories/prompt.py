@@ -1,8 +1,8 @@
 """Data for policies: prompts, each with a reference answer."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from pydantic import Field
@@ -17,12 +17,17 @@ from arctic_training.data.formats import chat
 from arctic_training.data.formats.chat import Sample
 from arctic_training.data.formats.row_error import NothingLeft, RowError
 from arctic_training.data.preparation.row_encoder import Columns, RowEncoder
+from arctic_training.data.preparation.samples import Samples, TokenSamples
 from arctic_training.data.tokenization.encoder import SampleEncoder
 from arctic_training.data.tokenization.tokenize import Tokens
 from arctic_training.distributed import process_group
 from arctic_training.errors.types import DataError
 from arctic_training.logging import logger
 from arctic_training.loss.targets import IGNORE_INDEX
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from transformers import PreTrainedTokenizerBase
 
 
 class PromptDataConfig(SourcedDataConfig):
@@ -54,7 +59,7 @@ class PromptDataFactory(SourcedDataFactory[PromptDataConfig]):
     def packs(cls, config: Any) -> bool:
         return bool(config.pack_samples)
 
-    def process(self, dataset: Any) -> Any:
+    def process(self, dataset: "Dataset") -> "Dataset":
         encoder = PromptEncoder(
             self.tokenizer,
             tokenize_arguments=self.tokenize_arguments,
@@ -62,7 +67,7 @@ class PromptDataFactory(SourcedDataFactory[PromptDataConfig]):
         )
         return self.map_rows(dataset, RowEncoder(chat.reader(dataset.column_names), partial(_encode_samples, encoder)))
 
-    def postprocess_samples(self, samples: Any) -> Any:
+    def postprocess_samples(self, samples: Samples) -> TokenSamples:
         """Drops prompts that are too long. Raises `NothingLeft` when all of them are."""
         room = self.max_length - int(getattr(self.trainer.config, "max_new_tokens", 0))
         lengths = samples.lengths()
@@ -76,7 +81,7 @@ class PromptDataFactory(SourcedDataFactory[PromptDataConfig]):
         logger.warning(f"{count}, and are dropped")
         return samples.select(np.flatnonzero(fits))
 
-    def make_padding_sample(self, sample: Any) -> Any:
+    def make_padding_sample(self, sample: Mapping[str, Any]) -> Mapping[str, Any]:
         return {**sample, "blank": True}
 
     def batch(self, samples: list[Any]) -> Batch:
@@ -94,7 +99,7 @@ class PromptDataFactory(SourcedDataFactory[PromptDataConfig]):
         }
 
 
-def closing_tokens(tokenizer: Any, config: Any) -> list[int]:
+def closing_tokens(tokenizer: "PreTrainedTokenizerBase", config: Any) -> list[int]:
     """Returns the last two tokens of an answer by the chat template; none without a template."""
     if not getattr(tokenizer, "chat_template", None):
         return []

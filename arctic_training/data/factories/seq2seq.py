@@ -1,11 +1,12 @@
 """Data for sequence-to-sequence models: sources, each with its target."""
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
+import numpy.typing as npt
 from pydantic import Field
 
 from arctic_training.config.sections.base import ComponentConfig
@@ -20,11 +21,16 @@ from arctic_training.data.formats import chat
 from arctic_training.data.formats.chat import Sample
 from arctic_training.data.formats.row_error import NothingLeft, RowError
 from arctic_training.data.preparation.row_encoder import Columns, RowEncoder
+from arctic_training.data.preparation.samples import SampleList, Samples
 from arctic_training.data.tokenization.tokenize import Tokens
 from arctic_training.errors.short_repr import short_repr
 from arctic_training.generation.special_tokens import get_pad_token_id
 from arctic_training.logging import logger
 from arctic_training.loss.targets import IGNORE_INDEX
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from transformers import PreTrainedTokenizerBase
 
 
 class Seq2SeqDataConfig(SourcedDataConfig):
@@ -79,7 +85,7 @@ class Seq2SeqDataFactory(SourcedDataFactory[Seq2SeqDataConfig]):
     def sample_settings(self) -> dict[str, Any]:
         return {**super().sample_settings(), "encoder_decoder": self.encoder_decoder}
 
-    def process(self, dataset: Any) -> Any:
+    def process(self, dataset: "Dataset") -> "Dataset":
         encoder = SourceTargetEncoder(
             self.tokenizer,
             encoder_decoder=self.encoder_decoder,
@@ -88,7 +94,7 @@ class Seq2SeqDataFactory(SourcedDataFactory[Seq2SeqDataConfig]):
         )
         return self.map_rows(dataset, RowEncoder(chat.reader(dataset.column_names), partial(_encode_samples, encoder)))
 
-    def postprocess_samples(self, samples: Any) -> Any:
+    def postprocess_samples(self, samples: Samples) -> SampleList:
         """Drops or truncates samples that are too long, and logs how many. Raises `NothingLeft`."""
         sources, targets = samples.lengths("input_ids"), samples.lengths("answer_ids")
         if self.encoder_decoder:
@@ -115,7 +121,7 @@ class Seq2SeqDataFactory(SourcedDataFactory[Seq2SeqDataConfig]):
         end_tokens = np.minimum(kept_sources, 1) if self.encoder_decoder else kept_sources
         return TruncatedPairs(samples, kept_sources - end_tokens, end_tokens, kept_targets)
 
-    def make_padding_sample(self, sample: Any) -> Any:
+    def make_padding_sample(self, sample: Mapping[str, Any]) -> Mapping[str, Any]:
         return {**sample, "labels": np.full_like(sample["answer_ids"], IGNORE_INDEX)}
 
     def collate(self, samples: list[Any]) -> dict[str, Any]:
@@ -131,7 +137,7 @@ class Seq2SeqDataFactory(SourcedDataFactory[Seq2SeqDataConfig]):
         return {"input_ids": input_ids, "attention_mask": mask, "labels": labels}
 
 
-def _as_one_row(sample: Any, target: Any) -> dict[str, Any]:
+def _as_one_row(sample: Mapping[str, Any], target: npt.NDArray[np.int32]) -> dict[str, Any]:
     """Returns source and target of a decoder-only model as one sample; only the target has labels."""
     source = sample["input_ids"]
     return {
@@ -146,7 +152,7 @@ class SourceTargetEncoder(PromptEncoder):
     For an encoder-decoder, texts get the special tokens of the tokenizer, which it may have other ones of for targets.
     """
 
-    def __init__(self, tokenizer: Any, *, encoder_decoder: bool, **arguments: Any) -> None:
+    def __init__(self, tokenizer: "PreTrainedTokenizerBase", *, encoder_decoder: bool, **arguments: Any) -> None:
         """``arguments`` are those of `SampleEncoder`."""
         super().__init__(tokenizer, **arguments)
         self.encoder_decoder = encoder_decoder

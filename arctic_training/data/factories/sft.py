@@ -1,7 +1,7 @@
 """Data for supervised fine-tuning: chats and pairs of prompt and completion, whose answers have labels."""
 
 from functools import partial
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from arctic_training.data.factories.config import TokenDataConfig
 from arctic_training.data.factories.token import TokenDataFactory
@@ -9,6 +9,9 @@ from arctic_training.data.formats import chat
 from arctic_training.data.formats.chat import Sample
 from arctic_training.data.preparation.row_encoder import Columns, RowEncoder
 from arctic_training.data.tokenization.encoder import SampleEncoder
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 
 class SFTDataConfig(TokenDataConfig):
@@ -30,7 +33,7 @@ class SFTDataFactory(TokenDataFactory[SFTDataConfig]):
     name = "sft"
     config_type = SFTDataConfig
 
-    def process(self, dataset: Any) -> Any:
+    def process(self, dataset: "Dataset") -> "Dataset":
         encode = partial(_encode_samples, self.encoder(), self.encodes_prompts)
         return self.map_rows(dataset, RowEncoder(chat.reader(dataset.column_names), encode))
 

@@ -6,7 +6,7 @@ from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import numpy as np
 
@@ -21,7 +21,7 @@ from arctic_training.data.factories.config import SourcedDataConfig, evaluation_
 from arctic_training.data.preparation import cache, prepare
 from arctic_training.data.preparation.load_rows import load_rows
 from arctic_training.data.preparation.map_rows import Encode, map_rows
-from arctic_training.data.preparation.samples import Samples
+from arctic_training.data.preparation.samples import Sample, SampleList, Samples
 from arctic_training.data.preparation.unknown_tokens import UnknownTokenReport, strict_unk_id
 from arctic_training.data.sources import files, huggingface, instruct, text  # noqa: F401
 from arctic_training.data.sources.base import DataSource
@@ -29,6 +29,10 @@ from arctic_training.distributed import collectives, process_group
 from arctic_training.errors.types import DataError
 from arctic_training.logging import logger
 from arctic_training.registry import lookup
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 C = TypeVar("C", bound=SourcedDataConfig)
 
@@ -71,13 +75,13 @@ class SourcedDataFactory(DataFactory[C]):
 
     @hook("process")
     @abstractmethod
-    def process(self, dataset: Any) -> Any:
+    def process(self, dataset: "Dataset") -> "Dataset":
         """Returns the samples of rows: a `datasets.Dataset` with columns of tokens. See `map_rows`.
 
         Samples whose ``labels`` are all -100 are dropped. Raises `RowError`, or `DataError` for all rows.
         """
 
-    def map_rows(self, dataset: Any, encode: Encode) -> Any:
+    def map_rows(self, dataset: "Dataset", encode: Encode) -> "Dataset":
         """Returns a `datasets.Dataset` of what ``encode`` returns for the rows; see `preparation.map_rows`."""
         return map_rows(dataset, encode, processes=self.config.num_proc, folder=self.cache_folder)
 
@@ -90,12 +94,12 @@ class SourcedDataFactory(DataFactory[C]):
         """Arguments for the tokenizer, from the recipe."""
         return getattr(self.trainer.config.tokenizer, "tokenize_kwargs", None)
 
-    def no_target(self, sample: Any) -> str:
+    def no_target(self, sample: Sample) -> str:
         """Returns why rows like ``sample`` have no labels, as a clause for the log: ``have no target token``."""
         return "have no target token"
 
     @hook("finish")
-    def postprocess_samples(self, samples: Any) -> Any:
+    def postprocess_samples(self, samples: Samples) -> SampleList:
         """Returns the samples to train or evaluate on. What this does is not cached, so it should be fast."""
         return samples
 
@@ -110,7 +114,7 @@ class SourcedDataFactory(DataFactory[C]):
         return (self.config.cache_dir or cache.default_folder()).expanduser().absolute()
 
     @property
-    def tokenizer(self) -> Any:
+    def tokenizer(self) -> "PreTrainedTokenizerBase":
         """The tokenizer of the run."""
         return self.trainer.tokenizer
 
@@ -142,7 +146,7 @@ class SourcedDataFactory(DataFactory[C]):
         """The samples of the training sources, of which evaluation may get a share."""
         return self.prepared_samples("train", self.config.sources)
 
-    def load(self, split: str) -> Any:
+    def load(self, split: str) -> SampleList | None:
         """Returns the samples of the sources (``train``), or the share to evaluate on (``eval``).
 
         Raises `DataError` when a single sample is to be split.
@@ -166,14 +170,14 @@ class SourcedDataFactory(DataFactory[C]):
         named = zip(names, self.config.eval_sources, strict=True)
         return {name: self.postprocess_samples(self.prepared_samples("eval", [source])) for name, source in named}
 
-    def __call__(self, *args: Any) -> Loaders:
+    def __call__(self) -> Loaders:
         from arctic_training.data.batching.stream import stream_loader
 
         if any(getattr(source, "streaming", False) for source in self.config.sources):
             train = stream_loader(self)
             evaluation = {name: self.create_loader(data, train=False) for name, data in self.load_evaluation().items()}
             return Loaders(train, evaluation)
-        return super().__call__(*args)
+        return super().__call__()
 
     def sources(self, configs: Sequence[DataSourceConfig]) -> list[DataSource]:
         """Returns the sources of sections of the recipe."""
@@ -245,7 +249,7 @@ class SourcedDataFactory(DataFactory[C]):
                 prepare.prepare_samples(self, [source], [load_rows(source, "eval")], unknown)
 
 
-def model_config(trainer: TrainerView) -> Any:
+def model_config(trainer: TrainerView) -> "PreTrainedConfig | None":
     """Returns the config of the model, which is not built yet; None where its factory makes none."""
     factory = lookup("model_factory", trainer.config.model.type)(trainer, trainer.config.model)  # type: ignore[call-arg]
     return factory.create_config() if hasattr(factory, "create_config") else None

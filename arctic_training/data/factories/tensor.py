@@ -36,7 +36,7 @@ class TensorDataConfig(DataConfig):
 
     @field_validator("sources", "eval_sources", mode="before")
     @classmethod
-    def _name_types(cls, value: Any) -> Any:
+    def _name_types(cls, value: object) -> object:
         several = value if isinstance(value, list) else [value]
         return [_typed(one) for one in several]
 
@@ -49,7 +49,7 @@ class TensorDataConfig(DataConfig):
         return sources
 
 
-def _typed(section: Any) -> Any:
+def _typed(section: object) -> object:
     if isinstance(section, str):
         section = {"name_or_path": section} if Path(section).suffix in SUFFIXES else {"type": section}
     return {"type": TensorFileSource.name, **section} if isinstance(section, dict) else section

@@ -14,7 +14,7 @@ from arctic_training.data.batching.packing import best_fit, repeated
 from arctic_training.data.factories.config import TokenDataConfig
 from arctic_training.data.factories.sourced import SourcedDataFactory
 from arctic_training.data.formats.row_error import NothingLeft
-from arctic_training.data.preparation.samples import Indices
+from arctic_training.data.preparation.samples import Indices, Sample, Samples, TokenSamples
 from arctic_training.errors.types import DataError
 from arctic_training.logging import logger
 from arctic_training.loss.targets import IGNORE_INDEX
@@ -56,7 +56,7 @@ class TokenDataFactory(SourcedDataFactory[C]):
         """Tokens in a packed row."""
         return self.max_length * self.trainer.config.micro_batch_size
 
-    def postprocess_samples(self, samples: Any) -> Any:
+    def postprocess_samples(self, samples: Samples) -> TokenSamples:
         """Drops or truncates samples longer than ``max_length``, and logs how many. Raises `NothingLeft`."""
         lengths = samples.lengths()
         too_long = lengths > self.max_length
@@ -91,7 +91,7 @@ class TokenDataFactory(SourcedDataFactory[C]):
         logger.warning(f"{why}, and are dropped")
         return samples.select(np.delete(np.arange(len(samples)), empty))
 
-    def _fill_rows(self, samples: Any) -> Any:
+    def _fill_rows(self, samples: TokenSamples) -> TokenSamples:
         """Cuts samples so that every row has ``capacity`` tokens, with ``always_max_length``."""
         if not self.config.always_max_length:
             return samples
@@ -100,7 +100,7 @@ class TokenDataFactory(SourcedDataFactory[C]):
         slices.rows = rows
         return slices
 
-    def group(self, samples: Any) -> Sequence[Any] | None:
+    def group(self, samples: Any) -> Sequence[Indices] | None:
         if not self.config.pack_samples:
             return None
         if isinstance(samples, SampleSlices) and samples.rows is not None:
@@ -112,7 +112,7 @@ class TokenDataFactory(SourcedDataFactory[C]):
         logger.info(f"{len(samples)} samples in {len(packs)} rows of {self.capacity} tokens, {fill:.2%} filled")
         return packs
 
-    def collate(self, samples: list[Any]) -> Batch:
+    def collate(self, samples: list[Sample]) -> Batch:
         """Returns the batch of `arctic_training.data.batching.collate.pad` or `pack`."""
         config = self.config
         samples = [sample if "labels" in sample else {**sample, "labels": sample["input_ids"]} for sample in samples]
@@ -125,7 +125,7 @@ class TokenDataFactory(SourcedDataFactory[C]):
             return collate.pad(samples, positions=self.max_length, **options)
         return collate.pack(samples, fuse=self._fused(samples[0]), **options)
 
-    def make_padding_sample(self, sample: Any) -> Any:
+    def make_padding_sample(self, sample: Sample) -> Sample:
         return super().make_padding_sample({"labels": sample["input_ids"], **sample})
 
     @property
@@ -134,7 +134,7 @@ class TokenDataFactory(SourcedDataFactory[C]):
         tokens = (self.tokenizer.pad_token_id, self.tokenizer.eos_token_id, 0)
         return int(next(token for token in tokens if token is not None))
 
-    def _fused(self, sample: Any) -> bool:
+    def _fused(self, sample: Sample) -> bool:
         """Returns whether a row is one document. Its tokens decide, not when, where or in which epoch it is read."""
         probability = self.config.fuse_positions_prob
         draw = zlib.crc32(sample["input_ids"].tobytes(), self.config.seed) / 2**32 if probability else 1.0

@@ -1,7 +1,6 @@
 """Reads the labels of rows: names or numbers, as the numbers that a model has for them."""
 
 from collections.abc import Sequence
-from typing import Any
 
 from arctic_training.errors.short_repr import short_repr
 from arctic_training.errors.types import DataError
@@ -10,7 +9,7 @@ from arctic_training.errors.types import DataError
 class LabelReader:
     """Returns the number of a label, given by its name or number."""
 
-    def __init__(self, names: Sequence[str], feature: Any) -> None:
+    def __init__(self, names: Sequence[str], feature: object) -> None:
         """``names`` are those of the model's labels, in their order; ``feature`` is that of the column in `datasets`.
 
         A data set that names its numbers is read by these names, since its order may be another.
@@ -22,7 +21,7 @@ class LabelReader:
         own_names = getattr(feature, "names", None)
         self.own_names: list[str] | None = list(own_names) if own_names and is_named else None
 
-    def __call__(self, value: Any) -> int:
+    def __call__(self, value: object) -> int:
         """Raises `DataError` for a value that is no label."""
         known = value
         if isinstance(value, int) and self.own_names is not None and 0 <= value < len(self.own_names):
@@ -34,7 +33,7 @@ class LabelReader:
         shown = ", ".join(self.names[:10]) + (", ..." if len(self.names) > 10 else "")
         raise DataError(f"the label {short_repr(known)} is none of {shown}; model.labels names the labels")
 
-    def several(self, value: Any) -> list[int]:
+    def several(self, value: object) -> list[int]:
         """Returns 1 for each label that is in the list ``value``, and 0 for the others, in the order of the names.
 
         Raises `DataError`.

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from arctic_training.component import TrainerView
 from arctic_training.config.sections.data import DataSourceConfig
-from arctic_training.data.preparation.samples import Indices, Sample, Samples, TokenSamples
+from arctic_training.data.preparation.samples import Indices, Sample, SampleList, Samples
 from arctic_training.data.sources.base import DataSource
 
 if TYPE_CHECKING:
@@ -53,10 +53,10 @@ class SampleFactory(Protocol):
     def no_target(self, sample: Sample) -> str:
         """Returns why rows like ``sample`` have no labels, as a clause for the log."""
 
-    def postprocess_samples(self, samples: Samples) -> TokenSamples:
+    def postprocess_samples(self, samples: Samples) -> SampleList:
         """Returns what becomes of samples after the cache: truncated, split or concatenated."""
 
-    def group(self, samples: TokenSamples) -> Sequence[Indices] | None:
+    def group(self, samples: SampleList) -> Sequence[Indices] | None:
         """Returns the samples of each row; None where a row is a sample."""
 
     def batch(self, samples: list[Sample]) -> object:
