@@ -6,6 +6,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from pydantic import Field
 
@@ -168,9 +169,10 @@ class _Truncation:
         before = next((n for n in starts if np.array_equal(framed[n : n + len(alone)], alone)), 0)
         self.behind, self.max_length = len(framed) - len(alone) - before, max_length
 
-    def __call__(self, length: int) -> Any:
+    def __call__(self, length: int) -> slice | npt.NDArray[np.int64]:
         """Returns the indices of the tokens to keep, of ``length`` of them."""
         if length <= self.max_length:
             return slice(None)
         remark("has texts that are longer than data.max_length, and truncated")
-        return np.r_[: self.max_length - self.behind, length - self.behind : length]
+        kept: npt.NDArray[np.int64] = np.r_[: self.max_length - self.behind, length - self.behind : length]
+        return kept

@@ -1,7 +1,7 @@
 """Compares what the recipe asks of a model with what the architecture in its config can do."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from arctic_training.errors.types import ModelError
 from arctic_training.model import attention
@@ -9,7 +9,8 @@ from arctic_training.model.tasks import TASKS, Task
 from arctic_training.model.transforms.peft import PeftTransform
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedConfig
+    from peft import PeftModel
+    from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 
 def check_packing(config: "PreTrainedConfig", adapter: PeftTransform | None, task: Task | None = None) -> None:
@@ -68,7 +69,7 @@ def check_compile(*, stage: int) -> None:
         )
 
 
-def check_pad_token(config: "PreTrainedConfig", tokenizer: Any) -> None:
+def check_pad_token(config: "PreTrainedConfig", tokenizer: "PreTrainedTokenizerBase | None") -> None:
     """Compares the pad token in the config of a model that computes one vector for a row with that of the rows.
 
     Many such models take the vector of the last token that is not padding, which they find by its id. Raises
@@ -83,7 +84,7 @@ def check_pad_token(config: "PreTrainedConfig", tokenizer: Any) -> None:
         )
 
 
-def check_new_weights_trained(model: Any, new: Sequence[str]) -> None:
+def check_new_weights_trained(model: "PeftModel", new: Sequence[str]) -> None:
     """Raises `ModelError` for weights of an adapted ``model`` that are ``new``, thus random, and not trained."""
     base = model.get_base_model()
     for one in new:
