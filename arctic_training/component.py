@@ -70,6 +70,9 @@ class TrainerView(Protocol):
     ) -> AbstractContextManager[None]:
         """Runs the block with the average of the role's weights in place of them, where a callback `ema` keeps one."""
 
+    def export_files(self) -> Mapping[str, str]:
+        """Returns the text of files, by name, that an exported model has beside weights, config and tokenizer."""
+
     def record(self, name: str, value: Number, weight: Number = 1) -> None:
         """Adds a scalar to the mean that is logged as ``name``."""
 

@@ -75,11 +75,18 @@ class HFCheckpointEngine(Checkpointer[HFCheckpointConfig]):
                 failure = failure or error  # all ranks must gather the other models' weights too
         if failure:
             raise failure
-        tokenizer = self.trainer.tokenizer
-        if process_group.is_main() and tokenizer is not None and hasattr(tokenizer, "save_pretrained"):
+        if process_group.is_main():
             with disk_errors():
-                tokenizer.save_pretrained(folder)
+                self._write_files(folder)
         return {"roles": sorted(engines), "progress": self.trainer.progress.state_dict()}
+
+    def _write_files(self, folder: Path) -> None:
+        tokenizer = self.trainer.tokenizer
+        if tokenizer is not None and hasattr(tokenizer, "save_pretrained"):
+            tokenizer.save_pretrained(folder)
+        for name, text in self.trainer.export_files().items():
+            (folder / name).parent.mkdir(exist_ok=True)
+            (folder / name).write_text(text, encoding="utf-8")
 
     def _export(self, module: torch.nn.Module, folder: Path, final: Path) -> None:
         limit = self.config.max_shard_size

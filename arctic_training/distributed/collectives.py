@@ -57,7 +57,7 @@ class _AllGather(torch.autograd.Function):
     @staticmethod
     def forward(ctx: FunctionCtx, tensor: torch.Tensor) -> torch.Tensor:
         gathered = tensor.new_empty(world_size() * tensor.shape[0], *tensor.shape[1:])
-        dist.all_gather_into_tensor(gathered, tensor.contiguous())
+        dist.all_gather_single(gathered, tensor.contiguous())
         record_heartbeat()
         return gathered
 

@@ -1,7 +1,7 @@
 """Contrastive training of embeddings: a text is to be nearer to the text that belongs to it than to all others."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from pydantic import Field, model_validator
@@ -20,6 +20,7 @@ from arctic_training.evaluation.retrieval import retrieval_metrics
 from arctic_training.loss.contrastive import info_nce_losses, positive_pairs
 from arctic_training.metrics import Metrics
 from arctic_training.model.causal_lm import causal_model
+from arctic_training.objectives.embedding_export import Pooling, sentence_transformers_files
 from arctic_training.objectives.language_model import LanguageModelTrainer
 from arctic_training.state import Rng
 from arctic_training.trainer.role import Role
@@ -31,7 +32,7 @@ _CHUNK = 512
 class EmbeddingConfig(TrainerConfig):
     """Keys of the trainer `embedding`."""
 
-    pooling: Literal["mean", "cls", "last_token"] = "mean"
+    pooling: Pooling = "mean"
     """What becomes the embedding of a text: the mean of the hidden states of its tokens, that of the first token, or
     that of the last."""
     normalize: bool = True
@@ -88,9 +89,25 @@ class EmbeddingTrainer(LanguageModelTrainer):
     def check(self) -> None:
         """Raises `InputError` for what its base refuses, and for ``matryoshka_dims`` beyond the width of the model."""
         super().check()
-        width = causal_model(self.model).config.get_text_config().hidden_size
-        if (dims := self.config.matryoshka_dims) and dims[0] > width:
-            raise RecipeError(f"matryoshka_dims: {dims[0]}, and the embeddings of the model have {width} numbers")
+        if (dims := self.config.matryoshka_dims) and dims[0] > self._width():
+            raise RecipeError(
+                f"matryoshka_dims: {dims[0]}, and the embeddings of the model have {self._width()} numbers"
+            )
+
+    def export_files(self) -> dict[str, str]:
+        """Returns the files by which sentence-transformers loads the model."""
+        config: Any = self.config
+        return sentence_transformers_files(
+            width=self._width(),
+            max_length=config.data.max_length or self.tokenizer.model_max_length,
+            pooling=config.pooling,
+            normalize=config.normalize,
+            anchor_prompt=config.data.anchor_prompt,
+            candidate_prompt=config.data.candidate_prompt,
+        )
+
+    def _width(self) -> int:
+        return int(causal_model(self.model).config.get_text_config().hidden_size)
 
     def loss(self, batch: Batch) -> Tensor:
         """Returns the micro-batch's part of the mean over the pairs of the window: a float32 scalar in nats."""

@@ -60,6 +60,10 @@ class View:
         """The run folder."""
         return self.session.run_dir
 
+    def export_files(self) -> dict[str, str]:
+        """Returns the text of files, by name, that an exported model has beside weights, config and tokenizer."""
+        return {}
+
     def log_samples(self, name: str, samples: Samples) -> None:
         """Writes ``samples`` to ``samples/<name>`` in the run folder, and sends them to the trackers."""
         self.session.log_samples(name, samples, self.progress.step)

@@ -56,6 +56,7 @@ def save(engine: TrainedEngine, tokenizer: Any, folder: Path, **section: Any) ->
         engines={"model": engine},
         config=None,
         averaged=lambda role, purpose: nullcontext(),
+        export_files=lambda: {"1_Pooling/config.json": "{}"},
     )
     checkpointer = HFCheckpointEngine(view, HFCheckpointConfig(output_dir=folder, on_save_error="stop", **section))()
     return checkpointer.save({"model": engine}, RunState()) or folder

@@ -1,5 +1,6 @@
 """Embeddings on a tiny model: the loss and gradient by another way, of one big batch however it is cut."""
 
+import json
 import math
 from itertools import islice
 from pathlib import Path
@@ -198,6 +199,30 @@ def test_texts_find_their_own(tmp_path: Path) -> None:
     trainer.close()
     assert after["accuracy/eval"] > 0.8 > before["accuracy/eval"]
     assert after["loss/eval"] < before["loss/eval"] / 2
+
+
+@pytest.mark.parametrize("keys", [{}, {"pooling": "cls", "normalize": False}, {"pooling": "last_token"}], ids=str)
+def test_sentence_transformers_loads_what_is_saved(tmp_path: Path, keys: dict[str, Any]) -> None:
+    data = {"anchor_prompt": "one ", "max_length": 64}
+    saved = {"type": "huggingface", "save_end_of_training": True, "output_dir": str(tmp_path / "saved")}
+    trainer = make_trainer(tmp_path, micro_batch_size=7, checkpoint=saved, data=data, **keys)
+    trainer.train()
+    (batch,) = set_window(trainer).batches
+    trainer.model.module.eval()
+    with torch.no_grad():
+        embeddings = trainer.embed_texts(batch["anchor"])
+    texts = [trainer.tokenizer.decode(ids).removeprefix("one ") for ids in texts_of(batch["anchor"])]
+    trainer.close()
+    folder = tmp_path / "saved" / "step_3"
+    kinds = [module["type"].rpartition(".")[2] for module in json.loads((folder / "modules.json").read_text())]
+    assert kinds == ["Transformer", "Pooling", *(["Normalize"] if keys.get("normalize", True) else [])]
+    pooling = json.loads((folder / "1_Pooling" / "config.json").read_text())
+    assert (pooling["word_embedding_dimension"], sum(value is True for value in pooling.values())) == (32, 1)
+    library = pytest.importorskip("sentence_transformers")
+    model = library.SentenceTransformer(str(folder), device="cpu")
+    assert model.max_seq_length == 64
+    expected = F.normalize(embeddings, dim=1) if keys.get("normalize", True) else embeddings
+    torch.testing.assert_close(torch.tensor(model.encode(texts, prompt_name="query")), expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(
