@@ -60,6 +60,7 @@ class Seq2SeqDataFactory(SourcedDataFactory[Seq2SeqDataConfig]):
     """
 
     name = "seq2seq"
+    counts = "labels"
     config_type: ClassVar[type[ComponentConfig]] = Seq2SeqDataConfig
     not_in_cache_key = SourcedDataFactory.not_in_cache_key | {
         "max_length",
