@@ -13,6 +13,7 @@ from arctic_training.config.sections.types import HumanFloat
 from arctic_training.data.batching.loader import Batch
 from arctic_training.data.factories.base import DataFactory
 from arctic_training.data.factories.pair import PairDataFactory
+from arctic_training.data.factories.sourced import context_length
 from arctic_training.distributed import collectives, process_group
 from arctic_training.distributed.collectives import all_gather_with_grad
 from arctic_training.errors.types import RecipeError
@@ -99,7 +100,7 @@ class EmbeddingTrainer(LanguageModelTrainer):
         config: Any = self.config
         return sentence_transformers_files(
             width=self._width(),
-            max_length=config.data.max_length or self.tokenizer.model_max_length,
+            max_length=config.data.max_length or context_length(self),
             pooling=config.pooling,
             normalize=config.normalize,
             anchor_prompt=config.data.anchor_prompt,

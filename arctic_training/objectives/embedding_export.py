@@ -10,7 +10,7 @@ _MODES = {"mean": "mean_tokens", "cls": "cls_token", "last_token": "lasttoken"}
 
 
 def sentence_transformers_files(
-    *, width: int, max_length: int, pooling: Pooling, normalize: bool, anchor_prompt: str, candidate_prompt: str
+    *, width: int, max_length: int | None, pooling: Pooling, normalize: bool, anchor_prompt: str, candidate_prompt: str
 ) -> dict[str, str]:
     """Returns the text of each file by its name, for all versions of sentence-transformers from 2.4 on.
 
