@@ -67,15 +67,15 @@ ANY = {
     "checkpoint": 2,
     "component": 2,
     "config": 3,
-    "data": 30,
+    "data": 29,
     "distributed": 7,
     "engine": 6,
     "launch": 3,
     "logging": 1,
     "loss": 6,
-    "model": 16,
-    "objectives": 20,
-    "trainer": 50,
+    "model": 14,
+    "objectives": 16,
+    "trainer": 40,
 }
 
 

@@ -14,9 +14,12 @@ from arctic_training.callback.kill_switch import KillSwitchConfig
 from arctic_training.callback.nan_guard import NanGuardConfig
 from arctic_training.callback.time_limit import TimeLimitConfig
 from arctic_training.checkpoint import disk_space
+from arctic_training.checkpoint.checkpointer import Checkpointer
 from arctic_training.component import TrainerView
 from arctic_training.config.sections.base import ComponentConfig
+from arctic_training.config.sections.checkpoint import CheckpointConfig
 from arctic_training.config.sections.component import TrainerComponent
+from arctic_training.config.sections.trainer import TrainerConfig
 from arctic_training.data.batching.loader import Loader
 from arctic_training.distributed import collectives, process_group
 from arctic_training.distributed.sequence_parallel import check_world_size
@@ -125,7 +128,7 @@ def build_component(trainer: TrainerView, name: str, *args: Any) -> Any:
     return build_factory(trainer, getattr(trainer.config, name), slot.types)(*args)
 
 
-def build_factory(trainer: Any, section: ComponentConfig, slot: str) -> Any:
+def build_factory(trainer: TrainerView, section: ComponentConfig, slot: str) -> Any:
     """Returns the factory that ``section.type`` names, of the kind of ``slot`` (``model_factory_type``)."""
     kind = slot.removesuffix("_type")
     factory_type: Any = lookup(kind, section.type)
@@ -152,13 +155,13 @@ def build_tokenizer(trainer: Any) -> Any:
     return tokenizer
 
 
-def build_checkpointers(trainer: Any) -> list[Any]:
+def build_checkpointers(trainer: TrainerView) -> list[Checkpointer[CheckpointConfig]]:
     """Returns the recipe's checkpoint engines, before they look at their folders."""
     sections = [section for section in trainer.config.checkpoint if section.enabled]
     return [build_factory(trainer, section, "checkpoint_engine_type") for section in sections]
 
 
-def build_dataloaders(trainer: Any) -> tuple[Loader, dict[str, Loader]]:
+def build_dataloaders(trainer: TrainerView) -> tuple[Loader, dict[str, Loader]]:
     """Returns the training loader and those of the evaluation sets. Raises `RecipeError` without training data."""
     loaders = build_component(trainer, "data")
     if loaders.train is None:
@@ -183,7 +186,7 @@ def build_engines(trainer: Any) -> None:
             trainer.engines[role.name] = build_engine(trainer, role)
 
 
-def build_engine(trainer: Any, role: Role) -> Engine:
+def build_engine(trainer: TrainerView, role: Role) -> Engine:
     """Returns the engine of ``role``."""
     config, view = trainer.config, RoleView(trainer, role)
     section = getattr(config, role.name)
@@ -211,7 +214,7 @@ def build_evaluators(sections: list[ComponentConfig]) -> list[Evaluator[Componen
     return evaluators
 
 
-def build_trackers(config: Any, run_dir: Path) -> list[Tracker[ComponentConfig]]:
+def build_trackers(config: TrainerConfig, run_dir: Path) -> list[Tracker[ComponentConfig]]:
     """Returns the trackers of the run, checked on the main rank. Raises `RecipeError` when two write one file."""
     sections: list[ComponentConfig] = [*config.trackers]
     if config.wandb.enable:

@@ -20,10 +20,10 @@ _VIRTUAL_TOKENS = ("PROMPT_TUNING", "MULTITASK_PROMPT_TUNING", "P_TUNING", "PREF
 _OTHER_INITS = ("pissa", "olora", "corda", "loftq", "lora_ga")
 """Values of ``init_lora_weights`` that change the weights below the adapter, or its initial output."""
 
-_MODEL: Any = Annotated[SerializeAsAny[ModelConfig], TrainerComponent("model_factory_type")]
-_OPTIONAL_MODEL: Any = Annotated[SerializeAsAny[ModelConfig] | None, TrainerComponent("model_factory_type")]
-_OPTIMIZER: Any = Annotated[SerializeAsAny[OptimizerConfig], TrainerComponent("optimizer_factory_type")]
-_SCHEDULER: Any = Annotated[SerializeAsAny[SchedulerConfig], TrainerComponent("scheduler_factory_type")]
+_MODEL: object = Annotated[SerializeAsAny[ModelConfig], TrainerComponent("model_factory_type")]
+_OPTIONAL_MODEL: object = Annotated[SerializeAsAny[ModelConfig] | None, TrainerComponent("model_factory_type")]
+_OPTIMIZER: object = Annotated[SerializeAsAny[OptimizerConfig], TrainerComponent("optimizer_factory_type")]
+_SCHEDULER: object = Annotated[SerializeAsAny[SchedulerConfig], TrainerComponent("scheduler_factory_type")]
 
 
 def add_role_sections(config_type: type[TrainerConfig], roles: Iterable[Role]) -> type[TrainerConfig]:
