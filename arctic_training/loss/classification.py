@@ -36,22 +36,30 @@ def classification_loss(
 
 
 @torch.no_grad()
-def class_counts(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Returns how many labels are predicted right, ``[]``, and of each class how many labels are predicted right, are
-    predicted and are true: ``[3, classes]``. Both are int64; see `classification_loss` for the arguments.
+def count_right(logits: Tensor, labels: Tensor) -> Tensor:
+    """Returns how many labels are predicted right, int64 ``[]``; see `classification_loss` for the arguments.
 
     The class of the largest logit is predicted, or every class whose logit is positive.
     """
+    predicted = logits > 0 if labels.is_floating_point() else logits.argmax(-1)
+    return ((predicted == labels) & (labels != IGNORE_INDEX)).sum()
+
+
+@torch.no_grad()
+def class_counts(logits: Tensor, labels: Tensor) -> Tensor:
+    """Returns of each class how many labels are predicted right, are predicted and are true: int64 ``[3, classes]``.
+
+    See `count_right`.
+    """
     counts = labels != IGNORE_INDEX
     if labels.is_floating_point():
-        predicted, true = (logits > 0)[counts.all(-1)], (labels > 0)[counts.all(-1)]
-        right = (predicted == true).sum()
+        predicted, true = (logits > 0) & counts, (labels > 0) & counts
     else:
         classes = torch.arange(logits.shape[-1], device=logits.device)
-        predicted_class, true_class = logits.argmax(-1)[counts], labels[counts]
-        predicted, true = predicted_class[:, None] == classes, true_class[:, None] == classes
-        right = (predicted_class == true_class).sum()
-    return right, torch.stack([(predicted & true).sum(0), predicted.sum(0), true.sum(0)])
+        predicted = (logits.argmax(-1)[..., None] == classes) & counts[..., None]
+        true = (labels[..., None] == classes) & counts[..., None]
+    both = torch.stack([predicted & true, predicted, true])
+    return both.flatten(1, -2).sum(1)
 
 
 def macro_f1(counts: Sequence[Sequence[float]]) -> float:

@@ -14,7 +14,7 @@ from arctic_training.data.batching.loader import Batch
 from arctic_training.data.factories.base import DataFactory
 from arctic_training.data.factories.labeled_text import LabeledTextDataFactory
 from arctic_training.errors.types import DataError
-from arctic_training.loss.classification import class_counts, classification_loss, macro_f1
+from arctic_training.loss.classification import class_counts, classification_loss, count_right, macro_f1
 from arctic_training.loss.targets import IGNORE_INDEX
 from arctic_training.model.causal_lm import causal_model
 from arctic_training.objectives.language_model import LanguageModelTrainer
@@ -66,10 +66,9 @@ class BaseClassifier(Trainer):
             class_weights=torch.tensor(weights, device=logits.device) if weights else None,
             label_smoothing=self.config.label_smoothing,
         )
-        right, by_class = class_counts(logits, labels)
-        self.record("accuracy", right / items)
+        self.record("accuracy", count_right(logits, labels) / items)
         if not torch.is_grad_enabled():
-            for name, counts in zip(_COUNTS, by_class.unbind(), strict=True):
+            for name, counts in zip(_COUNTS, class_counts(logits, labels).unbind(), strict=True):
                 for number, count in enumerate(counts.unbind()):
                     self.record(f"{name}#{number}", count / items)
         return total.div(items)
@@ -133,6 +132,8 @@ class TensorClassifierTrainer(BaseClassifier, TensorTrainer):
             if lacking := [key for key in ("rows", "labels") if key not in columns]:
                 raise DataError(f"{name}: no column {lacking[0]}; there are {', '.join(columns)}")
             labels = columns["labels"]
+            if not labels.dtype.is_signed:
+                raise DataError(f"{name}: labels are {labels.dtype}, which cannot hold -100 for no label; give int64")
             if labels.is_floating_point():
                 wrong = bool(classes) and labels.shape[1:] != (classes,)
             else:

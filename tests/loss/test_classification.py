@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from arctic_training.loss.classification import class_counts, classification_loss, macro_f1
+from arctic_training.loss.classification import class_counts, classification_loss, count_right, macro_f1
 
 
 def rand(*shape: int) -> torch.Tensor:
@@ -41,11 +41,12 @@ def test_nothing_to_learn_from_is_a_loss_of_zero_with_a_gradient() -> None:
 def test_the_f1_by_hand() -> None:
     labels = torch.tensor([0, 0, 1, 1, 2, -100])
     logits = F.one_hot(torch.tensor([0, 1, 1, 1, 0, 2]), 4).float()  # the last class is nowhere
-    right, counts = class_counts(logits, labels)
-    assert right == 3
+    assert count_right(logits, labels) == 3
+    counts = class_counts(logits, labels)
     # class 0: one of two, two predicted; class 1: both of two, three predicted; class 2: none of one
     assert macro_f1(counts.tolist()) == pytest.approx((2 * 1 / 4 + 2 * 2 / 5 + 0) / 3)
     assert macro_f1((counts / 7).tolist()) == pytest.approx(macro_f1(counts.tolist()))
     several = torch.tensor([[1, 0], [1, 1], [-100, -100]]).float()
-    right, counts = class_counts(torch.tensor([[1.0, 1.0], [-1.0, 1.0], [1.0, 1.0]]), several)
-    assert right == 2 and counts.tolist() == [[1, 1], [1, 2], [2, 1]]
+    logits = torch.tensor([[1.0, 1.0], [-1.0, 1.0], [1.0, 1.0]])
+    assert count_right(logits, several) == 2
+    assert class_counts(logits, several).tolist() == [[1, 1], [1, 2], [2, 1]]

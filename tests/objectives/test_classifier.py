@@ -162,7 +162,7 @@ def tensor_trainer(folder: Path, *, labels: Any = None, sizes: tuple[int, ...] =
     points = np.random.default_rng(0).normal(size=(11, 2)).astype(np.float32) * 0.1
     classes = np.arange(11) % 3
     points += np.stack([np.cos(classes * 2.1), np.sin(classes * 2.1)], 1)
-    np.savez(folder / "points.npz", rows=points, labels=classes.astype(np.uint8) if labels is None else labels)
+    np.savez(folder / "points.npz", rows=points, labels=classes.astype(np.int16) if labels is None else labels)
     file = str(folder / "points.npz")
     sections = {"model": {"type": "mlp", "sizes": list(sizes)}, "data": {"sources": [file], "eval_sources": [file]}}
     return tiny_runs.make_trainer(folder, sections, type="tensor_classifier", **keys)
@@ -200,3 +200,5 @@ def test_labels_that_the_network_has_no_output_for_are_refused(tmp_path: Path) -
     for labels in (np.arange(11), np.arange(11) - 1, np.zeros((11, 2), np.float32), np.zeros((11, 1), np.int64)):
         with pytest.raises(DataError, match=r"data\.sources: expected labels from 0 to 2 for each row, or 3 floats"):
             tensor_trainer(tmp_path, labels=labels)
+    with pytest.raises(DataError, match=r"labels are torch\.uint8, which cannot hold -100 for no label; give int64"):
+        tensor_trainer(tmp_path, labels=np.zeros(11, np.uint8))
