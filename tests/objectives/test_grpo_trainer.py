@@ -377,3 +377,48 @@ def test_a_reward_that_fails_ends_a_run_that_is_saved(world: int, tmp_path: Path
         assert failed[1] == 2
         assert all(torch.equal(again[name], other[name]) for name in other)
     assert (tmp_path / "run/checkpoints/deepspeed/step_2").is_dir()
+
+
+@pytest.mark.parametrize(
+    ("keys", "low", "high"),
+    [
+        ({"importance_sampling_level": "sequence", "clip_low": 0.01, "clip_high": 0.02}, 0.01, 0.02),
+        ({"loss_type": "cispo", "normalize": "token", "clip_high": 0.05}, None, 0.05),
+        ({"scale_rewards": "batch", "normalize": "constant"}, 0.2, 0.2),
+    ],
+)
+def test_variants_are_those_of_trl(tmp_path: Path, keys: dict[str, Any], low: float | None, high: float) -> None:
+    """The formulas of `_compute_loss` in its `grpo_trainer.py`, on padded rows of tokens."""
+    trainer = moved(make_trainer(tmp_path, micro_batch_size=7, num_iterations=2, beta=0.1, **keys))
+    rollout = first_rollout(trainer)
+    moved(trainer)
+    lengths = rollout["lengths"]
+    mask = torch.arange(int(lengths.max())) < lengths[:, None]
+
+    def rows(values: torch.Tensor) -> torch.Tensor:
+        return torch.zeros(mask.shape, dtype=torch.float64).masked_scatter(mask, values.double())
+
+    with torch.no_grad():
+        log_probs, loss = trainer.log_probs(trainer.model, rollout["inputs"]), trainer.loss(rollout).item()
+    new, old, reference = rows(log_probs), rows(rollout["old_logprobs"]), rows(rollout["ref_logprobs"])
+    rewards = rollout["rewards"].reshape(7, 3)
+    centred = rewards - rewards.mean(1, keepdim=True)
+    scale = rewards.std(correction=0) if "scale_rewards" in keys else rewards.std(1, correction=0, keepdim=True)
+    advantages = (centred / scale.clamp(min=1e-6)).reshape(-1, 1)
+    log_ratio = new - old
+    if "importance_sampling_level" in keys:
+        log_ratio = ((log_ratio * mask).sum(1) / lengths)[:, None]
+    ratio = log_ratio.exp()
+    if low is None:
+        per_token = -ratio.clamp(max=1 + high) * advantages * new
+    else:
+        per_token = -torch.minimum(ratio * advantages, ratio.clamp(1 - low, 1 + high) * advantages)
+    assert (ratio > 1 + high)[mask if ratio.shape == mask.shape else slice(None)].any(), "nothing is clipped"
+    per_token = (per_token + 0.1 * ((reference - new).exp() - (reference - new) - 1)) * mask
+    expected = {
+        "sequence": (per_token.sum(1) / lengths).mean(),
+        "token": per_token.sum() / mask.sum(),
+        "constant": per_token.sum() / (21 * 5),
+    }[keys.get("normalize", "sequence")]
+    assert loss == pytest.approx(expected.item(), rel=1e-4, abs=1e-6)
+    trainer.close()
