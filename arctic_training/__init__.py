@@ -63,6 +63,7 @@ _PUBLIC = {
     "Role": "trainer.role",
     "Rollout": "objectives.rollout_batch",
     "RolloutTrainer": "objectives.rollout",
+    "RowBuffer": "trainer.row_buffer",
     "SFTDataFactory": "data.factories.sft",
     "SFTTrainer": "objectives.sft",
     "SGDFactory": "optimizer.torch_factories",

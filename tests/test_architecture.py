@@ -38,7 +38,7 @@ FLOORS = [
 ]
 # within the top rooms the order is fixed too
 TRAINER = [
-    ["ending", "explain", "lock", "resume", "role", "scalar", "schedule", "window"],
+    ["ending", "explain", "lock", "resume", "role", "row_buffer", "scalar", "schedule", "window"],
     ["evaluation", "role_sections", "session"],
     ["view"],
     ["update"],

@@ -34,6 +34,7 @@ from arctic_training.tracker.jsonl import JsonlConfig
 from arctic_training.tracker.tracker import Tracker, refuse_run_on_error
 from arctic_training.trainer.resume import resume
 from arctic_training.trainer.role import Role, RoleView
+from arctic_training.trainer.row_buffer import row_buffers
 from arctic_training.trainer.scalar import require_auxiliary_losses, require_scalar, require_whole_attention
 from arctic_training.trainer.session import Session
 
@@ -73,7 +74,7 @@ def build_parts(trainer: Any) -> None:
     trainer.evaluators = build_evaluators(config.evaluators)
     trainer.state = RunState(progress=trainer.progress, rng=Rng(), data=trainer.train_loader, metrics=trainer.metrics)
     trainer.state.add({f"callback.{name}": part for name, part in trainer.listeners.items()})
-    trainer.state.add(trainer.extra_state_dict())
+    trainer.state.add(row_buffers(trainer) | trainer.extra_state_dict())
     for checkpointer in trainer.checkpointers:
         checkpointer.check_state(trainer.state)
     trainer.check()
