@@ -1,0 +1,94 @@
+"""Eleven objectives written as a user would, with the package's public names alone: they train and resume exactly."""
+
+import ast
+import io
+import re
+import tokenize
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from arctic_training.testing import check_resume
+from tests.contract import cases
+from tests.processes import ROOT
+
+FILES = Path(__file__).parent / "objectives"
+FLOW = {"type": "mlp", "sizes": [3, 8, 2]}
+VAE = {"type": "outside_vae", "sizes": [2, 8, 2], "dtype": "fp32"}
+ENERGY = {"type": "mlp", "sizes": [2, 8, 1], "activation": "silu"}
+
+
+def points(folder: Path, model: dict[str, Any]) -> dict[str, Any]:
+    settings = cases.gan(folder)
+    return {name: settings[name] for name in ("data", "optimizer", "micro_batch_size")} | {"model": model}
+
+
+def stopping(folder: Path) -> dict[str, Any]:
+    settings = points(folder, {"type": "mlp", "sizes": [2, 8, 2]})
+    settings["data"]["eval_sources"] = settings["data"]["sources"]
+    return {**settings, "eval_interval": 1, "callbacks": ["outside_patience"]}
+
+
+def critic(folder: Path) -> dict[str, Any]:
+    settings = cases.grpo(folder)
+    settings["data"]["pack_samples"] = False
+    section = {**settings["model"], "new_weights": ["score"]}
+    return {**settings, "critic": section, "critic_optimizer": {"lr": 1e-3}}
+
+
+def without(names: tuple[str, ...], settings: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in settings.items() if name not in names}
+
+
+RECIPES = {
+    "reward": lambda folder: without(("disable_dropout",), cases.reward(folder)),
+    "kto": cases.kto,
+    "distill": cases.sft,
+    "ppo": critic,
+    "seq2seq": cases.seq2seq,
+    "vae": lambda folder: points(folder, VAE),
+    "flow": lambda folder: points(folder, FLOW),
+    "contrastive": cases.embedding,
+    "classifier": cases.tensor_classifier,
+    "early_stopping": stopping,
+    "energy": lambda folder: points(folder, ENERGY),
+}
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_it_trains_and_resumes_to_the_bit(name: str, tmp_path: Path) -> None:
+    quiet = {"loss_log_interval": 0, "logger": {"level": "ERROR"}, "seed": 7}
+    recipe = {"type": f"outside_{name}", "code": str(FILES / f"{name}.py"), **quiet, **RECIPES[name](tmp_path)}
+    assert check_resume(recipe, steps=3) >= 1
+
+
+def imports(path: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom):
+            yield str(node.module)
+        elif isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+
+
+def lines_of_code(path: Path) -> int:
+    """Returns the lines without blank ones, comments and docstrings."""
+    text = path.read_text(encoding="utf-8")
+    nothing = (tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER)
+    tokens = tokenize.generate_tokens(io.StringIO(text).readline)
+    docstrings = {
+        node.lineno
+        for node in ast.walk(ast.parse(text))
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+    }
+    return len({one.start[0] for one in tokens if one.type not in nothing} - docstrings)
+
+
+def test_the_page_states_the_lines_and_that_nothing_private_is_imported() -> None:
+    page = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")
+    documented = dict(re.findall(r"^\| `tests/outside/objectives/(\w+)\.py` \| .* \| (\d+) \|$", page, re.MULTILINE))
+    assert documented == {name: str(lines_of_code(FILES / f"{name}.py")) for name in RECIPES}
+    assert {path.stem for path in FILES.glob("*.py")} == set(RECIPES)
+    for path in FILES.glob("*.py"):
+        assert [name for name in imports(path) if name.startswith("arctic_training.")] == []
