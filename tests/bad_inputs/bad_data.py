@@ -91,7 +91,8 @@ CASES: dict[str, Case] = {
         "rows.json: no known format has the columns train; known are messages [{role, content}], "
         "conversations [{from, value}] (sharegpt), instruction, input, output (alpaca), prompt and "
         "completion (text or messages), problem and answer, problem and solution, question and answer, "
-        "question and response, query and response, prompt and response, instruction and response, input and output",
+        "question and response, query and response, prompt and response, instruction and response, input and "
+        "output, source and target",
         recipe=sft("rows.json"),
         files={"rows.json": '{"train": [1]}'},
     ),
@@ -134,7 +135,8 @@ CASES: dict[str, Case] = {
         "rows.txt: no known format has the columns text; known are messages [{role, content}], "
         "conversations [{from, value}] (sharegpt), instruction, input, output (alpaca), prompt and "
         "completion (text or messages), problem and answer, problem and solution, question and answer, "
-        "question and response, query and response, prompt and response, instruction and response, input and output; "
+        "question and response, query and response, prompt and response, instruction and response, input and "
+        "output, source and target; "
         "the causal trainer reads plain text",
         recipe=sft("rows.txt"),
         files={"rows.txt": b"a\nb\n"},
@@ -143,7 +145,8 @@ CASES: dict[str, Case] = {
         "rows.jsonl: no known format has the columns q, a; known are messages [{role, content}], "
         "conversations [{from, value}] (sharegpt), instruction, input, output (alpaca), prompt and "
         "completion (text or messages), problem and answer, problem and solution, question and answer, "
-        "question and response, query and response, prompt and response, instruction and response, input and output",
+        "question and response, query and response, prompt and response, instruction and response, input and "
+        "output, source and target",
         files={"rows.jsonl": lines({"q": "a", "a": "b"})},
     ),
     "a row without its column": Case(
