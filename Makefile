@@ -11,7 +11,7 @@ OLDEST := .venv-oldest
 PEER := benchmarks/.venv-arctic_training_0_8
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart test test-faults test-nightly check format bench docs clean
+.PHONY: help install quickstart figures test test-faults test-nightly check format bench docs clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -33,6 +33,9 @@ $(INSTALLED): pyproject.toml setup.py constraints.txt
 
 quickstart: $(INSTALLED) ## fine-tune SmolLM2-135M-Instruct and print its exact match before and after
 	$(BIN)/arctic_training projects/quickstart/recipe.yaml $(ARGS)
+
+figures: $(INSTALLED) ## run all projects, compare their figures with the bounds, and write docs/figures.md
+	$(BIN)/python projects/figures.py $(ARGS)
 
 test: $(INSTALLED) ## run the tests and print what of the fault matrix held; the tests of one room: make test ROOM=data
 	$(BIN)/python $(PYTEST) $(if $(ROOM),tests/$(ROOM) tests/test_architecture.py,--faults)

@@ -3,7 +3,6 @@
 import sys
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 import numpy as np
 import pytest
@@ -41,25 +40,3 @@ def test_the_references_are_in_order(project: ModuleType) -> None:
     assert source + 0.3 < bigram < unigram - 0.1 < np.log(8)
     # a count of all pairs and triples of the text itself cannot do worse than the source on it
     assert project.losses(text, 1, text) <= bigram
-
-
-def trained(project: ModuleType, run: Path, **keys: Any) -> dict[str, float]:
-    overrides = [f"output_dir={run}", "loss_log_interval=0", *(f"{key}={value}" for key, value in keys.items())]
-    config = get_config(PROJECT / "recipe.yaml", overrides)
-    trainer: Any = lookup("trainer", config.type)(config)  # type: ignore[call-arg]
-    trainer.train()
-    metrics: dict[str, float] = trainer.evaluate()
-    trainer.close()
-    return metrics
-
-
-def test_a_short_run_knows_more_than_one_symbol_back(project: ModuleType, tmp_path: Path) -> None:
-    metrics = trained(project, tmp_path, train_iters=120, **{"data.sources.count": "300k"})
-    bigram = project.losses(project.sample(50_000, seed=2), 1, project.sample(200_000, seed=0))
-    assert metrics["nats/source"] < metrics["nats"] < bigram - 0.1
-
-
-@pytest.mark.nightly
-def test_the_model_comes_close_to_the_source(project: ModuleType, tmp_path: Path) -> None:
-    metrics = trained(project, tmp_path)
-    assert metrics["excess"] <= 0.03, metrics

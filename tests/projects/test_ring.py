@@ -4,7 +4,6 @@ import math
 import sys
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 import pytest
 import torch
@@ -36,25 +35,3 @@ def test_the_measure_sees_what_is_missing(project: ModuleType) -> None:
     assert project.measure(torch.randn(20_000, 2))["share_within_3_sigma"] < 0.15
     centers = project.CENTERS.repeat(100, 1)
     assert project.measure(centers)["spread"] == 0
-
-
-def trained(recipe: str, run: Path, **keys: Any) -> dict[str, float]:
-    config = get_config(
-        PROJECT / recipe, [f"output_dir={run}", "loss_log_interval=0", *(f"{k}={v}" for k, v in keys.items())]
-    )
-    trainer = lookup("trainer", "gan")(config)  # type: ignore[call-arg]
-    trainer.train()  # type: ignore[attr-defined]
-    metrics: dict[str, float] = trainer.evaluate()  # type: ignore[attr-defined]
-    trainer.close()  # type: ignore[attr-defined]
-    return metrics
-
-
-@pytest.mark.nightly
-@pytest.mark.parametrize(
-    ("recipe", "keys", "share"), [("recipe.yaml", {}, 0.80), ("wasserstein.yaml", {"train_iters": 800}, 0.65)]
-)
-def test_all_modes_are_found(tmp_path: Path, recipe: str, keys: dict[str, Any], share: float) -> None:
-    metrics = trained(recipe, tmp_path, **keys)
-    assert metrics["modes"] == 8, metrics
-    assert metrics["share_within_3_sigma"] >= share, metrics
-    assert (tmp_path / "samples.png").read_bytes().startswith(b"\x89PNG")

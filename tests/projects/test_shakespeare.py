@@ -112,9 +112,3 @@ def test_a_short_run_learns_more_than_frequencies(project: ModuleType, tmp_path:
     ]
     losses, _ = trained_on(tmp_path / "run", f"data.cache_dir={tmp_path}", *short)
     assert losses[-1] / math.log(2) < 4.6 < losses[0] / math.log(2)
-
-
-@pytest.mark.nightly
-def test_the_model_needs_fewer_bits_than_the_5_gram(project: ModuleType, tmp_path: Path) -> None:
-    _, values = trained_on(tmp_path / "run", f"data.cache_dir={tmp_path}")
-    assert values["loss/eval"] / math.log(2) < 2.358
