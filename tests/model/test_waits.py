@@ -96,6 +96,8 @@ def test_labels_that_change_on_a_device_are_counted_anew() -> None:
     moved = {"labels": labels.to("meta")}
     copy_target_count(batch, moved)
     assert count_targets(moved["labels"], shifted=False) == count_targets(labels, shifted=False) == 8
+    # the labels of a decoder are at their own positions, so that the first one counts
+    assert count_targets(moved["labels"], shifted=True) == count_targets(labels, shifted=True) == 10
     assert count_targets(moved["labels"].clone(), shifted=False) is None
     moved["labels"].fill_(-100)
     assert count_targets(moved["labels"], shifted=False) is None
