@@ -102,10 +102,6 @@ class DPOTrainer(PreferenceTrainer):
         log_probs = self.log_probs(engine, batch)
         return dict(zip(REFERENCE_COLUMNS, (log_probs.chosen, log_probs.rejected), strict=True))
 
-    def targets(self, batch: Batch) -> int:
-        """Returns the number of pairs that count."""
-        return int(batch["pair_weights"].sum())
-
     def step(self, batch: Batch) -> None:
         if self.config.sft_weight:
             batch = {**batch, "answer_tokens": self._mean_chosen_tokens()}

@@ -39,10 +39,6 @@ class RewardTrainer(LanguageModelTrainer):
     data_factory_type: ClassVar[type[DataFactory[Any]]] = PreferenceDataFactory
     roles: ClassVar[tuple[Role, ...]] = (Role("model", tasks=("sequence_classification",), num_labels=1),)
 
-    def targets(self, batch: Batch) -> int:
-        """Returns the number of pairs that count."""
-        return int(batch["pair_weights"].sum())
-
     def loss(self, batch: Batch) -> Tensor:
         """Returns the micro-batch's part of the mean over the pairs of the window: a float32 scalar."""
         weights, pairs = batch["pair_weights"], batch["num_items_in_batch"]

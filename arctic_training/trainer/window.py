@@ -131,12 +131,13 @@ def repeat_first_batch(loader: Loader, row: int) -> Iterator[Batch]:
 def count_loss_terms(batch: Batch) -> int:
     """Returns how many terms a loss of the batch sums.
 
-    They are the rows of weight 1 where it has ``row_weights``, ``[rows]``; else its labels that are not ignored; else
-    its rows.
+    They are the rows or pairs of weight 1 where it has ``row_weights``, ``[rows]``, or ``pair_weights``, ``[pairs]``;
+    else its labels that are not ignored; else its rows.
     """
     if isinstance(batch, Mapping):
-        if "row_weights" in batch:
-            return int(batch["row_weights"].sum())
+        for name in ("row_weights", "pair_weights"):
+            if name in batch:
+                return int(batch[name].sum())
         for name in ("shift_labels", "labels"):
             if name in batch:
                 return int((batch[name] != IGNORE_INDEX).sum())
