@@ -24,7 +24,18 @@ def positive_pairs(left: Tensor, right: Tensor, pairs: tuple[Tensor, Tensor]) ->
     All are int64 ids of texts; ``pairs`` are two tensors ``[pairs]``, with the ids of texts that belong together. So
     several positives of one anchor are no negatives of each other, nor are equal texts.
     """
-    # an odd factor is a bijection of 64 bits; two different pairs get one key as rarely as two texts get one id
-    factor = -7046029254386353131
-    keys = left[:, None] * factor + right[None]
-    return torch.isin(keys, pairs[0] * factor + pairs[1])
+    anchors, order = pairs[0].sort()
+    row, place = _members(*(torch.searchsorted(anchors, left, right=side) for side in (False, True)))
+    texts = pairs[1][order[place]]
+    columns, order = right.sort()
+    pair, place = _members(*(torch.searchsorted(columns, texts, right=side) for side in (False, True)))
+    belongs = torch.zeros(len(left), len(right), dtype=torch.bool, device=left.device)
+    belongs[row[pair], order[place]] = True
+    return belongs
+
+
+def _members(starts: Tensor, ends: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns every number of the ranges from ``starts`` to ``ends``, int64, behind the index of its range."""
+    lengths = ends - starts
+    index = torch.repeat_interleave(lengths)
+    return index, torch.arange(len(index), device=index.device) + (starts - lengths.cumsum(0) + lengths)[index]

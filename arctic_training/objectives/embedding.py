@@ -26,8 +26,8 @@ from arctic_training.objectives.language_model import LanguageModelTrainer
 from arctic_training.state import Rng
 from arctic_training.trainer.role import Role
 
-_CHUNK = 512
-"""Anchors of an evaluation set that are compared with all candidates at a time."""
+_CHUNK = 2**24
+"""Pairs of an anchor and a candidate that are compared at a time in an evaluation."""
 
 
 class EmbeddingConfig(TrainerConfig):
@@ -217,7 +217,7 @@ class EmbeddingTrainer(LanguageModelTrainer):
         own = torch.arange(first, first + len(embeddings.anchors), device=self.device)
         own = own[~pool.fills[pool.positives[own]]]
         sums: dict[str, Tensor] = {}
-        for some in torch.split(own, _CHUNK):
+        for some in torch.split(own, max(1, _CHUNK // len(ids))):
             relevant = positive_pairs(pool.anchor_ids[some], ids, pairs)
             queries = pool.anchors[some]
             values = {"loss": self.info_nce(queries, texts, targets[some], relevant)}
