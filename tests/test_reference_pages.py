@@ -253,7 +253,7 @@ def own_code(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.mark.parametrize("kind", ["mine", "squared", "grpo", "tied"])
+@pytest.mark.parametrize("kind", ["mine", "squared", "uncertain", "grpo", "tied"])
 def test_the_classes_on_the_pages_train(
     kind: str, own_code: Path, tmp_path: Path, tiny_model: Path, tiny_chats: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
