@@ -47,6 +47,7 @@ from arctic_training.model.vocabulary import fit_vocabulary, warn_about_untraine
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedTokenizerBase
     from transformers.models.auto.auto_factory import _BaseAutoModelClass
+from arctic_training.registry import lookup
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
@@ -253,7 +254,8 @@ class HFModelFactory(ModelFactory[HFModelConfig]):
         device, max_length = self.trainer.device, getattr(recipe.data, "max_length", None)
         if device.type != "cuda" or not max_length:
             return False
-        sequences = recipe.micro_batch_size * getattr(recipe, "num_generations", 1)
+        per_row = getattr(lookup("data_factory", recipe.data.type), "sequences_per_row", 1)
+        sequences = recipe.micro_batch_size * getattr(recipe, "num_generations", 1) * per_row
         needed = estimate(
             model,
             tokens=sequences * max_length // recipe.sequence_parallel_size,

@@ -13,12 +13,13 @@ import torch
 from pydantic import ValidationError
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from arctic_training import builtin as _builtin  # noqa: F401  registers the data factories
 from arctic_training.errors.types import ModelError
 from arctic_training.model import attention
 from arctic_training.model.huggingface_config import HFModelConfig
 from arctic_training.model.huggingface_factory import HFModelFactory
 from arctic_training.model.liger_factory import LigerModelFactory
-from arctic_training.model.memory_estimate import Layout, estimate
+from arctic_training.model.memory_estimate import USABLE_SHARE, Layout, estimate
 from arctic_training.model.pretrained import override_config
 from arctic_training.model.target_losses import target_losses
 from arctic_training.optimizer.deepspeed_factories import LionConfig
@@ -408,6 +409,20 @@ def test_the_estimate_of_memory_is_near_what_layers_keep(tiny_model: Path) -> No
     assert estimated.state == 16 * count
     below_an_adapter = estimate(model, tokens=256, layout=Layout("fp32", frozen=True))
     assert below_an_adapter is not None and below_an_adapter.state == 4 * count
+
+
+@pytest.mark.parametrize(("data", "sequences"), [("sft", 1), ("dpo", 2)])
+def test_activations_are_recomputed_where_they_would_not_fit(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch, data: str, sequences: int
+) -> None:
+    maker = factory(tiny_model, data={"type": data})
+    model = maker()
+    maker.trainer.device = torch.device("cuda")
+    needed = estimate(model, tokens=64 * sequences, layout=Layout("fp32"))
+    assert needed is not None
+    for memory, recomputes in ((needed.total * 0.99, True), (needed.total * 1.01, False)):
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device, memory=memory: (0, memory / USABLE_SHARE))
+        assert maker._needs_activation_checkpointing(model) == recomputes
 
 
 @pytest.mark.parametrize(

@@ -39,6 +39,8 @@ class DataFactory(Factory[C, Loaders], kind="data_factory"):
     config_type: ClassVar[type[ComponentConfig]] = DataConfig
     counts: ClassVar[str] = "rows"
     """What ``num_items_in_batch`` counts, in the plural: the terms that the loss of a step is the mean of."""
+    sequences_per_row: ClassVar[int] = 1
+    """Sequences of up to ``max_length`` tokens that the model computes for a row, by which memory is estimated."""
     even_batches: ClassVar[bool] = False
     """Whether every micro-batch has ``micro_batch_size`` rows on every rank, for losses that gather rows of all ranks.
     Rows that only fill a batch are those of `make_padding_sample`, and have to be marked there; they count nothing."""

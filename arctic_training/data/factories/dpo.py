@@ -54,6 +54,7 @@ class DPODataFactory(SourcedDataFactory[DPODataConfig]):
 
     name = "dpo"
     counts = "pairs"
+    sequences_per_row = 2
     config_type: ClassVar[type[ComponentConfig]] = DPODataConfig
     not_in_cache_key = SourcedDataFactory.not_in_cache_key | {"pack_samples", "div_length"}
     row_level_keys = ("pair_weights", "answer_tokens")

@@ -59,6 +59,7 @@ class PairDataFactory(SourcedDataFactory[PairDataConfig]):
 
     name = "pair"
     counts = "pairs"
+    sequences_per_row = 2
     config_type: ClassVar[type[ComponentConfig]] = PairDataConfig
     not_in_cache_key = SourcedDataFactory.not_in_cache_key | {"div_length"}
     even_batches = True
