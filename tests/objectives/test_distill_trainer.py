@@ -12,6 +12,7 @@ from arctic_training.engine.zero import full_gradient, full_parameter
 from arctic_training.errors.types import ModelError, RecipeError
 from arctic_training.objectives.distill import DistillTrainer
 from arctic_training.objectives.on_policy import use_own_completions
+from arctic_training.testing import check_resume
 from arctic_training.trainer.window import AccumulationWindow
 from tests import processes, tiny
 
@@ -22,14 +23,14 @@ OPTIONS: dict[str, dict[str, Any]] = {
 }
 
 
-def make_trainer(folder: Path, **keys: Any) -> DistillTrainer:
+def make_recipe(folder: Path, **keys: Any) -> dict[str, Any]:
     for name, seed in (("model", 0), ("teacher", 1)):
         if not (folder / name).exists():
             tiny.save_model(folder / name, seed=seed, initializer_range=0.2)
     chats = folder / "chats.jsonl"
     if not chats.exists():
         tiny.save_chats(chats, 8)
-    recipe = {
+    return {
         "type": "distill",
         "model": {"name_or_path": str(folder / "model"), "dtype": "fp32"},
         "teacher": {"name_or_path": str(folder / "teacher"), "dtype": "fp32"},
@@ -44,7 +45,10 @@ def make_trainer(folder: Path, **keys: Any) -> DistillTrainer:
         "logger": {"level": "ERROR"},
         **keys,
     }
-    return DistillTrainer(get_config(recipe))
+
+
+def make_trainer(folder: Path, **keys: Any) -> DistillTrainer:
+    return DistillTrainer(get_config(make_recipe(folder, **keys)))
 
 
 def plain_loss(student: Any, teacher: Any, batch: Any, **options: Any) -> torch.Tensor:
@@ -162,6 +166,11 @@ def test_the_students_own_completions_do_not_depend_on_the_cut(
         assert own_choices == choices
         for name, weight in expected.items():
             torch.testing.assert_close(weights[name], weight, rtol=1e-4, atol=2e-6, msg=name)
+
+
+def test_on_policy_steps_resume_to_the_bit(tmp_path: Path) -> None:
+    keys = {"micro_batch_size": 2, "gradient_accumulation_steps": 2, "on_policy_share": 0.6, "max_new_tokens": 6}
+    assert check_resume(make_recipe(tmp_path, **keys)) == 2
 
 
 def test_a_prompt_that_leaves_no_room_keeps_its_answer(tmp_path: Path) -> None:
