@@ -165,3 +165,14 @@ def test_what_is_counted_is_stated() -> None:
     assert stated.items() >= {"sft": "labels", "causal": "labels", "dpo": "pairs", "prompt": "completions"}.items()
     assert stated.items() >= {"tensor": "rows", "gan": "rows"}.items()
     assert all(issubclass(kind, SourcedDataFactory) for kind in READ)
+
+
+@pytest.mark.parametrize("pack", [False, True])
+def test_a_rank_that_has_a_part_of_the_sequences_has_all_values(pack: bool, tmp_path: Path) -> None:
+    rows = rows_with(*({"prompt": f"q{n}", "completion": f"a{n}"} for n in range(5)))
+    section = {"sources": [write(tmp_path, rows)], "extra_columns": ["number"], "pack_samples": pack}
+    loader = make(SFTDataFactory, TOKENIZER, section, micro=5, sequence_parallel_size=2)().train
+    (batch,) = loader
+    assert sorted(batch["number"].tolist()) == COLUMNS["number"]
+    assert batch["input_ids"].shape[0] == 1
+    assert "shift_labels" in batch
