@@ -46,8 +46,10 @@ class SampleGenerationConfig(SamplerConfig):
 
 
 class SampleGeneration(Sampler[SampleGenerationConfig]):
-    """Writes the model's completions of a few prompts, to see what it has learned; those of the averaged weights where
-    the callback `ema` has ``evaluate``."""
+    """Writes the model's completions of a few prompts, to see what it has learned.
+
+    They are those of the averaged weights where the callback `ema` has ``evaluate``.
+    """
 
     name = "sample_generation"
     config_type = SampleGenerationConfig
