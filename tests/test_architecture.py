@@ -67,15 +67,15 @@ ANY = {
     "checkpoint": 2,
     "component": 2,
     "config": 3,
-    "data": 29,
+    "data": 26,
     "distributed": 7,
     "engine": 6,
     "launch": 3,
     "logging": 1,
     "loss": 6,
-    "model": 14,
+    "model": 11,
     "objectives": 16,
-    "trainer": 40,
+    "trainer": 37,
 }
 
 
