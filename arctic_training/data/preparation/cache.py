@@ -14,8 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import psutil
-
+from arctic_training.data.preparation.workers import is_running
 from arctic_training.distributed import collectives, process_group
 from arctic_training.errors.types import DataError
 from arctic_training.logging import logger
@@ -94,7 +93,7 @@ class Cache:
         """Removes temporary folders of this machine's processes that have ended."""
         for temporary in self.folder.glob(f"*.tmp-{socket.gethostname()}-*"):
             owner = temporary.name.rpartition("-")[2]
-            if owner.isdigit() and not psutil.pid_exists(int(owner)):
+            if owner.isdigit() and not is_running(int(owner)):
                 shutil.rmtree(temporary, ignore_errors=True)
 
 

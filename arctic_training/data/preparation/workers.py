@@ -108,7 +108,7 @@ def socket_folder(library: ModuleType = multiprocessing) -> Iterator[None]:
         mine = Path("/tmp", name)
     for old in mine.parent.glob(f"{_NAME}*"):
         owner = old.name.removeprefix(_NAME)
-        if not owner.isdigit() or not psutil.pid_exists(int(owner)):
+        if not owner.isdigit() or not is_running(int(owner)):
             shutil.rmtree(old, ignore_errors=True)
     if not mine.exists():
         try:
@@ -127,6 +127,14 @@ def socket_folder(library: ModuleType = multiprocessing) -> Iterator[None]:
         yield
     finally:
         process._config["tempdir"] = before
+
+
+def is_running(pid: int) -> bool:
+    """Returns whether a process runs; one that has ended and that its parent has not waited for does not."""
+    try:
+        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
 
 
 def describe_dead_worker(running: Any) -> str:
