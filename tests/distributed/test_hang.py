@@ -48,6 +48,7 @@ def endless(folder: Path, code: str, name: str, **more: Any) -> dict[str, Any]:
 def test_a_process_that_is_stopped_is_named_and_the_run_ends(tmp_path: Path, stopped: int) -> None:
     with Run(tmp_path, endless(tmp_path, WATCHED, "watched"), "--num_gpus", "2") as run:
         run.reach(3)
+        time.sleep(6)  # at first, ranks read the reports of the others every five seconds
         os.kill(pid := run.rank(stopped), signal.SIGSTOP)
         since = time.monotonic()
         assert run.end() == 70
