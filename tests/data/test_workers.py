@@ -1,14 +1,19 @@
 """Worker processes: the folder of their sockets, for any length of TMPDIR, and their signals."""
 
+import gc
 import os
 import signal
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import datasets
 import pytest
+import torch.distributed as dist
 
+from arctic_training.data.batching.loader import IndexedLoader, without_targets
+from arctic_training.data.batching.sampler import GlobalOrder
 from arctic_training.data.preparation import workers
 from arctic_training.data.preparation.map_rows import map_rows
 from arctic_training.errors.types import DataError
@@ -40,6 +45,41 @@ def test_a_pool_ends_though_its_parent_hears_what_ends_it(monkeypatch: pytest.Mo
         assert set(map_rows(rows, hears, processes=2)["made"][:]) == {False}
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def collect(rows: list[dict[str, Any]], first: int) -> dict[str, list[int]]:
+    gc.collect()
+    return {"n": [row["n"] for row in rows]}
+
+
+@pytest.fixture
+def abandoned_process_group() -> Iterator[None]:
+    """Leaves a process group, whose destructor joins threads, in a cycle that only the garbage collector finds."""
+    gc.disable()
+    cycle: list[object] = [dist.ProcessGroupGloo(dist.HashStore(), 0, 1)]
+    cycle.append(cycle)
+    del cycle
+    yield
+    gc.enable()
+
+
+@pytest.mark.usefixtures("abandoned_process_group")
+def test_a_pool_does_not_destroy_what_an_earlier_run_left() -> None:
+    rows = datasets.Dataset.from_dict({"n": list(range(12_000))})
+    assert map_rows(rows, collect, processes=2)["n"][:] == rows["n"][:]
+
+
+@pytest.mark.usefixtures("abandoned_process_group")
+def test_workers_do_not_destroy_what_an_earlier_run_left() -> None:
+    def collate_after_collection(samples: list[Any]) -> list[Any]:
+        gc.collect()
+        return samples
+
+    order = GlobalOrder(len(ROWS), 2, 0, 1, seed=5)
+    batches = IndexedLoader(ROWS, order, collate_after_collection, make_padding_sample=without_targets, workers=2)
+    batches.seek(0, 0)
+    assert len(list(batches)) == 6
+    batches.close()
 
 
 @pytest.mark.fault(24)

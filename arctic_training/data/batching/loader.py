@@ -170,7 +170,7 @@ class IndexedLoader(OrderedLoader):
             generator=torch.Generator().manual_seed(0),  # else creating the iterator uses the model's random generator
         )
         self.close()
-        with workers.without_sigchld_handler(), workers.socket_folder():
+        with workers.without_sigchld_handler(), workers.socket_folder(), workers.without_garbage():
             self._running = running = iter(loader)
         try:
             yield from map(raise_if_failed, running)

@@ -1,5 +1,6 @@
 """Worker processes for data: how they start and end, why one died, and the folder of their sockets."""
 
+import gc
 import multiprocessing
 import os
 import shutil
@@ -54,10 +55,25 @@ def mapping() -> Iterator[None]:
     hook = _AfterFork()
     register_after_fork(hook, _AfterFork.set_signals)  # as long as it lives
     try:
-        with socket_folder(multiprocess):
+        with socket_folder(multiprocess), without_garbage():
             yield
     finally:
         del hook
+
+
+@contextmanager
+def without_garbage() -> Iterator[None]:
+    """Collects garbage, and keeps what is left from the collectors of processes that are forked inside.
+
+    In such a process the destructor of a process group, which an earlier run may have left, would wait for threads that
+    only the parent has.
+    """
+    gc.collect()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 class _AfterFork:
