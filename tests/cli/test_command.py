@@ -55,7 +55,9 @@ def test_a_mistake_in_the_words_is_told_before_anything_is_imported() -> None:
 
 
 def test_validating_imports_little_more_than_torch(recipe: str) -> None:
-    assert len(loaded("validate", recipe, first="torch")) < 400  # torch alone is some 1,500
+    modules = loaded("validate", recipe, first="torch")
+    others = {name for name in modules if name.partition(".")[0] != "arctic_training"}
+    assert len(others) < 150  # torch alone is some 1,500
 
 
 def test_validating_imports_no_heavy_library(recipe: str) -> None:
