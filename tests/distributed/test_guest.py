@@ -1,5 +1,6 @@
 """A run in the process of a program: it uses the process group that exists, and leaves the program as it was."""
 
+import contextlib
 import faulthandler
 import logging
 import multiprocessing
@@ -67,6 +68,9 @@ def train_in_a_program(folder: Path) -> None:
     loguru.logger.add(heard.append, level="INFO", format="{message}")
     import accelerate.scheduler  # noqa: F401  these filter warnings when they are first imported
     import sympy  # noqa: F401
+
+    with contextlib.suppress(ImportError):  # which transformers imports where it is installed
+        import sklearn.metrics  # noqa: F401
 
     from arctic_training import SFTTrainer, get_config
 
