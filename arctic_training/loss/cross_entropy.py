@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from arctic_training.loss.output_layer import PLAIN, LayerGradients, LogitMap, rows_per_chunk
+from arctic_training.loss.output_layer import PLAIN, LayerGradients, LogitMap, rows_per_chunk, scaled_gradients
 
 
 def linear_cross_entropy(
@@ -147,11 +147,7 @@ class _SummedCrossEntropy(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
         gradients, ctx.gradients = ctx.gradients, None
-        if gradients is None:
-            raise RuntimeError("the gradients of this loss were taken already; compute the loss again")
-        # in place: the weight's is as large as the weight
-        scaled = [None if one is None else one.mul_(upstream[0].to(one.dtype)) for one in gradients]
-        return *scaled, None, None
+        return *scaled_gradients(gradients, upstream[0]), None, None
 
 
 class _RowCrossEntropy(torch.autograd.Function):

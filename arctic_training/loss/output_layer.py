@@ -3,6 +3,7 @@
 Chunks keep all logits from being in memory at once.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -73,3 +74,11 @@ class LayerGradients:
         ``[vocabulary]``, each in its own dtype, or None."""
         weight = None if self.weight is None else self.weight.to(self._weight_type)
         return self.hidden, weight, None if self.bias is None else self.bias.to(self._bias_type)
+
+
+def scaled_gradients(gradients: Sequence[Tensor | None] | None, upstream: Tensor) -> list[Tensor | None]:
+    """Returns ``gradients`` times ``upstream``, a scalar ``[]``, in their own memory: the weight's is as large as the
+    weight. Raises RuntimeError for None: a backward pass has taken them already."""
+    if gradients is None:
+        raise RuntimeError("the gradients of this loss were taken already; compute the loss again")
+    return [None if one is None else one.mul_(upstream.to(one.dtype)) for one in gradients]
