@@ -6,43 +6,29 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 import torch
-from pydantic import Field
 
 from arctic_training.config.sections.base import ComponentConfig
-from arctic_training.config.sections.types import HumanInt
-from arctic_training.data.batching.collate import pack, pad
-from arctic_training.data.factories.config import SourcedDataConfig
-from arctic_training.data.factories.sourced import SourcedDataFactory
+from arctic_training.data.factories.answers import AnswerDataConfig, AnswerDataFactory, Truncation
 from arctic_training.data.formats import preference
 from arctic_training.data.formats.chat import Sample
 from arctic_training.data.formats.preference import Preference
 from arctic_training.data.preparation.row_encoder import Columns, RowEncoder
 from arctic_training.data.tokenization.encoder import SampleEncoder
 from arctic_training.data.tokenization.tokenize import Tokens
-from arctic_training.generation.special_tokens import get_pad_token_id
 from arctic_training.loss.targets import IGNORE_INDEX
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
 
-class DPODataConfig(SourcedDataConfig):
+class DPODataConfig(AnswerDataConfig):
     """The data of the DPO trainer."""
 
-    max_prompt_length: HumanInt = Field(default=4096, ge=1)
-    """Tokens of the longest prompt; longer ones are truncated. Answers are truncated at ``max_length``."""
     dpo_prompt_truncation_mode: Literal["keep_start", "keep_end"] = "keep_start"
     """Which part of a prompt is kept when it is too long."""
-    pack_samples: bool = True
-    """Pack the answers of a micro-batch into one row, each a document that does not attend to the others; else pad
-    them. Both give the same numbers; padding is for models whose layers cannot separate documents."""
-    div_length: HumanInt = Field(default=8, ge=1)
-    """The length of a row is a multiple of this."""
-    chat_template_kwargs: dict[str, Any] = {}
-    """Passed to the chat template, such as ``{enable_thinking: false}``."""
 
 
-class DPODataFactory(SourcedDataFactory[DPODataConfig]):
+class DPODataFactory(AnswerDataFactory[DPODataConfig]):
     """Encodes rows with ``chosen`` and ``rejected``: chats, or texts, with a ``prompt`` or a common beginning.
 
     A sample is the chosen answer with its prompt, ``input_ids`` and ``labels``, and the rejected one,
@@ -56,22 +42,11 @@ class DPODataFactory(SourcedDataFactory[DPODataConfig]):
     counts = "pairs"
     sequences_per_row = 2
     config_type: ClassVar[type[ComponentConfig]] = DPODataConfig
-    not_in_cache_key = SourcedDataFactory.not_in_cache_key | {"pack_samples", "div_length"}
     row_level_keys = ("pair_weights", "answer_tokens")
 
-    @classmethod
-    def packs(cls, config: Any) -> bool:
-        return bool(config.pack_samples)
-
     def process(self, dataset: "Dataset") -> "Dataset":
-        config = self.config
-        encoder = SampleEncoder(
-            self.tokenizer,
-            tokenize_arguments=self.tokenize_arguments,
-            template_arguments=config.chat_template_kwargs,
-        )
-        truncate = Truncation(self.max_length, config.max_prompt_length, config.dpo_prompt_truncation_mode)
-        encode = partial(_encode_pairs, encoder, truncate)
+        truncate = self.truncation(self.config.dpo_prompt_truncation_mode)
+        encode = partial(_encode_pairs, self.encoder, truncate)
         return self.map_rows(dataset, RowEncoder(preference.reader(dataset.column_names), encode))
 
     def no_target(self, sample: Mapping[str, Any]) -> str:
@@ -88,33 +63,13 @@ class DPODataFactory(SourcedDataFactory[DPODataConfig]):
     def collate(self, samples: list[Any]) -> dict[str, Any]:
         answers = [{name: sample[name] for name in ("input_ids", "labels")} for sample in samples]
         answers += [{name: sample[f"rejected_{name}"] for name in ("input_ids", "labels")} for sample in samples]
-        lengths = np.array([np.count_nonzero(answer["labels"][1:] != IGNORE_INDEX) for answer in answers], np.int64)
+        batch = self.collate_answers(answers)
+        lengths = batch["answer_lengths"].numpy()
         decided = np.minimum(*np.split(lengths, 2)) > 0
-        collate = pack if self.config.pack_samples else partial(pad, positions=self.max_length)
-        batch = collate(answers, pad_token=get_pad_token_id(self.tokenizer), multiple=self.config.div_length)
         return batch | {
-            "answer_lengths": torch.from_numpy(lengths),
             "pair_weights": torch.from_numpy(decided.astype(np.float32)),
             "answer_tokens": int(lengths[: len(samples)][decided].sum()),
         }
-
-
-class Truncation:
-    """Truncates prompts and answers that are too long."""
-
-    def __init__(self, max_length: int, max_prompt_length: int, mode: str) -> None:
-        self.max_length, self.max_prompt_length, self.mode = max_length, max_prompt_length, mode
-
-    def __call__(self, ids: Tokens, labels: Tokens) -> tuple[Tokens, Tokens]:
-        """Returns ids and labels up to the last label. What comes before the first label is the prompt."""
-        targets = np.flatnonzero(labels != IGNORE_INDEX)
-        if not len(targets):
-            return ids[:1], labels[:1]
-        start, end = int(targets[0]), int(targets[-1]) + 1
-        kept = min(start, self.max_prompt_length)
-        prompt = slice(0, kept) if self.mode == "keep_start" else slice(start - kept, start)
-        ids, labels = (np.concatenate([part[prompt], part[start:end]])[: self.max_length] for part in (ids, labels))
-        return ids, labels
 
 
 def _encode_pairs(encoder: SampleEncoder, truncate: Truncation, pairs: list[Preference], first: int) -> Columns:

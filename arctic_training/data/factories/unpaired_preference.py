@@ -5,16 +5,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 import torch
-from pydantic import Field
 
 from arctic_training.config.sections.base import ComponentConfig
-from arctic_training.config.sections.types import HumanInt
-from arctic_training.data.batching.collate import pack, pad
 from arctic_training.data.batching.loader import Batch
 from arctic_training.data.batching.mismatched import MismatchedCompletions
-from arctic_training.data.factories.config import SourcedDataConfig
-from arctic_training.data.factories.dpo import Truncation
-from arctic_training.data.factories.sourced import SourcedDataFactory
+from arctic_training.data.factories.answers import AnswerDataConfig, AnswerDataFactory, Truncation
 from arctic_training.data.formats import unpaired
 from arctic_training.data.formats.unpaired import RatedAnswer
 from arctic_training.data.preparation.row_encoder import Columns, RowEncoder
@@ -22,30 +17,20 @@ from arctic_training.data.preparation.samples import Sample, SampleList
 from arctic_training.data.tokenization.encoder import SampleEncoder
 from arctic_training.distributed import process_group
 from arctic_training.distributed.sequence_parallel import shard_batch
-from arctic_training.generation.special_tokens import get_pad_token_id
 from arctic_training.loss.targets import IGNORE_INDEX
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
 
-class UnpairedPreferenceDataConfig(SourcedDataConfig):
+class UnpairedPreferenceDataConfig(AnswerDataConfig):
     """The data of the KTO trainer."""
 
-    max_prompt_length: HumanInt = Field(default=4096, ge=1)
-    """Tokens of the longest prompt; longer ones are truncated. Completions are truncated at ``max_length``."""
     prompt_truncation_mode: Literal["keep_start", "keep_end"] = "keep_start"
     """Which part of a prompt is kept when it is too long."""
-    pack_samples: bool = True
-    """Pack the completions of a micro-batch into one row, each with its prompt a document that does not attend to the
-    others; else pad them. Both give the same numbers; padding is for models whose layers cannot separate documents."""
-    div_length: HumanInt = Field(default=8, ge=1)
-    """The length of a row is a multiple of this."""
-    chat_template_kwargs: dict[str, Any] = {}
-    """Passed to the chat template, such as ``{enable_thinking: false}``."""
 
 
-class UnpairedPreferenceDataFactory(SourcedDataFactory[UnpairedPreferenceDataConfig]):
+class UnpairedPreferenceDataFactory(AnswerDataFactory[UnpairedPreferenceDataConfig]):
     """Encodes rows with a ``label``, true or false, beside a prompt and a completion or a chat; of a pair both.
 
     A sample is ``input_ids`` and ``labels`` of the completion with its prompt, and ``label``: whether it was liked. A
@@ -58,22 +43,11 @@ class UnpairedPreferenceDataFactory(SourcedDataFactory[UnpairedPreferenceDataCon
     name = "unpaired_preference"
     counts = "completions"
     config_type: ClassVar[type[ComponentConfig]] = UnpairedPreferenceDataConfig
-    not_in_cache_key = SourcedDataFactory.not_in_cache_key | {"pack_samples", "div_length"}
     row_level_keys = ("row_weights",)
 
-    @classmethod
-    def packs(cls, config: Any) -> bool:
-        return bool(config.pack_samples)
-
     def process(self, dataset: "Dataset") -> "Dataset":
-        config = self.config
-        encoder = SampleEncoder(
-            self.tokenizer,
-            tokenize_arguments=self.tokenize_arguments,
-            template_arguments=config.chat_template_kwargs,
-        )
-        truncate = Truncation(self.max_length, config.max_prompt_length, config.prompt_truncation_mode)
-        encode = partial(_encode_answers, encoder, truncate)
+        truncate = self.truncation(self.config.prompt_truncation_mode)
+        encode = partial(_encode_answers, self.encoder, truncate)
         return self.map_rows(dataset, RowEncoder(unpaired.reader(dataset.column_names), encode))
 
     def no_target(self, sample: Sample) -> str:
@@ -104,10 +78,7 @@ class UnpairedPreferenceDataFactory(SourcedDataFactory[UnpairedPreferenceDataCon
 
     def _collate_answers(self, samples: list[Sample], prefix: str) -> dict[str, Any]:
         answers = [{name: sample[prefix + name] for name in ("input_ids", "labels")} for sample in samples]
-        lengths = [np.count_nonzero(answer["labels"][1:] != IGNORE_INDEX) for answer in answers]
-        collate = pack if self.config.pack_samples else partial(pad, positions=self.max_length)
-        batch = collate(answers, pad_token=get_pad_token_id(self.tokenizer), multiple=self.config.div_length)
-        return batch | {"answer_lengths": torch.tensor(lengths, dtype=torch.int64)}
+        return self.collate_answers(answers)
 
 
 def _encode_answers(encoder: SampleEncoder, truncate: Truncation, rows: list[list[RatedAnswer]], first: int) -> Columns:
