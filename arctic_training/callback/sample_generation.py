@@ -20,11 +20,11 @@ class SampleGenerationConfig(SamplerConfig):
     """Options of the callback `sample_generation`."""
 
     prompts: list[str | list[Message]] = Field(min_length=1)
-    """What is completed: plain texts, or chats as lists of messages ``{role: user, content: ...}``."""
+    """The prompts: plain texts, or chats as lists of messages ``{role: user, content: ...}``."""
     max_new_tokens: HumanInt = Field(default=64, ge=1)
     """Maximum length of a completion in tokens."""
     temperature: HumanFloat = Field(default=0.0, ge=0)
-    """What logits are divided by before sampling; 0: greedy decoding."""
+    """Divisor of the logits before sampling; 0: greedy decoding."""
     top_k: HumanInt = Field(default=0, ge=0)
     """Sample from the ``top_k`` most likely tokens; 0: from all."""
     top_p: HumanFloat = Field(default=1.0, gt=0, le=1)

@@ -38,7 +38,7 @@ class DataFactory(Factory[C, Loaders], kind="data_factory"):
 
     config_type: ClassVar[type[ComponentConfig]] = DataConfig
     counts: ClassVar[str] = "rows"
-    """What ``num_items_in_batch`` counts, in the plural: the terms that the loss of a step is the mean of."""
+    """The name, in the plural, of the terms that ``num_items_in_batch`` counts: the loss of a step is their mean."""
     sequences_per_row: ClassVar[int] = 1
     """Sequences of up to ``max_length`` tokens that the model computes for a row, by which memory is estimated."""
     even_batches: ClassVar[bool] = False
