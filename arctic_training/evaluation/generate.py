@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
@@ -21,9 +22,10 @@ from arctic_training.errors.types import InputError, ScoringError
 from arctic_training.errors.user_traceback import user_traceback
 from arctic_training.evaluation.evaluator import Evaluator
 from arctic_training.evaluation.scorer import Scorer
+from arctic_training.generation.config import GenerationKeys
 from arctic_training.generation.generate import generate, require_generate
 from arctic_training.generation.prompts import Prompt, is_encoder_decoder
-from arctic_training.generation.sampling import SamplingParams
+from arctic_training.generation.sampling import seeded_uniforms
 from arctic_training.generation.scoring import raise_on_all_ranks, retry
 from arctic_training.generation.special_tokens import decode_completion, find_eos_token_ids, find_stop_token_ids
 from arctic_training.registry import numbered
@@ -35,27 +37,17 @@ _ROW = ("sample", "problem", "generated", "reference")
 """The keys of a saved completion beside its scores."""
 
 
-class GenerateConfig(ComponentConfig):
-    """Keys of the evaluator `generate`."""
+class GenerateConfig(GenerationKeys):
+    """Keys of the evaluator `generate`. Texts of ``stop`` are added to the end tokens of the samples too."""
 
     scorers: Annotated[list[SerializeAsAny[ComponentConfig]], AnyComponent("scorer")] = Field(
         default_factory=lambda: cast(Any, ["exact_match"])
     )
     """What scores every completion: a name, a section with a type, or a list of them."""
-    max_new_tokens: int = Field(default=64, ge=1)
-    """Maximum length of a completion in tokens."""
-    temperature: float = Field(default=0.0, ge=0)
-    """What logits are divided by before sampling; 0: greedy decoding."""
-    top_p: float = Field(default=1.0, gt=0, le=1)
-    """Sample from the most likely tokens that together have this probability; 1: from all."""
-    stop: list[str] = []
-    """Texts that end a completion, beside the end tokens of the model, the tokenizer and the samples."""
     batch_size: int = Field(default=16, ge=1)
     """Prompts that each rank completes at once."""
     max_samples: HumanInt = Field(default=0, ge=0)
     """Use the first ``max_samples`` samples of each evaluation set; 0: all."""
-    seed: int = Field(default=42, ge=0)
-    """Seed of the sampling, with a ``temperature`` above 0."""
     retries: int = Field(default=2, ge=0)
     """How often a scorer that raises is called again, after 1, 2, 4, ... seconds. Then the run saves and ends."""
     save: bool = True
@@ -98,9 +90,10 @@ class GenerateEvaluator(Evaluator[GenerateConfig]):
             where = f"{name}, sample 1"
             prompt = Prompt.from_sample(loader.dataset[0], where, encoder_decoder=is_encoder_decoder(module))
             reference = _decode_reference(trainer.tokenizer, prompt)
+            problem = _decode_problem(trainer.tokenizer, prompt)
             for label, scorer in self.scorers.items():
                 try:
-                    _score(scorer, reference, reference)
+                    _score(scorer, problem, reference, reference)
                 except Exception as error:
                     cause = f"evaluators: 'generate': the scorer {label} fails on the reference of {where}"
                     raise InputError(f"{cause}:\n{user_traceback(error) or repr(error)}") from error
@@ -161,30 +154,25 @@ class GenerateEvaluator(Evaluator[GenerateConfig]):
         completions = generate(
             trainer.engines["model"],
             [prompt.prompt_ids for prompt in prompts],
-            SamplingParams(config.max_new_tokens, config.temperature, 0, config.top_p, stop_strings),
+            replace(config.sampling_params, stop_strings=stop_strings),
             tokenizer=tokenizer,
             eos_token_ids=ends,
-            uniforms=torch.stack([self._uniforms(n) for n in numbers]),
+            uniforms=seeded_uniforms(numbers, config.max_new_tokens, config.seed),
             batch_size=config.batch_size,
             model_defaults=True,
         )
         return completions.texts(tokenizer)
 
-    def _uniforms(self, sample: int) -> torch.Tensor:
-        """Returns ``[max_new_tokens]`` random numbers, the same for a sample on any rank and in any batch."""
-        generator = torch.Generator().manual_seed(self.config.seed + 1_000_003 * sample)
-        return torch.rand(self.config.max_new_tokens, generator=generator, dtype=torch.float64)
-
     def _row(self, tokenizer: "PreTrainedTokenizerBase", prompt: Prompt, text: str, where: str) -> dict[str, Any]:
         reference, scores = _decode_reference(tokenizer, prompt), dict[str, float | None]()
+        problem = _decode_problem(tokenizer, prompt)
         for label, scorer in self.scorers.items():
             what = f"evaluators: 'generate': the scorer {label}"
             try:
-                scores[label] = retry(partial(_score, scorer, text, reference), self.config.retries, what)
+                scores[label] = retry(partial(_score, scorer, problem, text, reference), self.config.retries, what)
             except Exception as error:
                 cause = f"{what} fails for the completion {short_repr(text)} of {where}"
                 raise ScoringError(f"{cause}:\n{user_traceback(error) or repr(error)}") from error
-        problem = tokenizer.decode(prompt.prompt_ids, skip_special_tokens=False)
         return {"problem": problem, "generated": text, "reference": reference, **scores}
 
     def _mean_scores(self, rows: Sequence[Mapping[str, Any]], name: str) -> dict[str, float]:
@@ -214,8 +202,12 @@ def _decode_reference(tokenizer: "PreTrainedTokenizerBase", prompt: Prompt) -> s
     return decode_completion(tokenizer, prompt.reference_ids, [tokenizer.eos_token_id])
 
 
-def _score(scorer: Scorer[ComponentConfig], text: str, reference: str) -> float | None:
-    score = scorer(text, reference)
+def _decode_problem(tokenizer: "PreTrainedTokenizerBase", prompt: Prompt) -> str:
+    return str(tokenizer.decode(prompt.prompt_ids, skip_special_tokens=False))
+
+
+def _score(scorer: Scorer[ComponentConfig], problem: str, text: str, reference: str) -> float | None:
+    score = scorer.score(problem, text, reference)
     if score is not None and not math.isfinite(score):
         raise ValueError(f"{score} is not a score; expected a number, or None for a completion that it does not judge")
     return None if score is None else float(score)

@@ -26,6 +26,11 @@ class Scorer(Registered, ABC, Generic[C], kind="scorer"):
         """Returns a score from 0 (wrong) to 1 (right), or None for a text that it does not judge. Both texts are
         without special tokens."""
 
+    def score(self, problem: str, generated: str, reference: str) -> float | None:
+        """Returns the score of a completion of ``problem``, the prompt with special tokens. It is called in place of
+        the scorer itself; a subclass whose score depends on the prompt overrides it."""
+        return self(generated, reference)
+
 
 class ExactMatchConfig(ComponentConfig):
     """Keys of the scorer `exact_match`."""

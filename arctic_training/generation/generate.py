@@ -12,13 +12,14 @@ from arctic_training.distributed.heartbeat import record_heartbeat
 from arctic_training.engine.engine import Engine
 from arctic_training.errors.types import InputError
 from arctic_training.generation.completions import Completions
-from arctic_training.generation.prompts import pad_prompts
+from arctic_training.generation.prompts import is_encoder_decoder, pad_prompts
 from arctic_training.generation.sampling import InverseTransformSampler, SamplingParams
 from arctic_training.generation.special_tokens import find_eos_token_ids, get_pad_token_id
 from arctic_training.state import eval_mode
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers.generation.streamers import BaseStreamer
 
 
 @torch.no_grad()
@@ -34,6 +35,7 @@ def generate(
     model_defaults: bool = False,
     log_probs: bool = False,
     logits: bool = False,
+    streamer: "BaseStreamer | None" = None,
 ) -> Completions:
     """Returns a completion of each prompt, which is a sequence of token ids.
 
@@ -42,9 +44,12 @@ def generate(
     they are left out, those of tokenizer and model. ``uniforms`` is ``[prompts, max_new_tokens]`` in [0, 1), a random
     number for each token that may be sampled; if it is left out, they are drawn from torch's default generator.
     ``batch_size`` prompts are completed at once, those of similar length together; 0: all. With ``model_defaults`` the
-    settings in the model's generation config, such as a repetition penalty, are used. ``log_probs`` and ``logits`` fill
-    the fields of these names.
+    settings in the model's generation config, such as a repetition penalty, are used where ``params`` has none.
+    ``log_probs`` and ``logits`` fill the fields of these names. A ``streamer`` of transformers receives the tokens of a
+    single prompt as they are generated. Raises ValueError for what beam search has not: any of these three.
     """
+    if params.num_beams > 1 and (log_probs or logits or streamer is not None):
+        raise ValueError("beam search has no log_probs, logits or streamer, since its completions change as they grow")
     module: PreTrainedModel = getattr(engine, "module", engine)
     ends = find_eos_token_ids(tokenizer, module) if eos_token_ids is None else list(eos_token_ids)
     if params.temperature and uniforms is None:
@@ -53,7 +58,7 @@ def generate(
     if batch_size:
         order.sort(key=lambda n: len(prompts[n]), reverse=True)  # less padding
     size = batch_size or len(order) or 1
-    options = _Options(params, tokenizer, ends, model_defaults, log_probs, logits)
+    options = _Options(params, tokenizer, ends, model_defaults, log_probs, logits, streamer)
     done: dict[int, _Completion] = {}
     with eval_mode([module]):
         for start in range(0, len(order), size):
@@ -69,6 +74,10 @@ def generate(
         [one.log_probs for one in by_prompt if one.log_probs is not None] if log_probs else None,
         [one.logits for one in by_prompt if one.logits is not None] if logits else None,
     )
+
+
+_OFF = {"repetition_penalty": 1.0, "no_repeat_ngram_size": 0}
+"""Settings of transformers that a processor of ``params`` takes the place of, and the values that turn them off."""
 
 
 def require_generate(engine: Engine, caller: str) -> "PreTrainedModel":
@@ -88,6 +97,7 @@ class _Options:
     model_defaults: bool
     log_probs: bool
     logits: bool
+    streamer: "BaseStreamer | None"
 
 
 class _Completion(NamedTuple):
@@ -115,10 +125,18 @@ def _complete(
     by_position: list[Tensor] | None = [] if options.log_probs else None
     # transformers' own sampling would draw from the global generator, in an order that depends on the batch
     arguments: dict[str, Any] = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
+    padding = [] if is_encoder_decoder(module) else [start - len(prompt) for prompt in prompts]
+    processors = params.logits_processors(padding)
     if uniforms is not None or options.log_probs:
-        sampler = InverseTransformSampler(None if uniforms is None else uniforms.to(device), start, by_position)
-        processors = params.logits_processors() if params.temperature else []
-        arguments |= {"logits_processor": [*processors, sampler], "num_beams": 1}
+        own = None if uniforms is None else uniforms.to(device)
+        processors.append(InverseTransformSampler(own, start, by_position))
+        arguments["num_beams"] = 1
+    arguments["logits_processor"] = processors
+    arguments |= {name: off for name, off in _OFF.items() if getattr(params, name) != off}
+    if params.num_beams > 1:
+        arguments["num_beams"] = params.num_beams
+    if options.streamer is not None:
+        arguments["streamer"] = options.streamer
     if params.stop_strings:
         arguments |= {"stop_strings": list(params.stop_strings), "tokenizer": tokenizer}
     if options.logits:

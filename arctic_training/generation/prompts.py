@@ -2,13 +2,19 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from arctic_training.errors.types import DataError
+from arctic_training.errors.types import DataError, InputError
 from arctic_training.loss.targets import IGNORE_INDEX
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+Message = dict[str, str]
+"""A turn of a chat: its ``role`` and ``content``."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +54,30 @@ class Prompt:
         if ids[: len(prompt_ids)] == prompt_ids:
             start = max(start, len(prompt_ids))  # the labels of a template may include the assistant's header
         return cls(prompt_ids, ids[start:end])
+
+
+def encode_prompt(
+    tokenizer: "PreTrainedTokenizerBase",
+    prompt: str | list[Message],
+    where: str,
+    *,
+    keeps_end: bool = False,
+    answered: bool = False,
+) -> list[int]:
+    """Returns the token ids of a plain text, or of a chat, by the chat template, up to the assistant's next turn.
+
+    The end token that a tokenizer puts behind a text is left out unless ``keeps_end``, for the encoder of a model. A
+    chat that is ``answered`` ends with its last turn.
+    Raises `InputError`, which begins with ``where``, for a chat that the template refuses.
+    """
+    if isinstance(prompt, str):
+        ids = list(map(int, tokenizer(prompt)["input_ids"]))
+        return ids if keeps_end or ids[-1:] != [tokenizer.eos_token_id] else ids[:-1]
+    try:
+        text = tokenizer.apply_chat_template(prompt, tokenize=False, add_generation_prompt=not answered)
+    except Exception as error:  # templates refuse chats in their own way
+        raise InputError(f"{where}: the chat template refuses a prompt: {error}") from error
+    return list(map(int, tokenizer(text, add_special_tokens=False)["input_ids"]))
 
 
 def is_encoder_decoder(module: nn.Module) -> bool:

@@ -1,5 +1,6 @@
 """How the next token is chosen: the parameters of a recipe, and sampling by random numbers from the caller."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,14 +23,66 @@ class SamplingParams:
     """Sample from the most likely tokens that together have this probability; 1: from all."""
     stop_strings: tuple[str, ...] = ()
     """Texts after which a completion ends; they are part of it."""
+    min_p: float = 0.0
+    """Sample from tokens at least ``min_p`` times as likely as the most likely one: Nguyen et al. 2024
+    (arXiv 2407.01082); 0: from all."""
+    repetition_penalty: float = 1.0
+    """What the scores of tokens of the prompt and the completion are divided by, or multiplied with where they are
+    negative: Keskar et al. 2019 (arXiv 1909.05858), section 4.1; 1: nothing."""
+    no_repeat_ngram_size: int = 0
+    """No sequence of so many tokens occurs twice in prompt and completion; 0: any may."""
+    num_beams: int = 1
+    """Completions that beam search follows at once, with a temperature of 0 alone; 1: no beam search."""
 
-    def logits_processors(self) -> list[Any]:
-        """Returns transformers' processors for these parameters, in the order of its own sampling."""
-        from transformers import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
+    def __post_init__(self) -> None:
+        """Raises ValueError for beam search that would sample."""
+        if self.num_beams > 1 and self.temperature:
+            raise ValueError("num_beams: beam search takes the most likely completion; set temperature: 0")
 
-        processors: list[Any] = [TemperatureLogitsWarper(self.temperature)] if self.temperature != 1 else []
-        processors += [TopKLogitsWarper(self.top_k)] if self.top_k else []
-        return processors + ([TopPLogitsWarper(self.top_p)] if self.top_p < 1 else [])
+    def logits_processors(self, padding: Sequence[int] = ()) -> list[Any]:
+        """Returns transformers' processors for these parameters, in the order of its own sampling.
+
+        ``padding`` is the number of tokens before each prompt that only fill the batch.
+        """
+        import transformers
+
+        of_context: list[_Processor] = []
+        if self.repetition_penalty != 1:
+            of_context.append(transformers.RepetitionPenaltyLogitsProcessor(float(self.repetition_penalty)))
+        if self.no_repeat_ngram_size:
+            of_context.append(transformers.NoRepeatNGramLogitsProcessor(self.no_repeat_ngram_size))
+        processors: list[Any] = [_WithoutPadding(one, padding) if any(padding) else one for one in of_context]
+        if not self.temperature:
+            return processors
+        processors += [transformers.TemperatureLogitsWarper(self.temperature)] if self.temperature != 1 else []
+        processors += [transformers.TopKLogitsWarper(self.top_k)] if self.top_k else []
+        processors += [transformers.TopPLogitsWarper(self.top_p)] if self.top_p < 1 else []
+        return processors + ([transformers.MinPLogitsWarper(self.min_p)] if self.min_p else [])
+
+
+_Processor = Callable[[Tensor, Tensor], Tensor]
+
+
+class _WithoutPadding:
+    """A logits processor that sees each row without its padding: else a completion would depend on its batch."""
+
+    def __init__(self, processor: _Processor, padding: Sequence[int]) -> None:
+        self.processor, self.padding = processor, padding
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        beams = len(input_ids) // len(self.padding)
+        rows = [
+            self.processor(input_ids[n : n + 1, self.padding[n // beams] :], scores[n : n + 1])
+            for n in range(len(input_ids))
+        ]
+        return torch.cat(rows)
+
+
+def seeded_uniforms(rows: Sequence[int], length: int, seed: int) -> Tensor:
+    """Returns random numbers in [0, 1), float64 ``[rows, length]``: those of a row depend on its number and ``seed``
+    alone, so that they are the same in any batch and on any rank."""
+    generators = [torch.Generator().manual_seed(seed + 1_000_003 * row) for row in rows]
+    return torch.stack([torch.rand(length, generator=one, dtype=torch.float64) for one in generators])
 
 
 class InverseTransformSampler:

@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, Generic, TypeVar, cast
+from typing import Annotated, ClassVar, Generic, Protocol, TypeVar, cast
 
 from pydantic import BeforeValidator, Field, SerializeAsAny, model_validator
 
@@ -103,6 +103,10 @@ class EndedReward(Reward[RewardConfig]):
         return [float(answer.ended) for answer in answers]
 
 
+class _Scorer(Protocol):
+    def score(self, problem: str, generated: str, reference: str) -> float | None: ...
+
+
 class ScoreConfig(RewardConfig):
     """Keys of the reward `score`."""
 
@@ -120,10 +124,8 @@ class ScoreReward(Reward[ScoreConfig]):
 
     def __init__(self, config: ScoreConfig) -> None:
         super().__init__(config)
-        scorer_type = cast(
-            "Callable[[ComponentConfig], Callable[[str, str], float | None]]", lookup("scorer", config.scorer.type)
-        )
+        scorer_type = cast("Callable[[ComponentConfig], _Scorer]", lookup("scorer", config.scorer.type))
         self.scorer = scorer_type(config.scorer)
 
     def __call__(self, answers: Sequence[Answer]) -> list[float | None]:
-        return [self.scorer(answer.generated, answer.reference) for answer in answers]
+        return [self.scorer.score(answer.problem, answer.generated, answer.reference) for answer in answers]
