@@ -32,7 +32,8 @@ class GRPOConfig(RolloutConfig):
 
     @model_validator(mode="after")
     def _check_clip_low(self) -> "GRPOConfig":
-        if self.loss_type == "cispo" and "clip_low" in self.model_fields_set:
+        default = type(self).model_fields["clip_low"].default  # which `dump` writes
+        if self.loss_type == "cispo" and self.clip_low != default:
             raise ValueError("clip_low: the ratio of cispo has an upper bound only; remove it")
         return self
 

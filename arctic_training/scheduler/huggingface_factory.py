@@ -55,8 +55,10 @@ class HFSchedulerConfig(SchedulerConfig):
     def _check_unused_keys(self) -> "HFSchedulerConfig":
         if self.name.startswith("constant") and (kwargs := self.scheduler_specific_kwargs):
             raise ValueError(f"scheduler_specific_kwargs: {self.name} takes none, and has {', '.join(kwargs)}")
-        if self.name == "constant" and any(getattr(self, key) for key in _WARMUP & self.model_fields_set):
-            raise ValueError("name: constant has no warm-up; constant_with_warmup has")
+        if self.name == "constant":
+            if any(getattr(self, key) for key in _WARMUP & self.model_fields_set):
+                raise ValueError("name: constant has no warm-up; constant_with_warmup has")
+            self.warmup_ratio = 0.0  # so that what `dump` writes can be read again
         return self
 
 

@@ -250,8 +250,16 @@ def test_every_value_is_shown_with_its_origin(here: Path) -> None:
     assert yaml.safe_load(text)["data"]["sources"][1]["type"] == "jsonl"
 
 
-def test_what_is_shown_is_a_recipe_again(here: Path) -> None:
-    config = get_config(write("recipe.yaml", yaml.safe_dump(SMALL | {"checkpoint": {"type": "huggingface"}})))
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"checkpoint": {"type": "huggingface"}},
+        {"scheduler": {"name": "constant"}},
+        {"type": "grpo", "rewards": ["ended"], "loss_type": "cispo"},
+    ],
+)
+def test_what_is_shown_is_a_recipe_again(here: Path, more: dict[str, Any]) -> None:
+    config = get_config(write("recipe.yaml", yaml.safe_dump(SMALL | more)))
     again = write("again.yaml", show(config))
     assert get_config(again).dump() == config.dump()
     written = write("written.yaml", write_yaml(config.dump()))
