@@ -97,6 +97,7 @@ _PUBLIC = {
     "hook": "callback.hooks",
     "is_main": "distributed.process_group",
     "isolated_eval": "state",
+    "load_pretrained": "deployment.load",
     "logger": "logging",
     "normal": "data.batching.noise",
     "rank": "distributed.process_group",

@@ -32,7 +32,7 @@ FLOORS = [
     ["component", "generation", "distributed.sequence_parallel", "reward", "evaluation", "callback"],
     ["tokenizer", "data", "model", "optimizer", "scheduler", "checkpoint"],
     ["trainer"],
-    ["objectives"],
+    ["objectives", "deployment"],
     ["builtin"],
     ["cli", "launch", "testing", "__init__", "__main__"],
 ]
@@ -68,6 +68,7 @@ ANY = {
     "component": 2,
     "config": 3,
     "data": 26,
+    "deployment": 4,
     "distributed": 7,
     "engine": 6,
     "launch": 3,

@@ -81,7 +81,7 @@ class DeepSpeedCheckpointEngine(Checkpointer[DeepSpeedCheckpointConfig]):
         for role, engine in _trained(engines).items():
             stage, now = manifest["roles"][role], layout(engine)
             same_layout = stage == now["stage"] and (saved_world == world or stage == 0)  # at stage 0 each rank has all
-            saved = _saved_ranks(folder, role, stage, own_rank if same_layout else range(saved_world))
+            saved = saved_ranks(folder, role, stage, own_rank if same_layout else range(saved_world))
             require_fit(engine, *saved[0])
             if same_layout:
                 loads.append(partial(restore, engine, *saved[0]))
@@ -90,7 +90,7 @@ class DeepSpeedCheckpointEngine(Checkpointer[DeepSpeedCheckpointConfig]):
                 loads.append(partial(load_resharded, engine, saved))
             reshard_run = reshard_run or stage != now["stage"]
             _log_layout(folder, role, saved[0].state, engine)
-        runs = [_load(folder / f"run_{saver}.pt") for saver in (range(saved_world) if reshard_run else own_rank)]
+        runs = [load_tensors(folder / f"run_{saver}.pt") for saver in (range(saved_world) if reshard_run else own_rank)]
         state.require_fit(runs[0])
         for load in loads:
             load()
@@ -108,10 +108,13 @@ def _weights_file(folder: Path, role: str, stage: int, rank: int) -> Path:
     return folder / (f"{role}_{rank}.safetensors" if stage == 3 else f"{role}.safetensors")
 
 
-def _saved_ranks(folder: Path, role: str, stage: int, ranks: Iterable[int]) -> list[SavedRank]:
-    """Returns what these ranks saved of an engine; the tensors stay on disk."""
+def saved_ranks(folder: Path, role: str, stage: int, ranks: Iterable[int]) -> list[SavedRank]:
+    """Returns what these ranks saved of the engine of ``role`` at ZeRO stage ``stage``; the tensors stay on disk.
+
+    Raises `CheckpointError` for a file that cannot be read.
+    """
     files = [(folder / f"{role}_{rank}.pt", _weights_file(folder, role, stage, rank)) for rank in ranks]
-    return [SavedRank(_load(state), _Tensors(tensors)) for state, tensors in files]
+    return [SavedRank(load_tensors(state), _Tensors(tensors)) for state, tensors in files]
 
 
 def _log_layout(folder: Path, role: str, saved: Mapping[str, Any], engine: TrainedEngine) -> None:
@@ -133,8 +136,11 @@ def _save_tensors(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
         save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path)
 
 
-def _load(path: Path) -> dict[str, Any]:
-    """Loads lazily: tensors stay on disk until they are copied. A pickle of anything else is refused, not run."""
+def load_tensors(path: Path) -> dict[str, Any]:
+    """Loads lazily: tensors stay on disk until they are copied. A pickle of anything else is refused, not run.
+
+    Raises `CheckpointError`.
+    """
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:

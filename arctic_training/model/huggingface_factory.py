@@ -62,10 +62,7 @@ class HFModelFactory(ModelFactory[HFModelConfig]):
     @property
     def auto_class(self) -> type["_BaseAutoModelClass"]:
         """The auto class of transformers that builds and loads the model: that of ``model.task``."""
-        import transformers
-
-        auto_class: type[_BaseAutoModelClass] = getattr(transformers, TASKS[self.config.task].auto_class)
-        return auto_class
+        return TASKS[self.config.task].load_auto_class()
 
     @property
     def task(self) -> Task | None:

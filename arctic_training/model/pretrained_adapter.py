@@ -15,6 +15,7 @@ from arctic_training.errors.types import ModelError
 from arctic_training.model.pretrained import Pretrained
 
 if TYPE_CHECKING:
+    from peft import PeftModel
     from transformers import PreTrainedConfig, PreTrainedModel
     from transformers.models.auto.auto_factory import _BaseAutoModelClass
 
@@ -82,6 +83,22 @@ class PretrainedAdapter(Pretrained):
         self._resize_embeddings(model)
         return self._call(lambda: merge_adapter(model, self.folder))
 
+    def adapted(
+        self,
+        auto_class: type["_BaseAutoModelClass"],
+        config: "PreTrainedConfig",
+        options: Mapping[str, Any],
+        *,
+        fp32: bool = False,
+    ) -> "PeftModel":
+        """Returns the base with the adapter beside its weights: in their dtype, as it was trained, or in ``fp32``.
+
+        Raises `ModelError`.
+        """
+        base = super().from_pretrained(auto_class, config, options)
+        self._resize_embeddings(base)
+        return self._call(lambda: load_adapter(base, self.folder, fp32=fp32))
+
     def _resize_embeddings(self, model: "PreTrainedModel") -> None:
         """Adds rows to the base for the tokens of the adapter's tokenizer, as PEFT does."""
         from transformers import AutoTokenizer
@@ -97,13 +114,21 @@ class PretrainedAdapter(Pretrained):
         return f"{self.key}: {self.folder}, an adapter of {self.name}"
 
 
-def merge_adapter(base: nn.Module, folder: str) -> nn.Module:
-    """Returns ``base`` with the adapter in ``folder`` added to its weights; partitioned ones are gathered by layer."""
+def load_adapter(base: nn.Module, folder: str, *, fp32: bool) -> "PeftModel":
+    """Returns ``base`` with the adapter in ``folder`` beside its weights: in ``fp32``, or in the dtype of the base."""
     import peft
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
-        adapted = peft.PeftModel.from_pretrained(base, folder)
+        adapted: PeftModel = peft.PeftModel.from_pretrained(base, folder, autocast_adapter_dtype=fp32)
+    return adapted
+
+
+def merge_adapter(base: nn.Module, folder: str) -> nn.Module:
+    """Returns ``base`` with the adapter in ``folder`` added to its weights; partitioned ones are gathered by layer."""
+    adapted = load_adapter(base, folder, fp32=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
         if not is_partitioned(base):
             merged = adapted.merge_and_unload()
         else:

@@ -28,6 +28,13 @@ class Task:
     pools: bool = False
     """Whether the head computes one vector for a whole row, so that a row can hold one sample only."""
 
+    def load_auto_class(self) -> type["_BaseAutoModelClass"]:
+        """Returns the auto class of transformers."""
+        import transformers
+
+        auto_class: type[_BaseAutoModelClass] = getattr(transformers, self.auto_class)
+        return auto_class
+
 
 TASKS: Mapping[TaskName, Task] = {
     "causal_lm": Task("AutoModelForCausalLM", "causal language model", "CAUSAL_LM"),
@@ -44,6 +51,19 @@ def task_of(auto_class: type["_BaseAutoModelClass"]) -> Task | None:
     """Returns the task of an auto class of transformers, or None for another class."""
     name = getattr(auto_class, "__name__", "")
     return next((task for task in TASKS.values() if task.auto_class == name), None)
+
+
+def task_of_config(config: "PreTrainedConfig") -> Task:
+    """Returns the task of a saved model, by the class that its ``config`` names: that of a language model where it
+    names none."""
+    name = (config.architectures or [""])[0]
+    if name.endswith("ForSequenceClassification"):
+        return TASKS["sequence_classification"]
+    if name.endswith("ForTokenClassification"):
+        return TASKS["token_classification"]
+    if name.endswith("Model") and not name.endswith(("LMHeadModel", "MTModel")):
+        return TASKS["encoder"]
+    return TASKS["seq2seq_lm" if config.is_encoder_decoder else "causal_lm"]
 
 
 def set_labels(config: "PreTrainedConfig", labels: Sequence[str], num_labels: int | None) -> None:

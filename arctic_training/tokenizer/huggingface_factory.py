@@ -63,36 +63,50 @@ class HFTokenizerFactory(TokenizerFactory[HFTokenizerConfig]):
 
     def create_tokenizer(self) -> "PreTrainedTokenizerBase":
         """Raises `ModelError` for a tokenizer that cannot be read."""
-        from transformers import AutoTokenizer, PreTrainedTokenizerFast
-
         name = self.config.name_or_path or getattr(self.trainer.config.model, "name_or_path", None)
         if name is None:
             raise ModelError("tokenizer.name_or_path: give a name; the model section has none")
         key = "tokenizer.name_or_path" if self.config.name_or_path else "model.name_or_path"
-        path, options = Path(name).expanduser(), dict[str, Any](trust_remote_code=self.config.trust_remote_code)
-        if name.startswith((".", "/", "~")) and not path.exists():
-            raise ModelError(f"{key}: {name}: no such file or folder")
-        if path.is_dir() and not any((path / file).exists() for file in _FILES):
-            raise ModelError(f"{key}: {name}: no tokenizer in it; give tokenizer.name_or_path")
-        if path.suffix == ".gguf":
-            path, options["gguf_file"] = path.parent, path.name
-        try:
-            # for some models, such as Qwen2, transformers would build a tokenizer of its own from a lexer's vocabulary
-            loader = PreTrainedTokenizerFast if _is_saved_lexer(path) else AutoTokenizer
-            tokenizer = loader.from_pretrained(str(path) if path.is_dir() else name, **options)
-        except Exception as error:
-            text = " ".join(str(error).split())[:500]
-            if "trust_remote_code" in text:
-                text = "it brings Python code of its own, which is run only with tokenizer.trust_remote_code: true"
-            elif not path.exists():
-                text = not_on_hub(text)
-            else:
-                text = f"its tokenizer cannot be read: {type(error).__name__}: {text}"
-            raise ModelError(f"{key}: {name}: {text}") from error
+        tokenizer = load_tokenizer(name, key, trust_remote_code=self.config.trust_remote_code)
         if (template := read_template(self.config.chat_template, self.trainer.config.recipe_dir)) is not None:
             tokenizer.chat_template = template
         set_pad_token(tokenizer, self.config.pad_token)
         return tokenizer
+
+
+def load_tokenizer(name: str, key: str, *, trust_remote_code: bool = False) -> "PreTrainedTokenizerBase":
+    """Returns the tokenizer ``name``: a folder, a name on the hub, or a ``.gguf`` file. ``key`` names it in messages.
+
+    Raises `ModelError` for one that cannot be read.
+    """
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+    path, options = Path(name).expanduser(), dict[str, Any](trust_remote_code=trust_remote_code)
+    if name.startswith((".", "/", "~")) and not path.exists():
+        raise ModelError(f"{key}: {name}: no such file or folder")
+    if path.is_dir() and not has_tokenizer(path):
+        raise ModelError(f"{key}: {name}: no tokenizer in it; give tokenizer.name_or_path")
+    if path.suffix == ".gguf":
+        path, options["gguf_file"] = path.parent, path.name
+    try:
+        # for some models, such as Qwen2, transformers would build a tokenizer of its own from a lexer's vocabulary
+        loader = PreTrainedTokenizerFast if _is_saved_lexer(path) else AutoTokenizer
+        tokenizer: PreTrainedTokenizerBase = loader.from_pretrained(str(path) if path.is_dir() else name, **options)
+    except Exception as error:
+        text = " ".join(str(error).split())[:500]
+        if "trust_remote_code" in text:
+            text = "it brings Python code of its own, which is run only with tokenizer.trust_remote_code: true"
+        elif not path.exists():
+            text = not_on_hub(text)
+        else:
+            text = f"its tokenizer cannot be read: {type(error).__name__}: {text}"
+        raise ModelError(f"{key}: {name}: {text}") from error
+    return tokenizer
+
+
+def has_tokenizer(folder: Path) -> bool:
+    """Returns whether ``folder`` holds the files of a tokenizer."""
+    return any((folder / file).exists() for file in _FILES)
 
 
 def _is_saved_lexer(folder: Path) -> bool:

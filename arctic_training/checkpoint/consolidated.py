@@ -1,0 +1,86 @@
+"""The full weights of a model in a checkpoint of type deepspeed, whatever ranks and ZeRO stage saved it."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from arctic_training.checkpoint.deepspeed import load_tensors, saved_ranks
+from arctic_training.checkpoint.folder import read_manifest
+from arctic_training.engine.resharding import ShardedState
+from arctic_training.engine.zero import gathered
+from arctic_training.errors.types import CheckpointError
+
+
+class ConsolidatedWeights(Mapping[str, Tensor]):
+    """The parameters and persistent buffers of a role, by name; each is read from the disk when it is accessed.
+
+    Parameters are in the dtype of the run. With ``averaged`` they are those of the callback `ema`, in fp32.
+    """
+
+    def __init__(self, folder: Path, role: str = "model", *, averaged: bool = False) -> None:
+        """Raises `CheckpointError` for a folder that is no complete checkpoint, or has not what is to be read."""
+        manifest = read_manifest(folder)
+        if role not in manifest.get("roles", {}):
+            raise CheckpointError(f"{folder} holds no model {role!r}; it has {', '.join(manifest.get('roles', {}))}")
+        self.folder, stage, world = folder, int(manifest["roles"][role]), int(manifest["world"])
+        ranks = range(world if stage == 3 else 1)
+        saved = saved_ranks(folder, role, stage, ranks)
+        self._sharded = ShardedState(saved)
+        self._buffers: Mapping[str, Tensor] = saved[0].state["buffers"]
+        self._shapes: dict[str, Sequence[int]] = dict(self._sharded.layout["parameters"])
+        self._averages = self._read_averages(range(world)) if averaged else []
+
+    def __getitem__(self, name: str) -> Tensor:
+        if self._averages:
+            return self._average(name)
+        if name in self._buffers:
+            return self._buffers[name]
+        weights = self._sharded.ranks[0].weights[name]
+        if self._sharded.layout["stage"] != 3:
+            return weights
+        full = torch.empty(self._sharded.size(name), dtype=weights.dtype)
+        self._sharded.copy_weight(name, 0, full)
+        return full.view(list(self._shapes[name]))
+
+    def __iter__(self) -> Iterator[str]:
+        yield from self._shapes
+        yield from self._buffers
+
+    def __len__(self) -> int:
+        return len(self._shapes) + len(self._buffers)
+
+    def _read_averages(self, ranks: range) -> list[Mapping[str, Tensor]]:
+        """Returns what each rank saved of the averages of these parameters."""
+        runs = [load_tensors(self.folder / f"run_{rank}.pt") for rank in ranks]
+        for part in (name for name in runs[0] if name.startswith("callback.ema")):
+            if self._shapes.keys() <= runs[0][part]["weights"].keys():
+                return [run[part]["weights"] for run in runs]
+        raise CheckpointError(f"{self.folder} holds no average of the weights: the run had no callback ema for them")
+
+    def _average(self, name: str) -> Tensor:
+        """Returns an average from those of the ranks that saved: full tensors, or shards of one."""
+        shares = [share[name] for share in self._averages]
+        if name not in self._shapes or list(shares[0].shape) == list(self._shapes[name]):
+            return shares[0]
+        return torch.cat([share.flatten() for share in shares])[: self._sharded.size(name)].view(
+            list(self._shapes[name])
+        )
+
+
+def load_consolidated(module: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """Copies ``weights`` (by name, of any floating dtype) into the parameters and persistent buffers of ``module``, one
+    at a time, at any ZeRO stage. Raises `CheckpointError` for a name or shape that differs."""
+    persistent = module.state_dict(keep_vars=True)
+    held = dict(module.named_parameters()) | {
+        name: buffer for name, buffer in module.named_buffers() if name in persistent
+    }
+    if odd := sorted(held.keys() ^ set(weights)):
+        raise CheckpointError(f"the checkpoint does not fit the model of its recipe: {', '.join(odd[:3])} differ")
+    for name, tensor in held.items():
+        with gathered([tensor], modify=True), torch.no_grad():
+            if (weight := weights[name]).shape != tensor.shape:
+                shapes = f"{list(weight.shape)} in the checkpoint, {list(tensor.shape)} by its recipe"
+                raise CheckpointError(f"the checkpoint does not fit the model of its recipe: {name} is {shapes}")
+            tensor.copy_(weight)
