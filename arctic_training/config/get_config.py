@@ -7,6 +7,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from arctic_training.config.checks.files import file_problems, invalid_path, outside_root
+from arctic_training.config.checks.foreign_keys import foreign_name
 from arctic_training.config.checks.problems import Problem, problems_of, shown
 from arctic_training.config.recipe.interpolation import interpolate
 from arctic_training.config.recipe.location import located
@@ -66,7 +67,9 @@ def _config_type(name: object, problems: list[Problem]) -> type[TrainerConfig] |
             return config_type
         problems.append(Problem(("type",), problem))
     elif not _is_covered(("type",), problems):
-        hint = suggest(name, names("trainer")) if isinstance(name, str) else "expected a name"
+        hint = "expected a name"
+        if isinstance(name, str):
+            hint = foreign_name("trainer", name) or suggest(name, names("trainer"))
         problems.append(Problem(("type",), f"no trainer is named {shown(name)}; {hint}"))
     return None
 

@@ -67,6 +67,7 @@ def deepspeed_config(
         sequence_parallel_size=shared,
         dtype=dtype,
         data_world=max(1, world // shared),
+        max_grad_norm=config.max_grad_norm,
     )
     if problems:
         raise RecipeError([f"deepspeed.{'.'.join(one.path)}: {one.text}" for one in problems])
@@ -74,7 +75,7 @@ def deepspeed_config(
     defaults: dict[str, Any] = {
         "train_micro_batch_size_per_gpu": micro,
         "gradient_accumulation_steps": steps,
-        "gradient_clipping": 1.0,
+        "gradient_clipping": 1.0 if config.max_grad_norm is None else config.max_grad_norm,
         "zero_optimization": {"stage": stage, **_buffers(stage, size or ModelSize())},
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,

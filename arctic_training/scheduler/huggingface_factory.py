@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import torch
 from pydantic import field_validator, model_validator
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
@@ -26,6 +27,9 @@ _KNOWN = [
     "warmup_stable_decay",
 ]
 """Listed here, so that a recipe is checked without importing transformers."""
+_NEED_KWARGS = ("cosine_with_min_lr", "cosine_warmup_with_min_lr", "warmup_stable_decay")
+_ENDS = {"min_lr", "min_lr_rate", "min_lr_ratio", "lr_end"}
+"""Arguments of transformers' schedules that set where they end."""
 _WARMUP = {"warmup_ratio", "warmup_steps", "warmup_epochs"}
 
 
@@ -55,6 +59,11 @@ class HFSchedulerConfig(SchedulerConfig):
     def _check_unused_keys(self) -> "HFSchedulerConfig":
         if self.name.startswith("constant") and (kwargs := self.scheduler_specific_kwargs):
             raise ValueError(f"scheduler_specific_kwargs: {self.name} takes none, and has {', '.join(kwargs)}")
+        if self.min_lr and self.name.startswith("constant"):
+            raise ValueError("min_lr: a constant learning rate does not fall; remove it")
+        if self.min_lr and (other := _ENDS & self.scheduler_specific_kwargs.keys()):
+            names = f"min_lr and scheduler_specific_kwargs.{sorted(other)[0]}"
+            raise ValueError(f"{names} both set the last learning rate; give one of them")
         if self.name == "constant":
             if any(getattr(self, key) for key in _WARMUP & self.model_fields_set):
                 raise ValueError("name: constant has no warm-up; constant_with_warmup has")
@@ -68,11 +77,20 @@ class HFSchedulerFactory(SchedulerFactory[HFSchedulerConfig]):
     name = "huggingface"
     config_type = HFSchedulerConfig
 
+    def check(self) -> None:
+        """Raises `RecipeError` for a warm-up longer than the run, and for a schedule that transformers refuses."""
+        super().check()
+        if self.config.scheduler_specific_kwargs or self.config.name in _NEED_KWARGS:
+            rate = getattr(getattr(self.trainer, "optimizer_section", None), "learning_rate", 1.0)
+            self.create_scheduler(torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=rate))
+
     def create_scheduler(self, optimizer: Optimizer) -> LRScheduler:
         """Raises `RecipeError` for a schedule that transformers refuses."""
         from transformers import get_scheduler
 
         name, kwargs = self.config.name, self.config.scheduler_specific_kwargs
+        if self.config.min_lr and name in _NEED_KWARGS and "cosine" in name:
+            kwargs = {**kwargs, "min_lr_rate": 0.0}  # the base moves the end
         try:
             schedule: LRScheduler = get_scheduler(
                 name,

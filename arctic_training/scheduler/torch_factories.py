@@ -2,7 +2,7 @@
 
 import math
 
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -28,7 +28,9 @@ class WSDConfig(SchedulerConfig):
     """Share of the peak that the decay ends at."""
 
     def model_post_init(self, _: object) -> None:
-        """Raises ValueError when both keys of the warm-up are set to different values."""
+        """Raises ValueError when both keys of the warm-up, or of the last learning rate, are set."""
+        if self.min_lr and self.min_lr_ratio:
+            raise ValueError("min_lr and min_lr_ratio both set the last learning rate; give one of them")
         if self.num_warmup_steps is not None:
             if self.warmup_steps not in (None, self.num_warmup_steps):
                 raise ValueError("num_warmup_steps and warmup_steps are the same; give one of them")
@@ -42,14 +44,22 @@ class WSDFactory(SchedulerFactory[WSDConfig]):
     aliases = ("wds",)
     config_type = WSDConfig
 
-    def create_scheduler(self, optimizer: Optimizer) -> LambdaLR:
+    def check(self) -> None:
         """Raises `RecipeError` when warm-up and decay are longer than the run."""
-        warmup, horizon, minimum = self.trainer.warmup_steps, self.trainer.training_horizon, self.config.min_lr_ratio
-        decay = max(1, horizon // 10) if self.config.num_decay_steps is None else self.config.num_decay_steps
-        if 0 < horizon < warmup + decay:
+        super().check()
+        warmup, horizon = self.trainer.warmup_steps, self.trainer.training_horizon
+        if 0 < horizon < warmup + (decay := self._decay_steps()):
             raise RecipeError(
                 f"scheduler: {warmup} steps of warm-up and {decay} of decay are more than the run's {horizon}"
             )
+
+    def _decay_steps(self) -> int:
+        steps = self.config.num_decay_steps
+        return max(1, self.trainer.training_horizon // 10) if steps is None else steps
+
+    def create_scheduler(self, optimizer: Optimizer) -> LambdaLR:
+        warmup, horizon, minimum = self.trainer.warmup_steps, self.trainer.training_horizon, self.config.min_lr_ratio
+        decay = self._decay_steps()
 
         def factor(step: int) -> float:
             left = max(0, horizon - step) / decay if decay else 1.0
@@ -80,10 +90,21 @@ class ExponentialFactory(SchedulerFactory[ExponentialConfig]):
         return LambdaLR(optimizer, factor)
 
 
-class ConstantFactory(SchedulerFactory[SchedulerConfig]):
+class ConstantConfig(SchedulerConfig):
+    """The scheduler section for a constant learning rate."""
+
+    @model_validator(mode="after")
+    def _check_min_lr(self) -> "ConstantConfig":
+        if self.min_lr:
+            raise ValueError("min_lr: a constant learning rate does not fall; remove it")
+        return self
+
+
+class ConstantFactory(SchedulerFactory[ConstantConfig]):
     """Makes a linear warm-up, then the peak to the end."""
 
     name = "constant"
+    config_type = ConstantConfig
 
     def create_scheduler(self, optimizer: Optimizer) -> LambdaLR:
         warmup = self.trainer.warmup_steps
@@ -98,6 +119,12 @@ class OneCycleConfig(SchedulerConfig):
     """The first learning rate is the peak divided by this."""
     final_div_factor: HumanFloat = Field(default=1e4, ge=1)
     """The last one is the first divided by this."""
+
+    @model_validator(mode="after")
+    def _one_end(self) -> "OneCycleConfig":
+        if self.min_lr and "final_div_factor" in self.model_fields_set:
+            raise ValueError("min_lr and final_div_factor both set the last learning rate; give one of them")
+        return self
 
 
 class OneCycleFactory(SchedulerFactory[OneCycleConfig]):

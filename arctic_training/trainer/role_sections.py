@@ -147,6 +147,7 @@ def _check_deepspeed(name: str) -> Any:
             micro_batch_size=self.micro_batch_size,
             gradient_accumulation_steps=self.gradient_accumulation_steps,
             sequence_parallel_size=self.sequence_parallel_size,
+            max_grad_norm=None if role.frozen else self.max_grad_norm,
         )
         if problems:
             raise Problems(Problem((role.deepspeed, *one.path), one.text) for one in problems)

@@ -61,6 +61,10 @@ BAD: dict[str, tuple[str, list[str]]] = {
         GOOD + "mirco_batch_size: 4\n",
         [":3:1: mirco_batch_size: unknown; did you mean 'micro_batch_size'?"],
     ),
+    "key of another trainer": (
+        GOOD + "per_device_train_batch_size: 4\n",
+        [":3:1: per_device_train_batch_size: unknown; here this is micro_batch_size"],
+    ),
     "key of a section misspelt": (
         "model: {name_or_path: m, dtpye: bf16}\ndata: {sources: [a/b]}\n",
         [":1:26: model.dtpye: unknown; did you mean 'dtype'?"],

@@ -91,6 +91,19 @@ def test_what_the_block_says_stays_and_human_numbers_are_read_at_any_depth() -> 
     assert config["train_batch_size"] == 1
 
 
+def test_the_largest_norm_of_a_gradient_is_a_key_of_the_recipe() -> None:
+    for value in (0.3, 0.0):
+        config: Any = small.recipe()
+        config.max_grad_norm = value
+        assert deepspeed_config(config)["gradient_clipping"] == value
+        assert deepspeed_config(config) == filled_in(gradient_clipping=value)
+        config.deepspeed = {"gradient_clipping": "50%"}
+        with pytest.raises(RecipeError, match=r"deepspeed\.gradient_clipping: 0\.5 contradicts"):
+            deepspeed_config(config)
+    config.max_grad_norm = 0.5
+    assert deepspeed_config(config)["gradient_clipping"] == 0.5
+
+
 def test_buffers_follow_the_model() -> None:
     size = ModelSize(hidden_size=100, parameters=3000)
     zero = deepspeed_config(small.recipe(zero_optimization={"stage": 3}), size=size)["zero_optimization"]

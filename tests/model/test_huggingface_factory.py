@@ -38,6 +38,7 @@ def factory(
     recipe = SimpleNamespace(
         micro_batch_size=1,
         gradient_accumulation_steps=1,
+        max_grad_norm=None,
         sequence_parallel_size=1,
         deepspeed=block or {},
         model=config,

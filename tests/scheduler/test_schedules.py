@@ -15,6 +15,7 @@ from arctic_training.scheduler.huggingface_factory import HFSchedulerFactory
 from arctic_training.scheduler.torch_factories import ConstantFactory, ExponentialFactory, OneCycleFactory, WSDFactory
 
 WARMUP, HORIZON, PEAK = 4, 20, 0.5
+KWARGS = "scheduler_specific_kwargs"
 
 
 def make(factory: Any, warmup: int = WARMUP, horizon: int = HORIZON, **section: Any) -> Any:
@@ -151,6 +152,34 @@ def test_a_run_without_warmup_begins_at_its_peak(which: str) -> None:
 def test_a_run_that_only_evaluates_keeps_the_schedule_of_one_that_trains(which: str, warmup: int) -> None:
     factory, section, _ = FORMS[which]
     assert 0 <= shares(make(factory, warmup=warmup, horizon=0, **section), 1)[0] <= 1
+
+
+FALLING = [
+    one
+    for one, (_, section, _) in FORMS.items()
+    if "constant" not in one and not {"min_lr_ratio", "min_lr_rate", "lr_end"} & {*section, *section.get(KWARGS, ())}
+]
+
+
+@pytest.mark.parametrize("which", FALLING)
+def test_what_is_above_the_least_rate_follows_the_schedule(which: str) -> None:
+    factory, section, form = FORMS[which]
+    expected = [form(n) if n < WARMUP else 0.1 + 0.9 * form(n) for n in range(HORIZON + 1)]
+    assert shares(make(factory, min_lr=0.1 * PEAK, **section)) == pytest.approx(expected, abs=1e-9)
+
+
+def test_every_group_of_weights_ends_at_the_least_rate() -> None:
+    groups = [{"params": [torch.nn.Parameter(torch.zeros(1))], "lr": rate} for rate in (PEAK, PEAK / 5)]
+    view: Any = SimpleNamespace(warmup_steps=WARMUP, training_horizon=HORIZON)
+    for name in ("cosine", "cosine_with_min_lr"):
+        config = HFSchedulerFactory.config_type(type="huggingface", name=name, min_lr=0.05)
+        schedule = HFSchedulerFactory(view, config)(torch.optim.SGD(groups))
+        for _ in range(HORIZON):
+            step(schedule)
+        assert schedule.get_last_lr() == pytest.approx([0.05, 0.05])
+    config.min_lr = 0.2
+    with pytest.raises(RecipeError, match=r"scheduler\.min_lr: 0.2 is above a learning rate of the optimizer, 0.1"):
+        HFSchedulerFactory(view, config)(torch.optim.SGD(groups))
 
 
 def test_what_cannot_be_is_refused_in_a_sentence() -> None:

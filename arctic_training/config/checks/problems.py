@@ -9,6 +9,7 @@ from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
+from arctic_training.config.checks.foreign_keys import foreign_key
 from arctic_training.errors.short_repr import short_repr
 from arctic_training.errors.types import RegistryError
 from arctic_training.registry import did_you_mean
@@ -58,9 +59,10 @@ def problems_of(error: ValidationError, config: type[BaseModel]) -> list[Problem
 
 
 def unknown(name: str, known: Iterable[str]) -> str:
-    """Returns the text of an unknown key, with the nearest of the ``known`` keys, or all of them."""
+    """Returns the text of an unknown key: what it is here if it is another trainer's word, else the nearest of the
+    ``known`` keys, or all of them."""
     known = sorted(known)
-    return f"unknown; {did_you_mean(name, known) or 'there are: ' + ', '.join(known)}"
+    return f"unknown; {foreign_key(name) or did_you_mean(name, known) or 'there are: ' + ', '.join(known)}"
 
 
 def shown(value: object) -> str:

@@ -8,6 +8,7 @@ from typing import get_args
 
 from pydantic import ValidationError
 
+from arctic_training.config.checks.foreign_keys import foreign_name
 from arctic_training.config.checks.not_built import TYPES
 from arctic_training.config.checks.problems import Problem, Problems, problems_of, shown
 from arctic_training.config.sections.base import BaseConfig, ComponentConfig
@@ -38,7 +39,7 @@ def find(kind: str, name: str) -> type[Registered]:
         return lookup(kind, name)
     if name in TYPES:
         raise Problems([Problem(("type",), f"{name}: {TYPES[name]} is not built yet")])
-    text = f"no {words(kind)} is named {name!r}; {suggest(name, names(kind))}"
+    text = f"no {words(kind)} is named {name!r}; {foreign_name(kind, name) or suggest(name, names(kind))}"
     raise Problems([Problem(("type",), text)])
 
 
@@ -69,7 +70,8 @@ def resolve_component(
             return _read(cls, section)
     if skip_validation or name in TYPES:
         return _read(find(allowed[0].kind, name), section)
-    text = f"{name!r} is not accepted here; {suggest(name, [cls.name for cls in allowed])}"
+    hint = foreign_name(allowed[0].kind, name) or suggest(name, [cls.name for cls in allowed])
+    text = f"{name!r} is not accepted here; {hint}"
     if name in names(kind := allowed[0].kind):
         other = lookup(kind, name).__name__
         text += (

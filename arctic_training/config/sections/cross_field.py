@@ -33,13 +33,16 @@ class CrossFieldValidation(BaseConfig):
 
     @field_validator("scheduler", check_fields=False)
     @classmethod
-    def _move_learning_rate(cls, scheduler: SchedulerConfig, info: ValidationInfo) -> SchedulerConfig:
+    def _check_learning_rates(cls, scheduler: SchedulerConfig, info: ValidationInfo) -> SchedulerConfig:
         rate, optimizer = scheduler.learning_rate, info.data.get("optimizer")
         if rate is not None and optimizer is not None:
             if "learning_rate" in optimizer.model_fields_set and optimizer.learning_rate != rate:
                 text = f"{rate:g} contradicts the optimizer's {optimizer.learning_rate:g}; remove it here"
                 raise Problems([Problem(("learning_rate",), text)])
             optimizer.learning_rate = rate
+        if optimizer is not None and scheduler.min_lr > optimizer.learning_rate:
+            text = f"{scheduler.min_lr:g} is above the optimizer's learning rate, {optimizer.learning_rate:g}; lower it"
+            raise Problems([Problem(("min_lr",), text)])
         return scheduler
 
     @field_validator("checkpoint", check_fields=False)
@@ -142,6 +145,7 @@ class CrossFieldValidation(BaseConfig):
             sequence_parallel_size=info.data.get("sequence_parallel_size") or 1,
             dtype=model.dtype if model else "bf16",
             highest_stage=optimizer.highest_stage(model.dtype) if optimizer and model else 3,
+            max_grad_norm=info.data.get("max_grad_norm"),
         )
         if problems:
             raise Problems(problems)

@@ -92,11 +92,13 @@ def deepspeed_problems(
     dtype: str,
     data_world: int | None = None,
     highest_stage: int = 3,
+    max_grad_norm: float | None = None,
 ) -> list[Problem]:
     """Returns every problem of the section, their paths inside it, given the rest of the recipe.
 
     ``dtype`` is the recipe's bf16, fp16 or fp32; ``data_world`` the number of data-parallel processes, once it is
-    known; ``highest_stage`` the highest ZeRO stage at which the optimizer works.
+    known; ``highest_stage`` the highest ZeRO stage at which the optimizer works; ``max_grad_norm`` the recipe's own key
+    of what is ``gradient_clipping`` here.
     """
     block = without_auto(block)
     problems: list[Problem] = []
@@ -116,6 +118,9 @@ def deepspeed_problems(
     clipping = block.get("gradient_clipping", 1.0)
     if not _is_number(clipping) or clipping < 0:
         text = f"{shown(clipping)} should be a number of at least 0 (0: no clipping)"
+        problems.append(Problem(("gradient_clipping",), text))
+    elif max_grad_norm is not None and "gradient_clipping" in block and clipping != max_grad_norm:
+        text = f"{shown(clipping)} contradicts the recipe's max_grad_norm: {max_grad_norm:g}; remove it"
         problems.append(Problem(("gradient_clipping",), text))
     return problems
 

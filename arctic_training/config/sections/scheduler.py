@@ -18,6 +18,10 @@ class SchedulerConfig(ComponentConfig):
     warmup_epochs: HumanFloat | None = Field(default=None, ge=0)
     """The warm-up in epochs, instead of ``warmup_ratio``."""
 
+    min_lr: HumanFloat = Field(default=0.0, ge=0)
+    """Learning rate that the schedule ends at, or approaches, in place of 0: after the warm-up, what is above it
+    follows the schedule."""
+
     learning_rate: HumanFloat | None = Field(default=None, ge=0)
     """Deprecated: the optimizer's ``learning_rate``, where the optimizer's section does not give it. Also ``lr``."""
 

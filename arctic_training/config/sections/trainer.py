@@ -29,7 +29,7 @@ from arctic_training.config.sections.model import ModelConfig
 from arctic_training.config.sections.optimizer import OptimizerConfig
 from arctic_training.config.sections.scheduler import SchedulerConfig
 from arctic_training.config.sections.tokenizer import TokenizerConfig
-from arctic_training.config.sections.types import Duration, HumanInt
+from arctic_training.config.sections.types import Duration, HumanFloat, HumanInt
 from arctic_training.config.sections.wandb import WandbSection
 from arctic_training.registry import lookup
 
@@ -117,6 +117,9 @@ class TrainerConfig(CrossFieldValidation):
     """Samples of a micro-batch: what a rank computes at once, or the ranks that share sequences together."""
     gradient_accumulation_steps: Annotated[int, RESUME_SAFE] = Field(default=1, ge=1)
     """Micro-batches of each rank for one optimizer step."""
+    max_grad_norm: HumanFloat | None = Field(default=None, ge=0)
+    """Largest norm of the gradient of a step, over all weights; a larger one is scaled down to it. 0: none is. By
+    default 1, or ``deepspeed.gradient_clipping``."""
     sequence_parallel_size: Annotated[int, RESUME_SAFE] = Field(default=1, ge=1)
     """Consecutive ranks that share every sequence, for sequences that are too long for one: each has a part of the
     tokens, and for attention all tokens of some heads. The number of the model's heads must be a multiple of it; losses
