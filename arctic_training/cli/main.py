@@ -67,6 +67,9 @@ def _run(args: Arguments) -> int:
     if missing := missing_paths(config):
         raise RecipeError(missing)
     if args.command == "validate":
+        from arctic_training.cli.validate import validate
+
+        validate(config)
         print(f"{args.recipe}: no problems found")
         return 0
 

@@ -28,7 +28,7 @@ class LigerModelFactory(HFModelFactory):
         """Raises `MissingDependencyError` without the library, `ModelError` without a GPU."""
         if importlib.util.find_spec("liger_kernel") is None:
             raise MissingDependencyError("model.type: liger needs the library liger-kernel: pip install liger-kernel")
-        if not torch.cuda.is_available():
+        if not torch.cuda.is_available() and self.trainer.device.type != "meta":
             raise ModelError("model.type: liger has kernels for GPUs, and this machine has none; use type: huggingface")
 
     def _require_supported(self, config: "PreTrainedConfig") -> None:

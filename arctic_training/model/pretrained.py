@@ -88,6 +88,8 @@ class Pretrained:
             if not converts:
                 check_weight_shapes(meta_model, shapes, new=self.new_weights)
             check_modules_in_files(meta_model, shapes, new=self.new_weights, converts=converts)
+        for file in [] if shapes else sorted(self.path.glob("pytorch_model*.bin")):
+            self._call(lambda file=file: weight_files.load_pickle(file))  # type: ignore[misc]
 
     @contextmanager
     def named_in_errors(self) -> Iterator[None]:

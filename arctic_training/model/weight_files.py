@@ -1,7 +1,10 @@
-"""The shapes of the weights in a folder's safetensors files, from their headers."""
+"""The weight files of a folder: shapes from the headers of safetensors files, and pickles that hold tensors only."""
 
 import json
+import zipfile
 from pathlib import Path
+
+import torch
 
 from arctic_training.errors.types import ModelError
 
@@ -26,6 +29,17 @@ def read_shapes(folder: Path) -> Shapes:
             raise ModelError(f"{name} is missing, which {_INDEX} names; some of the weights are in it")
         shapes |= _read_header(folder / name)
     return shapes
+
+
+def load_pickle(path: Path) -> dict[str, torch.Tensor]:
+    """Returns the tensors of a ``.bin`` file by name, without their values where the file is no older than torch 1.6.
+
+    Raises `pickle.UnpicklingError` for a file that holds more than tensors, of which nothing is run.
+    """
+    tensors: dict[str, torch.Tensor] = torch.load(
+        path, map_location="meta", weights_only=True, mmap=zipfile.is_zipfile(path)
+    )
+    return tensors
 
 
 def _files_of_index(index: Path) -> list[str]:

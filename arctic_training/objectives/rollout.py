@@ -3,11 +3,11 @@
 import functools
 import zlib
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from arctic_training.callback.hooks import hook
 from arctic_training.data.batching.loader import Batch
@@ -77,6 +77,12 @@ class RolloutTrainer(PolicyLossTrainer):
         if not (ids := sorted({*eos_ids, *stop_ids})):
             raise RecipeError("stop: neither the tokenizer nor the model has an end token; specify one")
         return ids
+
+    def check_models(self, models: Mapping[str, nn.Module | None]) -> None:
+        """Raises `InputError` for models that do not go together, and for an unknown stop token."""
+        super().check_models(models)
+        if self.tokenizer is not None:
+            find_stop_token_ids(self.tokenizer, self.config.stop, "stop")
 
     def check(self) -> None:
         """Raises `InputError` for what would end the run at its first completions."""

@@ -23,7 +23,12 @@ class OptimizerFactory(Factory[C, torch.optim.Optimizer], kind="optimizer_factor
     config_type: ClassVar[type[ComponentConfig]] = OptimizerConfig
 
     def __call__(self, model: nn.Module) -> torch.optim.Optimizer:
-        """Returns the optimizer of a model. Raises `RecipeError` at a ZeRO stage that would change the algorithm."""
+        """Returns the optimizer of a model. Raises `RecipeError` where `check` does."""
+        self.check()
+        return self.create_optimizer(model, self.config)
+
+    def check(self) -> None:
+        """Raises `RecipeError` at a ZeRO stage that would change the algorithm; called before data are prepared."""
         recipe = self.trainer.config
         dtype, steps = recipe.model.dtype, recipe.gradient_accumulation_steps
         limit = highest_stage(recipe, dtype)
@@ -33,7 +38,6 @@ class OptimizerFactory(Factory[C, torch.optim.Optimizer], kind="optimizer_factor
                 f"optimizer.type: {self.name} works up to ZeRO stage {highest} in {dtype}, and this run has {stage}; "
                 f"give deepspeed.zero_optimization.stage: {highest}"
             )
-        return self.create_optimizer(model, self.config)
 
     @hook("create_optimizer")
     @abstractmethod

@@ -24,6 +24,10 @@ class Tracker(Registered, ABC, Generic[C], kind="tracker"):
     def check(self) -> None:
         """Called before anything else of the run is built. Raises `InputError` when the tracker cannot work."""
 
+    def check_offline(self) -> None:
+        """Called by the command ``validate``. Raises `InputError` for what `check` finds without a network."""
+        self.check()
+
     def files(self, run_dir: Path) -> list[Path]:
         """Returns the files that it writes, which no other tracker of the run may write."""
         return []

@@ -30,6 +30,13 @@ class WandbTracker(Tracker[WandbConfig]):
 
         It takes ten seconds without a network, and never prompts for input.
         """
+        self._login(verify=True)
+
+    def check_offline(self) -> None:
+        """Raises `MissingDependencyError`, or `InputError` where no login is stored."""
+        self._login(verify=False)
+
+    def _login(self, *, verify: bool) -> None:
         try:
             import wandb
         except ImportError as error:
@@ -37,10 +44,11 @@ class WandbTracker(Tracker[WandbConfig]):
                 "the wandb tracker needs the library wandb: pip install 'arctic_training[wandb]'"
             ) from error
         with _refusing():
-            settings = wandb.Settings(mode=self.config.mode) if self.config.mode else None
-            if wandb.setup(settings).settings.mode in ("online", "shared") and not wandb.login(
-                prompt=False, verify=True
-            ):
+            # what it prints of a login, it asks the server for
+            options = ({"mode": self.config.mode} if self.config.mode else {}) | ({} if verify else {"silent": True})
+            settings = wandb.Settings(**options) if options else None
+            is_online = wandb.setup(settings).settings.mode in ("online", "shared")
+            if is_online and not wandb.login(prompt=False, verify=verify):
                 raise wandb.Error("nobody is logged in")
 
     def files(self, run_dir: Path) -> list[Path]:

@@ -3,6 +3,7 @@
 import gc
 import os
 import random
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from arctic_training.component import TrainerView
 from arctic_training.config.sections.base import ComponentConfig
 from arctic_training.config.sections.checkpoint import CheckpointConfig
 from arctic_training.config.sections.component import TrainerComponent
+from arctic_training.config.sections.model import ModelConfig
 from arctic_training.config.sections.trainer import TrainerConfig
 from arctic_training.data.batching.loader import Loader
 from arctic_training.distributed import collectives, process_group
@@ -27,6 +29,7 @@ from arctic_training.distributed.watchdog import Watchdog
 from arctic_training.engine.engine import Engine, freeze, initialize
 from arctic_training.errors.types import RecipeError
 from arctic_training.evaluation.evaluator import Evaluator
+from arctic_training.model.factory import ModelFactory
 from arctic_training.registry import lookup, numbered
 from arctic_training.state import Rng, RunState
 from arctic_training.tracker.console import ConsoleConfig
@@ -65,6 +68,7 @@ def build_parts(trainer: Any) -> None:
     trainer.listeners = build_callbacks(trainer, config.callbacks)
     trainer.listen("post-train", lambda it: it.session.close(failed=False))  # after all other listeners
     trainer.tokenizer = build_tokenizer(trainer)
+    check_steps(trainer)
     trainer.train_loader, trainer.eval_loaders = build_dataloaders(trainer)
     trainer.engines = {}
     build_engines(trainer)
@@ -111,7 +115,7 @@ def build_callbacks(trainer: Any, sections: list[ComponentConfig]) -> dict[str, 
     config = trainer.config
     guard = NanGuardConfig(type="nan_guard", policy=config.nan_guard, limit=config.nan_guard_limit)
     limit = TimeLimitConfig(type="time_limit", limit=config.time_limit)
-    path = config.kill_switch_path or trainer.session.run_dir / "kill_switch"
+    path = config.kill_switch_path or trainer.run_dir / "kill_switch"
     switch = KillSwitchConfig(type="kill_switch", path=path)
     every = [guard, *sections, switch, limit]
     callbacks = {
@@ -136,24 +140,51 @@ def build_factory(trainer: TrainerView, section: ComponentConfig, slot: str) -> 
     return factory_type(trainer, section)
 
 
-def build_tokenizer(trainer: Any) -> Any:
+def build_tokenizer(trainer: Any) -> object:
     """Returns the tokenizer, and checks the models, which are built only when the data, which may take long, are."""
-    config = trainer.config
-    roles = [role for role in trainer.roles if getattr(config, role.name) is not None]
-    models = [
-        build_factory(RoleView(trainer, role), getattr(config, role.name), "model_factory_type") for role in roles
-    ]
-    for model in models:
-        model.check()
+    models = check_models(trainer, roles := used_roles(trainer))
     tokenizer = build_component(trainer, "tokenizer")
-    for model in models:
+    check_tokenizer(trainer, roles, models, tokenizer)
+    return tokenizer
+
+
+def used_roles(trainer: TrainerView) -> list[Role]:
+    """Returns the roles of which the recipe has a model: a frozen one may be left out."""
+    roles: Sequence[Role] = trainer.roles  # type: ignore[attr-defined]
+    return [role for role in roles if getattr(trainer.config, role.name) is not None]
+
+
+def check_models(trainer: TrainerView, roles: Sequence[Role]) -> dict[str, ModelFactory[ModelConfig]]:
+    """Returns the model factories of ``roles`` by name, each of which has checked its model without weights."""
+    models = {
+        role.name: build_factory(RoleView(trainer, role), getattr(trainer.config, role.name), "model_factory_type")
+        for role in roles
+    }
+    for model in models.values():
+        model.check()
+    return models
+
+
+def check_tokenizer(
+    trainer: Any, roles: Sequence[Role], models: Mapping[str, ModelFactory[ModelConfig]], tokenizer: object
+) -> None:
+    """Checks ``models`` with the tokenizer and with one another, and whether they can be saved."""
+    trainer.tokenizer = tokenizer
+    for model in models.values():
         model.check_tokenizer(tokenizer)
-    trainer.check_models({role.name: model.meta_model for role, model in zip(roles, models, strict=True)})
-    trained = {role.name: model for role, model in zip(roles, models, strict=True) if not role.frozen}
-    skeletons = {name: model.meta_model for name, model in trained.items() if model.meta_model is not None}
+    trainer.check_models({name: model.meta_model for name, model in models.items()})
+    trained = {role.name: models[role.name].meta_model for role in roles if not role.frozen}
+    skeletons = {name: model for name, model in trained.items() if model is not None}
     for checkpointer in build_checkpointers(trainer):
         checkpointer.dry_run(skeletons)
-    return tokenizer
+
+
+def check_steps(trainer: TrainerView) -> None:
+    """Checks optimizers and schedules as far as the recipe shows them."""
+    for role in used_roles(trainer):
+        for part in () if role.frozen else ("optimizer", "scheduler"):
+            section = getattr(trainer.config, role.section(part))
+            build_factory(RoleView(trainer, role), section, f"{part}_factory_type").check()
 
 
 def build_checkpointers(trainer: TrainerView) -> list[Checkpointer[CheckpointConfig]]:
@@ -172,8 +203,7 @@ def build_dataloaders(trainer: TrainerView) -> tuple[Loader, dict[str, Loader]]:
 
 def build_engines(trainer: Any) -> None:
     """Builds the engines of all roles; those that only precompute are freed before the others are built."""
-    config = trainer.config
-    roles = [role for role in trainer.roles if getattr(config, role.name) is not None]  # a frozen one may be left out
+    config, roles = trainer.config, used_roles(trainer)
     precompute = [role for role in roles if role.precompute_key and getattr(config, role.precompute_key)]
     for role in precompute:
         engine = build_engine(trainer, role)
@@ -217,6 +247,16 @@ def build_evaluators(sections: list[ComponentConfig]) -> list[Evaluator[Componen
 
 def build_trackers(config: TrainerConfig, run_dir: Path) -> list[Tracker[ComponentConfig]]:
     """Returns the trackers of the run, checked on the main rank. Raises `RecipeError` when two write one file."""
+    trackers = find_trackers(config, run_dir)
+    with collectives.main_process_first() as first:
+        for tracker in trackers if first else ():
+            with refuse_run_on_error(tracker):
+                tracker.check()
+    return trackers
+
+
+def find_trackers(config: TrainerConfig, run_dir: Path) -> list[Tracker[ComponentConfig]]:
+    """Returns the trackers of the run, unchecked. Raises `RecipeError` when two write one file."""
     sections: list[ComponentConfig] = [*config.trackers]
     if config.wandb.enable:
         sections.append(config.wandb)
@@ -228,8 +268,4 @@ def build_trackers(config: TrainerConfig, run_dir: Path) -> list[Tracker[Compone
     for number, (file, name) in enumerate(files):
         if other := next((other for path, other in files[:number] if path == file), None):
             raise RecipeError(f"trackers: {other} and {name} both write {file}; remove one, or give it another file")
-    with collectives.main_process_first() as first:
-        for tracker in trackers if first else ():
-            with refuse_run_on_error(tracker):
-                tracker.check()
     return trackers

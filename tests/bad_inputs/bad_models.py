@@ -204,7 +204,6 @@ CASES: dict[str, Case] = {
         "recipe.yaml:1:23: model.name_or_path: model: the weights do not fit the config: "
         "model.layers.2.input_layernorm.weight is missing; model.layers.2.mlp.down_proj.weight is "
         "missing; model.layers.2.mlp.gate_proj.weight is missing; and 6 more",
-        cached=True,
         files={"model": config(num_hidden_layers=3)},
     ),
     "a tokenizer with more tokens": Case(
@@ -227,13 +226,11 @@ CASES: dict[str, Case] = {
     "a pickle in place of weights": Case(
         "recipe.yaml:1:23: model.name_or_path: model: its .bin file holds more than tensors, such as "
         "posix.mkdir, which could run code, and was not loaded; have the weights written as safetensors",
-        cached=True,
         files={"model": altered(pickled)},
     ),
     "a pickle among weights": Case(
         "recipe.yaml:1:23: model.name_or_path: model: its .bin file holds more than tensors, such as "
         "posix.mkdir, which could run code, and was not loaded; have the weights written as safetensors",
-        cached=True,
         files={"model": altered(zip_pickled)},
     ),
     "no tokenizer": Case(

@@ -85,7 +85,6 @@ CASES: dict[str, Case] = {
     "an end that is no token": Case(
         "recipe.yaml:6:1: stop: '<|stop|>' is not a token of the vocabulary",
         recipe=grpo(more="stop: ['<|stop|>']\n"),
-        cached=True,
     ),
     "no room for answers": Case(
         "recipe.yaml:5:43: data.max_length: 8 of 8 prompts leave no room for max_new_tokens in max_length = 8, the "

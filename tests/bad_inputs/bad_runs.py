@@ -284,7 +284,6 @@ CASES: dict[str, Case] = {
         "deepspeed.zero_optimization.stage: 0",
         recipe="model: {name_or_path: model, dtype: bf16}\noptimizer: {type: adafactor}\n"
         "gradient_accumulation_steps: 2\ndata: {sources: [rows.jsonl]}\n",
-        cached=True,
     ),
     "a batch beyond all numbers": Case(
         "recipe.yaml:3:19: micro_batch_size: 1e+30: Unable to parse input string as an integer, exceeded maximum size",

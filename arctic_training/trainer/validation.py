@@ -1,0 +1,61 @@
+"""Checks a run by its recipe and by the files of local models, without device, network, data or process group."""
+
+import os
+from types import SimpleNamespace
+
+import torch
+
+from arctic_training.config.sections.trainer import TrainerConfig
+from arctic_training.model.pretrained_adapter import base_of, is_adapter
+from arctic_training.registry import lookup
+from arctic_training.state import Progress
+from arctic_training.tracker.tracker import refuse_run_on_error
+from arctic_training.trainer.assembly import (
+    build_callbacks,
+    build_component,
+    check_models,
+    check_steps,
+    check_tokenizer,
+    find_trackers,
+    used_roles,
+)
+from arctic_training.trainer.session import resolve_run_dir
+from arctic_training.trainer.trainer import Trainer
+
+
+def check_run(config: TrainerConfig) -> None:
+    """Raises the `InputError` that would refuse the run before its data are prepared, as far as files here show it.
+
+    Models and tokenizers on the hub are left out. Nothing is written. What depends on the number of processes is
+    checked for one.
+    """
+    trainer = unstarted(config)
+    for tracker in find_trackers(config, trainer.run_dir):
+        with refuse_run_on_error(tracker):
+            tracker.check_offline()
+    build_callbacks(trainer, config.callbacks)
+    check_steps(trainer)
+    roles = used_roles(trainer)
+    local = [role for role in roles if is_here(getattr(config, role.name))]
+    models = check_models(trainer, local)
+    if local == roles and is_here(config.tokenizer):
+        check_tokenizer(trainer, roles, models, build_component(trainer, "tokenizer"))
+
+
+def unstarted(config: TrainerConfig) -> Trainer:
+    """Returns a trainer of which no part is built, on the meta device."""
+    trainer_type: type[Trainer] = lookup("trainer", config.type)  # type: ignore[assignment]
+    members = {"device": torch.device("meta"), "__module__": trainer_type.__module__}
+    unstarted_type: type[Trainer] = type(trainer_type.__name__, (trainer_type,), members)
+    trainer = unstarted_type.__new__(unstarted_type)
+    # of how many processes it is the batch size is not known
+    block = {key: value for key, value in config.deepspeed.items() if key != "train_batch_size"}
+    trainer.config, trainer.progress = config.model_copy(update={"deepspeed": block}), Progress()
+    trainer.session = SimpleNamespace(run_dir=resolve_run_dir(config))  # type: ignore[assignment]
+    return trainer
+
+
+def is_here(section: object) -> bool:
+    """Returns whether the section of a model or tokenizer names nothing on the hub."""
+    name = getattr(section, "name_or_path", None)
+    return name is None or os.path.exists(os.path.expanduser(base_of(name) if is_adapter(name) else name))

@@ -1,0 +1,194 @@
+"""`validate` refuses what the run refuses, as far as the recipe and the files here show it."""
+
+import gc
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from arctic_training.cli.main import main
+from arctic_training.errors.types import ModelError
+from arctic_training.model.liger_factory import LigerModelFactory
+from arctic_training.model.weight_files import load_pickle
+from tests import tiny
+from tests.bad_inputs.case import Case, same, sft
+from tests.bad_inputs.test_bad_inputs import CASES
+from tests.model.test_huggingface_factory import factory
+
+NEEDS: Mapping[str, list[str]] = {
+    "prepared data": [
+        "data: all longer than max_length",
+        "data: one row to split",
+        "run: a warm-up longer than the run",
+        "run: a warm-up of more epochs",
+        "reward: wrong length",
+        "reward: no list",
+        "reward: words",
+        "reward: NaN",
+        "reward: raises",
+        "reward: no room for answers",
+        "lexer: tokens outside the vocabulary",
+        "lexer: tokens outside the vocabulary in what is evaluated on",
+    ],
+    "what the hub has": ["model: a model of the hub, offline", "model: a tokenizer of the hub, offline"],
+    "the number of processes": [
+        "run: a batch size that does not add up",
+        "run: nobody to share with",
+        "run: processes that make no groups",
+    ],
+}
+"""The cases that a run refuses by a key of the recipe, and ``validate`` cannot, by what it would need for it."""
+UNSEEN = {name for names in NEEDS.values() for name in names}
+NAMES_NO_KEY = ("rows.", "d: ", "data set", "own_list", "other.jsonl", "*.parquet", "8 rows", "{top}/cache", "/proc/")
+"""Beginnings of messages that name rows, a source or a folder: they are found when these are read or written."""
+OF_THE_START = ("--num_gpus: this process", "RANK is", "SLURM_STEP", "--hostfile", "hosts:3")
+"""Beginnings of messages on the processes that are started, which ``validate`` starts none of."""
+
+
+def first_line(case: Case) -> str:
+    return case.says if isinstance(case.says, str) else case.says[0]
+
+
+def seen_before_the_data(name: str, case: Case) -> bool:
+    elsewhere = (*NAMES_NO_KEY, *OF_THE_START, "Traceback")
+    return not case.starts and not first_line(case).startswith(elsewhere) and name not in UNSEEN
+
+
+SEEN = {name: case for name, case in CASES.items() if seen_before_the_data(name, case)}
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    for name in ("here", "home"):
+        (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("ARCTIC_TRAINING_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(gc, "collect", lambda *generation: 0)
+    return tmp_path / "here"
+
+
+@pytest.mark.parametrize("name", SEEN)
+def test_what_a_run_refuses_before_its_data_is_refused(
+    name: str, here: Path, tiny_model: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    case = SEEN[name]
+    case.plant(here, tiny_model)
+    for variable, value in case.environment.items():
+        monkeypatch.setenv(variable, value)
+    capsys.readouterr()  # of planting
+    code = main(["validate", "recipe.yaml", *case.words])
+    out, err = capsys.readouterr()
+    assert same(err.splitlines(), case.expected(here)), err
+    assert (code, out) == (case.code, "")
+    assert not (here.parent / "cache").exists()
+    assert not (here / "runs").is_dir() or "runs" in "".join(case.files)
+
+
+def test_the_cases_that_validate_cannot_see_are_cases() -> None:
+    assert CASES.keys() >= UNSEEN
+    assert len(SEEN) > 120
+
+
+def validated(recipe: str, capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str]:
+    Path("recipe.yaml").write_text(recipe)
+    capsys.readouterr()
+    code = main(["validate", "recipe.yaml", *words])
+    return code, capsys.readouterr().err
+
+
+GOOD = sft(more="checkpoint: [{type: deepspeed}, {type: huggingface}]\n")
+
+
+def test_a_good_recipe_of_a_local_model_passes(
+    here: Path, tiny_model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Case("", recipe=GOOD).plant(here, tiny_model)
+    assert validated(GOOD, capsys) == (0, "")
+    assert sorted(path.name for path in here.iterdir()) == ["model", "recipe.yaml", "rows.jsonl"]
+    # the number of processes is not known, so that what depends on it is no problem
+    assert validated(GOOD + "deepspeed: {train_batch_size: 8}\nsequence_parallel_size: 4\n", capsys) == (0, "")
+
+
+def test_more_tokens_than_the_model_has_seen_are_a_warning(
+    here: Path, tiny_model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Case("").plant(here, tiny_model)
+    code, err = validated(sft(data=", max_length: 4ki"), capsys)
+    assert code == 0
+    assert "WARNING data.max_length: 4096 tokens are more than the 512 that the model has seen at once" in err
+
+
+def save_model_of_another_vocabulary(at: Path) -> None:
+    tiny.save_model(at, vocab_size=328)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "says"),
+    [
+        (sft(more="sequence_parallel_size: 3\n"), "recipe.yaml:3:25: sequence_parallel_size: 3 processes cannot share"),
+        (
+            sft(more="scheduler: {name: cosine, scheduler_specific_kwargs: {cycles: 2}}\n"),
+            "recipe.yaml:3:1: scheduler: the schedule 'cosine' cannot be made:",
+        ),
+        (
+            sft(more="train_iters: 10\nscheduler: {type: wsd, num_warmup_steps: 4, num_decay_steps: 8}\n"),
+            "recipe.yaml:4:1: scheduler: 4 steps of warm-up and 8 of decay are more than the run's 10",
+        ),
+        (
+            "type: distill\nteacher: {name_or_path: other}\n" + sft(),
+            "recipe.yaml:2:25: teacher.name_or_path: its vocabulary has 328 tokens, and that of model has 320:",
+        ),
+        (
+            sft().replace("fp32", "fp32, peft_config: {peft_type: lora, target_modules: [nope]}"),
+            "recipe.yaml:1:43: model.peft_config: Target modules",
+        ),
+    ],
+)
+def test_what_only_a_local_model_shows(
+    recipe: str, says: str, here: Path, tiny_model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Case("", files={"other": save_model_of_another_vocabulary}).plant(here, tiny_model)
+    code, err = validated(recipe, capsys)
+    assert code == 2
+    assert err.startswith(says), err
+
+
+def test_a_login_that_is_missing_is_told_without_a_network(
+    here: Path, tiny_model: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("WANDB_API_KEY", "WANDB_MODE", "NETRC"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
+    Case("").plant(here, tiny_model)
+    code, err = validated(sft(more="wandb: {enable: true}\n"), capsys)
+    assert (code, "wandb: nobody is logged in; run `wandb login`" in err) == (2, True), err
+    assert validated(sft(more="wandb: {enable: true, mode: offline}\n"), capsys)[0] == 0
+    monkeypatch.setenv("WANDB_API_KEY", "0123456789abcdef" * 3)
+    begin = time.monotonic()
+    assert validated(sft(more="wandb: {enable: true}\n"), capsys)[0] == 0  # nobody is asked whether it is valid
+    assert time.monotonic() - begin < 8
+
+
+def test_kernels_for_gpus_need_none_to_be_validated(tiny_model: Path) -> None:
+    """On the meta device, which `validate` uses, the machine is not asked for a GPU."""
+    maker: Any = factory(tiny_model)
+    liger = LigerModelFactory(maker.trainer, maker.config)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("importlib.util.find_spec", lambda name: object())
+        with pytest.raises(ModelError, match="kernels for GPUs"):
+            liger._require_kernels()
+        maker.trainer.device = torch.device("meta")
+        liger._require_kernels()
+
+
+def test_weights_in_pickles_are_read_without_their_values(tmp_path: Path) -> None:
+    weights = {"a": torch.ones(3, 4), "b": torch.zeros(2, dtype=torch.bfloat16)}
+    for modern in (True, False):
+        torch.save(weights, tmp_path / "pytorch_model.bin", _use_new_zipfile_serialization=modern)
+        loaded = load_pickle(tmp_path / "pytorch_model.bin")
+        assert {name: one.shape for name, one in loaded.items()} == {"a": (3, 4), "b": (2,)}
+        assert {one.device.type for one in loaded.values()} == {"meta"}
