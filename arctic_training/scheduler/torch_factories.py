@@ -122,7 +122,7 @@ class OneCycleConfig(SchedulerConfig):
 
     @model_validator(mode="after")
     def _one_end(self) -> "OneCycleConfig":
-        if self.min_lr and "final_div_factor" in self.model_fields_set:
+        if self.min_lr and self.final_div_factor != type(self).model_fields["final_div_factor"].default:
             raise ValueError("min_lr and final_div_factor both set the last learning rate; give one of them")
         return self
 
