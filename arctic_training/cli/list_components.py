@@ -1,9 +1,21 @@
 """Lists the classes that a recipe can name."""
 
+import argparse
 from importlib import import_module
 
 from arctic_training.errors.types import InputError
 from arctic_training.registry import kinds, lookup, names, suggest
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the kind to list."""
+    parser.add_argument("kind", metavar="KIND", nargs="?", default="", help="a kind of component (default: all)")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Prints the classes of a kind, or of all kinds."""
+    print(list_components(arguments.kind), end="")
+    return 0
 
 
 def list_components(kind: str = "") -> str:

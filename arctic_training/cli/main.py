@@ -5,9 +5,10 @@ import sys
 import traceback
 from collections.abc import Sequence
 
+from arctic_training.cli.commands import COMMANDS, run_command
 from arctic_training.errors.redaction import redact
 from arctic_training.errors.types import ArcticError, RecipeError
-from arctic_training.launch.arguments import HELP, Arguments, parse
+from arctic_training.launch.arguments import Arguments, format_help, parse
 from arctic_training.launch.threads import openmp_settings
 
 
@@ -20,7 +21,9 @@ def main(words: Sequence[str] | None = None) -> int:
         os.environ.update(openmp_settings(os.environ))
         words = sys.argv[1:]
     try:
-        return _run(parse(words))
+        if words and words[0] in COMMANDS:
+            return run_command(words[0], words[1:])
+        return _run(parse(words, COMMANDS))
     except ArcticError as error:
         text = "".join(traceback.format_exception(error)).rstrip() if "--debug" in words else str(error)
         print(redact(text), file=sys.stderr)
@@ -34,24 +37,12 @@ def main(words: Sequence[str] | None = None) -> int:
 
 def _run(args: Arguments) -> int:
     if args.help:
-        print(HELP, end="")
+        print(format_help({name: command.summary for name, command in COMMANDS.items()}), end="")
         return 0
     if args.version:
         from importlib.metadata import version
 
         print(version("arctic_training"))
-        return 0
-    if args.command == "list":
-        from arctic_training.cli.list_components import list_components
-
-        print(list_components(args.kind), end="")
-        return 0
-    if args.command == "new":
-        from pathlib import Path
-
-        from arctic_training.cli.new_trainer import new_trainer
-
-        print(new_trainer(args.name, args.template, Path()), end="")
         return 0
 
     from arctic_training.config.get_config import get_config

@@ -1,5 +1,6 @@
 """Writes a trainer, its recipe and its tests, which run as they are written, into a folder of their own."""
 
+import argparse
 import re
 from importlib import resources
 from importlib.resources.abc import Traversable
@@ -7,10 +8,27 @@ from pathlib import Path
 from string import Template
 
 from arctic_training.errors.types import InputError
-from arctic_training.launch.arguments import TEMPLATES
 
+TEMPLATES = ("text", "tensor", "rollout")
+"""Kinds of trainers that ``new trainer`` writes."""
 _SHARED = {"text": "language", "rollout": "language"}
 """The files beside those of a kind: a small model without weights, and rows."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds what to write, its name, and what it trains."""
+    parser.add_argument("what", metavar="trainer", choices=["trainer"], help="what to write")
+    parser.add_argument("name", metavar="NAME", help="its name in a recipe, and that of the folder")
+    kinds = (
+        "a language model on text (default), a network on tensors, or a language model on rewards of its completions"
+    )
+    parser.add_argument("--kind", choices=TEMPLATES, default="text", help=f"what it trains: {kinds}")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Writes the files below the current folder and prints their names."""
+    print(new_trainer(arguments.name, arguments.kind, Path()), end="")
+    return 0
 
 
 def new_trainer(name: str, kind: str, folder: Path) -> str:

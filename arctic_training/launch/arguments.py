@@ -2,16 +2,15 @@
 
 import argparse
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NoReturn
 
 from arctic_training.errors.types import InputError
 from arctic_training.registry import did_you_mean
 
-COMMANDS = ("train", "process-data", "validate", "list", "new")
-TEMPLATES = ("text", "tensor", "rollout")
-"""Kinds of trainers that ``new trainer`` writes."""
+COMMANDS = ("train", "process-data", "validate")
+"""The commands that read a recipe as `parse` does; the others are those of `cli.commands`."""
 
 _USAGE = "arctic_training [COMMAND] RECIPE [KEY.PATH=VALUE ...] [OPTIONS]"
 _DESCRIPTION = """\
@@ -21,9 +20,7 @@ commands:
   train           train (the default)
   process-data    fill the data cache without training
   validate        check the recipe; needs neither device nor network
-  list [KIND]     list the classes that a recipe can name
-  new trainer NAME
-                  write a trainer of your own with its recipe and tests
+%(commands)s
 
 arguments:
   RECIPE          path of the recipe
@@ -37,7 +34,6 @@ examples:
   arctic_training recipe.yaml --num_nodes 2 --hostfile hosts.txt
   arctic_training validate recipe.yaml
   arctic_training list optimizer_factory
-  arctic_training new trainer mine --kind rollout
 
 Started by torchrun or as a SLURM step of several tasks, a process is one rank
 of the run.
@@ -64,20 +60,14 @@ _OVERRIDE = re.compile(r"[A-Za-z_][\w-]*(\.[\w-]+)*=.*", re.DOTALL)
 
 @dataclass
 class Arguments:
-    """The parsed command line."""
+    """The parsed command line of `COMMANDS`."""
 
     command: str = "train"
     recipe: str = ""
-    """Path of the recipe; empty where the command needs none."""
+    """Path of the recipe."""
     overrides: list[str] = field(default_factory=list)
     launcher_args: list[str] = field(default_factory=list)
     """The arguments for DeepSpeed's launcher."""
-    kind: str = ""
-    """The kind of component to list, empty for all; or to write."""
-    name: str = ""
-    """The name of the component to write."""
-    template: str = "text"
-    """What its template is for; one of `TEMPLATES`."""
     show: bool = False
     debug: bool = False
     help: bool = False
@@ -110,13 +100,15 @@ def _port(text: str) -> int:
     return int(text)
 
 
-def _parser() -> _Parser:
+def _parser(others: Mapping[str, str]) -> _Parser:
+    """``others`` are the other commands with their summaries."""
+
     def layout(prog: str) -> argparse.HelpFormatter:
         return argparse.RawDescriptionHelpFormatter(prog, max_help_position=18, width=80)
 
     parser = _Parser(
         usage=_USAGE,
-        description=_DESCRIPTION,
+        description=_DESCRIPTION % {"commands": "\n".join(map("  {0[0]:<15} {0[1]}".format, others.items()))},
         epilog=_EPILOG,
         formatter_class=layout,
         add_help=False,
@@ -124,10 +116,6 @@ def _parser() -> _Parser:
         exit_on_error=False,
     )
     add = parser.add_argument
-    kinds = (
-        "what a new trainer trains: a language model on text (default), a network on tensors, or a language model on "
-    )
-    add("--kind", choices=TEMPLATES, dest="template", help=kinds + "rewards of its completions")
     add("--show", action="store_true", help="print the resolved recipe and where each value comes from")
     gpus = "GPUs to use, one process each (default: all). On a machine without a GPU: N processes on the CPU"
     add("--num_gpus", type=_positive, metavar="N", help=gpus)
@@ -147,28 +135,34 @@ def _parser() -> _Parser:
     return parser
 
 
-HELP = _parser().format_help()
+def format_help(others: Mapping[str, str]) -> str:
+    """Returns the help of the command; ``others`` are the other commands with their summaries."""
+    return _parser(others).format_help()
 
 
-def parse(words: Sequence[str]) -> Arguments:
-    """Returns the parsed command line. Raises `InputError` for one that cannot be used."""
+def parse(words: Sequence[str], others: Iterable[str] = ()) -> Arguments:
+    """Returns the parsed command line. Raises `InputError` for one that cannot be used.
+
+    ``others`` are the names of the other commands, which a misspelled first word may stand for.
+    """
+    commands = (*COMMANDS, *others)
     try:
-        args, others = _parser().parse_known_args(words, Arguments())
+        args, rest = _parser({}).parse_known_args(words, Arguments())
     except argparse.ArgumentError as error:
         raise InputError(f"{error.argument_name}: {error.message}") from None
     positional: list[str] = []
-    while others:
-        word = others.pop(0)
+    while rest:
+        word = rest.pop(0)
         if word.startswith("-"):
             args.launcher_args.append(word)
-            if others and _takes_value(word, others[0], after_recipe=bool(positional)):
-                args.launcher_args.append(others.pop(0))
+            if rest and _takes_value(word, rest[0], after_recipe=bool(positional)):
+                args.launcher_args.append(rest.pop(0))
         elif _OVERRIDE.fullmatch(word):
             args.overrides.append(word)
         else:
             positional.append(word)
     if not args.help and not args.version:
-        _assign_positional(args, positional)
+        _assign_positional(args, positional, commands)
     return args
 
 
@@ -183,23 +177,13 @@ def _takes_value(option: str, following: str, *, after_recipe: bool) -> bool:
     return option in _DEEPSPEED_OPTIONS.split() or (after_recipe and is_value)
 
 
-def _assign_positional(args: Arguments, words: list[str]) -> None:
-    """Sets command, recipe, kind and name. Raises `InputError` where words are missing or too many."""
+def _assign_positional(args: Arguments, words: list[str], commands: Sequence[str]) -> None:
+    """Sets command and recipe. Raises `InputError` where words are missing or too many."""
     if words and words[0] in COMMANDS:
         args.command = words.pop(0)
-    if args.command == "new":
-        if len(words) != 2 or words[0] != "trainer":
-            raise InputError("expected arctic_training new trainer NAME [--kind text|tensor|rollout]")
-        args.kind, args.name = words
-        return
-    first = words.pop(0) if words else ""
-    if args.command == "list":
-        args.kind = first
-    elif not first:
+    if not words or not words[0]:
         raise InputError("missing the recipe: arctic_training recipe.yaml; see --help")
-    else:
-        args.recipe = first
-    if words:
-        what = "kind" if args.command == "list" else "recipe"
-        guess = did_you_mean(first, COMMANDS) or "overrides are written key.path=value"
-        raise InputError(f"expected one {what} ({first}), got a second: {words[0]}; {guess}")
+    args.recipe, *more = words
+    if more:
+        guess = did_you_mean(args.recipe, commands) or "overrides are written key.path=value"
+        raise InputError(f"expected one recipe ({args.recipe}), got a second: {more[0]}; {guess}")

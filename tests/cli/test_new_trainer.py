@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from arctic_training.cli.main import main
-from arctic_training.launch.arguments import TEMPLATES
+from arctic_training.cli.new_trainer import TEMPLATES
 
 
 def run_tests(file: Path, monkeypatch: pytest.MonkeyPatch) -> int:
@@ -52,8 +52,8 @@ def test_what_exists_is_not_overwritten(tmp_path: Path, monkeypatch: pytest.Monk
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["trainer"], "expected arctic_training new trainer NAME"),
-        (["callback", "mine"], "expected arctic_training new trainer NAME"),
+        (["trainer"], "the following arguments are required: NAME; see arctic_training new --help"),
+        (["callback", "mine"], "argument trainer: invalid choice: 'callback'"),
         (["trainer", "Mine"], "'Mine' cannot name a trainer: use small letters"),
         (["trainer", "../mine"], "cannot name a trainer"),
         (["trainer", "dpo"], "a trainer 'dpo' is built in"),

@@ -4,9 +4,10 @@ from typing import Any
 
 import pytest
 
+from arctic_training.cli.commands import COMMANDS
 from arctic_training.cli.main import main
 from arctic_training.errors.types import InputError
-from arctic_training.launch.arguments import HELP, parse
+from arctic_training.launch.arguments import format_help, parse
 
 
 @pytest.mark.parametrize(
@@ -29,8 +30,6 @@ from arctic_training.launch.arguments import HELP, parse
         ("r.yaml --no_ssh --master_addr=a", {"launcher_args": ["--no_ssh", "--master_addr=a"]}),
         ("r.yaml --unknown_to_us 5 seed=2", {"launcher_args": ["--unknown_to_us", "5"], "overrides": ["seed=2"]}),
         ("r.yaml --local_rank=1", {"launcher_args": []}),
-        ("list", {"command": "list", "kind": "", "recipe": ""}),
-        ("list trainer", {"command": "list", "kind": "trainer"}),
         ("-h", {"help": True}),
         ("train --help", {"help": True}),
     ],
@@ -52,7 +51,6 @@ def test_what_a_command_line_means(line: str, means: dict[str, Any]) -> None:
         ("r.yaml --num_gpus", "--num_gpus: expected one argument"),
         ("r.yaml --num_gpus two", "--num_gpus: expected an integer above 0, got 'two'"),
         ("r.yaml --num_gpus 0", "--num_gpus: expected an integer above 0, got '0'"),
-        ("list trainer callback", "expected one kind (trainer), got a second: callback"),
     ],
 )
 def test_what_is_refused(line: str, why: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -73,7 +71,8 @@ def test_the_ranks_get_the_arguments_of_the_command() -> None:
 
 
 def test_help_fits_a_terminal_and_shows_how() -> None:
-    assert max(map(len, HELP.splitlines())) <= 80
-    assert "examples:" in HELP
-    for word in ("train", "process-data", "validate", "list", "--show", "--num_gpus", "--hostfile", "--debug"):
-        assert word in HELP
+    text = format_help({name: command.summary for name, command in COMMANDS.items()})
+    assert max(map(len, text.splitlines())) <= 80
+    assert "examples:" in text
+    for word in ("train", "process-data", "validate", *COMMANDS, "--show", "--num_gpus", "--hostfile", "--debug"):
+        assert word in text

@@ -1,0 +1,69 @@
+"""The commands beside training: each is a module with two functions, which is imported when the command is called.
+
+``add_arguments(parser)`` adds its arguments to an `argparse.ArgumentParser`; ``run(arguments)`` does the work and
+returns the exit code. It raises `InputError` for what cannot be used.
+"""
+
+import argparse
+import sys
+import textwrap
+from collections.abc import Sequence
+from importlib import import_module
+from typing import Any, NamedTuple, NoReturn
+
+from arctic_training.errors.types import InputError
+
+
+class Command(NamedTuple):
+    """A command: the module that runs it, and its line in the help."""
+
+    module: str
+    summary: str
+
+
+COMMANDS = {
+    "list": Command("list_components", "list the classes that a recipe can name"),
+    "new": Command("new_trainer", "write a trainer of your own, its recipe and tests"),
+}
+
+
+def run_command(name: str, words: Sequence[str]) -> int:
+    """Runs the command ``name`` with the arguments ``words``, and returns its exit code."""
+    module: Any = import_module(f"arctic_training.cli.{COMMANDS[name].module}")
+    parser = _Parser(
+        prog=f"arctic_training {name}",
+        description="\n".join(textwrap.fill(line, 80) for line in (module.__doc__ or "").splitlines()),
+        formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, max_help_position=24, width=80),
+        allow_abbrev=False,
+    )
+    module.add_arguments(parser)
+    parser.add_argument("--debug", action="store_true", help="print the traceback of an error")
+    try:
+        code = module.run(parser.parse_intermixed_args(words))
+    except SystemExit as end:  # of --help, which argparse prints
+        sys.stdout.flush()
+        return int(end.code or 0)
+    return int(code)
+
+
+def add_recipe_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the path of a recipe and overrides of its values."""
+    parser.add_argument("recipe", metavar="RECIPE", help="path of the recipe")
+    what = "override a value of the recipe: optimizer.lr=1e-4; the value is read as YAML"
+    parser.add_argument("overrides", metavar="KEY.PATH=VALUE", nargs="*", help=what)
+
+
+def read_config(arguments: argparse.Namespace) -> Any:
+    """Returns the config of the recipe. Raises `RecipeError` with all its problems."""
+    from arctic_training.config.get_config import get_config, missing_paths
+    from arctic_training.errors.types import RecipeError
+
+    config = get_config(arguments.recipe, arguments.overrides)
+    if missing := missing_paths(config):
+        raise RecipeError(missing)
+    return config
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise InputError(f"{message}; see {self.prog} --help")
