@@ -9,7 +9,7 @@ import sys
 import textwrap
 from collections.abc import Sequence
 from importlib import import_module
-from typing import Any, NamedTuple, NoReturn
+from typing import NamedTuple, NoReturn, Protocol, cast
 
 from arctic_training.errors.types import InputError
 
@@ -29,7 +29,7 @@ COMMANDS = {
 
 def run_command(name: str, words: Sequence[str]) -> int:
     """Runs the command ``name`` with the arguments ``words``, and returns its exit code."""
-    module: Any = import_module(f"arctic_training.cli.{COMMANDS[name].module}")
+    module = cast(_Module, import_module(f"arctic_training.cli.{COMMANDS[name].module}"))
     parser = _Parser(
         prog=f"arctic_training {name}",
         description="\n".join(textwrap.fill(line, 80) for line in (module.__doc__ or "").splitlines()),
@@ -43,25 +43,24 @@ def run_command(name: str, words: Sequence[str]) -> int:
     except SystemExit as end:  # of --help, which argparse prints
         sys.stdout.flush()
         return int(end.code or 0)
-    return int(code)
+    return code
 
 
 def add_recipe_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the path of a recipe and overrides of its values."""
+    """Adds the path of a recipe and overrides of its values, which `cli.recipe.read_config` reads."""
     parser.add_argument("recipe", metavar="RECIPE", help="path of the recipe")
     what = "override a value of the recipe: optimizer.lr=1e-4; the value is read as YAML"
     parser.add_argument("overrides", metavar="KEY.PATH=VALUE", nargs="*", help=what)
 
 
-def read_config(arguments: argparse.Namespace) -> Any:
-    """Returns the config of the recipe. Raises `RecipeError` with all its problems."""
-    from arctic_training.config.get_config import get_config, missing_paths
-    from arctic_training.errors.types import RecipeError
+class _Module(Protocol):
+    """What the module of a command defines."""
 
-    config = get_config(arguments.recipe, arguments.overrides)
-    if missing := missing_paths(config):
-        raise RecipeError(missing)
-    return config
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        """Adds the arguments of the command."""
+
+    def run(self, arguments: argparse.Namespace) -> int:
+        """Runs the command and returns its exit code."""
 
 
 class _Parser(argparse.ArgumentParser):
