@@ -58,7 +58,7 @@ def _read_or_compute(
 
     columns: Columns | None = None
     if process_group.is_main() and store.has(key):
-        table, _ = store.read(key)
+        table, _, _ = store.read(key)
         columns = {column: table.column(column).to_numpy() for column in table.column_names}
     columns = collectives.broadcast_object(columns)
     if columns is not None:
@@ -68,7 +68,7 @@ def _read_or_compute(
     columns = compute_columns(trainer, engine, compute, loader)
     with collectives.main_process_first() as first:
         if first:
-            store.write(key, pa.table(dict(columns)), [])
+            store.write(key, pa.table(dict(columns)), [], {})
     seconds = time.monotonic() - start
     logger.info(f"{name}: computed {', '.join(columns)} of {len(loader.dataset)} samples in {seconds:.0f} s")
     return columns

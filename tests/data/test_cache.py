@@ -177,10 +177,10 @@ def test_what_dead_writers_left_is_removed_and_living_ones_are_not(tmp_path: Pat
     dead, alive, other = (tmp_path / f"k.tmp-{name}" for name in (f"{host}-99999999", f"{host}-{os.getppid()}", "x-1"))
     for folder in (dead, alive, other):
         folder.mkdir()
-    store.write("key", pa.table({"n": [1]}), ["a note"])
+    store.write("key", pa.table({"n": [1]}), ["a note"], {("dropped", "empty"): 2})
     assert {path.name for path in tmp_path.iterdir()} == {"key", alive.name, other.name}
-    table, notes = store.read("key")
-    assert (table.to_pydict(), notes) == ({"n": [1]}, ["a note"])
+    table, notes, counts = store.read("key")
+    assert (table.to_pydict(), notes, counts) == ({"n": [1]}, ["a note"], {("dropped", "empty"): 2})
 
 
 def test_where_it_is(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,6 +12,7 @@ from arctic_training.config.sections.types import HumanInt
 from arctic_training.data.batching.collate import pack, pad
 from arctic_training.data.factories.config import SourcedDataConfig
 from arctic_training.data.factories.sourced import SourcedDataFactory
+from arctic_training.data.formats.remarks import TRUNCATED, count
 from arctic_training.data.preparation.samples import Sample
 from arctic_training.data.tokenization.encoder import SampleEncoder
 from arctic_training.data.tokenization.tokenize import Tokens
@@ -83,6 +84,10 @@ class Truncation:
             return ids[:1], labels[:1]
         start, end = int(targets[0]), int(targets[-1]) + 1
         kept = min(start, self.max_prompt_length)
+        if kept < start:
+            count(TRUNCATED, f"prompts longer than max_prompt_length = {self.max_prompt_length}")
+        if kept + end - start > self.max_length:
+            count(TRUNCATED, f"answers that end after max_length = {self.max_length}")
         prompt = slice(0, kept) if self.mode == "keep_start" else slice(start - kept, start)
         ids, labels = (np.concatenate([part[prompt], part[start:end]])[: self.max_length] for part in (ids, labels))
         return ids, labels

@@ -9,7 +9,7 @@ from pydantic import model_validator
 from arctic_training.data.batching.chunking import ConcatenatedRows, concat_and_chunk, split_samples
 from arctic_training.data.factories.config import TokenDataConfig
 from arctic_training.data.factories.token import TokenDataFactory
-from arctic_training.data.formats.remarks import unread_columns
+from arctic_training.data.formats.remarks import count, unread_columns
 from arctic_training.data.preparation.row_encoder import Columns, RowEncoder
 from arctic_training.data.preparation.samples import Samples, TokenSamples
 from arctic_training.data.sources.arrow_rows import Row
@@ -51,6 +51,8 @@ class CausalDataFactory(TokenDataFactory[CausalDataConfig]):
 
     def postprocess_samples(self, samples: Samples) -> TokenSamples:
         if self.config.pack_samples:
+            too_long = int((samples.lengths() > self.max_length).sum())
+            count("split", f"documents longer than max_length = {self.max_length}", too_long)
             return self._fill_rows(split_samples(samples, self.max_length))
         order = np.random.Generator(np.random.PCG64(self.config.seed)).permutation(len(samples))
         return ConcatenatedRows(*concat_and_chunk(samples, self.max_length, order, drop_last=self.config.drop_last))

@@ -18,6 +18,7 @@ from arctic_training.data.batching.collate import collate_columns
 from arctic_training.data.batching.loader import Batch
 from arctic_training.data.factories.base import DataFactory, Loaders
 from arctic_training.data.factories.config import SourcedDataConfig, evaluation_names
+from arctic_training.data.formats import remarks
 from arctic_training.data.preparation import cache, prepare
 from arctic_training.data.preparation.load_rows import load_rows
 from arctic_training.data.preparation.map_rows import Encode, map_rows
@@ -62,8 +63,11 @@ class SourcedDataFactory(DataFactory[C]):
     )
     """Keys of the section on which the samples do not depend. All others, a subclass's too, are in the cache key."""
 
+    row_counts: dict[str, remarks.Remarks]
+
     def __init__(self, trainer: TrainerView, config: C) -> None:
         super().__init__(trainer, config)
+        self.row_counts = {}
         for name in ("use_data_cache", "cache_processed_data"):
             if name in config.model_fields_set:
                 logger.warning(f"data.{name} is deprecated and changes nothing: prepared data are always cached")
@@ -154,6 +158,11 @@ class SourcedDataFactory(DataFactory[C]):
         train, evaluation = self.config.train_eval_split
         if split != "train" and not evaluation:
             return None
+        with remarks.collect() as self.row_counts[split]:
+            return self._share(split, train, evaluation)
+
+    def _share(self, split: str, train: float, evaluation: float) -> SampleList:
+        """Returns the samples of ``split``, where ``train`` and ``evaluation`` are the shares of both."""
         samples = self._samples
         if evaluation:
             if len(samples) < 2:
@@ -167,8 +176,11 @@ class SourcedDataFactory(DataFactory[C]):
         if not self.config.eval_sources:
             return super().load_evaluation()
         names = evaluation_names(self.config.eval_sources)
-        named = zip(names, self.config.eval_sources, strict=True)
-        return {name: self.postprocess_samples(self.prepared_samples("eval", [source])) for name, source in named}
+        samples = {}
+        for name, source in zip(names, self.config.eval_sources, strict=True):
+            with remarks.collect() as self.row_counts[name]:
+                samples[name] = self.postprocess_samples(self.prepared_samples("eval", [source]))
+        return samples
 
     def __call__(self) -> Loaders:
         from arctic_training.data.batching.stream import stream_loader
@@ -197,7 +209,8 @@ class SourcedDataFactory(DataFactory[C]):
                 key = self._fill_cache(store, split, self.sources(configs))
         machine = socket.gethostname() if each_machine else ""
         keys = dict(reversed([entry for entry in collectives.all_gather_object((machine, key)) if entry[1]]))
-        table, notes = store.read(keys[machine])
+        table, notes, counts = store.read(keys[machine])
+        remarks.repeat(counts)
         for note in notes if process_group.is_main() else ():
             logger.warning(note)
         return Samples(table)
@@ -232,11 +245,11 @@ class SourcedDataFactory(DataFactory[C]):
             raise DataError(f"{store.folder} does not hold the prepared data {key}, and fail_on_missing_cache is set")
         unknown = UnknownTokenReport(self)
         rows = [loaded[n] if n in loaded else load_rows(source, split) for n, source in enumerate(sources)]
-        table, notes = prepare.prepare_samples(self, sources, rows, unknown)
+        table, notes, counts = prepare.prepare_samples(self, sources, rows, unknown)
         if unknown.places:
             self._add_evaluation_tokens(unknown, [source.config for source in sources])
             raise unknown.to_error()
-        store.write(key, table, notes)
+        store.write(key, table, notes, counts)
         return key
 
     def _add_evaluation_tokens(self, unknown: UnknownTokenReport, read: Sequence[DataSourceConfig]) -> None:

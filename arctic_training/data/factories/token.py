@@ -13,6 +13,7 @@ from arctic_training.data.batching.loader import Batch
 from arctic_training.data.batching.packing import best_fit, repeated
 from arctic_training.data.factories.config import TokenDataConfig
 from arctic_training.data.factories.sourced import SourcedDataFactory
+from arctic_training.data.formats import remarks
 from arctic_training.data.formats.row_error import NothingLeft
 from arctic_training.data.preparation.samples import Indices, Sample, Samples, TokenSamples
 from arctic_training.errors.types import DataError
@@ -62,13 +63,14 @@ class TokenDataFactory(SourcedDataFactory[C]):
         too_long = lengths > self.max_length
         if not (count := int(too_long.sum())):
             return self._fill_rows(samples)
-        action = "dropped" if self.config.filter_samples else "truncated"
+        action = remarks.DROPPED if self.config.filter_samples else remarks.TRUNCATED
         why = f"{count} of {len(lengths)} samples are longer than max_length = {self.max_length} tokens"
         if count == len(lengths) and self.config.filter_samples:
             raise NothingLeft(
                 f"data.max_length: {why}, the shortest {lengths.min()}: nothing is left; raise it, or truncate them "
                 "with filter_samples: false"
             )
+        remarks.count(action, f"samples longer than max_length = {self.max_length}", count)
         logger.log("INFO" if self._has_warned else "WARNING", f"{why}, and {action}")
         self._has_warned = True
         if self.config.filter_samples:
@@ -88,6 +90,7 @@ class TokenDataFactory(SourcedDataFactory[C]):
         if len(empty) > self.config.max_share_without_targets * len(samples) and not self.config.endless:
             share = self.config.max_share_without_targets
             raise DataError(f"data.max_length: {why}; more than data.max_share_without_targets = {share:g} allows")
+        remarks.count(remarks.DROPPED, f"no target token within max_length = {self.max_length}", len(empty))
         logger.warning(f"{why}, and are dropped")
         return samples.select(np.delete(np.arange(len(samples)), empty))
 

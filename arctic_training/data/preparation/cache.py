@@ -14,6 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from arctic_training.data.formats.remarks import Remarks, from_json, to_json
 from arctic_training.data.preparation.workers import is_running
 from arctic_training.distributed import collectives, process_group
 from arctic_training.errors.types import DataError
@@ -52,8 +53,11 @@ class Cache:
         except (OSError, ValueError, KeyError):
             return False
 
-    def write(self, key: str, table: "pa.Table", notes: list[str]) -> None:
-        """Writes a `pyarrow.Table`, and ``notes`` for the log of every run that reads it. Raises `DataError`."""
+    def write(self, key: str, table: "pa.Table", notes: list[str], counts: Remarks) -> None:
+        """Writes a `pyarrow.Table`, ``notes`` for the log of every run that reads it, and what was counted of its rows.
+
+        Raises `DataError`.
+        """
         import pyarrow as pa
 
         temporary = self.folder / f"{key}.tmp-{socket.gethostname()}-{threading.get_ident()}-{os.getpid()}"
@@ -65,6 +69,7 @@ class Cache:
             with pa.OSFile(str(temporary / _TABLE), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
                 writer.write_table(table)
             metadata = {"bytes": (temporary / _TABLE).stat().st_size, "rows": table.num_rows, "notes": notes}
+            metadata["counts"] = to_json(counts)
             (temporary / _METADATA).write_text(json.dumps(metadata), encoding="utf-8")
             if not self.has(key):
                 shutil.rmtree(self.path(key), ignore_errors=True)  # an incomplete one, as after a power cut
@@ -77,14 +82,14 @@ class Cache:
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
 
-    def read(self, key: str) -> tuple["pa.Table", list[str]]:
-        """Returns the table, mapped into memory, and its notes. Raises `DataError` for an incomplete entry."""
+    def read(self, key: str) -> tuple["pa.Table", list[str], Remarks]:
+        """Returns the table, mapped into memory, its notes and counts. Raises `DataError` for an incomplete entry."""
         import pyarrow as pa
 
         try:
             metadata = json.loads((self.path(key) / _METADATA).read_text(encoding="utf-8"))
             with pa.memory_map(str(self.path(key) / _TABLE)) as source:
-                return pa.ipc.open_file(source).read_all(), metadata["notes"]
+                return pa.ipc.open_file(source).read_all(), metadata["notes"], from_json(metadata["counts"])
         except (OSError, ValueError, KeyError, pa.ArrowException) as error:
             why = " ".join(str(error).split())
             raise DataError(f"{self.path(key)} is an incomplete entry of the data cache ({why}); remove it") from error

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
 def prepare_samples(
     factory: SampleFactory, sources: Sequence[DataSource], loaded: Sequence["Dataset"], unknown: UnknownTokenReport
-) -> tuple["pa.Table", list[str]]:
-    """Returns the samples of all sources in one `pyarrow.Table`, and notes for the log.
+) -> tuple["pa.Table", list[str], remarks.Remarks]:
+    """Returns the samples of all sources in one `pyarrow.Table`, notes for the log, and what was counted.
 
     ``loaded`` has the `datasets.Dataset` of each source. Tokens that a strict
     tokenizer does not know are collected in ``unknown``. Raises `DataError`, with the place of the row.
@@ -42,7 +42,7 @@ def prepare_samples(
         except DataError as error:
             raise DataError(f"{source}: {error}") from error
     chosen = mixing.sample_mixture([len(rows) for rows in loaded], [source.config for source in sources])
-    with without_progress_bars("datasets", keep_in_terminal=True):
+    with without_progress_bars("datasets", keep_in_terminal=True), remarks.collect() as counts:
         for source, rows, indices in zip(sources, loaded, chosen, strict=True):
             taken = rows if indices is None else rows.select(indices)
             logger.info(f"{source}: {len(taken)} of {len(rows)} rows")
@@ -55,6 +55,9 @@ def prepare_samples(
             except DataError as error:
                 raise DataError(f"{source}: {error}") from error
             notes += remarks.lines(source.remarks | collected, str(source))
+            remarks.repeat(remarks.counts(source.remarks | collected))
+            remarks.count(remarks.ROWS, str(source), len(rows))
+            remarks.count(remarks.USED, str(source), len(taken))
             samples = Samples(encoded)
             numbers = np.arange(len(taken)) if indices is None else indices
             if samples_per_row := len(samples) // len(taken):
@@ -67,7 +70,7 @@ def prepare_samples(
                 notes.append(note)
             spool = Spool(factory.cache_folder)
             tables.append(samples.table if samples.indices is None else take(samples.table, samples.indices, spool))
-    return concat_tables(tables), notes
+    return concat_tables(tables), notes, counts
 
 
 def _place(source: DataSource, indices: Indices | None, row: int) -> str:
@@ -118,6 +121,8 @@ def drop_samples_without_labels(
     rows: dict[str, list[int]] = {}
     for row in empty:
         rows.setdefault(reason(samples[int(row)]), []).append(int(numbers[row]) + 1)
+    for why, some in rows.items():
+        remarks.count(remarks.DROPPED, f"they {why}", len(some))
     note = f"{source}: " + "; ".join(
         f"{len(some)} of {len(samples)} rows {why}: {', '.join(map(str, some[:10]))}{', ...' if len(some) > 10 else ''}"
         for why, some in rows.items()

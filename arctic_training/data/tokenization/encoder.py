@@ -1,6 +1,7 @@
 """Encodes chats, and pairs of prompt and completion, into token ids and labels."""
 
 import unicodedata
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -8,7 +9,7 @@ import numpy as np
 
 from arctic_training.config.sections.tokenizer import is_lexer
 from arctic_training.data.formats.chat import Sample
-from arctic_training.data.formats.remarks import remark
+from arctic_training.data.formats.remarks import ROLES, TOOLS, count, remark
 from arctic_training.data.formats.row_error import RowError
 from arctic_training.data.tokenization.assistant_mask import AssistantMasker, MaskedChat
 from arctic_training.data.tokenization.chat_template import ChatTemplate, Span
@@ -57,6 +58,7 @@ class SampleEncoder:
         """
         encoded: list[tuple[Tokens, Tokens]] = [(np.empty(0, np.int32),) * 2] * len(samples)
         chats = [n for n, sample in enumerate(samples) if sample.messages]
+        _count_messages([samples[n] for n in chats])
         without_tools = [n for n in chats if samples[n].tools is None]
         groups = [without_tools, *([n] for n in chats if samples[n].tools is not None)]
         for group in filter(None, groups):
@@ -209,6 +211,15 @@ class SampleEncoder:
                 labels[:] = IGNORE_INDEX  # an empty cell does not mean that the answer is empty
             encoded.append((ids, labels))
         return encoded
+
+
+def _count_messages(chats: Sequence[Sample]) -> None:
+    """Counts messages by their role, chats with tools, and their calls."""
+    messages = [message for chat in chats for message in chat.messages]
+    for role, number in Counter(message["role"] for message in messages).items():
+        count(ROLES, role, number)
+    count(TOOLS, "chats with tools", sum(chat.tools is not None for chat in chats))
+    count(TOOLS, "tool calls", sum(len(message.get("tool_calls") or ()) for message in messages))
 
 
 def _trained_turns(sample: Sample, masked: MaskedChat) -> list[int]:
