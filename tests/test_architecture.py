@@ -48,7 +48,7 @@ TRAINER = [
 # the sub-rooms of a room, lowest first
 SUB_ROOMS = {
     "config": ["checks", "recipe", "sections", "get_config", "show"],
-    "data": ["formats", "sources", "tokenization", "preparation", "batching", "factories"],
+    "data": ["formats", "sources", "tokenization", "preparation", "batching", "preview", "factories"],
 }
 # what the others on its floor have in common; it stands lowest there
 SHARED = ("component", "generation", "callback.hooks", "distributed.heartbeat", "distributed.environment")

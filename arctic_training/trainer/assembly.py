@@ -3,7 +3,8 @@
 import gc
 import os
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from arctic_training.config.sections.component import TrainerComponent
 from arctic_training.config.sections.model import ModelConfig
 from arctic_training.config.sections.trainer import TrainerConfig
 from arctic_training.data.batching.loader import Loader
+from arctic_training.data.factories.base import Loaders
 from arctic_training.distributed import collectives, process_group
 from arctic_training.distributed.sequence_parallel import check_world_size
 from arctic_training.distributed.watchdog import Watchdog
@@ -31,7 +33,7 @@ from arctic_training.errors.types import RecipeError
 from arctic_training.evaluation.evaluator import Evaluator
 from arctic_training.model.factory import ModelFactory
 from arctic_training.registry import lookup, numbered
-from arctic_training.state import Rng, RunState
+from arctic_training.state import Progress, Rng, RunState
 from arctic_training.tracker.console import ConsoleConfig
 from arctic_training.tracker.jsonl import JsonlConfig
 from arctic_training.tracker.tracker import Tracker, refuse_run_on_error
@@ -91,16 +93,22 @@ def build_parts(trainer: Any) -> None:
     trainer.session.start(trackers, trainer.progress.step)
 
 
-def prepare_data(trainer: Any) -> None:
-    """Builds the data of ``trainer``'s run only, which fills the cache."""
+@contextmanager
+def prepared_data(trainer_class: Any, config: TrainerConfig) -> Iterator[tuple[Any, Loaders]]:
+    """Builds the data of a run only, which fills the cache; yields the data factory and its loaders."""
     process_group.init_process_group()
-    trainer.session = Session(trainer.config)
-    seed(trainer.config.seed)
+    trainer = trainer_class.__new__(trainer_class)
+    trainer.config, trainer.progress, trainer.session = config, Progress(), Session(config)
+    seed(config.seed)
     trainer.tokenizer = build_component(trainer, "tokenizer")
-    loaders = build_component(trainer, "data")
-    for loader in filter(None, [loaders.train, *loaders.evaluation.values()]):
-        loader.close()
-    trainer.session.leave(failed=False)
+    factory = build_factory(trainer, config.data, "data_factory_type")
+    loaders: Loaders = factory()
+    try:
+        yield factory, loaders
+    finally:
+        for loader in filter(None, [loaders.train, *loaders.evaluation.values()]):
+            loader.close()
+        trainer.session.leave(failed=False)
 
 
 def seed(value: int) -> None:

@@ -23,7 +23,7 @@ from arctic_training.registry import Registered
 from arctic_training.scheduler.factory import SchedulerFactory
 from arctic_training.state import Progress, RunState, Stateful
 from arctic_training.tokenizer.factory import TokenizerFactory
-from arctic_training.trainer.assembly import assemble, prepare_data
+from arctic_training.trainer.assembly import assemble, prepared_data
 from arctic_training.trainer.ending import Ending
 from arctic_training.trainer.evaluation import measure
 from arctic_training.trainer.explain import translate_oom_errors
@@ -74,9 +74,8 @@ class Trainer(Registered, Hooked, Updates, ScheduleMixin, Ending, ABC, kind="tra
     @classmethod
     def prepare_data(cls, config: TrainerConfig) -> None:
         """Prepares the data of the run, so that they are in the cache; builds nothing else."""
-        trainer = cls.__new__(cls)
-        trainer.config, trainer.progress = config, Progress()
-        prepare_data(trainer)
+        with prepared_data(cls, config):
+            pass
 
     @hook("init")
     @translate_oom_errors()

@@ -13,7 +13,9 @@ from arctic_training.config.sections.base import ComponentConfig
 from arctic_training.config.sections.data import DataConfig
 from arctic_training.data.batching.loader import Batch, IndexedLoader, Loader, without_targets
 from arctic_training.data.batching.sampler import GlobalOrder
+from arctic_training.data.formats.remarks import Remarks
 from arctic_training.data.preparation.samples import Indices, Sample
+from arctic_training.data.preview.rows import PreviewRow, batch_rows
 from arctic_training.distributed import process_group
 from arctic_training.distributed.sequence_parallel import shard_batch
 from arctic_training.errors.types import DataError
@@ -41,6 +43,8 @@ class DataFactory(Factory[C, Loaders], kind="data_factory"):
     """The name, in the plural, of the terms that ``num_items_in_batch`` counts: the loss of a step is their mean."""
     sequences_per_row: ClassVar[int] = 1
     """Sequences of up to ``max_length`` tokens that the model computes for a row, by which memory is estimated."""
+    row_counts: Mapping[str, Remarks] = {}
+    """What was counted while the samples of each set were prepared, by the name of the set."""
     even_batches: ClassVar[bool] = False
     """Whether every micro-batch has ``micro_batch_size`` rows on every rank, for losses that gather rows of all ranks.
     Rows that only fill a batch are those of `make_padding_sample`, and have to be marked there; they count nothing."""
@@ -81,6 +85,11 @@ class DataFactory(Factory[C, Loaders], kind="data_factory"):
         """Returns this rank's part of the micro-batch of ``samples``: all of it, or its share of the sequences."""
         batch, size = self.collate(samples), self.trainer.config.sequence_parallel_size
         return batch if size == 1 else shard_batch(batch, size, process_group.rank() % size, once=self.row_level_keys)
+
+    def show(self, batch: Batch) -> list[PreviewRow]:
+        """Returns the rows of a micro-batch for a person to look at: their texts, which tokens are targets, and other
+        values. This knows the usual keys of a batch; a class whose batches have others overrides it."""
+        return batch_rows(batch)
 
     def make_padding_sample(self, sample: Sample) -> Sample:
         """Returns ``sample`` without labels, for a batch of the last rows that has too few, or none."""

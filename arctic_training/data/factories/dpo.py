@@ -8,11 +8,13 @@ import numpy as np
 import torch
 
 from arctic_training.config.sections.base import ComponentConfig
+from arctic_training.data.batching.loader import Batch
 from arctic_training.data.factories.answers import AnswerDataConfig, AnswerDataFactory, Truncation
 from arctic_training.data.formats import preference
 from arctic_training.data.formats.chat import Sample
 from arctic_training.data.formats.preference import Preference
 from arctic_training.data.preparation.row_encoder import Columns, RowEncoder
+from arctic_training.data.preview.rows import PreviewRow, add_facts, documents, without_fillers
 from arctic_training.data.tokenization.encoder import SampleEncoder
 from arctic_training.data.tokenization.tokenize import Tokens
 from arctic_training.loss.targets import IGNORE_INDEX
@@ -70,6 +72,14 @@ class DPODataFactory(AnswerDataFactory[DPODataConfig]):
             "pair_weights": torch.from_numpy(decided.astype(np.float32)),
             "answer_tokens": int(lengths[: len(samples)][decided].sum()),
         }
+
+    def show(self, batch: Batch) -> list[PreviewRow]:
+        answers = documents(batch)
+        rows = [PreviewRow(list(pair)) for pair in zip(answers, answers[len(answers) // 2 :], strict=False)]
+        for row in rows:
+            row.texts[0].name, row.texts[1].name = "chosen", "rejected"
+        add_facts(rows, batch)
+        return without_fillers(rows, batch["pair_weights"])
 
 
 def _encode_pairs(encoder: SampleEncoder, truncate: Truncation, pairs: list[Preference], first: int) -> Columns:

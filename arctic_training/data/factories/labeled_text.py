@@ -12,12 +12,14 @@ from pydantic import Field
 
 from arctic_training.config.sections.base import ComponentConfig
 from arctic_training.config.sections.types import HumanInt
+from arctic_training.data.batching.loader import Batch
 from arctic_training.data.factories.config import SourcedDataConfig
 from arctic_training.data.factories.sourced import SourcedDataFactory
 from arctic_training.data.formats.labels import LabelReader
-from arctic_training.data.formats.remarks import remark, unread_columns
+from arctic_training.data.formats.remarks import TRUNCATED, count, remark, unread_columns
 from arctic_training.data.preparation.row_encoder import Columns, RowEncoder
 from arctic_training.data.preparation.samples import Sample
+from arctic_training.data.preview.rows import PreviewRow, add_facts, documents
 from arctic_training.data.sources.arrow_rows import Row
 from arctic_training.data.tokenization.tokenize import SpanTokenizer, Tokens
 from arctic_training.data.tokenization.word_labels import label_words
@@ -116,6 +118,19 @@ class LabeledTextDataFactory(SourcedDataFactory[LabeledTextDataConfig]):
             "labels": labels.float() if self.config.multi_label else labels if self.labels_tokens else labels[:, 0],
         }
 
+    def show(self, batch: Batch) -> list[PreviewRow]:
+        rows = [PreviewRow([text]) for text in documents({**batch, "labels": None})]
+        add_facts(rows, batch, without=("labels",))
+        for row, labels in zip(rows, batch["labels"].numpy(), strict=True):
+            if self.labels_tokens:
+                (text,) = row.texts
+                text.targets = labels[: len(text.ids)] != IGNORE_INDEX
+                text.tags = {int(n): self.label_names[labels[n]] for n in np.flatnonzero(text.targets)}
+            else:
+                numbers = np.flatnonzero(labels == 1) if self.config.multi_label else np.atleast_1d(labels)
+                row.facts["label"] = ", ".join(self.label_names[n] for n in numbers if n != IGNORE_INDEX)
+        return rows
+
 
 def _read_text(text: str, label: str, labels: LabelReader, multi_label: bool, row: Row) -> tuple[str, list[int]]:
     """Returns the text of a row and its labels, -100 for a row without. Raises `DataError`."""
@@ -174,5 +189,6 @@ class _Truncation:
         if length <= self.max_length:
             return slice(None)
         remark("has texts that are longer than data.max_length, and truncated")
+        count(TRUNCATED, f"texts longer than max_length = {self.max_length}")
         kept: npt.NDArray[np.int64] = np.r_[: self.max_length - self.behind, length - self.behind : length]
         return kept

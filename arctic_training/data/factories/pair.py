@@ -12,12 +12,14 @@ from pydantic import Field
 from arctic_training.config.sections.base import ComponentConfig
 from arctic_training.config.sections.types import HumanInt
 from arctic_training.data.batching.collate import pad
+from arctic_training.data.batching.loader import Batch
 from arctic_training.data.factories.config import SourcedDataConfig
 from arctic_training.data.factories.sourced import SourcedDataFactory
 from arctic_training.data.formats import pairs
-from arctic_training.data.formats.remarks import remark
+from arctic_training.data.formats.remarks import TRUNCATED, count, remark
 from arctic_training.data.preparation.row_encoder import Columns, RowEncoder
 from arctic_training.data.preparation.samples import Sample
+from arctic_training.data.preview.rows import PreviewRow, add_facts, documents, without_fillers
 from arctic_training.data.tokenization.tokenize import Tokens
 from arctic_training.generation.special_tokens import get_pad_token_id
 
@@ -40,9 +42,9 @@ class PairDataConfig(SourcedDataConfig):
     num_negatives: int | None = Field(default=None, ge=0)
     """Hard negatives of each row; rows with more use the first. By default one for each column."""
     anchor_prompt: str = ""
-    """Text before every anchor, such as ``query: ``."""
+    """PreviewText before every anchor, such as ``query: ``."""
     candidate_prompt: str = ""
-    """Text before every positive and negative, such as ``passage: ``."""
+    """PreviewText before every positive and negative, such as ``passage: ``."""
     div_length: HumanInt = Field(default=8, ge=1)
     """The length of a row is a multiple of this."""
 
@@ -92,6 +94,15 @@ class PairDataFactory(SourcedDataFactory[PairDataConfig]):
             "row_weights": torch.tensor([float("fills" not in sample) for sample in samples]),
         }
 
+    def show(self, batch: Batch) -> list[PreviewRow]:
+        rows = [PreviewRow([anchor]) for anchor in documents(batch["anchor"], "anchor")]
+        for number, text in enumerate(documents(batch["candidates"])):
+            negative = number // len(rows)
+            text.name = f"negative {negative}" if negative else "positive"
+            rows[number % len(rows)].texts.append(text)
+        add_facts(rows, batch, without=("anchor_ids", "candidate_ids"))
+        return without_fillers(rows, batch["row_weights"])
+
     def _pad(self, texts: Sequence[Tokens]) -> dict[str, torch.Tensor]:
         rows = [{"input_ids": tokens, "labels": tokens} for tokens in texts]
         batch = pad(rows, pad_token=get_pad_token_id(self.tokenizer), multiple=self.config.div_length)
@@ -116,8 +127,9 @@ def _encode_texts(
     for number, texts in enumerate(zip(*rows, strict=True)):
         prompt = prompts[min(number, 1)]
         ids = tokenizer([prompt + text for text in texts], return_attention_mask=False, **options)["input_ids"]
-        if any(len(tokens) == options["max_length"] for tokens in ids):
+        if longest := sum(len(tokens) == options["max_length"] for tokens in ids):
             remark("has texts of max_length tokens or more, which are truncated")
+            count(TRUNCATED, f"texts of max_length = {options['max_length']} tokens or more", longest)
         name = f"candidate_{number - 1:03}_input_ids" if number else "input_ids"
         columns[name] = [np.array(tokens, np.int32) for tokens in ids]
     return columns

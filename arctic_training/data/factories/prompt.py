@@ -13,11 +13,12 @@ from arctic_training.config.sections.types import HumanInt
 from arctic_training.data.batching.loader import Batch
 from arctic_training.data.factories.config import SourcedDataConfig
 from arctic_training.data.factories.sourced import SourcedDataFactory
-from arctic_training.data.formats import chat
+from arctic_training.data.formats import chat, remarks
 from arctic_training.data.formats.chat import Sample
 from arctic_training.data.formats.row_error import NothingLeft, RowError
 from arctic_training.data.preparation.row_encoder import Columns, RowEncoder
 from arctic_training.data.preparation.samples import Samples, TokenSamples
+from arctic_training.data.preview.rows import PreviewRow, PreviewText, add_facts, without_fillers
 from arctic_training.data.tokenization.encoder import SampleEncoder
 from arctic_training.data.tokenization.tokenize import Tokens
 from arctic_training.distributed import process_group
@@ -78,6 +79,8 @@ class PromptDataFactory(SourcedDataFactory[PromptDataConfig]):
         count += f"max_length = {self.max_length}"
         if not fits.any():
             raise NothingLeft(f"data.max_length: {count}, the shortest has {lengths.min()} tokens: nothing is left")
+        why = f"prompts that leave no room for max_new_tokens in max_length = {self.max_length}"
+        remarks.count(remarks.DROPPED, why, int((~fits).sum()))
         logger.warning(f"{count}, and are dropped")
         return samples.select(np.flatnonzero(fits))
 
@@ -97,6 +100,15 @@ class PromptDataFactory(SourcedDataFactory[PromptDataConfig]):
             "references": [sample["answer_ids"] for sample in samples],
             "weights": [float("blank" not in sample) for sample in samples],
         }
+
+    def show(self, batch: Batch) -> list[PreviewRow]:
+        pairs = zip(batch["prompts"], batch["references"], strict=True)
+        rows = [
+            PreviewRow([PreviewText(prompt, name="prompt"), PreviewText(answer, name="reference")])
+            for prompt, answer in pairs
+        ]
+        add_facts(rows, batch, without=("prompts", "references", "weights"))
+        return without_fillers(rows, batch["weights"])
 
 
 def closing_tokens(tokenizer: "PreTrainedTokenizerBase", config: Any) -> list[int]:

@@ -14,14 +14,16 @@ from arctic_training.config.sections.tokenizer import is_lexer
 from arctic_training.config.sections.types import HumanInt
 from arctic_training.data.batching import collate
 from arctic_training.data.batching.chunking import TruncatedPairs
+from arctic_training.data.batching.loader import Batch
 from arctic_training.data.factories.config import SourcedDataConfig
 from arctic_training.data.factories.prompt import PromptEncoder
 from arctic_training.data.factories.sourced import SourcedDataFactory, model_config
-from arctic_training.data.formats import chat
+from arctic_training.data.formats import chat, remarks
 from arctic_training.data.formats.chat import Sample
 from arctic_training.data.formats.row_error import NothingLeft, RowError
 from arctic_training.data.preparation.row_encoder import Columns, RowEncoder
 from arctic_training.data.preparation.samples import SampleList, Samples
+from arctic_training.data.preview.rows import PreviewRow, add_facts, source_target_rows
 from arctic_training.data.tokenization.tokenize import Tokens
 from arctic_training.errors.short_repr import short_repr
 from arctic_training.generation.special_tokens import get_pad_token_id
@@ -114,7 +116,8 @@ class Seq2SeqDataFactory(SourcedDataFactory[Seq2SeqDataConfig]):
         why += f"{targets.max()}"
         if self.config.filter_samples and count == len(samples):
             raise NothingLeft(f"{why}; nothing is left; raise them, or truncate samples with filter_samples: false")
-        action = "dropped" if self.config.filter_samples else "truncated"
+        action = remarks.DROPPED if self.config.filter_samples else remarks.TRUNCATED
+        remarks.count(action, f"samples longer than {limits} allow", count)
         logger.log("INFO" if self._has_warned else "WARNING", f"{why}; they are {action}")
         self._has_warned = True
         if self.config.filter_samples:
@@ -136,6 +139,13 @@ class Seq2SeqDataFactory(SourcedDataFactory[Seq2SeqDataConfig]):
         input_ids, mask = collate.pad_rows(sources, pad_token, multiple=multiple, longest=self.max_source_length)
         labels, _ = collate.pad_rows(targets, IGNORE_INDEX, multiple=multiple, longest=self.max_length)
         return {"input_ids": input_ids, "attention_mask": mask, "labels": labels}
+
+    def show(self, batch: Batch) -> list[PreviewRow]:
+        if not self.encoder_decoder:
+            return super().show(batch)
+        rows = source_target_rows(batch)
+        add_facts(rows, batch, without=("labels",))
+        return rows
 
 
 def _as_one_row(sample: Mapping[str, Any], target: npt.NDArray[np.int32]) -> dict[str, Any]:

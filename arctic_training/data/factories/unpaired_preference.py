@@ -14,6 +14,7 @@ from arctic_training.data.formats import unpaired
 from arctic_training.data.formats.unpaired import RatedAnswer
 from arctic_training.data.preparation.row_encoder import Columns, RowEncoder
 from arctic_training.data.preparation.samples import Sample, SampleList
+from arctic_training.data.preview.rows import PreviewRow, add_facts, documents, without_fillers
 from arctic_training.data.tokenization.encoder import SampleEncoder
 from arctic_training.distributed import process_group
 from arctic_training.distributed.sequence_parallel import shard_batch
@@ -75,6 +76,14 @@ class UnpairedPreferenceDataFactory(AnswerDataFactory[UnpairedPreferenceDataConf
             "row_weights": (batch["answer_lengths"] > 0).float(),
             "mismatched": self._collate_answers(samples, "mismatched_"),
         }
+
+    def show(self, batch: Batch) -> list[PreviewRow]:
+        pairs = zip(documents(batch, "completion"), documents(batch["mismatched"], "mismatched"), strict=True)
+        rows = [PreviewRow(list(pair)) for pair in pairs]
+        for row in rows:
+            row.texts[1].is_derived = True
+        add_facts(rows, batch)
+        return without_fillers(rows, batch["row_weights"])
 
     def _collate_answers(self, samples: list[Sample], prefix: str) -> dict[str, Any]:
         answers = [{name: sample[prefix + name] for name in ("input_ids", "labels")} for sample in samples]
