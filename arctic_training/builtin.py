@@ -26,6 +26,7 @@ _MODULES = (
     "objectives.ppo",
     "objectives.reinforce",
     "objectives.reward",
+    "objectives.sample_rollouts",
     "objectives.seq2seq",
     "objectives.sft",
     "reward.model",

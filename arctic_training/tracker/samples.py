@@ -35,8 +35,8 @@ class Samples(ABC):
 class TextSamples(Samples):
     """Texts, written as JSON lines."""
 
-    rows: Sequence[Mapping[str, str]]
-    """The texts of each sample by name, such as ``prompt`` and ``completion``."""
+    rows: Sequence[Mapping[str, str | float]]
+    """The texts of each sample by name, such as ``prompt`` and ``completion``, and numbers such as rewards."""
 
     suffix = ".jsonl"
 

@@ -87,7 +87,7 @@ class WandbTracker(Tracker[WandbConfig]):
             self._run.log({"step": step, name: wandb.Image(samples.grid.squeeze(2).numpy())})
         elif isinstance(samples, TextSamples) and samples.rows:
             columns: list[str | int] = [*samples.rows[0]]
-            rows = [list(row.values()) for row in samples.rows]
+            rows = [[row.get(name) for name in samples.rows[0]] for row in samples.rows]
             self._run.log({"step": step, name: wandb.Table(columns=columns, data=rows)})
 
     def finish(self, failed: bool) -> None:

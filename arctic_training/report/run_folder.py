@@ -1,0 +1,116 @@
+"""Reads the folder of a run: its metrics, recipe, environment and samples."""
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from arctic_training.errors.types import InputError
+
+_STEP = re.compile(r"(?:step|update)_(\d+)\.(jsonl|png)")
+_NO_METRICS = ("step", "time")
+
+Point = tuple[int, float, float | None]
+"""The step, the time in seconds since 1970 and the value; None for one that is not finite."""
+
+
+@dataclass
+class RunFolder:
+    """What a run has written."""
+
+    path: Path
+    recipe: dict[str, Any]
+    recipe_text: str
+    environment: dict[str, Any]
+    environment_text: str
+    curves: dict[str, list[Point]]
+    """The points of each metric, in the order of steps."""
+    unread_lines: int
+    """Lines of the metrics that cannot be read, as one that was cut off by a kill."""
+    texts: dict[str, dict[int, Path]] = field(default_factory=dict)
+    """The files of completions by their folder and step, such as ``generations/eval``."""
+    images: dict[str, dict[int, Path]] = field(default_factory=dict)
+    """The pictures by their folder and step."""
+
+
+def read_run(path: Path) -> RunFolder:
+    """Returns what is in a run folder. Raises `InputError` for a folder that is none."""
+    if not (path / "recipe.yaml").is_file():
+        why = "there is no recipe.yaml in it" if path.is_dir() else "no such folder"
+        raise InputError(f"{path}: {why}; expected the folder of a run, such as runs/recipe")
+    recipe_text = (path / "recipe.yaml").read_text(encoding="utf-8")
+    environment_text = _text(path / "environment.json")
+    try:
+        recipe = yaml.safe_load(recipe_text) or {}
+        environment = json.loads(environment_text or "{}")
+    except (yaml.YAMLError, ValueError) as error:
+        raise InputError(f"{path}: its recipe.yaml or environment.json cannot be read: {error}") from error
+    metrics = Path(recipe.get("train_log_metrics_path") or path / "metrics.jsonl")
+    curves, unread = read_curves(_text(metrics if metrics.is_absolute() else path / "metrics.jsonl"))
+    run = RunFolder(path, recipe, recipe_text, environment, environment_text, curves, unread)
+    for folder in sorted([*path.glob("generations*/*"), *path.glob("samples/*")]):
+        for step, file in _steps(folder):
+            files = run.texts if file.suffix == ".jsonl" else run.images
+            files.setdefault(str(folder.relative_to(path)), {})[step] = file
+    return run
+
+
+def read_curves(text: str) -> tuple[dict[str, list[Point]], int]:
+    """Returns the points of each metric of JSON lines, and the number of lines that cannot be read.
+
+    Where a run has gone back to an earlier step, what it had logged from that step on is left out.
+    """
+    values: dict[str, dict[int, Point]] = {}
+    last, unread = -1, 0
+    for line in text.splitlines():
+        try:
+            record = json.loads(line)
+            step, time = int(record["step"]), float(record.get("time", 0))
+        except (ValueError, KeyError, TypeError, AttributeError):
+            unread += 1
+            continue
+        if step < last:
+            values = {name: {n: one for n, one in points.items() if n < step} for name, points in values.items()}
+        last = step
+        for name, value in record.items():
+            if name not in _NO_METRICS and isinstance(value, (int, float)) and not isinstance(value, bool):
+                is_finite = value - value == 0
+                values.setdefault(name, {})[step] = (step, time, float(value) if is_finite else None)
+    return {name: list(points.values()) for name, points in values.items() if points}, unread
+
+
+def read_rows(file: Path) -> list[Mapping[str, Any]]:
+    """Returns the rows of a file of JSON lines. Raises `InputError` for another file."""
+    try:
+        rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except ValueError as error:
+        raise InputError(f"{file}: expected an object of JSON on each line: {error}") from error
+    if not all(isinstance(row, dict) for row in rows):
+        raise InputError(f"{file}: expected an object of JSON on each line")
+    return rows
+
+
+def run_names(paths: list[Path]) -> list[str]:
+    """Returns a short name for each run: the parts of its path that tell it from the others."""
+    parts = [path.resolve().parts for path in paths]
+    if len(parts) == 1:
+        return [parts[0][-1]]
+    common = 0
+    while all(len(one) > common + 1 and one[common] == parts[0][common] for one in parts):
+        common += 1
+    return ["/".join(one[common:]) for one in parts]
+
+
+def _steps(folder: Path) -> Iterator[tuple[int, Path]]:
+    """Yields the step of each file of samples in a folder, and the file."""
+    for file in folder.iterdir() if folder.is_dir() else ():
+        if named := _STEP.fullmatch(file.name):
+            yield int(named[1]), file
+
+
+def _text(path: Path) -> str:
+    return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
