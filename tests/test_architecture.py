@@ -32,7 +32,7 @@ FLOORS = [
     ["component", "generation", "distributed.sequence_parallel", "reward", "evaluation", "callback"],
     ["tokenizer", "data", "model", "optimizer", "scheduler", "checkpoint"],
     ["trainer"],
-    ["objectives", "deployment"],
+    ["objectives", "deployment", "report"],
     ["builtin"],
     ["cli", "launch", "testing", "__init__", "__main__"],
 ]

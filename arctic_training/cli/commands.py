@@ -25,6 +25,7 @@ COMMANDS = {
     "list": Command("list_components", "list the classes that a recipe can name"),
     "new": Command("new_trainer", "write a trainer of your own, its recipe and tests"),
     "preview": Command("preview", "show samples as they are trained on, and statistics"),
+    "report": Command("report", "write a page about runs: curves, samples, differences"),
 }
 
 
