@@ -11,29 +11,31 @@ from arctic_training.config.checks.foreign_keys import foreign_name
 from arctic_training.config.checks.problems import Problem, problems_of, shown
 from arctic_training.config.recipe.interpolation import interpolate
 from arctic_training.config.recipe.location import located
-from arctic_training.config.recipe.node import Node, from_python, set_path, to_python
+from arctic_training.config.recipe.node import Node, from_python, to_python
+from arctic_training.config.recipe.overrides import apply_override
 from arctic_training.config.recipe.recipe_file import read_recipe_file
 from arctic_training.config.recipe.user_code import import_file
-from arctic_training.config.recipe.yaml_reader import read_value
 from arctic_training.config.sections.component import incomplete
 from arctic_training.config.sections.trainer import TrainerConfig
 from arctic_training.errors.types import RecipeError
 from arctic_training.registry import lookup, names, suggest
 
-COMMAND_LINE = "command line"
 DEFAULT_TRAINER = "sft"
 
 
 def get_config(source: str | Path | Mapping[str, object], overrides: Sequence[str] = ()) -> TrainerConfig:
-    """Returns the config of ``source``, the path of a recipe or its content, with ``key.path=value`` overrides.
+    """Returns the config of ``source``, the path of a recipe or its content, changed by ``overrides`` one after another
+    (see `apply_override`): ``key.path=value``, ``+key.path=value``, ``~key.path``.
 
     Its class is the ``config_type`` of the trainer that ``type`` names. Imports the user's own code and opens nothing
     else. Raises `RecipeError` with every problem of the recipe.
     """
     path = None if isinstance(source, Mapping) else Path(source)
     tree = from_python(dict(source)) if isinstance(source, Mapping) else read_recipe_file(Path(source))
+    # by name, as a plug-in: the classes above this room are known here by the registry only
+    import_module("arctic_training.builtin")
     for override in overrides:
-        tree = _override(tree, override)
+        tree = apply_override(tree, override)
     tree, problems = interpolate(tree)
     code = _import_code(tree, path, problems)
     recipe = to_python(tree)
@@ -74,22 +76,8 @@ def _config_type(name: object, problems: list[Problem]) -> type[TrainerConfig] |
     return None
 
 
-def _override(tree: Node, override: str) -> Node:
-    name, equals, text = override.partition("=")
-    if not equals or not all(name.split(".")):
-        raise RecipeError(f"{COMMAND_LINE}: {override!r}: expected key.path=value")
-    try:
-        return set_path(tree, tuple(name.split(".")), read_value(text, COMMAND_LINE))
-    except RecipeError as error:
-        raise RecipeError(f"{COMMAND_LINE}: {name}: {str(error).removeprefix(f'{COMMAND_LINE}: ')}") from None
-    except ValueError as error:
-        raise RecipeError(f"{COMMAND_LINE}: {name}: {error}") from None
-
-
 def _import_code(tree: Node, path: Path | None, problems: list[Problem]) -> Path | None:
-    """Registers the built-in classes, then those of the user's own file, whose path is returned."""
-    # by name, as a plug-in: the classes above this room are known here by the registry only
-    import_module("arctic_training.builtin")
+    """Registers the classes of the user's own file, whose path is returned."""
     folder = path.parent if path is not None else Path.cwd()
     if _is_covered(("code",), problems):
         return None

@@ -26,6 +26,9 @@ arguments:
   RECIPE          path of the recipe
   KEY.PATH=VALUE  override a value of the recipe: optimizer.lr=1e-4
                   data.sources.0.split=train; the value is read as YAML
+  +KEY.PATH=VALUE add what is not there, or append to a list:
+                  +callbacks={type: ema}
+  ~KEY.PATH       remove a key, or an element of a list
 """
 _EPILOG = """\
 examples:
@@ -55,7 +58,8 @@ _DEEPSPEED_OPTIONS = (
 )
 """Options of DeepSpeed's launcher that take a value."""
 _DEEPSPEED_FLAGS = "--no_local_rank --no_ssh --no_ssh_check --force_multi --save_pid --bind_cores_to_rank -q --quiet"
-_OVERRIDE = re.compile(r"[A-Za-z_][\w-]*(\.[\w-]+)*=.*", re.DOTALL)
+_KEY = r"[A-Za-z_][\w-]*(\.[\w-]+)*"
+_OVERRIDE = re.compile(rf"\+?{_KEY}=.*|~{_KEY}", re.DOTALL)
 
 
 @dataclass

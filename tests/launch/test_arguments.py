@@ -29,6 +29,7 @@ from arctic_training.launch.arguments import format_help, parse
         ("r.yaml --include worker-0@worker-1:0,2", {"launcher_args": ["--include", "worker-0@worker-1:0,2"]}),
         ("r.yaml --no_ssh --master_addr=a", {"launcher_args": ["--no_ssh", "--master_addr=a"]}),
         ("r.yaml --unknown_to_us 5 seed=2", {"launcher_args": ["--unknown_to_us", "5"], "overrides": ["seed=2"]}),
+        ("r.yaml +a.b=c ~d.0 -q", {"overrides": ["+a.b=c", "~d.0"], "launcher_args": ["-q"]}),
         ("r.yaml --local_rank=1", {"launcher_args": []}),
         ("-h", {"help": True}),
         ("train --help", {"help": True}),

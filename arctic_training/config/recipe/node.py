@@ -12,6 +12,9 @@ SYNONYMS: dict[str, str] = {}
 """Other names of keys, and the keys that they mean, as the sections declare them: a key given over a base recipe takes
 the place of the same key under another name."""
 
+LISTS: set[str] = set()
+"""Keys whose value is a list, as the sections declare them: a single section may stand where a list of them could."""
+
 
 def canonical(key: str) -> str:
     """Returns the name that the section itself has for ``key``."""

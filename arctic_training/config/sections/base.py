@@ -2,13 +2,13 @@
 
 import warnings
 from collections.abc import Mapping
-from typing import ClassVar, TypeVar, get_args
+from typing import ClassVar, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationInfo, field_validator, model_validator
 
 from arctic_training.config.checks.not_built import Keys
 from arctic_training.config.checks.problems import Problem, shown
-from arctic_training.config.recipe.node import SYNONYMS
+from arctic_training.config.recipe.node import LISTS, SYNONYMS
 from arctic_training.config.sections.types import read_numbers
 
 
@@ -38,6 +38,7 @@ class BaseConfig(BaseModel):
             cls.renamed = {**getattr(base, "renamed", {}), **cls.renamed}
             cls.not_built = {**getattr(base, "not_built", {}), **cls.not_built}
         SYNONYMS.update({**cls.synonyms, **cls.renamed})
+        LISTS.update(name for name, field in cls.model_fields.items() if get_origin(field.annotation) is list)
 
     @model_validator(mode="before")
     @classmethod
