@@ -13,7 +13,7 @@ from tests import tracked as files
 from tests.processes import ROOT
 from tests.tracked import tracked
 
-YAML = tracked("projects/**/*.y*ml", "docs/**/*.y*ml", "benchmarks/**/*.y*ml")
+YAML = tracked("projects/**/*.y*ml", "docs/**/*.y*ml", "benchmarks/**/*.y*ml", "arctic_training/recipes/*.y*ml")
 RECIPES = [path for path in YAML if path.name != "figures.yaml"]  # which says what a project's recipes reach
 
 

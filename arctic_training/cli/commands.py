@@ -23,6 +23,8 @@ class Command(NamedTuple):
 
 COMMANDS = {
     "list": Command("list_components", "list the classes that a recipe can name"),
+    "init": Command("init", "write a commented recipe to start from"),
+    "recipes": Command("recipes", "list the recipes of the package, or copy one"),
     "new": Command("new_trainer", "write a trainer of your own, its recipe and tests"),
     "preview": Command("preview", "show samples as they are trained on, and statistics"),
     "report": Command("report", "write a page about runs: curves, samples, differences"),
