@@ -23,8 +23,11 @@ class Command(NamedTuple):
 
 COMMANDS = {
     "list": Command("list_components", "list the classes that a recipe can name"),
+    "completion": Command("completion", "print a script by which a shell completes words"),
+    "doctor": Command("doctor", "tell what this machine has, and what is missing for what"),
     "init": Command("init", "write a commented recipe to start from"),
     "recipes": Command("recipes", "list the recipes of the package, or copy one"),
+    "schema": Command("schema", "print the JSON Schema of recipes, for editors"),
     "new": Command("new_trainer", "write a trainer of your own, its recipe and tests"),
     "preview": Command("preview", "show samples as they are trained on, and statistics"),
     "report": Command("report", "write a page about runs: curves, samples, differences"),

@@ -35,3 +35,9 @@ def list_components(kind: str = "") -> str:
             lines.append(f"  {name:{width}}  {doc.partition(chr(10))[0]}".rstrip())
         lines.append("")
     return "\n".join(lines)
+
+
+def words() -> list[str]:
+    """Returns the kinds of components, for completion."""
+    import_module("arctic_training.builtin")
+    return kinds()

@@ -139,6 +139,17 @@ def _parser(others: Mapping[str, str]) -> _Parser:
     return parser
 
 
+def options() -> list[str]:
+    """Returns the options of the commands that read a recipe as `parse` does."""
+    return [
+        one
+        for action in _parser({})._actions
+        if action.help != argparse.SUPPRESS
+        for one in action.option_strings
+        if one.startswith("--")
+    ]
+
+
 def format_help(others: Mapping[str, str]) -> str:
     """Returns the help of the command; ``others`` are the other commands with their summaries."""
     return _parser(others).format_help()

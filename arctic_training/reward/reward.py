@@ -5,11 +5,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Generic, Protocol, TypeVar, cast
 
-from pydantic import BeforeValidator, Field, SerializeAsAny, model_validator
+from pydantic import BeforeValidator, Field, SerializeAsAny, WithJsonSchema, model_validator
 
 from arctic_training.config.sections.base import ComponentConfig
 from arctic_training.config.sections.changes import RESUME_SAFE
-from arctic_training.config.sections.component import parse_component
+from arctic_training.config.sections.component import COMPONENTS, parse_component
 from arctic_training.config.sections.types import HumanFloat, HumanInt
 from arctic_training.registry import Registered, lookup
 
@@ -111,7 +111,9 @@ class ScoreConfig(RewardConfig):
     """Keys of the reward `score`."""
 
     scorer: Annotated[
-        SerializeAsAny[ComponentConfig], BeforeValidator(lambda section: parse_component("scorer", section))
+        SerializeAsAny[ComponentConfig],
+        BeforeValidator(lambda section: parse_component("scorer", section)),
+        WithJsonSchema({COMPONENTS: ["scorer"]}),
     ]
     """The scorer: its name, or a section with its keys."""
 

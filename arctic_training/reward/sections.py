@@ -3,11 +3,11 @@
 from collections.abc import Mapping
 from typing import Annotated
 
-from pydantic import BeforeValidator, SerializeAsAny
+from pydantic import BeforeValidator, SerializeAsAny, WithJsonSchema
 
 from arctic_training.config.checks.problems import Problem, Problems
 from arctic_training.config.sections.base import ComponentConfig
-from arctic_training.config.sections.component import each, parse_component
+from arctic_training.config.sections.component import COMPONENTS, each, parse_component
 from arctic_training.registry import lookup, names, suggest
 from arctic_training.reward.reward import RewardConfig, ScoreReward
 
@@ -17,7 +17,11 @@ def read_rewards(value: object) -> list[ComponentConfig]:
     return each(value, _read_reward)
 
 
-RewardSections = Annotated[list[SerializeAsAny[ComponentConfig]], BeforeValidator(read_rewards)]
+RewardSections = Annotated[
+    list[SerializeAsAny[ComponentConfig]],
+    BeforeValidator(read_rewards),
+    WithJsonSchema({"type": "array", COMPONENTS: ["reward", "scored"]}),
+]
 
 
 def _read_reward(section: object) -> ComponentConfig:

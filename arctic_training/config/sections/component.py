@@ -15,6 +15,10 @@ from arctic_training.config.sections.base import BaseConfig, ComponentConfig
 from arctic_training.errors.types import RegistryError
 from arctic_training.registry import Registered, lookup, names, qualified_name, suggest, words
 
+COMPONENTS = "components"
+"""In the JSON Schema of a field without one of the marks below: the kinds of the classes that may read its section, or
+each of its list."""
+
 
 @dataclass(frozen=True)
 class TrainerComponent:

@@ -1,15 +1,23 @@
 """The ``logger`` section."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
-from pydantic import BeforeValidator
+from pydantic import BeforeValidator, WithJsonSchema
 
 from arctic_training.config.checks.files import unwritable
 from arctic_training.config.checks.problems import Problem
 from arctic_training.config.sections.base import BaseConfig
 
-Ranks = Annotated[list[int] | Literal["*"], BeforeValidator(lambda value: [value] if isinstance(value, int) else value)]
+_INTEGER = {"type": "integer"}
+Ranks = Annotated[
+    list[int] | Literal["*"],
+    BeforeValidator(lambda value: [value] if isinstance(value, int) else value),
+    WithJsonSchema({"anyOf": [_INTEGER, {"type": "array", "items": _INTEGER}, {"const": "*"}]}),
+]
+
+Level = Literal["TRACE", "DEBUG", "INFO", "SUCCESS", "WARNING", "ERROR", "CRITICAL"]
+_LEVELS = [*get_args(Level), *map(str.lower, get_args(Level))]
 
 
 def _upper(value: object) -> object:
@@ -21,9 +29,7 @@ class LoggerConfig(BaseConfig):
 
     output_dir: Path | None = None
     """Folder of the log files, one for each rank (default: ``logs`` in the run folder)."""
-    level: Annotated[
-        Literal["TRACE", "DEBUG", "INFO", "SUCCESS", "WARNING", "ERROR", "CRITICAL"], BeforeValidator(_upper)
-    ] = "SUCCESS"
+    level: Annotated[Level, BeforeValidator(_upper), WithJsonSchema({"enum": _LEVELS})] = "SUCCESS"
     """Lowest level that is printed: SUCCESS has what a run resumes from and waits for, INFO every phase. The files
     begin at INFO, or lower when this is lower."""
     print_output_ranks: Ranks = [0]

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator
+from pydantic import BeforeValidator, WithJsonSchema
 
 from arctic_training.config.sections.base import ComponentConfig
 
@@ -14,7 +14,11 @@ def _short_name(value: object) -> object:
     return _SHORT_NAMES.get(str(value).removeprefix("torch."), value)
 
 
-DType = Annotated[Literal["bf16", "fp16", "fp32"], BeforeValidator(_short_name)]
+DType = Annotated[
+    Literal["bf16", "fp16", "fp32"],
+    BeforeValidator(_short_name),
+    WithJsonSchema({"type": "string", "pattern": rf"^(bf16|fp16|fp32|(torch\.)?({'|'.join(_SHORT_NAMES)}))$"}),
+]
 
 
 class ModelConfig(ComponentConfig):

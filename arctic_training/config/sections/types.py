@@ -9,7 +9,7 @@ import re
 from fractions import Fraction
 from typing import Annotated, get_args, get_origin
 
-from pydantic import BeforeValidator
+from pydantic import BeforeValidator, WithJsonSchema
 
 from arctic_training.errors.short_repr import short_repr
 
@@ -98,7 +98,7 @@ def _read_seconds(value: object) -> object:
     return sum(float(count) * _SECONDS[unit] for unit, count in match.groupdict().items() if count)
 
 
-Duration = Annotated[float, BeforeValidator(_read_seconds)]
+Duration = Annotated[float, BeforeValidator(_read_seconds), WithJsonSchema({"type": ["number", "string"]})]
 """In seconds."""
 
 

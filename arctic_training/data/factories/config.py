@@ -5,12 +5,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import BeforeValidator, Field, SerializeAsAny, field_validator, model_validator
+from pydantic import BeforeValidator, Field, SerializeAsAny, WithJsonSchema, field_validator, model_validator
 
 from arctic_training.config.checks.files import unwritable
 from arctic_training.config.checks.problems import Problem
 from arctic_training.config.sections.changes import RESUME_SAFE
-from arctic_training.config.sections.component import parse_component
+from arctic_training.config.sections.component import COMPONENTS, parse_component
 from arctic_training.config.sections.data import DataConfig, DataSourceConfig
 from arctic_training.config.sections.types import HumanFloat, HumanInt
 from arctic_training.data.sources.extensions import SOURCE_BY_EXTENSION, extension
@@ -31,7 +31,9 @@ _DOCUMENTS = ("cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k", 
 BATCH_KEYS = frozenset([*_ROWS, *_DOCUMENTS, "num_targets", "num_items_in_batch"])
 """Keys of batches of tokens that mean the same for every data factory."""
 
-Source = Annotated[SerializeAsAny[DataSourceConfig], BeforeValidator(_parse)]
+Source = Annotated[
+    SerializeAsAny[DataSourceConfig], BeforeValidator(_parse), WithJsonSchema({COMPONENTS: ["data_source"]})
+]
 
 
 def evaluation_names(sources: Sequence[DataSourceConfig]) -> list[str]:
