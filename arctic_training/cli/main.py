@@ -64,6 +64,12 @@ def _run(args: Arguments) -> int:
         print(f"{args.recipe}: no problems found")
         return 0
 
+    if args.sweep or args.dry_run:
+        from arctic_training.launch.dry_run import dry_run
+        from arctic_training.launch.sweep import sweep
+
+        return sweep(args, config) if args.sweep else dry_run(args, config)
+
     from arctic_training.launch.launcher import launch
 
     return launch(args, config)

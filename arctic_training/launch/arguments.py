@@ -35,6 +35,7 @@ examples:
   arctic_training recipe.yaml
   arctic_training recipe.yaml optimizer.lr=1e-4 data.max_length=2k --num_gpus 2
   arctic_training recipe.yaml --num_nodes 2 --hostfile hosts.txt
+  arctic_training recipe.yaml --sweep optimizer.lr=1e-4,3e-4 seed=1,2
   arctic_training validate recipe.yaml
   arctic_training list optimizer_factory
 
@@ -72,6 +73,9 @@ class Arguments:
     overrides: list[str] = field(default_factory=list)
     launcher_args: list[str] = field(default_factory=list)
     """The arguments for DeepSpeed's launcher."""
+    sweep: list[str] = field(default_factory=list)
+    """Lists of values, ``key.path=value,value``: each combination is a run."""
+    dry_run: bool = False
     show: bool = False
     debug: bool = False
     help: bool = False
@@ -121,6 +125,10 @@ def _parser(others: Mapping[str, str]) -> _Parser:
     )
     add = parser.add_argument
     add("--show", action="store_true", help="print the resolved recipe and where each value comes from")
+    dry_run = "two updates, an evaluation and a checkpoint in small, of which nothing is kept"
+    add("--dry-run", action="store_true", dest="dry_run", help=dry_run)
+    sweep = "a run for each combination of these values, in folders of their own, and a table at the end"
+    add("--sweep", nargs="+", metavar="KEY.PATH=VALUE,VALUE", help=sweep)
     gpus = "GPUs to use, one process each (default: all). On a machine without a GPU: N processes on the CPU"
     add("--num_gpus", type=_positive, metavar="N", help=gpus)
     add("--num_accelerators", type=_positive, dest="num_gpus", help=argparse.SUPPRESS)
@@ -178,6 +186,8 @@ def parse(words: Sequence[str], others: Iterable[str] = ()) -> Arguments:
             positional.append(word)
     if not args.help and not args.version:
         _assign_positional(args, positional, commands)
+        if (args.sweep or args.dry_run) and (args.command != "train" or (args.sweep and args.dry_run)):
+            raise InputError("--sweep and --dry-run train, each by itself; give one of them, and no other command")
     return args
 
 
@@ -200,5 +210,6 @@ def _assign_positional(args: Arguments, words: list[str], commands: Sequence[str
         raise InputError("missing the recipe: arctic_training recipe.yaml; see --help")
     args.recipe, *more = words
     if more:
-        guess = did_you_mean(args.recipe, commands) or "overrides are written key.path=value"
+        guess = "" if "." in args.recipe else did_you_mean(args.recipe, commands)
+        guess = guess or "overrides are written key.path=value"
         raise InputError(f"expected one recipe ({args.recipe}), got a second: {more[0]}; {guess}")
