@@ -47,7 +47,7 @@ TRAINER = [
 ]
 # the sub-rooms of a room, lowest first
 SUB_ROOMS = {
-    "config": ["checks", "recipe", "sections", "get_config", "show", "starter", "schema"],
+    "config": ["checks", "recipe", "sections", "get_config", "show", "starter", "schema", "migration"],
     "data": ["formats", "sources", "tokenization", "preparation", "batching", "preview", "factories"],
 }
 # what the others on its floor have in common; it stands lowest there

@@ -26,6 +26,7 @@ COMMANDS = {
     "completion": Command("completion", "print a script by which a shell completes words"),
     "doctor": Command("doctor", "tell what this machine has, and what is missing for what"),
     "init": Command("init", "write a commented recipe to start from"),
+    "migrate": Command("migrate", "turn another trainer's configuration into a recipe"),
     "recipes": Command("recipes", "list the recipes of the package, or copy one"),
     "schema": Command("schema", "print the JSON Schema of recipes, for editors"),
     "new": Command("new_trainer", "write a trainer of your own, its recipe and tests"),

@@ -1,0 +1,207 @@
+"""The keys of transformers' ``TrainingArguments``, which TRL and LLaMA-Factory have, and in part axolotl."""
+
+import json
+import math
+from collections.abc import Mapping
+
+from arctic_training.config.migration.foreign import Foreign, as_list, integer
+from arctic_training.registry import names
+
+_OPTIMIZERS = {
+    "adamw": "adamw",
+    "adamw_torch": "adamw",
+    "adamw_torch_fused": "adamw",
+    "adamw_hf": "adamw",
+    "adamw_apex_fused": "adamw",
+    "adafactor": "adafactor",
+    "sgd": "sgd",
+    "lion": "lion",
+    "muon": "muon",
+}
+"""Optimizers with the same algorithm."""
+_BITS = ("8bit", "4bit", "32bit", "paged")
+_SCHEDULES = (
+    "linear cosine cosine_with_restarts polynomial constant constant_with_warmup inverse_sqrt cosine_with_min_lr "
+    "warmup_stable_decay"
+)
+_OWN_KEYS = (
+    "optimizer scheduler bf16 fp16 amp train_batch_size train_micro_batch_size_per_gpu gradient_accumulation_steps "
+    "gradient_clipping steps_per_print"
+)
+"""Keys of a DeepSpeed configuration that the recipe has under other names."""
+_WITHOUT_EFFECT = (
+    "do_train do_eval overwrite_output_dir ddp_timeout ddp_find_unused_parameters remove_unused_columns tf32 "
+    "logging_strategy logging_first_step log_level disable_tqdm gradient_checkpointing_kwargs plot_loss "
+    "dataloader_num_workers dataloader_pin_memory dataloader_prefetch_factor dataloader_persistent_workers "
+    "per_device_eval_batch_size average_tokens_across_devices include_num_input_tokens_seen logging_dir "
+    "hub_model_id hub_strategy hub_private_repo local_rank torch_empty_cache_steps"
+)
+
+
+def migrate_training_arguments(foreign: Foreign, *, learning_rate: float = 5e-5, batch_size: int = 8) -> None:
+    """Carries over the training arguments; the two values are what is left out means there."""
+    _amounts(foreign, batch_size)
+    migrate_optimizer(foreign, foreign.take("optim"), foreign.number("learning_rate") or learning_rate)
+    migrate_schedule(foreign, foreign.take("lr_scheduler_type"), foreign.take("lr_scheduler_kwargs"))
+    foreign.move({"seed": "seed", "data_seed": "data.seed", "output_dir": "output_dir"})
+    foreign.move({"torch_compile": "model.compile", "gradient_checkpointing": "model.activation_checkpointing"})
+    foreign.put("train_log_iter_interval", _steps(foreign, "logging_steps"))
+    _evaluation(foreign)
+    _saves(foreign)
+    _trackers(foreign)
+    _deepspeed(foreign)
+    if foreign.flag("push_to_hub"):
+        foreign.note("push_to_hub", "a run does not upload its model; export it afterwards")
+    foreign.ignore(_WITHOUT_EFFECT.split())
+
+
+def migrate_optimizer(foreign: Foreign, name: object, learning_rate: float) -> None:
+    """Carries over the optimizer ``name``, and the keys that those of the Adam family have."""
+    word = str(name or "adamw_torch").lower()
+    kind = _OPTIMIZERS.get(word, "")
+    if not kind and any(bits in word for bits in _BITS):
+        kind = next((ours for ours in ("lion", "adamw") if ours in word), "adamw")
+        foreign.note(word, f"{kind} with states of 32 bits stands for it: the same algorithm, with more memory")
+    elif not kind:
+        kind = "adamw"
+        foreign.note(word, "there is no such optimizer; adamw stands for it")
+    foreign.put("optimizer.type", kind)
+    foreign.put("optimizer.lr", learning_rate)
+    foreign.put("optimizer.weight_decay", foreign.number("weight_decay") or 0.0)
+    betas = [foreign.number("adam_beta1"), foreign.number("adam_beta2")]
+    if kind == "adamw" and any(betas):
+        foreign.put("optimizer.betas", [one or default for one, default in zip(betas, (0.9, 0.999), strict=True)])
+    if kind == "adamw":
+        foreign.put("optimizer.eps", foreign.number("adam_epsilon"))
+    foreign.put("max_grad_norm", foreign.number("max_grad_norm"))
+
+
+def migrate_schedule(foreign: Foreign, name: object, kwargs: object) -> None:
+    """Carries over the schedule ``name``, linear by default, and its warm-up: none by default."""
+    word = str(name or "linear")
+    if word not in _SCHEDULES.split():
+        foreign.note(word, "there is no such schedule; cosine stands for it")
+        word = "cosine"
+    foreign.put("scheduler.name", word)
+    steps, ratio = foreign.number("warmup_steps"), foreign.number("warmup_ratio")
+    if steps is not None and 0 < steps < 1:  # of newer versions, a share
+        steps, ratio = None, steps
+    if word != "constant":
+        foreign.put("scheduler.warmup_steps", integer(steps) or None)
+        foreign.put("scheduler.warmup_ratio", None if steps else ratio or 0.0)
+    if isinstance(kwargs, Mapping) and kwargs and not word.startswith("constant"):
+        foreign.put("scheduler.scheduler_specific_kwargs", dict(kwargs))
+
+
+def dtype_of(foreign: Foreign, default: str = "fp32") -> str:
+    """Returns the dtype that the keys for mixed precision ask for."""
+    bf16, fp16 = foreign.take("bf16", "pure_bf16"), foreign.take("fp16", "float16")
+    if bf16 in (True, "auto", "full"):
+        return "bf16"
+    return "fp16" if fp16 is True else default
+
+
+def _amounts(foreign: Foreign, batch_size: int) -> None:
+    foreign.put("micro_batch_size", integer(foreign.number("per_device_train_batch_size")) or batch_size)
+    foreign.move({"gradient_accumulation_steps": "gradient_accumulation_steps"})
+    steps, epochs = foreign.number("max_steps"), foreign.number("num_train_epochs")
+    if steps is not None and steps > 0:
+        foreign.put("train_iters", int(steps))
+        return
+    epochs = 3.0 if epochs is None else epochs
+    if epochs != int(epochs):
+        foreign.note("num_train_epochs", f"{epochs:g}: epochs are whole numbers; give train_iters for a part of one")
+    foreign.put("epochs", max(1, math.ceil(epochs)))
+
+
+def _evaluation(foreign: Foreign) -> None:
+    strategy = str(foreign.take("eval_strategy", "evaluation_strategy") or "no").lower()
+    steps = _steps(foreign, "eval_steps") or _steps(foreign, "logging_steps") or 500
+    if not has_evaluation(foreign) or strategy in ("no", "false"):
+        return
+    foreign.put("evaluate_last", True)
+    if strategy == "steps":
+        foreign.put("eval_interval", steps)
+    else:
+        foreign.note("eval_strategy", "epoch: the recipe evaluates at the end; for more give eval_interval, in steps")
+
+
+def has_evaluation(foreign: Foreign) -> bool:
+    """Returns whether the recipe has data to evaluate on so far."""
+    data = foreign.recipe.get("data")
+    return isinstance(data, dict) and bool({"eval_sources", "train_eval_split"} & data.keys())
+
+
+def _saves(foreign: Foreign) -> None:
+    strategy = str(foreign.take("save_strategy") or "steps").lower()
+    steps, limit = _steps(foreign, "save_steps") or 500, integer(foreign.number("save_total_limit"))
+    migrate_saves(foreign, strategy, steps, limit, only_model=foreign.flag("save_only_model"))
+    resume = foreign.take("resume_from_checkpoint")
+    if isinstance(resume, str):
+        foreign.note("resume_from_checkpoint", "a checkpoint of another trainer cannot be resumed from")
+
+
+def migrate_saves(foreign: Foreign, strategy: str, steps: int, limit: int | None, *, only_model: bool) -> None:
+    """Carries over when checkpoints are saved: by ``steps``, by ``epoch``, or at the end alone."""
+    when: dict[str, object] = {}
+    if strategy == "steps":
+        when = {"save_every_n_steps": steps}
+    elif strategy == "epoch":
+        when = {"save_every_n_epochs": 1}
+    kept: dict[str, object] = {"keep_last": limit} if limit and when else {}
+    model: dict[str, object] = {"type": "huggingface", "save_end_of_training": True}
+    if only_model or not when:
+        foreign.put("checkpoint", [{**model, **when, **kept}])
+    else:
+        foreign.put("checkpoint", [{"type": "deepspeed", "auto_resume": True, **when, **kept}, model])
+
+
+def _trackers(foreign: Foreign) -> None:
+    run_name = foreign.take("run_name")
+    trackers = [str(one) for one in as_list(foreign.take("report_to")) if one not in ("none", "all", "no")]
+    if "wandb" in trackers:
+        foreign.put("wandb", {"enable": True, **({"name": str(run_name)} if run_name else {})})
+        foreign.put("wandb.project", foreign.take("wandb_project"))
+    known = [one for one in trackers if one in names("tracker") and one != "wandb"]
+    if known:
+        foreign.put("trackers", known)
+    if missing := [one for one in trackers if one not in (*known, "wandb")]:
+        foreign.note("report_to", f"{', '.join(missing)}: there is no such tracker; metrics are in metrics.jsonl")
+
+
+def _deepspeed(foreign: Foreign) -> None:
+    """Carries over a configuration of DeepSpeed, a mapping or a file, and the stage that stands for FSDP."""
+    block = foreign.take("deepspeed")
+    if isinstance(block, str):
+        file = next((one for one in (foreign.folder / block, foreign.folder.cwd() / block) if one.is_file()), None)
+        try:
+            block = json.loads(file.read_text(encoding="utf-8")) if file is not None else block
+        except (OSError, ValueError):
+            foreign.note("deepspeed", f"{block}: cannot be read")
+    if isinstance(block, str):
+        stage = next((number for number in (3, 2, 1) if f"z{number}" in block or f"zero{number}" in block), None)
+        what = f"stage {stage} by its name" if stage else "the default stage"
+        foreign.note("deepspeed", f"{block}: not found beside the file; the recipe has {what}")
+        block = {"zero_optimization": {"stage": stage}} if stage else None
+    if isinstance(block, Mapping):
+        _put_deepspeed(foreign, block)
+    elif foreign.take("fsdp", "fsdp_config"):
+        foreign.put("deepspeed.zero_optimization", {"stage": 3})
+        foreign.note("fsdp", "ZeRO stage 3 shards the same")
+    foreign.ignore(["fsdp_version", "fsdp_config", "fsdp"])
+
+
+def _put_deepspeed(foreign: Foreign, block: Mapping[str, object]) -> None:
+    """Puts the keys of a DeepSpeed configuration that a recipe has no key of its own for."""
+    for key, value in block.items():
+        if key not in _OWN_KEYS.split():
+            foreign.put(f"deepspeed.{key}", value)
+
+
+def _steps(foreign: Foreign, key: str) -> int | None:
+    """Returns a number of steps; None for a share of the run, with a note."""
+    value = foreign.number(key)
+    if value is not None and 0 < value < 1:
+        foreign.note(key, f"{value:g} of the run: give a number of steps")
+        return None
+    return integer(value) if value else None

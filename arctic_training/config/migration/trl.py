@@ -1,0 +1,203 @@
+"""Recipes of TRL's configurations: the YAML file of ``trl sft --config`` and its like."""
+
+from arctic_training.config.migration.foreign import Foreign, as_list
+from arctic_training.config.migration.sections import (
+    Source,
+    mapping,
+    note_quantization,
+    preference_loss,
+    put_held_out,
+    put_lora,
+    put_rewards,
+    put_rollouts,
+    put_sources,
+    source,
+)
+from arctic_training.config.migration.training_arguments import dtype_of, has_evaluation, migrate_training_arguments
+
+_LEARNING_RATES = {"sft": 2e-5, "reward": 1e-4}
+"""Of TRL's trainers; 1e-6 of all others."""
+_WITHOUT_EFFECT = (
+    "attn_implementation trust_remote_code dataset_num_proc preprocessing_num_workers env num_processes columns "
+    "use_liger use_liger_kernel padding_free eval_packing packing_strategy dataset_text_field log_completions "
+    "torch_dtype dtype use_peft eval_dataset_name logging_dir vllm_mode vllm_device vllm_gpu_memory_utilization "
+    "vllm_max_model_len vllm_dtype wandb_entity project trackio_space_id max_seq_length model_init_kwargs"
+)
+
+
+def migrate_trl(foreign: Foreign, trainer: str = "") -> None:
+    """Carries a configuration of TRL over to a recipe of ``trainer``, which its keys tell if it is not given."""
+    kind = trainer or _trainer(foreign)
+    foreign.put("type", kind)
+    _model(foreign)
+    _data(foreign, kind)
+    rate = _LEARNING_RATES.get(kind, 1e-6)
+    migrate_training_arguments(foreign, learning_rate=rate)
+    for objective in (_sft, _preference, _rollout):
+        objective(foreign, kind)
+    foreign.move({"label_smoothing_factor": "label_smoothing"} if kind == "sft" else {})
+    foreign.ignore(_WITHOUT_EFFECT.split())
+
+
+def _trainer(foreign: Foreign) -> str:
+    """Returns our trainer of the configuration, whose file does not name it."""
+    keys = foreign.values.keys()
+    if keys & {"reward_funcs", "num_generations", "max_completion_length", "use_vllm"}:
+        return "grpo"
+    if keys & {"desirable_weight", "undesirable_weight"}:
+        return "kto"
+    if "center_rewards_coefficient" in keys:
+        return "reward"
+    if keys & {"beta", "max_prompt_length", "precompute_ref_log_probs"}:
+        return "dpo"
+    foreign.notes.append("the file does not say which command reads it; for another than `trl sft` give --type")
+    return "sft"
+
+
+def _model(foreign: Foreign) -> None:
+    foreign.move({"model_name_or_path": "model.name_or_path", "tokenizer_name_or_path": "tokenizer.name_or_path"})
+    if "name_or_path" not in mapping(foreign.recipe.get("model")):
+        foreign.put("model.name_or_path", "model")
+        foreign.note("model_name_or_path", "missing: give model.name_or_path")
+    words = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32"}
+    stated = words.get(str(foreign.take("dtype", "torch_dtype")), "bf16")
+    foreign.put("model.dtype", dtype_of(foreign, stated))
+    revision = foreign.take("model_revision")
+    if revision not in (None, "main"):
+        foreign.note("model_revision", f"{revision}: download this revision, and give its folder")
+    foreign.put("model.trust_remote_code", foreign.take("trust_remote_code"))
+    if foreign.flag("use_liger_kernel", "use_liger"):
+        foreign.put("model.type", "liger")
+    template = foreign.take("chat_template", "chat_template_path")
+    foreign.put("tokenizer.chat_template", template)
+    note_quantization(foreign, "load_in_4bit", "load_in_8bit")
+    if foreign.flag("use_peft"):
+        foreign.ignore(["lora_task_type", "lora_target_parameters"])
+        put_lora(
+            foreign,
+            rank=foreign.take("lora_r") or 16,
+            alpha=foreign.take("lora_alpha") or 32,
+            dropout=foreign.take("lora_dropout") or (None if "lora_dropout" in foreign.values else 0.05),
+            targets=foreign.take("lora_target_modules"),
+            modules_to_save=foreign.take("lora_modules_to_save"),
+            use_dora=foreign.flag("use_dora"),
+            use_rslora=foreign.flag("use_rslora"),
+        )
+
+
+def _data(foreign: Foreign, kind: str) -> None:
+    subset = foreign.take("dataset_config", "dataset_config_name") or next(
+        iter(as_list(foreign.take("dataset_configs"))), None
+    )
+    train, test = foreign.take("dataset_train_split"), foreign.take("dataset_test_split")
+    name = foreign.take("dataset_name", "dataset_id_or_path")
+    if name is not None:
+        put_sources(foreign, [source(name, split=train, subset=subset)])
+        if foreign.values.get("eval_strategy", "no") not in ("no", False):
+            put_sources(foreign, [source(name, split=test or "test", subset=subset)], "eval_sources")
+    elif mixture := mapping(foreign.take("dataset_mixture")) or {"datasets": foreign.take("datasets")}:
+        _mixture(foreign, mixture)
+    _mixer(foreign, subset)
+    if "sources" not in mapping(foreign.recipe.get("data")):
+        foreign.put("data.sources", ["rows.jsonl"])
+        foreign.note("dataset_name", "missing: give data.sources")
+    length = foreign.take("max_length", "max_seq_length")
+    if kind == "grpo":  # room for a prompt and its completion
+        prompt, completion = foreign.number("max_prompt_length") or 512, foreign.number("max_completion_length") or 512
+        length = int(prompt + completion)
+    foreign.put("data.max_length", length if length is not None or "max_length" in foreign.values else 1024)
+    if kind in ("sft", "causal"):
+        foreign.put("data.filter_samples", False)
+        foreign.put("data.pack_samples", foreign.flag("packing") or None)
+    elif kind != "grpo" and foreign.take("max_prompt_length") is not None:
+        foreign.note(
+            "max_prompt_length", "prompts are not cut apart from their answers; rows above max_length are left out"
+        )
+
+
+def _mixture(foreign: Foreign, mixture: object) -> None:
+    """Carries over a list of data sets with their weights, which are shares of the rows of each."""
+    sources: list[Source] = []
+    for one in as_list(mapping(mixture).get("datasets")):
+        entry = mapping(one)
+        weight = entry.get("weight")
+        share = weight if weight not in (None, 1, 1.0) else None
+        name, subset = entry.get("id") or entry.get("path"), entry.get("config") or entry.get("name")
+        files = {"data_files": entry["data_files"]} if "data_files" in entry else None
+        sources.append(source(name, split=entry.get("split"), subset=subset, sample_ratio=share, kwargs=files))
+    put_sources(foreign, sources)
+    test = mapping(mixture).get("test_split_size")
+    if isinstance(test, float) and 0 < test < 1:
+        put_held_out(Foreign({"test_split_size": test}, recipe=foreign.recipe), "test_split_size")
+    elif test:
+        foreign.note("test_split_size", f"{test} rows: give data.train_eval_split, a share, or data.eval_sources")
+
+
+def _mixer(foreign: Foreign, subset: object) -> None:
+    """Carries over `dataset_mixer`, names with the shares of their rows, and `dataset_splits`."""
+    mixer = mapping(foreign.take("dataset_mixer"))
+    splits = [str(one) for one in as_list(foreign.take("dataset_splits"))]
+    if not mixer:
+        return
+    shares = {name: share if share not in (1, 1.0) else None for name, share in mixer.items()}
+    put_sources(
+        foreign,
+        [source(name, split=next(iter(splits), None), subset=subset, sample_ratio=one) for name, one in shares.items()],
+    )
+    if len(splits) > 1:
+        put_sources(foreign, [source(name, split=splits[1], subset=subset) for name in mixer], "eval_sources")
+
+
+def _sft(foreign: Foreign, kind: str) -> None:
+    if kind != "sft":
+        return
+    if not foreign.flag("assistant_only_loss") and not foreign.flag("completion_only_loss"):
+        foreign.put("data.mask_inputs", False)
+        foreign.note(
+            "assistant_only_loss",
+            "of chats every token is trained on, as in TRL; to train on answers alone remove data.mask_inputs, and for "
+            "rows of plain text write type: causal",
+        )
+
+
+def _preference(foreign: Foreign, kind: str) -> None:
+    if kind == "dpo":
+        foreign.put("loss_type", preference_loss(foreign, "loss_type"))
+    if kind in ("dpo", "kto"):
+        foreign.move({"beta": "beta", "precompute_ref_log_probs": "precompute_ref_log_probs"})
+        foreign.move({"label_smoothing": "label_smoothing", "rpo_alpha": "sft_weight"} if kind == "dpo" else {})
+        foreign.move(
+            {} if kind == "dpo" else {f"{one}desirable_weight": f"{one}desirable_weight" for one in ("", "un")}
+        )
+        foreign.ignore(["model_adapter_name", "ref_adapter_name", "disable_dropout"])
+    if kind == "reward":
+        foreign.move({"center_rewards_coefficient": "center_rewards_coefficient"})
+        foreign.put("model.new_weights", ["score"])
+
+
+def _rollout(foreign: Foreign, kind: str) -> None:
+    if kind not in ("grpo", "reinforce"):
+        return
+    generations = max(1, int(foreign.number("num_generations") or 8))
+    foreign.put("num_generations", generations)
+    completions = foreign.number("per_device_train_batch_size") or 8
+    put_rollouts(
+        foreign, completions=completions, steps=foreign.number("gradient_accumulation_steps"), generations=generations
+    )
+    put_rewards(foreign, foreign.take("reward_funcs"), foreign.take("reward_weights"))
+    foreign.put("max_new_tokens", foreign.take("max_completion_length") or 512)
+    foreign.put("beta", foreign.number("beta") or 0.0)
+    foreign.move({"temperature": "temperature", "top_p": "top_p", "top_k": "top_k", "num_iterations": "num_iterations"})
+    foreign.move({"epsilon": "clip_low", "epsilon_high": "clip_high", "scale_rewards": "scale_rewards"})
+    foreign.move({"mask_truncated_completions": "mask_truncated_completions"})
+    loss = str(foreign.take("loss_type") or "dapo")
+    normalize = {"grpo": "sequence", "bnpo": "token", "dapo": "token"}.get(loss)
+    if normalize is None:
+        foreign.note("loss_type", f"{loss}: choose loss_type and normalize of the recipe")
+    foreign.put("normalize", normalize)
+    if foreign.flag("use_vllm"):
+        foreign.note("use_vllm", "completions are generated by the trained model itself")
+    if foreign.take("system_prompt") is not None:
+        foreign.note("system_prompt", "put it into the rows, as the first message or in a column system")
+    if has_evaluation(foreign):
+        foreign.put("evaluate_last", True)
