@@ -3,6 +3,8 @@
 from importlib import import_module
 from typing import Any
 
+from arctic_training.compatibility.names import former_name
+
 _PUBLIC = {
     "AdamWFactory": "optimizer.torch_factories",
     "Answer": "reward.reward",
@@ -113,7 +115,7 @@ __all__ = sorted(_PUBLIC)
 
 def __getattr__(name: str) -> Any:
     if name not in _PUBLIC:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        return former_name(name)
     return getattr(import_module(f"arctic_training.{_PUBLIC[name]}"), name)
 
 

@@ -1,10 +1,13 @@
 """The registry of the classes that a recipe can name. A class is registered by being defined."""
 
 import difflib
+import inspect
 import sys
 from collections.abc import Iterable
-from typing import ClassVar, Self, cast
+from types import new_class
+from typing import ClassVar, Self, cast, get_args
 
+from arctic_training.compatibility.names import former_name
 from arctic_training.errors.types import RegistryError
 
 _REGISTRY: dict[str, dict[str, type["Registered"]]] = {}
@@ -23,6 +26,7 @@ class Registered:
 
     def __init_subclass__(cls, *, kind: str | None = None, **kwargs: object) -> None:
         super().__init_subclass__(**kwargs)
+        _choose_annotated(cls)
         if kind is not None:
             cls.kind = kind
             _REGISTRY.setdefault(kind, {})
@@ -95,6 +99,50 @@ def qualified_name(cls: type) -> str:
     module = sys.modules.get(cls.__module__)
     file = getattr(module, "__file__", None) if hasattr(module, "__source__") else None
     return f"{cls.__qualname__} in {file}" if file else f"{cls.__module__}.{cls.__qualname__}"
+
+
+def annotations(cls: type) -> dict[str, object]:
+    """Returns the annotations of ``cls`` itself, without those whose names only a type checker knows."""
+    known = {**vars(sys.modules.get(cls.__module__, object)), **vars(cls)}
+    evaluated: dict[str, object] = {}
+    for name, annotation in inspect.get_annotations(cls).items():
+        try:
+            evaluated[name] = eval(annotation, known) if isinstance(annotation, str) else annotation
+        except Exception:
+            continue
+    return evaluated
+
+
+def _choose_annotated(cls: type[Registered]) -> None:
+    """Reads annotations as ArcticTraining does: ``model_factory: Mine | Other`` is ``model_factory_type = (Mine,
+    Other)``, and ``config: MyConfig``, or ``Factory[MyConfig]`` as a base, is ``config_type = MyConfig``.
+
+    What the class assigns itself comes first.
+    """
+    of_bases = [one for base in vars(cls).get("__orig_bases__", ()) for one in get_args(base)]
+    stated = {"config": of_bases[0]} if len(of_bases) == 1 else {}
+    for name, annotation in (stated | annotations(cls)).items():
+        choices = tuple(one for one in (get_args(annotation) or (annotation,)) if isinstance(one, type))
+        if f"{name}_type" in vars(cls) or not choices:
+            continue
+        if all(getattr(one, "kind", None) == name for one in choices):
+            setattr(cls, f"{name}_type", choices)
+        elif name == "config" and hasattr(choices[0], "model_fields"):
+            inherited = getattr(cls, "config_type", choices[0])
+            if (chosen := _with_keys_of(choices[0], inherited)) is not inherited:
+                setattr(cls, "config_type", chosen)  # noqa: B010  not every kind of class has one
+
+
+def _with_keys_of(config: type, inherited: type) -> type:
+    """Returns ``config``, or a class that has the keys of ``inherited`` too, which the base of a component reads."""
+    if issubclass(inherited, config) or issubclass(config, inherited):
+        return inherited if issubclass(inherited, config) else config
+    name, module = config.__name__, {"__module__": config.__module__, "__doc__": config.__doc__}
+    return new_class(name, (config, inherited), exec_body=lambda space: space.update(module))
+
+
+def __getattr__(name: str) -> object:
+    return former_name(name, "registry")
 
 
 def _register(cls: type[Registered]) -> None:

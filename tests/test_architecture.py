@@ -25,6 +25,7 @@ FLOORS = [
         "distributed.process_group",
         "distributed.collectives",
         "loss",
+        "compatibility",
     ],
     ["registry", "state", "logging", "distributed.report"],
     ["config", "metrics"],
@@ -38,7 +39,8 @@ FLOORS = [
 ]
 # within the top rooms the order is fixed too
 TRAINER = [
-    ["ending", "explain", "lock", "resume", "role", "row_buffer", "scalar", "schedule", "window"],
+    ["ending", "explain", "former_names", "lock"],
+    ["resume", "role", "row_buffer", "scalar", "schedule", "window"],
     ["evaluation", "role_sections", "session"],
     ["view"],
     ["update"],

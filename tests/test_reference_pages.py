@@ -190,7 +190,11 @@ def test_what_is_not_built_is_on_the_migration_page(key: str, feature: str) -> N
         ({"tiled_mlp_compute": True}, "the tiled MLP is not built yet"),
         ({"activation_checkpoint_cpu_offload": True}, "offloading activation checkpoints"),
         ({"arctic_moe": "auto"}, "the grouped-GEMM MoE layer is not built yet"),
-        ({"sequence_parallel_size": 8}, "give model.attn_implementation: auto"),
+        ({"sequence_parallel_size": 8}, ""),
+        (
+            {"sequence_parallel_size": 8, "model": {"name_or_path": "some/model", "attn_implementation": "sdpa"}},
+            "give model.attn_implementation: auto",
+        ),
         ({"data": {"sources": [{"type": "snowflake", "sql": "SELECT 1"}]}}, "reads from Snowflake is not built yet"),
     ],
 )

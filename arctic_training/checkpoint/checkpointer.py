@@ -10,6 +10,7 @@ from torch import nn
 from arctic_training.callback.hooks import hook
 from arctic_training.checkpoint import folder as disk
 from arctic_training.checkpoint import retention
+from arctic_training.checkpoint.model_methods import adopt_model_methods
 from arctic_training.checkpoint.schedule import C, SaveSchedule, verify_together
 from arctic_training.component import Factory, TrainerView
 from arctic_training.config.sections.checkpoint import CheckpointConfig
@@ -30,6 +31,7 @@ class Checkpointer(SaveSchedule[C], Factory[C, "Checkpointer[CheckpointConfig]"]
     config_type = CheckpointConfig
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
+        adopt_model_methods(cls)
         if "resumable" not in vars(cls):
             cls.resumable = cls.read is not Checkpointer.read
         super().__init_subclass__(**kwargs)

@@ -53,6 +53,12 @@ class ModelFactory(Factory[C, nn.Module], kind="model_factory"):
     def create_model(self, config: "PreTrainedConfig | None") -> nn.Module:
         """Returns the model in the section's ``dtype``, with its weights loaded or initialised."""
 
+    def make_model_gradient_checkpointing_compatible(self, model: nn.Module) -> nn.Module:
+        """Returns ``model`` after it was prepared for recomputed activations; a name of ArcticTraining 0.8."""
+        if (enable := getattr(model, "enable_input_require_grads", None)) is not None:
+            enable()
+        return model
+
     @property
     def transforms(self) -> Sequence[ModelTransform[Any]]:
         """The transforms applied to the model after it is made, in this order."""

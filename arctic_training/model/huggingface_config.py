@@ -17,6 +17,9 @@ from arctic_training.model import attention
 from arctic_training.model.pretrained_adapter import base_of, is_adapter
 from arctic_training.model.tasks import TASKS, TaskName
 
+FLASH_ATTENTION = ("flash_attention_2", "flash_attention_3")
+"""Implementations whose place attention per document takes where processes share sequences."""
+
 
 class HFModelConfig(ModelConfig):
     """The model section for a model of transformers."""
@@ -40,7 +43,8 @@ class HFModelConfig(ModelConfig):
     """Overrides of the model's config. Another number of layers means random weights."""
     attn_implementation: str = "auto"
     """``documents`` (no mask; samples packed into a row do not see each other), sdpa, eager, flash_attention_2,
-    flash_attention_3 or flex_attention. ``auto`` is documents where the model's attention is plain and causal."""
+    flash_attention_3 or flex_attention. ``auto`` is documents where the model's attention is plain and causal, and so
+    are flash_attention_2 and 3 where processes share sequences."""
     trust_remote_code: bool = False
     """Run the Python code in the model's folder."""
     resize_vocabulary: bool = False
@@ -61,7 +65,7 @@ class HFModelConfig(ModelConfig):
 
     @property
     def unshareable(self) -> str:
-        fits = self.attn_implementation in ("auto", attention.NAME)
+        fits = self.attn_implementation in ("auto", attention.NAME, *FLASH_ATTENTION)
         return "" if fits else "processes share attention per document only; give model.attn_implementation: auto"
 
     def missing_paths(self) -> list[Problem]:

@@ -28,7 +28,7 @@ from arctic_training.model.checks.recipe_fit import (
     check_sequence_parallel,
 )
 from arctic_training.model.factory import ModelFactory
-from arctic_training.model.huggingface_config import HFModelConfig
+from arctic_training.model.huggingface_config import FLASH_ATTENTION, HFModelConfig
 from arctic_training.model.memory_estimate import USABLE_SHARE, estimate, layout_of
 from arctic_training.model.pretrained import Pretrained
 from arctic_training.model.pretrained_adapter import PretrainedAdapter, is_adapter
@@ -69,13 +69,17 @@ class HFModelFactory(ModelFactory[HFModelConfig]):
         """The task of the auto class; None for one that no task has."""
         return task_of(self.auto_class)
 
+    @property
+    def section(self) -> str:
+        """The key of the recipe's section of the model."""
+        return next((name for name, one in vars(self.trainer.config).items() if one is self.config), "model")
+
     @functools.cached_property
     def pretrained(self) -> Pretrained:
         """The folder, file or hub name of the recipe, from which config and weights are loaded."""
-        section = next((name for name, one in vars(self.trainer.config).items() if one is self.config), "model")
         name, trust = self.config.name_or_path, self.config.trust_remote_code
         source_type = PretrainedAdapter if is_adapter(name) else Pretrained
-        source = source_type(name, trust_remote_code=trust, key=f"{section}.name_or_path")
+        source = source_type(name, trust_remote_code=trust, key=f"{self.section}.name_or_path")
         source.new_weights = self.config.new_weights
         return source
 
@@ -216,7 +220,13 @@ class HFModelFactory(ModelFactory[HFModelConfig]):
         return {"dtype": DTYPES[self.config.dtype], "attn_implementation": implementation}
 
     def _attention(self, config: "PreTrainedConfig") -> str | None:
-        implementation = self.config.attn_implementation
+        implementation, size = self.config.attn_implementation, self.trainer.config.sequence_parallel_size
+        if size > 1 and implementation in FLASH_ATTENTION:
+            logger.info(
+                f"{self.section}.attn_implementation: {implementation} is {attention.NAME} here, the attention that "
+                f"{size} processes can share; it has the same kernel where there is one"
+            )
+            implementation = attention.NAME
         model_class = model_class_of(self.auto_class, config)
         fits = model_class is not None and attention.supports_document_attention(model_class, config)
         # of other tasks the attention may go both ways, which no config says

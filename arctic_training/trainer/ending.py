@@ -9,6 +9,7 @@ from arctic_training.distributed import collectives, process_group
 from arctic_training.errors.types import ArcticError, ScoringError
 from arctic_training.logging import logger
 from arctic_training.state import Progress
+from arctic_training.trainer.former_names import warn
 
 
 class Ending:
@@ -36,6 +37,23 @@ class Ending:
         The reason is saved: the same recipe trains no further when it is started again.
         """
         self.stop_reason, self.finished = reason or "no reason was given", True
+
+    @property
+    def early_stop(self) -> bool:
+        """Whether the run ends after the current step; setting it to True ends the run. A name of ArcticTraining."""
+        return bool(self.stop_reason)
+
+    @early_stop.setter
+    def early_stop(self, value: bool) -> None:
+        warn("early_stop", "trainer.stop(reason)")
+        if value:
+            self.stop("early_stop was set")
+
+    @property
+    def training_finished(self) -> bool:
+        """Whether nothing is left to train. A name of ArcticTraining."""
+        warn("training_finished", "bool(trainer.plan_reached or trainer.finished)")
+        return bool(self.finished or getattr(self, "plan_reached", ""))
 
     def request_stop(self, reason: str, exit_code: int = 0) -> None:
         """Stops the run soon, to be resumed later. May be called on one rank at any time: all ranks agree on the step

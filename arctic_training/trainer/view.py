@@ -10,11 +10,12 @@ from arctic_training.engine.engine import Engine
 from arctic_training.registry import lookup
 from arctic_training.state import Progress
 from arctic_training.tracker.samples import Samples
+from arctic_training.trainer.former_names import FormerNames
 from arctic_training.trainer.role import Role
 from arctic_training.trainer.session import Session
 
 
-class View:
+class View(FormerNames):
     """Part of `Trainer`: what follows from its config, engines and process group."""
 
     config: Any

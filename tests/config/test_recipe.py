@@ -15,8 +15,10 @@ from arctic_training.config.recipe.interpolation import interpolate
 from arctic_training.config.recipe.node import from_python, merge, set_path, to_python
 from arctic_training.config.recipe.yaml_reader import read_value, read_yaml
 from arctic_training.config.recipe.yaml_writer import write_yaml
+from arctic_training.config.sections.component import listed
 from arctic_training.config.show import show
 from arctic_training.errors.types import RecipeError
+from arctic_training.registry import lookup
 
 SMALL: dict[str, Any] = {"model": {"name_or_path": "m"}, "data": {"sources": ["a/b"]}}
 
@@ -311,7 +313,7 @@ def test_attention_that_processes_cannot_share_is_refused_before_the_model_is_op
     shared = {**SMALL, "sequence_parallel_size": 2}
     for how in ("auto", "documents"):
         assert get_config({**shared, "model": {**SMALL["model"], "attn_implementation": how}})
-    for how in ("sdpa", "flash_attention_2", "eager"):
+    for how in ("sdpa", "flex_attention", "eager"):
         settings = {**shared, "model": {**SMALL["model"], "attn_implementation": how}}
         with pytest.raises(RecipeError, match=r"^sequence_parallel_size: 2 processes share .*: auto$"):
             get_config(settings)
@@ -319,39 +321,48 @@ def test_attention_that_processes_cannot_share_is_refused_before_the_model_is_op
 
 
 @pytest.mark.parametrize(
-    ("annotation", "mend"),
+    ("annotation", "attribute", "chosen"),
     [
-        ("model_factory: Mine", "model_factory_type = Mine"),
-        ("model_factory: HFModelFactory | Mine", "model_factory_type = Mine"),
-        ("model_factory: 'Mine'", "model_factory_type = Mine"),
-        ("config: MineConfig", "config_type = MineConfig"),
-        ("config: MineConfig; config_type = MineConfig", ""),
-        ("config: TrainerConfig", ""),
-        ("model_factory: Mine; model_factory_type = Mine", ""),
-        ("model_factory: 'Nobody'", ""),
-        ("other: 'Nobody'; model_factory: 'Mine'", "model_factory_type = Mine"),
-        ("optimizer_factory_type = Sgd", "config_type = SgdConfig"),
-        ("optimizer_factory_type = Stated", ""),
+        ("model_factory: Mine", "model_factory_type", "Mine"),
+        ("model_factory: HFModelFactory | Mine", "model_factory_type", "HFModelFactory Mine"),
+        ("model_factory: 'Mine'", "model_factory_type", "Mine"),
+        ("optimizer_factory: FusedAdamFactory", "optimizer_factory_type", "FusedAdamFactory"),
+        ("config: MineConfig; config_type = MineConfig", "config_type", "MineConfig"),
+        ("config: TrainerConfig", "config_type", "LanguageModelConfig"),
+        ("config: LanguageConfig", "config_type", "LanguageConfig"),
+        ("model_factory: HFModelFactory; model_factory_type = Mine", "model_factory_type", "Mine"),
+        ("model_factory: 'Nobody'", "model_factory_type", "HFModelFactory LigerModelFactory"),
+        ("other: 'Nobody'; model_factory: 'Mine'", "model_factory_type", "Mine"),
+        ("optimizer_factory_type = Sgd", "optimizer_factory_type", "Sgd"),
+        ("optimizer_factory_type = Stated", "optimizer_factory_type", "Stated"),
     ],
 )
-def test_an_annotation_that_looks_like_a_choice_is_refused(here: Path, annotation: str, mend: str) -> None:
+def test_an_annotation_is_an_assignment(here: Path, annotation: str, attribute: str, chosen: str) -> None:
     name = f"own_annotated_{abs(hash(annotation))}"
-    code = "from arctic_training import SFTTrainer, TrainerConfig\n"
-    code += "from arctic_training.model.huggingface_factory import HFModelFactory\n"
+    code = "from arctic_training import HFModelFactory, LanguageModelConfig, SFTTrainer, TrainerConfig\n"
     code += "from arctic_training.config.sections.optimizer import OptimizerConfig\n"
+    code += "from arctic_training.optimizer.deepspeed_factories import FusedAdamFactory\n"
     code += "from arctic_training.optimizer.factory import OptimizerFactory\n"
     code += "class Mine(HFModelFactory):\n    pass\nclass MineConfig(TrainerConfig):\n    own: int = 1\n"
+    code += "class LanguageConfig(LanguageModelConfig):\n    own: int = 1\n"
     code += "class SgdConfig(OptimizerConfig):\n    own: int = 1\n"
     code += f"class Sgd(OptimizerFactory[SgdConfig]):\n    name = 'sgd_{name}'\n"
     code += "    def create_optimizer(self, model, config): ...\n"
-    code += "class Between(Sgd):\n    config_type = SgdConfig\n"
-    code += f"class Stated(Between):\n    name = 'stated_{name}'\n    config_type = OptimizerConfig\n"
+    code += f"class Stated(Sgd):\n    name = 'stated_{name}'\n    config_type = OptimizerConfig\n"
     write("train.py", f"{code}class Annotated(SFTTrainer):\n    name = '{name}'\n    {annotation}\n")
     recipe = write("recipe.yaml", yaml.safe_dump(SMALL | {"type": name}))
-    if not mend:
-        assert get_config(recipe).type == name
-        return
-    with pytest.raises(RecipeError, match=f"has an annotation that chooses nothing; write {mend}$"):
+    config = get_config(recipe)
+    classes = getattr(lookup("trainer", name), attribute)
+    assert " ".join(one.__name__ for one in listed(classes)) == chosen
+    assert config.optimizer.model_dump().get("own") == (1 if "Sgd" in chosen else None)
+
+
+def test_an_annotation_that_cannot_be_read_is_refused(here: Path) -> None:
+    code = "from arctic_training import HFModelFactory, SFTTrainer\n"
+    code += "class Annotated(SFTTrainer):\n    name = 'own_annotated_too_early'\n    model_factory: 'Mine'\n"
+    write("train.py", f"{code}class Mine(HFModelFactory):\n    pass\n")
+    recipe = write("recipe.yaml", yaml.safe_dump(SMALL | {"type": "own_annotated_too_early"}))
+    with pytest.raises(RecipeError, match=r"has an annotation that chooses nothing; write model_factory_type = Mine$"):
         get_config(recipe)
 
 

@@ -1,7 +1,5 @@
 """Chooses the class that reads a section: one of those that the trainer lists, the first by default."""
 
-import inspect
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import get_args
@@ -13,7 +11,7 @@ from arctic_training.config.checks.not_built import TYPES
 from arctic_training.config.checks.problems import Problem, Problems, problems_of, shown
 from arctic_training.config.sections.base import BaseConfig, ComponentConfig
 from arctic_training.errors.types import RegistryError
-from arctic_training.registry import Registered, lookup, names, qualified_name, suggest, words
+from arctic_training.registry import Registered, annotations, lookup, names, qualified_name, suggest, words
 
 COMPONENTS = "components"
 """In the JSON Schema of a field without one of the marks below: the kinds of the classes that may read its section, or
@@ -157,7 +155,7 @@ def _only_annotated(cls: type[Registered]) -> str:
     stated = set[str]()
     for base in cls.__mro__:
         arguments = [("config", one) for generic in vars(base).get("__orig_bases__", ()) for one in get_args(generic)]
-        for name, annotation in [*_annotations(base).items(), *arguments]:
+        for name, annotation in [*annotations(base).items(), *arguments]:
             chosen = listed(getattr(cls, f"{name}_type", ()))
             for one in (annotation, *get_args(annotation)):
                 names_one = isinstance(one, type) and issubclass(one, (Registered, BaseConfig))
@@ -170,18 +168,6 @@ def _only_annotated(cls: type[Registered]) -> str:
             if getattr(super(base, cls), key, None) is not one
         }
     return ""
-
-
-def _annotations(cls: type) -> dict[str, object]:
-    """Returns the annotations of ``cls`` itself, without those whose names only a type checker knows."""
-    known = {**vars(sys.modules.get(cls.__module__, object)), **vars(cls)}
-    annotations: dict[str, object] = {}
-    for name, annotation in inspect.get_annotations(cls).items():
-        try:
-            annotations[name] = eval(annotation, known) if isinstance(annotation, str) else annotation
-        except Exception:
-            continue
-    return annotations
 
 
 def _read(cls: type[Registered], section: dict[str, object]) -> ComponentConfig:

@@ -1,0 +1,165 @@
+"""The names and modules of ArcticTraining 0.8, and what they are here; importing one says so."""
+
+import sys
+import warnings
+from collections.abc import Mapping, Sequence
+from importlib import import_module
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+from typing import TypeVar
+
+T = TypeVar("T", bound=type)
+
+_PACKAGE = "arctic_training"
+_WITHOUT = "has no counterpart here: see docs/migration.md"
+
+ROOT: Mapping[str, str] = {
+    "DPOTrainerConfig": "objectives.dpo.DPOConfig",
+    "DSCheckpointEngine": "checkpoint.deepspeed.DeepSpeedCheckpointEngine",
+    "FusedAdamOptimizerFactory": "optimizer.deepspeed_factories.FusedAdamFactory",
+    "HFDataSourceCausal": "data.sources.huggingface.HFCausalSource",
+    "HFDataSourceInstruct": "data.sources.instruct.HFInstructSource",
+    "LoggerConfig": "config.sections.logger.LoggerConfig",
+    "TokenizerConfig": "tokenizer.huggingface_factory.HFTokenizerConfig",
+    "register": "compatibility.names.register",
+}
+"""Names of the package itself that it does not have any more."""
+
+MODULES: Mapping[str, Mapping[str, str]] = {
+    "callback.mixin": {"CallbackMixin": "callback.hooks.Hooked", "callback_wrapper": "callback.hooks.hook"},
+    "checkpoint.ds_engine": {
+        "DSCheckpointConfig": "checkpoint.deepspeed.DeepSpeedCheckpointConfig",
+        "DSCheckpointEngine": "checkpoint.deepspeed.DeepSpeedCheckpointEngine",
+    },
+    "checkpoint.engine": {"CheckpointEngine": "checkpoint.checkpointer.CheckpointEngine"},
+    "checkpoint.hf_engine": {
+        "HFCheckpointConfig": "checkpoint.huggingface.HFCheckpointConfig",
+        "HFCheckpointEngine": "checkpoint.huggingface.HFCheckpointEngine",
+    },
+    "config.base": {"BaseConfig": "config.sections.base.BaseConfig"},
+    "config.checkpoint": {"CheckpointConfig": "config.sections.checkpoint.CheckpointConfig"},
+    "config.data": {
+        "DataConfig": "data.factories.config.SourcedDataConfig",
+        "DataSourceConfig": "config.sections.data.DataSourceConfig",
+    },
+    "config.logger": {"LoggerConfig": "config.sections.logger.LoggerConfig"},
+    "config.model": {"ModelConfig": "model.huggingface_config.HFModelConfig"},
+    "config.optimizer": {"OptimizerConfig": "config.sections.optimizer.OptimizerConfig"},
+    "config.scheduler": {"SchedulerConfig": "config.sections.scheduler.SchedulerConfig"},
+    "config.tokenizer": {"TokenizerConfig": "tokenizer.huggingface_factory.HFTokenizerConfig"},
+    "config.trainer": {
+        "TrainerConfig": "config.sections.trainer.TrainerConfig",
+        "get_config": "config.get_config.get_config",
+    },
+    "config.utils": {
+        "HumanFloat": "config.sections.types.HumanFloat",
+        "HumanInt": "config.sections.types.HumanInt",
+        "parse_human_val": "config.sections.types.number",
+    },
+    "config.wandb": {"WandBConfig": "config.sections.wandb.WandbSection"},
+    "data.causal_factory": {
+        "CausalDataConfig": "data.factories.causal.CausalDataConfig",
+        "CausalDataFactory": "data.factories.causal.CausalDataFactory",
+    },
+    "data.dpo_factory": {
+        "DPODataConfig": "data.factories.dpo.DPODataConfig",
+        "DPODataFactory": "data.factories.dpo.DPODataFactory",
+    },
+    "data.factory": {"DataFactory": "data.factories.sourced.SourcedDataFactory"},
+    "data.hf_causal_source": {
+        "HFDataSourceCausal": "data.sources.huggingface.HFCausalSource",
+        "HFDataSourceConfigCausal": "data.sources.huggingface.HFCausalConfig",
+    },
+    "data.hf_instruct_source": {
+        "HFDataSourceConfigInstruct": "data.sources.instruct.HFInstructConfig",
+        "HFDataSourceInstruct": "data.sources.instruct.HFInstructSource",
+    },
+    "data.hf_source": {
+        "HFDataSource": "data.sources.huggingface.HFDataSource",
+        "HFDataSourceConfig": "data.sources.huggingface.HFDataSourceConfig",
+    },
+    "data.sft_factory": {
+        "IGNORE_INDEX": "loss.targets.IGNORE_INDEX",
+        "SFTDataConfig": "data.factories.sft.SFTDataConfig",
+        "SFTDataFactory": "data.factories.sft.SFTDataFactory",
+    },
+    "data.source": {"DataSource": "data.sources.base.DataSource"},
+    "exceptions": {
+        "RegistryError": "errors.types.RegistryError",
+        "RegistryValidationError": "errors.types.RegistryError",
+    },
+    "model.hf_factory": {"HFModelFactory": "model.huggingface_factory.HFModelFactory"},
+    "optimizer.adam_factory": {
+        "CPUAdamOptimizerFactory": "optimizer.deepspeed_factories.CPUAdamFactory",
+        "FusedAdamOptimizerFactory": "optimizer.deepspeed_factories.FusedAdamFactory",
+    },
+    "registry": {"register": "compatibility.names.register"},
+    "scheduler.hf_factory": {
+        "HFSchedulerConfig": "scheduler.huggingface_factory.HFSchedulerConfig",
+        "HFSchedulerFactory": "scheduler.huggingface_factory.HFSchedulerFactory",
+    },
+    "scheduler.wsd_factory": {
+        "WSDSchedulerConfig": "scheduler.torch_factories.WSDConfig",
+        "WSDSchedulerFactory": "scheduler.torch_factories.WSDFactory",
+    },
+    "tokenizer.hf_factory": {
+        "HFTokenizerConfig": "tokenizer.huggingface_factory.HFTokenizerConfig",
+        "HFTokenizerFactory": "tokenizer.huggingface_factory.HFTokenizerFactory",
+    },
+    "trainer.causal_trainer": {"CausalTrainer": "objectives.causal.CausalTrainer"},
+    "trainer.dpo_trainer": {
+        "DPOTrainer": "objectives.dpo.DPOTrainer",
+        "DPOTrainerConfig": "objectives.dpo.DPOConfig",
+    },
+    "trainer.sft_trainer": {"SFTTrainer": "objectives.sft.SFTTrainer", "to_device": "trainer.window.to_device"},
+}
+"""The modules, and the names in them that code of its users imports."""
+
+GONE = ("SnowflakeDataSource", "MemoryProfilerConfig", "ProfilerConfig")
+"""Names of the package itself for which there is nothing here."""
+
+
+def former_name(name: str, module: str = "") -> object:
+    """Returns what ``name`` of ``module``, or of the package itself, is here, with a warning that says where it is.
+
+    Raises AttributeError for an unknown name, ImportError for one without a counterpart.
+    """
+    old = ".".join(filter(None, (_PACKAGE, module, name)))
+    if not module and name in GONE:
+        raise ImportError(f"{old} {_WITHOUT}")
+    path = (MODULES[module] if module else ROOT).get(name)
+    if path is None:
+        raise AttributeError(f"module {_PACKAGE + (module and f'.{module}')!r} has no attribute {name!r}")
+    home, _, own_name = path.rpartition(".")
+    warnings.warn(f"{old} is {_PACKAGE}.{path} here; its former name will be removed", FutureWarning, stacklevel=3)
+    return getattr(import_module(f"{_PACKAGE}.{home}"), own_name)
+
+
+def register(cls: T | None = None, force: bool = False) -> object:
+    """Returns ``cls``, or a decorator that does: a class with a name registers itself when it is defined."""
+    return register if cls is None else cls
+
+
+class _FormerModules(MetaPathFinder, Loader):
+    """Makes the modules of the table above, where no file has their name."""
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        package, _, name = fullname.partition(".")
+        return ModuleSpec(fullname, self) if package == _PACKAGE and name in MODULES else None
+
+    def exec_module(self, module: ModuleType) -> None:
+        name = module.__name__.partition(".")[2]
+
+        def read(attribute: str) -> object:
+            if attribute.startswith("__"):  # what the import system looks for
+                raise AttributeError(attribute)
+            return former_name(attribute, name)
+
+        module.__getattr__ = read  # type: ignore[method-assign]
+
+
+if not any(isinstance(finder, _FormerModules) for finder in sys.meta_path):
+    sys.meta_path.append(_FormerModules())

@@ -1,0 +1,52 @@
+"""Names and modules of ArcticTraining 0.8 lead to what they are here, and say so."""
+
+from importlib import import_module
+from typing import Any
+
+import pytest
+
+import arctic_training
+from arctic_training.callback.hooks import Hooked, hook
+from arctic_training.checkpoint.deepspeed import DeepSpeedCheckpointEngine
+from arctic_training.compatibility.names import GONE, MODULES, ROOT
+
+EVERY = [(module, name) for module, names in MODULES.items() for name in names] + [("", name) for name in ROOT]
+
+
+@pytest.mark.parametrize(("module", "name"), EVERY)
+def test_a_former_name_is_found_and_says_where_it_is(module: str, name: str) -> None:
+    home: Any = import_module(f"arctic_training.{module}") if module else arctic_training
+    path = MODULES[module][name] if module else ROOT[name]
+    with pytest.warns(FutureWarning, match=rf"{name} is arctic_training\.{path} here") as warned:
+        value = getattr(home, name)
+    assert value is getattr(import_module(f"arctic_training.{path.rpartition('.')[0]}"), path.rpartition(".")[2])
+    assert warned[0].filename == __file__
+
+
+def test_former_modules_are_imported_as_any_other() -> None:
+    with pytest.warns(FutureWarning):
+        from arctic_training.callback.mixin import CallbackMixin, callback_wrapper
+    with pytest.warns(FutureWarning):
+        from arctic_training.checkpoint.ds_engine import DSCheckpointEngine
+    assert (CallbackMixin, callback_wrapper, DSCheckpointEngine) == (Hooked, hook, DeepSpeedCheckpointEngine)
+    with pytest.raises(ModuleNotFoundError, match=r"arctic_training\.checkpoint\.other"):
+        import_module("arctic_training.checkpoint.other")
+    with pytest.raises(ImportError, match="cannot import name 'Other'"):
+        exec("from arctic_training.checkpoint.ds_engine import Other")
+
+
+@pytest.mark.parametrize("name", GONE)
+def test_what_has_no_counterpart_is_refused_by_name(name: str) -> None:
+    with pytest.raises(ImportError, match=f"arctic_training.{name} has no counterpart here"):
+        exec(f"from arctic_training import {name}")
+    assert not hasattr(arctic_training, "Nothing")
+
+
+def test_the_decorator_changes_nothing() -> None:
+    with pytest.warns(FutureWarning):
+        from arctic_training import register
+
+    class One:
+        pass
+
+    assert register(One) is One and register()(One) is One and register(force=True)(One) is One
