@@ -42,7 +42,7 @@ TRAINER = [
     ["ending", "explain", "former_names", "lock"],
     ["resume", "role", "row_buffer", "scalar", "schedule", "window"],
     ["evaluation", "role_sections", "session"],
-    ["view"],
+    ["passed", "view"],
     ["update"],
     ["assembly"],
     ["trainer"],

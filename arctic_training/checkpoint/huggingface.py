@@ -64,8 +64,15 @@ class HFCheckpointEngine(Checkpointer[HFCheckpointConfig]):
                 dry_run_adapter(model)
 
     def write(self, folder: Path, engines: Mapping[str, Engine], state: RunState) -> Mapping[str, Any]:
+        self.export(folder, engines, step_folder(self.output_dir, self.trainer.progress.step))
+        return {"roles": sorted(engines), "progress": self.trainer.progress.state_dict()}
+
+    def export(self, folder: Path, engines: Mapping[str, Engine], final: Path) -> None:
+        """Writes the models of ``engines``, by role, and the tokenizer into ``folder``, to be renamed to ``final``.
+
+        Raises OSError only after everything was gathered.
+        """
         failure: OSError | None = None
-        final = step_folder(self.output_dir, self.trainer.progress.step)
         for role, engine in engines.items():
             try:
                 part = "" if role == "model" else role
@@ -78,7 +85,6 @@ class HFCheckpointEngine(Checkpointer[HFCheckpointConfig]):
         if process_group.is_main():
             with disk_errors():
                 self._write_files(folder)
-        return {"roles": sorted(engines), "progress": self.trainer.progress.state_dict()}
 
     def _write_files(self, folder: Path) -> None:
         tokenizer = self.trainer.tokenizer

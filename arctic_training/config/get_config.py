@@ -16,6 +16,7 @@ from arctic_training.config.recipe.overrides import apply_override
 from arctic_training.config.recipe.recipe_file import read_recipe_file
 from arctic_training.config.recipe.user_code import import_file
 from arctic_training.config.sections.component import incomplete
+from arctic_training.config.sections.passed import with_placeholders
 from arctic_training.config.sections.trainer import TrainerConfig
 from arctic_training.errors.types import RecipeError
 from arctic_training.registry import lookup, names, suggest
@@ -28,7 +29,8 @@ def get_config(source: str | Path | Mapping[str, object], overrides: Sequence[st
     (see `apply_override`): ``key.path=value``, ``+key.path=value``, ``~key.path``.
 
     Its class is the ``config_type`` of the trainer that ``type`` names. Imports the user's own code and opens nothing
-    else. Raises `RecipeError` with every problem of the recipe.
+    else. Raises `RecipeError` with every problem of the recipe. A ``source`` that is no file may lack models and data:
+    they are to be passed to the trainer, which raises the error if they are not.
     """
     path = None if isinstance(source, Mapping) else Path(source)
     tree = from_python(dict(source)) if isinstance(source, Mapping) else read_recipe_file(Path(source))
@@ -48,10 +50,25 @@ def get_config(source: str | Path | Mapping[str, object], overrides: Sequence[st
         try:
             config = config_type.model_validate(recipe)
         except ValidationError as error:
-            problems += [one for one in problems_of(error, config_type) if not _is_covered(one.path, problems)]
+            more = [one for one in problems_of(error, config_type) if not _is_covered(one.path, problems)]
+            if path is None and not problems:
+                config = _without_objects(config_type, recipe, more)
+            problems += more if config is None else []
     if problems or config is None:
         raise RecipeError(located(problems, tree))
     config._recipe, config._tree = path, tree
+    return config
+
+
+def _without_objects(
+    config_type: type[TrainerConfig], recipe: Mapping[str, object], problems: Sequence[Problem]
+) -> TrainerConfig | None:
+    """Returns the config of a recipe that lacks what can be passed to the trainer, and nothing else; else None."""
+    try:
+        config = config_type.model_validate(with_placeholders(recipe, problems))
+    except ValidationError:
+        return None
+    config._lacks_objects = True
     return config
 
 

@@ -63,15 +63,19 @@ class HFTokenizerFactory(TokenizerFactory[HFTokenizerConfig]):
 
     def create_tokenizer(self) -> "PreTrainedTokenizerBase":
         """Raises `ModelError` for a tokenizer that cannot be read."""
-        name = self.config.name_or_path or getattr(self.trainer.config.model, "name_or_path", None)
-        if name is None:
-            raise ModelError("tokenizer.name_or_path: give a name; the model section has none")
-        key = "tokenizer.name_or_path" if self.config.name_or_path else "model.name_or_path"
-        tokenizer = load_tokenizer(name, key, trust_remote_code=self.config.trust_remote_code)
+        tokenizer = self.read_tokenizer()
         if (template := read_template(self.config.chat_template, self.trainer.config.recipe_dir)) is not None:
             tokenizer.chat_template = template
         set_pad_token(tokenizer, self.config.pad_token)
         return tokenizer
+
+    def read_tokenizer(self) -> "PreTrainedTokenizerBase":
+        """Returns the tokenizer as its files have it. Raises `ModelError` for one that cannot be read."""
+        name = self.config.name_or_path or getattr(self.trainer.config.model, "name_or_path", None)
+        if not name:
+            raise ModelError("tokenizer.name_or_path: give a name; the model section has none")
+        key = "tokenizer.name_or_path" if self.config.name_or_path else "model.name_or_path"
+        return load_tokenizer(name, key, trust_remote_code=self.config.trust_remote_code)
 
 
 def load_tokenizer(name: str, key: str, *, trust_remote_code: bool = False) -> "PreTrainedTokenizerBase":

@@ -20,6 +20,9 @@ _VIRTUAL_TOKENS = ("PROMPT_TUNING", "MULTITASK_PROMPT_TUNING", "P_TUNING", "PREF
 _OTHER_INITS = ("pissa", "olora", "corda", "loftq", "lora_ga")
 """Values of ``init_lora_weights`` that change the weights below the adapter, or its initial output."""
 
+INHERITED = ("name_or_path", "dtype")
+"""Keys that a section has from the one that it would default to, where it does not state them."""
+
 _MODEL: object = Annotated[SerializeAsAny[ModelConfig], TrainerComponent("model_factory_type")]
 _OPTIONAL_MODEL: object = Annotated[SerializeAsAny[ModelConfig] | None, TrainerComponent("model_factory_type")]
 _OPTIMIZER: object = Annotated[SerializeAsAny[OptimizerConfig], TrainerComponent("optimizer_factory_type")]
@@ -84,7 +87,7 @@ def _inherit(name: str) -> Any:
         default = info.data.get(_role(cls, name).default_to)
         default_type = getattr(default, "type", None)
         if default is not None and isinstance(value, Mapping) and value.get("type", default_type) == default_type:
-            keys = [key for key in ("name_or_path", "dtype") if hasattr(default, key)]
+            keys = [key for key in INHERITED if getattr(default, key, None)]
             value = {key: getattr(default, key) for key in keys} | dict(value)
         return None if value is None else read(value)
 

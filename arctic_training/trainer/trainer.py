@@ -27,6 +27,7 @@ from arctic_training.trainer.assembly import assemble, prepared_data
 from arctic_training.trainer.ending import Ending
 from arctic_training.trainer.evaluation import measure
 from arctic_training.trainer.explain import translate_oom_errors
+from arctic_training.trainer.passed import pass_objects
 from arctic_training.trainer.role import Role, check_roles, check_vocabularies
 from arctic_training.trainer.role_sections import add_role_sections
 from arctic_training.trainer.schedule import ScheduleMixin
@@ -79,8 +80,9 @@ class Trainer(Registered, Hooked, Updates, ScheduleMixin, Ending, ABC, kind="tra
 
     @hook("init")
     @translate_oom_errors()
-    def __init__(self, config: TrainerConfig) -> None:
-        self.config: Any = config
+    def __init__(self, config: TrainerConfig, **objects: object) -> None:
+        """``objects``, such as ``model`` and ``train_dataset``, are those of `pass_objects`. Raises `InputError`."""
+        self.config: Any = pass_objects(config, type(self), objects)
         self.progress = Progress()
         self.metrics = Metrics()
         self.window = AccumulationWindow([])

@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
+import yaml
 
 from arctic_training import SFTTrainer, TrainerConfig, get_config
 from arctic_training.config.recipe.describe import descriptions
@@ -148,11 +149,13 @@ def test_a_role_brings_the_sections_that_its_recipe_has(recipe: dict[str, Any]) 
     ],
 )
 def test_its_sections_are_checked_as_any(
-    recipe: dict[str, Any], change: Callable[[dict[str, Any]], Any], message: str
+    recipe: dict[str, Any], change: Callable[[dict[str, Any]], Any], message: str, tmp_path: Path
 ) -> None:
     change(recipe)
+    file = tmp_path / "recipe.yaml"
+    file.write_text(yaml.safe_dump(recipe))
     with pytest.raises(RecipeError, match=message):
-        get_config(recipe)
+        get_config(file)
 
 
 class PlainConfig(TrainerConfig):

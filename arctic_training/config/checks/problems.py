@@ -16,6 +16,8 @@ from arctic_training.registry import did_you_mean
 
 _BEGINS_WITH_KEY = re.compile(r"([a-z_0-9]+): (.*)")
 _CHOICE = re.compile("'([^']*)'")
+REQUIRED = "Field required"
+"""The text of a key that is missing; pydantic's."""
 
 
 @dataclass(frozen=True)

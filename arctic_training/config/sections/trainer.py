@@ -159,6 +159,8 @@ class TrainerConfig(CrossFieldValidation):
 
     _recipe: Path | None = PrivateAttr(default=None)
     _tree: Node | None = PrivateAttr(default=None)
+    _lacks_objects: bool = PrivateAttr(default=False)
+    """Read with placeholders for models or rows, which are to be passed to the trainer."""
 
     @property
     def recipe_path(self) -> Path | None:

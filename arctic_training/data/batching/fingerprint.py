@@ -42,6 +42,11 @@ def of_tokenizer(tokenizer: object) -> str:
     return type(tokenizer).__qualname__
 
 
+def of_tensors(tensors: Mapping[str, torch.Tensor]) -> str:
+    """Returns the fingerprint of tensors of any shape and dtype, by name: ``[...]`` each."""
+    return _digest(_content(tensors))
+
+
 def _summary(samples: Sized, what: str) -> str:
     """Returns size and digest, such as ``10 samples (1f...)``."""
     size = next(map(len, samples.values()), 0) if isinstance(samples, Mapping) else len(samples)

@@ -48,6 +48,8 @@ class DataFactory(Factory[C, Loaders], kind="data_factory"):
     even_batches: ClassVar[bool] = False
     """Whether every micro-batch has ``micro_batch_size`` rows on every rank, for losses that gather rows of all ranks.
     Rows that only fill a batch are those of `make_padding_sample`, and have to be marked there; they count nothing."""
+    passed_source: ClassVar[str] = ""
+    """The type of the source that reads the rows which a Python program passes to a trainer; empty: it takes none."""
     row_level_keys: ClassVar[tuple[str, ...]] = ()
     """Keys of a batch that count something of full rows: of the ranks that share sequences, only the first has them."""
 

@@ -26,6 +26,7 @@ from arctic_training.data.preparation.samples import Sample, SampleList, Samples
 from arctic_training.data.preparation.unknown_tokens import UnknownTokenReport, strict_unk_id
 from arctic_training.data.sources import files, huggingface, instruct, text  # noqa: F401
 from arctic_training.data.sources.base import DataSource
+from arctic_training.data.sources.passed import PassedSource
 from arctic_training.distributed import collectives, process_group
 from arctic_training.errors.types import DataError
 from arctic_training.logging import logger
@@ -45,6 +46,7 @@ class SourcedDataFactory(DataFactory[C]):
     """
 
     config_type: ClassVar[type[ComponentConfig]] = SourcedDataConfig
+    passed_source = PassedSource.name
     not_in_cache_key: ClassVar[frozenset[str]] = frozenset(
         {
             "seed",

@@ -16,6 +16,7 @@ from arctic_training.data.batching.loader import Loader, OrderedLoader
 from arctic_training.data.batching.sampler import GlobalOrder
 from arctic_training.data.factories.base import DataFactory
 from arctic_training.data.factories.config import Source, evaluation_names
+from arctic_training.data.sources.passed import PassedTensorSource
 from arctic_training.data.sources.tensor import SUFFIXES, TensorFileSource
 from arctic_training.errors.types import DataError
 from arctic_training.registry import lookup
@@ -64,6 +65,7 @@ class TensorDataFactory(DataFactory[TensorDataConfig]):
 
     name = "tensor"
     config_type: ClassVar[type[ComponentConfig]] = TensorDataConfig
+    passed_source = PassedTensorSource.name
 
     def load(self, split: str) -> Table | None:
         if split != "train":
