@@ -39,12 +39,12 @@ FLOORS = [
 ]
 # within the top rooms the order is fixed too
 TRAINER = [
-    ["ending", "explain", "former_names", "lock"],
-    ["resume", "role", "row_buffer", "scalar", "schedule", "window"],
+    ["former_names"],
+    ["ending", "explain", "lock", "resume", "role", "row_buffer", "scalar", "schedule", "window"],
     ["evaluation", "role_sections", "session"],
     ["passed", "view"],
     ["update"],
-    ["assembly"],
+    ["assembly", "outputs"],
     ["trainer"],
 ]
 # the sub-rooms of a room, lowest first

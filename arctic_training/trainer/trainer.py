@@ -27,19 +27,19 @@ from arctic_training.trainer.assembly import assemble, prepared_data
 from arctic_training.trainer.ending import Ending
 from arctic_training.trainer.evaluation import measure
 from arctic_training.trainer.explain import translate_oom_errors
+from arctic_training.trainer.outputs import Outputs
 from arctic_training.trainer.passed import pass_objects
 from arctic_training.trainer.role import Role, check_roles, check_vocabularies
 from arctic_training.trainer.role_sections import add_role_sections
 from arctic_training.trainer.schedule import ScheduleMixin
 from arctic_training.trainer.session import Session
-from arctic_training.trainer.update import Updates
 from arctic_training.trainer.window import AccumulationWindow, count_loss_terms, windowed_batches
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
-class Trainer(Registered, Hooked, Updates, ScheduleMixin, Ending, ABC, kind="trainer"):
+class Trainer(Registered, Hooked, Outputs, ScheduleMixin, Ending, ABC, kind="trainer"):
     """Base class of all trainers. A subclass that states a ``name`` and defines `loss` can be named by a recipe.
 
     The class attributes list the classes that may serve it; the first of each list is the default.

@@ -167,7 +167,7 @@ def test_the_next_trainer_goes_on_with_the_same_objects(settings: dict[str, Any]
 
 
 def test_the_recipe_decides_dtype_adapter_and_checkpointing(
-    settings: dict[str, Any], model: Any, tokenizer: Any
+    settings: dict[str, Any], model: Any, tokenizer: Any, tmp_path: Path
 ) -> None:
     section = {"dtype": "bf16", "activation_checkpointing": True, "attn_implementation": "eager"}
     section["peft_config"] = {"peft_type": "LORA", "r": 2, "target_modules": ["q_proj"]}
@@ -178,6 +178,8 @@ def test_the_recipe_decides_dtype_adapter_and_checkpointing(
     assert {one.dtype for one in model.parameters()} == {torch.bfloat16}
     trained = {name.split(".")[-3] for name, one in model.named_parameters() if one.requires_grad}
     assert trained == {"lora_A", "lora_B"}
+    trainer.save_model(tmp_path / "saved")
+    assert (tmp_path / "saved" / "base" / "model.safetensors").exists()  # no name loads it for certain
     trainer.close()
     with pytest.raises(ModelError, match="has an adapter already"):
         SFTTrainer(get_config(settings), **objects)
