@@ -162,6 +162,13 @@ def gather_persistent_params(optimizer: "DeepSpeedOptimizer") -> None:
         persistent[0].all_gather(persistent)
 
 
+def end_prefetch(deepspeed: "DeepSpeedEngine") -> None:
+    """Waits for parameters that ZeRO stage 3 still gathers for a forward pass that does not come, and partitions them:
+    nothing else could gather them meanwhile."""
+    if any(getattr(getattr(one, "ds_status", None), "name", "") == "INFLIGHT" for one in deepspeed.module.parameters()):
+        deepspeed.optimizer.empty_partition_cache()
+
+
 def counters(deepspeed: "DeepSpeedEngine") -> dict[str, int]:
     """Returns the engine's counts of steps, micro-batches and samples, by attribute."""
     return {name: getattr(deepspeed, name) for name in _COUNTERS}

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from arctic_training.distributed.heartbeat import record_heartbeat
+from arctic_training.engine.deepspeed_internals import end_prefetch
 from arctic_training.engine.engine import Engine
 from arctic_training.errors.types import InputError
 from arctic_training.generation.completions import Completions
@@ -65,6 +66,8 @@ def generate(
             rows = order[start : start + size]
             some = uniforms[rows] if params.temperature and uniforms is not None else None
             done |= zip(rows, _complete(engine, module, [prompts[n] for n in rows], some, options), strict=True)
+    if (deepspeed := getattr(engine, "deepspeed", None)) is not None:
+        end_prefetch(deepspeed)
     by_prompt = [done[n] for n in range(len(prompts))]
     return Completions(
         [one.token_ids for one in by_prompt],

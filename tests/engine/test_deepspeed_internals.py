@@ -19,8 +19,9 @@ FRAGMENTS = [
     for name in ("lp_fragment_address.start", "hp_fragment_address.start", "hp_fragment_address.numel")
 ]
 SHARDS = [
-    *(f"parameter.{name}" for name in ("ds_id", "ds_shape", "ds_numel", "ds_tensor.ds_numel")),
+    *(f"parameter.{name}" for name in ("ds_id", "ds_shape", "ds_numel", "ds_tensor.ds_numel", "ds_status.name")),
     *(f"optimizer.{name}" for name in ("fp16_groups", "fp32_partitioned_groups_flat", "sub_group_to_group_id")),
+    "optimizer.empty_partition_cache",
     *(f"optimizer.persistent_parameters.0.{name}" for name in ("partition", "all_gather")),
 ]
 SCALER = ["optimizer.loss_scaler.cur_scale", "optimizer.loss_scaler.dynamic"]
