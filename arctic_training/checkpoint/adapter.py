@@ -6,7 +6,7 @@ All ranks call every function together; only rank 0 keeps what is gathered, and 
 import copy
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from arctic_training.checkpoint.export import Source, dry_run_weights, gatherable, save_weights
+from arctic_training.checkpoint.export import Read, Source, dry_run_weights, gatherable, save_weights
 from arctic_training.checkpoint.folder import disk_errors
 from arctic_training.distributed import process_group
 from arctic_training.engine.deepspeed_internals import full_shape
@@ -104,6 +104,14 @@ def dry_run_adapter(model: "PeftModel") -> None:
 
 def require_mergeable(model: "PeftModel") -> None:
     """Raises `RecipeError` when the adapter of ``model`` (a PeftModel) is more than a sum of weights."""
+    if why := unmergeable(model):
+        raise RecipeError(
+            f"checkpoint.merge_adapter: only plain LoRA can be merged, and this has {why}; set it to false"
+        )
+
+
+def unmergeable(model: "PeftModel") -> str:
+    """Returns what the adapter of ``model`` has beside a sum of weights; empty when it can be merged."""
     settings, base = model.peft_config[model.active_adapter], model.get_base_model()
     kind = _kind(model)
     why = "" if kind == "LORA" else f"{kind} is no sum of weights"
@@ -112,10 +120,7 @@ def require_mergeable(model: "PeftModel") -> None:
     if not why and base.config.get_text_config().tie_word_embeddings:
         adapted = any(type(part).__module__.startswith("peft.") for part in embeddings)
         why = "embeddings that are also the output layer, of which it changes one" if adapted else ""
-    if why:
-        raise RecipeError(
-            f"checkpoint.merge_adapter: only plain LoRA can be merged, and this has {why}; set it to false"
-        )
+    return why
 
 
 def plain_base(model: "PeftModel") -> "PreTrainedModel":
@@ -128,11 +133,14 @@ def plain_base(model: "PeftModel") -> "PreTrainedModel":
     return plain
 
 
-def base_weights(model: "PeftModel", *, merged: bool) -> dict[str, Source]:
+def base_weights(
+    model: "PeftModel", *, merged: bool, dtype: torch.dtype | None = None, read: Read = gathered
+) -> dict[str, Source]:
     """Returns the weights of the base of ``model`` by its own names, with the adapter added to them if ``merged``.
 
-    The model is not changed; `require_mergeable` checks what can be merged. Raises `RecipeError` when a weight of the
-    base is missing.
+    The sum is computed in fp32, and is in ``dtype``, as the other floating weights are; None: each in its own. ``read``
+    makes parameters readable for as long as they are needed. The model is not changed; `require_mergeable` checks what
+    can be merged. Raises `RecipeError` when a weight of the base is missing.
     """
     adapter, base = model.active_adapter, model.get_base_model()
     names = plain_base(model).state_dict()
@@ -140,14 +148,14 @@ def base_weights(model: "PeftModel", *, merged: bool) -> dict[str, Source]:
     for name, module in base.named_modules() if merged else ():
         if hasattr(module, "get_delta_weight") and hasattr(module, "base_layer"):
             weight = getattr(module, "parameter_name", "weight")  # of experts, several in one module are adapted
-            sources[_WRAPPERS.sub("", f"{name}.{weight}")] = _merged(module, weight, adapter)
+            sources[_WRAPPERS.sub("", f"{name}.{weight}")] = _merged(module, weight, adapter, dtype, read)
     for name, tensor in base.state_dict(keep_vars=True).items():
         if merged:
             if ".original_module." in name:
                 continue
             name = name.replace(f".modules_to_save.{adapter}.", ".")
         if (plain := _WRAPPERS.sub("", name)) in names:
-            sources.setdefault(plain, gatherable(tensor))
+            sources.setdefault(plain, gatherable(tensor, dtype, read))
     if lost := [name for name in names if name not in sources]:
         raise RecipeError(
             f"checkpoint.type: huggingface: {_kind(model)} does not keep {lost[0]} of its base, which differs "
@@ -156,15 +164,31 @@ def base_weights(model: "PeftModel", *, merged: bool) -> dict[str, Source]:
     return sources
 
 
-def _merged(layer: "BaseTunerLayer", name: str, adapter: str) -> Source:
+def _merged(layer: "BaseTunerLayer", name: str, adapter: str, dtype: torch.dtype | None, read: Read) -> Source:
     def gather() -> torch.Tensor:
-        with gathered(layer.parameters()), torch.no_grad():
+        own = {id(one) for one in layer.get_base_layer().parameters()}
+        with read(layer.parameters()), _in_fp32([one for one in layer.parameters() if id(one) not in own]):
             weight: torch.Tensor = getattr(layer.get_base_layer(), name)
             delta: torch.Tensor = layer.get_delta_weight(adapter)
-            return weight + delta.to(weight.dtype)
+            # in less than fp32, what is below the last digit of a weight would be lost twice
+            return (weight.float() + delta.float()).to(dtype or weight.dtype)
 
     weight = getattr(layer.get_base_layer(), name)
-    return Source(torch.empty(full_shape(weight), dtype=weight.dtype, device="meta"), gather)
+    return Source(torch.empty(full_shape(weight), dtype=dtype or weight.dtype, device="meta"), gather)
+
+
+@contextmanager
+def _in_fp32(parameters: Iterable[torch.Tensor]) -> Iterator[None]:
+    """Has the parameters in fp32 inside the block, without gradients."""
+    with torch.no_grad():
+        held = [(one, one.data) for one in parameters]
+        try:
+            for one, data in held:
+                one.data = data.float()
+            yield
+        finally:
+            for one, data in held:
+                one.data = data
 
 
 def _kind(model: "PeftModel") -> str:

@@ -6,7 +6,8 @@ All ranks call every function together; only rank 0 keeps what is gathered, and 
 import json
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,6 +34,10 @@ class Source:
     """Its full shape and dtype, on the meta device."""
     gather: Callable[[], torch.Tensor]
     """Returns it in full on every rank."""
+
+
+Read = Callable[[Iterable[torch.Tensor]], AbstractContextManager[None]]
+"""Makes parameters readable inside a block."""
 
 
 def save_weights(
@@ -80,15 +85,17 @@ def _model_weights(model: torch.nn.Module) -> dict[str, Source]:
     return {name: gatherable(tensor) for name, tensor in model.state_dict(keep_vars=True).items()}
 
 
-def gatherable(tensor: torch.Tensor) -> Source:
-    """Returns the source of a parameter or buffer of a model, which is gathered when it is sharded."""
+def gatherable(tensor: torch.Tensor, dtype: torch.dtype | None = None, read: Read = gathered) -> Source:
+    """Returns the source of a parameter or buffer of a model, which ``read`` makes readable: by default it is gathered
+    when it is sharded. A floating one is in ``dtype``; None: in its own."""
+    kind = dtype if dtype is not None and tensor.is_floating_point() else tensor.dtype
 
     def gather() -> torch.Tensor:
-        with gathered([tensor]):
+        with read([tensor]):
             # what was gathered is freed on leaving
-            return tensor.detach().clone() if is_partitioned_param(tensor) else tensor.detach()
+            return (tensor.detach().clone() if is_partitioned_param(tensor) else tensor.detach()).to(kind)
 
-    return Source(torch.empty(full_shape(tensor), dtype=tensor.dtype, device="meta"), gather)
+    return Source(torch.empty(full_shape(tensor), dtype=kind, device="meta"), gather)
 
 
 def _on_main(tensor: torch.Tensor) -> torch.Tensor | None:

@@ -38,7 +38,7 @@ def recipe(folder: Path, *, lora: bool, **keys: Any) -> dict[str, Any]:
     return {
         "model": model | ({"peft_config": LORA} if lora else {}),
         "data": {"sources": [f"{folder}/chats.jsonl"], "eval_sources": [f"{folder}/held_out.jsonl"], "max_length": 400},
-        "optimizer": {"lr": 3e-2, "weight_decay": 0.0},
+        "optimizer": {"lr": 3e-3, "weight_decay": 0.0},
         "scheduler": {"name": "constant"},
         "micro_batch_size": 4,
         "train_iters": 4,
