@@ -70,7 +70,7 @@ ANY = {
     "component": 2,
     "config": 3,
     "data": 26,
-    "deployment": 4,
+    "deployment": 3,
     "distributed": 7,
     "engine": 6,
     "launch": 3,
