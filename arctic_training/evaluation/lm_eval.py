@@ -1,0 +1,117 @@
+"""The evaluator `lm_eval`: tasks of the lm-evaluation-harness."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pydantic import Field
+
+from arctic_training.component import TrainerView
+from arctic_training.config.sections.base import ComponentConfig
+from arctic_training.config.sections.types import HumanInt
+from arctic_training.distributed import process_group
+from arctic_training.errors.types import InputError, MissingDependencyError
+from arctic_training.evaluation.evaluator import Evaluator
+from arctic_training.generation.generate import require_generate
+from arctic_training.registry import suggest
+
+if TYPE_CHECKING:
+    from lm_eval.tasks import TaskManager
+
+
+class LMEvalConfig(ComponentConfig):
+    """Keys of the evaluator `lm_eval`."""
+
+    tasks: list[str] = Field(min_length=1)
+    """Names of tasks or of groups of them."""
+    include_path: Path | None = None
+    """A folder with YAML files of further tasks."""
+    num_fewshot: int | None = Field(default=None, ge=0)
+    """Examples before each question; null: as many as the task says."""
+    limit: HumanInt = Field(default=0, ge=0)
+    """Use the first ``limit`` questions of each task; 0: all."""
+    batch_size: int = Field(default=8, ge=1)
+    """Questions that are computed at once."""
+    apply_chat_template: bool = False
+    """Ask by the tokenizer's chat template."""
+    seed: int = Field(default=42, ge=0)
+    """Seed of the examples that are drawn."""
+    save: bool = True
+    """Write every question with the model's answers to ``generations/<task>`` of the run folder, as JSON lines."""
+
+
+class LMEvalEvaluator(Evaluator[LMEvalConfig]):
+    """Measures ``<metric>/<task>`` for tasks of the lm-evaluation-harness, with the model as it is in memory.
+
+    Every rank computes every task, so that it works at any ZeRO stage.
+    """
+
+    name = "lm_eval"
+    config_type = LMEvalConfig
+
+    def check(self, trainer: TrainerView) -> None:
+        """Raises `MissingDependencyError` without the library, and `InputError` for a task that it does not know, or a
+        model that cannot generate."""
+        try:
+            import lm_eval  # noqa: F401
+        except ImportError as error:
+            raise MissingDependencyError(
+                "the evaluator lm_eval needs the lm-evaluation-harness: pip install arctic_training[eval]"
+            ) from error
+        if trainer.tokenizer is None:
+            raise InputError("evaluators: 'lm_eval' needs a tokenizer, and this run has none")
+        require_generate(trainer.engines["model"], "evaluators: 'lm_eval'")
+        self._manager: TaskManager = self._task_manager()
+        known = self._manager.all_tasks
+        for task in self.config.tasks:
+            if not self._manager.match_tasks([task]):
+                raise InputError(f"evaluators: lm_eval: tasks: no task is named {task!r}; {suggest(task, known)}")
+
+    def _task_manager(self) -> "TaskManager":
+        from lm_eval.tasks import TaskManager
+
+        folder = self.config.include_path
+        if folder is None:
+            return TaskManager()
+        own = TaskManager(include_path=str(folder.expanduser()), include_defaults=False)
+        # reading thousands of files takes seconds
+        is_complete = all(own.match_tasks([task]) for task in self.config.tasks)
+        return own if is_complete else TaskManager(include_path=str(folder.expanduser()))
+
+    def __call__(self, trainer: TrainerView) -> dict[str, float]:
+        import lm_eval
+        from lm_eval.models.huggingface import HFLM
+
+        config, seed = self.config, self.config.seed
+        module = require_generate(trainer.engines["model"], "evaluators: 'lm_eval'")
+        results = lm_eval.simple_evaluate(
+            model=HFLM(pretrained=module, tokenizer=trainer.tokenizer, batch_size=config.batch_size),
+            tasks=config.tasks,
+            task_manager=self._manager,
+            num_fewshot=config.num_fewshot,
+            limit=config.limit or None,
+            apply_chat_template=config.apply_chat_template,
+            random_seed=seed,
+            numpy_random_seed=seed,
+            torch_random_seed=seed,
+            fewshot_random_seed=seed,
+            log_samples=config.save,
+            bootstrap_iters=0,
+            verbosity="WARNING",
+        )
+        if config.save and process_group.is_main():
+            self._save(results["samples"], trainer)
+        metrics = ((task, name, value) for task, values in results["results"].items() for name, value in values.items())
+        return {
+            f"{name.partition(',')[0]}/{task}": float(value)
+            for task, name, value in metrics
+            if "," in name and "_stderr," not in name and isinstance(value, (int, float))
+        }
+
+    def _save(self, samples: Mapping[str, Sequence[Mapping[str, object]]], trainer: TrainerView) -> None:
+        for task, rows in samples.items():
+            folder = trainer.run_dir / self.folder / task
+            folder.mkdir(parents=True, exist_ok=True)
+            text = "".join(json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in rows)
+            (folder / f"update_{trainer.progress.step}.jsonl").write_text(text, encoding="utf-8")

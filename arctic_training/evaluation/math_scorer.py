@@ -1,0 +1,41 @@
+"""The scorer `math`: whether two texts have the same mathematical value, however it is written."""
+
+import threading
+
+from arctic_training.config.sections.base import ComponentConfig
+from arctic_training.errors.types import MissingDependencyError
+from arctic_training.evaluation.scorer import Scorer
+
+
+class MathConfig(ComponentConfig):
+    """Keys of the scorer `math`."""
+
+    precision: int = 6
+    """Digits after the point to which numbers have to agree."""
+
+
+class MathScorer(Scorer[MathConfig]):
+    """Compares the last answer in the text with the reference, both read as LaTeX or as an expression by math-verify:
+    numbers, fractions, roots, sets, intervals, equations."""
+
+    name = "math"
+    config_type = MathConfig
+
+    def __init__(self, config: MathConfig) -> None:
+        """Raises `MissingDependencyError`."""
+        super().__init__(config)
+        try:
+            import math_verify  # noqa: F401
+        except ImportError as error:
+            raise MissingDependencyError("the scorer math needs math-verify: pip install math-verify") from error
+
+    def __call__(self, generated: str, reference: str) -> float:
+        import math_verify
+
+        # its time limits are signals, which only the main thread receives
+        limit = 5 if threading.current_thread() is threading.main_thread() else None
+        expected = math_verify.parse(reference, parsing_timeout=limit)
+        expected = expected or math_verify.parse(f"${reference}$", parsing_timeout=limit)
+        answer = math_verify.parse(generated, parsing_timeout=limit)
+        precision = self.config.precision
+        return float(math_verify.verify(expected, answer, float_rounding=precision, timeout_seconds=limit))
