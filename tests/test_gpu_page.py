@@ -3,9 +3,10 @@
 import re
 from types import SimpleNamespace
 
+import torch
 from torch import nn
 
-from arctic_training.model.memory_estimate import Layout, estimate
+from arctic_training.model.memory_estimate import Layout, _kept_by_config
 from tests.processes import ROOT
 
 PAGE = (ROOT / "docs" / "gpu.md").read_text(encoding="utf-8")
@@ -35,10 +36,11 @@ def test_the_tables_of_activations_are_what_the_estimate_gives() -> None:
         layers, width, inner = shapes[name]
         model = nn.Module()
         model.config = SimpleNamespace(hidden_size=width, num_hidden_layers=layers, intermediate_size=inner)
-        activations = [estimate(model, tokens=tokens, layout=Layout("bf16")).activations for tokens in (8192, 32768)]
-        inputs = [2 * layers * tokens * width for tokens in (8192, 32768)]
-        checkpointed = [one + of_all / layers for one, of_all in zip(inputs, activations, strict=True)]
-        assert cells == [gibibytes(size) for size in (*activations, *checkpointed)]
+        model.weight = nn.Parameter(torch.empty(0, dtype=torch.bfloat16))
+        kept = _kept_by_config(model)
+        assert kept is not None
+        sizes = [kept.bytes(tokens, checkpointed=again) for again in (False, True) for tokens in (8192, 32768)]
+        assert cells == [gibibytes(size) for size in sizes]
 
 
 def test_the_tables_of_weights_are_what_the_estimate_gives() -> None:

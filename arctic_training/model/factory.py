@@ -33,6 +33,16 @@ class ModelFactory(Factory[C, nn.Module], kind="model_factory"):
             model = transform(model)
         return model
 
+    def skeleton(self) -> nn.Module | None:
+        """Returns the model as it will be trained, on the meta device, by its config alone; None where it cannot be
+        built so. Raises `ModelError`."""
+        return None
+
+    @property
+    def checkpoints_activations(self) -> bool | None:
+        """Whether the layers are computed again for the gradient; None where the memory they take decides it."""
+        return False
+
     def check(self) -> None:
         """Raises `ModelError` for problems that are known before the tokenizer is made and data are prepared."""
 

@@ -29,7 +29,7 @@ from arctic_training.model.checks.recipe_fit import (
 )
 from arctic_training.model.factory import ModelFactory
 from arctic_training.model.huggingface_config import FLASH_ATTENTION, HFModelConfig
-from arctic_training.model.memory_estimate import USABLE_SHARE, estimate, layout_of
+from arctic_training.model.memory_estimate import USABLE_SHARE, Batch, footprint, layout_of, tokens_at_once
 from arctic_training.model.pretrained import Pretrained
 from arctic_training.model.pretrained_adapter import PretrainedAdapter, is_adapter
 from arctic_training.model.tasks import TASKS, Task, require_labels, set_labels, task_of
@@ -45,9 +45,8 @@ from arctic_training.model.transforms.peft import PeftConfig, PeftTransform
 from arctic_training.model.vocabulary import fit_vocabulary, warn_about_untrained_rows
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedConfig, PreTrainedTokenizerBase
+    from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
     from transformers.models.auto.auto_factory import _BaseAutoModelClass
-from arctic_training.registry import lookup
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
@@ -85,18 +84,29 @@ class HFModelFactory(ModelFactory[HFModelConfig]):
 
     def check(self) -> None:
         """Checks the model on the meta device, and the headers of its files. Raises `ModelError`."""
-        config = self.create_config()
-        self._check_recipe(config)
-        model = self.pretrained.on_meta_device(self.auto_class, config, self._options(config))
+        model, config = self._on_meta_device()
         if not self._has_random_weights:
             self.pretrained.check_files(model)
         text = config.get_text_config()
         max_positions = getattr(text, "max_position_embeddings", None) or getattr(text, "n_positions", None)
         with self.pretrained.named_in_errors():
-            check_gpu_memory(model, self.trainer, self.config, self._deepspeed)
+            checkpointed = self.checkpoints_activations is not False
+            check_gpu_memory(model, self.trainer, self.config, self._deepspeed, checkpointed=checkpointed)
         for key in ("max_length", "max_source_length"):
             check_positions(model, getattr(self.trainer.config.data, key, None), max_positions, key=f"data.{key}")
         self.meta_model = model
+
+    def skeleton(self) -> nn.Module | None:
+        model: nn.Module = self._on_meta_device()[0]
+        adapted = None if self._adapter is None else self._adapter.dry_run(model, sharded=False)
+        return model if adapted is None else adapted
+
+    @property
+    def checkpoints_activations(self) -> bool | None:
+        section = self.config
+        if section.disable_activation_checkpoint or isinstance(section.activation_checkpointing, bool):
+            return section.activation_checkpointing is True
+        return True if ActivationCheckpointing.name in {one.type for one in section.transforms} else None
 
     def check_tokenizer(self, tokenizer: "PreTrainedTokenizerBase | None") -> None:
         adapter, model = self._adapter, self.meta_model
@@ -181,6 +191,12 @@ class HFModelFactory(ModelFactory[HFModelConfig]):
         adapter.base_changes = {name for name, changed in changes.items() if changed}
         return adapter
 
+    def _on_meta_device(self) -> tuple["PreTrainedModel", "PreTrainedConfig"]:
+        """Returns the model without its adapter, and its config. Raises `ModelError`."""
+        config = self.create_config()
+        self._check_recipe(config)
+        return self.pretrained.on_meta_device(self.auto_class, config, self._options(config)), config
+
     def _read_config(self) -> tuple["PreTrainedConfig", bool]:
         config, has_all_layers = self.pretrained.config(self.config.hf_config_kwargs)
         set_labels(config, self.config.labels, self.config.num_labels)
@@ -255,21 +271,16 @@ class HFModelFactory(ModelFactory[HFModelConfig]):
             check_compile(stage=self._stage)
 
     def _needs_activation_checkpointing(self, model: nn.Module) -> bool:
-        section, recipe = self.config, self.trainer.config
-        if section.disable_activation_checkpoint or isinstance(section.activation_checkpointing, bool):
-            return section.activation_checkpointing is True
-        device, max_length = self.trainer.device, getattr(recipe.data, "max_length", None)
+        if (decided := self.checkpoints_activations) is not None:
+            return decided
+        recipe, device = self.trainer.config, self.trainer.device
+        max_length = getattr(recipe.data, "max_length", None)
         if device.type != "cuda" or not max_length:
             return False
-        per_row = getattr(lookup("data_factory", recipe.data.type), "sequences_per_row", 1)
-        sequences = recipe.micro_batch_size * getattr(recipe, "num_generations", 1) * per_row
-        needed = estimate(
-            model,
-            tokens=sequences * max_length // recipe.sequence_parallel_size,
-            layout=layout_of(self.trainer, section, self._deepspeed),
-        )
+        layout = layout_of(self.trainer, self.config, self._deepspeed)
+        needed = footprint(model).estimate(layout, Batch(tokens_at_once(recipe, max_length)))
         usable = int(USABLE_SHARE * torch.cuda.mem_get_info(device)[1])
-        if needed is None or needed.total <= usable:
+        if needed.total <= usable:
             return False
         logger.warning(
             f"model.activation_checkpointing: on, since by an estimate {needed.total / 2**30:.1f} GiB would be needed, "

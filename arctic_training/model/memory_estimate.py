@@ -1,34 +1,67 @@
 """Estimates how much memory training a model takes, before it starts."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 from torch import nn
 
 from arctic_training.component import TrainerView
+from arctic_training.config.sections.trainer import TrainerConfig
 from arctic_training.distributed import process_group
+from arctic_training.loss.output_layer import rows_per_chunk
 from arctic_training.model.huggingface_config import HFModelConfig
+from arctic_training.model.kept_activations import Kept, count_kept
+from arctic_training.registry import lookup
 
 BYTES = {"bf16": 2, "fp16": 2, "fp32": 4}
 
 USABLE_SHARE = 0.85
 """Share of a GPU's memory that an estimate may fill; the rest is for what no estimate knows."""
 
+_BUCKET = 5 * 10**7
+"""Elements of DeepSpeed's buffer for the gradients that it reduces at once, at most (see `engine.config`)."""
+_REDUCED = 5 * 10**8
+"""Elements of the gradients that it copies to reduce them below ZeRO stage 2, at most."""
+_LIVE = 10**9
+"""Elements of the weights that ZeRO stage 3 keeps gathered, at most: DeepSpeed's ``stage3_max_live_parameters``."""
+
 
 @dataclass(frozen=True)
 class Estimate:
-    """Bytes on each device."""
+    """Bytes on each device, by what they hold."""
 
-    state: int
-    """Weights, gradients and optimizer."""
+    weights: int
+    """In the dtype of forward and backward; at ZeRO stage 3 also those that are gathered."""
+    gradients: int
+    """At the end of the backward pass, with the copies of the optimizer's step."""
+    master: int
+    """The optimizer's own fp32 weights."""
+    optimizer: int
+    """What the optimizer keeps for each weight."""
     activations: int
-    """What the layers keep for the gradient of one micro-batch, without activation checkpointing."""
+    """What the layers keep for the gradient of one micro-batch."""
+    loss: int
+    """The logits of a few rows at a time, the gradients of the output layer, and the buffer of reduced gradients."""
+    early: int = 0
+    """Those of the gradients that are in memory during the forward pass already."""
+
+    @property
+    def state(self) -> int:
+        """Weights, gradients and optimizer."""
+        return self.weights + self.gradients + self.master + self.optimizer
 
     @property
     def total(self) -> int:
-        """The sum of both."""
-        return self.state + self.activations
+        """The most at once: gradients take the place of activations during the backward pass."""
+        kept = self.weights + self.master + self.optimizer
+        return kept + max(self.gradients, self.early + self.activations + self.loss)
+
+    def __add__(self, other: "Estimate") -> "Estimate":
+        """Returns the estimate of two models of one run, which are computed one after the other."""
+        added = {name: getattr(self, name) + getattr(other, name) for name in vars(self)}
+        largest = {name: max(getattr(self, name), getattr(other, name)) for name in ("activations", "loss")}
+        return Estimate(**(added | largest))
 
 
 @dataclass(frozen=True)
@@ -45,17 +78,58 @@ class Layout:
     offloads_weights: bool = False
     frozen: bool = False
     """Nothing takes gradients; what an adapter adds is too little to count."""
+    accumulates: bool = False
+    """A step has several micro-batches."""
 
     def state(self, model: nn.Module) -> int:
         """Returns the bytes of ``model`` on each device: weights, gradients and optimizer."""
-        sizes = [(getattr(p, "ds_numel", p.numel()), p.requires_grad and not self.frozen) for p in model.parameters()]
-        total, trained = sum(size for size, _ in sizes), sum(size for size, is_trained in sizes if is_trained)
-        width, mixed = BYTES[self.dtype], self.dtype != "fp32"
-        weights = 0 if self.offloads_weights else total * width // (self.world if self.stage == 3 else 1)
-        # in 16 bits they are added up in fp32, where the optimizer is
-        gradients = trained * (width + 4 * (mixed and not self.offloads)) // (self.world if self.stage >= 2 else 1)
-        optimizer = 0 if self.offloads else trained * 4 * (self.moments + mixed)
-        return weights + gradients + optimizer // (self.world if self.stage >= 1 else 1)
+        return self.held(*count_parameters(model)).state
+
+    def held(self, total: int, trained: int) -> Estimate:
+        """Returns the bytes on each device of ``total`` weights, ``trained`` of which take gradients.
+
+        The sums are those of DeepSpeed's optimizers: torch's own and `FP16_UnfusedOptimizer` at stage 0,
+        `BF16_Optimizer` at 1 in bf16, else `DeepSpeedZeroOptimizer`, and at 3 `DeepSpeedZeroOptimizer_Stage3`.
+        """
+        trained, width, mixed = 0 if self.frozen else trained, BYTES[self.dtype], self.dtype != "fp32"
+        world, stage = self.world, self.stage
+        shard = world if stage else 1
+        weights = 0 if self.offloads_weights else total * width // (world if stage == 3 else 1)
+        if stage == 3 and (world > 1 or self.offloads_weights):
+            weights += min(total, _LIVE) * width
+        own = width * trained // (world if stage >= 2 else 1)
+        if self.offloads:
+            return Estimate(weights, own, 0, 0, 0, 0, own if self.accumulates else 0)
+        reduced = min(trained, _REDUCED)
+        if stage == 0:
+            copies, early = max(width * reduced, 4 * trained * mixed), own * self.accumulates
+        elif self.dtype == "bf16" and stage == 1:
+            copies, early = 4 * trained + 6 * reduced, 4 * trained + own * self.accumulates
+        elif stage == 3:
+            copies, early = 4 * trained // world, 4 * trained // world
+        else:
+            copies, early = 4 * trained // world, own * self.accumulates
+        own = own if stage < 2 else 0 if mixed and stage == 2 else 4 * trained // world
+        master = 4 * trained // shard if mixed or stage else 0
+        optimizer = 4 * self.moments * trained // shard
+        return Estimate(weights, own + copies, master, optimizer, 0, 0, early)
+
+    def in_main_memory(self, total: int, trained: int) -> int:
+        """Returns the bytes that this layout holds in the main memory of a machine that has all processes."""
+        optimizer = 4 * (2 + self.moments) * trained if self.offloads and not self.frozen else 0
+        return optimizer + (total * BYTES[self.dtype] if self.offloads_weights else 0)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What a device computes at once."""
+
+    tokens: int
+    """Tokens of a micro-batch, at most."""
+    checkpointed: bool = False
+    """The layers are computed again for the gradient."""
+    device: Literal["cpu", "gpu"] = "gpu"
+    """The kind of device, on which the rows of logits that are computed at once depend."""
 
 
 def layout_of(
@@ -76,11 +150,69 @@ def layout_of(
         offloads=devices[0] != "none",
         offloads_weights=devices[1] != "none",
         frozen=section.peft_config is not None or getattr(trainer, "frozen", False),
+        accumulates=trainer.config.gradient_accumulation_steps > 1,
     )
 
 
-def estimate(model: nn.Module, *, tokens: int, layout: Layout) -> Estimate | None:
-    """Returns the estimate for micro-batches of ``tokens``, or None for a model whose config has no width.
+def tokens_at_once(recipe: TrainerConfig, max_length: int) -> int:
+    """Returns the tokens of a micro-batch of rows of ``max_length`` on one process, at most."""
+    per_row = getattr(lookup("data_factory", recipe.data.type), "sequences_per_row", 1)
+    sequences = recipe.micro_batch_size * getattr(recipe, "num_generations", 1) * per_row
+    return int(sequences * max_length // recipe.sequence_parallel_size)
+
+
+def count_parameters(model: nn.Module) -> tuple[int, int]:
+    """Returns the number of weights of ``model``, and of those that are trained."""
+    sizes = [(getattr(one, "ds_numel", one.numel()), one.requires_grad) for one in model.parameters()]
+    return sum(size for size, _ in sizes), sum(size for size, is_trained in sizes if is_trained)
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """What the memory of a model's training depends on beside its layout and its batches."""
+
+    parameters: int
+    trained: int
+    """Of the parameters, those that take gradients."""
+    kept: Kept | None
+    """None where it is not known, and only the state is estimated."""
+    head: tuple[int, int] = (0, 0)
+    """Width and labels of the linear layer that makes the logits; 0 without one."""
+    trains_head: bool = False
+
+    def estimate(self, layout: Layout, batch: Batch) -> Estimate:
+        """Returns the bytes on each device."""
+        held = layout.held(self.parameters, self.trained)
+        if self.kept is None or not batch.tokens:
+            return held
+        activations, loss = self.kept.bytes(batch.tokens, checkpointed=batch.checkpointed), self._of_loss(layout, batch)
+        if batch.checkpointed:  # when a layer is computed again, the logits are gone
+            loss = max(0, loss - int(batch.tokens * self.kept.layer))
+        return replace(held, activations=activations, loss=loss)
+
+    def _of_loss(self, layout: Layout, batch: Batch) -> int:
+        """Returns the bytes of `loss.cross_entropy` and of the buffer in which gradients are reduced."""
+        width, mixed = BYTES[layout.dtype], layout.dtype != "fp32"
+        reduces = layout.stage > 1 or (layout.stage == 1 and layout.dtype != "bf16")
+        bucket = min(self.trained, _BUCKET) * width if reduces and not layout.frozen else 0
+        inner, labels = self.head
+        if not labels:
+            return bucket
+        logits = min(batch.tokens, rows_per_chunk(batch.device, labels)) * labels * (6 if mixed else 4)
+        of_head = 4 * inner * labels if self.trains_head and not layout.frozen else 0
+        return max(bucket, logits + of_head + batch.tokens * inner * width)
+
+
+def footprint(model: nn.Module) -> Footprint:
+    """Returns the footprint of ``model``, whose parameters may be on any device, such as meta."""
+    head = getattr(model, "get_output_embeddings", lambda: None)()
+    shape = (head.in_features, head.out_features) if isinstance(head, nn.Linear) else (0, 0)
+    trains_head = isinstance(head, nn.Linear) and head.weight.requires_grad
+    return Footprint(*count_parameters(model), count_kept(model) or _kept_by_config(model), shape, trains_head)
+
+
+def _kept_by_config(model: nn.Module) -> Kept | None:
+    """Returns what layers keep by the widths in the config of a model; None for a config without them.
 
     A layer with attention that keeps no scores and a gated MLP keeps, for every token, about twelve vectors of the
     model's width and five of the MLP's. After Korthikanti et al. 2022 (arXiv 2205.05198), section 4.1, whose count
@@ -93,4 +225,5 @@ def estimate(model: nn.Module, *, tokens: int, layout: Layout) -> Estimate | Non
         return None
     inner = getattr(text, "intermediate_size", None)
     inner = inner if isinstance(inner, int) else 4 * width
-    return Estimate(layout.state(model), layers * tokens * BYTES[layout.dtype] * (12 * width + 5 * inner))
+    size = next((one.element_size() for one in model.parameters()), 4)
+    return Kept(0, size * (12 * width + 5 * inner), size * width, layers)

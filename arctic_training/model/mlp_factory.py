@@ -3,6 +3,7 @@
 from itertools import pairwise
 from typing import Annotated, ClassVar, Literal
 
+import torch
 from pydantic import Field
 from torch import nn
 
@@ -36,6 +37,10 @@ class MLPFactory(ModelFactory[MLPConfig]):
 
     name = "mlp"
     config_type: ClassVar[type[ComponentConfig]] = MLPConfig
+
+    def skeleton(self) -> nn.Module:
+        with torch.device("meta"):
+            return self.create_model(None)
 
     def create_model(self, config: object) -> nn.Module:
         sizes = self.config.sizes

@@ -42,10 +42,11 @@ def check_run(config: TrainerConfig) -> None:
         check_tokenizer(trainer, roles, models, build_component(trainer, "tokenizer"))
 
 
-def unstarted(config: TrainerConfig) -> Trainer:
-    """Returns a trainer of which no part is built, on the meta device."""
+def unstarted(config: TrainerConfig, processes: int = 1) -> Trainer:
+    """Returns a trainer of which no part is built, on the meta device, as the first of so many ``processes``."""
     trainer_type: type[Trainer] = lookup("trainer", config.type)  # type: ignore[assignment]
-    members = {"device": torch.device("meta"), "__module__": trainer_type.__module__}
+    members = {"device": torch.device("meta"), "data_rank": 0, "__module__": trainer_type.__module__}
+    members["data_world"] = max(1, processes // config.sequence_parallel_size)
     unstarted_type: type[Trainer] = type(trainer_type.__name__, (trainer_type,), members)
     trainer = unstarted_type.__new__(unstarted_type)
     # of how many processes it is the batch size is not known

@@ -1,0 +1,108 @@
+"""What makes a run fit into the memory of its devices, from what costs least to what costs most."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from arctic_training.model.memory_estimate import Batch, Estimate, Footprint, Layout
+
+_MOST_PROCESSES = 1024
+
+
+@dataclass(frozen=True)
+class Alternative:
+    """A change of the recipe."""
+
+    change: str
+    """Keys and values."""
+    cost: str
+    """What it costs beside memory."""
+    rank: float
+    """How much that is, in comparison with others."""
+    layout: Layout
+    batch: Batch
+    changes: frozenset[str]
+    """What is changed, to compare with others."""
+
+    def after(self, other: "Alternative") -> "Alternative":
+        """Returns this change of the batch together with ``other``, a change of the layout."""
+        layout = replace(other.layout, accumulates=self.layout.accumulates)
+        change, cost = f"{other.change}, {self.change}", f"{other.cost}, {self.cost}"
+        return Alternative(change, cost, self.rank + other.rank, layout, self.batch, self.changes | other.changes)
+
+    def __str__(self) -> str:
+        return f"{self.change} ({self.cost})"
+
+
+def fitting(
+    footprint: Footprint, memory: float, layout: Layout, batch: Batch, micro_batch_size: int = 1
+) -> list[Alternative]:
+    """Returns the changes with which a run of a model of ``footprint`` takes at most ``memory`` bytes on each device,
+    from what costs least. What is changed in vain is left out."""
+    of_batch = [one for one in _of_batch(layout, batch, micro_batch_size) if batch.tokens]
+    combined = [*of_batch]
+    for one in _of_layout(layout, batch):
+        combined += [one, *(other.after(one) for other in of_batch)]
+    found: list[Alternative] = []
+    for one in sorted(combined, key=lambda one: one.rank):
+        in_vain = any(other.changes <= one.changes for other in found)
+        if not in_vain and footprint.estimate(one.layout, one.batch).total <= memory:
+            found.append(one)
+    return found
+
+
+def total(estimates: list[Estimate]) -> Estimate:
+    """Returns the estimate of the models of one run, which is not empty."""
+    first, *others = estimates
+    for one in others:
+        first = first + one
+    return first
+
+
+def _of_batch(layout: Layout, batch: Batch, micro_batch_size: int) -> Iterator[Alternative]:
+    """Yields changes of what is computed at once, none of which changes what is trained."""
+    smaller, again = replace(batch, tokens=batch.tokens // micro_batch_size), replace(batch, checkpointed=True)
+    micro = f"micro_batch_size: 1 with {micro_batch_size} times the gradient_accumulation_steps"
+    recompute, accumulated = "model.activation_checkpointing: true", replace(layout, accumulates=True)
+    less, time = "less to compute at once", "a third more time"
+    if micro_batch_size > 1:
+        yield Alternative(micro, less, 1, accumulated, smaller, frozenset({"batch"}))
+    if not batch.checkpointed:
+        yield Alternative(recompute, time, 2, layout, again, frozenset({"again"}))
+    if micro_batch_size > 1 and not batch.checkpointed:
+        least, both = replace(smaller, checkpointed=True), frozenset({"batch", "again"})
+        yield Alternative(f"{recompute}, {micro}", f"{time}, {less}", 3, accumulated, least, both)
+
+
+def _of_layout(layout: Layout, batch: Batch) -> Iterator[Alternative]:
+    """Yields changes of where weights, gradients and optimizer are, or of what is trained."""
+    if layout.frozen:
+        return
+
+    def change(words: str, cost: str, rank: float, what: str, changed: Layout) -> Alternative:
+        return Alternative(words, cost, rank, changed, batch, frozenset({what}))
+
+    for stage in range(max(layout.stage, 1) + 1, 4) if layout.world > 1 else ():
+        words = f"deepspeed.zero_optimization.stage: {stage}"
+        yield change(words, "more traffic", stage / 2, "stage", replace(layout, stage=stage))
+    world = 2 * layout.world
+    while world <= _MOST_PROCESSES:
+        words = f"{world} processes with deepspeed.zero_optimization.stage: 3"
+        yield change(words, "more devices", 6 + world / 1e4, "devices", replace(layout, stage=3, world=world))
+        world *= 2
+    offload, device = "deepspeed.zero_optimization.offload_optimizer: {device: cpu}", "{device: cpu}"
+    if not layout.offloads:
+        held = replace(layout, offloads=True, stage=max(layout.stage, 2))
+        words = f"{offload} with optimizer.type: cpu_adam"
+        yield change(words, "slower steps, main memory", 4, "offload", held)
+    if not layout.offloads_weights:
+        held = replace(layout, offloads=True, offloads_weights=True, stage=3)
+        words = f"deepspeed.zero_optimization: {{stage: 3, offload_optimizer: {device}, offload_param: {device}}}"
+        words += " with optimizer.type: cpu_adam"
+        yield change(words, "much slower, main memory", 8, "offload all", held)
+    if layout.moments > 1 and not layout.offloads:
+        yield change("optimizer.type: lion", "another optimizer", 5, "optimizer", replace(layout, moments=1))
+    if layout.moments > 0 and not layout.offloads:
+        held = replace(layout, moments=0, stage=0)
+        yield change("optimizer.type: adafactor", "another optimizer", 5.5, "optimizer", held)
+    held = replace(layout, frozen=True)
+    yield change("model.peft_config for an adapter", "only the adapter is trained", 10, "adapter", held)

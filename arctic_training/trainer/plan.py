@@ -1,0 +1,245 @@
+"""What a run will take: parameters, memory of each device, steps and tokens."""
+
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from arctic_training.config.sections.trainer import TrainerConfig
+from arctic_training.engine.config import deepspeed_config
+from arctic_training.errors.types import ArcticError
+from arctic_training.model.memory_alternatives import Alternative, fitting, total
+from arctic_training.model.memory_estimate import (
+    USABLE_SHARE,
+    Batch,
+    Estimate,
+    Footprint,
+    Layout,
+    footprint,
+    layout_of,
+    tokens_at_once,
+)
+from arctic_training.trainer.assembly import build_component, build_factory, used_roles
+from arctic_training.trainer.role import Role, RoleView
+from arctic_training.trainer.trainer import Trainer
+from arctic_training.trainer.validation import unstarted
+
+Offload = Literal["none", "optimizer", "optimizer and weights"]
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What a run is planned for."""
+
+    processes: int = 1
+    """One for each device."""
+    device: Literal["cpu", "gpu"] = "gpu"
+    device_memory: int | None = None
+    """Bytes of each device; None: not known."""
+    host_memory: int | None = None
+    """Bytes of main memory, of a machine with all processes; None: not known."""
+
+    @property
+    def usable(self) -> float | None:
+        """Bytes of each device that an estimate may fill."""
+        return None if self.device_memory is None else USABLE_SHARE * self.device_memory
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model of the run."""
+
+    role: str
+    footprint: Footprint
+    layout: Layout
+    """By the recipe."""
+    batch: Batch
+    """What it computes at once with a gradient."""
+    is_auto: bool = False
+    """Whether its layers are computed again for the gradient where they would not fit."""
+
+
+@dataclass(frozen=True)
+class Placement:
+    """A ZeRO stage, and what is offloaded to main memory."""
+
+    stage: int
+    offload: Offload
+    estimate: Estimate
+    """The bytes on each device."""
+    recomputes: bool
+    """Whether layers are computed again for the gradient."""
+    main_memory: int
+    """Bytes of offloaded state in the main memory of one machine that has all processes."""
+    is_recipe: bool
+    """Whether it is that of the recipe."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """How much a run computes; None: not known before the data are prepared."""
+
+    steps: int | None = None
+    tokens: int | None = None
+    """Of the whole run, without padding, in prepared data; by the lengths of rows at most where ``at_most``."""
+    at_most: bool = False
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run will take on a machine."""
+
+    machine: Machine
+    models: list[Model]
+    placements: list[Placement]
+    work: Work
+    alternatives: list[Alternative]
+    """What would make it fit, from what costs least; empty where it fits, or where nothing does."""
+
+    @property
+    def placement(self) -> Placement:
+        """The placement of the recipe."""
+        return next(one for one in self.placements if one.is_recipe)
+
+    @property
+    def fits(self) -> bool | None:
+        """Whether the recipe fits into the devices; None where their memory is not known."""
+        usable = self.machine.usable
+        return None if usable is None else self.placement.estimate.total <= usable
+
+
+def make_plan(config: TrainerConfig, machine: Machine) -> Plan:
+    """Returns the plan of a run, by the configs of its models and the data that are prepared already.
+
+    Nothing is written, and no device is used. Raises `ModelError` for a model whose config is not here.
+    """
+    trainer = unstarted(config, processes=machine.processes)
+    models = [_model(trainer, role, machine) for role in used_roles(trainer)]
+    placements = _placements(models, config, machine)
+    plan = Plan(machine, models, placements, _work(trainer, models, machine), [])
+    if plan.fits is not False or machine.usable is None:
+        return plan
+    # the others stay as they are
+    first, *others = models
+    rest = total([one.footprint.estimate(one.layout, one.batch) for one in others]).total if others else 0
+    batch = _computed(first, first.layout, machine.usable)
+    found = fitting(first.footprint, machine.usable - rest, first.layout, batch, config.micro_batch_size)
+    return replace(plan, alternatives=[one for one in found if _fits_main_memory(first, one.layout, machine)])
+
+
+def _fits_main_memory(model: Model, layout: Layout, machine: Machine) -> bool:
+    needed = layout.in_main_memory(model.footprint.parameters, model.footprint.trained)
+    return machine.host_memory is None or needed <= machine.host_memory
+
+
+def _model(trainer: Trainer, role: Role, machine: Machine) -> Model:
+    """Returns the model of a role. Raises `ModelError`."""
+    config, view = trainer.config, RoleView(trainer, role)
+    section = getattr(config, role.name)
+    factory = build_factory(view, section, "model_factory_type")
+    skeleton = factory.skeleton()
+    if skeleton is None:
+        return Model(role.name, Footprint(0, 0, None), Layout(section.dtype), Batch(0))
+    block = getattr(config, role.deepspeed) if role.deepspeed else None
+    deepspeed = deepspeed_config(config, world=machine.processes, dtype=section.dtype, block=block)
+    layout = layout_of(view, section, deepspeed)
+    layout = replace(layout, world=machine.processes, frozen=role.frozen)
+    max_length = getattr(config.data, "max_length", None) or _positions(skeleton)
+    tokens = 0 if role.frozen or max_length is None else tokens_at_once(config, max_length)
+    recomputes = factory.checkpoints_activations
+    batch = Batch(tokens, checkpointed=recomputes is True, device=machine.device)
+    return Model(role.name, footprint(skeleton), layout, batch, recomputes is None)
+
+
+def _positions(model: object) -> int | None:
+    config: object = getattr(model, "config", None)
+    text = config.get_text_config() if hasattr(config, "get_text_config") else None
+    positions = getattr(text, "max_position_embeddings", None) or getattr(text, "n_positions", None)
+    return positions if isinstance(positions, int) else None
+
+
+def _computed(model: Model, layout: Layout, usable: float | None) -> Batch:
+    """Returns what a model computes at once: with its layers again for the gradient where a run would decide so."""
+    if not model.is_auto or usable is None or model.footprint.estimate(layout, model.batch).total <= usable:
+        return model.batch
+    return replace(model.batch, checkpointed=True)
+
+
+def _placed(model: Model, stage: int, offload: Offload) -> Layout:
+    weights = offload == "optimizer and weights"
+    return replace(model.layout, stage=stage, offloads=offload != "none", offloads_weights=weights)
+
+
+def _placements(models: Sequence[Model], config: TrainerConfig, machine: Machine) -> list[Placement]:
+    """Returns the placements at which the optimizer works, and that of the recipe."""
+    own = models[0].layout
+    offloads = [name for name, is_on in _OFFLOADS.items() if is_on == (own.offloads, own.offloads_weights)]
+    recipe: tuple[int, Offload] = (own.stage, offloads[0] if offloads else "optimizer and weights")
+    highest = config.optimizer.highest_stage(config.model.dtype)
+    choices: list[tuple[int, Offload]] = [(stage, "none") for stage in range(4)]
+    choices += [(1, "optimizer"), (2, "optimizer"), (3, "optimizer"), (3, "optimizer and weights")]
+    placements = []
+    for stage, offload in sorted({*choices, recipe}):
+        is_recipe = (stage, offload) == recipe
+        if stage > highest and not is_recipe:
+            continue
+        layouts = [one.layout if is_recipe else _placed(one, stage, offload) for one in models]
+        placements.append(_placement(models, layouts, machine.usable, (stage, offload), is_recipe=is_recipe))
+    return placements
+
+
+def _placement(
+    models: Sequence[Model],
+    layouts: Sequence[Layout],
+    usable: float | None,
+    name: tuple[int, Offload],
+    *,
+    is_recipe: bool,
+) -> Placement:
+    sizes = [one.footprint for one in models]
+    batches = [_computed(one, layout, usable) for one, layout in zip(models, layouts, strict=True)]
+    parts = zip(sizes, layouts, batches, strict=True)
+    return Placement(
+        *name,
+        total([size.estimate(layout, batch) for size, layout, batch in parts]),
+        any(batch.checkpointed for batch in batches),
+        sum(layout.in_main_memory(size.parameters, size.trained) for size, layout in zip(sizes, layouts, strict=True)),
+        is_recipe,
+    )
+
+
+_OFFLOADS: dict[Offload, tuple[bool, bool]] = {
+    "none": (False, False),
+    "optimizer": (True, False),
+    "optimizer and weights": (True, True),
+}
+"""Whether optimizer and weights are offloaded."""
+
+
+def _work(trainer: Trainer, models: Sequence[Model], machine: Machine) -> Work:
+    """Returns the work of the run, from prepared data where they are in the cache."""
+    tokens: int | None = None
+    with suppress(ArcticError, OSError):  # data or tokenizer are not here, which the run will say
+        tokens = _prepared_tokens(trainer)
+    steps = trainer.training_horizon or None
+    if tokens is not None and trainer.steps_per_epoch and steps:
+        return Work(steps, round(tokens * steps / trainer.steps_per_epoch))
+    at_once = models[0].batch.tokens if models else 0
+    if not steps or not at_once:
+        return Work(steps)
+    return Work(steps, steps * trainer.config.gradient_accumulation_steps * machine.processes * at_once, at_most=True)
+
+
+def _prepared_tokens(trainer: Trainer) -> int | None:
+    """Returns the tokens of an epoch of prepared data, whose loader the trainer gets; None for other data.
+
+    Raises `ArcticError` where the cache does not hold them.
+    """
+    if not hasattr(trainer.config.data, "fail_on_missing_cache"):
+        return None
+    data = trainer.config.data.model_copy(update={"fail_on_missing_cache": True})
+    trainer.config = trainer.config.model_copy(update={"data": data})
+    trainer.tokenizer = build_component(trainer, "tokenizer")
+    trainer.train_loader = build_component(trainer, "data").train
+    samples: object = getattr(trainer.train_loader, "dataset", None)
+    return int(samples.lengths().sum()) if hasattr(samples, "lengths") else None
