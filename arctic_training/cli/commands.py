@@ -36,6 +36,7 @@ COMMANDS = {
     "new": Command("new_trainer", "write a trainer of your own, its recipe and tests"),
     "preview": Command("preview", "show samples as they are trained on, and statistics"),
     "report": Command("report", "write a page about runs: curves, samples, differences"),
+    "plan": Command("plan", "tell what a run takes, and what would make it fit"),
 }
 
 

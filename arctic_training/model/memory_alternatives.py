@@ -42,12 +42,12 @@ def fitting(
     combined = [*of_batch]
     for one in _of_layout(layout, batch):
         combined += [one, *(other.after(one) for other in of_batch)]
-    found: list[Alternative] = []
+    usable: list[Alternative] = []
     for one in sorted(combined, key=lambda one: one.rank):
-        in_vain = any(other.changes <= one.changes for other in found)
+        in_vain = any(other.changes <= one.changes for other in usable)
         if not in_vain and footprint.estimate(one.layout, one.batch).total <= memory:
-            found.append(one)
-    return found
+            usable.append(one)
+    return usable
 
 
 def total(estimates: list[Estimate]) -> Estimate:

@@ -5,6 +5,8 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Literal
 
+import torch
+
 from arctic_training.config.sections.trainer import TrainerConfig
 from arctic_training.engine.config import deepspeed_config
 from arctic_training.errors.types import ArcticError
@@ -43,6 +45,17 @@ class Machine:
     def usable(self) -> float | None:
         """Bytes of each device that an estimate may fill."""
         return None if self.device_memory is None else USABLE_SHARE * self.device_memory
+
+
+def find_machine(
+    processes: int | None = None, device_memory: int | None = None, host_memory: int | None = None
+) -> Machine:
+    """Returns a machine with the devices of this one, as far as it is not stated; sizes are in bytes."""
+    here = torch.cuda.device_count()
+    if device_memory is None and here:
+        device_memory = torch.cuda.get_device_properties(0).total_memory
+    device: Literal["cpu", "gpu"] = "cpu" if device_memory is None else "gpu"
+    return Machine(processes or here or 1, device, device_memory, host_memory)
 
 
 @dataclass(frozen=True)
@@ -123,8 +136,8 @@ def make_plan(config: TrainerConfig, machine: Machine) -> Plan:
     first, *others = models
     rest = total([one.footprint.estimate(one.layout, one.batch) for one in others]).total if others else 0
     batch = _computed(first, first.layout, machine.usable)
-    found = fitting(first.footprint, machine.usable - rest, first.layout, batch, config.micro_batch_size)
-    return replace(plan, alternatives=[one for one in found if _fits_main_memory(first, one.layout, machine)])
+    changes = fitting(first.footprint, machine.usable - rest, first.layout, batch, config.micro_batch_size)
+    return replace(plan, alternatives=[one for one in changes if _fits_main_memory(first, one.layout, machine)])
 
 
 def _fits_main_memory(model: Model, layout: Layout, machine: Machine) -> bool:

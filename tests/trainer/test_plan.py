@@ -134,12 +134,12 @@ def test_an_adapter_and_a_reference_take_their_part(tmp_path: Path) -> None:
     recipe = settings(tmp_path, WIDE, 64, peft_config=lora)
     (model,) = make_plan(get_config(recipe), Machine()).models
     assert model.footprint.trained == 3 * 8 * (256 + 256)
-    whole = make_plan(get_config(settings(tmp_path, WIDE, 64)), Machine()).placement.estimate
+    full = make_plan(get_config(settings(tmp_path, WIDE, 64)), Machine()).placement.estimate
     dpo = {**settings(tmp_path, WIDE, 64), "type": "dpo", "data": {"sources": ["some/pairs"], "max_length": 64}}
     plan = make_plan(get_config(dpo), Machine())
     assert [one.role for one in plan.models] == ["model", "ref_model"]
-    assert plan.placement.estimate.weights == 2 * whole.weights
-    assert plan.placement.estimate.optimizer == whole.optimizer
+    assert plan.placement.estimate.weights == 2 * full.weights
+    assert plan.placement.estimate.optimizer == full.optimizer
     assert plan.models[0].batch.tokens == 2 * 64  # both answers
 
 
