@@ -15,14 +15,17 @@ from arctic_training.data.factories.base import DataFactory
 from arctic_training.data.factories.causal import CausalDataFactory
 from arctic_training.data.factories.prompt import closing_tokens
 from arctic_training.data.factories.sft import SFTDataFactory
+from arctic_training.engine.engine import Engine
 from arctic_training.errors.types import ModelError, RecipeError
 from arctic_training.generation.generate import require_generate
 from arctic_training.generation.special_tokens import find_eos_token_ids
 from arctic_training.loss.cross_entropy import logits_cross_entropy
-from arctic_training.loss.divergence import Divergence, divergences
+from arctic_training.loss.divergence import Divergence
 from arctic_training.model.target_outputs import TargetOutputs, at_targets
 from arctic_training.objectives.language_model import LanguageModelTrainer
 from arctic_training.objectives.on_policy import use_own_completions, window_is_chosen
+from arctic_training.objectives.precomputed import add_precomputed_columns
+from arctic_training.objectives.teacher import Comparison, LiveTeacher, StoredTeacher, Teacher, predictions
 from arctic_training.trainer.role import Role
 
 
@@ -48,6 +51,10 @@ class DistillConfig(TrainerConfig):
     max_new_tokens: HumanInt = Field(default=256, ge=1)
     """Maximum length of such a completion in tokens. A row whose prompt leaves no room for it within
     ``data.max_length`` keeps its answer."""
+    teacher_top_k: HumanInt = Field(default=0, ge=0)
+    """Compute before training, and keep in the data cache, which so many tokens the teacher finds most likely at each
+    label, and their log-probabilities; all other tokens count as one. No step runs the teacher, and it is not in memory
+    beside the student. 0: the whole distributions, computed in every step."""
     disable_dropout: bool = False
     """Train the student without dropout, that of an adapter included."""
 
@@ -68,6 +75,23 @@ class DistillConfig(TrainerConfig):
             )
         return self
 
+    @model_validator(mode="after")
+    def _check_top_k(self) -> "DistillConfig":
+        if not self.teacher_top_k:
+            return self
+        data = vars(self.data)
+        conflicts = (
+            (self.hidden_weight, "the hidden states of the teacher are not kept; remove hidden_weight"),
+            (self.on_policy_share, "the completions are not known before training; remove on_policy_share"),
+            (self.data.endless, "nothing can be computed for all samples of a stream; remove it"),
+            (self.sequence_parallel_size > 1, "the labels of a sample are on one rank; remove sequence_parallel_size"),
+            (data.get("repeat_to_pack_max_length"), "a sample is in one row; remove data.repeat_to_pack_max_length"),
+            (data.get("fuse_positions_prob"), "a sample does not depend on its row; remove data.fuse_positions_prob"),
+        )
+        if reason := next((reason for conflict, reason in conflicts if conflict), ""):
+            raise ValueError(f"teacher_top_k: {reason}")
+        return self
+
 
 class DistillTrainer(LanguageModelTrainer):
     """Trains on the divergence of a student from a frozen teacher, at the labels of texts or conversations.
@@ -83,16 +107,26 @@ class DistillTrainer(LanguageModelTrainer):
     data_factory_type: ClassVar[tuple[type[DataFactory[Any]], ...]] = (SFTDataFactory, CausalDataFactory)
     roles: ClassVar[tuple[Role, ...]] = (
         Role("model"),
-        Role("teacher", frozen=True, same_vocabulary=True, description="The model that the student learns from."),
+        Role(
+            "teacher",
+            frozen=True,
+            same_vocabulary=True,
+            precompute_key="teacher_top_k",
+            description="The model that the student learns from.",
+        ),
     )
 
     _is_on_policy = False
     """Whether the current window is trained on completions of the student's own."""
 
     def check_models(self, models: Mapping[str, nn.Module | None]) -> None:
-        """Raises `ModelError` for another vocabulary, or with ``hidden_weight`` another width, than the teacher's."""
+        """Raises `ModelError` for another vocabulary, or with ``hidden_weight`` another width, than the teacher's, and
+        for a ``teacher_top_k`` beyond the vocabulary."""
         super().check_models(models)
-        student, teacher = (_hidden_size(models[role]) for role in ("model", "teacher"))
+        vocabulary = _text_config(models["teacher"], "vocab_size")
+        if vocabulary and self.config.teacher_top_k > vocabulary:
+            raise ModelError(f"teacher_top_k: {self.config.teacher_top_k}; the vocabulary has {vocabulary} tokens")
+        student, teacher = (_text_config(models[role], "hidden_size") for role in ("model", "teacher"))
         if self.config.hidden_weight and student and teacher and student != teacher:
             raise ModelError(
                 f"hidden_weight: the hidden states of the teacher have {teacher} numbers, and those of the student "
@@ -113,6 +147,20 @@ class DistillTrainer(LanguageModelTrainer):
         closing = closing_tokens(self.tokenizer, self.config.data)
         return find_eos_token_ids(self.tokenizer, self.model.module, [closing])
 
+    def precompute(self, role: str, engine: Engine) -> None:
+        """Adds what the teacher predicts to the samples: see ``teacher_top_k``. Raises `ModelError`."""
+        config: Any = self.config
+        settings = {
+            "teacher": config.teacher.model_dump(mode="json", exclude={"name_or_path"}),
+            "k": config.teacher_top_k,
+            "temperature": config.temperature,
+        }
+
+        def compute(engine: Engine, batch: Batch) -> dict[str, Tensor]:
+            return predictions(engine, batch, config.teacher_top_k, config.temperature)
+
+        add_precomputed_columns(self, engine, compute, settings=settings, of_labels=True)
+
     def step(self, batch: Batch) -> None:
         """Trains on one micro-batch, with ``on_policy_share`` on the student's own completions."""
         share = self.config.on_policy_share
@@ -126,25 +174,21 @@ class DistillTrainer(LanguageModelTrainer):
 
     def loss(self, batch: Batch) -> Tensor:
         """Returns the micro-batch's part of the mean over the labels of the window: a float32 scalar."""
-        share, teacher, terms = batch["num_items_in_batch"], self._teacher_outputs(batch), list[Tensor]()
+        share, teacher, terms = batch["num_items_in_batch"], self._teacher(batch), list[Tensor]()
         sums: dict[str, Tensor] = {}
         total = at_targets(self.model, batch, lambda student: self._sum(student, teacher, sums), terms=terms)
         for name, value in sums.items():
             self.record(name, value / share)
         return sum(terms, total / share)
 
-    @torch.no_grad()
-    def _teacher_outputs(self, batch: Batch) -> TargetOutputs:
-        outputs: list[TargetOutputs] = []
+    def _teacher(self, batch: Batch) -> Teacher:
+        config = self.config
+        comparison = Comparison(config.divergence, config.temperature, config.mixture)
+        if config.teacher_top_k:
+            return StoredTeacher(batch, comparison)
+        return LiveTeacher(self.engines["teacher"], batch, comparison)
 
-        def keep(one: TargetOutputs) -> Tensor:
-            outputs.append(one)
-            return torch.zeros((), device=one.ids.device)
-
-        at_targets(self.engines["teacher"], batch, keep)
-        return outputs[0]
-
-    def _sum(self, student: TargetOutputs, teacher: TargetOutputs, sums: dict[str, Tensor]) -> Tensor:
+    def _sum(self, student: TargetOutputs, teacher: Teacher, sums: dict[str, Tensor]) -> Tensor:
         """Returns the sum of the losses of the labels; adds to ``sums`` what is recorded of them."""
         config, ids = self.config, student.ids
         with_labels = config.ce_weight > 0 or not torch.is_grad_enabled()
@@ -153,15 +197,7 @@ class DistillTrainer(LanguageModelTrainer):
             sums["nll"] = torch.zeros((), device=ids.device)
 
         def losses_of(logits: Tensor, rows: slice) -> Tensor:
-            with torch.no_grad():
-                target_logits = teacher.logits(rows)
-            losses = divergences(
-                logits,
-                target_logits,
-                kind=config.divergence,
-                temperature=config.temperature,
-                mixture=config.mixture,
-            )
+            losses = teacher.divergences(logits, rows)
             sums["divergence"] += losses.detach().sum()
             if with_labels:
                 nll = logits_cross_entropy(logits, ids[rows])
@@ -169,13 +205,13 @@ class DistillTrainer(LanguageModelTrainer):
                 losses = losses + config.ce_weight * nll
             return losses
 
-        with teacher.weights_in_memory():
+        with teacher.in_memory():
             total = student.sum_losses(losses_of)
         if config.hidden_weight:
             total = total + config.hidden_weight * self._hidden_sum(student, teacher, sums)
         return total
 
-    def _hidden_sum(self, student: TargetOutputs, teacher: TargetOutputs, sums: dict[str, Tensor]) -> Tensor:
+    def _hidden_sum(self, student: TargetOutputs, teacher: Teacher, sums: dict[str, Tensor]) -> Tensor:
         if student.hidden is None or teacher.hidden is None:
             raise ModelError("hidden_weight: the logits of the model are not made by one linear layer; remove it")
         total = (student.hidden.float() - teacher.hidden.float()).square().mean(-1).sum()
@@ -183,6 +219,6 @@ class DistillTrainer(LanguageModelTrainer):
         return total
 
 
-def _hidden_size(model: nn.Module | None) -> int | None:
+def _text_config(model: nn.Module | None, name: str) -> int | None:
     config: Any = getattr(model, "config", None)
-    return None if config is None else config.get_text_config().hidden_size
+    return None if config is None else getattr(config.get_text_config(), name, None)

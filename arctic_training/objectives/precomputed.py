@@ -4,16 +4,17 @@ import hashlib
 import importlib.metadata
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from arctic_training.data.batching.loader import IndexedLoader
+from arctic_training.data.batching.loader import Column, IndexedLoader
+from arctic_training.data.batching.target_column import TargetColumn, entries_of, target_offsets
 from arctic_training.data.preparation import cache
-from arctic_training.data.preparation.samples import SampleList
+from arctic_training.data.preparation.samples import Indices, SampleList
 from arctic_training.distributed import collectives, process_group
 from arctic_training.distributed.heartbeat import record_heartbeat
 from arctic_training.engine.engine import Engine
@@ -22,20 +23,27 @@ from arctic_training.errors.types import ModelError
 from arctic_training.logging import logger
 from arctic_training.trainer.window import to_device
 
-Columns = Mapping[str, npt.NDArray[np.float32]]
-"""A number of each sample, ``[samples]``, by column."""
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+Values = Mapping[str, npt.NDArray[Any]]
+"""The entries of all samples, by column: ``[samples]``, or ``[labels of all samples, ...]``."""
 Compute = Callable[[Engine, Any], Mapping[str, Tensor]]
-"""Returns the columns of a batch, on its device, each ``[samples of the batch]``."""
+"""Returns the entries of a batch by column, on its device: ``[samples of the batch]``, or for columns of labels
+``[labels of the batch, ...]``. int32 is kept, and any other dtype becomes float32."""
 
 
-def add_precomputed_columns(trainer: Any, engine: Engine, compute: Compute, *, settings: Mapping[str, Any]) -> None:
+def add_precomputed_columns(
+    trainer: Any, engine: Engine, compute: Compute, *, settings: Mapping[str, Any], of_labels: bool = False
+) -> None:
     """Adds what ``compute`` returns for the frozen ``engine`` to the samples of training and of every evaluation set.
 
-    It is read from the data cache when it holds the values for these weights, samples, ``settings`` and code; else it
-    is computed, once for each sample, by all ranks together. Raises `ModelError` for a value that is not finite.
+    ``of_labels`` says that it is something for each label, not each sample. It is read from the data cache when that
+    holds the values for these weights, samples, ``settings`` and code; else it is computed, once for each sample, by
+    all ranks together. Raises `ModelError` for a value that is not finite.
     """
     store = cache.Cache((getattr(trainer.config.data, "cache_dir", None) or cache.default_folder()).expanduser())
-    weights = weights_fingerprint(engine.module)
+    weights, shared = weights_fingerprint(engine.module), cache.is_shared(store.folder)
     for name, loader in {"train": trainer.train_loader, **trainer.eval_loaders}.items():
         key = ""
         if process_group.is_main():
@@ -48,51 +56,76 @@ def add_precomputed_columns(trainer: Any, engine: Engine, compute: Compute, *, s
                     "libraries": cache.library_versions() | {"torch": importlib.metadata.version("torch")},
                 }
             )
-        loader.add_columns(_read_or_compute(trainer, engine, compute, loader, name, store, key))
+        key = collectives.broadcast_object(key)
+        offsets = target_offsets(loader.dataset) if of_labels else np.arange(len(loader.dataset) + 1)
+        known = collectives.broadcast_object(store.has(key))
+        start = time.monotonic()
+        if not known:
+            values = compute_columns(trainer, engine, compute, offsets, loader)
+            with collectives.main_process_first() as first:
+                if first:
+                    store.write(key, _table(values), [], {})
+        # every rank maps the file into its memory where it can see it
+        read = _read(store, key) if shared or process_group.is_main() else {}
+        values = read if shared else collectives.broadcast_object(read)
+        what = f"{', '.join(values)} of {len(loader.dataset)} samples"
+        seconds = time.monotonic() - start
+        logger.info(f"{name}: {f'read {what} from the data cache' if known else f'computed {what} in {seconds:.0f} s'}")
+        columns: dict[str, Column] = dict(values)
+        if of_labels:
+            columns = {column: TargetColumn(entries, offsets) for column, entries in values.items()}
+        loader.add_columns(columns)
 
 
-def _read_or_compute(
-    trainer: Any, engine: Engine, compute: Compute, loader: IndexedLoader, name: str, store: cache.Cache, key: str
-) -> Columns:
+def _table(values: Values) -> "pa.Table":
     import pyarrow as pa
 
-    columns: Columns | None = None
-    if process_group.is_main() and store.has(key):
-        table, _, _ = store.read(key)
-        columns = {column: table.column(column).to_numpy() for column in table.column_names}
-    columns = collectives.broadcast_object(columns)
-    if columns is not None:
-        logger.info(f"{name}: read {', '.join(columns)} of {len(loader.dataset)} samples from the data cache")
-        return columns
-    start = time.monotonic()
-    columns = compute_columns(trainer, engine, compute, loader)
-    with collectives.main_process_first() as first:
-        if first:
-            store.write(key, pa.table(dict(columns)), [], {})
-    seconds = time.monotonic() - start
-    logger.info(f"{name}: computed {', '.join(columns)} of {len(loader.dataset)} samples in {seconds:.0f} s")
-    return columns
+    def column(entries: npt.NDArray[Any]) -> pa.Array:
+        flat = pa.array(entries.ravel())
+        return flat if entries.ndim == 1 else pa.FixedSizeListArray.from_arrays(flat, entries.shape[1])
+
+    return pa.table({name: column(entries) for name, entries in values.items()})
+
+
+def _read(store: cache.Cache, key: str) -> Values:
+    import pyarrow as pa
+
+    table, _, _ = store.read(key)
+    values = {}
+    for name in table.column_names:
+        column = table.column(name).combine_chunks()
+        of_lists = pa.types.is_fixed_size_list(column.type)
+        flat = (column.flatten() if of_lists else column).to_numpy(zero_copy_only=False)
+        values[name] = flat.reshape(len(column), column.type.list_size) if of_lists else flat
+    return values
 
 
 @torch.no_grad()
-def compute_columns(trainer: Any, engine: Engine, compute: Compute, loader: IndexedLoader) -> Columns:
-    """Returns what ``compute`` returns for every sample of ``loader``, on all ranks. Raises `ModelError`."""
+def compute_columns(trainer: Any, engine: Engine, compute: Compute, offsets: Indices, loader: IndexedLoader) -> Values:
+    """Returns what ``compute`` returns for every sample of ``loader``, on all ranks.
+
+    The entries of sample ``n`` are those from ``offsets[n]`` to ``offsets[n + 1]``. Raises `ModelError` for one that is
+    not finite.
+    """
     ordered = loader.in_order()
-    size, counts = len(loader.dataset), process_group.rank() % int(trainer.config.sequence_parallel_size) == 0
+    counts = process_group.rank() % int(trainer.config.sequence_parallel_size) == 0
     columns: dict[str, Tensor] = {}
     for start, batch in zip(ordered.order.batch_starts(), ordered, strict=True):
-        rows = ordered.samples(0, start)
+        places = torch.from_numpy(entries_of(offsets, ordered.samples(0, start)))
         for name, values in compute(engine, to_device(batch, trainer.device)).items():
-            column = columns.setdefault(name, torch.zeros(size, dtype=torch.float32))
+            dtype = torch.int32 if values.dtype == torch.int32 else torch.float32
+            size = (int(offsets[-1]), *values.shape[1:])
+            column = columns.setdefault(name, torch.zeros(size, dtype=dtype))
             if counts:  # ranks that share sequences have the same samples
-                column[rows] = values[: len(rows)].float().cpu()
+                column[places] = values[: len(places)].to("cpu", dtype)
         record_heartbeat("precompute")
     for name, column in columns.items():
         collectives.all_reduce(column)  # each sample is of one rank, and 0 on the others
-        if len(odd := torch.nonzero(~column.isfinite())):
-            raise ModelError(
-                f"{name}: sample {int(odd[0])} has {float(column[odd[0]])}; the model's output is not finite"
-            )
+        finite = column.isfinite().flatten(1).all(1) if column.ndim > 1 else column.isfinite()
+        if len(odd := torch.nonzero(~finite)):
+            place = int(odd[0])
+            sample = int(np.searchsorted(offsets, place, side="right")) - 1
+            raise ModelError(f"{name}: sample {sample} has {column[place].tolist()}; the model's output is not finite")
     return {name: column.numpy() for name, column in columns.items()}
 
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from arctic_training.loss.divergence import Divergence, divergences
+from arctic_training.loss.divergence import Divergence, divergences, top_k_divergences, top_k_log_probs
 from arctic_training.loss.layer_losses import sum_layer_losses
 from arctic_training.loss.output_layer import LogitMap
 
@@ -91,3 +91,58 @@ def test_gradients_are_taken_once() -> None:
     total.backward(retain_graph=True)
     with pytest.raises(RuntimeError, match="taken already"):
         total.backward()
+
+
+@given(
+    seed=st.integers(0, 1000), kind=st.sampled_from(KINDS), temperature=st.floats(0.5, 3), k=st.sampled_from([1, 3, 6])
+)
+def test_of_the_most_likely_tokens_it_is_that_of_torch(seed: int, kind: Any, temperature: float, k: int) -> None:
+    """The other tokens are one outcome; so it is no more than that of the whole vocabulary (data processing)."""
+    student, teacher = logits(4, 7, seed), logits(4, 7, seed + 1)
+    ids, log_probs = top_k_log_probs(teacher, k, temperature=temperature)
+    q, p = ((one / temperature).softmax(-1) for one in (student, teacher))
+    order = p.argsort(-1, descending=True)
+    assert torch.equal(ids, order[:, :k])
+    q, p = (
+        torch.cat([one.gather(1, order)[:, :k], one.gather(1, order)[:, k:].sum(1, keepdim=True)], 1) for one in (q, p)
+    )
+    torch.testing.assert_close(log_probs.exp(), p)
+    kl = torch.nn.functional.kl_div
+    if kind == "jensen_shannon":
+        m = 0.3 * p + 0.7 * q
+        expected = 0.3 * kl(m.log(), p, reduction="none") + 0.7 * kl(m.log(), q, reduction="none")
+    else:
+        expected = kl(q.log(), p, reduction="none") if kind == "forward" else kl(p.log(), q, reduction="none")
+    ours = top_k_divergences(student, ids, log_probs, kind=kind, temperature=temperature, mixture=0.3)
+    torch.testing.assert_close(ours, temperature**2 * expected.sum(1))
+    full = divergences(student, teacher, kind=kind, temperature=temperature, mixture=0.3)
+    assert (ours <= full + 1e-9).all()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_of_the_whole_vocabulary_it_is_the_divergence(kind: Any) -> None:
+    student, teacher = logits(5, 9, 0).requires_grad_(), logits(5, 9, 1)
+    ids, log_probs = top_k_log_probs(teacher, 9, temperature=2.0)
+    losses = [
+        top_k_divergences(student, ids, log_probs, kind=kind, temperature=2.0),
+        divergences(student, teacher, kind=kind, temperature=2.0),
+    ]
+    gradients = [torch.autograd.grad(one.sum(), student)[0] for one in losses]
+    torch.testing.assert_close(*losses)
+    torch.testing.assert_close(*gradients)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_gradients_stay_finite_where_the_other_tokens_are_all_but_impossible(kind: Any) -> None:
+    teacher = torch.tensor([[200.0, 0.0, -1.0, 2.0]])
+    student = (-teacher).requires_grad_()
+    ids, log_probs = top_k_log_probs(teacher, 1)
+    loss = top_k_divergences(student, ids, log_probs, kind=kind).sum()
+    (gradient,) = torch.autograd.grad(loss, student)
+    assert log_probs.isfinite().all() and loss.isfinite() and gradient.isfinite().all() and gradient.any()
+
+
+def test_other_rows_than_those_of_the_logits_are_refused() -> None:
+    ids, log_probs = top_k_log_probs(logits(2, 5, 0), 2)
+    with pytest.raises(ValueError, match="2 rows of tokens for 3 rows of logits"):
+        top_k_divergences(logits(3, 5, 1), ids, log_probs, kind="forward")

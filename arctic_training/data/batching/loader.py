@@ -11,6 +11,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from arctic_training.data.batching.sampler import GlobalOrder
+from arctic_training.data.batching.target_column import TargetColumn
 from arctic_training.data.formats.row_error import describe_error
 from arctic_training.data.preparation import workers
 from arctic_training.data.preparation.samples import Indices, Sample, SampleList
@@ -20,6 +21,8 @@ from arctic_training.loss.targets import IGNORE_INDEX
 Batch = Any
 """A micro-batch as a collate function returns it: a mapping of tensors for most trainers, or whatever a loss takes."""
 Collate = Callable[[list[Sample]], Batch]
+Column = npt.NDArray[Any] | TargetColumn
+"""An entry for each sample, ``[samples, ...]``, or for each label of each sample."""
 
 
 class Loader(ABC):
@@ -124,8 +127,8 @@ class IndexedLoader(OrderedLoader):
         self._workers, self._prefetch = workers, prefetch
         self._running: Iterator[Batch] | None = None
 
-    def add_columns(self, columns: Mapping[str, npt.NDArray[Any]]) -> None:
-        """Adds keys to the batches, which are mappings: the rows of ``columns[name]``, ``[samples, ...]``, of a batch.
+    def add_columns(self, columns: Mapping[str, Column]) -> None:
+        """Adds keys to the batches, which are mappings: the entries of each column that belong to a batch.
 
         Called before the first iteration. The fingerprint of the samples does not depend on them.
         """
@@ -194,8 +197,8 @@ class _Reader(Dataset[Batch]):
     groups: Sequence[Indices] | None
     collate: Collate
     make_padding_sample: Callable[[Sample], Sample]
-    columns: dict[str, npt.NDArray[Any]] = field(default_factory=dict)
-    """Arrays with a row for each sample, by the key that they have in a batch."""
+    columns: dict[str, Column] = field(default_factory=dict)
+    """Columns of the samples, by the key that they have in a batch."""
     min_rows: int = 1
 
     def samples(self, position: tuple[int, int]) -> list[int]:
@@ -211,12 +214,14 @@ class _Reader(Dataset[Batch]):
             rows = []
             for number in indices:
                 rows.append(self.dataset[number])
-            number = -1
+            number, known = -1, [*indices]
             if missing := max(self.min_rows - len(rows), 0):
                 rows += [self.make_padding_sample(self.dataset[0])] * missing
                 indices += [0] * missing
             batch = self.collate(rows)
-            columns = {name: torch.from_numpy(array[indices]) for name, array in self.columns.items()}
+            columns = {}
+            for name, column in self.columns.items():  # a row that only fills a batch has no labels
+                columns[name] = torch.from_numpy(column[known if isinstance(column, TargetColumn) else indices])
             return {**batch, **columns} if columns else batch
         except MemoryError:
             raise
