@@ -42,6 +42,7 @@ def measured() -> Iterator[tuple[str, float, float]]:
     """What was measured, what it costs, and what it may cost."""
     with tempfile.TemporaryDirectory(prefix="arctic_training_bench_") as folder:
         yield "validate - import torch, s", validating(Path(folder)), 0.6
+        yield "preview - process-data of 1,000 chats, s", previewing(Path(folder)), 1.0
         seconds, megabytes = hostile(Path(folder))
         yield "worst hostile recipe, s", seconds, 1.0
         yield "all hostile recipes, MB", megabytes, 200.0
@@ -75,6 +76,23 @@ def validating(folder: Path) -> float:
     (folder / "recipe.yaml").write_text("model: {name_or_path: some/model}\ndata: {sources: [a/b]}\n")
     command = ("-m", "arctic_training", "validate", "recipe.yaml")
     return min(python(folder, *command)[0] - python(folder, "-c", "import torch")[0] for _ in range(5))
+
+
+def previewing(folder: Path) -> float:
+    """What the preview of chats costs beyond their preparation, both with an empty cache."""
+    from tests import tiny
+
+    tiny.save_model(folder / "model")
+    tiny.save_chats(folder / "chats.jsonl", 1_000)
+    (folder / "recipe.yaml").write_text(
+        "model: {name_or_path: model}\ndata: {sources: [chats.jsonl], max_length: 512}\n"
+    )
+
+    def cost(name: str, round_: int) -> float:
+        cache = f"data.cache_dir={folder / f'cache-{name}-{round_}'}"
+        return python(folder, "-m", "arctic_training", name, "recipe.yaml", cache)[0]
+
+    return min(cost("preview", number) - cost("process-data", number) for number in range(3))
 
 
 def hostile(folder: Path) -> tuple[float, float]:

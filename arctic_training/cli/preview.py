@@ -23,6 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Prints the preview, and returns the exit code. Raises `InputError` for data that cannot be used."""
+    from arctic_training.cli.preview_text import print_preview, show_progress
     from arctic_training.cli.recipe import read_config
     from arctic_training.config.recipe.location import place
     from arctic_training.data.preview.preview import preview_set, to_json
@@ -39,7 +40,7 @@ def run(arguments: argparse.Namespace) -> int:
             tokenizer = factory.trainer.tokenizer
             loaders_of_sets = {"train": loaders.train, **loaders.evaluation}
             sets = {
-                name: preview_set(factory, loader, name, tokenizer, arguments.rows)
+                name: preview_set(factory, loader, name, tokenizer, arguments.rows, show_progress(name))
                 for name, loader in loaders_of_sets.items()
                 if loader is not None
             }
@@ -53,9 +54,6 @@ def run(arguments: argparse.Namespace) -> int:
         described = {"trainer": config.type, "data": config.data.type, "sets": to_json(sets, tokenizer)}
         print(json.dumps(described, allow_nan=False))
         return 0
-
-    from arctic_training.cli.preview_text import print_preview
-
     print_preview(sets, tokenizer, max_tokens=arguments.tokens)
     return 0
 

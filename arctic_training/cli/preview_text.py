@@ -1,12 +1,14 @@
 """Prints the preview of data: in colours on a terminal, with marks elsewhere."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+from rich.progress import track
 from rich.text import Text as Styled
 
+from arctic_training.data.batching.loader import Batch
 from arctic_training.data.formats.remarks import DROPPED, ROLES, ROWS, TOOLS, TRUNCATED, USED
 from arctic_training.data.preview.facts import write_value
 from arctic_training.data.preview.preview import SetPreview
@@ -38,6 +40,13 @@ def print_preview(
     train = sets.get("train")
     for name, one in sets.items():
         printer.print_statistics(name, one, None if train is one else train)
+
+
+def show_progress(name: str) -> Callable[[Iterable[Batch]], Iterable[Batch]]:
+    """Returns a function that passes the batches of a set on, with a bar where standard error is a terminal."""
+    console = Console(stderr=True)
+    options: dict[str, Any] = {"console": console, "transient": True, "disable": not console.is_terminal}
+    return lambda batches: track(batches, f"reading {name}", **options)
 
 
 class _Printer:

@@ -1,6 +1,6 @@
 """The preview of a run's data: rows as they are trained on, and the statistics of every set."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Protocol
@@ -42,14 +42,20 @@ class SetPreview:
 
 
 def preview_set(
-    factory: ShowsRows, loader: Loader, name: str, tokenizer: "PreTrainedTokenizerBase | None", count: int
+    factory: ShowsRows,
+    loader: Loader,
+    name: str,
+    tokenizer: "PreTrainedTokenizerBase | None",
+    count: int,
+    watch: Callable[[Iterable[Batch]], Iterable[Batch]] = iter,
 ) -> SetPreview:
     """Reads the first epoch of a set as training would. ``count`` is the number of rows to keep.
 
-    Raises `SampleError` for a batch that cannot be made.
+    ``watch`` passes the batches on, and may show how far they are. Raises `SampleError` for a batch that cannot be
+    made.
     """
     is_endless = not len(loader)
-    rows = _rows(factory, loader)
+    rows = _rows(factory, watch(loader))
     statistics, shown = SetStatistics(tokenizer), list[PreviewRow]()
     for row in islice(rows, max(count, _STREAM_ROWS)) if is_endless else rows:
         if len(shown) < count:
@@ -61,8 +67,8 @@ def preview_set(
     return SetPreview(shown, statistics, remarks, is_endless)
 
 
-def _rows(factory: ShowsRows, loader: Loader) -> Iterator[PreviewRow]:
-    for batch in loader:
+def _rows(factory: ShowsRows, batches: Iterable[Batch]) -> Iterator[PreviewRow]:
+    for batch in batches:
         yield from factory.show(batch)
 
 
