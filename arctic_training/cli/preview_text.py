@@ -181,8 +181,9 @@ def _lengths(texts: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
         rows.append(row)
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)][1:]
     for label, *cells in rows:
-        padded = (cell.rjust(width) for cell, width in zip(cells, widths, strict=True))
-        yield f"{label:{_LABEL}}{'  '.join(padded)}"
+        if len(cells) > 1:
+            cells = [cell.rjust(width) for cell, width in zip(cells, widths, strict=True)]
+        yield f"{label:{_LABEL}}{'  '.join(cells)}"
 
 
 def _bars(bins: Sequence[tuple[int, int, int]]) -> Iterator[str]:

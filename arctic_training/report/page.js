@@ -24,7 +24,7 @@ function written(value) {
   const size = Math.abs(value);
   if (size !== 0 && size < 0.001) return value.toExponential(2);
   if (size >= 1e6) return value.toLocaleString("en", { notation: "compact", maximumSignificantDigits: 4 });
-  return Number(value.toPrecision(5)).toLocaleString("en");
+  return value.toLocaleString("en", { maximumSignificantDigits: 5 });
 }
 
 // ---- curves
