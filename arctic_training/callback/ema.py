@@ -11,7 +11,7 @@ from arctic_training.callback.callback import Callback
 from arctic_training.component import TrainerView
 from arctic_training.config.sections.base import ComponentConfig
 from arctic_training.config.sections.changes import RESUME_SAFE
-from arctic_training.distributed import process_group
+from arctic_training.engine.zero import resharded
 from arctic_training.errors.types import RecipeError
 
 
@@ -95,7 +95,7 @@ class EMA(Callback[EMAConfig]):
             return
         if self._shares:
             held = (*self._module.named_parameters(), *self._module.named_buffers())
-            self.weights = {name: _shard([share[name] for share in self._shares], value) for name, value in held}
+            self.weights = {name: resharded([share[name] for share in self._shares], value) for name, value in held}
             self._shares = []
         now = _state(self._module)
         self.weights = {name: _average_of(value, self.weights.get(name)) for name, value in now.items()}
@@ -105,20 +105,6 @@ def _state(module: torch.nn.Module) -> dict[str, Tensor]:
     """Returns what this rank holds of the weights; ``ds_tensor`` is its shard under ZeRO stage 3."""
     held = (*module.named_parameters(), *module.named_buffers())
     return {name: getattr(value, "ds_tensor", value).detach() for name, value in held}
-
-
-def _shard(saved: Sequence[Tensor], parameter: Tensor) -> Tensor:
-    """Returns this rank's average from those of the ranks that saved: full tensors, or shards of one."""
-    shape: torch.Size = getattr(parameter, "ds_shape", parameter.shape)
-    if (full := saved[0]).shape != shape:
-        full = torch.cat([part.flatten() for part in saved])[: shape.numel()].view(shape)
-    if not hasattr(parameter, "ds_tensor"):
-        return full
-    size = parameter.ds_tensor.numel()
-    part = full.new_zeros(size)
-    shard = full.flatten()[size * process_group.rank() :][:size]
-    part[: len(shard)] = shard
-    return part
 
 
 def _average_of(now: Tensor, saved: Tensor | None) -> Tensor:

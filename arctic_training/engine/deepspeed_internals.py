@@ -7,7 +7,7 @@ one that torch's optimizer steps: a parameter (ZeRO stage 0 in fp32), an fp32 co
 
 import importlib
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import accumulate, chain
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -230,6 +230,24 @@ def add_overflow_check(deepspeed: "DeepSpeedEngine") -> None:
 
     deepspeed.clip_fp32_gradients = lambda: None
     optimizer.register_step_pre_hook(check)
+
+
+def replace_lrs(optimizer: "DeepSpeedOptimizer", rule: Callable[[float], float]) -> None:
+    """Has torch's optimizer take each step with ``rule(lr)`` in the place of the learning rates of its groups."""
+    scheduled: list[float] = []
+
+    def replace(inner: torch.optim.Optimizer, *_: object) -> None:
+        scheduled[:] = [group["lr"] for group in inner.param_groups]
+        for group, lr in zip(inner.param_groups, scheduled, strict=True):
+            group["lr"] = rule(lr)
+
+    def put_back(inner: torch.optim.Optimizer, *_: object) -> None:
+        for group, lr in zip(inner.param_groups, scheduled, strict=True):
+            group["lr"] = lr
+
+    inner = torch_optimizer(optimizer)
+    inner.register_step_pre_hook(replace)
+    inner.register_step_post_hook(put_back)
 
 
 def _params(optimizer: "DeepSpeedOptimizer") -> list[torch.Tensor]:

@@ -4,7 +4,7 @@ import contextlib
 import io
 import logging
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import torch
@@ -79,6 +79,7 @@ class TrainedEngine(Engine):
         self.module: torch.nn.Module = deepspeed.module
         self.last_lr = float(deepspeed.optimizer.param_groups[0]["lr"])
         self._scaler = internals.loss_scaler(deepspeed.optimizer)
+        self._lr_rules: list[Callable[[float], float]] = []
         if isinstance(deepspeed.optimizer, torch.optim.Optimizer):  # ZeRO stage 0 in fp32
             internals.add_overflow_check(deepspeed)
 
@@ -113,9 +114,23 @@ class TrainedEngine(Engine):
 
     def step(self) -> None:
         is_last_micro_batch = self.deepspeed.is_gradient_accumulation_boundary()
-        lr = self.deepspeed.optimizer.param_groups[0]["lr"] if is_last_micro_batch else self.last_lr
+        lr = self.last_lr
+        if is_last_micro_batch:
+            lr = self._apply_lr_rules(self.deepspeed.optimizer.param_groups[0]["lr"])
         self.deepspeed.step()
         self.last_lr = float(lr)
+
+    def add_lr_rule(self, rule: Callable[[float], float]) -> None:
+        """Steps from now on with ``rule(lr)`` in the place of each learning rate of the schedule, which goes on as if
+        there were no rule. Several rules apply in turn."""
+        if not self._lr_rules:
+            internals.replace_lrs(self.deepspeed.optimizer, self._apply_lr_rules)
+        self._lr_rules.append(rule)
+
+    def _apply_lr_rules(self, lr: float) -> float:
+        for rule in self._lr_rules:
+            lr = rule(lr)
+        return lr
 
     def train(self, mode: bool = True) -> Self:
         self.deepspeed.train(mode)

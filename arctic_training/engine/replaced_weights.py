@@ -28,6 +28,17 @@ def replaced_weights(engine: TrainedEngine, weights: Mapping[str, Tensor]) -> It
         _write(engine, held, own)
 
 
+def set_weights(engine: TrainedEngine, weights: Mapping[str, Tensor]) -> None:
+    """Replaces parameters and buffers by ``weights``, which are as those of `replaced_weights`, of some names or all.
+
+    fp32 weights of the optimizer stay as they are, so no step may be taken afterwards. All ranks call it together.
+    """
+    held = {
+        name: local_tensor(one) for name, one in (*engine.module.named_parameters(), *engine.module.named_buffers())
+    }
+    _write(engine, {name: held[name] for name in weights}, weights)
+
+
 def _write(engine: TrainedEngine, held: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> None:
     is_sharded = any(is_partitioned_param(parameter) for parameter in engine.module.parameters())
     if is_sharded:

@@ -1,14 +1,19 @@
 """ZeRO stage 3, where each rank holds a shard of every parameter: sharded construction, and gathered parameters."""
 
 import importlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 
 from arctic_training.distributed import collectives, process_group
-from arctic_training.engine.deepspeed_internals import has_flat_gradient, is_partitioned_param
+from arctic_training.engine.deepspeed_internals import (
+    full_shape,
+    has_flat_gradient,
+    is_partitioned_param,
+    local_tensor,
+)
 
 
 class _ZeroConfig:
@@ -108,6 +113,23 @@ def full_gradient(parameter: torch.nn.Parameter) -> torch.Tensor | None:
     from deepspeed.utils import safe_get_full_grad
 
     return safe_get_full_grad(parameter)  # type: ignore[no-any-return]
+
+
+def resharded(saved: Sequence[torch.Tensor], parameter: torch.Tensor) -> torch.Tensor:
+    """Returns what this rank holds of ``parameter`` of the values that all ranks of another layout ``saved``.
+
+    They saved the full tensor each, or at ZeRO stage 3 shards of it: [padded shard].
+    """
+    shape = full_shape(parameter)
+    if (full := saved[0]).shape != shape:
+        full = torch.cat([part.flatten() for part in saved])[: shape.numel()].view(shape)
+    if not is_partitioned_param(parameter):
+        return full
+    size = local_tensor(parameter).numel()
+    part = full.new_zeros(size)
+    shard = full.flatten()[size * process_group.rank() :][:size]
+    part[: len(shard)] = shard
+    return part
 
 
 def is_meta_tensor_error(error: Exception) -> bool:
