@@ -1,7 +1,7 @@
 """The base of all factories, and the view of a run that components have."""
 
 from abc import ABC
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, Protocol, TypeVar
@@ -62,6 +62,18 @@ class TrainerView(Protocol):
     def window(self) -> Any:
         """The current `AccumulationWindow`."""
 
+    @property
+    def train_batches(self) -> Iterator[Any]:
+        """The remaining micro-batches of the current epoch."""
+
+    def step(self, batch: Any) -> None:
+        """Trains on one micro-batch."""
+
+    def listen(self, event: str, listener: Callable[..., object]) -> None:
+        """Calls ``listener`` at ``event`` from now on."""
+
+    callbacks: list[tuple[str, Callable[..., object]]]
+    """The listeners, in their order."""
     skipped_windows: set[tuple[int, int]]
     """Epoch and first row of windows that are not trained on."""
 
@@ -84,6 +96,13 @@ class TrainerView(Protocol):
 
     def request_stop(self, reason: str, exit_code: int = 0) -> None:
         """Stops the run soon, to be resumed later; may be called on one rank."""
+
+    @property
+    def stop_requested(self) -> bool:
+        """Whether the run was stopped to be resumed later."""
+
+    def checkpoint(self, engines: Sequence[Any] | None = None) -> None:
+        """Saves now, with ``engines`` or with every checkpoint engine of the recipe; called on every rank."""
 
     @property
     def eval_loaders(self) -> Mapping[str, Any]:

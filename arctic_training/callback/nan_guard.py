@@ -6,7 +6,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from arctic_training.callback.callback import Callback, RewindTraining
+from arctic_training.callback.callback import Callback
+from arctic_training.callback.rewind import first_row, rewind
 from arctic_training.component import TrainerView
 from arctic_training.config.sections.base import ComponentConfig
 from arctic_training.distributed import collectives, process_group
@@ -47,6 +48,7 @@ class NanGuard(Callback[NanGuardConfig]):
         self._losses: list[Tensor] = []
         self._finite = torch.ones(0, dtype=torch.bool)
         self._copied: torch.cuda.Event | None = None
+        self._trainer: TrainerView | None = None
         self._steps: dict[str, int] = {}
         self._unshared = ""
         """A loss that is not finite and of which the other ranks do not know."""
@@ -54,7 +56,8 @@ class NanGuard(Callback[NanGuardConfig]):
     def post_init(self, trainer: TrainerView) -> None:
         """Shares the skipped windows with the trainer."""
         trainer.skipped_windows = self.skipped_windows
-        self._steps = {role: engine.skipped_steps for role, engine in trainer.trainable_engines.items()}
+        self._trainer = trainer
+        self._steps = _skipped_steps(trainer)
 
     def post_loss(self, trainer: TrainerView, loss: Tensor) -> None:
         """Keeps the scalar ``loss`` of a micro-batch; copies to the CPU which ones of the window are finite."""
@@ -79,9 +82,9 @@ class NanGuard(Callback[NanGuardConfig]):
         bad = sorted({n % trainer.window.size for n, finite in enumerate(self._finite.tolist()) if not finite})
         self._losses.clear()
         self._finite, self._copied = self._finite[:0], None
-        steps = {role: engine.skipped_steps for role, engine in trainer.trainable_engines.items()}
-        skipped = [role for role, count in steps.items() if count > self._steps.get(role, 0)]
-        self._steps = steps
+        before, self._steps = self._steps, _skipped_steps(trainer)
+        expected = {"model": trainer.window.skipped_steps}
+        skipped = [role for role, count in self._steps.items() if count - before[role] > expected.get(role, 0)]
         fault = bool(skipped) and self._is_fault(trainer, bad, skipped)
         if bad and not skipped:
             self._unshared = f"rank {process_group.rank()}{_samples(trainer, bad)}"
@@ -110,22 +113,11 @@ class NanGuard(Callback[NanGuardConfig]):
         if policy == "skip" and self._in_a_row > limit:
             raise NonFiniteError(f"{text}. That is {self._in_a_row} in a row, and nan_guard_limit is {limit}")
         if policy == "back":
-            self._go_back(trainer, text)
+            if self.total > limit:
+                raise NonFiniteError(f"{text}. The run went back {limit} times, which is nan_guard_limit")
+            rewind(trainer, text, "nan_guard: back", NonFiniteError)
         logger.warning(f"{text}; skipped, {self.total} in all")
         return True
-
-    def _go_back(self, trainer: TrainerView, text: str) -> None:
-        """Loads the newest checkpoint of this run, from which the loop continues without this window."""
-        if self.total > self.config.limit:
-            raise NonFiniteError(f"{text}. The run went back {self.config.limit} times, which is nan_guard_limit")
-        engine = next(one for one in trainer.checkpointers if one.resumable)
-        if engine.latest is None:
-            raise NonFiniteError(f"{text}. nan_guard: back finds no checkpoint of this run yet in {engine.output_dir}")
-        self.skipped_windows.add((trainer.progress.epoch, _first_row(trainer)))
-        folder = engine.load(trainer.trainable_engines, trainer.state)
-        logger.warning(f"{text}; goes back to {folder}, and leaves that window out")
-        self._steps = {role: one.skipped_steps for role, one in trainer.trainable_engines.items()}
-        raise RewindTraining
 
     def post_after_update(self, trainer: TrainerView) -> None:
         """Checks that the losses of all ranks were finite before a stop."""
@@ -154,11 +146,13 @@ class NanGuard(Callback[NanGuardConfig]):
         """Merges with the current state: a run that is rewound knows more windows than its checkpoint."""
         self.total = max(self.total, int(state["total"]))
         self.skipped_windows.update((int(epoch), int(row)) for epoch, row in state["left_out"])
+        if self._trainer is not None:  # the engines have gone back too
+            self._steps = _skipped_steps(self._trainer)
+        self._losses.clear()
 
 
-def _first_row(trainer: TrainerView) -> int:
-    """Returns the index of the first row of the window just trained on."""
-    return int(trainer.progress.sample_index - trainer.window.size * trainer.train_loader.stride)
+def _skipped_steps(trainer: TrainerView) -> dict[str, int]:
+    return {role: engine.skipped_steps for role, engine in trainer.trainable_engines.items()}
 
 
 def _samples(trainer: TrainerView, bad: list[int]) -> str:
@@ -166,7 +160,7 @@ def _samples(trainer: TrainerView, bad: list[int]) -> str:
     loader, window = trainer.train_loader, trainer.window
     if not hasattr(loader, "samples") or trainer.config.overfit_first_batch:
         return ""
-    first, epoch = _first_row(trainer), trainer.progress.epoch
+    first, epoch = first_row(trainer), trainer.progress.epoch
     names = []
     for index in range(window.size):
         if not bad or index in bad:

@@ -29,6 +29,8 @@ class AccumulationWindow:
     """Whether a rank requested that this window be the last."""
     index: int = 0
     """Index of the current micro-batch."""
+    skipped_steps: int = 0
+    """Optimizer steps of the primary role that a callback has had the engine skip, by a loss that is not finite."""
     step_indices: range = field(init=False)
     """Indices of the micro-batches of the current optimizer step: all of the window, or a part of them."""
 
