@@ -3,12 +3,20 @@
 from importlib import import_module
 
 _MODULES = (
+    "callback.early_stopping",
     "callback.ema",
     "callback.kill_switch",
+    "callback.learning_rate_finder",
+    "callback.loss_spike",
+    "callback.memory_profiler",
     "callback.nan_guard",
+    "callback.profiler",
+    "callback.reduce_lr",
+    "callback.restore_best",
     "callback.sample_generation",
     "callback.sample_tensors",
     "callback.time_limit",
+    "callback.visualization",
     "checkpoint.deepspeed",
     "checkpoint.huggingface",
     "data.sources.tensor",

@@ -66,7 +66,7 @@ class TrainerView(Protocol):
     def train_batches(self) -> Iterator[Any]:
         """The remaining micro-batches of the current epoch."""
 
-    def step(self, batch: Any) -> None:
+    def step(self, batch: object) -> None:
         """Trains on one micro-batch."""
 
     def listen(self, event: str, listener: Callable[..., object]) -> None:

@@ -23,6 +23,8 @@ class Callback(Registered, Generic[C], kind="callback"):
 
     def __init__(self, config: C) -> None:
         self.config = config
+        self.label: str = getattr(self, "name", "")
+        """Its name in this run, in checkpoints and for files: ``<name>#2`` is the second of its type."""
 
     def attach(self, host: Hooked) -> None:
         """Listens to ``host``. Raises `RegistryError` when a method names an event that the host does not have."""

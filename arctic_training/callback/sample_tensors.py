@@ -1,6 +1,7 @@
 """Writes rows that the trainer generates: images, points, other arrays."""
 
 from pydantic import Field, model_validator
+from torch import Tensor
 
 from arctic_training.callback.sampler import Sampler, SamplerConfig
 from arctic_training.component import TrainerView
@@ -38,11 +39,15 @@ class SampleTensors(Sampler[SampleTensorsConfig]):
         """Raises `RecipeError` for a trainer that generates no rows."""
         if not callable(getattr(trainer, "sample", None)):
             raise RecipeError(
-                f"callbacks.sample_tensors: the trainer {trainer.config.type} has no method sample(count), which "
+                f"callbacks.{self.name}: the trainer {trainer.config.type} has no method sample(count), which "
                 "generates rows; remove it"
             )
 
     def sample(self, trainer: TrainerView) -> Samples:
         config = self.config
-        rows = getattr(trainer, "sample")(config.count)  # noqa: B009  a method of some trainers
-        return tensor_samples(rows, low=config.low, high=config.high, columns=config.columns)
+        return tensor_samples(self.rows(trainer), low=config.low, high=config.high, columns=config.columns)
+
+    def rows(self, trainer: TrainerView) -> Tensor:
+        """Returns the rows that the trainer generates: ``[count, ...]``."""
+        rows: Tensor = getattr(trainer, "sample")(self.config.count)  # noqa: B009  a method of some trainers
+        return rows

@@ -44,4 +44,4 @@ class Sampler(Callback[S]):
             return
         with isolated_eval([engine.module for engine in trainer.engines.values()]):
             samples = self.sample(trainer)
-        trainer.log_samples(self.name, samples)
+        trainer.log_samples(self.label, samples)

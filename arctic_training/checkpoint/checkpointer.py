@@ -121,6 +121,13 @@ class Checkpointer(SaveSchedule[C], Factory[C, "Checkpointer[CheckpointConfig]"]
                 step, lambda: disk.update_manifest(folder, {"values": self._metrics[1]}) if folder.is_dir() else None
             )
 
+    def saved_values(self, step: int) -> dict[str, float] | None:
+        """Returns the metrics in the checkpoint of ``step``; None when this run has not saved it. All ranks call it."""
+        if self._last_saved != step:
+            return None
+        values: dict[str, float] = disk.read_manifest(disk.step_folder(self.output_dir, step)).get("values", {})
+        return collectives.broadcast_object(values)
+
     @hook("save")
     def save(self, engines: Mapping[str, Engine], state: RunState) -> Path | None:
         """Writes the checkpoint of this step and returns its folder.

@@ -13,6 +13,7 @@ import torch
 
 from arctic_training.callback.callback import Callback
 from arctic_training.callback.kill_switch import KillSwitchConfig
+from arctic_training.callback.memory_profiler import MemoryProfilerConfig
 from arctic_training.callback.nan_guard import NanGuardConfig
 from arctic_training.callback.time_limit import TimeLimitConfig
 from arctic_training.checkpoint import disk_space
@@ -125,12 +126,19 @@ def build_callbacks(trainer: Any, sections: list[ComponentConfig]) -> dict[str, 
     limit = TimeLimitConfig(type="time_limit", limit=config.time_limit)
     path = config.kill_switch_path or trainer.run_dir / "kill_switch"
     switch = KillSwitchConfig(type="kill_switch", path=path)
-    every = [guard, *sections, switch, limit]
+    memory = MemoryProfilerConfig(
+        type="memory_profiler",
+        mode=config.mem_profiler or "step",
+        output_dir=config.mem_profiler_dir,
+        max_entries=config.mem_profiler_max_entries,
+    )
+    every = [guard, *sections, *([memory] if config.mem_profiler else []), switch, limit]
     callbacks = {
         name: Callback[ComponentConfig].registered(section.type)(section)
         for name, section in zip(numbered(section.type for section in every), every, strict=True)
     }
-    for callback in callbacks.values():
+    for name, callback in callbacks.items():
+        callback.label = name
         callback.attach(trainer)
     return callbacks
 

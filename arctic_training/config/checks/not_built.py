@@ -10,9 +10,6 @@ TRAINER: Keys = {
     "activation_checkpoint_cpu_offload": ("offloading activation checkpoints to the CPU", False),
     "tiled_mlp_compute": ("the tiled MLP", False),
     "arctic_moe": ("the grouped-GEMM MoE layer", False),
-    "mem_profiler": ("the memory profiler", None),
-    "mem_profiler_dir": ("the memory profiler", None),
-    "mem_profiler_max_entries": ("the memory profiler", 100_000),
 }
 MODEL: Keys = {"save_name": ("another name for the model in what is exported", None)}
 DPO: Keys = {"ignore_label_index": ("another label than -100 for tokens that are no target", -100)}

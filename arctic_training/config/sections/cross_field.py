@@ -6,7 +6,7 @@ from pathlib import Path
 from pydantic import ValidationInfo, field_validator
 
 from arctic_training.config.checks.problems import Problem, Problems, unknown
-from arctic_training.config.sections.base import BaseConfig
+from arctic_training.config.sections.base import BaseConfig, ComponentConfig
 from arctic_training.config.sections.checkpoint import CheckpointConfig, require_resumable, require_separate_folders
 from arctic_training.config.sections.deepspeed import BATCH_KEYS, PRECISION_KEYS, deepspeed_problems
 from arctic_training.config.sections.scheduler import SchedulerConfig
@@ -80,11 +80,16 @@ class CrossFieldValidation(BaseConfig):
     @field_validator("nan_guard", check_fields=False)
     @classmethod
     def _check_nan_guard(cls, value: str, info: ValidationInfo) -> str:
-        sections = [section for section in info.data.get("checkpoint") or [] if section.enabled]
-        saves = [section for section in sections if section.save_every_n_steps or section.save_every_n_epochs]
-        if value == "back" and not any(lookup("checkpoint_engine", one.type).resumable for one in saves):  # type: ignore[attr-defined]
-            section = "checkpoint: {type: deepspeed, save_every_n_steps: ...}"
-            raise ValueError(f"back, and no checkpoint is saved during the run to return to; give {section}")
+        if value == "back":
+            _require_saves_to_go_back_to(info, "back")
+        return value
+
+    @field_validator("callbacks", check_fields=False)
+    @classmethod
+    def _check_callbacks(cls, value: list[ComponentConfig], info: ValidationInfo) -> list[ComponentConfig]:
+        for one in value:
+            if getattr(one, "goes_back", False):
+                _require_saves_to_go_back_to(info, f"{one.type} goes back")
         return value
 
     @field_validator("eval_interval", check_fields=False)
@@ -93,6 +98,9 @@ class CrossFieldValidation(BaseConfig):
         best = any(section.enabled and section.keep_best for section in info.data.get("checkpoint") or [])
         if best and not value and not info.data.get("evaluate_last"):
             raise ValueError("0, and the checkpoint section has keep_best, which needs evaluations")
+        followers = [one.type for one in info.data.get("callbacks") or [] if getattr(one, "follows_evaluations", False)]
+        if followers and not value:
+            raise ValueError(f"0, and the callback {followers[0]} follows the evaluations; give the steps between them")
         return value
 
     @field_validator("evaluate_first", "evaluate_last", "eval_interval", check_fields=False)
@@ -150,6 +158,15 @@ class CrossFieldValidation(BaseConfig):
         if problems:
             raise Problems(problems)
         return value
+
+
+def _require_saves_to_go_back_to(info: ValidationInfo, what: str) -> None:
+    """Raises ValueError for a recipe that saves nothing during the run from which it could resume."""
+    sections = [section for section in info.data.get("checkpoint") or [] if section.enabled]
+    saves = [section for section in sections if section.save_every_n_steps or section.save_every_n_epochs]
+    if not any(lookup("checkpoint_engine", one.type).resumable for one in saves):  # type: ignore[attr-defined]
+        section = "checkpoint: {type: deepspeed, save_every_n_steps: ...}"
+        raise ValueError(f"{what}, and no checkpoint is saved during the run to return to; give {section}")
 
 
 def shares_sequences(trainer: type) -> bool:

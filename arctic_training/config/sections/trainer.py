@@ -141,6 +141,12 @@ class TrainerConfig(CrossFieldValidation):
     """Train on the first batch again and again."""
     kill_switch_path: Annotated[Path | None, RESUME_SAFE] = None
     """When this file appears, the run saves and stops (default: ``kill_switch`` in the run folder)."""
+    mem_profiler: Annotated[Literal["step", "e2e"] | None, RESUME_SAFE] = None
+    """Record the memory of the GPU, by the callback ``memory_profiler``: of single steps or of the whole run."""
+    mem_profiler_dir: Annotated[Path | None, RESUME_SAFE] = None
+    """Where its snapshots are written (default: ``memory`` in the run folder)."""
+    mem_profiler_max_entries: Annotated[HumanInt, RESUME_SAFE] = Field(default=100_000, ge=1)
+    """Allocations that it keeps."""
     nan_guard: Annotated[Literal["stop", "skip", "back"], RESUME_SAFE] = "stop"
     """What happens at a loss or gradient that is not finite: ``stop`` ends the run with exit code 3, ``skip`` skips the
     step, ``back`` returns to the newest checkpoint and skips those data. The weights never take it in."""
