@@ -97,6 +97,9 @@ class TrainerView(Protocol):
     def request_stop(self, reason: str, exit_code: int = 0) -> None:
         """Stops the run soon, to be resumed later; may be called on one rank."""
 
+    def load_checkpoint(self, engine: object, path: Path | None = None) -> Path:
+        """Loads the checkpoint ``path``, or the newest complete one of ``engine``; called on every rank."""
+
     @property
     def stop_requested(self) -> bool:
         """Whether the run was stopped to be resumed later."""

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, ClassVar, Generic
 
+from arctic_training.callback.hook_names import HOOK_NAMES, check_hook_name, listener
 from arctic_training.callback.hooks import Hooked
 from arctic_training.component import TrainerView
 from arctic_training.config.sections.base import C, ComponentConfig
@@ -14,7 +15,8 @@ class RewindTraining(Exception):
 
 
 class Callback(Registered, Generic[C], kind="callback"):
-    """Listens to events with its methods ``pre_<event>(trainer, ...)`` and ``post_<event>(trainer, value)``.
+    """Listens to events with its methods ``pre_<event>(trainer, ...)`` and ``post_<event>(trainer, value)``, or by the
+    names of `hook_names.HOOK_NAMES`, such as ``on_train_start(trainer)``.
 
     It is attached before the components of the run are built, so ``post_init`` is its first event.
     """
@@ -32,6 +34,10 @@ class Callback(Registered, Generic[C], kind="callback"):
             when, _, what = attribute.partition("_")
             if when in ("pre", "post"):
                 host.listen(f"{when}-{what}", getattr(self, attribute))
+            elif attribute in HOOK_NAMES:
+                host.listen(HOOK_NAMES[attribute], listener(attribute, getattr(self, attribute)))
+            else:
+                check_hook_name(attribute, type(self))
 
     def check(self, trainer: TrainerView) -> None:
         """Called when every part of the run is built and nothing is written yet. Raises `InputError` for what would

@@ -138,12 +138,12 @@ class Hooked:
                 event, listener = stated
                 when, _, what = event.partition("-")
                 heard = listeners.setdefault(f"{when}-{what.replace('-', '_')}", [])
-                heard.append((listener, _arguments(listener)))
+                heard.append((listener, count_arguments(listener)))
             self._heard, self._listeners = list(self.callbacks), listeners
         return self._listeners.get(moment, [])
 
 
-def _arguments(listener: Listener) -> int:
+def count_arguments(listener: Listener) -> int:
     """Returns the number of positional arguments that a listener takes."""
     parameters = inspect.signature(listener).parameters.values()
     if any(p.kind is p.VAR_POSITIONAL for p in parameters):

@@ -64,6 +64,11 @@ class MemoryProfiler(Callback[MemoryProfilerConfig]):
         """Writes the snapshot of the whole run, and ends to record."""
         self._end(trainer)
 
+    def pre_exception(self, trainer: TrainerView) -> None:
+        """Writes what led to the error, such as a device that is out of memory."""
+        self._write(trainer, "error")
+        torch.cuda.memory._record_memory_history(enabled=None)
+
     def _begin(self) -> None:
         torch.cuda.memory._record_memory_history(enabled=None)
         torch.cuda.memory._record_memory_history(max_entries=self.config.max_entries)

@@ -66,6 +66,11 @@ class Profiler(Callback[ProfilerConfig]):
         elif self._is_on and not self._first:
             logger.warning(f"callbacks.profiler: nothing was recorded: start is {self.config.start}")
 
+    def pre_exception(self, trainer: TrainerView) -> None:
+        """Ends to record in a run that ends by an error."""
+        if self._profile is not None:
+            self._end(trainer)
+
     @property
     def _is_on(self) -> bool:
         return process_group.rank() in self.config.ranks

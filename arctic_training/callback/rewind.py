@@ -18,7 +18,7 @@ def rewind(trainer: TrainerView, why: str, setting: str, error: type[TrainingErr
     if engine.latest is None:
         raise error(f"{why}. {setting} finds no checkpoint of this run yet in {engine.output_dir}")
     trainer.skipped_windows.add((trainer.progress.epoch, first_row(trainer)))
-    folder = engine.load(trainer.trainable_engines, trainer.state)
+    folder = trainer.load_checkpoint(engine)
     logger.warning(f"{why}; goes back to {folder}, and leaves that window out")
     raise RewindTraining
 

@@ -44,11 +44,11 @@ def evaluate_metrics(evaluator: Evaluator[ComponentConfig], trainer: TrainerView
     """
     values, metrics = evaluator(trainer), dict[str, float]()
     with raise_on_all_ranks():
-        metrics = _as_floats(values, f"evaluators: {evaluator.name!r} returned")
+        metrics = as_floats(values, f"evaluators: {evaluator.name!r} returned")
     return metrics
 
 
-def _as_floats(values: object, prefix: str) -> dict[str, float]:
+def as_floats(values: object, prefix: str) -> dict[str, float]:
     """Raises `ScoringError`, which begins with ``prefix``, for anything but a mapping to numbers."""
     if not isinstance(values, Mapping):
         raise ScoringError(f"{prefix} {short_repr(values)}; expected a mapping from names to numbers")

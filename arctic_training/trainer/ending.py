@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from arctic_training.callback.hooks import hook
 from arctic_training.checkpoint.checkpointer import Checkpointer
 from arctic_training.config.sections.checkpoint import CheckpointConfig
 from arctic_training.config.sections.trainer import TrainerConfig
@@ -76,6 +77,18 @@ class Ending:
             self._save_if_due(end=True)  # a callback may have stopped the run for good only now
         if self.finished and not idle:
             logger.warning(f"stopped for good after step {self.progress.step}: {self.stop_reason}")
+
+    def _end_by_error(self, error: BaseException) -> None:
+        """Saves what can be saved, and announces the error; raises nothing."""
+        try:
+            self._save_before_error(error)
+            self.announce_exception(error)
+        except Exception as failure:
+            logger.error(f"a listener to the error that ends the run failed: {failure!r}")
+
+    @hook("exception")
+    def announce_exception(self, error: BaseException) -> None:
+        """Announces ``error``, by which the run ends."""
 
     def _save_before_error(self: Any, error: BaseException) -> None:
         """Saves before the run ends by an error that does not concern weights and progress, so that it can be resumed.

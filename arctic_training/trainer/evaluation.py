@@ -1,10 +1,12 @@
-"""Measures the loss on every evaluation set and runs the evaluators."""
+"""Measures the loss on every evaluation set, runs the evaluators, and adds what listeners measure."""
 
 from contextlib import ExitStack
 from typing import Any
 
+from arctic_training.callback.hooks import hook
 from arctic_training.distributed import collectives
-from arctic_training.evaluation.evaluator import evaluate_metrics
+from arctic_training.evaluation.evaluator import as_floats, evaluate_metrics
+from arctic_training.generation.scoring import raise_on_all_ranks
 from arctic_training.metrics import Metrics, merge_metrics
 from arctic_training.state import isolated_eval
 from arctic_training.trainer.window import set_num_items_in_batch, to_device
@@ -34,4 +36,16 @@ def measure(trainer: Any) -> dict[str, float]:
             trainer.metrics = training
         for evaluator in trainer.evaluators:
             values = merge_metrics(values, evaluate_metrics(evaluator, trainer))
-    return values
+        values = trainer.val_metrics(values)
+    with raise_on_all_ranks():
+        return as_floats(values, "get_val_metrics returned")
+
+
+class ValidationMetrics:
+    """Part of `Trainer`: the event at which listeners add metrics to those of an evaluation."""
+
+    @hook("val_metrics")
+    def val_metrics(self, values: dict[str, float]) -> dict[str, float]:
+        """Announces the metrics of an evaluation, and returns them with what `get_val_metrics` of listeners adds: all
+        models are in evaluation mode, without gradients. Every rank has to add the same names and values."""
+        return values

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from arctic_training.callback.hooks import hook
 from arctic_training.checkpoint import folder as disk
 from arctic_training.checkpoint.checkpointer import Checkpointer
 from arctic_training.checkpoint.compatibility import CompatibilityGuard
@@ -12,6 +13,22 @@ from arctic_training.data.batching import fingerprint
 from arctic_training.distributed import collectives, process_group
 from arctic_training.errors.types import ResumeError
 from arctic_training.logging import logger
+from arctic_training.state import RunState
+
+
+class Loading:
+    """Part of `Trainer`: loads a checkpoint into the run."""
+
+    state: RunState
+
+    @hook("load_checkpoint")
+    def load_checkpoint(self: TrainerView, engine: object, path: Path | None = None) -> Path:
+        """Loads the checkpoint ``path``, or the newest complete one of a `Checkpointer`, and returns its folder.
+
+        All ranks call it together. Raises `ResumeError` for one that cannot be used.
+        """
+        assert isinstance(engine, Checkpointer)
+        return engine.load(self.trainable_engines, self.state, path)
 
 
 def resume(trainer: Any) -> None:
@@ -27,12 +44,12 @@ def resume(trainer: Any) -> None:
     for engine in trainer.checkpointers:
         engine.guard = guard
     if own is not None and own.has_checkpoints:
-        reader, folder = own, own.load(trainer.trainable_engines, trainer.state)
+        reader, folder = own, trainer.load_checkpoint(own)
         rest = f"; it is newer than what `resume` names, {requested}" if requested is not None else ""
     elif requested is not None:
         named = find_checkpoint(requested)
         reader = _find_reader(trainer, named, guard)
-        folder, rest = reader.load(trainer.trainable_engines, trainer.state, named), ""
+        folder, rest = trainer.load_checkpoint(reader, named), ""
     else:
         if own is not None:
             logger.success(f"no checkpoint found in {own.output_dir}; starting from scratch")

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 
 from arctic_training.callback.callback import Callback, RewindTraining
-from arctic_training.callback.hooks import Hooked, hook
+from arctic_training.callback.hook_names import NamedHooks
+from arctic_training.callback.hooks import hook
 from arctic_training.checkpoint.checkpointer import Checkpointer, save_all
 from arctic_training.config.sections.trainer import TrainerConfig
 from arctic_training.data.batching.loader import Batch, Loader
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
-class Trainer(Registered, Hooked, Outputs, ScheduleMixin, Ending, ABC, kind="trainer"):
+class Trainer(Registered, NamedHooks, Outputs, ScheduleMixin, Ending, ABC, kind="trainer"):
     """Base class of all trainers. A subclass that states a ``name`` and defines `loss` can be named by a recipe.
 
     The class attributes list the classes that may serve it; the first of each list is the default.
@@ -113,7 +114,7 @@ class Trainer(Registered, Hooked, Outputs, ScheduleMixin, Ending, ABC, kind="tra
                 pass
             self._finalize()
         except BaseException as error:
-            self._save_before_error(error)
+            self._end_by_error(error)
             self.session.close(failed=True)
             raise
 

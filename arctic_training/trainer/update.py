@@ -1,4 +1,4 @@
-"""The weights of the roles: how the losses of micro-batches become updates of them, and their averages."""
+"""The weights of the roles: how the losses of micro-batches become updates of them, their averages, their loading."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -13,11 +13,13 @@ from arctic_training.config.sections.base import ComponentConfig
 from arctic_training.engine.engine import Engine, TrainedEngine
 from arctic_training.engine.replaced_weights import replaced_weights
 from arctic_training.metrics import Metrics, Number
+from arctic_training.trainer.evaluation import ValidationMetrics
+from arctic_training.trainer.resume import Loading
 from arctic_training.trainer.view import View
 from arctic_training.trainer.window import AccumulationWindow
 
 
-class Updates(View):
+class Updates(View, ValidationMetrics, Loading):
     """Part of `Trainer`: what is recorded, the optimizer steps of the roles, and averages of their weights."""
 
     listeners: Mapping[str, Callback[ComponentConfig]]

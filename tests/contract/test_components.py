@@ -90,7 +90,10 @@ def test_the_events_of_a_trainer() -> None:
         "after_update",
         "log",
         "evaluate",
+        "val_metrics",
         "checkpoint",
+        "load_checkpoint",
+        "exception",
     }
 
 
