@@ -6,7 +6,7 @@ All ranks call every function together; only rank 0 keeps what is gathered, and 
 import copy
 import re
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,7 +14,14 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from arctic_training.checkpoint.export import Read, Source, dry_run_weights, gatherable, save_weights
+from arctic_training.checkpoint.export import (
+    Read,
+    Source,
+    dry_run_weights,
+    gatherable,
+    save_weights,
+    stage_weights,
+)
 from arctic_training.checkpoint.folder import disk_errors
 from arctic_training.distributed import process_group
 from arctic_training.engine.deepspeed_internals import full_shape
@@ -46,6 +53,31 @@ def save_adapter(model: "PeftModel", folder: Path, limit: int, *, final: Path) -
 
     ``final`` is the path that ``folder`` will be renamed to. Raises OSError only after everything was gathered.
     """
+    failure = _save_peft(model, folder, final)
+    if base_changes(model):
+        save_weights(plain_base(model), folder / BASE, limit, base_weights(model, merged=False))
+    if failure:
+        raise failure
+
+
+def stage_adapter(model: "PeftModel", folder: Path, limit: int, *, final: Path) -> Callable[[], None]:
+    """Writes the adapter, copies its base where that is saved to the memory of rank 0, and returns what writes it.
+
+    Raises OSError only after everything was gathered.
+    """
+    failure, write_base = _save_peft(model, folder, final), _nothing
+    if base_changes(model):
+        write_base = stage_weights(plain_base(model), folder / BASE, limit, base_weights(model, merged=False))
+    if failure:
+        raise failure
+    return write_base
+
+
+def _nothing() -> None: ...
+
+
+def _save_peft(model: "PeftModel", folder: Path, final: Path) -> OSError | None:
+    """Writes what PEFT does; returns the error of the disk, to be raised when the other ranks no longer wait."""
     failure: OSError | None = None
     saves_base = bool(base_changes(model))
     with gathered(_saved_parameters(model)), _base_path(model, str(final.absolute() / BASE) if saves_base else None):
@@ -56,10 +88,7 @@ def save_adapter(model: "PeftModel", folder: Path, limit: int, *, final: Path) -
                 )
         except OSError as error:
             failure = error
-    if saves_base:
-        save_weights(plain_base(model), folder / BASE, limit, base_weights(model, merged=False))
-    if failure:
-        raise failure
+    return failure
 
 
 def dry_run_adapter(model: "PeftModel") -> None:

@@ -16,12 +16,14 @@ from typing import Any
 import torch
 from torch import nn
 
+from arctic_training.checkpoint.background import Staged
 from arctic_training.checkpoint.checkpointer import Checkpointer
 from arctic_training.checkpoint.folder import disk_errors
 from arctic_training.config.sections.checkpoint import CheckpointConfig
 from arctic_training.config.sections.deepspeed import without_auto
 from arctic_training.distributed import process_group
 from arctic_training.engine.engine import Engine, TrainedEngine
+from arctic_training.engine.host_copy import host_copy
 from arctic_training.engine.resharding import SavedRank, load_resharded, require_reshardable
 from arctic_training.engine.snapshot import layout, require_fit, require_plain, restore, snapshot, weights
 from arctic_training.errors.types import CheckpointError, RecipeError, ResumeError
@@ -58,18 +60,30 @@ class DeepSpeedCheckpointEngine(Checkpointer[DeepSpeedCheckpointConfig]):
             raise RecipeError(f"checkpoint: type deepspeed cannot save this run: {error}") from error
 
     def write(self, folder: Path, engines: Mapping[str, Engine], state: RunState) -> Mapping[str, Any]:
+        files, entries = self._contents(folder, engines, state)
+        _write(files)
+        return entries
+
+    def stage(self, folder: Path, engines: Mapping[str, Engine], state: RunState) -> Staged:
+        files, entries = self._contents(folder, engines, state)
+        copies = {path: host_copy(content) for path, content in files.items()}
+        return Staged(lambda: _write(copies), entries)
+
+    def _contents(
+        self, folder: Path, engines: Mapping[str, Engine], state: RunState
+    ) -> tuple[dict[Path, Mapping[str, Any]], dict[str, Any]]:
+        """Returns the contents of this rank's files, whose tensors are the engines' own, and what the manifest says."""
         rank = process_group.rank()
         run = state.state_dict()
         require_plain(run, "the run's state")
-        _save(run, folder / f"run_{rank}.pt")
+        files: dict[Path, Mapping[str, Any]] = {folder / f"run_{rank}.pt": run}
         stages = {}
         for role, engine in _trained(engines).items():
-            own = snapshot(engine)
-            _save(own, folder / f"{role}_{rank}.pt")
+            files[folder / f"{role}_{rank}.pt"] = own = snapshot(engine)
             stages[role] = own["layout"]["stage"]
             if stages[role] == 3 or rank == 0:
-                _save_tensors(weights(engine), _weights_file(folder, role, stages[role], rank))
-        return {"roles": stages, "progress": self.trainer.progress.state_dict()}
+                files[_weights_file(folder, role, stages[role], rank)] = weights(engine)
+        return files, {"roles": stages, "progress": self.trainer.progress.state_dict()}
 
     def read(self, folder: Path, manifest: Mapping[str, Any], engines: Mapping[str, Engine], state: RunState) -> None:
         if odd := sorted(engines.keys() ^ manifest["roles"].keys()):
@@ -122,6 +136,15 @@ def _log_layout(folder: Path, role: str, saved: Mapping[str, Any], engine: Train
     before, now = (f"ZeRO stage {one['stage']} on {one['processes']} processes" for one in layouts)
     if before != now and process_group.is_main():
         logger.success(f"{folder}: {role} was saved with {before} and is resumed with {now}")
+
+
+def _write(files: Mapping[Path, Mapping[str, Any]]) -> list[str]:
+    for path, content in files.items():
+        if path.suffix == ".safetensors":
+            _save_tensors(content, path)
+        else:
+            _save(content, path)
+    return [path.name for path in files]
 
 
 def _save(value: object, path: Path) -> None:

@@ -64,6 +64,27 @@ def save_weights(
     _stream(model, folder, limit, sources)
 
 
+def stage_weights(
+    model: "PreTrainedModel", folder: Path, limit: int, sources: Mapping[str, Source] | None = None
+) -> Callable[[], None]:
+    """Copies the weights to the memory of rank 0, and returns what `save_weights` does there with the copies."""
+    sources = _model_weights(model) if sources is None else sources
+    names: Iterable[str] = sources
+    if not _is_converted(model):  # else all weights are converted together, tied ones too
+        names = [name for some in _plan_files(model, limit, sources).filename_to_tensors.values() for name in some]
+    copies: dict[str, Source] = {}
+    for name in names:
+        tensor = sources[name].gather()
+        if process_group.is_main():
+            copies[name] = _copied(sources[name].like, tensor.to("cpu", copy=True))
+        del tensor
+    return lambda: save_weights(model, folder, limit, copies) if copies else None
+
+
+def _copied(like: torch.Tensor, tensor: torch.Tensor) -> Source:
+    return Source(like, lambda: tensor)
+
+
 def dry_run_weights(model: "PreTrainedModel", sources: Mapping[str, Source] | None = None) -> None:
     """Checks that `save_weights` can save ``model``, by the shapes of the weights and a config in a temporary folder.
 

@@ -1,6 +1,6 @@
 """Checkpoints for use elsewhere: a folder that transformers, or peft for an adapter, can load."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Self
 
@@ -13,10 +13,12 @@ from arctic_training.checkpoint.adapter import (
     plain_base,
     require_mergeable,
     save_adapter,
+    stage_adapter,
 )
+from arctic_training.checkpoint.background import Staged
 from arctic_training.checkpoint.checkpointer import Checkpointer
-from arctic_training.checkpoint.export import dry_run_weights, save_weights
-from arctic_training.checkpoint.folder import disk_errors, step_folder
+from arctic_training.checkpoint.export import dry_run_weights, save_weights, stage_weights
+from arctic_training.checkpoint.folder import disk_errors, list_files, step_folder
 from arctic_training.config.sections.checkpoint import CheckpointConfig
 from arctic_training.config.sections.types import HumanInt
 from arctic_training.distributed import process_group
@@ -65,7 +67,7 @@ class HFCheckpointEngine(Checkpointer[HFCheckpointConfig]):
 
     def write(self, folder: Path, engines: Mapping[str, Engine], state: RunState) -> Mapping[str, Any]:
         self.export(folder, engines, step_folder(self.output_dir, self.trainer.progress.step))
-        return {"roles": sorted(engines), "progress": self.trainer.progress.state_dict()}
+        return self._role_entries(engines)
 
     def export(self, folder: Path, engines: Mapping[str, Engine], final: Path) -> None:
         """Writes the models of ``engines``, by role, and the tokenizer into ``folder``, to be renamed to ``final``.
@@ -85,6 +87,44 @@ class HFCheckpointEngine(Checkpointer[HFCheckpointConfig]):
         if process_group.is_main():
             with disk_errors():
                 self._write_files(folder)
+
+    def stage(self, folder: Path, engines: Mapping[str, Engine], state: RunState) -> Staged:
+        """Copies the weights to the memory of rank 0. What is small, such as an adapter and the tokenizer, is written
+        at once: the tokenizer may be in use meanwhile."""
+        writers = list[Callable[[], None]]()
+        final = step_folder(self.output_dir, self.trainer.progress.step)
+        failure: OSError | None = None
+        for role, engine in engines.items():
+            try:
+                part = "" if role == "model" else role
+                with self.trainer.averaged(role, purpose="export"):
+                    writers.append(self._stage(engine.module, folder / part, final / part))
+            except OSError as error:
+                failure = failure or error  # all ranks must gather the other models' weights too
+        if failure:
+            raise failure
+        if not process_group.is_main():
+            return Staged(list, self._role_entries(engines))
+        with disk_errors():
+            self._write_files(folder)
+
+        def write() -> list[str]:
+            for writer in writers:
+                writer()
+            return list_files(folder)
+
+        return Staged(write, self._role_entries(engines))
+
+    def _role_entries(self, engines: Mapping[str, Engine]) -> dict[str, Any]:
+        return {"roles": sorted(engines), "progress": self.trainer.progress.state_dict()}
+
+    def _stage(self, module: torch.nn.Module, folder: Path, final: Path) -> Callable[[], None]:
+        limit = self.config.max_shard_size
+        if not hasattr(module, "peft_config"):
+            return stage_weights(module, folder, limit)
+        if self.config.merge_adapter:
+            return stage_weights(plain_base(module), folder, limit, base_weights(module, merged=True))
+        return stage_adapter(module, folder, limit, final=final)
 
     def _write_files(self, folder: Path) -> None:
         tokenizer = self.trainer.tokenizer

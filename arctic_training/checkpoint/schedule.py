@@ -33,6 +33,8 @@ class SaveSchedule(Generic[C]):
     _covered: int | None = None
     """The step that need not be saved again: it was saved here, or the run resumed from it."""
     _is_last_save: bool = False
+    _is_planned: bool = False
+    """The loop saves, which will also complete a save that is written beside training."""
 
     def should_save(self, progress: Progress, *, end: bool = False, early: bool = False) -> bool:
         """Whether to save now: after a step, after an epoch (``sample_index`` is 0), or at the ``end``; once per step.
@@ -40,7 +42,7 @@ class SaveSchedule(Generic[C]):
         An ``early`` end was requested, or comes before the recipe's plan is reached: what the run can resume from is
         saved then, whatever the recipe says.
         """
-        self._is_last_save = end
+        self._is_last_save, self._is_planned = end, not end
         config, step = self.config, progress.step
         if not config.enabled or step == self._covered:
             return False

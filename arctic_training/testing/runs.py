@@ -37,7 +37,7 @@ _QUIET: dict[str, object] = {
 """A short run logs every step and nothing else."""
 
 
-_TIMES = ("targets_per_second",)
+_TIMES = ("targets_per_second", "save_seconds")
 """Metrics that no two runs share."""
 
 

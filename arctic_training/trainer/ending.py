@@ -1,5 +1,6 @@
 """How a run ends: at the end of its plan, by a request to stop, or stopped for good by a callback."""
 
+import time
 from typing import Any
 
 from arctic_training.callback.hooks import hook
@@ -7,7 +8,7 @@ from arctic_training.checkpoint.checkpointer import Checkpointer
 from arctic_training.config.sections.checkpoint import CheckpointConfig
 from arctic_training.config.sections.trainer import TrainerConfig
 from arctic_training.distributed import collectives, process_group
-from arctic_training.errors.types import ArcticError, ScoringError
+from arctic_training.errors.types import ArcticError, CheckpointError, ScoringError
 from arctic_training.logging import logger
 from arctic_training.state import Progress
 from arctic_training.trainer.former_names import warn
@@ -29,6 +30,8 @@ class Ending:
     """Resumed from a checkpoint."""
     is_between_steps: bool = True
     """Between two windows: weights and progress belong together."""
+    save_seconds: float = 0.0
+    """Seconds that saves have taken from training, and that are not logged yet."""
     exit_code: int
     _stop_request: tuple[str, int] = ("", 0)
 
@@ -80,8 +83,13 @@ class Ending:
 
     def _end_by_error(self, error: BaseException) -> None:
         """Saves what can be saved, and announces the error; raises nothing."""
+        self._save_before_error(error)
         try:
-            self._save_before_error(error)
+            for engine in self.checkpointers:
+                engine.abandon()
+        except CheckpointError as failure:
+            logger.error(str(failure))
+        try:
             self.announce_exception(error)
         except Exception as failure:
             logger.error(f"a listener to the error that ends the run failed: {failure!r}")
@@ -105,11 +113,21 @@ class Ending:
                 logger.error(f"step {self.progress.step} could not be saved before the run ends: {failure}")
 
     def _save_if_due(self: Any, *, end: bool = False) -> None:
+        began, busy = time.perf_counter(), any(engine.is_under_way for engine in self.checkpointers)
+        for engine in self.checkpointers:
+            engine.finish() if end else engine.poll()
         early = end and (self.stop_requested or self.finished or not self.plan_reached)
         for engine in self.checkpointers if end and self.finished else ():
             engine.mark_stopped(self.stop_reason)
         if due := [engine for engine in self.checkpointers if engine.should_save(self.progress, end=end, early=early)]:
             self.checkpoint(due)
+        if due or busy:
+            self.save_seconds += time.perf_counter() - began
+
+    def take_save_seconds(self) -> dict[str, float]:
+        """Returns ``save_seconds``, what saves have taken from training since the last call; empty if none did."""
+        seconds, self.save_seconds = self.save_seconds, 0.0
+        return {"save_seconds": seconds} if seconds else {}
 
     def _sync_stop_requests(self) -> None:
         """Stops on every rank when one rank requested it. All ranks must call it together."""

@@ -195,6 +195,7 @@ class Trainer(Registered, NamedHooks, Outputs, ScheduleMixin, Ending, ABC, kind=
         self._clock = (time.perf_counter(), self.progress.num_target_tokens)
         rate = (self.progress.num_target_tokens - tokens) / (self._clock[0] - then)
         own |= {"lr": self.model.last_lr, "epoch": self.epochs_completed, "targets_per_second": rate}
+        own |= self.take_save_seconds()
         values = dict(sorted(merge_metrics(own, recorded).items(), key=lambda item: item[0] in own))
         self.session.log(values, self.progress.step)
         return values

@@ -51,6 +51,7 @@ FAULTS = {
     34: ("changed rows, template, tokenizer, setting, code", "never old rows from the cache"),
     35: ("a time limit", "saved and ended before it"),
     36: ("secrets of the environment", "in no log, folder or message"),
+    37: ("SIGKILL while a checkpoint is written beside training", "the one before, and exact resume from it"),
 }
 """The fault, and what is promised."""
 

@@ -16,6 +16,8 @@ from arctic_training.registry import lookup
 class CheckpointConfig(ComponentConfig):
     """When to save checkpoints, where, and which to keep."""
 
+    synonyms = {"async": "asynchronous"}
+
     output_dir: Path | None = None
     """Folder of the checkpoints (default: ``checkpoints/<type>`` in the run folder)."""
     enabled: bool = True
@@ -40,6 +42,9 @@ class CheckpointConfig(ComponentConfig):
     without a value of it, saved when nothing was evaluated, is never the best."""
     best_mode: Literal["min", "max"] = "min"
     """Whether the smallest or the largest value is the best."""
+    asynchronous: bool = False
+    """Save beside training: what is saved is copied to host memory, and written by a thread while training goes on. The
+    last save of a run is waited for. Also ``async``."""
     on_save_error: Literal["continue", "stop"] = "continue"
     """What to do when a checkpoint before the end of the run cannot be written: continue training, or stop."""
 
@@ -66,6 +71,15 @@ def require_resumable(sections: Sequence[CheckpointConfig]) -> None:
     for section in sections:
         if section.auto_resume and not getattr(lookup("checkpoint_engine", section.type), "resumable", False):
             raise ValueError(f"auto_resume: no run can resume from type {section.type}; add one of type deepspeed")
+
+
+def require_asynchronous(sections: Sequence[CheckpointConfig]) -> None:
+    """Raises ValueError for a section with ``asynchronous`` whose type cannot be written beside training."""
+    for section in sections:
+        if section.asynchronous and not getattr(lookup("checkpoint_engine", section.type), "saves_beside", False):
+            raise ValueError(
+                f"async: type {section.type} writes while training waits: it defines no `stage`; remove it"
+            )
 
 
 def require_separate_folders(sections: Sequence[CheckpointConfig]) -> None:

@@ -7,7 +7,12 @@ from pydantic import ValidationInfo, field_validator
 
 from arctic_training.config.checks.problems import Problem, Problems, unknown
 from arctic_training.config.sections.base import BaseConfig, ComponentConfig
-from arctic_training.config.sections.checkpoint import CheckpointConfig, require_resumable, require_separate_folders
+from arctic_training.config.sections.checkpoint import (
+    CheckpointConfig,
+    require_asynchronous,
+    require_resumable,
+    require_separate_folders,
+)
 from arctic_training.config.sections.deepspeed import BATCH_KEYS, PRECISION_KEYS, deepspeed_problems
 from arctic_training.config.sections.scheduler import SchedulerConfig
 from arctic_training.config.sections.wandb import WandbSection
@@ -51,6 +56,7 @@ class CrossFieldValidation(BaseConfig):
         enabled = [section for section in sections if section.enabled]
         require_separate_folders(enabled)
         require_resumable(enabled)
+        require_asynchronous(enabled)
         return sections
 
     @field_validator("wandb", check_fields=False)
