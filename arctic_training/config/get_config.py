@@ -53,7 +53,10 @@ def get_config(source: str | Path | Mapping[str, object], overrides: Sequence[st
             more = [one for one in problems_of(error, config_type) if not _is_covered(one.path, problems)]
             if path is None and not problems:
                 config = _without_objects(config_type, recipe, more)
-            problems += more if config is None else []
+            if config is None:
+                problems += more
+            else:
+                config._missing_objects = located(more, tree)
     if problems or config is None:
         raise RecipeError(located(problems, tree))
     config._recipe, config._tree = path, tree
@@ -65,11 +68,9 @@ def _without_objects(
 ) -> TrainerConfig | None:
     """Returns the config of a recipe that lacks what can be passed to the trainer, and nothing else; else None."""
     try:
-        config = config_type.model_validate(with_placeholders(recipe, problems))
+        return config_type.model_validate(with_placeholders(recipe, problems))
     except ValidationError:
         return None
-    config._lacks_objects = True
-    return config
 
 
 def missing_paths(config: TrainerConfig) -> list[str]:

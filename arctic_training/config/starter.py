@@ -15,6 +15,7 @@ from arctic_training.config.recipe.yaml_writer import write_word
 from arctic_training.config.sections.base import BaseConfig
 from arctic_training.config.sections.data import DataConfig
 from arctic_training.config.sections.trainer import TrainerConfig
+from arctic_training.errors.types import RecipeError
 from arctic_training.registry import lookup
 
 _WIDTH = 80
@@ -39,6 +40,8 @@ def write_starter(
     values = to_python(tree)
     assert isinstance(values, dict)
     config = get_config(values)
+    if config.missing_objects:
+        raise RecipeError(config.missing_objects)
     del values["type"]
     subject = " ".join((cls.__doc__ or "").strip().split("\n\n")[0].split())
     lines = [

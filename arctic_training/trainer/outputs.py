@@ -1,21 +1,25 @@
 """What a Python program gets of a trainer beside metrics: completions of prompts, and a folder with the model."""
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 import torch
+from pydantic import ValidationError
 
 from arctic_training.checkpoint.huggingface import HFCheckpointConfig, HFCheckpointEngine
 from arctic_training.component import TrainerView
-from arctic_training.data.factories.prompt import closing_tokens
+from arctic_training.config.checks.problems import problems_of
+from arctic_training.config.recipe.location import located
+from arctic_training.config.recipe.node import Node
 from arctic_training.distributed import collectives, process_group
 from arctic_training.errors.types import CheckpointError, InputError
+from arctic_training.generation.chat import end_token_ids
+from arctic_training.generation.config import GenerationKeys
 from arctic_training.generation.generate import generate, require_generate
 from arctic_training.generation.prompts import Message, encode_prompt, is_encoder_decoder
-from arctic_training.generation.sampling import SamplingParams, seeded_uniforms
-from arctic_training.generation.special_tokens import find_eos_token_ids
+from arctic_training.generation.sampling import seeded_uniforms
 from arctic_training.state import isolated_eval
 from arctic_training.trainer.update import Updates
 
@@ -34,36 +38,33 @@ class Outputs(Updates):
 
     tokenizer: "PreTrainedTokenizerBase | None"
 
-    def generate(
-        self, prompts: Prompt | Sequence[Prompt], *, batch_size: int = 16, seed: int = 42, **sampling: object
-    ) -> list[str]:
+    def generate(self, prompts: Prompt | Sequence[Prompt], *, batch_size: int = 16, **settings: object) -> list[str]:
         """Returns a completion of each prompt, a text or a chat (a list of messages), or of a single one.
 
-        ``sampling`` are fields of `SamplingParams`; by default at most 64 tokens, each the most likely one. A
-        completion depends on its prompt, its place among the prompts and ``seed``, and not on ``batch_size``. The state
-        of the run is the same afterwards. Raises `InputError` for a run without text, and for a chat that the template
-        refuses.
+        ``settings`` are the keys of `GenerationKeys`: ``max_new_tokens``, ``temperature``, ``top_p``, ``stop``,
+        ``seed``, ...; by default at most 64 tokens, each the most likely one. A completion depends on its prompt, its
+        place among the prompts and the seed, and not on ``batch_size``. The state of the run is the same afterwards.
+        Raises `InputError` for a wrong setting, a run without text, and a chat that the template refuses.
         """
         self._require_open("generate")
-        tokenizer, module = self.tokenizer, require_generate(self.model, "generate")
+        keys, tokenizer = _read_keys(settings), self.tokenizer
+        module = require_generate(self.model, "generate")
         if tokenizer is None:
             raise InputError("generate: this run has no tokenizer")
         is_single = isinstance(prompts, str) or (len(prompts) > 0 and isinstance(prompts[0], dict))
         several = cast(Sequence[Prompt], [prompts] if is_single else prompts)
         keeps_end = is_encoder_decoder(module)
         ids = [encode_prompt(tokenizer, prompt, "generate", keeps_end=keeps_end) for prompt in several]
-        params = SamplingParams(**{"max_new_tokens": 64, "temperature": 0.0, **sampling})  # type: ignore[arg-type]
-        data, turns = self.config.data, []
-        if hasattr(data, "chat_template_kwargs"):  # a chat template may end turns with another token
-            turns = [closing_tokens(tokenizer, data)]
+        if not ids:
+            return []
         with self.averaged("model", purpose="evaluate"), isolated_eval([self.model.module]):
             completions = generate(
                 self.model,
                 ids,
-                params,
+                keys.sampling_params,
                 tokenizer=tokenizer,
-                eos_token_ids=find_eos_token_ids(tokenizer, module, turns),
-                uniforms=seeded_uniforms(range(len(ids)), params.max_new_tokens, seed) if params.temperature else None,
+                eos_token_ids=end_token_ids(tokenizer, module),
+                uniforms=seeded_uniforms(range(len(ids)), keys.max_new_tokens, keys.seed),
                 batch_size=batch_size,
             )
         return completions.texts(tokenizer)
@@ -105,3 +106,11 @@ class Outputs(Updates):
     def _require_open(self, caller: str) -> None:
         if not self.engines:
             raise InputError(f"{caller}: the trainer is closed; call it before close()")
+
+
+def _read_keys(settings: Mapping[str, object]) -> GenerationKeys:
+    try:
+        return GenerationKeys.model_validate(dict(settings))
+    except ValidationError as error:
+        problems = located(problems_of(error, GenerationKeys), Node({}))
+        raise InputError(f"generate: {'; '.join(problems)}") from None

@@ -46,7 +46,7 @@ def pass_objects(config: TrainerConfig, trainer: type[Registered], objects: Mapp
     if unknown := [name for name in objects if name not in known]:
         raise TypeError(f"{trainer.__name__}: no argument is named {unknown[0]!r}; there are {', '.join(known)}")
     objects = {name: one for name, one in objects.items() if one is not None}
-    if not objects and not config._lacks_objects:
+    if not objects and not config.missing_objects:
         return config
     recipe: Sections = {name: getattr(config, name) for name in config.model_fields_set}
     problems: list[Problem] = []

@@ -4,6 +4,8 @@ from importlib import import_module
 from typing import Any
 
 import pytest
+import torch
+from pydantic import TypeAdapter
 
 import arctic_training
 from arctic_training.callback.hooks import Hooked, hook
@@ -50,3 +52,22 @@ def test_the_decorator_changes_nothing() -> None:
         pass
 
     assert register(One) is One and register()(One) is One and register(force=True)(One) is One
+
+
+def test_the_sections_of_models_and_tokenizers_have_a_name() -> None:
+    with pytest.warns(FutureWarning):
+        from arctic_training.config.model import ModelConfig
+    with pytest.warns(FutureWarning):
+        from arctic_training.config.tokenizer import TokenizerConfig
+    model = ModelConfig(type="huggingface", name_or_path="some/model", dtype=torch.float16)
+    tokenizer = TokenizerConfig(type="huggingface", name_or_path="some/model")
+    assert (model.name_or_path, model.dtype, tokenizer.name_or_path) == ("some/model", "fp16", "some/model")
+
+
+def test_numbers_have_a_sign_before_a_power() -> None:
+    with pytest.warns(FutureWarning):
+        from arctic_training.config.utils import HumanFloat
+    with pytest.warns(FutureWarning):
+        from arctic_training.config.utils import HumanInt
+    assert TypeAdapter(HumanInt).validate_python("-10^6") == -(10**6)
+    assert TypeAdapter(HumanFloat).validate_python("-10.1^3") == -(10.1**3)

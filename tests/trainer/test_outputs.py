@@ -17,7 +17,12 @@ CHAT = [{"role": "user", "content": "one and two"}]
 PROMPTS: list[Any] = [CHAT, "three and four", "nine"]
 
 
-def build(folder: Path, model: Path, section: Mapping[str, Any] = MappingProxyType({}), **more: Any) -> SFTTrainer:
+def build(
+    folder: Path, model: Path, section: Mapping[str, Any] = MappingProxyType({}), *, passes: bool = False, **more: Any
+) -> SFTTrainer:
+    """A trainer of the model in a folder, which is named or passed."""
+    from transformers import AutoModelForCausalLM
+
     recipe = {
         "model": {"name_or_path": str(model), "dtype": "fp32", **section},
         "data": {"max_length": 400},
@@ -27,7 +32,11 @@ def build(folder: Path, model: Path, section: Mapping[str, Any] = MappingProxyTy
         "logger": {"level": "ERROR"},
         **more,
     }
-    return SFTTrainer(get_config(recipe), train_dataset=tiny.chats(4))
+    objects: dict[str, Any] = {"train_dataset": tiny.chats(4)}
+    if passes:
+        objects["model"] = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
+        del recipe["model"]
+    return SFTTrainer(get_config(recipe), **objects)
 
 
 def completed_by_transformers(folder: Path) -> list[str]:
@@ -48,8 +57,8 @@ def completed_by_transformers(folder: Path) -> list[str]:
     return texts
 
 
-def train_and_save(folder: Path, model: Path, **more: Any) -> list[str]:
-    trainer = build(folder, model, **more)
+def train_and_save(folder: Path, model: Path, *, passes: bool = False, **more: Any) -> list[str]:
+    trainer = build(folder, model, passes=passes, **more)
     before = trainer.generate(PROMPTS, max_new_tokens=8)
     trainer.train()
     texts = trainer.generate(PROMPTS, max_new_tokens=8, batch_size=2)
@@ -66,9 +75,10 @@ def test_it_generates_and_saves_what_transformers_loads(tmp_path: Path, tiny_mod
 
 
 def test_it_does_at_stage_3_on_two_processes(tmp_path: Path, tiny_model: Path) -> None:
-    more = {"deepspeed": {"zero_optimization": {"stage": 3}}}
+    alone = train_and_save(tmp_path / "alone", tiny_model, micro_batch_size=2)
+    more: dict[str, Any] = {"deepspeed": {"zero_optimization": {"stage": 3}}, "passes": True}
     texts = processes.share(train_and_save, 2, tmp_path, tiny_model, **more)
-    assert texts[0] == texts[1] == completed_by_transformers(tmp_path / "deep" / "saved")
+    assert alone == texts[0] == texts[1] == completed_by_transformers(tmp_path / "deep" / "saved")
 
 
 def test_an_adapter_is_merged_on_request(tmp_path: Path, tiny_model: Path) -> None:
@@ -105,8 +115,8 @@ def test_what_cannot_be_generated_or_saved_is_refused(tmp_path: Path, tiny_model
     (tmp_path / "file").write_text("")
     with pytest.raises(CheckpointError, match="cannot be written"):
         trainer.save_model(tmp_path / "file" / "below")
-    with pytest.raises(TypeError, match="warmth"):
-        trainer.generate("one", warmth=2)
+    with pytest.raises(InputError, match=r"generate: temperatur: unknown; did you mean 'temperature'\?"):
+        trainer.generate("one", temperatur=2)
     trainer.close()
     for method in (trainer.generate, trainer.save_model):
         with pytest.raises(InputError, match="the trainer is closed"):

@@ -12,7 +12,7 @@ from arctic_training import DPOTrainer, PPOTrainer, SFTTrainer, TensorClassifier
 from arctic_training.errors.types import DataError, InputError, ModelError, RecipeError, ResumeError
 from arctic_training.registry import lookup
 from arctic_training.testing.runs import Metrics, first_difference
-from tests import processes, tiny
+from tests import tiny
 from tests.contract.cases import CASES, recipe
 from tests.trainer.passing import split
 
@@ -53,11 +53,6 @@ def test_a_classifier_that_is_passed_trains(name: str, tmp_path: Path) -> None:
     head = objects["model"].score.weight.detach().clone()
     assert len(run(rest, **objects)) == 2
     assert not torch.equal(head, objects["model"].score.weight)
-
-
-def test_it_is_at_stage_3_on_two_processes(tmp_path: Path) -> None:
-    more = {"deepspeed": {"zero_optimization": {"stage": 3}}, "micro_batch_size": 1}
-    processes.share(require_equal_runs, 2, "sft", tmp_path, **more)  # type: ignore[arg-type]
 
 
 @pytest.fixture
@@ -214,7 +209,9 @@ def test_a_run_resumes_but_not_with_another_frozen_model(
 
 def test_what_is_neither_passed_nor_stated_is_refused_as_in_a_file(settings: dict[str, Any], model: Any) -> None:
     config = get_config(settings)
-    assert config.epochs == 1
+    assert config.missing_objects == ["model.name_or_path: Field required", "data.sources: Field required"]
+    stated = {"model": {"name_or_path": "m"}, "data": {"sources": ["a/b"]}}
+    assert get_config({**settings, **stated}).missing_objects == []
     with pytest.raises(RecipeError, match=r"\Amodel.name_or_path: Field required\ndata.sources: Field required\Z"):
         SFTTrainer(config)
     with pytest.raises(RecipeError, match=r"\Adata.sources: Field required\Z"):

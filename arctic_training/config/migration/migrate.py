@@ -69,7 +69,7 @@ def migrate(file: Path, format: str = "", trainer: str = "") -> Migrated:
     recipe = {key: value for key, value in foreign.recipe.items() if value != {}}
     problems: list[str] = []
     try:
-        get_config(recipe)
+        problems = get_config(recipe).missing_objects
     except RecipeError as error:
         problems = error.problems
     return Migrated(format, recipe, list(dict.fromkeys(foreign.notes)), foreign.unread(), problems)

@@ -165,13 +165,17 @@ class TrainerConfig(CrossFieldValidation):
 
     _recipe: Path | None = PrivateAttr(default=None)
     _tree: Node | None = PrivateAttr(default=None)
-    _lacks_objects: bool = PrivateAttr(default=False)
-    """Read with placeholders for models or rows, which are to be passed to the trainer."""
+    _missing_objects: list[str] = PrivateAttr(default_factory=list)
 
     @property
     def recipe_path(self) -> Path | None:
         """The recipe file, when there is one."""
         return self._recipe
+
+    @property
+    def missing_objects(self) -> list[str]:
+        """What the recipe lacks, models or rows that are to be passed to the trainer: the messages if they are not."""
+        return self._missing_objects
 
     @property
     def recipe_dir(self) -> Path:
