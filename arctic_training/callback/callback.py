@@ -22,6 +22,9 @@ class Callback(Registered, Generic[C], kind="callback"):
     """
 
     config_type: ClassVar[type[ComponentConfig]] = ComponentConfig
+    checks_without_data: ClassVar[bool] = False
+    """Whether `check` reads no more than the recipe, the tokenizer and the modules of engines, which have no weights
+    then, so that ``validate`` can call it."""
 
     def __init__(self, config: C) -> None:
         self.config = config

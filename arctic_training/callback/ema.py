@@ -39,6 +39,7 @@ class EMA(Callback[EMAConfig]):
 
     name = "ema"
     config_type = EMAConfig
+    checks_without_data = True
 
     def __init__(self, config: EMAConfig) -> None:
         super().__init__(config)

@@ -38,6 +38,7 @@ class SampleGeneration(Sampler[SampleGenerationConfig]):
 
     name = "sample_generation"
     config_type = SampleGenerationConfig
+    checks_without_data = True
 
     def check(self, trainer: TrainerView) -> None:
         """Raises `InputError` for a model that cannot generate, or a chat without a chat template."""

@@ -34,6 +34,7 @@ class SampleTensors(Sampler[SampleTensorsConfig]):
 
     name = "sample_tensors"
     config_type = SampleTensorsConfig
+    checks_without_data = True
 
     def check(self, trainer: TrainerView) -> None:
         """Raises `RecipeError` for a trainer that generates no rows."""

@@ -19,6 +19,9 @@ class Evaluator(Registered, ABC, Generic[C], kind="evaluator"):
     """
 
     config_type: ClassVar[type[ComponentConfig]] = ComponentConfig
+    checks_without_data: ClassVar[bool] = False
+    """Whether `check` reads no more than the recipe, the tokenizer and the modules of engines, which have no weights
+    then, so that ``validate`` can call it."""
 
     folder = "generations"
     """Where it may write in the run folder; numbered when several evaluators of a run have the same one."""

@@ -69,6 +69,7 @@ class GenerateEvaluator(Evaluator[GenerateConfig]):
 
     name = "generate"
     config_type = GenerateConfig
+    checks_without_data = True
 
     def __init__(self, config: GenerateConfig) -> None:
         super().__init__(config)

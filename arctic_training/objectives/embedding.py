@@ -5,7 +5,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import torch
 from pydantic import Field, model_validator
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from arctic_training.config.sections.trainer import TrainerConfig
@@ -87,13 +87,20 @@ class EmbeddingTrainer(LanguageModelTrainer):
     _evaluated: list[tuple[Batch, Embeddings]]
     _cache: list[tuple[Mapping[str, Any], Tensor, tuple[Tensor, ...]]]
 
+    def check_models(self, models: Mapping[str, nn.Module | None]) -> None:
+        """Raises `InputError` for what its base refuses, and for ``matryoshka_dims`` beyond the width of the model."""
+        super().check_models(models)
+        if (model := models["model"]) is not None:
+            self._check_dims(_width(model))
+
     def check(self) -> None:
         """Raises `InputError` for what its base refuses, and for ``matryoshka_dims`` beyond the width of the model."""
         super().check()
-        if (dims := self.config.matryoshka_dims) and dims[0] > self._width():
-            raise RecipeError(
-                f"matryoshka_dims: {dims[0]}, and the embeddings of the model have {self._width()} numbers"
-            )
+        self._check_dims(self._width())
+
+    def _check_dims(self, width: int) -> None:
+        if (dims := self.config.matryoshka_dims) and dims[0] > width:
+            raise RecipeError(f"matryoshka_dims: {dims[0]}, and the embeddings of the model have {width} numbers")
 
     def export_files(self) -> dict[str, str]:
         """Returns the files by which sentence-transformers loads the model."""
@@ -108,7 +115,7 @@ class EmbeddingTrainer(LanguageModelTrainer):
         )
 
     def _width(self) -> int:
-        return int(causal_model(self.model).config.get_text_config().hidden_size)
+        return _width(causal_model(self.model))
 
     def loss(self, batch: Batch) -> Tensor:
         """Returns the micro-batch's part of the mean over the pairs of the window: a float32 scalar in nats."""
@@ -257,3 +264,9 @@ def _gather(batches: Sequence[Batch], embeddings: Embeddings) -> _Pool:
     places = torch.arange(len(candidates), device=candidates.device).view(-1, each, rows)
     fills = (weights == 0).view(-1, 1, rows).expand(-1, each, -1)
     return _Pool(anchors, candidates, anchor_ids, candidate_ids, places[:, 0].flatten(), fills.flatten())
+
+
+def _width(model: nn.Module) -> int:
+    """Returns the width of the hidden states of a model of transformers."""
+    config: Any = model.config
+    return int(config.get_text_config().hidden_size)

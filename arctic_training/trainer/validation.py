@@ -5,7 +5,10 @@ from types import SimpleNamespace
 
 import torch
 
+from arctic_training.callback.callback import Callback
+from arctic_training.config.sections.base import ComponentConfig
 from arctic_training.config.sections.trainer import TrainerConfig
+from arctic_training.evaluation.evaluator import Evaluator
 from arctic_training.model.pretrained_adapter import base_of, is_adapter
 from arctic_training.registry import lookup
 from arctic_training.state import Progress
@@ -13,6 +16,7 @@ from arctic_training.tracker.tracker import refuse_run_on_error
 from arctic_training.trainer.assembly import (
     build_callbacks,
     build_component,
+    build_evaluators,
     check_models,
     check_steps,
     check_tokenizer,
@@ -33,13 +37,21 @@ def check_run(config: TrainerConfig) -> None:
     for tracker in find_trackers(config, trainer.run_dir):
         with refuse_run_on_error(tracker):
             tracker.check_offline()
-    build_callbacks(trainer, config.callbacks)
+    callbacks = build_callbacks(trainer, config.callbacks)
     check_steps(trainer)
     roles = used_roles(trainer)
     local = [role for role in roles if is_here(getattr(config, role.name))]
     models = check_models(trainer, local)
     if local == roles and is_here(config.tokenizer):
         check_tokenizer(trainer, roles, models, build_component(trainer, "tokenizer"))
+        modules = {name: model.meta_model for name, model in models.items()}
+        trainer.engines = {name: SimpleNamespace(module=one) for name, one in modules.items()}
+        parts: list[Evaluator[ComponentConfig] | Callback[ComponentConfig]] = []
+        if all(one is not None for one in modules.values()):
+            parts = [*build_evaluators(config.evaluators), *callbacks.values()]
+        for part in parts:
+            if part.checks_without_data:
+                part.check(trainer)
 
 
 def unstarted(config: TrainerConfig, processes: int = 1) -> Trainer:

@@ -143,6 +143,18 @@ def save_model_of_another_vocabulary(at: Path) -> None:
             "recipe.yaml:2:25: teacher.name_or_path: its vocabulary has 328 tokens, and that of model has 320:",
         ),
         (
+            "type: embedding\nmatryoshka_dims: [64, 8]\n" + sft(),
+            "recipe.yaml:2:1: matryoshka_dims: 64, and the embeddings of the model have 32 numbers",
+        ),
+        (
+            sft(more="callbacks: [{type: ema, role: critic}]\n"),
+            "recipe.yaml:3:1: callbacks.ema.role: 'critic' is not trained here; there are: model",
+        ),
+        (
+            sft(more="callbacks: [{type: sample_tensors, every: 5}]\n"),
+            "recipe.yaml:3:1: callbacks.sample_tensors: the trainer sft has no method sample(count)",
+        ),
+        (
             sft().replace("fp32", "fp32, peft_config: {peft_type: lora, target_modules: [nope]}"),
             "recipe.yaml:1:43: model.peft_config: Target modules",
         ),

@@ -32,7 +32,9 @@ KEY = re.compile(r"\b[a-z][a-z_]*(?:\.\w+)+\b|\b[a-z]+(?:_[a-z]+)+\b")
 
 
 def configs(kind: str) -> list[Any]:
-    return [lookup(kind, name).config_type for name in names(kind)]  # type: ignore[attr-defined]
+    """The config types of the classes that are built in; other tests define their own."""
+    classes: list[Any] = [lookup(kind, name) for name in names(kind)]
+    return [one.config_type for one in classes if one.__module__.startswith("arctic_training.")]
 
 
 def exists(path: str) -> bool:
