@@ -62,7 +62,7 @@ def run_command(name: str, words: Sequence[str]) -> int:
 def add_recipe_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the path of a recipe and overrides of its values, which `cli.recipe.read_config` reads."""
     parser.add_argument("recipe", metavar="RECIPE", help="path of the recipe")
-    what = "override a value of the recipe: optimizer.lr=1e-4; the value is read as YAML"
+    what = "override a value of the recipe: optimizer.lr=1e-4; +KEY.PATH=VALUE adds one, ~KEY.PATH removes one"
     parser.add_argument("overrides", metavar="KEY.PATH=VALUE", nargs="*", help=what)
 
 

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel
+
 from arctic_training.config.get_config import get_config
 from arctic_training.config.recipe.yaml_writer import write_word
 from arctic_training.config.sections.data import DataSourceConfig
@@ -74,7 +76,16 @@ def small_values(config: TrainerConfig, folder: Path) -> list[str]:
     small["logger"] |= {"output_dir": None}
     batch_keys = ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps")
     small["deepspeed"] = {key: one for key, one in small["deepspeed"].items() if key not in batch_keys}
-    return [f"{key}={write_word(value)}" for key, value in small.items() if value != plain[key]]
+    changed = {key: value for key, value in small.items() if value != plain[key]}
+    return [f"{key}={write_word(_stated(getattr(config, key), value))}" for key, value in changed.items()]
+
+
+def _stated(section: object, plain: object) -> object:
+    """Returns the plain values of a section without those that are null by default, which need not be stated."""
+    if not isinstance(section, BaseModel) or not isinstance(plain, dict):
+        return plain
+    fields = type(section).model_fields
+    return {key: value for key, value in plain.items() if value is not None or fields[key].default is not None}
 
 
 def _shrunk(value: object, plain: object) -> object:

@@ -7,20 +7,21 @@ import resource
 import shutil
 import subprocess
 from collections.abc import Iterator
-from importlib import metadata
+from importlib import import_module, metadata
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 from packaging.requirements import Requirement
 
+from arctic_training.registry import kinds, names, words
+
 PACKAGE = "arctic_training"
-PURPOSES = {
-    "liger": "the model type `liger`: Liger's kernels",
+_PURPOSES = {
+    "eval": "the evaluator `lm_eval` and the scorer `math`",
     "projects": "the data of the project digits",
     "quickstart": "the quick start of projects/quickstart",
-    "wandb": "the tracker `wandb`",
 }
-"""What each optional extra of the package is for; those of its developers are not listed."""
+"""What those optional extras of the package are for that do not have the name of a class."""
 _DEVELOPERS = {"bench", "dev", "docs"}
 PROGRAMS = {
     "g++": "DeepSpeed's own operators, such as the optimizer `cpu_adam`",
@@ -62,16 +63,23 @@ def _libraries() -> Iterator[Finding]:
 
 
 def _extras() -> Iterator[Finding]:
-    names = metadata.metadata(PACKAGE).get_all("Provides-Extra") or []
-    for extra in sorted({*names} - _DEVELOPERS):
+    extras = metadata.metadata(PACKAGE).get_all("Provides-Extra") or []
+    for extra in sorted({*extras} - _DEVELOPERS):
         needed = [one for one in _requirements() if one.marker is not None and one.marker.evaluate({"extra": extra})]
         lacking = [one.name for one in needed if _installed(one, "optional").state != "ok"]
-        purpose = PURPOSES.get(extra, "")
+        purpose = purpose_of(extra)
         if lacking:
             hint = f"missing {', '.join(lacking)}: pip install '{PACKAGE}[{extra}]'"
             yield Finding(extra, "optional", f"{purpose}; {hint}" if purpose else hint)
         else:
             yield Finding(extra, "ok", purpose)
+
+
+def purpose_of(extra: str) -> str:
+    """Returns what an optional extra of the package is for; empty where that is not known."""
+    import_module("arctic_training.builtin")
+    kind = next((kind for kind in kinds() if extra in names(kind)), "")
+    return _PURPOSES.get(extra, f"the {words(kind)} `{extra}`" if kind else "")
 
 
 def _requirements() -> list[Requirement]:

@@ -56,7 +56,7 @@ def test_bash_offers_commands_options_recipes_and_names(script: str, tmp_path: P
     assert after("arctic_training validate runs/r") == ["runs/recipe.yaml"]
     assert after("arctic_training recipe.yaml --num_") == ["--num_gpus", "--num_nodes"]
     assert after("arctic_training list data_") == [kind for kind in kinds() if kind.startswith("data_")]
-    assert after("arctic_training init gr") == ["grpo"]
+    assert after("arctic_training init grp") == ["grpo"]
     assert {"dpo", "sft"} <= {*after("arctic_training init ''")} & {*names("trainer")}
     assert after("arctic_training recipes copy grpo") == ["grpo_gsm8k"]
     assert after("arctic_training completion ''")[:3] == ["bash", "zsh", "fish"]

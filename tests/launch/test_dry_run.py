@@ -40,6 +40,7 @@ def test_everything_is_done_and_nothing_is_left(trainer: str, tmp_path: Path) ->
     done = execute(tmp_path, "recipe.yaml", "--dry-run", ARCTIC_TRAINING_CACHE=str(tmp_path / "cache"))
     assert done.returncode == 0, done.stderr
     assert files(tmp_path) == before and sorted(one.name for one in (tmp_path / "runs").iterdir()) == ["recipe"]
+    assert "deprecated" not in done.stderr
     summary = done.stdout.splitlines()[-1]
     assert summary.startswith("dry run: 2 updates, loss ")
     assert ("1 evaluation, 2 checkpoints, 2 files of samples" if trainer == "sft" else "1 checkpoint") in summary
