@@ -108,7 +108,10 @@ def _own_files(config: TrainerConfig) -> list[str]:
         for number, section in enumerate(config.checkpoint)
         if section.enabled and getattr(lookup("checkpoint_engine", section.type), "resumable", False)
     ]
+    assert config.output_dir is not None
+    folders = [section.folder_in(config.output_dir) for section in config.checkpoint]
     sections = [
-        {**section, "output_dir": None, "auto_resume": number in resumable[:1]} for number, section in enumerate(plain)
+        {**section, "output_dir": folder and str(folder), "auto_resume": number in resumable[:1]}
+        for number, (section, folder) in enumerate(zip(plain, folders, strict=True))
     ]
     return [*overrides, *([f"checkpoint={write_word(sections)}"] if sections else [])]

@@ -11,6 +11,7 @@ from pydantic import BaseModel
 
 from arctic_training.config.get_config import get_config
 from arctic_training.config.recipe.yaml_writer import write_word
+from arctic_training.config.sections.checkpoint import CheckpointConfig
 from arctic_training.config.sections.data import DataSourceConfig
 from arctic_training.config.sections.scheduler import SchedulerConfig
 from arctic_training.config.sections.trainer import TrainerConfig
@@ -71,7 +72,9 @@ def small_values(config: TrainerConfig, folder: Path) -> list[str]:
     if config.eval_interval or config.evaluate_first or config.evaluate_last:
         small |= {"eval_interval": 0, "evaluate_first": False, "evaluate_last": True}
     small["data"] = _small_data(config, small["data"], folder)
-    small["checkpoint"] = [_small_checkpoint(one) for one in small["checkpoint"]]
+    small["checkpoint"] = [
+        _small_checkpoint(*two, folder) for two in zip(config.checkpoint, small["checkpoint"], strict=True)
+    ]
     small["wandb"] |= {"enable": False}
     small["logger"] |= {"output_dir": None}
     batch_keys = ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps")
@@ -130,9 +133,10 @@ def _fewer(source: DataSourceConfig, plain: Section, count: int) -> Section:
     return {**plain, "sample_ratio": None, "weight": None, "sample_count": min(known, count)}
 
 
-def _small_checkpoint(plain: Section) -> Section:
+def _small_checkpoint(section: CheckpointConfig, plain: Section, folder: Path) -> Section:
+    own = section.folder_in(folder)
     saves = {"save_every_n_steps": UPDATES if plain["save_every_n_steps"] else 0, "save_end_of_training": True}
-    return {**plain, **saves, "output_dir": None, "auto_resume": False}
+    return {**plain, **saves, "output_dir": own and str(own), "auto_resume": False}
 
 
 def _summary(folder: Path) -> str:

@@ -53,8 +53,8 @@ def test_commas_separate_values_outside_brackets_and_quotes(text: str, values: l
 
 
 def test_each_combination_has_a_readable_folder_and_files_of_its_own(tmp_path: Path) -> None:
-    saves = [{"type": "deepspeed", "output_dir": "all"}, {"type": "deepspeed", "output_dir": "all2"}]
-    write(tmp_path, train_log_metrics_path=str(tmp_path / "metrics.jsonl"), checkpoint=saves[1:])
+    saves = [{"type": "deepspeed", "output_dir": "all/often"}, {"type": "deepspeed", "output_dir": "all/best"}]
+    write(tmp_path, train_log_metrics_path=str(tmp_path / "metrics.jsonl"), checkpoint=saves)
     for name in ("a b.npz", "c.npz"):
         (tmp_path / name).touch()
     axes = ["optimizer.lr=1e-4,3e-4", "seed=1,2", f"data.sources=[{tmp_path}/a b.npz],[{tmp_path}/c.npz]"]
@@ -65,7 +65,8 @@ def test_each_combination_has_a_readable_folder_and_files_of_its_own(tmp_path: P
     assert all(one.folder == tmp_path / "sweep" / one.name for one in runs)
     for one in runs:
         assert one.config.epochs == 2 and one.config.train_log_metrics_path is None
-        assert [(section.output_dir, section.auto_resume) for section in one.config.checkpoint] == [(None, True)]
+        folders = {one.folder / "checkpoints" / "often": True, one.folder / "checkpoints" / "best": False}
+        assert {section.output_dir: section.auto_resume for section in one.config.checkpoint} == folders
     assert {(one.config.optimizer.learning_rate, one.config.seed) for one in runs} == {
         (lr, seed) for lr in (1e-4, 3e-4) for seed in (1, 2)
     }

@@ -61,6 +61,10 @@ class CheckpointConfig(ComponentConfig):
         """Returns the folder of the checkpoints of a run."""
         return self.output_dir or run_dir / "checkpoints" / self.type
 
+    def folder_in(self, run_dir: Path) -> Path | None:
+        """Returns ``output_dir`` as a folder of the same name in a run folder; None where the section names none."""
+        return run_dir / "checkpoints" / self.output_dir.name if self.output_dir is not None else None
+
     def missing_paths(self) -> list[Problem]:
         text = unwritable(self.output_dir) if self.enabled else ""
         return [Problem(("output_dir",), text)] if text else []
