@@ -228,7 +228,10 @@ function drawSamples() {
   if (order === "highest") rows.sort((a, b) => by(b) - by(a));
   const sides = ["left", "right"].map((id) => columns()[Number(setting(id).value)]).filter(Boolean);
   const cut = sides.find((one) => one.count > one.rows.length);
-  setting("count").textContent = `${rows.length} samples` + (cut ? `; the page has the first ${cut.rows.length} of ${cut.count}` : "");
+  const unread = sides.reduce((sum, one) => sum + one.unread, 0);
+  setting("count").textContent = `${rows.length} samples`
+    + (cut ? `; the page has the first ${cut.rows.length} of ${cut.count}` : "")
+    + (unread ? `; lines that cannot be read: ${unread}` : "");
   setting("rows").replaceChildren(...rows.slice(0, shown).map((pair) => {
     const same = pair.left && pair.right && first(pair.left, PROMPTS) === first(pair.right, PROMPTS);
     const card = element("div", { className: "sample" }, element("div", { className: "key", textContent: `sample ${pair.key}` }));

@@ -126,8 +126,9 @@ def _samples(name: str, run: RunFolder) -> list[dict[str, Any]]:
     for folder, files in run.texts.items():
         steps = []
         for step in _spread(sorted(files)):
-            rows = read_rows(files[step])
-            steps.append({"step": step, "count": len(rows), "rows": [_jsonable(row) for row in rows[:_MAX_ROWS]]})
+            rows, unread = read_rows(files[step])
+            kept = [_jsonable(row) for row in rows[:_MAX_ROWS]]
+            steps.append({"step": step, "count": len(rows), "unread": unread, "rows": kept})
         sets.append({"run": name, "set": folder, "steps": steps})
     return sets
 

@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -83,15 +84,15 @@ def read_curves(text: str) -> tuple[dict[str, list[Point]], int]:
     return {name: list(points.values()) for name, points in values.items() if points}, unread
 
 
-def read_rows(file: Path) -> list[Mapping[str, Any]]:
-    """Returns the rows of a file of JSON lines. Raises `InputError` for another file."""
-    try:
-        rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except ValueError as error:
-        raise InputError(f"{file}: expected an object of JSON on each line: {error}") from error
-    if not all(isinstance(row, dict) for row in rows):
-        raise InputError(f"{file}: expected an object of JSON on each line")
-    return rows
+def read_rows(file: Path) -> tuple[list[Mapping[str, Any]], int]:
+    """Returns the rows of a file of JSON lines, and the number of lines that cannot be read."""
+    lines = [line for line in _text(file).split("\n") if line.strip()]
+    rows: list[Mapping[str, Any]] = []
+    for line in lines:
+        with suppress(ValueError):
+            row = json.loads(line)
+            rows += [row] if isinstance(row, dict) else []
+    return rows, len(lines) - len(rows)
 
 
 def run_names(paths: list[Path]) -> list[str]:

@@ -62,7 +62,10 @@ def save_run(folder: Path, *, lr: float = 1e-4, steps: int = 20, words: str = "a
             }
             for n in range(4)
         ]
-        (generations / f"update_{step}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        cut_off = '{"sample": 5, "prob' if step else ""  # by a kill
+        (generations / f"update_{step}.jsonl").write_text(
+            "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows) + cut_off
+        )
     ImageSamples(torch.arange(8 * 64, dtype=torch.int64).reshape(8, 8, 8, 1).byte()).write(
         folder / "samples" / "digits", steps
     )
@@ -117,6 +120,7 @@ def test_the_page_has_what_the_runs_have_written(tmp_path: Path) -> None:
     (left, right) = page.data["samples"]
     assert [step["step"] for step in left["steps"]] == [0, 20] and left["set"] == "generations/eval"
     assert right["steps"][1]["rows"][1]["generated"] == "g1"
+    assert [(step["count"], step["unread"]) for step in right["steps"]] == [(4, 0), (4, 1)]
     assert "optimizer.lr" in page.text and "0.0003" in page.text
     assert page.text.count("optimizer.lr") == 1 and "versions.torch" not in page.text  # what is alike is no difference
     (picture,) = [attributes["src"] for tag, attributes in page.tags if tag == "img"][:1]
