@@ -50,7 +50,8 @@ class HFSchedulerConfig(SchedulerConfig):
     @classmethod
     def _check_name(cls, name: str) -> str:
         if name in _BY_METRIC:
-            raise ValueError(f"{name} follows a metric and not the steps; choose another")
+            mend = "choose another" if name == "greedy" else "use the callback reduce_lr_on_plateau"
+            raise ValueError(f"{name} follows a metric and not the steps; {mend}")
         if name not in _KNOWN:
             raise ValueError(f"no schedule is named {name!r}; {suggest(name, _KNOWN)}")
         return name

@@ -260,9 +260,8 @@ def test_killed_while_it_is_written_beside_training(world: int, tmp_path: Path) 
     (tmp_path / "train.py").write_text(DYING.format(flag=tmp_path / "died", last=world - 1))
 
     def command(run: str) -> list[str]:
-        path = written("sft", tmp_path / "files", tmp_path / run, {**zero(3), "type": "with_dying"}, checkpoint="dying")
-        path.write_text(path.read_text().replace("auto_resume: true", "auto_resume: true\n  async: true"))
-        return [str(path)]
+        more = {**zero(3), "type": "with_dying", "async": True}
+        return [str(written("sft", tmp_path / "files", tmp_path / run, more, checkpoint="dying"))]
 
     with Run(command("run"), tmp_path / "log", world=world) as run:
         run.processes[-1].join(HANG)

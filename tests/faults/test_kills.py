@@ -32,7 +32,7 @@ CASES: dict[str, tuple[str, int, Recipe]] = {
     "causal at stage 2": ("causal", 1, zero(2)),
     "dpo at stage 0": ("dpo", 1, zero(0)),
     "grpo of a stream, two iterations": ("grpo", 1, {"streaming": True, "train_iters": 10, "num_iterations": 2}),
-    "gan, with its EMA": ("gan", 1, zero(0)),
+    "gan, with its EMA, saved beside training": ("gan", 1, {**zero(0), "async": True}),
     "sft of two processes at stage 3": ("sft", 2, zero(3)),
     "grpo of two processes at stage 3": ("grpo", 2, zero(3)),
     "dpo of two processes that share sequences": ("dpo", 2, {**zero(2), "sequence_parallel_size": 2}),
@@ -50,6 +50,7 @@ def written(name: str, files: Path, run: Path, more: Recipe, checkpoint: str = "
     more = dict(more)
     if more.pop("bf16", False):
         settings["model"]["dtype"] = "bf16"
+    beside = bool(more.pop("async", False))
     if more.pop("streaming", False):
         settings["data"]["sources"] = [{"name_or_path": settings["data"]["sources"][0], "streaming": True}]
         settings["data"]["stream_buffer"] = 4
@@ -59,6 +60,7 @@ def written(name: str, files: Path, run: Path, more: Recipe, checkpoint: str = "
     settings["checkpoint"] = {
         "type": checkpoint,
         "auto_resume": True,
+        "async": beside,
         "save_every_n_steps": 2,
         "save_end_of_training": True,
     }
@@ -135,7 +137,7 @@ def test_a_killed_run_goes_on_to_the_bit(tmp_path: Path) -> None:
 
 OFTEN = {
     "sft packed at stage 3",
-    "gan, with its EMA",
+    "gan, with its EMA, saved beside training",
     "grpo of two processes at stage 3",
     "dpo of two processes that share sequences",
     "packed stream in bf16 of two processes",
