@@ -60,7 +60,7 @@ def _run(args: Arguments) -> int:
     if args.command == "validate":
         from arctic_training.cli.validate import validate
 
-        validate(config)
+        validate(config, args.num_gpus)
         print(f"{args.recipe}: no problems found")
         return 0
 

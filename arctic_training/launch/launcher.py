@@ -55,7 +55,7 @@ def launch(args: Arguments, config: TrainerConfig) -> int:
     count = _num_processes(args.num_gpus)
     if count == 1:
         return _run_here(args, config)
-    _check_world_size(config, count)
+    require_groups(config, count)
     return _launch_local_workers(args, count)
 
 
@@ -72,8 +72,9 @@ def _num_processes(num_gpus: int | None) -> int:
     return num_gpus or available or 1
 
 
-def _check_world_size(config: TrainerConfig, count: int) -> None:
-    """Raises, before any process is started, the `InputError` that all of them would raise."""
+def require_groups(config: TrainerConfig, count: int) -> None:
+    """Raises, before any process is started, the `InputError` that ``count`` of them would raise, which cannot form the
+    groups that share sequences."""
     from arctic_training.config.recipe.location import place
     from arctic_training.distributed.sequence_parallel import check_world_size
 

@@ -278,7 +278,8 @@ class HFModelFactory(ModelFactory[HFModelConfig]):
         if device.type != "cuda" or not max_length:
             return False
         layout = layout_of(self.trainer, self.config, self._deepspeed)
-        needed = footprint(model).estimate(layout, Batch(tokens_at_once(recipe, max_length)))
+        size = footprint((self._adapter and self.skeleton()) or model)  # below an adapter less is kept
+        needed = size.estimate(layout, Batch(tokens_at_once(recipe, max_length)))
         usable = int(USABLE_SHARE * torch.cuda.mem_get_info(device)[1])
         if needed.total <= usable:
             return False

@@ -37,7 +37,6 @@ NEEDS: Mapping[str, list[str]] = {
     "the number of processes": [
         "run: a batch size that does not add up",
         "run: nobody to share with",
-        "run: processes that make no groups",
     ],
 }
 """The cases that a run refuses by a key of the recipe, and ``validate`` cannot, by what it would need for it."""

@@ -433,6 +433,18 @@ def test_activations_are_recomputed_where_they_would_not_fit(
         assert maker._needs_activation_checkpointing(model) == recomputes
 
 
+def test_what_an_adapter_lets_layers_keep_decides(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    adapter = {"peft_type": "lora", "target_modules": ["q_proj"]}
+    maker = factory(tiny_model, peft_config=adapter, data={"type": "sft"})
+    maker.trainer.device = torch.device("cuda")
+    model, layout, batch = factory(tiny_model)(), Layout("fp32", frozen=True), Batch(64)
+    of_adapter, of_all = (footprint(one).estimate(layout, batch).total for one in (maker.skeleton(), model))
+    assert of_adapter < of_all
+    for memory, recomputes in ((of_adapter * 0.99, True), (of_adapter * 1.01, False)):
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device, memory=memory: (0, memory / USABLE_SHARE))
+        assert maker._needs_activation_checkpointing(model) == recomputes
+
+
 @pytest.mark.parametrize(
     ("width", "of_values", "dtype", "generation", "fits"),
     [
