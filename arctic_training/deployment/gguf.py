@@ -32,12 +32,13 @@ def find_converter() -> Path:
 
 
 def convert_to_gguf(folder: Path, converter: Path, outtype: str) -> Path:
-    """Converts the model in ``folder`` and returns the path of the file, which lies in it.
+    """Converts the model in ``folder`` and returns the path of the file, which lies beside it: in the same folder
+    transformers would take its tokenizer for that of the file.
 
     ``outtype`` is a type of weights that the converter knows, such as f16, bf16 or q8_0. Raises `InputError` when it
     cannot convert the model.
     """
-    target = folder / f"{folder.absolute().name}-{outtype}.gguf"
+    target = folder.absolute().parent / f"{folder.absolute().name}-{outtype}.gguf"
     command = [sys.executable, str(converter), str(folder), "--outfile", str(target), "--outtype", outtype]
     done = subprocess.run(command, capture_output=True, text=True, errors="replace")
     if done.returncode or not target.is_file():

@@ -13,8 +13,10 @@ if TYPE_CHECKING:
 
 
 def get_pad_token_id(tokenizer: "PreTrainedTokenizerBase") -> int:
-    """Returns the tokenizer's pad token, or its end token when it has none."""
-    return int(tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id)
+    """Returns the tokenizer's pad token, or its end token when it has none; the first token when it has neither, as
+    those of GGUF files may: what fills a batch is masked."""
+    pad = tokenizer.pad_token_id
+    return int((tokenizer.eos_token_id if pad is None else pad) or 0)
 
 
 def find_eos_token_ids(

@@ -10,8 +10,10 @@ from arctic_training import get_config
 from arctic_training.deployment.evaluate import evaluate
 from arctic_training.deployment.saved_model import find_saved_model
 from arctic_training.errors.types import InputError
+from arctic_training.registry import lookup
 from arctic_training.trainer.lock import Lock
 from tests.bad_inputs.case import listing
+from tests.contract import cases
 from tests.deployment.runs import TrainedRun, recipe
 
 
@@ -53,3 +55,18 @@ def test_without_evaluation_sets_nothing_is_measured(full_run: TrainedRun, tmp_p
     with pytest.raises(InputError, match=r"data\.eval_sources: nothing to evaluate on"):
         measure(full_run, "huggingface", tmp_path / "out", data=data)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["dpo", "gan", "grpo", "seq2seq"])
+def test_it_measures_what_any_trainer_does(name: str, tmp_path: Path) -> None:
+    sections = [{"type": "deepspeed", "save_end_of_training": True}]
+    more: dict[str, Any] = {"train_iters": 2, "evaluate_last": True, "output_dir": str(tmp_path / "run")}
+    own = cases.recipe(name, tmp_path, **more, checkpoint=sections)
+    own["data"]["eval_sources"] = own["data"]["sources"]
+    trainer: Any = lookup("trainer", name)(get_config(own))  # type: ignore[call-arg]
+    of_run: dict[str, float] = {}
+    trainer.callbacks.append(("post-evaluate", lambda _, values: of_run.update(values)))
+    trainer.train()
+    trainer.close()
+    assert evaluate(get_config(own), find_saved_model(str(tmp_path / "run")), tmp_path / "out") == of_run
+    assert of_run

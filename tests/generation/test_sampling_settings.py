@@ -93,6 +93,13 @@ def test_settings_of_the_model_give_way(model: Any) -> None:
     assert mine == plain != theirs
 
 
+def test_a_tokenizer_needs_neither_pad_nor_end_token(model: Any) -> None:
+    tokenizer = SimpleNamespace(pad_token_id=None, eos_token_id=None)
+    params = SamplingParams(8, 0)
+    bare = generate(model, PROMPTS, params, tokenizer=tokenizer, eos_token_ids=[3]).token_ids  # type: ignore[arg-type]
+    assert bare == tokens(model, PROMPTS, params)
+
+
 def test_options_that_cannot_be_used_are_named() -> None:
     assert read_options({"top_k": 3, "checkpoint": "x"}) == GenerationKeys(top_k=3)
     with pytest.raises(InputError, match=r"^--top-p: .*less than or equal to 1"):
