@@ -48,6 +48,8 @@ class Progress:
     """Optimizer steps taken."""
     num_target_tokens: int = 0
     """Labels trained on, over all data ranks."""
+    num_tokens: int = 0
+    """Tokens trained on, without padding, over all data ranks; those of a checkpoint that does not count them are 0."""
 
     @property
     def update(self) -> int:
@@ -61,7 +63,7 @@ class Progress:
     def load_state_dict(self, state: Mapping[str, Any], /) -> None:
         """Restores the fields."""
         for field in fields(self):
-            setattr(self, field.name, int(state[field.name]))
+            setattr(self, field.name, int({"num_tokens": 0, **state}[field.name]))
 
 
 class Rng:

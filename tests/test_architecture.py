@@ -22,6 +22,7 @@ FLOORS = [
         "distributed.signals",
         "launch.threads",
         "errors",
+        "display",
         "distributed.process_group",
         "distributed.collectives",
         "loss",
@@ -40,7 +41,7 @@ FLOORS = [
 # within the top rooms the order is fixed too
 TRAINER = [
     ["former_names"],
-    ["ending", "explain", "lock", "resume", "role", "row_buffer", "scalar", "schedule", "window"],
+    ["ending", "explain", "lock", "resume", "role", "row_buffer", "scalar", "schedule", "throughput", "window"],
     ["evaluation", "role_sections", "session"],
     ["passed", "view"],
     ["update"],

@@ -9,6 +9,7 @@ from arctic_training.callback.callback import Callback
 from arctic_training.component import TrainerView
 from arctic_training.config.sections.base import ComponentConfig
 from arctic_training.config.sections.types import HumanInt
+from arctic_training.display.activity import activity
 from arctic_training.state import isolated_eval
 from arctic_training.tracker.samples import Samples
 
@@ -42,6 +43,7 @@ class Sampler(Callback[S]):
         step = trainer.progress.step
         if step % self.config.every and step != trainer.training_horizon:
             return
-        with isolated_eval([engine.module for engine in trainer.engines.values()]):
-            samples = self.sample(trainer)
-        trainer.log_samples(self.label, samples)
+        with activity(f"sampling: {self.label}", aside=True):
+            with isolated_eval([engine.module for engine in trainer.engines.values()]):
+                samples = self.sample(trainer)
+            trainer.log_samples(self.label, samples)

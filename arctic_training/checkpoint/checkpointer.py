@@ -13,6 +13,7 @@ from arctic_training.checkpoint.saving import Saving
 from arctic_training.checkpoint.schedule import C, verify_together
 from arctic_training.component import Factory, TrainerView
 from arctic_training.config.sections.checkpoint import CheckpointConfig
+from arctic_training.display.activity import activity
 from arctic_training.distributed import collectives, process_group
 from arctic_training.engine.engine import Engine
 from arctic_training.engine.hyperparameters import current_hyperparameters, override_hyperparameters
@@ -162,7 +163,8 @@ def save_all(
     failure: CheckpointError | None = None
     for checkpointer in sorted(checkpointers, key=lambda one: one.resumable):
         try:
-            checkpointer.save(engines, state)
+            with activity(f"saving {checkpointer.name}", aside=True):
+                checkpointer.save(engines, state)
         except CheckpointError as error:
             failure = failure or error
     if failure:

@@ -17,6 +17,7 @@ from torch.autograd.function import once_differentiable
 from arctic_training.distributed import process_group
 from arctic_training.errors.types import RecipeError, SampleError
 from arctic_training.loss.targets import IGNORE_INDEX
+from arctic_training.loss.tokens import NO_TOKENS, TokenCounts, count_tokens
 
 KEY = "sequence_share"
 """The key of a batch, and the keyword argument of attention, that carries a `SequenceShard`."""
@@ -33,6 +34,8 @@ class SequenceShard:
     """Number of ranks that share a sequence."""
     targets: tuple[int, ...] = ()
     """Number of labels in the part of each rank of the group."""
+    counts: TokenCounts = NO_TOKENS
+    """The tokens of the sequences, on the first rank of the group; on the others none."""
 
 
 def check_world_size(size: int, world: int) -> None:
@@ -87,7 +90,12 @@ def shard_batch(batch: Mapping[str, Any], size: int, index: int, *, once: Collec
         rest["num_targets"] = targets[index]
     own = {name: value.chunk(size, dim=1)[index].clone() for name, value in row.items()}
     documents = {"cu_seq_lens_q": ends, "cu_seq_lens_k": ends, "max_length_q": longest, "max_length_k": longest}
-    return {**rest, **own, **documents, KEY: SequenceShard(size, targets)}
+    return {
+        **rest,
+        **own,
+        **documents,
+        KEY: SequenceShard(size, targets, NO_TOKENS if index else count_tokens(batch)),
+    }
 
 
 def _per_token(value: object, ids: Tensor) -> bool:

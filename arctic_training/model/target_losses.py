@@ -2,7 +2,7 @@
 
 import importlib.util
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from arctic_training.engine.engine import Engine
 from arctic_training.loss.cross_entropy import linear_argmax, linear_cross_entropy, logits_cross_entropy
+from arctic_training.loss.output_layer import rows_per_chunk
 from arctic_training.loss.targets import IGNORE_INDEX
 from arctic_training.model.target_outputs import TargetOutputs, compute_at_targets, keep_added_loss
 
@@ -95,6 +96,47 @@ def target_predictions(engine: Engine | nn.Module, batch: Mapping[str, Any]) -> 
         return linear_argmax(outputs.hidden, outputs.layer.weight, outputs.bias, logit_map=outputs.logit_map)
 
     return compute_at_targets(engine, batch, most_likely)[0]
+
+
+@dataclass(frozen=True)
+class TargetScores:
+    """Sums over the targets of a batch: fp32 ``[]`` each."""
+
+    loss: Tensor
+    """What `target_losses` returns, in nats, with what the model adds to its loss."""
+    nll: Tensor
+    """The cross-entropy in nats, without label smoothing and without that."""
+    correct: Tensor
+    """How many targets are the most likely token."""
+
+
+@torch.no_grad()
+def target_scores(
+    engine: Engine | nn.Module, batch: Mapping[str, Any], *, label_smoothing: float = 0.0
+) -> TargetScores:
+    """Returns what an evaluation measures of the targets of ``batch``, by one forward pass without gradients.
+
+    The arguments are those of `target_losses`, which says what it does. Raises `ModelError` for another model.
+    """
+
+    def sums_of(outputs: TargetOutputs) -> Tensor:
+        ids, layer = outputs.ids, outputs.full_logits if outputs.layer is None else outputs.layer.weight
+        assert layer is not None
+        size = rows_per_chunk(ids.device.type, layer.shape[0 if outputs.layer is not None else -1])
+        totals = torch.zeros(3, dtype=torch.float32, device=ids.device)
+        for start in range(0, len(ids), size):
+            rows = slice(start, start + size)
+            logits = outputs.logits(rows)
+            nll = loss = logits_cross_entropy(logits, ids[rows]).sum()
+            if label_smoothing:
+                loss = logits_cross_entropy(logits, ids[rows], label_smoothing=label_smoothing).sum()
+            totals += torch.stack([loss, nll, (logits.argmax(1) == ids[rows]).sum()])
+        return totals
+
+    (loss, nll, correct), added = compute_at_targets(engine, batch, sums_of)
+    if added is not None:
+        loss = loss + added.to(loss.device) * batch["num_items_in_batch"]
+    return TargetScores(loss, nll, correct)
 
 
 def _layer_losses(

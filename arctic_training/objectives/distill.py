@@ -181,6 +181,10 @@ class DistillTrainer(LanguageModelTrainer):
             self.record(name, value / share)
         return sum(terms, total / share)
 
+    def finalize_eval_metrics(self, means: dict[str, float]) -> dict[str, float]:
+        """Adds the perplexity."""
+        return super().finalize_eval_metrics({**means, "perplexity": means["nll"]})
+
     def _teacher(self, batch: Batch) -> Teacher:
         config = self.config
         comparison = Comparison(config.divergence, config.temperature, config.mixture)

@@ -1,5 +1,6 @@
 """Base of the trainers of causal language models: the components that they accept, and the cross-entropy loss."""
 
+import math
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -15,7 +16,7 @@ from arctic_training.model.causal_lm import model_inputs
 from arctic_training.model.dropout import disable_dropout
 from arctic_training.model.huggingface_factory import HFModelFactory
 from arctic_training.model.liger_factory import LigerModelFactory
-from arctic_training.model.target_losses import target_losses
+from arctic_training.model.target_losses import target_losses, target_scores
 from arctic_training.optimizer.deepspeed_factories import CPUAdamFactory, FusedAdamFactory, LionFactory, MuonFactory
 from arctic_training.optimizer.huggingface_factories import AdafactorFactory
 from arctic_training.optimizer.torch_factories import AdamWFactory, SGDFactory
@@ -68,7 +69,18 @@ class LanguageModelTrainer(Trainer):
 
     def loss(self, batch: Batch) -> torch.Tensor:
         """Returns the sum of the labels' losses over ``batch["num_items_in_batch"]``: a float32 scalar in nats, exact
-        for any split of the global batch."""
+        for any split of the global batch. In an evaluation also records ``token_accuracy``, the share of the labels
+        that are most likely after the true tokens before them, and ``perplexity``."""
         smoothing, share = self.config.label_smoothing, batch["num_items_in_batch"]
-        total = target_losses(self.model, batch, label_smoothing=smoothing, reduction="sum")
-        return total.div(share)
+        if torch.is_grad_enabled():
+            return target_losses(self.model, batch, label_smoothing=smoothing, reduction="sum").div(share)
+        scores = target_scores(self.model, batch, label_smoothing=smoothing)
+        self.record("perplexity", scores.nll / share)
+        self.record("token_accuracy", scores.correct / share)
+        return scores.loss.div(share)
+
+    def finalize_eval_metrics(self, means: dict[str, float]) -> dict[str, float]:
+        """Makes the perplexity of the mean cross-entropy, of which it is the exponential."""
+        if "perplexity" in means:
+            means["perplexity"] = math.exp(min(means["perplexity"], 700.0))  # beyond it is no float
+        return means

@@ -2,16 +2,11 @@
 
 from typing import Any, ClassVar
 
-import torch
-
-from arctic_training.data.batching.loader import Batch
 from arctic_training.data.factories.base import DataFactory
 from arctic_training.data.factories.seq2seq import Seq2SeqDataFactory
 from arctic_training.errors.types import ModelError
 from arctic_training.generation.prompts import is_encoder_decoder
-from arctic_training.loss.targets import IGNORE_INDEX
 from arctic_training.model.huggingface_factory import HFModelFactory
-from arctic_training.model.target_losses import target_predictions
 from arctic_training.objectives.language_model import LanguageModelTrainer
 from arctic_training.registry import lookup
 from arctic_training.trainer.role import Role
@@ -30,16 +25,6 @@ class Seq2SeqTrainer(LanguageModelTrainer):
     data_factory_type: ClassVar[type[DataFactory[Any]]] = Seq2SeqDataFactory
     model_factory_type = (HFModelFactory,)  # type: ignore[assignment]  # Liger's kernels are of decoder-only models
     roles: ClassVar[tuple[Role, ...]] = (Role("model", tasks=("seq2seq_lm", "causal_lm")),)
-
-    def loss(self, batch: Batch) -> torch.Tensor:
-        """Returns the sum of the labels' losses over ``batch["num_items_in_batch"]``: a float32 scalar in nats. In an
-        evaluation also records ``token_accuracy``, the share of the labels that are most likely after the true ones
-        before them."""
-        if not self.model.module.training:
-            labels = batch["labels"] if is_encoder_decoder(self.model.module) else batch["labels"][:, 1:]
-            right = target_predictions(self.model, batch) == labels[labels != IGNORE_INDEX]
-            self.record("token_accuracy", right.float().sum() / batch["num_items_in_batch"])
-        return super().loss(batch)
 
     def check(self) -> None:
         """Raises `ModelError` for a model whose factory does not return its config, by which data are prepared."""

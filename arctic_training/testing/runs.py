@@ -16,6 +16,7 @@ from arctic_training.engine import snapshot
 from arctic_training.engine.engine import Engine, TrainedEngine
 from arctic_training.engine.zero import full_parameter
 from arctic_training.registry import lookup
+from arctic_training.trainer.throughput import MEASURED
 from arctic_training.trainer.trainer import Trainer
 
 Recipe = str | Path | Mapping[str, object]
@@ -35,10 +36,6 @@ _QUIET: dict[str, object] = {
     "time_limit": 0,
 }
 """A short run logs every step and nothing else."""
-
-
-_TIMES = ("targets_per_second", "save_seconds")
-"""Metrics that no two runs share."""
 
 
 @contextmanager
@@ -62,7 +59,7 @@ class Metrics(dict[tuple[str, int], dict[str, float]]):
 
         def record(event: str) -> Callable[[Trainer, dict[str, float]], None]:
             def listener(of: Trainer, values: dict[str, float]) -> None:
-                self[event, of.progress.step] = {name: one for name, one in values.items() if name not in _TIMES}
+                self[event, of.progress.step] = {name: one for name, one in values.items() if name not in MEASURED}
 
             return listener
 

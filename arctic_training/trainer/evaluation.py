@@ -4,6 +4,7 @@ from contextlib import ExitStack
 from typing import Any
 
 from arctic_training.callback.hooks import hook
+from arctic_training.display.activity import activity
 from arctic_training.distributed import collectives
 from arctic_training.evaluation.evaluator import as_floats, evaluate_metrics
 from arctic_training.generation.scoring import raise_on_all_ranks
@@ -25,17 +26,19 @@ def measure(trainer: Any) -> dict[str, float]:
             for name, loader in trainer.eval_loaders.items():
                 trainer.metrics = Metrics()
                 loader.seek(0, 0)
-                for batch in loader:
-                    trainer.metrics.weight = trainer.targets(batch)
-                    num_items = max(trainer.metrics.weight, 1)
-                    batch = set_num_items_in_batch(to_device(batch, trainer.device), num_items)
-                    trainer.record("loss", trainer.loss(batch))
+                with activity(f"evaluating {name}", len(loader), aside=True) as one:
+                    for one.done, batch in enumerate(loader):
+                        trainer.metrics.weight = trainer.targets(batch)
+                        num_items = max(trainer.metrics.weight, 1)
+                        batch = set_num_items_in_batch(to_device(batch, trainer.device), num_items)
+                        trainer.record("loss", trainer.loss(batch))
                 means = trainer.finalize_eval_metrics(trainer.metrics.compute(collectives.all_reduce))
                 values = merge_metrics(values, {f"{metric}/{name}": value for metric, value in means.items()})
         finally:
             trainer.metrics = training
         for evaluator in trainer.evaluators:
-            values = merge_metrics(values, evaluate_metrics(evaluator, trainer))
+            with activity(f"evaluating: {evaluator.name}", aside=True):
+                values = merge_metrics(values, evaluate_metrics(evaluator, trainer))
         values = trainer.val_metrics(values)
     with raise_on_all_ranks():
         return as_floats(values, "get_val_metrics returned")

@@ -1,6 +1,5 @@
 """The training loop."""
 
-import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -34,6 +33,7 @@ from arctic_training.trainer.role import Role, check_roles, check_vocabularies
 from arctic_training.trainer.role_sections import add_role_sections
 from arctic_training.trainer.schedule import ScheduleMixin
 from arctic_training.trainer.session import Session
+from arctic_training.trainer.throughput import Throughput
 from arctic_training.trainer.window import AccumulationWindow, count_loss_terms, windowed_batches
 
 if TYPE_CHECKING:
@@ -90,9 +90,10 @@ class Trainer(Registered, NamedHooks, Outputs, ScheduleMixin, Ending, ABC, kind=
         self.exit_code = 0
         self.skipped_windows: set[tuple[int, int]] = set()  # epoch and first row of windows that are not trained on
         self._last_eval_step, self._unlogged_metrics = -1, dict[str, float]()
-        self._clock = (time.perf_counter(), 0)
+        self.throughput = Throughput(self.progress)
         with environment.track_env():
             assemble(self)
+        self.throughput.watch(self)
         self._started_at = self.progress.step
 
     @property
@@ -109,7 +110,7 @@ class Trainer(Registered, NamedHooks, Outputs, ScheduleMixin, Ending, ABC, kind=
         try:
             if self.config.evaluate_first and not self.progress.step:
                 self.evaluate()
-            self._clock = (time.perf_counter(), self.progress.num_target_tokens)
+            self.throughput.start()
             while not self._run_epochs():
                 pass
             self._finalize()
@@ -149,6 +150,8 @@ class Trainer(Registered, NamedHooks, Outputs, ScheduleMixin, Ending, ABC, kind=
             if self.window.is_last_micro_batch:
                 self.progress.step += 1
                 self.progress.num_target_tokens += self.window.targets
+                self.progress.num_tokens += self.window.tokens.tokens
+                self.throughput.add(self.window.tokens)
                 self.is_between_steps = True
                 self.after_update()
                 if self.stop_reason:
@@ -191,10 +194,7 @@ class Trainer(Registered, NamedHooks, Outputs, ScheduleMixin, Ending, ABC, kind=
         """Sends the means of what was recorded since the last call to the trackers, and returns them."""
         recorded = self.metrics.compute(collectives.all_reduce)
         own = {} if (norm := self.model.grad_norm) is None else {"grad_norm": norm}
-        then, tokens = self._clock
-        self._clock = (time.perf_counter(), self.progress.num_target_tokens)
-        rate = (self.progress.num_target_tokens - tokens) / (self._clock[0] - then)
-        own |= {"lr": self.model.last_lr, "epoch": self.epochs_completed, "targets_per_second": rate}
+        own |= {"lr": self.model.last_lr, "epoch": self.epochs_completed, **self.throughput.read()}
         own |= self.take_save_seconds()
         values = dict(sorted(merge_metrics(own, recorded).items(), key=lambda item: item[0] in own))
         self.session.log(values, self.progress.step)

@@ -9,7 +9,9 @@ import torch
 
 from arctic_training.data.batching.loader import Batch, Loader
 from arctic_training.distributed import collectives, process_group
+from arctic_training.distributed.sequence_parallel import KEY
 from arctic_training.loss.targets import IGNORE_INDEX, copy_target_count
+from arctic_training.loss.tokens import NO_TOKENS, TokenCounts, count_tokens
 
 Reduce = Callable[[torch.Tensor], torch.Tensor]
 
@@ -27,6 +29,8 @@ class AccumulationWindow:
     """Labels that the loss averages over, on all ranks together."""
     stop: bool = False
     """Whether a rank requested that this window be the last."""
+    tokens: TokenCounts = NO_TOKENS
+    """Tokens of the documents of all ranks together."""
     index: int = 0
     """Index of the current micro-batch."""
     skipped_steps: int = 0
@@ -80,17 +84,21 @@ def iter_windows(
 ) -> Iterator[AccumulationWindow]:
     """Yields windows of ``size`` micro-batches; the last of an epoch may be shorter.
 
-    All micro-batches of a window are read before the first is yielded, and their labels are counted on the CPU. One
-    reduction, ``reduce``, of an int64 tensor ``[2]`` over the data ranks gives every rank the number of labels and
+    All micro-batches of a window are read before the first is yielded, and their labels and tokens are counted on the
+    CPU. One reduction, ``reduce``, of an int64 tensor ``[5]`` over the data ranks gives every rank these numbers and
     whether to stop after the window, so that nothing else in the loop needs a collective.
     """
     stream = iter(batches)
     while window := list(islice(stream, size)):
-        counts = torch.tensor([sum(targets(batch) for batch in window), int(stop())], dtype=torch.int64)
-        total, stops = reduce(counts).tolist()
+        tokens = [sum(counts) for counts in zip(*map(_count_tokens, window), strict=True)]
+        counts = torch.tensor([sum(targets(batch) for batch in window), int(stop()), *tokens], dtype=torch.int64)
+        total, stops, *tokens = reduce(counts).tolist()
         share = max(total, 1) / (len(window) * ranks)
         yield AccumulationWindow(
-            [set_num_items_in_batch(to_device(batch, device), share) for batch in window], total, stop=stops > 0
+            [set_num_items_in_batch(to_device(batch, device), share) for batch in window],
+            total,
+            stop=stops > 0,
+            tokens=TokenCounts(*tokens),
         )
 
 
@@ -106,7 +114,7 @@ def windowed_batches(trainer: Any) -> Iterator[Any]:
     else:
         loader.seek(progress.epoch, progress.sample_index)
     for window in iter_windows(
-        batches,
+        trainer.throughput.timed(batches),
         trainer.config.gradient_accumulation_steps,
         targets=trainer.targets,
         stop=lambda: bool(trainer._stop_request[0]),
@@ -145,6 +153,11 @@ def count_loss_terms(batch: Batch) -> int:
                 return int((batch[name] != IGNORE_INDEX).sum())
         batch = next(iter(batch.values()))
     return len(batch[0]) if isinstance(batch, (tuple, list)) else len(batch)
+
+
+def _count_tokens(batch: Batch) -> TokenCounts:
+    shard = batch.get(KEY) if isinstance(batch, Mapping) else None
+    return count_tokens(batch) if shard is None else shard.counts  # of a part, not all is known any more
 
 
 def set_num_items_in_batch(batch: Batch, share: float) -> Batch:

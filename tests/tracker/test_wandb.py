@@ -18,6 +18,7 @@ from wandb.proto.wandb_internal_pb2 import Record
 from arctic_training.config.sections.wandb import WandbConfig
 from arctic_training.errors.types import MissingDependencyError
 from arctic_training.tracker.wandb import WandbTracker
+from arctic_training.trainer.throughput import MEASURED
 from tests import processes
 from tests.command import Run, wait_for
 from tests.contract.cases import recipe
@@ -76,7 +77,7 @@ def histories(folder: Path) -> list[tuple[str, list[dict[str, Any]], int]]:
 def numbers(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Without what differs from run to run: the time, and the library's own count."""
     return [
-        {name: value for name, value in one.items() if not name.startswith("_") and not name.endswith("_per_second")}
+        {name: value for name, value in one.items() if not name.startswith("_") and name not in MEASURED}
         for one in records
     ]
 

@@ -11,6 +11,7 @@ from arctic_training import SFTTrainer, get_config
 from arctic_training.distributed import process_group
 from arctic_training.errors.types import RecipeError, TrainingError
 from arctic_training.registry import lookup
+from arctic_training.trainer.throughput import MEASURED
 from tests import processes
 from tests.contract.cases import recipe
 
@@ -42,7 +43,7 @@ def train(name: str, root: str, run: str, shared: int, packs: bool, more: dict[s
 def records(root: Path, run: str) -> list[dict[str, float]]:
     """Returns what was logged for each step, except what depends on the clock."""
     lines = [json.loads(line) for line in (root / run / "metrics.jsonl").read_text().splitlines()]
-    return [{key: value for key, value in line.items() if key not in ("time", "targets_per_second")} for line in lines]
+    return [{key: value for key, value in line.items() if key not in ("time", *MEASURED)} for line in lines]
 
 
 def require_same(root: Path, first: str, second: str) -> list[dict[str, float]]:

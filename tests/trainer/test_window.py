@@ -16,7 +16,7 @@ def cut(
     batches: list[dict[str, Any]], size: int, *, ranks: int = 1, others: int = 0, stop: bool = False
 ) -> list[AccumulationWindow]:
     def reduce(mine: torch.Tensor) -> torch.Tensor:
-        return mine + torch.tensor([others, 0])
+        return mine + torch.tensor([others, 0, 0, 0, 0])
 
     return list(
         iter_windows(

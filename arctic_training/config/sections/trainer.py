@@ -131,6 +131,9 @@ class TrainerConfig(CrossFieldValidation):
     """Steps between prints of the loss; 0: never."""
     train_log_iter_interval: Annotated[HumanInt, RESUME_SAFE] = Field(default=1, ge=0)
     """Steps between records of the training metrics; 0: never."""
+    peak_tflops: Annotated[HumanFloat, RESUME_SAFE] = Field(default=0.0, ge=0)
+    """What one device computes at most in ``model.dtype``, in TFLOP/s without sparsity, for the metric ``mfu``; 0: by a
+    table of GPUs."""
     train_log_metrics_path: Annotated[Path | None, RESUME_SAFE] = None
     """File of the recorded metrics (default: ``metrics.jsonl`` in the run folder)."""
     eval_interval: Annotated[HumanInt, RESUME_SAFE] = Field(default=0, ge=0)
