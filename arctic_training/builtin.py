@@ -46,6 +46,7 @@ _MODULES = (
     "reward.reward",
     "tokenizer.passed_factory",
     "tracker.console",
+    "tracker.curves",
     "tracker.jsonl",
     "tracker.wandb",
 )

@@ -36,6 +36,7 @@ from arctic_training.model.factory import ModelFactory
 from arctic_training.registry import lookup, numbered
 from arctic_training.state import Progress, Rng, RunState
 from arctic_training.tracker.console import ConsoleConfig
+from arctic_training.tracker.curves import CurvesConfig
 from arctic_training.tracker.jsonl import JsonlConfig
 from arctic_training.tracker.tracker import Tracker, refuse_run_on_error
 from arctic_training.trainer.resume import resume
@@ -276,6 +277,7 @@ def find_trackers(config: TrainerConfig, run_dir: Path) -> list[Tracker[Componen
     sections: list[ComponentConfig] = [*config.trackers]
     if config.wandb.enable:
         sections.append(config.wandb)
+    sections.append(CurvesConfig(type="curves", metrics=config.train_log_metrics_path))
     # last, so that nothing is printed when another tracker refuses the run
     sections.append(JsonlConfig(type="jsonl", path=config.train_log_metrics_path))
     sections.append(ConsoleConfig(type="console", every=config.loss_log_interval))
