@@ -69,10 +69,14 @@ logger: "loguru.Logger" = _library.Logger(
 )
 logger.configure(extra={"rank": ""})
 logger.add(_forward_to_program, level=0, format="{message}")
+
+
+def _print(line: str) -> None:
+    print(line, end="", file=sys.stderr, flush=True)  # while a progress bar is shown, the stream is another
+
+
 # important messages are printed also while there is no run
-_sinks["console"] = logger.add(
-    lambda line: print(line, end="", file=sys.stderr), level="SUCCESS", format=_LINE, filter=_console_filter
-)
+_sinks["console"] = logger.add(_print, level="SUCCESS", format=_LINE, filter=_console_filter)
 
 
 def start_console_log(*, level: str, rank: int, world: int, ranks: Ranks) -> None:
@@ -82,7 +86,7 @@ def start_console_log(*, level: str, rank: int, world: int, ranks: Ranks) -> Non
     _buffer.clear()
     logger.configure(extra={"rank": f"[rank {rank}] " if world > 1 else ""})
     if ranks == "*" or rank in ranks:
-        _sinks["console"] = logger.add(sys.stderr, level=level, format=_LINE, filter=_console_filter)
+        _sinks["console"] = logger.add(_print, level=level, format=_LINE, filter=_console_filter)
     _sinks["file"] = logger.add(_buffer.append, level=min(level, "INFO", key=_LEVELS.index), format=_FILE_LINE)
 
 

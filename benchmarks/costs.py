@@ -50,6 +50,7 @@ def measured() -> Iterator[tuple[str, float, float]]:
     yield from tokenizing()
     from arctic_training.distributed.heartbeat import record_heartbeat
 
+    yield "progress display, ms of a small step", displaying(), 0.2
     yield "sign of life, us", 10 * seconds_of(lambda: [record_heartbeat("step") for _ in range(100_000)]), 5.0
 
 
@@ -127,6 +128,33 @@ def tokenizing() -> Iterator[tuple[str, float, float]]:
     readers = [partial(*long_text(piece, size)) for piece in LONG for size in (0, 3)]
     yield "worst 200,000 characters read, s", max(map(seconds_of, readers)), 2.0
     yield "lexer of 42,000 words made, s", seconds_of(lambda: lexer_of_words(2_000)), 5.0
+
+
+def displaying() -> float:
+    """The milliseconds of a step of 20 ms that is logged: its numbers, and its share of a bar drawn once a second."""
+    from rich.console import Console
+
+    from arctic_training.display import watch
+    from arctic_training.display.activity import activity
+    from arctic_training.display.bar import Bar
+    from arctic_training.tracker.console import ConsoleConfig, ConsoleTracker
+
+    names = ("loss", "grad_norm", "lr", "epoch", "targets_per_second", "tokens_per_second", "seconds", "data_seconds")
+    values = dict.fromkeys((*names, "mfu", "peak_memory", "peak_host_memory", "num_tokens"), 0.123456)
+    tracker, steps, draws = ConsoleTracker(ConsoleConfig(type="console", every=0)), 10_000, 200
+    with open(os.devnull, "w") as nowhere, activity(watch.RUN, steps) as one:
+        bar = Bar(Console(file=nowhere, force_terminal=True, width=80))
+        bar.start()
+
+        def log() -> None:
+            for one.done in range(steps):
+                tracker.log(values, one.done)
+
+        step = seconds_of(log) / steps
+        bar.numbers = {name: f"{value:.4f}" for name, value in values.items()}
+        draw = seconds_of(lambda: [bar.refresh() for _ in range(draws)]) / draws
+        bar.stop()
+    return 1000 * (step + 0.02 * draw)
 
 
 if __name__ == "__main__":

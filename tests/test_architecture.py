@@ -41,7 +41,19 @@ FLOORS = [
 # within the top rooms the order is fixed too
 TRAINER = [
     ["former_names"],
-    ["ending", "explain", "lock", "resume", "role", "row_buffer", "scalar", "schedule", "throughput", "window"],
+    [
+        "ending",
+        "explain",
+        "lock",
+        "resume",
+        "role",
+        "row_buffer",
+        "scalar",
+        "schedule",
+        "throughput",
+        "trackers",
+        "window",
+    ],
     ["evaluation", "role_sections", "session"],
     ["passed", "view"],
     ["update"],

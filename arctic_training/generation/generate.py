@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
+from arctic_training.display.activity import activity
 from arctic_training.distributed.heartbeat import record_heartbeat
 from arctic_training.engine.deepspeed_internals import end_prefetch
 from arctic_training.engine.engine import Engine
@@ -61,8 +62,9 @@ def generate(
     size = batch_size or len(order) or 1
     options = _Options(params, tokenizer, ends, model_defaults, log_probs, logits, streamer)
     done: dict[int, _Completion] = {}
-    with eval_mode([module]):
+    with eval_mode([module]), activity("generating", len(order)) as generating:
         for start in range(0, len(order), size):
+            generating.done = start
             rows = order[start : start + size]
             some = uniforms[rows] if params.temperature and uniforms is not None else None
             done |= zip(rows, _complete(engine, module, [prompts[n] for n in rows], some, options), strict=True)

@@ -53,6 +53,7 @@ def run(config: Any, *, command: str = "train", debug: bool = False, profile: st
     Errors are reported, not raised. ``profile`` is the key of `pstats` by which a profile is sorted and printed.
     """
     from arctic_training.config.recipe.location import place
+    from arctic_training.display.watch import close_display, open_display
     from arctic_training.distributed import process_group, watchdog
     from arctic_training.distributed.report import report
     from arctic_training.registry import lookup
@@ -60,6 +61,8 @@ def run(config: Any, *, command: str = "train", debug: bool = False, profile: st
     trainer_class: Any = lookup("trainer", config.type)
     shutdown, trainer, profiler, failed, code = _GracefulShutdown(), None, _start_profiler(profile), True, 0
     watchdog.set_busy(True)
+    if process_group.is_main():
+        open_display(config.logger.progress)
     try:
         if command == "process-data":
             trainer_class.prepare_data(config)
@@ -74,6 +77,7 @@ def run(config: Any, *, command: str = "train", debug: bool = False, profile: st
     except BaseException as error:
         if isinstance(error, InputError):
             place(error, config._tree, type(config).model_fields)
+        close_display()
         code = 130 if _is_interrupt(error) else report(error, debug=debug)
     finally:
         if trainer is not None:

@@ -15,6 +15,7 @@ from arctic_training.data.batching.loader import Column, IndexedLoader
 from arctic_training.data.batching.target_column import TargetColumn, entries_of, target_offsets
 from arctic_training.data.preparation import cache
 from arctic_training.data.preparation.samples import Indices, SampleList
+from arctic_training.display.activity import activity
 from arctic_training.distributed import collectives, process_group
 from arctic_training.distributed.heartbeat import record_heartbeat
 from arctic_training.engine.engine import Engine
@@ -110,15 +111,17 @@ def compute_columns(trainer: Any, engine: Engine, compute: Compute, offsets: Ind
     ordered = loader.in_order()
     counts = process_group.rank() % int(trainer.config.sequence_parallel_size) == 0
     columns: dict[str, Tensor] = {}
-    for start, batch in zip(ordered.order.batch_starts(), ordered, strict=True):
-        places = torch.from_numpy(entries_of(offsets, ordered.samples(0, start)))
-        for name, values in compute(engine, to_device(batch, trainer.device)).items():
-            dtype = torch.int32 if values.dtype == torch.int32 else torch.float32
-            size = (int(offsets[-1]), *values.shape[1:])
-            column = columns.setdefault(name, torch.zeros(size, dtype=dtype))
-            if counts:  # ranks that share sequences have the same samples
-                column[places] = values[: len(places)].to("cpu", dtype)
-        record_heartbeat("precompute")
+    with activity("reading samples", len(ordered)) as reading:
+        for start, batch in zip(ordered.order.batch_starts(), ordered, strict=True):
+            places = torch.from_numpy(entries_of(offsets, ordered.samples(0, start)))
+            for name, values in compute(engine, to_device(batch, trainer.device)).items():
+                dtype = torch.int32 if values.dtype == torch.int32 else torch.float32
+                size = (int(offsets[-1]), *values.shape[1:])
+                column = columns.setdefault(name, torch.zeros(size, dtype=dtype))
+                if counts:  # ranks that share sequences have the same samples
+                    column[places] = values[: len(places)].to("cpu", dtype)
+            reading.done += 1
+            record_heartbeat("precompute")
     for name, column in columns.items():
         collectives.all_reduce(column)  # each sample is of one rank, and 0 on the others
         finite = column.isfinite().flatten(1).all(1) if column.ndim > 1 else column.isfinite()

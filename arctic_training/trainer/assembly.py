@@ -1,11 +1,9 @@
 """Builds the components of a run from its recipe, in order; read it from top to bottom."""
 
 import gc
-import os
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,7 +24,9 @@ from arctic_training.config.sections.model import ModelConfig
 from arctic_training.config.sections.trainer import TrainerConfig
 from arctic_training.data.batching.loader import Loader
 from arctic_training.data.factories.base import Loaders
-from arctic_training.distributed import collectives, process_group
+from arctic_training.display.activity import activity
+from arctic_training.display.watch import open_display
+from arctic_training.distributed import process_group
 from arctic_training.distributed.sequence_parallel import check_world_size
 from arctic_training.distributed.watchdog import Watchdog
 from arctic_training.engine.engine import Engine, freeze, initialize
@@ -35,20 +35,20 @@ from arctic_training.evaluation.evaluator import Evaluator
 from arctic_training.model.factory import ModelFactory
 from arctic_training.registry import lookup, numbered
 from arctic_training.state import Progress, Rng, RunState
-from arctic_training.tracker.console import ConsoleConfig
-from arctic_training.tracker.curves import CurvesConfig
-from arctic_training.tracker.jsonl import JsonlConfig
-from arctic_training.tracker.tracker import Tracker, refuse_run_on_error
 from arctic_training.trainer.resume import resume
 from arctic_training.trainer.role import Role, RoleView
 from arctic_training.trainer.row_buffer import row_buffers
 from arctic_training.trainer.scalar import require_auxiliary_losses, require_scalar, require_whole_attention
 from arctic_training.trainer.session import Session
+from arctic_training.trainer.trackers import build_trackers
 
 
 def assemble(trainer: Any) -> None:
     """Builds all components of ``trainer`` and resumes from a checkpoint when the recipe requests it."""
-    process_group.init_process_group()
+    if process_group.is_main():
+        open_display(trainer.config.logger.progress)
+    with activity("loading libraries"):
+        process_group.init_process_group()
     check_world_size(trainer.config.sequence_parallel_size, process_group.world_size())
     trainer.session = Session(trainer.config)
     trainer.session.acquire_locks()
@@ -69,11 +69,15 @@ def build_parts(trainer: Any) -> None:
     trainer.listen("post-loss", require_auxiliary_losses)
     if config.sequence_parallel_size > 1:
         trainer.listen("post-loss", require_whole_attention)
+    for event in ("pre-train", "pre-after_update"):
+        trainer.listen(event, lambda it: it.session.show_progress(it.progress.step, it.expected_end))
     trainer.listeners = build_callbacks(trainer, config.callbacks)
     trainer.listen("post-train", lambda it: it.session.close(failed=False))  # after all other listeners
-    trainer.tokenizer = build_tokenizer(trainer)
-    check_steps(trainer)
-    trainer.train_loader, trainer.eval_loaders = build_dataloaders(trainer)
+    with activity("reading the model"):
+        trainer.tokenizer = build_tokenizer(trainer)
+        check_steps(trainer)
+    with activity("preparing data"):
+        trainer.train_loader, trainer.eval_loaders = build_dataloaders(trainer)
     trainer.engines = {}
     build_engines(trainer)
     trainer.checkpointers = [checkpointer() for checkpointer in build_checkpointers(trainer)]
@@ -89,7 +93,8 @@ def build_parts(trainer: Any) -> None:
     for part in (*trainer.evaluators, *trainer.listeners.values()):
         part.check(trainer)
     seed(config.seed + process_group.rank())  # ranks start with equal weights; from here their dropout differs
-    resume(trainer)
+    with activity("resuming"):
+        resume(trainer)
     for checkpointer in trainer.checkpointers:
         checkpointer.warn_about_newer()
     trainer.session.start(trackers, trainer.progress.step)
@@ -98,13 +103,15 @@ def build_parts(trainer: Any) -> None:
 @contextmanager
 def prepared_data(trainer_class: Any, config: TrainerConfig) -> Iterator[tuple[Any, Loaders]]:
     """Builds the data of a run only, which fills the cache; yields the data factory and its loaders."""
-    process_group.init_process_group()
+    with activity("loading libraries"):
+        process_group.init_process_group()
     trainer = trainer_class.__new__(trainer_class)
     trainer.config, trainer.progress, trainer.session = config, Progress(), Session(config)
     seed(config.seed)
-    trainer.tokenizer = build_component(trainer, "tokenizer")
-    factory = build_factory(trainer, config.data, "data_factory_type")
-    loaders: Loaders = factory()
+    with activity("preparing data"):
+        trainer.tokenizer = build_component(trainer, "tokenizer")
+        factory = build_factory(trainer, config.data, "data_factory_type")
+        loaders: Loaders = factory()
     try:
         yield factory, loaders
     finally:
@@ -224,7 +231,8 @@ def build_engines(trainer: Any) -> None:
     precompute = [role for role in roles if role.precompute_key and getattr(config, role.precompute_key)]
     for role in precompute:
         engine = build_engine(trainer, role)
-        trainer.precompute(role.name, engine)
+        with activity(f"precomputing {role.name}"):
+            trainer.precompute(role.name, engine)
         engine.destroy()
         del engine
         gc.collect()
@@ -241,15 +249,16 @@ def build_engine(trainer: TrainerView, role: Role) -> Engine:
     block = getattr(config, role.deepspeed) if role.deepspeed else None
     seed(config.seed)  # a reference with random weights equals the policy with random weights
     maker = build_factory(view, section, "model_factory_type")
-    model = maker()
-    engine: Engine
-    if role.frozen:
-        engine = freeze(config, model, dtype=section.dtype, block=block)
-    else:
-        optimizer = build_component(view, role.section("optimizer"), model)
-        scheduler = build_component(view, role.section("scheduler"), optimizer)
-        engine = initialize(config, model, optimizer, scheduler, dtype=section.dtype, block=block)
-    maker.validate_engine(engine)
+    with activity(f"loading {role.name.replace('_', ' ')}"):
+        model = maker()
+        engine: Engine
+        if role.frozen:
+            engine = freeze(config, model, dtype=section.dtype, block=block)
+        else:
+            optimizer = build_component(view, role.section("optimizer"), model)
+            scheduler = build_component(view, role.section("scheduler"), optimizer)
+            engine = initialize(config, model, optimizer, scheduler, dtype=section.dtype, block=block)
+        maker.validate_engine(engine)
     # sets the mode of all modules: PEFT sets it on the adapter alone
     return engine.train()
 
@@ -260,30 +269,3 @@ def build_evaluators(sections: list[ComponentConfig]) -> list[Evaluator[Componen
     for evaluator, folder in zip(evaluators, numbered(one.folder for one in evaluators), strict=True):
         evaluator.folder = folder
     return evaluators
-
-
-def build_trackers(config: TrainerConfig, run_dir: Path) -> list[Tracker[ComponentConfig]]:
-    """Returns the trackers of the run, checked on the main rank. Raises `RecipeError` when two write one file."""
-    trackers = find_trackers(config, run_dir)
-    with collectives.main_process_first() as first:
-        for tracker in trackers if first else ():
-            with refuse_run_on_error(tracker):
-                tracker.check()
-    return trackers
-
-
-def find_trackers(config: TrainerConfig, run_dir: Path) -> list[Tracker[ComponentConfig]]:
-    """Returns the trackers of the run, unchecked. Raises `RecipeError` when two write one file."""
-    sections: list[ComponentConfig] = [*config.trackers]
-    if config.wandb.enable:
-        sections.append(config.wandb)
-    sections.append(CurvesConfig(type="curves", metrics=config.train_log_metrics_path))
-    # last, so that nothing is printed when another tracker refuses the run
-    sections.append(JsonlConfig(type="jsonl", path=config.train_log_metrics_path))
-    sections.append(ConsoleConfig(type="console", every=config.loss_log_interval))
-    trackers = [Tracker[ComponentConfig].registered(section.type)(section) for section in sections]
-    files = [(os.path.realpath(file), one.name) for one in trackers for file in one.files(run_dir)]
-    for number, (file, name) in enumerate(files):
-        if other := next((other for path, other in files[:number] if path == file), None):
-            raise RecipeError(f"trackers: {other} and {name} both write {file}; remove one, or give it another file")
-    return trackers

@@ -59,6 +59,11 @@ class ScheduleMixin:
         return min((int(limit) for limit in limits if limit), default=None)
 
     @property
+    def expected_end(self) -> int | None:
+        """The step at which the run is expected to end; None for a run of unknown length."""
+        return min((int(one) for one in (self.training_horizon, self.last_step) if one), default=None)
+
+    @property
     def plan_reached(self) -> str:
         """The limit of the recipe that is reached, so that nothing is left to train; empty while something is."""
         for key in ("train_iters", "exit_iteration"):

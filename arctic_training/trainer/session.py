@@ -8,6 +8,7 @@ import platform
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ import torch
 from arctic_training.config.recipe.yaml_writer import write_yaml
 from arctic_training.config.sections.base import ComponentConfig
 from arctic_training.config.sections.trainer import TrainerConfig
+from arctic_training.display.activity import Activity, activity
+from arctic_training.display.watch import RUN, close_display
 from arctic_training.distributed import collectives, process_group
 from arctic_training.errors.types import InputError
 from arctic_training.logging import close_log, logger, start_console_log, start_file_log
@@ -36,6 +39,8 @@ class Session:
         self.trackers: list[Tracker[ComponentConfig]] = []
         self.lock: Lock | None = None
         self._rng: dict[str, Any] | None = Rng().state_dict()
+        self._run: Activity | None = None
+        self._open = ExitStack()
         options, world = config.logger, process_group.world_size()
         start_console_log(level=options.level, rank=process_group.rank(), world=world, ranks=options.print_output_ranks)
 
@@ -76,6 +81,12 @@ class Session:
             json.dumps(environment_facts(), indent=2) + "\n", encoding="utf-8"
         )
 
+    def show_progress(self, step: int, last_step: int | None) -> None:
+        """Shows how far the run is: at ``step`` of ``last_step``, which is None for a run of unknown length."""
+        if self._run is None:
+            self._run = self._open.enter_context(activity(RUN, last_step, done=step))
+        self._run.done = step
+
     def log(self, values: Mapping[str, float], step: int) -> None:
         """Sends ``values`` to every tracker; one that fails is left out from then on."""
         self._send(step, lambda tracker: tracker.log(values, step))
@@ -100,7 +111,10 @@ class Session:
         self._send(step, lambda tracker: tracker.log_samples(name, samples, step))
 
     def close(self, *, failed: bool) -> None:
-        """Finishes the trackers and releases the locks."""
+        """Ends what is shown of the run, finishes the trackers and releases the locks."""
+        close_display()
+        self._open.close()
+        self._run = None
         while self.trackers:
             tracker = self.trackers.pop()
             try:

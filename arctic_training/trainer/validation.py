@@ -20,10 +20,10 @@ from arctic_training.trainer.assembly import (
     check_models,
     check_steps,
     check_tokenizer,
-    find_trackers,
     used_roles,
 )
 from arctic_training.trainer.session import resolve_run_dir
+from arctic_training.trainer.trackers import find_trackers
 from arctic_training.trainer.trainer import Trainer
 
 

@@ -86,7 +86,7 @@ def test_the_first_and_the_last_evaluation_are_always_told(settings: dict[str, A
 
 def test_the_evaluation_loss_is_the_mean_over_all_targets(settings: dict[str, Any]) -> None:
     trainer = Keeping(get_config({**settings, "micro_batch_size": 3}))  # 10 rows by 3: the last batch is smaller
-    (value,) = trainer.evaluate().values()
+    value = trainer.evaluate()["loss/eval"]
     total, count = 0.0, 0
     for sample in trainer.eval_loaders["eval"].dataset:
         ids, labels = (torch.tensor(sample[key])[None].long() for key in ("input_ids", "labels"))

@@ -32,6 +32,9 @@ class LoggerConfig(BaseConfig):
     level: Annotated[Level, BeforeValidator(_upper), WithJsonSchema({"enum": _LEVELS})] = "SUCCESS"
     """Lowest level that is printed: SUCCESS has what a run resumes from and waits for, INFO every phase. The files
     begin at INFO, or lower when this is lower."""
+    progress: Literal["auto", "bar", "lines", "none"] = "auto"
+    """How the progress is shown: ``bar``, as on a terminal or in a notebook; ``lines``, one for each record of the
+    loss, as in a file; ``auto``, as fits; ``none``, as lines, and nothing of what takes long."""
     print_output_ranks: Ranks = [0]
     """Ranks that print their log; ``"*"`` for all."""
     file_output_ranks: Ranks = "*"

@@ -7,6 +7,7 @@ from arctic_training.data.formats.row_error import RowError
 from arctic_training.data.sources.arrow_rows import stream_reader
 from arctic_training.data.sources.base import DataSource
 from arctic_training.data.sources.json_columns import to_dataset
+from arctic_training.display.activity import activity
 from arctic_training.errors.types import DataError
 from arctic_training.logging import without_progress_bars
 
@@ -21,7 +22,8 @@ def load_rows(source: DataSource, split: str) -> "Dataset":
     """
     import datasets
 
-    with without_progress_bars("datasets", keep_in_terminal=True), remarks.collect() as source.remarks:
+    quiet = without_progress_bars("datasets", keep_in_terminal=True)
+    with quiet, activity(f"reading {source}"), remarks.collect() as source.remarks:
         try:
             rows = source(split)
         except RowError as error:

@@ -11,6 +11,7 @@ from arctic_training.data.formats.row_error import RowError, describe_error
 from arctic_training.data.preparation import workers
 from arctic_training.data.sources.arrow_rows import Row, RowReader
 from arctic_training.data.sources.spool import Scratch, Spool
+from arctic_training.display.activity import activity
 from arctic_training.distributed import environment
 from arctic_training.errors.types import ArcticError
 
@@ -60,9 +61,10 @@ def _map_in_process(rows: "Dataset", encode_table: "_EncodeTable", folder: Path 
     import pyarrow as pa
 
     spool = Spool(folder)
-    for first in range(0, len(rows), _BATCH_SIZE):
-        encoded = encode_table(rows[first : first + _BATCH_SIZE], [first])
-        spool.add(encoded if isinstance(encoded, pa.Table) else pa.table(dict(encoded)))
+    with activity("encoding rows", len(rows)) as one:
+        for one.done in range(0, len(rows), _BATCH_SIZE):
+            encoded = encode_table(rows[one.done : one.done + _BATCH_SIZE], [one.done])
+            spool.add(encoded if isinstance(encoded, pa.Table) else pa.table(dict(encoded)))
     return spool.dataset()
 
 

@@ -1,0 +1,63 @@
+"""Progress bars of libraries, which are shown among this package's own instead of over them."""
+
+import io
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import NamedTuple
+
+_MIN_SECONDS = 0.5
+"""Seconds that a bar lasts before it is shown."""
+
+
+class LibraryBar(NamedTuple):
+    """How far a library says that it is."""
+
+    name: str
+    done: float
+    total: float | None
+    text: str
+    """Both for a person, in the library's unit."""
+
+
+class _Nowhere(io.StringIO):
+    """A terminal that nobody sees."""
+
+    def isatty(self) -> bool:
+        return True
+
+    def write(self, text: str) -> int:
+        return len(text)
+
+
+@contextmanager
+def captured_bars() -> Iterator[None]:
+    """Keeps the bars of tqdm, by which transformers, datasets and huggingface_hub show theirs, from being printed."""
+    from tqdm import std
+
+    original = std.tqdm.__init__
+
+    def create(self: object, *args: object, **kwargs: object) -> None:
+        original(self, *args, **{**kwargs, "file": _Nowhere()})
+
+    std.tqdm.__init__ = create
+    try:
+        yield
+    finally:
+        std.tqdm.__init__ = original
+
+
+def library_bars() -> list[LibraryBar]:
+    """Returns the bars of tqdm that are open."""
+    from tqdm import std
+
+    bars = []
+    for bar in list(getattr(std.tqdm, "_instances", ())):
+        values: Mapping[str, object] = {} if bar.disable else bar.format_dict
+        elapsed, done, total = (values.get(key) for key in ("elapsed", "n", "total"))
+        if not isinstance(elapsed, float | int) or elapsed < _MIN_SECONDS or not isinstance(done, int | float):
+            continue
+        known = float(total) if isinstance(total, int | float) else None
+        numbers = [done] if known is None else [done, known]
+        scaled = [bar.format_sizeof(one, bar.unit) if bar.unit_scale else f"{one:,.0f}" for one in numbers]
+        bars.append(LibraryBar(str(values.get("prefix") or "").strip(": "), float(done), known, "/".join(scaled)))
+    return bars
