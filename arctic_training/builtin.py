@@ -48,6 +48,8 @@ _MODULES = (
     "tracker.console",
     "tracker.curves",
     "tracker.jsonl",
+    "tracker.mlflow",
+    "tracker.tensorboard",
     "tracker.wandb",
 )
 

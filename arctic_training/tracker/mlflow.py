@@ -1,0 +1,98 @@
+"""Logs metrics to MLflow."""
+
+import re
+import time
+from collections.abc import Iterator, Mapping
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from arctic_training.config.sections.base import ComponentConfig
+from arctic_training.tracker.samples import ImageSamples, Samples, TextSamples
+from arctic_training.tracker.tracker import Tracker, require_library
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+_MAX_PARAMS = 100
+"""Parameters that a server takes at once."""
+_MAX_LENGTH = 500
+"""Characters of a parameter that every server takes."""
+
+
+class MlflowConfig(ComponentConfig):
+    """Options of the tracker `mlflow`."""
+
+    tracking_uri: str | None = None
+    """The server, or a local store such as ``sqlite:///mlflow.db`` (default: ``MLFLOW_TRACKING_URI``, else MLflow's
+    own)."""
+    experiment: str = "arctic-training"
+    """Experiment of the run; it is made where there is none."""
+    name: str | None = None
+    """Name of the run (default: that of the run folder)."""
+
+
+class MlflowTracker(Tracker[MlflowConfig]):
+    """Logs to a run of MLflow; a resumed run continues the same one."""
+
+    name = "mlflow"
+    config_type = MlflowConfig
+    _client: "MlflowClient"
+    _run_id: str
+
+    def check(self) -> None:
+        """Raises `MissingDependencyError` where mlflow is not installed."""
+        require_library("mlflow", "mlflow")
+
+    def files(self, run_dir: Path) -> list[Path]:
+        return [run_dir / "mlflow_run_id"]
+
+    def start(self, recipe: Mapping[str, object], run_dir: Path, step: int) -> None:
+        from mlflow import MlflowClient
+        from mlflow.entities import Param
+
+        (note,) = self.files(run_dir)
+        self._client = MlflowClient(self.config.tracking_uri)
+        if step and note.exists():
+            self._run_id = note.read_text().strip()
+            self._client.update_run(self._run_id, status="RUNNING")
+            return
+        found = self._client.get_experiment_by_name(self.config.experiment)
+        experiment = self._client.create_experiment(self.config.experiment) if found is None else found.experiment_id
+        run = self._client.create_run(experiment, run_name=self.config.name or run_dir.name)
+        self._run_id = run.info.run_id
+        params = iter([Param(_key(name), str(value)[:_MAX_LENGTH]) for name, value in _flattened(recipe)])
+        while some := list(islice(params, _MAX_PARAMS)):
+            self._client.log_batch(self._run_id, params=some)
+        note.write_text(f"{self._run_id}\n")
+
+    def log(self, values: Mapping[str, float], step: int) -> None:
+        from mlflow.entities import Metric
+
+        now = int(time.time() * 1000)
+        self._client.log_batch(self._run_id, [Metric(_key(name), value, now, step) for name, value in values.items()])
+
+    def log_samples(self, name: str, samples: Samples, step: int) -> None:
+        file = f"{name}/step_{step}"
+        if isinstance(samples, ImageSamples):
+            self._client.log_image(self._run_id, samples.grid.numpy(), artifact_file=f"{file}.png")
+        elif isinstance(samples, TextSamples):
+            self._client.log_dict(self._run_id, {"rows": [dict(row) for row in samples.rows]}, f"{file}.json")
+
+    def finish(self, failed: bool) -> None:
+        self._client.set_terminated(self._run_id, "FAILED" if failed else "FINISHED")
+
+
+def _key(name: str) -> str:
+    """Returns ``name`` with the characters that MLflow takes only."""
+    return re.sub(r"[^\w\-. /]", "_", name)
+
+
+def _flattened(recipe: object, prefix: str = "") -> Iterator[tuple[str, object]]:
+    """Yields the values of the recipe by their paths, such as ``optimizer.lr``."""
+    parts = recipe.items() if isinstance(recipe, Mapping) else enumerate(recipe) if isinstance(recipe, list) else None
+    if parts is None:
+        yield prefix, recipe
+        return
+    for key, value in parts:
+        yield from _flattened(value, f"{prefix}.{key}" if prefix else str(key))

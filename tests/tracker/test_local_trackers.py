@@ -1,0 +1,119 @@
+"""TensorBoard and MLflow: what their own readers find of a run that ended by an error and was resumed."""
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from arctic_training import ImageSamples, Sampler, SamplerConfig, TextSamples, get_config
+from arctic_training.errors.types import MissingDependencyError
+from arctic_training.launch.worker import run
+from arctic_training.registry import lookup
+from tests.contract.cases import recipe
+
+TEXTS = [{"prompt": "one *and* one", "completion": "two"}, {"prompt": "#", "completion": "<b>"}]
+PICTURE = torch.arange(2 * 3 * 4 * 3, dtype=torch.uint8).reshape(2, 3, 4, 3)
+
+
+class EndsConfig(SamplerConfig):
+    at: int = 0
+
+
+class Ends(Sampler[EndsConfig]):
+    """Writes samples, and is interrupted at a step."""
+
+    name = "ends_for_the_trackers"
+    config_type = EndsConfig
+
+    def post_after_update(self, trainer: Any) -> None:
+        super().post_after_update(trainer)
+        if trainer.progress.step == self.config.at:
+            raise KeyboardInterrupt
+
+    def sample(self, trainer: Any) -> Any:
+        trainer.log_samples("pictures", ImageSamples(PICTURE))
+        return TextSamples(TEXTS)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A run of five steps: interrupted after the third, and resumed from the second."""
+    root = tmp_path_factory.mktemp("trackers")
+    monkeypatch = pytest.MonkeyPatch()
+    monkeypatch.chdir(root)  # where MLflow keeps the files of a local store
+    save = {"type": "deepspeed", "auto_resume": True, "save_every_n_steps": 2}
+    for at, code in ((3, 130), (0, 0)):
+        settings = recipe("gan", root / "files", output_dir=str(root / "run"), checkpoint=save)
+        settings = {key: value for key, value in settings.items() if key != "epochs"} | {"train_iters": 5}
+        settings["trackers"] = ["tensorboard", {"type": "mlflow", "tracking_uri": store(root), "experiment": "mine"}]
+        settings["callbacks"] = [{"type": Ends.name, "every": 2, "at": at}]
+        settings["allow_changes"] = ["callbacks"]
+        assert run(get_config(settings)) == code
+    yield root
+    monkeypatch.undo()
+
+
+def store(root: Path) -> str:
+    return f"sqlite:///{root}/mlflow.db"
+
+
+def logged(root: Path) -> dict[tuple[str, int], float]:
+    """Returns what the run recorded last of every metric and step."""
+    lines = map(json.loads, (root / "run" / "metrics.jsonl").read_text().splitlines())
+    values = {(name, line["step"]): value for line in lines for name, value in line.items()}
+    kept = {key: value for key, value in values.items() if key[0] not in ("step", "time")}
+    assert {step for _, step in kept} == {1, 2, 3, 4, 5} and len(kept) > 30
+    return kept
+
+
+def test_tensorboard_reads_one_run(folder: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    read = EventAccumulator(str(folder / "run" / "tensorboard"), size_guidance={"scalars": 0, "tensors": 0})
+    read.Reload()
+    scalars = [(name, event) for name in read.Tags()["scalars"] for event in read.Scalars(name)]
+    found = {(name, event.step): event.value for name, event in scalars}
+    assert len(found) == len(scalars)  # no step twice
+    assert found == {key: pytest.approx(value, rel=1e-6) for key, value in logged(folder).items()}
+    events = read.Tensors(f"{Ends.name}/text_summary")
+    texts = {event.step: event.tensor_proto.string_val[0].decode() for event in events}
+    assert texts.keys() == {2, 4, 5} and "    prompt: one *and* one\n    completion: two" in texts[4]
+    recipe_text = read.Tensors("recipe/text_summary")[0].tensor_proto.string_val[0].decode()
+    assert "    train_iters: 5" in recipe_text
+    (image, *_) = read.Images("pictures")
+    assert (image.height, image.width) == (3, 9)
+
+
+def test_mlflow_reads_one_run(folder: Path) -> None:
+    from mlflow import MlflowClient
+
+    client = MlflowClient(store(folder))
+    experiment = client.get_experiment_by_name("mine")
+    assert experiment is not None
+    (found,) = client.search_runs([experiment.experiment_id])
+    assert (found.info.status, found.info.run_name) == ("FINISHED", "run")
+    values = logged(folder)
+    histories = {name: client.get_metric_history(found.info.run_id, name) for name in found.data.metrics}
+    assert {(name, one.step): one.value for name, all_of in histories.items() for one in all_of} == values
+    assert found.data.params["train_iters"] == "5" and found.data.params["optimizer.type"] == "adamw"
+    artifacts = [one.path for one in client.list_artifacts(found.info.run_id, Ends.name)]
+    assert sorted(artifacts) == [f"{Ends.name}/step_{step}.json" for step in (2, 4, 5)]
+    saved = Path(client.download_artifacts(found.info.run_id, artifacts[0], str(folder)))
+    assert json.loads(saved.read_text()) == {"rows": TEXTS}
+    from PIL import Image
+
+    picture = Path(client.download_artifacts(found.info.run_id, "pictures/step_4.png", str(folder)))
+    assert np.array_equal(np.asarray(Image.open(picture)), ImageSamples(PICTURE).grid.numpy())
+
+
+@pytest.mark.parametrize("name", ["tensorboard", "mlflow"])
+def test_a_library_that_is_missing_is_named(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, name, None)
+    tracker: Any = lookup("tracker", name)
+    with pytest.raises(MissingDependencyError, match=rf"pip install 'arctic_training\[{name}\]'"):
+        tracker(tracker.config_type(type=name)).check()
