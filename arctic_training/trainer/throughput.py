@@ -3,14 +3,15 @@
 import resource
 import time
 from collections.abc import Iterable, Iterator
-from typing import Any
 
 import torch
 
+from arctic_training.component import TrainerView
 from arctic_training.data.batching.loader import Batch
 from arctic_training.display.activity import seconds_aside
 from arctic_training.distributed import process_group
 from arctic_training.engine.device_peak import peak_flops
+from arctic_training.engine.engine import Engine
 from arctic_training.errors.types import ModelError
 from arctic_training.loss.tokens import TokenCounts
 from arctic_training.model.causal_lm import causal_model
@@ -51,8 +52,8 @@ class Throughput:
         self._step, self._tokens = self.progress.step, self.progress.num_tokens
         self._targets = self.progress.num_target_tokens
 
-    def watch(self, trainer: Any) -> None:
-        """Counts the operations of the models of ``trainer``, a `Trainer` whose engines are built."""
+    def watch(self, trainer: TrainerView) -> None:
+        """Counts the operations of the models of ``trainer``, whose engines are built."""
         trained, config = trainer.trainable_engines, trainer.config
         self._flops = [(_flops_of(engine), role in trained) for role, engine in trainer.engines.items()]
         peak = 1e12 * config.peak_tflops or peak_flops(trainer.device, getattr(config.model, "dtype", ""))
@@ -101,7 +102,7 @@ class Throughput:
         return values
 
 
-def _flops_of(engine: Any) -> ModelFlops | None:
+def _flops_of(engine: Engine) -> ModelFlops | None:
     try:
         return count_flops(causal_model(engine))
     except ModelError:  # no model of transformers
