@@ -1,5 +1,6 @@
 """What the tests share: one thread, no hub, no cache of the user's, and a tiny model on disk."""
 
+import math
 import os
 
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
+from arctic_training.display import watch
 from arctic_training.errors import redaction
 from arctic_training.logging import logger
 from tests import tiny
@@ -61,6 +63,12 @@ def messages() -> Iterator[list[str]]:
 def no_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
     """Forgets the secrets of the test before."""
     monkeypatch.setattr(redaction, "_secrets", {})
+
+
+@pytest.fixture(autouse=True)
+def no_announcements(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Announces nothing that takes long: on a busy machine anything may."""
+    monkeypatch.setattr(watch, "_SILENCE", math.inf)
 
 
 @pytest.fixture(scope="session", autouse=True)

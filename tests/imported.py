@@ -1,6 +1,7 @@
 """Imports what a run does, for processes that are forked from the one that imports this."""
 
 import gc
+import math
 import os
 
 os.environ["DS_ACCELERATOR"] = "cpu"
@@ -14,6 +15,9 @@ import transformers.optimization  # noqa: F401
 
 import arctic_training.builtin
 import arctic_training.objectives.sft  # noqa: F401
+from arctic_training.display import watch
+
+watch._SILENCE = math.inf  # on a busy machine anything may take long enough to be announced
 
 # else each of them looks through all of it for garbage when it ends
 gc.collect()

@@ -17,6 +17,7 @@ from arctic_training.registry import lookup
 from arctic_training.tracker.samples import ImageSamples, Samples, TextSamples, tensor_samples
 from arctic_training.tracker.tracker import Tracker
 from arctic_training.tracker.wandb import WandbTracker
+from arctic_training.trainer.throughput import MEASURED
 from tests.contract.cases import recipe
 
 PROMPTS = ["a small question", [{"role": "user", "content": "What is this?"}]]
@@ -50,8 +51,7 @@ def train(case: str, folder: Path, **keys: Any) -> Any:
 def metrics(folder: Path) -> list[dict[str, float]]:
     lines = (folder / "run" / "metrics.jsonl").read_text().splitlines()
     return [
-        {name: value for name, value in json.loads(line).items() if name != "time" and "per_second" not in name}
-        for line in lines
+        {name: value for name, value in json.loads(line).items() if name not in ("time", *MEASURED)} for line in lines
     ]
 
 
