@@ -57,8 +57,10 @@ class MlflowTracker(Tracker[MlflowConfig]):
             self._run_id = note.read_text().strip()
             self._client.update_run(self._run_id, status="RUNNING")
             return
-        found = self._client.get_experiment_by_name(self.config.experiment)
-        experiment = self._client.create_experiment(self.config.experiment) if found is None else found.experiment_id
+        existing = self._client.get_experiment_by_name(self.config.experiment)
+        experiment = (
+            self._client.create_experiment(self.config.experiment) if existing is None else existing.experiment_id
+        )
         run = self._client.create_run(experiment, run_name=self.config.name or run_dir.name)
         self._run_id = run.info.run_id
         params = iter([Param(_key(name), str(value)[:_MAX_LENGTH]) for name, value in _flattened(recipe)])

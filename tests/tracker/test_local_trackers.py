@@ -77,9 +77,9 @@ def test_tensorboard_reads_one_run(folder: Path) -> None:
     read = EventAccumulator(str(folder / "run" / "tensorboard"), size_guidance={"scalars": 0, "tensors": 0})
     read.Reload()
     scalars = [(name, event) for name in read.Tags()["scalars"] for event in read.Scalars(name)]
-    found = {(name, event.step): event.value for name, event in scalars}
-    assert len(found) == len(scalars)  # no step twice
-    assert found == {key: pytest.approx(value, rel=1e-6) for key, value in logged(folder).items()}
+    stored = {(name, event.step): event.value for name, event in scalars}
+    assert len(stored) == len(scalars)  # no step twice
+    assert stored == {key: pytest.approx(value, rel=1e-6) for key, value in logged(folder).items()}
     events = read.Tensors(f"{Ends.name}/text_summary")
     texts = {event.step: event.tensor_proto.string_val[0].decode() for event in events}
     assert texts.keys() == {2, 4, 5} and "    prompt: one *and* one\n    completion: two" in texts[4]
@@ -95,19 +95,19 @@ def test_mlflow_reads_one_run(folder: Path) -> None:
     client = MlflowClient(store(folder))
     experiment = client.get_experiment_by_name("mine")
     assert experiment is not None
-    (found,) = client.search_runs([experiment.experiment_id])
-    assert (found.info.status, found.info.run_name) == ("FINISHED", "run")
+    (stored,) = client.search_runs([experiment.experiment_id])
+    assert (stored.info.status, stored.info.run_name) == ("FINISHED", "run")
     values = logged(folder)
-    histories = {name: client.get_metric_history(found.info.run_id, name) for name in found.data.metrics}
+    histories = {name: client.get_metric_history(stored.info.run_id, name) for name in stored.data.metrics}
     assert {(name, one.step): one.value for name, all_of in histories.items() for one in all_of} == values
-    assert found.data.params["train_iters"] == "5" and found.data.params["optimizer.type"] == "adamw"
-    artifacts = [one.path for one in client.list_artifacts(found.info.run_id, Ends.name)]
+    assert stored.data.params["train_iters"] == "5" and stored.data.params["optimizer.type"] == "adamw"
+    artifacts = [one.path for one in client.list_artifacts(stored.info.run_id, Ends.name)]
     assert sorted(artifacts) == [f"{Ends.name}/step_{step}.json" for step in (2, 4, 5)]
-    saved = Path(client.download_artifacts(found.info.run_id, artifacts[0], str(folder)))
+    saved = Path(client.download_artifacts(stored.info.run_id, artifacts[0], str(folder)))
     assert json.loads(saved.read_text()) == {"rows": TEXTS}
     from PIL import Image
 
-    picture = Path(client.download_artifacts(found.info.run_id, "pictures/step_4.png", str(folder)))
+    picture = Path(client.download_artifacts(stored.info.run_id, "pictures/step_4.png", str(folder)))
     assert np.array_equal(np.asarray(Image.open(picture)), ImageSamples(PICTURE).grid.numpy())
 
 
