@@ -5,6 +5,7 @@ What could not be carried over is listed, and stands at the beginning of the rec
 
 import argparse
 import sys
+import textwrap
 from pathlib import Path
 
 from arctic_training.cli.output import add_output_argument, write_output
@@ -32,5 +33,8 @@ def run(arguments: argparse.Namespace) -> int:
     migrated = migrate(arguments.file, arguments.format, arguments.type)
     write_output(migrated.text(arguments.file.name), arguments.output)
     for title, lines in migrated.lists().items():
-        print(f"{title}:", *(f"  {line}" for line in lines), sep="\n", file=sys.stderr)
+        print(f"{title}:", file=sys.stderr)
+        for line in lines:
+            text = textwrap.fill(line, 80, initial_indent="  ", subsequent_indent="    ", break_on_hyphens=False)
+            print(text, file=sys.stderr)
     return 0

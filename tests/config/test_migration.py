@@ -269,6 +269,8 @@ def test_the_command_writes_what_can_be_read(text: str, capsys: pytest.CaptureFi
     assert config.type == one.recipe["type"]
     assert to_python(read_yaml(Path("recipe.yaml").read_text(), "recipe.yaml")) == one.recipe
     errors = capsys.readouterr().err
+    assert max(map(len, errors.splitlines())) <= 80
+    errors = " ".join(errors.split())
     lines = [*one.notes, *one.left_out]
     assert lines and all(line in errors and f"# - {line}\n" in Path("recipe.yaml").read_text() for line in lines)
     assert main(["migrate", "other.yaml", "-o", "recipe.yaml"]) == 2
@@ -300,7 +302,7 @@ ANY = st.recursive(
 
 
 @pytest.mark.parametrize("name", FORMATS)
-@settings(max_examples=40)
+@settings(max_examples=15)
 @given(data=st.data())
 def test_no_value_of_a_key_leads_to_a_crash(name: str, data: st.DataObject) -> None:
     """Whatever stands under the keys, the result is a mapping that can be written, or a refusal."""
