@@ -24,7 +24,7 @@ class Command(NamedTuple):
 COMMANDS = {
     "chat": Command("chat", "talk with a saved model"),
     "evaluate": Command("evaluate", "measure a saved model by a recipe, without training"),
-    "export": Command("export", "write a saved model as a folder for use elsewhere; merge its adapter"),
+    "export": Command("export", "write a saved model for use elsewhere; merge its adapter"),
     "generate": Command("generate", "complete prompts with a saved model"),
     "list": Command("list_components", "list the classes that a recipe can name"),
     "completion": Command("completion", "print a script by which a shell completes words"),

@@ -4,7 +4,6 @@ import sys
 import warnings
 from collections.abc import Mapping, Sequence
 from importlib import import_module
-from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import TypeVar
@@ -141,14 +140,21 @@ def register(cls: T | None = None, force: bool = False) -> object:
     return register if cls is None else cls
 
 
-class _FormerModules(MetaPathFinder, Loader):
-    """Makes the modules of the table above, where no file has their name."""
+class _FormerModules:
+    """Makes the modules of the table above, where no file has their name.
+
+    It is finder and loader without their base classes, whose module imports some twenty others.
+    """
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
         package, _, name = fullname.partition(".")
-        return ModuleSpec(fullname, self) if package == _PACKAGE and name in MODULES else None
+        is_former = package == _PACKAGE and name in MODULES
+        return ModuleSpec(fullname, self) if is_former else None  # type: ignore[arg-type]
+
+    def create_module(self, spec: ModuleSpec) -> None:
+        """Returns None: the import system makes the module."""
 
     def exec_module(self, module: ModuleType) -> None:
         name = module.__name__.partition(".")[2]
