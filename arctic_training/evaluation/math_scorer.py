@@ -15,8 +15,10 @@ class MathConfig(ComponentConfig):
 
 
 class MathScorer(Scorer[MathConfig]):
-    """Compares the last answer in the text with the reference, both read as LaTeX or as an expression by math-verify:
-    numbers, fractions, roots, sets, intervals, equations."""
+    """Compares the last answer in the text with the reference, both read as LaTeX or an expression by math-verify.
+
+    They may be numbers, fractions, roots, sets, intervals and equations.
+    """
 
     name = "math"
     config_type = MathConfig

@@ -113,7 +113,15 @@ def beside(folder: str, stage: int) -> None:
         assert first_difference(one, other) == ""
 
 
-@pytest.mark.parametrize(("world", "stage"), [(1, 0), (1, 1), (2, 2), (2, 3)])
+@pytest.mark.parametrize(
+    ("world", "stage"),
+    [
+        (1, 0),
+        (2, 3),
+        pytest.param(1, 1, marks=pytest.mark.nightly),
+        pytest.param(2, 2, marks=pytest.mark.nightly),
+    ],
+)
 def test_training_goes_on_and_the_checkpoint_is_of_its_step(world: int, stage: int, tmp_path: Path) -> None:
     processes.share(beside, world, str(tmp_path), stage)
 
