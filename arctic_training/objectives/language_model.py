@@ -17,9 +17,18 @@ from arctic_training.model.dropout import disable_dropout
 from arctic_training.model.huggingface_factory import HFModelFactory
 from arctic_training.model.liger_factory import LigerModelFactory
 from arctic_training.model.target_losses import target_losses, target_scores
+from arctic_training.optimizer.adagrad import AdagradFactory
 from arctic_training.optimizer.deepspeed_factories import CPUAdamFactory, FusedAdamFactory, LionFactory, MuonFactory
 from arctic_training.optimizer.huggingface_factories import AdafactorFactory
-from arctic_training.optimizer.torch_factories import AdamWFactory, SGDFactory
+from arctic_training.optimizer.lamb import LambFactory
+from arctic_training.optimizer.torch_factories import (
+    AdamFactory,
+    AdamWFactory,
+    NAdamFactory,
+    RAdamFactory,
+    RMSpropFactory,
+    SGDFactory,
+)
 from arctic_training.scheduler.huggingface_factory import HFSchedulerFactory
 from arctic_training.scheduler.torch_factories import ConstantFactory, ExponentialFactory, OneCycleFactory, WSDFactory
 from arctic_training.tokenizer.huggingface_factory import HFTokenizerFactory
@@ -51,6 +60,12 @@ class LanguageModelTrainer(Trainer):
         LionFactory,
         AdafactorFactory,
         MuonFactory,
+        AdamFactory,
+        RAdamFactory,
+        NAdamFactory,
+        RMSpropFactory,
+        AdagradFactory,
+        LambFactory,
     )
     scheduler_factory_type = (HFSchedulerFactory, WSDFactory, ConstantFactory, ExponentialFactory, OneCycleFactory)
     tokenizer_factory_type = (HFTokenizerFactory, LexerFactory)

@@ -16,7 +16,7 @@ GOOD = "model: {name_or_path: m}\ndata: {sources: [a/b]}\n"
 BOMB = "a: &a [1,1,1,1,1,1,1,1,1,1]\n" + "".join(
     f"{new}: &{new} [{','.join([f'*{old}'] * 10)}]\n" for old, new in zip("abcdefgh", "bcdefghi", strict=True)
 )
-OPTIMIZERS = "adamw, fused_adam, cpu_adam, sgd, lion, adafactor, muon"
+OPTIMIZERS = "adamw, fused_adam, cpu_adam, sgd, lion, adafactor, muon, adam, radam, nadam, rmsprop, adagrad, lamb"
 
 # recipe, and the lines after "recipe.yaml"; one that ends in ... is compared up to there
 BAD: dict[str, tuple[str, list[str]]] = {
@@ -273,7 +273,7 @@ BAD: dict[str, tuple[str, list[str]]] = {
             ":2:33: model.dtype: 'fp9' should be 'bf16', 'fp16' or 'fp32'",
             ":3:36: data.max_length: -1 should be greater than or equal to 2",
             ":4:1: epcohs: unknown; did you mean 'epochs'?",
-            f":5:19: optimizer.type: 'adamm' is not accepted here; did you mean 'adamw'? there are: {OPTIMIZERS}",
+            f":5:19: optimizer.type: 'adamm' is not accepted here; did you mean 'adam'? there are: {OPTIMIZERS}",
             ":6:7: seed: 'x' should be a valid integer, unable to parse string as an integer",
         ],
     ),

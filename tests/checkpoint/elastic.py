@@ -12,6 +12,8 @@ from arctic_training.distributed import collectives, process_group
 from arctic_training.engine import optimizers
 from arctic_training.engine.engine import TrainedEngine, initialize
 from arctic_training.engine.zero import full_parameter
+from arctic_training.optimizer.adagrad import Adagrad
+from arctic_training.optimizer.lamb import Lamb
 from arctic_training.state import Progress
 from tests.engine import small
 
@@ -52,6 +54,9 @@ OPTIMIZERS: dict[str, Any] = {
         ]
     ),
     "adafactor": lambda groups: adafactor(groups),
+    "adagrad": lambda groups: Adagrad(groups, lr=1e-2, lr_decay=0.1, eps=1e-10),
+    "nadam": lambda groups: torch.optim.NAdam(groups, lr=1e-2),
+    "lamb": lambda groups: Lamb(groups, lr=1e-2, betas=(0.9, 0.999), eps=1e-6),
 }
 
 

@@ -109,7 +109,6 @@ _ABSENT = {
 _NAMES = {
     "trainer": {"pt": "causal", "pretrain": "causal", "cpt": "causal", "rm": "reward"},
     "optimizer_factory": {
-        "adam": "adamw",
         "adamw_torch": "adamw",
         "adamw_torch_fused": "adamw",
         "adamw_hf": "adamw",
