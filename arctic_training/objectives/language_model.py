@@ -30,6 +30,7 @@ from arctic_training.optimizer.torch_factories import (
     SGDFactory,
 )
 from arctic_training.scheduler.huggingface_factory import HFSchedulerFactory
+from arctic_training.scheduler.piecewise_factories import CyclicFactory, MultiStepFactory, StepFactory
 from arctic_training.scheduler.torch_factories import ConstantFactory, ExponentialFactory, OneCycleFactory, WSDFactory
 from arctic_training.tokenizer.huggingface_factory import HFTokenizerFactory
 from arctic_training.tokenizer.lexer_factory import LexerFactory
@@ -67,7 +68,16 @@ class LanguageModelTrainer(Trainer):
         AdagradFactory,
         LambFactory,
     )
-    scheduler_factory_type = (HFSchedulerFactory, WSDFactory, ConstantFactory, ExponentialFactory, OneCycleFactory)
+    scheduler_factory_type = (
+        HFSchedulerFactory,
+        WSDFactory,
+        ConstantFactory,
+        ExponentialFactory,
+        OneCycleFactory,
+        StepFactory,
+        MultiStepFactory,
+        CyclicFactory,
+    )
     tokenizer_factory_type = (HFTokenizerFactory, LexerFactory)
 
     def check(self) -> None:

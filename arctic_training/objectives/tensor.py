@@ -19,6 +19,7 @@ from arctic_training.optimizer.torch_factories import (
     SGDFactory,
 )
 from arctic_training.scheduler.huggingface_factory import HFSchedulerFactory
+from arctic_training.scheduler.piecewise_factories import CyclicFactory, MultiStepFactory, StepFactory
 from arctic_training.scheduler.torch_factories import ConstantFactory, ExponentialFactory, OneCycleFactory, WSDFactory
 from arctic_training.tokenizer.factory import NoTokenizerFactory
 from arctic_training.trainer.trainer import Trainer
@@ -45,5 +46,14 @@ class TensorTrainer(Trainer):
         AdagradFactory,
         LambFactory,
     )
-    scheduler_factory_type = (HFSchedulerFactory, WSDFactory, ConstantFactory, ExponentialFactory, OneCycleFactory)
+    scheduler_factory_type = (
+        HFSchedulerFactory,
+        WSDFactory,
+        ConstantFactory,
+        ExponentialFactory,
+        OneCycleFactory,
+        StepFactory,
+        MultiStepFactory,
+        CyclicFactory,
+    )
     tokenizer_factory_type = NoTokenizerFactory

@@ -23,7 +23,7 @@ class WSDConfig(SchedulerConfig):
     num_warmup_steps: HumanInt | None = Field(default=None, ge=0)
     """ArcticTraining's name for ``warmup_steps``."""
     num_decay_steps: HumanInt | None = Field(default=None, ge=0)
-    """Steps of the decay at the end; null: a tenth of the run."""
+    """Steps (or epochs, by ``interval``) of the decay at the end; null: a tenth of the run."""
     min_lr_ratio: HumanFloat = Field(default=0.0, ge=0, le=1)
     """Share of the peak that the decay ends at."""
 
@@ -47,10 +47,11 @@ class WSDFactory(SchedulerFactory[WSDConfig]):
     def check(self) -> None:
         """Raises `RecipeError` when warm-up and decay are longer than the run."""
         super().check()
-        warmup, horizon = self.trainer.warmup_steps, self.trainer.training_horizon
-        if 0 < horizon < warmup + (decay := self._decay_steps()):
+        timed, unit = self.timed(), self.config.interval
+        warmup, horizon = timed.trainer.warmup_steps, timed.trainer.training_horizon
+        if 0 < horizon < warmup + (decay := timed._decay_steps()):
             raise RecipeError(
-                f"scheduler: {warmup} steps of warm-up and {decay} of decay are more than the run's {horizon}"
+                f"scheduler: {warmup} {unit}s of warm-up and {decay} of decay are more than the run's {horizon}"
             )
 
     def _decay_steps(self) -> int:
@@ -72,7 +73,7 @@ class ExponentialConfig(SchedulerConfig):
     """The scheduler section for exponential decay."""
 
     gamma: HumanFloat = Field(default=0.999, gt=0, le=1)
-    """The learning rate is multiplied by this at every step after warm-up."""
+    """The learning rate is multiplied by this at every step after warm-up (or every epoch, by ``interval``)."""
 
 
 class ExponentialFactory(SchedulerFactory[ExponentialConfig]):
@@ -122,6 +123,8 @@ class OneCycleConfig(SchedulerConfig):
 
     @model_validator(mode="after")
     def _one_end(self) -> "OneCycleConfig":
+        if self.interval == "epoch":
+            raise ValueError("interval: the cycle goes by step; remove it")
         if self.min_lr and self.final_div_factor != type(self).model_fields["final_div_factor"].default:
             raise ValueError("min_lr and final_div_factor both set the last learning rate; give one of them")
         return self

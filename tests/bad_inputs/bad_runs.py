@@ -270,7 +270,7 @@ CASES: dict[str, Case] = {
     ),
     "an unknown scheduler": Case(
         "recipe.yaml:3:19: scheduler.type: 'cosin' is not accepted here; there are: huggingface, wsd, "
-        "constant, exponential, one_cycle",
+        "constant, exponential, one_cycle, step, multistep, cyclic",
         recipe=sft(more="scheduler: {type: cosin}\n"),
     ),
     "an unknown schedule": Case(

@@ -12,16 +12,17 @@ from pydantic import ValidationError
 from arctic_training.engine.snapshot import require_plain
 from arctic_training.errors.types import RecipeError
 from arctic_training.scheduler.huggingface_factory import HFSchedulerFactory
+from arctic_training.scheduler.piecewise_factories import CyclicFactory, MultiStepFactory, StepFactory
 from arctic_training.scheduler.torch_factories import ConstantFactory, ExponentialFactory, OneCycleFactory, WSDFactory
 
-WARMUP, HORIZON, PEAK = 4, 20, 0.5
+WARMUP, HORIZON, PEAK, PER_EPOCH = 4, 20, 0.5, 5
 KWARGS = "scheduler_specific_kwargs"
 
 
 def make(factory: Any, warmup: int = WARMUP, horizon: int = HORIZON, **section: Any) -> Any:
     weight = torch.nn.Parameter(torch.zeros(1))
     optimizer = torch.optim.SGD([{"params": [weight]}, {"params": [torch.nn.Parameter(torch.zeros(1))]}], lr=PEAK)
-    view: Any = SimpleNamespace(warmup_steps=warmup, training_horizon=horizon)
+    view: Any = SimpleNamespace(warmup_steps=warmup, training_horizon=horizon, steps_per_epoch=PER_EPOCH)
     return factory(view, factory.config_type(type=factory.name, **section))(optimizer)
 
 
@@ -88,6 +89,12 @@ FORMS: dict[str, tuple[Any, dict[str, Any], Callable[[int], float]]] = {
     "exponential": (ExponentialFactory, {"gamma": 0.9}, lambda u: rise(u) * 0.9 ** max(0, u - WARMUP)),
     "wsd": (WSDFactory, {"num_decay_steps": 5, "min_lr_ratio": 0.1}, wsd),
     "one_cycle": (OneCycleFactory, {}, one_cycle),
+    "step": (StepFactory, {"step_size": 6, "gamma": 0.5}, lambda u: rise(u) * 0.5 ** (u // 6)),
+    "multistep": (
+        MultiStepFactory,
+        {"milestones": [12, 7], "gamma": 0.5},
+        lambda u: rise(u) / (1, 2, 4)[(u >= 7) + (u >= 12)],
+    ),
 }
 THEIRS: dict[str, tuple[dict[str, Any], Callable[[int], float]]] = {
     "linear": ({}, after(lambda u: 1 - way(u))),
@@ -109,6 +116,90 @@ FORMS |= {f"huggingface {name}": (HFSchedulerFactory, {"name": name, "scheduler_
 def test_a_schedule_is_its_closed_form(which: str) -> None:
     factory, section, form = FORMS[which]
     assert shares(make(factory, **section)) == pytest.approx([form(n) for n in range(HORIZON + 1)], abs=1e-9)
+
+
+LR = torch.optim.lr_scheduler
+CYCLE = {"step_size_up": 3, "step_size_down": 5}
+BOUNDS = {"base_lr": 0.1, "max_lr": PEAK, "cycle_momentum": False, **CYCLE}
+TORCH: dict[str, tuple[Any, dict[str, Any], Callable[[Any], Any]]] = {
+    "exponential": (ExponentialFactory, {"gamma": 0.9}, lambda o: LR.ExponentialLR(o, 0.9)),
+    "step": (StepFactory, {"step_size": 6}, lambda o: LR.StepLR(o, 6)),
+    "multistep": (MultiStepFactory, {"milestones": [12, 7, 7]}, lambda o: LR.MultiStepLR(o, [7, 7, 12])),
+    "triangular": (CyclicFactory, {"min_lr": 0.1, **CYCLE}, lambda o: LR.CyclicLR(o, **BOUNDS)),
+    "triangular2": (
+        CyclicFactory,
+        {"min_lr": 0.1, "mode": "triangular2", **CYCLE},
+        lambda o: LR.CyclicLR(o, mode="triangular2", **BOUNDS),
+    ),
+    "exp_range": (
+        CyclicFactory,
+        {"min_lr": 0.1, "mode": "exp_range", "gamma": 0.9, **CYCLE},
+        lambda o: LR.CyclicLR(o, mode="exp_range", gamma=0.9, **BOUNDS),
+    ),
+    "cyclic, as long up as down": (
+        CyclicFactory,
+        {"min_lr": 0.1, "step_size_up": 3},
+        lambda o: LR.CyclicLR(o, base_lr=0.1, max_lr=PEAK, step_size_up=3, cycle_momentum=False),
+    ),
+    "polynomial": (
+        HFSchedulerFactory,
+        {"name": "polynomial", KWARGS: {"power": 2, "lr_end": 0}},
+        lambda o: LR.PolynomialLR(o, HORIZON, power=2),
+    ),
+}
+
+
+def theirs(build: Callable[[Any], Any], updates: int = HORIZON + 1) -> list[float]:
+    """The learning rate of each update by a schedule of torch, as a share of the peak."""
+    return shares(build(torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=PEAK)), updates)
+
+
+@pytest.mark.parametrize("which", TORCH)
+def test_a_schedule_is_that_of_torch(which: str) -> None:
+    factory, section, build = TORCH[which]
+    assert shares(make(factory, warmup=0, **section)) == pytest.approx(theirs(build), abs=1e-9)
+
+
+def test_one_cycle_is_that_of_torch() -> None:
+    # torch ends its cycle, and its rise, one step earlier than the run
+    expected = theirs(lambda o: LR.OneCycleLR(o, PEAK, total_steps=HORIZON + 1, pct_start=(WARMUP + 1) / (HORIZON + 1)))
+    assert shares(make(OneCycleFactory)) == pytest.approx(expected, abs=1e-9)
+
+
+@pytest.mark.parametrize("which", [name for name in TORCH if name != "polynomial"])
+def test_a_schedule_by_epoch_is_that_of_torch_stepped_every_epoch(which: str) -> None:
+    factory, section, build = TORCH[which]
+    expected = [rate for rate in theirs(build, HORIZON // PER_EPOCH) for _ in range(PER_EPOCH)]
+    assert shares(make(factory, warmup=0, interval="epoch", **section), HORIZON) == pytest.approx(expected, abs=1e-9)
+
+
+def test_the_lengths_of_a_schedule_by_epoch_are_in_epochs_and_its_warmup_is_by_step() -> None:
+    epochs = [1.0, 0.75, 0.5, 0.25]
+    expected = [rise(n) * epochs[n // PER_EPOCH] for n in range(HORIZON)]
+    linear = make(HFSchedulerFactory, name="linear", interval="epoch")
+    assert shares(linear, HORIZON) == pytest.approx(expected, abs=1e-9)
+    wsd = make(WSDFactory, interval="epoch", num_decay_steps=2)
+    assert shares(wsd, HORIZON)[5::5] == pytest.approx([1.0, 1.0, 0.5])
+    least = make(HFSchedulerFactory, warmup=0, name="linear", interval="epoch", min_lr=0.1 * PEAK)
+    assert shares(least, HORIZON)[::5] == pytest.approx([0.1 + 0.9 * share for share in epochs])
+    with pytest.raises(RecipeError, match="0 epochs of warm-up and 5 of decay are more than the run's 4"):
+        make(WSDFactory, interval="epoch", num_decay_steps=5)
+
+
+def test_a_schedule_by_epoch_is_refused_where_there_are_none() -> None:
+    view: Any = SimpleNamespace(warmup_steps=0, training_horizon=HORIZON, steps_per_epoch=0)
+    factory = StepFactory(view, StepFactory.config_type(type="step", step_size=1, interval="epoch"))
+    with pytest.raises(RecipeError, match=r"scheduler\.interval: these data have no epochs"):
+        factory(torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=PEAK))
+    for kind, section, message in (
+        (OneCycleFactory, {"interval": "epoch"}, "the cycle goes by step"),
+        (CyclicFactory, {"warmup_steps": 3}, "warmup_steps: a cycle begins at min_lr"),
+        (CyclicFactory, {"gamma": 0.9}, "gamma: triangular does not use it"),
+        (MultiStepFactory, {"milestones": []}, "milestones"),
+        (StepFactory, {}, "step_size"),
+    ):
+        with pytest.raises(ValidationError, match=message):
+            kind.config_type(type=kind.name, **section)  # type: ignore[attr-defined]
 
 
 def test_every_schedule_of_transformers_is_tried_or_refused() -> None:

@@ -1,5 +1,7 @@
 """The section of a learning rate schedule: the keys that all schedules have."""
 
+from typing import Literal
+
 from pydantic import Field, model_validator
 
 from arctic_training.config.sections.base import ComponentConfig
@@ -7,7 +9,7 @@ from arctic_training.config.sections.types import HumanFloat, HumanInt
 
 
 class SchedulerConfig(ComponentConfig):
-    """Keys that every schedule has. Lengths are in steps."""
+    """Keys that every schedule has. Lengths are in steps, and with ``interval: epoch`` in epochs."""
 
     synonyms = {"lr": "learning_rate"}
 
@@ -18,6 +20,9 @@ class SchedulerConfig(ComponentConfig):
     warmup_epochs: HumanFloat | None = Field(default=None, ge=0)
     """The warm-up in epochs, instead of ``warmup_ratio``."""
 
+    interval: Literal["step", "epoch"] = "step"
+    """Whether the learning rate changes at every step, or where an epoch begins. The lengths of the schedule are in
+    this unit, but for the warm-up, which goes by step, as a factor."""
     min_lr: HumanFloat = Field(default=0.0, ge=0)
     """Learning rate that the schedule ends at, or approaches, in place of 0: after the warm-up, what is above it
     follows the schedule."""
