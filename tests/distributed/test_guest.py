@@ -71,6 +71,8 @@ def train_in_a_program(folder: Path) -> None:
 
     with contextlib.suppress(ImportError):  # which transformers imports where it is installed
         import sklearn.metrics  # noqa: F401
+    with contextlib.suppress(ImportError):  # which DeepSpeed imports where it is installed
+        import mlflow  # noqa: F401
 
     from arctic_training import SFTTrainer, get_config
 
