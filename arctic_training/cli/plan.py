@@ -1,4 +1,4 @@
-"""Tells what a run takes: memory of each device by part, steps and tokens; and what would make it fit.
+"""Tells what a run takes: memory of each device by part, steps, tokens, FLOPs; and what would make it fit.
 
 It uses neither device nor network: the config of a model on the hub has to be in the hub's cache.
 Tokens are counted where `process-data` has prepared them.

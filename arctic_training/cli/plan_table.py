@@ -101,6 +101,8 @@ def _of_work(work: Work) -> list[str]:
     lines = [f"steps   {steps}"]
     if work.tokens is not None:
         lines.append(f"tokens  {most}{work.tokens:,}")
+    if work.flops is not None:
+        lines.append(f"FLOPs   {most}{work.flops:.3g}")
     return lines
 
 

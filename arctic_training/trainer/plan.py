@@ -1,15 +1,19 @@
-"""What a run will take: parameters, memory of each device, steps and tokens."""
+"""What a run will take: parameters, memory of each device, steps, tokens and operations."""
 
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Literal
 
+import numpy as np
 import torch
 
 from arctic_training.config.sections.trainer import TrainerConfig
 from arctic_training.engine.config import deepspeed_config
 from arctic_training.errors.types import ArcticError
+from arctic_training.loss.targets import IGNORE_INDEX
+from arctic_training.loss.tokens import TokenCounts
+from arctic_training.model.flops import ModelFlops, count_flops
 from arctic_training.model.memory_alternatives import Alternative, fitting, total
 from arctic_training.model.memory_estimate import (
     USABLE_SHARE,
@@ -68,6 +72,8 @@ class Model:
     """By the recipe."""
     batch: Batch
     """What it computes at once with a gradient."""
+    flops: ModelFlops | None = None
+    """None where its operations are not known."""
     is_auto: bool = False
     """Whether its layers are computed again for the gradient where they would not fit."""
 
@@ -96,6 +102,8 @@ class Work:
     tokens: int | None = None
     """Of the whole run, without padding, in prepared data; by the lengths of rows at most where ``at_most``."""
     at_most: bool = False
+    flops: float | None = None
+    """Operations of the whole run, without what is computed again for activation checkpointing."""
 
 
 @dataclass(frozen=True)
@@ -161,7 +169,7 @@ def _model(trainer: Trainer, role: Role, machine: Machine) -> Model:
     tokens = 0 if role.frozen or max_length is None else tokens_at_once(config, max_length)
     recomputes = factory.checkpoints_activations
     batch = Batch(tokens, checkpointed=recomputes is True, device=machine.device)
-    return Model(role.name, footprint(skeleton), layout, batch, recomputes is None)
+    return Model(role.name, footprint(skeleton), layout, batch, count_flops(skeleton), recomputes is None)
 
 
 def _positions(model: object) -> int | None:
@@ -231,19 +239,32 @@ _OFFLOADS: dict[Offload, tuple[bool, bool]] = {
 
 def _work(trainer: Trainer, models: Sequence[Model], machine: Machine) -> Work:
     """Returns the work of the run, from prepared data where they are in the cache."""
-    tokens: int | None = None
+    epoch: TokenCounts | None = None
     with suppress(ArcticError, OSError):  # data or tokenizer are not here, which the run will say
-        tokens = _prepared_tokens(trainer)
+        epoch = _prepared_tokens(trainer)
     steps = trainer.training_horizon or None
-    if tokens is not None and trainer.steps_per_epoch and steps:
-        return Work(steps, round(tokens * steps / trainer.steps_per_epoch))
+    if epoch is not None and trainer.steps_per_epoch and steps:
+        counts = TokenCounts(*(round(one * steps / trainer.steps_per_epoch) for one in epoch))
+        return Work(steps, counts.tokens, flops=_flops(models, counts))
     at_once = models[0].batch.tokens if models else 0
     if not steps or not at_once:
         return Work(steps)
-    return Work(steps, steps * trainer.config.gradient_accumulation_steps * machine.processes * at_once, at_most=True)
+    most = steps * trainer.config.gradient_accumulation_steps * machine.processes * at_once
+    row = at_once // trainer.config.micro_batch_size  # the longest document
+    return Work(steps, most, at_most=True, flops=_flops(models, TokenCounts(most, most * row, most)))
 
 
-def _prepared_tokens(trainer: Trainer) -> int | None:
+def _flops(models: Sequence[Model], counts: TokenCounts) -> float | None:
+    """Returns the operations of all models on tokens that each of them reads once; None where one is not known."""
+    sums = [
+        one.flops.inference(counts) if one.layout.frozen else one.flops.training(counts)
+        for one in models
+        if one.flops is not None
+    ]
+    return sum(sums) if len(sums) == len(models) else None
+
+
+def _prepared_tokens(trainer: Trainer) -> TokenCounts | None:
     """Returns the tokens of an epoch of prepared data, whose loader the trainer gets; None for other data.
 
     Raises `ArcticError` where the cache does not hold them.
@@ -255,4 +276,11 @@ def _prepared_tokens(trainer: Trainer) -> int | None:
     trainer.tokenizer = build_component(trainer, "tokenizer")
     trainer.train_loader = build_component(trainer, "data").train
     samples: object = getattr(trainer.train_loader, "dataset", None)
-    return int(samples.lengths().sum()) if hasattr(samples, "lengths") else None
+    if not hasattr(samples, "lengths"):
+        return None
+    lengths = samples.lengths().astype(np.int64)
+    labels = int(lengths.sum())
+    if hasattr(samples, "count_other_than"):
+        with suppress(KeyError):  # without labels every token is one
+            labels = int(samples.count_other_than(IGNORE_INDEX, "labels").sum())
+    return TokenCounts(tokens=int(lengths.sum()), squares=int((lengths**2).sum()), labels=labels)

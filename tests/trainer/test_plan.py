@@ -151,11 +151,30 @@ def test_steps_and_tokens_are_those_of_the_prepared_data(tmp_path: Path) -> None
     assert make_plan(get_config(recipe), Machine()).work == Work()
     ((counted, batches),) = processes.run(prepared, 1, recipe)
     for world in (1, 2, 3):
-        assert make_plan(get_config(recipe), Machine(world)).work == Work(3 * -(-batches // world), 3 * counted)
+        work = make_plan(get_config(recipe), Machine(world)).work
+        assert work == Work(3 * -(-batches // world), 3 * counted, flops=work.flops)
     assert make_plan(get_config(recipe, ["train_iters=5"]), Machine()).work.steps == 5
     (tmp_path / "rows.jsonl").write_text(json.dumps(rows[-1]) + "\n")  # not prepared: as many as the rows may have
     other = get_config(recipe, ["train_iters=5", "micro_batch_size=2"])
-    assert make_plan(other, Machine(2)).work == Work(5, 5 * 2 * 2 * 64, at_most=True)
+    work = make_plan(other, Machine(2)).work
+    assert work == Work(5, 5 * 2 * 2 * 64, at_most=True, flops=work.flops)
+
+
+def test_operations_are_those_of_torchs_own_counter(tmp_path: Path) -> None:
+    """Forward and backward of a row of one document, whose causal attention computes half of what torch counts."""
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    recipe = get_config(settings(tmp_path, DEEP, 64), ["train_iters=3"])
+    planned = make_plan(recipe, Machine()).work.flops
+    model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(tmp_path), attn_implementation="eager")
+    with FlopCounterMode(display=False) as counter:
+        ids = torch.arange(64)[None]
+        model(input_ids=ids, labels=ids).loss.backward()
+    pairs = 10 * 2 * 2 * 64 * 64 * 64 * 3  # layers, scores and values, width, pairs of tokens, forward and backward
+    assert planned is not None
+    assert planned == pytest.approx(3 * (counter.get_total_flops() - pairs / 2), rel=0.02)
 
 
 def prepared(recipe: dict[str, Any]) -> tuple[int, int]:
