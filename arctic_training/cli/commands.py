@@ -42,7 +42,16 @@ COMMANDS = {
 
 def run_command(name: str, words: Sequence[str]) -> int:
     """Runs the command ``name`` with the arguments ``words``, and returns its exit code."""
-    module = cast(_Module, import_module(f"arctic_training.cli.{COMMANDS[name].module}"))
+    try:
+        return _module(name).run(parse_command(name, words))
+    except SystemExit as end:  # of --help, which argparse prints
+        sys.stdout.flush()
+        return int(end.code or 0)
+
+
+def parse_command(name: str, words: Sequence[str]) -> argparse.Namespace:
+    """Returns the arguments ``words`` of the command ``name``. Raises `InputError` for those that cannot be used."""
+    module = _module(name)
     parser = _Parser(
         prog=f"arctic_training {name}",
         description="\n".join(textwrap.fill(line, 80) for line in (module.__doc__ or "").splitlines()),
@@ -51,12 +60,11 @@ def run_command(name: str, words: Sequence[str]) -> int:
     )
     module.add_arguments(parser)
     parser.add_argument("--debug", action="store_true", help="print the traceback of an error")
-    try:
-        code = module.run(parser.parse_intermixed_args(words))
-    except SystemExit as end:  # of --help, which argparse prints
-        sys.stdout.flush()
-        return int(end.code or 0)
-    return code
+    return parser.parse_intermixed_args(words)
+
+
+def _module(name: str) -> "_Module":
+    return cast(_Module, import_module(f"arctic_training.cli.{COMMANDS[name].module}"))
 
 
 def add_recipe_arguments(parser: argparse.ArgumentParser) -> None:
