@@ -117,7 +117,7 @@ CASES: dict[str, Case] = {
     ),
     "a callback of an unknown event": Case(
         "SFTTrainer has no event 'post-stepp'; pre- and post- go with: after_update, backward, "
-        "checkpoint, epoch, evaluate, init, log, loss, step, train",
+        "checkpoint, epoch, evaluate, exception, init, load_checkpoint, log, loss, step, train, val_metrics",
         recipe=sft(more="callbacks: [own_event]\n"),
         files=part("Callback", "own_event", "def post_stepp(self, trainer):", "    pass"),
     ),
