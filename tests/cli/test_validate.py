@@ -2,7 +2,7 @@
 
 import gc
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from tests import tiny
 from tests.bad_inputs.case import Case, same, sft
 from tests.bad_inputs.test_bad_inputs import CASES
 from tests.model.test_huggingface_factory import factory
+from tests.own_classes import only_built_in
 
 NEEDS: Mapping[str, list[str]] = {
     "prepared data": [
@@ -60,14 +61,15 @@ SEEN = {name: case for name, case in CASES.items() if seen_before_the_data(name,
 
 
 @pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     for name in ("here", "home"):
         (tmp_path / name).mkdir()
     monkeypatch.chdir(tmp_path / "here")
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.setenv("ARCTIC_TRAINING_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(gc, "collect", lambda *generation: 0)
-    return tmp_path / "here"
+    with only_built_in(tmp_path):
+        yield tmp_path / "here"
 
 
 @pytest.mark.parametrize("name", SEEN)

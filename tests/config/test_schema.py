@@ -15,6 +15,7 @@ from arctic_training.config.recipe.node import to_python
 from arctic_training.config.recipe.yaml_reader import read_yaml
 from arctic_training.config.schema import recipe_schema
 from tests.contract import cases
+from tests.own_classes import only_built_in
 from tests.processes import ROOT
 from tests.test_recipes import RECIPES, SHOWN
 
@@ -22,11 +23,11 @@ from tests.test_recipes import RECIPES, SHOWN
 @pytest.fixture(scope="module")
 def validator() -> Draft202012Validator:
     """Of a schema that has the classes of the projects too."""
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, only_built_in(ROOT / "projects"):
         patch.chdir(ROOT)
         for path in RECIPES:
             get_config(path)
-    schema = recipe_schema()
+        schema = recipe_schema()
     Draft202012Validator.check_schema(schema)
     return Draft202012Validator(schema)
 
