@@ -34,7 +34,8 @@ def test_the_metrics_are_those_of_the_run(
         values = measure(run, kind, tmp_path, lora=lora)
     finally:
         lock.release()
-    assert values == pytest.approx(run.metrics, abs=1e-6 if lora else 0)
+    # merged weights are rounded once more; the perplexity of a tiny model is some hundreds
+    assert values == pytest.approx(run.metrics, rel=2e-6 if lora else 0, abs=1e-6 if lora else 0)
     assert listing(run.run_dir) == before
     result = json.loads((tmp_path / "evaluation.json").read_text())
     assert result["metrics"] == values and result["samples"] == {"eval": 3} and result["step"] == 4
