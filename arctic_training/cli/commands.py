@@ -22,21 +22,21 @@ class Command(NamedTuple):
 
 
 COMMANDS = {
+    "init": Command("init", "write a commented recipe to start from"),
+    "recipes": Command("recipes", "list the recipes of the package, or copy one"),
+    "migrate": Command("migrate", "turn another trainer's configuration into a recipe"),
+    "preview": Command("preview", "show samples as they are trained on, and statistics"),
+    "plan": Command("plan", "tell what a run takes, and what would make it fit"),
     "chat": Command("chat", "talk with a saved model"),
+    "generate": Command("generate", "complete prompts with a saved model"),
     "evaluate": Command("evaluate", "measure a saved model by a recipe, without training"),
     "export": Command("export", "write a saved model for use elsewhere; merge its adapter"),
-    "generate": Command("generate", "complete prompts with a saved model"),
+    "report": Command("report", "write a page about runs: curves, samples, differences"),
     "list": Command("list_components", "list the classes that a recipe can name"),
+    "new": Command("new_trainer", "write a trainer of your own, its recipe and tests"),
+    "schema": Command("schema", "print the JSON Schema of recipes, for editors"),
     "completion": Command("completion", "print a script by which a shell completes words"),
     "doctor": Command("doctor", "tell what this machine has, and what is missing for what"),
-    "init": Command("init", "write a commented recipe to start from"),
-    "migrate": Command("migrate", "turn another trainer's configuration into a recipe"),
-    "recipes": Command("recipes", "list the recipes of the package, or copy one"),
-    "schema": Command("schema", "print the JSON Schema of recipes, for editors"),
-    "new": Command("new_trainer", "write a trainer of your own, its recipe and tests"),
-    "preview": Command("preview", "show samples as they are trained on, and statistics"),
-    "report": Command("report", "write a page about runs: curves, samples, differences"),
-    "plan": Command("plan", "tell what a run takes, and what would make it fit"),
 }
 
 
