@@ -143,10 +143,11 @@ def _choice(keys: Mapping[type[Registered], str]) -> Schema:
     the definition of each."""
     by_name = {name: key for cls, key in keys.items() for name in _names(cls)}
     any_of = [{"$ref": f"#/$defs/{key}"} for key in dict.fromkeys(by_name.values())]
+    cases = [_when(name, {"$ref": f"#/$defs/{key}"}) for name, key in by_name.items()]
     section = {
         "type": "object",
         "properties": {"type": {"enum": list(by_name)}},
-        "allOf": [_when(name, {"$ref": f"#/$defs/{key}"}) for name, key in by_name.items()],
+        **({"allOf": cases} if cases else {}),
         **({"if": {"not": {"required": ["type"]}}, "then": {"anyOf": any_of}} if any_of else {}),
     }
     return {"anyOf": [section, {"type": "string"}]}

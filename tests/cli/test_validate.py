@@ -11,6 +11,7 @@ import torch
 
 from arctic_training.cli.main import main
 from arctic_training.errors.types import ModelError
+from arctic_training.logging import start_console_log
 from arctic_training.model.liger_factory import LigerModelFactory
 from arctic_training.model.weight_files import load_pickle
 from tests import tiny
@@ -118,6 +119,7 @@ def test_more_tokens_than_the_model_has_seen_are_a_warning(
     here: Path, tiny_model: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     Case("").plant(here, tiny_model)
+    start_console_log(level="WARNING", rank=0, world=1, ranks="*")  # a run of another test may have been quiet
     code, err = validated(sft(data=", max_length: 4ki"), capsys)
     assert code == 0
     assert "WARNING data.max_length: 4096 tokens are more than the 512 that the model has seen at once" in err

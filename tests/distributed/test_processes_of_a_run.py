@@ -102,6 +102,7 @@ def test_a_task_with_a_gpu_of_its_own_sees_only_that(
     monkeypatch.setattr(torch.cuda, "device_count", lambda: seen)
     monkeypatch.setattr(torch.distributed, "is_initialized", lambda: False)  # as it may be of a run in this process
     monkeypatch.setattr(process_group, "_local_rank", None)
+    monkeypatch.setattr(environment, "_original", {})  # a run of another test may not have ended
     monkeypatch.setenv("LOCAL_SIZE", "2")
     process_group._export_env()
     assert process_group.device() == torch.device("cuda", number)

@@ -52,12 +52,15 @@ def test_commas_separate_values_outside_brackets_and_quotes(text: str, values: l
     assert split_values(text) == values
 
 
-def test_each_combination_has_a_readable_folder_and_files_of_its_own(tmp_path: Path) -> None:
+def test_each_combination_has_a_readable_folder_and_files_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     saves = [{"type": "deepspeed", "output_dir": "all/often"}, {"type": "deepspeed", "output_dir": "all/best"}]
     write(tmp_path, train_log_metrics_path=str(tmp_path / "metrics.jsonl"), checkpoint=saves)
     for name in ("a b.npz", "c.npz"):
         (tmp_path / name).touch()
-    axes = ["optimizer.lr=1e-4,3e-4", "seed=1,2", f"data.sources=[{tmp_path}/a b.npz],[{tmp_path}/c.npz]"]
+    axes = ["optimizer.lr=1e-4,3e-4", "seed=1,2", "data.sources=[a b.npz],[c.npz]"]
     runs = combine(str(tmp_path / "recipe.yaml"), ["epochs=2"], axes, tmp_path / "sweep")
     names = [one.name for one in runs]
     assert len(set(names)) == 8 and names[1].startswith("lr_1e-4_seed_1_sources_") and names[1].endswith("c.npz")
