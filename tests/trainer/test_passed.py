@@ -156,7 +156,7 @@ def test_the_next_trainer_goes_on_with_the_same_objects(settings: dict[str, Any]
     first.close()
     assert {"loss/all", "loss/one"} <= set(before) and after["loss/all"] < before["loss/all"]
     second = SFTTrainer(config, eval_dataset=rows, **objects)
-    assert second.evaluate() == {"loss/eval": after["loss/all"]}
+    assert second.evaluate() == {name[:-4] + "/eval": value for name, value in after.items() if name.endswith("/all")}
     second.close()
     assert len(rows) == 6 and tokenizer.chat_template == template
 
