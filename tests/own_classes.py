@@ -7,6 +7,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from arctic_training import registry
+from tests.processes import ROOT
+
+KEPT = (str(ROOT), sys.prefix)
+"""Where modules are found that are no recipe's of another test, also in a clone among temporary files."""
 
 
 @contextmanager
@@ -17,7 +21,7 @@ def only_built_in(folder: Path) -> Iterator[None]:
     for name in files:
         del sys.modules[name]
     paths = list(sys.path)
-    sys.path[:] = [path for path in paths if not path.startswith(tempfile.gettempdir())]  # of recipes of other tests
+    sys.path[:] = [path for path in paths if path.startswith(KEPT) or not path.startswith(tempfile.gettempdir())]
     for kind, classes in before.items():
         registry._REGISTRY[kind] = {name: one for name, one in classes.items() if is_built_in(one)}
     try:
