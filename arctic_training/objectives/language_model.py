@@ -17,21 +17,9 @@ from arctic_training.model.dropout import disable_dropout
 from arctic_training.model.huggingface_factory import HFModelFactory
 from arctic_training.model.liger_factory import LigerModelFactory
 from arctic_training.model.target_losses import target_losses, target_scores
-from arctic_training.optimizer.adagrad import AdagradFactory
+from arctic_training.objectives.factories import OPTIMIZERS, SCHEDULES
 from arctic_training.optimizer.deepspeed_factories import CPUAdamFactory, FusedAdamFactory, LionFactory, MuonFactory
 from arctic_training.optimizer.huggingface_factories import AdafactorFactory
-from arctic_training.optimizer.lamb import LambFactory
-from arctic_training.optimizer.torch_factories import (
-    AdamFactory,
-    AdamWFactory,
-    NAdamFactory,
-    RAdamFactory,
-    RMSpropFactory,
-    SGDFactory,
-)
-from arctic_training.scheduler.huggingface_factory import HFSchedulerFactory
-from arctic_training.scheduler.piecewise_factories import CyclicFactory, MultiStepFactory, StepFactory
-from arctic_training.scheduler.torch_factories import ConstantFactory, ExponentialFactory, OneCycleFactory, WSDFactory
 from arctic_training.tokenizer.huggingface_factory import HFTokenizerFactory
 from arctic_training.tokenizer.lexer_factory import LexerFactory
 from arctic_training.trainer.trainer import Trainer
@@ -54,30 +42,14 @@ class LanguageModelTrainer(Trainer):
     model_factory_type = (HFModelFactory, LigerModelFactory)
     checkpoint_engine_type = (DeepSpeedCheckpointEngine, HFCheckpointEngine)
     optimizer_factory_type = (
-        AdamWFactory,
+        *OPTIMIZERS,
         FusedAdamFactory,
         CPUAdamFactory,
-        SGDFactory,
         LionFactory,
         AdafactorFactory,
         MuonFactory,
-        AdamFactory,
-        RAdamFactory,
-        NAdamFactory,
-        RMSpropFactory,
-        AdagradFactory,
-        LambFactory,
     )
-    scheduler_factory_type = (
-        HFSchedulerFactory,
-        WSDFactory,
-        ConstantFactory,
-        ExponentialFactory,
-        OneCycleFactory,
-        StepFactory,
-        MultiStepFactory,
-        CyclicFactory,
-    )
+    scheduler_factory_type = SCHEDULES
     tokenizer_factory_type = (HFTokenizerFactory, LexerFactory)
 
     def check(self) -> None:

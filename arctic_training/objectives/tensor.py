@@ -8,19 +8,7 @@ from arctic_training.data.factories.base import DataFactory
 from arctic_training.data.factories.tensor import TensorDataFactory
 from arctic_training.model.factory import ModelFactory
 from arctic_training.model.mlp_factory import MLPFactory
-from arctic_training.optimizer.adagrad import AdagradFactory
-from arctic_training.optimizer.lamb import LambFactory
-from arctic_training.optimizer.torch_factories import (
-    AdamFactory,
-    AdamWFactory,
-    NAdamFactory,
-    RAdamFactory,
-    RMSpropFactory,
-    SGDFactory,
-)
-from arctic_training.scheduler.huggingface_factory import HFSchedulerFactory
-from arctic_training.scheduler.piecewise_factories import CyclicFactory, MultiStepFactory, StepFactory
-from arctic_training.scheduler.torch_factories import ConstantFactory, ExponentialFactory, OneCycleFactory, WSDFactory
+from arctic_training.objectives.factories import OPTIMIZERS, SCHEDULES
 from arctic_training.tokenizer.factory import NoTokenizerFactory
 from arctic_training.trainer.trainer import Trainer
 
@@ -36,24 +24,6 @@ class TensorTrainer(Trainer):
     data_factory_type: ClassVar[type[DataFactory[Any]] | Sequence[type[DataFactory[Any]]]] = TensorDataFactory
     model_factory_type: ClassVar[type[ModelFactory[Any]] | Sequence[type[ModelFactory[Any]]]] = MLPFactory
     checkpoint_engine_type = DeepSpeedCheckpointEngine
-    optimizer_factory_type = (
-        AdamWFactory,
-        SGDFactory,
-        AdamFactory,
-        RAdamFactory,
-        NAdamFactory,
-        RMSpropFactory,
-        AdagradFactory,
-        LambFactory,
-    )
-    scheduler_factory_type = (
-        HFSchedulerFactory,
-        WSDFactory,
-        ConstantFactory,
-        ExponentialFactory,
-        OneCycleFactory,
-        StepFactory,
-        MultiStepFactory,
-        CyclicFactory,
-    )
+    optimizer_factory_type = OPTIMIZERS
+    scheduler_factory_type = SCHEDULES
     tokenizer_factory_type = NoTokenizerFactory
