@@ -23,8 +23,8 @@ class Callback(Registered, Generic[C], kind="callback"):
 
     config_type: ClassVar[type[ComponentConfig]] = ComponentConfig
     checks_without_data: ClassVar[bool] = False
-    """Whether `check` reads no more than the recipe, the tokenizer and the modules of engines, which have no weights
-    then, so that ``validate`` can call it."""
+    """True if `check` reads only the recipe, the tokenizer and the modules of engines, which have no weights then:
+    ``validate`` calls it."""
 
     def __init__(self, config: C) -> None:
         self.config = config

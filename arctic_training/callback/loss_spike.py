@@ -24,7 +24,7 @@ class LossSpikeConfig(SpikeConfig):
 
     @property
     def goes_back(self) -> bool:
-        """Whether a recipe with this section needs checkpoints to go back to."""
+        """Returns whether the run needs checkpoints that it can go back to."""
         return self.action == "back"
 
 

@@ -24,7 +24,7 @@ class MonitorConfig(ComponentConfig):
     monitor: str | None = Field(default=None, min_length=1)
     """A metric of the evaluations, such as ``exact_match/eval`` (default: the loss on the first evaluation set)."""
     mode: Literal["min", "max"] | None = None
-    """Whether a small or a large value is good (default: ``min`` for a loss; any other metric needs it)."""
+    """The direction in which the metric improves (default: ``min`` for a loss; any other metric needs it)."""
     min_delta: HumanFloat = Field(default=0.0, ge=0)
     """How much better than the best a value has to be to count as better."""
 
@@ -35,7 +35,7 @@ class MonitorConfig(ComponentConfig):
         return self
 
     def is_better(self, value: float, than: float, by: float = 0.0) -> bool:
-        """Whether ``value`` is better than ``than`` by more than ``by``; never true for NaN."""
+        """Returns whether ``value`` is better than ``than`` by more than ``by``; False for NaN."""
         return value > than + by if self.mode == "max" else value < than - by
 
 

@@ -16,7 +16,7 @@ from arctic_training.logging import logger
 
 
 class ReductionConfig(ComponentConfig):
-    """What both callbacks that lower the learning rate have."""
+    """Options of every callback that lowers the learning rate."""
 
     role: str = "model"
     """The role whose learning rate is lowered."""

@@ -37,7 +37,7 @@ class RestoreBest(Monitor[RestoreBestConfig]):
     def __init__(self, config: RestoreBestConfig) -> None:
         super().__init__(config)
         self.weights: dict[str, Weights] = {}
-        """What this rank holds of the best weights of each trained role, on the CPU."""
+        """The shard of this rank of the best weights of each trained role, on the CPU."""
         self.values: dict[str, float] = {}
         """All metrics of the best evaluation."""
         self._shares: Sequence[Mapping[str, Mapping[str, torch.Tensor]]] = []

@@ -12,7 +12,7 @@ from arctic_training.distributed.heartbeat import record_heartbeat
 
 @dataclass(frozen=True)
 class Staged:
-    """What a rank writes of a checkpoint, in host memory: later steps do not change it."""
+    """The part of a checkpoint that a rank writes, in host memory: later steps do not change it."""
 
     write: Callable[[], Sequence[str]]
     """Writes the files of this rank into the folder, and returns their paths in it. It is called in a thread, beside

@@ -32,7 +32,7 @@ _display: "_Display | None" = None
 
 
 class _Display:
-    """What is shown of this process, until `close`."""
+    """The display of this process, until `close`."""
 
     def __init__(self, bar: Bar | None) -> None:
         self.bar = bar
