@@ -84,6 +84,7 @@ _PUBLIC = {
     "TensorDataFactory": "data.factories.tensor",
     "TensorTrainer": "objectives.tensor",
     "TextSamples": "tracker.samples",
+    "TimeMLPFactory": "model.time_mlp_factory",
     "TokenizerFactory": "tokenizer.factory",
     "Tracker": "tracker.tracker",
     "Trainer": "trainer.trainer",

@@ -27,6 +27,7 @@ _MODULES = (
     "evaluation.math_scorer",
     "evaluation.scorer",
     "model.passed_factory",
+    "model.time_mlp_factory",
     "objectives.autoregressive",
     "objectives.causal",
     "objectives.classifier",

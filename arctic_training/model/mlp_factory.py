@@ -11,7 +11,8 @@ from arctic_training.config.sections.base import ComponentConfig
 from arctic_training.config.sections.model import DType, ModelConfig
 from arctic_training.model.factory import ModelFactory
 
-_ACTIVATIONS: dict[str, type[nn.Module]] = {
+Activation = Literal["relu", "leaky_relu", "gelu", "silu", "tanh"]
+ACTIVATIONS: dict[str, type[nn.Module]] = {
     "relu": nn.ReLU,
     "leaky_relu": nn.LeakyReLU,
     "gelu": nn.GELU,
@@ -26,7 +27,7 @@ class MLPConfig(ModelConfig):
     dtype: DType = "fp32"
     sizes: list[Annotated[int, Field(ge=1)]] = Field(min_length=2)
     """Widths of the input, of every hidden layer and of the output."""
-    activation: Literal["relu", "leaky_relu", "gelu", "silu", "tanh"] = "relu"
+    activation: Activation = "relu"
     """The activation after every layer but the last."""
     dropout: float = Field(default=0.0, ge=0, lt=1)
     """Share of the activations that are zeroed after every layer but the last."""
@@ -46,7 +47,7 @@ class MLPFactory(ModelFactory[MLPConfig]):
         sizes = self.config.sizes
         layers: list[nn.Module] = []
         for inputs, outputs in pairwise(sizes):
-            layers += [nn.Linear(inputs, outputs), _ACTIVATIONS[self.config.activation]()]
+            layers += [nn.Linear(inputs, outputs), ACTIVATIONS[self.config.activation]()]
             if self.config.dropout:
                 layers.append(nn.Dropout(self.config.dropout))
         while not isinstance(layers[-1], nn.Linear):
