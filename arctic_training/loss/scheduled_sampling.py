@@ -3,12 +3,12 @@
 import math
 from typing import Literal
 
+from arctic_training.loss.ramp import sigmoid_ramp
+
 SamplingSchedule = Literal["none", "linear", "exponential", "inverse_sigmoid"]
 
 _RATE = 5.0
 """Of the exponential: the share of true inputs falls to exp(-5) of itself before it is scaled to end exactly."""
-_STEEPNESS = 10.0
-"""Of the inverse sigmoid, on a schedule of length 1."""
 
 
 def sampling_probability(schedule: SamplingSchedule, step: int, *, steps: int, final: float) -> float:
@@ -27,10 +27,5 @@ def sampling_probability(schedule: SamplingSchedule, step: int, *, steps: int, f
     if schedule == "exponential":
         place = math.expm1(-_RATE * place) / math.expm1(-_RATE)
     elif schedule == "inverse_sigmoid":
-        start, end = _sigmoid(-_STEEPNESS / 2), _sigmoid(_STEEPNESS / 2)
-        place = (_sigmoid(_STEEPNESS * (place - 0.5)) - start) / (end - start)
+        place = sigmoid_ramp(place)
     return final * place
-
-
-def _sigmoid(value: float) -> float:
-    return 1 / (1 + math.exp(-value))
