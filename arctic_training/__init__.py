@@ -18,6 +18,8 @@ _PUBLIC = {
     "ClassifierTrainer": "objectives.classifier",
     "Completions": "generation.completions",
     "ComponentConfig": "config.sections.base",
+    "ConvDecoderFactory": "model.conv_factory",
+    "ConvFactory": "model.conv_factory",
     "DPODataFactory": "data.factories.dpo",
     "DPOTrainer": "objectives.dpo",
     "DataConfig": "config.sections.data",

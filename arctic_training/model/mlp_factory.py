@@ -1,5 +1,6 @@
 """Plain feed-forward networks with random weights."""
 
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Annotated, ClassVar, Literal
 
@@ -12,7 +13,8 @@ from arctic_training.config.sections.model import DType, ModelConfig
 from arctic_training.model.factory import ModelFactory
 
 Activation = Literal["relu", "leaky_relu", "gelu", "silu", "tanh"]
-ACTIVATIONS: dict[str, type[nn.Module]] = {
+
+ACTIVATIONS: dict[Activation, type[nn.Module]] = {
     "relu": nn.ReLU,
     "leaky_relu": nn.LeakyReLU,
     "gelu": nn.GELU,
@@ -32,6 +34,11 @@ class MLPConfig(ModelConfig):
     dropout: float = Field(default=0.0, ge=0, lt=1)
     """Share of the activations that are zeroed after every layer but the last."""
 
+    @property
+    def outputs(self) -> int:
+        """Numbers that the network computes of a row."""
+        return self.sizes[-1]
+
 
 class MLPFactory(ModelFactory[MLPConfig]):
     """Makes a stack of linear layers with activations between them."""
@@ -44,12 +51,16 @@ class MLPFactory(ModelFactory[MLPConfig]):
             return self.create_model(None)
 
     def create_model(self, config: object) -> nn.Module:
-        sizes = self.config.sizes
-        layers: list[nn.Module] = []
-        for inputs, outputs in pairwise(sizes):
-            layers += [nn.Linear(inputs, outputs), ACTIVATIONS[self.config.activation]()]
-            if self.config.dropout:
-                layers.append(nn.Dropout(self.config.dropout))
-        while not isinstance(layers[-1], nn.Linear):
-            layers.pop()
-        return nn.Sequential(*layers)
+        return nn.Sequential(*linear_layers(self.config.sizes, self.config.activation, self.config.dropout))
+
+
+def linear_layers(sizes: Sequence[int], activation: Activation, dropout: float) -> list[nn.Module]:
+    """Returns linear layers from each width of ``sizes`` to the next, with activation and dropout between them."""
+    layers: list[nn.Module] = []
+    for inputs, outputs in pairwise(sizes):
+        layers += [nn.Linear(inputs, outputs), ACTIVATIONS[activation]()]
+        if dropout:
+            layers.append(nn.Dropout(dropout))
+    while not isinstance(layers[-1], nn.Linear):
+        layers.pop()
+    return layers

@@ -38,7 +38,7 @@ class ClassifierConfig(TrainerConfig):
     @classmethod
     def _check_weights(cls, weights: list[float], info: ValidationInfo) -> list[float]:
         model = info.data.get("model")
-        count = len(getattr(model, "labels", ())) or getattr(model, "num_labels", None)
+        count = len(getattr(model, "labels", ())) or getattr(model, "num_labels", getattr(model, "outputs", None))
         if weights and min(weights) < 0:
             raise ValueError(f"{min(weights):g} is negative")
         if weights and count and count != len(weights):
@@ -125,8 +125,7 @@ class TensorClassifierTrainer(BaseClassifier, TensorTrainer):
     def check(self) -> None:
         """Raises `DataError` for data without these columns, or with labels that the network has no output for."""
         super().check()
-        sizes = getattr(self.config.model, "sizes", None)  # of the network `mlp`
-        classes = sizes[-1] if sizes else len(self.config.class_weights)
+        classes = getattr(self.config.model, "outputs", 0) or len(self.config.class_weights)
         for name, loader in {"data.sources": self.train_loader, **self.eval_loaders}.items():
             columns: Mapping[str, Tensor] = getattr(loader, "dataset", {})
             if lacking := [key for key in ("rows", "labels") if key not in columns]:

@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 from arctic_training.checkpoint.deepspeed import DeepSpeedCheckpointEngine
 from arctic_training.data.factories.base import DataFactory
 from arctic_training.data.factories.tensor import TensorDataFactory
+from arctic_training.model.conv_factory import ConvDecoderFactory, ConvFactory
 from arctic_training.model.factory import ModelFactory
 from arctic_training.model.mlp_factory import MLPFactory
 from arctic_training.objectives.factories import OPTIMIZERS, SCHEDULES
@@ -22,7 +23,11 @@ class TensorTrainer(Trainer):
     """
 
     data_factory_type: ClassVar[type[DataFactory[Any]] | Sequence[type[DataFactory[Any]]]] = TensorDataFactory
-    model_factory_type: ClassVar[type[ModelFactory[Any]] | Sequence[type[ModelFactory[Any]]]] = MLPFactory
+    model_factory_type: ClassVar[type[ModelFactory[Any]] | Sequence[type[ModelFactory[Any]]]] = (
+        MLPFactory,
+        ConvFactory,
+        ConvDecoderFactory,
+    )
     checkpoint_engine_type = DeepSpeedCheckpointEngine
     optimizer_factory_type = OPTIMIZERS
     scheduler_factory_type = SCHEDULES
