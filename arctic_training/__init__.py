@@ -8,6 +8,8 @@ from arctic_training.compatibility.names import former_name
 _PUBLIC = {
     "AdamWFactory": "optimizer.torch_factories",
     "Answer": "reward.reward",
+    "Autoencoder": "model.autoencoder_factory",
+    "AutoencoderFactory": "model.autoencoder_factory",
     "AutoregressiveTrainer": "objectives.autoregressive",
     "Callback": "callback.callback",
     "CausalDataFactory": "data.factories.causal",
@@ -92,6 +94,7 @@ _PUBLIC = {
     "Trainer": "trainer.trainer",
     "TrainerConfig": "config.sections.trainer",
     "UnpairedPreferenceDataFactory": "data.factories.unpaired_preference",
+    "VAETrainer": "objectives.vae",
     "all_gather_object": "distributed.collectives",
     "all_gather_with_grad": "distributed.collectives",
     "all_reduce": "distributed.collectives",

@@ -43,6 +43,7 @@ _MODULES = (
     "objectives.sample_rollouts",
     "objectives.seq2seq",
     "objectives.sft",
+    "objectives.vae",
     "reward.model",
     "reward.reward",
     "tokenizer.passed_factory",

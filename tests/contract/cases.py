@@ -147,6 +147,25 @@ def gan(folder: Path) -> Recipe:
     }
 
 
+def vae(folder: Path) -> Recipe:
+    bits = folder / "bits.npy"
+    if not bits.exists():
+        np.save(bits, np.random.default_rng(0).integers(0, 2, size=(20, 4)).astype(np.float32))
+    return {
+        "model": {
+            "type": "autoencoder",
+            "encoder": {"sizes": [4, 8, 4], "dropout": 0.1},
+            "decoder": {"sizes": [2, 8, 4]},
+        },
+        "data": {"sources": [{"type": "tensor_file", "name_or_path": str(bits)}]},
+        "optimizer": {"lr": 1e-3},
+        "micro_batch_size": 4,
+        "kl_annealing": "linear",
+        "free_bits": 0.05,
+        "importance_samples": 3,
+    }
+
+
 CASES: dict[str, Callable[[Path], Recipe]] = {
     "autoregressive": autoregressive,
     "causal": causal,
@@ -163,6 +182,7 @@ CASES: dict[str, Callable[[Path], Recipe]] = {
     "seq2seq": seq2seq,
     "sft": sft,
     "tensor_classifier": tensor_classifier,
+    "vae": vae,
 }
 
 
