@@ -75,24 +75,27 @@ def _print(line: str) -> None:
     print(line, end="", file=sys.stderr, flush=True)  # while a progress bar is shown, the stream is another
 
 
-# important messages are printed also while there is no run
-_sinks["console"] = logger.add(_print, level="SUCCESS", format=_LINE, filter=_console_filter)
+def _print_from(level: str) -> None:
+    """Prints lines of ``level`` and above, in place of what was printed until now."""
+    _remove("console")
+    _sinks["console"] = logger.add(_print, level=level, format=_LINE, filter=_console_filter)
 
 
 def start_console_log(*, level: str, rank: int, world: int, ranks: Ranks) -> None:
     """Starts to print to standard error if ``rank`` is one of ``ranks``, and buffers lines for the log file."""
-    close_log()
-    _remove("console")
+    _remove("file")
     _buffer.clear()
     logger.configure(extra={"rank": f"[rank {rank}] " if world > 1 else ""})
     if ranks == "*" or rank in ranks:
-        _sinks["console"] = logger.add(_print, level=level, format=_LINE, filter=_console_filter)
+        _print_from(level)
+    else:
+        _remove("console")
     _sinks["file"] = logger.add(_buffer.append, level=min(level, "INFO", key=_LEVELS.index), format=_FILE_LINE)
 
 
 def start_file_log(folder: Path, *, level: str, rank: int, ranks: Ranks) -> None:
     """Starts to append to ``folder/rank_<n>.log`` if ``rank`` is one of ``ranks``, first the buffered lines."""
-    close_log()
+    _remove("file")
     if ranks == "*" or rank in ranks:
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / f"rank_{rank}.log"
@@ -103,14 +106,19 @@ def start_file_log(folder: Path, *, level: str, rank: int, ranks: Ranks) -> None
 
 
 def close_log() -> None:
-    """Closes the log file and stops buffering; printing continues."""
+    """Closes the log file. Important messages are printed from now on, as while there is no run."""
     _remove("file")
+    _buffer.clear()
+    _print_from("SUCCESS")
 
 
 def _remove(sink: str) -> None:
     if sink in _sinks:
         with contextlib.suppress(ValueError):  # the program has removed it
             logger.remove(_sinks.pop(sink))
+
+
+close_log()
 
 
 @contextlib.contextmanager

@@ -76,3 +76,15 @@ def test_importing_changes_nothing_of_the_library() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert [line.split()[1:] for line in done.stderr.splitlines()] == [["SUCCESS", "heard"]]
+
+
+@pytest.mark.parametrize(("level", "ranks"), [("ERROR", [0]), ("SUCCESS", [1])])
+def test_after_a_quiet_run_important_messages_are_printed_again(
+    level: str, ranks: list[int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    start_console_log(level=level, rank=0, world=1, ranks=ranks)
+    logger.success("unheard")
+    close_log()
+    logger.success("heard")
+    logger.info("too little")
+    assert [line.split()[1:] for line in capsys.readouterr().err.splitlines()] == [["SUCCESS", "heard"]]
