@@ -261,6 +261,26 @@ def test_torchtune() -> None:
     assert [note.partition(":")[0] for note in one.notes] == ["max_steps_per_epoch"]
 
 
+@pytest.mark.parametrize(
+    ("section", "expected", "notes"),
+    [
+        ("torch.optim.Adam, lr: 1e-3, betas: [0.9, 0.95]", {"type": "adam", "lr": 1e-3, "betas": [0.9, 0.95]}, []),
+        ("torch.optim.Adam, fused: true", {"type": "adam", "lr": 1e-3}, []),
+        ("torch.optim.SGD, lr: 0.1, momentum: 0.9", {"type": "sgd", "lr": 0.1, "momentum": 0.9}, []),
+        ("torch.optim.RMSprop, alpha: 0.9", {"type": "rmsprop", "lr": 1e-2, "alpha": 0.9}, []),
+        ("torch.optim.NAdam, weight_decay: 0.1", {"type": "nadam", "lr": 2e-3, "weight_decay": 0.1}, ["NAdam"]),
+        ("torch.optim.Adam, amsgrad: true", {"type": "adam", "lr": 1e-3}, ["optimizer"]),
+        ("bitsandbytes.optim.PagedAdamW8bit", {"type": "adamw", "lr": 1e-3, "weight_decay": 0.01}, ["PagedAdamW8bit"]),
+        ("own.Shampoo, beta: 1", {"type": "adamw", "lr": 1e-3, "weight_decay": 0.01}, ["Shampoo"]),
+    ],
+)
+def test_optimizers_of_torchtune(section: str, expected: dict[str, Any], notes: list[str]) -> None:
+    line = next(one for one in TORCHTUNE.splitlines() if one.startswith("optimizer:"))
+    one = migrated(TORCHTUNE.replace(line, f"optimizer: {{_component_: {section}}}"))
+    assert one.recipe["optimizer"] == {"weight_decay": 0.0, **expected} and one.problems == []
+    assert [note.partition(":")[0] for note in one.notes] == ["max_steps_per_epoch", *notes]
+
+
 @pytest.mark.parametrize("text", [AXOLOTL, LLAMA_FACTORY, TRL, TORCHTUNE])
 def test_the_command_writes_what_can_be_read(text: str, capsys: pytest.CaptureFixture[str]) -> None:
     one = migrated(text)

@@ -113,6 +113,7 @@ _NAMES = {
         "adamw_torch_fused": "adamw",
         "adamw_hf": "adamw",
         "torch.optim.AdamW": "adamw",
+        "torch.optim.Adam": "adam",
         "lion_32bit": "lion",
     },
 }

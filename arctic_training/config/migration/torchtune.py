@@ -1,5 +1,6 @@
 """Recipes of torchtune's configurations: the YAML file of ``tune run``."""
 
+import re
 from collections.abc import Mapping
 
 from arctic_training.config.migration.foreign import Foreign, as_list, integer
@@ -20,6 +21,22 @@ _DATA_SETS = {
 }
 """The data sets of its builders, on the hub."""
 _TEXTS = ("text_completion_dataset", "wikitext_dataset", "cnn_dailymail_articles_dataset")
+_ADAM = ("betas", "eps")
+_OPTIMIZERS = {
+    "AdamW": ("adamw", _ADAM, 1e-3),
+    "Adam": ("adam", _ADAM, 1e-3),
+    "RAdam": ("radam", _ADAM, 1e-3),
+    "NAdam": ("nadam", (*_ADAM, "momentum_decay"), 2e-3),
+    "RMSprop": ("rmsprop", ("alpha", "eps", "momentum", "centered"), 1e-2),
+    "Adagrad": ("adagrad", ("lr_decay", "eps"), 1e-2),
+    "SGD": ("sgd", ("momentum", "nesterov"), 1e-3),
+    "Adafactor": ("adafactor", (), 1e-2),
+    "Lion": ("lion", ("betas",), 1e-4),
+}
+"""Ours for each class of torch or another library: its name, the keys that have the same name in its section, and the
+learning rate that is left out there."""
+_STATES = re.compile(r"^Paged|_?[48]bit$|_?Fp8$", re.IGNORECASE)
+"""Parts of names that say how states are stored."""
 _MODULES = {"output_proj": "o_proj", "output": "lm_head"}
 _MLP = ["gate_proj", "up_proj", "down_proj"]
 _WITHOUT_EFFECT = (
@@ -133,14 +150,24 @@ def _amounts(foreign: Foreign) -> None:
 
 def _optimizer(foreign: Foreign) -> None:
     section, name = mapping(foreign.take("optimizer")), _component(foreign.values.get("optimizer"))
-    kind = {"SGD": "sgd", "Adafactor": "adafactor", "Lion": "lion"}.get(name, "adamw")
-    if (kind == "adamw" and "AdamW" not in name) or "8bit" in name:
-        foreign.note(name, "adamw with states of 32 bits stands for it")
+    plain = _STATES.sub("", name)
+    kind, keys, rate = _OPTIMIZERS.get(plain, _OPTIMIZERS["AdamW"])
+    if plain not in _OPTIMIZERS:
+        foreign.note(name, f"there is no such optimizer; {kind} stands for it")
+    elif plain != name:
+        foreign.note(name, f"{kind} with states of 32 bits stands for it: the same algorithm, with more memory")
     foreign.put("optimizer.type", kind)
-    numbers = {"lr": 1e-3, "weight_decay": 0.01 if kind == "adamw" else 0.0}
-    for key, default in numbers.items():
-        foreign.put(f"optimizer.{key}", float(str(section.get(key, default))))
-    foreign.put("optimizer.betas", section.get("betas"))
+    decay = float(str(section.get("weight_decay", 0.01 if kind == "adamw" else 0.0)))
+    foreign.put("optimizer.lr", float(str(section.get("lr", rate))))
+    foreign.put("optimizer.weight_decay", decay)
+    for key in keys:
+        foreign.put(f"optimizer.{key}", section.get(key))
+    if decay and kind in ("radam", "nadam") and not section.get("decoupled_weight_decay"):
+        foreign.note(name, "its weight decay is a part of the gradient, and here it is decoupled")
+    known = {"_component_", "lr", "weight_decay", "decoupled_weight_decay", "fused", "foreach", *keys}
+    for key in sorted(section.keys() - known) if plain in _OPTIMIZERS else ():
+        if section[key]:
+            foreign.note("optimizer", f"{key}: {section[key]} is not carried over")
     schedule = mapping(foreign.take("lr_scheduler"))
     words = {"warmup_steps": schedule.get("num_warmup_steps")}
     inner = Foreign(words, recipe=foreign.recipe, notes=foreign.notes)

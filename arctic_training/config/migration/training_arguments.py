@@ -15,6 +15,8 @@ _OPTIMIZERS = {
     "adamw_apex_fused": "adamw",
     "adafactor": "adafactor",
     "sgd": "sgd",
+    "adagrad": "adagrad",
+    "rmsprop": "rmsprop",
     "lion": "lion",
     "muon": "muon",
 }
@@ -60,7 +62,7 @@ def migrate_optimizer(foreign: Foreign, name: object, learning_rate: float) -> N
     word = str(name or "adamw_torch").lower()
     kind = _OPTIMIZERS.get(word, "")
     if not kind and any(bits in word for bits in _BITS):
-        kind = next((ours for ours in ("lion", "adamw") if ours in word), "adamw")
+        kind = next((ours for ours in ("lion", "rmsprop", "adamw") if ours in word), "adamw")
         foreign.note(word, f"{kind} with states of 32 bits stands for it: the same algorithm, with more memory")
     elif not kind:
         kind = "adamw"
