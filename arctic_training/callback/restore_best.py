@@ -28,7 +28,8 @@ class RestoreBest(Monitor[RestoreBestConfig]):
     Trained weights and buffers are kept in host memory and in checkpoints: at ZeRO stage 3 each rank keeps its shards.
     At the end of the run, unless it is stopped to be resumed, they replace those of the last step, and sections of type
     ``huggingface`` with ``save_end_of_training`` are saved again. Checkpoints that a run resumes from keep the last
-    step. Where a callback `ema` has ``evaluate``, the averages that were evaluated are kept.
+    step; one that a program saves after the training has the best weights, with the moments of the last step. Where a
+    callback `ema` has ``evaluate``, the averages that were evaluated are kept.
     """
 
     name = "restore_best"

@@ -154,6 +154,18 @@ def trained_groups(optimizer: "DeepSpeedOptimizer") -> list[list[torch.nn.Parame
     return trained
 
 
+def copy_to_masters(optimizer: "DeepSpeedOptimizer") -> None:
+    """Sets the fp32 copies of the parameters to the values that this rank holds of these. Copies on NVMe stay."""
+    masters = fp32_master_params(optimizer)
+    for master, held in zip(masters, fragments(optimizer) if masters else [], strict=True):
+        flat = master.detach().flatten()
+        for one in held if flat.numel() else ():
+            start = 0 if is_partitioned_param(one.parameter) else one.start
+            values = local_tensor(one.parameter).flatten()[start : start + one.numel]
+            flat[one.offset : one.offset + one.numel] = values
+        master.detach().copy_(flat.view_as(master))
+
+
 def gather_persistent_params(optimizer: "DeepSpeedOptimizer") -> None:
     """Sets the small parameters, which every rank holds in full at stage 3, to the values of their shards."""
     persistent = getattr(optimizer, "persistent_parameters", [])

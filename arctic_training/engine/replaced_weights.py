@@ -6,7 +6,12 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from arctic_training.engine.deepspeed_internals import gather_persistent_params, is_partitioned_param, local_tensor
+from arctic_training.engine.deepspeed_internals import (
+    copy_to_masters,
+    gather_persistent_params,
+    is_partitioned_param,
+    local_tensor,
+)
 from arctic_training.engine.engine import TrainedEngine
 
 
@@ -31,12 +36,14 @@ def replaced_weights(engine: TrainedEngine, weights: Mapping[str, Tensor]) -> It
 def set_weights(engine: TrainedEngine, weights: Mapping[str, Tensor]) -> None:
     """Replaces parameters and buffers by ``weights``, which are as those of `replaced_weights`, of some names or all.
 
-    fp32 weights of the optimizer stay as they are, so no step may be taken afterwards. All ranks call it together.
+    fp32 copies of the optimizer get the same values, so that a step or a checkpoint goes on from them; its moments
+    stay. All ranks call it together.
     """
     held = {
         name: local_tensor(one) for name, one in (*engine.module.named_parameters(), *engine.module.named_buffers())
     }
     _write(engine, {name: held[name] for name in weights}, weights)
+    copy_to_masters(engine.deepspeed.optimizer)
 
 
 def _write(engine: TrainedEngine, held: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> None:

@@ -1,5 +1,6 @@
 """A run that ends with the weights of its best evaluation, in memory and in what it exports."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -99,3 +100,29 @@ def test_averages_that_are_exported_are_refused(tmp_path: Path) -> None:
     config["data"]["eval_sources"] = config["data"]["sources"]
     with pytest.raises(RecipeError, match="a callback ema has export: true, and both replace what is saved"):
         lookup("trainer", "sft")(get_config(config))  # type: ignore[call-arg]
+
+
+def saved_afterwards(folder: str) -> tuple[list[float], list[float]]:
+    """The norms of the weights of the best step, as they are in memory at the end and as a later checkpoint has them,
+    in the model's precision and in the fp32 copies of the optimizer."""
+    process_group.init_process_group()
+    more = {"deepspeed": {"zero_optimization": {"stage": 1}}, "checkpoint": {"type": "deepspeed"}}
+    own = settings(Path(folder), **more)
+    own["model"]["dtype"] = "bf16"
+    trainer: Any = lookup("trainer", "sft")(get_config(own))  # type: ignore[call-arg]
+    trainer.train()
+    trainer.checkpoint()
+    now = norm(one for one in trainer.model.module.parameters() if one.requires_grad)
+    trainer.close()
+    saved = Path(folder) / "run" / "checkpoints" / "deepspeed" / "step_3"
+    masters = torch.load(saved / "model_0.pt", weights_only=True)["shadows"]
+    return [now, now], [norm(load_file(saved / "model.safetensors").values()), norm(masters)]
+
+
+def norm(tensors: Iterable[torch.Tensor]) -> float:
+    return sum(one.double().square().sum().item() for one in tensors)
+
+
+def test_a_checkpoint_that_is_saved_afterwards_has_the_best_weights(tmp_path: Path) -> None:
+    ((expected, saved),) = processes.share(saved_afterwards, 1, str(tmp_path))
+    assert saved == pytest.approx(expected, rel=1e-12)

@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from arctic_training.distributed import process_group
-from arctic_training.engine.deepspeed_internals import local_tensor
+from arctic_training.engine.deepspeed_internals import local_tensor, torch_optimizer
 from arctic_training.engine.engine import TrainedEngine
-from arctic_training.engine.replaced_weights import replaced_weights
+from arctic_training.engine.replaced_weights import replaced_weights, set_weights
 from arctic_training.engine.zero import full_parameter
 from tests import processes
 from tests.engine import small
@@ -51,3 +51,24 @@ def replace(stage: int, dtype: str) -> list[str]:
 def test_nothing_is_different_afterwards(stage: int, dtype: str) -> None:
     world = 2 if stage else 1
     assert processes.share(replace, world, stage, dtype) == [[]] * world
+
+
+def stepped_without_a_rate(stage: int, dtype: str) -> list[str]:
+    """The names of weights that a step with the learning rate 0 changes after they were set."""
+    process_group.init_process_group()
+    engine = engine_of(stage, dtype)
+    small.window(engine, 0, 2, 1)
+    held = {name: local_tensor(one) for name, one in engine.module.named_parameters()}
+    halves = {name: tensor.clone() / 2 for name, tensor in held.items()}
+    set_weights(engine, halves)
+    for group in torch_optimizer(engine.deepspeed.optimizer).param_groups:
+        group["lr"] = 0.0
+    small.window(engine, 2, 2, 1)
+    now = {name: local_tensor(one) for name, one in engine.module.named_parameters()}
+    return [name for name in halves if not now[name].equal(halves[name])]
+
+
+@pytest.mark.parametrize(("stage", "dtype"), [(0, "fp32"), (0, "bf16"), (1, "bf16"), (2, "bf16"), (3, "bf16")])
+def test_a_step_goes_on_from_weights_that_were_set(stage: int, dtype: str) -> None:
+    world = 2 if stage else 1
+    assert processes.share(stepped_without_a_rate, world, stage, dtype) == [[]] * world
