@@ -54,7 +54,7 @@ TRAINER = [
         "trackers",
         "window",
     ],
-    ["evaluation", "role_sections", "session"],
+    ["bare", "evaluation", "role_sections", "session"],
     ["passed", "view"],
     ["update"],
     ["assembly", "outputs"],
@@ -73,6 +73,7 @@ HOMES = {
     "wandb": ["tracker.wandb"],
     "mlflow": ["tracker.mlflow"],
     "tensorboard": ["tracker.tensorboard"],
+    "torchmetrics": ["evaluation.torchmetrics"],
 }
 
 
@@ -95,7 +96,7 @@ ANY = {
 }
 
 
-SLOW = {"deepspeed", "transformers", "datasets", "peft", "pandas", "pyarrow", "liger_kernel"}
+SLOW = {"deepspeed", "transformers", "datasets", "peft", "pandas", "pyarrow", "liger_kernel", "torchmetrics"}
 
 
 def dotted(path: Path) -> str:

@@ -13,6 +13,17 @@ T = TypeVar("T", bound=type)
 _PACKAGE = "arctic_training"
 _WITHOUT = "has no counterpart here: see docs/migration.md"
 
+_KINDS = [
+    "checkpoint_engine",
+    "data_factory",
+    "data_source",
+    "model_factory",
+    "optimizer_factory",
+    "scheduler_factory",
+    "tokenizer_factory",
+    "trainer",
+]
+
 ROOT: Mapping[str, str] = {
     "DPOTrainerConfig": "objectives.dpo.DPOConfig",
     "DSCheckpointEngine": "checkpoint.deepspeed.DeepSpeedCheckpointEngine",
@@ -93,7 +104,12 @@ MODULES: Mapping[str, Mapping[str, str]] = {
         "CPUAdamOptimizerFactory": "optimizer.deepspeed_factories.CPUAdamFactory",
         "FusedAdamOptimizerFactory": "optimizer.deepspeed_factories.FusedAdamFactory",
     },
-    "registry": {"register": "compatibility.names.register"},
+    "registry": {
+        "register": "compatibility.names.register",
+        "RegistryMeta": "trainer.former_registry.RegistryMeta",
+        "get_registered_class": "trainer.former_registry.get_registered_class",
+        **{f"get_registered_{kind}": f"trainer.former_registry.get_registered_{kind}" for kind in _KINDS},
+    },
     "scheduler.hf_factory": {
         "HFSchedulerConfig": "scheduler.huggingface_factory.HFSchedulerConfig",
         "HFSchedulerFactory": "scheduler.huggingface_factory.HFSchedulerFactory",

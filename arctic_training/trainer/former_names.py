@@ -3,6 +3,9 @@
 import warnings
 from operator import attrgetter
 
+from torch.distributed import ProcessGroup
+
+from arctic_training.config.sections.trainer import TrainerConfig
 from arctic_training.distributed import process_group
 
 
@@ -31,6 +34,8 @@ def warn(name: str, now: str, *, stacklevel: int = 3) -> None:
 class FormerNames:
     """Part of `Trainer`: attributes that code for ArcticTraining 0.8 reads."""
 
+    config: TrainerConfig
+
     global_step = FormerName("progress.step")
     epoch_idx = FormerName("progress.epoch")
     model_unwrapped = FormerName("model.module")
@@ -51,3 +56,10 @@ class FormerNames:
         """The number of processes."""
         warn("world_size", "arctic_training.world_size()")
         return process_group.world_size()
+
+    @property
+    def sp_group(self) -> ProcessGroup | None:
+        """The ranks that share sequences with this one; None where none do. All ranks read it together first."""
+        warn("sp_group", "arctic_training.distributed.process_group.sequence_parallel_group(size)")
+        size = int(self.config.sequence_parallel_size)
+        return process_group.sequence_parallel_group(size) if size > 1 else None

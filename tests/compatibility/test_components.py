@@ -126,6 +126,7 @@ def test_attributes_say_what_they_are_called_now(recipe: dict[str, Any]) -> None
         with pytest.warns(FutureWarning, match=f"trainer.{name} will be removed; write {now}") as warned:
             getattr(trainer, name)
         assert warned[0].filename == __file__
+    assert trainer.sp_group is None
     heard: list[int] = []
     trainer.callbacks.append(("post-step", lambda it: heard.append(it.progress.step)))
     trainer.train()

@@ -1,5 +1,6 @@
 """Names and modules of ArcticTraining 0.8 lead to what they are here, and say so."""
 
+from abc import ABC
 from importlib import import_module
 from typing import Any
 
@@ -11,6 +12,7 @@ import arctic_training
 from arctic_training.callback.hooks import Hooked, hook
 from arctic_training.checkpoint.deepspeed import DeepSpeedCheckpointEngine
 from arctic_training.compatibility.names import GONE, MODULES, ROOT
+from arctic_training.errors.types import RegistryError
 
 EVERY = [(module, name) for module, names in MODULES.items() for name in names] + [("", name) for name in ROOT]
 
@@ -71,3 +73,45 @@ def test_numbers_have_a_sign_before_a_power() -> None:
         from arctic_training.config.utils import HumanInt
     assert TypeAdapter(HumanInt).validate_python("-10^6") == -(10**6)
     assert TypeAdapter(HumanFloat).validate_python("-10.1^3") == -(10.1**3)
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_the_functions_of_the_registry_find_the_classes_of_this_package() -> None:
+    from arctic_training.objectives.sft import SFTTrainer
+    from arctic_training.optimizer.torch_factories import AdamWFactory
+
+    registry: Any = import_module("arctic_training.registry")
+    assert registry.get_registered_trainer("sft") is SFTTrainer
+    assert registry.get_registered_optimizer_factory(name="adamw") is AdamWFactory
+    assert registry.get_registered_class(class_type="CheckpointEngine", name="deepspeed") is DeepSpeedCheckpointEngine
+    with pytest.raises(RegistryError, match="no data source is named 'hugingface'; did you mean 'huggingface'"):
+        registry.get_registered_data_source("hugingface")
+    with pytest.raises(RegistryError, match="no class with a registry is named 'Trainr'; did you mean 'Trainer'"):
+        registry.get_registered_class("Trainr", "sft")
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_the_metaclass_of_the_registry_registers_classes_of_others() -> None:
+    registry: Any = import_module("arctic_training.registry")
+    checked: list[str] = []
+
+    class Verifier(ABC, metaclass=registry.RegistryMeta):
+        @classmethod
+        def _validate_subclass(cls) -> None:
+            checked.append(cls.__name__)
+
+    class Sql(Verifier):
+        name = "sql"
+
+    assert registry.get_registered_class("Verifier", "sql") is Sql and checked == ["Sql"]
+    with pytest.raises(RegistryError, match="no Verifier is named 'sqll'; did you mean 'sql'"):
+        registry.get_registered_class("Verifier", "sqll")
+    with pytest.raises(RegistryError, match="has no name"):
+        type(Verifier)("Nameless", (Verifier,), {})
+    with pytest.raises(RegistryError, match=r"the name 'sql' of .*Other is taken by .*Sql"):
+        type(Verifier)("Other", (Verifier,), {"name": "sql", "__qualname__": "Other"})
+
+    class Own(arctic_training.SFTTrainer, metaclass=registry.RegistryMeta):  # as its users may write it
+        pass
+
+    assert issubclass(Own, arctic_training.SFTTrainer)
