@@ -23,8 +23,8 @@ class Callback(Registered, Generic[C], kind="callback"):
 
     config_type: ClassVar[type[ComponentConfig]] = ComponentConfig
     checks_without_data: ClassVar[bool] = False
-    """True if `check` reads only the recipe, the tokenizer and the modules of engines, which have no weights then:
-    ``validate`` calls it."""
+    """True if `check` reads only the recipe, the tokenizer and the modules of engines: ``validate`` calls it, and a run
+    before its data are prepared, while the modules have no weights."""
 
     def __init__(self, config: C) -> None:
         self.config = config

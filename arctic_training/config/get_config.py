@@ -8,6 +8,7 @@ from pydantic import ValidationError
 
 from arctic_training.config.checks.files import file_problems, invalid_path, outside_root
 from arctic_training.config.checks.foreign_keys import foreign_name
+from arctic_training.config.checks.libraries import library_problems
 from arctic_training.config.checks.problems import Problem, problems_of, shown
 from arctic_training.config.recipe.interpolation import interpolate
 from arctic_training.config.recipe.location import located
@@ -18,7 +19,7 @@ from arctic_training.config.recipe.user_code import import_file
 from arctic_training.config.sections.component import incomplete
 from arctic_training.config.sections.passed import with_placeholders
 from arctic_training.config.sections.trainer import TrainerConfig
-from arctic_training.errors.types import RecipeError
+from arctic_training.errors.types import MissingDependencyError, RecipeError
 from arctic_training.registry import lookup, names, suggest
 
 DEFAULT_TRAINER = "sft"
@@ -76,6 +77,12 @@ def _without_objects(
 def missing_paths(config: TrainerConfig) -> list[str]:
     """Returns a line for each file or folder that the recipe names and that does not exist or cannot be written to."""
     return located(list(file_problems(config)), config._tree or Node({}))
+
+
+def require_libraries(config: TrainerConfig) -> None:
+    """Raises `MissingDependencyError` with a line for each library that a section needs and that is not installed."""
+    if missing := located(list(library_problems(config)), config._tree or Node({})):
+        raise MissingDependencyError("\n".join(missing))
 
 
 def _config_type(name: object, problems: list[Problem]) -> type[TrainerConfig] | None:

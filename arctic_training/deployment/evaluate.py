@@ -7,6 +7,7 @@ from typing import Any
 
 from arctic_training.checkpoint.consolidated import ConsolidatedWeights, load_consolidated
 from arctic_training.checkpoint.folder import read_manifest
+from arctic_training.config.get_config import require_libraries
 from arctic_training.config.sections.model import ModelConfig
 from arctic_training.config.sections.trainer import TrainerConfig
 from arctic_training.config.sections.wandb import WandbSection
@@ -15,15 +16,13 @@ from arctic_training.deployment.saved_model import NO_AVERAGE, SavedModel
 from arctic_training.distributed import environment, process_group
 from arctic_training.distributed.sequence_parallel import check_world_size
 from arctic_training.errors.types import InputError
-from arctic_training.metrics import Metrics
 from arctic_training.registry import lookup
-from arctic_training.state import Progress
 from arctic_training.tokenizer.huggingface_factory import has_tokenizer
 from arctic_training.trainer.assembly import build_engines, build_evaluators, build_factory, build_tokenizer, seed
+from arctic_training.trainer.bare import bare
 from arctic_training.trainer.evaluation import measure
 from arctic_training.trainer.session import Session
 from arctic_training.trainer.trainer import Trainer
-from arctic_training.trainer.window import AccumulationWindow
 
 RESULT = "evaluation.json"
 """The file of the results."""
@@ -38,9 +37,10 @@ def evaluate(config: TrainerConfig, saved: SavedModel, folder: Path, *, averaged
     ranks call it. With ``averaged`` the weights of a checkpoint of type ``deepspeed`` are those of its callback `ema`.
     Raises `InputError` for a recipe without evaluation sets, or that the model does not fit, and `CheckpointError`.
     """
+    require_libraries(config)
     process_group.init_process_group()
     check_world_size(config.sequence_parallel_size, process_group.world_size())
-    trainer = _bare_trainer(config, saved, folder)
+    trainer = _frozen_trainer(config, saved, folder)
     trainer.session.acquire_locks()
     failed = True
     try:
@@ -58,29 +58,28 @@ def evaluate(config: TrainerConfig, saved: SavedModel, folder: Path, *, averaged
     return values
 
 
-def _bare_trainer(config: TrainerConfig, saved: SavedModel, folder: Path) -> Trainer:
+def _frozen_trainer(config: TrainerConfig, saved: SavedModel, folder: Path) -> Trainer:
     """Returns the trainer of ``config``, with the model ``saved`` and roles that are not trained, without parts."""
     trainer_type: Any = lookup("trainer", config.type)
-    trainer = trainer_type.__new__(trainer_type)
-    trainer.roles = tuple(replace(role, frozen=True) for role in trainer_type.roles)
+    roles = tuple(replace(role, frozen=True) for role in trainer_type.roles)
     changes: dict[str, object] = {"output_dir": folder, "callbacks": [], "checkpoint": [], "trackers": []}
     changes |= {"wandb": WandbSection(), "resume": None}
-    changes |= {role.precompute_key: False for role in trainer.roles if role.precompute_key}
+    changes |= {role.precompute_key: False for role in roles if role.precompute_key}
     if saved.kind == "deepspeed":
-        roles = [role for role in read_manifest(Path(saved.name))["roles"] if getattr(config, role, None) is not None]
-        changes |= {role: without_weights(getattr(config, role)) for role in roles}
+        saved_roles = [
+            role for role in read_manifest(Path(saved.name))["roles"] if getattr(config, role, None) is not None
+        ]
+        changes |= {role: without_weights(getattr(config, role)) for role in saved_roles}
     else:
         changes["model"] = _section_of(config.model, saved)
         tokenizer = config.tokenizer
         if "name_or_path" in type(tokenizer).model_fields and has_tokenizer(Path(saved.name).expanduser()):
             changes["tokenizer"] = tokenizer.model_copy(update={"name_or_path": saved.name})
-    trainer.config = config.model_copy(update=changes)
-    trainer.progress, trainer.metrics = Progress(step=saved.step or 0), Metrics()
-    trainer.window, trainer.listeners, trainer.engines = AccumulationWindow([]), {}, {}
-    trainer.checkpointers, trainer.eval_loaders, trainer.train_loader = [], {}, None
-    trainer.session = Session(trainer.config)
-    bare: Trainer = trainer
-    return bare
+    config = config.model_copy(update=changes)
+    trainer: Trainer = bare(trainer_type, config, Session(config))
+    vars(trainer)["roles"] = roles
+    trainer.progress.step = saved.step or 0
+    return trainer
 
 
 def _section_of(section: ModelConfig, saved: SavedModel) -> ModelConfig:
@@ -97,6 +96,7 @@ def _build(trainer: Trainer, saved: SavedModel, *, averaged: bool) -> None:
     """Builds tokenizer, evaluation sets, models and evaluators."""
     config = trainer.config
     seed(config.seed)
+    trainer.evaluators = build_evaluators(config.evaluators)
     trainer.tokenizer = build_tokenizer(trainer)
     factory = build_factory(trainer, config.data, "data_factory_type")
     sets = factory.load_evaluation()
@@ -112,7 +112,6 @@ def _build(trainer: Trainer, saved: SavedModel, *, averaged: bool) -> None:
         raise InputError(f"{saved.name}: {NO_AVERAGE}")
     for engine in trainer.engines.values():
         engine.eval()
-    trainer.evaluators = build_evaluators(config.evaluators)
     for evaluator in trainer.evaluators:
         evaluator.check(trainer)
 

@@ -16,8 +16,8 @@ from arctic_training.errors.types import InputError
 from arctic_training.logging import without_progress_bars
 from arctic_training.model.factory import ModelFactory
 from arctic_training.registry import lookup
-from arctic_training.state import Progress
 from arctic_training.trainer.assembly import build_component, build_factory
+from arctic_training.trainer.bare import bare
 from arctic_training.trainer.role import RoleView
 
 if TYPE_CHECKING:
@@ -95,8 +95,7 @@ def blueprint(config: TrainerConfig, dtype: DType | None = None) -> Blueprint:
     # what decides how the model is sharded, and not what it is
     config = config.model_copy(update={"deepspeed": {}, "sequence_parallel_size": 1, "model": model})
     trainer_type: Any = lookup("trainer", config.type)
-    trainer = trainer_type.__new__(trainer_type)
-    trainer.config, trainer.progress = config, Progress()
+    trainer = bare(trainer_type, config)
     role = next(role for role in trainer_type.roles if role.name == "model")
     factory: ModelFactory[Any] = build_factory(RoleView(trainer, role), model, "model_factory_type")
     factory.check()

@@ -20,8 +20,8 @@ class Evaluator(Registered, ABC, Generic[C], kind="evaluator"):
 
     config_type: ClassVar[type[ComponentConfig]] = ComponentConfig
     checks_without_data: ClassVar[bool] = False
-    """Whether `check` reads no more than the recipe, the tokenizer and the modules of engines, which have no weights
-    then, so that ``validate`` can call it."""
+    """True if `check` reads only the recipe, the tokenizer and the modules of engines: ``validate`` calls it, and a run
+    before its data are prepared, while the modules have no weights."""
 
     folder = "generations"
     """Where it may write in the run folder; numbered when several evaluators of a run have the same one."""

@@ -11,7 +11,7 @@ from arctic_training.component import TrainerView
 from arctic_training.config.sections.base import ComponentConfig
 from arctic_training.config.sections.types import HumanInt
 from arctic_training.distributed import process_group
-from arctic_training.errors.types import InputError, MissingDependencyError
+from arctic_training.errors.types import InputError
 from arctic_training.evaluation.evaluator import Evaluator
 from arctic_training.generation.generate import require_generate
 from arctic_training.registry import suggest
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 class LMEvalConfig(ComponentConfig):
     """Keys of the evaluator `lm_eval`."""
+
+    libraries = {"lm_eval": "arctic_training[eval]"}
 
     tasks: list[str] = Field(min_length=1)
     """Names of tasks or of groups of them."""
@@ -51,14 +53,7 @@ class LMEvalEvaluator(Evaluator[LMEvalConfig]):
     config_type = LMEvalConfig
 
     def check(self, trainer: TrainerView) -> None:
-        """Raises `MissingDependencyError` without the library, and `InputError` for a task that it does not know, or a
-        model that cannot generate."""
-        try:
-            import lm_eval  # noqa: F401
-        except ImportError as error:
-            raise MissingDependencyError(
-                "the evaluator lm_eval needs the lm-evaluation-harness: pip install arctic_training[eval]"
-            ) from error
+        """Raises `InputError` for a task that the library does not know, or a model that cannot generate."""
         if trainer.tokenizer is None:
             raise InputError("evaluators: 'lm_eval' needs a tokenizer, and this run has none")
         require_generate(trainer.engines["model"], "evaluators: 'lm_eval'")

@@ -3,12 +3,13 @@
 import threading
 
 from arctic_training.config.sections.base import ComponentConfig
-from arctic_training.errors.types import MissingDependencyError
 from arctic_training.evaluation.scorer import Scorer
 
 
 class MathConfig(ComponentConfig):
     """Keys of the scorer `math`."""
+
+    libraries = {"math_verify": "math-verify"}
 
     precision: int = 6
     """Digits after the point to which numbers have to agree."""
@@ -22,14 +23,6 @@ class MathScorer(Scorer[MathConfig]):
 
     name = "math"
     config_type = MathConfig
-
-    def __init__(self, config: MathConfig) -> None:
-        """Raises `MissingDependencyError`."""
-        super().__init__(config)
-        try:
-            import math_verify  # noqa: F401
-        except ImportError as error:
-            raise MissingDependencyError("the scorer math needs math-verify: pip install math-verify") from error
 
     def __call__(self, generated: str, reference: str) -> float:
         import math_verify

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from arctic_training.config.sections.base import ComponentConfig
 from arctic_training.tracker.samples import ImageSamples, Samples, TextSamples
-from arctic_training.tracker.tracker import Tracker, require_library
+from arctic_training.tracker.tracker import Tracker
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -22,6 +22,8 @@ _MAX_LENGTH = 500
 
 class MlflowConfig(ComponentConfig):
     """Options of the tracker `mlflow`."""
+
+    libraries = {"mlflow": "arctic_training[mlflow]"}
 
     tracking_uri: str | None = None
     """The server, or a local store such as ``sqlite:///mlflow.db`` (default: ``MLFLOW_TRACKING_URI``, else MLflow's
@@ -39,10 +41,6 @@ class MlflowTracker(Tracker[MlflowConfig]):
     config_type = MlflowConfig
     _client: "MlflowClient"
     _run_id: str
-
-    def check(self) -> None:
-        """Raises `MissingDependencyError` where mlflow is not installed."""
-        require_library("mlflow", "mlflow")
 
     def files(self, run_dir: Path) -> list[Path]:
         return [run_dir / "mlflow_run_id"]

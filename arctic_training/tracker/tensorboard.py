@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from arctic_training.config.recipe.yaml_writer import write_yaml
 from arctic_training.config.sections.base import ComponentConfig
 from arctic_training.tracker.samples import ImageSamples, Samples, TextSamples
-from arctic_training.tracker.tracker import Tracker, require_library
+from arctic_training.tracker.tracker import Tracker
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard.writer import SummaryWriter
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 class TensorboardConfig(ComponentConfig):
     """Options of the tracker `tensorboard`."""
+
+    libraries = {"tensorboard": "arctic_training[tensorboard]"}
 
     path: Path | None = None
     """The folder of the event files; ``tensorboard`` in the run folder by default."""
@@ -26,10 +28,6 @@ class TensorboardTracker(Tracker[TensorboardConfig]):
     name = "tensorboard"
     config_type = TensorboardConfig
     _writer: "SummaryWriter"
-
-    def check(self) -> None:
-        """Raises `MissingDependencyError` where tensorboard is not installed."""
-        require_library("tensorboard", "tensorboard")
 
     def files(self, run_dir: Path) -> list[Path]:
         return [self.config.path or run_dir / "tensorboard"]

@@ -1,6 +1,5 @@
 """Trackers: where the metrics of a run are logged."""
 
-import importlib.util
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -8,7 +7,7 @@ from pathlib import Path
 from typing import ClassVar, Generic
 
 from arctic_training.config.sections.base import C, ComponentConfig
-from arctic_training.errors.types import ArcticError, InputError, MissingDependencyError
+from arctic_training.errors.types import ArcticError, InputError
 from arctic_training.errors.user_traceback import user_traceback
 from arctic_training.registry import Registered
 from arctic_training.tracker.samples import Samples
@@ -49,14 +48,6 @@ class Tracker(Registered, ABC, Generic[C], kind="tracker"):
 
     def finish(self, failed: bool) -> None:
         """Called at the end of the run; ``failed`` when it ends by an error."""
-
-
-def require_library(tracker: str, library: str) -> None:
-    """Raises `MissingDependencyError`, which says how to install it, where ``library`` of a tracker is missing."""
-    if importlib.util.find_spec(library) is None:
-        raise MissingDependencyError(
-            f"the {tracker} tracker needs the library {library}: pip install 'arctic_training[{tracker}]'"
-        )
 
 
 @contextmanager

@@ -2,8 +2,9 @@
 
 import gc
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from arctic_training.callback.time_limit import TimeLimitConfig
 from arctic_training.checkpoint import disk_space
 from arctic_training.checkpoint.checkpointer import Checkpointer
 from arctic_training.component import TrainerView
+from arctic_training.config.get_config import require_libraries
 from arctic_training.config.sections.base import ComponentConfig
 from arctic_training.config.sections.checkpoint import CheckpointConfig
 from arctic_training.config.sections.component import TrainerComponent
@@ -34,7 +36,8 @@ from arctic_training.errors.types import RecipeError
 from arctic_training.evaluation.evaluator import Evaluator
 from arctic_training.model.factory import ModelFactory
 from arctic_training.registry import lookup, numbered
-from arctic_training.state import Progress, Rng, RunState
+from arctic_training.state import Rng, RunState
+from arctic_training.trainer.bare import bare
 from arctic_training.trainer.resume import resume
 from arctic_training.trainer.role import Role, RoleView
 from arctic_training.trainer.row_buffer import row_buffers
@@ -62,6 +65,7 @@ def assemble(trainer: Any) -> None:
 def build_parts(trainer: Any) -> None:
     """Builds the components, resumes, and starts the session."""
     config = trainer.config
+    require_libraries(config)
     trainer.watch = Watchdog(trainer, config.hang_timeout) if config.hang_timeout else None
     trackers = build_trackers(config, trainer.session.run_dir)
     seed(config.seed)
@@ -72,18 +76,17 @@ def build_parts(trainer: Any) -> None:
     for event in ("pre-train", "pre-after_update"):
         trainer.listen(event, lambda it: it.session.show_progress(it.progress.step, it.expected_end))
     trainer.listeners = build_callbacks(trainer, config.callbacks)
+    trainer.evaluators = build_evaluators(config.evaluators)
     trainer.listen("post-train", lambda it: it.session.close(failed=False))  # after all other listeners
     with activity("reading the model"):
         trainer.tokenizer = build_tokenizer(trainer)
         check_steps(trainer)
     with activity("preparing data"):
         trainer.train_loader, trainer.eval_loaders = build_dataloaders(trainer)
-    trainer.engines = {}
     build_engines(trainer)
     trainer.checkpointers = [checkpointer() for checkpointer in build_checkpointers(trainer)]
     for checkpointer in trainer.checkpointers:
         disk_space.warn_if_low(checkpointer)
-    trainer.evaluators = build_evaluators(config.evaluators)
     trainer.state = RunState(progress=trainer.progress, rng=Rng(), data=trainer.train_loader, metrics=trainer.metrics)
     trainer.state.add({f"callback.{name}": part for name, part in trainer.listeners.items()})
     trainer.state.add(row_buffers(trainer) | trainer.extra_state_dict())
@@ -105,8 +108,7 @@ def prepared_data(trainer_class: Any, config: TrainerConfig) -> Iterator[tuple[A
     """Builds the data of a run only, which fills the cache; yields the data factory and its loaders."""
     with activity("loading libraries"):
         process_group.init_process_group()
-    trainer = trainer_class.__new__(trainer_class)
-    trainer.config, trainer.progress, trainer.session = config, Progress(), Session(config)
+    trainer = bare(trainer_class, config, Session(config))
     seed(config.seed)
     with activity("preparing data"):
         trainer.tokenizer = build_component(trainer, "tokenizer")
@@ -169,6 +171,7 @@ def build_tokenizer(trainer: Any) -> object:
     models = check_models(trainer, roles := used_roles(trainer))
     tokenizer = build_component(trainer, "tokenizer")
     check_tokenizer(trainer, roles, models, tokenizer)
+    check_without_data(trainer, [*trainer.evaluators, *trainer.listeners.values()], models)
     return tokenizer
 
 
@@ -201,6 +204,25 @@ def check_tokenizer(
     skeletons = {name: model for name, model in trained.items() if model is not None}
     for checkpointer in build_checkpointers(trainer):
         checkpointer.dry_run(skeletons)
+
+
+def check_without_data(
+    trainer: TrainerView,
+    parts: Iterable[Evaluator[ComponentConfig] | Callback[ComponentConfig]],
+    models: Mapping[str, ModelFactory[ModelConfig]],
+) -> None:
+    """Calls ``check`` of those ``parts`` that need models without weights only, where ``models`` can be built so."""
+    modules = {name: model.meta_model for name, model in models.items()}
+    if any(one is None for one in modules.values()):
+        return
+    built = trainer.engines
+    vars(trainer)["engines"] = {name: SimpleNamespace(module=one) for name, one in modules.items()}
+    try:
+        for part in parts:
+            if part.checks_without_data:
+                part.check(trainer)
+    finally:
+        vars(trainer)["engines"] = built
 
 
 def check_steps(trainer: TrainerView) -> None:

@@ -16,14 +16,15 @@ from arctic_training.data.factories.base import DataFactory
 from arctic_training.distributed import collectives, environment, process_group
 from arctic_training.engine.engine import Engine
 from arctic_training.evaluation.evaluator import Evaluator
-from arctic_training.metrics import Metrics, merge_metrics
+from arctic_training.metrics import merge_metrics
 from arctic_training.model.factory import ModelFactory
 from arctic_training.optimizer.factory import OptimizerFactory
 from arctic_training.registry import Registered
 from arctic_training.scheduler.factory import SchedulerFactory
-from arctic_training.state import Progress, RunState, Stateful
+from arctic_training.state import RunState, Stateful
 from arctic_training.tokenizer.factory import TokenizerFactory
 from arctic_training.trainer.assembly import assemble, prepared_data
+from arctic_training.trainer.bare import set_up
 from arctic_training.trainer.ending import Ending
 from arctic_training.trainer.evaluation import measure
 from arctic_training.trainer.explain import translate_oom_errors
@@ -34,7 +35,7 @@ from arctic_training.trainer.role_sections import add_role_sections
 from arctic_training.trainer.schedule import ScheduleMixin
 from arctic_training.trainer.session import Session
 from arctic_training.trainer.throughput import Throughput
-from arctic_training.trainer.window import AccumulationWindow, count_loss_terms, windowed_batches
+from arctic_training.trainer.window import count_loss_terms, windowed_batches
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -63,6 +64,12 @@ class Trainer(Registered, NamedHooks, Outputs, ScheduleMixin, Ending, ABC, kind=
         if issubclass(cls.config_type, TrainerConfig):  # any other type is refused when a recipe names the class
             cls.config_type = add_role_sections(cls.config_type, cls.roles)
 
+    skipped_windows: set[tuple[int, int]]
+    """Epoch and first row of windows that are not trained on."""
+    throughput: Throughput
+    _last_eval_step = -1
+    _unlogged_metrics: Mapping[str, float] = {}
+
     # set by assembly, in this order
     session: Session
     listeners: dict[str, Callback[Any]]
@@ -83,14 +90,7 @@ class Trainer(Registered, NamedHooks, Outputs, ScheduleMixin, Ending, ABC, kind=
     @translate_oom_errors()
     def __init__(self, config: TrainerConfig, **objects: object) -> None:
         """``objects``, such as ``model`` and ``train_dataset``, are those of `pass_objects`. Raises `InputError`."""
-        self.config: Any = pass_objects(config, type(self), objects)
-        self.progress = Progress()
-        self.metrics = Metrics()
-        self.window = AccumulationWindow([])
-        self.exit_code = 0
-        self.skipped_windows: set[tuple[int, int]] = set()  # epoch and first row of windows that are not trained on
-        self._last_eval_step, self._unlogged_metrics = -1, dict[str, float]()
-        self.throughput = Throughput(self.progress)
+        set_up(self, pass_objects(config, type(self), objects))
         with environment.track_env():
             assemble(self)
         self.throughput.watch(self)

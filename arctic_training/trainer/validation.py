@@ -5,13 +5,10 @@ from types import SimpleNamespace
 
 import torch
 
-from arctic_training.callback.callback import Callback
-from arctic_training.config.sections.base import ComponentConfig
+from arctic_training.config.get_config import require_libraries
 from arctic_training.config.sections.trainer import TrainerConfig
-from arctic_training.evaluation.evaluator import Evaluator
 from arctic_training.model.pretrained_adapter import base_of, is_adapter
 from arctic_training.registry import lookup
-from arctic_training.state import Progress
 from arctic_training.tracker.tracker import refuse_run_on_error
 from arctic_training.trainer.assembly import (
     build_callbacks,
@@ -20,8 +17,10 @@ from arctic_training.trainer.assembly import (
     check_models,
     check_steps,
     check_tokenizer,
+    check_without_data,
     used_roles,
 )
+from arctic_training.trainer.bare import bare
 from arctic_training.trainer.session import resolve_run_dir
 from arctic_training.trainer.trackers import find_trackers
 from arctic_training.trainer.trainer import Trainer
@@ -33,25 +32,20 @@ def check_run(config: TrainerConfig) -> None:
     Models and tokenizers on the hub are left out. Nothing is written. What depends on the number of processes is
     checked for one.
     """
+    require_libraries(config)
     trainer = unstarted(config)
     for tracker in find_trackers(config, trainer.run_dir):
         with refuse_run_on_error(tracker):
             tracker.check_offline()
-    callbacks = build_callbacks(trainer, config.callbacks)
+    trainer.listeners = build_callbacks(trainer, config.callbacks)
+    trainer.evaluators = build_evaluators(config.evaluators)
     check_steps(trainer)
     roles = used_roles(trainer)
     local = [role for role in roles if is_here(getattr(config, role.name))]
     models = check_models(trainer, local)
     if local == roles and is_here(config.tokenizer):
         check_tokenizer(trainer, roles, models, build_component(trainer, "tokenizer"))
-        modules = {name: model.meta_model for name, model in models.items()}
-        trainer.engines = {name: SimpleNamespace(module=one) for name, one in modules.items()}
-        parts: list[Evaluator[ComponentConfig] | Callback[ComponentConfig]] = []
-        if all(one is not None for one in modules.values()):
-            parts = [*build_evaluators(config.evaluators), *callbacks.values()]
-        for part in parts:
-            if part.checks_without_data:
-                part.check(trainer)
+        check_without_data(trainer, [*trainer.evaluators, *trainer.listeners.values()], models)
 
 
 def unstarted(config: TrainerConfig, processes: int = 1) -> Trainer:
@@ -60,12 +54,10 @@ def unstarted(config: TrainerConfig, processes: int = 1) -> Trainer:
     members = {"device": torch.device("meta"), "data_rank": 0, "__module__": trainer_type.__module__}
     members["data_world"] = max(1, processes // config.sequence_parallel_size)
     unstarted_type: type[Trainer] = type(trainer_type.__name__, (trainer_type,), members)
-    trainer = unstarted_type.__new__(unstarted_type)
     # of how many processes it is the batch size is not known
     block = {key: value for key, value in config.deepspeed.items() if key != "train_batch_size"}
-    trainer.config, trainer.progress = config.model_copy(update={"deepspeed": block}), Progress()
-    trainer.session = SimpleNamespace(run_dir=resolve_run_dir(config))  # type: ignore[assignment]
-    return trainer
+    config = config.model_copy(update={"deepspeed": block})
+    return bare(unstarted_type, config, SimpleNamespace(run_dir=resolve_run_dir(config)))
 
 
 def is_here(section: object) -> bool:

@@ -1,7 +1,6 @@
 """TensorBoard and MLflow: what their own readers find of a run that ended by an error and was resumed."""
 
 import json
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,9 +10,7 @@ import pytest
 import torch
 
 from arctic_training import ImageSamples, Sampler, SamplerConfig, TextSamples, get_config
-from arctic_training.errors.types import MissingDependencyError
 from arctic_training.launch.worker import run
-from arctic_training.registry import lookup
 from tests.contract.cases import recipe
 
 TEXTS = [{"prompt": "one *and* one", "completion": "two"}, {"prompt": "#", "completion": "<b>"}]
@@ -112,11 +109,3 @@ def test_mlflow_reads_one_run(folder: Path) -> None:
 
     picture = Path(client.download_artifacts(stored.info.run_id, "pictures/step_4.png", str(folder)))
     assert np.array_equal(np.asarray(Image.open(picture)), ImageSamples(PICTURE).grid.numpy())
-
-
-@pytest.mark.parametrize("name", ["tensorboard", "mlflow"])
-def test_a_library_that_is_missing_is_named(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, name, None)
-    tracker: Any = lookup("tracker", name)
-    with pytest.raises(MissingDependencyError, match=rf"pip install 'arctic_training\[{name}\]'"):
-        tracker(tracker.config_type(type=name)).check()

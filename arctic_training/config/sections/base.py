@@ -87,6 +87,10 @@ class BaseConfig(BaseModel):
 class ComponentConfig(BaseConfig):
     """The section of a recipe that one registered class reads."""
 
+    libraries: ClassVar[Mapping[str, str]] = {}
+    """Libraries that the class needs and this package does not: the name by which each is imported, and what pip
+    installs. A run without one of them is refused before its data are prepared."""
+
     type: str = ""
     """Name of the registered class that reads this section (default: the first class that the trainer lists)."""
 
