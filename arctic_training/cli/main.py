@@ -4,8 +4,11 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
+from importlib import import_module
 
 from arctic_training.cli.commands import COMMANDS, run_command
+from arctic_training.display.activity import activity
+from arctic_training.display.starting import starting
 from arctic_training.errors.redaction import redact
 from arctic_training.errors.types import ArcticError, RecipeError
 from arctic_training.launch.arguments import Arguments, format_help, parse
@@ -23,7 +26,8 @@ def main(words: Sequence[str] | None = None) -> int:
     try:
         if words and words[0] in COMMANDS:
             return run_command(words[0], words[1:])
-        return _run(parse(words, COMMANDS))
+        with starting():
+            return _run(parse(words, COMMANDS))
     except ArcticError as error:
         text = "".join(traceback.format_exception(error)).rstrip() if "--debug" in words else str(error)
         print(redact(text), file=sys.stderr)
@@ -45,9 +49,12 @@ def _run(args: Arguments) -> int:
         print(version("arctic_training"))
         return 0
 
-    from arctic_training.config.get_config import get_config
+    with activity("importing libraries"):
+        from arctic_training.config.get_config import get_config
 
-    config = get_config(args.recipe, args.overrides)
+        import_module("arctic_training.builtin")
+    with activity("reading the recipe"):
+        config = get_config(args.recipe, args.overrides)
     if args.show:
         from arctic_training.config.show import show
 
@@ -60,7 +67,8 @@ def _run(args: Arguments) -> int:
     if args.command == "validate":
         from arctic_training.cli.validate import validate
 
-        validate(config, args.num_gpus)
+        with activity("checking the run"):
+            validate(config, args.num_gpus)
         print(f"{args.recipe}: no problems found")
         return 0
 

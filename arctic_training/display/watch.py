@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Literal
 from arctic_training.display import activity
 from arctic_training.display.bar import Bar
 from arctic_training.display.format import clock, position
+from arctic_training.display.starting import close_starting
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -92,6 +93,7 @@ def _line(one: activity.Activity) -> str:
 def open_display(style: Style) -> None:
     """Shows what this process does from now on, in the ``style`` of the recipe; does nothing when it does already."""
     global _display
+    close_starting()
     if _display is not None or style == "none":
         return
     from rich.console import Console

@@ -17,6 +17,7 @@ from typing import Any
 
 from arctic_training.callback.time_limit import STOPPED_EARLY
 from arctic_training.config.sections.trainer import TrainerConfig
+from arctic_training.display.starting import close_starting
 from arctic_training.distributed import environment
 from arctic_training.distributed.report import CHANNEL
 from arctic_training.distributed.signals import STOP_SIGNALS, handle_signals
@@ -158,6 +159,7 @@ class _SignalRelay:
 
 def _launch_local_workers(args: Arguments, count: int) -> int:
     port = _require_free(args.master_port) if args.master_port else _free_port()
+    close_starting()  # the first process has a line of its own
     workers: list[_Worker] = []
     signals = _SignalRelay(workers)
     with handle_signals(signals.relay):
@@ -244,6 +246,7 @@ def _launch_with_deepspeed(args: Arguments) -> int:
         "--master_port": args.master_port,
     }
     own = [word for name, value in options.items() if value for word in (name, str(value))]
+    close_starting()
     words = [*args.launcher_args, *own, "--module", "arctic_training.launch.worker", *args.for_one_process()]
     runner = subprocess.Popen([sys.executable, "-m", "deepspeed.launcher.runner", *words], start_new_session=True)
     received = 0

@@ -5,9 +5,12 @@ import signal
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
+from importlib import import_module
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
+from arctic_training.display.activity import activity
+from arctic_training.display.starting import starting
 from arctic_training.distributed import environment
 from arctic_training.distributed.signals import handle_signals, set_parent_death_signal
 from arctic_training.errors.types import ArcticError, InputError
@@ -37,10 +40,14 @@ def main(words: Sequence[str] | None = None) -> int:
     words = sys.argv[1:] if words is None else words
     try:
         args = parse(words)
-        from arctic_training.config.get_config import get_config
+        with starting():
+            with activity("importing libraries"):
+                from arctic_training.config.get_config import get_config
 
-        config = get_config(args.recipe, args.overrides)
-        return run(config, command=args.command, debug=args.debug, profile=args.python_profile)
+                import_module("arctic_training.builtin")
+            with activity("reading the recipe"):
+                config = get_config(args.recipe, args.overrides)
+            return run(config, command=args.command, debug=args.debug, profile=args.python_profile)
     except ArcticError as error:
         return report(error, debug="--debug" in words)
     except KeyboardInterrupt:  # while libraries were imported
