@@ -1,6 +1,6 @@
 """Metrics of a run: accumulated on the device, and reduced over the ranks only when they are computed."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import torch
 
@@ -14,6 +14,18 @@ Reduce = Callable[[torch.Tensor], torch.Tensor]
 def merge_metrics(values: Mapping[str, float], more: Mapping[str, float]) -> dict[str, float]:
     """Returns the union; a name of ``more`` that ``values`` has gets a number, so that neither replaces the other."""
     return {**values, **dict(zip(numbered(more, taken=values), more.values(), strict=True))}
+
+
+def parent_set(name: str) -> str:
+    """Returns the evaluation set of which ``name`` is a part: ``eval`` of ``eval/source``; empty for no part."""
+    return name.rpartition("/")[0]
+
+
+def reported_sets(names: Iterable[str]) -> list[str]:
+    """Returns the evaluation sets that metrics are reported of: those of ``names``, and before them what they are parts
+    of."""
+    names = list(names)
+    return list(dict.fromkeys([*filter(None, map(parent_set, names)), *names]))
 
 
 class Metrics:
@@ -38,6 +50,12 @@ class Metrics:
             self._sums[name] = (total + part.to(total.device), weights + scale.to(total.device))
         else:
             self._sums[name] = (part, scale)
+
+    def include(self, other: "Metrics") -> None:
+        """Adds what was added to ``other``."""
+        for name, (total, weight) in other._sums.items():
+            own_total, own_weight = self._sums.get(name, (torch.zeros_like(total), torch.zeros_like(weight)))
+            self._sums[name] = (own_total + total.to(own_total.device), own_weight + weight.to(own_weight.device))
 
     def state_dict(self) -> dict[str, list[float]]:
         """Returns, by name, [weighted sum, sum of weights] of this rank since the last `compute`."""

@@ -12,6 +12,7 @@ from arctic_training.component import TrainerView
 from arctic_training.config.sections.base import ComponentConfig
 from arctic_training.config.sections.types import HumanFloat
 from arctic_training.errors.types import RecipeError
+from arctic_training.metrics import reported_sets
 from arctic_training.registry import did_you_mean
 
 
@@ -65,7 +66,7 @@ class Monitor(Callback[M]):
     def check(self, trainer: TrainerView) -> None:
         """Raises `RecipeError` for the loss on an evaluation set that there is not. What else evaluations measure is
         known when the first is over, and `post_evaluate` refuses then."""
-        known = [f"loss/{name}" for name in trainer.eval_loaders]
+        known = [f"loss/{name}" for name in reported_sets(trainer.eval_loaders)]
         self.metric = self.metric or next(iter(known), "loss/eval")
         if self.metric.startswith("loss/") and self.metric not in known:
             raise RecipeError(f"callbacks.{self.name}.monitor: {_unknown(self.metric, known)}")

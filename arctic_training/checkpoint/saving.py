@@ -14,6 +14,7 @@ from arctic_training.distributed import collectives, process_group
 from arctic_training.engine.engine import Engine
 from arctic_training.errors.types import CheckpointError
 from arctic_training.logging import logger
+from arctic_training.metrics import reported_sets
 from arctic_training.state import RunState
 
 
@@ -55,7 +56,7 @@ class Saving(SaveSchedule[C]):
     @property
     def best_metric(self) -> str:
         """The name of the metric by which the best checkpoints are chosen."""
-        return self.config.best_metric or f"loss/{next(iter(self.trainer.eval_loaders), 'eval')}"
+        return self.config.best_metric or f"loss/{next(iter(reported_sets(self.trainer.eval_loaders)), 'eval')}"
 
     def record_metrics(self, values: Mapping[str, float]) -> None:
         """Records what the evaluation of this step measured, by name, with its checkpoint, saved already or not yet."""

@@ -8,13 +8,14 @@ from arctic_training.display.activity import activity
 from arctic_training.distributed import collectives
 from arctic_training.evaluation.evaluator import as_floats, evaluate_metrics
 from arctic_training.generation.scoring import raise_on_all_ranks
-from arctic_training.metrics import Metrics, merge_metrics
+from arctic_training.metrics import Metrics, merge_metrics, parent_set
 from arctic_training.state import isolated_eval
 from arctic_training.trainer.window import set_num_items_in_batch, to_device
 
 
 def measure(trainer: Any) -> dict[str, float]:
-    """Returns ``<metric>/<set>`` of every evaluation set and what the evaluators measure, over all ranks.
+    """Returns ``<metric>/<set>`` of every evaluation set and what the evaluators measure, over all ranks. Sets such as
+    ``eval/a`` and ``eval/b`` are parts of one, ``eval``, whose means are those over both.
 
     ``trainer`` is a `Trainer`; its metrics, modes of modules and random generators are the same afterwards.
     """
@@ -23,8 +24,9 @@ def measure(trainer: Any) -> dict[str, float]:
         for role in trainer.trainable_engines:
             averages.enter_context(trainer.averaged(role, purpose="evaluate"))
         try:
+            sets, parents = dict[str, Metrics](), dict[str, Metrics]()
             for name, loader in trainer.eval_loaders.items():
-                trainer.metrics = Metrics()
+                trainer.metrics = sets[name] = Metrics()
                 loader.seek(0, 0)
                 with activity(f"evaluating {name}", len(loader), aside=True) as one:
                     for one.done, batch in enumerate(loader):
@@ -32,7 +34,10 @@ def measure(trainer: Any) -> dict[str, float]:
                         num_items = max(trainer.metrics.weight, 1)
                         batch = set_num_items_in_batch(to_device(batch, trainer.device), num_items)
                         trainer.record("loss", trainer.loss(batch))
-                means = trainer.finalize_eval_metrics(trainer.metrics.compute(collectives.all_reduce))
+                if parent := parent_set(name):
+                    parents.setdefault(parent, Metrics()).include(sets[name])
+            for name, metrics in {**parents, **sets}.items():
+                means = trainer.finalize_eval_metrics(metrics.compute(collectives.all_reduce))
                 values = merge_metrics(values, {f"{metric}/{name}": value for metric, value in means.items()})
         finally:
             trainer.metrics = training

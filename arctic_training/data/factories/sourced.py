@@ -153,7 +153,8 @@ class SourcedDataFactory(DataFactory[C]):
         return self.prepared_samples("train", self.config.sources)
 
     def load(self, split: str) -> SampleList | None:
-        """Returns the samples of the sources (``train``), or the share to evaluate on (``eval``).
+        """Returns the samples of the sources (``train``), the share to evaluate on (``eval``), or what is in it of one
+        source (``eval/<source>``).
 
         Raises `DataError` when a single sample is to be split.
         """
@@ -163,26 +164,43 @@ class SourcedDataFactory(DataFactory[C]):
         with remarks.collect() as self.row_counts[split]:
             return self._share(split, train, evaluation)
 
-    def _share(self, split: str, train: float, evaluation: float) -> SampleList:
-        """Returns the samples of ``split``, where ``train`` and ``evaluation`` are the shares of both."""
+    def _share(self, split: str, train: float, evaluation: float) -> SampleList | None:
+        """Returns the samples of ``split``, or None; ``train`` and ``evaluation`` are the shares of both."""
         samples = self._samples
         if evaluation:
             if len(samples) < 2:
                 raise DataError("data.train_eval_split: a single sample cannot be split; give eval_sources")
             order = np.random.Generator(np.random.PCG64(self.config.seed)).permutation(len(samples))
             border = min(max(round(train * len(samples)), 1), len(samples) - 1)
-            samples = samples.select(np.sort(order[:border] if split == "train" else order[border:]))
+            chosen = np.sort(order[:border] if split == "train" else order[border:])
+            if source := split.partition("/")[2]:
+                number = evaluation_names(self.config.sources).index(source)
+                chosen = chosen[prepare.source_numbers(samples.table)[chosen] == number]
+            if not len(chosen):
+                return None
+            samples = samples.select(chosen)
         return self.postprocess_samples(samples)
 
     def load_evaluation(self) -> Mapping[str, Any]:
         if not self.config.eval_sources:
-            return super().load_evaluation()
+            return self._evaluation_of_sources() or super().load_evaluation()
         names = evaluation_names(self.config.eval_sources)
         samples = {}
         for name, source in zip(names, self.config.eval_sources, strict=True):
             with remarks.collect() as self.row_counts[name]:
                 samples[name] = self.postprocess_samples(self.prepared_samples("eval", [source]))
         return samples
+
+    def _evaluation_of_sources(self) -> Mapping[str, Any]:
+        """Returns the share of each source to evaluate on, as parts of the set ``eval``; none where that is not made of
+        several, where a class loads it itself, and where a loss compares rows of all sources."""
+        names = evaluation_names(self.config.sources)
+        own_load = type(self).load is not SourcedDataFactory.load
+        if len(names) < 2 or not self.config.train_eval_split[1] or own_load or self.even_batches:
+            return {}
+        sets = {f"eval/{name}": self.load(f"eval/{name}") for name in names}
+        filled = {name: samples for name, samples in sets.items() if samples}
+        return filled if len(filled) > 1 else {}
 
     def __call__(self) -> Loaders:
         from arctic_training.data.batching.stream import stream_loader

@@ -1,5 +1,6 @@
 """Prepares samples from the rows of sources: mixes, encodes, and drops samples without labels."""
 
+import json
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
@@ -26,10 +27,14 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 
+SAMPLES = b"arctic_training.samples"
+"""The key of a table's metadata with the number of samples of each source, which follow one another, as JSON."""
+
+
 def prepare_samples(
     factory: SampleFactory, sources: Sequence[DataSource], loaded: Sequence["Dataset"], unknown: UnknownTokenReport
 ) -> tuple["pa.Table", list[str], remarks.Remarks]:
-    """Returns the samples of all sources in one `pyarrow.Table`, notes for the log, and what was counted.
+    """Returns the samples of all sources in one `pyarrow.Table` with `SAMPLES`, notes for the log, and counts.
 
     ``loaded`` has the `datasets.Dataset` of each source. Tokens that a strict
     tokenizer does not know are collected in ``unknown``. Raises `DataError`, with the place of the row.
@@ -70,7 +75,15 @@ def prepare_samples(
                 notes.append(note)
             spool = Spool(factory.cache_folder)
             tables.append(samples.table if samples.indices is None else take(samples.table, samples.indices, spool))
-    return concat_tables(tables), notes, counts
+    table = concat_tables(tables)
+    sizes = json.dumps([one.num_rows for one in tables]).encode()
+    return table.replace_schema_metadata({**(table.schema.metadata or {}), SAMPLES: sizes}), notes, counts
+
+
+def source_numbers(table: "pa.Table") -> Indices:
+    """Returns the index of the source of each sample of a table of `prepare_samples`, int64 ``[samples]``."""
+    sizes = json.loads(table.schema.metadata[SAMPLES])
+    return np.repeat(np.arange(len(sizes)), sizes)
 
 
 def _place(source: DataSource, indices: Indices | None, row: int) -> str:
