@@ -26,6 +26,7 @@ _MODULES = (
     "evaluation.lm_eval",
     "evaluation.math_scorer",
     "evaluation.scorer",
+    "evaluation.torchmetrics",
     "model.passed_factory",
     "model.time_mlp_factory",
     "objectives.autoregressive",

@@ -28,6 +28,7 @@ from arctic_training.generation.prompts import Prompt, is_encoder_decoder
 from arctic_training.generation.sampling import seeded_uniforms
 from arctic_training.generation.scoring import raise_on_all_ranks, retry
 from arctic_training.generation.special_tokens import decode_completion, find_eos_token_ids, find_stop_token_ids
+from arctic_training.metrics import parent_set
 from arctic_training.registry import numbered
 
 if TYPE_CHECKING:
@@ -63,8 +64,9 @@ class GenerateConfig(GenerationKeys):
 class GenerateEvaluator(Evaluator[GenerateConfig]):
     """Generates completions for the evaluation sets and scores them.
 
-    Measures ``<scorer>/<evaluation set>``, the mean score of the completions that the scorer judges, and under
-    ``abstained/`` the share of those that it does not. The second scorer of a type is called ``<scorer>#2``.
+    Measures ``<scorer>/<evaluation set>``, the mean score of the completions that the scorer judges, or its score of
+    all of them together, and under ``abstained/`` the share of those that it does not. The second scorer of a type is
+    called ``<scorer>#2``.
     """
 
     name = "generate"
@@ -73,11 +75,9 @@ class GenerateEvaluator(Evaluator[GenerateConfig]):
 
     def __init__(self, config: GenerateConfig) -> None:
         super().__init__(config)
-        labels = numbered((one.type for one in config.scorers), taken=_ROW)
-        self.scorers = {
-            label: Scorer[ComponentConfig].registered(one.type)(one)
-            for label, one in zip(labels, config.scorers, strict=True)
-        }
+        scorers = [Scorer[ComponentConfig].registered(one.type)(one) for one in config.scorers]
+        labels = numbered((one.label for one in scorers), taken=_ROW)
+        self.scorers = dict(zip(labels, scorers, strict=True))
 
     def check(self, trainer: TrainerView) -> None:
         """Raises `InputError` for a model that cannot generate, a stop token that does not exist, or a scorer that
@@ -85,6 +85,8 @@ class GenerateEvaluator(Evaluator[GenerateConfig]):
         module = self._module(trainer)
         if is_lexer(trainer.tokenizer):
             find_stop_token_ids(trainer.tokenizer, self.config.stop, "evaluators: 'generate': stop")
+        for scorer in self.scorers.values():
+            scorer.check()
         for name, loader in trainer.eval_loaders.items():
             if not len(loader.dataset):
                 continue
@@ -107,13 +109,17 @@ class GenerateEvaluator(Evaluator[GenerateConfig]):
     def __call__(self, trainer: TrainerView) -> dict[str, float]:
         """Raises `ScoringError`, on all ranks, when a scorer still fails after its retries."""
         module = self._module(trainer)
-        metrics: dict[str, float] = {}
+        sets, parents = dict[str, list[dict[str, Any]]](), dict[str, list[dict[str, Any]]]()
         folders = numbered(name.replace("/", "_") for name in trainer.eval_loaders)
         for folder, (name, loader) in zip(folders, trainer.eval_loaders.items(), strict=True):
-            rows = self._scored_completions(trainer, module, name, loader.dataset)
-            metrics |= self._mean_scores(rows, name)
+            rows = sets[name] = self._scored_completions(trainer, module, name, loader.dataset)
+            if parent := parent_set(name):
+                parents.setdefault(parent, []).extend(rows)
             if self.config.save:
                 self._save(rows, trainer, folder)
+        metrics: dict[str, float] = {}
+        for name, rows in {**parents, **sets}.items():
+            metrics |= self._mean_scores(rows, name) | self._corpus_scores(rows, name)
         return metrics
 
     def _scored_completions(
@@ -186,6 +192,24 @@ class GenerateEvaluator(Evaluator[GenerateConfig]):
                 metrics[f"{scorer}/{name}"] = total / count
             if count < all_rows:
                 metrics[f"abstained/{scorer}/{name}"] = 1 - count / all_rows
+        return metrics
+
+    def _corpus_scores(self, rows: Sequence[Mapping[str, Any]], name: str) -> dict[str, float]:
+        """Returns the scores of whole sets, of scorers that have such. Raises `ScoringError` on all ranks."""
+        base = Scorer.corpus_score
+        scorers = {label: one for label, one in self.scorers.items() if type(one).corpus_score is not base}
+        metrics: dict[str, float] = {}
+        for label, scorer in scorers.items():
+            judged = [(row["sample"], row["generated"], row["reference"]) for row in rows if row[label] is not None]
+            every = sorted(one for of_rank in collectives.all_gather_object(judged) for one in of_rank)
+            with raise_on_all_ranks():
+                try:
+                    value = scorer.corpus_score([one[1] for one in every], [one[2] for one in every]) if every else None
+                except Exception as error:
+                    cause = f"evaluators: 'generate': the scorer {label} fails for the completions of {name}"
+                    raise ScoringError(f"{cause}:\n{user_traceback(error) or repr(error)}") from error
+                if value is not None:
+                    metrics[f"{label}/{name}"] = value
         return metrics
 
     def _save(self, rows: list[dict[str, Any]], trainer: TrainerView, name: str) -> None:

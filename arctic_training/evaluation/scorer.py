@@ -3,6 +3,7 @@
 import math
 import re
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import ClassVar, Generic, Literal
 
 from pydantic import Field, field_validator
@@ -30,6 +31,19 @@ class Scorer(Registered, ABC, Generic[C], kind="scorer"):
         """Returns the score of a completion of ``problem``, the prompt with special tokens. It is called in place of
         the scorer itself; a subclass whose score depends on the prompt overrides it."""
         return self(generated, reference)
+
+    def check(self) -> None:
+        """Called before data are prepared. Raises `InputError` for what would fail later."""
+
+    @property
+    def label(self) -> str:
+        """Its name among the metrics of the run."""
+        return self.name
+
+    def corpus_score(self, generated: Sequence[str], references: Sequence[str]) -> float | None:
+        """Returns what an evaluation logs of all texts that are judged, in the place of the mean of their scores; None:
+        the mean. A subclass overrides it whose measure of many texts is no mean, such as BLEU."""
+        return None
 
 
 class ExactMatchConfig(ComponentConfig):

@@ -21,6 +21,7 @@ from arctic_training.objectives.language_model import LanguageModelTrainer
 from arctic_training.objectives.tensor import TensorTrainer
 from arctic_training.trainer.role import Role
 from arctic_training.trainer.trainer import Trainer
+from arctic_training.trainer.window import to_device
 
 _COUNTS = ("right", "predicted", "true")
 
@@ -72,6 +73,18 @@ class BaseClassifier(Trainer):
                 for number, count in enumerate(counts.unbind()):
                     self.record(f"{name}#{number}", count / items)
         return total.div(items)
+
+    def predictions(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Returns what the evaluator `torchmetrics` compares, of everything in ``batch`` that has a label: fp32
+        probabilities ``[n, classes]``, and int64 labels ``[n]``, or, where there may be several, ``[n, classes]``, 0
+        or 1 each, with -100 for none."""
+        batch = to_device(batch, self.device)
+        logits, labels = self.logits(batch).float(), batch["labels"]
+        if labels.is_floating_point():
+            counted = (labels != IGNORE_INDEX).any(-1)
+            return logits[counted].sigmoid(), labels[counted].long()
+        counted = labels != IGNORE_INDEX
+        return logits[counted].softmax(-1), labels[counted].long()
 
     def finalize_eval_metrics(self, means: dict[str, float]) -> dict[str, float]:
         """Computes the F1 of the whole evaluation set, which no mean over batches gives."""

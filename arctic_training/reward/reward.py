@@ -67,6 +67,11 @@ class Reward(Registered, ABC, Generic[R], kind="reward"):
         None for one that it does not judge: its reward is then the sum of the other rewards.
         """
 
+    @property
+    def label(self) -> str:
+        """Its name among the metrics of the run."""
+        return self.name
+
 
 class LengthConfig(RewardConfig):
     """Keys of the reward `length`."""
@@ -104,6 +109,9 @@ class EndedReward(Reward[RewardConfig]):
 
 
 class _Scorer(Protocol):
+    @property
+    def label(self) -> str: ...
+
     def score(self, problem: str, generated: str, reference: str) -> float | None: ...
 
 
@@ -128,6 +136,10 @@ class ScoreReward(Reward[ScoreConfig]):
         super().__init__(config)
         scorer_type = cast("Callable[[ComponentConfig], _Scorer]", lookup("scorer", config.scorer.type))
         self.scorer = scorer_type(config.scorer)
+
+    @property
+    def label(self) -> str:
+        return self.scorer.label
 
     def __call__(self, answers: Sequence[Answer]) -> list[float | None]:
         return [self.scorer.score(answer.problem, answer.generated, answer.reference) for answer in answers]

@@ -10,18 +10,15 @@ from arctic_training.errors.types import RecipeError, ScoringError
 from arctic_training.errors.user_traceback import user_traceback
 from arctic_training.generation.scoring import retry
 from arctic_training.registry import numbered
-from arctic_training.reward.reward import Answer, Reward, RewardConfig, ScoreConfig
+from arctic_training.reward.reward import Answer, Reward, RewardConfig
 
 
 class WeightedRewards:
     """Calls the rewards of a recipe and adds them up."""
 
     def __init__(self, configs: Sequence[ComponentConfig]) -> None:
-        types = (config.scorer.type if isinstance(config, ScoreConfig) else config.type for config in configs)
-        self.rewards: dict[str, Reward[RewardConfig]] = {
-            label: Reward[Any].registered(config.type)(config)
-            for label, config in zip(numbered(types), configs, strict=True)
-        }
+        rewards: list[Reward[RewardConfig]] = [Reward[Any].registered(config.type)(config) for config in configs]
+        self.rewards = dict(zip(numbered(one.label for one in rewards), rewards, strict=True))
 
     def __call__(self, answers: Sequence[Answer]) -> tuple[list[float], dict[str, list[float]]]:
         """Returns the weighted sum for each completion, and the values of each reward before its weight.
