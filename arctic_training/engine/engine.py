@@ -195,7 +195,10 @@ def initialize(
     """
     world = process_group.world_size()
     ds_config = deepspeed_config(config, world=world, dtype=dtype, size=model_size(model), block=block)
-    return TrainedEngine(_initialize(ds_config, model, optimizer, scheduler))
+    engine = TrainedEngine(_initialize(ds_config, model, optimizer, scheduler))
+    if config.gradient_clip_value is not None:
+        internals.clip_gradient_values(engine.deepspeed.optimizer, config.gradient_clip_value)
+    return engine
 
 
 def freeze(

@@ -151,6 +151,7 @@ def _check_deepspeed(name: str) -> Any:
             gradient_accumulation_steps=self.gradient_accumulation_steps,
             sequence_parallel_size=self.sequence_parallel_size,
             max_grad_norm=None if role.frozen else self.max_grad_norm,
+            gradient_clip_value=None if role.frozen else self.gradient_clip_value,
         )
         if problems:
             raise Problems(Problem((role.deepspeed, *one.path), one.text) for one in problems)

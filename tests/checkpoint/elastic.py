@@ -70,7 +70,15 @@ Layout = int | str
 """The ZeRO stage; ``"2 offloaded"``: with the optimizer on the CPU."""
 
 
-def make(layout: Layout, optimizer: str = "adamw", dtype: str = "fp32", *, seed: int = 0, **zero: Any) -> TrainedEngine:
+def make(
+    layout: Layout,
+    optimizer: str = "adamw",
+    dtype: str = "fp32",
+    *,
+    seed: int = 0,
+    clip_value: float | None = None,
+    **zero: Any,
+) -> TrainedEngine:
     stage, *offloaded = str(layout).split()
     if offloaded:
         zero["offload_optimizer"] = {"device": "cpu"}
@@ -84,6 +92,7 @@ def make(layout: Layout, optimizer: str = "adamw", dtype: str = "fp32", *, seed:
     torch_optimizer = OPTIMIZERS[optimizer.removeprefix("flat ")](groups)
     schedule = torch.optim.lr_scheduler.LambdaLR(torch_optimizer, lambda update: 1 / (1 + update))
     config = small.recipe(ROWS // process_group.world_size(), dtype, zero_optimization={"stage": int(stage), **zero})
+    config.gradient_clip_value = clip_value
     if not optimizer.startswith("flat"):
         return initialize(config, net, torch_optimizer, schedule)
     with mock.patch(

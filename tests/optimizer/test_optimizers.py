@@ -96,6 +96,8 @@ def view(stage: int, dtype: str) -> Any:
         "gradient_accumulation_steps": 1,
         "sequence_parallel_size": 1,
         "max_grad_norm": None,
+        "gradient_clip_value": None,
+        "callbacks": [],
     }
     return SimpleNamespace(config=SimpleNamespace(model=SimpleNamespace(dtype=dtype), deepspeed=block, **sizes))
 
