@@ -117,6 +117,8 @@ _NAMES = {
         "torch.optim.AdamW": "adamw",
         "torch.optim.Adam": "adam",
         "lion_32bit": "lion",
+        "schedule_free_adamw": "schedule_free",
+        "AdamWScheduleFree": "schedule_free",
     },
 }
 """Names of components in other configurations, by kind, and their names here."""
