@@ -2,7 +2,8 @@
 
     step_<N>/run_<rank>.pt        the `RunState` of each rank
     step_<N>/<role>_<rank>.pt     the `snapshot` of an engine on each rank
-    step_<N>/<role>.safetensors   its weights; at ZeRO stage 3 ``<role>_<rank>.safetensors``, the shards of each rank
+    step_<N>/<role>.safetensors   its weights; at ZeRO stage 3 ``<role>_<rank>.safetensors``, the shards of each rank,
+                                  and with tensor parallelism the parts of the first ranks
 
 Another number of ranks, or another ZeRO stage, resumes from the files of all ranks. Nothing in it is a pickle of
 anything but tensors, numbers, strings, lists and mappings.
@@ -24,7 +25,8 @@ from arctic_training.config.sections.deepspeed import without_auto
 from arctic_training.distributed import process_group
 from arctic_training.engine.engine import Engine, TrainedEngine
 from arctic_training.engine.host_copy import host_copy
-from arctic_training.engine.resharding import SavedRank, load_resharded, require_reshardable
+from arctic_training.engine.resharding import load_resharded, require_reshardable
+from arctic_training.engine.sharded_state import SavedRank, num_parts
 from arctic_training.engine.snapshot import layout, require_fit, require_plain, restore, snapshot, weights
 from arctic_training.errors.types import CheckpointError, RecipeError, ResumeError
 from arctic_training.logging import logger
@@ -81,8 +83,8 @@ class DeepSpeedCheckpointEngine(Checkpointer[DeepSpeedCheckpointConfig]):
         for role, engine in _trained(engines).items():
             files[folder / f"{role}_{rank}.pt"] = own = snapshot(engine)
             stages[role] = own["layout"]["stage"]
-            if stages[role] == 3 or rank == 0:
-                files[_weights_file(folder, role, stages[role], rank)] = weights(engine)
+            if stages[role] == 3 or rank < num_parts(own):
+                files[_weights_file(folder, role, own, rank)] = weights(engine)
         return files, {"roles": stages, "progress": self.trainer.progress.state_dict()}
 
     def read(self, folder: Path, manifest: Mapping[str, Any], engines: Mapping[str, Engine], state: RunState) -> None:
@@ -94,15 +96,18 @@ class DeepSpeedCheckpointEngine(Checkpointer[DeepSpeedCheckpointConfig]):
         reshard_run = saved_world != world
         for role, engine in _trained(engines).items():
             stage, now = manifest["roles"][role], layout(engine)
-            same_layout = stage == now["stage"] and (saved_world == world or stage == 0)  # at stage 0 each rank has all
-            saved = saved_ranks(folder, role, stage, own_rank if same_layout else range(saved_world))
+            saved = saved_ranks(folder, role, own_rank)
             require_fit(engine, *saved[0])
+            divided = saved[0].state["layout"].get("divided", {})
+            same_layout = stage == now["stage"] and (saved_world == world or stage == 0)  # at stage 0 each rank has all
+            same_layout = same_layout and divided == now["divided"]
             if same_layout:
                 loads.append(partial(restore, engine, *saved[0]))
             else:
+                saved = saved_ranks(folder, role, range(saved_world))
                 require_reshardable(saved, now["groups"])
                 loads.append(partial(load_resharded, engine, saved))
-            reshard_run = reshard_run or stage != now["stage"]
+            reshard_run = reshard_run or stage != now["stage"] or divided != now["divided"]
             _log_layout(folder, role, saved[0].state, engine)
         runs = [load_tensors(folder / f"run_{saver}.pt") for saver in (range(saved_world) if reshard_run else own_rank)]
         state.require_fit(runs[0])
@@ -118,24 +123,36 @@ def _trained(engines: Mapping[str, Engine]) -> dict[str, TrainedEngine]:
     return {role: engine for role, engine in engines.items() if isinstance(engine, TrainedEngine)}
 
 
-def _weights_file(folder: Path, role: str, stage: int, rank: int) -> Path:
-    return folder / (f"{role}_{rank}.safetensors" if stage == 3 else f"{role}.safetensors")
+def _weights_file(folder: Path, role: str, state: Mapping[str, Any], rank: int) -> Path:
+    """Returns the file with the weights of the snapshot ``state`` of ``rank``."""
+    if state["layout"]["stage"] == 3:
+        return folder / f"{role}_{rank}.safetensors"
+    parts = num_parts(state)
+    return folder / (f"{role}_{rank % parts}.safetensors" if parts > 1 else f"{role}.safetensors")
 
 
-def saved_ranks(folder: Path, role: str, stage: int, ranks: Iterable[int]) -> list[SavedRank]:
-    """Returns what these ranks saved of the engine of ``role`` at ZeRO stage ``stage``; the tensors stay on disk.
+def saved_ranks(folder: Path, role: str, ranks: Iterable[int]) -> list[SavedRank]:
+    """Returns what these ranks saved of the engine of ``role``; the tensors stay on disk.
 
     Raises `CheckpointError` for a file that cannot be read.
     """
-    files = [(folder / f"{role}_{rank}.pt", _weights_file(folder, role, stage, rank)) for rank in ranks]
-    return [SavedRank(load_tensors(state), _Tensors(tensors)) for state, tensors in files]
+    saved = []
+    for rank in ranks:
+        state = load_tensors(folder / f"{role}_{rank}.pt")
+        saved.append(SavedRank(state, _Tensors(_weights_file(folder, role, state, rank))))
+    return saved
 
 
 def _log_layout(folder: Path, role: str, saved: Mapping[str, Any], engine: TrainedEngine) -> None:
-    layouts = saved["layout"], layout(engine)
-    before, now = (f"ZeRO stage {one['stage']} on {one['processes']} processes" for one in layouts)
+    before, now = (_described(one) for one in (saved, {"layout": layout(engine)}))
     if before != now and process_group.is_main():
         logger.success(f"{folder}: {role} was saved with {before} and is resumed with {now}")
+
+
+def _described(state: Mapping[str, Any]) -> str:
+    own, parts = state["layout"], num_parts(state)
+    text = f"ZeRO stage {own['stage']} on {own['processes']} processes"
+    return f"{text}, {parts} to a model" if parts > 1 else text
 
 
 def _write(files: Mapping[Path, Mapping[str, Any]]) -> list[str]:

@@ -16,8 +16,8 @@ import torch
 
 from arctic_training.checkpoint.folder import disk_errors
 from arctic_training.distributed import process_group
-from arctic_training.engine.deepspeed_internals import full_shape, is_partitioned_param
-from arctic_training.engine.zero import gathered, is_partitioned
+from arctic_training.engine.deepspeed_internals import full_shape
+from arctic_training.engine.zero import gathered, is_part, is_partitioned
 from arctic_training.errors.types import RecipeError
 from arctic_training.logging import without_progress_bars
 
@@ -114,7 +114,7 @@ def gatherable(tensor: torch.Tensor, dtype: torch.dtype | None = None, read: Rea
     def gather() -> torch.Tensor:
         with read([tensor]):
             # what was gathered is freed on leaving
-            return (tensor.detach().clone() if is_partitioned_param(tensor) else tensor.detach()).to(kind)
+            return (tensor.detach().clone() if is_part(tensor) else tensor.detach()).to(kind)
 
     return Source(torch.empty(full_shape(tensor), dtype=kind, device="meta"), gather)
 

@@ -61,7 +61,9 @@ def as_lines(recipe: str, plan: Plan) -> list[str]:
     unit = _unit(max(one.estimate.total for one in plan.placements))
     devices = "process" if machine.device == "cpu" else "GPU"
     plural = "" if machine.processes == 1 else "es" if devices == "process" else "s"
-    lines = [f"{recipe}: {machine.processes} {devices}{plural}{memory}", ""]
+    shared = plan.models[0].layout.model
+    mesh = f", {shared} to a model" if shared > 1 else ""
+    lines = [f"{recipe}: {machine.processes} {devices}{plural}{memory}{mesh}", ""]
     lines += _table(
         ["model", "parameters", "trained"],
         [[one.role, f"{one.footprint.parameters:,}", f"{_trained(one):,}"] for one in plan.models],

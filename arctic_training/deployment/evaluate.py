@@ -8,6 +8,7 @@ from typing import Any
 from arctic_training.checkpoint.consolidated import ConsolidatedWeights, load_consolidated
 from arctic_training.checkpoint.folder import read_manifest
 from arctic_training.config.get_config import require_libraries
+from arctic_training.config.sections.mesh import MeshConfig
 from arctic_training.config.sections.model import ModelConfig
 from arctic_training.config.sections.trainer import TrainerConfig
 from arctic_training.config.sections.wandb import WandbSection
@@ -63,7 +64,7 @@ def _frozen_trainer(config: TrainerConfig, saved: SavedModel, folder: Path) -> T
     trainer_type: Any = lookup("trainer", config.type)
     roles = tuple(replace(role, frozen=True) for role in trainer_type.roles)
     changes: dict[str, object] = {"output_dir": folder, "callbacks": [], "checkpoint": [], "trackers": []}
-    changes |= {"wandb": WandbSection(), "resume": None}
+    changes |= {"wandb": WandbSection(), "resume": None, "mesh": MeshConfig()}  # each process has the whole model
     changes |= {role.precompute_key: False for role in roles if role.precompute_key}
     if saved.kind == "deepspeed":
         saved_roles = [

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from arctic_training.config.get_config import get_config
+from arctic_training.config.sections.mesh import MeshConfig
 from arctic_training.config.sections.model import DType, ModelConfig
 from arctic_training.config.sections.trainer import TrainerConfig
 from arctic_training.deployment.saved_model import SavedModel
@@ -93,7 +94,9 @@ def blueprint(config: TrainerConfig, dtype: DType | None = None) -> Blueprint:
     """
     model = without_weights(config.model, dtype)
     # what decides how the model is sharded, and not what it is
-    config = config.model_copy(update={"deepspeed": {}, "sequence_parallel_size": 1, "model": model})
+    config = config.model_copy(
+        update={"deepspeed": {}, "sequence_parallel_size": 1, "mesh": MeshConfig(), "model": model}
+    )
     trainer_type: Any = lookup("trainer", config.type)
     trainer = bare(trainer_type, config)
     role = next(role for role in trainer_type.roles if role.name == "model")

@@ -18,7 +18,7 @@ from arctic_training.distributed.process_group import (
     is_distributed,
     local_rank,
     rank,
-    sequence_parallel_group,
+    rank_group,
     world_size,
 )
 
@@ -71,12 +71,12 @@ class _AllGather(torch.autograd.Function):
 def all_gather_object(value: T, group_size: int = 0) -> list[T]:
     """Returns the values of all ranks in their order, on every rank. For small picklable values.
 
-    With ``group_size`` those of the `sequence_parallel_group` of so many ranks.
+    With ``group_size`` those of the `rank_group` of so many ranks.
     """
     if not is_distributed():
         return [value]
     values: list[T | None] = [None] * (group_size or world_size())
-    dist.all_gather_object(values, value, group=sequence_parallel_group(group_size) if group_size else None)
+    dist.all_gather_object(values, value, group=rank_group(group_size) if group_size else None)
     record_heartbeat()
     return values  # type: ignore[return-value]
 

@@ -28,7 +28,7 @@ _store: Store | None = None
 _is_external = False
 """Whether the program made the process group before the run, and so keeps it."""
 _groups: dict[int, dist.ProcessGroup] = {}
-"""The sequence-parallel group of this process, by its size."""
+"""The group of consecutive ranks that this process is in, by its size."""
 _has_left = False
 """Whether this process has destroyed a group of the run."""
 
@@ -150,7 +150,7 @@ def clone_store() -> Store | None:
         return None
 
 
-def sequence_parallel_group(size: int) -> dist.ProcessGroup:
+def rank_group(size: int) -> dist.ProcessGroup:
     """Returns the group of ``size`` consecutive ranks that this rank is in. All ranks make the first call together."""
     if size not in _groups:
         _groups[size] = dist.new_subgroups(size, timeout=_TIMEOUT)[0]  # type: ignore[no-untyped-call]

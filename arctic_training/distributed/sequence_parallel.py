@@ -158,14 +158,14 @@ class _AllToAll(torch.autograd.Function):
         num_all_to_all += 1
         ctx.size = size
         out = torch.empty_like(tensor)
-        dist.all_to_all_single(out, tensor, group=process_group.sequence_parallel_group(size))
+        dist.all_to_all_single(out, tensor, group=process_group.rank_group(size))
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor, None]:
         out = torch.empty_like(upstream[0], memory_format=torch.contiguous_format)
-        dist.all_to_all_single(out, upstream[0].contiguous(), group=process_group.sequence_parallel_group(ctx.size))
+        dist.all_to_all_single(out, upstream[0].contiguous(), group=process_group.rank_group(ctx.size))
         return out, None
 
 
@@ -179,12 +179,12 @@ class _Gather(torch.autograd.Function):
         ctx.size, ctx.own = shard.size, slice(start, start + shard.targets[index])
         out = values.new_zeros(sum(shard.targets))
         out[ctx.own] = values
-        dist.all_reduce(out, group=process_group.sequence_parallel_group(shard.size))
+        dist.all_reduce(out, group=process_group.rank_group(shard.size))
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor, None]:
         total = upstream[0].clone(memory_format=torch.contiguous_format)
-        dist.all_reduce(total, group=process_group.sequence_parallel_group(ctx.size))
+        dist.all_reduce(total, group=process_group.rank_group(ctx.size))
         return total[ctx.own], None

@@ -55,29 +55,29 @@ def deepspeed_config(
     contradict each other.
 
     To DeepSpeed, ranks that share sequences are ranks as any others: each adds its part of the gradient to the mean
-    over all, and all share the optimizer's state.
+    over all, and all share the optimizer's state. Those that divide a model are named by `tensor_parallel.block`.
     """
     dtype = dtype or config.model.dtype
     block = config.deepspeed if block is None else block
     micro, steps, shared = config.micro_batch_size, config.gradient_accumulation_steps, config.sequence_parallel_size
+    divided = config.mesh.model
     problems = deepspeed_problems(
         block,
         micro_batch_size=micro,
         gradient_accumulation_steps=steps,
         sequence_parallel_size=shared,
+        model_parallel_size=divided,
         dtype=dtype,
-        data_world=max(1, world // shared),
+        data_world=max(1, world // (shared * divided)),
         max_grad_norm=config.max_grad_norm,
-        gradient_clip_value=config.gradient_clip_value,
     )
     if problems:
         raise RecipeError([f"deepspeed.{'.'.join(one.path)}: {one.text}" for one in problems])
-    norm = config.max_grad_norm if config.gradient_clip_value is None else 0.0
     stage = zero_stage(block, world, dtype=dtype, steps=steps, highest=highest_stage(config, dtype))
     defaults: dict[str, Any] = {
         "train_micro_batch_size_per_gpu": micro,
         "gradient_accumulation_steps": steps,
-        "gradient_clipping": 1.0 if norm is None else norm,
+        "gradient_clipping": 1.0 if config.max_grad_norm is None else config.max_grad_norm,
         "zero_optimization": {"stage": stage, **_buffers(stage, size or ModelSize())},
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,

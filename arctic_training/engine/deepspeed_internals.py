@@ -23,6 +23,10 @@ _COUNTERS = ("global_steps", "global_samples", "micro_steps", "skipped_steps")
 _GROUPS = ("bit16_groups", "bf16_groups", "fp16_groups")
 """The parameters of the optimizers of stages 1 and 2, of stage 1 in bf16, and of stage 3 and stage 0 below fp32."""
 _SCALER_STATE = ("cur_scale", "cur_iter", "last_overflow_iter", "cur_hysteresis")
+_MESH = ("mpu", "_TENSOR_MODEL_PARALLEL_GROUP", "_MODEL_PARALLEL_GROUP", "_DATA_PARALLEL_GROUP")
+"""The names in ``deepspeed.utils.groups`` by which DeepSpeed finds the groups of a mesh."""
+_TENSOR_PARALLEL = "ds_autotp_universal_checkpoint_meta"
+"""The attribute of a parameter in which DeepSpeed says how processes divide it."""
 
 
 class ParamFragment(NamedTuple):
@@ -42,14 +46,22 @@ def is_partitioned_param(parameter: torch.Tensor) -> bool:
     return hasattr(parameter, "ds_id")
 
 
+def shard_dim(parameter: torch.Tensor) -> int | None:
+    """Returns the dimension along which tensor parallelism divides the parameter; None where it is whole."""
+    dim: int | None = getattr(parameter, _TENSOR_PARALLEL, {}).get("partition_dim")
+    return dim
+
+
 def full_shape(parameter: torch.Tensor) -> torch.Size:
     """Returns the shape of the parameter when it is gathered."""
+    if shard_dim(parameter) is not None:
+        return torch.Size(getattr(parameter, _TENSOR_PARALLEL)["logical_shape"])
     return getattr(parameter, "ds_shape", parameter.shape)
 
 
 def full_numel(parameter: torch.Tensor) -> int:
     """Returns the number of elements of the parameter when it is gathered."""
-    return int(getattr(parameter, "ds_numel", parameter.numel()))
+    return full_shape(parameter).numel()
 
 
 def local_tensor(parameter: torch.Tensor) -> torch.Tensor:
@@ -222,6 +234,17 @@ def skip_initial_step() -> None:
         wrapper.initialize_optimizer_states = lambda optimizer: None
 
 
+def end_input_check(deepspeed: "DeepSpeedEngine") -> None:
+    """Keeps DeepSpeed from comparing the first batch of the processes that divide a model, by a pickle of all of it."""
+    deepspeed.first_dataloader_check.remove()
+
+
+def end_tensor_parallel() -> None:
+    """Makes DeepSpeed forget the groups of a mesh, which it would take for those of the next engine too."""
+    vars(importlib.import_module("deepspeed.utils.groups")).update(dict.fromkeys(_MESH))
+    importlib.import_module("deepspeed.module_inject").set_autotp_mode(training=False)
+
+
 def add_overflow_check(deepspeed: "DeepSpeedEngine") -> None:
     """Gives stage 0 in fp32 what the other optimizers have: a gradient norm, and no step by a gradient not finite."""
     optimizer, limit = deepspeed.optimizer, float(deepspeed.gradient_clipping())
@@ -242,18 +265,6 @@ def add_overflow_check(deepspeed: "DeepSpeedEngine") -> None:
 
     deepspeed.clip_fp32_gradients = lambda: None
     optimizer.register_step_pre_hook(check)
-
-
-def clip_gradient_values(optimizer: "DeepSpeedOptimizer", limit: float) -> None:
-    """Has torch's optimizer take each step with the elements of the gradient clipped to ``[-limit, limit]``: by then it
-    is the mean over micro-batches and ranks, without the scale of the loss, and finite."""
-
-    def clip(inner: torch.optim.Optimizer, *_: object) -> None:
-        held = [tensor for group in inner.param_groups for tensor in group["params"] if tensor.grad is not None]
-        if held:  # none where the overflow check has removed them
-            torch.nn.utils.clip_grad_value_(held, limit)
-
-    torch_optimizer(optimizer).register_step_pre_hook(clip)
 
 
 def replace_lrs(optimizer: "DeepSpeedOptimizer", rule: Callable[[float], float]) -> None:

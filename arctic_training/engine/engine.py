@@ -13,6 +13,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from arctic_training.config.sections.trainer import TrainerConfig
 from arctic_training.distributed import process_group
 from arctic_training.engine import deepspeed_internals as internals
+from arctic_training.engine import tensor_parallel
 from arctic_training.engine.config import ModelSize, deepspeed_config, frozen_config, zero_stage
 from arctic_training.errors.types import RecipeError
 
@@ -78,8 +79,6 @@ class TrainedEngine(Engine):
         self.deepspeed = deepspeed
         self.module: torch.nn.Module = deepspeed.module
         self.last_lr = float(deepspeed.optimizer.param_groups[0]["lr"])
-        self.holds_trained_weights = True
-        """Whether the model has the weights that are trained; False where `replaced_weights` has put others there."""
         self._scaler = internals.loss_scaler(deepspeed.optimizer)
         self._lr_rules: list[Callable[[float], float]] = []
         if isinstance(deepspeed.optimizer, torch.optim.Optimizer):  # ZeRO stage 0 in fp32
@@ -142,7 +141,10 @@ class TrainedEngine(Engine):
         return self.train(False)
 
     def destroy(self) -> None:
+        is_divided = any(internals.shard_dim(one) is not None for one in self.module.parameters())
         self.deepspeed.destroy()
+        if is_divided:
+            internals.end_tensor_parallel()
 
 
 class FrozenEngine(Engine):
@@ -197,9 +199,11 @@ def initialize(
     """
     world = process_group.world_size()
     ds_config = deepspeed_config(config, world=world, dtype=dtype, size=model_size(model), block=block)
+    if (divided := config.mesh.model) > 1:
+        ds_config["tensor_parallel"] = tensor_parallel.block(model, divided)
     engine = TrainedEngine(_initialize(ds_config, model, optimizer, scheduler))
-    if config.gradient_clip_value is not None:
-        internals.clip_gradient_values(engine.deepspeed.optimizer, config.gradient_clip_value)
+    if divided > 1:
+        internals.end_input_check(engine.deepspeed)
     return engine
 
 

@@ -101,8 +101,10 @@ def require_fit(engine: TrainedEngine, state: Mapping[str, Any], saved_weights: 
 def layout(engine: TrainedEngine) -> dict[str, Any]:
     """Returns how the engine holds its state.
 
-    All of it must be equal for a snapshot to be restored as it is; all but ``stage`` and ``processes`` for it to be
-    resharded. ``parameters`` are full shapes by name, ``trained`` names, ``groups`` the names in each parameter group.
+    All of it must be equal for a snapshot to be restored as it is; all but ``stage``, ``processes`` and ``divided`` for
+    it to be resharded. ``parameters`` are full shapes by name, ``trained`` names, ``groups`` the names in each
+    parameter group. ``divided`` says, by name, along which dimension and among how many processes tensor parallelism
+    divides a parameter; checkpoints of before there was such a thing lack it.
     """
     deepspeed = engine.deepspeed
     names = _names(engine)
@@ -112,6 +114,7 @@ def layout(engine: TrainedEngine) -> dict[str, Any]:
         "dtype": str(deepspeed.get_data_types()[0]).removeprefix("torch."),
         "optimizer": type(internals.torch_optimizer(deepspeed.optimizer)).__name__,
         "parameters": {name: list(internals.full_shape(one)) for name, one in engine.module.named_parameters()},
+        "divided": {name: how for name, one in engine.module.named_parameters() if (how := _division(one))},
         "trained": [name for name, one in engine.module.named_parameters() if one.requires_grad],
         "groups": [[names[id(one)] for one in group] for group in internals.trained_groups(deepspeed.optimizer)],
     }
@@ -139,6 +142,12 @@ def require_plain(value: object, path: str) -> None:
             f"{path} is a {type(value).__name__}, which only a pickle could hold; "
             "state_dict may return tensors, numbers, strings, lists and mappings of them"
         )
+
+
+def _division(parameter: torch.Tensor) -> list[int]:
+    """Returns the dimension that processes divide and their number; empty for a whole parameter."""
+    dim = internals.shard_dim(parameter)
+    return [] if dim is None else [dim, internals.full_shape(parameter)[dim] // parameter.shape[dim]]
 
 
 def _names(engine: TrainedEngine) -> dict[int, str]:

@@ -2,7 +2,7 @@
 
 import importlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -13,7 +13,9 @@ from arctic_training.engine.deepspeed_internals import (
     has_flat_gradient,
     is_partitioned_param,
     local_tensor,
+    shard_dim,
 )
+from arctic_training.engine.tensor_parallel import cut, join
 
 
 class _ZeroConfig:
@@ -73,24 +75,37 @@ def build_random_model(build: Callable[[], torch.nn.Module], config: Mapping[str
 
 
 def is_partitioned(module: torch.nn.Module) -> bool:
-    """Whether this rank holds only shards of the module's parameters."""
-    return any(is_partitioned_param(parameter) for parameter in module.parameters())
+    """Whether this rank holds only parts of the module's parameters."""
+    return any(is_part(parameter) for parameter in module.parameters())
+
+
+def is_part(tensor: torch.Tensor) -> bool:
+    """Whether this rank holds only a part of the parameter: at ZeRO stage 3, or by tensor parallelism."""
+    return is_partitioned_param(tensor) or shard_dim(tensor) is not None
 
 
 @contextmanager
 def gathered(parameters: Iterable[torch.Tensor], *, modify: bool = False) -> Iterator[None]:
     """Gathers these parameters in full on every rank inside the block. All ranks enter it together.
 
-    With ``modify`` the values that rank 0 gives them are kept; else they are for reading only.
+    With ``modify`` the values that rank 0 gives them are kept; else they are for reading only. Those that tensor
+    parallelism divides can only be read.
     """
-    sharded = [parameter for parameter in parameters if is_partitioned_param(parameter)]
-    if not sharded:
-        yield
-        return
-    import deepspeed
+    every = [parameter for parameter in parameters if is_part(parameter)]
+    sharded = [parameter for parameter in every if is_partitioned_param(parameter)]
+    divided = [(parameter, parameter.data) for parameter in every if shard_dim(parameter) is not None]
+    with ExitStack() as stack:
+        if sharded:
+            import deepspeed
 
-    with deepspeed.zero.GatheredParameters(sharded, modifier_rank=0 if modify else None):
-        yield
+            stack.enter_context(deepspeed.zero.GatheredParameters(sharded, modifier_rank=0 if modify else None))
+        try:
+            for parameter, part in divided:
+                parameter.data = join(parameter, part)
+            yield
+        finally:
+            for parameter, part in divided:
+                parameter.data = part
 
 
 def full_parameter(parameter: torch.nn.Parameter) -> torch.Tensor:
@@ -112,24 +127,37 @@ def full_gradient(parameter: torch.nn.Parameter) -> torch.Tensor | None:
         return None if parameter.grad is None else parameter.grad.detach().float().clone()  # clipped in place
     from deepspeed.utils import safe_get_full_grad
 
-    return safe_get_full_grad(parameter)  # type: ignore[no-any-return]
+    gradient: torch.Tensor | None = safe_get_full_grad(parameter)
+    return None if gradient is None else join(parameter, gradient)
 
 
 def resharded(saved: Sequence[torch.Tensor], parameter: torch.Tensor) -> torch.Tensor:
     """Returns what this rank holds of ``parameter`` of the values that all ranks of another layout ``saved``.
 
-    They saved the full tensor each, or at ZeRO stage 3 shards of it: [padded shard].
+    They saved it as `full_from_saved` says.
     """
-    shape = full_shape(parameter)
-    if (full := saved[0]).shape != shape:
-        full = torch.cat([part.flatten() for part in saved])[: shape.numel()].view(shape)
+    full = full_from_saved(saved, full_shape(parameter))
     if not is_partitioned_param(parameter):
-        return full
+        return cut(parameter, full)
     size = local_tensor(parameter).numel()
     part = full.new_zeros(size)
     shard = full.flatten()[size * process_group.rank() :][:size]
     part[: len(shard)] = shard
     return part
+
+
+def full_from_saved(saved: Sequence[torch.Tensor], shape: torch.Size) -> torch.Tensor:
+    """Returns a tensor of ``shape`` by what all ranks saved of it, in their order.
+
+    That is the whole tensor each, at ZeRO stage 3 its flat shards, [padded shard], or the parts into which tensor
+    parallelism divides it along one dimension.
+    """
+    if (first := saved[0]).shape == shape:
+        return first
+    if first.dim() == 1:
+        return torch.cat([part.flatten() for part in saved])[: shape.numel()].view(shape)
+    dim = next(n for n, (part, size) in enumerate(zip(first.shape, shape, strict=True)) if part != size)
+    return torch.cat(list(saved[: shape[dim] // first.shape[dim]]), dim)
 
 
 def is_meta_tensor_error(error: Exception) -> bool:

@@ -22,6 +22,8 @@ class Evaluator(Registered, ABC, Generic[C], kind="evaluator"):
     checks_without_data: ClassVar[bool] = False
     """True if `check` reads only the recipe, the tokenizer and the modules of engines: ``validate`` calls it, and a run
     before its data are prepared, while the modules have no weights."""
+    tensor_parallel: ClassVar[bool] = False
+    """Whether it measures correctly where processes divide the weights of the model and have to compute the same."""
 
     folder = "generations"
     """Where it may write in the run folder; numbered when several evaluators of a run have the same one."""

@@ -70,6 +70,7 @@ class GenerateEvaluator(Evaluator[GenerateConfig]):
     """
 
     name = "generate"
+    tensor_parallel = True
     config_type = GenerateConfig
     checks_without_data = True
 
@@ -127,7 +128,8 @@ class GenerateEvaluator(Evaluator[GenerateConfig]):
     ) -> list[dict[str, Any]]:
         """Returns this rank's share of the completions with their scores. All ranks generate equally often, as ZeRO
         stage 3 requires. Raises `ScoringError` on all ranks."""
-        count, rank, world = len(samples), process_group.rank(), process_group.world_size()
+        copies = trainer.config.mesh.model  # ranks that divide a model generate together
+        count, rank, world = len(samples), process_group.rank() // copies, process_group.world_size() // copies
         count = min(count, self.config.max_samples or count)
         if not count:
             return []
@@ -213,7 +215,7 @@ class GenerateEvaluator(Evaluator[GenerateConfig]):
         return metrics
 
     def _save(self, rows: list[dict[str, Any]], trainer: TrainerView, name: str) -> None:
-        gathered = collectives.all_gather_object(rows)
+        gathered = collectives.all_gather_object(rows)[:: trainer.config.mesh.model]
         if not process_group.is_main():
             return
         folder: Path = trainer.run_dir / self.folder / name

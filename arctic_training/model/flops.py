@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from arctic_training.engine.deepspeed_internals import full_shape
 from arctic_training.generation.prompts import is_encoder_decoder
 from arctic_training.loss.tokens import TokenCounts
 
@@ -92,7 +93,7 @@ def _linear_layer(part: nn.Module) -> tuple[int, bool]:
         return 0, False
     if isinstance(part, nn.Linear):  # its weight may be quantized
         return part.in_features * part.out_features, weight.requires_grad
-    shape = getattr(weight, "ds_shape", weight.shape)  # of routers, and of the linear layers of GPT-2
+    shape = full_shape(weight)  # of routers, of the linear layers of GPT-2, and of those that processes divide
     return (int(shape[0] * shape[1]) if len(shape) == 2 else 0), weight.requires_grad
 
 

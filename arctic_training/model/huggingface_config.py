@@ -68,6 +68,16 @@ class HFModelConfig(ModelConfig):
         fits = self.attn_implementation in ("auto", attention.NAME, *FLASH_ATTENTION)
         return "" if fits else "processes share attention per document only; give model.attn_implementation: auto"
 
+    @property
+    def indivisible(self) -> str:
+        if self.type not in ("", "huggingface"):
+            return f"a model of type {self.type} is not divided; use type: huggingface"
+        if self.peft_config is not None:
+            return "an adapter is not divided; remove model.peft_config"
+        if self.compile or any(one.type == "compile" for one in self.transforms):
+            return "compiled layers are not divided; remove model.compile"
+        return ""
+
     def missing_paths(self) -> list[Problem]:
         try:
             name = base_of(self.name_or_path) if is_adapter(self.name_or_path) else self.name_or_path

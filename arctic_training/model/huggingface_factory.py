@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from arctic_training.distributed import process_group
+from arctic_training.engine import tensor_parallel
 from arctic_training.engine.config import deepspeed_config
 from arctic_training.engine.engine import Engine
 from arctic_training.engine.zero import build_random_model, sharded_construction
@@ -92,6 +93,8 @@ class HFModelFactory(ModelFactory[HFModelConfig]):
         with self.pretrained.named_in_errors():
             checkpointed = self.checkpoints_activations is not False
             check_gpu_memory(model, self.trainer, self.config, self._deepspeed, checkpointed=checkpointed)
+        if (size := self.trainer.config.mesh.model) > 1 and (problem := tensor_parallel.problem(model, size)):
+            raise ModelError(f"mesh.model: {problem}")
         for key in ("max_length", "max_source_length"):
             check_positions(model, getattr(self.trainer.config.data, key, None), max_positions, key=f"data.{key}")
         self.meta_model = model

@@ -81,9 +81,12 @@ def _of_layout(layout: Layout, batch: Batch) -> Iterator[Alternative]:
     def change(words: str, cost: str, rank: float, what: str, changed: Layout) -> Alternative:
         return Alternative(words, cost, rank, changed, batch, frozenset({what}))
 
-    for stage in range(max(layout.stage, 1) + 1, 4) if layout.world > 1 else ():
+    highest = 2 if layout.model > 1 else 3  # weights are sharded in one way
+    for stage in range(max(layout.stage, 1) + 1, highest + 1) if layout.world > 1 else ():
         words = f"deepspeed.zero_optimization.stage: {stage}"
         yield change(words, "more traffic", stage / 2, "stage", replace(layout, stage=stage))
+    if layout.model > 1:
+        return
     world = 2 * layout.world
     while world <= _MOST_PROCESSES:
         words = f"{world} processes with deepspeed.zero_optimization.stage: 3"

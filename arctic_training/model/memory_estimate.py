@@ -9,6 +9,7 @@ from torch import nn
 from arctic_training.component import TrainerView
 from arctic_training.config.sections.trainer import TrainerConfig
 from arctic_training.distributed import process_group
+from arctic_training.engine.tensor_parallel import divisible_numel
 from arctic_training.loss.output_layer import rows_per_chunk
 from arctic_training.model.huggingface_config import HFModelConfig
 from arctic_training.model.kept_activations import Kept, count_kept
@@ -71,6 +72,9 @@ class Layout:
     dtype: str
     stage: int = 0
     world: int = 1
+    """Processes over which ZeRO shards: those that read different rows or parts of them."""
+    model: int = 1
+    """Processes that divide the weights of a model."""
     moments: int = 2
     """Values that the optimizer keeps for each weight, of four bytes each."""
     offloads: bool = False
@@ -145,7 +149,8 @@ def layout_of(
     return Layout(
         section.dtype,
         int(zero["stage"]),
-        process_group.world_size(),
+        max(1, process_group.world_size() // trainer.config.mesh.model),
+        trainer.config.mesh.model,
         (0 if least else 2) if moments is None else moments,
         offloads=devices[0] != "none",
         offloads_weights=devices[1] != "none",
@@ -179,10 +184,13 @@ class Footprint:
     head: tuple[int, int] = (0, 0)
     """Width and labels of the linear layer that makes the logits; 0 without one."""
     trains_head: bool = False
+    divisible: int = 0
+    """Of the parameters, those that the processes of `Layout.model` divide."""
 
     def estimate(self, layout: Layout, batch: Batch) -> Estimate:
-        """Returns the bytes on each device."""
-        held = layout.held(self.parameters, self.trained)
+        """Returns the bytes on each device; activations and loss are those of a model that is whole."""
+        elsewhere = self.divisible - self.divisible // layout.model
+        held = layout.held(self.parameters - elsewhere, max(0, self.trained - elsewhere))
         if self.kept is None or not batch.tokens:
             return held
         activations, loss = self.kept.bytes(batch.tokens, checkpointed=batch.checkpointed), self._of_loss(layout, batch)
@@ -208,7 +216,8 @@ def footprint(model: nn.Module) -> Footprint:
     head = getattr(model, "get_output_embeddings", lambda: None)()
     shape = (head.in_features, head.out_features) if isinstance(head, nn.Linear) else (0, 0)
     trains_head = isinstance(head, nn.Linear) and head.weight.requires_grad
-    return Footprint(*count_parameters(model), count_kept(model) or _kept_by_config(model), shape, trains_head)
+    kept = count_kept(model) or _kept_by_config(model)
+    return Footprint(*count_parameters(model), kept, shape, trains_head, divisible_numel(model))
 
 
 def _kept_by_config(model: nn.Module) -> Kept | None:

@@ -11,4 +11,5 @@ class CausalTrainer(LanguageModelTrainer):
     """Trains on every token of a text."""
 
     name = "causal"
+    tensor_parallel = True
     data_factory_type: ClassVar[type[DataFactory[Any]]] = CausalDataFactory

@@ -11,4 +11,5 @@ class SFTTrainer(LanguageModelTrainer):
     """Trains on the assistant's turns."""
 
     name = "sft"
+    tensor_parallel = True
     data_factory_type: ClassVar[type[DataFactory[Any]]] = SFTDataFactory

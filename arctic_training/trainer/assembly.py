@@ -28,7 +28,7 @@ from arctic_training.data.batching.loader import Loader
 from arctic_training.data.factories.base import Loaders
 from arctic_training.display.activity import activity
 from arctic_training.display.watch import open_display
-from arctic_training.distributed import process_group
+from arctic_training.distributed import collectives, process_group
 from arctic_training.distributed.sequence_parallel import check_world_size
 from arctic_training.distributed.watchdog import Watchdog
 from arctic_training.engine.engine import Engine, freeze, initialize
@@ -53,6 +53,9 @@ def assemble(trainer: Any) -> None:
     with activity("loading libraries"):
         process_group.init_process_group()
     check_world_size(trainer.config.sequence_parallel_size, process_group.world_size())
+    trainer.config.mesh.check_processes(
+        process_group.world_size(), sequence_parallel_size=trainer.config.sequence_parallel_size
+    )
     trainer.session = Session(trainer.config)
     trainer.session.acquire_locks()
     try:
@@ -95,9 +98,13 @@ def build_parts(trainer: Any) -> None:
     trainer.check()
     for part in (*trainer.evaluators, *trainer.listeners.values()):
         part.check(trainer)
-    seed(config.seed + process_group.rank())  # ranks start with equal weights; from here their dropout differs
+    # ranks start with equal weights; from here their dropout differs, but for those that divide a model
+    seed(config.seed + process_group.rank() // config.mesh.model)
     with activity("resuming"):
         resume(trainer)
+    if config.mesh.model > 1:  # the checkpoint may be of processes that did not divide it
+        rng = trainer.state["rng"]
+        rng.load_state_dict(collectives.all_gather_object(rng.state_dict(), group_size=config.mesh.model)[0])
     for checkpointer in trainer.checkpointers:
         checkpointer.warn_about_newer()
     trainer.session.start(trackers, trainer.progress.step)

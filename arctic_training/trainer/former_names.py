@@ -60,6 +60,6 @@ class FormerNames:
     @property
     def sp_group(self) -> ProcessGroup | None:
         """The ranks that share sequences with this one; None where none do. All ranks read it together first."""
-        warn("sp_group", "arctic_training.distributed.process_group.sequence_parallel_group(size)")
+        warn("sp_group", "arctic_training.distributed.process_group.rank_group(size)")
         size = int(self.config.sequence_parallel_size)
-        return process_group.sequence_parallel_group(size) if size > 1 else None
+        return process_group.rank_group(size) if size > 1 else None

@@ -134,6 +134,7 @@ def make_plan(config: TrainerConfig, machine: Machine) -> Plan:
 
     Nothing is written, and no device is used. Raises `ModelError` for a model whose config is not here.
     """
+    config.mesh.check_processes(machine.processes, sequence_parallel_size=config.sequence_parallel_size)
     trainer = unstarted(config, processes=machine.processes)
     models = [_model(trainer, role, machine) for role in used_roles(trainer)]
     placements = _placements(models, config, machine)
@@ -164,7 +165,7 @@ def _model(trainer: Trainer, role: Role, machine: Machine) -> Model:
     block = getattr(config, role.deepspeed) if role.deepspeed else None
     deepspeed = deepspeed_config(config, world=machine.processes, dtype=section.dtype, block=block)
     layout = layout_of(view, section, deepspeed)
-    layout = replace(layout, world=machine.processes, frozen=role.frozen)
+    layout = replace(layout, world=max(1, machine.processes // layout.model), frozen=role.frozen)
     max_length = getattr(config.data, "max_length", None) or _positions(skeleton)
     tokens = 0 if role.frozen or max_length is None else tokens_at_once(config, max_length)
     recomputes = factory.checkpoints_activations
@@ -197,8 +198,9 @@ def _placements(models: Sequence[Model], config: TrainerConfig, machine: Machine
     offloads = [name for name, is_on in _OFFLOADS.items() if is_on == (own.offloads, own.offloads_weights)]
     recipe: tuple[int, Offload] = (own.stage, offloads[0] if offloads else "optimizer and weights")
     highest = config.optimizer.highest_stage(config.model.dtype)
-    choices: list[tuple[int, Offload]] = [(stage, "none") for stage in range(4)]
-    choices += [(1, "optimizer"), (2, "optimizer"), (3, "optimizer"), (3, "optimizer and weights")]
+    choices: list[tuple[int, Offload]] = [(stage, "none") for stage in (range(4) if own.model == 1 else (1, 2))]
+    if own.model == 1:
+        choices += [(1, "optimizer"), (2, "optimizer"), (3, "optimizer"), (3, "optimizer and weights")]
     placements = []
     for stage, offload in sorted({*choices, recipe}):
         is_recipe = (stage, offload) == recipe
@@ -249,7 +251,8 @@ def _work(trainer: Trainer, models: Sequence[Model], machine: Machine) -> Work:
     at_once = models[0].batch.tokens if models else 0
     if not steps or not at_once:
         return Work(steps)
-    most = steps * trainer.config.gradient_accumulation_steps * machine.processes * at_once
+    readers = max(1, machine.processes // trainer.config.mesh.model)
+    most = steps * trainer.config.gradient_accumulation_steps * readers * at_once
     row = at_once // trainer.config.micro_batch_size  # the longest document
     return Work(steps, most, at_most=True, flops=_flops(models, TokenCounts(most, most * row, most)))
 

@@ -150,8 +150,8 @@ def _check_deepspeed(name: str) -> Any:
             micro_batch_size=self.micro_batch_size,
             gradient_accumulation_steps=self.gradient_accumulation_steps,
             sequence_parallel_size=self.sequence_parallel_size,
+            model_parallel_size=self.mesh.model,
             max_grad_norm=None if role.frozen else self.max_grad_norm,
-            gradient_clip_value=None if role.frozen else self.gradient_clip_value,
         )
         if problems:
             raise Problems(Problem((role.deepspeed, *one.path), one.text) for one in problems)

@@ -23,6 +23,9 @@ class View(FormerNames):
     progress: Progress
     engines: dict[str, Engine]
     roles: ClassVar[tuple[Role, ...]]
+    tensor_parallel: ClassVar[bool] = False
+    """Whether `loss` is correct where processes divide the weights of the model; a class with a loss of its own states
+    it again."""
 
     @property
     def model(self) -> Engine:
@@ -48,13 +51,14 @@ class View(FormerNames):
     @property
     def data_rank(self) -> int:
         """The rank among the groups of ranks that read different data."""
-        return process_group.rank() // int(self.config.sequence_parallel_size)
+        return process_group.rank() // int(self.config.sequence_parallel_size * self.config.mesh.model)
 
     @property
     def data_world(self) -> int:
         """The number of groups of ranks that read different data."""
         # data can be prepared by fewer processes than train on them
-        return max(1, process_group.world_size() // int(self.config.sequence_parallel_size))
+        own = int(self.config.sequence_parallel_size * self.config.mesh.model)
+        return max(1, process_group.world_size() // own)
 
     @property
     def run_dir(self) -> Path:

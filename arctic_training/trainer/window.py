@@ -80,13 +80,15 @@ def iter_windows(
     stop: Callable[[], bool],
     reduce: Reduce,
     ranks: int,
+    copies: int = 1,
     device: torch.device,
 ) -> Iterator[AccumulationWindow]:
     """Yields windows of ``size`` micro-batches; the last of an epoch may be shorter.
 
     All micro-batches of a window are read before the first is yielded, and their labels and tokens are counted on the
-    CPU. One reduction, ``reduce``, of an int64 tensor ``[5]`` over the data ranks gives every rank these numbers and
-    whether to stop after the window, so that nothing else in the loop needs a collective.
+    CPU. One reduction, ``reduce``, of an int64 tensor ``[5]`` over all ``ranks`` gives every rank these numbers and
+    whether to stop after the window, so that nothing else in the loop needs a collective. ``copies`` ranks read the
+    same rows.
     """
     stream = iter(batches)
     while window := list(islice(stream, size)):
@@ -96,9 +98,9 @@ def iter_windows(
         share = max(total, 1) / (len(window) * ranks)
         yield AccumulationWindow(
             [set_num_items_in_batch(to_device(batch, device), share) for batch in window],
-            total,
+            total // copies,
             stop=stops > 0,
-            tokens=TokenCounts(*tokens),
+            tokens=TokenCounts(*(count // copies for count in tokens)),
         )
 
 
@@ -120,6 +122,7 @@ def windowed_batches(trainer: Any) -> Iterator[Any]:
         stop=lambda: bool(trainer._stop_request[0]),
         reduce=collectives.all_reduce,
         ranks=process_group.world_size(),
+        copies=trainer.config.mesh.model,
         device=trainer.device,
     ):
         if (progress.epoch, progress.sample_index) in trainer.skipped_windows:

@@ -203,6 +203,23 @@ CASES: dict[str, Case] = {
         "remove it, or write 2",
         recipe=sft(more="sequence_parallel_size: 2\ndeepspeed: {sequence_parallel_size: 4}\n"),
     ),
+    "nobody to divide a model with": Case(
+        "recipe.yaml:3:15: mesh.model: 2 processes share a model, and the run has 1; start a multiple of 2, such as "
+        "--num_gpus 2",
+        recipe=sft(more="mesh: {model: 2}\n"),
+    ),
+    "a mesh of other processes": Case(
+        "recipe.yaml:3:14: mesh.data: data 3 x model 1 are 3 processes, and the run has 2; start 3, such as --num_gpus "
+        "3, or leave data out",
+        recipe=sft(more="mesh: {data: 3}\n"),
+        words=["--num_gpus", "2"],
+    ),
+    "heads that nobody can divide": Case(
+        "recipe.yaml:3:15: mesh.model: 3 processes cannot divide the 4 heads (2 of keys and values) and the layers of "
+        "LlamaConfig; these can: 1, 2",
+        recipe=sft(more="mesh: {model: 3}\n"),
+        words=["--num_gpus", "3"],
+    ),
     "expert parallelism of nobody": Case(
         "recipe.yaml:3:23: expert_parallel_size: expert parallelism is not built yet; remove this key",
         recipe=sft(more="expert_parallel_size: 0\n"),

@@ -87,3 +87,23 @@ def test_what_cannot_be_planned_is_refused(
 def test_sizes_are_binary() -> None:
     sizes = {"80g": 80 * 2**30, "80GiB": 80 * 2**30, "80 GB": 80 * 2**30, "1.5t": 1.5 * 2**40, "512m": 2**29, "7": 7}
     assert {text: _size(text) for text in sizes} == sizes
+
+
+def test_a_mesh_divides_the_layers(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of two layers of 32 by 32, 2 of 32 by 16, 32 by 32, and 3 of 32 by 64, a process has half."""
+    plans = []
+    for words in ([], ["mesh.model=2"]):
+        assert main(["plan", "recipe.yaml", "--gpus", "4", *words, "--json"]) == 0
+        plans.append(json.loads(capsys.readouterr().out))
+    alone, mesh = ({(one["stage"], one["offload"]): one for one in plan["placements"]} for plan in plans)
+    assert sorted(mesh) == [(1, "none"), (2, "none")]
+    elsewhere = (32 * 32 + 2 * 32 * 16 + 32 * 32 + 3 * 32 * 64) * 2 // 2
+    total = plans[0]["models"][0]["parameters"]
+    assert plans[1]["models"][0]["parameters"] == total
+    for key, one in mesh.items():
+        assert one["weights"] == alone[key]["weights"] - 4 * elsewhere
+        assert one["master"] == 4 * (total - elsewhere) // 2  # ZeRO shards it over two
+    assert main(["plan", "recipe.yaml", "--gpus", "4", "mesh.model=2"]) == 0
+    assert capsys.readouterr().out.splitlines()[0] == "recipe.yaml: 4 processes, 2 to a model"
+    assert main(["plan", "recipe.yaml", "--gpus", "3", "mesh.model=2"]) == 2
+    assert "mesh.model: 2 processes share a model, and the run has 3" in capsys.readouterr().err

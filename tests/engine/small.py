@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from arctic_training.config.sections.mesh import MeshConfig
 from arctic_training.config.sections.trainer import TrainerConfig
 from arctic_training.distributed import process_group
 from arctic_training.engine.engine import TrainedEngine, initialize
@@ -24,8 +25,8 @@ def recipe(steps: int = 1, dtype: str = "fp32", **block: Any) -> TrainerConfig:
         micro_batch_size=1,
         gradient_accumulation_steps=steps,
         max_grad_norm=None,
-        gradient_clip_value=None,
         sequence_parallel_size=1,
+        mesh=MeshConfig(),
         model=SimpleNamespace(dtype=dtype),
         deepspeed=block,
     )

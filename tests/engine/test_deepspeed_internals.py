@@ -24,6 +24,8 @@ SHARDS = [
     "optimizer.empty_partition_cache",
     *(f"optimizer.persistent_parameters.0.{name}" for name in ("partition", "all_gather")),
 ]
+MESH = ["ds_autotp_universal_checkpoint_meta", "first_dataloader_check"]
+"""What engines have whose weights processes divide: `tests.engine.test_tensor_parallel` has some."""
 SCALER = ["optimizer.loss_scaler.cur_scale", "optimizer.loss_scaler.dynamic"]
 
 ATTRIBUTES: dict[tuple[int, str], list[str]] = {
@@ -95,9 +97,16 @@ def test_the_classes_that_need_a_gpu_have_the_attributes() -> None:
     assert absent == []
 
 
+def test_the_names_of_a_mesh_are_there() -> None:
+    engine = inspect.getsource(importlib.import_module("deepspeed.runtime.engine"))
+    assert MESH[0] == importlib.import_module("deepspeed.checkpoint.constants").DS_AUTOTP_UC_META
+    assert f"self.{MESH[1]} = self.module.register_forward_pre_hook(" in engine
+    assert set(deepspeed_internals._MESH) <= vars(importlib.import_module("deepspeed.utils.groups")).keys()
+
+
 def test_every_attribute_that_the_package_reads_is_named_here() -> None:
     """Of the names in the file, those of DeepSpeed's kind."""
-    paths = [path for paths in (*ATTRIBUTES.values(), COUNTERS, *SOURCES.values()) for path in paths]
+    paths = [path for paths in (*ATTRIBUTES.values(), COUNTERS, MESH, *SOURCES.values()) for path in paths]
     named = {part for path in paths for part in path.split(".")}
     tree = ast.parse(inspect.getsource(deepspeed_internals))
     strings = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)}

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import torch
 
+from arctic_training.config.sections.mesh import MeshConfig
 from arctic_training.errors.types import InputError
 from arctic_training.launch import launcher
 from arctic_training.launch.arguments import parse
@@ -226,7 +227,7 @@ def test_a_process_of_another_launcher_is_recognised(
         monkeypatch.delenv(name, raising=False)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    config: Any = SimpleNamespace(sequence_parallel_size=1)
+    config: Any = SimpleNamespace(sequence_parallel_size=1, mesh=MeshConfig())
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 8)
     monkeypatch.setattr(launcher, "run", lambda config, **kwargs: 1)
     monkeypatch.setattr(launcher, "_launch_local_workers", lambda args, count: count)

@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from arctic_training import builtin as _builtin  # noqa: F401  registers the data factories
+from arctic_training.config.sections.mesh import MeshConfig
 from arctic_training.errors.types import ModelError
 from arctic_training.model import attention
 from arctic_training.model.huggingface_config import HFModelConfig
@@ -40,8 +41,8 @@ def factory(
         micro_batch_size=1,
         gradient_accumulation_steps=1,
         max_grad_norm=None,
-        gradient_clip_value=None,
         sequence_parallel_size=1,
+        mesh=MeshConfig(),
         deepspeed=block or {},
         model=config,
         data=SimpleNamespace(max_length=64, **(data or {})),

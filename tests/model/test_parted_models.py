@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from arctic_training.config.sections.mesh import MeshConfig
 from arctic_training.distributed import process_group
 from arctic_training.engine.config import deepspeed_config
 from arctic_training.engine.engine import initialize
@@ -60,8 +61,8 @@ def train(stage: int, kind: str, reduction: str, folder: Path) -> tuple[list[flo
         micro_batch_size=1,
         gradient_accumulation_steps=1,
         max_grad_norm=None,
-        gradient_clip_value=None,
         sequence_parallel_size=1,
+        mesh=MeshConfig(),
         model=SimpleNamespace(dtype="fp32"),
         deepspeed={"zero_optimization": {"stage": stage}, "gradient_clipping": 0.0},
     )

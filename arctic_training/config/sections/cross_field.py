@@ -14,6 +14,7 @@ from arctic_training.config.sections.checkpoint import (
     require_separate_folders,
 )
 from arctic_training.config.sections.deepspeed import BATCH_KEYS, PRECISION_KEYS, deepspeed_problems
+from arctic_training.config.sections.mesh import MeshConfig
 from arctic_training.config.sections.scheduler import SchedulerConfig
 from arctic_training.config.sections.wandb import WandbSection
 from arctic_training.registry import lookup
@@ -34,6 +35,31 @@ class CrossFieldValidation(BaseConfig):
         model = info.data.get("model")
         if value > 1 and model is not None and model.unshareable:
             raise ValueError(f"{value} {model.unshareable}")
+        return value
+
+    @field_validator("mesh", check_fields=False)
+    @classmethod
+    def _check_mesh(cls, value: MeshConfig, info: ValidationInfo) -> MeshConfig:
+        if value.model == 1:
+            return value
+        trainer = lookup("trainer", info.data["type"]) if "type" in info.data else None
+        model, optimizer = info.data.get("model"), info.data.get("optimizer")
+        problem = ""
+        if trainer is not None and not _states(trainer, "tensor_parallel"):
+            problem = f"{trainer.__name__} does not state that its loss is right where processes divide a model "
+            problem += "(`tensor_parallel = True`); remove it"
+        elif (info.data.get("sequence_parallel_size") or 1) > 1:
+            problem = (
+                "sequence_parallel_size is above 1: processes divide the model or the sequences; remove one of them"
+            )
+        elif model is not None and model.indivisible:
+            problem = model.indivisible
+        elif model is not None and optimizer is not None and optimizer.highest_stage(model.dtype) < 2:
+            problem = f"the optimizer {optimizer.type} computes with whole matrices; use another, such as adamw"
+        elif other := next((one.type for one in info.data.get("evaluators") or [] if not _divides(one)), ""):
+            problem = f"the evaluator {other} is for whole models; remove it, or run `arctic_training evaluate`"
+        if problem:
+            raise Problems([Problem(("model",), f"{value.model}, and {problem}")])
         return value
 
     @field_validator("scheduler", check_fields=False)
@@ -136,13 +162,6 @@ class CrossFieldValidation(BaseConfig):
             raise ValueError(f"{text}; raise it or lower that")
         return value
 
-    @field_validator("gradient_clip_value", check_fields=False)
-    @classmethod
-    def _check_clip_value(cls, value: float | None, info: ValidationInfo) -> float | None:
-        if value is not None and (norm := info.data.get("max_grad_norm")):
-            raise ValueError(f"{value:g} clips by value, and max_grad_norm: {norm:g} by the norm; give one of them")
-        return value
-
     @field_validator("epochs", check_fields=False)
     @classmethod
     def _check_epochs(cls, value: int, info: ValidationInfo) -> int:
@@ -164,10 +183,10 @@ class CrossFieldValidation(BaseConfig):
             micro_batch_size=micro or 1,
             gradient_accumulation_steps=steps or 1,
             sequence_parallel_size=info.data.get("sequence_parallel_size") or 1,
+            model_parallel_size=mesh.model if (mesh := info.data.get("mesh")) else 1,
             dtype=model.dtype if model else "bf16",
             highest_stage=optimizer.highest_stage(model.dtype) if optimizer and model else 3,
             max_grad_norm=info.data.get("max_grad_norm"),
-            gradient_clip_value=info.data.get("gradient_clip_value"),
         )
         if problems:
             raise Problems(problems)
@@ -183,8 +202,17 @@ def _require_saves_to_go_back_to(info: ValidationInfo, what: str) -> None:
         raise ValueError(f"{what}, and no checkpoint is saved during the run to return to; give {section}")
 
 
+def _divides(evaluator: ComponentConfig) -> bool:
+    return bool(lookup("evaluator", evaluator.type).tensor_parallel)  # type: ignore[attr-defined]
+
+
 def shares_sequences(trainer: type) -> bool:
     """Returns whether a trainer states that its loss, inherited or its own, is right on a part of a sequence."""
-    classes = (vars(one) for one in trainer.__mro__ if {"loss", "shares_sequences"} & vars(one).keys())
+    return _states(trainer, "shares_sequences")
+
+
+def _states(trainer: type, name: str) -> bool:
+    """Returns the attribute ``name`` of the nearest class that states it or has a loss of its own."""
+    classes = (vars(one) for one in trainer.__mro__ if {"loss", name} & vars(one).keys())
     nearest: Mapping[str, object] = next(classes, {})
-    return bool(nearest.get("shares_sequences", False))
+    return bool(nearest.get(name, False))

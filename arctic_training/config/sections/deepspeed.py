@@ -20,7 +20,7 @@ _KNOWN = frozenset(_KNOWN_WORDS.split())
 _NOT_SUPPORTED = (
     "amp autotuning compression_training curriculum_learning data_efficiency dynamic_batching eigenvalue "
     "expert_parallel graph_harvesting hybrid_engine pipeline progressive_layer_drop quantize_training "
-    "sparse_attention sparse_gradients tensor_parallel weight_quantization random_ltd data_sampling"
+    "sparse_attention sparse_gradients weight_quantization random_ltd data_sampling"
 )
 _REFUSED = {
     "optimizer": "set it in the recipe's `optimizer` section",
@@ -35,6 +35,7 @@ _REFUSED = {
     "comet": "metrics are in the run folder's metrics.jsonl",
     "csv_monitor": "metrics are in the run folder's metrics.jsonl",
     "elasticity": "it would change the batch sizes of the recipe",
+    "tensor_parallel": "set it in the recipe's `mesh` section, by `model`",
     "disable_python_gc": "garbage collection is kept out of the step without it",
 } | dict.fromkeys(_NOT_SUPPORTED.split(), "not supported here")
 
@@ -89,17 +90,17 @@ def deepspeed_problems(
     micro_batch_size: int,
     gradient_accumulation_steps: int,
     sequence_parallel_size: int = 1,
+    model_parallel_size: int = 1,
     dtype: str,
     data_world: int | None = None,
     highest_stage: int = 3,
     max_grad_norm: float | None = None,
-    gradient_clip_value: float | None = None,
 ) -> list[Problem]:
     """Returns every problem of the section, their paths inside it, given the rest of the recipe.
 
     ``dtype`` is the recipe's bf16, fp16 or fp32; ``data_world`` the number of data-parallel processes, once it is
     known; ``highest_stage`` the highest ZeRO stage at which the optimizer works; ``max_grad_norm`` the recipe's own key
-    of what is ``gradient_clipping`` here, and ``gradient_clip_value`` the one that takes its place.
+    of what is ``gradient_clipping`` here; ``model_parallel_size`` that of the mesh.
     """
     block = without_auto(block)
     problems: list[Problem] = []
@@ -115,16 +116,16 @@ def deepspeed_problems(
     }
     problems += _batch_problems(block, sizes, data_world)
     problems += _precision_problems(block, dtype)
-    problems += _zero_problems(block.get("zero_optimization", {}), highest_stage)
+    zero = block.get("zero_optimization", {})
+    problems += _zero_problems(zero, highest_stage)
+    if model_parallel_size > 1 and isinstance(zero, Mapping):
+        problems += _divided_problems(zero)
     clipping = block.get("gradient_clipping", 1.0)
     if not _is_number(clipping) or clipping < 0:
         text = f"{shown(clipping)} should be a number of at least 0 (0: no clipping)"
         problems.append(Problem(("gradient_clipping",), text))
     elif max_grad_norm is not None and "gradient_clipping" in block and clipping != max_grad_norm:
         text = f"{shown(clipping)} contradicts the recipe's max_grad_norm: {max_grad_norm:g}; remove it"
-        problems.append(Problem(("gradient_clipping",), text))
-    elif gradient_clip_value is not None and block.get("gradient_clipping"):
-        text = f"{shown(clipping)}, and the recipe's gradient_clip_value clips by value; give one of them"
         problems.append(Problem(("gradient_clipping",), text))
     return problems
 
@@ -200,6 +201,20 @@ def _zero_problems(zero: object, highest: int) -> list[Problem]:
             problems.append(problem("missing: offloading to nvme needs the folder to use", key, "nvme_path"))
         if device not in ("none", None) and stage is not None and stage < least:
             problems.append(problem(f"needs ZeRO stage {least} or above, and stage is {stage}", key))
+    return problems
+
+
+def _divided_problems(zero: Mapping[str, Any]) -> list[Problem]:
+    """Returns the problems of ``zero_optimization`` where processes divide the weights of a model (``mesh.model``)."""
+    problems: list[Problem] = []
+    if (stage := zero.get("stage", 1)) in (0, 3):
+        text = f"{stage}, and processes divide the weights of the model (mesh.model); write 1 or 2"
+        problems.append(Problem(("zero_optimization", "stage"), text))
+    for key in ("offload_param", "offload_optimizer", "zenflow"):
+        section = zero.get(key)
+        if section and not (isinstance(section, Mapping) and section.get("device") == "none"):
+            text = "does not go with weights that processes divide (mesh.model); remove it"
+            problems.append(Problem(("zero_optimization", key), text))
     return problems
 
 

@@ -32,6 +32,11 @@ class ModelConfig(ComponentConfig):
         """Why ranks cannot share sequences of the model, and what to write instead; empty where nothing is known."""
         return ""
 
+    @property
+    def indivisible(self) -> str:
+        """Why processes cannot divide the weights of the model, and what to write instead; empty where they may."""
+        return f"a model of type {self.type} has no plan to divide its weights; remove it"
+
     def fit_role(self, tasks: Sequence[str], num_labels: int | None) -> None:
         """Fills in what a recipe leaves to the role of the model: the first of its ``tasks``, and ``num_labels``.
 

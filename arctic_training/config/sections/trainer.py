@@ -25,6 +25,7 @@ from arctic_training.config.sections.cross_field import CrossFieldValidation
 from arctic_training.config.sections.data import DataConfig
 from arctic_training.config.sections.deepspeed import TRAINED_KEYS
 from arctic_training.config.sections.logger import LoggerConfig
+from arctic_training.config.sections.mesh import MeshConfig
 from arctic_training.config.sections.model import ModelConfig
 from arctic_training.config.sections.optimizer import OptimizerConfig
 from arctic_training.config.sections.scheduler import SchedulerConfig
@@ -119,14 +120,13 @@ class TrainerConfig(CrossFieldValidation):
     """Micro-batches of each rank for one optimizer step."""
     max_grad_norm: HumanFloat | None = Field(default=None, ge=0)
     """Largest norm of the gradient of a step, over all weights; a larger one is scaled down to it. 0: none is. By
-    default 1, or ``deepspeed.gradient_clipping``, or 0 with ``gradient_clip_value``."""
-    gradient_clip_value: HumanFloat | None = Field(default=None, gt=0)
-    """Largest absolute value of an element of the gradient of a step; a larger one becomes it. In place of
-    ``max_grad_norm``."""
+    default 1, or ``deepspeed.gradient_clipping``."""
     sequence_parallel_size: Annotated[int, RESUME_SAFE] = Field(default=1, ge=1)
     """Consecutive ranks that share every sequence, for sequences that are too long for one: each has a part of the
     tokens, and for attention all tokens of some heads. The number of the model's heads must be a multiple of it; losses
     do not depend on it."""
+    mesh: Annotated[MeshConfig, RESUME_SAFE] = MeshConfig()
+    """How the processes divide rows and the weights of the model: ``{data: 2, model: 2}``."""
     seed: int = Field(default=42, ge=0, lt=2**63)
     """Seed of weights and dropout; the order of the data has its own (``data.seed``)."""
 

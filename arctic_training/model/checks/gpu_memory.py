@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from arctic_training.component import TrainerView
+from arctic_training.engine.tensor_parallel import divisible_numel
 from arctic_training.errors.types import ModelError
 from arctic_training.model.huggingface_config import HFModelConfig
 from arctic_training.model.memory_alternatives import fitting
@@ -44,7 +45,8 @@ def check_gpu_memory(
     memory = torch.cuda.mem_get_info(trainer.device)[1]
     layout, recipe = layout_of(trainer, section, deepspeed, least=True), trainer.config
     max_length = getattr(recipe.data, "max_length", None)
-    size, batch = Footprint(*count_parameters(model), None), Batch(0, checkpointed)
+    size = Footprint(*count_parameters(model), None, divisible=divisible_numel(model))
+    batch = Batch(0, checkpointed)
     if trainer.packs_samples and max_length and not layout.frozen:
         size, batch = footprint(model), Batch(tokens_at_once(recipe, max_length), checkpointed)
     if (needed := size.estimate(layout, batch).total) <= memory:
