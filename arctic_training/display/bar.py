@@ -45,8 +45,16 @@ class Bar:
 
     def stop(self) -> None:
         """Draws the bars a last time; they stay, below what was printed."""
-        self._live.transient = not current()
-        self._live.stop()
+        widget, is_over = self._live.ipy_widget, not current()
+        if widget is None:
+            self._live.transient = is_over
+            self._live.stop()
+        else:  # a notebook, where the end draws nothing, and leaves an empty output behind
+            self._live.refresh()
+            with widget:
+                self._live.stop()
+            if is_over:
+                widget.close()
         self._open.close()
 
     def forget(self) -> None:
