@@ -35,6 +35,8 @@ _MODULES = (
     "objectives.distill",
     "objectives.dpo",
     "objectives.embedding",
+    "objectives.energy",
+    "objectives.flow",
     "objectives.gan",
     "objectives.grpo",
     "objectives.kto",

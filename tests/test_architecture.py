@@ -96,7 +96,7 @@ ANY = {
 }
 
 
-SLOW = {"deepspeed", "transformers", "datasets", "peft", "pandas", "pyarrow", "liger_kernel", "torchmetrics"}
+SLOW = {"deepspeed", "transformers", "datasets", "peft", "pandas", "pyarrow", "liger_kernel", "torchmetrics", "zuko"}
 
 
 def dotted(path: Path) -> str:

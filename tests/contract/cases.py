@@ -166,6 +166,21 @@ def vae(folder: Path) -> Recipe:
     }
 
 
+def flow(folder: Path) -> Recipe:
+    model = {"type": "time_mlp", "sizes": [2, 8, 2], "time_size": 4, "dropout": 0.1}
+    return _density(folder, model) | {"objective": "flow_matching", "time_sampling": "logit_normal"}
+
+
+def energy(folder: Path) -> Recipe:
+    model = {"type": "mlp", "sizes": [2, 8, 1], "activation": "silu", "dropout": 0.1}
+    return _density(folder, model) | {"method": "pcd", "mcmc_steps": 3, "mala": True, "replay_size": 10}
+
+
+def _density(folder: Path, model: dict[str, Any]) -> Recipe:
+    settings = gan(folder)
+    return {name: settings[name] for name in ("data", "optimizer", "micro_batch_size")} | {"model": model}
+
+
 CASES: dict[str, Callable[[Path], Recipe]] = {
     "autoregressive": autoregressive,
     "causal": causal,
@@ -173,6 +188,8 @@ CASES: dict[str, Callable[[Path], Recipe]] = {
     "distill": distill,
     "dpo": dpo,
     "embedding": embedding,
+    "energy": energy,
+    "flow": flow,
     "gan": gan,
     "grpo": grpo,
     "kto": kto,
