@@ -80,7 +80,8 @@ class TrainerView(Protocol):
     def averaged(
         self, role: str = "model", *, purpose: Literal["evaluate", "export"] | None = None
     ) -> AbstractContextManager[None]:
-        """Runs the block with the average of the role's weights in place of them, where a callback `ema` keeps one."""
+        """Runs the block with the average of the role's weights in place of them, where its optimizer or a callback
+        `ema` keeps one."""
 
     def export_files(self) -> Mapping[str, str]:
         """Returns the text of files, by name, that an exported model has beside weights, config and tokenizer."""

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from arctic_training.checkpoint.deepspeed import load_tensors, saved_ranks
 from arctic_training.checkpoint.folder import read_manifest
+from arctic_training.engine.averaging import average, averaging
 from arctic_training.engine.sharded_state import JoinedState, ShardedState, model_parts, num_parts
 from arctic_training.engine.zero import full_from_saved, gathered
 from arctic_training.errors.types import CheckpointError
@@ -16,7 +17,8 @@ from arctic_training.errors.types import CheckpointError
 class ConsolidatedWeights(Mapping[str, Tensor]):
     """The parameters and persistent buffers of a role, by name; each is read from the disk when it is accessed.
 
-    Parameters are in the dtype of the run. With ``averaged`` they are those of the callback `ema`, in fp32.
+    Parameters are in the dtype of the run; with an optimizer that keeps an average of them they are the average. With
+    ``averaged`` they are those of the callback `ema`, in fp32.
     """
 
     def __init__(self, folder: Path, role: str = "model", *, averaged: bool = False) -> None:
@@ -25,10 +27,13 @@ class ConsolidatedWeights(Mapping[str, Tensor]):
         if role not in manifest.get("roles", {}):
             raise CheckpointError(f"{folder} holds no model {role!r}; it has {', '.join(manifest.get('roles', {}))}")
         self.folder, stage, world = folder, int(manifest["roles"][role]), int(manifest["world"])
-        saved = saved_ranks(folder, role, range(world) if stage == 3 else [0])
-        self._sharded = ShardedState(saved)
-        if (parts := num_parts(saved[0].state)) > 1:
-            self._sharded = JoinedState(model_parts(saved_ranks(folder, role, range(parts))), {}, 0)
+        saved = saved_ranks(folder, role, range(1))
+        self._averaging, parts = averaging(saved[0].state["groups"]), num_parts(saved[0].state)
+        if stage == 3 or (stage and self._averaging is not None):
+            saved = saved_ranks(folder, role, range(world))
+        elif parts > 1:
+            saved = saved_ranks(folder, role, range(parts))
+        self._sharded = JoinedState(model_parts(saved), {}, 0) if parts > 1 else ShardedState(saved)
         self._buffers: Mapping[str, Tensor] = saved[0].state["buffers"]
         self._shapes: dict[str, Sequence[int]] = dict(self._sharded.layout["parameters"])
         self._averages = self._read_averages(range(world)) if averaged else []
@@ -38,7 +43,18 @@ class ConsolidatedWeights(Mapping[str, Tensor]):
             return self._average(name)
         if name in self._buffers:
             return self._buffers[name]
-        return self._sharded.weight(name)
+        full = self._sharded.weight(name)
+        if self._averaging is not None:
+            full = full.clone().flatten()
+            self._copy_average(name, self._averaging, full)
+        return full.view(list(self._shapes[name]))
+
+    def _copy_average(self, name: str, b: float, out: Tensor) -> None:
+        """Fills ``out`` ([elements]) with the average that the optimizer keeps of a trained parameter."""
+        for fragment in self._sharded.fragments.get(name, ()):
+            if self._sharded.optimizer_state(fragment):  # none before the first step
+                y, z = self._sharded.elements(fragment), self._sharded.elements(fragment, "z")
+                out[fragment.start : fragment.start + fragment.size] = average(y, z, b)
 
     def __iter__(self) -> Iterator[str]:
         yield from self._shapes

@@ -70,14 +70,16 @@ def deepspeed_config(
         dtype=dtype,
         data_world=max(1, world // (shared * divided)),
         max_grad_norm=config.max_grad_norm,
+        gradient_clip_value=config.gradient_clip_value,
     )
     if problems:
         raise RecipeError([f"deepspeed.{'.'.join(one.path)}: {one.text}" for one in problems])
+    norm = config.max_grad_norm if config.gradient_clip_value is None else 0.0
     stage = zero_stage(block, world, dtype=dtype, steps=steps, highest=highest_stage(config, dtype))
     defaults: dict[str, Any] = {
         "train_micro_batch_size_per_gpu": micro,
         "gradient_accumulation_steps": steps,
-        "gradient_clipping": 1.0 if config.max_grad_norm is None else config.max_grad_norm,
+        "gradient_clipping": 1.0 if norm is None else norm,
         "zero_optimization": {"stage": stage, **_buffers(stage, size or ModelSize())},
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,

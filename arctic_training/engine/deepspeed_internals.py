@@ -267,6 +267,18 @@ def add_overflow_check(deepspeed: "DeepSpeedEngine") -> None:
     optimizer.register_step_pre_hook(check)
 
 
+def clip_gradient_values(optimizer: "DeepSpeedOptimizer", limit: float) -> None:
+    """Has torch's optimizer take each step with the elements of the gradient clipped to ``[-limit, limit]``: by then it
+    is the mean over micro-batches and ranks, without the scale of the loss, and finite."""
+
+    def clip(inner: torch.optim.Optimizer, *_: object) -> None:
+        held = [tensor for group in inner.param_groups for tensor in group["params"] if tensor.grad is not None]
+        if held:  # none where the overflow check has removed them
+            torch.nn.utils.clip_grad_value_(held, limit)
+
+    torch_optimizer(optimizer).register_step_pre_hook(clip)
+
+
 def replace_lrs(optimizer: "DeepSpeedOptimizer", rule: Callable[[float], float]) -> None:
     """Has torch's optimizer take each step with ``rule(lr)`` in the place of the learning rates of its groups."""
     scheduled: list[float] = []

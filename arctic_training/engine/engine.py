@@ -79,6 +79,8 @@ class TrainedEngine(Engine):
         self.deepspeed = deepspeed
         self.module: torch.nn.Module = deepspeed.module
         self.last_lr = float(deepspeed.optimizer.param_groups[0]["lr"])
+        self.holds_trained_weights = True
+        """Whether the model has the weights that are trained; False where `replaced_weights` has put others there."""
         self._scaler = internals.loss_scaler(deepspeed.optimizer)
         self._lr_rules: list[Callable[[float], float]] = []
         if isinstance(deepspeed.optimizer, torch.optim.Optimizer):  # ZeRO stage 0 in fp32
@@ -204,6 +206,8 @@ def initialize(
     engine = TrainedEngine(_initialize(ds_config, model, optimizer, scheduler))
     if divided > 1:
         internals.end_input_check(engine.deepspeed)
+    if config.gradient_clip_value is not None:
+        internals.clip_gradient_values(engine.deepspeed.optimizer, config.gradient_clip_value)
     return engine
 
 

@@ -1,11 +1,12 @@
 """Other weights in place of a model's own inside a block, at any ZeRO stage."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor
 
+from arctic_training.engine.averaging import restart_average
 from arctic_training.engine.deepspeed_internals import (
     copy_to_masters,
     gather_persistent_params,
@@ -19,31 +20,35 @@ from arctic_training.engine.engine import TrainedEngine
 def replaced_weights(engine: TrainedEngine, weights: Mapping[str, Tensor]) -> Iterator[None]:
     """Runs the block with ``weights`` in place of the model's own, which are the same to the bit afterwards.
 
-    ``weights`` are, by the names of all parameters and buffers, what this rank holds of each: the full tensor, or at
-    stage 3 its shard, of any floating dtype. fp32 weights of the optimizer stay as they are, so no step may be taken in
-    the block. ``engine`` is a `TrainedEngine`. All ranks enter and leave together.
+    ``weights`` are, by the names of some or all parameters and buffers, what this rank holds of each: the full tensor,
+    or at stage 3 its shard, of any floating dtype. fp32 weights of the optimizer stay as they are, so no step may be
+    taken in the block. ``engine`` is a `TrainedEngine`. All ranks enter and leave together.
     """
-    module = engine.module
-    held = {name: local_tensor(one) for name, one in (*module.named_parameters(), *module.named_buffers())}
+    held, before = _held(engine, weights), engine.holds_trained_weights
     own = {name: tensor.clone() for name, tensor in held.items()}
     try:
+        engine.holds_trained_weights = False
         _write(engine, held, weights)
         yield
     finally:
         _write(engine, held, own)
+        engine.holds_trained_weights = before
 
 
 def set_weights(engine: TrainedEngine, weights: Mapping[str, Tensor]) -> None:
-    """Replaces parameters and buffers by ``weights``, which are as those of `replaced_weights`, of some names or all.
+    """Replaces parameters and buffers by ``weights``, which are as those of `replaced_weights`.
 
     fp32 copies of the optimizer get the same values, so that a step or a checkpoint goes on from them; its moments
-    stay. All ranks call it together.
+    stay, and an average that it keeps begins anew. All ranks call it together.
     """
-    held = {
-        name: local_tensor(one) for name, one in (*engine.module.named_parameters(), *engine.module.named_buffers())
-    }
-    _write(engine, {name: held[name] for name in weights}, weights)
+    _write(engine, _held(engine, weights), weights)
     copy_to_masters(engine.deepspeed.optimizer)
+    restart_average(engine)
+
+
+def _held(engine: TrainedEngine, names: Iterable[str]) -> dict[str, Tensor]:
+    held = dict((*engine.module.named_parameters(), *engine.module.named_buffers()))
+    return {name: local_tensor(held[name]) for name in names}
 
 
 def _write(engine: TrainedEngine, held: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> None:

@@ -2,6 +2,7 @@
 
 from arctic_training.optimizer.adagrad import AdagradFactory
 from arctic_training.optimizer.lamb import LambFactory
+from arctic_training.optimizer.schedule_free import ScheduleFreeFactory
 from arctic_training.optimizer.torch_factories import (
     AdamFactory,
     AdamWFactory,
@@ -23,6 +24,7 @@ OPTIMIZERS = (
     RMSpropFactory,
     AdagradFactory,
     LambFactory,
+    ScheduleFreeFactory,
 )
 """Optimizers that train any model."""
 SCHEDULES = (

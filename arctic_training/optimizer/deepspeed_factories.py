@@ -9,6 +9,7 @@ from torch import nn
 from arctic_training.config.sections.optimizer import OptimizerConfig
 from arctic_training.config.sections.types import HumanFloat
 from arctic_training.engine import optimizers
+from arctic_training.errors.types import RecipeError
 from arctic_training.optimizer.factory import OptimizerFactory, parameter_groups
 from arctic_training.optimizer.torch_factories import AdamConfig
 
@@ -89,6 +90,15 @@ class MuonFactory(OptimizerFactory[MuonConfig]):
 
     name = "muon"
     config_type = MuonConfig
+
+    def check(self) -> None:
+        """Raises `RecipeError` at a ZeRO stage that would change the algorithm, or clip its steps by value."""
+        super().check()
+        if self.stage and self.trainer.config.gradient_clip_value is not None:
+            raise RecipeError(
+                f"gradient_clip_value: at ZeRO stage {self.stage} the steps of {self.name} would be clipped and not "
+                "the gradients; use max_grad_norm, or give deepspeed.zero_optimization.stage: 0"
+            )
 
     def create_optimizer(self, model: nn.Module, config: MuonConfig) -> torch.optim.Optimizer:
         outer_ids = {id(parameter) for module in _embeddings_and_head(model) for parameter in module.parameters()}

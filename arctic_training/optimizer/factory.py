@@ -27,16 +27,21 @@ class OptimizerFactory(Factory[C, torch.optim.Optimizer], kind="optimizer_factor
         self.check()
         return self.create_optimizer(model, self.config)
 
-    def check(self) -> None:
-        """Raises `RecipeError` at a ZeRO stage that would change the algorithm; called before data are prepared."""
+    @property
+    def stage(self) -> int:
+        """The ZeRO stage of the run."""
         recipe = self.trainer.config
         dtype, steps = recipe.model.dtype, recipe.gradient_accumulation_steps
         limit = highest_stage(recipe, dtype)
-        stage = zero_stage(recipe.deepspeed, process_group.world_size(), dtype=dtype, steps=steps, highest=limit)
-        if stage > (highest := self.config.highest_stage(dtype)):
+        return zero_stage(recipe.deepspeed, process_group.world_size(), dtype=dtype, steps=steps, highest=limit)
+
+    def check(self) -> None:
+        """Raises `RecipeError` at a ZeRO stage that would change the algorithm; called before data are prepared."""
+        dtype = self.trainer.config.model.dtype
+        if self.stage > (highest := self.config.highest_stage(dtype)):
             raise RecipeError(
-                f"optimizer.type: {self.name} works up to ZeRO stage {highest} in {dtype}, and this run has {stage}; "
-                f"give deepspeed.zero_optimization.stage: {highest}"
+                f"optimizer.type: {self.name} works up to ZeRO stage {highest} in {dtype}, and this run has "
+                f"{self.stage}; give deepspeed.zero_optimization.stage: {highest}"
             )
 
     @hook("create_optimizer")

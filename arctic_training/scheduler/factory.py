@@ -32,7 +32,7 @@ class SchedulerFactory(Factory[C, LRScheduler], kind="scheduler_factory"):
         return schedule
 
     def check(self) -> None:
-        """Raises `RecipeError` when the warm-up is longer than the run.
+        """Raises `RecipeError` when the warm-up is longer than the run, and for an optimizer that only warms up.
 
         Also called before data are prepared, when the length of the run is known where ``train_iters`` gives it, and
         else 0.
@@ -40,6 +40,17 @@ class SchedulerFactory(Factory[C, LRScheduler], kind="scheduler_factory"):
         warmup, horizon = self.trainer.warmup_steps, self.trainer.training_horizon
         if 0 < horizon < warmup:  # a run of no steps, which only evaluates, may keep the schedule of one that trains
             raise RecipeError(f"scheduler: a warm-up of {warmup} steps is longer than the run, which has {horizon}")
+        optimizer = getattr(self.trainer, "optimizer_section", None)
+        if optimizer is not None and optimizer.is_schedule_free and not self.only_warms_up:
+            raise RecipeError(
+                f"scheduler: with optimizer.type {optimizer.type} the learning rate may only warm up; "
+                "give scheduler: {type: constant}"
+            )
+
+    @property
+    def only_warms_up(self) -> bool:
+        """Whether the learning rate stays as it is after the warm-up."""
+        return False
 
     def timed(self) -> Self:
         """Returns the factory whose `trainer` has lengths in the unit of ``interval``: of epochs those begun, and no

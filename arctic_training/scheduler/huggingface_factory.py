@@ -78,6 +78,10 @@ class HFSchedulerFactory(SchedulerFactory[HFSchedulerConfig]):
     name = "huggingface"
     config_type = HFSchedulerConfig
 
+    @property
+    def only_warms_up(self) -> bool:
+        return self.config.name in ("constant", "constant_with_warmup")
+
     def check(self) -> None:
         """Raises `RecipeError` for a warm-up longer than the run, and for a schedule that transformers refuses."""
         super().check()

@@ -107,6 +107,10 @@ class ConstantFactory(SchedulerFactory[ConstantConfig]):
     name = "constant"
     config_type = ConstantConfig
 
+    @property
+    def only_warms_up(self) -> bool:
+        return True
+
     def create_scheduler(self, optimizer: Optimizer) -> LambdaLR:
         warmup = self.trainer.warmup_steps
         return LambdaLR(optimizer, lambda step: warmup_factor(step, warmup))

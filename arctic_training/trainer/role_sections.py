@@ -152,6 +152,7 @@ def _check_deepspeed(name: str) -> Any:
             sequence_parallel_size=self.sequence_parallel_size,
             model_parallel_size=self.mesh.model,
             max_grad_norm=None if role.frozen else self.max_grad_norm,
+            gradient_clip_value=None if role.frozen else self.gradient_clip_value,
         )
         if problems:
             raise Problems(Problem((role.deepspeed, *one.path), one.text) for one in problems)

@@ -10,6 +10,7 @@ from arctic_training.callback.callback import Callback
 from arctic_training.callback.ema import EMA
 from arctic_training.callback.hooks import hook
 from arctic_training.config.sections.base import ComponentConfig
+from arctic_training.engine.averaging import averaged_weights
 from arctic_training.engine.engine import Engine, TrainedEngine
 from arctic_training.engine.replaced_weights import replaced_weights
 from arctic_training.metrics import Metrics, Number
@@ -62,17 +63,20 @@ class Updates(View, ValidationMetrics, Loading):
 
     @contextmanager
     def averaged(self, role: str = "model", *, purpose: Literal["evaluate", "export"] | None = None) -> Iterator[None]:
-        """Runs the block with the average of the role's weights that a callback `ema` keeps, in place of them.
+        """Runs the block with the average of the role's weights that its optimizer or a callback `ema` keeps, in place
+        of them.
 
-        Without such a callback, or without one that the recipe says to use for ``purpose``, the weights stay. They are
-        the same to the bit afterwards; no step may be taken in the block. All ranks enter and leave together.
+        Without such an optimizer, and without a callback that the recipe says to use for ``purpose``, the weights stay.
+        They are the same to the bit afterwards; no step may be taken in the block. All ranks enter and leave together.
         """
+        engine = self.engines[role]
+        if isinstance(engine, TrainedEngine) and (weights := self._average(role, engine, purpose)) is not None:
+            with replaced_weights(engine, weights):
+                yield
+        else:
+            yield
+
+    def _average(self, role: str, engine: TrainedEngine, purpose: str | None) -> Mapping[str, Tensor] | None:
         averages = (one for one in self.listeners.values() if isinstance(one, EMA) and one.config.role == role)
         average = next((one for one in averages if purpose is None or getattr(one.config, purpose)), None)
-        if average is None:
-            yield
-            return
-        engine = self.engines[role]
-        assert isinstance(engine, TrainedEngine)  # only of trained roles there are averages
-        with replaced_weights(engine, average.weights):
-            yield
+        return averaged_weights(engine) if average is None else average.weights

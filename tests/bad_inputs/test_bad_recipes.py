@@ -16,7 +16,9 @@ GOOD = "model: {name_or_path: m}\ndata: {sources: [a/b]}\n"
 BOMB = "a: &a [1,1,1,1,1,1,1,1,1,1]\n" + "".join(
     f"{new}: &{new} [{','.join([f'*{old}'] * 10)}]\n" for old, new in zip("abcdefgh", "bcdefghi", strict=True)
 )
-OPTIMIZERS = "adamw, sgd, adam, radam, nadam, rmsprop, adagrad, lamb, fused_adam, cpu_adam, lion, adafactor, muon"
+OPTIMIZERS = (
+    "adamw, sgd, adam, radam, nadam, rmsprop, adagrad, lamb, schedule_free, fused_adam, cpu_adam, lion, adafactor, muon"
+)
 
 # recipe, and the lines after "recipe.yaml"; one that ends in ... is compared up to there
 BAD: dict[str, tuple[str, list[str]]] = {

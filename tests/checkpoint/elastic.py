@@ -14,6 +14,7 @@ from arctic_training.engine.engine import TrainedEngine, initialize
 from arctic_training.engine.zero import full_parameter
 from arctic_training.optimizer.adagrad import Adagrad
 from arctic_training.optimizer.lamb import Lamb
+from arctic_training.optimizer.schedule_free import ScheduleFreeAdamW
 from arctic_training.state import Progress
 from tests.engine import small
 
@@ -57,6 +58,7 @@ OPTIMIZERS: dict[str, Any] = {
     "adagrad": lambda groups: Adagrad(groups, lr=1e-2, lr_decay=0.1, eps=1e-10),
     "nadam": lambda groups: torch.optim.NAdam(groups, lr=1e-2),
     "lamb": lambda groups: Lamb(groups, lr=1e-2, betas=(0.9, 0.999), eps=1e-6),
+    "schedule_free": lambda groups: ScheduleFreeAdamW(groups, lr=1e-2, betas=(0.9, 0.999), eps=1e-8),
 }
 
 
@@ -70,7 +72,15 @@ Layout = int | str
 """The ZeRO stage; ``"2 offloaded"``: with the optimizer on the CPU."""
 
 
-def make(layout: Layout, optimizer: str = "adamw", dtype: str = "fp32", *, seed: int = 0, **zero: Any) -> TrainedEngine:
+def make(
+    layout: Layout,
+    optimizer: str = "adamw",
+    dtype: str = "fp32",
+    *,
+    seed: int = 0,
+    clip_value: float | None = None,
+    **zero: Any,
+) -> TrainedEngine:
     stage, *offloaded = str(layout).split()
     if offloaded:
         zero["offload_optimizer"] = {"device": "cpu"}
@@ -84,6 +94,7 @@ def make(layout: Layout, optimizer: str = "adamw", dtype: str = "fp32", *, seed:
     torch_optimizer = OPTIMIZERS[optimizer.removeprefix("flat ")](groups)
     schedule = torch.optim.lr_scheduler.LambdaLR(torch_optimizer, lambda update: 1 / (1 + update))
     config = small.recipe(ROWS // process_group.world_size(), dtype, zero_optimization={"stage": int(stage), **zero})
+    config.gradient_clip_value = clip_value
     if not optimizer.startswith("flat"):
         return initialize(config, net, torch_optimizer, schedule)
     with mock.patch(

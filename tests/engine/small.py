@@ -25,6 +25,7 @@ def recipe(steps: int = 1, dtype: str = "fp32", **block: Any) -> TrainerConfig:
         micro_batch_size=1,
         gradient_accumulation_steps=steps,
         max_grad_norm=None,
+        gradient_clip_value=None,
         sequence_parallel_size=1,
         mesh=MeshConfig(),
         model=SimpleNamespace(dtype=dtype),

@@ -41,6 +41,7 @@ def factory(
         micro_batch_size=1,
         gradient_accumulation_steps=1,
         max_grad_norm=None,
+        gradient_clip_value=None,
         sequence_parallel_size=1,
         mesh=MeshConfig(),
         deepspeed=block or {},

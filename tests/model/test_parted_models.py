@@ -61,6 +61,7 @@ def train(stage: int, kind: str, reduction: str, folder: Path) -> tuple[list[flo
         micro_batch_size=1,
         gradient_accumulation_steps=1,
         max_grad_norm=None,
+        gradient_clip_value=None,
         sequence_parallel_size=1,
         mesh=MeshConfig(),
         model=SimpleNamespace(dtype="fp32"),

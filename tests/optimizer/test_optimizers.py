@@ -20,6 +20,7 @@ from arctic_training.optimizer.deepspeed_factories import CPUAdamFactory, FusedA
 from arctic_training.optimizer.factory import parameter_groups
 from arctic_training.optimizer.huggingface_factories import AdafactorFactory
 from arctic_training.optimizer.lamb import LambFactory
+from arctic_training.optimizer.schedule_free import ScheduleFreeFactory
 from arctic_training.optimizer.torch_factories import (
     AdamFactory,
     AdamWFactory,
@@ -98,6 +99,8 @@ def view(stage: int, dtype: str) -> Any:
         "sequence_parallel_size": 1,
         "mesh": MeshConfig(),
         "max_grad_norm": None,
+        "gradient_clip_value": None,
+        "callbacks": [],
     }
     return SimpleNamespace(config=SimpleNamespace(model=SimpleNamespace(dtype=dtype), deepspeed=block, **sizes))
 
@@ -158,6 +161,7 @@ WHERE: dict[Any, tuple[float, list[tuple[int, str]]]] = {
     RMSpropFactory: (3e-3, [(0, "fp32"), (2, "fp32"), (3, "bf16")]),
     AdagradFactory: (3e-2, EVERYWHERE),
     LambFactory: (1e-2, [(0, "fp32"), (0, "bf16")]),
+    ScheduleFreeFactory: (1e-2, EVERYWHERE),
 }
 
 

@@ -162,6 +162,13 @@ class CrossFieldValidation(BaseConfig):
             raise ValueError(f"{text}; raise it or lower that")
         return value
 
+    @field_validator("gradient_clip_value", check_fields=False)
+    @classmethod
+    def _check_clip_value(cls, value: float | None, info: ValidationInfo) -> float | None:
+        if value is not None and (norm := info.data.get("max_grad_norm")):
+            raise ValueError(f"{value:g} clips by value, and max_grad_norm: {norm:g} by the norm; give one of them")
+        return value
+
     @field_validator("epochs", check_fields=False)
     @classmethod
     def _check_epochs(cls, value: int, info: ValidationInfo) -> int:
@@ -187,6 +194,7 @@ class CrossFieldValidation(BaseConfig):
             dtype=model.dtype if model else "bf16",
             highest_stage=optimizer.highest_stage(model.dtype) if optimizer and model else 3,
             max_grad_norm=info.data.get("max_grad_norm"),
+            gradient_clip_value=info.data.get("gradient_clip_value"),
         )
         if problems:
             raise Problems(problems)

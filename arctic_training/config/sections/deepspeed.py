@@ -95,12 +95,14 @@ def deepspeed_problems(
     data_world: int | None = None,
     highest_stage: int = 3,
     max_grad_norm: float | None = None,
+    gradient_clip_value: float | None = None,
 ) -> list[Problem]:
     """Returns every problem of the section, their paths inside it, given the rest of the recipe.
 
     ``dtype`` is the recipe's bf16, fp16 or fp32; ``data_world`` the number of data-parallel processes, once it is
     known; ``highest_stage`` the highest ZeRO stage at which the optimizer works; ``max_grad_norm`` the recipe's own key
-    of what is ``gradient_clipping`` here; ``model_parallel_size`` that of the mesh.
+    of what is ``gradient_clipping`` here, and ``gradient_clip_value`` the one that takes its place;
+    ``model_parallel_size`` that of the mesh.
     """
     block = without_auto(block)
     problems: list[Problem] = []
@@ -126,6 +128,9 @@ def deepspeed_problems(
         problems.append(Problem(("gradient_clipping",), text))
     elif max_grad_norm is not None and "gradient_clipping" in block and clipping != max_grad_norm:
         text = f"{shown(clipping)} contradicts the recipe's max_grad_norm: {max_grad_norm:g}; remove it"
+        problems.append(Problem(("gradient_clipping",), text))
+    elif gradient_clip_value is not None and block.get("gradient_clipping"):
+        text = f"{shown(clipping)}, and the recipe's gradient_clip_value clips by value; give one of them"
         problems.append(Problem(("gradient_clipping",), text))
     return problems
 

@@ -21,6 +21,11 @@ class OptimizerConfig(ComponentConfig):
         """The fp32 numbers that the algorithm keeps for each weight at least; None: not known."""
         return None
 
+    @property
+    def is_schedule_free(self) -> bool:
+        """Whether the algorithm replaces a learning rate that falls, so that a schedule may only warm it up."""
+        return False
+
     def highest_stage(self, dtype: str) -> int:
         """Returns the highest ZeRO stage at which the algorithm is correct for weights of ``dtype``."""
         return 3

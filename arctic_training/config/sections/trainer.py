@@ -120,7 +120,10 @@ class TrainerConfig(CrossFieldValidation):
     """Micro-batches of each rank for one optimizer step."""
     max_grad_norm: HumanFloat | None = Field(default=None, ge=0)
     """Largest norm of the gradient of a step, over all weights; a larger one is scaled down to it. 0: none is. By
-    default 1, or ``deepspeed.gradient_clipping``."""
+    default 1, or ``deepspeed.gradient_clipping``, or 0 with ``gradient_clip_value``."""
+    gradient_clip_value: HumanFloat | None = Field(default=None, gt=0)
+    """Largest absolute value of an element of the gradient of a step; a larger one becomes it. In place of
+    ``max_grad_norm``."""
     sequence_parallel_size: Annotated[int, RESUME_SAFE] = Field(default=1, ge=1)
     """Consecutive ranks that share every sequence, for sequences that are too long for one: each has a part of the
     tokens, and for attention all tokens of some heads. The number of the model's heads must be a multiple of it; losses
