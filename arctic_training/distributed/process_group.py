@@ -8,7 +8,8 @@ import re
 import socket
 import sys
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any, Protocol
 
@@ -98,7 +99,8 @@ def init_process_group() -> None:
         environment.set_env_default("DS_ACCELERATOR", "cpu")  # DeepSpeed would look for others, and warn
     # Imported later, its default arguments would hold the process group beyond its end, and threads that still run in
     # it when the interpreter ends abort the process ("terminate called without an active exception") after a good run.
-    importlib.import_module("deepspeed")
+    with hidden_module("mlflow"):  # which DeepSpeed's autotuner imports for nothing: a second, and pandas
+        importlib.import_module("deepspeed")
     hook = sys.excepthook
     if _is_external:
         _store = dist.distributed_c10d._get_default_store()
@@ -112,6 +114,19 @@ def init_process_group() -> None:
         _store = PrefixStore("arctic_training", met)
         dist.init_process_group(backend, store=_store, rank=number, world_size=count, timeout=_TIMEOUT)
     sys.excepthook = hook  # torch's own puts a rank before errors of a program that knows of none
+
+
+@contextmanager
+def hidden_module(name: str) -> Iterator[None]:
+    """Lets no import of the module ``name`` succeed inside, unless it is imported already."""
+    if name in sys.modules:
+        yield
+        return
+    sys.modules[name] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        del sys.modules[name]
 
 
 def init_deepspeed() -> None:

@@ -160,3 +160,13 @@ def test_a_run_follows_the_process_group_that_there_is(tmp_path: Path) -> None:
     for rank, results in enumerate(processes.run(meet_by_a_file, 2, tmp_path)):
         run = ((rank, 2, rank, rank), [0, 1], ["rank_0.log", "rank_1.log"], True)
         assert results == {"early": (rank, 2, rank == 0), "run 0": run, "run 1": run, "sum": 3}
+
+
+def test_a_library_that_nothing_needs_is_not_imported_with_another() -> None:
+    assert "wave" not in sys.modules
+    with process_group.hidden_module("wave"), pytest.raises(ImportError):
+        import wave
+    import wave
+
+    with process_group.hidden_module("wave"):
+        assert sys.modules["wave"] is wave
