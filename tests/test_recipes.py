@@ -14,7 +14,8 @@ from tests.processes import ROOT
 from tests.tracked import tracked
 
 YAML = tracked("projects/**/*.y*ml", "docs/**/*.y*ml", "benchmarks/**/*.y*ml", "arctic_training/recipes/*.y*ml")
-RECIPES = [path for path in YAML if path.name != "figures.yaml"]  # which says what a project's recipes reach
+# figures.yaml says what a project's recipes reach, and lexers are sections that recipes extend
+RECIPES = [path for path in YAML if path.name != "figures.yaml" and path.parent.name != "lexers"]
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: str(path.relative_to(ROOT)))

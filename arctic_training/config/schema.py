@@ -107,6 +107,7 @@ def _section(config: type[BaseConfig], schema: Schema) -> Schema:
         properties[name] = {"const": neutral, "deprecated": True, "description": f"Not built: {feature}."}
     if issubclass(config, ComponentConfig):
         properties["type"] = {"type": "string"}
+    properties["extends"] = {"type": "string", "description": "Another file, whose keys this section starts from."}
     return {"type": "object", "properties": properties, "additionalProperties": False}
 
 
@@ -169,7 +170,7 @@ def _scored(sections: Mapping[type[BaseConfig], Schema]) -> Schema:
 def _trainer(cls: type[Registered], section: Schema, keys: Mapping[type[BaseConfig], str]) -> Schema:
     """Returns the schema of recipes of one trainer: its section, with the classes that it lists."""
     config = config_of(cls)
-    properties: Schema = {**section["properties"], "type": {"const": cls.name}, "extends": {"type": "string"}}
+    properties: Schema = {**section["properties"], "type": {"const": cls.name}}
     restricted: Schema = {}
     for key, field in config.model_fields.items():
         for mark in _marks(field, TrainerComponent):

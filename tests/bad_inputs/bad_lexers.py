@@ -35,6 +35,23 @@ def case(says: str | list[str], recipe: str, *, cached: bool = False, **files: A
     return Case(says, recipe=recipe, files={"rows.jsonl": problems("x3"), **rows, **small}, cached=cached)
 
 
+def in_file(
+    says: str,
+    ranges: str = RANGE,
+    *,
+    more: str = "",
+    answer: str = "x3",
+    name: str = "lexer.yaml",
+    text: str = "",
+    cached: bool = False,
+) -> Case:
+    """A recipe whose vocabulary is in a file, with the range on line 3."""
+    recipe = lexer().partition("tokenizer:")[0] + f"tokenizer: {{extends: {name}}}\ndata: {{sources: [rows.jsonl]}}\n"
+    section = text or f"type: lexer\nvocab:\n  range: {{{ranges}}}\n  misc: ['+', '=']\n{more}"
+    files = {"rows.jsonl": problems(answer), "small/config.json": json.dumps(CONFIG), "lexer.yaml": section}
+    return Case(says, recipe=recipe, files=files, cached=cached)
+
+
 def problems(answer: str) -> str:
     return lines(*({"problem": "x1 + x2", "answer": answer} for _ in range(8)))
 
@@ -96,4 +113,20 @@ CASES: dict[str, Case] = {
         "model.resize_vocabulary: true for rows with random weights",
         lexer("x: [x, 0, 99]"),
     ),
+    "a lexer file with a range from the end": in_file(
+        "lexer.yaml:3:11: tokenizer.vocab.range.x: ['x', 9, 0]: min is above max", "x: [x, 9, 0]"
+    ),
+    "a lexer file with a key that no lexer has": in_file(
+        "lexer.yaml:5:1: tokenizer.strickt: unknown; did you mean 'strict'?", more="strickt: false\n"
+    ),
+    "tokens outside the vocabulary of a lexer file": in_file(
+        "lexer.yaml:2:1: tokenizer.vocab: 1 token of the data is not in the vocabulary: 'y' (first in rows.jsonl:1); "
+        "add them to tokenizer.vocab, or set tokenizer.strict: false",
+        answer="y",
+        cached=True,
+    ),
+    "a lexer file that is not there": in_file(
+        "recipe.yaml:2:22: tokenizer.extends: lexers.yaml: no such file", name="lexers.yaml"
+    ),
+    "a lexer file that is a list": in_file("lexer.yaml:1:1: the section is a list; expected a mapping", text="- x\n"),
 }

@@ -1,6 +1,7 @@
 """Bases merge, overrides win, references resolve, and where a value comes from stays known."""
 
 import os
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -66,6 +67,23 @@ def test_one_base_may_be_reached_twice_from_different_recipes(here: Path) -> Non
     write("base.yaml", yaml.safe_dump(SMALL))
     write("a.yaml", "extends: base.yaml\n")
     assert get_config(write("b.yaml", "extends: a.yaml\n")).type == "sft"
+
+
+def test_a_section_may_begin_in_a_file(here: Path) -> None:
+    write("lib/words.yaml", "extends: deeper/plus.yaml\nvocab: {range: {x: [x, 0, 2]}}\n")
+    write(
+        "lib/deeper/plus.yaml", "type: lexer\nstrict: false\nvocab: {range: {x: [y, 0, 2], n: ['', 0, 9]}, misc: [+]}\n"
+    )
+    write("base.yaml", yaml.safe_dump(SMALL | {"tokenizer": {"extends": "lib/words.yaml"}}))
+    recipe = write(
+        "mine/recipe.yaml", "extends: ../base.yaml\ntokenizer: {strict: true}\ndata: {sources: [{extends: s.yaml}]}\n"
+    )
+    write("mine/s.yaml", "name_or_path: a/b\n")
+    config = get_config(recipe, ["tokenizer.vocab.misc.0='-'"])
+    assert config.dump()["tokenizer"]["vocab"] == {"range": {"x": ["x", 0, 2], "n": ["", 0, 9]}, "misc": ["-"]}
+    assert config.dump()["tokenizer"]["strict"] is True
+    assert config.dump()["data"]["sources"][0]["name_or_path"] == "a/b"
+    assert re.search(r"name_or_path: a/b +# .*s.yaml:1:15", show(config)) and "plus.yaml:3:" in show(config)
 
 
 def test_a_learning_rate_takes_the_place_of_the_bases(here: Path) -> None:

@@ -1,5 +1,6 @@
-"""Reads a recipe file and the files that it extends."""
+"""Reads a recipe file and the files that it, or a section in it, extends."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from arctic_training.config.checks.files import invalid_path, outside_root
@@ -8,31 +9,50 @@ from arctic_training.config.recipe.yaml_reader import MAX_CHARACTERS, read_yaml
 from arctic_training.errors.types import RecipeError
 
 
-def read_recipe_file(path: Path, trail: tuple[Path, ...] = ()) -> Node:
-    """Returns the recipe at ``path``, merged over the one that its ``extends`` names, and so on.
+def read_recipe_file(path: Path) -> Node:
+    """Returns the recipe at ``path``, every mapping in it merged over the file that its ``extends`` names, and so on.
 
-    ``trail`` are the files that extend it. Raises `RecipeError`.
+    Raises `RecipeError`.
     """
-    tree = read_yaml(_text(path), str(path))
-    extends = tree.step("extends")
+    return _read(path, (path,), "recipe")
+
+
+def _read(path: Path, files: tuple[Path, ...], subject: str) -> Node:
+    """Returns the content of ``path``, the last of ``files``, each of which extends the next."""
+    return _extended(read_yaml(_text(path), str(path), subject), files, "")
+
+
+def _extended(node: Node, files: tuple[Path, ...], above: str) -> Node:
+    """Returns ``node`` of the last of ``files`` with its mappings merged; ``above`` leads to its keys."""
+    if isinstance(node.value, list):
+        items = [_extended(one, files, f"{above}{number}.") for number, one in enumerate(node.value)]
+        return replace(node, value=items)
+    if not isinstance(node.value, dict):
+        return node
+    entries = {key: _extended(one, files, f"{above}{key}.") for key, one in node.value.items() if key != "extends"}
+    own = replace(node, value=entries)
+    extends = node.step("extends")
     if extends is None:
-        return tree
-    assert isinstance(tree.value, dict)
-    own = Node({key: one for key, one in tree.value.items() if key != "extends"}, tree.origin, tree.key)
-    place = extends.place()
+        return own
+    base = _base(extends, files, f"{extends.place()}: {above}extends")
+    return merge(_read(base, (*files, base), "section" if above else "recipe"), own)
+
+
+def _base(extends: Node, files: tuple[Path, ...], where: str) -> Path:
+    """Returns the file that ``extends`` names, relative to the last of ``files``. Raises `RecipeError`."""
     if not isinstance(extends.value, str) or not extends.value:
-        raise RecipeError(f"{place}: extends: expected the name of one other recipe file")
+        raise RecipeError(f"{where}: expected the name of one other recipe file")
     if "${" in extends.value:
-        raise RecipeError(f"{place}: extends: cannot be a reference; files are read before references are resolved")
-    if problem := invalid_path(extends.value) or outside_root(path.parent / extends.value):
-        raise RecipeError(f"{place}: extends: {problem}")
-    base, files = path.parent / extends.value, (*trail, path)
+        raise RecipeError(f"{where}: cannot be a reference; files are read before references are resolved")
+    base = files[-1].parent / extends.value
+    if problem := invalid_path(extends.value) or outside_root(base):
+        raise RecipeError(f"{where}: {problem}")
     if base.resolve() in [one.resolve() for one in files]:
         circle = " -> ".join(str(one) for one in (*files, base))
-        raise RecipeError(f"{place}: extends: the recipes extend one another in a circle: {circle}")
+        raise RecipeError(f"{where}: the recipes extend one another in a circle: {circle}")
     if not base.exists():
-        raise RecipeError(f"{place}: extends: {base}: no such file")
-    return merge(read_recipe_file(base, files), own)
+        raise RecipeError(f"{where}: {base}: no such file")
+    return base
 
 
 def _text(path: Path) -> str:

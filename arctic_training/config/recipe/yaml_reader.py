@@ -40,14 +40,19 @@ def scalar(text: str) -> bool | int | float | str | None:
     return float(text) if _FLOAT.fullmatch(text) else text
 
 
-def read_yaml(text: str, source: str) -> Node:
-    """Returns the mapping in ``text``. Raises `RecipeError`, whose lines name ``source``, line and column."""
+def read_yaml(text: str, source: str, subject: str = "recipe") -> Node:
+    """Returns the mapping in ``text``, which is a recipe or a section of one.
+
+    Raises `RecipeError`, whose lines name ``source``, line and column.
+    """
     tree = _Composer(text, Origin(source, 1, 1)).document()
     if tree is None or tree.value is None:
-        raise RecipeError(f"{source}: the recipe is empty; it needs at least a model and data")
+        needs = "; it needs at least a model and data" if subject == "recipe" else ""
+        raise RecipeError(f"{source}: the {subject} is empty{needs}")
     if not isinstance(tree.value, dict):
         what = "a list" if isinstance(tree.value, list) else "a single value"
-        raise RecipeError(f"{tree.origin}: the recipe is {what}; expected a mapping, such as `type: sft`")
+        such = ", such as `type: sft`" if subject == "recipe" else ""
+        raise RecipeError(f"{tree.origin}: the {subject} is {what}; expected a mapping{such}")
     return tree
 
 
