@@ -34,7 +34,7 @@ from arctic_training.registry import numbered
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-_ROW = ("sample", "problem", "generated", "reference")
+_ROW = ("sample", "problem", "generated", "reference", "correct")
 """The keys of a saved completion beside its scores."""
 
 
@@ -52,8 +52,9 @@ class GenerateConfig(GenerationKeys):
     retries: int = Field(default=2, ge=0)
     """How often a scorer that raises is called again, after 1, 2, 4, ... seconds. Then the run saves and ends."""
     save: bool = True
-    """Write every completion to ``generations/<evaluation set>`` of the run folder, as JSON lines; those of a second
-    evaluator to ``generations#2``."""
+    """Write every completion to ``generations/<evaluation set>`` of the run folder, as JSON lines: ``problem``,
+    ``generated``, ``reference``, ``correct``, which says whether the first scorer gives 1, and every score; those of a
+    second evaluator to ``generations#2``."""
 
     @field_validator("scorers", mode="before")
     @classmethod
@@ -182,7 +183,9 @@ class GenerateEvaluator(Evaluator[GenerateConfig]):
             except Exception as error:
                 cause = f"{what} fails for the completion {short_repr(text)} of {where}"
                 raise ScoringError(f"{cause}:\n{user_traceback(error) or repr(error)}") from error
-        return {"problem": problem, "generated": text, "reference": reference, **scores}
+        first = next(iter(scores.values()), None)
+        correct = None if first is None else first >= 1
+        return {"problem": problem, "generated": text, "reference": reference, "correct": correct, **scores}
 
     def _mean_scores(self, rows: Sequence[Mapping[str, Any]], name: str) -> dict[str, float]:
         judged = [[row[scorer] for row in rows if row[scorer] is not None] for scorer in self.scorers]

@@ -145,6 +145,7 @@ drawCharts();
 // ---- samples
 
 const PROMPTS = ["problem", "prompt"], OUTPUTS = ["generated", "completion"];
+const NOT_DRAWN = ["sample", "correct"];  // of a row: its number, and what the first score tells too
 let shown = 30;
 
 function scores(row) {
@@ -205,14 +206,13 @@ function block(key, text) {
 function side(row, other, withPrompt) {
   const box = element("div");
   if (!row) return box;
-  const known = [...PROMPTS, ...OUTPUTS, "reference", "sample"];
   for (const [key, value] of Object.entries(row)) {
     const repeated = !withPrompt && (PROMPTS.includes(key) || key === "reference");
-    if (typeof value === "number" || value === null || key === "sample" || repeated) continue;
+    if (typeof value === "number" || value === null || NOT_DRAWN.includes(key) || repeated) continue;
     box.append(...block(key, typeof value === "string" ? value : JSON.stringify(value)));
   }
   for (const [key, value] of Object.entries(row)) {
-    if (key === "sample" || !(typeof value === "number" || value === null)) continue;
+    if (NOT_DRAWN.includes(key) || !(typeof value === "number" || value === null)) continue;
     const before = other && typeof other[key] === "number" ? other[key] : null;
     const change = before === null || value === null || value === before ? "" : value > before ? " rose" : " fell";
     box.append(element("span", { className: `score${change}`, textContent: `${key} ${written(value)}` }));

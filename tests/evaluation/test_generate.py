@@ -80,6 +80,7 @@ def test_answers_are_those_of_a_plain_greedy_loop_one_by_one(tiny_model: Path, t
     assert [row["generated"] for row in kept] == completions
     assert [row["sample"] for row in kept] == [1, 2, 3, 4]
     assert [row["exact_match"] for row in kept] == [1, 1, 1, 0]
+    assert [row["correct"] for row in kept] == [True, True, True, False]
     assert kept[3]["reference"] == "not this"
     assert "<|im_start|>user\ntwo three four<|im_end|>" in kept[1]["problem"]
 
