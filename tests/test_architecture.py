@@ -30,7 +30,7 @@ FLOORS = [
     ],
     ["registry", "state", "logging", "distributed.report"],
     ["config", "metrics"],
-    ["callback.hooks", "tracker", "engine", "distributed.watchdog"],
+    ["callback.hooks", "tracker", "engine", "distributed.watchdog", "symbolic"],
     ["component", "generation", "distributed.sequence_parallel", "reward", "evaluation", "callback"],
     ["tokenizer", "data", "model", "optimizer", "scheduler", "checkpoint"],
     ["trainer"],
@@ -63,7 +63,7 @@ TRAINER = [
 # the sub-rooms of a room, lowest first
 SUB_ROOMS = {
     "config": ["checks", "recipe", "sections", "get_config", "show", "starter", "schema", "migration"],
-    "data": ["formats", "sources", "tokenization", "preparation", "batching", "preview", "factories"],
+    "data": ["formats", "transforms", "sources", "tokenization", "preparation", "batching", "preview", "factories"],
 }
 # what the others on its floor have in common; it stands lowest there
 SHARED = ("component", "generation", "callback.hooks", "distributed.heartbeat", "distributed.environment")

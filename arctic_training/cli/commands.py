@@ -29,6 +29,7 @@ COMMANDS = {
     "plan": Command("plan", "tell what a run takes, and what would make it fit"),
     "chat": Command("chat", "talk with a saved model"),
     "generate": Command("generate", "complete prompts with a saved model"),
+    "generate-data": Command("generate_data", "write the problems of a recipe's generators to files"),
     "evaluate": Command("evaluate", "measure a saved model by a recipe, without training"),
     "export": Command("export", "write a saved model for use elsewhere; merge its adapter"),
     "report": Command("report", "write a page about runs: curves, samples, differences"),

@@ -24,6 +24,8 @@ SECTIONS = [
     ("model", "model_factory"),
     ("data", "data_factory"),
     ("data.sources", "data_source"),
+    ("data.sources.task", "generator"),
+    ("data.sources.transforms", "row_transform"),
     ("tokenizer", "tokenizer_factory"),
     ("optimizer", "optimizer_factory"),
     ("scheduler", "scheduler_factory"),

@@ -1,11 +1,13 @@
 """The sections of the data and of their sources: the keys that all of them have."""
 
+from collections.abc import Sequence
 from typing import Annotated
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializeAsAny, field_validator, model_validator
 
 from arctic_training.config.sections.base import ComponentConfig
 from arctic_training.config.sections.changes import RESUME_SAFE
+from arctic_training.config.sections.component import AnyComponent, each, parse_component
 from arctic_training.config.sections.types import HumanFloat, HumanInt
 
 
@@ -47,6 +49,21 @@ class DataSourceConfig(ComponentConfig):
     """Seed of the sampling of rows."""
     process: bool = True
     """Whether the data factory tokenizes the rows; false for a source whose rows are tokens already."""
+    transforms: Annotated[list[SerializeAsAny[ComponentConfig]], AnyComponent("row_transform")] = []
+    """What changes each row before it is tokenized: names or sections, applied in their order."""
+
+    @property
+    def display_name(self) -> str:
+        """The name of the source in messages, and of its evaluation set in metrics."""
+        return str(getattr(self, "name_or_path", None) or self.type)
+
+    def check_beside(self, others: Sequence["DataSourceConfig"]) -> None:
+        """Raises ValueError where it contradicts other sources of the recipe; here nothing does."""
+
+    @field_validator("transforms", mode="before")
+    @classmethod
+    def _read_transforms(cls, value: object) -> list[ComponentConfig]:
+        return each(value, lambda one: parse_component("row_transform", one))
 
     @model_validator(mode="after")
     def _one_amount(self) -> "DataSourceConfig":

@@ -40,7 +40,7 @@ def evaluation_names(sources: Sequence[DataSourceConfig]) -> list[str]:
     """Returns the name of each evaluation set in metrics: ``eval`` when there is one, else the sources' own names."""
     if len(sources) == 1:
         return ["eval"]
-    own = [Path(str(getattr(source, "name_or_path", source.type))).name for source in sources]
+    own = [Path(source.display_name).name for source in sources]
     return numbered(re.sub(r"[^\w.-]+", "_", _EXTENSION.sub("", name)).strip("_") or "eval" for name in own)
 
 
@@ -128,6 +128,9 @@ class SourcedDataConfig(DataConfig):
         weights = [source.weight is not None for source in self.sources]
         if any(weights) and not all(weights):
             raise ValueError("sources: all of them have a weight, or none has")
+        sources = [*self.sources, *self.eval_sources]
+        for source in sources:
+            source.check_beside(sources)
         return self
 
 

@@ -24,7 +24,7 @@ from arctic_training.data.preparation.load_rows import load_rows
 from arctic_training.data.preparation.map_rows import Encode, map_rows
 from arctic_training.data.preparation.samples import Sample, SampleList, Samples
 from arctic_training.data.preparation.unknown_tokens import UnknownTokenReport, strict_unk_id
-from arctic_training.data.sources import files, huggingface, instruct, text  # noqa: F401
+from arctic_training.data.sources import files, generator, huggingface, instruct, text  # noqa: F401
 from arctic_training.data.sources.base import DataSource
 from arctic_training.data.sources.passed import PassedSource
 from arctic_training.distributed import collectives, process_group
@@ -255,7 +255,7 @@ class SourcedDataFactory(DataFactory[C]):
                 "tokenizer_settings": self.trainer.config.tokenizer.model_dump(mode="json"),
                 "strict_unk_id": strict_unk_id(self.tokenizer),
                 "prompts": self.encodes_prompts,
-                "code": cache.code_fingerprint([type(self), *(type(source) for source in sources)]),
+                "code": cache.code_fingerprint([type(self), *(cls for source in sources for cls in source.classes)]),
                 "libraries": cache.library_versions(),
             }
         )

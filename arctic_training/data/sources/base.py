@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from arctic_training.callback.hooks import Hooked, hook
 from arctic_training.config.sections.data import DataSourceConfig
 from arctic_training.data.formats.remarks import Remarks
+from arctic_training.data.sources.transformed import transform_rows
+from arctic_training.data.transforms.base import create_transforms
 from arctic_training.registry import Registered
 
 if TYPE_CHECKING:
@@ -21,17 +23,29 @@ class DataSource(Registered, Hooked, ABC, kind="data_source"):
         """``data_factory`` is the factory that reads the source; None where there is none."""
         self.data_factory = data_factory
         self.config = config
+        self.transforms = create_transforms(config.transforms)
         self.remarks: Remarks = {}
         """The remarks made while its rows were loaded."""
 
     def __call__(self, split: str) -> "Dataset | IterableDataset":
-        """Returns the rows of ``split`` ("train" or "eval"), or of the recipe's own split. Raises `DataError`."""
-        return self.load(self.config, self.config.split or split)
+        """Returns the rows of ``split`` ("train" or "eval"), or of the recipe's own split, after its transforms.
+
+        Raises `DataError`.
+        """
+        rows = self.load(self.config, self.config.split or split)
+        if not self.transforms:
+            return rows
+        return transform_rows(rows, self.transforms, getattr(self.data_factory, "cache_folder", None))
 
     @hook("load")
     @abstractmethod
     def load(self, config: Any, split: str) -> "Dataset | IterableDataset":
         """Returns a `datasets.Dataset`, or an `IterableDataset` for a stream. Raises `DataError`."""
+
+    @property
+    def classes(self) -> list[type]:
+        """The classes whose code its rows depend on: its own and those of its transforms."""
+        return [type(one) for one in (self, *self.transforms)]
 
     def fingerprint(self, split: str) -> str | None:
         """Returns a digest of the rows, found without loading them; None: that of the loaded rows is used."""
@@ -43,4 +57,4 @@ class DataSource(Registered, Hooked, ABC, kind="data_source"):
 
     def __str__(self) -> str:
         """Returns the name of this source in messages."""
-        return str(getattr(self.config, "name_or_path", None) or self.name)
+        return self.config.display_name or self.name
