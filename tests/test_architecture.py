@@ -96,7 +96,18 @@ ANY = {
 }
 
 
-SLOW = {"deepspeed", "transformers", "datasets", "peft", "pandas", "pyarrow", "liger_kernel", "torchmetrics", "zuko"}
+SLOW = {
+    "deepspeed",
+    "transformers",
+    "datasets",
+    "peft",
+    "pandas",
+    "pyarrow",
+    "liger_kernel",
+    "torchmetrics",
+    "zuko",
+    "diffusers",
+}
 
 
 def dotted(path: Path) -> str:
