@@ -29,6 +29,7 @@ _PUBLIC = {
     "DataSource": "data.sources.base",
     "DataSourceConfig": "config.sections.data",
     "DeepSpeedCheckpointEngine": "checkpoint.deepspeed",
+    "DiffusionTrainer": "objectives.diffusion",
     "DistillTrainer": "objectives.distill",
     "EMA": "callback.ema",
     "EmbeddingTrainer": "objectives.embedding",

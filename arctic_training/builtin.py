@@ -37,6 +37,7 @@ _MODULES = (
     "objectives.autoregressive",
     "objectives.causal",
     "objectives.classifier",
+    "objectives.diffusion",
     "objectives.distill",
     "objectives.dpo",
     "objectives.embedding",

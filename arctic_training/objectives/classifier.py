@@ -1,7 +1,6 @@
 """Classifiers: of texts, of the words of a text, and of anything that is a tensor."""
 
 from abc import abstractmethod
-from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -139,10 +138,7 @@ class TensorClassifierTrainer(BaseClassifier, TensorTrainer):
         """Raises `DataError` for data without these columns, or with labels that the network has no output for."""
         super().check()
         classes = getattr(self.config.model, "outputs", 0) or len(self.config.class_weights)
-        for name, loader in {"data.sources": self.train_loader, **self.eval_loaders}.items():
-            columns: Mapping[str, Tensor] = getattr(loader, "dataset", {})
-            if lacking := [key for key in ("rows", "labels") if key not in columns]:
-                raise DataError(f"{name}: no column {lacking[0]}; there are {', '.join(columns)}")
+        for name, columns in self.tables("rows", "labels").items():
             labels = columns["labels"]
             if not labels.dtype.is_signed:
                 raise DataError(f"{name}: labels are {labels.dtype}, which cannot hold -100 for no label; give int64")

@@ -181,10 +181,18 @@ def _density(folder: Path, model: dict[str, Any]) -> Recipe:
     return {name: settings[name] for name in ("data", "optimizer", "micro_batch_size")} | {"model": model}
 
 
+def diffusion(folder: Path) -> Recipe:
+    settings = tensor_classifier(folder)
+    model = {"type": "time_mlp", "sizes": [2, 8, 2], "time_size": 4, "num_labels": 3, "dropout": 0.1}
+    options = {"prediction": "v", "timesteps": 20, "sampling_steps": 4, "label_dropout": 0.2}
+    return {**settings, **options, "model": model, "callbacks": [{"type": "ema", "decay": 0.9}]}
+
+
 CASES: dict[str, Callable[[Path], Recipe]] = {
     "autoregressive": autoregressive,
     "causal": causal,
     "classifier": classifier,
+    "diffusion": diffusion,
     "distill": distill,
     "dpo": dpo,
     "embedding": embedding,
