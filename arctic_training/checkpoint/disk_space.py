@@ -7,7 +7,7 @@ from arctic_training.checkpoint import folder as disk
 from arctic_training.checkpoint.checkpointer import Checkpointer
 from arctic_training.config.sections.checkpoint import CheckpointConfig
 from arctic_training.distributed import process_group
-from arctic_training.engine.deepspeed_internals import full_numel
+from arctic_training.engine.deepspeed_internals import full_shape
 from arctic_training.engine.engine import TrainedEngine
 from arctic_training.logging import logger
 
@@ -45,7 +45,7 @@ def estimate(checkpointer: Checkpointer[CheckpointConfig]) -> int:
         if not isinstance(trained, TrainedEngine):
             continue
         for parameter in trained.module.parameters():
-            count, width = full_numel(parameter), parameter.element_size()
+            count, width = full_shape(parameter).numel(), parameter.element_size()
             total += count * width
             if checkpointer.resumable and parameter.requires_grad:
                 total += count * (_MOMENT_BYTES + (_MASTER_BYTES if width < _MASTER_BYTES else 0))

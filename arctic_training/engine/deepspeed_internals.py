@@ -59,11 +59,6 @@ def full_shape(parameter: torch.Tensor) -> torch.Size:
     return getattr(parameter, "ds_shape", parameter.shape)
 
 
-def full_numel(parameter: torch.Tensor) -> int:
-    """Returns the number of elements of the parameter when it is gathered."""
-    return full_shape(parameter).numel()
-
-
 def local_tensor(parameter: torch.Tensor) -> torch.Tensor:
     """Returns what this rank holds: at stage 3 its shard of the flat parameter, [padded shard], else the parameter."""
     tensor: torch.Tensor = getattr(parameter, "ds_tensor", parameter)
@@ -86,7 +81,7 @@ def master_padding(optimizer: "DeepSpeedOptimizer") -> Iterator[torch.Tensor]:
 
 
 def _unpadded(parameter: Any) -> int:
-    numel, size = full_numel(parameter), int(parameter.ds_tensor.ds_numel)
+    numel, size = full_shape(parameter).numel(), int(parameter.ds_tensor.ds_numel)
     return min(max(numel - process_group.rank() * size, 0), size)
 
 

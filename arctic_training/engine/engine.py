@@ -238,7 +238,7 @@ def model_size(model: torch.nn.Module) -> ModelSize:
     config = getattr(model, "config", None)
     text = getattr(config, "text_config", None) or config
     hidden = getattr(text, "hidden_size", None)
-    count = sum(internals.full_numel(parameter) for parameter in model.parameters())
+    count = sum(internals.full_shape(parameter).numel() for parameter in model.parameters())
     return ModelSize(hidden if isinstance(hidden, int) else None, count)
 
 
