@@ -188,6 +188,31 @@ def end_prefetch(deepspeed: "DeepSpeedEngine") -> None:
         deepspeed.optimizer.empty_partition_cache()
 
 
+def mark_gathered_at_once(module: torch.nn.Module) -> None:
+    """Marks a leaf module of ZeRO stage 3 for `reduce_whole_gradients`."""
+    module.gathered_at_once = True  # type: ignore[assignment]
+
+
+def reduce_whole_gradients(optimizer: "DeepSpeedOptimizer") -> None:
+    """Has stage 3 reduce the gradient of a parameter in a marked module when it is whole, like that of any other.
+
+    The gradients of a leaf module are reduced when that of its input is known: too early where the input has none, and
+    twice where the module is called twice before the backward pass.
+    """
+    parameters = [one for group in getattr(optimizer, "fp16_groups", ()) for one in group]
+    leaves = [getattr(one, "ds_z3_leaf_module", None) for one in parameters]
+    marked = [one for one, leaf in zip(parameters, leaves, strict=True) if getattr(leaf, "gathered_at_once", False)]
+    if not marked:
+        return
+    for hooks in (optimizer._grad_acc_hooks, optimizer._leaf_module_hooks):
+        for hook in hooks:
+            hook.remove()
+        hooks.clear()
+    for one in marked:
+        del one.ds_z3_leaf_module
+    optimizer.create_reduce_and_remove_grad_hooks()
+
+
 def counters(deepspeed: "DeepSpeedEngine") -> dict[str, int]:
     """Returns the engine's counts of steps, micro-batches and samples, by attribute."""
     return {name: getattr(deepspeed, name) for name in _COUNTERS}

@@ -266,6 +266,7 @@ def _initialize(
             model=model, optimizer=optimizer, lr_scheduler=scheduler, config=ds_config, dist_init_required=False
         )
     _clear_padding(engine)
+    internals.reduce_whole_gradients(engine.optimizer)
     return engine
 
 

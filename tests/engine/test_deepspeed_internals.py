@@ -52,6 +52,10 @@ SOURCES = {
     "runtime.fp16.loss_scaler:DynamicLossScaler": [
         *("cur_scale", "cur_iter", "last_overflow_iter", "cur_hysteresis", "min_scale", "raise_error_at_min_scale")
     ],
+    "runtime.zero.stage3:DeepSpeedZeroOptimizer_Stage3": [
+        *("_grad_acc_hooks", "_leaf_module_hooks", "create_reduce_and_remove_grad_hooks")
+    ],
+    "runtime.zero.parameter_offload:DeepSpeedZeRoOffload": ["ds_z3_leaf_module"],
     "runtime.engine:DeepSpeedEngine": ["clip_fp32_gradients", "_global_grad_norm"],
 }
 """By class, what no engine on a CPU shows: it stands in the source."""
