@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import torch
 from torch import nn
 
+from arctic_training.model.kept_activations import Recomputation
 from arctic_training.model.memory_estimate import Layout, _kept_by_config
 from tests.processes import ROOT
 
@@ -39,7 +40,8 @@ def test_the_tables_of_activations_are_what_the_estimate_gives() -> None:
         model.weight = nn.Parameter(torch.empty(0, dtype=torch.bfloat16))
         kept = _kept_by_config(model)
         assert kept is not None
-        sizes = [kept.bytes(tokens, checkpointed=again) for again in (False, True) for tokens in (8192, 32768)]
+        ways = [Recomputation(), Recomputation(layers=True), Recomputation(layers=True, offloads=True, tile=width)]
+        sizes = [way.kept(kept, tokens) for way in ways for tokens in (8192, 32768)]
         assert cells == [gibibytes(size) for size in sizes]
 
 

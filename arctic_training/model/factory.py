@@ -11,6 +11,7 @@ from arctic_training.component import Factory
 from arctic_training.config.sections.base import ComponentConfig
 from arctic_training.config.sections.model import ModelConfig
 from arctic_training.engine.engine import Engine
+from arctic_training.model.kept_activations import Recomputation
 from arctic_training.model.transforms.base import ModelTransform
 
 if TYPE_CHECKING:
@@ -42,6 +43,11 @@ class ModelFactory(Factory[C, nn.Module], kind="model_factory"):
     def checkpoints_activations(self) -> bool | None:
         """Whether the layers are computed again for the gradient; None where the memory they take decides it."""
         return False
+
+    @property
+    def recomputation(self) -> Recomputation:
+        """What is computed again for the gradient, as far as the recipe says it."""
+        return Recomputation()
 
     def check(self) -> None:
         """Raises `ModelError` for problems that are known before the tokenizer is made and data are prepared."""

@@ -17,8 +17,8 @@ from arctic_training.model import attention
 from arctic_training.model.pretrained_adapter import base_of, is_adapter
 from arctic_training.model.tasks import TASKS, TaskName
 
-FLASH_ATTENTION = ("flash_attention_2", "flash_attention_3")
-"""Implementations whose place attention per document takes where processes share sequences."""
+SHARED_AS_DOCUMENTS = ("flash_attention_2", "flash_attention_3", "sdpa")
+"""Implementations in whose place processes that share sequences have attention per document, to the same numbers."""
 
 
 class HFModelConfig(ModelConfig):
@@ -44,14 +44,15 @@ class HFModelConfig(ModelConfig):
     attn_implementation: str = "auto"
     """``documents`` (no mask; samples packed into a row do not see each other), sdpa, eager, flash_attention_2,
     flash_attention_3 or flex_attention. ``auto`` is documents where the model's attention is plain and causal, and so
-    are flash_attention_2 and 3 where processes share sequences."""
+    are sdpa, flash_attention_2 and 3 where processes share sequences."""
     trust_remote_code: bool = False
     """Run the Python code in the model's folder."""
     resize_vocabulary: bool = False
     """Add rows with random weights for tokens of the tokenizer that the model has no row for; otherwise refuse them."""
-    activation_checkpointing: Annotated[bool | Literal["auto"], RESUME_SAFE] = "auto"
+    activation_checkpointing: Annotated[bool | Literal["auto", "selective"], RESUME_SAFE] = "auto"
     """Recompute the activations inside the layers for the gradient, rather than keep them: less memory, a third more
-    time. ``auto``: where by an estimate they would not fit in the GPU's memory."""
+    time. ``selective`` keeps what linear layers and attention return, and recomputes the rest. ``auto``: where by an
+    estimate they would not fit in the GPU's memory."""
     disable_activation_checkpoint: Annotated[bool | None, RESUME_SAFE] = None
     """ArcticTraining's name for the opposite of ``activation_checkpointing``; false leaves it to the estimate."""
     compile: bool = False
@@ -64,8 +65,16 @@ class HFModelConfig(ModelConfig):
     not_built = MODEL
 
     @property
+    def has_layers(self) -> bool:
+        return True
+
+    @property
+    def keeps_activations(self) -> bool:
+        return bool(self.disable_activation_checkpoint) or self.activation_checkpointing is False
+
+    @property
     def unshareable(self) -> str:
-        fits = self.attn_implementation in ("auto", attention.NAME, *FLASH_ATTENTION)
+        fits = self.attn_implementation in ("auto", attention.NAME, *SHARED_AS_DOCUMENTS)
         return "" if fits else "processes share attention per document only; give model.attn_implementation: auto"
 
     @property
@@ -122,6 +131,15 @@ class HFModelConfig(ModelConfig):
 
     @model_validator(mode="after")
     def _one_checkpointing_key(self) -> "HFModelConfig":
-        if self.disable_activation_checkpoint and self.activation_checkpointing is True:
+        if self.disable_activation_checkpoint and self.activation_checkpointing in (True, "selective"):
             raise ValueError("disable_activation_checkpoint and activation_checkpointing contradict each other")
+        return self
+
+    @model_validator(mode="after")
+    def _check_selective(self) -> "HFModelConfig":
+        listed = {one.type: one for one in self.transforms}
+        selective = getattr(listed.get("activation_checkpointing"), "selective", False)
+        if (selective or self.activation_checkpointing == "selective") and (self.compile or "compile" in listed):
+            text = "a compiled layer is one operation, of which nothing can be kept; give true, or remove compile"
+            raise ValueError(f"activation_checkpointing: selective, and {text}")
         return self

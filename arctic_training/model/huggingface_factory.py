@@ -28,21 +28,20 @@ from arctic_training.model.checks.recipe_fit import (
     check_pad_token,
     check_sequence_parallel,
 )
+from arctic_training.model.checks.tiling import check_tiling
 from arctic_training.model.factory import ModelFactory
-from arctic_training.model.huggingface_config import FLASH_ATTENTION, HFModelConfig
+from arctic_training.model.huggingface_config import SHARED_AS_DOCUMENTS, HFModelConfig
+from arctic_training.model.kept_activations import Recomputation
+from arctic_training.model.layer_settings import checkpoints_activations, layer_transforms, recomputation_of
 from arctic_training.model.memory_estimate import USABLE_SHARE, Batch, footprint, layout_of, tokens_at_once
 from arctic_training.model.pretrained import Pretrained
 from arctic_training.model.pretrained_adapter import PretrainedAdapter, is_adapter
 from arctic_training.model.tasks import TASKS, Task, require_labels, set_labels, task_of
 from arctic_training.model.transformers_internals import model_class_of
 from arctic_training.model.transforms.base import ModelTransform
-from arctic_training.model.transforms.builtin import (
-    ActivationCheckpointing,
-    ActivationCheckpointingConfig,
-    Compile,
-    CompileConfig,
-)
+from arctic_training.model.transforms.compile import Compile
 from arctic_training.model.transforms.peft import PeftConfig, PeftTransform
+from arctic_training.model.transforms.tiled_mlp import tileable_mlps
 from arctic_training.model.vocabulary import fit_vocabulary, warn_about_untrained_rows
 
 if TYPE_CHECKING:
@@ -91,10 +90,15 @@ class HFModelFactory(ModelFactory[HFModelConfig]):
         text = config.get_text_config()
         max_positions = getattr(text, "max_position_embeddings", None) or getattr(text, "n_positions", None)
         with self.pretrained.named_in_errors():
-            checkpointed = self.checkpoints_activations is not False
-            check_gpu_memory(model, self.trainer, self.config, self._deepspeed, checkpointed=checkpointed)
+            batch = Batch(0, self.recomputation)
+            least = batch.checkpointed() if self.checkpoints_activations is None else batch
+            check_gpu_memory(model, self.trainer, self.config, self._deepspeed, least)
         if (size := self.trainer.config.mesh.model) > 1 and (problem := tensor_parallel.problem(model, size)):
             raise ModelError(f"mesh.model: {problem}")
+        if self.recomputation.tile and size > 1:
+            raise ModelError("tiled_mlp_compute: true, and mesh.model divides the MLPs; remove one of them")
+        if self.recomputation.tile:
+            tileable_mlps(model)
         for key in ("max_length", "max_source_length"):
             check_positions(model, getattr(self.trainer.config.data, key, None), max_positions, key=f"data.{key}")
         self.meta_model = model
@@ -106,10 +110,14 @@ class HFModelFactory(ModelFactory[HFModelConfig]):
 
     @property
     def checkpoints_activations(self) -> bool | None:
-        section = self.config
-        if section.disable_activation_checkpoint or isinstance(section.activation_checkpointing, bool):
-            return section.activation_checkpointing is True
-        return True if ActivationCheckpointing.name in {one.type for one in section.transforms} else None
+        return checkpoints_activations(self.config, self.trainer.config)
+
+    @property
+    def recomputation(self) -> Recomputation:
+        def width() -> int:
+            return int(getattr(self._read_config()[0].get_text_config(), "hidden_size", 1))
+
+        return recomputation_of(self.config, self.trainer.config, width)
 
     def check_tokenizer(self, tokenizer: "PreTrainedTokenizerBase | None") -> None:
         adapter, model = self._adapter, self.meta_model
@@ -122,6 +130,8 @@ class HFModelFactory(ModelFactory[HFModelConfig]):
         if adapter is not None:
             self.meta_model = adapter.dry_run(model, sharded=self._stage == 3)
             if self.meta_model is not None:
+                if self.recomputation.tile:
+                    tileable_mlps(self.meta_model)
                 check_new_weights_trained(self.meta_model, self.config.new_weights)
                 check_adapter_forward(self.meta_model, adapter.method, torch.device("meta"), task=self.task)
                 new_tokens = [one for one in new_tokens if one[1] != getattr(tokenizer, "pad_token", None)]
@@ -131,6 +141,8 @@ class HFModelFactory(ModelFactory[HFModelConfig]):
         adapter = self._adapter
         if adapter is not None:
             check_adapter_forward(engine, adapter.method, self.trainer.device, task=self.task)
+        if self.recomputation.tile:
+            check_tiling(engine, self.trainer.device)
         own_attention = causal_model(engine).config._attn_implementation != attention.NAME
         if self.trainer.packs_samples and (own_attention or adapter is not None):
             check_packing_isolation(engine, self.trainer.device)
@@ -166,17 +178,8 @@ class HFModelFactory(ModelFactory[HFModelConfig]):
 
     @property
     def transforms(self) -> Sequence[ModelTransform[Any]]:
-        section = self.config
-        transforms: list[ModelTransform[Any]] = [self._adapter] if self._adapter is not None else []
-        for transform_config in section.transforms:
-            transform_type: type[ModelTransform[Any]] = ModelTransform.registered(transform_config.type)
-            transforms.append(transform_type(transform_config))
-        named = {transform.name for transform in transforms}
-        if self._checkpoints_activations and ActivationCheckpointing.name not in named:
-            transforms.append(ActivationCheckpointing(ActivationCheckpointingConfig(type="activation_checkpointing")))
-        if section.compile and Compile.name not in named:
-            transforms.append(Compile(CompileConfig(type="compile")))
-        return transforms
+        others = layer_transforms(self.config, self.recomputation, checkpoints=self._checkpoints_activations)
+        return others if self._adapter is None else [self._adapter, *others]
 
     @functools.cached_property
     def _adapter(self) -> PeftTransform | None:
@@ -240,7 +243,7 @@ class HFModelFactory(ModelFactory[HFModelConfig]):
 
     def _attention(self, config: "PreTrainedConfig") -> str | None:
         implementation, size = self.config.attn_implementation, self.trainer.config.sequence_parallel_size
-        if size > 1 and implementation in FLASH_ATTENTION:
+        if size > 1 and implementation in SHARED_AS_DOCUMENTS:
             logger.info(
                 f"{self.section}.attn_implementation: {implementation} is {attention.NAME} here, the attention that "
                 f"{size} processes can share; it has the same kernel where there is one"
@@ -282,7 +285,7 @@ class HFModelFactory(ModelFactory[HFModelConfig]):
             return False
         layout = layout_of(self.trainer, self.config, self._deepspeed)
         size = footprint((self._adapter and self.skeleton()) or model)  # below an adapter less is kept
-        needed = size.estimate(layout, Batch(tokens_at_once(recipe, max_length)))
+        needed = size.estimate(layout, Batch(tokens_at_once(recipe, max_length), self.recomputation))
         usable = int(USABLE_SHARE * torch.cuda.mem_get_info(device)[1])
         if needed.total <= usable:
             return False

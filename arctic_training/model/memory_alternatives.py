@@ -7,6 +7,14 @@ from arctic_training.model.memory_estimate import Batch, Estimate, Footprint, La
 
 _MOST_PROCESSES = 1024
 
+_TILE, _OFFLOAD = "tiled_mlp_compute: true", "activation_checkpoint_cpu_offload: true"
+_SAVERS = (
+    ({"tile": _TILE}, "more time", 2.5),
+    ({"offloads": _OFFLOAD}, "more time, main memory", 3.2),
+    ({"tile": _TILE, "offloads": _OFFLOAD}, "more time, main memory", 3.6),
+)
+"""Changes of the `Recomputation`, with their costs and ranks."""
+
 
 @dataclass(frozen=True)
 class Alternative:
@@ -38,7 +46,8 @@ def fitting(
 ) -> list[Alternative]:
     """Returns the changes with which a run of a model of ``footprint`` takes at most ``memory`` bytes on each device,
     from what costs least. What is changed in vain is left out."""
-    of_batch = [one for one in _of_batch(layout, batch, micro_batch_size) if batch.tokens]
+    of_batch = list(_of_batch(layout, batch, micro_batch_size)) if batch.tokens else []
+    of_batch += _of_recomputation(layout, batch, footprint.head[0] or 4096) if batch.tokens else []
     combined = [*of_batch]
     for one in _of_layout(layout, batch):
         combined += [one, *(other.after(one) for other in of_batch)]
@@ -60,17 +69,33 @@ def total(estimates: list[Estimate]) -> Estimate:
 
 def _of_batch(layout: Layout, batch: Batch, micro_batch_size: int) -> Iterator[Alternative]:
     """Yields changes of what is computed at once, none of which changes what is trained."""
-    smaller, again = replace(batch, tokens=batch.tokens // micro_batch_size), replace(batch, checkpointed=True)
+    smaller, again = replace(batch, tokens=batch.tokens // micro_batch_size), batch.checkpointed()
+    keeps = again != batch
     micro = f"micro_batch_size: 1 with {micro_batch_size} times the gradient_accumulation_steps"
     recompute, accumulated = "model.activation_checkpointing: true", replace(layout, accumulates=True)
     less, time = "less to compute at once", "a third more time"
     if micro_batch_size > 1:
         yield Alternative(micro, less, 1, accumulated, smaller, frozenset({"batch"}))
-    if not batch.checkpointed:
+    if keeps:
         yield Alternative(recompute, time, 2, layout, again, frozenset({"again"}))
-    if micro_batch_size > 1 and not batch.checkpointed:
-        least, both = replace(smaller, checkpointed=True), frozenset({"batch", "again"})
+    if micro_batch_size > 1 and keeps:
+        least, both = smaller.checkpointed(), frozenset({"batch", "again"})
         yield Alternative(f"{recompute}, {micro}", f"{time}, {less}", 3, accumulated, least, both)
+
+
+def _of_recomputation(layout: Layout, batch: Batch, width: int) -> Iterator[Alternative]:
+    """Yields changes of how layers are computed again, for a model of hidden states of ``width`` elements."""
+    again = batch.checkpointed()
+    now = again.recomputation
+    free = {"tile": not now.tile, "offloads": not now.offloads and batch.device == "gpu"}
+    for keys, cost, rank in _SAVERS:
+        if not all(free[key] for key in keys):
+            continue
+        saved = replace(now, tile=width if "tile" in keys else now.tile, offloads="offloads" in keys or now.offloads)
+        first = [] if again == batch else ["model.activation_checkpointing: true"]
+        changes = frozenset({*keys, *(["again"] if first else [])})
+        words = ", ".join([*first, *keys.values()])
+        yield Alternative(words, cost, rank, layout, replace(again, recomputation=saved), changes)
 
 
 def _of_layout(layout: Layout, batch: Batch) -> Iterator[Alternative]:

@@ -1,7 +1,7 @@
 """Estimates how much memory training a model takes, before it starts."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from torch import nn
@@ -12,7 +12,7 @@ from arctic_training.distributed import process_group
 from arctic_training.engine.tensor_parallel import divisible_numel
 from arctic_training.loss.output_layer import rows_per_chunk
 from arctic_training.model.huggingface_config import HFModelConfig
-from arctic_training.model.kept_activations import Kept, count_kept
+from arctic_training.model.kept_activations import Kept, Recomputation, count_kept
 from arctic_training.registry import lookup
 
 BYTES = {"bf16": 2, "fp16": 2, "fp32": 4}
@@ -130,10 +130,13 @@ class Batch:
 
     tokens: int
     """Tokens of a micro-batch, at most."""
-    checkpointed: bool = False
-    """The layers are computed again for the gradient."""
+    recomputation: Recomputation = field(default_factory=Recomputation)
     device: Literal["cpu", "gpu"] = "gpu"
     """The kind of device, on which the rows of logits that are computed at once depend."""
+
+    def checkpointed(self) -> "Batch":
+        """Returns the same with layers of which all is computed again for the gradient."""
+        return replace(self, recomputation=replace(self.recomputation, layers=True, selective=False))
 
 
 def layout_of(
@@ -193,10 +196,15 @@ class Footprint:
         held = layout.held(self.parameters - elsewhere, max(0, self.trained - elsewhere))
         if self.kept is None or not batch.tokens:
             return held
-        activations, loss = self.kept.bytes(batch.tokens, checkpointed=batch.checkpointed), self._of_loss(layout, batch)
-        if batch.checkpointed:  # when a layer is computed again, the logits are gone
-            loss = max(0, loss - int(batch.tokens * self.kept.layer))
+        again, loss = batch.recomputation, self._of_loss(layout, batch)
+        activations = again.kept(self.kept, batch.tokens)
+        if again.layers:  # when a layer is computed again, the logits are gone
+            loss = max(0, loss - int(again.computed_again(self.kept, batch.tokens)))
         return replace(held, activations=activations, loss=loss)
+
+    def in_main_memory(self, batch: Batch) -> int:
+        """Returns the bytes of a micro-batch that a process keeps in main memory until the backward pass."""
+        return 0 if self.kept is None else batch.recomputation.in_main_memory(self.kept, batch.tokens)
 
     def _of_loss(self, layout: Layout, batch: Batch) -> int:
         """Returns the bytes of `loss.cross_entropy` and of the buffer in which gradients are reduced."""
@@ -235,4 +243,6 @@ def _kept_by_config(model: nn.Module) -> Kept | None:
     inner = getattr(text, "intermediate_size", None)
     inner = inner if isinstance(inner, int) else 4 * width
     size = next((one.element_size() for one in model.parameters()), 4)
-    return Kept(0, size * (12 * width + 5 * inner), size * width, layers)
+    # of these, linear layers and attention return six and two, one and two of them in the MLP
+    products, of_mlp = size * (6 * width + 2 * inner), size * (width + 2 * inner)
+    return Kept(0, size * (12 * width + 5 * inner), size * width, layers, 5 * size * inner, products, of_mlp)

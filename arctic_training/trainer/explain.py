@@ -80,6 +80,7 @@ def _advice(trainer: Any, part: str) -> str:
             advice.append(f"micro_batch_size: {micro // 2} and gradient_accumulation_steps: {steps * 2}, the same step")
         if hasattr(config.model, "activation_checkpointing"):
             advice.append("model.activation_checkpointing: true")
+            advice.append("for long rows tiled_mlp_compute: true and activation_checkpoint_cpu_offload: true")
         if hasattr(config.data, "max_length"):
             advice.append("a lower data.max_length")
         if shares_sequences(type(trainer)):

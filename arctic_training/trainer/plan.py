@@ -146,12 +146,17 @@ def make_plan(config: TrainerConfig, machine: Machine) -> Plan:
     rest = total([one.footprint.estimate(one.layout, one.batch) for one in others]).total if others else 0
     batch = _computed(first, first.layout, machine.usable)
     changes = fitting(first.footprint, machine.usable - rest, first.layout, batch, config.micro_batch_size)
-    return replace(plan, alternatives=[one for one in changes if _fits_main_memory(first, one.layout, machine)])
+    return replace(plan, alternatives=[one for one in changes if _fits_main_memory(first, one, machine)])
 
 
-def _fits_main_memory(model: Model, layout: Layout, machine: Machine) -> bool:
-    needed = layout.in_main_memory(model.footprint.parameters, model.footprint.trained)
+def _fits_main_memory(model: Model, change: Alternative, machine: Machine) -> bool:
+    needed = _main_memory(model.footprint, change.layout, change.batch)
     return machine.host_memory is None or needed <= machine.host_memory
+
+
+def _main_memory(size: Footprint, layout: Layout, batch: Batch) -> int:
+    """Returns the bytes in the main memory of a machine that has all processes."""
+    return layout.in_main_memory(size.parameters, size.trained) + layout.world * size.in_main_memory(batch)
 
 
 def _model(trainer: Trainer, role: Role, machine: Machine) -> Model:
@@ -169,7 +174,9 @@ def _model(trainer: Trainer, role: Role, machine: Machine) -> Model:
     max_length = getattr(config.data, "max_length", None) or _positions(skeleton)
     tokens = 0 if role.frozen or max_length is None else tokens_at_once(config, max_length)
     recomputes = factory.checkpoints_activations
-    batch = Batch(tokens, checkpointed=recomputes is True, device=machine.device)
+    again = factory.recomputation
+    again = replace(again, offloads=again.offloads and machine.device == "gpu")
+    batch = Batch(tokens, again, machine.device)
     return Model(role.name, footprint(skeleton), layout, batch, count_flops(skeleton), recomputes is None)
 
 
@@ -184,7 +191,7 @@ def _computed(model: Model, layout: Layout, usable: float | None) -> Batch:
     """Returns what a model computes at once: with its layers again for the gradient where a run would decide so."""
     if not model.is_auto or usable is None or model.footprint.estimate(layout, model.batch).total <= usable:
         return model.batch
-    return replace(model.batch, checkpointed=True)
+    return model.batch.checkpointed()
 
 
 def _placed(model: Model, stage: int, offload: Offload) -> Layout:
@@ -221,12 +228,12 @@ def _placement(
 ) -> Placement:
     sizes = [one.footprint for one in models]
     batches = [_computed(one, layout, usable) for one, layout in zip(models, layouts, strict=True)]
-    parts = zip(sizes, layouts, batches, strict=True)
+    parts = list(zip(sizes, layouts, batches, strict=True))
     return Placement(
         *name,
         total([size.estimate(layout, batch) for size, layout, batch in parts]),
-        any(batch.checkpointed for batch in batches),
-        sum(layout.in_main_memory(size.parameters, size.trained) for size, layout in zip(sizes, layouts, strict=True)),
+        any(batch.recomputation.layers for batch in batches),
+        sum(_main_memory(*part) for part in parts),
         is_recipe,
     )
 

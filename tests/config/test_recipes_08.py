@@ -84,11 +84,6 @@ def test_what_they_say_is_understood() -> None:
     ("section", "what"),
     [
         ({"expert_parallel_size": 2}, "expert_parallel_size: expert parallelism"),
-        (
-            {"activation_checkpoint_cpu_offload": True},
-            "activation_checkpoint_cpu_offload: offloading activation checkpoints to the CPU",
-        ),
-        ({"tiled_mlp_compute": True}, "tiled_mlp_compute: the tiled MLP"),
         ({"arctic_moe": True}, "arctic_moe: the grouped-GEMM MoE layer"),
         ({"arctic_moe": "auto"}, "arctic_moe: the grouped-GEMM MoE layer"),
         ({"model": {"name_or_path": "m", "save_name": "other"}}, "model.save_name: another name for the model"),

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from arctic_training.model.target_losses import target_losses
-from arctic_training.model.transforms.builtin import Compile, CompileConfig
+from arctic_training.model.transforms.compile import Compile, CompileConfig
 from tests.model.test_huggingface_factory import factory
 from tests.model.test_target_losses import packed
 

@@ -44,6 +44,8 @@ def factory(
         gradient_clip_value=None,
         sequence_parallel_size=1,
         mesh=MeshConfig(),
+        activation_checkpoint_cpu_offload=False,
+        tiled_mlp_compute=False,
         deepspeed=block or {},
         model=config,
         data=SimpleNamespace(max_length=64, **(data or {})),

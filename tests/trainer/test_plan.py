@@ -3,14 +3,14 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from torch.profiler import ProfilerActivity, profile
 
 from arctic_training import get_config
 from arctic_training.registry import lookup
-from arctic_training.trainer.plan import Machine, Work, make_plan
+from arctic_training.trainer.plan import Machine, Placement, Work, make_plan
 from tests import processes, tiny
 
 LLAMA = {"model_type": "llama", "architectures": ["LlamaForCausalLM"], "pad_token_id": 0, "eos_token_id": 3}
@@ -22,7 +22,7 @@ def settings(folder: Path, shape: Mapping[str, int], length: int, dtype: str = "
     tiny.save_tokenizer(folder)
     sizes = {"hidden_size": shape["width"], "intermediate_size": shape["inner"], "num_hidden_layers": shape["layers"]}
     (folder / "config.json").write_text(json.dumps(LLAMA | sizes | {"vocab_size": shape["vocabulary"]}))
-    (folder / "rows.jsonl").write_text(json.dumps({"text": "one two three " * 2 * length}) + "\n")
+    (folder / "rows.jsonl").write_text(json.dumps({"text": "one two three " * more.pop("repeats", 2) * length}) + "\n")
     return {
         "type": "causal",
         "model": {"name_or_path": str(folder), "random_weights": True, "dtype": dtype}
@@ -57,10 +57,19 @@ def stage(number: int, **zero: Any) -> dict[str, Any]:
 WIDE = {"width": 256, "inner": 1024, "layers": 3, "vocabulary": 2000}
 DEEP = {"width": 64, "inner": 192, "layers": 10, "vocabulary": 320}
 WORDY = {"width": 64, "inner": 128, "layers": 2, "vocabulary": 20_000}
+BROAD = {"width": 64, "inner": 768, "layers": 6, "vocabulary": 320}
 CASES: dict[str, tuple[Mapping[str, int], int, str, dict[str, Any]]] = {
     "many weights": (WIDE, 64, "fp32", stage(0)),
     "long rows": (DEEP, 1024, "bf16", stage(1)),
     "long rows, recomputed": (DEEP, 1024, "fp32", {**stage(2), "activation_checkpointing": True}),
+    "long rows, but products recomputed": (DEEP, 1024, "fp32", {**stage(2), "activation_checkpointing": "selective"}),
+    "long rows, tiled": (BROAD, 1024, "fp32", {**stage(2), "tiled_mlp_compute": True, "repeats": 8}),
+    "long rows, tiled and recomputed": (
+        BROAD,
+        1024,
+        "bf16",
+        {**stage(1), "tiled_mlp_compute": True, "activation_checkpointing": True},
+    ),
     "many labels": (WORDY, 512, "bf16", stage(0)),
 }
 
@@ -101,6 +110,30 @@ def test_parameters_and_memory_of_a_large_model_need_neither(tmp_path: Path) -> 
     # master weights, two moments and a gradient, of four bytes each
     assert by_place[2, "optimizer"].main_memory == 16 * model.footprint.parameters
     assert by_place[2, "none"].main_memory == 0
+
+
+def test_what_is_computed_again_takes_the_place_of_what_is_kept(tmp_path: Path) -> None:
+    def placed(*overrides: str, device: Literal["cpu", "gpu"] = "gpu") -> Placement:
+        return make_plan(big(tmp_path, *overrides), Machine(8, device)).placement
+
+    again = "model.activation_checkpointing"
+    offload, tiles = "activation_checkpoint_cpu_offload=true", "tiled_mlp_compute=true"
+    ways = [
+        (f"{again}=false",),
+        (f"{again}=selective",),
+        (f"{again}=true",),
+        (f"{again}=true", tiles),
+        (offload, tiles),
+    ]
+    placements = [placed(*way) for way in ways]
+    sizes = [one.estimate.activations for one in placements]
+    assert sizes == sorted(sizes, reverse=True) and sizes[0] > 10 * sizes[3]
+    assert [one.recomputes for one in placements] == [False, True, True, True, True]
+    state = 4 * 2048 * 4096 * 2  # tokens, width, bytes
+    assert sizes[3] - sizes[4] == pytest.approx(31 * state, rel=0.01)
+    assert placements[4].main_memory == 8 * 32 * state and placements[3].main_memory == 0
+    on_cpu = placed(offload, tiles, device="cpu")
+    assert on_cpu.estimate.activations == sizes[3] and on_cpu.main_memory == 0
 
 
 def test_layers_are_computed_again_where_the_run_would_decide_so(tmp_path: Path) -> None:

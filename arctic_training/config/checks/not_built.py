@@ -7,8 +7,6 @@ Keys = Mapping[str, tuple[str, object]]
 
 TRAINER: Keys = {
     "expert_parallel_size": ("expert parallelism", 1),
-    "activation_checkpoint_cpu_offload": ("offloading activation checkpoints to the CPU", False),
-    "tiled_mlp_compute": ("the tiled MLP", False),
     "arctic_moe": ("the grouped-GEMM MoE layer", False),
 }
 MODEL: Keys = {"save_name": ("another name for the model in what is exported", None)}

@@ -62,6 +62,17 @@ class CrossFieldValidation(BaseConfig):
             raise Problems([Problem(("model",), f"{value.model}, and {problem}")])
         return value
 
+    @field_validator("activation_checkpoint_cpu_offload", "tiled_mlp_compute", check_fields=False)
+    @classmethod
+    def _check_layers(cls, value: bool, info: ValidationInfo) -> bool:
+        model = info.data.get("model")
+        if value and model is not None and not model.has_layers:
+            raise ValueError("true, and the model is not one of transformers, with layers that are known; remove it")
+        offloads = value and info.field_name == "activation_checkpoint_cpu_offload"
+        if offloads and model is not None and model.keeps_activations:
+            raise ValueError("true, and model.activation_checkpointing is off; remove one of them")
+        return value
+
     @field_validator("scheduler", check_fields=False)
     @classmethod
     def _check_learning_rates(cls, scheduler: SchedulerConfig, info: ValidationInfo) -> SchedulerConfig:

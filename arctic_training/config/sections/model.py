@@ -28,6 +28,16 @@ class ModelConfig(ComponentConfig):
     """Dtype of the weights in forward and backward: bf16, fp16 or fp32. Below fp32 the optimizer keeps fp32 weights."""
 
     @property
+    def has_layers(self) -> bool:
+        """Whether the model is a stack of layers whose computation a recipe can change."""
+        return False
+
+    @property
+    def keeps_activations(self) -> bool:
+        """Whether the recipe says that no layer is computed again for the gradient."""
+        return False
+
+    @property
     def unshareable(self) -> str:
         """Why ranks cannot share sequences of the model, and what to write instead; empty where nothing is known."""
         return ""

@@ -130,6 +130,13 @@ class TrainerConfig(CrossFieldValidation):
     do not depend on it."""
     mesh: Annotated[MeshConfig, RESUME_SAFE] = MeshConfig()
     """How the processes divide rows and the weights of the model: ``{data: 2, model: 2}``."""
+    activation_checkpoint_cpu_offload: Annotated[bool, RESUME_SAFE] = False
+    """Compute the layers again for the gradient, and keep their inputs until then in main memory: pinned, and copied
+    while the GPU computes. Without a GPU they are there anyway."""
+    tiled_mlp_compute: Annotated[bool, RESUME_SAFE] = False
+    """Compute the MLP of each layer for some tokens at a time, as many as a hidden state has elements, and again for
+    the gradient: what it keeps inside does not grow with the length of the sequence. Losses and gradients stay the same
+    but for rounding."""
     seed: int = Field(default=42, ge=0, lt=2**63)
     """Seed of weights and dropout; the order of the data has its own (``data.seed``)."""
 

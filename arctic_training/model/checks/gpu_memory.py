@@ -1,6 +1,7 @@
 """Compares the estimated memory of a run with that of the GPU."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -29,13 +30,12 @@ def check_gpu_memory(
     trainer: TrainerView,
     section: HFModelConfig,
     deepspeed: Mapping[str, Any],
-    *,
-    checkpointed: bool = True,
+    batch: Batch,
 ) -> None:
     """Compares what a GPU has to hold of ``model``, which has no weights yet, with its memory; see `layout_of`.
 
     Rows that are packed count as full; of others, which may be shorter, only weights, gradients and optimizer count.
-    ``checkpointed``: the layers may be computed again for the gradient. Skipped for quantized weights, and where a
+    ``batch``: how it may be computed; its tokens are those of the recipe. Skipped for quantized weights, and where a
     ``bf16`` block keeps less in fp32 than the estimate. Raises `ModelError`.
     """
     if trainer.device.type != "cuda" or len(deepspeed.get("bf16", {})) > 1:
@@ -46,9 +46,9 @@ def check_gpu_memory(
     layout, recipe = layout_of(trainer, section, deepspeed, least=True), trainer.config
     max_length = getattr(recipe.data, "max_length", None)
     size = Footprint(*count_parameters(model), None, divisible=divisible_numel(model))
-    batch = Batch(0, checkpointed)
+    batch = replace(batch, tokens=0)
     if trainer.packs_samples and max_length and not layout.frozen:
-        size, batch = footprint(model), Batch(tokens_at_once(recipe, max_length), checkpointed)
+        size, batch = footprint(model), replace(batch, tokens=tokens_at_once(recipe, max_length))
     if (needed := size.estimate(layout, batch).total) <= memory:
         return
     changes = [one.change for one in fitting(size, USABLE_SHARE * memory, layout, batch, recipe.micro_batch_size)]
