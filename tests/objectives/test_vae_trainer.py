@@ -12,9 +12,10 @@ from PIL import Image
 from pydantic import ValidationError
 from torch import Tensor, distributions
 
+from arctic_training import Autoencoder, VAETrainer, get_config
 from arctic_training.data.batching.noise import normal
 from arctic_training.errors.types import DataError, ModelError
-from arctic_training.objectives.vae import VAEConfig, VAETrainer
+from arctic_training.objectives.vae import VAEConfig
 from arctic_training.testing import check_cut
 from tests import processes
 from tests.objectives import tiny_runs
@@ -209,6 +210,18 @@ def test_it_learns_pictures_and_draws_them(tmp_path: Path) -> None:
     picture = np.array(Image.open(tmp_path / "run" / "samples" / "sample_tensors" / "step_150.png"))
     assert picture.shape == (6, 6 * 5 + 5)
     assert np.array_equal(picture[:, :5], np.round(255 * samples[0, 0].numpy()))
+    trainer.close()
+
+
+def test_a_program_passes_networks_and_rows(tmp_path: Path) -> None:
+    quiet = {"output_dir": str(tmp_path / "run"), "loss_log_interval": 0, "logger": {"level": "ERROR"}}
+    config = get_config({"type": "vae", "micro_batch_size": 4, "train_iters": 1, **quiet})
+    network = Autoencoder(torch.nn.Linear(6, 4), torch.nn.Linear(2, 6))
+    trainer = VAETrainer(config, model=network, train_dataset=torch.rand(8, 6))
+    before = network.encoder.weight.detach().clone()
+    trainer.train()
+    assert trainer.sample(3).shape == (3, 6)
+    assert not torch.equal(network.encoder.weight, before)
     trainer.close()
 
 
