@@ -1,4 +1,4 @@
-"""DeepSpeed's undocumented attributes. No other file of ``engine/`` or ``checkpoint/`` reads one.
+"""DeepSpeed's undocumented attributes. No other file of ``engine/`` or ``checkpoint/`` reads one, but `leaf_modules`.
 
 `tests/engine/test_deepspeed_internals.py` names each of them on real engines, so that a new DeepSpeed fails by name.
 ``optimizer`` is here that of DeepSpeed's engine, which at most stages wraps one of torch's. An *optimizer tensor* is
@@ -186,31 +186,6 @@ def end_prefetch(deepspeed: "DeepSpeedEngine") -> None:
     nothing else could gather them meanwhile."""
     if any(getattr(getattr(one, "ds_status", None), "name", "") == "INFLIGHT" for one in deepspeed.module.parameters()):
         deepspeed.optimizer.empty_partition_cache()
-
-
-def mark_gathered_at_once(module: torch.nn.Module) -> None:
-    """Marks a leaf module of ZeRO stage 3 for `reduce_whole_gradients`."""
-    module.gathered_at_once = True  # type: ignore[assignment]
-
-
-def reduce_whole_gradients(optimizer: "DeepSpeedOptimizer") -> None:
-    """Has stage 3 reduce the gradient of a parameter in a marked module when it is whole, like that of any other.
-
-    The gradients of a leaf module are reduced when that of its input is known: too early where the input has none, and
-    twice where the module is called twice before the backward pass.
-    """
-    parameters = [one for group in getattr(optimizer, "fp16_groups", ()) for one in group]
-    leaves = [getattr(one, "ds_z3_leaf_module", None) for one in parameters]
-    marked = [one for one, leaf in zip(parameters, leaves, strict=True) if getattr(leaf, "gathered_at_once", False)]
-    if not marked:
-        return
-    for hooks in (optimizer._grad_acc_hooks, optimizer._leaf_module_hooks):
-        for hook in hooks:
-            hook.remove()
-        hooks.clear()
-    for one in marked:
-        del one.ds_z3_leaf_module
-    optimizer.create_reduce_and_remove_grad_hooks()
 
 
 def counters(deepspeed: "DeepSpeedEngine") -> dict[str, int]:

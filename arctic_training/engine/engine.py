@@ -15,6 +15,7 @@ from arctic_training.distributed import process_group
 from arctic_training.engine import deepspeed_internals as internals
 from arctic_training.engine import tensor_parallel
 from arctic_training.engine.config import ModelSize, deepspeed_config, frozen_config, zero_stage
+from arctic_training.engine.leaf_modules import reduce_whole_gradients
 from arctic_training.errors.types import RecipeError
 
 if TYPE_CHECKING:
@@ -266,7 +267,7 @@ def _initialize(
             model=model, optimizer=optimizer, lr_scheduler=scheduler, config=ds_config, dist_init_required=False
         )
     _clear_padding(engine)
-    internals.reduce_whole_gradients(engine.optimizer)
+    reduce_whole_gradients(engine.optimizer)
     return engine
 
 

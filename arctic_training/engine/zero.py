@@ -13,7 +13,6 @@ from arctic_training.engine.deepspeed_internals import (
     has_flat_gradient,
     is_partitioned_param,
     local_tensor,
-    mark_gathered_at_once,
     shard_dim,
 )
 from arctic_training.engine.tensor_parallel import cut, join
@@ -83,16 +82,6 @@ def is_partitioned(module: torch.nn.Module) -> bool:
 def is_part(tensor: torch.Tensor) -> bool:
     """Whether this rank holds only a part of the parameter: at ZeRO stage 3, or by tensor parallelism."""
     return is_partitioned_param(tensor) or shard_dim(tensor) is not None
-
-
-def gather_at_once(module: torch.nn.Module) -> None:
-    """Has ZeRO stage 3 gather the parameters of ``module`` and of the modules in it once for a call of ``module``, and
-    once for its gradient, instead of for each call of a module in it. To be called before the engine is built.
-    """
-    from deepspeed.utils import set_z3_leaf_modules
-
-    set_z3_leaf_modules(module, [type(module)])
-    mark_gathered_at_once(module)
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from arctic_training.distributed import process_group
-from arctic_training.engine import deepspeed_internals
+from arctic_training.engine import deepspeed_internals, leaf_modules
 from tests import processes
 from tests.engine import small
 
@@ -112,7 +112,7 @@ def test_every_attribute_that_the_package_reads_is_named_here() -> None:
     """Of the names in the file, those of DeepSpeed's kind."""
     paths = [path for paths in (*ATTRIBUTES.values(), COUNTERS, MESH, *SOURCES.values()) for path in paths]
     named = {part for path in paths for part in path.split(".")}
-    tree = ast.parse(inspect.getsource(deepspeed_internals))
+    tree = ast.parse(inspect.getsource(deepspeed_internals) + inspect.getsource(leaf_modules))
     strings = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)}
     attributes = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
     kind = r"_?(ds|hp|lp|fp32|fp16|bf16|bit16|cur|last|persistent|loss|min|raise|dynamic|clip|global|micro|skipped)_\w+"

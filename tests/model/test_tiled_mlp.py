@@ -54,11 +54,11 @@ def test_loss_and_gradient_are_those_of_whole_rows(kind: str) -> None:
     """Of 32 tokens in tiles of 5 the last is shorter, and of 9 tiles that DeepSpeed counts torch.chunk makes 8."""
     model = build(kind, **KINDS[kind])
     for batch in (packed(samples()), padded(samples())):
-        whole = target_losses(model, batch, reduction="sum")
-        expected = gradients(model, whole)
+        untiled = target_losses(model, batch, reduction="sum")
+        expected = gradients(model, untiled)
         parted = tiled(copy.deepcopy(model))
         loss = target_losses(parted, batch, reduction="sum")
-        assert loss.item() == pytest.approx(whole.item(), rel=1e-6)
+        assert loss.item() == pytest.approx(untiled.item(), rel=1e-6)
         require_equal(parted, expected, loss)
         assert len([one for one in parted.modules() if tiling_of(one)]) == 2
 

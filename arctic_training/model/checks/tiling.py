@@ -25,10 +25,10 @@ def check_tiling(engine: Engine, device: torch.device) -> None:
             weight = next(mlp.parameters())
             generator = torch.Generator().manual_seed(0)
             row = torch.randn(1, _LENGTH, input_width(mlp), generator=generator).to(device, weight.dtype)
-            whole = tiling.forward(mlp, row)
+            untiled = tiling.forward(mlp, row)
             parts = torch.cat([tiling.forward(mlp, part) for part in torch.split(row, _LENGTH // 2, dim=1)], dim=1)
-        tolerance = 32 * torch.finfo(whole.dtype).eps * float(whole.abs().max())
-        if not float((whole - parts).abs().max()) <= tolerance:
+        tolerance = 32 * torch.finfo(untiled.dtype).eps * float(untiled.abs().max())
+        if not float((untiled - parts).abs().max()) <= tolerance:
             raise ModelError(
                 f"tiled_mlp_compute: in {type(mlp).__name__} a token depends on the others of its row; remove it"
             )

@@ -12,7 +12,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from arctic_training.config.sections.base import ComponentConfig
-from arctic_training.engine.zero import gather_at_once
+from arctic_training.engine.leaf_modules import gather_at_once
 from arctic_training.errors.types import ModelError
 from arctic_training.model.transforms.base import ModelTransform
 from arctic_training.model.transforms.compile import repeated_layers
