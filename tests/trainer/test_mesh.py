@@ -155,6 +155,10 @@ def test_what_a_mesh_exports_is_whole_for_transformers(tmp_path: Path) -> None:
     ("changes", "message"),
     [
         ({"sequence_parallel_size": 2}, "mesh.model: 2, and sequence_parallel_size is above 1"),
+        (
+            {"optimizer": {"type": "schedule_free"}, "scheduler": {"type": "constant"}},
+            "mesh.model: 2, and the optimizer schedule_free averages whole weights",
+        ),
         ({"optimizer": {"type": "muon"}}, "mesh.model: 2, and the optimizer muon computes with whole matrices"),
         (
             {"evaluators": [{"type": "lm_eval", "tasks": ["x"]}]},
