@@ -38,7 +38,7 @@ def test_the_student_has_some_layers_of_its_teacher(project: ModuleType, every: 
     assert student.config.num_hidden_layers == len(kept)
     ids = torch.arange(5)[None]
     with torch.no_grad():  # its cache of keys and values has a place for each layer
-        whole = student(input_ids=ids).logits[:, -1]
+        uncached = student(input_ids=ids).logits[:, -1]
         start = student(input_ids=ids[:, :3], use_cache=True)
         rest = student(input_ids=ids[:, 3:], past_key_values=start.past_key_values).logits[:, -1]
-    torch.testing.assert_close(rest, whole)
+    torch.testing.assert_close(rest, uncached)
