@@ -121,7 +121,7 @@ class GenerateEvaluator(Evaluator[GenerateConfig]):
                 self._save(rows, trainer, folder)
         metrics: dict[str, float] = {}
         for name, rows in {**parents, **sets}.items():
-            metrics |= self._mean_scores(rows, name) | self._corpus_scores(rows, name)
+            metrics |= self._mean_scores(rows, name) | self._corpus_scores(rows, name, trainer.config.mesh.model)
         return metrics
 
     def _scored_completions(
@@ -199,14 +199,15 @@ class GenerateEvaluator(Evaluator[GenerateConfig]):
                 metrics[f"abstained/{scorer}/{name}"] = 1 - count / all_rows
         return metrics
 
-    def _corpus_scores(self, rows: Sequence[Mapping[str, Any]], name: str) -> dict[str, float]:
-        """Returns the scores of whole sets, of scorers that have such. Raises `ScoringError` on all ranks."""
+    def _corpus_scores(self, rows: Sequence[Mapping[str, Any]], name: str, copies: int) -> dict[str, float]:
+        """Returns the scores of whole sets, of scorers that have such; as many ranks as ``copies`` have the same rows.
+        Raises `ScoringError` on all ranks."""
         base = Scorer.corpus_score
         scorers = {label: one for label, one in self.scorers.items() if type(one).corpus_score is not base}
         metrics: dict[str, float] = {}
         for label, scorer in scorers.items():
             judged = [(row["sample"], row["generated"], row["reference"]) for row in rows if row[label] is not None]
-            every = sorted(one for of_rank in collectives.all_gather_object(judged) for one in of_rank)
+            every = sorted(one for of_rank in collectives.all_gather_object(judged)[::copies] for one in of_rank)
             with raise_on_all_ranks():
                 try:
                     value = scorer.corpus_score([one[1] for one in every], [one[2] for one in every]) if every else None

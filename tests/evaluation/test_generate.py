@@ -45,6 +45,7 @@ def run_of(folder: Path, run_dir: Path, answers: list[str]) -> Any:
         device=torch.device("cpu"),
         progress=SimpleNamespace(step=7),
         run_dir=run_dir,
+        config=SimpleNamespace(mesh=SimpleNamespace(model=1)),
     )
 
 
