@@ -77,7 +77,7 @@ BAD: dict[str, tuple[str, list[str]]] = {
     ),
     "key like no other": (
         GOOD + "xyzzy: 4\n",
-        [":3:1: xyzzy: unknown; there are: allow_changes, callbacks, ..."],
+        [":3:1: xyzzy: unknown; there are: activation_checkpoint_cpu_offload, allow_changes, ..."],
     ),
     "key that is a number": (GOOD + "3: 4\n", [":3:1: 3: a key should be a word"]),
     "trainer": (
