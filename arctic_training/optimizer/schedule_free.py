@@ -89,8 +89,9 @@ class ScheduleFreeConfig(AdamConfig):
 
 
 class ScheduleFreeFactory(OptimizerFactory[ScheduleFreeConfig]):
-    """Makes schedule-free AdamW (Defazio et al. 2024, arXiv 2405.15682), which is
-    evaluated and exported by an average of the weights."""
+    """Makes schedule-free AdamW (Defazio et al. 2024, arXiv 2405.15682).
+
+    A run is evaluated and exported by an average of its weights."""
 
     name = "schedule_free"
     config_type = ScheduleFreeConfig

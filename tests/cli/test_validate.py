@@ -34,11 +34,13 @@ NEEDS: Mapping[str, list[str]] = {
         "reward: no room for answers",
         "lexer: tokens outside the vocabulary",
         "lexer: tokens outside the vocabulary in what is evaluated on",
+        "lexer: tokens outside the vocabulary of a lexer file",
     ],
     "what the hub has": ["model: a model of the hub, offline", "model: a tokenizer of the hub, offline"],
     "the number of processes": [
         "run: a batch size that does not add up",
         "run: nobody to share with",
+        "run: nobody to divide a model with",
     ],
 }
 """The cases that a run refuses by a key of the recipe, and ``validate`` cannot, by what it would need for it."""
