@@ -56,7 +56,7 @@ class TorchmetricsEvaluator(Evaluator[TorchmetricsConfig]):
     """Measures the classes that a trainer predicts, as ``<name>/<evaluation set>``.
 
     It is for `classifier` and `tensor_classifier`, and any trainer with a method ``predictions(batch)``.
-    It receives probabilities, and for a binary metric those of the second of two classes. What all ranks predict for a
+    The metric receives probabilities, and a binary one those of the second of two classes. What all ranks predict for a
     batch is put together in the order of the set, so that the metric is that of the whole set on one process.
     """
 
