@@ -33,6 +33,7 @@ def set_up(trainer: object, config: TrainerConfig) -> None:
         metrics=Metrics(),
         window=AccumulationWindow([]),
         throughput=Throughput(progress),
+        exit_code=0,
         skipped_windows=set(),
         listeners={},
         engines={},

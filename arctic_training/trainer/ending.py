@@ -32,7 +32,7 @@ class Ending:
     """Between two windows: weights and progress belong together."""
     save_seconds: float = 0.0
     """Seconds that saves have taken from training, and that are not logged yet."""
-    exit_code: int = 0
+    exit_code: int
     _stop_request: tuple[str, int] = ("", 0)
 
     def stop(self, reason: str) -> None:
