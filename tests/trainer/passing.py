@@ -14,13 +14,14 @@ Recipe = dict[str, Any]
 
 
 def split(recipe: Recipe) -> tuple[Recipe, dict[str, Any]]:
-    """Returns a recipe of `tests.contract.cases` without models, tokenizer and rows, and these as objects."""
+    """Returns a recipe of `tests.contract.cases` without models, tokenizer and rows, and these as objects. Networks of
+    other types than `mlp` stay in the recipe."""
     recipe, objects = {**recipe}, dict[str, Any]()
     names = {key: one["name_or_path"] for key, one in recipe.items() if isinstance(one, dict) and "name_or_path" in one}
     roles: Any = lookup("trainer", recipe["type"]).roles  # type: ignore[attr-defined]
     for role in roles:
         section = dict(recipe.get(role.name, {}))
-        if "sizes" in section:
+        if section.get("type") == "mlp":
             objects[role.name] = network(section, recipe["seed"])
         elif "name_or_path" in section:
             objects[role.name] = pretrained(section, role)
@@ -50,14 +51,15 @@ def pretrained(section: Recipe, role: Any) -> Any:
 
 def network(section: Recipe, seed: int) -> torch.nn.Module:
     """Returns the network that a section of type `mlp` describes, with the weights that a run draws for ``seed``."""
-    sizes, dropout = section["sizes"], section.get("dropout", 0)
+    sizes, dropout, activation = section["sizes"], section.get("dropout", 0), section.get("activation", "relu")
+    functions = {"relu": torch.nn.ReLU, "leaky_relu": torch.nn.LeakyReLU, "silu": torch.nn.SiLU}
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         layers: list[torch.nn.Module] = []
         for n in range(len(sizes) - 1):
             layers += [torch.nn.Linear(sizes[n], sizes[n + 1])]
             if n < len(sizes) - 2:
-                layers += [torch.nn.ReLU(), *([torch.nn.Dropout(dropout)] if dropout else [])]
+                layers += [functions[activation](), *([torch.nn.Dropout(dropout)] if dropout else [])]
         return torch.nn.Sequential(*layers)
 
 
