@@ -2,12 +2,14 @@
 
 import atexit
 import contextlib
+import faulthandler
 import gc
 import importlib
 import multiprocessing
 import os
 import pickle
 import random
+import signal
 import socket
 import tempfile
 import time
@@ -97,6 +99,7 @@ class WorkerPool:
             time.sleep(0.02)
         codes = [process.exitcode for process in self.processes]
         if not all(one.exists() for one in done) or any(codes) or (last and None in codes):
+            self._write_stacks()
             printed = [log.read_bytes()[start:][-6000:] for log, start in zip(logs, logged, strict=True)]
             texts = "\n".join(
                 f"--- rank {n}, {'still running' if code is None else f'exit {code}'}\n{text.decode(errors='replace')}"
@@ -104,6 +107,13 @@ class WorkerPool:
             )
             raise AssertionError(f"{function.__name__} failed in {len(codes)} processes\n{texts}")
         return [pickle.loads(one.read_bytes()) for one in done]
+
+    def _write_stacks(self) -> None:
+        """Has the processes that still run write the stacks of their threads to their logs."""
+        for process in self.processes:
+            if process.exitcode is None and process.pid is not None:
+                os.kill(process.pid, signal.SIGUSR2)
+        time.sleep(0.5)
 
     def end(self) -> None:
         for process in self.processes:
@@ -127,6 +137,7 @@ class WorkerPool:
 def _work(jobs: Connection, folder: Path) -> None:
     """One process of a crew: read a job, do it, leave its value in a file."""
     os.chdir(folder)
+    faulthandler.register(signal.SIGUSR2, file=2)
     while True:
         try:
             job = jobs.recv_bytes()

@@ -2,6 +2,7 @@
 
 import functools
 import json
+import os
 import re
 import signal
 import threading
@@ -26,6 +27,18 @@ RENDER_TIMEOUT = 10.0
 """Seconds of processor time that a template may take for a small chat, however busy the machine is."""
 MARKER = "ZqmarkerqZ"
 """A content that no template treats specially, and no message holds."""
+
+_rendering = threading.Lock()
+"""Held while a template is rendered: transformers keeps the spans of answers in the compiled template, which is that of
+all threads, and one of them reads a stream ahead."""
+
+
+def _renew_lock() -> None:
+    global _rendering
+    _rendering = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_renew_lock)  # a thread that the child has not may hold it
 
 _GENERATION_TAG = re.compile(r"\{%-?\s*generation\s*-?%\}")
 _GENERATION_TAGS = re.compile(r"\{%-?\s*(?:end)?generation\s*-?%\}")
@@ -159,16 +172,17 @@ class ChatTemplate:
     ) -> tuple[list[str], list[list[Span]]]:
         from transformers.utils.chat_template_utils import render_jinja_template
 
-        return render_jinja_template(  # type: ignore[no-any-return]
-            conversations=[[_with_parts(message) for message in chat] for chat in chats]
-            if self._needs_parts
-            else chats,
-            tools=tools,
-            chat_template=self.tokenizer.get_chat_template(None, tools),
-            return_assistant_tokens_mask=tags,
-            add_generation_prompt=prompt,
-            **{**self.tokenizer.special_tokens_map, **self.arguments},
-        )
+        if self._needs_parts:
+            chats = [[_with_parts(message) for message in chat] for chat in chats]
+        with _rendering:
+            return render_jinja_template(  # type: ignore[no-any-return]
+                conversations=chats,
+                tools=tools,
+                chat_template=self.tokenizer.get_chat_template(None, tools),
+                return_assistant_tokens_mask=tags,
+                add_generation_prompt=prompt,
+                **{**self.tokenizer.special_tokens_map, **self.arguments},
+            )
 
 
 @contextmanager
