@@ -13,7 +13,7 @@ class PolynomialEqualConfig(ComponentConfig):
     field: FieldName = "QQ"
     """What coefficients are: ``ZZ``, ``QQ``, ``RR``, or ``GF(p)``, where ``-1`` and ``p - 1`` are one number."""
     separator: str = Field(default=" | ", min_length=1)
-    """What parts the polynomials of a text; all have to be equal, in their order."""
+    """Separator of the polynomials of a text; all have to be equal, in their order."""
     tolerance: float = Field(default=1e-6, ge=0)
     """In ``RR``, the largest difference of two coefficients, relative to one above 1."""
 

@@ -113,8 +113,7 @@ class EnergyTrainer(TensorTrainer):
         """Raises `DataError` for data that the model does not fit."""
         super().check()
         sizes = getattr(self.config.model, "sizes", None)
-        loaders = {"data.sources": self.train_loader, **self.eval_loaders}
-        self._row_shape = require_float_rows(loaders, width=sizes and sizes[0], width_key="model.sizes[0]")
+        self._row_shape = require_float_rows(self.tables("rows"), width=sizes and sizes[0], width_key="model.sizes[0]")
         self.replay.capacity = self.config.replay_size
         self._ends = list[Tensor]()
 

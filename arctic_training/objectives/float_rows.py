@@ -6,21 +6,18 @@ from math import prod
 import torch
 from torch import Tensor
 
-from arctic_training.data.batching.loader import Loader
 from arctic_training.errors.types import DataError
 
 
-def require_float_rows(loaders: Mapping[str, Loader | None], *, width: int | None, width_key: str) -> torch.Size:
-    """Returns the shape of a row of the training data, which are the first of ``loaders``, by the recipe's keys.
+def require_float_rows(tables: Mapping[str, Mapping[str, Tensor]], *, width: int | None, width_key: str) -> torch.Size:
+    """Returns the shape of a row of the training data, the first of ``tables``, which are those of
+    `TensorTrainer.tables`: columns of tensors ``[rows, ...]``.
 
-    Raises `DataError` for data without a column ``rows`` of floats, and for rows of another number of floats than
-    ``width``, which the recipe states under ``width_key``; None: the model does not say it.
+    Raises `DataError` where a column ``rows`` has no floats, and for rows of another number of floats than ``width``,
+    which the recipe states under ``width_key``; None: the model does not say it.
     """
     shapes = list[torch.Size]()
-    for key, loader in loaders.items():
-        columns: Mapping[str, Tensor] = getattr(loader, "dataset", {})
-        if "rows" not in columns:
-            raise DataError(f"{key}: no column rows; there are {', '.join(columns)}")
+    for key, columns in tables.items():
         rows = columns["rows"]
         if not rows.is_floating_point():
             raise DataError(f"{key}: rows are {rows.dtype}; a density needs floats, such as pixels from 0 to 1")

@@ -82,8 +82,7 @@ class FlowTrainer(TensorTrainer):
         super().check()
         features, sizes = (getattr(self.config.model, key, None) for key in ("features", "sizes"))
         width, key = (features, "model.features") if features else (sizes and sizes[0], "model.sizes[0]")
-        loaders = {"data.sources": self.train_loader, **self.eval_loaders}
-        self._row_shape = require_float_rows(loaders, width=width, width_key=key)
+        self._row_shape = require_float_rows(self.tables("rows"), width=width, width_key=key)
 
     def loss(self, batch: Batch) -> Tensor:
         """Returns the micro-batch's part of the mean over the rows of the window, a float32 scalar: of the negative

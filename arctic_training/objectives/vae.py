@@ -1,7 +1,5 @@
 """Variational autoencoders: a row is drawn of a few latents, by the evidence lower bound."""
 
-from collections.abc import Mapping
-
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor
@@ -101,10 +99,7 @@ class VAETrainer(TensorTrainer):
         """Raises `DataError` for rows that do not suit ``reconstruction``, `ModelError` for networks that do not fit
         them."""
         super().check()
-        for name, loader in {"data.sources": self.train_loader, **self.eval_loaders}.items():
-            columns: Mapping[str, Tensor] = getattr(loader, "dataset", {})
-            if "rows" not in columns:
-                raise DataError(f"{name}: no column rows; there are {', '.join(columns)}")
+        for name, columns in self.tables("rows").items():
             rows = columns["rows"]
             if self.config.reconstruction == "bernoulli" and not ((rows >= 0) & (rows <= 1)).all():
                 raise DataError(

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from sympy.polys.rings import PolyElement
 
 SEPARATOR = " | "
-"""What parts the polynomials of a problem."""
+"""Separator of the polynomials of a problem."""
 P = TypeVar("P", bound=PolynomialConfig, covariant=True)
 
 

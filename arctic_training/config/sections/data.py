@@ -50,7 +50,7 @@ class DataSourceConfig(ComponentConfig):
     process: bool = True
     """Whether the data factory tokenizes the rows; false for a source whose rows are tokens already."""
     transforms: Annotated[list[SerializeAsAny[ComponentConfig]], AnyComponent("row_transform")] = []
-    """What changes each row before it is tokenized: names or sections, applied in their order."""
+    """Row transforms, by name or section, applied to each row in their order before it is tokenized."""
 
     @property
     def display_name(self) -> str:

@@ -29,12 +29,12 @@ class ModelConfig(ComponentConfig):
 
     @property
     def has_layers(self) -> bool:
-        """Whether the model is a stack of layers whose computation a recipe can change."""
+        """True for a model that is a stack of layers whose computation a recipe can change."""
         return False
 
     @property
     def keeps_activations(self) -> bool:
-        """Whether the recipe says that no layer is computed again for the gradient."""
+        """True where the recipe turns activation checkpointing off."""
         return False
 
     @property

@@ -23,7 +23,7 @@ class OptimizerConfig(ComponentConfig):
 
     @property
     def is_schedule_free(self) -> bool:
-        """Whether the algorithm replaces a learning rate that falls, so that a schedule may only warm it up."""
+        """True for an algorithm that replaces a falling learning rate, so that a schedule may only warm it up."""
         return False
 
     def highest_stage(self, dtype: str) -> int:

@@ -24,7 +24,7 @@ from arctic_training.symbolic.statistics import InstanceStatistics
 STATISTICS = "statistics.json"
 """The file of the statistics, beside the files of instances."""
 TEXT_SEPARATOR = " # "
-"""What parts problem and answer in a text file."""
+"""Separator of problem and answer in a text file."""
 FileFormat = Literal["jsonl", "txt"]
 _CHUNKS_PER_PROCESS = 2
 """Chunks that each process generates between two looks at whether there are enough."""
@@ -32,7 +32,7 @@ _CHUNKS_PER_PROCESS = 2
 Generated = tuple[str, GeneratorSource]
 """A split, and the source whose instances of it are written."""
 _job: Generated
-"""What a worker process generates; set in the worker alone."""
+"""The job of a worker process; set in the worker alone."""
 
 
 def write_instances(

@@ -20,7 +20,7 @@ class ListConfig(ColumnsConfig):
     """Keys of the transforms of lists in a text."""
 
     separator: str = Field(default=" ", min_length=1)
-    """What parts the elements of the list."""
+    """Separator of the elements of the list."""
 
     def elements(self, text: str) -> Sequence[str]:
         """Returns the elements of the list, without white space around them."""
@@ -60,7 +60,7 @@ class ExpandPolynomialsConfig(ColumnsConfig):
     order: Order = "grevlex"
     """The monomial order, the largest term first."""
     separator: str = Field(default=" | ", min_length=1)
-    """What parts the polynomials of a text."""
+    """Separator of the polynomials of a text."""
 
     @field_validator("variables")
     @classmethod
