@@ -103,7 +103,7 @@ class TrainerView(Protocol):
 
     @property
     def stop_requested(self) -> bool:
-        """Whether the run was stopped to be resumed later."""
+        """Returns whether the run was stopped to be resumed later."""
 
     def checkpoint(self, engines: Sequence[Any] | None = None) -> None:
         """Saves now, with ``engines`` or with every checkpoint engine of the recipe; called on every rank."""
@@ -114,7 +114,7 @@ class TrainerView(Protocol):
 
     @property
     def packs_samples(self) -> bool:
-        """Whether a row of a batch holds several samples."""
+        """Returns whether a row of a batch holds several samples."""
 
     @property
     def device(self) -> torch.device:

@@ -35,12 +35,12 @@ def _redact(record: "loguru.Record") -> None:
 
 
 def _program_has_sinks() -> bool:
-    """Whether the program added a sink to loguru's own logger, which has the sink 0 by default."""
+    """Returns whether the program added a sink to loguru's own logger, which has the sink 0 by default."""
     return bool(loguru.logger._core.handlers.keys() - {0})  # type: ignore[attr-defined]
 
 
 def _console_filter(record: "loguru.Record") -> bool:
-    """Whether to print a record: not when loguru's default sink, kept beside the program's own, prints it already."""
+    """Returns whether to print a record: not where loguru's default sink, beside the program's own, prints it."""
     return not (_program_has_sinks() and 0 in loguru.logger._core.handlers)  # type: ignore[attr-defined]
 
 

@@ -1,4 +1,4 @@
-"""Docstrings of public definitions: present, with the errors raised and the shapes of tensors."""
+"""Docstrings: present in public definitions, with the errors raised and the shapes of tensors; names."""
 
 import ast
 import importlib
@@ -92,6 +92,20 @@ def test_tensors_of_signatures_have_shapes() -> None:
         and not re.search(r"\[|scalar", one.text)
     ]
     assert not bare, "no shapes:\n" + "\n".join(bare)
+
+
+QUESTIONS = {"What", "Whether", "How", "When", "Where", "Which", "Who"}
+
+
+def test_docstrings_begin_with_a_verb_or_a_noun() -> None:
+    starts = [
+        f"{path.relative_to(REPOSITORY)}:{getattr(node, 'lineno', 1)}: {text.splitlines()[0]}"
+        for path in tracked("arctic_training/**/*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and (text := ast.get_docstring(node))
+        if text.split()[0] in QUESTIONS
+    ]
+    assert not starts, "\n".join(starts)
 
 
 PARTICIPLES = {"told", "said", "made", "asked", "given", "there", "whole", "wanted", "found"}

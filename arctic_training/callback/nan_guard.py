@@ -170,7 +170,7 @@ def _samples(trainer: TrainerView, bad: list[int]) -> str:
 
 
 def _is_finite(module: torch.nn.Module) -> bool:
-    """Whether the weights that this rank holds are finite; ``ds_tensor`` is its shard under ZeRO stage 3."""
+    """Returns whether the weights that this rank holds are finite; ``ds_tensor`` is its shard under ZeRO stage 3."""
     held = [getattr(one, "ds_tensor", one).detach() for one in module.parameters()]
     largest = torch._foreach_norm([one for one in held if one.is_floating_point() and one.numel()], float("inf"))
     return not largest or bool(torch.stack([one.float() for one in largest]).isfinite().all())

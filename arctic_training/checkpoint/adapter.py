@@ -226,7 +226,7 @@ def _kind(model: "PeftModel") -> str:
 
 
 def _saves_embeddings(model: "PeftModel") -> bool:
-    """Whether the embeddings are saved with the adapter, as PEFT does when they have more rows than the base's."""
+    """Returns whether the adapter has the embeddings, which PEFT saves when they have more rows than the base's."""
     return "vocabulary" in base_changes(model)
 
 

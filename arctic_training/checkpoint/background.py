@@ -36,7 +36,7 @@ class BackgroundSave:
 
     @property
     def is_done(self) -> bool:
-        """Whether this rank has written its part, or failed to."""
+        """Returns whether this rank has written its part, or failed to."""
         return not self._thread.is_alive()
 
     def wait(self) -> None:

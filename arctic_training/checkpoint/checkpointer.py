@@ -77,7 +77,7 @@ class Checkpointer(Saving[C], Factory[C, "Checkpointer[CheckpointConfig]"], kind
 
     @property
     def has_checkpoints(self) -> bool:
-        """Whether there is any checkpoint, complete or not."""
+        """Returns whether there is any checkpoint, complete or not."""
         return bool(self._candidates())
 
     def warn_about_newer(self) -> None:

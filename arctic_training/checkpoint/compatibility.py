@@ -23,7 +23,7 @@ class CompatibilityGuard:
 
     @property
     def ignores_stop(self) -> bool:
-        """Whether the run continues where it was stopped for good, though nothing of it has changed."""
+        """Returns whether the run continues where it was stopped for good, though nothing of it has changed."""
         return "stop" in self.config.allow_changes
 
     def check_compatible(self, folder: Path, manifest: Mapping[str, Any]) -> list[Change]:

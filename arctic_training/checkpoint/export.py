@@ -124,7 +124,7 @@ def _on_main(tensor: torch.Tensor) -> torch.Tensor | None:
 
 
 def _is_converted(model: "PreTrainedModel") -> bool:
-    """Whether transformers changes names or shapes of this model's weights between memory and file."""
+    """Returns whether transformers changes names or shapes of this model's weights between memory and file."""
     from transformers.core_model_loading import revert_weight_conversion
 
     meta = {name: torch.empty(1, device="meta") for name in model.state_dict()}

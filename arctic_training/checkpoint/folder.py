@@ -50,7 +50,7 @@ def step_folder(root: Path, step: int) -> Path:
 
 
 def is_checkpoint(path: Path) -> bool:
-    """Whether ``path`` is one by its name or its manifest, complete or not."""
+    """Returns whether ``path`` is one by its name or its manifest, complete or not."""
     return _STEP.fullmatch(path.name) is not None or (path / MANIFEST).exists()
 
 

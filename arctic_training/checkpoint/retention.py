@@ -1,4 +1,4 @@
-"""Which checkpoints of a folder are kept: the newest, multiples of a step, the best; always a complete one."""
+"""Chooses the checkpoints that a folder keeps: the newest, multiples of a step, the best; always a complete one."""
 
 import math
 from collections.abc import Iterable

@@ -119,7 +119,7 @@ class Saving(SaveSchedule[C]):
 
     @property
     def is_under_way(self) -> bool:
-        """Whether a checkpoint is being written beside training."""
+        """Returns whether a checkpoint is being written beside training."""
         return self._pending is not None
 
     def poll(self) -> None:
@@ -185,7 +185,7 @@ class Saving(SaveSchedule[C]):
 
     @property
     def _will_evaluate(self) -> bool:
-        """Whether the evaluation at the end of the run, which follows its last save, is still to come."""
+        """Returns whether the evaluation at the end of the run, which follows its last save, is still to come."""
         return self._is_last_save and self.trainer.config.evaluate_last
 
     def _apply_retention(self, step: int, first: Callable[[], object] = lambda: None) -> None:

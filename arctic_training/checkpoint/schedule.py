@@ -1,4 +1,4 @@
-"""When a checkpoint is due, and up to which step the run is saved already."""
+"""Schedule of saves: when a checkpoint is due, and up to which step the run is saved already."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -37,7 +37,7 @@ class SaveSchedule(Generic[C]):
     """The loop saves, which will also complete a save that is written beside training."""
 
     def should_save(self, progress: Progress, *, end: bool = False, early: bool = False) -> bool:
-        """Whether to save now: after a step, after an epoch (``sample_index`` is 0), or at the ``end``; once per step.
+        """Returns whether to save: after a step, an epoch (``sample_index`` is 0), or at the ``end``; once per step.
 
         An ``early`` end was requested, or comes before the recipe's plan is reached: what the run can resume from is
         saved then, whatever the recipe says.

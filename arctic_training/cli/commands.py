@@ -76,7 +76,7 @@ def add_recipe_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 class _Module(Protocol):
-    """What the module of a command defines."""
+    """Interface of the module of a command."""
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         """Adds the arguments of the command."""

@@ -37,7 +37,7 @@ _ZSH = "autoload -U +X compinit && compinit\nautoload -U +X bashcompinit && bash
 
 
 class Words(NamedTuple):
-    """What may follow a command."""
+    """Words that may follow a command."""
 
     summary: str
     words: list[str]

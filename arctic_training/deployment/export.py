@@ -36,7 +36,7 @@ _COPIED = (".json", ".txt", ".jinja", ".py", ".model")
 
 @dataclass(frozen=True)
 class ExportOptions:
-    """How a model is exported."""
+    """Options of an export."""
 
     dtype: DType | None = None
     """The dtype of the weights; None: that in which they are saved."""

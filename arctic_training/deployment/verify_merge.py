@@ -20,7 +20,7 @@ _SHAPE = (4, 32)
 
 @dataclass(frozen=True)
 class MergeReport:
-    """How far models are apart on the same tokens, by the largest difference of any logit, computed in fp32."""
+    """Largest differences of any logit between models on the same tokens, computed in fp32."""
 
     effect: float
     """Of the adapter: between the base with it and the base without it."""

@@ -1,4 +1,4 @@
-"""What this process is doing, and how far it is, for those who wait. Imports nothing of the package.
+"""Names what this process is doing, and how far it is, for those who wait. Imports nothing of the package.
 
 Whatever takes long says so here, at the cost of a list's entry; `display.watch` shows it to a person.
 """

@@ -1,4 +1,4 @@
-"""How numbers and times are written for a person."""
+"""Formats numbers and times for a person."""
 
 
 def clock(seconds: float | None) -> str:

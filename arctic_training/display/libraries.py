@@ -10,7 +10,7 @@ _MIN_SECONDS = 0.5
 
 
 class LibraryBar(NamedTuple):
-    """How far a library says that it is."""
+    """Progress that a library reports."""
 
     name: str
     done: float

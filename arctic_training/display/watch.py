@@ -111,7 +111,7 @@ def close_display() -> None:
 
 
 def has_bar() -> bool:
-    """Whether numbers are shown beside a bar, so that no line is printed for each step."""
+    """Returns whether numbers are shown beside a bar, so that no line is printed for each step."""
     return _display is not None and _display.bar is not None
 
 

@@ -75,7 +75,7 @@ def local_rank() -> int:
 
 
 def has_local_rank() -> bool:
-    """Whether a launcher set the local rank."""
+    """Returns whether a launcher set the local rank."""
     return bool(_env("LOCAL_RANK", "SLURM_LOCALID", ""))
 
 
@@ -102,7 +102,7 @@ def without_launcher_variables() -> dict[str, str]:
 
 
 def is_slurm_step() -> bool:
-    """Whether SLURM started this process as one of several; the variables of a step of one task are a shell's too."""
+    """Returns whether SLURM started this process as one of several; a step of one task may be a shell."""
     return int(os.environ.get("SLURM_STEP_NUM_TASKS", "1")) > 1
 
 

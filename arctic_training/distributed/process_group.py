@@ -57,7 +57,7 @@ def local_rank() -> int:
 
 
 def is_main() -> bool:
-    """Whether this is rank 0."""
+    """Returns whether this is rank 0."""
     return rank() == 0
 
 
@@ -67,7 +67,7 @@ def device() -> torch.device:
 
 
 def is_initialized() -> bool:
-    """Whether the run has a process group."""
+    """Returns whether the run has a process group."""
     return _store is not None and dist.is_initialized()
 
 
@@ -221,7 +221,7 @@ def _destroy() -> None:
 
 
 def is_distributed() -> bool:
-    """Whether the run has a process group of more than one rank."""
+    """Returns whether the run has a process group of more than one rank."""
     return is_initialized() and dist.get_world_size() > 1
 
 

@@ -246,7 +246,7 @@ def _location(frame: FrameType) -> str:
 
 
 def _is_user_code(frame: FrameType) -> bool:
-    """Whether the frame is of this package or of the user's code, and not of a library."""
+    """Returns whether the frame is of this package or of the user's code, and not of a library."""
     name = frame.f_code.co_filename
     if name.startswith(_PACKAGE):
         return not name.endswith(("hooks.py", "watchdog.py"))
@@ -271,5 +271,5 @@ def _rank_prefix() -> str:
 
 
 def _agent_holds_store() -> bool:
-    """Whether torchrun's agent holds the store, and not rank 0."""
+    """Returns whether torchrun's agent holds the store, and not rank 0."""
     return os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"

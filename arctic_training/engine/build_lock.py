@@ -83,7 +83,7 @@ def _last_change(folder: Path) -> float:
 
 
 def _is_compiling(folder: Path) -> bool:
-    """Whether a process of this machine works in ``folder``: a compiler outlives the process that started it."""
+    """Returns whether a process of this machine works in ``folder``; a compiler outlives the one that started it."""
     path = str(folder.resolve())
     return any(process.info["cwd"] == path for process in psutil.process_iter(["cwd"]))
 

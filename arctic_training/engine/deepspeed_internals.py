@@ -42,7 +42,7 @@ class ParamFragment(NamedTuple):
 
 
 def is_partitioned_param(parameter: torch.Tensor) -> bool:
-    """Whether ZeRO stage 3 holds the parameter in shards."""
+    """Returns whether ZeRO stage 3 holds the parameter in shards."""
     return hasattr(parameter, "ds_id")
 
 
@@ -86,7 +86,7 @@ def _unpadded(parameter: Any) -> int:
 
 
 def has_flat_gradient(parameter: torch.Tensor) -> bool:
-    """Whether DeepSpeed keeps the parameter's gradient elsewhere than in its ``grad``."""
+    """Returns whether DeepSpeed keeps the parameter's gradient elsewhere than in its ``grad``."""
     return is_partitioned_param(parameter) or hasattr(parameter, "_hp_mapping")
 
 
@@ -216,7 +216,7 @@ def loss_scaler(optimizer: "DeepSpeedOptimizer") -> object:
 
 
 def can_lower_scale(scaler: Any) -> bool:
-    """Whether the scaler reacts to an overflow by a lower scale."""
+    """Returns whether the scaler reacts to an overflow by a lower scale."""
     dynamic = getattr(scaler, "dynamic", getattr(scaler, "dynamic_loss_scale", False))
     least = getattr(scaler, "min_scale", getattr(scaler, "min_loss_scale", 1.0))
     return bool(dynamic) and scaler.cur_scale > least

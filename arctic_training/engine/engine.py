@@ -41,7 +41,7 @@ class Engine(Protocol):
 
     @property
     def is_searching_loss_scale(self) -> bool:
-        """Whether a gradient that is not finite only lowers the scale of the fp16 loss, and is no fault."""
+        """Returns whether a gradient that is not finite only lowers the scale of the fp16 loss, and is no fault."""
 
     @property
     def grad_norm(self) -> float | None:

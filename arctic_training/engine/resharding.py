@@ -74,7 +74,7 @@ def _find_group(groups: Sequence[Sequence[str]], names: Sequence[str]) -> int:
 
 
 class _Weights(Mapping[str, torch.Tensor]):
-    """What this rank holds of each parameter of an engine, built when it is read."""
+    """Shards that this rank holds of each parameter of an engine, built when they are read."""
 
     def __init__(self, engine: TrainedEngine, sharded: ShardedState) -> None:
         self.parameters, self.sharded = dict(engine.module.named_parameters()), sharded

@@ -16,7 +16,7 @@ Division = Mapping[str, Sequence[int]]
 
 
 class SavedRank(NamedTuple):
-    """What one rank saved of an engine."""
+    """Part of an engine's state that one rank saved."""
 
     state: Mapping[str, Any]
     """Its `snapshot`."""
@@ -58,7 +58,7 @@ class ShardedState:
 
     @property
     def divided(self) -> Division:
-        """Which dimension of which parameter tensor parallelism divided, and among how many."""
+        """Dimension of each parameter that tensor parallelism divided, and among how many."""
         divided: Division = self.layout.get("divided", {})
         return divided
 

@@ -19,7 +19,7 @@ from arctic_training.engine.tensor_parallel import cut, join
 
 
 class _ZeroConfig:
-    """What transformers reads to shard the weights while it builds or loads a model."""
+    """Config that transformers reads to shard the weights while it builds or loads a model."""
 
     def __init__(self, config: dict[str, Any]) -> None:
         self.config = config
@@ -75,12 +75,12 @@ def build_random_model(build: Callable[[], torch.nn.Module], config: Mapping[str
 
 
 def is_partitioned(module: torch.nn.Module) -> bool:
-    """Whether this rank holds only parts of the module's parameters."""
+    """Returns whether this rank holds only parts of the module's parameters."""
     return any(is_part(parameter) for parameter in module.parameters())
 
 
 def is_part(tensor: torch.Tensor) -> bool:
-    """Whether this rank holds only a part of the parameter: at ZeRO stage 3, or by tensor parallelism."""
+    """Returns whether this rank holds only a part of the parameter: at ZeRO stage 3, or by tensor parallelism."""
     return is_partitioned_param(tensor) or shard_dim(tensor) is not None
 
 
@@ -161,5 +161,5 @@ def full_from_saved(saved: Sequence[torch.Tensor], shape: torch.Size) -> torch.T
 
 
 def is_meta_tensor_error(error: Exception) -> bool:
-    """Whether ``error`` says that tensors on torch's meta device have no values, as of a model without weights."""
+    """Returns whether ``error`` says that tensors without values, on torch's meta device, cannot be used."""
     return isinstance(error, NotImplementedError) or " meta" in str(error)

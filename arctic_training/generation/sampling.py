@@ -1,4 +1,4 @@
-"""How the next token is chosen: the parameters of a recipe, and sampling by random numbers from the caller."""
+"""Choice of the next token: the parameters of a recipe, and sampling by random numbers from the caller."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from arctic_training.distributed.heartbeat import record_heartbeat
 
 @dataclass(frozen=True)
 class SamplingParams:
-    """How completions are generated: how long they may be, and how the next token is chosen."""
+    """Parameters of generation: how long completions may be, and how the next token is chosen."""
 
     max_new_tokens: int
     temperature: float = 1.0

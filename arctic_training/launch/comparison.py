@@ -12,7 +12,7 @@ Record = Mapping[str, float]
 
 
 class Result(NamedTuple):
-    """What a run has reached."""
+    """Result of a run."""
 
     steps: int
     loss: float

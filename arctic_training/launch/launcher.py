@@ -130,7 +130,7 @@ class _Worker:
 
     @property
     def failed(self) -> bool:
-        """Whether it has reported a failure, or has exited with a code that is none of a run that ends in order."""
+        """Returns whether it has reported a failure, or has exited with a code that no run that ends in order has."""
         if self.failure() is not None:  # its exit may take seconds
             return True
         return self.process.poll() not in (None, 0, STOPPED_EARLY, *(128 + number for number in STOP_SIGNALS))

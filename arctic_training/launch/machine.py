@@ -1,4 +1,4 @@
-"""What this machine has for a run: libraries, devices, compilers, memory and disk, and what is missing for what."""
+"""Lists what this machine has for a run, libraries, devices, compilers, memory and disk, and what is missing."""
 
 import os
 import platform

@@ -1,4 +1,4 @@
-"""What the losses of a linear output layer share: the map to logits, chunks of rows, gradients added chunk by chunk.
+"""Shared part of losses of a linear output layer: the map to logits, chunks of rows, gradients added by chunk.
 
 Chunks keep all logits from being in memory at once.
 """

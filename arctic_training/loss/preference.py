@@ -65,7 +65,7 @@ class _Options(NamedTuple):
 
 @dataclass(frozen=True)
 class LossType:
-    """How a type of preference loss is computed, and what it needs."""
+    """A type of preference loss: its formula, and what it needs."""
 
     formula: Callable[[Tensor, Tensor, _Options], Tensor]
     """The loss ``[pairs]`` of the scores of the chosen and of the rejected completions, ``[pairs]`` each."""

@@ -41,12 +41,12 @@ class ModelFactory(Factory[C, nn.Module], kind="model_factory"):
 
     @property
     def checkpoints_activations(self) -> bool | None:
-        """Whether the layers are computed again for the gradient; None where the memory they take decides it."""
+        """Returns whether layers are computed again for the gradient; None where the memory they take decides it."""
         return False
 
     @property
     def recomputation(self) -> Recomputation:
-        """What is computed again for the gradient, as far as the recipe says it."""
+        """Parts that are computed again for the gradient, as far as the recipe says it."""
         return Recomputation()
 
     def check(self) -> None:

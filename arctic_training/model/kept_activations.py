@@ -1,4 +1,4 @@
-"""What a model keeps for its gradient, counted by a forward pass on tensors without values."""
+"""Counts what a model keeps for its gradient, by a forward pass on tensors without values."""
 
 import contextlib
 from collections.abc import Iterator
@@ -44,7 +44,7 @@ class Kept:
 
 @dataclass(frozen=True)
 class Recomputation:
-    """What is computed again for the gradient, in the place of being kept."""
+    """Parts that are computed again for the gradient, in the place of being kept."""
 
     layers: bool = False
     selective: bool = False

@@ -1,4 +1,4 @@
-"""What a recipe says of the layers of a model: their transforms, and what is computed again for the gradient."""
+"""Settings of the layers of a model: their transforms, and what is computed again for the gradient."""
 
 from collections.abc import Callable
 from typing import Any, TypeVar

@@ -1,4 +1,4 @@
-"""What makes a run fit into the memory of its devices, from what costs least to what costs most."""
+"""Finds what makes a run fit into the memory of its devices, from what costs least to what costs most."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace

@@ -67,7 +67,7 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Layout:
-    """How a run holds a weight, its gradient and what the optimizer keeps for it."""
+    """Layout in which a run holds a weight, its gradient and what the optimizer keeps for it."""
 
     dtype: str
     stage: int = 0
@@ -126,7 +126,7 @@ class Layout:
 
 @dataclass(frozen=True)
 class Batch:
-    """What a device computes at once."""
+    """Batch that a device computes at once."""
 
     tokens: int
     """Tokens of a micro-batch, at most."""
@@ -177,7 +177,7 @@ def count_parameters(model: nn.Module) -> tuple[int, int]:
 
 @dataclass(frozen=True)
 class Footprint:
-    """What the memory of a model's training depends on beside its layout and its batches."""
+    """Sizes of a model that its memory in training depends on, beside its layout and its batches."""
 
     parameters: int
     trained: int

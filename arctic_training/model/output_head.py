@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class OutputHead:
-    """How a model makes logits of hidden states, and the loss that its own forward computes."""
+    """Output layer that makes logits of hidden states, and the loss that the model's own forward computes."""
 
     backbone: nn.Module | None
     head: nn.Module | None

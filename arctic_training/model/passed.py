@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 
 class PassedModel(Pretrained):
-    """What `Pretrained` is of a model that is loaded: ``module`` itself takes the place of what its files hold."""
+    """Counterpart of `Pretrained` for a model that is loaded: ``module`` itself takes the place of its files."""
 
     def __init__(self, module: "PreTrainedModel", *, key: str) -> None:
         """``key`` is the recipe's section of the model, for error messages."""

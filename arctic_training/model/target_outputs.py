@@ -30,7 +30,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class TargetOutputs:
-    """What a model makes of the targets of a batch, row by row: hidden states and the layer that makes logits of them,
+    """Outputs of a model at the targets of a batch, row by row: hidden states and the layer that makes logits of them,
     or the logits of a model whose logits are not made by one linear layer."""
 
     ids: Tensor

@@ -15,7 +15,7 @@ TaskName = Literal["causal_lm", "seq2seq_lm", "sequence_classification", "token_
 
 @dataclass(frozen=True)
 class Task:
-    """What a model computes."""
+    """A task of a model, by the class of transformers that computes it."""
 
     auto_class: str
     """The auto class of transformers that builds and loads the model."""

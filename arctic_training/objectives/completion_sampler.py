@@ -40,7 +40,7 @@ class Group:
 
     @property
     def is_uniform(self) -> bool:
-        """Whether all completions that are judged have the same reward, so that nothing can be learned from them."""
+        """Returns whether all completions that are judged have the same reward: nothing can be learned from them."""
         return len({reward for reward in self.rewards if not math.isnan(reward)}) < 2
 
 

@@ -12,7 +12,7 @@ from arctic_training.loss.energy import Energy
 
 
 class Chains(NamedTuple):
-    """Where chains have ended."""
+    """Rows at which chains have ended."""
 
     rows: Tensor
     """float32 ``[n, ...]``, without a gradient."""

@@ -56,7 +56,7 @@ class RolloutTrainer(PolicyLossTrainer):
 
     @functools.cached_property
     def sampler(self) -> CompletionSampler:
-        """What samples completions with the policy, and scores them."""
+        """Interface of what samples completions with the policy, and scores them."""
         return CompletionSampler(
             self.model,
             self.tokenizer,

@@ -75,7 +75,7 @@ class RolloutConfig(ReferenceConfig):
 
     @property
     def needs_old_log_probs(self) -> bool:
-        """Whether the log-probs of the policy that sampled the completions are computed before the first step."""
+        """Returns whether log-probs of the policy that sampled the completions are computed before the first step."""
         return self.steps_per_window > 1 or (self.beta > 0 and self.kl_in == "reward")
 
     @property

@@ -22,7 +22,7 @@ where there are no others. The labels of a sample follow those of the sample bef
 
 @dataclass(frozen=True)
 class Comparison:
-    """How a student is compared with its teacher: the arguments of `divergences`."""
+    """Comparison of a student with its teacher: the arguments of `divergences`."""
 
     kind: Divergence
     temperature: float
@@ -30,7 +30,7 @@ class Comparison:
 
 
 class Teacher(ABC):
-    """What a student learns from, at the labels of a batch."""
+    """Predictions that a student learns from, at the labels of a batch."""
 
     hidden: Tensor | None = None
     """What the output layer of the teacher receives at the labels, ``[labels, width]``, where it is known."""
@@ -69,7 +69,7 @@ class LiveTeacher(Teacher):
 
 
 class StoredTeacher(Teacher):
-    """What a teacher predicted before training: its most likely tokens at each label of a batch."""
+    """Predictions that a teacher made before training: its most likely tokens at each label of a batch."""
 
     def __init__(self, batch: Mapping[str, Any], comparison: Comparison) -> None:
         self._ids, self._log_probs, self._comparison = batch[IDS], batch[LOG_PROBS], comparison

@@ -21,7 +21,7 @@ Point = tuple[int, float, float | None]
 
 @dataclass
 class RunFolder:
-    """What a run has written."""
+    """Files that a run has written, read."""
 
     path: Path
     recipe: dict[str, Any]

@@ -49,7 +49,7 @@ class SchedulerFactory(Factory[C, LRScheduler], kind="scheduler_factory"):
 
     @property
     def only_warms_up(self) -> bool:
-        """Whether the learning rate stays as it is after the warm-up."""
+        """Returns whether the learning rate stays as it is after the warm-up."""
         return False
 
     def timed(self) -> Self:

@@ -52,7 +52,7 @@ def temporary_folder() -> Iterator[Path]:
 
 
 class Metrics(dict[tuple[str, int], dict[str, float]]):
-    """What a run logged and evaluated, by event and step."""
+    """Records of what a run logged and evaluated, by event and step."""
 
     def listen(self, trainer: Trainer) -> None:
         """Records what ``trainer`` logs and evaluates."""

@@ -80,7 +80,7 @@ class SpecialTokens(BaseConfig):
 
 
 class NumberPolicy(BaseConfig):
-    """How numbers are split into tokens."""
+    """Rules by which numbers are split into tokens."""
 
     attach_sign: bool = True
     """A sign before a number, and not after an operand, is part of the number's first token; false: it is a token."""

@@ -13,7 +13,7 @@ from torch import Tensor
 
 
 class Samples(ABC):
-    """What the models of a run generate at one step."""
+    """Samples that the models of a run generate at one step."""
 
     suffix: str
     """The suffix of its file."""

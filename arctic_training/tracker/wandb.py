@@ -96,7 +96,7 @@ class WandbTracker(Tracker[WandbConfig]):
 
 @contextmanager
 def _refusing() -> Iterator[None]:
-    """What the library refuses inside refuses the run."""
+    """Refuses the run for what the library refuses inside."""
     import wandb
 
     try:

@@ -1,4 +1,4 @@
-"""How a run ends: at the end of its plan, by a request to stop, or stopped for good by a callback."""
+"""Ending of a run: at the end of its plan, by a request to stop, or stopped for good by a callback."""
 
 import time
 from typing import Any
@@ -44,7 +44,7 @@ class Ending:
 
     @property
     def early_stop(self) -> bool:
-        """Whether the run ends after the current step; setting it to True ends the run. A name of ArcticTraining."""
+        """Returns whether the run ends after the current step; setting it to True ends it. A name of ArcticTraining."""
         return bool(self.stop_reason)
 
     @early_stop.setter
@@ -55,7 +55,7 @@ class Ending:
 
     @property
     def training_finished(self) -> bool:
-        """Whether nothing is left to train. A name of ArcticTraining."""
+        """Returns whether nothing is left to train. A name of ArcticTraining."""
         warn("training_finished", "bool(trainer.plan_reached or trainer.finished)")
         return bool(self.finished or getattr(self, "plan_reached", ""))
 

@@ -1,4 +1,4 @@
-"""What a Python program gets of a trainer beside metrics: completions of prompts, and a folder with the model."""
+"""Outputs of a trainer for a Python program beside metrics: completions of prompts, a folder with the model."""
 
 import shutil
 from collections.abc import Mapping, Sequence

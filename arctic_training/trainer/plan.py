@@ -1,4 +1,4 @@
-"""What a run will take: parameters, memory of each device, steps, tokens and operations."""
+"""Estimates what a run will take: parameters, memory of each device, steps, tokens and operations."""
 
 from collections.abc import Sequence
 from contextlib import suppress
@@ -35,7 +35,7 @@ Offload = Literal["none", "optimizer", "optimizer and weights"]
 
 @dataclass(frozen=True)
 class Machine:
-    """What a run is planned for."""
+    """Machine that a run is planned for."""
 
     processes: int = 1
     """One for each device."""
@@ -96,7 +96,7 @@ class Placement:
 
 @dataclass(frozen=True)
 class Work:
-    """How much a run computes; None: not known before the data are prepared."""
+    """Amount that a run computes; None: not known before the data are prepared."""
 
     steps: int | None = None
     tokens: int | None = None
@@ -108,7 +108,7 @@ class Work:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run will take on a machine."""
+    """Estimate of what a run will take on a machine."""
 
     machine: Machine
     models: list[Model]
@@ -124,7 +124,7 @@ class Plan:
 
     @property
     def fits(self) -> bool | None:
-        """Whether the recipe fits into the devices; None where their memory is not known."""
+        """Returns whether the recipe fits into the devices; None where their memory is not known."""
         usable = self.machine.usable
         return None if usable is None else self.placement.estimate.total <= usable
 

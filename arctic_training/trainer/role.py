@@ -106,7 +106,7 @@ class RoleView:
 
     @property
     def frozen(self) -> bool:
-        """Whether the role is frozen."""
+        """Returns whether the role is frozen."""
         return self._role.frozen
 
     @property

@@ -1,4 +1,4 @@
-"""What the steps of a run cost: time, time without data, tokens, memory, and the share of the device's peak."""
+"""Measures what the steps of a run cost: time, time without data, tokens, memory, share of the device's peak."""
 
 import resource
 import time

@@ -44,7 +44,7 @@ class View(FormerNames):
 
     @property
     def packs_samples(self) -> bool:
-        """Whether a row of a batch holds several samples."""
+        """Returns whether a row of a batch holds several samples."""
         factory: Any = lookup("data_factory", self.config.data.type)
         return bool(factory.packs(self.config.data))
 

@@ -48,7 +48,7 @@ class AccumulationWindow:
 
     @property
     def is_last_micro_batch(self) -> bool:
-        """Whether the engine steps after the current micro-batch."""
+        """Returns whether the engine steps after the current micro-batch."""
         return self.index == self.step_indices.stop - 1
 
     def iterate(self, batches: Sequence[Any] | None = None, *, step_size: int = 0) -> Iterator[Any]:

@@ -22,7 +22,7 @@ REQUIRED = "Field required"
 
 @dataclass(frozen=True)
 class Problem:
-    """What is wrong with one value or key of a recipe."""
+    """A value or key of a recipe that is wrong, and why."""
 
     path: tuple[str, ...]
     """Keys from the section down to the value."""

@@ -1,4 +1,4 @@
-"""What configurations of several trainers have beside training arguments: sources, adapters, rewards."""
+"""Converts what configurations of several trainers have beside training arguments: sources, adapters, rewards."""
 
 from collections.abc import Mapping, Sequence
 from typing import get_args

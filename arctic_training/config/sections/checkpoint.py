@@ -14,7 +14,7 @@ from arctic_training.registry import lookup
 
 
 class CheckpointConfig(ComponentConfig):
-    """When to save checkpoints, where, and which to keep."""
+    """Keys that say when to save checkpoints, where, and which to keep."""
 
     synonyms = {"async": "asynchronous"}
 

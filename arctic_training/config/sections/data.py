@@ -23,12 +23,12 @@ class DataConfig(ComponentConfig):
 
     @property
     def evaluates(self) -> bool:
-        """Whether there may be data to evaluate on."""
+        """Returns whether there may be data to evaluate on."""
         return True
 
     @property
     def endless(self) -> bool:
-        """Whether the training data have no end, so that the recipe must give the number of steps."""
+        """Returns whether the training data have no end, so that the recipe must give the number of steps."""
         return False
 
 

@@ -1,4 +1,4 @@
-"""What a Python program may pass to a trainer, in place of what a recipe names: models, a tokenizer, rows."""
+"""Placeholders for objects that a Python program passes to a trainer: models, a tokenizer, rows."""
 
 from collections.abc import Iterable, Mapping
 

@@ -190,7 +190,7 @@ class TrainerConfig(CrossFieldValidation):
 
     @property
     def missing_objects(self) -> list[str]:
-        """What the recipe lacks, models or rows that are to be passed to the trainer: the messages if they are not."""
+        """Messages for models and rows that the recipe lacks, if none are passed to the trainer."""
         return self._missing_objects
 
     @property

@@ -101,7 +101,7 @@ class StreamLoader(Loader):
 
     @property
     def _unit(self) -> str:
-        """What a row is, and how many rows are shuffled together; a position is valid for one unit."""
+        """Identifies what a row is, and how many are shuffled together; a position is valid for one unit."""
         config = self.factory.config
         tokens = getattr(self.factory, "capacity", None) if self.factory.packs(config) else None
         rows = "samples" if tokens is None else f"packs of {tokens} tokens"

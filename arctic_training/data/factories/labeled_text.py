@@ -61,7 +61,7 @@ class LabeledTextDataFactory(SourcedDataFactory[LabeledTextDataConfig]):
 
     @functools.cached_property
     def labels_tokens(self) -> bool:
-        """Whether each token of a text may have a label. Raises `DataError` where they are to have several."""
+        """Returns whether each token of a text may have a label. Raises `DataError` where they are to have several."""
         labels_tokens = getattr(self.trainer.config.model, "task", "") == "token_classification"
         if labels_tokens and self.config.multi_label:
             raise DataError("data.multi_label: a token has one label; remove it")

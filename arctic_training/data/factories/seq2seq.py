@@ -75,7 +75,7 @@ class Seq2SeqDataFactory(SourcedDataFactory[Seq2SeqDataConfig]):
 
     @functools.cached_property
     def encoder_decoder(self) -> bool:
-        """Whether the model reads the source with an encoder."""
+        """Returns whether the model reads the source with an encoder."""
         if getattr(self.trainer.config.model, "task", None) == "causal_lm":
             return False  # of an encoder-decoder the decoder alone
         return bool(getattr(model_config(self.trainer), "is_encoder_decoder", False))

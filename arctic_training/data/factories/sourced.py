@@ -76,7 +76,7 @@ class SourcedDataFactory(DataFactory[C]):
 
     @property
     def encodes_prompts(self) -> bool:
-        """Whether samples hold prompts, for evaluators that generate answers."""
+        """Returns whether samples hold prompts, for evaluators that generate answers."""
         return False
 
     @hook("process")

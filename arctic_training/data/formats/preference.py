@@ -49,7 +49,7 @@ class Preference:
 
     @property
     def decided(self) -> bool:
-        """Whether both have an answer, and the answers differ."""
+        """Returns whether both have an answer, and the answers differ."""
         return self.chosen != self.rejected and min(self.chosen_turns, self.rejected_turns) > 0
 
 

@@ -32,7 +32,7 @@ class PassedSourceConfig(DataSourceConfig):
 
     @property
     def streaming(self) -> bool:
-        """Whether the rows are a stream, read while training."""
+        """Returns whether the rows are a stream, read while training."""
         return hasattr(self.rows, "load_state_dict")
 
     @model_validator(mode="after")

@@ -88,7 +88,7 @@ class ChatTemplate:
 
     @functools.cached_property
     def _arguments_as_text(self) -> bool:
-        """Whether the template prints the arguments of a tool call as they are, so that they must be JSON text."""
+        """Returns whether the template prints the arguments of a tool call as they are: they must then be JSON text."""
         for arguments in (_TOOL_ARGUMENTS, json.dumps(_TOOL_ARGUMENTS)):
             call = {"type": "function", "id": "abcdefghi", "function": {"name": "zqnameqz", "arguments": arguments}}
             chat: Chat = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "", "tool_calls": [call]}]

@@ -75,7 +75,7 @@ class PeftTransform(ModelTransform[PeftConfig]):
 
     @property
     def adds_tokens(self) -> bool:
-        """Whether the method puts virtual tokens before those of a row."""
+        """Returns whether the method puts virtual tokens before those of a row."""
         return bool(self._peft_config().is_prompt_learning)
 
     def dry_run(self, meta_model: nn.Module, *, sharded: bool) -> nn.Module | None:

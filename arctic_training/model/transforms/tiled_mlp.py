@@ -42,7 +42,7 @@ class TiledMLP(ModelTransform[TiledMLPConfig]):
 
 @dataclass(frozen=True)
 class Tiling:
-    """How an MLP computes its tiles."""
+    """Settings by which an MLP computes its tiles."""
 
     forward: Callable[[nn.Module, Tensor], Tensor]
     """Its own forward, unbound, so that a copy of the model computes with its own weights."""
