@@ -7,9 +7,9 @@ import torch
 
 from arctic_training.callback.monitor import Monitor, MonitorConfig
 from arctic_training.component import TrainerView
-from arctic_training.engine.deepspeed_internals import local_tensor
 from arctic_training.engine.engine import Engine, TrainedEngine
 from arctic_training.engine.host_copy import host_copy
+from arctic_training.engine.internals.parameters import local_tensor
 from arctic_training.engine.replaced_weights import set_weights
 from arctic_training.engine.zero import resharded
 from arctic_training.errors.types import RecipeError

@@ -24,7 +24,7 @@ from arctic_training.checkpoint.export import (
 )
 from arctic_training.checkpoint.folder import disk_errors
 from arctic_training.distributed import process_group
-from arctic_training.engine.deepspeed_internals import full_shape
+from arctic_training.engine.internals.parameters import full_shape
 from arctic_training.engine.zero import gathered, is_meta_tensor_error
 from arctic_training.errors.types import RecipeError
 

@@ -7,8 +7,8 @@ from arctic_training.checkpoint import folder as disk
 from arctic_training.checkpoint.checkpointer import Checkpointer
 from arctic_training.config.sections.checkpoint import CheckpointConfig
 from arctic_training.distributed import process_group
-from arctic_training.engine.deepspeed_internals import full_shape
 from arctic_training.engine.engine import TrainedEngine
+from arctic_training.engine.internals.parameters import full_shape
 from arctic_training.logging import logger
 
 _MASTER_BYTES, _MOMENT_BYTES = 4, 8

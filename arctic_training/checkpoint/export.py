@@ -16,7 +16,7 @@ import torch
 
 from arctic_training.checkpoint.folder import disk_errors
 from arctic_training.distributed import process_group
-from arctic_training.engine.deepspeed_internals import full_shape
+from arctic_training.engine.internals.parameters import full_shape
 from arctic_training.engine.zero import gathered, is_part, is_partitioned
 from arctic_training.errors.types import RecipeError
 from arctic_training.logging import without_progress_bars

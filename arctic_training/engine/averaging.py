@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from arctic_training.distributed import collectives
-from arctic_training.engine import deepspeed_internals as internals
 from arctic_training.engine.engine import TrainedEngine
+from arctic_training.engine.internals.optimizer import optimizer_params, param_fragments, torch_optimizer
+from arctic_training.engine.internals.parameters import is_partitioned_param, local_tensor
 
 
 def averaging(groups: Sequence[Mapping[str, Any]]) -> float | None:
@@ -32,18 +33,18 @@ def averaged_weights(engine: TrainedEngine) -> dict[str, Tensor] | None:
     None for an optimizer that evaluates what it trains, and where the weights in the model are not the trained ones.
     All ranks call it together.
     """
-    optimizer = internals.torch_optimizer(engine.deepspeed.optimizer)
+    optimizer = torch_optimizer(engine.deepspeed.optimizer)
     b = averaging(optimizer.param_groups)
     if b is None or not engine.holds_trained_weights:
         return None
     trained = {name: one for name, one in engine.module.named_parameters() if one.requires_grad}
-    averages = {id(one): _zeros(internals.local_tensor(one)) for one in trained.values()}
-    held = internals.fragments(engine.deepspeed.optimizer)
-    for tensor, fragments in zip(internals.optimizer_params(engine.deepspeed.optimizer), held, strict=True):
+    averages = {id(one): _zeros(local_tensor(one)) for one in trained.values()}
+    held = param_fragments(engine.deepspeed.optimizer)
+    for tensor, fragments in zip(optimizer_params(engine.deepspeed.optimizer), held, strict=True):
         z = optimizer.state[tensor]["z"] if optimizer.state.get(tensor) else tensor
         values = average(tensor, z, b).flatten()
         for fragment in fragments:
-            start = 0 if internals.is_partitioned_param(fragment.parameter) else fragment.start
+            start = 0 if is_partitioned_param(fragment.parameter) else fragment.start
             part = values[fragment.offset : fragment.offset + fragment.numel]
             averages[id(fragment.parameter)].view(-1)[start : start + fragment.numel].copy_(part)
     if engine.deepspeed.zero_optimization_stage() in (1, 2):  # each element is in the optimizer of one rank
@@ -58,9 +59,9 @@ def _zeros(local: Tensor) -> Tensor:
 
 def restart_average(engine: TrainedEngine) -> None:
     """Has an optimizer that keeps an average take the weights that are trained now as all that it has averaged."""
-    optimizer = internals.torch_optimizer(engine.deepspeed.optimizer)
+    optimizer = torch_optimizer(engine.deepspeed.optimizer)
     if averaging(optimizer.param_groups) is None:
         return
-    for tensor in internals.optimizer_params(engine.deepspeed.optimizer):
+    for tensor in optimizer_params(engine.deepspeed.optimizer):
         if state := optimizer.state.get(tensor):
             state["z"].copy_(tensor.detach())

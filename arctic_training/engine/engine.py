@@ -12,9 +12,19 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from arctic_training.config.sections.trainer import TrainerConfig
 from arctic_training.distributed import process_group
-from arctic_training.engine import deepspeed_internals as internals
 from arctic_training.engine import tensor_parallel
 from arctic_training.engine.config import ModelSize, deepspeed_config, frozen_config, zero_stage
+from arctic_training.engine.internals.mesh import end_input_check, end_tensor_parallel
+from arctic_training.engine.internals.optimizer import master_padding
+from arctic_training.engine.internals.parameters import full_shape, is_partitioned_param, padding, shard_dim
+from arctic_training.engine.internals.steps import (
+    add_overflow_check,
+    can_lower_scale,
+    clip_gradient_values,
+    loss_scaler,
+    replace_lrs,
+    skip_initial_step,
+)
 from arctic_training.engine.leaf_modules import reduce_whole_gradients
 from arctic_training.errors.types import RecipeError
 
@@ -82,10 +92,10 @@ class TrainedEngine(Engine):
         self.last_lr = float(deepspeed.optimizer.param_groups[0]["lr"])
         self.holds_trained_weights = True
         """Whether the model has the weights that are trained; False where `replaced_weights` has put others there."""
-        self._scaler = internals.loss_scaler(deepspeed.optimizer)
+        self._scaler = loss_scaler(deepspeed.optimizer)
         self._lr_rules: list[Callable[[float], float]] = []
         if isinstance(deepspeed.optimizer, torch.optim.Optimizer):  # ZeRO stage 0 in fp32
-            internals.add_overflow_check(deepspeed)
+            add_overflow_check(deepspeed)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.__dict__["deepspeed"], name)
@@ -103,7 +113,7 @@ class TrainedEngine(Engine):
 
     @property
     def is_searching_loss_scale(self) -> bool:
-        return internals.can_lower_scale(self._scaler)
+        return can_lower_scale(self._scaler)
 
     @property
     def grad_norm(self) -> float | None:
@@ -128,7 +138,7 @@ class TrainedEngine(Engine):
         """Steps from now on with ``rule(lr)`` in the place of each learning rate of the schedule, which goes on as if
         there were no rule. Several rules apply in turn."""
         if not self._lr_rules:
-            internals.replace_lrs(self.deepspeed.optimizer, self._apply_lr_rules)
+            replace_lrs(self.deepspeed.optimizer, self._apply_lr_rules)
         self._lr_rules.append(rule)
 
     def _apply_lr_rules(self, lr: float) -> float:
@@ -144,10 +154,10 @@ class TrainedEngine(Engine):
         return self.train(False)
 
     def destroy(self) -> None:
-        is_divided = any(internals.shard_dim(one) is not None for one in self.module.parameters())
+        is_divided = any(shard_dim(one) is not None for one in self.module.parameters())
         self.deepspeed.destroy()
         if is_divided:
-            internals.end_tensor_parallel()
+            end_tensor_parallel()
 
 
 class FrozenEngine(Engine):
@@ -206,9 +216,9 @@ def initialize(
         ds_config["tensor_parallel"] = tensor_parallel.block(model, divided)
     engine = TrainedEngine(_initialize(ds_config, model, optimizer, scheduler))
     if divided > 1:
-        internals.end_input_check(engine.deepspeed)
+        end_input_check(engine.deepspeed)
     if config.gradient_clip_value is not None:
-        internals.clip_gradient_values(engine.deepspeed.optimizer, config.gradient_clip_value)
+        clip_gradient_values(engine.deepspeed.optimizer, config.gradient_clip_value)
     return engine
 
 
@@ -239,7 +249,7 @@ def model_size(model: torch.nn.Module) -> ModelSize:
     config = getattr(model, "config", None)
     text = getattr(config, "text_config", None) or config
     hidden = getattr(text, "hidden_size", None)
-    count = sum(internals.full_shape(parameter).numel() for parameter in model.parameters())
+    count = sum(full_shape(parameter).numel() for parameter in model.parameters())
     return ModelSize(hidden if isinstance(hidden, int) else None, count)
 
 
@@ -260,7 +270,7 @@ def _initialize(
     reports = any(ds_config.get(key) for key in options)
     # DeepSpeed logs what these report at level INFO
     deepspeed.utils.logger.setLevel(logging.INFO if reports else logging.ERROR)
-    internals.skip_initial_step()
+    skip_initial_step()
     # some of DeepSpeed's optimizers print while they are built
     with contextlib.redirect_stdout(sys.stdout if reports else io.StringIO()):
         engine, *_ = deepspeed.initialize(
@@ -277,7 +287,7 @@ def _clear_padding(deepspeed: "DeepSpeedEngine") -> None:
     It would reach fp32 copies, checkpoints and checks for NaN.
     """
     for parameter in deepspeed.module.parameters():
-        if internals.is_partitioned_param(parameter):
-            internals.padding(parameter).zero_()
-    for tensor in internals.master_padding(deepspeed.optimizer):
+        if is_partitioned_param(parameter):
+            padding(parameter).zero_()
+    for tensor in master_padding(deepspeed.optimizer):
         tensor.zero_()

@@ -1,6 +1,6 @@
 """Modules whose weights ZeRO stage 3 gathers at once, by attributes of DeepSpeed that are undocumented.
 
-`tests/engine/test_deepspeed_internals.py` names each of them.
+`tests/engine/test_internals.py` names each of them.
 """
 
 from typing import TYPE_CHECKING

@@ -7,13 +7,9 @@ import torch
 from torch import Tensor
 
 from arctic_training.engine.averaging import restart_average
-from arctic_training.engine.deepspeed_internals import (
-    copy_to_masters,
-    gather_persistent_params,
-    is_partitioned_param,
-    local_tensor,
-)
 from arctic_training.engine.engine import TrainedEngine
+from arctic_training.engine.internals.optimizer import copy_to_masters, gather_persistent_params
+from arctic_training.engine.internals.parameters import is_partitioned_param, local_tensor
 
 
 @contextmanager

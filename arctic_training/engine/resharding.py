@@ -9,8 +9,10 @@ from typing import Any
 import torch
 
 from arctic_training.distributed import process_group
-from arctic_training.engine import deepspeed_internals as internals
 from arctic_training.engine.engine import TrainedEngine
+from arctic_training.engine.internals.optimizer import fp32_master_params, optimizer_params
+from arctic_training.engine.internals.parameters import is_partitioned_param, local_tensor
+from arctic_training.engine.internals.steps import scaler_state
 from arctic_training.engine.sharded_state import JoinedState, SavedRank, ShardedState, copy_overlap, model_parts
 from arctic_training.engine.snapshot import fragments, layout, restore
 from arctic_training.errors.types import CheckpointError, ResumeError
@@ -25,7 +27,7 @@ def load_resharded(engine: TrainedEngine, ranks: Sequence[SavedRank]) -> None:
     own = ranks[rank if rank < len(ranks) else 0].state
     groups = [_find_group(sharded.layout["groups"], names) for names in now["groups"]]
     saved_scaler = {key: value for numbers in own["scaler"] for key, value in numbers.items()}
-    scaler = internals.scaler_state(engine.deepspeed.optimizer)
+    scaler = scaler_state(engine.deepspeed.optimizer)
     state = {
         **own,
         "groups": [own["groups"][group] for group in groups],
@@ -87,16 +89,16 @@ class _Weights(Mapping[str, torch.Tensor]):
 
     def __getitem__(self, name: str) -> torch.Tensor:
         parameter = self.parameters[name]
-        local = internals.local_tensor(parameter)
+        local = local_tensor(parameter)
         weight = torch.zeros(local.numel(), dtype=local.dtype)
-        start = process_group.rank() * local.numel() if internals.is_partitioned_param(parameter) else 0
+        start = process_group.rank() * local.numel() if is_partitioned_param(parameter) else 0
         self.sharded.copy_weight(name, start, weight)
         return weight.view(local.shape)
 
 
 def _iter_master_params(engine: TrainedEngine, sharded: ShardedState) -> Iterator[torch.Tensor]:
     """Yields the values of each of this rank's fp32 master parameters."""
-    masters = internals.fp32_master_params(engine.deepspeed.optimizer)
+    masters = fp32_master_params(engine.deepspeed.optimizer)
     for tensor, held in zip(masters, fragments(engine) if masters else [], strict=True):
         values = torch.zeros(tensor.numel(), dtype=tensor.dtype)
         for name, start, offset, size in held:
@@ -108,7 +110,7 @@ def _iter_master_params(engine: TrainedEngine, sharded: ShardedState) -> Iterato
 def _iter_optimizer_states(engine: TrainedEngine, sharded: ShardedState) -> Iterator[dict[str, Any]]:
     """Yields the state of each of this rank's optimizer tensors; of a count, such as ``step``, the highest."""
     elementwise = _elementwise_keys(sharded)
-    for tensor, held in zip(internals.optimizer_params(engine.deepspeed.optimizer), fragments(engine), strict=True):
+    for tensor, held in zip(optimizer_params(engine.deepspeed.optimizer), fragments(engine), strict=True):
         state: dict[str, Any] = {}
         for name, start, offset, size in held:
             for fragment in sharded.fragments[name]:

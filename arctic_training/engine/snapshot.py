@@ -20,14 +20,23 @@ from typing import Any
 import torch
 
 from arctic_training.distributed import process_group
-from arctic_training.engine import deepspeed_internals as internals
 from arctic_training.engine.engine import TrainedEngine
+from arctic_training.engine.internals.optimizer import (
+    fp32_master_params,
+    gather_persistent_params,
+    optimizer_params,
+    param_fragments,
+    torch_optimizer,
+    trained_groups,
+)
+from arctic_training.engine.internals.parameters import full_shape, local_tensor, shard_dim
+from arctic_training.engine.internals.steps import counters, scaler_holders, scaler_state
 from arctic_training.errors.types import CheckpointError, ResumeError
 
 
 def weights(engine: TrainedEngine) -> dict[str, torch.Tensor]:
     """Returns the parameters by name: at ZeRO stage 3 this rank's flat shard of each ([padded shard]), else in full."""
-    return {name: internals.local_tensor(parameter) for name, parameter in engine.module.named_parameters()}
+    return {name: local_tensor(parameter) for name, parameter in engine.module.named_parameters()}
 
 
 def snapshot(engine: TrainedEngine) -> dict[str, Any]:
@@ -35,16 +44,16 @@ def snapshot(engine: TrainedEngine) -> dict[str, Any]:
 
     Raises `CheckpointError` for state that cannot be read back without a pickle.
     """
-    optimizer = internals.torch_optimizer(engine.deepspeed.optimizer)
-    stepped = internals.optimizer_params(engine.deepspeed.optimizer)
+    optimizer = torch_optimizer(engine.deepspeed.optimizer)
+    stepped = optimizer_params(engine.deepspeed.optimizer)
     state = {
         "layout": layout(engine),
-        "counters": internals.counters(engine.deepspeed),
+        "counters": counters(engine.deepspeed),
         "last_lr": engine.last_lr,
         "schedule": engine.deepspeed.lr_scheduler.state_dict() if engine.deepspeed.lr_scheduler else {},
-        "scaler": internals.scaler_state(engine.deepspeed.optimizer),
+        "scaler": scaler_state(engine.deepspeed.optimizer),
         "groups": [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups],
-        "shadows": [tensor.detach() for tensor in internals.fp32_master_params(engine.deepspeed.optimizer)],
+        "shadows": [tensor.detach() for tensor in fp32_master_params(engine.deepspeed.optimizer)],
         "moments": [dict(optimizer.state[one]) if one in optimizer.state else {} for one in stepped],
         "fragments": fragments(engine),
         "buffers": dict(_persistent_buffers(engine.module)),
@@ -58,21 +67,21 @@ def restore(engine: TrainedEngine, state: Mapping[str, Any], saved_weights: Mapp
 
     ``shadows`` and ``moments`` may be iterators, one tensor in memory at a time.
     """
-    optimizer = internals.torch_optimizer(engine.deepspeed.optimizer)
+    optimizer = torch_optimizer(engine.deepspeed.optimizer)
     with torch.no_grad():
         for name, parameter in engine.module.named_parameters():
-            internals.local_tensor(parameter).copy_(saved_weights[name])
-        internals.gather_persistent_params(engine.deepspeed.optimizer)
+            local_tensor(parameter).copy_(saved_weights[name])
+        gather_persistent_params(engine.deepspeed.optimizer)
         for name, buffer in _persistent_buffers(engine.module):
             buffer.copy_(state["buffers"][name])
-        masters = internals.fp32_master_params(engine.deepspeed.optimizer)
+        masters = fp32_master_params(engine.deepspeed.optimizer)
         for tensor, saved in zip(masters, state["shadows"], strict=True):
             tensor.copy_(saved)
         for group, saved in zip(optimizer.param_groups, state["groups"], strict=True):
             group.update(saved)
-        for tensor, saved in zip(internals.optimizer_params(engine.deepspeed.optimizer), state["moments"], strict=True):
+        for tensor, saved in zip(optimizer_params(engine.deepspeed.optimizer), state["moments"], strict=True):
             _restore_optimizer_state(optimizer, tensor, saved)
-    for holder, numbers in zip(internals.scaler_holders(engine.deepspeed.optimizer), state["scaler"], strict=True):
+    for holder, numbers in zip(scaler_holders(engine.deepspeed.optimizer), state["scaler"], strict=True):
         vars(holder).update(numbers)
     for name, value in state["counters"].items():
         setattr(engine.deepspeed, name, value)
@@ -112,11 +121,11 @@ def layout(engine: TrainedEngine) -> dict[str, Any]:
         "stage": int(deepspeed.zero_optimization_stage()),
         "processes": process_group.world_size(),
         "dtype": str(deepspeed.get_data_types()[0]).removeprefix("torch."),
-        "optimizer": type(internals.torch_optimizer(deepspeed.optimizer)).__name__,
-        "parameters": {name: list(internals.full_shape(one)) for name, one in engine.module.named_parameters()},
+        "optimizer": type(torch_optimizer(deepspeed.optimizer)).__name__,
+        "parameters": {name: list(full_shape(one)) for name, one in engine.module.named_parameters()},
         "divided": {name: how for name, one in engine.module.named_parameters() if (how := _division(one))},
         "trained": [name for name, one in engine.module.named_parameters() if one.requires_grad],
-        "groups": [[names[id(one)] for one in group] for group in internals.trained_groups(deepspeed.optimizer)],
+        "groups": [[names[id(one)] for one in group] for group in trained_groups(deepspeed.optimizer)],
     }
 
 
@@ -124,7 +133,7 @@ def fragments(engine: TrainedEngine) -> list[list[tuple[str, int, int, int]]]:
     """Returns, for each optimizer tensor, its fragments: (parameter, first element in it, first element in the tensor,
     number of elements)."""
     names = _names(engine)
-    held = internals.fragments(engine.deepspeed.optimizer)
+    held = param_fragments(engine.deepspeed.optimizer)
     return [[(names[id(one.parameter)], one.start, one.offset, one.numel) for one in tensor] for tensor in held]
 
 
@@ -146,8 +155,8 @@ def require_plain(value: object, path: str) -> None:
 
 def _division(parameter: torch.Tensor) -> list[int]:
     """Returns the dimension that processes divide and their number; empty for a whole parameter."""
-    dim = internals.shard_dim(parameter)
-    return [] if dim is None else [dim, internals.full_shape(parameter)[dim] // parameter.shape[dim]]
+    dim = shard_dim(parameter)
+    return [] if dim is None else [dim, full_shape(parameter)[dim] // parameter.shape[dim]]
 
 
 def _names(engine: TrainedEngine) -> dict[int, str]:

@@ -16,7 +16,7 @@ import torch.distributed as dist
 from torch import nn
 
 from arctic_training.distributed import process_group
-from arctic_training.engine.deepspeed_internals import full_shape, shard_dim
+from arctic_training.engine.internals.parameters import full_shape, shard_dim
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

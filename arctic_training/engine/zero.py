@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from arctic_training.distributed import collectives, process_group
-from arctic_training.engine.deepspeed_internals import (
+from arctic_training.engine.internals.parameters import (
     full_shape,
     has_flat_gradient,
     is_partitioned_param,

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from arctic_training.display.activity import activity
 from arctic_training.distributed.heartbeat import record_heartbeat
-from arctic_training.engine.deepspeed_internals import end_prefetch
 from arctic_training.engine.engine import Engine
+from arctic_training.engine.internals.steps import end_prefetch
 from arctic_training.errors.types import InputError
 from arctic_training.generation.completions import Completions
 from arctic_training.generation.prompts import is_encoder_decoder, pad_prompts

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from arctic_training.engine.deepspeed_internals import full_shape
+from arctic_training.engine.internals.parameters import full_shape
 from arctic_training.generation.prompts import is_encoder_decoder
 from arctic_training.loss.tokens import TokenCounts
 

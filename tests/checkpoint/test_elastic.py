@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from arctic_training.distributed import process_group
-from arctic_training.engine.deepspeed_internals import scaler_holders, scaler_state
 from arctic_training.engine.engine import TrainedEngine
+from arctic_training.engine.internals.steps import scaler_holders, scaler_state
 from arctic_training.engine.snapshot import snapshot
 from tests import processes
 from tests.checkpoint import elastic

@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from arctic_training.distributed import process_group
-from arctic_training.engine.deepspeed_internals import local_tensor, torch_optimizer
 from arctic_training.engine.engine import TrainedEngine
+from arctic_training.engine.internals.optimizer import torch_optimizer
+from arctic_training.engine.internals.parameters import local_tensor
 from arctic_training.engine.replaced_weights import replaced_weights, set_weights
 from arctic_training.engine.zero import full_parameter
 from tests import processes

@@ -7,9 +7,9 @@ import torch
 
 from arctic_training.config.sections.mesh import MeshConfig
 from arctic_training.distributed import collectives, process_group
-from arctic_training.engine import deepspeed_internals as internals
 from arctic_training.engine import tensor_parallel
 from arctic_training.engine.engine import TrainedEngine, initialize
+from arctic_training.engine.internals.parameters import shard_dim
 from arctic_training.engine.zero import full_gradient, full_parameter
 from arctic_training.model.target_losses import target_losses
 from tests import processes
@@ -80,7 +80,7 @@ def steps(kind: str, stage: int, dtype: str, **overrides: Any) -> dict[str, Any]
     copies = collectives.all_gather_object(
         {name: one.detach().clone() for name, one in engine.module.named_parameters()}
     )
-    full = [name for name, one in engine.module.named_parameters() if internals.shard_dim(one) is None]
+    full = [name for name, one in engine.module.named_parameters() if shard_dim(one) is None]
     seen["drifted"] = [name for name in full if any(not torch.equal(copies[0][name], one[name]) for one in copies)]
     seen["local"] = sum(parameter.numel() for parameter in engine.module.parameters())
     engine.destroy()
