@@ -1,6 +1,7 @@
 """Random numbers of rows: the same on every rank and in every batch, and random."""
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -17,6 +18,14 @@ def test_a_row_draws_the_same_in_any_company(rows: list[int], size: int, seed: i
     together = normal(torch.tensor(rows), size, seed=seed, stream=stream)
     for draw, row in zip(together, rows, strict=True):
         assert torch.equal(normal(torch.tensor([row]), size, seed=seed, stream=stream)[0], draw)
+
+
+@pytest.mark.parametrize("draw", [uniform, normal])
+def test_a_shape_has_the_numbers_of_its_size(draw: Callable[..., torch.Tensor]) -> None:
+    rows = torch.arange(5)
+    assert torch.equal(draw(rows, (3, 2), seed=1), draw(rows, 6, seed=1).reshape(5, 3, 2))
+    assert torch.equal(draw(rows, (), seed=1), draw(rows, 1, seed=1)[:, 0])
+    assert draw(rows[:0], (3, 2)).shape == (0, 3, 2)
 
 
 def test_first_numbers_do_not_change() -> None:

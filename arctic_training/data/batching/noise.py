@@ -6,6 +6,7 @@ twice.
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -13,19 +14,24 @@ from torch import Tensor
 _GAMMA = 0x9E3779B97F4A7C15
 
 
-def uniform(rows: Tensor, size: int, *, seed: int = 0, stream: int = 0) -> Tensor:
-    """Returns doubles in (0, 1), ``[n, size]``, on the device of ``rows``: int64 ``[n]``, the number of each row.
+def uniform(rows: Tensor, size: int | Sequence[int], *, seed: int = 0, stream: int = 0) -> Tensor:
+    """Returns doubles in (0, 1) on the device of ``rows``, int64 ``[n]``, the number of each row: ``[n, size]``, or
+    ``[n, *size]`` where ``size`` is a shape.
 
     Different streams of one seed are as independent as different seeds are.
     """
+    shape = [size] if isinstance(size, int) else size
     key = _mix(_mix(rows + _signed(_GAMMA * (2 * seed + 1))) + _signed(_GAMMA * (stream + 1)))
-    counters = torch.arange(1, size + 1, device=rows.device) * _signed(_GAMMA)
-    return ((_shifted(_mix(key[:, None] + counters), 11)).double() + 0.5) * 2.0**-53
+    counters = torch.arange(1, math.prod(shape) + 1, device=rows.device) * _signed(_GAMMA)
+    numbers = ((_shifted(_mix(key[:, None] + counters), 11)).double() + 0.5) * 2.0**-53
+    return numbers.reshape(len(rows), *shape)
 
 
-def normal(rows: Tensor, size: int, *, seed: int = 0, stream: int = 0) -> Tensor:
-    """Returns standard normal numbers, fp32 ``[n, size]``, by the method of Box and Muller; see `uniform`."""
-    radius, angle = uniform(rows, 2 * size, seed=seed, stream=stream).chunk(2, dim=1)
+def normal(rows: Tensor, size: int | Sequence[int], *, seed: int = 0, stream: int = 0) -> Tensor:
+    """Returns standard normal numbers, fp32 ``[n, size]`` or ``[n, *size]``, by the method of Box and Muller; see
+    `uniform`."""
+    shape = [size] if isinstance(size, int) else size
+    radius, angle = uniform(rows, [2, *shape], seed=seed, stream=stream).unbind(1)
     return ((-2 * radius.log()).sqrt() * (2 * math.pi * angle).cos()).float()
 
 
