@@ -2,12 +2,13 @@
 
 import functools
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
+from arctic_training.config.sections.only_with import OnlyWith
 from arctic_training.config.sections.trainer import TrainerConfig
 from arctic_training.config.sections.types import HumanFloat, HumanInt
 from arctic_training.data.batching.loader import Batch
@@ -38,7 +39,7 @@ class DistillConfig(TrainerConfig):
     temperature: HumanFloat = Field(default=1.0, gt=0)
     """What the logits of both models are divided by. The divergence is multiplied by its square, which keeps the size
     of the gradients."""
-    mixture: HumanFloat = Field(default=0.5, gt=0, lt=1)
+    mixture: Annotated[HumanFloat, OnlyWith("divergence", "jensen_shannon")] = Field(default=0.5, gt=0, lt=1)
     """Weight of the teacher in the mean distribution of jensen_shannon."""
     ce_weight: HumanFloat = Field(default=0.0, ge=0)
     """Weight of the cross-entropy of the labels, at temperature 1, beside the divergence."""
@@ -57,12 +58,6 @@ class DistillConfig(TrainerConfig):
     beside the student. 0: the whole distributions, computed in every step."""
     disable_dropout: bool = False
     """Train the student without dropout, that of an adapter included."""
-
-    @model_validator(mode="after")
-    def _check_mixture(self) -> "DistillConfig":
-        if self.mixture != 0.5 and self.divergence != "jensen_shannon":
-            raise ValueError(f"mixture: the {self.divergence} divergence has none; remove it")
-        return self
 
     @model_validator(mode="after")
     def _check_on_policy(self) -> "DistillConfig":

@@ -1,12 +1,13 @@
 """Direct preference optimization: a policy is trained on pairs of completions, compared with a frozen reference."""
 
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
 from arctic_training.config.checks.not_built import DPO
+from arctic_training.config.sections.only_with import OnlyWith
 from arctic_training.config.sections.types import HumanFloat
 from arctic_training.data.batching.loader import Batch
 from arctic_training.data.factories.base import DataFactory
@@ -49,7 +50,7 @@ class DPOConfig(PreferenceConfig):
     label_smoothing: HumanFloat = Field(default=0.0, ge=0, lt=0.5)
     """Probability that the labels of a pair are swapped; for sigmoid, sigmoid_norm, simpo and cpo. robust and exo_pair
     need one, such as 0.1 and 0.001."""
-    simpo_gamma: HumanFloat = Field(default=0.5, ge=0)
+    simpo_gamma: Annotated[HumanFloat, OnlyWith("loss_type", "simpo")] = Field(default=0.5, ge=0)
     """Target margin of simpo."""
     sft_weight: HumanFloat = Field(default=0.0, ge=0)
     """Weight of the cross-entropy of the chosen completions, a mean over their tokens, beside the preference loss (1 by

@@ -1,12 +1,13 @@
 """Schedules that fall at some steps, and those that rise and fall in cycles, by torch's LambdaLR."""
 
 import bisect
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from arctic_training.config.sections.only_with import OnlyWith
 from arctic_training.config.sections.scheduler import SchedulerConfig
 from arctic_training.config.sections.types import HumanFloat, HumanInt
 from arctic_training.scheduler.factory import SchedulerFactory
@@ -68,7 +69,7 @@ class CyclicConfig(SchedulerConfig):
     """Steps in which it falls again; null: as many."""
     mode: Literal["triangular", "triangular2", "exp_range"] = "triangular"
     """Whether all cycles are as high, each is half as high as the last, or the height falls by ``gamma`` every step."""
-    gamma: HumanFloat = Field(default=1.0, gt=0, le=1)
+    gamma: Annotated[HumanFloat, OnlyWith("mode", "exp_range")] = Field(default=1.0, gt=0, le=1)
     """With ``exp_range``: the height is multiplied by this at every step."""
 
     @model_validator(mode="after")
@@ -76,8 +77,6 @@ class CyclicConfig(SchedulerConfig):
         for key in ("warmup_ratio", "warmup_steps", "warmup_epochs"):
             if getattr(self, key):
                 raise ValueError(f"{key}: a cycle begins at min_lr and rises by itself; remove it")
-        if self.gamma != 1 and self.mode != "exp_range":
-            raise ValueError(f"gamma: {self.mode} does not use it; give mode: exp_range, or remove it")
         return self
 
 

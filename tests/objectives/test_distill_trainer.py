@@ -210,7 +210,7 @@ def test_models_that_do_not_go_together_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_mixture_belongs_to_one_divergence(tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match="mixture: the forward divergence has none; remove it"):
+    with pytest.raises(RecipeError, match="mixture: is for divergence: jensen_shannon; remove it"):
         make_trainer(tmp_path, mixture=0.3)
 
 

@@ -194,7 +194,7 @@ def test_a_schedule_by_epoch_is_refused_where_there_are_none() -> None:
     for kind, section, message in (
         (OneCycleFactory, {"interval": "epoch"}, "the cycle goes by step"),
         (CyclicFactory, {"warmup_steps": 3}, "warmup_steps: a cycle begins at min_lr"),
-        (CyclicFactory, {"gamma": 0.9}, "gamma: triangular does not use it"),
+        (CyclicFactory, {"gamma": 0.9}, "gamma: is for mode: exp_range; remove it"),
         (MultiStepFactory, {"milestones": []}, "milestones"),
         (StepFactory, {}, "step_size"),
     ):

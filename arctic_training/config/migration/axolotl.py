@@ -180,11 +180,11 @@ def _source(foreign: Foreign, entry: object) -> Source:
 def _objective(foreign: Foreign, kind: str) -> None:
     trl = mapping(foreign.take("trl"))
     if kind == "dpo":
-        foreign.put("loss_type", _LOSSES.get(str(foreign.take("rl")), "sigmoid"))
+        loss = _LOSSES.get(str(foreign.take("rl")), "sigmoid")
+        foreign.put("loss_type", loss)
         foreign.put("beta", foreign.number("rl_beta", "dpo_beta", "orpo_alpha") or trl.get("beta") or 0.1)
-        foreign.move(
-            {"simpo_gamma": "simpo_gamma", "dpo_label_smoothing": "label_smoothing", "rpo_alpha": "sft_weight"}
-        )
+        foreign.move({"simpo_gamma": "simpo_gamma"} if loss == "simpo" else {})
+        foreign.move({"dpo_label_smoothing": "label_smoothing", "rpo_alpha": "sft_weight"})
     elif kind == "kto":
         foreign.put("beta", foreign.number("rl_beta") or trl.get("beta") or 0.1)
         foreign.move({f"kto_{one}desirable_weight": f"{one}desirable_weight" for one in ("", "un")})

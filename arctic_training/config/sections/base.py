@@ -2,13 +2,14 @@
 
 import warnings
 from collections.abc import Mapping
-from typing import ClassVar, TypeVar, get_args, get_origin
+from typing import ClassVar, Self, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationInfo, field_validator, model_validator
 
 from arctic_training.config.checks.not_built import Keys
-from arctic_training.config.checks.problems import Problem, shown
+from arctic_training.config.checks.problems import Problem, Problems, shown
 from arctic_training.config.recipe.node import LISTS, SYNONYMS
+from arctic_training.config.sections.only_with import unread_keys
 from arctic_training.config.sections.types import read_numbers
 
 
@@ -78,6 +79,12 @@ class BaseConfig(BaseModel):
                 raise ValueError(f"{shown(value)} should be true or false")
         reads_itself = any(isinstance(mark, BeforeValidator) for mark in field.metadata)
         return value if reads_itself else read_numbers(value, kind)
+
+    @model_validator(mode="after")
+    def _refuse_unread_keys(self) -> Self:
+        if problems := list(unread_keys(self)):
+            raise Problems(problems)
+        return self
 
     def missing_paths(self) -> list[Problem]:
         """Returns the problems of the files and folders that this section names, without opening any."""
