@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 import torch
+from torch import nn
 
 from arctic_training.checkpoint.consolidated import ConsolidatedWeights, load_consolidated
 from arctic_training.config.sections.model import DType
@@ -50,6 +51,28 @@ def load_pretrained(
     )
 
 
+def load_network(
+    name: str | Path,
+    *,
+    best: bool = False,
+    dtype: DType | None = None,
+    device: str | torch.device | None = None,
+    averaged: bool = False,
+    recipe: Path | None = None,
+) -> nn.Module:
+    """Returns the network of a checkpoint of type ``deepspeed``, of any kind, in evaluation mode.
+
+    ``name`` is the checkpoint, or a run folder, of which it is the newest, or with ``best`` the best. The other
+    arguments are those of `load_pretrained`. Raises `InputError` and `CheckpointError`.
+    """
+    saved = find_saved_model(str(name), best=best)
+    if saved.kind != "deepspeed":
+        raise InputError(
+            f"{saved.name}: no checkpoint of type deepspeed; load_pretrained loads a model of transformers"
+        )
+    return _placed(_load_checkpoint(saved, dtype, averaged, recipe)[0], device)
+
+
 def load_saved_model(
     saved: SavedModel,
     *,
@@ -64,10 +87,17 @@ def load_saved_model(
         raise InputError(f"{saved.name}: {NO_AVERAGE}")
     if saved.kind == "deepspeed":
         model, tokenizer = _load_checkpoint(saved, dtype, averaged, recipe)
+        if not (hasattr(model, "save_pretrained") and hasattr(model, "config")):
+            raise InputError(
+                f"{saved.name}: a {type(model).__name__}, which transformers does not know; use load_network"
+            )
     else:
         model, tokenizer = _load_folder(saved, dtype, trust_remote_code)
-    place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    return cast("PreTrainedModel", model.to(place).eval()), tokenizer
+    return cast("PreTrainedModel", _placed(model, device)), tokenizer
+
+
+def _placed(model: nn.Module, device: str | torch.device | None) -> nn.Module:
+    return model.to(torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))).eval()
 
 
 def _load_folder(saved: SavedModel, dtype: DType | None, trust_remote_code: bool) -> Loaded:
@@ -93,11 +123,11 @@ def load_tokenizer_of(saved: SavedModel, base: str, trust_remote_code: bool) -> 
     return None
 
 
-def _load_checkpoint(saved: SavedModel, dtype: DType | None, averaged: bool, recipe: Path | None) -> Loaded:
+def _load_checkpoint(
+    saved: SavedModel, dtype: DType | None, averaged: bool, recipe: Path | None
+) -> "tuple[nn.Module, PreTrainedTokenizerBase | None]":
     weights = ConsolidatedWeights(Path(saved.name), averaged=averaged)
     plan = blueprint(read_run_recipe(saved, recipe), dtype)
     model = plan.build()
-    if not hasattr(model, "save_pretrained"):
-        raise InputError(f"{saved.name}: a {type(model).__name__}, which transformers does not know")
     load_consolidated(model, weights)
-    return cast("PreTrainedModel", model), plan.tokenizer
+    return model, plan.tokenizer

@@ -9,7 +9,9 @@ from torch import Tensor, nn
 
 from arctic_training.config.sections.base import ComponentConfig
 from arctic_training.config.sections.model import DType, ModelConfig
+from arctic_training.config.sections.only_with import OnlyWith
 from arctic_training.errors.types import MissingDependencyError
+from arctic_training.loss.targets import IGNORE_INDEX
 from arctic_training.model.factory import ModelFactory
 
 _CLASSES = {"nsf": "NSF", "maf": "MAF", "realnvp": "RealNVP"}
@@ -30,9 +32,11 @@ class ZukoConfig(ModelConfig):
     """Transformations, one after the other."""
     hidden_sizes: list[Annotated[int, Field(ge=1)]] = Field(default=[64, 64], min_length=1)
     """Widths of the hidden layers of the network of each transformation."""
-    bins: int = Field(default=8, ge=2)
+    bins: Annotated[int, OnlyWith("flow", "nsf")] = Field(default=8, ge=2)
     """Pieces of each spline of nsf. They lie between -5 and 5, so rows should too: beyond, a transformation is the
     identity."""
+    num_labels: int = Field(default=0, ge=0)
+    """Classes that a row may be conditioned on; 0: none."""
 
     @field_validator("dtype")
     @classmethod
@@ -45,29 +49,37 @@ class ZukoConfig(ModelConfig):
     def _check_flow(self) -> "ZukoConfig":
         if self.flow == "realnvp" and self.features < 2:
             raise ValueError("flow: a coupling needs at least 2 features; use maf or nsf")
-        if self.flow != "nsf" and self.bins != type(self).model_fields["bins"].default:
-            raise ValueError(f"bins: {self.flow} has no splines; remove it, or use nsf")
         return self
 
 
 class NormalizingFlow(nn.Module):
-    """A flow of zuko whose computations all happen in its forward, as engines need it."""
+    """A flow of zuko whose computations all happen in its forward, as engines need it.
 
-    def __init__(self, flow: nn.Module) -> None:
-        """``flow`` is a lazy distribution of zuko without a context."""
+    ``num_labels`` says how many classes it can be conditioned on.
+    """
+
+    def __init__(self, flow: nn.Module, num_labels: int = 0) -> None:
+        """``flow`` is a lazy distribution of zuko, with a context of ``num_labels`` numbers."""
         super().__init__()
-        self.flow = flow
+        self.flow, self.num_labels = flow, num_labels
 
-    def forward(self, rows: Tensor, *, inverse: bool = False) -> Tensor:
+    def forward(self, rows: Tensor, *, labels: Tensor | None = None, inverse: bool = False) -> Tensor:
         """Returns the log-probabilities of ``rows``, float32 ``[n, D]``, in nats: ``[n]``.
 
         With ``inverse`` the rows are standard normal, and the data that they are mapped to are returned: ``[n, D]``.
+        ``labels`` are int64 ``[n]`` from 0 to ``num_labels - 1``, or -100 for no label; None: no row has one.
         """
         if not len(rows):  # zuko cannot, and every rank has to run the same layers
             return self.forward(rows.new_zeros(1, rows.shape[1]), inverse=inverse)[:0]
-        distribution = self.flow()
+        distribution = self.flow(*([self._context(rows, labels)] if self.num_labels else []))
         mapped: Tensor = distribution.transform.inv(rows) if inverse else distribution.log_prob(rows)
         return mapped
+
+    def _context(self, rows: Tensor, labels: Tensor | None) -> Tensor:
+        """Returns a 1 in the column of each label, and zeros for no label: float32 ``[n, num_labels]``."""
+        if labels is None:
+            labels = torch.full([len(rows)], IGNORE_INDEX, device=rows.device)
+        return (labels[:, None] == torch.arange(self.num_labels, device=rows.device)).to(rows.dtype)
 
 
 class ZukoFactory(ModelFactory[ZukoConfig]):
@@ -91,6 +103,10 @@ class ZukoFactory(ModelFactory[ZukoConfig]):
         section = self.config
         more = {"bins": section.bins} if section.flow == "nsf" else {}
         flow: nn.Module = getattr(zuko.flows, _CLASSES[section.flow])(
-            section.features, transforms=section.transforms, hidden_features=section.hidden_sizes, **more
+            section.features,
+            context=section.num_labels,
+            transforms=section.transforms,
+            hidden_features=section.hidden_sizes,
+            **more,
         )
-        return NormalizingFlow(flow)
+        return NormalizingFlow(flow, section.num_labels)

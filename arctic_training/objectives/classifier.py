@@ -157,6 +157,5 @@ class TensorClassifierTrainer(BaseClassifier, TensorTrainer):
 
     def logits(self, batch: Batch) -> Tensor:
         """Returns the scores of the classes: ``[N, classes]``."""
-        rows: Tensor = batch["rows"]
-        logits: Tensor = self.model(rows.to(next(self.model.module.parameters()).dtype))
+        logits: Tensor = self.model(self.cast(batch["rows"]))
         return logits

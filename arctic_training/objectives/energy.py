@@ -1,39 +1,31 @@
 """Energy-based models: networks whose density is proportional to exp(-output)."""
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
+from arctic_training.config.sections.only_with import OnlyWith
 from arctic_training.config.sections.trainer import TrainerConfig
 from arctic_training.config.sections.types import HumanFloat, HumanInt
 from arctic_training.data.batching.loader import Batch
-from arctic_training.data.batching.noise import normal, uniform
 from arctic_training.engine.config import zero_stage
 from arctic_training.loss.energy import axes, contrastive_losses, denoising_losses, score_matching_losses
-from arctic_training.objectives.float_rows import require_float_rows
+from arctic_training.objectives.generative import GenerativeTrainer
 from arctic_training.objectives.langevin import Chains, Langevin
-from arctic_training.objectives.tensor import TensorTrainer
-from arctic_training.state import isolated_eval
 from arctic_training.trainer.role import frozen_parameters
 from arctic_training.trainer.row_buffer import RowBuffer
 
 _REUSE, _START, _SCORE, _SAMPLES = range(4)
 """Streams of noise: which kept sample a chain starts from, where a new chain starts, for score matching, and where the
-chains of `EnergyTrainer.sample` start."""
+chains of samples start."""
 _CHAIN, _SAMPLE_CHAIN = 2**10, 2**30
-"""The first streams of the steps of chains, in training and in `EnergyTrainer.sample`."""
-_USERS = {
-    "mcmc_steps": ("cd", "pcd"),
-    "replay_size": ("pcd",),
-    "replay_share": ("pcd",),
-    "energy_regularization": ("cd", "pcd"),
-    "score_matching": ("score_matching",),
-    "denoising_sigma": ("score_matching",),
-}
-"""The methods that read a key."""
+"""The first streams of the steps of chains, in training and for samples."""
+_CHAINS = OnlyWith("method", "cd", "pcd")
+_KEPT = OnlyWith("method", "pcd")
+_MATCHING = OnlyWith("method", "score_matching")
 
 
 class EnergyConfig(TrainerConfig):
@@ -42,7 +34,7 @@ class EnergyConfig(TrainerConfig):
     method: Literal["cd", "pcd", "score_matching"] = "cd"
     """cd: contrastive divergence, chains of samples that start at the data; pcd: chains that go on from earlier ones;
     score_matching: without samples, by the gradient of the density."""
-    mcmc_steps: HumanInt = Field(default=20, ge=1)
+    mcmc_steps: Annotated[HumanInt, _CHAINS] = Field(default=20, ge=1)
     """Steps of the chains in training."""
     step_size: HumanFloat = Field(default=0.01, gt=0)
     """Size of a step of a chain: half of it times the gradient is subtracted."""
@@ -55,40 +47,33 @@ class EnergyConfig(TrainerConfig):
     """Norm to which larger gradients of a step are scaled down; 0: none is."""
     init_scale: HumanFloat = Field(default=1.0, gt=0)
     """Standard deviation of the normal numbers that new chains start from, in pcd and in samples."""
-    replay_size: HumanInt = Field(default=10_000, ge=1)
+    replay_size: Annotated[HumanInt, _KEPT] = Field(default=10_000, ge=1)
     """Ends of chains that pcd keeps, of all ranks together: the newest ones."""
-    replay_share: HumanFloat = Field(default=0.95, ge=0, le=1)
+    replay_share: Annotated[HumanFloat, _KEPT] = Field(default=0.95, ge=0, le=1)
     """Share of the chains of pcd that start from a kept one; the others start anew."""
-    energy_regularization: HumanFloat = Field(default=0.0, ge=0)
+    energy_regularization: Annotated[HumanFloat, _CHAINS] = Field(default=0.0, ge=0)
     """Weight of the squared energies of data and samples, which keeps energies near 0."""
-    score_matching: Literal["exact", "sliced", "denoising"] = "exact"
+    score_matching: Annotated[Literal["exact", "sliced", "denoising"], _MATCHING] = "exact"
     """exact: by the trace of the second derivatives, a pass for each number of a row; sliced: by one random direction
     for each row; denoising: by the gradient at noisy data, whose density is learned instead."""
-    denoising_sigma: HumanFloat = Field(default=0.1, gt=0)
+    denoising_sigma: Annotated[HumanFloat, _MATCHING, OnlyWith("score_matching", "denoising")] = Field(
+        default=0.1, gt=0
+    )
     """Standard deviation of the noise of `score_matching: denoising`."""
     sample_steps: HumanInt = Field(default=1000, ge=1)
     """Steps of the chains that samples for pictures are the ends of."""
 
     @model_validator(mode="after")
     def _check_combination(self) -> "EnergyConfig":
-        fields = type(self).model_fields
-        for key, methods in _USERS.items():
-            if self.method not in methods and getattr(self, key) != fields[key].default:
-                raise ValueError(f"{key}: is of method {' and '.join(methods)}, not of {self.method}; remove it")
-        if self.denoising_sigma != fields["denoising_sigma"].default and self.score_matching != "denoising":
-            raise ValueError(f"denoising_sigma: score_matching: {self.score_matching} adds no noise; remove it")
         if self.mala and self.noise_scale == 0:
             raise ValueError("mala: a chain without noise cannot be corrected; give noise_scale a number above 0")
-        sizes, activation = (getattr(self.model, key, None) for key in ("sizes", "activation"))
-        if sizes and sizes[-1] != 1:
-            raise ValueError(f"model.sizes: the last width is {sizes[-1]}; an energy is one number, so it has to be 1")
         if self.method == "score_matching":
             if zero_stage(self.deepspeed, 1) == 3:
                 raise ValueError(
                     "method: score_matching differentiates a gradient, which ZeRO stage 3 does not support: set stage "
                     "0, 1 or 2 in deepspeed.zero_optimization, or use cd or pcd"
                 )
-            if activation in ("relu", "leaky_relu"):
+            if (activation := getattr(self.model, "activation", "")) in ("relu", "leaky_relu"):
                 raise ValueError(
                     f"model.activation: {activation} has no second derivative, which score_matching needs; use silu, "
                     "gelu or tanh"
@@ -96,7 +81,7 @@ class EnergyConfig(TrainerConfig):
         return self
 
 
-class EnergyTrainer(TensorTrainer):
+class EnergyTrainer(GenerativeTrainer):
     """Trains a network whose density is proportional to exp(-output).
 
     A batch has ``rows``, floats ``[N, ...]``, and ``draw``, int64 ``[N]``, from which all noise is derived. The model
@@ -110,10 +95,11 @@ class EnergyTrainer(TensorTrainer):
     replay = RowBuffer(EnergyConfig.model_fields["replay_size"].default)
 
     def check(self) -> None:
-        """Raises `DataError` for data that the model does not fit."""
+        """Raises `DataError` for rows that are no floats, and `ModelError` for a network that does not map them to
+        energies."""
         super().check()
-        sizes = getattr(self.config.model, "sizes", None)
-        self._row_shape = require_float_rows(self.tables("rows"), width=sizes and sizes[0], width_key="model.sizes[0]")
+        self.require_float_rows()
+        self.check_output(lambda rows: self.model(self.cast(rows)).reshape(1, -1), [1])
         self.replay.capacity = self.config.replay_size
         self._ends = list[Tensor]()
 
@@ -145,15 +131,10 @@ class EnergyTrainer(TensorTrainer):
         log-likelihoods in nats."""
         return self._energies(self.model, rows)
 
-    def sample(self, count: int) -> Tensor:
-        """Returns ``count`` generated rows, float32 ``[count, ...]``: the ends of chains of ``sample_steps`` steps.
-
-        The noise is the same every time. They are of the averaged weights if the callback `ema` keeps them.
-        """
-        draw = torch.arange(count, device=self.device)
-        with self.averaged("model"), isolated_eval([self.model.module]):
-            start = self._normal(draw, _SAMPLES) * self.config.init_scale
-            return self._run_chains(start, draw, self.config.sample_steps, _SAMPLE_CHAIN).rows
+    def generate(self, draw: Tensor) -> Tensor:
+        """Returns the ends of chains of ``sample_steps`` steps: float32 ``[n, ...]``."""
+        start = self.normal(draw, self.row_shape, stream=_SAMPLES) * self.config.init_scale
+        return self._run_chains(start, draw, self.config.sample_steps, _SAMPLE_CHAIN).rows
 
     def _chains(self, rows: Tensor, draw: Tensor) -> Chains:
         """Returns the chains of a micro-batch; in training, `step` keeps their ends."""
@@ -165,10 +146,10 @@ class EnergyTrainer(TensorTrainer):
 
     def _starts(self, draw: Tensor) -> Tensor:
         """Returns where the chains of pcd start: float32 ``[n, ...]``."""
-        start, kept = self._normal(draw, _START) * self.config.init_scale, self.replay.rows
+        start, kept = self.normal(draw, self.row_shape, stream=_START) * self.config.init_scale, self.replay.rows
         if kept is None:
             return start
-        reuse, place = uniform(draw, 2, seed=self.config.seed, stream=_REUSE).unbind(1)
+        reuse, place = self.uniform(draw, 2, stream=_REUSE).unbind(1)
         earlier = kept.to(draw.device)[(place * len(kept)).long().clamp(max=len(kept) - 1)]
         is_reused = (reuse < self.config.replay_share).reshape(-1, *[1] * (start.dim() - 1))
         return torch.where(is_reused, earlier, start)
@@ -185,14 +166,12 @@ class EnergyTrainer(TensorTrainer):
         # a gradient is differentiated, which only the plain module can be
         energy = lambda points: self._energies(module, points)  # noqa: E731
         if kind == "denoising":
-            return denoising_losses(energy, rows, self._normal(draw, _SCORE), self.config.denoising_sigma)
-        directions = axes(rows) if kind == "exact" else [self._normal(draw, _SCORE).flatten(1)]
+            return denoising_losses(
+                energy, rows, self.normal(draw, rows.shape[1:], stream=_SCORE), self.config.denoising_sigma
+            )
+        directions = axes(rows) if kind == "exact" else [self.normal(draw, rows.flatten(1).shape[1], stream=_SCORE)]
         return score_matching_losses(energy, rows, directions)
 
     def _energies(self, model: Callable[[Tensor], Tensor] | nn.Module, rows: Tensor) -> Tensor:
-        energies: Tensor = model(rows.to(next(self.model.module.parameters()).dtype))
+        energies: Tensor = model(self.cast(rows))
         return energies.float().reshape(len(rows))
-
-    def _normal(self, draw: Tensor, stream: int) -> Tensor:
-        noise = normal(draw, self._row_shape.numel(), seed=self.config.seed, stream=stream)
-        return noise.reshape(-1, *self._row_shape)

@@ -1,16 +1,15 @@
-"""Normalizing flows, trained by their exact likelihood, and flow matching."""
+"""Normalizing flows, trained by their exact likelihood, and flow matching; both on request with classes."""
 
 from collections.abc import Callable
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from arctic_training.config.sections.trainer import TrainerConfig
+from arctic_training.config.sections.only_with import OnlyWith
 from arctic_training.config.sections.types import HumanInt
 from arctic_training.data.batching.loader import Batch
-from arctic_training.data.batching.noise import normal, uniform
 from arctic_training.loss.flow import (
     TimeSampling,
     flow_matching_losses,
@@ -21,52 +20,53 @@ from arctic_training.loss.flow import (
 )
 from arctic_training.model.factory import ModelFactory
 from arctic_training.model.time_mlp_factory import TimeMLPFactory
+from arctic_training.model.unet_factory import UNetFactory
 from arctic_training.model.zuko_factory import ZukoFactory
-from arctic_training.objectives.float_rows import require_float_rows
+from arctic_training.objectives.conditional import NO_CONDITION, Condition, ConditionalConfig, ConditionalTrainer
 from arctic_training.objectives.ode import Solver, integrate
-from arctic_training.objectives.tensor import TensorTrainer
-from arctic_training.state import isolated_eval
 from arctic_training.trainer.role import frozen_parameters
 
-_NOISE, _TIMES, _SAMPLES = range(3)
-"""Streams of noise: for the beginnings of paths, for times on them, and for `FlowTrainer.sample`."""
+_NOISE, _TIMES, _SAMPLES, _DROPPED_LABELS = range(4)
+"""Streams of noise: for the beginnings of paths, for times on them, for samples, and for ``label_dropout``."""
+_MATCHING = OnlyWith("objective", "flow_matching")
 
 
-class FlowConfig(TrainerConfig):
+class FlowConfig(ConditionalConfig):
     """Keys of the trainer `flow`."""
 
     objective: Literal["nll", "flow_matching"] = "nll"
     """nll: the exact negative log-likelihood of a normalizing flow; flow_matching: the velocity at which noise becomes
     data along straight lines."""
-    time_sampling: TimeSampling = "uniform"
+    time_sampling: Annotated[TimeSampling, _MATCHING] = "uniform"
     """Times that flow_matching trains at: uniform, logit_normal (more in the middle) or u_shaped (more at the ends)."""
-    ode_solver: Solver = "heun"
+    ode_solver: Annotated[Solver, _MATCHING] = "heun"
     """How flow_matching follows the velocity: by euler, heun or rk4, of order 1, 2 and 4."""
-    ode_steps: HumanInt = Field(default=50, ge=1)
+    ode_steps: Annotated[HumanInt, _MATCHING] = Field(default=50, ge=1)
     """Steps from noise to data."""
-    eval_likelihood: bool = False
+    eval_likelihood: Annotated[bool, _MATCHING] = False
     """Whether evaluations of flow_matching measure the negative log-likelihood too, exactly: a pass for each number of
     a row in every step of the solver, so for few numbers."""
 
     @model_validator(mode="after")
-    def _check_combination(self) -> "FlowConfig":
-        nll = self.objective == "nll"
-        if nll and (self.time_sampling != "uniform" or self.eval_likelihood):
-            key = "eval_likelihood" if self.eval_likelihood else "time_sampling"
-            raise ValueError(f"{key}: is of flow_matching, and the objective is nll; remove it")
-        wrong, right = (TimeMLPFactory, ZukoFactory) if nll else (ZukoFactory, TimeMLPFactory)
-        if self.model.type == wrong.name:
-            raise ValueError(f"model.type: {wrong.name} has no objective {self.objective}; use {right.name}")
+    def _check_objective(self) -> "FlowConfig":
+        densities, velocities = [ZukoFactory.name], [TimeMLPFactory.name, UNetFactory.name]
+        wrong, right = (velocities, densities) if self.objective == "nll" else (densities, velocities)
+        if self.model.type in wrong:
+            raise ValueError(f"model.type: {self.model.type} has no objective {self.objective}; use {right[0]}")
+        if self.objective == "nll" and self.guidance_scale != 1:
+            raise ValueError(
+                "guidance_scale: guides the velocity of flow_matching, and the objective is nll; remove it"
+            )
         return self
 
 
-class FlowTrainer(TensorTrainer):
+class FlowTrainer(ConditionalTrainer):
     """Trains a normalizing flow by its likelihood, or a velocity by flow matching.
 
     A batch has ``rows``, floats ``[N, ...]``, and ``draw``, int64 ``[N]``, from which noise and times are derived. With
     the objective ``nll`` the model maps rows ``[N, D]`` to log-probabilities ``[N]``, and with ``inverse=True``
     standard normal rows to data; with ``flow_matching`` it maps rows and times, float32 ``[N]`` from 0 (noise) to 1
-    (data), to velocities ``[N, ...]``.
+    (data), to velocities ``[N, ...]``. One with ``num_labels`` reads labels too, int64 ``[N]``, -100 for none.
     """
 
     name = "flow"
@@ -75,72 +75,75 @@ class FlowTrainer(TensorTrainer):
     model_factory_type: ClassVar[type[ModelFactory[Any]] | tuple[type[ModelFactory[Any]], ...]] = (
         ZukoFactory,
         TimeMLPFactory,
+        UNetFactory,
     )
+    label_dropout_stream = _DROPPED_LABELS
 
     def check(self) -> None:
-        """Raises `DataError` for data that the model does not fit."""
+        """Raises `DataError` for rows that are no floats, and `ModelError` for a model that does not fit them."""
         super().check()
-        features, sizes = (getattr(self.config.model, key, None) for key in ("features", "sizes"))
-        width, key = (features, "model.features") if features else (sizes and sizes[0], "model.sizes[0]")
-        self._row_shape = require_float_rows(self.tables("rows"), width=width, width_key=key)
+        self.require_float_rows()
+        label = torch.zeros(1, dtype=torch.int64, device=self.device) if self.num_labels else None
+        if self.config.objective == "nll":
+            self.check_output(lambda rows: self.log_probs(rows, label), ())
+        else:
+            self.check_output(lambda rows: self._velocities(self.model, rows, 0, label))
 
     def loss(self, batch: Batch) -> Tensor:
         """Returns the micro-batch's part of the mean over the rows of the window, a float32 scalar: of the negative
         log-likelihoods, in nats, or of the squared errors of the velocities, each summed over a row."""
-        rows, draw, items = batch["rows"].float(), batch["draw"], float(batch["num_items_in_batch"])
-        if self.config.objective == "nll":
-            losses = -self.log_probs(rows)
-        else:
-            times = flow_times(self.config.time_sampling, uniform(draw, 1, seed=self.config.seed, stream=_TIMES)[:, 0])
-            noise, times = self._noise(draw, _NOISE), times.float()
-            losses = flow_matching_losses(
-                self._velocities(self.model, interpolate(noise, rows, times), times), noise, rows
-            )
-            if self.config.eval_likelihood and not torch.is_grad_enabled():
-                self.record("nll", -self.log_probs(rows).sum() / items)
-        return losses.sum() / items
+        config, rows, draw, labels = self.config, batch["rows"].float(), batch["draw"], self.labels(batch)
+        items: float = batch["num_items_in_batch"]
+        if config.objective == "nll":
+            return -self.log_probs(rows, labels).sum() / items
+        times = flow_times(config.time_sampling, self.uniform(draw, stream=_TIMES)).float()
+        noise = self.normal(draw, rows.shape[1:], stream=_NOISE)
+        velocities = self._velocities(self.model, interpolate(noise, rows, times), times, labels)
+        if config.eval_likelihood and not torch.is_grad_enabled():
+            self.record("nll", -self.log_probs(rows, labels).sum() / items)
+        return flow_matching_losses(velocities, noise, rows).sum() / items
 
-    def log_probs(self, rows: Tensor) -> Tensor:
-        """Returns the exact log-likelihoods of ``rows``, float32 ``[n, ...]``, in nats: ``[n]``.
+    def log_probs(self, rows: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Returns the exact log-likelihoods of ``rows``, float32 ``[n, ...]``, in nats: ``[n]``; of a model with labels
+        those given ``labels``, int64 ``[n]``, -100 for none, as all are by default.
 
         With flow_matching by the change of variables along the path back to noise (Chen et al. 2018, arXiv 1806.07366,
         theorem 1), up to the error of the solver, and without a gradient.
         """
         if self.config.objective == "nll":
-            log_probs: Tensor = self.model(rows.flatten(1))
+            log_probs: Tensor = self.model(rows.flatten(1), **_given(labels))
             return log_probs
         with frozen_parameters(self.model) as module:
+
+            def velocities(points: Tensor, time: Tensor) -> Tensor:
+                copies = None if labels is None else labels.repeat(len(points) // max(len(labels), 1))
+                return self._velocities(module, points.reshape(-1, *rows.shape[1:]), time, copies).flatten(1)
+
             return path_log_probs(
-                lambda points, time: self._velocities(module, points.reshape(-1, *rows.shape[1:]), time).flatten(1),
-                rows.flatten(1),
-                steps=self.config.ode_steps,
-                solver=self.config.ode_solver,
+                velocities, rows.flatten(1), steps=self.config.ode_steps, solver=self.config.ode_solver
             )
 
-    def sample(self, count: int) -> Tensor:
-        """Returns ``count`` generated rows, float32 ``[count, ...]``, from the same noise every time; of the averaged
-        weights if the callback `ema` keeps them."""
-        noise, config = self._noise(torch.arange(count, device=self.device), _SAMPLES), self.config
-        with self.averaged("model"), isolated_eval([self.model.module]):
-            if config.objective == "nll":
-                rows: Tensor = self.model(noise.flatten(1), inverse=True).reshape(noise.shape)
-                return rows
-            return integrate(
-                lambda points, time: self._velocities(self.model, points, points.new_full([len(points)], time)),
-                noise,
-                start=0,
-                end=1,
-                steps=config.ode_steps,
-                solver=config.ode_solver,
-            )
+    def generate(self, draw: Tensor, condition: Condition = NO_CONDITION) -> Tensor:
+        noise, config = self.normal(draw, self.row_shape, stream=_SAMPLES), self.config
+        if config.objective == "nll":
+            rows: Tensor = self.model(noise.flatten(1), inverse=True, **_given(condition.labels))
+            return rows.reshape(noise.shape)
 
-    def _velocities(self, model: Callable[..., Tensor], points: Tensor, times: Tensor) -> Tensor:
-        dtype = next(self.model.module.parameters()).dtype
-        return model(points.to(dtype), times).float()
+        def derivative(points: Tensor, time: float) -> Tensor:
+            return condition.guided(lambda labels: self._velocities(self.model, points, time, labels))
 
-    def _noise(self, draw: Tensor, stream: int) -> Tensor:
-        noise = normal(draw, self._row_shape.numel(), seed=self.config.seed, stream=stream)
-        return noise.reshape(-1, *self._row_shape)
+        return integrate(derivative, noise, start=0, end=1, steps=config.ode_steps, solver=config.ode_solver)
+
+    def _velocities(
+        self, model: Callable[..., Tensor], points: Tensor, times: Tensor | float, labels: Tensor | None
+    ) -> Tensor:
+        times = times if isinstance(times, Tensor) else points.new_full([len(points)], times)
+        return model(self.cast(points), times, **_given(labels)).float()
+
+
+def _given(labels: Tensor | None) -> dict[str, Tensor]:
+    """Returns the argument of a network that reads labels."""
+    return {} if labels is None else {"labels": labels}
 
 
 def path_log_probs(

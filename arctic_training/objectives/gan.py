@@ -1,15 +1,15 @@
 """Generative adversarial networks: a generator and a discriminator, each with its own engine."""
 
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
+from arctic_training.config.sections.only_with import OnlyWith
 from arctic_training.config.sections.trainer import TrainerConfig
 from arctic_training.config.sections.types import HumanFloat, HumanInt
 from arctic_training.data.batching.loader import Batch
-from arctic_training.data.batching.noise import normal, uniform
 from arctic_training.data.factories.gan import GANDataFactory
 from arctic_training.data.factories.tensor import TensorDataFactory
 from arctic_training.engine.config import zero_stage
@@ -20,13 +20,12 @@ from arctic_training.loss.adversarial import (
     gradient_penalties,
     r1_penalties,
 )
-from arctic_training.objectives.tensor import TensorTrainer
-from arctic_training.state import isolated_eval
+from arctic_training.objectives.generative import GenerativeTrainer
 from arctic_training.trainer.role import Role, frozen_parameters
 
 _DISCRIMINATOR, _GENERATOR, _INTERPOLATION, _SAMPLES = range(4)
 """Streams of noise: for steps of the discriminator, for those of the generator, for `gradient_penalties`, and for
-`GANTrainer.sample`."""
+samples."""
 
 
 class GANConfig(TrainerConfig):
@@ -41,8 +40,10 @@ class GANConfig(TrainerConfig):
     for wasserstein."""
     r1_weight: HumanFloat = Field(default=0.0, ge=0)
     """Weight of half the squared gradient norm at real rows."""
-    label_smoothing: HumanFloat = Field(default=0.0, ge=0, lt=1)
-    """How far the label of real rows is below 1; for non_saturating and least_squares."""
+    label_smoothing: Annotated[HumanFloat, OnlyWith("loss", "non_saturating", "least_squares")] = Field(
+        default=0.0, ge=0, lt=1
+    )
+    """How far the label of real rows is below 1."""
     latent_size: HumanInt = Field(default=64, ge=1)
     """Length of the generator's input: normal random numbers."""
 
@@ -60,8 +61,6 @@ class GANConfig(TrainerConfig):
 
     @model_validator(mode="after")
     def _check_combination(self) -> "GANConfig":
-        if self.label_smoothing and self.loss in ("hinge", "wasserstein"):
-            raise ValueError(f"label_smoothing: the {self.loss} loss has no labels; remove it")
         if (self.r1_weight or self.gradient_penalty_weight) and zero_stage(self.deepspeed, 1) == 3:
             raise ValueError(
                 "r1_weight and gp_weight differentiate a gradient, which ZeRO stage 3 does not support: set stage 0, 1 "
@@ -70,7 +69,7 @@ class GANConfig(TrainerConfig):
         return self
 
 
-class GANTrainer(TensorTrainer):
+class GANTrainer(GenerativeTrainer):
     """Trains a generator, the role ``model``, against a discriminator.
 
     A batch has ``rows``, ``[N, ...]``, which are dealt to the steps of the discriminator in turn, and ``draw``, int64
@@ -90,6 +89,18 @@ class GANTrainer(TensorTrainer):
         ),
     )
 
+    def check(self) -> None:
+        """Raises `ModelError` for networks that do not fit the rows."""
+        super().check()
+        discriminator = self.engines["discriminator"]
+        self.check_output(
+            lambda rows: self.generate(torch.zeros(1, dtype=torch.int64, device=self.device)),
+            inputs=f"{self.config.latent_size} latents",
+        )
+        self.check_output(
+            lambda rows: discriminator(self.cast(rows, "discriminator")).reshape(1, -1), [1], key="discriminator"
+        )
+
     def targets(self, batch: Batch) -> int:
         """Returns the number of rows in each step."""
         return len(batch["rows"]) // self.config.discriminator_steps
@@ -105,7 +116,7 @@ class GANTrainer(TensorTrainer):
         """Returns the discriminator's loss on the rows of its step ``number``, with penalties: a float32 scalar."""
         config, engine = self.config, self.engines["discriminator"]
         real, draw = self._share(batch["rows"], number), self._share(batch["draw"], number)
-        real = real.to(_dtype(engine.module))
+        real = self.cast(real, "discriminator")
         with torch.no_grad():
             fake = self.model(self._latents(draw, _DISCRIMINATOR)).to(real.dtype)
         losses = discriminator_losses(config.loss, engine(real), engine(fake), config.label_smoothing)
@@ -115,7 +126,7 @@ class GANTrainer(TensorTrainer):
             self.record("penalty/r1", _mean(penalties, batch))
             losses = losses + config.r1_weight * penalties
         if weight := config.gradient_penalty_weight:
-            mix = uniform(draw, 1, seed=config.seed, stream=_INTERPOLATION)
+            mix = self.uniform(draw, stream=_INTERPOLATION)
             penalties = gradient_penalties(engine.module, real, fake, mix)
             self.record("penalty/gradient", _mean(penalties, batch))
             losses = losses + weight * penalties
@@ -126,15 +137,11 @@ class GANTrainer(TensorTrainer):
         draw = self._share(batch["draw"], 0)
         with frozen_parameters(self.engines["discriminator"]) as discriminator:
             fake = self.model(self._latents(draw, _GENERATOR))
-            losses = generator_losses(self.config.loss, discriminator(fake.to(_dtype(discriminator))))
+            losses = generator_losses(self.config.loss, discriminator(self.cast(fake, "discriminator")))
         return _mean(losses, batch)
 
-    def sample(self, count: int) -> Tensor:
-        """Returns ``count`` generated rows, ``[count, ...]``, from the same latents every time; of the averaged weights
-        if the callback `ema` keeps them."""
-        latents = self._latents(torch.arange(count, device=self.device), _SAMPLES)
-        with self.averaged("model"), isolated_eval([self.model.module]):
-            rows: Tensor = self.model(latents)
+    def generate(self, draw: Tensor) -> Tensor:
+        rows: Tensor = self.model(self._latents(draw, _SAMPLES))
         return rows
 
     def _share(self, column: Tensor, number: int) -> Tensor:
@@ -143,15 +150,10 @@ class GANTrainer(TensorTrainer):
         return column[number : len(column) // steps * steps : steps]
 
     def _latents(self, draw: Tensor, stream: int) -> Tensor:
-        latents = normal(draw, self.config.latent_size, seed=self.config.seed, stream=stream)
-        return latents.to(_dtype(self.model.module))
+        return self.cast(self.normal(draw, self.config.latent_size, stream=stream))
 
 
 def _mean(values: Tensor, batch: Batch) -> Tensor:
     """Returns a micro-batch's part of the mean over its window."""
     share: float = batch["num_items_in_batch"]
     return values.float().sum() / share
-
-
-def _dtype(module: torch.nn.Module) -> torch.dtype:
-    return next(module.parameters()).dtype

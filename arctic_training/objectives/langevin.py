@@ -60,7 +60,7 @@ class Langevin:
             end_energies, end_drift = self._drift(energy, ends, shape)
             back = (points - ends - end_drift) / scale
             log_ratio = energies - end_energies + (noise.square() - back.square()).sum(1) / 2
-            chance = uniform(draw, 1, seed=seed, stream=stream + 2 * step + 1)[:, 0]
+            chance = uniform(draw, (), seed=seed, stream=stream + 2 * step + 1)
             accept = chance.log() < log_ratio  # not where an energy is NaN
             accepted = accepted + accept / self.steps
             energies = torch.where(accept, end_energies, energies)

@@ -1,13 +1,15 @@
 """Variational autoencoders: a row is drawn of a few latents, by the evidence lower bound."""
 
+from typing import Annotated
+
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
+from arctic_training.config.sections.only_with import OnlyWith
 from arctic_training.config.sections.trainer import TrainerConfig
 from arctic_training.config.sections.types import HumanFloat, HumanInt
 from arctic_training.data.batching.loader import Batch
-from arctic_training.data.batching.noise import normal
 from arctic_training.distributed import collectives, process_group
 from arctic_training.errors.types import DataError, ModelError
 from arctic_training.loss.variational import (
@@ -22,11 +24,11 @@ from arctic_training.loss.variational import (
     reconstruction_losses,
 )
 from arctic_training.model.autoencoder_factory import AutoencoderFactory
-from arctic_training.objectives.tensor import TensorTrainer
-from arctic_training.state import eval_mode, isolated_eval
+from arctic_training.objectives.generative import GenerativeTrainer
+from arctic_training.state import eval_mode
 
 _TRAINING, _EVALUATION, _IMPORTANCE, _SAMPLES = range(4)
-"""Streams of noise: for steps, for the bound of an evaluation, for its importance-weighted bound, for `sample`."""
+"""Streams of noise: for steps, for the bound of an evaluation, for its importance-weighted bound, for samples."""
 
 _DECODED_AT_ONCE = 4096
 """Rows that the decoder computes at once for the importance-weighted bound, or a micro-batch if that is more."""
@@ -34,6 +36,7 @@ _DECODED_AT_ONCE = 4096
 _ACTIVE_VARIANCE = 0.01
 """Variance of a latent's posterior mean over an evaluation set above which it is active (Burda et al. 2016)."""
 
+_RISES = OnlyWith("kl_annealing", "linear", "sigmoid", "cyclical")
 _WARMUPS = ("kl_warmup_ratio", "kl_warmup_steps", "kl_warmup_epochs")
 
 
@@ -45,11 +48,11 @@ class VAEConfig(TrainerConfig):
     kl_annealing: KLAnnealing = "none"
     """How the weight rises from 0 to ``beta``: none (it is ``beta`` from the first step), linear, sigmoid, or cyclical
     (four times along a line)."""
-    kl_warmup_ratio: HumanFloat = Field(default=0.5, ge=0, le=1)
+    kl_warmup_ratio: Annotated[HumanFloat, _RISES] = Field(default=0.5, ge=0, le=1)
     """Share of the run's steps after which the weight is ``beta``."""
-    kl_warmup_steps: HumanInt | None = Field(default=None, ge=0)
+    kl_warmup_steps: Annotated[HumanInt | None, _RISES] = Field(default=None, ge=0)
     """These steps as a number, instead of ``kl_warmup_ratio``."""
-    kl_warmup_epochs: HumanFloat | None = Field(default=None, ge=0)
+    kl_warmup_epochs: Annotated[HumanFloat | None, _RISES] = Field(default=None, ge=0)
     """These steps in epochs, instead of ``kl_warmup_ratio``."""
     free_bits: HumanFloat = Field(default=0.0, ge=0)
     """Nats of the mean divergence of each latent below which it is not lowered, so that the latent stays in use."""
@@ -66,8 +69,6 @@ class VAEConfig(TrainerConfig):
         stated = [name for name, default in defaults.items() if getattr(self, name) not in (None, default)]
         if len(stated) > 1:
             raise ValueError(f"{' and '.join(stated)} both set how long the weight rises; give one of them")
-        if stated and self.kl_annealing == "none":
-            raise ValueError(f"{stated[0]}: with kl_annealing: none the weight does not rise; set linear, or remove it")
         return self
 
     def kl_warmup(self, horizon: int, per_epoch: int) -> int:
@@ -79,7 +80,7 @@ class VAEConfig(TrainerConfig):
         return int(self.kl_warmup_ratio * horizon)
 
 
-class VAETrainer(TensorTrainer):
+class VAETrainer(GenerativeTrainer):
     """Trains a variational autoencoder (Kingma and Welling 2014, arXiv 1312.6114).
 
     A batch has ``rows``, ``[N, ...]``, and ``draw``, int64 ``[N]``, from which the noise of the latents is derived. The
@@ -106,23 +107,15 @@ class VAETrainer(TensorTrainer):
                     f"{name}: values from {rows.min().item():g} to {rows.max().item():g}, and reconstruction: "
                     "bernoulli needs values from 0 to 1; scale them, or set reconstruction: mse"
                 )
-            with isolated_eval([self.model.module]):
-                self._check_networks(rows[:1].to(self.device))
-
-    def _check_networks(self, rows: Tensor) -> None:
-        place = "model.encoder"
-        try:
-            encoded = self.model(rows=self._cast(rows))
+        for _, encoded in self.row_outputs(lambda rows: self.model(rows=self.cast(rows)), key="model.encoder"):
             if encoded.dim() != 2 or encoded.shape[1] % 2:
-                wrong = f"its output is {_shape(encoded)}; expected [N, 2 x latents], means and log variances"
-                raise ModelError(f"{place}: {wrong}")
-            self._num_latents, place = encoded.shape[1] // 2, "model.decoder"
-            decoded = self.decode(encoded[:, : self._num_latents])
-        except RuntimeError as error:
-            what = f"rows {_shape(rows)}" if place == "model.encoder" else f"{self._num_latents} latents"
-            raise ModelError(f"{place}: it does not take {what}: {error}") from None
-        if decoded.shape != rows.shape:
-            raise ModelError(f"{place}: its output is {_shape(decoded)}, and the rows are {_shape(rows)}")
+                raise ModelError(
+                    f"model.encoder: rows become {list(encoded.shape[1:])}; expected [2 x latents], means and log "
+                    "variances"
+                )
+            self._num_latents = encoded.shape[1] // 2
+        latents = f"{self._num_latents} latents"
+        self.check_output(lambda rows: self.decode(self.encode(rows)[0]), key="model.decoder", inputs=latents)
 
     @property
     def kl_weight(self) -> float:
@@ -138,7 +131,7 @@ class VAETrainer(TensorTrainer):
         rows: Tensor = batch["rows"]
         items: float = batch["num_items_in_batch"]
         means, log_variances = self.encode(rows)
-        noise = normal(batch["draw"], self._num_latents, seed=config.seed, stream=_TRAINING if trains else _EVALUATION)
+        noise = self.normal(batch["draw"], self._num_latents, stream=_TRAINING if trains else _EVALUATION)
         outputs = self.decode(draw_latents(means, log_variances, noise))
         reconstruction = reconstruction_losses(config.reconstruction, outputs, rows.float()).sum() / items
         divergences = kl_divergences(means, log_variances).sum(0) / items
@@ -191,9 +184,8 @@ class VAETrainer(TensorTrainer):
         count, at_once = config.importance_samples, max(1, _DECODED_AT_ONCE // config.micro_batch_size)
         for first in range(0, count, at_once):
             numbers = torch.arange(first, min(first + at_once, count), device=draw.device)
-            keys = (draw[:, None] * count + numbers).flatten()
-            noise = normal(keys, self._num_latents, seed=config.seed, stream=_IMPORTANCE)
-            noise = noise.view(len(rows), len(numbers), self._num_latents)
+            keys = draw[:, None] * count + numbers
+            noise = self.normal(keys.flatten(), self._num_latents, stream=_IMPORTANCE).view(*keys.shape, -1)
             latents = draw_latents(means[:, None], log_variances[:, None], noise)
             repeated = rows.repeat_interleave(len(numbers), dim=0)
             losses = reconstruction_losses(config.reconstruction, self.decode(latents.flatten(0, 1)), repeated)
@@ -209,26 +201,16 @@ class VAETrainer(TensorTrainer):
 
     def encode(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Returns means and log variances of the posterior of ``rows`` ``[N, ...]``: float32 ``[N, L]`` each."""
-        means, log_variances = self.model(rows=self._cast(rows)).float().chunk(2, dim=1)
+        means, log_variances = self.model(rows=self.cast(rows)).float().chunk(2, dim=1)
         return means, log_variances
 
     def decode(self, latents: Tensor) -> Tensor:
         """Returns the decoder's output of ``latents`` ``[N, L]``: float32 ``[N, ...]``."""
-        outputs: Tensor = self.model(latents=self._cast(latents)).float()
+        outputs: Tensor = self.model(latents=self.cast(latents)).float()
         return outputs
 
-    def sample(self, count: int) -> Tensor:
-        """Returns ``count`` rows, float32 ``[count, ...]``, decoded of the same draws of the prior every time: with
-        ``reconstruction: bernoulli`` probabilities; of the averaged weights if the callback `ema` keeps them."""
-        draw = torch.arange(count, device=self.device)
-        latents = normal(draw, self._num_latents, seed=self.config.seed, stream=_SAMPLES)
-        with self.averaged("model"), isolated_eval([self.model.module]):
-            outputs = self.decode(latents)
+    def generate(self, draw: Tensor) -> Tensor:
+        """Returns rows decoded of draws of the prior, float32 ``[n, ...]``: with ``reconstruction: bernoulli``
+        probabilities."""
+        outputs = self.decode(self.normal(draw, self._num_latents, stream=_SAMPLES))
         return outputs.sigmoid() if self.config.reconstruction == "bernoulli" else outputs
-
-    def _cast(self, tensor: Tensor) -> Tensor:
-        return tensor.to(next(self.model.module.parameters()).dtype)
-
-
-def _shape(tensor: Tensor) -> str:
-    return str(["N", *tensor.shape[1:]]).replace("'", "")

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from arctic_training import get_config
-from arctic_training.errors.types import RecipeError
+from arctic_training.errors.types import DataError, ModelError, RecipeError
 from arctic_training.objectives.energy import EnergyTrainer
 from arctic_training.testing import check_cut
 from tests import processes
@@ -136,12 +136,14 @@ def test_samples_are_the_same_every_time_and_leave_no_trace(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
-        ({"method": "cd", "replay_size": 5}, "replay_size: is of method pcd, not of cd"),
-        ({"method": "score_matching", "mcmc_steps": 5}, "mcmc_steps: is of method cd and pcd, not of score_matching"),
-        ({"method": "cd", "score_matching": "sliced"}, "score_matching: is of method score_matching, not of cd"),
-        ({"method": "score_matching", "denoising_sigma": 0.5}, "denoising_sigma: score_matching: exact adds no noise"),
+        ({"method": "cd", "replay_size": 5}, "replay_size: is for method: pcd; remove it"),
+        ({"method": "score_matching", "mcmc_steps": 5}, "mcmc_steps: is for method: cd or pcd; remove it"),
+        ({"method": "cd", "score_matching": "sliced"}, "score_matching: is for method: score_matching; remove it"),
+        (
+            {"method": "score_matching", "denoising_sigma": 0.5},
+            "denoising_sigma: is for score_matching: denoising; remove it",
+        ),
         ({"mala": True, "noise_scale": 0}, "mala: a chain without noise"),
-        ({"model": {**MODEL, "sizes": [2, 8, 2]}}, "model.sizes: the last width is 2; an energy is one number"),
         (
             {"method": "score_matching", "model": {"sizes": [2, 8, 1]}},
             "model.activation: relu has no second derivative",
@@ -155,3 +157,15 @@ def test_samples_are_the_same_every_time_and_leave_no_trace(tmp_path: Path) -> N
 def test_refusals(keys: dict[str, Any], message: str) -> None:
     with pytest.raises(RecipeError, match=message):
         get_config({"type": "energy", "model": MODEL, "data": {"sources": ["rows.npy"]}, **keys})
+
+
+def test_networks_that_do_not_fit_are_refused(tmp_path: Path) -> None:
+    for sizes, message in (
+        ([2, 8, 2], r"model: rows of shape \[2\] become \[2\]; expected \[1\]"),
+        ([3, 8, 1], r"model: cannot be computed for rows of shape \[2\]"),
+    ):
+        with pytest.raises(ModelError, match=message):
+            make_trainer(tmp_path, model={**MODEL, "sizes": sizes})
+    np.save(tmp_path / "points.npy", np.ones((9, 2), dtype=np.int64))
+    with pytest.raises(DataError, match=r"rows are torch.int64; a density needs floats"):
+        make_trainer(tmp_path)

@@ -10,8 +10,8 @@ import torch
 from scipy import stats
 from scipy.integrate import solve_ivp
 
-from arctic_training import get_config
-from arctic_training.errors.types import DataError, MissingDependencyError, RecipeError
+from arctic_training import get_config, normal
+from arctic_training.errors.types import DataError, InputError, MissingDependencyError, ModelError, RecipeError
 from arctic_training.model import zuko_factory
 from arctic_training.objectives.flow import FlowTrainer, path_log_probs
 from arctic_training.objectives.ode import integrate
@@ -21,6 +21,19 @@ from tests.objectives.tiny_runs import gradients
 
 NLL = {"objective": "nll", "model": {"type": "zuko", "features": 2, "transforms": 2, "hidden_sizes": [8], "bins": 4}}
 MATCHING = {"objective": "flow_matching", "model": {"type": "time_mlp", "sizes": [2, 8, 2], "time_size": 4}}
+LABELED_NLL = {**NLL, "model": {**NLL["model"], "num_labels": 3}}
+LABELED_MATCHING = {**MATCHING, "model": {**MATCHING["model"], "num_labels": 3}, "label_dropout": 0.4}
+
+
+def labeled(folder: Path) -> dict[str, Any]:
+    """The section of data with labels, one of which is none."""
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / "labeled.npz"
+    if not file.exists():
+        labels = np.arange(21) % 4
+        rows = np.random.default_rng(0).normal(size=(21, 2)).astype(np.float32)
+        np.savez(file, rows=rows, labels=np.where(labels == 3, -100, labels))
+    return {"sources": [str(file)], "eval_sources": [str(file)]}
 
 
 def make_recipe(folder: Path, **keys: Any) -> dict[str, Any]:
@@ -131,7 +144,7 @@ def test_the_evaluated_likelihood_is_that_of_scipys_solver(tmp_path: Path) -> No
 
 def test_the_error_is_that_of_the_velocity_on_the_way_from_noise_to_data(tmp_path: Path) -> None:
     """With times and noise as the draws of the rows say, of a network that is not trained."""
-    from arctic_training import normal, uniform
+    from arctic_training import uniform
 
     trainer = make_trainer(tmp_path, **MATCHING)
     rows, draw = torch.randn(5, 2), torch.arange(5) + 9
@@ -148,6 +161,69 @@ def test_no_split_of_the_global_batch_changes_it(keys: dict[str, Any], tmp_path:
     assert check_cut(make_recipe(tmp_path, **keys), cuts=[(2, 4)]) == 1
 
 
+@pytest.mark.parametrize("keys", [{**LABELED_NLL, "label_dropout": 0.4}, LABELED_MATCHING], ids=["nll", "matching"])
+def test_no_split_of_the_global_batch_changes_what_labels_are_dropped(keys: dict[str, Any], tmp_path: Path) -> None:
+    assert check_cut(make_recipe(tmp_path, **keys, data=labeled(tmp_path)), cuts=[(2, 4)]) == 1
+
+
+def test_the_loss_is_zukos_likelihood_given_the_label(tmp_path: Path) -> None:
+    """The context is 1 in the column of the label, and 0 in all of them for none; dropped in training alone."""
+    import zuko
+
+    trainer = make_trainer(tmp_path, **LABELED_NLL, label_dropout=0.5, data=labeled(tmp_path))
+    flow = zuko.flows.NSF(2, context=3, transforms=2, hidden_features=[8], bins=4)
+    flow.load_state_dict(trainer.model.module.flow.state_dict())
+    rows, labels = torch.randn(60, 2), torch.tensor([0, 2, -100, 1]).repeat(15)
+    context = torch.tensor([[1.0, 0, 0], [0, 0, 1], [0, 0, 0], [0, 1, 0]]).repeat(15, 1)
+    batch = {"rows": rows, "labels": labels, "draw": torch.arange(60), "num_items_in_batch": 60.0}
+    expected = flow(context).log_prob(rows)
+    torch.testing.assert_close(trainer.log_probs(rows, labels), expected)
+    torch.testing.assert_close(trainer.log_probs(rows), flow(torch.zeros(60, 3)).log_prob(rows))
+    assert not torch.allclose(trainer.loss(batch), -expected.mean())
+    trainer.model.eval()
+    torch.testing.assert_close(trainer.loss(batch), -expected.mean())
+    samples = trainer.sample(4, labels[:4])
+    noise = normal(torch.arange(4), 2, seed=trainer.config.seed, stream=2)
+    torch.testing.assert_close(samples, flow(context[:4]).transform.inv(noise))
+    torch.testing.assert_close(trainer.sample(3), trainer.sample(3, torch.arange(3)))
+    trainer.close()
+
+
+def test_the_likelihood_of_each_row_is_given_its_own_label(tmp_path: Path) -> None:
+    trainer = make_trainer(tmp_path, **LABELED_MATCHING, ode_steps=4, data=labeled(tmp_path))
+    rows, labels = torch.randn(4, 2), torch.tensor([0, 2, -100, 1])
+    together = trainer.log_probs(rows, labels)
+    for n in range(4):
+        torch.testing.assert_close(trainer.log_probs(rows[n : n + 1], labels[n : n + 1])[0], together[n])
+    assert not torch.allclose(trainer.log_probs(rows, labels.flip(0)), together, rtol=1e-3)
+    trainer.close()
+
+
+def test_guidance_goes_on_from_no_label_to_the_label(tmp_path: Path) -> None:
+    """Of one step by euler a row is linear in the velocity."""
+    trainer = make_trainer(tmp_path, **LABELED_MATCHING, ode_solver="euler", ode_steps=1, data=labeled(tmp_path))
+    labels, none = torch.tensor([0, 1, 2]), torch.full((3,), -100)
+    conditional, unconditional = trainer.sample(3, labels), trainer.sample(3, none)
+    assert not torch.allclose(conditional, unconditional, atol=1e-4)
+    for scale in (0.0, 3.0):
+        expected = unconditional + scale * (conditional - unconditional)
+        guided = trainer.sample(3, labels, guidance_scale=scale)
+        torch.testing.assert_close(guided, expected, rtol=1e-4, atol=1e-4)
+    trainer.config.guidance_scale = 3.0
+    torch.testing.assert_close(trainer.sample(3, labels), guided)
+    trainer.close()
+
+
+def test_a_u_net_moves_pictures(tmp_path: Path) -> None:
+    np.save(tmp_path / "pictures.npy", np.random.default_rng(0).normal(size=(8, 4, 4)).astype(np.float32))
+    network = {"type": "unet", "widths": [4], "groups": 2, "time_size": 4}
+    data = {"sources": [str(tmp_path / "pictures.npy")]}
+    trainer = make_trainer(tmp_path, objective="flow_matching", model=network, data=data, ode_steps=2, train_iters=1)
+    trainer.train()
+    assert trainer.sample(2).shape == (2, 4, 4)
+    trainer.close()
+
+
 def resumes(folder: str, stage: int) -> int:
     block = {"zero_optimization": {"stage": stage}}
     return check_resume(make_recipe(Path(folder), **NLL, deepspeed=block), steps=3, thorough=False)
@@ -161,11 +237,14 @@ def test_a_flow_of_zuko_resumes_in_shards(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
-        ({**NLL, "time_sampling": "u_shaped"}, "time_sampling: is of flow_matching"),
-        ({**NLL, "eval_likelihood": True}, "eval_likelihood: is of flow_matching"),
+        ({**NLL, "time_sampling": "u_shaped"}, "time_sampling: is for objective: flow_matching; remove it"),
+        ({**NLL, "eval_likelihood": True}, "eval_likelihood: is for objective: flow_matching"),
+        ({**NLL, "ode_steps": 9}, "ode_steps: is for objective: flow_matching"),
+        ({**NLL, "label_dropout": 0.1, "guidance_scale": 2}, "guidance_scale: guides the velocity of flow_matching"),
+        ({**MATCHING, "guidance_scale": 2}, "guidance_scale: needs a network that is trained without labels too"),
         ({"model": MATCHING["model"]}, "model.type: time_mlp has no objective nll; use zuko"),
         ({**MATCHING, "model": NLL["model"]}, "model.type: zuko has no objective flow_matching; use time_mlp"),
-        ({"model": {**NLL["model"], "flow": "maf"}}, "bins: maf has no splines"),
+        ({"model": {**NLL["model"], "flow": "maf"}}, "bins: is for flow: nsf; remove it"),
         ({"model": {"flow": "realnvp", "features": 1}}, "a coupling needs at least 2 features"),
         ({"model": {**NLL["model"], "dtype": "bf16"}}, "needs the precision of fp32"),
         ({**MATCHING, "ode_steps": 0}, "greater than or equal to 1"),
@@ -179,8 +258,15 @@ def test_refusals(keys: dict[str, Any], message: str) -> None:
 
 def test_rows_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     wide = {**NLL, "model": {**NLL["model"], "features": 3}}
-    with pytest.raises(DataError, match=r"a row has 2 numbers, and model.features is 3"):
+    with pytest.raises(ModelError, match=r"model: cannot be computed for rows of shape \[2\]"):
         make_trainer(tmp_path, **wide)
+    narrow = {**MATCHING, "model": {**MATCHING["model"], "sizes": [2, 8, 1]}}
+    with pytest.raises(ModelError, match=r"model: rows of shape \[2\] become \[1\]; expected \[2\]"):
+        make_trainer(tmp_path, **narrow)
+    with pytest.raises(InputError, match="label_dropout: the network reads no labels"):
+        make_trainer(tmp_path, **NLL, label_dropout=0.1)
+    with pytest.raises(DataError, match="no column labels; there are rows"):
+        make_trainer(tmp_path, **LABELED_NLL)
     np.save(tmp_path / "points.npy", np.ones((9, 2), dtype=np.int64))
     with pytest.raises(DataError, match=r"rows are torch.int64; a density needs floats"):
         make_trainer(tmp_path, **NLL)

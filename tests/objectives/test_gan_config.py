@@ -33,7 +33,7 @@ def test_defaults_follow_the_loss(keys: dict[str, Any], steps: int, weight: floa
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
-        ({"loss": "hinge", "label_smoothing": 0.1}, "the hinge loss has no labels"),
+        ({"loss": "hinge", "label_smoothing": 0.1}, "label_smoothing: is for loss: non_saturating or least_squares"),
         ({"r1_weight": 1, "deepspeed": {"zero_optimization": {"stage": 3}}}, "ZeRO stage 3 does not support"),
         ({"loss": "wasserstein", "deepspeed": {"zero_optimization": {"stage": "3"}}}, "ZeRO stage 3 does not support"),
         ({"loss": "vanilla"}, "'non_saturating', 'hinge', 'wasserstein' or 'least_squares'"),

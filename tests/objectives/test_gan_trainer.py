@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from arctic_training import get_config
+from arctic_training.errors.types import ModelError
 from arctic_training.registry import lookup
 from tests import processes
 
@@ -169,3 +170,17 @@ def test_every_loss_learns_where_the_points_are(tmp_path: Path, loss: str) -> No
     after = (trainer.sample(200).mean(0) - 2).norm().item()
     assert after < 0.4 < before
     trainer.close()
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"latent_size": 4}, "model: cannot be computed for 4 latents"),
+        ({"model": {"type": "mlp", "sizes": [3, 8, 5]}}, r"model: 3 latents become \[5\]; expected \[2\]"),
+        ({"discriminator": {"type": "mlp", "sizes": [3, 8, 1]}}, "discriminator: cannot be computed for rows of shape"),
+        ({"discriminator": {"type": "mlp", "sizes": [2, 8, 2]}}, r"discriminator: rows .* \[2\]; expected \[1\]"),
+    ],
+)
+def test_networks_that_do_not_fit_are_refused(tmp_path: Path, keys: dict[str, Any], message: str) -> None:
+    with pytest.raises(ModelError, match=message):
+        make_trainer(tmp_path, **keys)

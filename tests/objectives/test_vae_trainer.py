@@ -229,7 +229,7 @@ def test_a_program_passes_networks_and_rows(tmp_path: Path) -> None:
     ("keys", "message"),
     [
         ({"kl_annealing": "linear", "kl_warmup_steps": 3, "kl_warmup_epochs": 2}, "both set how long the weight rises"),
-        ({"kl_warmup_steps": 3}, "with kl_annealing: none the weight does not rise; set linear, or remove it"),
+        ({"kl_warmup_steps": 3}, "kl_warmup_steps: is for kl_annealing: linear or sigmoid or cyclical; remove it"),
         ({"kl_annealing": "cosine"}, "'none', 'linear', 'sigmoid' or 'cyclical'"),
         ({"free_bits": -1}, "greater than or equal to 0"),
         ({"reconstruction": "gaussian"}, "'bernoulli', 'mse' or 'mae'"),
@@ -256,10 +256,10 @@ def test_a_resolved_recipe_is_a_recipe_again() -> None:
 @pytest.mark.parametrize(
     ("model", "message"),
     [
-        ({"encoder": {"sizes": [5, 4]}}, r"model\.encoder: it does not take rows \[N, 6\]"),
-        ({"encoder": {"sizes": [6, 5]}}, r"model\.encoder: its output is \[N, 5\]; expected \[N, 2 x latents\]"),
-        ({"decoder": {"sizes": [3, 6]}}, r"model\.decoder: it does not take 2 latents"),
-        ({"decoder": {"sizes": [2, 7]}}, r"model\.decoder: its output is \[N, 7\], and the rows are \[N, 6\]"),
+        ({"encoder": {"sizes": [5, 4]}}, r"model\.encoder: cannot be computed for rows of shape \[6\]"),
+        ({"encoder": {"sizes": [6, 5]}}, r"model\.encoder: rows become \[5\]; expected \[2 x latents\]"),
+        ({"decoder": {"sizes": [3, 6]}}, r"model\.decoder: cannot be computed for 2 latents"),
+        ({"decoder": {"sizes": [2, 7]}}, r"model\.decoder: 2 latents become \[7\]; expected \[6\]"),
     ],
 )
 def test_networks_that_do_not_fit_are_refused(tmp_path: Path, model: dict[str, Any], message: str) -> None:
