@@ -1,4 +1,4 @@
-"""Saves the full weights of a transformers model, however they are sharded over the ranks.
+"""Saves the full weights of a model of transformers or diffusers, however they are sharded over the ranks.
 
 All ranks call every function together; only rank 0 keeps what is gathered, and writes.
 """
@@ -43,7 +43,8 @@ Read = Callable[[Iterable[torch.Tensor]], AbstractContextManager[None]]
 def save_weights(
     model: "PreTrainedModel", folder: Path, limit: int, sources: Mapping[str, Source] | None = None
 ) -> None:
-    """Writes ``model`` (a PreTrainedModel) in files of up to ``limit`` bytes, and its config.
+    """Writes ``model``, a PreTrainedModel or another one with its ``save_pretrained``, in files of up to ``limit``
+    bytes, and its config.
 
     ``sources``, by the names in the saved model, replace the model's own weights. Raises OSError only after everything
     was gathered.
@@ -93,7 +94,7 @@ def dry_run_weights(model: "PreTrainedModel", sources: Mapping[str, Source] | No
     try:
         with tempfile.TemporaryDirectory() as folder:
             _save_config(model, Path(folder), None)
-        if sources is not None or is_partitioned(model):
+        if (sources is not None or is_partitioned(model)) and not _is_converted(model):
             _plan_files(model, sys.maxsize, _model_weights(model) if sources is None else sources)
     except OSError:
         return  # the disk of temporary folders is another one than that of the checkpoints
@@ -124,9 +125,13 @@ def _on_main(tensor: torch.Tensor) -> torch.Tensor | None:
 
 
 def _is_converted(model: "PreTrainedModel") -> bool:
-    """Returns whether transformers changes names or shapes of this model's weights between memory and file."""
+    """Returns whether transformers changes names or shapes of this model's weights between memory and file, or the
+    model is one of another library, which saves all of them itself."""
+    from transformers import PreTrainedModel
     from transformers.core_model_loading import revert_weight_conversion
 
+    if not isinstance(model, PreTrainedModel):
+        return True
     meta = {name: torch.empty(1, device="meta") for name in model.state_dict()}
     try:
         return bool(revert_weight_conversion(model, dict(meta)).keys() != meta.keys())

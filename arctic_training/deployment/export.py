@@ -1,4 +1,5 @@
-"""Writes a saved model as a folder that transformers, and what serves its models, can load; adapters are merged."""
+"""Writes a saved model as a folder that transformers, and what serves its models, can load, or diffusers; adapters are
+merged."""
 
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
@@ -104,8 +105,8 @@ def _write_checkpoint(saved: SavedModel, folder: Path, options: ExportOptions, d
     model = plan.on_meta_device()
     if model is None or not hasattr(model, "save_pretrained"):
         raise InputError(
-            f"{saved.name}: the model of its recipe cannot be built without weights, or is none of transformers; "
-            "export a checkpoint of type huggingface"
+            f"{saved.name}: the model of its recipe cannot be built without weights, or is none of transformers or "
+            "diffusers; export a checkpoint of type huggingface"
         )
     is_adapter = hasattr(model, "peft_config")
     if is_adapter:

@@ -5,6 +5,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from arctic_training.config.recipe.node import to_python
 from arctic_training.config.recipe.recipe_file import read_recipe_file
@@ -32,11 +33,12 @@ def model_card(saved: SavedModel, folder: Path, report: MergeReport | None) -> s
     recipe = _recipe(saved)
     base, sources = _base(saved, recipe), _sources(recipe)
     kind = str(recipe.get("type", "")) or None
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     data = ModelCardData(
         base_model=base if base and _is_hub_name(base) else None,
         datasets=[one for one in sources if _is_hub_name(one)] or None,
-        library_name="transformers",
-        pipeline_tag=_pipeline(folder),
+        library_name="diffusers" if "_diffusers_version" in config else "transformers",
+        pipeline_tag=_pipeline(config),
         tags=["arctic_training", *([kind] if kind else [])],
     )
     parts = [f"---\n{data.to_yaml()}\n---", f"# {_title(saved, base)}"]
@@ -96,9 +98,9 @@ def _figures(saved: SavedModel) -> dict[str, tuple[float, int]]:
     return figures
 
 
-def _pipeline(folder: Path) -> str | None:
+def _pipeline(config: Mapping[str, Any]) -> str | None:
     """Returns what the hub calls the task of a model, by the class that its config names."""
-    architectures = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("architectures") or [""]
+    architectures = config.get("architectures") or [""]
     return next((task for ending, task in _PIPELINES.items() if str(architectures[0]).endswith(ending)), None)
 
 

@@ -1,7 +1,7 @@
 """Networks of diffusers that denoise images: with random weights, or from a folder."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
@@ -65,7 +65,7 @@ class DiffusersNetwork(nn.Module):
     ``num_labels`` says how many classes it can be conditioned on, and ``network`` is that of diffusers.
     """
 
-    def __init__(self, network: nn.Module, *, num_labels: int, takes_labels: bool, timesteps: int) -> None:
+    def __init__(self, network: "ModelMixin", *, num_labels: int, takes_labels: bool, timesteps: int) -> None:
         super().__init__()
         self.network, self.num_labels = network, num_labels
         self.takes_labels, self.timesteps = takes_labels, timesteps
@@ -84,6 +84,24 @@ class DiffusersNetwork(nn.Module):
         images = x[:, None] if x.dim() == 3 else x
         output: Tensor = self.network(images, timestep=time * self.timesteps, return_dict=False, **more)[0]
         return output.reshape(x.shape) if output.numel() == x.numel() else output
+
+    def save_pretrained(
+        self, folder: Path, *, state_dict: Mapping[str, Tensor] | None = None, max_shard_size: int = 10**10
+    ) -> None:
+        """Writes the network of diffusers into ``folder``, in files of up to ``max_shard_size`` bytes, as its own
+        ``save_pretrained`` does: its class loads it. ``state_dict``, by the names in this module, replaces its weights;
+        where it is empty, only the config is written."""
+        network = self.network
+        if state_dict is not None and not state_dict:
+            network.save_config(folder)
+            return
+        if state_dict is not None:
+            with torch.device("meta"):
+                network = type(network).from_config(network.config)
+            network.load_state_dict(
+                {name.removeprefix("network."): state_dict[name] for name in state_dict}, assign=True
+            )
+        network.save_pretrained(folder, max_shard_size=max_shard_size)
 
 
 class DiffusersFactory(ModelFactory[DiffusersConfig]):
