@@ -23,7 +23,7 @@ INTRODUCTION = """# Figures of the projects
 
 `make figures` runs the recipes of all projects, compares each figure with its bound, and writes this page. A figure is
 of one seed on one machine; rounding moves it a little on another one. `make figures ARGS="ring grpo"` measures some of
-them anew.
+them anew, and `ARGS="mnist/vae"` one run of a project.
 """
 
 
@@ -118,16 +118,18 @@ def read(name: str) -> Project:
     return Project.model_validate(yaml.safe_load((PROJECTS / name / "figures.yaml").read_text(encoding="utf-8")))
 
 
-def measure(name: str, runs: Path, *, quick: bool) -> Iterator[Measured]:
+def measure(name: str, runs: Path, *, quick: bool, only: str = "") -> Iterator[Measured]:
     """Runs the project ``name`` in the folder ``runs`` and yields its figures, each when its run has ended.
+
+    With ``only``, the name of a run, the others are not repeated; it may need what they have left in ``runs``.
 
     Raises `subprocess.CalledProcessError` for a run that fails.
     """
     project, started = read(name), time.monotonic()
     for run in project.runs:
-        if quick and run.quick is None:
-            continue
         recipe, folder = PROJECTS / name / run.recipe, runs / (run.name or Path(run.recipe).stem)
+        if (quick and run.quick is None) or (only and only != folder.name):
+            continue
         overrides = [one.format(runs=runs) for one in [*run.overrides, *(run.quick or [] if quick else [])]]
         command = [sys.executable, "-m", "arctic_training", str(recipe), f"output_dir={folder}", *overrides]
         (folder / "metrics.jsonl").unlink(missing_ok=True)
@@ -148,13 +150,17 @@ def page(measured: dict[str, list[Measured]], before: str) -> str:
     lines = [INTRODUCTION, "| project | figure | before | reached | bound | references | seconds | measured at |"]
     lines.append("|---|---|---|---|---|---|---|---|")
     for name in names():
-        prefix = f"| `projects/{name}`: "
-        if name not in measured:
-            lines += [line for line in before.splitlines() if line.startswith(prefix)]
-        for one in measured.get(name, []):
-            first = f"{one.values[0]:.4g}" if len(one.values) > 1 else ""
-            cells = [read(name).title, one.figure.name, first, f"{one.values[-1]:.4g}", str(one.bound)]
-            lines.append(f"{prefix}{' | '.join([*cells, one.figure.references, f'{one.seconds:.0f}', where])} |")
+        project, own = read(name), {one.figure.name: one for one in measured.get(name, [])}
+        start = f"| `projects/{name}`: "
+        earlier = [line.split(" | ") for line in before.splitlines() if line.startswith(start)]
+        kept = {cells[1]: cells[2:] for cells in earlier}
+        for figure in project.figures:
+            if (one := own.get(figure.name)) is not None:
+                first = f"{one.values[0]:.4g}" if len(one.values) > 1 else ""
+                cells = [first, f"{one.values[-1]:.4g}", str(one.bound), figure.references, f"{one.seconds:.0f}"]
+                lines.append(" | ".join([start + project.title, figure.name, *cells, f"{where} |"]))
+            elif figure.name in kept:
+                lines.append(" | ".join([start + project.title, figure.name, *kept[figure.name]]))
     return "\n".join(lines) + "\n"
 
 
@@ -167,12 +173,13 @@ def processor() -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python projects/figures.py", description=__doc__)
-    parser.add_argument("projects", nargs="*", help="names of projects; all by default")
+    parser.add_argument("projects", nargs="*", help="names of projects, or PROJECT/RUN; all by default")
     parser.add_argument("--quick", action="store_true", help="a fraction of the length and looser bounds; no page")
     arguments = parser.parse_args()
     measured: dict[str, list[Measured]] = {}
-    for name in arguments.projects or names():
-        for one in measure(name, PROJECTS / name / "runs", quick=arguments.quick):
+    for which in arguments.projects or names():
+        name, _, run = which.partition("/")
+        for one in measure(name, PROJECTS / name / "runs", quick=arguments.quick, only=run):
             print(f"{name}: {one}", flush=True)
             measured.setdefault(name, []).append(one)
     if not arguments.quick:

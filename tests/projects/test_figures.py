@@ -61,6 +61,18 @@ def test_every_project_has_figures() -> None:
     assert recipes == set(figures.names())
 
 
+def test_the_page_keeps_what_was_not_measured_again() -> None:
+    """A figure of a project, of another machine and commit, in its place among the others."""
+    before = (ROOT / "docs" / "figures.md").read_text(encoding="utf-8")
+    assert figures.page({}, before) == before
+    figure = figures.read("mnist").figures[0]
+    again = figures.Measured(figure, figure.bound, [0.125], seconds=7)
+    old, new = (page.splitlines() for page in (before, figures.page({"mnist": [again]}, before)))
+    changed = [line for line in new if line not in old]
+    assert len(new) == len(old) and any("0.125" in line and " 7 | " in line for line in changed)
+    assert sum("projects/mnist" in line for line in changed) == 1
+
+
 def test_bounds() -> None:
     bound = figures.Bound
     assert bound(at_least=1).holds([0, 1]) and not bound(at_least=1).holds([2, 0.9])
