@@ -101,7 +101,8 @@ def start_file_log(folder: Path, *, level: str, rank: int, ranks: Ranks) -> None
         path = folder / f"rank_{rank}.log"
         with path.open("a", encoding="utf-8") as file:
             file.writelines(_buffer)
-        _sinks["file"] = logger.add(path, level=min(level, "INFO", key=_LEVELS.index), format=_FILE_LINE)
+        escaped = str(path).replace("{", "{{").replace("}", "}}")  # loguru formats it with the time
+        _sinks["file"] = logger.add(escaped, level=min(level, "INFO", key=_LEVELS.index), format=_FILE_LINE)
     _buffer.clear()
 
 

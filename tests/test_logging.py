@@ -13,6 +13,15 @@ from arctic_training.errors import redaction
 from arctic_training.logging import close_log, logger, start_console_log, start_file_log
 
 
+@pytest.mark.parametrize("name", ["{}", "{time}", "a{b", "}{0}"])
+def test_braces_in_the_path_of_a_log_are_part_of_it(name: str, tmp_path: Path) -> None:
+    start_file_log(tmp_path / name, level="INFO", rank=0, ranks="*")
+    logger.info("written {} here")
+    close_log()
+    assert [file.relative_to(tmp_path) for file in tmp_path.rglob("*.log")] == [Path(name, "rank_0.log")]
+    assert (tmp_path / name / "rank_0.log").read_text(encoding="utf-8").endswith("written {} here\n")
+
+
 @pytest.fixture
 def run(tmp_path: Path) -> Iterator[Path]:
     """The file of a log that is open."""
