@@ -31,10 +31,10 @@ _SILENCE = 300.0
 _num_turns = 0
 
 
-def all_reduce(tensor: torch.Tensor) -> torch.Tensor:
-    """Sums ``tensor`` ([...], any numeric dtype) over all ranks in place, and returns it."""
+def all_reduce(tensor: torch.Tensor, group: dist.ProcessGroup | None = None) -> torch.Tensor:
+    """Sums ``tensor`` ([...], any numeric dtype) over all ranks, or those of ``group``, in place, and returns it."""
     if is_distributed():
-        dist.all_reduce(tensor)
+        dist.all_reduce(tensor, group=group)
         record_heartbeat()
     return tensor
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from arctic_training.distributed import collectives
 from arctic_training.engine.engine import TrainedEngine
-from arctic_training.engine.internals.optimizer import optimizer_params, param_fragments, torch_optimizer
+from arctic_training.engine.internals.optimizer import optimizer_params, param_fragments, sharing_group, torch_optimizer
 from arctic_training.engine.internals.parameters import is_partitioned_param, local_tensor
 
 
@@ -49,7 +49,7 @@ def averaged_weights(engine: TrainedEngine) -> dict[str, Tensor] | None:
             averages[id(fragment.parameter)].view(-1)[start : start + fragment.numel].copy_(part)
     if engine.deepspeed.zero_optimization_stage() in (1, 2):  # each element is in the optimizer of one rank
         for parameter in trained.values():
-            collectives.all_reduce(averages[id(parameter)])
+            collectives.all_reduce(averages[id(parameter)], sharing_group(engine.deepspeed.optimizer))
     return {name: averages[id(one)] for name, one in trained.items()}
 
 

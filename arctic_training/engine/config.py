@@ -55,7 +55,7 @@ def deepspeed_config(
     contradict each other.
 
     To DeepSpeed, ranks that share sequences are ranks as any others: each adds its part of the gradient to the mean
-    over all, and all share the optimizer's state. Those that divide a model are named by `tensor_parallel.block`.
+    over all, and all share the optimizer's state. `initialize` names those that divide a model.
     """
     dtype = dtype or config.model.dtype
     block = config.deepspeed if block is None else block

@@ -154,7 +154,7 @@ class TrainedEngine(Engine):
         return self.train(False)
 
     def destroy(self) -> None:
-        is_divided = any(shard_dim(one) is not None for one in self.module.parameters())
+        is_divided = _is_divided(self.module)
         self.deepspeed.destroy()
         if is_divided:
             end_tensor_parallel()
@@ -194,6 +194,12 @@ class FrozenEngine(Engine):
     def destroy(self) -> None:
         if self.deepspeed is not None:
             self.deepspeed.destroy()
+        elif _is_divided(self.module):
+            end_tensor_parallel()
+
+
+def _is_divided(module: torch.nn.Module) -> bool:
+    return any(shard_dim(one) is not None for one in module.parameters())
 
 
 def initialize(
@@ -213,7 +219,8 @@ def initialize(
     world = process_group.world_size()
     ds_config = deepspeed_config(config, world=world, dtype=dtype, size=model_size(model), block=block)
     if (divided := config.mesh.model) > 1:
-        ds_config["tensor_parallel"] = tensor_parallel.block(model, divided)
+        tensor_parallel.divide(model, divided)
+        ds_config["tensor_parallel"] = {"autotp_size": divided}
     engine = TrainedEngine(_initialize(ds_config, model, optimizer, scheduler))
     if divided > 1:
         end_input_check(engine.deepspeed)
@@ -229,7 +236,8 @@ def freeze(
     dtype: str | None = None,
     block: Mapping[str, Any] | None = None,
 ) -> FrozenEngine:
-    """Returns the engine of a frozen role: sharded over the ranks when its ZeRO stage is 3, else in full on each.
+    """Returns the engine of a frozen role: sharded over the ranks when its ZeRO stage is 3, divided as the
+    mesh says, else in full on each.
 
     Raises `RecipeError` for fp16 where it is not supported.
     """
@@ -239,6 +247,8 @@ def freeze(
         ds_config = frozen_config(block, dtype=precision, size=model_size(model))
         sharded = _initialize(ds_config, model, None, None)
         return FrozenEngine(sharded.module, sharded)
+    if config.mesh.model > 1:
+        tensor_parallel.divide(model, config.mesh.model)
     for parameter in model.parameters():  # and no buffer, as DeepSpeed does: rotary frequencies are fp32 in both
         parameter.data = parameter.data.to(_DTYPES[precision])
     return FrozenEngine(model.to(process_group.device()))

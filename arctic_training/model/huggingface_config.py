@@ -81,8 +81,8 @@ class HFModelConfig(ModelConfig):
     def indivisible(self) -> str:
         if self.type not in ("", "huggingface"):
             return f"a model of type {self.type} is not divided; use type: huggingface"
-        if self.peft_config is not None:
-            return "an adapter is not divided; remove model.peft_config"
+        if (method := str((self.peft_config or {}).get("peft_type", "LORA")).upper()) != "LORA":
+            return f"of adapters LORA is divided, and {method} is not; use another peft_type"
         if self.compile or any(one.type == "compile" for one in self.transforms):
             return "compiled layers are not divided; remove model.compile"
         return ""

@@ -93,15 +93,19 @@ class HFModelFactory(ModelFactory[HFModelConfig]):
             batch = Batch(0, self.recomputation)
             least = batch.checkpointed() if self.checkpoints_activations is None else batch
             check_gpu_memory(model, self.trainer, self.config, self._deepspeed, least)
-        if (size := self.trainer.config.mesh.model) > 1 and (problem := tensor_parallel.problem(model, size)):
-            raise ModelError(f"mesh.model: {problem}")
-        if self.recomputation.tile and size > 1:
+        self._check_division(model)
+        if self.recomputation.tile and self.trainer.config.mesh.model > 1:
             raise ModelError("tiled_mlp_compute: true, and mesh.model divides the MLPs; remove one of them")
         if self.recomputation.tile:
             tileable_mlps(model)
         for key in ("max_length", "max_source_length"):
             check_positions(model, getattr(self.trainer.config.data, key, None), max_positions, key=f"data.{key}")
         self.meta_model = model
+
+    def _check_division(self, model: nn.Module) -> None:
+        """Raises `ModelError` where the processes of the mesh cannot divide ``model``, which may have an adapter."""
+        if (size := self.trainer.config.mesh.model) > 1 and (problem := tensor_parallel.problem(model, size)):
+            raise ModelError(f"mesh.model: {problem}")
 
     def skeleton(self) -> nn.Module | None:
         model: nn.Module = self._on_meta_device()[0]
@@ -130,6 +134,7 @@ class HFModelFactory(ModelFactory[HFModelConfig]):
         if adapter is not None:
             self.meta_model = adapter.dry_run(model, sharded=self._stage == 3)
             if self.meta_model is not None:
+                self._check_division(self.meta_model)
                 if self.recomputation.tile:
                     tileable_mlps(self.meta_model)
                 check_new_weights_trained(self.meta_model, self.config.new_weights)

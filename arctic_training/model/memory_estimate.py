@@ -9,7 +9,7 @@ from torch import nn
 from arctic_training.component import TrainerView
 from arctic_training.config.sections.trainer import TrainerConfig
 from arctic_training.distributed import process_group
-from arctic_training.engine.tensor_parallel import divisible_numel
+from arctic_training.engine.tensor_parallel import count_divisible
 from arctic_training.loss.output_layer import rows_per_chunk
 from arctic_training.model.huggingface_config import HFModelConfig
 from arctic_training.model.kept_activations import Kept, Recomputation, count_kept
@@ -187,13 +187,13 @@ class Footprint:
     head: tuple[int, int] = (0, 0)
     """Width and labels of the linear layer that makes the logits; 0 without one."""
     trains_head: bool = False
-    divisible: int = 0
-    """Of the parameters, those that the processes of `Layout.model` divide."""
+    divisible: tuple[int, int] = (0, 0)
+    """Of parameters and trained ones, those that the processes of `Layout.model` divide."""
 
     def estimate(self, layout: Layout, batch: Batch) -> Estimate:
         """Returns the bytes on each device; activations and loss are those of a model that is whole."""
-        elsewhere = self.divisible - self.divisible // layout.model
-        held = layout.held(self.parameters - elsewhere, max(0, self.trained - elsewhere))
+        elsewhere, trained_elsewhere = (size - size // layout.model for size in self.divisible)
+        held = layout.held(self.parameters - elsewhere, self.trained - trained_elsewhere)
         if self.kept is None or not batch.tokens:
             return held
         again, loss = batch.recomputation, self._of_loss(layout, batch)
@@ -225,7 +225,7 @@ def footprint(model: nn.Module) -> Footprint:
     shape = (head.in_features, head.out_features) if isinstance(head, nn.Linear) else (0, 0)
     trains_head = isinstance(head, nn.Linear) and head.weight.requires_grad
     kept = count_kept(model) or _kept_by_config(model)
-    return Footprint(*count_parameters(model), kept, shape, trains_head, divisible_numel(model))
+    return Footprint(*count_parameters(model), kept, shape, trains_head, count_divisible(model))
 
 
 def _kept_by_config(model: nn.Module) -> Kept | None:

@@ -71,9 +71,9 @@ class CompletionSampler:
         count = self.config.num_generations
         rewards, by_reward = [0.0] * len(completions), {name: [0.0] * len(completions) for name in self.rewards.rewards}
         with raise_on_all_ranks():
-            if any(counted):
+            if any(counted) and process_group.rank() % self.config.ranks_per_row == 0:
                 rewards, by_reward = self.rewards(self.answers(prompts, completions))
-        if (size := self.config.sequence_parallel_size) > 1:
+        if (size := self.config.ranks_per_row) > 1:
             rewards, by_reward = collectives.all_gather_object((rewards, by_reward), group_size=size)[0]
         parts = [slice(n * count, (n + 1) * count) for n in range(len(prompts))]
         return [
@@ -88,8 +88,8 @@ class CompletionSampler:
         (arXiv 2503.14476), section 3.2. The prompts drawn depend on ``keys`` only, so that neither the split of the
         global batch nor a resume changes them. Returns which of the ``groups`` are replaced.
         """
-        replaced, size = [False] * len(groups), self.config.sequence_parallel_size
-        if size > 1:  # only the first of the ranks that share a prompt counts it
+        replaced, size = [False] * len(groups), self.config.ranks_per_row
+        if size > 1:  # the first of the ranks that share a prompt counts it
             counted = collectives.all_gather_object(list(counted), group_size=size)[0]
         for attempt in range(1, self.config.dynamic_sampling + 1):
             rows = [n for n, group in enumerate(groups) if counted[n] and group.is_uniform]

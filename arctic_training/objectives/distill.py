@@ -99,6 +99,7 @@ class DistillTrainer(LanguageModelTrainer):
     config_type: ClassVar[type[TrainerConfig]] = DistillConfig
     config: DistillConfig
     shares_sequences = True
+    tensor_parallel = True
     data_factory_type: ClassVar[tuple[type[DataFactory[Any]], ...]] = (SFTDataFactory, CausalDataFactory)
     roles: ClassVar[tuple[Role, ...]] = (
         Role("model"),

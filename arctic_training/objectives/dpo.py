@@ -97,6 +97,7 @@ class DPOTrainer(PreferenceTrainer):
     config_type = DPOConfig
     config: DPOConfig
     shares_sequences = True
+    tensor_parallel = True
     data_factory_type: ClassVar[type[DataFactory[Any]]] = DPODataFactory
 
     def reference_columns(self, engine: Engine, batch: Batch) -> dict[str, Tensor]:

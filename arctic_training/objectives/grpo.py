@@ -48,6 +48,7 @@ class GRPOTrainer(RolloutTrainer):
     config_type = GRPOConfig
     config: GRPOConfig
     shares_sequences = True
+    tensor_parallel = True
 
     def advantages(self, rollout: Rollout) -> Tensor:
         """Returns `group_advantages`, float64 ``[completions]``."""

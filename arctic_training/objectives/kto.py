@@ -52,6 +52,7 @@ class KTOTrainer(PreferenceTrainer):
     config_type = KTOConfig
     config: KTOConfig
     shares_sequences = True
+    tensor_parallel = True
     data_factory_type: ClassVar[type[DataFactory[Any]]] = UnpairedPreferenceDataFactory
 
     _evaluation: Metrics | None = None

@@ -69,8 +69,9 @@ def use_own_completions(trainer: Trainer, eos_token_ids: Sequence[int], max_new_
         ids = np.array([*prompt, *completion], np.int32)
         samples[n] = {"input_ids": ids, "labels": np.where(np.arange(len(ids)) < len(prompt), IGNORE_INDEX, ids)}
     targets = torch.tensor([sum(int((one["labels"][1:] != IGNORE_INDEX).sum()) for one in samples)])
-    window.targets = int(collectives.all_reduce(targets))
-    share = max(window.targets, 1) / (window.size * process_group.world_size())
+    total = int(collectives.all_reduce(targets))
+    window.targets = total // trainer.config.mesh.model  # ranks that divide a model have the same samples
+    share = max(total, 1) / (window.size * process_group.world_size())
     first, pad_token = 0, get_pad_token_id(trainer.tokenizer)
     for index, batch in enumerate(window.batches):
         rows = samples[first : first + len(batch["labels"])]

@@ -109,7 +109,7 @@ def compute_columns(trainer: Any, engine: Engine, compute: Compute, offsets: Ind
     not finite.
     """
     ordered = loader.in_order()
-    counts = process_group.rank() % int(trainer.config.sequence_parallel_size) == 0
+    counts = process_group.rank() % trainer.config.ranks_per_row == 0
     columns: dict[str, Tensor] = {}
     with activity("reading samples", len(ordered)) as reading:
         for start, batch in zip(ordered.order.batch_starts(), ordered, strict=True):
@@ -118,7 +118,7 @@ def compute_columns(trainer: Any, engine: Engine, compute: Compute, offsets: Ind
                 dtype = torch.int32 if values.dtype == torch.int32 else torch.float32
                 size = (int(offsets[-1]), *values.shape[1:])
                 column = columns.setdefault(name, torch.zeros(size, dtype=dtype))
-                if counts:  # ranks that share sequences have the same samples
+                if counts:  # the others have the same samples
                     column[places] = values[: len(places)].to("cpu", dtype)
             reading.done += 1
             record_heartbeat("precompute")

@@ -53,6 +53,7 @@ class ReinforceTrainer(RolloutTrainer):
     config_type = ReinforceConfig
     config: ReinforceConfig
     shares_sequences = True
+    tensor_parallel = True
 
     def advantages(self, rollout: Rollout) -> Tensor:
         """Returns the rewards of completions, or with ``gamma`` the returns of tokens, less their baseline: float64

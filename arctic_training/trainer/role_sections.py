@@ -161,7 +161,23 @@ def _check_deepspeed(name: str) -> Any:
     return model_validator(mode="after")(check)
 
 
-_MARKS: dict[str, Callable[[str], Any]] = {"inherit": _inherit, "choose": _choose, "check_deepspeed": _check_deepspeed}
+def _check_mesh(name: str) -> Any:
+    def check(self: Any) -> Any:
+        """Refuses a model whose weights the processes of the mesh cannot divide."""
+        section, size = getattr(self, name), self.mesh.model
+        if size > 1 and section is not None and section.indivisible:
+            raise Problems([Problem(("mesh", "model"), f"{size}, and {name}: {section.indivisible}")])
+        return self
+
+    return model_validator(mode="after")(check)
+
+
+_MARKS: dict[str, Callable[[str], Any]] = {
+    "inherit": _inherit,
+    "choose": _choose,
+    "check_deepspeed": _check_deepspeed,
+    "check_mesh": _check_mesh,
+}
 """The validators of the section of a role, by the beginning of their name."""
 
 

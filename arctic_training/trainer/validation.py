@@ -52,7 +52,7 @@ def unstarted(config: TrainerConfig, processes: int = 1) -> Trainer:
     """Returns a trainer of which no part is built, on the meta device, as the first of so many ``processes``."""
     trainer_type: type[Trainer] = lookup("trainer", config.type)  # type: ignore[assignment]
     members = {"device": torch.device("meta"), "data_rank": 0, "__module__": trainer_type.__module__}
-    members["data_world"] = max(1, processes // (config.sequence_parallel_size * config.mesh.model))
+    members["data_world"] = max(1, processes // config.ranks_per_row)
     unstarted_type: type[Trainer] = type(trainer_type.__name__, (trainer_type,), members)
     # of how many processes it is the batch size is not known
     block = {key: value for key, value in config.deepspeed.items() if key != "train_batch_size"}

@@ -51,14 +51,13 @@ class View(FormerNames):
     @property
     def data_rank(self) -> int:
         """The rank among the groups of ranks that read different data."""
-        return process_group.rank() // int(self.config.sequence_parallel_size * self.config.mesh.model)
+        return process_group.rank() // int(self.config.ranks_per_row)
 
     @property
     def data_world(self) -> int:
         """The number of groups of ranks that read different data."""
         # data can be prepared by fewer processes than train on them
-        own = int(self.config.sequence_parallel_size * self.config.mesh.model)
-        return max(1, process_group.world_size() // own)
+        return max(1, process_group.world_size() // int(self.config.ranks_per_row))
 
     @property
     def run_dir(self) -> Path:

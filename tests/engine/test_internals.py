@@ -25,7 +25,8 @@ SHARDS = [
     "optimizer.empty_partition_cache",
     *(f"optimizer.persistent_parameters.0.{name}" for name in ("partition", "all_gather")),
 ]
-MESH = ["ds_autotp_universal_checkpoint_meta", "first_dataloader_check"]
+SHARED = ["optimizer.optimizer", "optimizer.dp_process_group"]
+MESH = ["ds_autotp_universal_checkpoint_meta", "first_dataloader_check", "ds_autotp_parsed", "_init_tp_mesh_device"]
 """What engines have whose weights processes divide: `tests.engine.test_tensor_parallel` has some."""
 SCALER = ["optimizer.loss_scaler.cur_scale", "optimizer.loss_scaler.dynamic"]
 
@@ -38,10 +39,10 @@ ATTRIBUTES: dict[tuple[int, str], list[str]] = {
         *(f"optimizer.loss_scale_config.{name}" for name in ("cur_scale", "cur_iter", "last_overflow_iter")),
         *(f"optimizer.loss_scale_config.{name}" for name in ("dynamic_loss_scale", "min_loss_scale")),
     ],
-    (1, "fp32"): ["optimizer.bit16_groups", "optimizer.optimizer", *SCALER, *FRAGMENTS],
-    (1, "bf16"): ["optimizer.bf16_groups", "optimizer.optimizer", *FRAGMENTS],
-    (2, "fp32"): ["optimizer.bit16_groups", "optimizer.optimizer", *SCALER, *FRAGMENTS],
-    (2, "bf16"): ["optimizer.bit16_groups", "optimizer.optimizer", *SCALER, *FRAGMENTS],
+    (1, "fp32"): ["optimizer.bit16_groups", *SHARED, *SCALER, *FRAGMENTS],
+    (1, "bf16"): ["optimizer.bf16_groups", *SHARED, *FRAGMENTS],
+    (2, "fp32"): ["optimizer.bit16_groups", *SHARED, *SCALER, *FRAGMENTS],
+    (2, "bf16"): ["optimizer.bit16_groups", *SHARED, *SCALER, *FRAGMENTS],
     (3, "fp32"): ["optimizer.optimizer", *SCALER, *SHARDS],
     (3, "bf16"): ["optimizer.optimizer", *SCALER, *SHARDS],
 }
@@ -106,6 +107,8 @@ def test_the_names_of_a_mesh_are_there() -> None:
     engine = inspect.getsource(importlib.import_module("deepspeed.runtime.engine"))
     assert MESH[0] == importlib.import_module("deepspeed.checkpoint.constants").DS_AUTOTP_UC_META
     assert f"self.{MESH[1]} = self.module.register_forward_pre_hook(" in engine
+    assert f'getattr(model, "{MESH[2]}", False)' in engine
+    assert f"self.mpu.{MESH[3]}(tensor_model_parallel_size=" in engine
     assert set(mesh._GROUPS) <= vars(importlib.import_module("deepspeed.utils.groups")).keys()
 
 

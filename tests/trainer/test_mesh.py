@@ -25,12 +25,18 @@ CHECKPOINTS = [
 ]
 
 
-def train(root: str, run: str, mesh: dict[str, int], accumulate: int, more: dict[str, Any]) -> dict[str, int]:
+LORA = {"peft_type": "LORA", "r": 4, "target_modules": "all-linear", "lora_dropout": 0.0}
+
+
+def train(
+    root: str, run: str, mesh: dict[str, int], accumulate: int, more: dict[str, Any], name: str = "sft"
+) -> dict[str, int]:
     process_group.init_process_group()
     if process_group.is_main():
-        recipe("sft", Path(root) / "files")
+        recipe(name, Path(root) / "files")
     process_group.barrier()
-    settings = settings_of("sft", root, run, mesh=mesh, **more)
+    settings = settings_of(name, root, run, mesh=mesh, **more)
+    settings["model"] |= settings.pop("adapted", {})
     settings["gradient_accumulation_steps"] = accumulate
     config = get_config(settings)
     trainer: Any = lookup("trainer", config.type)(config)  # type: ignore[call-arg]
@@ -68,6 +74,30 @@ def test_a_run_on_a_mesh_is_the_run_of_one(
     assert written[0] and [file.read_text() for file in written[0]] == [file.read_text() for file in written[1]]
 
 
+@pytest.mark.parametrize(
+    ("name", "more"),
+    [
+        ("dpo", {"adapted": {"peft_config": LORA}, "optimizer": {"type": "sgd", "lr": 1.0}}),
+        ("grpo", {"num_minibatches": 2, "beta": 0.1}),
+        pytest.param("dpo", {"sft_weight": 0.3}, marks=pytest.mark.nightly),
+        pytest.param("dpo", {"precompute_ref_log_probs": True}, marks=pytest.mark.nightly),
+        pytest.param("kto", {}, marks=pytest.mark.nightly),
+        pytest.param("distill", {}, marks=pytest.mark.nightly),
+        pytest.param("distill", {"on_policy_share": 0.5, "max_new_tokens": 6}, marks=pytest.mark.nightly),
+        pytest.param("distill", {"teacher_top_k": 8, "hidden_weight": 0.0}, marks=pytest.mark.nightly),
+        pytest.param("reinforce", {"beta": 0.1, "kl_in": "reward"}, marks=pytest.mark.nightly),
+        pytest.param("grpo", {"dynamic_sampling": 2, "adapted": {"peft_config": LORA}}, marks=pytest.mark.nightly),
+    ],
+)
+def test_runs_with_a_reference_on_a_mesh_are_those_of_one(name: str, more: dict[str, Any], tmp_path: Path) -> None:
+    """The reference or teacher is a model that is divided too, or the policy without its adapter."""
+    more = {"train_iters": 20, "eval_interval": 9, **more}
+    (expected,) = processes.share(train, 1, str(tmp_path), "alone", {}, 2, more, name)
+    for end in processes.share(train, 2, str(tmp_path), "mesh", {"model": 2}, 2, more, name):
+        assert end == expected
+    require_same(tmp_path, "alone", "mesh")
+
+
 def logged(root: Path, run: str) -> dict[int, dict[str, float]]:
     lines = [json.loads(line) for line in (root / run / "metrics.jsonl").read_text().splitlines()]
     return {one["step"]: {k: v for k, v in one.items() if k not in ("time", *MEASURED)} for one in lines}
@@ -100,19 +130,28 @@ def test_a_run_that_is_resumed_on_its_mesh_has_the_same_bits(tmp_path: Path) -> 
     assert len(uncut) == 7 and all(torch.equal(parts[0][name], parts[1][name]) for name in uncut)
 
 
+EMA: dict[str, Any] = {"optimizer": {"lr": 1e-3}, "callbacks": [{"type": "ema"}]}
+SCHEDULE_FREE: dict[str, Any] = {
+    "optimizer": {"type": "schedule_free", "lr": 1e-3},
+    "scheduler": {"type": "constant"},
+    "eval_interval": 2,
+}
+
+
 @pytest.mark.parametrize(
-    ("first", "second"),
+    ("first", "second", "averages"),
     [
-        ((2, {"model": 2}, 2), (1, {}, 2)),
-        ((1, {}, 2), (2, {"model": 2}, 2)),
-        ((4, {"data": 2, "model": 2}, 1), (2, {"model": 2}, 2)),
-        ((2, {"model": 2}, 2), (2, {"data": 2}, 1)),
+        ((2, {"model": 2}, 2), (1, {}, 2), EMA),
+        ((1, {}, 2), (2, {"model": 2}, 2), SCHEDULE_FREE),
+        ((4, {"data": 2, "model": 2}, 1), (2, {"model": 2}, 2), SCHEDULE_FREE),
+        ((2, {"model": 2}, 2), (2, {"data": 2}, 1), EMA),
     ],
 )
 def test_a_run_goes_on_with_another_mesh(
-    first: tuple[int, Any, int], second: tuple[int, Any, int], tmp_path: Path
+    first: tuple[int, Any, int], second: tuple[int, Any, int], averages: dict[str, Any], tmp_path: Path
 ) -> None:
-    more = {"train_iters": 6, "checkpoint": CHECKPOINTS, "optimizer": {"lr": 1e-3}, "callbacks": [{"type": "ema"}]}
+    """What is exported is the average that schedule_free keeps, or the trained weights beside those of the callback."""
+    more = {"train_iters": 6, "checkpoint": CHECKPOINTS, **averages}
     world, mesh, accumulate = first
     processes.share(train, world, str(tmp_path), "first", mesh, accumulate, more)
     start = tmp_path / "first" / "checkpoints" / "deepspeed" / "step_3"
@@ -125,12 +164,37 @@ def test_a_run_goes_on_with_another_mesh(
     ends = [load_file(exported(tmp_path, run) / "model.safetensors") for run in ("first", "second")]
     for name, tensor in ends[0].items():
         torch.testing.assert_close(ends[1][name], tensor, rtol=0, atol=1e-5)
-    for averaged in (False, True):
+    for averaged in (False, True) if averages == EMA else (False,):
         folders = [tmp_path / run / "checkpoints" / "deepspeed" / "step_6" for run in ("first", "second")]
         weights = [ConsolidatedWeights(folder, averaged=averaged) for folder in folders]
         assert set(weights[0]) == set(weights[1])
         for name in weights[0]:
             torch.testing.assert_close(weights[1][name], weights[0][name], rtol=0, atol=1e-5)
+
+
+def test_an_adapter_that_is_resumed_on_its_mesh_is_exported_whole(tmp_path: Path) -> None:
+    """Its folder is that of one process for PEFT, and resuming changes no bit of it."""
+    from peft import AutoPeftModelForCausalLM
+    from transformers import AutoTokenizer
+
+    more = {"train_iters": 6, "checkpoint": CHECKPOINTS, "adapted": {"peft_config": LORA}, "optimizer": {"lr": 1e-2}}
+    processes.share(train, 1, str(tmp_path), "alone", {}, 2, more)
+    processes.share(train, 2, str(tmp_path), "mesh", {"model": 2}, 2, more)
+    more["resume"] = str(tmp_path / "mesh" / "checkpoints" / "deepspeed" / "step_3")
+    processes.share(train, 2, str(tmp_path), "resumed", {"model": 2}, 2, more)
+    processes.share(train, 1, str(tmp_path), "joined", {}, 2, more)
+    expected, again = saved(tmp_path, "mesh", 6), saved(tmp_path, "resumed", 6)
+    assert expected.keys() == again.keys() and all(torch.equal(again[name], one) for name, one in expected.items())
+    runs = ("alone", "mesh", "joined")
+    weights = [load_file(exported(tmp_path, run) / "adapter_model.safetensors") for run in runs]
+    for other in weights[1:]:
+        assert other.keys() == weights[0].keys() and len(other) > 10
+        for name, tensor in weights[0].items():
+            torch.testing.assert_close(other[name], tensor, rtol=0, atol=1e-5)
+    prompt = AutoTokenizer.from_pretrained(exported(tmp_path, "mesh"))("one and two", return_tensors="pt")
+    models = [AutoPeftModelForCausalLM.from_pretrained(exported(tmp_path, run)) for run in runs]
+    tokens = [model.generate(**prompt, max_new_tokens=12, do_sample=False).tolist() for model in models]
+    assert tokens[0] == tokens[1] == tokens[2]
 
 
 def test_what_a_mesh_exports_is_whole_for_transformers(tmp_path: Path) -> None:
@@ -155,10 +219,6 @@ def test_what_a_mesh_exports_is_whole_for_transformers(tmp_path: Path) -> None:
     ("changes", "message"),
     [
         ({"sequence_parallel_size": 2}, "mesh.model: 2, and sequence_parallel_size is above 1"),
-        (
-            {"optimizer": {"type": "schedule_free"}, "scheduler": {"type": "constant"}},
-            "mesh.model: 2, and the optimizer schedule_free averages whole weights",
-        ),
         ({"optimizer": {"type": "muon"}}, "mesh.model: 2, and the optimizer muon computes with whole matrices"),
         (
             {"evaluators": [{"type": "lm_eval", "tasks": ["x"]}]},
@@ -186,7 +246,7 @@ def test_what_does_not_go_with_a_divided_model_is_refused(
 @pytest.mark.parametrize(
     ("section", "message"),
     [
-        ({"peft_config": {"peft_type": "LORA"}}, "mesh.model: 2, and an adapter is not divided"),
+        ({"peft_config": {"peft_type": "IA3"}}, "mesh.model: 2, and of adapters LORA is divided, and IA3 is not"),
         ({"compile": True}, "mesh.model: 2, and compiled layers are not divided"),
         ({"type": "liger"}, "mesh.model: 2, and a model of type liger is not divided; use type: huggingface"),
     ],
@@ -212,5 +272,5 @@ def test_trainers_that_do_not_state_it_are_refused(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match=r"mesh\.model: 2, and Own does not state that its loss is right where"):
         get_config({**settings, "type": Own.name})
     assert get_config({**settings, "type": Stated.name}).mesh.model == 2
-    with pytest.raises(RecipeError, match=r"mesh\.model: 2, and DPOTrainer does not state"):
-        get_config(settings_of("dpo", str(tmp_path), "run", mesh={"model": 2}))
+    with pytest.raises(RecipeError, match=r"mesh\.model: 2, and PPOTrainer does not state"):
+        get_config(settings_of("ppo", str(tmp_path), "run", mesh={"model": 2}))

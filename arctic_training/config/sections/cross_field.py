@@ -56,8 +56,6 @@ class CrossFieldValidation(BaseConfig):
             problem = model.indivisible
         elif model is not None and optimizer is not None and optimizer.highest_stage(model.dtype) < 2:
             problem = f"the optimizer {optimizer.type} computes with whole matrices; use another, such as adamw"
-        elif optimizer is not None and optimizer.is_schedule_free:
-            problem = f"the optimizer {optimizer.type} averages whole weights; use another, such as adamw"
         elif other := next((one.type for one in info.data.get("evaluators") or [] if not _divides(one)), ""):
             problem = f"the evaluator {other} is for whole models; remove it, or run `arctic_training evaluate`"
         if problem:

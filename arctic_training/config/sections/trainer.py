@@ -189,6 +189,11 @@ class TrainerConfig(CrossFieldValidation):
         return self._recipe
 
     @property
+    def ranks_per_row(self) -> int:
+        """The number of consecutive ranks that read the same rows: they share sequences, or divide a model."""
+        return self.sequence_parallel_size * self.mesh.model
+
+    @property
     def missing_objects(self) -> list[str]:
         """Messages for models and rows that the recipe lacks, if none are passed to the trainer."""
         return self._missing_objects

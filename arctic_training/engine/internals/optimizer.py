@@ -9,6 +9,7 @@ from itertools import accumulate, chain
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
+from torch.distributed import ProcessGroup
 
 from arctic_training.distributed import process_group
 from arctic_training.engine.internals.parameters import is_partitioned_param, local_tensor, unpadded_numel
@@ -88,6 +89,12 @@ def _mapped_fragments(group: list[Any]) -> list[ParamFragment]:
         for parameter, mapping in mapped
         if mapping is not None
     ]
+
+
+def sharing_group(optimizer: "DeepSpeedOptimizer") -> ProcessGroup:
+    """Returns the ranks that share the optimizer tensors at ZeRO stages 1 and 2: on a mesh those of one part."""
+    group: ProcessGroup = optimizer.dp_process_group
+    return group
 
 
 def trained_groups(optimizer: "DeepSpeedOptimizer") -> list[list[torch.nn.Parameter]]:

@@ -40,6 +40,7 @@ def padding(parameter: torch.Tensor) -> torch.Tensor:
 
 
 def unpadded_numel(parameter: Any) -> int:
+    """Returns how many elements of this rank's shard are not padding."""
     numel, size = full_shape(parameter).numel(), int(parameter.ds_tensor.ds_numel)
     return min(max(numel - process_group.rank() * size, 0), size)
 

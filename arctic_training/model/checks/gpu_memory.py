@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from arctic_training.component import TrainerView
-from arctic_training.engine.tensor_parallel import divisible_numel
+from arctic_training.engine.tensor_parallel import count_divisible
 from arctic_training.errors.types import ModelError
 from arctic_training.model.huggingface_config import HFModelConfig
 from arctic_training.model.memory_alternatives import fitting
@@ -45,7 +45,7 @@ def check_gpu_memory(
     memory = torch.cuda.mem_get_info(trainer.device)[1]
     layout, recipe = layout_of(trainer, section, deepspeed, least=True), trainer.config
     max_length = getattr(recipe.data, "max_length", None)
-    size = Footprint(*count_parameters(model), None, divisible=divisible_numel(model))
+    size = Footprint(*count_parameters(model), None, divisible=count_divisible(model))
     batch = replace(batch, tokens=0)
     if trainer.packs_samples and max_length and not layout.frozen:
         size, batch = footprint(model), replace(batch, tokens=tokens_at_once(recipe, max_length))
