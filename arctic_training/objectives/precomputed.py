@@ -1,9 +1,10 @@
 """Columns of the samples that a frozen model computes once, before training, and that are kept in the data cache."""
 
+import contextlib
 import hashlib
 import importlib.metadata
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from arctic_training.data.batching.loader import Column, IndexedLoader
 from arctic_training.data.batching.target_column import TargetColumn, entries_of, target_offsets
 from arctic_training.data.preparation import cache
+from arctic_training.data.preparation.code_fingerprint import code_fingerprint
 from arctic_training.data.preparation.samples import Indices, SampleList
 from arctic_training.display.activity import activity
 from arctic_training.distributed import collectives, process_group
@@ -44,6 +46,10 @@ def add_precomputed_columns(
     all ranks together. Raises `ModelError` for a value that is not finite.
     """
     store = cache.Cache((getattr(trainer.config.data, "cache_dir", None) or cache.default_folder()).expanduser())
+    # not the layers of DeepSpeed that processes divide a model by: the values do not depend on them
+    parts = [
+        one for one in {type(one) for one in engine.module.modules()} if not one.__module__.startswith("deepspeed.")
+    ]
     weights, shared = weights_fingerprint(engine.module), cache.is_shared(store.folder)
     for name, loader in {"train": trainer.train_loader, **trainer.eval_loaders}.items():
         key = ""
@@ -53,8 +59,8 @@ def add_precomputed_columns(
                     "weights": weights,
                     "samples": samples_fingerprint(loader.dataset),
                     "settings": settings,
-                    "code": cache.code_fingerprint([type(trainer)]),
-                    "libraries": cache.library_versions() | {"torch": importlib.metadata.version("torch")},
+                    "code": code_fingerprint([type(trainer), *parts]),
+                    "libraries": cache.library_versions() | _library_versions(parts),
                 }
             )
         key = collectives.broadcast_object(key)
@@ -76,6 +82,15 @@ def add_precomputed_columns(
         if of_labels:
             columns = {column: TargetColumn(entries, offsets) for column, entries in values.items()}
         loader.add_columns(columns)
+
+
+def _library_versions(classes: Iterable[type]) -> dict[str, str]:
+    """Returns the versions of torch and of the libraries that ``classes`` are of."""
+    versions = {}
+    for name in {"torch", *(one.__module__.partition(".")[0] for one in classes)}:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):  # code of the user's
+            versions[name] = importlib.metadata.version(name)
+    return versions
 
 
 def _table(values: Values) -> "pa.Table":

@@ -3,6 +3,7 @@
 import hashlib
 from collections import Counter
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,11 +12,14 @@ import arctic_training.builtin  # noqa: F401  registers the generators
 from arctic_training import ProblemGenerator
 from arctic_training.config.sections.base import ComponentConfig
 from arctic_training.config.sections.component import parse_component
+from arctic_training.data.factories.sft import SFTDataFactory
 from arctic_training.data.sources.generator import GeneratorSource
 from arctic_training.errors.types import DataError
 from arctic_training.symbolic.generator import instance_seed
 from arctic_training.symbolic.instances import Counts, Instance
 from arctic_training.symbolic.statistics import InstanceStatistics
+from tests.data import templates
+from tests.data.view import make
 
 
 def source(**keys: Any) -> GeneratorSource:
@@ -31,6 +35,33 @@ def test_a_seed_is_a_hash_of_seed_split_and_number() -> None:
     digest = hashlib.blake2b(b"3\0train\x0017", digest_size=8).hexdigest()
     assert instance_seed(3, "train", 17) == int(digest, 16)
     assert len({instance_seed(*one) for one in [(0, "a", 1), (1, "a", 1), (0, "b", 1), (0, "a", 2), (0, "a1", 1)]}) == 5
+
+
+def test_problems_are_generated_once_and_then_read_from_the_cache(tmp_path: Path) -> None:
+    """What changes them is the section and the split, not what the run does with them."""
+
+    class Counting(ProblemGenerator[ComponentConfig]):
+        name = "counting_of_the_tests"
+        calls = 0
+
+        def __call__(self, seed: int) -> tuple[str, str]:
+            type(self).calls += 1
+            return f"{seed % 1000} + 1", str(seed % 1000 + 1)
+
+    folder = {"cache_dir": str(tmp_path / "cache")}
+
+    def start(**keys: Any) -> int:
+        Counting.calls = 0
+        section = {"type": "generator", "task": Counting.name, "count": 20, **keys}
+        factory = make(SFTDataFactory, templates.byte_level(templates.CHATML), {"sources": [section], **folder})
+        assert len(factory().train.dataset) == 20
+        return Counting.calls
+
+    assert start() >= 20
+    assert start() == 0
+    assert start(seed=1) >= 20
+    assert start(split="eval") >= 20
+    assert start(sample_seed=5) >= 20 and start(sample_seed=5) == 0
 
 
 def test_an_instance_does_not_depend_on_those_before_it() -> None:

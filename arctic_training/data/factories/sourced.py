@@ -20,6 +20,7 @@ from arctic_training.data.factories.base import DataFactory, Loaders
 from arctic_training.data.factories.config import SourcedDataConfig, evaluation_names
 from arctic_training.data.formats import remarks
 from arctic_training.data.preparation import cache, prepare
+from arctic_training.data.preparation.code_fingerprint import code_fingerprint
 from arctic_training.data.preparation.load_rows import load_rows
 from arctic_training.data.preparation.map_rows import Encode, map_rows
 from arctic_training.data.preparation.samples import Sample, SampleList, Samples
@@ -255,7 +256,7 @@ class SourcedDataFactory(DataFactory[C]):
                 "tokenizer_settings": self.trainer.config.tokenizer.model_dump(mode="json"),
                 "strict_unk_id": strict_unk_id(self.tokenizer),
                 "prompts": self.encodes_prompts,
-                "code": cache.code_fingerprint([type(self), *(cls for source in sources for cls in source.classes)]),
+                "code": code_fingerprint([type(self), *(cls for source in sources for cls in source.classes)]),
                 "libraries": cache.library_versions(),
             }
         )

@@ -2,14 +2,12 @@
 
 import hashlib
 import importlib.metadata
-import inspect
 import json
 import os
 import shutil
 import socket
-import sys
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,7 +16,6 @@ from arctic_training.data.formats.remarks import Remarks, from_json, to_json
 from arctic_training.data.preparation.workers import is_running
 from arctic_training.distributed import collectives, process_group
 from arctic_training.errors.types import DataError
-from arctic_training.logging import logger
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -164,33 +161,6 @@ def rows_fingerprint(rows: "Dataset") -> str:
     return digest.hexdigest()
 
 
-def code_fingerprint(classes: Iterable[type]) -> str:
-    """Returns a digest of the source of ``classes``, of their base classes, and of this package's `data`."""
-    files = set(Path(__file__).parents[1].rglob("*.py"))
-    sources = []
-    for cls in classes:
-        for base in cls.__mro__:
-            module = sys.modules.get(base.__module__)
-            file = Path(getattr(module, "__file__", None) or "")
-            if file.suffix == ".py" and "site-packages" not in file.parts:
-                files.add(file)
-            elif base.__module__ == "__main__":
-                sources.append(_source(base))  # typed into a notebook
-    digest = hashlib.blake2b(digest_size=16)
-    for file in sorted(files):
-        digest.update(file.name.encode() + file.read_bytes())
-    digest.update("\0".join(sorted(sources)).encode())
-    return digest.hexdigest()
-
-
 def library_versions() -> dict[str, str]:
     """Returns the versions of the libraries that samples depend on."""
     return {name: importlib.metadata.version(name) for name in ("datasets", "tokenizers", "transformers")}
-
-
-def _source(cls: type) -> str:
-    try:
-        return inspect.getsource(cls)
-    except (OSError, TypeError):
-        logger.warning(f"the source of {cls.__qualname__} cannot be read: when it changes, set another data.cache_dir")
-        return cls.__qualname__

@@ -74,6 +74,14 @@ class GeneratorSource(DataSource):
         rows = ({"problem": one.problem, "answer": one.answer} for one in instances)
         return to_dataset(rows, getattr(self.data_factory, "cache_folder", None))
 
+    @property
+    def classes(self) -> list[type]:
+        return [*super().classes, type(self._generator)]
+
+    def fingerprint(self, split: str) -> str:
+        """Returns what is generated: the problems follow from the section, the split and the code of `classes`."""
+        return f"generated {self.config.split or split}"
+
     def generate(self, split: str, numbers: Iterable[int], *, measured: bool) -> list[Instance]:
         """Returns the instances ``numbers`` of a split, with the generator's measures if ``measured``.
 
