@@ -3,6 +3,7 @@
 from abc import ABC
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
+from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, Protocol, TypeVar
 
@@ -145,7 +146,25 @@ class TrainerView(Protocol):
         """The run folder."""
 
 
-class Factory(Registered, Hooked, ABC, Generic[C, P]):
+class _OfTrainer:
+    """An attribute of the trainer, until the component has one of its own."""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    def __get__(self, part: object, owner: type | None = None) -> object:
+        return self if part is None else attrgetter(f"trainer.{self.name}")(part)
+
+
+class FormerAttributes:
+    """Attributes that components of ArcticTraining 0.8 have: those of their trainer, which says what they are here."""
+
+    device = _OfTrainer()
+    global_rank = _OfTrainer()
+    world_size = _OfTrainer()
+
+
+class Factory(Registered, Hooked, FormerAttributes, ABC, Generic[C, P]):
     """Base class of factories: each builds one component from a section of the recipe, read by ``config_type``."""
 
     config_type: ClassVar[type[ComponentConfig]] = ComponentConfig

@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 
 from arctic_training.checkpoint import folder as disk
 from arctic_training.checkpoint.compatibility import CompatibilityGuard
-from arctic_training.component import TrainerView
+from arctic_training.component import FormerAttributes, TrainerView
 from arctic_training.config.sections.checkpoint import CheckpointConfig
 from arctic_training.distributed import collectives, process_group
 from arctic_training.errors.types import CheckpointError
@@ -16,7 +16,7 @@ C = TypeVar("C", bound=CheckpointConfig, covariant=True)
 T = TypeVar("T")
 
 
-class SaveSchedule(Generic[C]):
+class SaveSchedule(FormerAttributes, Generic[C]):
     """The part of `Checkpointer` that decides when to save. All ranks call its methods together."""
 
     config: C

@@ -91,6 +91,7 @@ MODULES: Mapping[str, Mapping[str, str]] = {
     },
     "data.sft_factory": {
         "IGNORE_INDEX": "loss.targets.IGNORE_INDEX",
+        "RawDataFactory": "data.factories.sft.SFTDataFactory",
         "SFTDataConfig": "data.factories.sft.SFTDataConfig",
         "SFTDataFactory": "data.factories.sft.SFTDataFactory",
     },

@@ -29,6 +29,7 @@ class ScaledFactory(HFModelFactory):
     config: ScaledConfig  # type: ignore[assignment]
 
     def post_create_model_callback(self, model: Any) -> Any:
+        assert (self.device, self.global_rank, self.world_size) == (self.trainer.device, 0, 1)
         model.lm_head.weight.data *= self.config.factor
         return model
 
@@ -41,6 +42,7 @@ with pytest.warns(FutureWarning, match="HeadEngine.save"):
         name = "former_head"
 
         def save(self, model: Any) -> None:  # type: ignore[override]
+            assert (self.device, self.global_rank, self.world_size) == (model.device, 0, 1)
             assert self.checkpoint_dir == self.config.output_dir
             torch.save(model.module.lm_head.state_dict(), self.config.output_dir / "head.pt")
 

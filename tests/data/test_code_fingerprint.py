@@ -64,6 +64,6 @@ def test_nothing_is_imported_for_it(own_class: type) -> None:
 )
 def test_the_formulas_of_the_package_are_in_it(cls: type, files: list[str]) -> None:
     package = Path(arctic_training.__file__).parent
-    found = {str(file.relative_to(package)) for file in source_files([cls])}  # no library is among them
-    assert found >= set(files)
-    assert "data/preparation/map_rows.py" in found
+    names = {str(file.relative_to(package)) for file in source_files([cls])}  # no library is among them
+    assert names >= set(files)
+    assert "data/preparation/map_rows.py" in names
