@@ -142,14 +142,17 @@ def _send_heartbeats(store: Store, key: str, over: threading.Event) -> None:
 
 
 def _wait(store: Store, key: str) -> None:
-    beats, last_beat, pause = 0, time.monotonic(), 0.005
+    beats, silence, woke, pause = 0, 0.0, time.monotonic(), 0.005
     while not store.check([key]):
         time.sleep(pause)
         pause = min(pause * 1.5, 0.5)
-        if (now := store.add(f"{key}/beat", 0)) != beats:
-            beats, last_beat = now, time.monotonic()
+        now = time.monotonic()
+        # a machine that sleeps, or a process that is stopped, is silent itself, as the first process then may be too
+        silence, woke = silence + min(now - woke, _BEAT), now
+        if (sent := store.add(f"{key}/beat", 0)) != beats:
+            beats, silence = sent, 0.0
             record_heartbeat()
-        elif time.monotonic() - last_beat > _SILENCE:
+        elif silence > _SILENCE:
             raise RuntimeError(f"the first process has sent no heartbeat for {_SILENCE:.0f} s")
     if store.get(key) != b"done":
         raise RuntimeError("the first process failed; its own message says why")

@@ -1,9 +1,12 @@
 """Gathering with a gradient: several processes have the value and gradient of one with all rows."""
 
+from typing import Any
+
 import pytest
 import torch
+from torch._C._distributed_c10d import HashStore
 
-from arctic_training.distributed import process_group
+from arctic_training.distributed import collectives, process_group
 from arctic_training.distributed.collectives import all_gather_with_grad
 from tests import processes
 
@@ -37,3 +40,35 @@ def test_ranks_are_one_process(world: int) -> None:
     assert all(torch.equal(gathered, everything) for gathered, _, _ in parts)
     torch.testing.assert_close(torch.cat([part for _, part, _ in parts]), gradient, rtol=1e-5, atol=1e-7)
     assert sum(value for _, _, value in parts) / world == pytest.approx(expected.item(), rel=1e-6)
+
+
+class Clock:
+    """Takes the place of `time`: seconds pass while a process sleeps, and ``events`` happen after so many sleeps."""
+
+    def __init__(self, events: dict[int, Any]) -> None:
+        self.now, self.sleeps, self.events = 0.0, 0, events
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+        self.sleeps += 1
+        self.events.get(self.sleeps, lambda: None)()
+
+
+def test_a_silent_first_process_is_given_up_and_a_machine_that_slept_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    def slept() -> None:
+        clock.now += 3600
+
+    store = HashStore()
+    clock = Clock({5: slept, 50: slept, 100: lambda: store.set("turn", "done")})
+    monkeypatch.setattr(collectives, "time", clock)
+    collectives._wait(store, "turn")
+    assert clock.sleeps == 100
+
+    clock = Clock({40: lambda: store.add("next/beat", 1)})
+    monkeypatch.setattr(collectives, "time", clock)
+    with pytest.raises(RuntimeError, match="the first process has sent no heartbeat for 300 s"):
+        collectives._wait(store, "next")
+    assert 310 < clock.now < 330  # since the one that it sent
