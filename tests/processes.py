@@ -18,6 +18,9 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+import torch.distributed as dist
+
+from arctic_training.distributed import collectives
 from tests.forkserver import ROOT, fork, kill
 
 HANG = 900.0
@@ -106,7 +109,9 @@ class WorkerPool:
                 for n, (code, text) in enumerate(zip(codes, printed, strict=True))
             )
             raise AssertionError(f"{function.__name__} failed in {len(codes)} processes\n{texts}")
-        return [pickle.loads(one.read_bytes()) for one in done]
+        values, counts = zip(*(pickle.loads(one.read_bytes()) for one in done), strict=True)
+        assert len(set(counts)) == 1, f"{function.__name__} leaves processes that would wait in vain: {counts}"
+        return list(values)
 
     def _write_stacks(self) -> None:
         """Has the processes that still run write the stacks of their threads to their logs."""
@@ -134,6 +139,11 @@ class WorkerPool:
         return None not in codes if last else all(one.exists() for one in done)
 
 
+def _counts() -> tuple[int, int]:
+    """What the processes count alike, each for itself, and meet by: turns of `main_process_first`, and groups."""
+    return collectives._num_turns, dist.distributed_c10d._world.group_count
+
+
 def _work(jobs: Connection, folder: Path) -> None:
     """One process of a crew: read a job, do it, leave its value in a file."""
     os.chdir(folder)
@@ -146,7 +156,7 @@ def _work(jobs: Connection, folder: Path) -> None:
         number, module, name, args, kwargs, last = pickle.loads(job)
         value = getattr(importlib.import_module(module), name)(*args, **kwargs)
         file = folder / f"value_{number}_{os.environ['RANK']}"
-        file.with_suffix(".part").write_bytes(pickle.dumps(value))
+        file.with_suffix(".part").write_bytes(pickle.dumps((value, _counts())))
         file.with_suffix(".part").rename(file)
         if last:
             return
