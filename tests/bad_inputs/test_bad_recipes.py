@@ -1,14 +1,12 @@
 """What cannot be run is refused, a line for each problem, and nothing is written."""
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from arctic_training.cli.main import main
-from tests.processes import HANG, ROOT
+from tests.command import execute
 
 pytestmark = pytest.mark.fault(32)
 
@@ -418,14 +416,12 @@ def test_a_secret_is_not_told(secret: str, capsys: pytest.CaptureFixture[str], m
 
 def test_the_command_ends_with_two_and_shows_no_traceback(tmp_path: Path) -> None:
     Path("recipe.yaml").write_text(GOOD + "seed: x\n")
-    command = [sys.executable, "-m", "arctic_training", "recipe.yaml", "--num_gpus", "2"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    ended = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=HANG)
+    ended = execute(tmp_path, "recipe.yaml", "--num_gpus", "2")
     assert (ended.returncode, ended.stdout) == (2, "")
     assert (
         ended.stderr == "recipe.yaml:3:7: seed: 'x' should be a valid integer, unable to parse string as an integer\n"
     )
-    shown = subprocess.run([*command, "--debug"], capture_output=True, text=True, env=environment, timeout=HANG)
+    shown = execute(tmp_path, "recipe.yaml", "--num_gpus", "2", "--debug")
     assert shown.returncode == 2
     assert "Traceback" in shown.stderr
     assert os.listdir(tmp_path) == ["recipe.yaml"]
