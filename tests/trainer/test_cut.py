@@ -1,5 +1,6 @@
 """However a global batch is cut into micro-batches, accumulation steps and ranks, the gradient is the same."""
 
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from arctic_training.distributed import process_group
 from arctic_training.registry import lookup
 from tests import processes
 from tests.contract.cases import recipe
+from tests.covering import covering
 
 
 def gradients(settings: dict[str, Any]) -> list[dict[str, torch.Tensor]]:
@@ -75,16 +77,25 @@ def test_the_gradient_does_not_depend_on_the_cut(name: str, tmp_path: Path) -> N
             require_same(expected, mine, f"{micro} x {accumulate} x {world}")
 
 
-@pytest.mark.parametrize("packs", [True, False])
+SHARED = list(product(("causal", "sft", "dpo", "grpo", "kto"), (True, False), ((4, 1, 0), (1, 4, 3))))
+"""The trainer, whether it packs, and micro_batch_size, gradient_accumulation_steps and ZeRO stage."""
+FEW = covering(SHARED)
+
+
 @pytest.mark.parametrize(
-    "name",
-    ["causal", *(pytest.param(name, marks=pytest.mark.fault(16)) for name in ("sft", "dpo", "grpo")), "kto"],
+    ("name", "packs", "layout"),
+    [
+        pytest.param(*one, marks=[pytest.mark.fault(16), *([] if one in FEW else [pytest.mark.nightly])])
+        for one in SHARED
+    ],
 )
-def test_the_gradient_does_not_depend_on_who_shares_a_sequence(name: str, packs: bool, tmp_path: Path) -> None:
+def test_the_gradient_does_not_depend_on_who_shares_a_sequence(
+    name: str, packs: bool, layout: tuple[int, int, int], tmp_path: Path
+) -> None:
+    micro, accumulate, stage = layout
     more: dict[str, Any] = {"pack_samples": packs}
     if packs and name in ("sft", "causal"):
         more["max_length"] = 120  # not all of it in one row
-    for micro, accumulate, stage in [(4, 1, 0), (1, 4, 3)]:
-        (expected,) = processes.share(cut, 1, name, str(tmp_path), micro, accumulate, 0, 1, more)
-        for mine in processes.share(cut, 2, name, str(tmp_path), micro, accumulate, stage, 2, more):
-            require_same(expected, mine, f"{micro} x {accumulate}, stage {stage}")
+    (expected,) = processes.share(cut, 1, name, str(tmp_path), micro, accumulate, 0, 1, more)
+    for mine in processes.share(cut, 2, name, str(tmp_path), micro, accumulate, stage, 2, more):
+        require_same(expected, mine, f"{micro} x {accumulate}, stage {stage}")
