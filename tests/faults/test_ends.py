@@ -23,9 +23,18 @@ def endless(folder: Path, name: str = "gan", **more: Any) -> dict[str, Any]:
     return {key: value for key, value in settings.items() if key != "epochs"}
 
 
+TWO_CORES = """
+import os
+os.sched_getaffinity = lambda process: {0, 1}
+"""
+"""Code of a run on any machine: on one core a process would prepare data alone, and torch warns of workers."""
+
+
 def with_workers(folder: Path, count: int, **data: Any) -> dict[str, Any]:
     """A run whose first epoch, and so its loader's workers, outlasts the test."""
     settings = endless(folder, "causal")
+    if not (code := folder / "train.py").exists():
+        code.write_text(TWO_CORES)
     rows = folder / "texts.jsonl"
     rows.write_text('{"text": "one two three four five six seven eight nine ten and again"}\n' * 20_000)
     settings["data"] |= {"sources": [str(rows)], "dl_num_workers": count, **data}
@@ -207,12 +216,10 @@ def test_nothing_stays_behind_of_a_command_that_was_killed_not_even_loader_worke
     assert left_in(temporary) == []
 
 
-SLEEPS = """
-import os
+SLEEPS = f"""{TWO_CORES}
 import time
 from arctic_training.data.preparation import map_rows
 
-os.sched_getaffinity = lambda process: {0, 1}  # else one core would prepare alone
 map_rows._EncodeTable.__call__ = lambda self, table, indices: time.sleep(3600)
 """
 
