@@ -176,7 +176,7 @@ CASES: dict[str, Case] = {
         files={"rows.jsonl": after(4, lines({"messages": [{"role": "user", "content": 3}, ANSWER]}))},
     ),
     "a content in parts that are none": Case(
-        'rows.jsonl:5: the chat template refuses it: can only concatenate list (not "str") to list',
+        "rows.jsonl:5: message 1 (user) has the part 3 without a text; only text is read",
         files={"rows.jsonl": after(4, lines({"messages": [{"role": "user", "content": [3]}, ANSWER]}))},
     ),
     "an instruction without output": Case(

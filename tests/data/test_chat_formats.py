@@ -185,6 +185,7 @@ def test_the_questions_and_answers_before_come_first(pair: tuple[str, str]) -> N
         ({"messages": [{"role": None, "content": "x"}]}, "unknown role None"),
         ({"messages": [CHAT[0], {"role": "assistant", "content": None}]}, r"message 2 \(assistant\) has no content"),
         ({"messages": [CHAT[0], {"role": "assistant", "content": ""}]}, r"message 2 \(assistant\) has no content"),
+        ({"messages": [CHAT[0], {"role": "assistant", "content": " \n"}]}, r"message 2 \(assistant\) has no content"),
         ({"messages": [{"role": "user"}]}, r"message 1 \(user\) has no content"),
         ({"messages": [{**CHAT[1], "weight": 0.5}]}, r"message 1 \(assistant\) has the weight 0.5; expected 0 or 1"),
         (
@@ -214,6 +215,8 @@ def test_the_questions_and_answers_before_come_first(pair: tuple[str, str]) -> N
             {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]},
             r"message 1 \(user\) has a part of the type image_url; only text is read",
         ),
+        ({"messages": CHAT, "tools": [1]}, r"tools have 1; expected the description of a function, a mapping"),
+        ({"instruction": "a", "input": 0, "output": "b"}, "instruction and input are 'a' and 0; expected text"),
         ({"prompt": str(CHAT[:1]), "completion": "yes"}, r"\[\{'role': .* as Python prints them; expected JSON"),
         ({"prompt": "hi", "response": "[ {'content': 'a', 'role': 'b'}]"}, "are messages as Python prints them"),
         ({"messages": CHAT, "system": ["a"]}, r"system is \['a'\]; expected text"),
@@ -223,3 +226,55 @@ def test_the_questions_and_answers_before_come_first(pair: tuple[str, str]) -> N
 def test_what_does_not_fit_is_said(row: dict[str, Any], message: str) -> None:
     with pytest.raises(DataError, match=message):
         read(row)
+
+
+@pytest.mark.parametrize("role", ["system", "user", "assistant", "tool"])
+@pytest.mark.parametrize(
+    "part", [{"type": "text"}, {"type": "text", "text": None}, {"type": "text", "content": "yes"}, {"text": 3}, 3, None]
+)
+def test_a_part_without_a_text_is_refused(role: str, part: object) -> None:
+    """A template would print it as Python does, or leave it out."""
+    for content in ([part], [{"type": "text", "text": "yes"}, part]):
+        with pytest.raises(DataError, match=rf"message 2 \({role}\) has the part .* without a text; only text is read"):
+            read({"messages": [CHAT[0], {"role": role, "content": content}, *CHAT]})
+
+
+@pytest.mark.parametrize("kind", ["text", "input_text", "output_text", None])
+def test_an_answer_of_empty_parts_is_refused(kind: str | None) -> None:
+    for parts in ([], [{"type": kind, "text": ""}], [{"type": kind, "text": " "}, {"type": kind, "text": ""}]):
+        with pytest.raises(DataError, match=r"message 2 \(assistant\) has no content"):
+            read({"messages": [CHAT[0], {"role": "assistant", "content": parts}]})
+        called = {"role": "assistant", "content": parts, "tool_calls": [CALL]}
+        assert read({"messages": [CHAT[0], called]}).messages[1]["tool_calls"] == [CALL]
+    whole = {"role": "assistant", "content": [{"type": kind, "text": "yes"}]}
+    assert read({"messages": [CHAT[0], whole]}).messages[1] == whole
+
+
+@pytest.mark.parametrize("calls", [[CALL], CALL, json.dumps([CALL]), json.dumps(CALL)])
+def test_tool_calls_are_a_list_of_calls(calls: object) -> None:
+    read_calls = read({"messages": [CHAT[0], {"role": "assistant", "tool_calls": calls}]}).messages[1]["tool_calls"]
+    assert read_calls == [CALL]
+
+
+@pytest.mark.parametrize(
+    "calls", ["f(1)", "5", ["f"], 5, [None], [{}], [{"function": {"arguments": {}}}], [{"function": {"name": ""}}]]
+)
+def test_calls_without_a_name_are_refused(calls: object) -> None:
+    for content in (None, "", "yes"):
+        with pytest.raises(DataError, match=r"message 2 \(assistant\).*(has the call|is 'f\(1\)', which is not JSON)"):
+            read({"messages": [CHAT[0], {"role": "assistant", "content": content, "tool_calls": calls}]})
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [(("system", "be kind"), ("system_prompt", "be brief")), (("tools", [CALL]), ("functions", [{}]))],
+)
+def test_a_second_column_of_the_same_meaning_is_remarked(first: Any, second: Any) -> None:
+    both = {"messages": CHAT, **dict([first, second])}
+    with collect() as remarks:
+        sample = read(both)
+    assert sample == read({"messages": CHAT, **dict([first])})
+    assert list(remarks) == [("has columns that nothing reads", second[0])]
+    with collect() as remarks:
+        read({**both, second[0]: None})
+    assert not remarks

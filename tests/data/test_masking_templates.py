@@ -215,6 +215,28 @@ def test_an_answer_of_nothing_but_a_thought_that_a_template_leaves_out_is_refuse
     assert "name1" in learned(drops, chat)[0]
 
 
+@pytest.mark.parametrize("key", ["reasoning_content", "reasoning", "thinking"])
+def test_a_thought_of_its_own_key_that_a_template_leaves_out_is_remarked(key: str) -> None:
+    """A template may render the thoughts of the last answer alone; one that is all of an answer must be there."""
+    thought, its = "{{ (m.THOUGHT or '') + m['content'] }}".replace("THOUGHT", key), f"m.{key} or ''"
+    kept = Style().template().replace("{{ m['content'] }}", thought, 1)
+    last = kept.replace(its, f"m.{key} if loop.last and m.{key} else ''", 1)
+    for first, second in ((True, True), (True, False), (False, True)):
+        chat = in_letters(["user", "assistant", "user", "assistant"])
+        chat[1] |= {key: "why"} if first else {}
+        chat[3] |= {key: "how"} if second else {}
+        for template, remarked in ((kept, False), (last, first)):
+            with collect() as remarks:
+                answers = learned(template, chat)
+            assert ["why" in answers[0], "how" in answers[1]] == [first and not remarked, second]
+            assert any("thoughts that the chat template leaves out" in line for line in lines(remarks, "x")) == remarked
+    chat = in_letters(["user", "assistant", "user", "assistant"])
+    chat[1] |= {key: "why", "content": ""}
+    assert "why" in learned(kept, chat)[0]
+    with pytest.raises(RowError, match=r"row 1: message 2: its thought 'why', which is all that it says, does not"):
+        learned(last, chat)
+
+
 def test_answers_that_are_not_enclosed_are_remarked() -> None:
     template = (
         Style(tag="turn").template().replace("m['role'] == 'assistant'", "m['role'] == 'assistant' and loop.last")

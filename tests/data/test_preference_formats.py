@@ -74,6 +74,13 @@ def test_only_the_answers_differ_in_a_long_chat() -> None:
     assert (read.chosen_turns, read.rejected_turns) == (1, 2)
 
 
+def test_answers_to_different_prompts_are_refused() -> None:
+    for other in ([user("ho"), assistant("no")], [{"role": "system", "content": "be kind"}, *GOOD.messages]):
+        for chosen, rejected in ((GOOD.messages, other), (other, GOOD.messages)):
+            with pytest.raises(DataError, match=r"begin with different messages; .* two answers to one prompt"):
+                reader(["chosen", "rejected"])({"chosen": chosen, "rejected": rejected})
+
+
 def test_system_and_tools_reach_both() -> None:
     row = {"system": "be kind", "tools": '[{"name": "f"}]', "prompt": "hi", "chosen": [assistant("a")]}
     read = reader(["prompt", "chosen", "rejected"])({**row, "rejected": [assistant("b")]})

@@ -164,7 +164,7 @@ def to_sample(chat: Chat, row: Row, *, prompt: int = 0) -> Sample:
 
 def read_system(row: Row) -> str | None:
     """Returns the system prompt from a column of its own; None without one. Raises `DataError`."""
-    name = next((name for name in SYSTEM if row.get(name)), None)
+    name = _first(row, SYSTEM)
     if name is None:
         return None
     if not isinstance(row[name], str):
@@ -174,7 +174,7 @@ def read_system(row: Row) -> str | None:
 
 def read_tools(row: Row) -> list[Any] | None:
     """Returns the tools of a row, a list or its JSON; None without any. Raises `DataError`."""
-    name = next((name for name in TOOLS if row.get(name)), None)
+    name = _first(row, TOOLS)
     value = None if name is None else row[name]
     if isinstance(value, str):
         value = from_json(value, str(name)) if value.strip() else None
@@ -183,12 +183,22 @@ def read_tools(row: Row) -> list[Any] | None:
     if not isinstance(value, Sequence):
         raise DataError(f"{name} are a list of their descriptions, not {short_repr(value)}")
     listed = [from_json(tool, "a tool") if isinstance(tool, str) else tool for tool in value]
+    if wrong := [tool for tool in listed if not isinstance(tool, Mapping)]:
+        raise DataError(f"{name} have {short_repr(wrong[0])}; expected the description of a function, a mapping")
     return listed if name == "tools" else [{"type": "function", "function": tool} for tool in listed]
+
+
+def _first(row: Row, names: Sequence[str]) -> str | None:
+    """Returns the first of several columns that has a value in a row, and remarks on others that have one."""
+    present = [name for name in names if row.get(name)]
+    for name in present[1:]:
+        remark(UNREAD_COLUMNS, name)
+    return next(iter(present), None)
 
 
 def read_question(row: Row, names: Sequence[str]) -> str:
     """Returns the texts of several columns as one question. Raises `DataError`."""
-    texts = {name: row[name] for name in names if row.get(name)}
+    texts = {name: row[name] for name in names if row.get(name) not in (None, "")}
     if not all(isinstance(text, str) for text in texts.values()):
         raise DataError(f"{' and '.join(texts)} are {' and '.join(map(short_repr, texts.values()))}; expected text")
     return "\n\n".join(texts.values())

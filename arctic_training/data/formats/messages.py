@@ -36,6 +36,8 @@ ROLES = {
 
 _CALLS = ("function_call", "tool_call")
 """Roles whose content is the JSON of a tool call."""
+_TEXT_PARTS = ("text", "input_text", "output_text")
+"""Types of the parts of a content that are text."""
 _CONTENT_KEYS = ("content", "value", "text")
 _PAIRS = (("input", "output"), ("question", "answer"), ("human", "assistant"), ("user", "assistant"))
 """Keys of a turn that holds both the user's and the assistant's message."""
@@ -124,7 +126,7 @@ def text_of(message: Mapping[str, Any]) -> str:
 
 def part_text(part: object) -> str | None:
     """Returns the text of a part of a content; None for a part of another kind."""
-    if isinstance(part, Mapping) and part.get("type") in (None, "text", "input_text", "output_text"):
+    if isinstance(part, Mapping) and part.get("type") in (None, *_TEXT_PARTS):
         part = part.get("text")
     return part if isinstance(part, str) else None
 
@@ -161,15 +163,33 @@ def _message(turn: object, n: int) -> tuple[dict[str, Any], str]:
     if name in _CALLS or "function_call" in message:
         _read_calls(message, name in _CALLS, f"message {n} ({name})")
         content = message["content"]
-    if not content and (message.get("tool_calls") or message.get("reasoning_content")):
-        message["content"] = content or ""  # templates test whether it is empty, or print it
-    elif content is None or (role == "assistant" and not content):
-        raise DataError(f"message {n} ({role}) has no content")
-    elif isinstance(content, list):
+    if "tool_calls" in message:
+        message["tool_calls"] = _tool_calls(message["tool_calls"], f"message {n} ({role})")
+    if isinstance(content, list):
         _require_text(content, f"message {n} ({role})")
-    elif not isinstance(content, str):
+    elif content is not None and not isinstance(content, str):
         raise DataError(f"message {n} ({role}) has the content {short_repr(content)}; expected text")
+    if not content and _says_more(message):
+        message["content"] = content or ""  # templates test whether it is empty, or print it
+    elif content is None or (role == "assistant" and not (text_of(message).strip() or _says_more(message))):
+        raise DataError(f"message {n} ({role}) has no content")
     return message, flag
+
+
+def _says_more(message: Mapping[str, Any]) -> bool:
+    """Returns whether a message has a call or a thought beside its content."""
+    return bool(message.get("tool_calls") or message.get("reasoning_content"))
+
+
+def _tool_calls(calls: object, where: str) -> list[object]:
+    """Returns the tool calls of a message, a list or its JSON. Raises `DataError` for a call without a name."""
+    if isinstance(calls, str):
+        calls = from_json(calls, f"tool_calls of {where}") if calls.strip() else []
+    for call in calls if isinstance(calls, list) else [calls]:
+        function = call.get("function", call) if isinstance(call, Mapping) else None
+        if not isinstance(function, Mapping) or not isinstance(function.get("name"), str) or not function["name"]:
+            raise DataError(f"{where} has the call {short_repr(call)}; expected a mapping with name and arguments")
+    return calls if isinstance(calls, list) else [calls]
 
 
 def _role(turn: Mapping[str, Any]) -> str:
@@ -225,6 +245,9 @@ def _read_calls(message: dict[str, Any], in_content: bool, where: str) -> None:
 def _require_text(parts: list[object], where: str) -> None:
     """Raises `DataError` for a part that is no text."""
     for part in parts:
-        kind = part.get("type", "text") if isinstance(part, Mapping) else "text"
-        if kind != "text":
-            raise DataError(f"{where} has a part of the type {kind}; only text is read")
+        if part_text(part) is None:
+            kind = part.get("type") or "text" if isinstance(part, Mapping) else "text"
+            what = (
+                f"the part {short_repr(part)} without a text" if kind in _TEXT_PARTS else f"a part of the type {kind}"
+            )
+            raise DataError(f"{where} has {what}; only text is read")

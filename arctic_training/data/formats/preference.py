@@ -117,6 +117,10 @@ def preference(row: Row, prompt_column: str | None) -> Preference:
 
 def _preference(chats: Sequence[Chat], row: Row) -> Preference:
     """Returns the preference of two chats; the prompt is what they share. Raises `DataError`."""
+    if chats[0].messages[0] != chats[1].messages[0]:
+        raise DataError(
+            "chosen and rejected begin with different messages; a preference compares two answers to one prompt"
+        )
     shared = 0
     longest = min(len(chat.messages) for chat in chats) - 1
     # at least the last message of each is its answer

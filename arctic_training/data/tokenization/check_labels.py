@@ -14,6 +14,9 @@ from arctic_training.errors.types import DataError
 _THOUGHT = re.compile(r".*(?:</[\w:]*(?:think|thought|reason)[\w:]*>|\[/[A-Z_]*THINK[A-Z_]*\])", re.DOTALL)
 """The thought in an assistant message, which a template may leave out or render differently."""
 
+_THOUGHT_KEYS = ("reasoning_content", "reasoning", "thinking")
+"""Keys of a message that hold its thought apart from its words."""
+
 _WORD = re.compile(r"\w+")
 
 _NO_END_TOKEN = "has answers after which the chat template writes no end token, so that their ends are not learned"
@@ -39,7 +42,7 @@ def check_labels(masked: MaskedChat, turns: Sequence[int], end_tokens: tuple[str
             )
         if not answer.rstrip().endswith(end_tokens):
             remarks.append(_NO_END_TOKEN)
-        if not _contains(answer, text_of(message)):
+        if not all(_contains(answer, words) for words in (text_of(message), *_thoughts(message))):
             remarks.append("has answers with thoughts that the chat template leaves out, so that they are not learned")
     if not all(masked.answers):
         remarks.append(
@@ -73,10 +76,19 @@ def _missing(message: Message, answer: str) -> Iterator[str]:
         rest = _THOUGHT.sub("", words, count=1)
         if not _contains(answer, rest) or not (rest.strip() or message.get("tool_calls")):
             yield f"its words {short_repr(words.strip())} do not stand"
+    if not (words.strip() or message.get("tool_calls")):
+        for thought in _thoughts(message):
+            if not _contains(answer, thought):
+                yield f"its thought {short_repr(thought.strip())}, which is all that it says, does not stand"
     names = Counter(_name(call) for call in message.get("tool_calls") or ())
     for name, count in names.items():
         if name and max(answer.count(name), answer.count(json.dumps(name)[1:-1])) < count:
             yield f"the tool call {short_repr(name)} does not stand" + (f" {count} times" if count > 1 else "")
+
+
+def _thoughts(message: Message) -> list[str]:
+    """Returns the thoughts of a message that are apart from its words."""
+    return [thought for key in _THOUGHT_KEYS if isinstance(thought := message.get(key), str)]
 
 
 def _name(call: object) -> str:
