@@ -63,7 +63,9 @@ _MODULES = (
     "tracker.curves",
     "tracker.jsonl",
     "tracker.mlflow",
+    "tracker.swanlab",
     "tracker.tensorboard",
+    "tracker.trackio",
     "tracker.wandb",
 )
 

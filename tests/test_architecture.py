@@ -72,7 +72,9 @@ HOMES = {
     "deepspeed": ["engine", "distributed", "checkpoint.deepspeed"],
     "wandb": ["tracker.wandb"],
     "mlflow": ["tracker.mlflow"],
+    "swanlab": ["tracker.swanlab"],
     "tensorboard": ["tracker.tensorboard"],
+    "trackio": ["tracker.trackio"],
     "torchmetrics": ["evaluation.torchmetrics"],
 }
 

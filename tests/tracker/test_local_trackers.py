@@ -1,6 +1,7 @@
-"""TensorBoard and MLflow: what their own readers find of a run that ended by an error and was resumed."""
+"""TensorBoard, MLflow, Trackio, SwanLab: what their readers find of a run that ended by an error and was resumed."""
 
 import json
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -43,11 +44,17 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     root = tmp_path_factory.mktemp("trackers")
     monkeypatch = pytest.MonkeyPatch()
     monkeypatch.chdir(root)  # where MLflow keeps the files of a local store
+    monkeypatch.setenv("TRACKIO_DIR", str(root / "trackio"))
     save = {"type": "deepspeed", "auto_resume": True, "save_every_n_steps": 2}
     for at, code in ((3, 130), (0, 0)):
         settings = recipe("gan", root / "files", output_dir=str(root / "run"), checkpoint=save)
         settings = {key: value for key, value in settings.items() if key != "epochs"} | {"train_iters": 5}
-        settings["trackers"] = ["tensorboard", {"type": "mlflow", "tracking_uri": store(root), "experiment": "mine"}]
+        settings["trackers"] = [
+            "tensorboard",
+            {"type": "mlflow", "tracking_uri": store(root), "experiment": "mine"},
+            {"type": "trackio", "project": "mine"},
+            {"type": "swanlab", "mode": "offline"},
+        ]
         settings["callbacks"] = [{"type": Ends.name, "every": 2, "at": at}]
         settings["allow_changes"] = ["callbacks"]
         assert run(get_config(settings)) == code
@@ -109,3 +116,66 @@ def test_mlflow_reads_one_run(folder: Path) -> None:
 
     picture = Path(client.download_artifacts(stored.info.run_id, "pictures/step_4.png", str(folder)))
     assert np.array_equal(np.asarray(Image.open(picture)), ImageSamples(PICTURE).grid.numpy())
+
+
+def test_trackio_reads_one_run(folder: Path) -> None:
+    from trackio import Api
+    from trackio.sqlite_storage import SQLiteStorage
+    from trackio.utils import MEDIA_DIR
+
+    (stored,) = Api().runs("mine")
+    assert stored.name == "run" and stored.config is not None and stored.config["optimizer"]["type"] == "adamw"
+    rows = SQLiteStorage.get_logs("mine", "run", run_id=stored.id)
+    values = {(name, row["step"]): value for row in rows for name, value in row.items() if isinstance(value, float)}
+    assert values == logged(folder, discarded=True)
+    tables = {row["step"]: row[Ends.name]["_value"] for row in rows if Ends.name in row}
+    assert tables == dict.fromkeys((2, 4, 5), TEXTS)
+    from PIL import Image
+
+    (picture,) = [row["pictures"]["file_path"] for row in rows if row["step"] == 4 and "pictures" in row]
+    assert np.array_equal(
+        np.asarray(Image.open(MEDIA_DIR / picture).convert("RGB")), ImageSamples(PICTURE).grid.numpy()
+    )
+
+
+def test_swanlab_reads_one_run(folder: Path) -> None:
+    starts = [list(swanlab_records(path)) for path in sorted((folder / "run" / "swanlab").glob("run-*/*.swanlab"))]
+    heads = [(one.start.name, one.start.id) for records in starts for one in records if one.HasField("start")]
+    assert len(heads) == 2 and len(set(heads)) == 1 and heads[0][0] == "run"
+    from swanlab.proto.swanlab.run.v1.run_pb2 import RunState
+
+    ends = [one.finish.state for records in starts for one in records if one.HasField("finish")]
+    assert ends == [RunState.RUN_STATE_CRASHED, RunState.RUN_STATE_FINISHED]
+    records = [one for records in starts for one in records]
+    scalars = [one.scalar for one in records if one.HasField("scalar") and not one.scalar.key.startswith("__swanlab__")]
+    assert {(one.key, one.step): one.value.number for one in scalars} == logged(folder, discarded=True)
+    media = {(one.media.key, one.media.step): one.media.value.items for one in records if one.HasField("media")}
+    assert {step for name, step in media if name == Ends.name} == {2, 4, 5}
+    (last,) = (folder / "run" / "swanlab").glob(f"run-*/media/*/{media['pictures', 5][0].filename}")
+    from PIL import Image
+
+    assert np.array_equal(np.asarray(Image.open(last).convert("RGB")), ImageSamples(PICTURE).grid.numpy())
+    texts = [(last.parents[1] / "text" / item.filename).read_text() for item in media[Ends.name, 5]]
+    assert texts == ["prompt: one *and* one\ncompletion: two", "prompt: #\ncompletion: <b>"]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def swanlab_records(path: Path) -> Iterator[Any]:
+    from swanlab.proto.swanlab.record.v1.record_pb2 import Record
+    from swanlab.sdk.internal.core_python.store import DataStoreReader
+
+    reader = DataStoreReader()
+    reader.open(path)
+    yield from map(Record.FromString, reader)
+
+
+def test_swanlab_without_a_key_refuses_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("SWANLAB_ROOT", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    settings = recipe("sft", tmp_path / "files", output_dir=str(tmp_path / "run"), trackers=["swanlab"])
+    assert run(get_config(settings)) == 2
+    error = "trackers: swanlab: nobody is logged in; run `swanlab login`, set SWANLAB_API_KEY, or let mode be offline"
+    assert capsys.readouterr().err.splitlines()[-1] == error
+    assert not (tmp_path / "run").exists()
