@@ -48,6 +48,10 @@ class TrainerView(Protocol):
         """The engines that are trained and saved, by role."""
 
     @property
+    def trained_roles(self) -> Sequence[str]:
+        """The roles that are trained, whether their engines are built or not."""
+
+    @property
     def checkpointers(self) -> Sequence[Any]:
         """The checkpoint engines of the recipe."""
 

@@ -42,6 +42,10 @@ class Callback(Registered, Generic[C], kind="callback"):
             else:
                 check_hook_name(attribute, type(self))
 
+    def check_recipe(self, trainer: TrainerView) -> None:
+        """Called before anything is loaded, and by ``validate``, for any model, one of the hub too. Raises `InputError`
+        for what the recipe alone shows."""
+
     def check(self, trainer: TrainerView) -> None:
         """Called when every part of the run is built and nothing is written yet. Raises `InputError` for what would
         fail later."""

@@ -39,7 +39,6 @@ class EMA(Callback[EMAConfig]):
 
     name = "ema"
     config_type = EMAConfig
-    checks_without_data = True
 
     def __init__(self, config: EMAConfig) -> None:
         super().__init__(config)
@@ -49,10 +48,10 @@ class EMA(Callback[EMAConfig]):
         self._shares: Sequence[Mapping[str, Tensor]] = []
         """The state of the ranks that saved, until the module is built for which it is sharded anew."""
 
-    def check(self, trainer: TrainerView) -> None:
+    def check_recipe(self, trainer: TrainerView) -> None:
         """Raises `RecipeError` for a role that is not trained, and for weights that are not in memory."""
-        if self.config.role not in trainer.trainable_engines:
-            known = ", ".join(trainer.trainable_engines)
+        if self.config.role not in trainer.trained_roles:
+            known = ", ".join(trainer.trained_roles)
             raise RecipeError(f"callbacks.ema.role: {self.config.role!r} is not trained here; there are: {known}")
         zero = trainer.config.deepspeed.get("zero_optimization", {})
         if zero.get("offload_param", {}).get("device") == "nvme":

@@ -44,7 +44,7 @@ class LossSpike(SpikeCallback[LossSpikeConfig]):
         """Spikes over the whole run."""
         self._in_a_row = 0
 
-    def check(self, trainer: TrainerView) -> None:
+    def check_recipe(self, trainer: TrainerView) -> None:
         """Raises `RecipeError` for an action that this run cannot take."""
         if self.config.action == "skip" and trainer.config.model.dtype == "fp16":
             raise RecipeError(

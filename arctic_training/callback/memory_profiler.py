@@ -39,9 +39,9 @@ class MemoryProfiler(Callback[MemoryProfilerConfig]):
         super().__init__(config)
         self._peak = 0
 
-    def check(self, trainer: TrainerView) -> None:
+    def check_recipe(self, trainer: TrainerView) -> None:
         """Raises `RecipeError` where there is no GPU."""
-        if trainer.device.type != "cuda":
+        if trainer.device.type not in ("cuda", "meta"):  # meta: `validate` does not know where the run will be
             raise RecipeError(
                 f"callbacks.memory_profiler records the memory of a GPU, and this run is on {trainer.device.type}; "
                 "use the callback profiler with memory: true"

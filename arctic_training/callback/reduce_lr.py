@@ -33,12 +33,16 @@ class Reduction:
         self.config = config
         self.scale = 1.0
 
-    def apply(self, trainer: TrainerView, where: str) -> None:
-        """Applies to every later step of the role. Raises `RecipeError` for a role that is not trained."""
-        engine = trainer.trainable_engines.get(self.config.role)
-        if not isinstance(engine, TrainedEngine):
-            known = ", ".join(trainer.trainable_engines)
+    def check(self, trainer: TrainerView, where: str) -> None:
+        """Raises `RecipeError` for a role that is not trained."""
+        if self.config.role not in trainer.trained_roles:
+            known = ", ".join(trainer.trained_roles)
             raise RecipeError(f"{where}.role: {self.config.role!r} is not trained here; there are: {known}")
+
+    def apply(self, trainer: TrainerView) -> None:
+        """Applies to every later step of the role."""
+        engine = trainer.trainable_engines[self.config.role]
+        assert isinstance(engine, TrainedEngine)
         engine.add_lr_rule(lambda lr: max(lr * self.scale, min(lr, self.config.min_lr)))
 
     def lower(self, why: str) -> None:
@@ -67,10 +71,14 @@ class ReduceLROnPlateau(Monitor[ReduceLROnPlateauConfig]):
         self.reduction = Reduction(config)
         self._cooldown = 0
 
+    def check_recipe(self, trainer: TrainerView) -> None:
+        """Raises `RecipeError` for a role that is not trained."""
+        self.reduction.check(trainer, f"callbacks.{self.name}")
+
     def check(self, trainer: TrainerView) -> None:
-        """Raises `RecipeError` for a role that is not trained, and as every callback that follows a metric."""
+        """Raises `RecipeError` as every callback that follows a metric, and applies what is lowered."""
         super().check(trainer)
-        self.reduction.apply(trainer, f"callbacks.{self.name}")
+        self.reduction.apply(trainer)
 
     def observe(self, trainer: TrainerView, value: float, values: Mapping[str, float]) -> None:
         if self._cooldown:
@@ -110,9 +118,13 @@ class ReduceLROnInstability(SpikeCallback[ReduceLROnInstabilityConfig]):
         """Steps of the spikes that count towards ``patience``."""
         self._cooldown = 0
 
-    def check(self, trainer: TrainerView) -> None:
+    def check_recipe(self, trainer: TrainerView) -> None:
         """Raises `RecipeError` for a role that is not trained."""
-        self.reduction.apply(trainer, f"callbacks.{self.name}")
+        self.reduction.check(trainer, f"callbacks.{self.name}")
+
+    def check(self, trainer: TrainerView) -> None:
+        """Applies what is lowered."""
+        self.reduction.apply(trainer)
 
     def pre_after_update(self, trainer: TrainerView) -> None:
         """Compares the loss of the step with those before."""

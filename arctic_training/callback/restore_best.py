@@ -46,9 +46,8 @@ class RestoreBest(Monitor[RestoreBestConfig]):
         self._engines: Mapping[str, Engine] = {}
         self._averaged = False
 
-    def check(self, trainer: TrainerView) -> None:
+    def check_recipe(self, trainer: TrainerView) -> None:
         """Raises `RecipeError` for weights that are not in memory, and for averages that are exported in any case."""
-        super().check(trainer)
         averages = [one for one in trainer.config.callbacks if one.type == "ema"]
         if any(getattr(one, "export", False) for one in averages):
             raise RecipeError("callbacks.restore_best: a callback ema has export: true, and both replace what is saved")

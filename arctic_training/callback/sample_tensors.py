@@ -34,9 +34,8 @@ class SampleTensors(Sampler[SampleTensorsConfig]):
 
     name = "sample_tensors"
     config_type = SampleTensorsConfig
-    checks_without_data = True
 
-    def check(self, trainer: TrainerView) -> None:
+    def check_recipe(self, trainer: TrainerView) -> None:
         """Raises `RecipeError` for a trainer that generates no rows."""
         if not callable(getattr(trainer, "sample", None)):
             raise RecipeError(

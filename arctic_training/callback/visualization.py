@@ -33,9 +33,9 @@ class Visualization(SampleTensors):
     config_type = VisualizationConfig
     config: VisualizationConfig
 
-    def check(self, trainer: TrainerView) -> None:
+    def check_recipe(self, trainer: TrainerView) -> None:
         """Raises `RecipeError` for a trainer that generates no rows, `MissingDependencyError` without matplotlib."""
-        super().check(trainer)
+        super().check_recipe(trainer)
         require_matplotlib("callbacks.visualization")
 
     def sample(self, trainer: TrainerView) -> Samples:

@@ -98,6 +98,8 @@ def _build(trainer: Trainer, saved: SavedModel, *, averaged: bool) -> None:
     config = trainer.config
     seed(config.seed)
     trainer.evaluators = build_evaluators(config.evaluators)
+    for evaluator in trainer.evaluators:
+        evaluator.check_recipe(trainer)
     trainer.tokenizer = build_tokenizer(trainer)
     factory = build_factory(trainer, config.data, "data_factory_type")
     sets = factory.load_evaluation()

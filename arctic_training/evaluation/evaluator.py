@@ -31,6 +31,10 @@ class Evaluator(Registered, ABC, Generic[C], kind="evaluator"):
     def __init__(self, config: C) -> None:
         self.config = config
 
+    def check_recipe(self, trainer: TrainerView) -> None:
+        """Called before anything is loaded, and by ``validate``, for any model, one of the hub too. Raises `InputError`
+        for what the recipe alone shows."""
+
     def check(self, trainer: TrainerView) -> None:
         """Called when every part of the run is ready. Raises `InputError` for what would fail at an evaluation."""
 

@@ -81,14 +81,17 @@ class GenerateEvaluator(Evaluator[GenerateConfig]):
         labels = numbered((one.label for one in scorers), taken=_ROW)
         self.scorers = dict(zip(labels, scorers, strict=True))
 
+    def check_recipe(self, trainer: TrainerView) -> None:
+        """Raises `InputError` for arguments of scorers that cannot be used."""
+        for scorer in self.scorers.values():
+            scorer.check()
+
     def check(self, trainer: TrainerView) -> None:
         """Raises `InputError` for a model that cannot generate, a stop token that does not exist, or a scorer that
         fails on the first reference, and `DataError` for a first sample without prompt or reference."""
         module = self._module(trainer)
         if is_lexer(trainer.tokenizer):
             find_stop_token_ids(trainer.tokenizer, self.config.stop, "evaluators: 'generate': stop")
-        for scorer in self.scorers.values():
-            scorer.check()
         for name, loader in trainer.eval_loaders.items():
             if not len(loader.dataset):
                 continue

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -51,19 +52,23 @@ class LMEvalEvaluator(Evaluator[LMEvalConfig]):
 
     name = "lm_eval"
     config_type = LMEvalConfig
+    checks_without_data = True
 
-    def check(self, trainer: TrainerView) -> None:
-        """Raises `InputError` for a task that the library does not know, or a model that cannot generate."""
-        if trainer.tokenizer is None:
-            raise InputError("evaluators: 'lm_eval' needs a tokenizer, and this run has none")
-        require_generate(trainer.engines["model"], "evaluators: 'lm_eval'")
-        self._manager: TaskManager = self._task_manager()
+    def check_recipe(self, trainer: TrainerView) -> None:
+        """Raises `InputError` for a task that the library does not know."""
         known = self._manager.all_tasks
         for task in self.config.tasks:
             if not self._manager.match_tasks([task]):
                 raise InputError(f"evaluators: lm_eval: tasks: no task is named {task!r}; {suggest(task, known)}")
 
-    def _task_manager(self) -> "TaskManager":
+    def check(self, trainer: TrainerView) -> None:
+        """Raises `InputError` for a model that cannot generate."""
+        if trainer.tokenizer is None:
+            raise InputError("evaluators: 'lm_eval' needs a tokenizer, and this run has none")
+        require_generate(trainer.engines["model"], "evaluators: 'lm_eval'")
+
+    @cached_property
+    def _manager(self) -> "TaskManager":
         from lm_eval.tasks import TaskManager
 
         folder = self.config.include_path

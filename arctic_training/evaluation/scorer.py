@@ -33,7 +33,7 @@ class Scorer(Registered, ABC, Generic[C], kind="scorer"):
         return self(generated, reference)
 
     def check(self) -> None:
-        """Called before data are prepared. Raises `InputError` for what would fail later."""
+        """Called before anything is loaded, and by ``validate``. Raises `InputError` for unusable arguments."""
 
     @property
     def label(self) -> str:

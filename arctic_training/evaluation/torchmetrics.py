@@ -62,15 +62,17 @@ class TorchmetricsEvaluator(Evaluator[TorchmetricsConfig]):
 
     name = "torchmetrics"
     config_type = TorchmetricsConfig
-    checks_without_data = True
 
-    def check(self, trainer: TrainerView) -> None:
-        """Raises `InputError` for a class or argument that there is not, a trainer without predictions, and a metric
-        that fails on a first batch."""
+    def check_recipe(self, trainer: TrainerView) -> None:
+        """Raises `InputError` for a class or argument that there is not, and a trainer without predictions."""
         where = f"evaluators: torchmetrics: {self.config.metric}"
         make_metric(self.config, where)
         if not callable(getattr(trainer, "predictions", None)):
             raise InputError(f"{where} measures predictions of classes, and type: {trainer.config.type} makes none")
+
+    def check(self, trainer: TrainerView) -> None:
+        """Raises `InputError` for a metric that fails on a first batch."""
+        where = f"evaluators: torchmetrics: {self.config.metric}"
         with isolated_eval(engine.module for engine in trainer.engines.values()):
             for name, loader in trainer.eval_loaders.items():
                 try:

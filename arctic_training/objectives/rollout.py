@@ -78,6 +78,11 @@ class RolloutTrainer(PolicyLossTrainer):
             raise RecipeError("stop: neither the tokenizer nor the model has an end token; specify one")
         return ids
 
+    def check_recipe(self) -> None:
+        """Raises `InputError` for arguments of rewards that cannot be used."""
+        super().check_recipe()
+        WeightedRewards(self.config.rewards).check()
+
     def check_models(self, models: Mapping[str, nn.Module | None]) -> None:
         """Raises `InputError` for models that do not go together, and for an unknown stop token."""
         super().check_models(models)
@@ -95,6 +100,7 @@ class RolloutTrainer(PolicyLossTrainer):
                 f"model: {type(module).__name__} is an encoder-decoder; {self.name} trains prompt and completion as "
                 "one row, and needs a causal language model"
             )
+        self.sampler.rewards.load()
         sampler, loaders = self.sampler, filter(None, [self.train_loader, *self.eval_loaders.values()])
         samples: Any = next((one.dataset for one in loaders if len(one.dataset)), [])  # a stream is not read yet
         if len(samples):

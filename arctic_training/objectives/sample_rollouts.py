@@ -37,7 +37,7 @@ class SampleRollouts(Sampler[SampleRolloutsConfig]):
         host.listen("pre-answer", self._forget)
         host.listen("post-answer", self._keep)
 
-    def check(self, trainer: TrainerView) -> None:
+    def check_recipe(self, trainer: TrainerView) -> None:
         """Raises `InputError` where each rank has a part of every completion."""
         if trainer.config.sequence_parallel_size > 1:
             raise InputError("callbacks: sample_rollouts needs sequence_parallel_size: 1, where a rank has all tokens")

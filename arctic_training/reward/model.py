@@ -1,8 +1,9 @@
 """The reward of a reward model: a sequence classifier of transformers with one label, trained by `reward`."""
 
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Annotated, Any
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated
 
 import torch
 from pydantic import Field
@@ -15,6 +16,9 @@ from arctic_training.config.sections.types import HumanInt
 from arctic_training.distributed import process_group
 from arctic_training.errors.types import ModelError
 from arctic_training.reward.reward import Answer, Reward, RewardConfig
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
@@ -47,30 +51,54 @@ class ModelReward(Reward[ModelRewardConfig]):
     name = "model"
     config_type = ModelRewardConfig
 
-    def __init__(self, config: ModelRewardConfig) -> None:
+    def check(self) -> None:
+        """Raises `ModelError` for a folder of a model that is no reward model, as far as its config shows it."""
+        from transformers import AutoConfig
+
+        if os.path.isdir(self._location):
+            with self._refusing():
+                config = AutoConfig.from_pretrained(self._location, **self._options)
+            self._check_config(config)
+
+    def load(self) -> None:
         """Loads the model. Raises `ModelError` for one that cannot be loaded, or has no trained head of one label."""
         from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-        super().__init__(config)
-        path = Path(config.name_or_path).expanduser()
-        location = str(path) if path.is_dir() else config.name_or_path
-        options: dict[str, Any] = {"trust_remote_code": config.trust_remote_code}
-        try:
-            self.tokenizer = AutoTokenizer.from_pretrained(location, **options)
+        with self._refusing():
+            self.tokenizer = AutoTokenizer.from_pretrained(self._location, **self._options)
             model, info = AutoModelForSequenceClassification.from_pretrained(
-                location, dtype=_DTYPES[config.dtype], output_loading_info=True, **options
+                self._location, dtype=_DTYPES[self.config.dtype], output_loading_info=True, **self._options
             )
-        except Exception as error:
-            raise ModelError(f"{self._label}: {' '.join(str(error).split())[:500]}") from error
         if missing := sorted(info["missing_keys"]):
             raise ModelError(f"{self._label}: {missing[0]} is missing: it is no trained sequence classifier")
-        if model.config.num_labels != 1:
-            raise ModelError(f"{self._label}: it has {model.config.num_labels} labels; a reward model has one")
-        self.pad_token_id = model.config.get_text_config().pad_token_id
-        if self.pad_token_id is None:
-            raise ModelError(f"{self._label}: its config has no pad_token_id, so that padding would be scored")
-        self.max_length = config.max_length or getattr(model.config.get_text_config(), "max_position_embeddings", None)
+        self._check_config(model.config)
+        text = model.config.get_text_config()
+        self.pad_token_id: int = text.pad_token_id
+        self.max_length = self.config.max_length or getattr(text, "max_position_embeddings", None)
         self.model: torch.nn.Module = model.to(process_group.device()).eval()
+
+    def _check_config(self, config: "PreTrainedConfig") -> None:
+        if config.num_labels != 1:
+            raise ModelError(f"{self._label}: it has {config.num_labels} labels; a reward model has one")
+        if config.get_text_config().pad_token_id is None:
+            raise ModelError(f"{self._label}: its config has no pad_token_id, so that padding would be scored")
+
+    @property
+    def _location(self) -> str:
+        path = os.path.expanduser(self.config.name_or_path)
+        return path if os.path.isdir(path) else self.config.name_or_path
+
+    @property
+    def _options(self) -> dict[str, bool]:
+        return {"trust_remote_code": self.config.trust_remote_code}
+
+    @contextmanager
+    def _refusing(self) -> Iterator[None]:
+        """Raises `ModelError` for what transformers raises inside."""
+        try:
+            yield
+        except Exception as error:
+            raise ModelError(f"{self._label}: {' '.join(str(error).split())[:500]}") from error
 
     @torch.no_grad()
     def __call__(self, answers: Sequence[Answer]) -> list[float]:
@@ -98,4 +126,4 @@ class ModelReward(Reward[ModelRewardConfig]):
 
     @property
     def _label(self) -> str:
-        return f"rewards: model: {self.config.name_or_path}"
+        return f"model: {self.config.name_or_path}"

@@ -60,6 +60,12 @@ class Reward(Registered, ABC, Generic[R], kind="reward"):
     def __init__(self, config: R) -> None:
         self.config = config
 
+    def check(self) -> None:
+        """Called before anything is loaded, and by ``validate``. Raises `InputError` for unusable arguments."""
+
+    def load(self) -> None:
+        """Called once, when the run is built and before the first call. Loads what is large; raises `InputError`."""
+
     @abstractmethod
     def __call__(self, answers: Sequence[Answer]) -> Sequence[float | None]:
         """Returns a number for each completion, the higher the better. The completions of a prompt are consecutive.
@@ -112,6 +118,8 @@ class _Scorer(Protocol):
     @property
     def label(self) -> str: ...
 
+    def check(self) -> None: ...
+
     def score(self, problem: str, generated: str, reference: str) -> float | None: ...
 
 
@@ -136,6 +144,10 @@ class ScoreReward(Reward[ScoreConfig]):
         super().__init__(config)
         scorer_type = cast("Callable[[ComponentConfig], _Scorer]", lookup("scorer", config.scorer.type))
         self.scorer = scorer_type(config.scorer)
+
+    def check(self) -> None:
+        """Raises `InputError` for arguments of the scorer that cannot be used."""
+        self.scorer.check()
 
     @property
     def label(self) -> str:

@@ -1,12 +1,13 @@
 """The weighted sum of a recipe's rewards."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from arctic_training.config.sections.base import ComponentConfig
 from arctic_training.errors.short_repr import short_repr
-from arctic_training.errors.types import RecipeError, ScoringError
+from arctic_training.errors.types import InputError, RecipeError, ScoringError
 from arctic_training.errors.user_traceback import user_traceback
 from arctic_training.generation.scoring import retry
 from arctic_training.registry import numbered
@@ -19,6 +20,18 @@ class WeightedRewards:
     def __init__(self, configs: Sequence[ComponentConfig]) -> None:
         rewards: list[Reward[RewardConfig]] = [Reward[Any].registered(config.type)(config) for config in configs]
         self.rewards = dict(zip(numbered(one.label for one in rewards), rewards, strict=True))
+
+    def check(self) -> None:
+        """Raises `InputError`, which names the reward, for arguments that cannot be used."""
+        for n, reward in enumerate(self.rewards.values()):
+            with _located(n):
+                reward.check()
+
+    def load(self) -> None:
+        """Loads what the rewards need. Raises `InputError`, which names the reward, for what cannot be loaded."""
+        for n, reward in enumerate(self.rewards.values()):
+            with _located(n):
+                reward.load()
 
     def __call__(self, answers: Sequence[Answer]) -> tuple[list[float], dict[str, list[float]]]:
         """Returns the weighted sum for each completion, and the values of each reward before its weight.
@@ -91,3 +104,13 @@ def _failing_answer(reward: Reward[RewardConfig], answers: Sequence[Answer]) -> 
             return f" for the completion {short_repr(answer.generated)} of {short_repr(answer.problem)}"
     first = short_repr(answers[0].problem)
     return f" for {len(answers)} completions, the first of them of {first}, and for none of them alone"
+
+
+@contextmanager
+def _located(n: int) -> Iterator[None]:
+    """Puts the key of the reward before the text of an `InputError` that is raised inside."""
+    try:
+        yield
+    except InputError as error:
+        error.args = (f"rewards.{n}: {error}",)
+        raise

@@ -81,9 +81,9 @@ def build_parts(trainer: Any) -> None:
     trainer.listeners = build_callbacks(trainer, config.callbacks)
     trainer.evaluators = build_evaluators(config.evaluators)
     trainer.listen("post-train", lambda it: it.session.close(failed=False))  # after all other listeners
+    check_recipe(trainer)
     with activity("reading the model"):
         trainer.tokenizer = build_tokenizer(trainer)
-        check_steps(trainer)
     with activity("preparing data"):
         trainer.train_loader, trainer.eval_loaders = build_dataloaders(trainer)
     build_engines(trainer)
@@ -143,12 +143,8 @@ def build_callbacks(trainer: Any, sections: list[ComponentConfig]) -> dict[str, 
     limit = TimeLimitConfig(type="time_limit", limit=config.time_limit)
     path = config.kill_switch_path or trainer.run_dir / "kill_switch"
     switch = KillSwitchConfig(type="kill_switch", path=path)
-    memory = MemoryProfilerConfig(
-        type="memory_profiler",
-        mode=config.mem_profiler or "step",
-        output_dir=config.mem_profiler_dir,
-        max_entries=config.mem_profiler_max_entries,
-    )
+    options = {"output_dir": config.mem_profiler_dir, "max_entries": config.mem_profiler_max_entries}
+    memory = MemoryProfilerConfig(type="memory_profiler", mode=config.mem_profiler or "step", **options)
     every = [guard, *sections, *([memory] if config.mem_profiler else []), switch, limit]
     callbacks = {
         name: Callback[ComponentConfig].registered(section.type)(section)
@@ -232,8 +228,11 @@ def check_without_data(
         vars(trainer)["engines"] = built
 
 
-def check_steps(trainer: TrainerView) -> None:
-    """Checks optimizers and schedules as far as the recipe shows them."""
+def check_recipe(trainer: Any) -> None:
+    """Checks trainer, evaluators, callbacks, optimizers and schedules as far as the recipe shows them."""
+    trainer.check_recipe()
+    for part in (*trainer.evaluators, *trainer.listeners.values()):
+        part.check_recipe(trainer)
     for role in used_roles(trainer):
         for part in () if role.frozen else ("optimizer", "scheduler"):
             section = getattr(trainer.config, role.section(part))

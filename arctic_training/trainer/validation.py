@@ -15,7 +15,7 @@ from arctic_training.trainer.assembly import (
     build_component,
     build_evaluators,
     check_models,
-    check_steps,
+    check_recipe,
     check_tokenizer,
     check_without_data,
     used_roles,
@@ -39,7 +39,7 @@ def check_run(config: TrainerConfig) -> None:
             tracker.check_offline()
     trainer.listeners = build_callbacks(trainer, config.callbacks)
     trainer.evaluators = build_evaluators(config.evaluators)
-    check_steps(trainer)
+    check_recipe(trainer)
     roles = used_roles(trainer)
     local = [role for role in roles if is_here(getattr(config, role.name))]
     models = check_models(trainer, local)

@@ -35,7 +35,12 @@ class View(FormerNames):
     @property
     def trainable_engines(self) -> dict[str, Engine]:
         """Engines that are trained and saved, by role. A frozen role is determined by the recipe."""
-        return {role.name: self.engines[role.name] for role in self.roles if not role.frozen}
+        return {role: self.engines[role] for role in self.trained_roles}
+
+    @property
+    def trained_roles(self) -> list[str]:
+        """The roles that are trained, whether their engines are built or not."""
+        return [role.name for role in self.roles if not role.frozen]
 
     @property
     def device(self) -> torch.device:
@@ -63,6 +68,9 @@ class View(FormerNames):
     def run_dir(self) -> Path:
         """The run folder."""
         return self.session.run_dir
+
+    def check_recipe(self) -> None:
+        """Called before anything is loaded, and by ``validate``. Raises `InputError` for what the recipe shows."""
 
     def export_files(self) -> dict[str, str]:
         """Returns the text of files, by name, that an exported model has beside weights, config and tokenizer."""

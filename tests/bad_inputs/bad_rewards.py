@@ -34,6 +34,10 @@ CASES: dict[str, Case] = {
         "recipe.yaml:2:27: rewards.0.wich: unknown; did you mean 'which'?",
         recipe=grpo(rewards="[{type: numeric, wich: first}]"),
     ),
+    "a language model": Case(
+        "recipe.yaml:2:11: rewards.0: model: model: it has 2 labels; a reward model has one",
+        recipe=grpo(rewards="[{type: model, name_or_path: model}]"),
+    ),
     "a group of one": Case(
         "recipe.yaml:6:18: num_generations: 1 should be greater than or equal to 2",
         recipe=grpo(more="num_generations: 1\n"),

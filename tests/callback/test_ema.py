@@ -25,7 +25,9 @@ def network() -> nn.Sequential:
 
 def run(module: nn.Module) -> Any:
     engines = {"model": SimpleNamespace(module=module)}
-    return SimpleNamespace(engines=engines, trainable_engines=engines, config=SimpleNamespace(deepspeed={}))
+    return SimpleNamespace(
+        engines=engines, trainable_engines=engines, trained_roles=[*engines], config=SimpleNamespace(deepspeed={})
+    )
 
 
 def started(module: nn.Module, **options: Any) -> tuple[EMA, Any]:
@@ -87,14 +89,14 @@ def test_averages_bf16_weights_in_fp32() -> None:
 
 def test_refuses_a_network_that_is_not_trained() -> None:
     with pytest.raises(RecipeError, match=r"'critic' is not trained here; there are: model"):
-        EMA(EMAConfig(type="ema", role="critic")).check(run(network()))
+        EMA(EMAConfig(type="ema", role="critic")).check_recipe(run(network()))
 
 
 def test_refuses_weights_that_are_not_in_memory() -> None:
     trainer = run(network())
     trainer.config.deepspeed = {"zero_optimization": {"stage": 3, "offload_param": {"device": "nvme"}}}
     with pytest.raises(RecipeError, match=r"callbacks.ema: .*offload_param.device: nvme"):
-        EMA(EMAConfig(type="ema")).check(trainer)
+        EMA(EMAConfig(type="ema")).check_recipe(trainer)
 
 
 def average_in_use(folder: str, stage: int) -> tuple[dict[str, float], dict[str, float], dict[str, torch.Tensor]]:

@@ -72,4 +72,4 @@ def test_a_task_that_does_not_exist_is_refused(tiny_model: Path, tmp_path: Path)
     """Which takes the seconds of reading all tasks that there are."""
     config: Any = parse_component("evaluator", {"type": "lm_eval", "tasks": ["arc_eesy"]})
     with pytest.raises(InputError, match="no task is named 'arc_eesy'; did you mean 'arc_easy'"):
-        LMEvalEvaluator(config).check(run_of(tiny_model, tmp_path, [""] * 4))
+        LMEvalEvaluator(config).check_recipe(run_of(tiny_model, tmp_path, [""] * 4))

@@ -122,7 +122,7 @@ def test_what_cannot_be_measured_is_refused(metric: str, kwargs: dict[str, Any],
     run: Any = SimpleNamespace(config=SimpleNamespace(type="sft"), engines={}, eval_loaders={})
     config: Any = parse_component("evaluator", section(metric, **kwargs))
     with pytest.raises(InputError, match=rf"evaluators: torchmetrics: {metric}:? {message}"):
-        TorchmetricsEvaluator(config).check(run)
+        TorchmetricsEvaluator(config).check_recipe(run)
 
 
 def test_a_metric_of_other_classes_is_refused_before_anything_is_trained(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from arctic_training.errors.types import ModelError
 from arctic_training.reward.model import ModelReward, ModelRewardConfig
 from arctic_training.reward.reward import Answer
 from arctic_training.reward.sections import read_rewards
+from arctic_training.reward.weighted_sum import WeightedRewards
 from tests import processes, tiny
 from tests.objectives import dpo_runs, grpo_runs, tiny_runs
 from tests.objectives.dpo_runs import first_batch
@@ -90,6 +91,8 @@ def test_a_trained_model_is_a_reward(tmp_path: Path) -> None:
     (config,) = read_rewards({"type": "model", "name_or_path": str(folder), "dtype": "fp32", "batch_size": 3})
     assert isinstance(config, ModelRewardConfig)
     reward = ModelReward(config)
+    reward.check()
+    reward.load()
     words = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "add", "sum"]
     pairs = [
         (" ".join(words[: n + 1]), " " + " ".join(words[-a:]), " " + " ".join(words[:b]))
@@ -105,6 +108,7 @@ def test_a_trained_model_is_a_reward(tmp_path: Path) -> None:
     ]
     assert scores == pytest.approx(theirs, abs=1e-5)
     shorter = ModelReward(config.model_copy(update={"max_length": 3}))
+    shorter.load()
     assert shorter(answers[:1]) != pytest.approx(scores[:1], abs=1e-5)
 
 
@@ -112,7 +116,7 @@ def test_a_model_without_a_head_of_one_label_is_refused(tmp_path: Path, tiny_mod
     from transformers import AutoModelForSequenceClassification
 
     def load(name: Path) -> None:
-        ModelReward(ModelRewardConfig(type="model", name_or_path=str(name)))
+        ModelReward(ModelRewardConfig(type="model", name_or_path=str(name))).load()
 
     with pytest.raises(ModelError, match=r"score\.weight is missing: it is no trained sequence classifier"):
         load(tiny_model)
@@ -121,6 +125,9 @@ def test_a_model_without_a_head_of_one_label_is_refused(tmp_path: Path, tiny_mod
     model.save_pretrained(tmp_path / "two")
     with pytest.raises(ModelError, match="it has 2 labels; a reward model has one"):
         load(tmp_path / "two")
+    (section,) = read_rewards({"type": "model", "name_or_path": str(tmp_path / "two")})
+    with pytest.raises(ModelError, match=r"rewards\.0: model: .*two: it has 2 labels"):
+        WeightedRewards([section]).check()  # before anything is loaded
     (problem,) = ModelRewardConfig(type="model", name_or_path=str(tmp_path / "none")).missing_paths()
     assert problem.path == ("name_or_path",)
     with pytest.raises(Problems):

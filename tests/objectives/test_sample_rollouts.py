@@ -44,5 +44,5 @@ def test_it_is_refused_where_a_rank_has_a_part_of_each_completion(tmp_path: Path
     (callback,) = [one for one in trainer.listeners.values() if one.name == "sample_rollouts"]
     trainer.config.sequence_parallel_size = 2
     with pytest.raises(InputError, match="sequence_parallel_size: 1"):
-        callback.check(trainer)
+        callback.check_recipe(trainer)
     trainer.close()
