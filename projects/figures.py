@@ -9,7 +9,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -118,12 +118,18 @@ def read(name: str) -> Project:
     return Project.model_validate(yaml.safe_load((PROJECTS / name / "figures.yaml").read_text(encoding="utf-8")))
 
 
-def measure(name: str, runs: Path, *, quick: bool, only: str = "") -> Iterator[Measured]:
+def execute(words: Sequence[str]) -> None:
+    """Runs the command with the arguments ``words``. Raises `subprocess.CalledProcessError` when it fails."""
+    subprocess.run([sys.executable, "-m", "arctic_training", *words], check=True, cwd=PROJECTS.parent)
+
+
+def measure(
+    name: str, runs: Path, *, quick: bool, only: str = "", execute: Callable[[Sequence[str]], None] = execute
+) -> Iterator[Measured]:
     """Runs the project ``name`` in the folder ``runs`` and yields its figures, each when its run has ended.
 
-    With ``only``, the name of a run, the others are not repeated; it may need what they have left in ``runs``.
-
-    Raises `subprocess.CalledProcessError` for a run that fails.
+    With ``only``, the name of a run, the others are not repeated; it may need what they have left in ``runs``. Each run
+    is the command, which ``execute`` runs in the folder of the repository.
     """
     project, started = read(name), time.monotonic()
     for run in project.runs:
@@ -131,9 +137,8 @@ def measure(name: str, runs: Path, *, quick: bool, only: str = "") -> Iterator[M
         if (quick and run.quick is None) or (only and only != folder.name):
             continue
         overrides = [one.format(runs=runs) for one in [*run.overrides, *(run.quick or [] if quick else [])]]
-        command = [sys.executable, "-m", "arctic_training", str(recipe), f"output_dir={folder}", *overrides]
         (folder / "metrics.jsonl").unlink(missing_ok=True)
-        subprocess.run(command, check=True, cwd=PROJECTS.parent)
+        execute([str(recipe), f"output_dir={folder}", *overrides])
         lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
         records = [json.loads(line) for line in lines]
         for figure in project.figures:

@@ -2,6 +2,7 @@
 
 import importlib.util
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 
@@ -9,6 +10,7 @@ import pytest
 from pydantic import ValidationError
 
 from arctic_training import get_config
+from tests.command import execute
 from tests.processes import ROOT
 from tests.tracked import tracked
 
@@ -28,9 +30,14 @@ figures = load_script()
 QUICK = [name for name in figures.names() if any(one.quick is not None for one in figures.read(name).figures)]
 
 
+def run_forked(words: Sequence[str]) -> None:
+    done = execute(ROOT, *words)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 @pytest.mark.parametrize("name", QUICK)
 def test_quick_figures(name: str, tmp_path: Path) -> None:
-    measured = list(figures.measure(name, tmp_path, quick=True))
+    measured = list(figures.measure(name, tmp_path, quick=True, execute=run_forked))
     assert len(measured) == sum(one.quick is not None for one in figures.read(name).figures)
     assert [str(one) for one in measured if not one.holds] == []
 
