@@ -12,8 +12,8 @@ from arctic_training.config.sections.trainer import TrainerConfig
 from arctic_training.config.sections.types import HumanFloat
 from arctic_training.data.batching.loader import Batch
 from arctic_training.data.factories.base import DataFactory
+from arctic_training.data.factories.model_facts import context_length
 from arctic_training.data.factories.pair import PairDataFactory
-from arctic_training.data.factories.sourced import context_length
 from arctic_training.distributed import collectives, process_group
 from arctic_training.distributed.collectives import all_gather_with_grad
 from arctic_training.errors.types import RecipeError

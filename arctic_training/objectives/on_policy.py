@@ -9,7 +9,7 @@ from torch import Tensor
 
 from arctic_training.data.batching.collate import pad
 from arctic_training.data.batching.noise import uniform
-from arctic_training.data.factories.sourced import context_length
+from arctic_training.data.factories.model_facts import context_length
 from arctic_training.distributed import collectives, process_group
 from arctic_training.generation.generate import generate
 from arctic_training.generation.prompts import Prompt

@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, assume, given, settings
 
-from arctic_training.data.factories.prompt import PromptDataFactory, PromptEncoder
+from arctic_training.data.factories.prompt import PromptDataFactory
 from arctic_training.data.factories.sft import SFTDataFactory
 from arctic_training.data.formats.chat import Sample
 from arctic_training.data.formats.row_error import RowError
+from arctic_training.data.preparation.prompt_encoder import PromptEncoder
 from arctic_training.data.tokenization.encoder import SampleEncoder
 from arctic_training.errors.types import DataError
 from arctic_training.generation.prompts import Prompt

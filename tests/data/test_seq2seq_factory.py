@@ -10,9 +10,10 @@ import pytest
 from arctic_training.config.sections.component import parse_component
 from arctic_training.data.batching.collate import pad_rows
 from arctic_training.data.batching.fingerprint import _summary
-from arctic_training.data.factories.seq2seq import Seq2SeqDataFactory, SourceTargetEncoder
+from arctic_training.data.factories.seq2seq import Seq2SeqDataFactory
 from arctic_training.data.formats.chat import Sample
 from arctic_training.data.formats.row_error import NothingLeft, RowError
+from arctic_training.data.preparation.prompt_encoder import SourceTargetEncoder
 from arctic_training.data.preparation.row_encoder import token_table
 from arctic_training.data.preparation.samples import Samples
 from tests import tiny

@@ -16,7 +16,7 @@ def view(tokenizer: Any, *, rank: int = 0, world: int = 1, micro: int = 1, **con
         sequence_parallel_size=1,
         train_iters=0,
         tokenizer=TokenizerConfig(type="huggingface"),
-        model=None,
+        model=SimpleNamespace(task="causal_lm"),
     )
     vars(settings).update(config)
     return SimpleNamespace(config=settings, tokenizer=tokenizer, data_rank=rank, data_world=world, run_dir=Path("."))

@@ -56,6 +56,25 @@ def pad_rows(
     return torch.from_numpy(padded), torch.from_numpy(inside.astype(np.int64))
 
 
+def pad_pairs(
+    sources: Sequence[npt.NDArray[np.int32]],
+    targets: Sequence[npt.NDArray[np.int32]],
+    *,
+    pad_token: int,
+    multiple: int = 1,
+    longest_source: int,
+    longest_target: int,
+) -> dict[str, torch.Tensor]:
+    """Returns the batch of an encoder-decoder: ``input_ids`` and ``attention_mask``, int64 [rows, S], of ``sources``,
+    and ``labels``, int64 [rows, T], of ``targets``, where -100 is padding.
+
+    S and T are multiples of ``multiple``, but at most ``longest_source`` and ``longest_target``.
+    """
+    input_ids, mask = pad_rows(sources, pad_token, multiple=multiple, longest=longest_source)
+    labels, _ = pad_rows(targets, IGNORE_INDEX, multiple=multiple, longest=longest_target)
+    return {"input_ids": input_ids, "attention_mask": mask, "labels": labels}
+
+
 def pack(
     samples: Sequence[Sample], *, pad_token: int, multiple: int = 1, length: int = 0, fuse: bool = False
 ) -> dict[str, Any]:

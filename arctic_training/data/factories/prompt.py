@@ -1,6 +1,7 @@
 """Data for policies: prompts, each with a reference answer."""
 
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -8,19 +9,19 @@ import numpy as np
 from pydantic import Field
 
 from arctic_training.config.sections.base import ComponentConfig
-from arctic_training.config.sections.tokenizer import is_lexer
 from arctic_training.config.sections.types import HumanInt
 from arctic_training.data.batching.loader import Batch
 from arctic_training.data.factories.config import SourcedDataConfig
+from arctic_training.data.factories.model_facts import has_encoder
 from arctic_training.data.factories.sourced import SourcedDataFactory
 from arctic_training.data.formats import chat, remarks
 from arctic_training.data.formats.chat import Sample
-from arctic_training.data.formats.row_error import NothingLeft, RowError
-from arctic_training.data.preparation.row_encoder import Columns, RowEncoder
+from arctic_training.data.formats.row_error import NothingLeft
+from arctic_training.data.preparation.prompt_encoder import PromptEncoder, SourceTargetEncoder, encode_prompts
+from arctic_training.data.preparation.row_encoder import RowEncoder
 from arctic_training.data.preparation.samples import Samples, TokenSamples
 from arctic_training.data.preview.rows import PreviewRow, PreviewText, add_facts, without_fillers
 from arctic_training.data.tokenization.encoder import SampleEncoder
-from arctic_training.data.tokenization.tokenize import Tokens
 from arctic_training.distributed import process_group
 from arctic_training.errors.types import DataError
 from arctic_training.logging import logger
@@ -34,9 +35,13 @@ if TYPE_CHECKING:
 class PromptDataConfig(SourcedDataConfig):
     """The data of trainers that generate completions."""
 
+    max_length: HumanInt | None = Field(default=None, ge=2)
+    """Tokens of the longest prompt with its completion, or of the longest prompt that an encoder reads; by default the
+    model's context length."""
     pack_samples: bool = True
     """Pack the completions of a micro-batch into one row, each with its prompt a document that does not attend to the
-    others; else pad them. Both give the same numbers; padding is for models whose layers cannot separate documents."""
+    others; else pad them. Both give the same numbers; padding is for models whose layers cannot separate documents, and
+    an encoder-decoder always has padded rows."""
     div_length: HumanInt = Field(default=8, ge=1)
     """The length of a row is a multiple of this."""
     chat_template_kwargs: dict[str, Any] = {}
@@ -46,9 +51,10 @@ class PromptDataConfig(SourcedDataConfig):
 class PromptDataFactory(SourcedDataFactory[PromptDataConfig]):
     """Encodes prompts of chats in any of the usual formats; the assistant's last answer is the reference.
 
-    A sample is the prompt, ``input_ids``, and the reference with its end token, ``answer_ids``. A prompt that leaves no
-    room for ``max_new_tokens`` below ``max_length`` is dropped. A batch has a list of each under ``prompts`` and
-    ``references``, and ``weights``: 1, or 0 for a prompt that only fills a batch.
+    A sample is the prompt, ``input_ids``, and the reference with its end token, ``answer_ids``; for an encoder-decoder
+    they are source and target of `seq2seq`. A prompt that leaves no room for ``max_new_tokens`` below ``max_length`` is
+    dropped. A batch has a list of each under ``prompts`` and ``references``, and ``weights``: 1, or 0 for a prompt that
+    only fills a batch.
     """
 
     name = "prompt"
@@ -60,27 +66,39 @@ class PromptDataFactory(SourcedDataFactory[PromptDataConfig]):
     def packs(cls, config: Any) -> bool:
         return bool(config.pack_samples)
 
+    @functools.cached_property
+    def encoder_decoder(self) -> bool:
+        """Returns whether the model reads a prompt with an encoder, so that its completion takes none of its positions."""
+        return has_encoder(self.trainer)
+
+    def sample_settings(self) -> dict[str, Any]:
+        return super().sample_settings() | ({"encoder_decoder": True} if self.encoder_decoder else {})
+
     def process(self, dataset: "Dataset") -> "Dataset":
-        encoder = PromptEncoder(
-            self.tokenizer,
-            tokenize_arguments=self.tokenize_arguments,
-            template_arguments=self.config.chat_template_kwargs,
-        )
-        return self.map_rows(dataset, RowEncoder(chat.reader(dataset.column_names), partial(_encode_samples, encoder)))
+        arguments: dict[str, Any] = {
+            "tokenize_arguments": self.tokenize_arguments,
+            "template_arguments": self.config.chat_template_kwargs,
+        }
+        if self.encoder_decoder:
+            encoder: PromptEncoder = SourceTargetEncoder(self.tokenizer, encoder_decoder=True, **arguments)
+        else:
+            encoder = PromptEncoder(self.tokenizer, **arguments)
+        return self.map_rows(dataset, RowEncoder(chat.reader(dataset.column_names), partial(encode_prompts, encoder)))
 
     def postprocess_samples(self, samples: Samples) -> TokenSamples:
         """Drops prompts that are too long. Raises `NothingLeft` when all of them are."""
-        room = self.max_length - int(getattr(self.trainer.config, "max_new_tokens", 0))
+        needed = 0 if self.encoder_decoder else int(getattr(self.trainer.config, "max_new_tokens", 0))
         lengths = samples.lengths()
-        fits = lengths <= room
+        fits = lengths <= self.max_length - needed
         if fits.all():
             return samples
-        count = f"{(~fits).sum()} of {len(lengths)} prompts leave no room for max_new_tokens in "
-        count += f"max_length = {self.max_length}"
+        what = f"leave no room for max_new_tokens in max_length = {self.max_length}"
+        if self.encoder_decoder:
+            what = f"have more tokens than max_length = {self.max_length}"
+        count = f"{(~fits).sum()} of {len(lengths)} prompts {what}"
         if not fits.any():
             raise NothingLeft(f"data.max_length: {count}, the shortest has {lengths.min()} tokens: nothing is left")
-        why = f"prompts that leave no room for max_new_tokens in max_length = {self.max_length}"
-        remarks.count(remarks.DROPPED, why, int((~fits).sum()))
+        remarks.count(remarks.DROPPED, f"prompts that {what}", int((~fits).sum()))
         logger.warning(f"{count}, and are dropped")
         return samples.select(np.flatnonzero(fits))
 
@@ -122,55 +140,3 @@ def closing_tokens(tokenizer: "PreTrainedTokenizerBase", config: Any) -> list[in
         return []
     answer: list[int] = ids[labels != IGNORE_INDEX].tolist()
     return answer[-2:]
-
-
-class PromptEncoder(SampleEncoder):
-    """Encodes the prompt and the last answer of each sample apart."""
-
-    def encode_pairs(self, samples: Sequence[Sample], first: int) -> list[tuple[Tokens, Tokens]]:
-        """Returns the token ids of each prompt, as they are when the model is used, and of its answer.
-
-        Raises `RowError` for a sample that lacks one of them, or whose prompt the template refuses.
-        """
-        encoded = self(samples, first, last_turns=[1] * len(samples))
-        chats = [n for n, sample in enumerate(samples) if any(turn["role"] == "assistant" for turn in sample.messages)]
-        texts = [self._prompt_text(samples[n], first + n) for n in chats]
-        prompts = dict(zip(chats, self._tokenize(texts, [[]] * len(texts)), strict=True))
-        pairs = []
-        for n, (sample, (ids, labels)) in enumerate(zip(samples, encoded, strict=True)):
-            targets = np.flatnonzero(labels != IGNORE_INDEX)
-            if sample == Sample():
-                pairs.append((ids[:0], ids[:0]))  # counted, named and dropped
-                continue
-            if not len(targets):
-                raise RowError(first + n, "there is no answer")
-            if not sample.messages and not sample.prompt:
-                raise RowError(first + n, "there is no prompt before the answer")
-            if n not in prompts:
-                pairs.append(self._encode_apart(sample))
-                continue
-            prompt, start = prompts[n][0], int(targets[0])
-            if np.array_equal(ids[: len(prompt)], prompt):
-                start = max(start, len(prompt))  # a template may enclose the header in what the assistant says
-            pairs.append((prompt, ids[start : targets[-1] + 1]))
-        return pairs
-
-    def _prompt_text(self, sample: Sample, row: int) -> str:
-        try:
-            return self.prompt_text(sample)
-        except DataError as error:
-            raise RowError(row, str(error)) from error
-
-    def _encode_apart(self, sample: Sample) -> tuple[Tokens, Tokens]:
-        """Returns the token ids of a prompt and of its completion as plain text; no token holds parts of both."""
-        end, text = self.tokenizer.eos_token_id, sample.prompt + (" " if is_lexer(self.tokenizer) else "")
-        ((prompt, _),) = self._tokenize([text], [[]], add_special_tokens=True)
-        ((completion, _),) = self._tokenize([sample.completion], [[]])
-        prompt = prompt[:-1] if len(prompt) and prompt[-1] == end else prompt
-        return prompt, completion if end is None else np.append(completion, np.int32(end))
-
-
-def _encode_samples(encoder: PromptEncoder, samples: list[Sample], first: int) -> Columns:
-    """Returns ``input_ids`` and ``answer_ids``. Raises `RowError`."""
-    prompts, answers = zip(*encoder.encode_pairs(samples, first), strict=True)
-    return {"input_ids": prompts, "answer_ids": answers}

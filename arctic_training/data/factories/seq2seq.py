@@ -1,7 +1,7 @@
 """Data for sequence-to-sequence models: sources, each with its target."""
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -10,29 +10,25 @@ import numpy.typing as npt
 from pydantic import Field
 
 from arctic_training.config.sections.base import ComponentConfig
-from arctic_training.config.sections.tokenizer import is_lexer
 from arctic_training.config.sections.types import HumanInt
 from arctic_training.data.batching import collate
 from arctic_training.data.batching.chunking import TruncatedPairs
 from arctic_training.data.batching.loader import Batch
 from arctic_training.data.factories.config import SourcedDataConfig
-from arctic_training.data.factories.prompt import PromptEncoder
-from arctic_training.data.factories.sourced import SourcedDataFactory, model_config
+from arctic_training.data.factories.model_facts import has_encoder
+from arctic_training.data.factories.sourced import SourcedDataFactory
 from arctic_training.data.formats import chat, remarks
-from arctic_training.data.formats.chat import Sample
-from arctic_training.data.formats.row_error import NothingLeft, RowError
-from arctic_training.data.preparation.row_encoder import Columns, RowEncoder
+from arctic_training.data.formats.row_error import NothingLeft
+from arctic_training.data.preparation.prompt_encoder import SourceTargetEncoder, encode_prompts
+from arctic_training.data.preparation.row_encoder import RowEncoder
 from arctic_training.data.preparation.samples import SampleList, Samples
 from arctic_training.data.preview.rows import PreviewRow, add_facts, source_target_rows
-from arctic_training.data.tokenization.tokenize import Tokens
-from arctic_training.errors.short_repr import short_repr
 from arctic_training.generation.special_tokens import get_pad_token_id
 from arctic_training.logging import logger
 from arctic_training.loss.targets import IGNORE_INDEX
 
 if TYPE_CHECKING:
     from datasets import Dataset
-    from transformers import PreTrainedTokenizerBase
 
 
 class Seq2SeqDataConfig(SourcedDataConfig):
@@ -76,9 +72,7 @@ class Seq2SeqDataFactory(SourcedDataFactory[Seq2SeqDataConfig]):
     @functools.cached_property
     def encoder_decoder(self) -> bool:
         """Returns whether the model reads the source with an encoder."""
-        if getattr(self.trainer.config.model, "task", None) == "causal_lm":
-            return False  # of an encoder-decoder the decoder alone
-        return bool(getattr(model_config(self.trainer), "is_encoder_decoder", False))
+        return has_encoder(self.trainer)
 
     @property
     def max_source_length(self) -> int:
@@ -95,7 +89,7 @@ class Seq2SeqDataFactory(SourcedDataFactory[Seq2SeqDataConfig]):
             tokenize_arguments=self.tokenize_arguments,
             template_arguments=self.config.chat_template_kwargs,
         )
-        return self.map_rows(dataset, RowEncoder(chat.reader(dataset.column_names), partial(_encode_samples, encoder)))
+        return self.map_rows(dataset, RowEncoder(chat.reader(dataset.column_names), partial(encode_prompts, encoder)))
 
     def postprocess_samples(self, samples: Samples) -> SampleList:
         """Drops or truncates samples that are too long, and logs how many. Raises `NothingLeft`."""
@@ -135,10 +129,14 @@ class Seq2SeqDataFactory(SourcedDataFactory[Seq2SeqDataConfig]):
         if not self.encoder_decoder:
             rows = [_as_one_row(sample, target) for sample, target in zip(samples, targets, strict=True)]
             return collate.pad(rows, pad_token=pad_token, multiple=multiple, positions=self.max_length)
-        sources = [sample["input_ids"] for sample in samples]
-        input_ids, mask = collate.pad_rows(sources, pad_token, multiple=multiple, longest=self.max_source_length)
-        labels, _ = collate.pad_rows(targets, IGNORE_INDEX, multiple=multiple, longest=self.max_length)
-        return {"input_ids": input_ids, "attention_mask": mask, "labels": labels}
+        return collate.pad_pairs(
+            [sample["input_ids"] for sample in samples],
+            targets,
+            pad_token=pad_token,
+            multiple=multiple,
+            longest_source=self.max_source_length,
+            longest_target=self.max_length,
+        )
 
     def show(self, batch: Batch) -> list[PreviewRow]:
         if not self.encoder_decoder:
@@ -155,75 +153,3 @@ def _as_one_row(sample: Mapping[str, Any], target: npt.NDArray[np.int32]) -> dic
         "input_ids": np.concatenate([source, sample["answer_ids"]]),
         "labels": np.concatenate([np.full_like(source, IGNORE_INDEX), target]),
     }
-
-
-class SourceTargetEncoder(PromptEncoder):
-    """Encodes sources and targets apart: as text, or by the chat template if the tokenizer has one.
-
-    For an encoder-decoder, texts get the special tokens of the tokenizer, which it may have other ones of for targets.
-    """
-
-    def __init__(self, tokenizer: "PreTrainedTokenizerBase", *, encoder_decoder: bool, **arguments: Any) -> None:
-        """``arguments`` are those of `SampleEncoder`."""
-        super().__init__(tokenizer, **arguments)
-        self.encoder_decoder = encoder_decoder
-
-    def encode_pairs(self, samples: Sequence[Sample], first: int) -> list[tuple[Tokens, Tokens]]:
-        """Returns the token ids of each source and of its target, int32 ``[length]``; both are empty without a target.
-
-        Raises `RowError`, counting from ``first``, for a sample without a source, a chat of several answers without a
-        chat template, and a chat that the template refuses.
-        """
-        has_template = bool(getattr(self.tokenizer, "chat_template", None))
-        texts: dict[int, tuple[str, str]] = {}
-        chats = [Sample()] * len(samples)
-        for n, sample in enumerate(samples):
-            if sample.messages and not any(turn["role"] == "assistant" for turn in sample.messages):
-                continue  # its answer is an empty cell
-            if sample.messages and has_template:
-                chats[n] = sample
-            elif sample != Sample():
-                texts[n] = _read_texts(sample, first + n)
-        nothing = np.empty(0, np.int32)
-        pairs = super().encode_pairs(chats, first) if any(chat.messages for chat in chats) else []
-        pairs = pairs or [(nothing, nothing)] * len(samples)
-        for n, pair in zip(texts, self._encode_texts(list(texts.values())), strict=True):
-            pairs[n] = pair if texts[n][1].strip() else pairs[n]
-        return pairs
-
-    def _encode_texts(self, texts: list[tuple[str, str]]) -> list[tuple[Tokens, Tokens]]:
-        if not self.encoder_decoder:
-            return [self._encode_apart(Sample(prompt=source, completion=target)) for source, target in texts]
-        if not texts:
-            return []
-        sources, targets, end = [one for one, _ in texts], [one for _, one in texts], self.tokenizer.eos_token_id
-        if is_lexer(self.tokenizer):
-            encoded = [ids for ids, _ in self._tokenize(targets, [[]] * len(targets), add_special_tokens=True)]
-        else:
-            arguments = {"return_attention_mask": False, **self._tokenize.arguments}
-            encoded = [np.array(ids, np.int32) for ids in self.tokenizer(text_target=targets, **arguments)["input_ids"]]
-        ended = [ids if end is None or end in ids else np.append(ids, np.int32(end)) for ids in encoded]
-        tokens = self._tokenize(sources, [[]] * len(sources), add_special_tokens=True)
-        return [(source, target) for (source, _), target in zip(tokens, ended, strict=True)]
-
-
-def _read_texts(sample: Sample, row: int) -> tuple[str, str]:
-    """Returns the texts of source and target. Raises `RowError` for a chat of more than a question and its answer."""
-    source, target = sample.prompt, sample.completion
-    if sample.messages:
-        roles = [turn["role"] for turn in sample.messages]
-        if roles != ["user", "assistant"] or sample.tools:
-            why = "the tokenizer has no chat template, so that a row can be one source and its target only"
-            raise RowError(row, f"{why}; it has {', '.join(roles)}{' and tools' if sample.tools else ''}")
-        source, target = (turn["content"] for turn in sample.messages)
-    if not (isinstance(source, str) and isinstance(target, str)):
-        raise RowError(row, f"source and target are {short_repr(source)} and {short_repr(target)}; expected text")
-    if not source.strip():
-        raise RowError(row, "there is no source before the target")
-    return source, target
-
-
-def _encode_samples(encoder: SourceTargetEncoder, samples: list[Sample], first: int) -> Columns:
-    """Returns ``input_ids`` and ``answer_ids``. Raises `RowError`."""
-    sources, targets = zip(*encoder.encode_pairs(samples, first), strict=True)
-    return {"input_ids": sources, "answer_ids": targets}

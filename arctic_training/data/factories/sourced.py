@@ -18,6 +18,7 @@ from arctic_training.data.batching.collate import collate_columns
 from arctic_training.data.batching.loader import Batch
 from arctic_training.data.factories.base import DataFactory, Loaders
 from arctic_training.data.factories.config import SourcedDataConfig, evaluation_names
+from arctic_training.data.factories.model_facts import context_length
 from arctic_training.data.formats import remarks
 from arctic_training.data.preparation import cache, prepare
 from arctic_training.data.preparation.code_fingerprint import code_fingerprint
@@ -35,7 +36,7 @@ from arctic_training.registry import lookup
 
 if TYPE_CHECKING:
     from datasets import Dataset
-    from transformers import PreTrainedConfig, PreTrainedTokenizerBase
+    from transformers import PreTrainedTokenizerBase
 
 C = TypeVar("C", bound=SourcedDataConfig)
 
@@ -281,20 +282,3 @@ class SourcedDataFactory(DataFactory[C]):
             with suppress(DataError):  # the next run reports it
                 (source,) = self.sources([config])
                 prepare.prepare_samples(self, [source], [load_rows(source, "eval")], unknown)
-
-
-def model_config(trainer: TrainerView) -> "PreTrainedConfig | None":
-    """Returns the config of the model, which is not built yet; None where its factory makes none."""
-    factory = lookup("model_factory", trainer.config.model.type)(trainer, trainer.config.model)  # type: ignore[call-arg]
-    return factory.create_config() if hasattr(factory, "create_config") else None
-
-
-def context_length(trainer: TrainerView) -> int | None:
-    """Returns the context length of the model, by its config or its tokenizer; None when neither gives it."""
-    config = model_config(trainer)
-    text_config = getattr(config, "text_config", None) or config
-    for name in ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "seq_length"):
-        if isinstance(length := getattr(text_config, name, None), int) and length > 0:
-            return length
-    length = getattr(trainer.tokenizer, "model_max_length", None)
-    return int(length) if length is not None and length < 10**9 else None
