@@ -27,6 +27,7 @@ from arctic_training.model.checks.recipe_fit import (
     check_packing,
     check_pad_token,
     check_sequence_parallel,
+    check_task,
 )
 from arctic_training.model.checks.tiling import check_tiling
 from arctic_training.model.factory import ModelFactory
@@ -36,7 +37,7 @@ from arctic_training.model.layer_settings import checkpoints_activations, layer_
 from arctic_training.model.memory_estimate import USABLE_SHARE, Batch, footprint, layout_of, tokens_at_once
 from arctic_training.model.pretrained import Pretrained
 from arctic_training.model.pretrained_adapter import PretrainedAdapter, is_adapter
-from arctic_training.model.tasks import TASKS, Task, require_labels, set_labels, task_of
+from arctic_training.model.tasks import TASKS, Task, set_labels, task_of
 from arctic_training.model.transformers_internals import model_class_of
 from arctic_training.model.transforms.base import ModelTransform
 from arctic_training.model.transforms.compile import Compile
@@ -149,8 +150,8 @@ class HFModelFactory(ModelFactory[HFModelConfig]):
         if self.recomputation.tile:
             check_tiling(engine, self.trainer.device)
         own_attention = causal_model(engine).config._attn_implementation != attention.NAME
-        if self.trainer.packs_samples and (own_attention or adapter is not None):
-            check_packing_isolation(engine, self.trainer.device)
+        if self._has_documents and (own_attention or adapter is not None or self.task is TASKS["token_classification"]):
+            check_packing_isolation(engine, self.trainer.device, task=self.task)
         if self.task in (TASKS["causal_lm"], TASKS["seq2seq_lm"]):
             sequence_parallel = self.trainer.config.sequence_parallel_size > 1
             overrides = self.config.hf_config_kwargs
@@ -214,6 +215,11 @@ class HFModelFactory(ModelFactory[HFModelConfig]):
         return config, has_all_layers
 
     @property
+    def _has_documents(self) -> bool:
+        """Whether rows hold several documents, since samples are packed or processes share sequences."""
+        return bool(self.trainer.packs_samples or self.trainer.config.sequence_parallel_size > 1)
+
+    @property
     def _has_random_weights(self) -> bool:
         return self.config.random_weights or not self._read_config()[1]
 
@@ -256,8 +262,9 @@ class HFModelFactory(ModelFactory[HFModelConfig]):
             implementation = attention.NAME
         model_class = model_class_of(self.auto_class, config)
         fits = model_class is not None and attention.supports_document_attention(model_class, config)
-        # of other tasks the attention may go both ways, which no config says
-        fits = fits and self.task in (None, TASKS["causal_lm"])
+        # of other tasks the attention may go both ways, which no config says; that of packed rows is tried
+        is_tried = self._has_documents and self.task is TASKS["token_classification"]
+        fits = fits and (is_tried or self.task in (None, TASKS["causal_lm"]))
         if implementation == attention.NAME and not fits:
             raise ModelError(
                 f"model.attn_implementation: {implementation} does not fit {type(config).__name__}, whose attention is "
@@ -271,11 +278,8 @@ class HFModelFactory(ModelFactory[HFModelConfig]):
 
     def _check_recipe(self, config: "PreTrainedConfig") -> None:
         """Raises `ModelError` where the recipe asks for what would be silently wrong."""
-        section = self.config
-        is_named = section.labels or section.num_labels or {"id2label", "num_labels"} & section.hf_config_kwargs.keys()
-        if TASKS[section.task].has_labels and not is_named:
-            with self.pretrained.named_in_errors():
-                require_labels(config)
+        with self.pretrained.named_in_errors():
+            check_task(config, self.config, self.task)
         if self.trainer.packs_samples:
             check_packing(config, self._adapter, self.task)
         if self.config.compile or any(one.type == Compile.name for one in self.config.transforms):

@@ -5,12 +5,20 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from arctic_training.errors.types import ModelError
+from arctic_training.model import seq2seq_token_classifier
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
     from transformers.models.auto.auto_factory import _BaseAutoModelClass
 
-TaskName = Literal["causal_lm", "seq2seq_lm", "sequence_classification", "token_classification", "encoder"]
+TaskName = Literal[
+    "causal_lm",
+    "seq2seq_lm",
+    "sequence_classification",
+    "token_classification",
+    "seq2seq_token_classification",
+    "encoder",
+]
 
 
 @dataclass(frozen=True)
@@ -18,7 +26,7 @@ class Task:
     """A task of a model, by the class of transformers that computes it."""
 
     auto_class: str
-    """The auto class of transformers that builds and loads the model."""
+    """The auto class of transformers that builds and loads the model, or one of this package."""
     noun: str
     """What such a model is called in messages."""
     peft_type: str
@@ -29,9 +37,11 @@ class Task:
     """Whether the head computes one vector for a whole row, so that a row can hold one sample only."""
 
     def load_auto_class(self) -> type["_BaseAutoModelClass"]:
-        """Returns the auto class of transformers."""
+        """Returns the auto class."""
         import transformers
 
+        if self.auto_class.endswith(seq2seq_token_classifier.SUFFIX):
+            return seq2seq_token_classifier.auto_class()
         auto_class: type[_BaseAutoModelClass] = getattr(transformers, self.auto_class)
         return auto_class
 
@@ -43,6 +53,9 @@ TASKS: Mapping[TaskName, Task] = {
         "AutoModelForSequenceClassification", "sequence classifier", "SEQ_CLS", has_labels=True, pools=True
     ),
     "token_classification": Task("AutoModelForTokenClassification", "token classifier", "TOKEN_CLS", has_labels=True),
+    "seq2seq_token_classification": Task(
+        "AutoModelForSeq2SeqTokenClassification", "sequence-to-sequence token classifier", "TOKEN_CLS", has_labels=True
+    ),
     "encoder": Task("AutoModel", "encoder", "FEATURE_EXTRACTION"),
 }
 
@@ -59,6 +72,8 @@ def task_of_config(config: "PreTrainedConfig") -> Task:
     name = (config.architectures or [""])[0]
     if name.endswith("ForSequenceClassification"):
         return TASKS["sequence_classification"]
+    if name.endswith(seq2seq_token_classifier.SUFFIX):
+        return TASKS["seq2seq_token_classification"]
     if name.endswith("ForTokenClassification"):
         return TASKS["token_classification"]
     if name.endswith("Model") and not name.endswith(("LMHeadModel", "MTModel")):

@@ -40,13 +40,22 @@ class Role:
     description: str = ""
     """What the model is, a sentence for the recipe reference."""
     tasks: tuple[str, ...] = ("causal_lm",)
-    """What a model of transformers in this role may compute, as ``model.task`` names it; the first is the default."""
+    """What a model of transformers in this role may compute, as ``model.task`` names it; the first is the default. A
+    role with ``default_to`` and as many tasks as that other role has the one in the place of the other's task."""
     num_labels: int | None = None
     """How many labels the head of the model has, where the objective and not the recipe decides it."""
 
     def section(self, part: str) -> str:
         """Returns the name of the role's section for ``part``: ``optimizer`` or ``scheduler``."""
         return part if self.name == "model" else f"{self.name}_{part}"
+
+    def tasks_beside(self, roles: Iterable["Role"], sections: Mapping[str, object]) -> tuple[str, ...]:
+        """Returns the ``tasks`` of this role in a recipe; ``sections`` has its sections of the other ``roles``."""
+        other = next((role for role in roles if role.name == self.default_to), None)
+        task = getattr(sections.get(self.default_to), "task", None)
+        if other is None or len(other.tasks) != len(self.tasks) or task not in other.tasks:
+            return self.tasks
+        return (self.tasks[other.tasks.index(task)],)
 
 
 def check_roles(trainer: Any) -> None:

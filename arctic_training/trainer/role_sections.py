@@ -12,6 +12,7 @@ from arctic_training.config.sections.model import ModelConfig
 from arctic_training.config.sections.optimizer import OptimizerConfig
 from arctic_training.config.sections.scheduler import SchedulerConfig
 from arctic_training.config.sections.trainer import TrainerConfig
+from arctic_training.registry import lookup
 from arctic_training.trainer.role import Role
 
 _VIRTUAL_TOKENS = ("PROMPT_TUNING", "MULTITASK_PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING", "CARTRIDGE")
@@ -111,7 +112,7 @@ def _choose(name: str) -> Any:
             if not (role.precompute_key and getattr(self, role.precompute_key)):
                 return self
             default = default.model_copy(update={"peft_config": None})
-        default = _fitted(name, default, role)
+        default = _fitted(name, default, role, self)
         setattr(self, name, default)
         self.model_fields_set.discard(name)  # it is a default
         return self
@@ -119,16 +120,19 @@ def _choose(name: str) -> Any:
     return model_validator(mode="after")(choose)
 
 
-def _fitted(name: str, default: ModelConfig, role: Role) -> ModelConfig:
+def _fitted(name: str, default: ModelConfig, role: Role, recipe: TrainerConfig) -> ModelConfig:
     """Returns the section ``default`` for a ``role`` of which the model computes something else, or the same section.
 
     Raises `Problems` where it does not fit.
     """
-    if getattr(default, "task", role.tasks[0]) in role.tasks and role.num_labels is None:
+    tasks = role.tasks_beside(lookup("trainer", recipe.type).roles, vars(recipe))  # type: ignore[attr-defined]
+    if getattr(default, "task", tasks[0]) in tasks and role.num_labels is None:
         return default
     section = default.model_copy()
+    if len(tasks) == 1:  # the task that the recipe states is the other role's
+        section.model_fields_set.discard("task")
     try:
-        section.fit_role(role.tasks, role.num_labels)
+        section.fit_role(tasks, role.num_labels)
     except Problems as error:
         raise Problems(Problem((name, *one.path), one.text) for one in error.problems) from None
     return section

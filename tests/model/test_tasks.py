@@ -9,7 +9,12 @@ import pytest
 import torch
 
 from arctic_training import get_config
+from arctic_training.engine.engine import FrozenEngine
 from arctic_training.errors.types import ModelError, RecipeError
+from arctic_training.model import attention
+from arctic_training.model.causal_lm import causal_model
+from arctic_training.model.checks.packing_isolation import check_packing_isolation
+from arctic_training.model.tasks import TASKS
 from arctic_training.registry import lookup
 from tests import processes, tiny
 from tests.model.test_huggingface_factory import change, factory
@@ -149,10 +154,25 @@ def test_a_classifier_needs_labels(tiny_model: Path) -> None:
 
 
 def test_rows_of_several_samples_are_refused(tiny_model: Path) -> None:
-    for task, why in (("sequence_classification", "one vector for a row"), ("token_classification", "several samples")):
-        maker = factory(tiny_model, data={"pack_samples": True}, **section(task))
-        with pytest.raises(ModelError, match=rf"data\.pack_samples: LlamaConfig: a .* classifier .*{why}"):
-            maker.check()
+    maker = factory(tiny_model, data={"pack_samples": True}, **section("sequence_classification"))
+    with pytest.raises(ModelError, match=r"data\.pack_samples: LlamaConfig: a .* classifier .* one vector for a row"):
+        maker.check()
+
+
+def test_a_token_classifier_has_the_same_outputs_in_a_packed_row(tiny_model: Path) -> None:
+    """Otherwise the run is refused once it has an engine, as are models whose attention goes both ways."""
+    from transformers import BertConfig, BertForTokenClassification
+
+    maker = factory(tiny_model, data={"pack_samples": True}, **section("token_classification"))
+    maker.check()
+    engine = FrozenEngine(maker().eval())
+    maker.validate_engine(engine)
+    assert causal_model(engine).config._attn_implementation == attention.NAME
+    bidirectional = BertForTokenClassification(BertConfig(vocab_size=320, hidden_size=32, num_attention_heads=2))
+    with pytest.raises(ModelError, match="samples in one row would see each other"):
+        check_packing_isolation(
+            FrozenEngine(bidirectional.eval()), torch.device("cpu"), task=TASKS["token_classification"]
+        )
 
 
 def test_padding_is_known_by_the_token_of_the_rows(tiny_model: Path, tmp_path: Path) -> None:

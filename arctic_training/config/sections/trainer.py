@@ -262,7 +262,8 @@ class TrainerConfig(CrossFieldValidation):
         if getattr(field.annotation, "__origin__", None) is list:
             return each(value, lambda one: resolve_component(one, allowed, skip_validation=skip))
         section = resolve_component(value, allowed, skip_validation=skip)
-        role = next((role for role in getattr(trainer, "roles", ()) if role.name == info.field_name), None)
+        roles = getattr(trainer, "roles", ())
+        role = next((role for role in roles if role.name == info.field_name), None)
         if role is not None and isinstance(section, ModelConfig):
-            section.fit_role(role.tasks, role.num_labels)
+            section.fit_role(role.tasks_beside(roles, info.data), role.num_labels)
         return section

@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING
 
 from arctic_training.errors.types import ModelError
 from arctic_training.model import attention
-from arctic_training.model.tasks import TASKS, Task
+from arctic_training.model.huggingface_config import HFModelConfig
+from arctic_training.model.tasks import TASKS, Task, require_labels
 from arctic_training.model.transforms.peft import PeftTransform
 
 if TYPE_CHECKING:
@@ -13,12 +14,28 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 
+def check_task(config: "PreTrainedConfig", section: HFModelConfig, task: Task | None) -> None:
+    """Compares the ``task`` of a model with its ``config`` and its ``section`` of the recipe.
+
+    Raises `ModelError` for a classifier without labels, which would have two of transformers, and for the decoder of an
+    encoder-decoder that nobody asked for: without the encoder it has learned something else.
+    """
+    is_named = section.labels or section.num_labels or {"id2label", "num_labels"} & section.hf_config_kwargs.keys()
+    if TASKS[section.task].has_labels and not is_named:
+        require_labels(config)
+    if task is TASKS["causal_lm"] and "task" not in section.model_fields_set and config.is_encoder_decoder:
+        raise ModelError(
+            f"{type(config).__name__} is of an encoder-decoder, and its decoder alone would be trained; give "
+            "model.task: seq2seq_lm, or causal_lm where that is meant"
+        )
+
+
 def check_packing(config: "PreTrainedConfig", adapter: PeftTransform | None, task: Task | None = None) -> None:
     """Compares packed rows with the task of the model, its layers and its adapter.
 
     Raises `ModelError` where samples in one row could not be kept apart.
     """
-    if task is not None and task is not TASKS["causal_lm"]:
+    if task is not None and task not in (TASKS["causal_lm"], TASKS["token_classification"]):
         why = "computes one vector for a row" if task.pools else "cannot be given several samples in one row"
         raise ModelError(
             f"data.pack_samples: {type(config).__name__}: a {task.noun} {why}; give pack_samples: false, or let the "
