@@ -17,7 +17,7 @@ from arctic_training.logging import logger
 from arctic_training.model import attention
 from arctic_training.model.causal_lm import causal_model
 from arctic_training.model.checks.adapter_forward import check_adapter_forward
-from arctic_training.model.checks.gpu_memory import check_gpu_memory
+from arctic_training.model.checks.gpu_memory import check_gpu_memory, needs_checkpointing
 from arctic_training.model.checks.model_loss import check_model_loss
 from arctic_training.model.checks.packing_isolation import check_packing_isolation
 from arctic_training.model.checks.positions import check_positions
@@ -34,7 +34,7 @@ from arctic_training.model.factory import ModelFactory
 from arctic_training.model.huggingface_config import SHARED_AS_DOCUMENTS, HFModelConfig
 from arctic_training.model.kept_activations import Recomputation
 from arctic_training.model.layer_settings import checkpoints_activations, layer_transforms, recomputation_of
-from arctic_training.model.memory_estimate import USABLE_SHARE, Batch, footprint, layout_of, tokens_at_once
+from arctic_training.model.memory_estimate import Batch
 from arctic_training.model.pretrained import Pretrained
 from arctic_training.model.pretrained_adapter import PretrainedAdapter, is_adapter
 from arctic_training.model.tasks import TASKS, Task, set_labels, task_of
@@ -216,7 +216,7 @@ class HFModelFactory(ModelFactory[HFModelConfig]):
 
     @property
     def _has_documents(self) -> bool:
-        """Whether rows hold several documents, since samples are packed or processes share sequences."""
+        """Returns whether rows hold several documents, since samples are packed or processes share sequences."""
         return bool(self.trainer.packs_samples or self.trainer.config.sequence_parallel_size > 1)
 
     @property
@@ -286,20 +286,7 @@ class HFModelFactory(ModelFactory[HFModelConfig]):
             check_compile(stage=self._stage)
 
     def _needs_activation_checkpointing(self, model: nn.Module) -> bool:
-        if (decided := self.checkpoints_activations) is not None:
-            return decided
-        recipe, device = self.trainer.config, self.trainer.device
-        max_length = getattr(recipe.data, "max_length", None)
-        if device.type != "cuda" or not max_length:
-            return False
-        layout = layout_of(self.trainer, self.config, self._deepspeed)
-        size = footprint((self._adapter and self.skeleton()) or model)  # below an adapter less is kept
-        needed = size.estimate(layout, Batch(tokens_at_once(recipe, max_length), self.recomputation))
-        usable = int(USABLE_SHARE * torch.cuda.mem_get_info(device)[1])
-        if needed.total <= usable:
-            return False
-        logger.warning(
-            f"model.activation_checkpointing: on, since by an estimate {needed.total / 2**30:.1f} GiB would be needed, "
-            f"of {usable / 2**30:.1f}; write true or false to decide"
-        )
-        return True
+        if (decided := self.checkpoints_activations) is not None or self.trainer.device.type != "cuda":
+            return bool(decided)
+        adapted = (self._adapter and self.skeleton()) or model  # below an adapter less is kept
+        return needs_checkpointing(adapted, self.trainer, self.config, self._deepspeed, self.recomputation)

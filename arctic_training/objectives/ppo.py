@@ -3,15 +3,14 @@
 from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
-from torch import Tensor, nn
+from pydantic import Field
+from torch import Tensor
 
 from arctic_training.config.sections.types import HumanFloat
 from arctic_training.loss.gae import generalized_advantages, value_losses
-from arctic_training.loss.targets import IGNORE_INDEX
-from arctic_training.model.causal_lm import model_inputs
 from arctic_training.model.dropout import disable_dropout
 from arctic_training.objectives.completion_sampler import Group
+from arctic_training.objectives.critic import CRITIC, check_critic, token_values
 from arctic_training.objectives.rollout import RolloutTrainer
 from arctic_training.objectives.rollout_batch import Rollout, of_tokens
 from arctic_training.objectives.rollout_config import Normalize, RolloutConfig
@@ -45,46 +44,26 @@ class PPOConfig(RolloutConfig):
     beta: HumanFloat = Field(default=0.05, ge=0)
     """How strongly the policy is held to the reference model; 0: not at all, and there is no reference model."""
 
-    @model_validator(mode="after")
-    def _check_packing(self) -> "PPOConfig":
-        if getattr(self.data, "pack_samples", False) and "pack_samples" in self.data.model_fields_set:
-            raise ValueError("data.pack_samples: the critic of ppo is given padded rows; remove it")
-        return self
-
 
 class PPOTrainer(RolloutTrainer):
     """Trains on completions by the advantage of every token over what a critic expects (PPO).
 
     Schulman et al. 2017 (arXiv 1707.06347), with generalized advantage estimation, and as Ziegler et al. 2019
     (arXiv 1909.08593) for language models: the reward of a completion is that of its last token. The critic is the role
-    ``critic``, a model with one number for every token.
+    ``critic``, a model with one number for every token, which reads the same rows as the policy.
     """
 
     name = "ppo"
     config_type = PPOConfig
     config: PPOConfig
-    shares_sequences = False
-    roles: ClassVar[tuple[Role, ...]] = (
-        *RolloutTrainer.roles,
-        Role(
-            "critic",
-            tasks=("token_classification",),
-            num_labels=1,
-            default_to="model",
-            same_vocabulary=True,
-            steps_per_update_key="steps_per_window",
-            description="The critic, which has one number for every token.",
-        ),
-    )
-
-    @property
-    def packs_samples(self) -> bool:
-        """False: nothing says of a token classifier that it would keep the documents of a packed row apart."""
-        return False
+    shares_sequences = True
+    roles: ClassVar[tuple[Role, ...]] = (*RolloutTrainer.roles, CRITIC)
 
     def check(self) -> None:
-        """Disables dropout in the critic too if the recipe says so, and raises `InputError` as its base does."""
+        """Disables dropout in the critic too if the recipe says so, and raises `InputError` as its base does, and for a
+        critic that sees what it judges."""
         super().check()
+        check_critic(self)
         if self.config.disable_dropout:
             disable_dropout(self.engines["critic"].module)
 
@@ -122,7 +101,4 @@ class PPOTrainer(RolloutTrainer):
 
         ``inputs`` are those of a rollout.
         """
-        critic = self.engines["critic"]
-        values: Tensor = critic(**model_inputs(critic, inputs)).logits[..., 0]
-        next_labels = nn.functional.pad(inputs["labels"], (0, 1), value=IGNORE_INDEX)[:, 1:]
-        return values[next_labels != IGNORE_INDEX].float()
+        return token_values(self.engines["critic"], inputs)

@@ -4,6 +4,7 @@ import functools
 import zlib
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from arctic_training.callback.hooks import hook
 from arctic_training.data.batching.loader import Batch
 from arctic_training.data.factories.base import DataFactory
+from arctic_training.data.factories.model_facts import context_length, has_encoder
 from arctic_training.data.factories.prompt import PromptDataFactory, closing_tokens
 from arctic_training.distributed import collectives, process_group
 from arctic_training.distributed.sequence_parallel import shard_batch
@@ -20,6 +22,8 @@ from arctic_training.generation.generate import require_generate
 from arctic_training.generation.prompts import Prompt, is_encoder_decoder
 from arctic_training.generation.special_tokens import find_eos_token_ids, find_stop_token_ids, get_pad_token_id
 from arctic_training.loss.policy import segment_sums
+from arctic_training.model.causal_lm import causal_model
+from arctic_training.model.checks.positions import check_positions
 from arctic_training.objectives.completion_sampler import EVALUATION, TRAINING, CompletionSampler, Group
 from arctic_training.objectives.policy_loss import PolicyLossTrainer
 from arctic_training.objectives.reference import check_reference_is_policy
@@ -27,6 +31,7 @@ from arctic_training.objectives.reference_config import REFERENCE
 from arctic_training.objectives.rollout_batch import (
     Rollout,
     collate_completions,
+    collate_decoder_completions,
     group_metrics,
     join_rollouts,
     moments,
@@ -52,7 +57,15 @@ class RolloutTrainer(PolicyLossTrainer):
     """
 
     data_factory_type: ClassVar[type[DataFactory[Any]]] = PromptDataFactory
-    roles: ClassVar[tuple[Role, ...]] = (Role("model", steps_per_update_key="steps_per_window"), REFERENCE)
+    roles: ClassVar[tuple[Role, ...]] = (
+        Role("model", steps_per_update_key="steps_per_window", tasks=("causal_lm", "seq2seq_lm")),
+        replace(REFERENCE, tasks=("causal_lm", "seq2seq_lm")),
+    )
+
+    @property
+    def packs_samples(self) -> bool:
+        """Returns whether several completions share a row: not those of an encoder-decoder."""
+        return super().packs_samples and getattr(self.config.model, "task", None) != "seq2seq_lm"
 
     @functools.cached_property
     def sampler(self) -> CompletionSampler:
@@ -95,11 +108,14 @@ class RolloutTrainer(PolicyLossTrainer):
         if self.config.beta and "ref_model" not in self.config.model_fields_set:
             check_reference_is_policy(self)
         module = require_generate(self.model, f"type: {self.name}")
-        if is_encoder_decoder(module):
+        if is_encoder_decoder(module) != has_encoder(self):
+            kind = "an" if is_encoder_decoder(module) else "no"
             raise ModelError(
-                f"model: {type(module).__name__} is an encoder-decoder; {self.name} trains prompt and completion as "
-                "one row, and needs a causal language model"
+                f"model: {type(module).__name__} is {kind} encoder-decoder, unlike the config of model.task: "
+                f"{getattr(self.config.model, 'task', 'causal_lm')}, by which the data were prepared"
             )
+        if is_encoder_decoder(module):
+            check_positions(module, self.config.max_new_tokens, context_length(self), key="max_new_tokens")
         self.sampler.rewards.load()
         sampler, loaders = self.sampler, filter(None, [self.train_loader, *self.eval_loaders.values()])
         samples: Any = next((one.dataset for one in loaders if len(one.dataset)), [])  # a stream is not read yet
@@ -265,16 +281,14 @@ class RolloutTrainer(PolicyLossTrainer):
         return moments(values, weights if len(values) == len(weights) else of_tokens(weights, rollout))
 
     def model_inputs(self, prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]]) -> dict[str, Any]:
-        """Returns a language model's batch of prompts with one completion each: see `collate_completions`."""
+        """Returns a language model's batch of prompts with one completion each: see `collate_completions`, and
+        `collate_decoder_completions`."""
         data: Any = self.config.data
-        return collate_completions(
-            prompts,
-            completions,
-            pad_token=get_pad_token_id(self.tokenizer),
-            packs=self.packs_samples,
-            multiple=data.div_length,
-            positions=getattr(data, "max_length", None),
-        )
+        pad_token, longest = get_pad_token_id(self.tokenizer), getattr(data, "max_length", None)
+        options = {"pad_token": pad_token, "multiple": data.div_length, "longest": longest}
+        if is_encoder_decoder(self.model.module):
+            return collate_decoder_completions(causal_model(self.model), prompts, completions, **options)
+        return collate_completions(prompts, completions, packs=self.packs_samples, **options)
 
 
 PolicyTrainer = RolloutTrainer

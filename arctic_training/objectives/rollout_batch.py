@@ -3,16 +3,22 @@
 import math
 from collections.abc import Collection, Mapping, Sequence
 from functools import partial
-from typing import Any, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from arctic_training.data.batching.collate import pack, pad
+from arctic_training.data.batching.collate import pack, pad, pad_pairs
+from arctic_training.data.preview.rows import documents, source_target_rows
 from arctic_training.distributed import collectives
 from arctic_training.loss.targets import IGNORE_INDEX
+from arctic_training.model.causal_lm import decoder_inputs
 from arctic_training.objectives.completion_sampler import Group
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 class Rollout(TypedDict, total=False):
@@ -22,7 +28,8 @@ class Rollout(TypedDict, total=False):
     """
 
     inputs: dict[str, Any]
-    """The prompts with their completions as a language model's batch; only in the rollout of a micro-batch."""
+    """The prompts with their completions as a language model's batch, in which an encoder-decoder has what its decoder
+    reads too; only in the rollout of a micro-batch."""
     lengths: Tensor
     """Tokens of each completion: int64 ``[A]``."""
     weights: Tensor
@@ -60,11 +67,11 @@ def collate_completions(
     pad_token: int,
     packs: bool,
     multiple: int,
-    positions: int | None = None,
+    longest: int | None = None,
 ) -> dict[str, Any]:
     """Returns a language model's batch of prompts with their completions, whose tokens are the labels.
 
-    They are documents of one row with ``packs``, else padded rows, whose positions are below ``positions``. The length
+    They are documents of one row with ``packs``, else padded rows, whose positions are below ``longest``. The length
     of a row is a multiple of ``multiple``. Prompts and completions are token ids; tensors are int64 ``[rows, length]``.
     """
     samples: list[dict[str, Any]] = []
@@ -73,9 +80,47 @@ def collate_completions(
         labels = ids.copy()
         labels[: len(prompt)] = IGNORE_INDEX
         samples.append({"input_ids": ids, "labels": labels})
-    collate = pack if packs else partial(pad, positions=positions)
+    collate = pack if packs else partial(pad, positions=longest)
     batch = collate(samples, pad_token=pad_token, multiple=multiple)
     return {**batch, "num_targets": sum(map(len, completions))}
+
+
+def collate_decoder_completions(
+    model: "PreTrainedModel",
+    prompts: Sequence[Sequence[int]],
+    completions: Sequence[Sequence[int]],
+    *,
+    pad_token: int,
+    multiple: int,
+    longest: int | None = None,
+) -> dict[str, Any]:
+    """Returns the batch of an encoder-decoder that reads prompts, and whose decoder predicts their completions.
+
+    Prompts and completions are token ids. ``input_ids`` and ``attention_mask`` are int64 ``[rows, S]``, S a multiple of
+    ``multiple``, but at most ``longest``. ``labels``, ``shift_labels``, which are the same, and ``decoder_input_ids``,
+    which begin with the start token of ``model``, are int64 ``[rows, T]``, T that of the longest completion.
+    """
+    sources, targets = ([np.array(row, np.int32) for row in rows] for rows in (prompts, completions))
+    batch = pad_pairs(
+        sources,
+        targets,
+        pad_token=pad_token,
+        multiple=multiple,
+        longest_source=longest or max(map(len, prompts)),
+        longest_target=max(map(len, completions)),
+    )
+    labels = batch["labels"]
+    shifted = {"shift_labels": labels, "decoder_input_ids": decoder_inputs(model, labels)}
+    return {**batch, **shifted, "num_targets": sum(map(len, completions))}
+
+
+def split_inputs(inputs: Mapping[str, Any]) -> list[tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]]:
+    """Returns the tokens of each prompt, and of its completion, in the ``inputs`` of a rollout."""
+    on_cpu = {name: value.cpu() if isinstance(value, Tensor) else value for name, value in inputs.items()}
+    if "decoder_input_ids" in inputs:
+        return [(source.ids, target.ids) for source, target in (row.texts for row in source_target_rows(on_cpu))]
+    texts = documents({name: value for name, value in on_cpu.items() if name != "num_targets"})
+    return [(text.ids[~text.targets], text.ids[text.targets]) for text in texts if text.targets is not None]
 
 
 def join_rollouts(rollouts: Sequence[Rollout]) -> Rollout:

@@ -9,9 +9,8 @@ from arctic_training.callback.hooks import Hooked
 from arctic_training.callback.sampler import Sampler, SamplerConfig
 from arctic_training.component import TrainerView
 from arctic_training.config.sections.types import HumanInt
-from arctic_training.data.preview.rows import documents
 from arctic_training.errors.types import InputError
-from arctic_training.objectives.rollout_batch import Rollout
+from arctic_training.objectives.rollout_batch import Rollout, split_inputs
 from arctic_training.tracker.samples import TextSamples
 
 
@@ -59,10 +58,9 @@ def _rows(rollout: Rollout, tokenizer: Any) -> Iterator[dict[str, str | float]]:
     numbers = {"reward": rollout["rewards"], "advantage": rollout["advantages"]}
     numbers |= {name: value for name, value in rollout["metrics"].items() if name.startswith("reward/")}
     columns = {name: value.tolist() for name, value in numbers.items() if len(value) == len(rollout["lengths"])}
-    inputs = {name: rollout["inputs"][name] for name in rollout["inputs"] if name != "num_targets"}
-    texts = documents({name: value.cpu() if hasattr(value, "cpu") else value for name, value in inputs.items()})
-    for n, (text, weight) in enumerate(zip(texts, rollout["weights"].tolist(), strict=True)):
-        if weight and text.targets is not None:
-            parts = {"prompt": text.ids[~text.targets], "completion": text.ids[text.targets]}
-            decoded = {name: tokenizer.decode(ids, skip_special_tokens=False) for name, ids in parts.items()}
-            yield decoded | {name: column[n] for name, column in columns.items() if column[n] == column[n]}
+    pairs = split_inputs(rollout["inputs"])
+    for n, (pair, weight) in enumerate(zip(pairs, rollout["weights"].tolist(), strict=True)):
+        if weight:
+            prompt, completion = (tokenizer.decode(ids, skip_special_tokens=False) for ids in pair)
+            own = {name: column[n] for name, column in columns.items() if column[n] == column[n]}
+            yield {"prompt": prompt, "completion": completion} | own

@@ -7,8 +7,10 @@ from typing import Any
 import pytest
 import torch
 
+from arctic_training.engine.zero import full_gradient
 from arctic_training.errors.types import InputError
 from arctic_training.loss.gae import generalized_advantages
+from arctic_training.objectives.rollout_batch import split_inputs
 from tests import processes
 from tests.objectives.grpo_runs import first_rollout, make_trainer, rewards_while_learning
 from tests.trainer.weights import moved, same
@@ -35,22 +37,21 @@ def train(folder: str, **keys: Any) -> dict[str, torch.Tensor]:
     return weights
 
 
-def rows_of(rollout: Any) -> list[tuple[list[int], int]]:
-    """Returns the tokens of each prompt with its completion, and the length of the prompt."""
-    inputs = rollout["inputs"]
-    sizes, starts = inputs["attention_mask"].sum(1).tolist(), (inputs["labels"] != -100).int().argmax(1).tolist()
-    return [(row[:size].tolist(), start) for row, size, start in zip(inputs["input_ids"], sizes, starts, strict=True)]
-
-
-def test_values_advantages_and_losses_by_another_way(tmp_path: Path) -> None:
-    trainer = moved(make(tmp_path, micro_batch_size=7, value_clip=0.05, vf_coefficient=0.7, beta=0.2, gamma=0.9))
+@pytest.mark.parametrize("packs", [True, False])
+def test_values_advantages_and_losses_by_another_way(tmp_path: Path, packs: bool) -> None:
+    keys: dict[str, Any] = {"micro_batch_size": 7, "value_clip": 0.05, "vf_coefficient": 0.7, "beta": 0.2, "gamma": 0.9}
+    trainer = moved(make(tmp_path, data={"pack_samples": packs}, **keys))
     rollout = first_rollout(trainer)
+    assert ("cu_seq_lens_q" in rollout["inputs"]) == packs
     critic = trainer.engines["critic"].module.eval()
     assert not any(one.training for one in chain(critic.modules(), [critic]))
     lengths, sizes = rollout["lengths"], rollout["lengths"].tolist()
     with torch.no_grad():
         values = torch.cat(
-            [critic(input_ids=torch.tensor([ids])).logits[0, start - 1 : -1, 0] for ids, start in rows_of(rollout)]
+            [
+                critic(input_ids=torch.as_tensor([*prompt, *answer])[None]).logits[0, len(prompt) - 1 : -1, 0]
+                for prompt, answer in split_inputs(rollout["inputs"])
+            ]
         )
     assert torch.allclose(rollout["values"], values, atol=1e-5) and values.std() > 1e-3
     penalties = -0.2 * (rollout["old_logprobs"] - rollout["ref_logprobs"])
@@ -88,6 +89,9 @@ def test_no_cut_changes_anything(tmp_path: Path) -> None:
     keys |= {"micro_batch_size": 1, "gradient_accumulation_steps": 2}
     for part in processes.share(train, 2, str(tmp_path), **keys):
         same(expected, part)
+    keys |= {"micro_batch_size": 2, "sequence_parallel_size": 2}
+    for part in processes.share(train, 2, str(tmp_path), **keys):
+        same(expected, part)
 
 
 def test_both_roles_step_equally_often_by_their_own_schedules(tmp_path: Path) -> None:
@@ -107,7 +111,6 @@ def test_the_policy_learns_what_is_rewarded(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
-        ({"data": {"pack_samples": True}}, "data.pack_samples: the critic of ppo is given padded rows"),
         ({"critic": {"new_weights": ["head"]}}, "critic.new_weights: LlamaForTokenClassification has no head"),
         ({"critic": {}}, "for a score with random weights give critic.new_weights: [score]"),
         (
@@ -120,3 +123,43 @@ def test_recipes_that_are_refused(tmp_path: Path, keys: dict[str, Any], message:
     with pytest.raises(InputError) as error:
         make(tmp_path, **keys)
     assert message in str(error.value)
+
+
+def test_packed_rows_have_the_losses_and_gradients_of_padded_ones(tmp_path: Path) -> None:
+    """To a millionth of the largest gradient, for policy and critic."""
+    results = []
+    for packs in (True, False):
+        trainer = moved(make(tmp_path, micro_batch_size=7, data={"pack_samples": packs}))
+        rollout = first_rollout(trainer)
+        moved(trainer)
+        losses, gradients = dict[str, float](), dict[str, dict[str, torch.Tensor]]()
+        for role, function in (("model", trainer.loss), ("critic", trainer.value_loss)):
+            loss, engine = function(rollout), trainer.engines[role]
+            engine.set_gradient_accumulation_boundary(True)
+            engine.backward(loss)
+            losses[role] = loss.item()
+            gradients[role] = {name: full_gradient(one).clone() for name, one in engine.module.named_parameters()}
+        results.append((losses, gradients))
+        trainer.close()
+    (packed, packed_gradients), (padded, padded_gradients) = results
+    assert packed == pytest.approx(padded, rel=1e-6)
+    for role, gradients in padded_gradients.items():
+        scale = max(float(one.norm()) for one in gradients.values())
+        for name, gradient in gradients.items():
+            assert float((packed_gradients[role][name] - gradient).norm()) <= 1e-6 * scale, (role, name)
+
+
+def test_a_critic_that_attends_both_ways_is_refused(tmp_path: Path) -> None:
+    """The value of a token would know what comes after it, and a packed row would have other values than its parts."""
+    from transformers import BertConfig, BertForTokenClassification
+
+    shape = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    torch.manual_seed(0)
+    bert = BertForTokenClassification(BertConfig(vocab_size=320, pad_token_id=0, num_labels=1, **shape))
+    bert.save_pretrained(tmp_path / "bert")
+    for packs, message in (
+        (False, "critic: in BertForTokenClassification the value of a token"),
+        (True, "see each other"),
+    ):
+        with pytest.raises(InputError, match=message):
+            make(tmp_path, critic={"name_or_path": str(tmp_path / "bert")}, data={"pack_samples": packs})

@@ -68,7 +68,7 @@ class PromptDataFactory(SourcedDataFactory[PromptDataConfig]):
 
     @functools.cached_property
     def encoder_decoder(self) -> bool:
-        """Returns whether the model reads a prompt with an encoder, so that its completion takes none of its positions."""
+        """Returns whether the model reads a prompt with an encoder; a completion takes none of its positions."""
         return has_encoder(self.trainer)
 
     def sample_settings(self) -> dict[str, Any]:

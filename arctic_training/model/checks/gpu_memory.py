@@ -5,11 +5,14 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import nn
 
 from arctic_training.component import TrainerView
 from arctic_training.engine.tensor_parallel import count_divisible
 from arctic_training.errors.types import ModelError
+from arctic_training.logging import logger
 from arctic_training.model.huggingface_config import HFModelConfig
+from arctic_training.model.kept_activations import Recomputation
 from arctic_training.model.memory_alternatives import fitting
 from arctic_training.model.memory_estimate import (
     USABLE_SHARE,
@@ -57,3 +60,28 @@ def check_gpu_memory(
     raise ModelError(
         f"{what} take {needed / 2**30:.1f} GiB by an estimate, and the GPU has {memory / 2**30:.1f}; {hint}"
     )
+
+
+def needs_checkpointing(
+    model: nn.Module,
+    trainer: TrainerView,
+    section: HFModelConfig,
+    deepspeed: Mapping[str, Any],
+    recomputation: Recomputation,
+) -> bool:
+    """Returns whether the activations of ``model`` would not fit in the memory of the GPU, and warns where they would
+    not: see `layout_of`. False without a ``max_length`` of the data."""
+    recipe = trainer.config
+    max_length = getattr(recipe.data, "max_length", None)
+    if not max_length:
+        return False
+    layout = layout_of(trainer, section, deepspeed)
+    needed = footprint(model).estimate(layout, Batch(tokens_at_once(recipe, max_length), recomputation))
+    usable = int(USABLE_SHARE * torch.cuda.mem_get_info(trainer.device)[1])
+    if needed.total <= usable:
+        return False
+    logger.warning(
+        f"model.activation_checkpointing: on, since by an estimate {needed.total / 2**30:.1f} GiB would be needed, "
+        f"of {usable / 2**30:.1f}; write true or false to decide"
+    )
+    return True
