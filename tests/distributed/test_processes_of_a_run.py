@@ -162,6 +162,15 @@ def test_the_harness_kills_what_does_not_end() -> None:
         processes.run(sleep, 2, timeout=3)
 
 
+def take_a_turn_alone() -> None:
+    collectives._num_turns += int(os.environ["RANK"])
+
+
+def test_the_harness_names_who_leaves_processes_that_count_differently() -> None:
+    with pytest.raises(AssertionError, match=r"take_a_turn_alone leaves .*: \(\(0, 0\), \(1, 0\)\)"):
+        processes.run(take_a_turn_alone, 2)
+
+
 def sleep() -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     time.sleep(2 * processes.HANG)
