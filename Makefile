@@ -46,7 +46,6 @@ test-faults: $(INSTALLED) ## run the tests of the fault matrix alone
 
 test-nightly: $(INSTALLED) $(OLDEST)/.installed ## run every test there is, whole projects, and the tests with the oldest versions
 	$(BIN)/python $(PYTEST) -m '' --examples 10 --faults
-	$(MAKE) quickstart
 	$(OLDEST)/bin/python $(PYTEST)
 
 # The oldest version of every range in pyproject.toml. uv finds versions that go together in 8 s of CPU time; pip had
