@@ -62,7 +62,7 @@ class ConditionalTrainer(GenerativeTrainer):
     """Trains a model that generates rows, of a class that is wanted where the network has ``num_labels``.
 
     The column ``labels`` is int64 ``[N]``, -100 for none. A subclass states ``name``, and defines `loss` and
-    `generate`.
+    `generate_rows`.
     """
 
     config_type: ClassVar[type[TrainerConfig]] = ConditionalConfig
@@ -71,9 +71,9 @@ class ConditionalTrainer(GenerativeTrainer):
     """The stream of noise for ``label_dropout``; a subclass that draws other numbers of it states another."""
 
     @abstractmethod
-    def generate(self, draw: Tensor, condition: Condition = NO_CONDITION) -> Tensor:
+    def generate_rows(self, draw: Tensor, condition: Condition = NO_CONDITION) -> Tensor:
         """Returns a generated row of ``condition`` for each number in ``draw``, int64 ``[n]``: ``[n, ...]``; see
-        `GenerativeTrainer.generate`."""
+        `GenerativeTrainer.generate_rows`."""
 
     @property
     def num_labels(self) -> int:
@@ -107,7 +107,7 @@ class ConditionalTrainer(GenerativeTrainer):
         elif labels is None:
             labels = torch.arange(count, device=self.device) % self.num_labels
         scale = self.config.guidance_scale if guidance_scale is None else guidance_scale
-        return self._sample(count, lambda draw: self.generate(draw, Condition(labels, scale)))
+        return self._sample(count, lambda draw: self.generate_rows(draw, Condition(labels, scale)))
 
     def check(self) -> None:
         """Raises `RecipeError` for ``label_dropout`` with a network that reads no labels, and `DataError` for data

@@ -87,7 +87,7 @@ class DiffusionTrainer(ConditionalTrainer):
         output: Tensor = self.model(self.cast(noisy), time, *(() if labels is None else (labels,)))
         return output.float()
 
-    def generate(self, draw: Tensor, condition: Condition = NO_CONDITION) -> Tensor:
+    def generate_rows(self, draw: Tensor, condition: Condition = NO_CONDITION) -> Tensor:
         config, shape = self.config, self.row_shape
 
         def denoised(noisy: Tensor, timestep: int) -> Tensor:

@@ -131,7 +131,7 @@ class EnergyTrainer(GenerativeTrainer):
         log-likelihoods in nats."""
         return self._energies(self.model, rows)
 
-    def generate(self, draw: Tensor) -> Tensor:
+    def generate_rows(self, draw: Tensor) -> Tensor:
         """Returns the ends of chains of ``sample_steps`` steps: float32 ``[n, ...]``."""
         start = self.normal(draw, self.row_shape, stream=_SAMPLES) * self.config.init_scale
         return self._run_chains(start, draw, self.config.sample_steps, _SAMPLE_CHAIN).rows

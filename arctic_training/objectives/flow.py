@@ -123,7 +123,7 @@ class FlowTrainer(ConditionalTrainer):
                 velocities, rows.flatten(1), steps=self.config.ode_steps, solver=self.config.ode_solver
             )
 
-    def generate(self, draw: Tensor, condition: Condition = NO_CONDITION) -> Tensor:
+    def generate_rows(self, draw: Tensor, condition: Condition = NO_CONDITION) -> Tensor:
         noise, config = self.normal(draw, self.row_shape, stream=_SAMPLES), self.config
         if config.objective == "nll":
             rows: Tensor = self.model(noise.flatten(1), inverse=True, **_given(condition.labels))

@@ -94,7 +94,7 @@ class GANTrainer(GenerativeTrainer):
         super().check()
         discriminator = self.engines["discriminator"]
         self.check_output(
-            lambda rows: self.generate(torch.zeros(1, dtype=torch.int64, device=self.device)),
+            lambda rows: self.generate_rows(torch.zeros(1, dtype=torch.int64, device=self.device)),
             inputs=f"{self.config.latent_size} latents",
         )
         self.check_output(
@@ -140,7 +140,7 @@ class GANTrainer(GenerativeTrainer):
             losses = generator_losses(self.config.loss, discriminator(self.cast(fake, "discriminator")))
         return _mean(losses, batch)
 
-    def generate(self, draw: Tensor) -> Tensor:
+    def generate_rows(self, draw: Tensor) -> Tensor:
         rows: Tensor = self.model(self._latents(draw, _SAMPLES))
         return rows
 

@@ -12,17 +12,17 @@ from arctic_training.state import isolated_eval
 
 
 class GenerativeTrainer(TensorTrainer):
-    """Trains a model that generates rows. A subclass states ``name``, and defines `loss` and `generate`."""
+    """Trains a model that generates rows. A subclass states ``name``, and defines `loss` and `generate_rows`."""
 
     @abstractmethod
-    def generate(self, draw: Tensor) -> Tensor:
+    def generate_rows(self, draw: Tensor) -> Tensor:
         """Returns a generated row for each number in ``draw``, int64 ``[n]``, from which its noise is derived:
         ``[n, ...]``. It is called in evaluation mode, without gradients."""
 
     def sample(self, count: int) -> Tensor:
         """Returns ``count`` generated rows, ``[count, ...]``, from the same noise every time; of the averaged weights
         if the callback `ema` keeps them."""
-        return self._sample(count, self.generate)
+        return self._sample(count, self.generate_rows)
 
     def _sample(self, count: int, generate: Callable[[Tensor], Tensor]) -> Tensor:
         with self.averaged("model"), isolated_eval([self.model.module]):

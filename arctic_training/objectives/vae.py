@@ -209,7 +209,7 @@ class VAETrainer(GenerativeTrainer):
         outputs: Tensor = self.model(latents=self.cast(latents)).float()
         return outputs
 
-    def generate(self, draw: Tensor) -> Tensor:
+    def generate_rows(self, draw: Tensor) -> Tensor:
         """Returns rows decoded of draws of the prior, float32 ``[n, ...]``: with ``reconstruction: bernoulli``
         probabilities."""
         outputs = self.decode(self.normal(draw, self._num_latents, stream=_SAMPLES))
