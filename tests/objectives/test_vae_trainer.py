@@ -15,7 +15,7 @@ from torch import Tensor, distributions
 from arctic_training import Autoencoder, VAETrainer, get_config
 from arctic_training.data.batching.noise import normal
 from arctic_training.errors.types import DataError, ModelError
-from arctic_training.objectives.vae import VAEConfig
+from arctic_training.objectives.vae_config import VAEConfig
 from arctic_training.testing import check_cut
 from tests import processes
 from tests.objectives import tiny_runs
