@@ -23,7 +23,7 @@ from arctic_training.model.checks.weight_shapes import (
 )
 from arctic_training.model.config_values import coerce_values
 from arctic_training.model.tasks import TASKS
-from arctic_training.model.transformers_internals import converts_weights
+from arctic_training.model.transformers_internals import converts_weights, renamed_weights
 from arctic_training.registry import suggest
 
 T = TypeVar("T")
@@ -85,7 +85,9 @@ class Pretrained:
             if not shapes and not any(self.path.glob("pytorch_model*.bin*")):
                 raise ModelError("no weights in it; expected model.safetensors, or an index with its files")
             converts = converts_weights(meta_model)
-            if not converts:
+            if converts:  # they count by both names
+                shapes |= dict.fromkeys(renamed_weights(meta_model, shapes), [])
+            else:
                 check_weight_shapes(meta_model, shapes, new=self.new_weights)
             check_modules_in_files(meta_model, shapes, new=self.new_weights, converts=converts)
         for file in [] if shapes else sorted(self.path.glob("pytorch_model*.bin")):

@@ -7,7 +7,7 @@ import ast
 import functools
 import inspect
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from torch import nn
@@ -89,6 +89,17 @@ def converts_weights(model: "PreTrainedModel") -> bool:
 
     quantized = getattr(model.config, "quantization_config", None)
     return bool(quantized or get_model_conversion_mapping(model, add_legacy=False))
+
+
+def renamed_weights(model: "PreTrainedModel", names: Iterable[str]) -> list[str]:
+    """Returns the names that transformers gives in ``model`` to weights of files, which have ``names`` there."""
+    from transformers.conversion_mapping import get_model_conversion_mapping
+    from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
+
+    steps = get_model_conversion_mapping(model, add_legacy=False)
+    converters = [step for step in steps if isinstance(step, WeightConverter)]
+    renamings = [step for step in steps if isinstance(step, WeightRenaming)]
+    return [rename_source_key(name, renamings, converters)[0] for name in names]
 
 
 def _source(model_class: type["PreTrainedModel"]) -> str:

@@ -519,3 +519,23 @@ def test_a_new_head_is_named_by_the_recipe(tiny_model: Path) -> None:
     body, classifier = factory(tiny_model)(), maker()
     assert classifier.score.weight.abs().sum() > 0
     assert torch.equal(classifier.model.norm.weight, body.model.norm.weight)
+
+
+@pytest.mark.parametrize("kind", ["gpt_neox", "mixtral", "qwen2"])
+def test_weights_that_transformers_renames_are_found_and_missed(kind: str, tmp_path: Path) -> None:
+    """Those of GPT-NeoX are ``embed_out`` in every file, and ``lm_head`` in the model."""
+    from safetensors.torch import load_file, save_file
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    shape = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = AutoConfig.for_model(kind, vocab_size=64, tie_word_embeddings=False, **shape)
+    saved = AutoModelForCausalLM.from_config(config)
+    saved.save_pretrained(tmp_path)
+    maker = factory(tmp_path)
+    maker.check()
+    assert torch.equal(maker().lm_head.weight, saved.lm_head.weight)
+    file = tmp_path / "model.safetensors"
+    others = {name: one for name, one in load_file(file).items() if "embed_out" not in name and "lm_head" not in name}
+    save_file(others, file, metadata={"format": "pt"})
+    with pytest.raises(ModelError, match=r"lm_head.weight is missing; .* model.new_weights: \[lm_head\]"):
+        factory(tmp_path).check()

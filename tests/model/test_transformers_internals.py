@@ -65,6 +65,9 @@ CONTRACT: dict[str, Callable[[], bool]] = {
     "get_model_conversion_mapping of a model": lambda: (
         internals.converts_weights(on_meta("mixtral")) and not internals.converts_weights(on_meta("llama"))
     ),
+    "rename_source_key of core_model_loading": lambda: (
+        internals.renamed_weights(on_meta("gpt_neox"), ["embed_out.weight", "a.b"]) == ["lm_head.weight", "a.b"]
+    ),
     "find_packed_sequence_indices, called by its name in masking_utils": lambda: (
         "find_packed_sequence_indices(" in inspect.getsource(masking_utils._preprocess_mask_arguments)
     ),
