@@ -86,7 +86,7 @@ class Pretrained:
                 raise ModelError("no weights in it; expected model.safetensors, or an index with its files")
             converts = converts_weights(meta_model)
             if converts:  # they count by both names
-                shapes |= dict.fromkeys(renamed_weights(meta_model, shapes), [])
+                shapes |= {name: [] for name in renamed_weights(meta_model, shapes)}
             else:
                 check_weight_shapes(meta_model, shapes, new=self.new_weights)
             check_modules_in_files(meta_model, shapes, new=self.new_weights, converts=converts)
