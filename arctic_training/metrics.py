@@ -1,6 +1,7 @@
 """Metrics of a run: accumulated on the device, and reduced over the ranks only when they are computed."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 import torch
 
@@ -34,6 +35,9 @@ class Metrics:
     def __init__(self) -> None:
         self.weight: Number = 1
         """Multiplies the weight of everything that is added; in an evaluation, the number of labels of the batch."""
+        self.kept: list[Any] = []
+        """Values of each batch of an evaluation set, which `Trainer.loss` appends for a measure that is no mean over
+        batches; `Trainer.finalize_eval_metrics` computes it."""
         self._sums: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
 
     def add(self, name: str, value: Number, weight: Number = 1) -> None:
@@ -52,7 +56,8 @@ class Metrics:
             self._sums[name] = (part, scale)
 
     def include(self, other: "Metrics") -> None:
-        """Adds what was added to ``other``."""
+        """Adds what was added to ``other``, and what was kept."""
+        self.kept += other.kept
         for name, (total, weight) in other._sums.items():
             own_total, own_weight = self._sums.get(name, (torch.zeros_like(total), torch.zeros_like(weight)))
             self._sums[name] = (own_total + total.to(own_total.device), own_weight + weight.to(own_weight.device))

@@ -19,7 +19,6 @@ from arctic_training.distributed.collectives import all_gather_with_grad
 from arctic_training.errors.types import RecipeError
 from arctic_training.evaluation.retrieval import retrieval_metrics
 from arctic_training.loss.contrastive import info_nce_losses, positive_pairs
-from arctic_training.metrics import Metrics
 from arctic_training.model.causal_lm import causal_model
 from arctic_training.objectives.embedding_export import Pooling, sentence_transformers_files
 from arctic_training.objectives.language_model import LanguageModelTrainer
@@ -83,8 +82,6 @@ class EmbeddingTrainer(LanguageModelTrainer):
     shares_sequences = False
     data_factory_type: ClassVar[type[DataFactory[Any]]] = PairDataFactory
     roles: ClassVar[tuple[Role, ...]] = (Role("model", tasks=("encoder",)),)
-    _evaluation: Metrics | None = None
-    _evaluated: list[tuple[Batch, Embeddings]]
     _cache: list[tuple[Mapping[str, Any], Tensor, tuple[Tensor, ...]]]
 
     def check_models(self, models: Mapping[str, nn.Module | None]) -> None:
@@ -120,7 +117,8 @@ class EmbeddingTrainer(LanguageModelTrainer):
     def loss(self, batch: Batch) -> Tensor:
         """Returns the micro-batch's part of the mean over the pairs of the window: a float32 scalar in nats."""
         if not torch.is_grad_enabled():
-            return self._collect(batch)
+            self.metrics.kept.append((batch, self.embed(batch)))  # see `finalize_eval_metrics`
+            return torch.zeros((), device=self.device)
         if self.window.size == 1:
             return self._share([batch], self.embed(batch)).squeeze(0)
         if self.window.index == 0:
@@ -203,16 +201,9 @@ class EmbeddingTrainer(LanguageModelTrainer):
             queries, candidates = F.normalize(queries, dim=1), F.normalize(candidates, dim=1)
         return queries @ candidates.T
 
-    def _collect(self, batch: Batch) -> Tensor:
-        """Keeps the embeddings of an evaluation's batch until `finalize_eval_metrics`, and returns 0."""
-        if self._evaluation is not self.metrics:  # each evaluation set has metrics of its own
-            self._evaluation, self._evaluated = self.metrics, []
-        self._evaluated.append((batch, self.embed(batch)))
-        return torch.zeros((), device=self.device)
-
     def finalize_eval_metrics(self, means: dict[str, float]) -> dict[str, float]:
         """Returns the mean loss and the measures of retrieval of all anchors among all texts of the evaluation set."""
-        batches, parts = zip(*self._evaluated, strict=True)
+        batches, parts = zip(*self.metrics.kept, strict=True)
         embeddings = Embeddings(*map(torch.cat, zip(*parts, strict=True)))
         pool = _gather(batches, embeddings)
         ids = torch.unique(pool.candidate_ids)  # sorted

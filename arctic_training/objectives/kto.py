@@ -16,7 +16,6 @@ from arctic_training.distributed.sequence_parallel import gather_target_values
 from arctic_training.engine.engine import Engine
 from arctic_training.loss.kto import KTOLoss, kl_estimate, kto_losses
 from arctic_training.loss.policy import segment_sums
-from arctic_training.metrics import Metrics
 from arctic_training.model.target_losses import target_losses
 from arctic_training.objectives.preference import PreferenceConfig, PreferenceTrainer
 from arctic_training.objectives.reference import reference_engine
@@ -55,9 +54,6 @@ class KTOTrainer(PreferenceTrainer):
     tensor_parallel = True
     data_factory_type: ClassVar[type[DataFactory[Any]]] = UnpairedPreferenceDataFactory
 
-    _evaluation: Metrics | None = None
-    _evaluated: list[tuple[Tensor, ...]]
-
     def reference_columns(self, engine: Engine, batch: Batch) -> dict[str, Tensor]:
         columns = {_REFERENCE: self.log_probs(engine, batch)}
         if self.config.loss_type == "kto":
@@ -81,7 +77,7 @@ class KTOTrainer(PreferenceTrainer):
         if sums is None:
             self.record("kl", kl)
         else:
-            self._add_evaluated(log_ratios, label, weights, sums)
+            self.metrics.kept.append((log_ratios, label, weights, sums))
             self.record("unadjusted", loss)
         loss = sum(auxiliary, loss)
         return loss
@@ -89,7 +85,7 @@ class KTOTrainer(PreferenceTrainer):
     def finalize_eval_metrics(self, means: dict[str, float]) -> dict[str, float]:
         """Replaces the losses with the KL estimate of each batch by those with the estimate of the evaluation set."""
         if "unadjusted" in means:
-            *rows, sums = zip(*self._evaluated, strict=True)
+            *rows, sums = zip(*self.metrics.kept, strict=True)
             log_ratios, label, weights = map(torch.cat, rows)
             kl = kl_estimate(*collectives.all_reduce(torch.stack(sums).sum(0)))
             total = (self.losses(log_ratios, label, kl) * weights).sum()
@@ -134,12 +130,6 @@ class KTOTrainer(PreferenceTrainer):
         if self.window.index == 0:  # the weights are those of the whole window
             self._kl = kl_estimate(*collectives.all_reduce(self._mismatched_sums(self.window.batches)))
         return self._kl
-
-    def _add_evaluated(self, *parts: Tensor) -> None:
-        """Keeps the values of an evaluation's batch until `finalize_eval_metrics`."""
-        if self._evaluation is not self.metrics:  # each evaluation set has metrics of its own
-            self._evaluation, self._evaluated = self.metrics, []
-        self._evaluated.append(parts)
 
     @torch.no_grad()
     def _mismatched_sums(self, batches: Sequence[Batch]) -> Tensor:

@@ -37,6 +37,7 @@ def measure(trainer: Any) -> dict[str, float]:
                 if parent := parent_set(name):
                     parents.setdefault(parent, Metrics()).include(sets[name])
             for name, metrics in {**parents, **sets}.items():
+                trainer.metrics = metrics
                 means = trainer.finalize_eval_metrics(metrics.compute(collectives.all_reduce))
                 values = merge_metrics(values, {f"{metric}/{name}": value for metric, value in means.items()})
         finally:

@@ -217,7 +217,7 @@ class Trainer(Registered, NamedHooks, Outputs, ScheduleMixin, Ending, ABC, kind=
         return values
 
     def finalize_eval_metrics(self, means: dict[str, float]) -> dict[str, float]:
-        """Returns what is logged of an evaluation set, given the means over it of what was recorded."""
+        """Returns what is logged of an evaluation set, given the means of what was recorded; see `Metrics.kept`."""
         return means
 
     @hook("checkpoint")

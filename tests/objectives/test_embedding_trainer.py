@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -171,8 +172,8 @@ def embedded(model: Any, side: Any) -> Any:
     return zip(texts_of(side), pooled(model, side, "mean"), strict=True)
 
 
-def evaluate(folder: str, micro: int, **keys: Any) -> dict[str, float]:
-    data = {"eval_sources": [str(Path(folder) / "pairs.jsonl")]}
+def evaluate(folder: str, micro: int, names: Sequence[str] = ("pairs",), **keys: Any) -> dict[str, float]:
+    data = {"eval_sources": [str(Path(folder) / f"{name}.jsonl") for name in names]}
     trainer = make_trainer(Path(folder), micro_batch_size=micro, data=data, **keys)
     trainer.evaluate()
     values: dict[str, float] = trainer.evaluate()
@@ -187,6 +188,19 @@ def test_an_evaluation_does_not_depend_on_the_cut(tmp_path: Path) -> None:
     evaluations = [evaluate(str(tmp_path), micro) for micro in (3, 1)]
     for values in [*evaluations, *processes.share(evaluate, 2, str(tmp_path), 2)]:
         assert values == pytest.approx(expected, rel=1e-5)
+
+
+def test_each_evaluation_set_has_the_measures_of_its_own_texts(tmp_path: Path) -> None:
+    save_files(tmp_path)
+    rows = (tmp_path / "pairs.jsonl").read_text().splitlines(keepends=True)
+    names = ("early", "late")
+    for name, some in zip(names, (rows[:4], rows[2:]), strict=True):
+        (tmp_path / f"{name}.jsonl").write_text("".join(some))
+    both = evaluate(str(tmp_path), 2, names=names)
+    for name in names:
+        alone = evaluate(str(tmp_path), 2, names=[name])
+        assert {key: both[f"{key.rpartition('/')[0]}/{name}"] for key in alone} == pytest.approx(alone, rel=1e-5)
+    assert both["loss/early"] != pytest.approx(both["loss/late"], rel=1e-3)
 
 
 def test_texts_find_their_own(tmp_path: Path) -> None:

@@ -90,6 +90,41 @@ def test_an_evaluation_does_not_depend_on_the_cut(tmp_path: Path) -> None:
         assert cut == pytest.approx(expected, rel=1e-5)
 
 
+def evaluate(folder: Path, *names: str, **data: Any) -> dict[str, float]:
+    """Evaluates on files of the first rows of the run's own, in another order each."""
+    rows = (folder / "rated.jsonl").read_text().splitlines(keepends=True)
+    for name in names:
+        (folder / f"{name}.jsonl").write_text("".join(rows[3:] if name == "late" else rows[:4]))
+    files = [str(folder / f"{name}.jsonl") for name in names]
+    trainer = moved(make_trainer(folder, micro_batch_size=2, data={"eval_sources": files, **data}))
+    values: dict[str, float] = trainer.evaluate()
+    trainer.close()
+    return values
+
+
+def test_each_evaluation_set_has_the_loss_of_its_own_rows(tmp_path: Path) -> None:
+    make_trainer(tmp_path).close()  # saves the files
+    alone = [evaluate(tmp_path, name) for name in ("early", "late")]
+    both = evaluate(tmp_path, "early", "late")
+    for name, values in zip(("early", "late"), alone, strict=True):
+        assert {key: both[f"{key.rpartition('/')[0]}/{name}"] for key in values} == pytest.approx(values, rel=1e-5)
+    assert both["loss/early"] != pytest.approx(both["loss/late"], rel=1e-3)
+
+
+def test_a_share_of_several_sources_has_the_loss_of_all_its_rows(tmp_path: Path) -> None:
+    make_trainer(tmp_path).close()
+    evaluate(tmp_path, "early", "late")  # saves the files
+    data = {"sources": [str(tmp_path / f"{name}.jsonl") for name in ("early", "late")], "train_eval_split": [0.3, 0.7]}
+    trainer = moved(make_trainer(tmp_path, micro_batch_size=2, loss_type="apo_zero_unpaired", data=data))
+    values = trainer.evaluate()
+    sizes = {name: len(loader.dataset) for name, loader in trainer.eval_loaders.items()}
+    trainer.close()
+    assert sizes.keys() == {"eval/early", "eval/late"}
+    total = sum(size * values[f"loss/{name}"] for name, size in sizes.items())
+    assert values["loss/eval"] == pytest.approx(total / sum(sizes.values()), rel=1e-5)
+    assert values["loss/eval/early"] != pytest.approx(values["loss/eval/late"], rel=1e-3)
+
+
 def test_two_processes_are_one(tmp_path: Path) -> None:
     """The second has no row of the last global batch."""
     keys: dict[str, Any] = {"data": {"sources": [{"name_or_path": "", "split": "train[:5]"}]}}
