@@ -12,6 +12,7 @@ from arctic_training.config.recipe.recipe_file import read_recipe_file
 from arctic_training.deployment.saved_model import SavedModel
 from arctic_training.deployment.verify_merge import MergeReport
 from arctic_training.model.pretrained_adapter import base_of
+from arctic_training.tracker.records import METRICS, read_records
 
 _PIPELINES = {
     "ForCausalLM": "text-generation",
@@ -86,14 +87,12 @@ def _sources(recipe: Mapping[str, object]) -> list[str]:
 
 def _figures(saved: SavedModel) -> dict[str, tuple[float, int]]:
     """Returns the latest value of each metric up to the step of the model, and the step at which it was measured."""
-    path = saved.run_dir / "metrics.jsonl" if saved.run_dir is not None else None
     figures: dict[str, tuple[float, int]] = {}
-    for line in path.read_text(encoding="utf-8").splitlines() if path is not None and path.is_file() else ():
-        record = json.loads(line)
+    for record in read_records(saved.run_dir / METRICS)[0] if saved.run_dir is not None else ():
         if saved.step is not None and record["step"] > saved.step:
             continue
         for name, value in record.items():
-            if name not in _NO_FIGURES and isinstance(value, (int, float)) and math.isfinite(value):
+            if name not in _NO_FIGURES and math.isfinite(value):
                 figures[name] = (float(value), int(record["step"]))
     return figures
 

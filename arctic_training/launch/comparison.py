@@ -1,14 +1,11 @@
 """Compares runs in a table: steps, last loss, best evaluation."""
 
-import json
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 from arctic_training.config.sections.trainer import TrainerConfig
-
-Record = Mapping[str, float]
+from arctic_training.tracker.records import Record
 
 
 class Result(NamedTuple):
@@ -19,13 +16,6 @@ class Result(NamedTuple):
     """That of the last record; NaN where there is none."""
     best: float
     """The best evaluation; NaN where there is none."""
-
-
-def read_records(folder: Path) -> list[Record]:
-    """Returns the records of a run folder, the oldest first; of a run that was killed, without an incomplete line."""
-    file = folder / "metrics.jsonl"
-    lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
-    return [json.loads(line) for line in lines if line.endswith("}")]
 
 
 def metric_of(config: TrainerConfig, records: Sequence[Record]) -> tuple[str, str]:

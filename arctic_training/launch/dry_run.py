@@ -1,6 +1,5 @@
 """Tries a recipe in small: two updates, an evaluation and a checkpoint, in a folder that is removed afterwards."""
 
-import json
 import shutil
 import time
 from collections.abc import Callable
@@ -19,6 +18,7 @@ from arctic_training.data.factories.config import SourcedDataConfig
 from arctic_training.distributed import environment
 from arctic_training.launch.arguments import Arguments
 from arctic_training.launch.launcher import launch
+from arctic_training.tracker.records import METRICS, read_records
 from arctic_training.trainer.session import resolve_run_dir
 
 UPDATES = 2
@@ -141,9 +141,7 @@ def _small_checkpoint(section: CheckpointConfig, plain: Section, folder: Path) -
 
 def _summary(folder: Path) -> str:
     """Returns what a run in ``folder`` has done, from the files that it wrote."""
-    metrics = folder / "metrics.jsonl"
-    lines = metrics.read_text(encoding="utf-8").splitlines() if metrics.exists() else []
-    records = [json.loads(line) for line in lines]
+    records, _ = read_records(folder / METRICS)
     trained = [record for record in records if "loss" in record]
     loss = f", loss {trained[-1]['loss']:.4g}" if trained else ""
     evaluations = sum(any(key.startswith("loss/") or key.endswith("/eval") for key in one) for one in records)

@@ -19,8 +19,9 @@ from arctic_training.errors.redaction import redact
 from arctic_training.errors.types import ArcticError, InputError
 from arctic_training.launch.arguments import Arguments
 from arctic_training.launch.combinations import Combination, combine
-from arctic_training.launch.comparison import metric_of, read_records, result_of, write_table
+from arctic_training.launch.comparison import metric_of, result_of, write_table
 from arctic_training.launch.launcher import launch
+from arctic_training.tracker.records import METRICS, read_records
 from arctic_training.trainer.session import resolve_run_dir
 
 _STOPPED = {STOPPED_EARLY, *(128 + number for number in STOP_SIGNALS)}
@@ -99,7 +100,7 @@ def _main(args: Arguments, config: TrainerConfig, parent: int) -> None:
 
 
 def _table(combinations: Sequence[Combination]) -> str:
-    records = {one.name: read_records(one.folder) for one in combinations}
+    records = {one.name: read_records(one.folder / METRICS)[0] for one in combinations}
     metric, mode = metric_of(combinations[0].config, [record for several in records.values() for record in several])
     results = {name: result_of(several, metric, mode) for name, several in records.items()}
     states = {one.name: {None: "not run", 0: ""}.get(one.code, f"exit code {one.code}") for one in combinations}

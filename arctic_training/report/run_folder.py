@@ -1,8 +1,9 @@
 """Reads the folder of a run: its metrics, recipe, environment and samples."""
 
 import json
+import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 import yaml
 
 from arctic_training.errors.types import InputError
+from arctic_training.tracker.records import METRICS, Record, read_records
 
 _STEP = re.compile(r"(?:step|update)_(\d+)\.(jsonl|png)")
 _NO_METRICS = ("step", "time")
@@ -50,9 +52,9 @@ def read_run(path: Path) -> RunFolder:
         environment = json.loads(environment_text or "{}")
     except (yaml.YAMLError, ValueError) as error:
         raise InputError(f"{path}: its recipe.yaml or environment.json cannot be read: {error}") from error
-    metrics = Path(recipe.get("train_log_metrics_path") or path / "metrics.jsonl")
-    curves, unread = read_curves(_text(metrics if metrics.is_absolute() else path / "metrics.jsonl"))
-    run = RunFolder(path, recipe, recipe_text, environment, environment_text, curves, unread)
+    metrics = Path(recipe.get("train_log_metrics_path") or path / METRICS)
+    records, unread = read_records(metrics if metrics.is_absolute() else path / METRICS)
+    run = RunFolder(path, recipe, recipe_text, environment, environment_text, read_curves(records), unread)
     for folder in sorted([*path.glob("generations*/*"), *path.glob("samples/*")]):
         for step, file in _steps(folder):
             files = run.texts if file.suffix == ".jsonl" else run.images
@@ -60,28 +62,22 @@ def read_run(path: Path) -> RunFolder:
     return run
 
 
-def read_curves(text: str) -> tuple[dict[str, list[Point]], int]:
-    """Returns the points of each metric of JSON lines, and the number of lines that cannot be read.
+def read_curves(records: Iterable[Record]) -> dict[str, list[Point]]:
+    """Returns the points of each metric.
 
     Where a run has gone back to an earlier step, what it had logged from that step on is left out.
     """
     values: dict[str, dict[int, Point]] = {}
-    last, unread = -1, 0
-    for line in text.splitlines():
-        try:
-            record = json.loads(line)
-            step, time = int(record["step"]), float(record.get("time", 0))
-        except (ValueError, KeyError, TypeError, AttributeError):
-            unread += 1
-            continue
+    last = -1
+    for record in records:
+        step, time = int(record["step"]), float(record.get("time", 0))
         if step < last:
             values = {name: {n: one for n, one in points.items() if n < step} for name, points in values.items()}
         last = step
         for name, value in record.items():
-            if name not in _NO_METRICS and isinstance(value, (int, float)) and not isinstance(value, bool):
-                is_finite = value - value == 0
-                values.setdefault(name, {})[step] = (step, time, float(value) if is_finite else None)
-    return {name: list(points.values()) for name, points in values.items() if points}, unread
+            if name not in _NO_METRICS:
+                values.setdefault(name, {})[step] = (step, time, float(value) if math.isfinite(value) else None)
+    return {name: list(points.values()) for name, points in values.items() if points}
 
 
 def read_rows(file: Path) -> tuple[list[Mapping[str, Any]], int]:

@@ -1,6 +1,5 @@
 """Draws the curves of a run as a picture when it ends."""
 
-import json
 import logging
 import math
 import os
@@ -9,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from arctic_training.config.sections.base import ComponentConfig
+from arctic_training.tracker.records import METRICS, read_records
 from arctic_training.tracker.tracker import Tracker
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ class CurvesTracker(Tracker[CurvesConfig]):
         """Does nothing: the curves are read from the file, which has those before a resume."""
 
     def finish(self, failed: bool) -> None:
-        curves = read_curves(self.config.metrics or self._run_dir / "metrics.jsonl")
+        curves = read_curves(self.config.metrics or self._run_dir / METRICS)
         (picture,) = self.files(self._run_dir)
         if len(curves.get("loss", {}).get("loss", {})) >= _MIN_RECORDS:
             draw_curves(curves, picture, title=self._run_dir.name)
@@ -64,12 +64,10 @@ class CurvesTracker(Tracker[CurvesConfig]):
 def read_curves(path: Path) -> Curves:
     """Returns the curves of a file of metrics; of a step that was recorded twice, the later values."""
     curves: dict[str, dict[str, dict[int, float]]] = {}
-    with open(path, encoding="utf-8") as lines:
-        for line in lines:
-            record = json.loads(line)
-            for name, value in record.items():
-                if name not in _NO_CURVES and math.isfinite(value):
-                    curves.setdefault(name.partition("/")[0], {}).setdefault(name, {})[record["step"]] = value
+    for record in read_records(path)[0]:
+        for name, value in record.items():
+            if name not in _NO_CURVES and math.isfinite(value):
+                curves.setdefault(name.partition("/")[0], {}).setdefault(name, {})[int(record["step"])] = value
     return curves
 
 

@@ -20,6 +20,7 @@ from arctic_training.errors.types import InputError
 from arctic_training.report.differences import differences, flatten
 from arctic_training.report.page import thin_out, write_report
 from arctic_training.report.run_folder import read_curves, run_names
+from arctic_training.tracker.records import read_records
 from arctic_training.tracker.samples import ImageSamples
 from tests.command import execute
 from tests.processes import HANG
@@ -160,15 +161,17 @@ def test_what_cannot_be_used_is_refused(tmp_path: Path) -> None:
     write_report([run], tmp_path / "page.html")  # its own page is written again
 
 
-def test_curves_of_a_run_that_went_back_was_killed_or_diverged() -> None:
+def test_curves_of_a_run_that_went_back_was_killed_or_diverged(tmp_path: Path) -> None:
     lines = [{"step": step, "time": step, "loss": step} for step in range(1, 6)]
     lines += [
         {"step": 3, "time": 9, "loss": 30},
         {"step": 3, "time": 9, "loss/eval": 1},
         {"step": 4, "time": 10, "loss": float("nan")},
     ]
-    text = "".join(json.dumps(line) + "\n" for line in lines) + '{"step": 5, "lo'
-    curves, unread = read_curves(text)
+    metrics = tmp_path / "metrics.jsonl"
+    metrics.write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"step": 5, "lo')
+    records, unread = read_records(metrics)
+    curves = read_curves(records)
     assert curves["loss"] == [(1, 1, 1), (2, 2, 2), (3, 9, 30), (4, 10, None)]
     assert curves["loss/eval"] == [(3, 9, 1)] and unread == 1
 
