@@ -9,19 +9,12 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from torch import nn
 
-from arctic_training.checkpoint.export import (
-    Read,
-    Source,
-    dry_run_weights,
-    gatherable,
-    save_weights,
-    stage_weights,
-)
+from arctic_training.checkpoint.export import Read, Source, dry_run_weights, gatherable
 from arctic_training.checkpoint.folder import disk_errors
 from arctic_training.distributed import process_group
 from arctic_training.engine.internals.parameters import full_shape
@@ -32,6 +25,8 @@ if TYPE_CHECKING:
     from peft import PeftConfig, PeftModel
     from peft.tuners.tuners_utils import BaseTunerLayer
     from transformers import PreTrainedModel
+
+T = TypeVar("T")
 
 BASE = "base"
 """The folder beside an adapter that holds its base."""
@@ -48,32 +43,19 @@ def base_changes(model: "PeftModel") -> tuple[str, ...]:
     return tuple(getattr(model, "base_changes", ()))
 
 
-def save_adapter(model: "PeftModel", folder: Path, limit: int, *, final: Path) -> None:
-    """Writes the adapter, and its base in files of up to ``limit`` bytes where no name loads that.
+def save_adapter(model: "PeftModel", folder: Path, limit: int, *, final: Path, save: Callable[..., T]) -> T | None:
+    """Writes the adapter, and where no name loads its base, passes that to ``save``, whose result is returned.
 
-    ``final`` is the path that ``folder`` will be renamed to. Raises OSError only after everything was gathered.
+    ``save`` is `save_weights`, for files of up to ``limit`` bytes, or `stage_weights`. ``final`` is the path that
+    ``folder`` will be renamed to. Raises OSError only after everything was gathered.
     """
     failure = _save_peft(model, folder, final)
+    saved: T | None = None
     if base_changes(model):
-        save_weights(plain_base(model), folder / BASE, limit, base_weights(model, merged=False))
+        saved = save(plain_base(model), folder / BASE, limit, base_weights(model, merged=False))
     if failure:
         raise failure
-
-
-def stage_adapter(model: "PeftModel", folder: Path, limit: int, *, final: Path) -> Callable[[], None]:
-    """Writes the adapter, copies its base where that is saved to the memory of rank 0, and returns what writes it.
-
-    Raises OSError only after everything was gathered.
-    """
-    failure, write_base = _save_peft(model, folder, final), _nothing
-    if base_changes(model):
-        write_base = stage_weights(plain_base(model), folder / BASE, limit, base_weights(model, merged=False))
-    if failure:
-        raise failure
-    return write_base
-
-
-def _nothing() -> None: ...
+    return saved
 
 
 def _save_peft(model: "PeftModel", folder: Path, final: Path) -> OSError | None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import torch
 from pydantic import Field
@@ -13,7 +13,6 @@ from arctic_training.checkpoint.adapter import (
     plain_base,
     require_mergeable,
     save_adapter,
-    stage_adapter,
 )
 from arctic_training.checkpoint.background import Staged
 from arctic_training.checkpoint.checkpointer import Checkpointer
@@ -25,6 +24,8 @@ from arctic_training.distributed import process_group
 from arctic_training.engine.engine import Engine
 from arctic_training.errors.types import RecipeError
 from arctic_training.state import RunState
+
+T = TypeVar("T")
 
 
 class HFCheckpointConfig(CheckpointConfig):
@@ -74,12 +75,40 @@ class HFCheckpointEngine(Checkpointer[HFCheckpointConfig]):
 
         Raises OSError only after everything was gathered.
         """
+        self._save_each(folder, engines, final, save_weights)
+
+    def stage(self, folder: Path, engines: Mapping[str, Engine], state: RunState) -> Staged:
+        """Copies the weights to the memory of rank 0. What is small, such as an adapter and the tokenizer, is written
+        at once: the tokenizer may be in use meanwhile."""
+        final = step_folder(self.output_dir, self.trainer.progress.step)
+        writers = self._save_each(folder, engines, final, stage_weights)
+
+        def write() -> list[str]:
+            for writer in writers:
+                writer()
+            return list_files(folder) if process_group.is_main() else []
+
+        return Staged(write, self._role_entries(engines))
+
+    def _save_each(
+        self, folder: Path, engines: Mapping[str, Engine], final: Path, save: Callable[..., T | None]
+    ) -> list[T]:
+        """Passes the model of each role to ``save``, `save_weights` or `stage_weights`, and writes the other files.
+
+        Returns what ``save`` returned. Raises OSError only after everything was gathered.
+        """
         failure: OSError | None = None
+        limit, results = self.config.max_shard_size, list[T | None]()
         for role, engine in engines.items():
+            model, part = engine.module, "" if role == "model" else role
             try:
-                part = "" if role == "model" else role
                 with self.trainer.averaged(role, purpose="export"):
-                    self._export(engine.module, folder / part, final / part)
+                    if not hasattr(model, "peft_config"):
+                        results.append(save(model, folder / part, limit))
+                    elif self.config.merge_adapter:
+                        results.append(save(plain_base(model), folder / part, limit, base_weights(model, merged=True)))
+                    else:
+                        results.append(save_adapter(model, folder / part, limit, final=final / part, save=save))
             except OSError as error:
                 failure = failure or error  # all ranks must gather the other models' weights too
         if failure:
@@ -87,44 +116,10 @@ class HFCheckpointEngine(Checkpointer[HFCheckpointConfig]):
         if process_group.is_main():
             with disk_errors():
                 self._write_files(folder)
-
-    def stage(self, folder: Path, engines: Mapping[str, Engine], state: RunState) -> Staged:
-        """Copies the weights to the memory of rank 0. What is small, such as an adapter and the tokenizer, is written
-        at once: the tokenizer may be in use meanwhile."""
-        writers = list[Callable[[], None]]()
-        final = step_folder(self.output_dir, self.trainer.progress.step)
-        failure: OSError | None = None
-        for role, engine in engines.items():
-            try:
-                part = "" if role == "model" else role
-                with self.trainer.averaged(role, purpose="export"):
-                    writers.append(self._stage(engine.module, folder / part, final / part))
-            except OSError as error:
-                failure = failure or error  # all ranks must gather the other models' weights too
-        if failure:
-            raise failure
-        if not process_group.is_main():
-            return Staged(list, self._role_entries(engines))
-        with disk_errors():
-            self._write_files(folder)
-
-        def write() -> list[str]:
-            for writer in writers:
-                writer()
-            return list_files(folder)
-
-        return Staged(write, self._role_entries(engines))
+        return [one for one in results if one is not None]
 
     def _role_entries(self, engines: Mapping[str, Engine]) -> dict[str, Any]:
         return {"roles": sorted(engines), "progress": self.trainer.progress.state_dict()}
-
-    def _stage(self, module: torch.nn.Module, folder: Path, final: Path) -> Callable[[], None]:
-        limit = self.config.max_shard_size
-        if not hasattr(module, "peft_config"):
-            return stage_weights(module, folder, limit)
-        if self.config.merge_adapter:
-            return stage_weights(plain_base(module), folder, limit, base_weights(module, merged=True))
-        return stage_adapter(module, folder, limit, final=final)
 
     def _write_files(self, folder: Path) -> None:
         tokenizer = self.trainer.tokenizer
@@ -133,12 +128,3 @@ class HFCheckpointEngine(Checkpointer[HFCheckpointConfig]):
         for name, text in self.trainer.export_files().items():
             (folder / name).parent.mkdir(exist_ok=True)
             (folder / name).write_text(text, encoding="utf-8")
-
-    def _export(self, module: torch.nn.Module, folder: Path, final: Path) -> None:
-        limit = self.config.max_shard_size
-        if not hasattr(module, "peft_config"):
-            save_weights(module, folder, limit)
-        elif self.config.merge_adapter:
-            save_weights(plain_base(module), folder, limit, base_weights(module, merged=True))
-        else:
-            save_adapter(module, folder, limit, final=final)

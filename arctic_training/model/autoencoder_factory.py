@@ -2,7 +2,6 @@
 
 from typing import Annotated, ClassVar
 
-import torch
 from pydantic import BeforeValidator, SerializeAsAny, WithJsonSchema, model_validator
 from torch import Tensor, nn
 
@@ -10,7 +9,7 @@ from arctic_training.config.sections.base import ComponentConfig
 from arctic_training.config.sections.component import COMPONENTS, resolve_component
 from arctic_training.config.sections.model import DType, ModelConfig
 from arctic_training.model.conv_factory import ConvDecoderFactory, ConvFactory
-from arctic_training.model.factory import ModelFactory
+from arctic_training.model.factory import ModelFactory, NetworkFactory
 from arctic_training.model.mlp_factory import MLPFactory
 
 _NETWORKS = (MLPFactory, ConvFactory, ConvDecoderFactory)
@@ -56,15 +55,11 @@ class Autoencoder(nn.Module):
         return output
 
 
-class AutoencoderFactory(ModelFactory[AutoencoderConfig]):
+class AutoencoderFactory(NetworkFactory[AutoencoderConfig]):
     """Makes an encoder and a decoder, each by a model factory of its own."""
 
     name = "autoencoder"
     config_type: ClassVar[type[ComponentConfig]] = AutoencoderConfig
-
-    def skeleton(self) -> nn.Module:
-        with torch.device("meta"):
-            return self.create_model(None)
 
     def create_model(self, config: object) -> nn.Module:
         return Autoencoder(self._network(self.config.encoder), self._network(self.config.decoder))

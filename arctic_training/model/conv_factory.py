@@ -3,13 +3,12 @@
 from itertools import pairwise
 from typing import Annotated, ClassVar
 
-import torch
 from pydantic import Field, field_validator
 from torch import nn
 
 from arctic_training.config.sections.base import ComponentConfig
 from arctic_training.config.sections.model import DType, ModelConfig
-from arctic_training.model.factory import ModelFactory
+from arctic_training.model.factory import NetworkFactory
 from arctic_training.model.mlp_factory import ACTIVATIONS, Activation, linear_layers
 
 Size = Annotated[int, Field(ge=1)]
@@ -56,7 +55,7 @@ class ConvConfig(PictureNetworkConfig):
     """Numbers that the network computes of a picture: classes, or for the encoder of a `vae` two for each latent."""
 
 
-class ConvFactory(ModelFactory[ConvConfig]):
+class ConvFactory(NetworkFactory[ConvConfig]):
     """Makes a convolutional network of pictures to vectors.
 
     Pictures are ``[N, channels, height, width]``, and vectors ``[N, outputs]``.
@@ -64,10 +63,6 @@ class ConvFactory(ModelFactory[ConvConfig]):
 
     name = "conv"
     config_type: ClassVar[type[ComponentConfig]] = ConvConfig
-
-    def skeleton(self) -> nn.Module:
-        with torch.device("meta"):
-            return self.create_model(None)
 
     def create_model(self, config: object) -> nn.Module:
         section, size = self.config, self.config.kernel_size
@@ -87,7 +82,7 @@ class ConvDecoderConfig(PictureNetworkConfig):
     """Length of a vector, such as the latents of a `vae` or of a generator."""
 
 
-class ConvDecoderFactory(ModelFactory[ConvDecoderConfig]):
+class ConvDecoderFactory(NetworkFactory[ConvDecoderConfig]):
     """Makes a network of vectors to pictures, by transposed convolutions.
 
     Vectors are ``[N, inputs]``, and pictures ``[N, channels, height, width]``.
@@ -95,10 +90,6 @@ class ConvDecoderFactory(ModelFactory[ConvDecoderConfig]):
 
     name = "conv_decoder"
     config_type: ClassVar[type[ComponentConfig]] = ConvDecoderConfig
-
-    def skeleton(self) -> nn.Module:
-        with torch.device("meta"):
-            return self.create_model(None)
 
     def create_model(self, config: object) -> nn.Module:
         section = self.config

@@ -1,9 +1,10 @@
-"""The base of model factories."""
+"""The bases of model factories."""
 
 from abc import abstractmethod
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
+import torch
 from torch import nn
 
 from arctic_training.callback.hooks import hook
@@ -79,3 +80,11 @@ class ModelFactory(Factory[C, nn.Module], kind="model_factory"):
     def transforms(self) -> Sequence[ModelTransform[Any]]:
         """The transforms applied to the model after it is made, in this order."""
         return ()
+
+
+class NetworkFactory(ModelFactory[C]):
+    """Makes a network with random weights by the recipe's section alone: it has no config, and no files."""
+
+    def skeleton(self) -> nn.Module:
+        with torch.device("meta"):
+            return self.create_model(None)

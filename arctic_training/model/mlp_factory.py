@@ -4,13 +4,12 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Annotated, ClassVar, Literal
 
-import torch
 from pydantic import Field
 from torch import nn
 
 from arctic_training.config.sections.base import ComponentConfig
 from arctic_training.config.sections.model import DType, ModelConfig
-from arctic_training.model.factory import ModelFactory
+from arctic_training.model.factory import NetworkFactory
 
 Activation = Literal["relu", "leaky_relu", "gelu", "silu", "tanh"]
 
@@ -40,15 +39,11 @@ class MLPConfig(ModelConfig):
         return self.sizes[-1]
 
 
-class MLPFactory(ModelFactory[MLPConfig]):
+class MLPFactory(NetworkFactory[MLPConfig]):
     """Makes a stack of linear layers with activations between them."""
 
     name = "mlp"
     config_type: ClassVar[type[ComponentConfig]] = MLPConfig
-
-    def skeleton(self) -> nn.Module:
-        with torch.device("meta"):
-            return self.create_model(None)
 
     def create_model(self, config: object) -> nn.Module:
         return nn.Sequential(*linear_layers(self.config.sizes, self.config.activation, self.config.dropout))

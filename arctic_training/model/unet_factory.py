@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from arctic_training.config.sections.base import ComponentConfig
 from arctic_training.config.sections.model import DType, ModelConfig
-from arctic_training.model.factory import ModelFactory
+from arctic_training.model.factory import NetworkFactory
 from arctic_training.model.time_embedding import TimeEmbedding
 
 
@@ -125,7 +125,7 @@ class UNet(nn.Module):
         return images.reshape(x.shape)
 
 
-class UNetFactory(ModelFactory[UNetConfig]):
+class UNetFactory(NetworkFactory[UNetConfig]):
     """Makes a small U-Net of an image, a time and, on request, the label of a class."""
 
     name = "unet"
@@ -134,10 +134,6 @@ class UNetFactory(ModelFactory[UNetConfig]):
     def check(self) -> None:
         """Builds the network on the meta device, for the checks of the trainer."""
         self.meta_model = self.skeleton()
-
-    def skeleton(self) -> nn.Module:
-        with torch.device("meta"):
-            return self.create_model(None)
 
     def create_model(self, config: object) -> nn.Module:
         section = self.config
