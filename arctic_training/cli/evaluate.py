@@ -9,7 +9,6 @@ from pathlib import Path
 
 from arctic_training.cli.commands import add_recipe_arguments
 from arctic_training.cli.generation_options import clean_stdout
-from arctic_training.errors.types import InputError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -27,8 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Evaluates, and prints a table of the metrics. Raises `InputError`."""
     with clean_stdout():
-        from arctic_training.config.get_config import get_config
-        from arctic_training.config.recipe.location import place
+        from arctic_training.config.get_config import get_config, place_errors
         from arctic_training.deployment.evaluate import RESULT, evaluate
         from arctic_training.deployment.saved_model import find_saved_model
         from arctic_training.distributed import process_group
@@ -37,12 +35,8 @@ def run(arguments: argparse.Namespace) -> int:
     saved = find_saved_model(arguments.checkpoint, best=arguments.best)
     name = Path(arguments.recipe).stem
     folder = arguments.output or config.recipe_dir / "evaluations" / name / Path(saved.name).name
-    try:
-        with clean_stdout():
-            values = evaluate(config, saved, folder, averaged=arguments.ema)
-    except InputError as error:
-        place(error, config._tree, type(config).model_fields)
-        raise
+    with place_errors(config), clean_stdout():
+        values = evaluate(config, saved, folder, averaged=arguments.ema)
     if process_group.is_main():
         print(table(values))
         print(f"written to {folder / RESULT}")

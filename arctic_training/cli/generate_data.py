@@ -13,6 +13,7 @@ from typing import Any
 
 from arctic_training.cli.commands import add_recipe_arguments
 from arctic_training.errors.types import InputError
+from arctic_training.launch.arguments import positive
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,13 +24,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     formats = "JSON lines of problem and answer, or text lines `problem # answer` (default: jsonl)"
     add("--format", choices=["jsonl", "txt"], default="jsonl", help=formats)
     processes = "processes that generate (default: one for each core)"
-    add("--processes", type=_count, default=len(os.sched_getaffinity(0)), metavar="N", help=processes)
+    add("--processes", type=positive, default=len(os.sched_getaffinity(0)), metavar="N", help=processes)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Writes the files and prints their statistics. Raises `InputError` for a recipe without a generator."""
     from arctic_training.cli.recipe import read_config
-    from arctic_training.config.recipe.location import place
+    from arctic_training.config.get_config import place_errors
     from arctic_training.data.factories.config import evaluation_names
     from arctic_training.data.preparation.instance_files import write_instances
     from arctic_training.data.sources.generator import GeneratorSource, GeneratorSourceConfig
@@ -44,13 +45,10 @@ def run(arguments: argparse.Namespace) -> int:
         for name, split, section in zip(names, splits, [*training, *evaluation], strict=True)
         if isinstance(section, GeneratorSourceConfig)
     }
-    try:
+    with place_errors(config):
         if not sets:
             raise InputError("data.sources: none is of type generator, so that there is nothing to generate")
         written = write_instances(sets, arguments.output, file_format=arguments.format, processes=arguments.processes)
-    except InputError as error:
-        place(error, config._tree, type(config).model_fields)
-        raise
     for name, statistics in written.items():
         print("\n".join(_lines(f"{name}.{arguments.format}", statistics)))
     print(f"written to {arguments.output}")
@@ -67,9 +65,3 @@ def _lines(name: str, statistics: Mapping[str, Any]) -> list[str]:
         f"  {key:{width}}  mean {one['mean']:.2f}, {one['min']:g} to {one['max']:g}" for key, one in moments.items()
     ]
     return lines
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal() or not int(text):
-        raise argparse.ArgumentTypeError(f"expected an integer above 0, got {text!r}")
-    return int(text)

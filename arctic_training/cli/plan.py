@@ -12,6 +12,7 @@ import re
 from arctic_training.cli.commands import add_recipe_arguments
 from arctic_training.distributed.environment import set_env_default
 from arctic_training.errors.types import InputError
+from arctic_training.launch.arguments import positive
 
 _FORBIDDEN = "HF_HUB_OFFLINE forbids asking the hub; unset it, or name a folder"
 _NOT_IN_CACHE = "its config is not in the cache of the hub; `hf download` it, or name a folder"
@@ -22,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of the command."""
     add_recipe_arguments(parser)
     parser.add_argument(
-        "--gpus", type=_count, metavar="N", help="devices, one process each (default: those here, or 1)"
+        "--gpus", type=positive, metavar="N", help="devices, one process each (default: those here, or 1)"
     )
     parser.add_argument("--gpu-memory", type=_size, metavar="80g", help="memory of each (default: that of those here)")
     parser.add_argument("--host-memory", type=_size, metavar="128g", help="main memory of the machine")
@@ -35,25 +36,19 @@ def run(arguments: argparse.Namespace) -> int:
     set_env_default("HF_HUB_OFFLINE", "1")  # before transformers is imported, which reads it then
     from arctic_training.cli.plan_table import as_json, as_lines
     from arctic_training.cli.recipe import read_config
-    from arctic_training.config.recipe.location import place
+    from arctic_training.config.get_config import place_errors
     from arctic_training.trainer.plan import find_machine, make_plan
 
     config = read_config(arguments)
-    try:
-        plan = make_plan(config, find_machine(arguments.gpus, arguments.gpu_memory, arguments.host_memory))
-    except InputError as error:
-        if not is_offline:
-            error.args = (str(error).replace(_FORBIDDEN, _NOT_IN_CACHE),)
-        place(error, config._tree, type(config).model_fields)
-        raise
+    with place_errors(config):
+        try:
+            plan = make_plan(config, find_machine(arguments.gpus, arguments.gpu_memory, arguments.host_memory))
+        except InputError as error:
+            if not is_offline:
+                error.args = (str(error).replace(_FORBIDDEN, _NOT_IN_CACHE),)
+            raise
     print(json.dumps(as_json(plan), indent=2) if arguments.json else "\n".join(as_lines(arguments.recipe, plan)))
     return 0
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal() or not int(text):
-        raise argparse.ArgumentTypeError(f"expected an integer above 0, got {text!r}")
-    return int(text)
 
 
 def _size(text: str) -> int:

@@ -8,7 +8,6 @@ import argparse
 import json
 
 from arctic_training.cli.commands import add_recipe_arguments
-from arctic_training.errors.types import InputError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -25,7 +24,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Prints the preview, and returns the exit code. Raises `InputError` for data that cannot be used."""
     from arctic_training.cli.preview_text import print_preview, show_progress
     from arctic_training.cli.recipe import read_config
-    from arctic_training.config.recipe.location import place
+    from arctic_training.config.get_config import place_errors
     from arctic_training.data.preview.preview import preview_set, to_json
     from arctic_training.distributed import process_group
     from arctic_training.registry import lookup
@@ -36,7 +35,7 @@ def run(arguments: argparse.Namespace) -> int:
     config = config.model_copy(update={"sequence_parallel_size": 1})
     failed = True
     try:
-        with prepared_data(lookup("trainer", config.type), config) as (factory, loaders):
+        with place_errors(config), prepared_data(lookup("trainer", config.type), config) as (factory, loaders):
             tokenizer = factory.trainer.tokenizer
             loaders_of_sets = {"train": loaders.train, **loaders.evaluation}
             sets = {
@@ -45,9 +44,6 @@ def run(arguments: argparse.Namespace) -> int:
                 if loader is not None
             }
         failed = False
-    except InputError as error:
-        place(error, config._tree, type(config).model_fields)
-        raise
     finally:
         process_group.destroy_process_group(failed=failed)
     if arguments.json:

@@ -1,8 +1,7 @@
 """The command ``validate``: checks of a recipe that need neither device nor network."""
 
-from arctic_training.config.recipe.location import place
+from arctic_training.config.get_config import place_errors
 from arctic_training.config.sections.trainer import TrainerConfig
-from arctic_training.errors.types import InputError
 
 
 def validate(config: TrainerConfig, processes: int | None = None) -> None:
@@ -15,8 +14,5 @@ def validate(config: TrainerConfig, processes: int | None = None) -> None:
 
     if processes:
         require_groups(config, processes)
-    try:
+    with place_errors(config):
         check_run(config)
-    except InputError as error:
-        place(error, config._tree, type(config).model_fields)
-        raise

@@ -1,6 +1,7 @@
 """Reads a recipe, a file or a mapping, into the config of its trainer, and reports all problems at once."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from arctic_training.config.checks.foreign_keys import foreign_name
 from arctic_training.config.checks.libraries import library_problems
 from arctic_training.config.checks.problems import Problem, problems_of, shown
 from arctic_training.config.recipe.interpolation import interpolate
-from arctic_training.config.recipe.location import located
+from arctic_training.config.recipe.location import located, place
 from arctic_training.config.recipe.node import Node, from_python, to_python
 from arctic_training.config.recipe.overrides import apply_override
 from arctic_training.config.recipe.recipe_file import read_recipe_file
@@ -19,7 +20,7 @@ from arctic_training.config.recipe.user_code import import_file
 from arctic_training.config.sections.component import incomplete
 from arctic_training.config.sections.passed import with_placeholders
 from arctic_training.config.sections.trainer import TrainerConfig
-from arctic_training.errors.types import MissingDependencyError, RecipeError
+from arctic_training.errors.types import InputError, MissingDependencyError, RecipeError
 from arctic_training.registry import lookup, names, suggest
 
 DEFAULT_TRAINER = "sft"
@@ -83,6 +84,16 @@ def require_libraries(config: TrainerConfig) -> None:
     """Raises `MissingDependencyError` with a line for each library that a section needs and that is not installed."""
     if missing := located(list(library_problems(config)), config._tree or Node({})):
         raise MissingDependencyError("\n".join(missing))
+
+
+@contextmanager
+def place_errors(config: TrainerConfig) -> Iterator[None]:
+    """Puts file, line and column before an `InputError` raised inside that begins with a key of the recipe."""
+    try:
+        yield
+    except InputError as error:
+        place(error, config._tree, type(config).model_fields)
+        raise
 
 
 def _config_type(name: object, problems: list[Problem]) -> type[TrainerConfig] | None:

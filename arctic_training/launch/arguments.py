@@ -96,14 +96,15 @@ class _Parser(argparse.ArgumentParser):
         raise InputError(message)
 
 
-def _positive(text: str) -> int:
+def positive(text: str) -> int:
+    """Returns the integer above 0 that an argument is. Raises ArgumentTypeError for anything else."""
     if not text.isascii() or not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"expected an integer above 0, got {text!r}")
     return int(text)
 
 
 def _port(text: str) -> int:
-    if _positive(text) > 65_535:
+    if positive(text) > 65_535:
         raise argparse.ArgumentTypeError(f"expected a port of at most 65535, got {text!r}")
     return int(text)
 
@@ -130,12 +131,12 @@ def _parser(others: Mapping[str, str]) -> _Parser:
     sweep = "a run for each combination of these values, in folders of their own, and a table at the end"
     add("--sweep", nargs="+", metavar="KEY.PATH=VALUE,VALUE", help=sweep)
     gpus = "GPUs to use, one process each (default: all). On a machine without a GPU: N processes on the CPU"
-    add("--num_gpus", type=_positive, metavar="N", help=gpus)
-    add("--num_accelerators", type=_positive, dest="num_gpus", help=argparse.SUPPRESS)
+    add("--num_gpus", type=positive, metavar="N", help=gpus)
+    add("--num_accelerators", type=positive, dest="num_gpus", help=argparse.SUPPRESS)
     add("--master_port", type=_port, metavar="P", help="port at which the processes meet (default: a free one)")
     nodes = "machines to use; several are started by DeepSpeed's launcher, which is given --hostfile, --include, "
     nodes += "--master_addr and every option that is not listed here"
-    add("--num_nodes", type=_positive, metavar="N", help=nodes)
+    add("--num_nodes", type=positive, metavar="N", help=nodes)
     add("--launcher", choices=["deepspeed"], dest="_launcher", help="the launcher of several machines")
     profile = "print where the time went at the end, sorted by it"
     add("--python_profile", choices=["tottime", "cumtime"], help=profile)

@@ -76,15 +76,12 @@ def _num_processes(num_gpus: int | None) -> int:
 def require_groups(config: TrainerConfig, count: int) -> None:
     """Raises, before any process is started, the `InputError` that ``count`` of them would raise, which cannot form the
     groups that share sequences or a model."""
-    from arctic_training.config.recipe.location import place
+    from arctic_training.config.get_config import place_errors
     from arctic_training.distributed.sequence_parallel import check_world_size
 
-    try:
+    with place_errors(config):
         check_world_size(config.sequence_parallel_size, count)
         config.mesh.check_processes(count, sequence_parallel_size=config.sequence_parallel_size)
-    except InputError as error:
-        place(error, config._tree, type(config).model_fields)
-        raise
 
 
 def _worker_environment(rank: int, count: int, port: int) -> dict[str, str]:

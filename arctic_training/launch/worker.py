@@ -13,7 +13,7 @@ from arctic_training.display.activity import activity
 from arctic_training.display.starting import starting
 from arctic_training.distributed import environment
 from arctic_training.distributed.signals import handle_signals, set_parent_death_signal
-from arctic_training.errors.types import ArcticError, InputError
+from arctic_training.errors.types import ArcticError
 from arctic_training.launch.arguments import parse
 from arctic_training.launch.threads import openmp_settings
 
@@ -59,7 +59,7 @@ def run(config: Any, *, command: str = "train", debug: bool = False, profile: st
 
     Errors are reported, not raised. ``profile`` is the key of `pstats` by which a profile is sorted and printed.
     """
-    from arctic_training.config.recipe.location import place
+    from arctic_training.config.get_config import place_errors
     from arctic_training.display.watch import close_display, open_display
     from arctic_training.distributed import process_group, watchdog
     from arctic_training.distributed.report import report
@@ -71,19 +71,18 @@ def run(config: Any, *, command: str = "train", debug: bool = False, profile: st
     if process_group.is_main():
         open_display(config.logger.progress)
     try:
-        if command == "process-data":
-            trainer_class.prepare_data(config)
-        else:
-            trainer = trainer_class(config)
-            shutdown.listen(trainer)
-            trainer.train()
-            process_group.barrier()  # no rank destroys its engines while another still trains
+        with place_errors(config):
+            if command == "process-data":
+                trainer_class.prepare_data(config)
+            else:
+                trainer = trainer_class(config)
+                shutdown.listen(trainer)
+                trainer.train()
+                process_group.barrier()  # no rank destroys its engines while another still trains
         failed, code = False, getattr(trainer, "exit_code", shutdown.code)
     except SystemExit:
         raise
     except BaseException as error:
-        if isinstance(error, InputError):
-            place(error, config._tree, type(config).model_fields)
         close_display()
         code = 130 if _is_interrupt(error) else report(error, debug=debug)
     finally:

@@ -69,7 +69,7 @@ class RolloutTrainer(PolicyLossTrainer):
 
     @functools.cached_property
     def sampler(self) -> CompletionSampler:
-        """Interface of what samples completions with the policy, and scores them."""
+        """The sampler of completions of the policy, which scores them too."""
         return CompletionSampler(
             self.model,
             self.tokenizer,

@@ -42,9 +42,9 @@ class PairDataConfig(SourcedDataConfig):
     num_negatives: int | None = Field(default=None, ge=0)
     """Hard negatives of each row; rows with more use the first. By default one for each column."""
     anchor_prompt: str = ""
-    """PreviewText before every anchor, such as ``query: ``."""
+    """Text before every anchor, such as ``query: ``."""
     candidate_prompt: str = ""
-    """PreviewText before every positive and negative, such as ``passage: ``."""
+    """Text before every positive and negative, such as ``passage: ``."""
     div_length: HumanInt = Field(default=8, ge=1)
     """The length of a row is a multiple of this."""
 
