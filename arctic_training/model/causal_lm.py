@@ -35,6 +35,12 @@ def causal_model(engine: Engine | nn.Module) -> "PreTrainedModel":
     return model
 
 
+def text_config(model: object) -> object:
+    """Returns the config of a model of transformers for its text part; None for another model, or None."""
+    config = getattr(model, "config", None)
+    return config.get_text_config() if hasattr(config, "get_text_config") else None
+
+
 def model_inputs(engine: Engine | nn.Module, batch: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the keys of ``batch`` that the forward of the model takes, without those of its own loss.
 

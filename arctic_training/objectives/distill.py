@@ -22,6 +22,7 @@ from arctic_training.generation.generate import require_generate
 from arctic_training.generation.special_tokens import find_eos_token_ids
 from arctic_training.loss.cross_entropy import logits_cross_entropy
 from arctic_training.loss.divergence import Divergence
+from arctic_training.model.causal_lm import text_config
 from arctic_training.model.target_outputs import TargetOutputs, at_targets
 from arctic_training.objectives.language_model import LanguageModelTrainer
 from arctic_training.objectives.on_policy import use_own_completions, window_is_chosen
@@ -119,10 +120,10 @@ class DistillTrainer(LanguageModelTrainer):
         """Raises `ModelError` for another vocabulary, or with ``hidden_weight`` another width, than the teacher's, and
         for a ``teacher_top_k`` beyond the vocabulary."""
         super().check_models(models)
-        vocabulary = _text_config(models["teacher"], "vocab_size")
+        vocabulary = getattr(text_config(models["teacher"]), "vocab_size", None)
         if vocabulary and self.config.teacher_top_k > vocabulary:
             raise ModelError(f"teacher_top_k: {self.config.teacher_top_k}; the vocabulary has {vocabulary} tokens")
-        student, teacher = (_text_config(models[role], "hidden_size") for role in ("model", "teacher"))
+        student, teacher = (getattr(text_config(models[role]), "hidden_size", None) for role in ("model", "teacher"))
         if self.config.hidden_weight and student and teacher and student != teacher:
             raise ModelError(
                 f"hidden_weight: the hidden states of the teacher have {teacher} numbers, and those of the student "
@@ -217,8 +218,3 @@ class DistillTrainer(LanguageModelTrainer):
         total = (student.hidden.float() - teacher.hidden.float()).square().mean(-1).sum()
         sums["hidden"] = total.detach()
         return total
-
-
-def _text_config(model: nn.Module | None, name: str) -> int | None:
-    config: Any = getattr(model, "config", None)
-    return None if config is None else getattr(config.get_text_config(), name, None)

@@ -38,10 +38,10 @@ from arctic_training.model.factory import ModelFactory
 from arctic_training.registry import lookup, numbered
 from arctic_training.state import Rng, RunState
 from arctic_training.trainer.bare import bare
+from arctic_training.trainer.loss_checks import require_auxiliary_losses, require_scalar, require_whole_attention
 from arctic_training.trainer.resume import resume
 from arctic_training.trainer.role import Role, RoleView
 from arctic_training.trainer.row_buffer import row_buffers
-from arctic_training.trainer.scalar import require_auxiliary_losses, require_scalar, require_whole_attention
 from arctic_training.trainer.session import Session
 from arctic_training.trainer.trackers import build_trackers
 

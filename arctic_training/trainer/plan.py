@@ -13,6 +13,7 @@ from arctic_training.engine.config import deepspeed_config
 from arctic_training.errors.types import ArcticError
 from arctic_training.loss.targets import IGNORE_INDEX
 from arctic_training.loss.tokens import TokenCounts
+from arctic_training.model.causal_lm import text_config
 from arctic_training.model.flops import ModelFlops, count_flops
 from arctic_training.model.memory_alternatives import Alternative, fitting, total
 from arctic_training.model.memory_estimate import (
@@ -181,8 +182,7 @@ def _model(trainer: Trainer, role: Role, machine: Machine) -> Model:
 
 
 def _positions(model: object) -> int | None:
-    config: object = getattr(model, "config", None)
-    text = config.get_text_config() if hasattr(config, "get_text_config") else None
+    text = text_config(model)
     positions = getattr(text, "max_position_embeddings", None) or getattr(text, "n_positions", None)
     return positions if isinstance(positions, int) else None
 

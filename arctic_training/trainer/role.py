@@ -12,6 +12,7 @@ from arctic_training.config.sections.optimizer import OptimizerConfig
 from arctic_training.engine.engine import Engine
 from arctic_training.errors.short_repr import short_repr
 from arctic_training.errors.types import ModelError, RegistryError
+from arctic_training.model.causal_lm import text_config
 
 
 @dataclass(frozen=True)
@@ -86,19 +87,15 @@ def check_vocabularies(roles: Iterable[Role], models: Mapping[str, Any]) -> None
 
     ``models`` are transformers models by role; those without a vocabulary, or None, are not compared.
     """
-    size = _vocabulary_size(models.get("model"))
+    sizes = {name: getattr(text_config(model), "vocab_size", None) for name, model in models.items()}
+    size = sizes.get("model")
     for role in roles:
-        other = _vocabulary_size(models.get(role.name))
+        other = sizes.get(role.name)
         if role.same_vocabulary and size and other and other != size:
             raise ModelError(
                 f"{role.name}.name_or_path: its vocabulary has {other} tokens, and that of model has {size}: "
                 "probabilities of different tokens cannot be compared; give a model of the same tokenizer"
             )
-
-
-def _vocabulary_size(model: object) -> int | None:
-    config: object = getattr(model, "config", None)
-    return getattr(config.get_text_config(), "vocab_size", None) if hasattr(config, "get_text_config") else None
 
 
 class RoleView:

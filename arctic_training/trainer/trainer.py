@@ -27,7 +27,7 @@ from arctic_training.trainer.assembly import assemble, prepared_data
 from arctic_training.trainer.bare import set_up
 from arctic_training.trainer.ending import Ending
 from arctic_training.trainer.evaluation import measure
-from arctic_training.trainer.explain import translate_oom_errors
+from arctic_training.trainer.out_of_memory import translate_oom_errors
 from arctic_training.trainer.outputs import Outputs
 from arctic_training.trainer.passed import pass_objects
 from arctic_training.trainer.role import Role, check_roles, check_vocabularies

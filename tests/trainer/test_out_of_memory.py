@@ -10,7 +10,7 @@ import torch
 
 from arctic_training import GANTrainer, GRPOTrainer, get_config
 from arctic_training.errors.types import MemoryShortError
-from arctic_training.trainer.explain import translate_oom_errors
+from arctic_training.trainer.out_of_memory import translate_oom_errors
 from tests import processes
 from tests.contract.cases import recipe
 
