@@ -272,6 +272,16 @@ def test_files_are_short_and_few_stand_at_the_top() -> None:
     assert len(top) <= 8, f"files that belong into a room: {top}"
 
 
+def test_the_page_names_where_things_are_decided() -> None:
+    page = (REPOSITORY / "docs" / "architecture.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| .+ \| `([\w/]+\.py)` \| `(\w+)` \|$", page, re.MULTILINE)
+    assert len(rows) > 20
+    for file, name in rows:
+        definitions = (ast.FunctionDef, ast.ClassDef)
+        names = {one.name for one in ast.walk(parsed(ROOT / file)) if isinstance(one, definitions)}
+        assert name in names, f"{file} has no {name}"
+
+
 def test_the_first_line_says_the_subject() -> None:
     def rule(path: Path) -> Iterator[str]:
         text = path.read_text(encoding="utf-8")

@@ -11,6 +11,7 @@ from arctic_training.callback.callback import Callback
 from arctic_training.component import TrainerView
 from arctic_training.config.sections.base import ComponentConfig
 from arctic_training.config.sections.changes import RESUME_SAFE
+from arctic_training.engine.config import require_weights_in_memory
 from arctic_training.engine.zero import resharded
 from arctic_training.errors.types import RecipeError
 
@@ -53,12 +54,7 @@ class EMA(Callback[EMAConfig]):
         if self.config.role not in trainer.trained_roles:
             known = ", ".join(trainer.trained_roles)
             raise RecipeError(f"callbacks.ema.role: {self.config.role!r} is not trained here; there are: {known}")
-        zero = trainer.config.deepspeed.get("zero_optimization", {})
-        if zero.get("offload_param", {}).get("device") == "nvme":
-            raise RecipeError(
-                "callbacks.ema: with deepspeed.zero_optimization.offload_param.device: nvme the weights are not in "
-                "memory, and cannot be averaged; set cpu"
-            )
+        require_weights_in_memory(trainer.config, "callbacks.ema", "cannot be averaged")
 
     def post_init(self, trainer: TrainerView) -> None:
         """Starts from the weights or a checkpoint."""

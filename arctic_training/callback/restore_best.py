@@ -7,6 +7,7 @@ import torch
 
 from arctic_training.callback.monitor import Monitor, MonitorConfig
 from arctic_training.component import TrainerView
+from arctic_training.engine.config import require_weights_in_memory
 from arctic_training.engine.engine import Engine, TrainedEngine
 from arctic_training.engine.host_copy import host_copy
 from arctic_training.engine.internals.parameters import local_tensor
@@ -52,12 +53,7 @@ class RestoreBest(Monitor[RestoreBestConfig]):
         if any(getattr(one, "export", False) for one in averages):
             raise RecipeError("callbacks.restore_best: a callback ema has export: true, and both replace what is saved")
         self._averaged = any(getattr(one, "evaluate", False) for one in averages)
-        zero = trainer.config.deepspeed.get("zero_optimization", {})
-        if zero.get("offload_param", {}).get("device") == "nvme":
-            raise RecipeError(
-                "callbacks.restore_best: with deepspeed.zero_optimization.offload_param.device: nvme the weights are "
-                "not in memory, and cannot be kept; set cpu"
-            )
+        require_weights_in_memory(trainer.config, "callbacks.restore_best", "cannot be kept")
 
     def post_init(self, trainer: TrainerView) -> None:
         """Shards what ranks of another layout have saved."""

@@ -22,8 +22,8 @@ from arctic_training.deployment.model_card import model_card
 from arctic_training.deployment.run_recipe import blueprint, read_run_recipe
 from arctic_training.deployment.saved_model import NO_AVERAGE, SavedModel
 from arctic_training.deployment.verify_merge import MergeReport, verify_merge
+from arctic_training.engine.dtypes import DTYPES
 from arctic_training.errors.types import InputError
-from arctic_training.model.huggingface_factory import DTYPES
 from arctic_training.model.pretrained_adapter import PretrainedAdapter
 from arctic_training.model.tasks import task_of_config
 

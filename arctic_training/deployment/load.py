@@ -10,8 +10,8 @@ from arctic_training.checkpoint.consolidated import ConsolidatedWeights, load_co
 from arctic_training.config.sections.model import DType
 from arctic_training.deployment.run_recipe import blueprint, read_run_recipe
 from arctic_training.deployment.saved_model import NO_AVERAGE, SavedModel, find_saved_model
+from arctic_training.engine.dtypes import DTYPES
 from arctic_training.errors.types import InputError
-from arctic_training.model.huggingface_factory import DTYPES
 from arctic_training.model.pretrained import Pretrained
 from arctic_training.model.pretrained_adapter import PretrainedAdapter
 from arctic_training.model.tasks import task_of_config

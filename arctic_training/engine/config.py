@@ -1,6 +1,6 @@
 """The DeepSpeed config of one engine: a pure function of the recipe and of the world size."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,6 +32,20 @@ def zero_stage(block: Mapping[str, Any], world: int, *, dtype: str = "fp32", ste
     in_bf16 = dtype == "bf16" and (steps > 1 or highest > 0)
     default = 3 if "offload_param" in zero and offloads else 1 if world > 1 or offloads or in_bf16 else 0
     return int(zero.get("stage", default))
+
+
+def require_weights_in_memory(
+    config: TrainerConfig, key: str, why: str, *, parts: Sequence[str] = ("offload_param",)
+) -> None:
+    """Raises `RecipeError`, which begins with ``key``, where one of ``parts`` of the ``deepspeed:`` block keeps weights
+    on a disk; ``why`` is what is impossible then."""
+    zero = config.deepspeed.get("zero_optimization", {})
+    for part in parts:
+        if zero.get(part, {}).get("device") == "nvme":
+            raise RecipeError(
+                f"{key}: with deepspeed.zero_optimization.{part}.device: nvme the weights are not in memory, and "
+                f"{why}; set cpu"
+            )
 
 
 def highest_stage(config: TrainerConfig, dtype: str) -> int:

@@ -14,6 +14,7 @@ from arctic_training.config.sections.trainer import TrainerConfig
 from arctic_training.distributed import process_group
 from arctic_training.engine import tensor_parallel
 from arctic_training.engine.config import ModelSize, deepspeed_config, frozen_config, zero_stage
+from arctic_training.engine.dtypes import DTYPES
 from arctic_training.engine.internals.mesh import end_input_check, end_tensor_parallel
 from arctic_training.engine.internals.optimizer import master_padding
 from arctic_training.engine.internals.parameters import full_shape, is_partitioned_param, padding, shard_dim
@@ -30,8 +31,6 @@ from arctic_training.errors.types import RecipeError
 
 if TYPE_CHECKING:
     from deepspeed import DeepSpeedEngine
-
-_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 
 class Engine(Protocol):
@@ -250,7 +249,7 @@ def freeze(
     if config.mesh.model > 1:
         tensor_parallel.divide(model, config.mesh.model)
     for parameter in model.parameters():  # and no buffer, as DeepSpeed does: rotary frequencies are fp32 in both
-        parameter.data = parameter.data.to(_DTYPES[precision])
+        parameter.data = parameter.data.to(DTYPES[precision])
     return FrozenEngine(model.to(process_group.device()))
 
 

@@ -35,6 +35,11 @@ class ModelFactory(Factory[C, nn.Module], kind="model_factory"):
             model = transform(model)
         return model
 
+    @property
+    def section(self) -> str:
+        """The key of the recipe's section of the model."""
+        return next((name for name, one in vars(self.trainer.config).items() if one is self.config), "model")
+
     def skeleton(self) -> nn.Module | None:
         """Returns the model as it will be trained, on the meta device, by its config alone; None where it cannot be
         built so. Raises `ModelError`."""

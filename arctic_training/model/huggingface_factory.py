@@ -10,6 +10,7 @@ from torch import nn
 from arctic_training.distributed import process_group
 from arctic_training.engine import tensor_parallel
 from arctic_training.engine.config import deepspeed_config
+from arctic_training.engine.dtypes import DTYPES
 from arctic_training.engine.engine import Engine
 from arctic_training.engine.zero import build_random_model, sharded_construction
 from arctic_training.errors.types import ModelError
@@ -49,8 +50,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
     from transformers.models.auto.auto_factory import _BaseAutoModelClass
 
-DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
-
 
 class HFModelFactory(ModelFactory[HFModelConfig]):
     """Makes a model of transformers for a task. Raises `ModelError` for one that cannot be loaded."""
@@ -68,11 +67,6 @@ class HFModelFactory(ModelFactory[HFModelConfig]):
     def task(self) -> Task | None:
         """The task of the auto class; None for one that no task has."""
         return task_of(self.auto_class)
-
-    @property
-    def section(self) -> str:
-        """The key of the recipe's section of the model."""
-        return next((name for name, one in vars(self.trainer.config).items() if one is self.config), "model")
 
     @functools.cached_property
     def pretrained(self) -> Pretrained:

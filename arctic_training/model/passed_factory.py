@@ -11,10 +11,11 @@ from arctic_training.config.sections.base import ComponentConfig
 from arctic_training.config.sections.changes import RESUME_SAFE
 from arctic_training.config.sections.model import ModelConfig
 from arctic_training.config.sections.passed import OF_FILES, PASSED, PASSED_MODULE
+from arctic_training.engine.dtypes import DTYPES
 from arctic_training.errors.types import ModelError
 from arctic_training.model.factory import ModelFactory
 from arctic_training.model.huggingface_config import HFModelConfig
-from arctic_training.model.huggingface_factory import DTYPES, HFModelFactory
+from arctic_training.model.huggingface_factory import HFModelFactory
 from arctic_training.model.passed import PassedModel, cast_parameters, require_own_weights
 from arctic_training.model.transformers_internals import model_class_of
 from arctic_training.model.transforms.peft import PeftTransform
@@ -70,8 +71,7 @@ class PassedModuleFactory(ModelFactory[PassedModuleConfig]):
 
     def check(self) -> None:
         """Raises `ModelError` for a module that cannot be trained as it is."""
-        sections = vars(self.trainer.config).items()
-        require_own_weights(self._module, next((name for name, one in sections if one is self.config), "model"))
+        require_own_weights(self._module, self.section)
 
     def create_model(self, config: object) -> nn.Module:
         cast_parameters(self._module, DTYPES[self.config.dtype])

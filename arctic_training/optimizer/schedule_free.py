@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.optim.optimizer import ParamsT
 
 from arctic_training.config.sections.types import HumanFloat
+from arctic_training.engine.config import require_weights_in_memory
 from arctic_training.errors.types import RecipeError
 from arctic_training.optimizer.factory import OptimizerFactory, parameter_groups
 from arctic_training.optimizer.torch_factories import AdamConfig
@@ -108,13 +109,8 @@ class ScheduleFreeFactory(OptimizerFactory[ScheduleFreeConfig]):
                     f"callbacks.ema: optimizer.type {self.name} averages the weights of {role} itself; remove "
                     "one of them"
                 )
-        zero = recipe.deepspeed.get("zero_optimization", {})
-        for key in ("offload_optimizer", "offload_param"):
-            if zero.get(key, {}).get("device") == "nvme":
-                raise RecipeError(
-                    f"optimizer.type: with deepspeed.zero_optimization.{key}.device: nvme the weights are not in "
-                    f"memory, and {self.name} cannot be evaluated; set cpu"
-                )
+        parts = ("offload_optimizer", "offload_param")
+        require_weights_in_memory(recipe, "optimizer.type", f"{self.name} cannot be evaluated", parts=parts)
 
     def create_optimizer(self, model: nn.Module, config: ScheduleFreeConfig) -> torch.optim.Optimizer:
         groups = parameter_groups(model, config.weight_decay)

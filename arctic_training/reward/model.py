@@ -14,13 +14,12 @@ from arctic_training.config.sections.changes import RESUME_SAFE
 from arctic_training.config.sections.model import DType
 from arctic_training.config.sections.types import HumanInt
 from arctic_training.distributed import process_group
+from arctic_training.engine.dtypes import DTYPES
 from arctic_training.errors.types import ModelError
 from arctic_training.reward.reward import Answer, Reward, RewardConfig
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
-
-_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 
 class ModelRewardConfig(RewardConfig):
@@ -67,7 +66,7 @@ class ModelReward(Reward[ModelRewardConfig]):
         with self._refusing():
             self.tokenizer = AutoTokenizer.from_pretrained(self._location, **self._options)
             model, info = AutoModelForSequenceClassification.from_pretrained(
-                self._location, dtype=_DTYPES[self.config.dtype], output_loading_info=True, **self._options
+                self._location, dtype=DTYPES[self.config.dtype], output_loading_info=True, **self._options
             )
         if missing := sorted(info["missing_keys"]):
             raise ModelError(f"{self._label}: {missing[0]} is missing: it is no trained sequence classifier")

@@ -17,8 +17,9 @@ from arctic_training.config.sections.passed import LATER, PASSED, PASSED_MODULE,
 from arctic_training.config.sections.trainer import TrainerConfig
 from arctic_training.data.batching.fingerprint import of_tensors
 from arctic_training.data.sources.passed import has_tokens
+from arctic_training.engine.dtypes import DTYPES
 from arctic_training.errors.types import RecipeError
-from arctic_training.model.huggingface_factory import DTYPES, HFModelFactory
+from arctic_training.model.huggingface_factory import HFModelFactory
 from arctic_training.registry import Registered, lookup
 from arctic_training.tokenizer.factory import NoTokenizerFactory
 from arctic_training.trainer.role import Role
