@@ -70,9 +70,14 @@ def remove_incomplete(root: Path) -> list[str]:
     return [folder.name for folder in left]
 
 
+def temp_dir(root: Path, step: int) -> Path:
+    """Returns the folder into which the checkpoint of a step is written before it is complete."""
+    return root / f"{_TEMP}{step_folder(root, step).name}"
+
+
 def create_temp_dir(root: Path, step: int) -> Path:
-    """Creates an empty folder to write a checkpoint into. Raises OSError."""
-    temp = root / f"{_TEMP}step_{step}"
+    """Creates an empty `temp_dir`. Raises OSError."""
+    temp = temp_dir(root, step)
     if temp.exists():
         shutil.rmtree(temp)
     temp.mkdir(parents=True)

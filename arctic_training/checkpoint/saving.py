@@ -95,7 +95,7 @@ class Saving(SaveSchedule[C]):
         """
         self.finish()
         step, beside = self.trainer.progress.step, self.config.asynchronous and self._is_planned
-        temp = self.output_dir / f".aside-step_{step}"
+        temp = disk.temp_dir(self.output_dir, step)
         self._is_planned = False
         try:
             self._on_all_ranks("create", lambda: disk.create_temp_dir(self.output_dir, step) if self._is_main else None)

@@ -51,11 +51,7 @@ def evaluate(config: TrainerConfig, saved: SavedModel, folder: Path, *, averaged
             _write(trainer, saved, folder, values)
         failed = False
     finally:
-        for loader in trainer.eval_loaders.values():
-            loader.close()
-        for engine in trainer.engines.values():
-            engine.destroy()
-        trainer.session.leave(failed=failed)
+        trainer.close(failed=failed)
     return values
 
 

@@ -9,13 +9,14 @@ from torch import nn
 from arctic_training.component import TrainerView
 from arctic_training.config.sections.trainer import TrainerConfig
 from arctic_training.distributed import process_group
+from arctic_training.engine.dtypes import DTYPES
 from arctic_training.engine.tensor_parallel import count_divisible
 from arctic_training.loss.output_layer import rows_per_chunk
 from arctic_training.model.huggingface_config import HFModelConfig
 from arctic_training.model.kept_activations import Kept, Recomputation, count_kept
 from arctic_training.registry import lookup
 
-BYTES = {"bf16": 2, "fp16": 2, "fp32": 4}
+BYTES = {name: dtype.itemsize for name, dtype in DTYPES.items()}
 
 USABLE_SHARE = 0.85
 """Share of a GPU's memory that an estimate may fill; the rest is for what no estimate knows."""

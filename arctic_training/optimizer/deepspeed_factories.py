@@ -21,8 +21,7 @@ class FusedAdamFactory(OptimizerFactory[AdamConfig]):
     config_type = AdamConfig
 
     def create_optimizer(self, model: nn.Module, config: AdamConfig) -> torch.optim.Optimizer:
-        groups = parameter_groups(model, config.weight_decay)
-        return optimizers.fused_adam(groups, lr=config.learning_rate, betas=config.betas, eps=config.eps)
+        return optimizers.fused_adam(parameter_groups(model, config.weight_decay), **config.arguments)
 
 
 class CPUAdamFactory(OptimizerFactory[AdamConfig]):
@@ -32,8 +31,7 @@ class CPUAdamFactory(OptimizerFactory[AdamConfig]):
     config_type = AdamConfig
 
     def create_optimizer(self, model: nn.Module, config: AdamConfig) -> torch.optim.Optimizer:
-        groups = parameter_groups(model, config.weight_decay)
-        return optimizers.cpu_adam(groups, lr=config.learning_rate, betas=config.betas, eps=config.eps)
+        return optimizers.cpu_adam(parameter_groups(model, config.weight_decay), **config.arguments)
 
 
 class LionConfig(OptimizerConfig):

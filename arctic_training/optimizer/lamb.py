@@ -72,5 +72,4 @@ class LambFactory(OptimizerFactory[LambConfig]):
     config_type = LambConfig
 
     def create_optimizer(self, model: nn.Module, config: LambConfig) -> torch.optim.Optimizer:
-        groups = parameter_groups(model, config.weight_decay)
-        return Lamb(groups, lr=config.learning_rate, betas=config.betas, eps=config.eps)
+        return Lamb(parameter_groups(model, config.weight_decay), **config.arguments)

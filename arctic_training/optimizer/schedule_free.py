@@ -113,5 +113,4 @@ class ScheduleFreeFactory(OptimizerFactory[ScheduleFreeConfig]):
         require_weights_in_memory(recipe, "optimizer.type", f"{self.name} cannot be evaluated", parts=parts)
 
     def create_optimizer(self, model: nn.Module, config: ScheduleFreeConfig) -> torch.optim.Optimizer:
-        groups = parameter_groups(model, config.weight_decay)
-        return ScheduleFreeAdamW(groups, lr=config.learning_rate, betas=config.betas, eps=config.eps)
+        return ScheduleFreeAdamW(parameter_groups(model, config.weight_decay), **config.arguments)

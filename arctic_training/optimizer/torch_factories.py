@@ -20,6 +20,11 @@ class AdamConfig(OptimizerConfig):
     """Added to the root of the mean square in the denominator."""
 
     @property
+    def arguments(self) -> dict[str, Any]:
+        """The arguments that the optimizers of this family have in common."""
+        return {"lr": self.learning_rate, "betas": self.betas, "eps": self.eps}
+
+    @property
     def moments(self) -> int:
         return 2
 
@@ -36,7 +41,7 @@ class AdamWFactory(OptimizerFactory[AdamConfig]):
 
 def create_fused_adamw(groups: list[dict[str, Any]], config: AdamConfig) -> torch.optim.Optimizer:
     """Returns torch's fused AdamW of ``groups``."""
-    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.betas, eps=config.eps, fused=True)
+    return torch.optim.AdamW(groups, fused=True, **config.arguments)
 
 
 class CoupledAdamConfig(AdamConfig):
@@ -53,8 +58,7 @@ class AdamFactory(OptimizerFactory[CoupledAdamConfig]):
     config_type = CoupledAdamConfig
 
     def create_optimizer(self, model: nn.Module, config: CoupledAdamConfig) -> torch.optim.Optimizer:
-        groups = parameter_groups(model, config.weight_decay)
-        return torch.optim.Adam(groups, lr=config.learning_rate, betas=config.betas, eps=config.eps, fused=True)
+        return torch.optim.Adam(parameter_groups(model, config.weight_decay), fused=True, **config.arguments)
 
 
 class RAdamFactory(OptimizerFactory[AdamConfig]):
@@ -65,11 +69,7 @@ class RAdamFactory(OptimizerFactory[AdamConfig]):
 
     def create_optimizer(self, model: nn.Module, config: AdamConfig) -> torch.optim.Optimizer:
         return torch.optim.RAdam(
-            parameter_groups(model, config.weight_decay),
-            lr=config.learning_rate,
-            betas=config.betas,
-            eps=config.eps,
-            decoupled_weight_decay=True,
+            parameter_groups(model, config.weight_decay), decoupled_weight_decay=True, **config.arguments
         )
 
 
@@ -89,11 +89,9 @@ class NAdamFactory(OptimizerFactory[NAdamConfig]):
     def create_optimizer(self, model: nn.Module, config: NAdamConfig) -> torch.optim.Optimizer:
         return torch.optim.NAdam(
             parameter_groups(model, config.weight_decay),
-            lr=config.learning_rate,
-            betas=config.betas,
-            eps=config.eps,
             momentum_decay=config.momentum_decay,
             decoupled_weight_decay=True,
+            **config.arguments,
         )
 
 

@@ -95,6 +95,11 @@ class SchedulerFactory(Factory[C, LRScheduler], kind="scheduler_factory"):
         """Returns a schedule with torch's interface, which the trainer advances after every step."""
 
 
+def warmup_factor(step: int, warmup: int) -> float:
+    """Returns the share of the peak during a linear warm-up: 0 at step 0, 1 from step ``warmup`` on."""
+    return min(1.0, step / warmup) if warmup else 1.0
+
+
 def _replace_shares(schedule: LambdaLR, shares: list[Callable[[int], float]]) -> None:
     """Has a schedule that has not begun follow ``shares`` of the peak, from its first step on."""
     schedule.lr_lambdas = shares
@@ -116,10 +121,10 @@ class _InEpochs:
 
 
 def _by_epoch(share: Callable[[int], float], per_epoch: int, warmup: int) -> Callable[[int], float]:
-    """Returns ``share``, of the peak by epoch, by step: times step / warmup in the first ``warmup`` steps."""
+    """Returns ``share``, of the peak by epoch, by step, times the `warmup_factor`."""
 
     def stepped(step: int) -> float:
-        return float(share(step // per_epoch)) * min(1.0, step / warmup if warmup else 1.0)
+        return float(share(step // per_epoch)) * warmup_factor(step, warmup)
 
     return stepped
 

@@ -10,8 +10,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from arctic_training.config.sections.only_with import OnlyWith
 from arctic_training.config.sections.scheduler import SchedulerConfig
 from arctic_training.config.sections.types import HumanFloat, HumanInt
-from arctic_training.scheduler.factory import SchedulerFactory
-from arctic_training.scheduler.torch_factories import warmup_factor
+from arctic_training.scheduler.factory import SchedulerFactory, warmup_factor
 
 
 class StepConfig(SchedulerConfig):

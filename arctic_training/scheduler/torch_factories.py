@@ -9,12 +9,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from arctic_training.config.sections.scheduler import SchedulerConfig
 from arctic_training.config.sections.types import HumanFloat, HumanInt
 from arctic_training.errors.types import RecipeError
-from arctic_training.scheduler.factory import SchedulerFactory
-
-
-def warmup_factor(step: int, warmup: int) -> float:
-    """Returns the share of the peak during a linear warm-up: 0 at step 0, 1 from step ``warmup`` on."""
-    return min(1.0, step / warmup) if warmup else 1.0
+from arctic_training.scheduler.factory import SchedulerFactory, warmup_factor
 
 
 class WSDConfig(SchedulerConfig):
