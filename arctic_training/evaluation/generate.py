@@ -13,7 +13,7 @@ from pydantic import Field, SerializeAsAny, field_validator
 
 from arctic_training.component import TrainerView
 from arctic_training.config.sections.base import ComponentConfig
-from arctic_training.config.sections.component import AnyComponent, parse_component
+from arctic_training.config.sections.component import AnyComponent, each, parse_component
 from arctic_training.config.sections.tokenizer import is_lexer
 from arctic_training.config.sections.types import HumanInt
 from arctic_training.distributed import collectives, process_group
@@ -59,7 +59,7 @@ class GenerateConfig(GenerationKeys):
     @field_validator("scorers", mode="before")
     @classmethod
     def _read_scorers(cls, value: object) -> list[ComponentConfig]:
-        return [parse_component("scorer", one) for one in (value if isinstance(value, list) else [value])]
+        return each(value, partial(parse_component, "scorer"))
 
 
 class GenerateEvaluator(Evaluator[GenerateConfig]):

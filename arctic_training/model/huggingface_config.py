@@ -1,6 +1,7 @@
 """The keys of a recipe's model section for models of transformers."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, SerializeAsAny, field_validator, model_validator
@@ -10,7 +11,7 @@ from arctic_training.config.checks.not_built import MODEL
 from arctic_training.config.checks.problems import Problem, Problems
 from arctic_training.config.sections.base import ComponentConfig
 from arctic_training.config.sections.changes import RESUME_SAFE
-from arctic_training.config.sections.component import AnyComponent, parse_component
+from arctic_training.config.sections.component import AnyComponent, each, parse_component
 from arctic_training.config.sections.model import ModelConfig
 from arctic_training.errors.types import ModelError
 from arctic_training.model import attention
@@ -101,7 +102,7 @@ class HFModelConfig(ModelConfig):
     @field_validator("transforms", mode="before")
     @classmethod
     def _parse_transforms(cls, value: object) -> object:
-        return [parse_component("model_transform", one) for one in (value if isinstance(value, list) else [value])]
+        return each(value, partial(parse_component, "model_transform"))
 
     def fit_role(self, tasks: Sequence[str], num_labels: int | None) -> None:
         keys = self.model_fields_set

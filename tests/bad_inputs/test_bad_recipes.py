@@ -205,6 +205,15 @@ BAD: dict[str, tuple[str, list[str]]] = {
             "expected a multiple of 2; remove it"
         ],
     ),
+    "scorers and transforms in lists": (
+        "model: {name_or_path: m, transforms: [compile, tiled]}\ndata: {sources: [a/b]}\n"
+        "evaluators: {type: generate, scorers: [exact_match, numric, {type: regx}]}\n",
+        [
+            ":1:48: model.transforms.1.type: no model transform is named 'tiled'; did you mean 'tiled_mlp'? ...",
+            ":3:53: evaluators.scorers.1.type: no scorer is named 'numric'; did you mean 'numeric'? ...",
+            ":3:68: evaluators.scorers.2.type: no scorer is named 'regx'; did you mean 'regex'? ...",
+        ],
+    ),
     "key unknown to DeepSpeed": (
         GOOD + "deepspeed: {zero_optimisation: {stage: 2}}\n",
         [":3:13: deepspeed.zero_optimisation: unknown to DeepSpeed; did you mean 'zero_optimization'?"],

@@ -1,6 +1,7 @@
 """The sections of the data and of their sources: the keys that all of them have."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Annotated
 
 from pydantic import Field, SerializeAsAny, field_validator, model_validator
@@ -63,7 +64,7 @@ class DataSourceConfig(ComponentConfig):
     @field_validator("transforms", mode="before")
     @classmethod
     def _read_transforms(cls, value: object) -> list[ComponentConfig]:
-        return each(value, lambda one: parse_component("row_transform", one))
+        return each(value, partial(parse_component, "row_transform"))
 
     @model_validator(mode="after")
     def _one_amount(self) -> "DataSourceConfig":

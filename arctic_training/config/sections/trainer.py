@@ -1,6 +1,7 @@
 """The top level of a recipe: the keys of every trainer."""
 
 import os
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -252,8 +253,7 @@ class TrainerConfig(CrossFieldValidation):
         one_of = next((mark for mark in field.metadata if isinstance(mark, TrainerComponent)), None)
         any_of = next((mark for mark in field.metadata if isinstance(mark, AnyComponent)), None)
         if any_of is not None:
-            kind = any_of.kind
-            return each(value, lambda one: parse_component(kind, one))
+            return each(value, partial(parse_component, any_of.kind))
         if one_of is None or "type" not in info.data:
             return value
         trainer = lookup("trainer", info.data["type"])
