@@ -10,7 +10,10 @@ from arctic_training.distributed import process_group
 
 
 class RowBuffer:
-    """The newest rows of a run, at most ``capacity`` on all ranks together, which are part of every checkpoint.
+    """The newest rows of a run, which are part of every checkpoint.
+
+    On all ranks together they are at most ``capacity``, rounded up to a multiple of the number of ranks. A rank keeps
+    those that it adds itself.
 
     A trainer class declares it, and each trainer has its own, which is empty at first::
 

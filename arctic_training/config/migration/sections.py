@@ -56,16 +56,16 @@ def note_quantization(foreign: Foreign, *keys: str) -> None:
             foreign.note(key, "the base model is not quantized: it needs its full memory in model.dtype")
 
 
-def preference_loss(foreign: Foreign, key: str, default: str = "sigmoid") -> str:
+def preference_loss(foreign: Foreign, key: str) -> str:
     """Returns our name of the loss of pairs that ``key`` names."""
-    words = [str(one) for one in as_list(foreign.take(key))] or [default]
+    words = [str(one) for one in as_list(foreign.take(key))] or ["sigmoid"]
     if len(words) > 1:
         foreign.note(key, f"{', '.join(words)}: a recipe has one loss; it has the first")
     word = {"dpo": "sigmoid"}.get(words[0], words[0])
     if word in get_args(PreferenceLoss):
         return word
-    foreign.note(key, f"{word}: there is no such loss of pairs; {default} stands for it")
-    return default
+    foreign.note(key, f"{word}: there is no such loss of pairs; sigmoid stands for it")
+    return "sigmoid"
 
 
 def put_rollouts(foreign: Foreign, *, completions: float, steps: float | None, generations: int) -> None:

@@ -40,9 +40,9 @@ _WITHOUT_EFFECT = (
 )
 
 
-def migrate_training_arguments(foreign: Foreign, *, learning_rate: float = 5e-5, batch_size: int = 8) -> None:
-    """Carries over the training arguments; the two values are what is left out means there."""
-    _amounts(foreign, batch_size)
+def migrate_training_arguments(foreign: Foreign, *, learning_rate: float = 5e-5) -> None:
+    """Carries over the training arguments; ``learning_rate`` is that of a configuration without one."""
+    _amounts(foreign)
     migrate_optimizer(foreign, foreign.take("optim"), foreign.number("learning_rate") or learning_rate)
     migrate_schedule(foreign, foreign.take("lr_scheduler_type"), foreign.take("lr_scheduler_kwargs"))
     foreign.move({"seed": "seed", "data_seed": "data.seed", "output_dir": "output_dir"})
@@ -103,8 +103,8 @@ def dtype_of(foreign: Foreign, default: str = "fp32") -> str:
     return "fp16" if fp16 is True else default
 
 
-def _amounts(foreign: Foreign, batch_size: int) -> None:
-    foreign.put("micro_batch_size", integer(foreign.number("per_device_train_batch_size")) or batch_size)
+def _amounts(foreign: Foreign) -> None:
+    foreign.put("micro_batch_size", integer(foreign.number("per_device_train_batch_size")) or 8)
     foreign.move({"gradient_accumulation_steps": "gradient_accumulation_steps"})
     steps, epochs = foreign.number("max_steps"), foreign.number("num_train_epochs")
     if steps is not None and steps > 0:
