@@ -66,6 +66,15 @@ def test_the_sections_of_models_and_tokenizers_have_a_name() -> None:
     assert (model.name_or_path, model.dtype, tokenizer.name_or_path) == ("some/model", "fp16", "some/model")
 
 
+def test_what_moves_a_batch_leaves_out_what_batches_did_not_have() -> None:
+    with pytest.warns(FutureWarning):
+        from arctic_training.trainer.sft_trainer import to_device
+    batch = {"input_ids": torch.ones(2, 3), "sequence_share": object(), "num_items_in_batch": 4.0}
+    moved = to_device(batch, torch.device("cpu"))
+    assert moved.keys() == {"input_ids", "sequence_share"} and torch.equal(moved["input_ids"], batch["input_ids"])
+    assert "num_items_in_batch" in batch
+
+
 def test_numbers_have_a_sign_before_a_power() -> None:
     with pytest.warns(FutureWarning):
         from arctic_training.config.utils import HumanFloat

@@ -257,6 +257,23 @@ def test_models_that_are_not_divided_are_refused(section: dict[str, Any], messag
         get_config({**settings, "model": {**settings["model"], **section}})
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("ref_model", {"type": "liger"}, "mesh.model: 2, and ref_model: a model of type liger is not divided"),
+        ("ref_model", {"compile": True}, "mesh.model: 2, and ref_model: compiled layers are not divided"),
+        (
+            "reference_model_deepspeed",
+            {"zero_optimization": {"stage": 3}},
+            "reference_model_deepspeed.zero_optimization.stage: 3, and processes divide",
+        ),
+    ],
+)
+def test_references_that_are_not_divided_are_refused(key: str, value: Any, message: str, tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=re.escape(message)):
+        get_config({**settings_of("dpo", str(tmp_path), "run", mesh={"model": 2}), key: value})
+
+
 def test_trainers_that_do_not_state_it_are_refused(tmp_path: Path) -> None:
     class Own(SFTTrainer):
         name = "own_loss_on_a_mesh_for_the_test"
