@@ -260,7 +260,11 @@ def test_models_that_are_not_divided_are_refused(section: dict[str, Any], messag
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("ref_model", {"type": "liger"}, "mesh.model: 2, and ref_model: a model of type liger is not divided"),
+        (
+            "ref_model",
+            {"type": "liger", "name_or_path": "x"},
+            "mesh.model: 2, and ref_model: a model of type liger is not divided",
+        ),
         ("ref_model", {"compile": True}, "mesh.model: 2, and ref_model: compiled layers are not divided"),
         (
             "reference_model_deepspeed",
