@@ -165,6 +165,29 @@ def test_a_model_that_counts_its_positions_from_another_than_0_is_refused() -> N
         check_model_loss(FrozenEngine(model.eval()), CPU)
 
 
+@pytest.mark.parametrize("kind", ["bert", "xlm", "roformer"])
+@pytest.mark.parametrize("implementation", ["eager", attention.NAME])
+def test_a_model_that_sees_the_tokens_to_predict_is_refused(kind: str, implementation: str) -> None:
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    attention.register()
+    shape = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    if kind == "xlm":
+        shape = {"emb_dim": 32, "n_layers": 1, "n_heads": 2}
+    for is_causal in (False, True):
+        torch.manual_seed(0)
+        config = AutoConfig.for_model(kind, vocab_size=97, is_decoder=is_causal, causal=is_causal, **shape)
+        model_class = AutoModelForCausalLM._model_mapping[type(config)]
+        if implementation == attention.NAME and not attention.supports_document_attention(model_class, config):
+            return
+        model = AutoModelForCausalLM.from_config(config, attn_implementation=implementation).eval()
+        if is_causal:
+            check_model_loss(FrozenEngine(model), CPU)
+            continue
+        with pytest.raises(ModelError, match=r"sees the tokens that it is to predict: .* not causal(; .*is_decoder)?"):
+            check_model_loss(FrozenEngine(model), CPU)
+
+
 def bart() -> Any:
     from transformers import BartConfig, BartForCausalLM
 

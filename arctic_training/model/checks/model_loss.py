@@ -1,7 +1,7 @@
 """Runs a model on a small row, to see that the loss trained on is the one that its own forward computes."""
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 _LENGTH = 8
+_NOISE = {torch.float32: 1e-5, torch.float16: 1e-2}
+"""How far logits before a token that changes may differ by rounding, as a share of the largest; of other types 6e-2."""
 _TOLERANCE = {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 3e-2}
 """How far two ways of rounding may differ, as a share of the loss."""
 
@@ -33,7 +35,7 @@ def check_model_loss(
 
     From now on a model with auxiliary losses is watched, so that a trainer that leaves them out is found.
     ``sequence_parallel``: each rank would see a part of every sequence. ``overrides`` are the fields of the model's
-    config that the recipe sets. All ranks must call it. Raises `ModelError`.
+    config that the recipe sets. All ranks must call it. Raises `ModelError`, also for a model that is not causal.
     """
     from transformers import PreTrainedModel
 
@@ -48,11 +50,19 @@ def check_model_loss(
         try:
             # positions are left to it
             inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
-            model_losses = [engine(**inputs, labels=labels, use_cache=False).loss for labels in candidates]
+            outputs = [engine(**inputs, labels=labels, use_cache=False) for labels in candidates]
+            model_losses = [one.loss for one in outputs]
+            sees_ahead = not is_encoder_decoder(model) and _sees_ahead(engine, inputs, outputs[0].logits)
         except Exception:  # a model that computes no loss has none that could be another
             return
         terms: list[torch.Tensor] = []
         trained = float(target_losses(engine, batch, terms=terms).mean() + sum(terms))
+    if sees_ahead:
+        decoder = "; model.hf_config_kwargs: {is_decoder: true} makes it causal"
+        raise ModelError(
+            f"model: {type(model).__name__} sees the tokens that it is to predict: its attention is not causal"
+            + (decoder if getattr(model.config, "is_decoder", None) is False else "")
+        )
     if any(loss is None for loss in model_losses):
         return
     name, keys = type(model).__name__, ", ".join(auxiliary_losses.loss_keys(model.config))
@@ -74,6 +84,14 @@ def check_model_loss(
         auxiliary_losses.watch(model)
     if not terms and (idle := sorted(set(overrides) & set(auxiliary_losses.loss_keys(model.config)))):
         logger.warning(f"model.hf_config_kwargs: {idle[0]} changes nothing: {name} adds nothing to its loss as it is")
+
+
+def _sees_ahead(engine: Engine, row: Mapping[str, torch.Tensor], logits: torch.Tensor) -> bool:
+    """Returns whether the last token of ``row`` affects the ``logits`` before it, ``[1, T, vocabulary]``."""
+    ids = row["input_ids"].clone()
+    ids[:, -1] = ids[:, 0]
+    difference = (engine(**{**row, "input_ids": ids}, use_cache=False).logits - logits)[:, :-1].abs().max()
+    return bool(difference > _NOISE.get(logits.dtype, 6e-2) * logits.abs().max())
 
 
 def _small_row(model: "PreTrainedModel", device: torch.device) -> dict[str, Any]:
