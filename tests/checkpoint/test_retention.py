@@ -182,6 +182,11 @@ def test_a_kill_while_a_value_is_noted_leaves_the_checkpoint_whole(tmp_path: Pat
         ({"keep_best": 1}, {}, "checkpoint.keep_best: without keep_last all checkpoints are kept"),
         ({"keep_every": 5}, {}, "checkpoint.keep_every: without keep_last all checkpoints are kept"),
         ({"keep_last": 1, "best_metric": "x"}, {}, "checkpoint.best_metric: without keep_best it has no effect"),
+        (
+            {"keep_last": 1, "save_every_n_steps": 0},
+            {},
+            "keep_last: no checkpoint is saved; give save_every_n_steps or save_every_n_epochs",
+        ),
         (KEPT, {}, "eval_interval: 0, and the checkpoint section has keep_best, which needs evaluations"),
     ],
 )

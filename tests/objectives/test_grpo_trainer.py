@@ -291,7 +291,7 @@ def test_a_model_that_draws_from_another_distribution_is_refused(tmp_path: Path)
     ("keys", "message"),
     [
         (
-            {"checkpoint": {"type": "deepspeed", "keep_last": 1, "keep_best": 1}},
+            {"checkpoint": {"type": "deepspeed", "save_every_n_steps": 1, "keep_last": 1, "keep_best": 1}},
             "keep_best: the loss is smallest",
         ),
         ({"model": {"peft_config": LORA | {"bias": "all"}}}, "ref_model: specify one; the adapter's bias: all changes"),

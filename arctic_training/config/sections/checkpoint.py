@@ -77,6 +77,14 @@ def require_resumable(sections: Sequence[CheckpointConfig]) -> None:
             raise ValueError(f"auto_resume: no run can resume from type {section.type}; add one of type deepspeed")
 
 
+def require_saves(sections: Sequence[CheckpointConfig]) -> None:
+    """Raises ValueError for a section that says which checkpoints to keep, and saves none."""
+    for section in sections:
+        is_due = section.save_every_n_steps or section.save_every_n_epochs or section.save_end_of_training
+        if section.keep_last and not is_due:
+            raise ValueError("keep_last: no checkpoint is saved; give save_every_n_steps or save_every_n_epochs")
+
+
 def require_asynchronous(sections: Sequence[CheckpointConfig]) -> None:
     """Raises ValueError for a section with ``asynchronous`` whose type cannot be written beside training."""
     for section in sections:

@@ -11,6 +11,7 @@ from arctic_training.config.sections.checkpoint import (
     CheckpointConfig,
     require_asynchronous,
     require_resumable,
+    require_saves,
     require_separate_folders,
 )
 from arctic_training.config.sections.deepspeed import BATCH_KEYS, PRECISION_KEYS, deepspeed_problems
@@ -93,6 +94,7 @@ class CrossFieldValidation(BaseConfig):
         enabled = [section for section in sections if section.enabled]
         require_separate_folders(enabled)
         require_resumable(enabled)
+        require_saves(enabled)
         require_asynchronous(enabled)
         return sections
 
