@@ -140,7 +140,8 @@ def test_batches_metrics_and_files_are_as_documented(name: str, tmp_path: Path) 
 def require_keys(name: str, batch: Any, *, packed: bool) -> None:
     tables = {
         "sft": "### sft, causal, autoregressive and distill",
-        **dict.fromkeys(("gan", "flow", "energy", "vae"), "### gan, vae, flow, energy, and the data factory `tensor`"),
+        **dict.fromkeys(("gan", "energy", "vae"), "### gan, vae, energy, and the data factory `tensor`"),
+        **dict.fromkeys(("diffusion", "flow"), "### diffusion and flow"),
     }
     plain = ("sft", "causal", "autoregressive", "distill")
     tables |= dict.fromkeys(plain, tables["sft"]) | dict.fromkeys(("grpo", "reinforce"), "### grpo and reinforce")

@@ -246,8 +246,8 @@ def test_an_answer_of_empty_parts_is_refused(kind: str | None) -> None:
             read({"messages": [CHAT[0], {"role": "assistant", "content": parts}]})
         called = {"role": "assistant", "content": parts, "tool_calls": [CALL]}
         assert read({"messages": [CHAT[0], called]}).messages[1]["tool_calls"] == [CALL]
-    whole = {"role": "assistant", "content": [{"type": kind, "text": "yes"}]}
-    assert read({"messages": [CHAT[0], whole]}).messages[1] == whole
+    answer = {"role": "assistant", "content": [{"type": kind, "text": "yes"}]}
+    assert read({"messages": [CHAT[0], answer]}).messages[1] == answer
 
 
 @pytest.mark.parametrize("calls", [[CALL], CALL, json.dumps([CALL]), json.dumps(CALL)])
