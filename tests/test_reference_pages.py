@@ -154,7 +154,8 @@ def require_keys(name: str, batch: Any, *, packed: bool) -> None:
         documented = {key: shape for key, shape in tokens.items() if shape != "absent"} | (
             {} if name in plain else documented
         )
-    assert set(batch) == set(documented)
+    assert set(batch) <= set(documented)
+    assert [one for one in documented if one not in batch and "where the rows have them" not in documented[one]] == []
     for key, value in batch.items():
         if isinstance(value, torch.Tensor) and (dtype := re.match(r"(int|float)\d+", documented[key])):
             assert str(value.dtype) == f"torch.{dtype[0]}", key

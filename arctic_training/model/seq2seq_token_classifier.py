@@ -48,10 +48,10 @@ def _forward(
     ``input_ids``, int64 ``[rows, S]``."""
     from transformers.modeling_outputs import TokenClassifierOutput
 
-    given = {"input_ids": input_ids, "attention_mask": attention_mask, "decoder_input_ids": decoder_input_ids, **kwargs}
+    texts = {"input_ids": input_ids, "attention_mask": attention_mask, "decoder_input_ids": decoder_input_ids, **kwargs}
     # those that an adapter fills in with None are no parameters of every backbone
     backbone = getattr(self, self.base_model_prefix)
-    output = backbone(**{name: value for name, value in given.items() if value is not None})
+    output = backbone(**{name: value for name, value in texts.items() if value is not None})
     return TokenClassifierOutput(logits=self.score(self.dropout(output.last_hidden_state)))
 
 
