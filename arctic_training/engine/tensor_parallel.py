@@ -11,7 +11,7 @@ import math
 import re
 from collections.abc import Iterator
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 import torch.distributed as dist
@@ -95,7 +95,7 @@ def divide(model: nn.Module, size: int) -> None:
         if style == _REPLICATED:
             for parameter in part.parameters():
                 if parameter.requires_grad:
-                    parameter.register_hook(partial(_sum_over, group))
+                    parameter.register_hook(partial(_sum_over, group))  # type: ignore[no-untyped-call]
             continue
         for own, layer in _divided_layers(style, part):
             base.set_submodule(f"{path}.{own}" if own else path, kinds[style](layer, group))
@@ -135,7 +135,7 @@ def _described(part: nn.Module) -> str:
     return " and ".join(sorted(kinds)) or f"of {type(part).__module__}.{type(part).__name__}"
 
 
-def _base(model: Any) -> Any:
+def _base(model: "PreTrainedModel") -> "PreTrainedModel":
     """Returns the model of transformers in a PeftModel, or ``model`` itself."""
     return model.get_base_model() if hasattr(model, "peft_config") and hasattr(model, "get_base_model") else model
 

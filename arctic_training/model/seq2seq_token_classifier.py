@@ -61,7 +61,7 @@ class _Classes(Mapping[type["PreTrainedConfig"], type["PreTrainedModel"]]):
     def __getitem__(self, config_type: type["PreTrainedConfig"]) -> type["PreTrainedModel"]:
         if config_type not in self:
             raise KeyError(config_type)
-        return classifier_class(config_type)
+        return classifier_class(config_type)  # type: ignore[arg-type]  # mypy takes Any for not hashable
 
     def __contains__(self, config_type: object) -> bool:
         from transformers import MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING, MODEL_MAPPING

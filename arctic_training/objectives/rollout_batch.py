@@ -3,7 +3,7 @@
 import math
 from collections.abc import Collection, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -128,9 +128,9 @@ def join_rollouts(rollouts: Sequence[Rollout]) -> Rollout:
     first: Mapping[str, Any] = rollouts[0]
     names = [name for name, value in first.items() if isinstance(value, Tensor)]
     parts: Sequence[Mapping[str, Any]] = rollouts
-    joined: Any = {name: torch.cat([part[name] for part in parts]) for name in names}
+    joined: dict[str, object] = {name: torch.cat([part[name] for part in parts]) for name in names}
     joined |= {name: None for name, value in first.items() if value is None}
-    return joined  # type: ignore[no-any-return]
+    return cast(Rollout, joined)
 
 
 def split_rollout(rollout: Rollout, rollouts: Sequence[Rollout]) -> list[Rollout]:

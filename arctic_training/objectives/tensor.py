@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from arctic_training.checkpoint.checkpointer import Checkpointer
 from arctic_training.checkpoint.deepspeed import DeepSpeedCheckpointEngine
 from arctic_training.data.batching.noise import normal, uniform
 from arctic_training.data.factories.base import DataFactory
@@ -34,7 +35,9 @@ class TensorTrainer(Trainer):
         ConvFactory,
         ConvDecoderFactory,
     )
-    checkpoint_engine_type = DeepSpeedCheckpointEngine
+    checkpoint_engine_type: ClassVar[type[Checkpointer[Any]] | Sequence[type[Checkpointer[Any]]]] = (
+        DeepSpeedCheckpointEngine
+    )
     optimizer_factory_type = OPTIMIZERS
     scheduler_factory_type = SCHEDULES
     tokenizer_factory_type = NoTokenizerFactory

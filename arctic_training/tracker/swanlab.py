@@ -53,7 +53,7 @@ class SwanlabTracker(Tracker[SwanlabConfig]):
         if settings.mode == "online" and not settings.api_key:
             mend = "run `swanlab login`, set SWANLAB_API_KEY, or let mode be offline"
             raise InputError(f"trackers: swanlab: nobody is logged in; {mend}")
-        return settings.mode == "online"
+        return bool(settings.mode == "online")
 
     def _settings(self) -> "swanlab.Settings":
         """Returns the settings of the environment with the mode of the recipe, and without questions."""

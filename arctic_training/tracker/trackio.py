@@ -10,7 +10,7 @@ from arctic_training.tracker.samples import ImageSamples, Samples, TextSamples
 from arctic_training.tracker.tracker import Tracker
 
 if TYPE_CHECKING:
-    import trackio
+    from trackio.run import Run
 
 
 class TrackioConfig(ComponentConfig):
@@ -35,7 +35,7 @@ class TrackioTracker(Tracker[TrackioConfig]):
 
     name = "trackio"
     config_type = TrackioConfig
-    _run: "trackio.Run"
+    _run: "Run"
 
     def files(self, run_dir: Path) -> list[Path]:
         return [run_dir / "trackio_run_id"]

@@ -166,7 +166,7 @@ def _check_deepspeed(name: str) -> Any:
 
 
 def _check_mesh(name: str) -> Any:
-    def check(self: Any) -> Any:
+    def check(self: TrainerConfig) -> TrainerConfig:
         """Refuses a model whose weights the processes of the mesh cannot divide."""
         section, size = getattr(self, name), self.mesh.model
         if size > 1 and section is not None and section.indivisible:

@@ -1,7 +1,7 @@
 """The groups of a mesh, which DeepSpeed keeps for the whole process."""
 
 import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from torch import nn
 from torch.distributed import ProcessGroup
@@ -23,7 +23,7 @@ def begin_tensor_parallel(size: int) -> ProcessGroup:
     DeepSpeed's layers compute gradients from now on, and its next engines use this mesh. All ranks call it together.
     """
     process_group.init_deepspeed()
-    groups: Any = importlib.import_module("deepspeed.utils.groups")
+    groups = importlib.import_module("deepspeed.utils.groups")
     importlib.import_module("deepspeed.module_inject").set_autotp_mode(training=True)
     groups._init_tp_mesh_device(tensor_model_parallel_size=size)
     group: ProcessGroup = groups.get_tensor_model_parallel_group()
