@@ -37,8 +37,8 @@ def causal_model(engine: Engine | nn.Module) -> "PreTrainedModel":
 
 def text_config(model: object) -> object:
     """Returns the config of a model of transformers for its text part; None for another model, or None."""
-    config = getattr(model, "config", None)
-    return config.get_text_config() if hasattr(config, "get_text_config") else None
+    read = getattr(getattr(model, "config", None), "get_text_config", None)
+    return None if read is None else read()
 
 
 def model_inputs(engine: Engine | nn.Module, batch: Mapping[str, Any]) -> dict[str, Any]:

@@ -165,7 +165,7 @@ def _check_deepspeed(name: str) -> Any:
     return model_validator(mode="after")(check)
 
 
-def _check_mesh(name: str) -> Any:
+def _check_mesh(name: str) -> object:
     def check(self: TrainerConfig) -> TrainerConfig:
         """Refuses a model whose weights the processes of the mesh cannot divide."""
         section, size = getattr(self, name), self.mesh.model
