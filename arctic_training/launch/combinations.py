@@ -66,6 +66,10 @@ def _values_of(axes: Sequence[str]) -> dict[str, list[str]]:
         several = split_values(text)
         if not key or not all(several) or key in values:
             raise InputError(f"--sweep: {word!r}: expected KEY.PATH=VALUE,VALUE,..., each key once")
+        if key == "output_dir":
+            raise InputError(
+                f"--sweep: {word}: each run has a folder of its own in output_dir; write it before --sweep"
+            )
         values[key] = several
     if (count := math.prod(map(len, values.values()))) > _MOST_RUNS:
         raise InputError(f"--sweep: {count:,} combinations; expected at most {_MOST_RUNS:,}")

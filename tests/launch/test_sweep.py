@@ -84,6 +84,7 @@ def test_each_combination_has_a_readable_folder_and_files_of_its_own(
         (["seed"], "'seed': expected KEY.PATH=VALUE,VALUE"),
         (["seed=1,,2"], "expected KEY.PATH=VALUE,VALUE"),
         (["seed=1", "seed=2"], "each key once"),
+        (["seed=1,2", "output_dir=mine"], "output_dir=mine: each run has a folder of its own in output_dir"),
         (["sed=1,2"], r"sed_1: command line: sed: unknown; did you mean 'seed'\?"),
         (["seed=" + ",".join(map(str, range(40))), "epochs=" + ",".join(map(str, range(1, 41)))], "1,600 combinations"),
     ],
