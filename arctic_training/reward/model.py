@@ -12,6 +12,7 @@ from arctic_training.config.checks.files import unreadable
 from arctic_training.config.checks.problems import Problem
 from arctic_training.config.sections.changes import RESUME_SAFE
 from arctic_training.config.sections.model import DType
+from arctic_training.config.sections.tokenizer import is_lexer
 from arctic_training.config.sections.types import HumanInt
 from arctic_training.distributed import process_group
 from arctic_training.engine.dtypes import DTYPES
@@ -101,18 +102,22 @@ class ModelReward(Reward[ModelRewardConfig]):
 
     @torch.no_grad()
     def __call__(self, answers: Sequence[Answer]) -> list[float]:
-        """Returns the scores of the completions; how many are scored at once changes them by rounding only."""
+        """Returns the scores of the completions; how many are scored at once changes them by rounding only.
+
+        Equal completions of a prompt have equal scores: their rounding would be all that their group is compared by.
+        """
         end = self.tokenizer.eos_token or ""
-        texts = [answer.problem + answer.generated + (end if answer.ended else "") for answer in answers]
-        rows = self.tokenizer(texts, add_special_tokens=False)["input_ids"]
+        between = " " if is_lexer(self.tokenizer) else ""  # whose words would join: 3 and 1 are not 31
+        texts = [answer.problem + between + answer.generated + (end if answer.ended else "") for answer in answers]
+        different = list(dict.fromkeys(texts))
+        rows = self.tokenizer(different, add_special_tokens=False)["input_ids"]
         rows = [row[-self.max_length :] if self.max_length else row for row in rows]
         by_length = sorted(range(len(rows)), key=lambda n: len(rows[n]))  # less padding
-        scores = [0.0] * len(rows)
+        scores: dict[str, float] = {}
         for first in range(0, len(rows), self.config.batch_size):
             chosen = by_length[first : first + self.config.batch_size]
-            for n, score in zip(chosen, self._scores([rows[n] for n in chosen]), strict=True):
-                scores[n] = score
-        return scores
+            scores |= zip((different[n] for n in chosen), self._scores([rows[n] for n in chosen]), strict=True)
+        return [scores[text] for text in texts]
 
     def _scores(self, rows: Sequence[Sequence[int]]) -> list[float]:
         device = process_group.device()

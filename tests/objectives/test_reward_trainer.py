@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from arctic_training.reward.model import ModelReward, ModelRewardConfig
 from arctic_training.reward.reward import Answer
 from arctic_training.reward.sections import read_rewards
 from arctic_training.reward.weighted_sum import WeightedRewards
+from arctic_training.tokenizer.lexer_factory import LexerConfig, LexerFactory
 from tests import processes, tiny
 from tests.objectives import dpo_runs, grpo_runs, tiny_runs
 from tests.objectives.dpo_runs import first_batch
@@ -110,6 +112,50 @@ def test_a_trained_model_is_a_reward(tmp_path: Path) -> None:
     shorter = ModelReward(config.model_copy(update={"max_length": 3}))
     shorter.load()
     assert shorter(answers[:1]) != pytest.approx(scores[:1], abs=1e-5)
+
+
+def test_equal_completions_are_scored_once(tmp_path: Path) -> None:
+    """Whatever is beside them in a batch: in a group their rewards are compared, where rounding would count."""
+    folder = save_reward_model(tiny.save_tokenizer(tmp_path))
+    reward = ModelReward(ModelRewardConfig(type="model", name_or_path=str(folder), batch_size=2))
+    reward.load()
+    scored: list[int] = []
+    scores_of, reward._scores = reward._scores, lambda rows: scored.append(len(rows)) or scores_of(rows)
+    texts = ["one", "two", "one", "one two three four five", "two", "one"]
+    scores = reward([Answer("add", text, "", 1, True) for text in texts])
+    assert scores[0] == scores[2] == scores[5] and scores[1] == scores[4] and len({*scores}) == 3
+    assert sum(scored) == 3
+    others = [Answer("add", "one", "", 1, True), Answer("sum", "one", "", 1, True), Answer("add", "one", "", 1, False)]
+    assert len({*reward(others)}) == 3  # of another prompt, or cut off
+
+
+def test_words_of_a_lexer_do_not_join(tmp_path: Path) -> None:
+    """The last number of the problem and the first of the completion are two words, as in the data."""
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    section = {"type": "lexer", "vocab": {"range": {"numbers": ["", 0, 99]}}}
+    config = LexerConfig.model_validate(section)
+    LexerFactory(SimpleNamespace(config=SimpleNamespace(recipe_dir=tmp_path)), config)().save_pretrained(tmp_path)  # type: ignore[arg-type]
+    folder = save_reward_model(tmp_path)
+    reward = ModelReward(ModelRewardConfig(type="model", name_or_path=str(folder), dtype="fp32"))
+    reward.load()
+    tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModelForSequenceClassification.from_pretrained(folder)
+    ids = tokenizer.convert_tokens_to_ids(["3", "1", "2", "4", tokenizer.eos_token])
+    with torch.no_grad():
+        expected = model(torch.tensor([ids])).logits.item()
+    assert reward([Answer("3 1", "2 4", "", 3, True)]) == [pytest.approx(expected, abs=1e-6)]
+
+
+def save_reward_model(folder: Path) -> Path:
+    """Saves a classifier with random weights beside the tokenizer in ``folder``."""
+    from transformers import AutoTokenizer, LlamaConfig, LlamaForSequenceClassification
+
+    vocabulary = AutoTokenizer.from_pretrained(folder)
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = LlamaConfig(vocab_size=len(vocabulary), num_labels=1, pad_token_id=vocabulary.pad_token_id, **sizes)
+    LlamaForSequenceClassification(config).save_pretrained(folder)
+    return folder
 
 
 def test_a_model_without_a_head_of_one_label_is_refused(tmp_path: Path, tiny_model: Path) -> None:
