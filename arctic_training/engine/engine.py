@@ -229,14 +229,10 @@ def initialize(
 
 
 def freeze(
-    config: TrainerConfig,
-    model: torch.nn.Module,
-    *,
-    dtype: str | None = None,
-    block: Mapping[str, Any] | None = None,
+    config: TrainerConfig, model: torch.nn.Module, *, dtype: str | None = None, block: Mapping[str, Any] | None = None
 ) -> FrozenEngine:
-    """Returns the engine of a frozen role: sharded over the ranks when its ZeRO stage is 3, divided as the
-    mesh says, else in full on each.
+    """Returns the engine of a frozen role: sharded over the ranks when its ZeRO stage is 3, divided as the mesh says,
+    else in full on each.
 
     Raises `RecipeError` for fp16 where it is not supported.
     """
