@@ -40,6 +40,7 @@ FLOORS = [
 ]
 # within the top rooms the order is fixed too
 TRAINER = [
+    ["window"],
     ["former_names"],
     [
         "ending",
@@ -52,7 +53,6 @@ TRAINER = [
         "schedule",
         "throughput",
         "trackers",
-        "window",
     ],
     ["bare", "evaluation", "role_sections", "session"],
     ["passed", "view"],
