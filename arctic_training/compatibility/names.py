@@ -128,7 +128,7 @@ MODULES: Mapping[str, Mapping[str, str]] = {
         "DPOTrainer": "objectives.dpo.DPOTrainer",
         "DPOTrainerConfig": "objectives.dpo.DPOConfig",
     },
-    "trainer.sft_trainer": {"SFTTrainer": "objectives.sft.SFTTrainer", "to_device": "trainer.former_names.to_device"},
+    "trainer.sft_trainer": {"SFTTrainer": "objectives.sft.SFTTrainer", "to_device": "trainer.former_batch.to_device"},
 }
 """The modules, and the names in them that code of its users imports."""
 

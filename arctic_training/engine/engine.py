@@ -17,7 +17,7 @@ from arctic_training.engine.config import ModelSize, deepspeed_config, frozen_co
 from arctic_training.engine.dtypes import DTYPES
 from arctic_training.engine.internals.mesh import end_input_check, end_tensor_parallel
 from arctic_training.engine.internals.optimizer import master_padding
-from arctic_training.engine.internals.parameters import full_shape, is_partitioned_param, padding, shard_dim
+from arctic_training.engine.internals.parameters import full_shape, is_partitioned_param, padding
 from arctic_training.engine.internals.steps import (
     add_overflow_check,
     can_lower_scale,
@@ -153,7 +153,7 @@ class TrainedEngine(Engine):
         return self.train(False)
 
     def destroy(self) -> None:
-        is_divided = _is_divided(self.module)
+        is_divided = tensor_parallel.is_divided(self.module)
         self.deepspeed.destroy()
         if is_divided:
             end_tensor_parallel()
@@ -193,12 +193,8 @@ class FrozenEngine(Engine):
     def destroy(self) -> None:
         if self.deepspeed is not None:
             self.deepspeed.destroy()
-        elif _is_divided(self.module):
+        elif tensor_parallel.is_divided(self.module):
             end_tensor_parallel()
-
-
-def _is_divided(module: torch.nn.Module) -> bool:
-    return any(shard_dim(one) is not None for one in module.parameters())
 
 
 def initialize(

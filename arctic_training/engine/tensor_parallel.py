@@ -102,6 +102,11 @@ def divide(model: nn.Module, size: int) -> None:
     set_divided(model)
 
 
+def is_divided(model: nn.Module) -> bool:
+    """Returns whether processes divide the weights of ``model``."""
+    return any(shard_dim(parameter) is not None for parameter in model.parameters())
+
+
 def _sum_over(group: dist.ProcessGroup, gradient: torch.Tensor) -> torch.Tensor:
     total = gradient.clone(memory_format=torch.contiguous_format)
     dist.all_reduce(total, group=group)

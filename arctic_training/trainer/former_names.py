@@ -3,13 +3,10 @@
 import warnings
 from operator import attrgetter
 
-import torch
 from torch.distributed import ProcessGroup
 
 from arctic_training.config.sections.trainer import TrainerConfig
-from arctic_training.data.batching.loader import Batch
 from arctic_training.distributed import process_group
-from arctic_training.trainer import window
 
 
 class FormerName:
@@ -32,13 +29,6 @@ class FormerName:
 def warn(name: str, now: str, *, stacklevel: int = 3) -> None:
     """Warns that the attribute ``name`` of a trainer is called ``now``."""
     warnings.warn(f"trainer.{name} will be removed; write {now}", FutureWarning, stacklevel=stacklevel)
-
-
-def to_device(batch: Batch, device: torch.device) -> Batch:
-    """Returns the batch with its tensors on ``device``, without the divisor of summed losses: what is called with all
-    keys of a batch of ArcticTraining 0.8 may not take it."""
-    moved = window.to_device(batch, device)
-    return {name: value for name, value in moved.items() if name != "num_items_in_batch"}
 
 
 class FormerNames:
