@@ -52,7 +52,8 @@ def _forward(
     # those that an adapter fills in with None are no parameters of every backbone
     backbone = getattr(self, self.base_model_prefix)
     output = backbone(**{name: value for name, value in texts.items() if value is not None})
-    return TokenClassifierOutput(logits=self.score(self.dropout(output.last_hidden_state)))
+    dropout, score = self.get_submodule("dropout"), self.get_submodule("score")
+    return TokenClassifierOutput(logits=score(dropout(output.last_hidden_state)))
 
 
 class _Classes(Mapping[type["PreTrainedConfig"], type["PreTrainedModel"]]):
