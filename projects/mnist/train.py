@@ -61,7 +61,7 @@ class DigitQuality(Evaluator):
     takes for the digit that was wanted, and the squared Fréchet distance of its last hidden layer from that of the
     pictures held out."""
 
-    name = "digit_quality"
+    name = "mnist_quality"
     config_type = DigitQualityConfig
 
     def __call__(self, trainer: Any) -> dict[str, float]:

@@ -25,7 +25,7 @@ def test_generated_digits_are_measured_by_the_classifier(monkeypatch: pytest.Mon
     pytest.importorskip("torchmetrics")
     held_out = load("mnist/diffusion.yaml", "mnist", "eval", signed=True)["rows"]
     assert held_out.min() == -1 and held_out.max() == 1
-    kind: Any = lookup("evaluator", "digit_quality")
+    kind: Any = lookup("evaluator", "mnist_quality")
     module = sys.modules[kind.__module__]
     classifier = nn.Sequential(nn.Flatten(), nn.Linear(784, 10, bias=False), nn.Linear(10, 10, bias=False))
     with torch.no_grad():
@@ -43,7 +43,7 @@ def test_generated_digits_are_measured_by_the_classifier(monkeypatch: pytest.Mon
 
     loader = SimpleNamespace(dataset={"rows": held_out})
     trainer = SimpleNamespace(sample=sample, device=torch.device("cpu"), eval_loaders={"eval": loader})
-    evaluator = kind(kind.config_type(type="digit_quality", classifier="run", count=200))
+    evaluator = kind(kind.config_type(type="mnist_quality", classifier="run", count=200))
     with torch.no_grad():
         values = evaluator(trainer)
     assert values["recognised/guided"] == 1 and values["recognised/unguided"] == 0
