@@ -44,6 +44,7 @@ TRAINER = [
     ["former_names"],
     [
         "ending",
+        "isolated_run",
         "lock",
         "loss_checks",
         "out_of_memory",

@@ -108,6 +108,7 @@ def build_parts(trainer: Any) -> None:
     for checkpointer in trainer.checkpointers:
         checkpointer.warn_about_newer()
     trainer.session.start(trackers, trainer.progress.step)
+    trainer.throughput.watch(trainer)
 
 
 @contextmanager

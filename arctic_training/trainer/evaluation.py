@@ -10,9 +10,11 @@ from arctic_training.evaluation.evaluator import as_floats, evaluate_metrics
 from arctic_training.generation.scoring import raise_on_all_ranks
 from arctic_training.metrics import Metrics, merge_metrics, parent_set
 from arctic_training.state import isolated_eval
+from arctic_training.trainer.isolated_run import isolated_run
 from arctic_training.trainer.window import set_num_items_in_batch, to_device
 
 
+@isolated_run()
 def measure(trainer: Any) -> dict[str, float]:
     """Returns ``<metric>/<set>`` of every evaluation set and what the evaluators measure, over all ranks. Sets such as
     ``eval/a`` and ``eval/b`` are parts of one, ``eval``, whose means are those over both.

@@ -13,7 +13,7 @@ from arctic_training.checkpoint.checkpointer import Checkpointer, save_all
 from arctic_training.config.sections.trainer import TrainerConfig
 from arctic_training.data.batching.loader import Batch, Loader
 from arctic_training.data.factories.base import DataFactory
-from arctic_training.distributed import collectives, environment, process_group
+from arctic_training.distributed import collectives, process_group
 from arctic_training.engine.engine import Engine
 from arctic_training.evaluation.evaluator import Evaluator
 from arctic_training.metrics import merge_metrics
@@ -27,6 +27,7 @@ from arctic_training.trainer.assembly import assemble, prepared_data
 from arctic_training.trainer.bare import set_up
 from arctic_training.trainer.ending import Ending
 from arctic_training.trainer.evaluation import measure
+from arctic_training.trainer.isolated_run import isolated_run
 from arctic_training.trainer.out_of_memory import translate_oom_errors
 from arctic_training.trainer.outputs import Outputs
 from arctic_training.trainer.passed import pass_objects
@@ -88,12 +89,11 @@ class Trainer(Registered, NamedHooks, Outputs, ScheduleMixin, Ending, ABC, kind=
 
     @hook("init")
     @translate_oom_errors()
+    @isolated_run()
     def __init__(self, config: TrainerConfig, **objects: object) -> None:
         """``objects``, such as ``model`` and ``train_dataset``, are those of `pass_objects`. Raises `InputError`."""
         set_up(self, pass_objects(config, type(self), objects))
-        with environment.track_env():
-            assemble(self)
-        self.throughput.watch(self)
+        assemble(self)
         self._started_at = self.progress.step
 
     @property
@@ -103,7 +103,7 @@ class Trainer(Registered, NamedHooks, Outputs, ScheduleMixin, Ending, ABC, kind=
 
     @hook("train")
     @translate_oom_errors()
-    @environment.track_env()
+    @isolated_run()
     def train(self) -> None:
         """Trains for the rest of the run, saves and evaluates what is due at its end, and closes the session."""
         process_group.init_process_group()  # a run that ended in this process may have destroyed it

@@ -2,6 +2,7 @@
 
 import contextlib
 import faulthandler
+import functools
 import logging
 import multiprocessing
 import os
@@ -94,6 +95,39 @@ def train_in_a_program(folder: Path) -> None:
     assert randomness() == draws
     loguru.logger.success("of the program")
     assert heard[-1] == "of the program\n" and any("10 of 10 rows" in line for line in heard)
+
+
+MODES: list[tuple[Any, ...]] = [
+    (),
+    (torch.no_grad,),
+    (torch.inference_mode,),
+    (functools.partial(torch.autocast, "cpu", torch.bfloat16),),
+    (torch.inference_mode, functools.partial(torch.autocast, "cpu", torch.bfloat16)),
+]
+
+
+def test_a_run_computes_as_the_recipe_says_in_every_mode_of_torch(tmp_path: Path) -> None:
+    """A program may have set a mode for code of its own: gradients and dtypes of the run are those of the recipe."""
+    from arctic_training import SFTTrainer, get_config
+
+    more = {"deepspeed": {"zero_optimization": {"stage": 1}}, "train_iters": 2, "epochs": 1}
+    seen = []
+    for number, modes in enumerate(MODES):
+        run = recipe("sft", tmp_path, output_dir=str(tmp_path / f"run{number}"), **more)
+        run["data"]["eval_sources"] = run["data"]["sources"]
+        with contextlib.ExitStack() as stack:
+            for mode in modes:
+                stack.enter_context(mode())
+            before = (torch.is_grad_enabled(), torch.is_inference_mode_enabled(), torch.is_autocast_enabled("cpu"))
+            trainer = SFTTrainer(get_config(run))
+            trainer.train()
+            weights = [parameter.detach().tolist() for parameter in trainer.model.module.parameters()]
+            seen.append((trainer.evaluate(), weights))
+            trainer.close()
+            after = (torch.is_grad_enabled(), torch.is_inference_mode_enabled(), torch.is_autocast_enabled("cpu"))
+            assert after == before
+    assert all(one == seen[0] for one in seen)
+    assert seen[0][0]
 
 
 def require_same(before: dict[str, Any]) -> None:
