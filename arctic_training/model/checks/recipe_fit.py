@@ -24,8 +24,11 @@ def check_task(config: "PreTrainedConfig", section: HFModelConfig, task: Task | 
     if TASKS[section.task].has_labels and not is_named:
         require_labels(config)
     if task is TASKS["causal_lm"] and "task" not in section.model_fields_set and config.is_encoder_decoder:
+        name, has_decoder_alone = type(config).__name__, type(config) in task.load_auto_class()._model_mapping
+        if not has_decoder_alone:
+            raise ModelError(f"{name} is of an encoder-decoder, which has no {task.noun}; give model.task: seq2seq_lm")
         raise ModelError(
-            f"{type(config).__name__} is of an encoder-decoder, and its decoder alone would be trained; give "
+            f"{name} is of an encoder-decoder, and its decoder alone would be trained; give "
             "model.task: seq2seq_lm, or causal_lm where that is meant"
         )
 
