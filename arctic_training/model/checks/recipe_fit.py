@@ -7,6 +7,7 @@ from arctic_training.errors.types import ModelError
 from arctic_training.model import attention
 from arctic_training.model.huggingface_config import HFModelConfig
 from arctic_training.model.tasks import TASKS, Task, require_labels
+from arctic_training.model.transformers_internals import model_class_of
 from arctic_training.model.transforms.peft import PeftTransform
 
 if TYPE_CHECKING:
@@ -24,8 +25,8 @@ def check_task(config: "PreTrainedConfig", section: HFModelConfig, task: Task | 
     if TASKS[section.task].has_labels and not is_named:
         require_labels(config)
     if task is TASKS["causal_lm"] and "task" not in section.model_fields_set and config.is_encoder_decoder:
-        name, has_decoder_alone = type(config).__name__, type(config) in task.load_auto_class()._model_mapping
-        if not has_decoder_alone:
+        name = type(config).__name__
+        if model_class_of(task.load_auto_class(), config) is None:
             raise ModelError(f"{name} is of an encoder-decoder, which has no {task.noun}; give model.task: seq2seq_lm")
         raise ModelError(
             f"{name} is of an encoder-decoder, and its decoder alone would be trained; give "
