@@ -10,7 +10,7 @@ from arctic_training.trainer.assembly import prepared_data
 from tests.processes import ROOT
 
 
-@pytest.mark.parametrize("name", ["sums", "addition"])
+@pytest.mark.parametrize("name", ["sums", "addition", "start"])
 def test_every_problem_can_be_read(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     small = ["data.sources.count=2k", "data.eval_sources.count=200", f"data.cache_dir={tmp_path}"]
