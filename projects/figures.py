@@ -173,7 +173,8 @@ def processor() -> str:
     """Returns the name of the processor, and how many cores this process may use."""
     text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
     name = next((line.partition(":")[2].strip() for line in text.splitlines() if "model name" in line), "unknown CPU")
-    return f"{len(os.sched_getaffinity(0))} cores of {name}"
+    cores = len(os.sched_getaffinity(0))
+    return f"{cores} {'core' if cores == 1 else 'cores'} of {name}"
 
 
 def main() -> int:
