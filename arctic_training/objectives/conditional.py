@@ -1,4 +1,4 @@
-"""Base of the trainers of models that generate rows of a class that is wanted, with classifier-free guidance."""
+"""Base of the trainers of class-conditional generative models, with classifier-free guidance."""
 
 from abc import abstractmethod
 from collections.abc import Callable
@@ -59,7 +59,7 @@ class ConditionalConfig(TrainerConfig):
 
 
 class ConditionalTrainer(GenerativeTrainer):
-    """Trains a model that generates rows, of a class that is wanted where the network has ``num_labels``.
+    """Trains a generative model, conditioned on classes where the network has ``num_labels``.
 
     The column ``labels`` is int64 ``[N]``, -100 for none. A subclass states ``name``, and defines `loss` and
     `generate_rows`.

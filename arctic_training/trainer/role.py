@@ -41,7 +41,7 @@ class Role:
     description: str = ""
     """What the model is, a sentence for the recipe reference."""
     tasks: tuple[str, ...] = ("causal_lm",)
-    """What a model of transformers in this role may compute, as ``model.task`` names it; the first is the default. A
+    """Values of ``model.task`` that a model of transformers in this role may have; the first is the default. A
     role with ``default_to`` and as many tasks as that other role has the one in the place of the other's task."""
     num_labels: int | None = None
     """How many labels the head of the model has, where the objective and not the recipe decides it."""
