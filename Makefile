@@ -7,11 +7,13 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 INSTALLED := $(VENV)/.installed
 JOBS ?= 2
 PYTEST := -m pytest -n $(JOBS) --dist loadgroup
+SLICE ?= test properties products resume figures figures_of_text oldest
+NIGHTLY := $(addprefix nightly-,$(SLICE))
 OLDEST := .venv-oldest
 PEER := benchmarks/.venv-arctic_training_0_8
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart figures test test-faults test-nightly check format bench docs clean
+.PHONY: help install quickstart figures test test-faults test-nightly $(NIGHTLY) nightly-oldest check format bench docs clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -44,8 +46,12 @@ test: $(INSTALLED) ## run the tests and print what of the fault matrix held; the
 test-faults: $(INSTALLED) ## run the tests of the fault matrix alone
 	$(BIN)/python $(PYTEST) -m 'fault and not nightly' --faults
 
-test-nightly: $(INSTALLED) $(OLDEST)/.installed ## run every test there is, whole projects, and the tests with the oldest versions
-	$(BIN)/python $(PYTEST) -m '' --examples 10 --faults
+test-nightly: $(NIGHTLY) ## run every test there is, whole projects, and the tests with the oldest versions; or one SLICE of them
+
+$(filter-out nightly-oldest,$(NIGHTLY)): nightly-%: $(INSTALLED)
+	$(BIN)/python $(PYTEST) -m '' --examples 10 --slice $*
+
+nightly-oldest: $(OLDEST)/.installed
 	$(OLDEST)/bin/python $(PYTEST)
 
 # The oldest version of every range in pyproject.toml. uv finds versions that go together in 8 s of CPU time; pip had

@@ -19,7 +19,7 @@ from arctic_training.errors import redaction
 from arctic_training.logging import logger
 from tests import tiny
 
-pytest_plugins = ["tests.faults.matrix"]
+pytest_plugins = ["tests.faults.matrix", "tests.slices"]
 
 # properties are not timed: other processes may have the cores
 settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
