@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from arctic_training.cli.generation_options import add_checkpoint_options, add_generation_options, load
+from arctic_training.data.formats.json_text import RepeatedKeyError, loads
 from arctic_training.errors.types import DataError, InputError
 
 Prompt = str | list[dict[str, str]]
@@ -78,7 +79,9 @@ def _rows(file: str | None) -> Iterator[Prompt]:
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
+            row = loads(line)
+        except RepeatedKeyError as error:
+            raise DataError(f"{file}:{number}: {error}") from None
         except ValueError as error:
             raise DataError(f"{file}:{number}: not JSON: {error}") from None
         prompt = row.get("prompt", row.get("messages")) if isinstance(row, dict) else None

@@ -72,6 +72,29 @@ CASES: dict[str, Case] = {
     "a block of NULs": Case(
         "rows.jsonl:2: not JSON (a NUL character at column 1)", files={"rows.jsonl": after(1, b"\x00" * 64)}
     ),
+    "a key given twice in a row": Case(
+        'rows.jsonl:3: a mapping has the key "content" twice; remove one',
+        files={"rows.jsonl": after(2, '{"messages": [{"role": "user", "content": "a", "content": "b"}]}\n')},
+    ),
+    "a key given twice in a list": Case(
+        'rows.json:4: a mapping has the key "prompt" twice; remove one',
+        recipe=sft("rows.json"),
+        files={"rows.json": '[\n{"prompt": "a", "completion": "b"},\n{"prompt": "a",\n"prompt": "b"},\n{}]'},
+    ),
+    "a key given twice in the arguments of a call": Case(
+        'rows.jsonl:2: tool_calls of message 2 (assistant): a mapping has the key "n" twice; remove one',
+        files={
+            "rows.jsonl": after(1, "")
+            + lines(
+                {
+                    "messages": [
+                        ASKED,
+                        {"role": "assistant", "tool_calls": '[{"name": "add", "arguments": {"n": 1, "n": 2}}]'},
+                    ]
+                }
+            ).encode()
+        },
+    ),
     "a line that is a list": Case(
         "rows.jsonl:2: a row is a mapping of columns, not list", files={"rows.jsonl": after(1, "[1, 2]\n")}
     ),

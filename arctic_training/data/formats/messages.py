@@ -7,6 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
+from arctic_training.data.formats.json_text import RepeatedKeyError, loads
 from arctic_training.data.formats.remarks import remark
 from arctic_training.errors.short_repr import short_repr
 from arctic_training.errors.types import DataError
@@ -98,22 +99,24 @@ _PRINTED = re.compile(r"\s*\[\s*\{\s*'(?:role|from|content|value)'\s*:")
 def parse_messages(value: object) -> object:
     """Returns the messages of their JSON, as in a CSV file; any other value as it is.
 
-    Raises `DataError` for messages as Python prints them.
+    Raises `DataError` for messages as Python prints them, and for a key that a mapping in them has twice.
     """
     if isinstance(value, str) and value.lstrip().startswith("["):
         with suppress(ValueError, RecursionError):
             turns = json.loads(value)
             if turns and all(isinstance(turn, Mapping) and {"role", "from"} & set(turn) for turn in turns):
-                return turns
+                return from_json(value, "the chat")
         if _PRINTED.match(value):
             raise DataError(f"{short_repr(value)} are messages as Python prints them; expected JSON (json.dumps)")
     return value
 
 
 def from_json(text: str, what: str) -> object:
-    """Returns the value of JSON text. Raises `DataError`, which names the text by ``what``."""
+    """Returns the value of JSON text. Raises `DataError`, which begins with ``what``, also for a key given twice."""
     try:
-        return json.loads(text)
+        return loads(text)
+    except RepeatedKeyError as error:
+        raise DataError(f"{what}: {error}") from None
     except (ValueError, RecursionError):
         raise DataError(f"{what} is {short_repr(text)}, which is not JSON") from None
 

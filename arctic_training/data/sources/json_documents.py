@@ -2,12 +2,13 @@
 
 import codecs
 import json
+from bisect import bisect_left
 from pathlib import Path
 from typing import BinaryIO
 
+from arctic_training.data.formats.json_text import DECODER, RepeatedKeyError
 from arctic_training.errors.types import DataError
 
-_DECODER = json.JSONDecoder()
 _BLOCK = 2**20
 _SPACE = " \t\n\r\x0b\x0c"
 _UNCERTAIN = 64
@@ -50,12 +51,14 @@ class JsonReader:
         self.peek()
         while True:
             try:
-                value, end = _DECODER.raw_decode(self._text, self._at)
+                value, end = DECODER.raw_decode(self._text, self._at)
             except json.JSONDecodeError as error:
                 cut = error.pos > len(self._text) - _UNCERTAIN or error.msg.startswith("Unterminated string")
                 if cut and self._more(double=True):
                     continue
                 raise self.wrong(error.msg, error.pos) from None
+            except RepeatedKeyError as error:
+                raise DataError(f"{self.path}:{self._repeated_key_line()}: {error}") from None
             except ValueError:
                 raise DataError(f"{self.path}: a number of more than 4,300 digits") from None
             except RecursionError:
@@ -74,6 +77,21 @@ class JsonReader:
         column = at - before + (self._column if before < 0 else 0)
         message = "a NUL character" if self._text[at : at + 1] == "\0" else without_ending(message)
         return DataError(f"{self.path}: not JSON ({message} at line {line}, column {column})")
+
+    def _repeated_key_line(self) -> int:
+        """Returns the line on which the first mapping of the next value ends that has a key twice."""
+        lines = self._text[self._at :].split("\n")
+
+        def is_in(count: int) -> bool:
+            try:
+                DECODER.raw_decode("\n".join(lines[:count]))
+            except RepeatedKeyError:
+                return True
+            except ValueError:  # it is cut off
+                pass
+            return False
+
+        return self.line() + bisect_left(range(1, len(lines)), True, key=is_in)
 
     def _more(self, *, double: bool = False) -> bool:
         """Reads another block, or as much as there is, and returns whether there was any."""

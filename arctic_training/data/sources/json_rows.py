@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from arctic_training.data.formats.json_text import RepeatedKeyError, loads
 from arctic_training.data.sources.compression import open_decompressed
 from arctic_training.data.sources.json_documents import JsonReader, refuse_surrogates, utf16_hint, without_ending
 from arctic_training.errors.types import DataError
@@ -150,11 +151,13 @@ def _text(raw: bytes, where: str) -> str:
 
 def _loads(text: str, where: str, *, first: bool) -> object:
     try:
-        value = json.loads(text)
+        value = loads(text)
     except json.JSONDecodeError as error:
         message = "a NUL character" if text[error.pos : error.pos + 1] == "\0" else without_ending(error.msg)
         hint = "; type: json reads rows of several lines" if first and error.pos >= len(text) else ""
         raise DataError(f"{where}: not JSON ({message} at column {error.colno}){hint}") from None
+    except RepeatedKeyError as error:
+        raise DataError(f"{where}: {error}") from None
     except ValueError:
         raise DataError(f"{where}: a number of more than 4,300 digits") from None
     except RecursionError:

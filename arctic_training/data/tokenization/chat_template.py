@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
+from arctic_training.data.formats.json_text import RepeatedKeyError, loads
 from arctic_training.data.formats.messages import part_text
 from arctic_training.data.formats.remarks import remark
 from arctic_training.errors.types import DataError
@@ -138,7 +139,9 @@ class ChatTemplate:
         arguments = call.get("arguments")
         if isinstance(arguments, str) and not self._arguments_as_text:
             try:
-                parsed = json.loads(arguments)
+                parsed = loads(arguments)
+            except RepeatedKeyError as error:
+                raise DataError(f"the arguments of the call of {call.get('name')}: {error}") from None
             except (ValueError, RecursionError):
                 parsed = None
             if isinstance(parsed, dict):
