@@ -117,10 +117,12 @@ def add_packing_hooks(model: nn.Module) -> None:
         _IS_PACKED.set(False)
         _ATTENTION_HAS_DOCUMENTS.set(False)
 
-    # the backbone: an adapter around the model calls its forward past its hooks
+    # the backbone: an adapter calls the model's forward past its hooks, and OPT the decoder past those of the backbone
     backbone = getattr(model, getattr(model, "base_model_prefix", ""), model)
-    backbone.register_forward_pre_hook(enter, with_kwargs=True)
-    backbone.register_forward_hook(leave, always_call=True)
+    for module in (backbone, getattr(backbone, "decoder", None)):
+        if isinstance(module, nn.Module):
+            module.register_forward_pre_hook(enter, with_kwargs=True)
+            module.register_forward_hook(leave, always_call=True)
 
 
 def document_mask(*args: object, **kwargs: object) -> torch.Tensor | None:

@@ -16,7 +16,6 @@ from arctic_training.engine.zero import build_random_model, sharded_construction
 from arctic_training.errors.types import ModelError
 from arctic_training.logging import logger
 from arctic_training.model import attention
-from arctic_training.model.causal_lm import causal_model
 from arctic_training.model.checks.adapter_forward import check_adapter_forward
 from arctic_training.model.checks.gpu_memory import check_gpu_memory, needs_checkpointing
 from arctic_training.model.checks.model_loss import check_model_loss
@@ -143,8 +142,7 @@ class HFModelFactory(ModelFactory[HFModelConfig]):
             check_adapter_forward(engine, adapter.method, self.trainer.device, task=self.task)
         if self.recomputation.tile:
             check_tiling(engine, self.trainer.device)
-        own_attention = causal_model(engine).config._attn_implementation != attention.NAME
-        if self._has_documents and (own_attention or adapter is not None or self.task is TASKS["token_classification"]):
+        if self._has_documents:
             check_packing_isolation(engine, self.trainer.device, task=self.task)
         if self.task in (TASKS["causal_lm"], TASKS["seq2seq_lm"]):
             sequence_parallel = self.trainer.config.sequence_parallel_size > 1

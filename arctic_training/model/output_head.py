@@ -25,6 +25,7 @@ class OutputHead:
     """Output layer that makes logits of hidden states, and the loss that the model's own forward computes."""
 
     backbone: nn.Module | None
+    """The module that the model's own forward calls for hidden states; None where it calls no module that is known."""
     head: nn.Module | None
     map: LogitMap | None
     """Logits are ``map(head(hidden))``, where ``hidden`` is what the backbone returns, or a multiple of it; None for a
@@ -128,13 +129,27 @@ class _HeadStandIn(nn.Module):
 
 
 def _find_head(model: "PreTrainedModel") -> OutputHead:
-    prefix = getattr(model, "base_model_prefix", "")
-    backbone = model._modules.get(prefix)
     head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
     name = next((name for name, module in model.named_children() if module is head), None)
+    if head is None or name is None:
+        return OutputHead(model._modules.get(model.base_model_prefix), None, None, calls_loss_function(model))
+    heads = (_find_head_on(model, path, name) for path in _backbone_paths(model))
+    unknown = OutputHead(None, head, None, calls_loss_function(model))
+    return next((one for one in heads if one.backbone is not None), unknown)
+
+
+def _backbone_paths(model: "PreTrainedModel") -> list[str]:
+    """Returns the names of the modules that the forward of a decoder may call: its base model, or a decoder in that."""
+    base = model._modules.get(model.base_model_prefix)
+    paths = [model.base_model_prefix, f"{model.base_model_prefix}.decoder"]
+    return [] if base is None else paths[: 1 + isinstance(base._modules.get("decoder"), nn.Module)]
+
+
+def _find_head_on(model: "PreTrainedModel", path: str, name: str) -> OutputHead:
+    """Returns the head ``name`` of a model with its backbone at ``path``, or without a backbone if none is called."""
+    backbone, head = model.get_submodule(path), model._modules[name]
+    assert head is not None
     calls_loss = calls_loss_function(model)
-    if backbone is None or head is None or name is None:
-        return OutputHead(backbone, None, None, calls_loss)
     width = int(getattr(head, "in_features", 0)) or model.config.get_text_config().hidden_size
     hidden = torch.linspace(-1, 1, 2 * width, dtype=torch.float64).reshape(1, 2, width)
     logits = torch.linspace(-90, 90, 64, dtype=torch.float64).reshape(1, 2, 32)
@@ -144,14 +159,16 @@ def _find_head(model: "PreTrainedModel") -> OutputHead:
     extra_kwargs: dict[str, Any] = {"labels": torch.zeros(1, 2, dtype=torch.long)} if calls_loss else {}
     if accepts(model, "output_router_logits"):
         extra_kwargs["output_router_logits"] = False  # the stand-in routes nothing
-    with _modules_replaced(model, {prefix: backbone_stand_in, name: head_stand_in}), torch.no_grad():
+    with _modules_replaced(model, {path: backbone_stand_in, name: head_stand_in}), torch.no_grad():
         try:
             with without_cross_entropy(model, torch.device("cpu")) as added_loss:
                 output = type(model).forward(model, **inputs, **extra_kwargs)
                 adds_loss, final_logits = added_loss(output) is not None, output.logits
         except Exception:  # a model that needs more than these inputs computes its logits otherwise
-            return OutputHead(backbone, head, None, calls_loss)
+            return OutputHead(backbone if backbone_stand_in.received else None, head, None, calls_loss)
     received, passed = head_stand_in.received, backbone_stand_in.received
+    if not passed:
+        return OutputHead(None, head, None, calls_loss, adds_loss)
     if received is None or any(passed.get(key) is not value for key, value in inputs.items()):
         return OutputHead(backbone, head, None, calls_loss, adds_loss)
     logit_map = _logit_map(logits, final_logits, model.config) if _factor(hidden, received) else None

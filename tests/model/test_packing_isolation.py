@@ -52,6 +52,25 @@ def test_models_that_do_not_are_refused(kind: str, dtype: torch.dtype) -> None:
         check_packing_isolation(frozen(kind, dtype, "eager"), torch.device("cpu"))
 
 
+def test_a_model_that_passes_by_the_hooks_of_packed_rows_is_refused() -> None:
+    """Its attention gets the mask of padding, which every model of transformers is spared."""
+    from transformers import LlamaForCausalLM
+
+    from tests.model.test_target_losses import build
+
+    class PassesBy(LlamaForCausalLM):
+        def forward(self, input_ids: Any = None, labels: Any = None, **kwargs: Any) -> Any:
+            kwargs = {name: kwargs.get(name) for name in ("attention_mask", "position_ids", "cu_seq_lens_q")}
+            hidden = self.model.forward(input_ids, use_cache=False, **kwargs)[0]
+            return {"logits": self.lm_head(hidden)}
+
+    model = build("llama")
+    check_packing_isolation(FrozenEngine(model), torch.device("cpu"))
+    model.__class__ = PassesBy
+    with pytest.raises(ModelError, match="PassesBy with attn_implementation documents samples in one row would see"):
+        check_packing_isolation(FrozenEngine(model), torch.device("cpu"))
+
+
 def test_a_run_asks_before_it_trains(tmp_path: Path) -> None:
     files = tmp_path / "files"
     settings = recipe("sft", files, output_dir=str(tmp_path / "run"))

@@ -32,6 +32,7 @@ KINDS = {
     "cohere": {"logit_scale": 0.2},
     "nemotron": {},  # layers do not tell their attention where documents end
     "gpt2": {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 128},
+    "opt": {"ffn_dim": 64, "word_embed_proj_dim": 32},  # calls the decoder in its backbone, past the backbone's hooks
 }
 
 
@@ -70,6 +71,14 @@ def packed(ids: list[torch.Tensor]) -> dict[str, Any]:
     }
 
 
+def with_padding(row: dict[str, Any], count: int = 5) -> dict[str, Any]:
+    """A packed row with padding, which is one more document."""
+    ends = torch.cat([row["cu_seq_lens_q"], row["cu_seq_lens_q"][-1:] + count])
+    fill = {"input_ids": torch.zeros(count), "labels": torch.full((count,), -100), "position_ids": torch.arange(count)}
+    longer = {name: torch.cat([row[name], more.long()[None]], dim=1) for name, more in fill.items()}
+    return {**row, **longer, "cu_seq_lens_q": ends, "cu_seq_lens_k": ends}
+
+
 def padded(ids: list[torch.Tensor]) -> dict[str, Any]:
     batch: dict[str, Any] = {"input_ids": [], "labels": [], "attention_mask": [], "position_ids": []}
     longest = max(len(one) for one in ids)
@@ -98,7 +107,7 @@ def test_packed_padded_and_one_by_one_are_the_same(kind: str) -> None:
             unpacked = model(input_ids=one[None], labels=one[None]).loss
             torch.testing.assert_close(losses.mean(), unpacked, rtol=1e-5, atol=1e-5)
     expected = gradients(model, torch.cat(alone).sum())
-    for batch in (packed(ids), padded(ids)):
+    for batch in (packed(ids), with_padding(packed(ids)), padded(ids)):
         for reduction in ("none", "sum"):
             losses = target_losses(model, batch, reduction=reduction)
             torch.testing.assert_close(

@@ -22,7 +22,8 @@ _ROUNDING = {torch.float32: 1e-3}
 
 @torch.no_grad()
 def check_packing_isolation(engine: Engine, device: torch.device, *, task: Task | None = None) -> None:
-    """Compares a document's losses after one document with those after another, in three small forward passes.
+    """Compares a document's losses after one document with those after another, in three small forward passes of rows
+    that end with padding, as rows of data do.
 
     Most models of transformers find the documents by their positions; the others say nothing. Of a token classifier,
     ``task``, the outputs are compared, also with those of the document alone: attention that goes both ways would be
@@ -35,13 +36,13 @@ def check_packing_isolation(engine: Engine, device: torch.device, *, task: Task 
     def values(row: dict[str, Any]) -> torch.Tensor:
         if not is_classifier:
             return target_losses(engine, row)[1 - _LENGTH :]
-        logits: torch.Tensor = engine(**model_inputs(engine, row)).logits[0, -_LENGTH:].float()
-        return logits
+        documents: torch.Tensor = engine(**model_inputs(engine, row)).logits[0, : 2 * _LENGTH]
+        return documents[-_LENGTH:].float()
 
     try:
         with eval_mode([engine.module]):
             first, repeated, other = (values(_packed_row(model, start, device)) for start in (3, 3, 40))
-            alone = values(_last_document(_packed_row(model, 3, device))) if is_classifier else first
+            alone = values(_second_document(_packed_row(model, 3, device))) if is_classifier else first
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
         text = " ".join(f"{type(error).__name__}: {error}".split())[:300]
         raise ModelError(
@@ -61,21 +62,24 @@ def check_packing_isolation(engine: Engine, device: torch.device, *, task: Task 
         )
 
 
-def _last_document(row: dict[str, Any]) -> dict[str, Any]:
-    """Returns the last document of a packed row as a row of its own."""
-    ids = row["input_ids"][:, -_LENGTH:]
+def _second_document(row: dict[str, Any]) -> dict[str, Any]:
+    """Returns the second document of a packed row as a row of its own."""
+    ids = row["input_ids"][:, _LENGTH : 2 * _LENGTH]
     return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
 
 
 def _packed_row(model: "PreTrainedModel", start: int, device: torch.device) -> dict[str, Any]:
-    """Returns a batch of two documents in a row, the first of which begins with the token ``start``."""
+    """Returns a batch of two documents in a row, the first of which begins with the token ``start``, and padding."""
     vocabulary = embedding_rows(model) or _LENGTH
-    ids = torch.cat([torch.arange(start, start + _LENGTH), torch.arange(_LENGTH)])[None] % vocabulary
-    cu_seq_lens = torch.tensor([0, _LENGTH, 2 * _LENGTH], dtype=torch.int32)
+    padding = torch.zeros(_LENGTH, dtype=torch.long)
+    ids = torch.cat([torch.arange(start, start + _LENGTH), torch.arange(_LENGTH), padding])[None] % vocabulary
+    cu_seq_lens = torch.tensor([0, _LENGTH, 2 * _LENGTH, 3 * _LENGTH], dtype=torch.int32)
+    labels = ids.index_fill(1, cu_seq_lens[:-1].long(), IGNORE_INDEX)
+    labels[:, 2 * _LENGTH :] = IGNORE_INDEX
     tensors = {
         "input_ids": ids,
-        "labels": ids.index_fill(1, cu_seq_lens[:-1].long(), IGNORE_INDEX),
-        "position_ids": torch.arange(_LENGTH).repeat(2)[None],
+        "labels": labels,
+        "position_ids": torch.arange(_LENGTH).repeat(3)[None],
         "cu_seq_lens_q": cu_seq_lens,
         "cu_seq_lens_k": cu_seq_lens,
     }
