@@ -1,6 +1,6 @@
 """Access to the transformers model inside an engine, an adapter or a compiled module."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
@@ -64,6 +64,12 @@ def decoder_inputs(model: "PreTrainedModel", labels: Tensor) -> Tensor:
         )
     inputs: Tensor = model.prepare_decoder_input_ids_from_labels(labels=labels)
     return inputs
+
+
+def has_experts(model: nn.Module) -> bool:
+    """Returns whether tokens of a model of transformers are routed to experts: rounding then depends on all tokens."""
+    to_dict: Callable[[], Mapping[str, object]] = getattr(text_config(model), "to_dict", dict)
+    return any("expert" in key for key in to_dict())
 
 
 def embedding_rows(model: nn.Module) -> int | None:

@@ -181,11 +181,12 @@ def test_a_model_that_sees_the_tokens_to_predict_is_refused(kind: str, implement
         if implementation == attention.NAME and not attention.supports_document_attention(model_class, config):
             return
         model = AutoModelForCausalLM.from_config(config, attn_implementation=implementation).eval()
-        if is_causal:
-            check_model_loss(FrozenEngine(model), CPU)
-            continue
-        with pytest.raises(ModelError, match=r"sees the tokens that it is to predict: .* not causal(; .*is_decoder)?"):
-            check_model_loss(FrozenEngine(model), CPU)
+        for dtype in (torch.float32, torch.bfloat16):
+            if is_causal:
+                check_model_loss(FrozenEngine(model.to(dtype)), CPU)
+                continue
+            with pytest.raises(ModelError, match=r"sees the tokens that it is to predict: .* not causal(; .*decoder)?"):
+                check_model_loss(FrozenEngine(model.to(dtype)), CPU)
 
 
 def bart() -> Any:

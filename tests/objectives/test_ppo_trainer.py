@@ -159,9 +159,11 @@ def test_a_critic_that_attends_both_ways_is_refused(tmp_path: Path) -> None:
     torch.manual_seed(0)
     bert = BertForTokenClassification(BertConfig(vocab_size=320, pad_token_id=0, num_labels=1, **shape))
     bert.save_pretrained(tmp_path / "bert")
-    for packs, message in (
-        (False, "critic: in BertForTokenClassification the value of a token"),
-        (True, "see each other"),
+    for packs, dtype, message in (
+        (False, "fp32", "critic: in BertForTokenClassification the value of a token"),
+        (False, "bf16", "critic: in BertForTokenClassification the value of a token"),
+        (True, "fp32", "see each other"),
     ):
+        critic = {"name_or_path": str(tmp_path / "bert"), "dtype": dtype}
         with pytest.raises(InputError, match=message):
-            make(tmp_path, critic={"name_or_path": str(tmp_path / "bert")}, data={"pack_samples": packs})
+            make(tmp_path, critic=critic, data={"pack_samples": packs})

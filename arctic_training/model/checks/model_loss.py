@@ -14,6 +14,7 @@ from arctic_training.logging import logger
 from arctic_training.loss.targets import IGNORE_INDEX
 from arctic_training.model import auxiliary_losses
 from arctic_training.model.causal_lm import causal_model, embedding_rows
+from arctic_training.model.checks.causality import sees_ahead
 from arctic_training.model.target_losses import target_losses
 from arctic_training.state import eval_mode
 
@@ -21,8 +22,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 _LENGTH = 8
-_NOISE = {torch.float32: 1e-5, torch.float16: 1e-2}
-"""How far logits before a token that changes may differ by rounding, as a share of the largest; of other types 6e-2."""
 _TOLERANCE = {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 3e-2}
 """How far two ways of rounding may differ, as a share of the loss."""
 
@@ -52,12 +51,12 @@ def check_model_loss(
             inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
             outputs = [engine(**inputs, labels=labels, use_cache=False) for labels in candidates]
             model_losses = [one.loss for one in outputs]
-            sees_ahead = not is_encoder_decoder(model) and _sees_ahead(engine, inputs, outputs[0].logits)
+            is_causal = is_encoder_decoder(model) or not sees_ahead(model, lambda n: _first_logits(engine, inputs, n))
         except Exception:  # a model that computes no loss has none that could be another
             return
         terms: list[torch.Tensor] = []
         trained = float(target_losses(engine, batch, terms=terms).mean() + sum(terms))
-    if sees_ahead:
+    if not is_causal:
         decoder = "; model.hf_config_kwargs: {is_decoder: true} makes it causal"
         raise ModelError(
             f"model: {type(model).__name__} sees the tokens that it is to predict: its attention is not causal"
@@ -86,12 +85,12 @@ def check_model_loss(
         logger.warning(f"model.hf_config_kwargs: {idle[0]} changes nothing: {name} adds nothing to its loss as it is")
 
 
-def _sees_ahead(engine: Engine, row: Mapping[str, torch.Tensor], logits: torch.Tensor) -> bool:
-    """Returns whether the last token of ``row`` affects the ``logits`` before it, ``[1, T, vocabulary]``."""
+def _first_logits(engine: Engine, row: Mapping[str, torch.Tensor], n: int) -> torch.Tensor:
+    """Returns the logits ``[1, T - 1, vocabulary]`` before the last token of ``row``, whose token n stands there."""
     ids = row["input_ids"].clone()
-    ids[:, -1] = ids[:, 0]
-    difference = (engine(**{**row, "input_ids": ids}, use_cache=False).logits - logits)[:, :-1].abs().max()
-    return bool(difference > _NOISE.get(logits.dtype, 6e-2) * logits.abs().max())
+    ids[:, -1] = ids[:, n]
+    logits: torch.Tensor = engine(**{**row, "input_ids": ids}, use_cache=False).logits[:, :-1]
+    return logits
 
 
 def _small_row(model: "PreTrainedModel", device: torch.device) -> dict[str, Any]:
