@@ -7,6 +7,8 @@ import argparse
 from pathlib import Path
 
 from arctic_training.cli.generation_options import add_checkpoint_options, clean_stdout
+from arctic_training.display.activity import activity
+from arctic_training.display.starting import starting
 
 _UNITS = {"kb": 10**3, "mb": 10**6, "gb": 10**9}
 
@@ -24,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Exports, and prints what was written. Raises `InputError`, before anything is written where that can be known."""
-    with clean_stdout():
+    with starting(), clean_stdout(), activity("importing libraries"):
         from arctic_training.deployment.export import ExportOptions, export
         from arctic_training.deployment.gguf import convert_to_gguf, find_converter
         from arctic_training.deployment.hub import push_to_hub, require_token
@@ -32,11 +34,12 @@ def run(arguments: argparse.Namespace) -> int:
 
     converter = find_converter() if arguments.gguf else None
     token = require_token(arguments.push_to_hub) if arguments.push_to_hub else ""
-    saved = find_saved_model(arguments.checkpoint, best=arguments.best)
+    with starting():
+        saved = find_saved_model(arguments.checkpoint, best=arguments.best)
     options = ExportOptions(
         arguments.dtype, arguments.max_shard_size, arguments.ema, arguments.recipe, arguments.trust_remote_code
     )
-    with clean_stdout():
+    with starting(), clean_stdout(), activity(f"exporting {saved.name}"):
         report = export(saved, arguments.output, options)
     size = sum(path.stat().st_size for path in arguments.output.glob("*.safetensors"))
     print(f"{arguments.output}: {size / 10**6:,.1f} MB of weights, from {saved.name}")

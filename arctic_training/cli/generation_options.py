@@ -6,6 +6,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
+from arctic_training.display.activity import activity
+from arctic_training.display.starting import starting
 from arctic_training.errors.types import InputError
 
 if TYPE_CHECKING:
@@ -53,18 +55,19 @@ def clean_stdout() -> "contextlib.redirect_stdout[TextIO]":
 
 def load(arguments: argparse.Namespace) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
     """Returns the model and the tokenizer of CHECKPOINT. Raises `InputError` where one of them is missing."""
-    with clean_stdout():
-        from arctic_training.deployment.load import load_pretrained
-
-        model, tokenizer = load_pretrained(
-            arguments.checkpoint,
-            best=arguments.best,
-            dtype=arguments.dtype,
-            device=arguments.device,
-            averaged=arguments.ema,
-            recipe=arguments.recipe,
-            trust_remote_code=arguments.trust_remote_code,
-        )
+    with starting(), clean_stdout():
+        with activity("importing libraries"):
+            from arctic_training.deployment.load import load_pretrained
+        with activity(f"loading {arguments.checkpoint}"):
+            model, tokenizer = load_pretrained(
+                arguments.checkpoint,
+                best=arguments.best,
+                dtype=arguments.dtype,
+                device=arguments.device,
+                averaged=arguments.ema,
+                recipe=arguments.recipe,
+                trust_remote_code=arguments.trust_remote_code,
+            )
     if tokenizer is None:
         raise InputError(f"{arguments.checkpoint}: no tokenizer in it")
     if not model.can_generate():

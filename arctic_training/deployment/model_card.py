@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from arctic_training.config.checks.files import is_hub_name
 from arctic_training.config.recipe.node import to_python
 from arctic_training.config.recipe.recipe_file import read_recipe_file
 from arctic_training.deployment.saved_model import SavedModel
@@ -110,4 +111,4 @@ def _title(saved: SavedModel, base: str) -> str:
 
 def _is_hub_name(name: str) -> bool:
     """Returns whether ``name`` could be one of the hub, and is no file or folder here."""
-    return name.count("/") == 1 and not name.startswith((".", "/", "~")) and not Path(name).exists()
+    return name.count("/") == 1 and is_hub_name(name) and not Path(name).exists()

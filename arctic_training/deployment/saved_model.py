@@ -7,6 +7,8 @@ from typing import Literal
 
 from arctic_training.checkpoint import folder as disk
 from arctic_training.checkpoint.retention import BEST
+from arctic_training.config.checks.files import is_hub_name
+from arctic_training.config.checks.hub import missing_on_hub
 from arctic_training.errors.types import CheckpointError, InputError
 from arctic_training.model.pretrained_adapter import is_adapter
 
@@ -40,12 +42,14 @@ def find_saved_model(name: str, *, best: bool = False) -> SavedModel:
     run folder or folder of checkpoints, of which it is the newest complete one, or with ``best`` the best.
 
     What is no folder is a name on the hub, or a ``.gguf`` file. Raises `InputError` for a folder of anything else, and
-    `CheckpointError` for a checkpoint that is damaged.
+    for a name where the hub does not answer, and `CheckpointError` for a checkpoint that is damaged.
     """
     path = Path(name).expanduser()
     if not path.is_dir():
-        if name.startswith((".", "/", "~")) and not path.exists():
+        if not is_hub_name(name) and not path.exists():
             raise InputError(f"{name}: no such file or folder")
+        if why := missing_on_hub(name):
+            raise InputError(f"{name}: {why}")
         return SavedModel(name, "model")
     if (path / disk.MANIFEST).exists():
         return _checkpoint(path)

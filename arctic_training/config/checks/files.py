@@ -7,6 +7,7 @@ code is part of a recipe too.
 
 import glob
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +21,7 @@ ROOT_VARIABLE = "ARCTIC_TRAINING_ROOT"
 _MAY_BE_PATHS = ("name_or_path", "chat_template")
 """Keys whose text may be a path or something else."""
 _TRUE = {"1", "ON", "YES", "TRUE"}
+_HUB_NAME = re.compile(r"(?!\.)[\w.-]+(/[\w.-]+)?")
 
 
 def file_problems(value: object, path: tuple[str, ...] = ()) -> Iterator[Problem]:
@@ -58,12 +60,18 @@ def unreadable(name: str, *, holds: str = "") -> str:
         return problem
     path = Path(name).expanduser()
     if not path.exists():
-        return f"{name}: no such file or folder" if name.startswith((".", "/", "~")) or path.suffix == ".gguf" else ""
+        return "" if is_hub_name(name) else f"{name}: no such file or folder"
     if not os.access(path, os.R_OK):
         return f"{name}: cannot be read"
     if holds and path.is_dir() and not (path / holds).exists():
         return f"{name}: no {holds} in it; expected a folder that save_pretrained wrote"
     return ""
+
+
+def is_hub_name(name: str) -> bool:
+    """Returns whether a model, tokenizer or data set of the hub can have that name: ``OWNER/NAME`` or ``NAME``, and no
+    file of the format GGUF."""
+    return bool(_HUB_NAME.fullmatch(name)) and not name.endswith(".gguf")
 
 
 def invalid_path(name: str) -> str:
