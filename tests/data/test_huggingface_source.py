@@ -60,6 +60,14 @@ def test_one_file(folder: Path) -> None:
     assert [turn["content"] for turn in row["messages"]] == ["1", "2"]
 
 
+@pytest.mark.parametrize(("name", "row"), [("TEXTS.JSONL", '{"text": "one"}'), ("damaged.jsonl", '{"text": "one')])
+def test_a_file_that_datasets_does_not_read(tmp_path: Path, name: str, row: str) -> None:
+    (tmp_path / name).write_text(f"{row}\n")
+    message = "the library datasets does not read it; give type: jsonl in place of type: huggingface_causal"
+    with pytest.raises(DataError, match=f"{name} cannot be loaded: {message}$"):
+        texts(tmp_path, name)
+
+
 def test_what_is_not_there(folder: Path) -> None:
     for section, message in [
         ({"name_or_path": str(folder / "both"), "split": "dev"}, "there is no split 'dev'; there are train, test"),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import Field
 
-from arctic_training.config.checks.files import unreadable
+from arctic_training.config.checks.files import is_hub_name, unreadable
 from arctic_training.config.checks.problems import Problem
 from arctic_training.config.sections.changes import RESUME_SAFE
 from arctic_training.data.formats.remarks import unread_columns
@@ -36,6 +36,8 @@ class HFDataSourceConfig(splits.SplitSourceConfig):
     """Read while training rather than before. Needs ``train_iters``."""
 
     def missing_paths(self) -> list[Problem]:
+        if self.name_or_path.startswith("buckets/") or "://" in self.name_or_path:  # of the hub, with longer names
+            return []
         named = _NAMED_SPLIT.fullmatch(self.name_or_path)
         why = unreadable(self.name_or_path) and unreadable(named[1] if named else self.name_or_path)
         return [Problem(("name_or_path",), why)] if why else []
@@ -94,11 +96,15 @@ class HFDataSource(DataSource):
         except Exception as error:
             why = (str(error).strip() or type(error).__name__).splitlines()[0]
             why = re.sub(r" with any supported extension \[.*", "", why)
-            if folder.is_file() and extension(folder) not in SOURCE_BY_EXTENSION:
-                known = ", ".join(SOURCE_BY_EXTENSION)
-                why = f"files with the extension {extension(folder)} are unknown; known are {known}, "
-                why += "compressed or not; of others give the type, such as type: jsonl"
-            elif datasets.config.HF_HUB_OFFLINE and not (folder.exists() or name.startswith((".", "/", "~"))):
+            known = SOURCE_BY_EXTENSION.get(extension(folder))
+            if folder.is_file() and known is None:
+                why = f"files with the extension {extension(folder)} are unknown; known are "
+                why += (
+                    f"{', '.join(SOURCE_BY_EXTENSION)}, compressed or not; of others give the type, such as type: jsonl"
+                )
+            elif folder.is_file() and not config.kwargs:
+                why = f"the library datasets does not read it; give type: {known} in place of type: {config.type}"
+            elif datasets.config.HF_HUB_OFFLINE and is_hub_name(name) and not folder.exists():
                 why += "; HF_HUB_OFFLINE is set: unset it, or name a local copy"
             raise DataError(f"data set {name} cannot be loaded: {why}") from error
 
