@@ -5,9 +5,11 @@ returns the exit code. It raises `InputError` for what cannot be used.
 """
 
 import argparse
+import logging
 import sys
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 from typing import NamedTuple, NoReturn, Protocol, cast
 
@@ -44,7 +46,8 @@ COMMANDS = {
 def run_command(name: str, words: Sequence[str]) -> int:
     """Runs the command ``name`` with the arguments ``words``, and returns its exit code."""
     try:
-        return _module(name).run(parse_command(name, words))
+        with _without_warnings():
+            return _module(name).run(parse_command(name, words))
     except SystemExit as end:  # of --help, which argparse prints
         sys.stdout.flush()
         return int(end.code or 0)
@@ -62,6 +65,21 @@ def parse_command(name: str, words: Sequence[str]) -> argparse.Namespace:
     module.add_arguments(parser)
     parser.add_argument("--debug", action="store_true", help="print the traceback of an error")
     return parser.parse_intermixed_args(words)
+
+
+@contextmanager
+def _without_warnings() -> Iterator[None]:
+    """Keeps DeepSpeed, which other libraries import on their own, from printing that it has found no GPU."""
+    log = logging.getLogger("DeepSpeed")  # its own handler prints to standard output
+
+    def is_error(record: logging.LogRecord) -> bool:
+        return record.levelno >= logging.ERROR
+
+    log.addFilter(is_error)
+    try:
+        yield
+    finally:
+        log.removeFilter(is_error)
 
 
 def _module(name: str) -> "_Module":

@@ -3,6 +3,7 @@
 import atexit
 import gc
 import importlib
+import logging
 import os
 import re
 import socket
@@ -32,6 +33,8 @@ _groups: dict[int, dist.ProcessGroup] = {}
 """The group of consecutive ranks that this process is in, by its size."""
 _has_left = False
 """Whether this process has destroyed a group of the run."""
+_log_level: int | None = None
+"""The level of DeepSpeed's logger before the run set another; None: it has not."""
 
 
 class Destroyable(Protocol):
@@ -148,6 +151,14 @@ def init_deepspeed() -> None:
         backend.build_shm_op = build
 
 
+def set_log_level(level: int) -> None:
+    """Sets the level of DeepSpeed's logger until `restore_environment`."""
+    global _log_level
+    log = logging.getLogger("DeepSpeed")
+    _log_level = log.level if _log_level is None else _log_level
+    log.setLevel(level)
+
+
 def store() -> Store | None:
     """Returns the store of the run's processes; None before `init_process_group`."""
     return _store
@@ -191,7 +202,11 @@ def destroy_process_group(engines: Iterable[Destroyable] = (), *, failed: bool =
 
 
 def restore_environment() -> None:
-    """Restores the environment variables and warning filters that `init_process_group` and `init_deepspeed` changed."""
+    """Restores environment variables, warning filters and the level of DeepSpeed's logger, which a run changes."""
+    global _log_level
+    if _log_level is not None:
+        logging.getLogger("DeepSpeed").setLevel(_log_level)
+        _log_level = None
     environment.restore_env()
     entry = ("ignore", re.compile(_DEPRECATED, re.IGNORECASE), FutureWarning, None, 0)
     if entry in warnings.filters:

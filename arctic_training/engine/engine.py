@@ -270,7 +270,7 @@ def _initialize(
     options = ("steps_per_print", "wall_clock_breakdown", "flops_profiler", "dump_state")
     reports = any(ds_config.get(key) for key in options)
     # DeepSpeed logs what these report at level INFO
-    deepspeed.utils.logger.setLevel(logging.INFO if reports else logging.ERROR)
+    process_group.set_log_level(logging.INFO if reports else logging.ERROR)
     skip_initial_step()
     # some of DeepSpeed's optimizers print while they are built
     with contextlib.redirect_stdout(sys.stdout if reports else io.StringIO()):

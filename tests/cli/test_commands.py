@@ -1,5 +1,6 @@
 """Every command beside training: its help, and what is refused of its arguments."""
 
+import logging
 from importlib import import_module
 
 import pytest
@@ -36,3 +37,21 @@ def test_the_help_of_all_lists_every_command(capsys: pytest.CaptureFixture[str])
 def test_a_misspelled_command_is_recognised(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["lsit", "trainer"]) == 2
     assert "did you mean 'list'?" in capsys.readouterr().err
+
+
+def test_no_command_prints_warnings_of_deepspeed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A command that needs no DeepSpeed imports it with another library, and it warns of a machine without GPU."""
+    log, printed = logging.getLogger("DeepSpeed"), list[str]()
+    handler = logging.Handler()
+    monkeypatch.setattr(handler, "emit", lambda record: printed.append(record.getMessage()))
+    monkeypatch.setattr(log, "handlers", [handler])
+
+    def run(arguments: object) -> int:
+        log.warning("no GPU")
+        log.error("an error")
+        return 0
+
+    monkeypatch.setattr("arctic_training.cli.recipes.run", run)
+    assert main(["recipes", "list"]) == 0
+    log.warning("of the program")
+    assert printed == ["an error", "of the program"]
