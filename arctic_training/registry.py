@@ -94,6 +94,13 @@ def numbered(names: Iterable[str], taken: Iterable[str] = ()) -> list[str]:
     return unique_names
 
 
+def stated(cls: type, name: str, *methods: str) -> object:
+    """Returns the attribute ``name`` of the nearest class that states it, of ``cls`` and its bases; None where a nearer
+    one has one of ``methods`` of its own, so that what its base states need not hold for it."""
+    nearest = next((one for one in cls.__mro__ if {name, *methods} & vars(one).keys()), object)
+    return vars(nearest).get(name)
+
+
 def qualified_name(cls: type) -> str:
     """Returns the name of a class with its module, or with its file where the user's own code defines it."""
     module = sys.modules.get(cls.__module__)

@@ -44,6 +44,7 @@ TRAINER = [
     ["former_names"],
     [
         "ending",
+        "expected_metrics",
         "isolated_run",
         "lock",
         "loss_checks",

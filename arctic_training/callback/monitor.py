@@ -64,17 +64,17 @@ class Monitor(Callback[M]):
         """Acts on ``value`` of the metric, after `best` and `waited` were updated; ``values`` are all metrics."""
 
     def check(self, trainer: TrainerView) -> None:
-        """Raises `RecipeError` for the loss on an evaluation set that there is not. What else evaluations measure is
-        known when the first is over, and `post_evaluate` refuses then."""
+        """Raises `RecipeError` for the loss on an evaluation set that there is not. A metric that neither recipe nor
+        data show is refused by `post_evaluate`, when the first evaluation is over."""
         known = [f"loss/{name}" for name in reported_sets(trainer.eval_loaders)]
         self.metric = self.metric or next(iter(known), "loss/eval")
         if self.metric.startswith("loss/") and self.metric not in known:
-            raise RecipeError(f"callbacks.{self.name}.monitor: {_unknown(self.metric, known)}")
+            raise RecipeError(f"callbacks.{self.name}.monitor: {unknown_metric(self.metric, known)}")
 
     def post_evaluate(self, trainer: TrainerView, values: Mapping[str, float]) -> None:
         """Compares the metric with the best. Raises `RecipeError` when the evaluation has not measured it."""
         if self.metric not in values:
-            raise RecipeError(f"callbacks.{self.name}.monitor: {_unknown(self.metric, list(values))}")
+            raise RecipeError(f"callbacks.{self.name}.monitor: {unknown_metric(self.metric, list(values))}")
         if trainer.progress.step <= self._evaluated_step:  # the last step may be evaluated again
             return
         self._evaluated_step = trainer.progress.step
@@ -100,6 +100,7 @@ class Monitor(Callback[M]):
         self.waited, self._evaluated_step = int(state["waited"]), int(state["evaluated_step"])
 
 
-def _unknown(metric: str, known: list[str]) -> str:
+def unknown_metric(metric: str, known: list[str]) -> str:
+    """Returns that no evaluation measures ``metric``, and which of those that are ``known`` may be meant."""
     there_are = f"there are: {', '.join(known) or 'none'}"
     return " ".join(filter(None, [f"no evaluation measures {metric};", did_you_mean(metric, known), there_are]))

@@ -1,7 +1,7 @@
 """Base class of what measures a model at every evaluation, in addition to the loss."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import ClassVar, Generic
 
 from arctic_training.component import TrainerView
@@ -37,6 +37,11 @@ class Evaluator(Registered, ABC, Generic[C], kind="evaluator"):
 
     def check(self, trainer: TrainerView) -> None:
         """Called when every part of the run is ready. Raises `InputError` for what would fail at an evaluation."""
+
+    def metrics(self, sets: Sequence[str]) -> list[str] | None:
+        """Returns the names of all that it may measure on the evaluation ``sets``, before any is numbered: recipes that
+        name another are refused before data are prepared. None: only an evaluation shows them."""
+        return None
 
     @abstractmethod
     def __call__(self, trainer: TrainerView) -> dict[str, float]:

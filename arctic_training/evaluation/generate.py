@@ -81,6 +81,9 @@ class GenerateEvaluator(Evaluator[GenerateConfig]):
         labels = numbered((one.label for one in scorers), taken=_ROW)
         self.scorers = dict(zip(labels, scorers, strict=True))
 
+    def metrics(self, sets: Sequence[str]) -> list[str]:
+        return [f"{kind}{scorer}/{name}" for name in sets for scorer in self.scorers for kind in ("", "abstained/")]
+
     def check_recipe(self, trainer: TrainerView) -> None:
         """Raises `InputError` for arguments of scorers that cannot be used."""
         for scorer in self.scorers.values():

@@ -51,6 +51,7 @@ class BaseClassifier(Trainer):
 
     config_type: ClassVar[type[TrainerConfig]] = ClassifierConfig
     config: ClassifierConfig
+    eval_metrics: ClassVar[tuple[str, ...] | None] = ("accuracy", "macro_f1")
 
     @abstractmethod
     def logits(self, batch: Batch) -> Tensor:

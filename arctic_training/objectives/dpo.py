@@ -97,6 +97,15 @@ class DPOTrainer(PreferenceTrainer):
     config_type = DPOConfig
     config: DPOConfig
     shares_sequences = True
+    eval_metrics = (
+        "accuracy",
+        "margin",
+        "rewards/chosen",
+        "rewards/rejected",
+        "logps/chosen",
+        "logps/rejected",
+        "nll",
+    )
     tensor_parallel = True
     data_factory_type: ClassVar[type[DataFactory[Any]]] = DPODataFactory
 

@@ -80,6 +80,7 @@ class EmbeddingTrainer(LanguageModelTrainer):
     config_type = EmbeddingConfig
     config: EmbeddingConfig
     shares_sequences = False
+    eval_metrics = ("accuracy", "mrr", "ndcg@10")
     data_factory_type: ClassVar[type[DataFactory[Any]]] = PairDataFactory
     roles: ClassVar[tuple[Role, ...]] = (Role("model", tasks=("encoder",)),)
     _cache: list[tuple[Mapping[str, Any], Tensor, tuple[Tensor, ...]]]

@@ -51,6 +51,7 @@ class KTOTrainer(PreferenceTrainer):
     config_type = KTOConfig
     config: KTOConfig
     shares_sequences = True
+    eval_metrics = ("kl", "rewards/chosen", "rewards/rejected", "logps/chosen", "logps/rejected")
     tensor_parallel = True
     data_factory_type: ClassVar[type[DataFactory[Any]]] = UnpairedPreferenceDataFactory
 

@@ -39,6 +39,7 @@ class LanguageModelTrainer(Trainer):
 
     config_type: ClassVar[type[TrainerConfig]] = LanguageModelConfig
     shares_sequences = True
+    eval_metrics: ClassVar[tuple[str, ...] | None] = ("perplexity", "token_accuracy")
     model_factory_type = (HFModelFactory, LigerModelFactory)
     checkpoint_engine_type = (DeepSpeedCheckpointEngine, HFCheckpointEngine)
     optimizer_factory_type = (

@@ -38,6 +38,7 @@ class RewardTrainer(LanguageModelTrainer):
     config: RewardTrainerConfig
     data_factory_type: ClassVar[type[DataFactory[Any]]] = PreferenceDataFactory
     roles: ClassVar[tuple[Role, ...]] = (Role("model", tasks=("sequence_classification",), num_labels=1),)
+    eval_metrics = ("accuracy", "margin", "reward")
 
     def loss(self, batch: Batch) -> Tensor:
         """Returns the micro-batch's part of the mean over the pairs of the window: a float32 scalar."""

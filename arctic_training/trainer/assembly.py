@@ -38,6 +38,7 @@ from arctic_training.model.factory import ModelFactory
 from arctic_training.registry import lookup, numbered
 from arctic_training.state import Rng, RunState
 from arctic_training.trainer.bare import bare
+from arctic_training.trainer.expected_metrics import check_metrics
 from arctic_training.trainer.loss_checks import require_auxiliary_losses, require_scalar, require_whole_attention
 from arctic_training.trainer.resume import resume
 from arctic_training.trainer.role import Role, RoleView
@@ -142,8 +143,7 @@ def build_callbacks(trainer: Any, sections: list[ComponentConfig]) -> dict[str, 
     config = trainer.config
     guard = NanGuardConfig(type="nan_guard", policy=config.nan_guard, limit=config.nan_guard_limit)
     limit = TimeLimitConfig(type="time_limit", limit=config.time_limit)
-    path = config.kill_switch_path or trainer.run_dir / "kill_switch"
-    switch = KillSwitchConfig(type="kill_switch", path=path)
+    switch = KillSwitchConfig(type="kill_switch", path=config.kill_switch_path or trainer.run_dir / "kill_switch")
     options = {"output_dir": config.mem_profiler_dir, "max_entries": config.mem_profiler_max_entries}
     memory = MemoryProfilerConfig(type="memory_profiler", mode=config.mem_profiler or "step", **options)
     every = [guard, *sections, *([memory] if config.mem_profiler else []), switch, limit]
@@ -165,8 +165,7 @@ def build_component(trainer: TrainerView, name: str, *args: Any) -> Any:
 
 def build_factory(trainer: TrainerView, section: ComponentConfig, slot: str) -> Any:
     """Returns the factory that ``section.type`` names, of the kind of ``slot`` (``model_factory_type``)."""
-    kind = slot.removesuffix("_type")
-    factory_type: Any = lookup(kind, section.type)
+    factory_type: Any = lookup(slot.removesuffix("_type"), section.type)
     return factory_type(trainer, section)
 
 
@@ -230,10 +229,11 @@ def check_without_data(
 
 
 def check_recipe(trainer: Any) -> None:
-    """Checks trainer, evaluators, callbacks, optimizers and schedules as far as the recipe shows them."""
+    """Checks trainer, evaluators, callbacks, metrics, optimizers and schedules as far as the recipe shows them."""
     trainer.check_recipe()
     for part in (*trainer.evaluators, *trainer.listeners.values()):
         part.check_recipe(trainer)
+    check_metrics(trainer)
     for role in used_roles(trainer):
         for part in () if role.frozen else ("optimizer", "scheduler"):
             section = getattr(trainer.config, role.section(part))

@@ -1,6 +1,5 @@
 """Checks that the keys of a recipe do not contradict one another."""
 
-from collections.abc import Mapping
 from pathlib import Path
 
 from pydantic import ValidationInfo, field_validator
@@ -18,7 +17,7 @@ from arctic_training.config.sections.deepspeed import BATCH_KEYS, PRECISION_KEYS
 from arctic_training.config.sections.mesh import MeshConfig
 from arctic_training.config.sections.scheduler import SchedulerConfig
 from arctic_training.config.sections.wandb import WandbSection
-from arctic_training.registry import lookup
+from arctic_training.registry import lookup, stated
 
 
 class CrossFieldValidation(BaseConfig):
@@ -46,7 +45,7 @@ class CrossFieldValidation(BaseConfig):
         trainer = lookup("trainer", info.data["type"]) if "type" in info.data else None
         model, optimizer = info.data.get("model"), info.data.get("optimizer")
         problem = ""
-        if trainer is not None and not _states(trainer, "tensor_parallel"):
+        if trainer is not None and not stated(trainer, "tensor_parallel", "loss"):
             problem = f"{trainer.__name__} does not state that its loss is right where processes divide a model "
             problem += "(`tensor_parallel = True`); remove it"
         elif (info.data.get("sequence_parallel_size") or 1) > 1:
@@ -229,11 +228,4 @@ def _divides(evaluator: ComponentConfig) -> bool:
 
 def shares_sequences(trainer: type) -> bool:
     """Returns whether a trainer states that its loss, inherited or its own, is right on a part of a sequence."""
-    return _states(trainer, "shares_sequences")
-
-
-def _states(trainer: type, name: str) -> bool:
-    """Returns the attribute ``name`` of the nearest class that states it or has a loss of its own."""
-    classes = (vars(one) for one in trainer.__mro__ if {"loss", name} & vars(one).keys())
-    nearest: Mapping[str, object] = next(classes, {})
-    return bool(nearest.get(name, False))
+    return bool(stated(trainer, "shares_sequences", "loss"))

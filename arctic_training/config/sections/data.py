@@ -28,6 +28,11 @@ class DataConfig(ComponentConfig):
         return True
 
     @property
+    def evaluation_sets(self) -> list[str]:
+        """Returns the names of all evaluation sets that there may be."""
+        return ["eval"]
+
+    @property
     def endless(self) -> bool:
         """Returns whether the training data have no end, so that the recipe must give the number of steps."""
         return False

@@ -87,6 +87,13 @@ class SourcedDataConfig(DataConfig):
         return bool(self.eval_sources) or self.train_eval_split[1] > 0
 
     @property
+    def evaluation_sets(self) -> list[str]:
+        if self.eval_sources:
+            return evaluation_names(self.eval_sources)
+        parts = evaluation_names(self.sources) if len(self.sources) > 1 else []
+        return ["eval", *(f"eval/{name}" for name in parts)]
+
+    @property
     def endless(self) -> bool:
         return any(getattr(source, "streaming", False) for source in self.sources)
 

@@ -35,6 +35,10 @@ class TensorDataConfig(DataConfig):
     eval_sources: Annotated[list[Source], RESUME_SAFE] = []
     """Evaluation sources; each is an evaluation set of its own."""
 
+    @property
+    def evaluation_sets(self) -> list[str]:
+        return evaluation_names(self.eval_sources)
+
     @field_validator("sources", "eval_sources", mode="before")
     @classmethod
     def _name_types(cls, value: object) -> object:

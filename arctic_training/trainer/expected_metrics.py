@@ -1,0 +1,57 @@
+"""The metrics of a run's evaluations, as far as its recipe shows them, and the keys of the recipe that name one."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple, cast
+
+from arctic_training.callback.monitor import Monitor, unknown_metric
+from arctic_training.errors.types import RecipeError
+from arctic_training.metrics import reported_sets
+from arctic_training.registry import lookup, numbered, stated
+
+
+class ExpectedMetrics(NamedTuple):
+    """Names of metrics of evaluations."""
+
+    names: list[str]
+    """Those that the recipe shows, the loss on the first set before the others."""
+    complete: bool
+    """Whether no evaluation has another."""
+
+
+def check_metrics(trainer: Any) -> None:
+    """Raises `RecipeError` for a key of the recipe of ``trainer``, a `Trainer`, that names a metric which no evaluation
+    has, as far as the recipe shows it."""
+    if (expected := expected_metrics(trainer)) is None:
+        return
+    for key, metric in _named(trainer):
+        if metric not in expected.names and (expected.complete or metric.startswith("loss/")):
+            raise RecipeError(f"{key}: {unknown_metric(metric, expected.names)}")
+
+
+def expected_metrics(trainer: Any) -> ExpectedMetrics | None:
+    """Returns the metrics of the evaluations of ``trainer``, a `Trainer` that may have no parts yet; None where the
+    recipe does not show even the evaluation sets, because a class of the user's own loads them."""
+    data = trainer.config.data
+    factory: Any = lookup("data_factory", data.type)
+    if any(not one.__module__.startswith("arctic_training.") for one in (factory.load_evaluation, factory.__call__)):
+        return None
+    sets = reported_sets(data.evaluation_sets)
+    own = cast("Sequence[str] | None", stated(type(trainer), "eval_metrics", "loss", "finalize_eval_metrics"))
+    listens = any(event.endswith("val_metrics") for event, _ in trainer.callbacks)
+    complete = own is not None and not listens
+    names = [f"{metric}/{one}" for metric in ("loss", *(own or ())) for one in sets]
+    for evaluator in trainer.evaluators:
+        measured = evaluator.metrics(sets)
+        complete = complete and measured is not None
+        names += numbered(measured or (), taken=names)
+    return ExpectedMetrics(names, complete)
+
+
+def _named(trainer: Any) -> Iterator[tuple[str, str]]:
+    """Yields the keys of the recipe that name a metric, each with that metric."""
+    for name, callback in trainer.listeners.items():
+        if isinstance(callback, Monitor) and callback.metric:
+            yield f"callbacks.{name}.monitor", callback.metric
+    for section in trainer.config.checkpoint:
+        if section.enabled and section.best_metric:
+            yield "checkpoint.best_metric", section.best_metric
