@@ -94,9 +94,10 @@ class Hooked:
         return self
 
     @classmethod
-    def events(cls) -> set[str]:
+    @functools.cache
+    def events(cls) -> frozenset[str]:
         """Returns the names of the events of the class."""
-        return {getattr(method, _EVENT) for _, method in inspect.getmembers(cls) if hasattr(method, _EVENT)}
+        return frozenset(getattr(method, _EVENT) for _, method in inspect.getmembers(cls) if hasattr(method, _EVENT))
 
     @classmethod
     def _own_listeners(cls) -> list[tuple[str, Listener]]:

@@ -211,7 +211,7 @@ class HFModelFactory(ModelFactory[HFModelConfig]):
         """Returns whether rows hold several documents, since samples are packed or processes share sequences."""
         return bool(self.trainer.packs_samples or self.trainer.config.sequence_parallel_size > 1)
 
-    @property
+    @functools.cached_property
     def _has_random_weights(self) -> bool:
         return self.config.random_weights or not self._read_config()[1]
 

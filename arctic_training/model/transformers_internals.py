@@ -41,7 +41,12 @@ def passes_attention_arguments(model_class: type["PreTrainedModel"]) -> bool:
 
 def forwards_kwargs(model_class: type["PreTrainedModel"]) -> bool:
     """Returns whether every layer in the module of ``model_class`` calls its self-attention with ``**kwargs``."""
-    tree = ast.parse(_source(model_class))
+    return _forwards_kwargs(_source(model_class))
+
+
+@functools.cache
+def _forwards_kwargs(source: str) -> bool:
+    tree = ast.parse(source)
     calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)]
     keywords = [(node.func.attr, {word.arg for word in node.keywords}) for node in calls]  # type: ignore[attr-defined]
     # the attention of the model itself is what a cache is for; of `**kwargs` the name is None
