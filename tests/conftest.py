@@ -1,5 +1,6 @@
 """What the tests share: one thread, no hub, no cache of the user's, and a tiny model on disk."""
 
+import gc
 import math
 import os
 
@@ -17,8 +18,9 @@ from hypothesis import HealthCheck, settings
 from arctic_training.display import watch
 from arctic_training.errors import redaction
 from arctic_training.logging import logger
-from tests import tiny
+from tests import lookups, tiny
 
+lookups.remember()
 pytest_plugins = ["tests.faults.matrix", "tests.slices"]
 
 # properties are not timed: other processes may have the cores
@@ -36,6 +38,23 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         if own := getattr(function, "_hypothesis_internal_use_settings", None):  # a property's
             times = config.option.examples * own.max_examples
             function._hypothesis_internal_use_settings = settings(own, max_examples=times)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[None]:
+    """Collects the tests without searching for garbage what is imported on the way, most of which stays."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.enable()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def frozen_imports() -> None:
+    """Takes what was imported before a module out of each later search for garbage, with which every run ends."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

@@ -16,7 +16,9 @@ import transformers.optimization  # noqa: F401
 import arctic_training.builtin
 import arctic_training.objectives.sft  # noqa: F401
 from arctic_training.display import watch
+from tests import lookups
 
+lookups.remember()
 watch._SILENCE = math.inf  # on a busy machine anything may take long enough to be announced
 
 # else each of them looks through all of it for garbage when it ends
