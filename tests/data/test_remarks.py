@@ -1,5 +1,6 @@
-"""Unread columns and message keys are logged once for a source."""
+"""Unread columns and message keys, and texts without an end, are logged once for a source."""
 
+import copy
 import json
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,11 @@ from arctic_training.data.factories.causal import CausalDataFactory
 from arctic_training.data.factories.dpo import DPODataFactory
 from arctic_training.data.factories.prompt import PromptDataFactory
 from arctic_training.data.factories.sft import SFTDataFactory
+from arctic_training.data.formats.chat import Sample
 from arctic_training.data.formats.remarks import collect, lines, remark
 from arctic_training.data.preparation import map_rows
+from arctic_training.data.preparation.prompt_encoder import SourceTargetEncoder
+from arctic_training.data.tokenization.encoder import SampleEncoder
 from tests.data import templates
 from tests.data.view import make
 
@@ -48,6 +52,27 @@ def test_what_nothing_reads_is_named_once_for_a_source(factory: Any, tmp_path: P
         expected = [UNREAD] + ["has message keys that nothing reads: id"] * (factory is not CausalDataFactory)
         assert sorted(messages) == [f"{tmp_path / 'rows.jsonl'} {line}" for line in expected]
         messages.clear()
+
+
+@pytest.mark.parametrize("has_end", [True, False])
+def test_texts_that_no_end_token_ends_are_remarked(has_end: bool, tmp_path: Path, messages: list[str]) -> None:
+    tokenizer = copy.deepcopy(TOKENIZER)
+    tokenizer.chat_template = None
+    tokenizer.eos_token = "<|im_end|>" if has_end else None
+    pair = Sample(prompt="a question", completion=" an answer")
+    encoders = (
+        lambda: SampleEncoder(tokenizer)([pair]),
+        lambda: SourceTargetEncoder(tokenizer, encoder_decoder=False).encode_pairs([pair], 0),
+        lambda: SourceTargetEncoder(tokenizer, encoder_decoder=True).encode_pairs([pair], 0),
+    )
+    for encode in encoders:
+        with collect() as remarks:
+            encode()
+        assert any("without an end token" in line for line in lines(remarks, "x")) != has_end
+    path = tmp_path / "rows.jsonl"
+    path.write_text(json.dumps({"text": "a text"}) + "\n")
+    make(CausalDataFactory, tokenizer, {"sources": [str(path)], "cache_dir": str(tmp_path / "cache")})()
+    assert len(messages) == (not has_end)
 
 
 def test_other_processes_remark_too(tmp_path: Path, messages: list[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+import torch
 from pyarrow import parquet
 
 from arctic_training.data.factories.sft import SFTDataFactory
@@ -154,3 +155,16 @@ def test_memory_does_not_grow_with_the_rows(tmp_path: Path, monkeypatch: pytest.
         pa.set_memory_pool(before)
     assert sizes[2] > 7 * sizes[1]
     assert (peaks[2] - peaks[1]).max() < sizes[2] / 20, (peaks, sizes)
+
+
+def test_numbers_of_arrays_and_tensors_inside_a_row_stay_numbers() -> None:
+    """They would be read as mappings, as what is no text and no number is."""
+    message = {"role": np.str_("user"), "train": np.bool_(False), "weight": np.float32(0.5)}
+    row = {"messages": np.array([message], dtype=object), "ids": [np.int64(3), torch.tensor(4)], "one": np.arange(2)}
+    more: list[dict[str, Any]] = [{"messages": [], "ids": np.array([[1, 2]]), "one": torch.ones(1)}, {"one": b"x"}]
+    dataset = to_dataset([row, *more])
+    # CUT{"messages": [], "ids": np.array([[1, 2]]), "one": torch.ones(1)}, {"one": b"x"}])
+    rows = RowReader(dataset.features)(dataset.data.table)
+    assert rows[0] == {"messages": [{"role": "user", "train": False, "weight": 0.5}], "ids": [3, 4], "one": [0, 1]}
+    assert rows[1] == {"messages": [], "ids": [[1, 2]], "one": [1.0]}
+    assert rows[2]["one"] == {"bytes": "b'x'"}

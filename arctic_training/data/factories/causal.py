@@ -13,7 +13,7 @@ from arctic_training.data.formats.remarks import count, unread_columns
 from arctic_training.data.preparation.row_encoder import Columns, RowEncoder
 from arctic_training.data.preparation.samples import Samples, TokenSamples
 from arctic_training.data.sources.arrow_rows import Row
-from arctic_training.data.tokenization.tokenize import SpanTokenizer
+from arctic_training.data.tokenization.tokenize import SpanTokenizer, end_token
 from arctic_training.errors.types import DataError
 
 if TYPE_CHECKING:
@@ -67,9 +67,8 @@ def _read_text(row: Row) -> str:
 
 def _encode(tokenize: SpanTokenizer, texts: list[str], first: int) -> Columns:
     """Returns ``input_ids``, the end token last."""
-    end = tokenize.tokenizer.eos_token_id
+    end = end_token(tokenize.tokenizer)
     encoded = []
     for ids, _ in tokenize(texts, [[]] * len(texts), add_special_tokens=True):
-        has_end = end is None or (len(ids) and ids[-1] == end)
-        encoded.append(ids if has_end else np.append(ids, np.int32(end)))
+        encoded.append(ids if end is None or (len(ids) and ids[-1] == end) else np.append(ids, np.int32(end)))
     return {"input_ids": encoded}

@@ -10,7 +10,7 @@ from arctic_training.data.formats.chat import Sample
 from arctic_training.data.formats.row_error import RowError
 from arctic_training.data.preparation.row_encoder import Columns
 from arctic_training.data.tokenization.encoder import SampleEncoder
-from arctic_training.data.tokenization.tokenize import Tokens
+from arctic_training.data.tokenization.tokenize import Tokens, end_token
 from arctic_training.errors.short_repr import short_repr
 from arctic_training.errors.types import DataError
 from arctic_training.loss.targets import IGNORE_INDEX
@@ -58,7 +58,7 @@ class PromptEncoder(SampleEncoder):
 
     def _encode_apart(self, sample: Sample) -> tuple[Tokens, Tokens]:
         """Returns the token ids of a prompt and of its completion as plain text; no token holds parts of both."""
-        end, text = self.tokenizer.eos_token_id, sample.prompt + (" " if is_lexer(self.tokenizer) else "")
+        end, text = end_token(self.tokenizer), sample.prompt + (" " if is_lexer(self.tokenizer) else "")
         ((prompt, _),) = self._tokenize([text], [[]], add_special_tokens=True)
         ((completion, _),) = self._tokenize([sample.completion], [[]])
         prompt = prompt[:-1] if len(prompt) and prompt[-1] == end else prompt
@@ -104,7 +104,7 @@ class SourceTargetEncoder(PromptEncoder):
             return [self._encode_apart(Sample(prompt=source, completion=target)) for source, target in texts]
         if not texts:
             return []
-        sources, targets, end = [one for one, _ in texts], [one for _, one in texts], self.tokenizer.eos_token_id
+        sources, targets, end = [one for one, _ in texts], [one for _, one in texts], end_token(self.tokenizer)
         if is_lexer(self.tokenizer):
             encoded = [ids for ids, _ in self._tokenize(targets, [[]] * len(targets), add_special_tokens=True)]
         else:

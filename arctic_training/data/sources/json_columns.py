@@ -6,6 +6,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import torch
+
 from arctic_training.data.sources.spool import Spool
 
 if TYPE_CHECKING:
@@ -97,8 +100,11 @@ def _json(values: Iterable[object]) -> "pa.Array":
     return pa.ExtensionArray.from_storage(pa.json_(), pa.array(texts, pa.string()))
 
 
-def _other(value: object) -> dict[str, str]:
-    """Returns the JSON of a time, bytes or an image: a mapping, so that it is never read as text."""
+def _other(value: object) -> object:
+    """Returns the numbers of an array or a tensor, and of a time, bytes or an image a mapping, which is never read as
+    text."""
+    if isinstance(value, (np.ndarray, np.generic, torch.Tensor)) and type(plain := value.tolist()) is not type(value):
+        return plain
     return {type(value).__name__: reprlib.repr(value)}
 
 

@@ -15,7 +15,7 @@ from arctic_training.data.tokenization.assistant_mask import AssistantMasker, Ma
 from arctic_training.data.tokenization.chat_template import ChatTemplate, Span
 from arctic_training.data.tokenization.check_labels import check_labels
 from arctic_training.data.tokenization.message_keys import MessageKeys
-from arctic_training.data.tokenization.tokenize import SpanTokenizer, Tokens
+from arctic_training.data.tokenization.tokenize import SpanTokenizer, Tokens, end_token
 from arctic_training.data.tokenization.turn_locator import Renderer, TurnLocator
 from arctic_training.errors.types import DataError
 from arctic_training.loss.targets import IGNORE_INDEX
@@ -200,7 +200,7 @@ class SampleEncoder:
         prompts = [sample.prompt + (" " if is_lexer(self.tokenizer) else "") for sample in samples]
         texts = [prompt + sample.completion for prompt, sample in zip(prompts, samples, strict=True)]
         spans = [[(len(prompt), len(text))] for prompt, text in zip(prompts, texts, strict=True)]
-        end = self.tokenizer.eos_token_id
+        end = end_token(self.tokenizer)
         encoded = []
         for sample, (ids, labels) in zip(samples, self._encode(texts, spans, add_special_tokens=True), strict=True):
             if end is not None and len(ids) and ids[-1] == end:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from arctic_training.data.formats.remarks import remark
 from arctic_training.data.tokenization.chat_template import Span
 
 if TYPE_CHECKING:
@@ -29,6 +30,14 @@ def unknown_words() -> Iterator[dict[str, None]]:
         yield words
     finally:
         _unknown_words.reset(token)
+
+
+def end_token(tokenizer: "PreTrainedTokenizerBase") -> int | None:
+    """Returns the id of the token that ends a text; None, with a remark, for a tokenizer that has none."""
+    end: int | None = tokenizer.eos_token_id
+    if end is None:
+        remark("has texts without an end token, since the tokenizer has none, so that their ends are not learned")
+    return end
 
 
 class SpanTokenizer:
