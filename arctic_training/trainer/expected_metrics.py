@@ -1,12 +1,38 @@
 """The metrics of a run's evaluations, as far as its recipe shows them, and the keys of the recipe that name one."""
 
-from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple, cast
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple, Protocol, cast
 
+from arctic_training.callback.callback import Callback
 from arctic_training.callback.monitor import Monitor, unknown_metric
+from arctic_training.config.sections.base import ComponentConfig
+from arctic_training.config.sections.data import DataConfig
+from arctic_training.config.sections.trainer import TrainerConfig
+from arctic_training.data.factories.base import DataFactory
 from arctic_training.errors.types import RecipeError
+from arctic_training.evaluation.evaluator import Evaluator
 from arctic_training.metrics import reported_sets
-from arctic_training.registry import lookup, numbered, stated
+from arctic_training.registry import numbered, stated
+
+
+class Evaluated(Protocol):
+    """The attributes of a `Trainer` that say what its evaluations measure."""
+
+    @property
+    def config(self) -> TrainerConfig:
+        """The recipe."""
+
+    @property
+    def callbacks(self) -> Sequence[tuple[str, object]]:
+        """The listeners, in their order."""
+
+    @property
+    def listeners(self) -> Mapping[str, Callback[ComponentConfig]]:
+        """The callbacks of the recipe by name."""
+
+    @property
+    def evaluators(self) -> Sequence[Evaluator[ComponentConfig]]:
+        """The evaluators of the recipe."""
 
 
 class ExpectedMetrics(NamedTuple):
@@ -18,9 +44,9 @@ class ExpectedMetrics(NamedTuple):
     """Whether no evaluation has another."""
 
 
-def check_metrics(trainer: Any) -> None:
-    """Raises `RecipeError` for a key of the recipe of ``trainer``, a `Trainer`, that names a metric which no evaluation
-    has, as far as the recipe shows it."""
+def check_metrics(trainer: Evaluated) -> None:
+    """Raises `RecipeError` for a key of the recipe of ``trainer`` that names a metric which no evaluation has, as far
+    as the recipe shows it."""
     if (expected := expected_metrics(trainer)) is None:
         return
     for key, metric in _named(trainer):
@@ -28,11 +54,11 @@ def check_metrics(trainer: Any) -> None:
             raise RecipeError(f"{key}: {unknown_metric(metric, expected.names)}")
 
 
-def expected_metrics(trainer: Any) -> ExpectedMetrics | None:
-    """Returns the metrics of the evaluations of ``trainer``, a `Trainer` that may have no parts yet; None where the
-    recipe does not show even the evaluation sets, because a class of the user's own loads them."""
+def expected_metrics(trainer: Evaluated) -> ExpectedMetrics | None:
+    """Returns the metrics of the evaluations of ``trainer``, which may have no parts yet; None where the recipe does
+    not show even the evaluation sets, because a class of the user's own loads them."""
     data = trainer.config.data
-    factory: Any = lookup("data_factory", data.type)
+    factory = DataFactory[DataConfig].registered(data.type)
     if any(not one.__module__.startswith("arctic_training.") for one in (factory.load_evaluation, factory.__call__)):
         return None
     sets = reported_sets(data.evaluation_sets)
@@ -47,7 +73,7 @@ def expected_metrics(trainer: Any) -> ExpectedMetrics | None:
     return ExpectedMetrics(names, complete)
 
 
-def _named(trainer: Any) -> Iterator[tuple[str, str]]:
+def _named(trainer: Evaluated) -> Iterator[tuple[str, str]]:
     """Yields the keys of the recipe that name a metric, each with that metric."""
     for name, callback in trainer.listeners.items():
         if isinstance(callback, Monitor) and callback.metric:
