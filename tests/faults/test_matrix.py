@@ -14,7 +14,7 @@ def test_it_is_printed_by_the_session_of_ci() -> None:
     makefile, ci = (ROOT / "Makefile").read_text(), (ROOT / ".ci" / "run").read_text()
     recipes = dict(re.findall(r"^(test[a-z-]*):.*\n((?:\t.*\n)+)", makefile, re.MULTILINE))
     printing = {name for name, lines in recipes.items() if "--faults" in lines}
-    assert printing == recipes.keys() == {"test", "test-faults", "test-nightly"}
+    assert printing == recipes.keys() == {"test", "test-faults"}  # a slice of the nightly tests shows some rows only
     assert re.findall(r"make (test\S*)", ci.partition("\nset ")[2]) == ["test"]
 
 
