@@ -6,16 +6,19 @@ import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 from huggingface_hub import constants
 
+import arctic_training.builtin  # noqa: F401  registers the sources
 from arctic_training.config.checks import hub
 from arctic_training.config.checks.files import is_hub_name, unreadable
 from arctic_training.deployment.hub import require_token
 from arctic_training.deployment.load import load_pretrained
-from arctic_training.errors.types import InputError, ModelError
+from arctic_training.errors.types import DataError, InputError, ModelError
 from arctic_training.model.pretrained import Pretrained
+from arctic_training.registry import lookup
 from arctic_training.tokenizer.huggingface_factory import load_tokenizer
 from tests import tiny
 
@@ -94,6 +97,10 @@ def test_a_name_that_nothing_has_is_refused_at_once(unplugged: str, tmp_path: Pa
         Pretrained("nowhere", trust_remote_code=False).config({})
     with pytest.raises(ModelError, match=f"^tokenizer.name_or_path: {message}"):
         load_tokenizer("nowhere", "tokenizer.name_or_path")
+    source: Any = lookup("data_source", "huggingface")
+    config = source.config_type(type="huggingface", name_or_path="some/where")
+    with pytest.raises(DataError, match=f"^data set some/where cannot be loaded: {message[9:]}"):
+        source(None, config)("train")
     assert time.monotonic() - began < 5
     (tmp_path / "hub" / "models--me--kept" / "snapshots").mkdir(parents=True)
     assert not hub.missing_on_hub("me/kept") and not hub.missing_on_hub(str(tmp_path))

@@ -2,6 +2,7 @@
 
 import time
 from pathlib import Path
+from typing import Literal
 
 from arctic_training.display.activity import activity
 
@@ -33,14 +34,14 @@ def unreachable_hub() -> str:
     return f"{constants.ENDPOINT} does not answer ({why})"
 
 
-def missing_on_hub(name: str) -> str:
-    """Returns why the model or tokenizer ``name`` cannot be loaded: it is no file or folder here, nor in the hub's
-    cache, and the hub does not answer. Empty when one of them may have it."""
+def missing_on_hub(name: str, kind: Literal["model", "dataset"] = "model") -> str:
+    """Returns why ``name`` cannot be loaded: it is no file or folder here, nor in the hub's cache of this ``kind`` (a
+    tokenizer is in that of models), and the hub does not answer. Empty when one of them may have it."""
     from huggingface_hub import constants
 
     if Path(name).expanduser().exists():
         return ""
-    folder = constants.REPO_ID_SEPARATOR.join(["models", *name.split("/")])
+    folder = constants.REPO_ID_SEPARATOR.join([f"{kind}s", *name.split("/")])
     if (Path(constants.HF_HUB_CACHE) / folder / "snapshots").exists():
         return ""
     with activity(f"asking the hub for {name}"):
