@@ -49,15 +49,14 @@ from arctic_training.trainer.trackers import build_trackers
 
 def assemble(trainer: Any) -> None:
     """Builds all components of ``trainer`` and resumes from a checkpoint when the recipe requests it."""
+    config, generators = trainer.config, Rng().state_dict()  # libraries draw numbers when they are imported
     if process_group.is_main():
-        open_display(trainer.config.logger.progress)
+        open_display(config.logger.progress)
     with activity("loading libraries"):
         process_group.init_process_group()
-    check_world_size(trainer.config.sequence_parallel_size, process_group.world_size())
-    trainer.config.mesh.check_processes(
-        process_group.world_size(), sequence_parallel_size=trainer.config.sequence_parallel_size
-    )
-    trainer.session = Session(trainer.config)
+    check_world_size(config.sequence_parallel_size, world := process_group.world_size())
+    config.mesh.check_processes(world, sequence_parallel_size=config.sequence_parallel_size)
+    trainer.session = Session(config, generators)
     trainer.session.acquire_locks()
     try:
         build_parts(trainer)
@@ -115,9 +114,10 @@ def build_parts(trainer: Any) -> None:
 @contextmanager
 def prepared_data(trainer_class: Any, config: TrainerConfig) -> Iterator[tuple[Any, Loaders]]:
     """Builds the data of a run only, which fills the cache; yields the data factory and its loaders."""
+    generators = Rng().state_dict()
     with activity("loading libraries"):
         process_group.init_process_group()
-    trainer = bare(trainer_class, config, Session(config))
+    trainer = bare(trainer_class, config, Session(config, generators))
     seed(config.seed)
     with activity("preparing data"):
         trainer.tokenizer = build_component(trainer, "tokenizer")
