@@ -6,6 +6,7 @@ and gets the messages of this one too.
 
 import contextlib
 import importlib
+import logging
 import sys
 from collections.abc import Collection, Iterator
 from pathlib import Path
@@ -16,7 +17,7 @@ import loguru._logger
 
 from arctic_training.errors.redaction import redact
 
-__all__ = ["close_log", "logger", "start_console_log", "start_file_log", "without_progress_bars"]
+__all__ = ["close_log", "logger", "start_console_log", "start_file_log", "without_messages", "without_progress_bars"]
 
 _LINE = "{time:HH:mm:ss} {level: <7} {extra[rank]}{message}"
 _FILE_LINE = "{time} {level: <7} {extra[rank]}{message}"
@@ -120,6 +121,18 @@ def _remove(sink: str) -> None:
 
 
 close_log()
+
+
+@contextlib.contextmanager
+def without_messages(library: str) -> Iterator[None]:
+    """Keeps the logger of ``library``, and those below it, from messages that are no errors inside."""
+    log = logging.getLogger(library)
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
 
 
 @contextlib.contextmanager

@@ -1,5 +1,6 @@
 """The log of a run beside that of the program which the run is part of."""
 
+import logging as std_logging
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -97,3 +98,16 @@ def test_after_a_quiet_run_important_messages_are_printed_again(
     logger.success("heard")
     logger.info("too little")
     assert [line.split()[1:] for line in capsys.readouterr().err.splitlines()] == [["SUCCESS", "heard"]]
+
+
+def test_messages_of_a_library_are_silent_for_a_block_only() -> None:
+    library, printed = std_logging.getLogger("noisy_for_the_test"), list[str]()
+    handler = std_logging.Handler()
+    handler.emit = lambda record: printed.append(record.getMessage())  # type: ignore[method-assign]
+    library.addHandler(handler)
+    library.setLevel("INFO")
+    with logging.without_messages("noisy_for_the_test"):
+        library.getChild("part").info("tables")
+        library.getChild("part").error("broken")
+    library.info("later")
+    assert printed == ["broken", "later"]

@@ -1,6 +1,5 @@
 """Draws the curves of a run as a picture when it ends."""
 
-import logging
 import math
 import os
 from collections.abc import Mapping
@@ -8,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from arctic_training.config.sections.base import ComponentConfig
+from arctic_training.logging import without_messages
 from arctic_training.tracker.records import METRICS, read_records
 from arctic_training.tracker.tracker import Tracker
 
@@ -73,7 +73,11 @@ def read_curves(path: Path) -> Curves:
 
 def draw_curves(curves: Curves, path: Path, *, title: str) -> None:
     """Writes the picture ``path``, a PNG, complete or not at all."""
-    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it would tell of its cache of fonts
+    with without_messages("matplotlib"):  # which tells of its cache of fonts
+        _draw(curves, path, title)
+
+
+def _draw(curves: Curves, path: Path, title: str) -> None:
     from matplotlib.figure import Figure
 
     names = sorted(curves, key=lambda name: (name != "loss", name))[:_MAX_PANELS]

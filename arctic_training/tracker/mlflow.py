@@ -3,11 +3,13 @@
 import re
 import time
 from collections.abc import Iterator, Mapping
+from importlib import import_module
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from arctic_training.config.sections.base import ComponentConfig
+from arctic_training.logging import without_messages
 from arctic_training.tracker.samples import ImageSamples, Samples, TextSamples
 from arctic_training.tracker.tracker import Tracker
 
@@ -46,10 +48,15 @@ class MlflowTracker(Tracker[MlflowConfig]):
         return [run_dir / "mlflow_run_id"]
 
     def start(self, recipe: Mapping[str, object], run_dir: Path, step: int) -> None:
+        (note,) = self.files(run_dir)
+        import_module("mlflow")  # which sets the level of its logger
+        with without_messages("mlflow"):  # it tells of the tables of a new store
+            self._start(note, recipe, run_dir, step)
+
+    def _start(self, note: Path, recipe: Mapping[str, object], run_dir: Path, step: int) -> None:
         from mlflow import MlflowClient
         from mlflow.entities import Param
 
-        (note,) = self.files(run_dir)
         self._client = MlflowClient(self.config.tracking_uri)
         if step and note.exists():
             self._run_id = note.read_text().strip()
