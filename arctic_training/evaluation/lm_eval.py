@@ -62,10 +62,19 @@ class LMEvalEvaluator(Evaluator[LMEvalConfig]):
                 raise InputError(f"evaluators: lm_eval: tasks: no task is named {task!r}; {suggest(task, known)}")
 
     def check(self, trainer: TrainerView) -> None:
-        """Raises `InputError` for a model that cannot generate."""
+        """Raises `InputError` for a model that cannot generate, and, once the run has its own data, for tasks whose
+        data cannot be loaded: those of most tasks are on the hub."""
         if trainer.tokenizer is None:
             raise InputError("evaluators: 'lm_eval' needs a tokenizer, and this run has none")
         require_generate(trainer.engines["model"], "evaluators: 'lm_eval'")
+        if not trainer.eval_loaders and trainer.train_loader is None:
+            return
+        try:
+            self._manager.load(self.config.tasks)
+        except Exception as error:
+            why = " ".join(str(error).split()) or type(error).__name__
+            names = ", ".join(self.config.tasks)
+            raise InputError(f"evaluators: lm_eval: tasks: the data of {names} cannot be loaded: {why}") from error
 
     @cached_property
     def _manager(self) -> "TaskManager":

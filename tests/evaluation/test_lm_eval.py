@@ -67,6 +67,19 @@ def test_the_accuracy_of_a_task_is_that_of_the_models_likelihoods(tiny_model: Pa
     assert [json.loads(line)["doc"]["id"] for line in file.read_text().splitlines()] == [row["id"] for row in rows]
 
 
+def test_a_task_whose_data_cannot_be_loaded_is_refused_before_training(tiny_model: Path, tmp_path: Path) -> None:
+    make_task(tmp_path)
+    (tmp_path / "rows.jsonl").unlink()
+    config: Any = parse_component(
+        "evaluator", {"type": "lm_eval", "tasks": ["arc_of_a_test"], "include_path": str(tmp_path)}
+    )
+    run = run_of(tiny_model, tmp_path / "run", [""] * 4)
+    with pytest.raises(InputError, match=r"lm_eval: tasks: the data of arc_of_a_test cannot be loaded: .*rows.jsonl"):
+        LMEvalEvaluator(config).check(run)
+    run.eval_loaders, run.train_loader = {}, None  # as in `validate`
+    LMEvalEvaluator(config).check(run)
+
+
 @pytest.mark.nightly
 def test_a_task_that_does_not_exist_is_refused(tiny_model: Path, tmp_path: Path) -> None:
     """Which takes the seconds of reading all tasks that there are."""
