@@ -33,13 +33,13 @@ _LIBRARIES = ("arctic_training", "torch", "deepspeed", "transformers", "datasets
 class Session:
     """Created once on every rank; the main rank alone writes the run folder and calls the trackers."""
 
-    def __init__(self, config: TrainerConfig, generators: dict[str, Any] | None = None) -> None:
+    def __init__(self, config: TrainerConfig, generators: Mapping[str, object] | None = None) -> None:
         """``generators`` is the state of `Rng` that `leave` restores, by default the present one."""
         self.config = config
         self.run_dir = resolve_run_dir(config)
         self.trackers: list[Tracker[ComponentConfig]] = []
         self.lock: Lock | None = None
-        self._rng = generators or Rng().state_dict()
+        self._rng: Mapping[str, object] = generators or Rng().state_dict()
         self._run: Activity | None = None
         self._open = ExitStack()
         options, world = config.logger, process_group.world_size()
