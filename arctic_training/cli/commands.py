@@ -90,7 +90,7 @@ def add_recipe_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the path of a recipe and overrides of its values, which `cli.recipe.read_config` reads."""
     parser.add_argument("recipe", metavar="RECIPE", help="path of the recipe")
     what = "override a value of the recipe: optimizer.lr=1e-4; +KEY.PATH=VALUE adds one, ~KEY.PATH removes one"
-    parser.add_argument("overrides", metavar="KEY.PATH=VALUE", nargs="*", help=what)
+    parser.add_argument("overrides", metavar="KEY.PATH=VALUE", nargs="*", default=[], help=what)
 
 
 class _Module(Protocol):
