@@ -36,10 +36,10 @@ class Hub(BaseHTTPRequestHandler):
 
     def answer(self) -> bytes:
         file = self.folder / self.path.rpartition("/")[2]
-        found = self.path.startswith("/me/model/resolve/main/") and file.is_file()
-        content = file.read_bytes() if found else b""
-        self.send_response(200 if found else 404)
-        if not found:
+        exists = self.path.startswith("/me/model/resolve/main/") and file.is_file()
+        content = file.read_bytes() if exists else b""
+        self.send_response(200 if exists else 404)
+        if not exists:
             self.send_header("X-Error-Code", "EntryNotFound" if "/me/model/" in self.path else "RepoNotFound")
         self.send_header("X-Repo-Commit", "0" * 40)
         self.send_header("ETag", f'"{file.name}"')
