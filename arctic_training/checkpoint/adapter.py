@@ -31,8 +31,11 @@ T = TypeVar("T")
 BASE = "base"
 """The folder beside an adapter that holds its base."""
 
-_NOT_MERGEABLE = ("use_dora", "use_qalora", "lora_bias", "trainable_token_indices")
+_NOT_MERGEABLE = ("use_dora", "use_qalora", "lora_bias", "trainable_token_indices", "alora_invocation_tokens")
 """Options of LoRA that change more of a layer than its weight."""
+
+_SUMS = {"MiCALinearVariant", "MiCAEmbeddingVariant", "MontecloraLinearVariant", "VeloraLinearVariant"}
+"""Kinds of LoRA of PEFT that differ from plain LoRA in how they begin or train alone."""
 
 _WRAPPERS = re.compile(r"\.(base_layer|original_module|token_adapter)(?=\.)")
 """The modules that PEFT puts between a layer of the base and its weights."""
@@ -127,6 +130,8 @@ def unmergeable(model: "PeftModel") -> str:
     kind = _kind(model)
     why = "" if kind == "LORA" else f"{kind} is no sum of weights"
     why = why or ", ".join(name for name in _NOT_MERGEABLE if getattr(settings, name, None))
+    kinds = {type(kind).__name__ for part in base.modules() for kind in getattr(part, "lora_variant", {}).values()}
+    why = why or ", ".join(sorted(kinds - _SUMS))
     embeddings = [base.get_input_embeddings(), base.get_output_embeddings()]
     if not why and base.config.get_text_config().tie_word_embeddings:
         adapted = any(type(part).__module__.startswith("peft.") for part in embeddings)

@@ -32,7 +32,6 @@ METHODS: dict[str, dict[str, Any]] = {
     "HIRA": {},
     "HRA": {},
     "IA3": {"feedforward_modules": []},
-    "LILY": {},
     "LN_TUNING": {"target_modules": None},
     "LOHA": {},
     "LOKR": {},
@@ -257,6 +256,7 @@ def test_an_adapter_of_parted_weights_is_refused_before_data(
     [
         ({"peft_type": "POLY", "target_modules": ["q_proj"]}, "POLY needs the task of every row", {}),
         ({"peft_type": "ADALORA", "total_step": 9}, "ADALORA reallocates its ranks", {}),
+        ({"peft_type": "LILY"}, "LILY weights its experts by the mean over all tokens of a batch", {}),
         ({"peft_type": "ADAPTION_PROMPT", "adapter_len": 4, "adapter_layers": 2}, "calls the model past the loss", {}),
         (LORA | {"init_lora_weights": "pizza"}, "init_lora_weights: pizza", {}),
         (LORA | {"init_lora_weights": "eva"}, "eva takes the first weights from data", {}),

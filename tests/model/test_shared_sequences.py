@@ -139,7 +139,7 @@ def shared(tiny_model: Any, size: int, **section: Any) -> Any:
         (
             2,
             {"peft_config": {"peft_type": "PROMPT_TUNING", "num_virtual_tokens": 4}},
-            r"PROMPT_TUNING puts tokens before each part",
+            r"PROMPT_TUNING puts its tokens before a row, and a process has a part of it",
         ),
     ],
 )

@@ -50,11 +50,8 @@ def check_packing(config: "PreTrainedConfig", adapter: PeftTransform | None, tas
             f"data.pack_samples: layers of {type(config).__name__} carry a state from token to token, so that "
             "samples in one row would see each other; give pack_samples: false"
         )
-    if adapter is not None and adapter.adds_tokens:
-        raise ModelError(
-            f"data.pack_samples: {adapter.method} puts its tokens before a row, "
-            "not before every sample in it; give pack_samples: false"
-        )
+    if adapter is not None and (begins := adapter.begins_in_row):
+        raise ModelError(f"data.pack_samples: {begins}, not in every sample of it; give pack_samples: false")
 
 
 def check_sequence_parallel(
@@ -76,8 +73,8 @@ def check_sequence_parallel(
         problem = f"{size} processes cannot share the {heads} heads of {name}; these can: {divisors}"
     elif by_length := sorted(kinds & {"dynamic", "longrope"}):
         problem = f"the positions of {name} ({by_length[0]}) depend on the length of what a process sees; remove it"
-    elif adapter is not None and adapter.adds_tokens:
-        problem = f"{adapter.method} puts tokens before each part; remove it"
+    elif adapter is not None and (begins := adapter.begins_in_row):
+        problem = f"{begins}, and a process has a part of it; remove it"
     if problem:
         raise ModelError(f"sequence_parallel_size: {problem}")
 

@@ -28,12 +28,13 @@ class PeftConfig(ComponentConfig):
 
 
 _UNSUPPORTED = {
-    "ADALORA": "reallocates its ranks by a call after every step",
-    "MULTITASK_PROMPT_TUNING": "needs the task of every row",
-    "POLY": "needs the task of every row",
-    "XLORA": "mixes adapters that are trained already",
+    "ADALORA": "reallocates its ranks by a call after every step, which no recipe has",
+    "LILY": "weights its experts by the mean over all tokens of a batch, among them padding and later tokens",
+    "MULTITASK_PROMPT_TUNING": "needs the task of every row, which no recipe has",
+    "POLY": "needs the task of every row, which no recipe has",
+    "XLORA": "mixes adapters that are trained already, which no recipe has",
 }
-"""Methods that need more than a model and its batches."""
+"""Methods that need more than a model and its batches, or whose outputs depend on more than the tokens before them."""
 
 
 _HEADS = ["classifier", "score"]
@@ -74,9 +75,14 @@ class PeftTransform(ModelTransform[PeftConfig]):
         return str(self.config.config.get("peft_type", "")).upper()
 
     @property
-    def adds_tokens(self) -> bool:
-        """Returns whether the method puts virtual tokens before those of a row."""
-        return bool(self._peft_config().is_prompt_learning)
+    def begins_in_row(self) -> str:
+        """The clause that says where in a row the adapter begins, if not with every token; empty for most."""
+        peft_config = self._peft_config()
+        if peft_config.is_prompt_learning:
+            return f"{self.method} puts its tokens before a row"
+        if getattr(peft_config, "alora_invocation_tokens", None):
+            return f"{self.method} with alora_invocation_tokens begins once in a row"
+        return ""
 
     def dry_run(self, meta_model: nn.Module, *, sharded: bool) -> nn.Module | None:
         """Adds the adapter to a model on the meta device; returns None for a method that reads the weights.
@@ -167,9 +173,7 @@ class PeftTransform(ModelTransform[PeftConfig]):
         values.pop("peft_type", None)
         method = self.method
         if method in _UNSUPPORTED:
-            raise ModelError(
-                f"model.peft_config.peft_type: {method} {_UNSUPPORTED[method]}, which no recipe has; use another"
-            )
+            raise ModelError(f"model.peft_config.peft_type: {method} {_UNSUPPORTED[method]}; use another")
         known = sorted(one.value for one in peft.PeftType)
         if method not in known:
             raise ModelError(f"model.peft_config.peft_type: {method or 'missing'}; {suggest(method, known)}")
