@@ -74,6 +74,8 @@ def run(config: Any, *, command: str = "train", debug: bool = False, profile: st
         with place_errors(config):
             if command == "process-data":
                 trainer_class.prepare_data(config)
+                if process_group.is_main():
+                    print("the data of the run are prepared")
             else:
                 trainer = trainer_class(config)
                 shutdown.listen(trainer)

@@ -35,6 +35,7 @@ def test_data_are_prepared_and_then_two_processes_train(folder: Path) -> None:
     variables = {"RATE": "0.000123", "ARCTIC_TRAINING_CACHE": str(folder / "cache"), "PIDS": os.devnull}
     ended = execute(folder, "process-data", "recipe.yaml", **variables)
     assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.splitlines()[-1] == "the data of the run are prepared"
     assert any((folder / "cache").rglob("*.arrow"))
     assert not (folder / "runs").exists()
     pids = folder.parent / "pids"
