@@ -67,7 +67,8 @@ def test_all_words_of_all_sources_are_told_with_their_first_place(tmp_path: Path
 
 
 def test_of_many_words_twenty_are_told_with_their_place_and_a_thousand_in_all(tmp_path: Path) -> None:
-    source = write(tmp_path / "a.jsonl", problems(*(f"x1 y{n}" for n in range(1_500))))
+    many = (" ".join(f"y{n}" for n in range(start, start + 49)) for start in range(30, 1_500, 49))
+    source = write(tmp_path / "a.jsonl", problems(*(f"x1 y{n}" for n in range(30)), *many))
     message = refused(factory(tmp_path, SFTDataFactory, [source]))
     assert message.startswith("tokenizer.vocab: 1,500 tokens of the data are")
     assert f"'y19' (first in {source}:20), 'y20', 'y21'," in message
