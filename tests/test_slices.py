@@ -22,5 +22,5 @@ def test_every_test_belongs_to_one_slice(request: pytest.FixtureRequest) -> None
 
 def test_make_runs_every_slice() -> None:
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-    found = re.search(r"^SLICE \?= (.+)$", makefile, re.MULTILINE)
-    assert found is not None and found[1].split() == [*SLICES, "oldest"]
+    named = re.search(r"^SLICE \?= (.+)$", makefile, re.MULTILINE)
+    assert named is not None and named[1].split() == [*SLICES, "oldest"]
