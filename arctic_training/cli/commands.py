@@ -5,7 +5,6 @@ returns the exit code. It raises `InputError` for what cannot be used.
 """
 
 import argparse
-import logging
 import sys
 import textwrap
 from collections.abc import Iterator, Sequence
@@ -70,6 +69,8 @@ def parse_command(name: str, words: Sequence[str]) -> argparse.Namespace:
 @contextmanager
 def _without_warnings() -> Iterator[None]:
     """Keeps DeepSpeed, which other libraries import on their own, from printing that it has found no GPU."""
+    import logging  # the help needs none
+
     log = logging.getLogger("DeepSpeed")  # its own handler prints to standard output
 
     def is_error(record: logging.LogRecord) -> bool:

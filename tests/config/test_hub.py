@@ -72,6 +72,9 @@ def unplugged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 def use_hub(address: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    from transformers.utils import hub as transformers_hub
+
+    monkeypatch.setattr(transformers_hub, "_hf_api", None, raising=False)  # it keeps the address of its first use
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(constants, "ENDPOINT", address)
     monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", address + "/{repo_id}/resolve/{revision}/{filename}")

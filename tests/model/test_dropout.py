@@ -27,7 +27,7 @@ def test_training_computes_what_evaluation_does(kind: str, adapter: bool) -> Non
     from transformers import AutoConfig, AutoModelForCausalLM
 
     shape = {name: value for name, value in SHAPE.items() if name != "head_dim"} | KINDS.get(kind, {})
-    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **shape, **RATES[kind]))
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **shape | RATES[kind]))
     if adapter:
         peft = pytest.importorskip("peft")
         lora = peft.LoraConfig(
