@@ -88,7 +88,7 @@ def test_validate_names_a_metric_that_there_is_not(tmp_path: Path, more: dict[st
 
 def test_a_loss_of_its_own_may_record_anything(tmp_path: Path) -> None:
     class Own(lookup("trainer", "tensor_classifier")):  # type: ignore[misc]
-        name = "own_loss_for_the_test"
+        name = "recording_loss_for_the_test"
 
         def loss(self, batch: Any) -> Any:
             self.record("more", 1.0)
