@@ -12,7 +12,8 @@ _REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
 def require_token(repository: str) -> str:
     """Returns the token of the hub: that of ``$HF_TOKEN``, or the one that ``hf auth login`` has stored.
 
-    Raises `InputError` without one, where the hub cannot be asked, and for a name that no repository can have.
+    Raises `InputError` when no token is found, when the hub does not answer, and for a name that no repository can
+    have.
     """
     from huggingface_hub import constants, get_token
 

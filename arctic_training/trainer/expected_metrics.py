@@ -41,7 +41,7 @@ class ExpectedMetrics(NamedTuple):
     names: list[str]
     """Those that the recipe shows, the loss on the first set before the others."""
     complete: bool
-    """Whether no evaluation has another."""
+    """True when evaluations have no other metric than these."""
 
 
 def check_metrics(trainer: Evaluated) -> None:
