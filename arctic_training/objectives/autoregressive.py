@@ -49,6 +49,7 @@ class AutoregressiveTrainer(LanguageModelTrainer):
     config: AutoregressiveConfig
     shares_sequences = False
     data_factory_type = (CausalDataFactory, SFTDataFactory)
+    eval_metrics = LanguageModelTrainer.eval_metrics
 
     @property
     def sampling_probability(self) -> float:

@@ -34,6 +34,7 @@ class DiffusionTrainer(ConditionalTrainer):
     config: DiffusionConfig
     model_factory_type = (TimeMLPFactory, UNetFactory, DiffusersFactory)
     checkpoint_engine_type = (DeepSpeedCheckpointEngine, HFCheckpointEngine)
+    eval_metrics = ()
 
     @functools.cached_property
     def levels(self) -> Tensor:

@@ -169,6 +169,10 @@ class DistillTrainer(LanguageModelTrainer):
             self.record("on_policy", float(self._is_on_policy))
         super().step(self.window.batches[self.window.index])
 
+    @property
+    def eval_metrics(self) -> tuple[str, ...]:
+        return ("divergence", "nll", "perplexity", *(("hidden",) if self.config.hidden_weight else ()))
+
     def loss(self, batch: Batch) -> Tensor:
         """Returns the micro-batch's part of the mean over the labels of the window: a float32 scalar."""
         share, teacher, terms = batch["num_items_in_batch"], self._teacher(batch), list[Tensor]()

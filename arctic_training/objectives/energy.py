@@ -42,6 +42,12 @@ class EnergyTrainer(GenerativeTrainer):
         self.replay.capacity = self.config.replay_size
         self._ends = list[Tensor]()
 
+    @property
+    def eval_metrics(self) -> tuple[str, ...]:
+        if self.config.method == "score_matching":
+            return ()
+        return ("energy/data", "energy/samples", *(("accepted",) if self.config.mala else ()))
+
     def step(self, batch: Batch) -> None:
         """Trains on one micro-batch. Chains of the whole window start from what was kept before it, so that they do not
         depend on how it is split; their ends are kept after it."""

@@ -89,6 +89,10 @@ class FlowTrainer(ConditionalTrainer):
         else:
             self.check_output(lambda rows: self._velocities(self.model, rows, 0, label))
 
+    @property
+    def eval_metrics(self) -> tuple[str, ...]:
+        return ("nll",) if self.config.objective == "flow_matching" and self.config.eval_likelihood else ()
+
     def loss(self, batch: Batch) -> Tensor:
         """Returns the micro-batch's part of the mean over the rows of the window, a float32 scalar: of the negative
         log-likelihoods, in nats, or of the squared errors of the velocities, each summed over a row."""

@@ -80,6 +80,7 @@ class GANTrainer(GenerativeTrainer):
     config_type = GANConfig
     config: GANConfig
     data_factory_type = (GANDataFactory, TensorDataFactory)
+    eval_metrics = ()
     roles: ClassVar[tuple[Role, ...]] = (
         Role("model"),
         Role(

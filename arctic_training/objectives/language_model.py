@@ -39,7 +39,6 @@ class LanguageModelTrainer(Trainer):
 
     config_type: ClassVar[type[TrainerConfig]] = LanguageModelConfig
     shares_sequences = True
-    eval_metrics: ClassVar[tuple[str, ...] | None] = ("perplexity", "token_accuracy")
     model_factory_type = (HFModelFactory, LigerModelFactory)
     checkpoint_engine_type = (DeepSpeedCheckpointEngine, HFCheckpointEngine)
     optimizer_factory_type = (
@@ -64,6 +63,10 @@ class LanguageModelTrainer(Trainer):
         Labels, ``num_items_in_batch`` and the columns that are there for the loss are left out.
         """
         return model_inputs(self.model, batch)
+
+    @property
+    def eval_metrics(self) -> tuple[str, ...] | None:
+        return ("perplexity", "token_accuracy")
 
     def loss(self, batch: Batch) -> torch.Tensor:
         """Returns the sum of the labels' losses over ``batch["num_items_in_batch"]``: a float32 scalar in nats, exact

@@ -58,6 +58,7 @@ class PPOTrainer(RolloutTrainer):
     config: PPOConfig
     shares_sequences = True
     roles: ClassVar[tuple[Role, ...]] = (*RolloutTrainer.roles, CRITIC)
+    eval_metrics = RolloutTrainer.eval_metrics
 
     def check(self) -> None:
         """Disables dropout in the critic too if the recipe says so, and raises `InputError` as its base does, and for a

@@ -36,6 +36,7 @@ from arctic_training.objectives.rollout_batch import (
     join_rollouts,
     moments,
     of_tokens,
+    rollout_metrics,
     split_rollout,
 )
 from arctic_training.objectives.sampling_check import check_sampled_log_probs
@@ -90,6 +91,10 @@ class RolloutTrainer(PolicyLossTrainer):
         if not (ids := sorted({*eos_ids, *stop_ids})):
             raise RecipeError("stop: neither the tokenizer nor the model has an end token; specify one")
         return ids
+
+    @property
+    def eval_metrics(self) -> tuple[str, ...]:
+        return rollout_metrics(self.config)
 
     def check_recipe(self) -> None:
         """Raises `InputError` for arguments of rewards that cannot be used."""

@@ -16,6 +16,8 @@ from arctic_training.distributed import collectives
 from arctic_training.loss.targets import IGNORE_INDEX
 from arctic_training.model.causal_lm import decoder_inputs
 from arctic_training.objectives.completion_sampler import Group
+from arctic_training.objectives.rollout_config import RolloutConfig
+from arctic_training.reward.weighted_sum import WeightedRewards
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -188,3 +190,18 @@ def group_metrics(groups: Sequence[Group], eos_token_ids: Collection[int]) -> di
     deviation = (rewards - rewards.nanmean(1, keepdim=True)).square().nanmean(1).sqrt()
     metrics = {name: torch.tensor(column) for name, column in columns.items()}
     return metrics | {"reward_std": deviation.float().repeat_interleave(rewards.shape[1])}
+
+
+def rollout_metrics(config: RolloutConfig) -> tuple[str, ...]:
+    """Returns the names of all that an evaluation measures of completions and of the policy, beside the loss."""
+    labels = WeightedRewards(config.rewards).rewards
+    of_settings = {
+        "clipped": config.needs_old_log_probs,
+        "kl": bool(config.beta),
+        "resampled": config.dynamic_sampling,
+    }
+    return (
+        *(f"{kind}/{label}" for label in labels for kind in ("reward", "abstained")),
+        *("reward", "reward_std", "tokens", "ended", "entropy"),
+        *(name for name, is_measured in of_settings.items() if is_measured),
+    )

@@ -74,6 +74,11 @@ class VAETrainer(GenerativeTrainer):
         steps = config.kl_warmup(self.training_horizon, self.steps_per_epoch)
         return kl_weight(config.kl_annealing, self.progress.step, steps=steps, beta=config.beta)
 
+    @property
+    def eval_metrics(self) -> tuple[str, ...]:
+        bound = ("importance_weighted",) if self.config.importance_samples else ()
+        return ("reconstruction", "kl", "active_latents", *bound)
+
     def loss(self, batch: Batch) -> Tensor:
         """Returns the micro-batch's part of the mean over the rows of the window: a float32 scalar, in nats for
         ``reconstruction: bernoulli``. In an evaluation it is the negative evidence lower bound."""

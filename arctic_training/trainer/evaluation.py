@@ -1,7 +1,7 @@
 """Measures the loss on every evaluation set, runs the evaluators, and adds what listeners measure."""
 
 from contextlib import ExitStack
-from typing import Any, ClassVar
+from typing import Any
 
 from arctic_training.callback.hooks import hook
 from arctic_training.display.activity import activity
@@ -55,10 +55,12 @@ def measure(trainer: Any) -> dict[str, float]:
 class ValidationMetrics:
     """Part of `Trainer`: which metrics its evaluations have, and the event at which listeners add others."""
 
-    eval_metrics: ClassVar[tuple[str, ...] | None] = None
-    """The names of all that an evaluation may record beside the loss: recipes that name another are refused before data
-    are prepared. A class with a `loss` or `finalize_eval_metrics` of its own states it again; None: only an evaluation
-    shows them."""
+    @property
+    def eval_metrics(self) -> tuple[str, ...] | None:
+        """The names of all that an evaluation may record beside the loss, by the recipe: one that names another is
+        refused before data are prepared. A class with a `loss`, `finalize_eval_metrics` or `build_rollout` of its own
+        states it again, as an attribute or a property; None: only an evaluation shows them."""
+        return None
 
     @hook("val_metrics")
     def val_metrics(self, values: dict[str, float]) -> dict[str, float]:

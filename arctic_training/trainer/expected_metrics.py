@@ -1,7 +1,7 @@
 """The metrics of a run's evaluations, as far as its recipe shows them, and the keys of the recipe that name one."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple, Protocol, cast
+from typing import NamedTuple, Protocol
 
 from arctic_training.callback.callback import Callback
 from arctic_training.callback.monitor import Monitor, unknown_metric
@@ -14,6 +14,9 @@ from arctic_training.evaluation.evaluator import Evaluator
 from arctic_training.metrics import reported_sets
 from arctic_training.registry import numbered, stated
 
+_MEASURING = ("loss", "finalize_eval_metrics", "build_rollout")
+"""Methods of a trainer that record what an evaluation measures."""
+
 
 class Evaluated(Protocol):
     """The attributes of a `Trainer` that say what its evaluations measure."""
@@ -21,6 +24,10 @@ class Evaluated(Protocol):
     @property
     def config(self) -> TrainerConfig:
         """The recipe."""
+
+    @property
+    def eval_metrics(self) -> Sequence[str] | None:
+        """What they may record beside the loss; None where only an evaluation shows it."""
 
     @property
     def callbacks(self) -> Sequence[tuple[str, object]]:
@@ -62,7 +69,8 @@ def expected_metrics(trainer: Evaluated) -> ExpectedMetrics | None:
     if any(not one.__module__.startswith("arctic_training.") for one in (factory.load_evaluation, factory.__call__)):
         return None
     sets = reported_sets(data.evaluation_sets)
-    own = cast("Sequence[str] | None", stated(type(trainer), "eval_metrics", "loss", "finalize_eval_metrics"))
+    states = stated(type(trainer), "eval_metrics", *_MEASURING) is not None
+    own = trainer.eval_metrics if states else None
     listens = any(event.endswith("val_metrics") for event, _ in trainer.callbacks)
     complete = own is not None and not listens
     names = [f"{metric}/{one}" for metric in ("loss", *(own or ())) for one in sets]
