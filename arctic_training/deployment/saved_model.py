@@ -7,8 +7,7 @@ from typing import Literal
 
 from arctic_training.checkpoint import folder as disk
 from arctic_training.checkpoint.retention import BEST
-from arctic_training.config.checks.files import is_hub_name
-from arctic_training.config.checks.hub import missing_on_hub
+from arctic_training.config.checks.hub import unavailable
 from arctic_training.errors.types import CheckpointError, InputError
 from arctic_training.model.pretrained_adapter import is_adapter
 
@@ -46,9 +45,7 @@ def find_saved_model(name: str, *, best: bool = False) -> SavedModel:
     """
     path = Path(name).expanduser()
     if not path.is_dir():
-        if not is_hub_name(name) and not path.exists():
-            raise InputError(f"{name}: no such file or folder")
-        if why := missing_on_hub(name):
+        if why := unavailable(name):
             raise InputError(f"{name}: {why}")
         return SavedModel(name, "model")
     if (path / disk.MANIFEST).exists():

@@ -10,8 +10,8 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from arctic_training.config.checks.files import is_hub_name, not_on_hub
-from arctic_training.config.checks.hub import missing_on_hub
+from arctic_training.config.checks.files import not_on_hub
+from arctic_training.config.checks.hub import unavailable
 from arctic_training.errors.types import ModelError
 from arctic_training.logging import logger, without_progress_bars
 from arctic_training.model import weight_files
@@ -133,12 +133,9 @@ class Pretrained:
 
     def _call(self, load: Callable[[], T]) -> T:
         """Calls ``load`` of transformers. Raises `ModelError` for every error of it."""
-        path = self.path
-        if not is_hub_name(self.name) and not path.exists():
-            raise ModelError(f"{self._label()}: no such {'file' if self.is_gguf else 'folder'}")
-        if path.is_dir() and not (path / "config.json").exists():
+        if self.path.is_dir() and not (self.path / "config.json").exists():
             raise ModelError(f"{self._label()}: no config.json in it; expected a folder that save_pretrained wrote")
-        if why := missing_on_hub(self.name):
+        if why := unavailable(self.name):
             raise ModelError(f"{self._label()}: {why}")
         try:
             return load()

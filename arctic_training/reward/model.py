@@ -9,7 +9,7 @@ import torch
 from pydantic import Field
 
 from arctic_training.config.checks.files import unreadable
-from arctic_training.config.checks.hub import missing_on_hub
+from arctic_training.config.checks.hub import unavailable
 from arctic_training.config.checks.problems import Problem
 from arctic_training.config.sections.changes import RESUME_SAFE
 from arctic_training.config.sections.model import DType
@@ -65,7 +65,7 @@ class ModelReward(Reward[ModelRewardConfig]):
         """Loads the model. Raises `ModelError` for one that cannot be loaded, or has no trained head of one label."""
         from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-        if why := missing_on_hub(self.config.name_or_path):
+        if why := unavailable(self.config.name_or_path):
             raise ModelError(f"{self._label}: {why}")
         with self._refusing():
             self.tokenizer = AutoTokenizer.from_pretrained(self._location, **self._options)

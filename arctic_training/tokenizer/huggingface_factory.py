@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
-from arctic_training.config.checks.files import is_hub_name, not_on_hub, unreadable
-from arctic_training.config.checks.hub import missing_on_hub
+from arctic_training.config.checks.files import not_on_hub, unreadable
+from arctic_training.config.checks.hub import unavailable
 from arctic_training.config.checks.problems import Problem
 from arctic_training.config.sections.changes import RESUME_SAFE
 from arctic_training.config.sections.tokenizer import TokenizerConfig
@@ -87,11 +87,9 @@ def load_tokenizer(name: str, key: str, *, trust_remote_code: bool = False) -> "
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
     path, options = Path(name).expanduser(), dict[str, Any](trust_remote_code=trust_remote_code)
-    if not is_hub_name(name) and not path.exists():
-        raise ModelError(f"{key}: {name}: no such file or folder")
     if path.is_dir() and not has_tokenizer(path):
         raise ModelError(f"{key}: {name}: no tokenizer in it; give tokenizer.name_or_path")
-    if why := missing_on_hub(name):
+    if why := unavailable(name):
         raise ModelError(f"{key}: {name}: {why}")
     if path.suffix == ".gguf":
         path, options["gguf_file"] = path.parent, path.name

@@ -106,7 +106,21 @@ def test_a_name_that_nothing_has_is_refused_at_once(unplugged: str, tmp_path: Pa
         source(None, config)("train")
     assert time.monotonic() - began < 5
     (tmp_path / "hub" / "models--me--kept" / "snapshots").mkdir(parents=True)
-    assert not hub.missing_on_hub("me/kept") and not hub.missing_on_hub(str(tmp_path))
+    assert not hub.unavailable("me/kept") and not hub.unavailable(str(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["./nowhere", "no/such/folder", "no.gguf", "~/nowhere"])
+def test_a_path_that_leads_nowhere_is_not_asked_for(unplugged: str, name: str) -> None:
+    message = f"{name}: no such file or folder$"
+    with pytest.raises(InputError, match=f"^{message}"):
+        load_pretrained(name)
+    with pytest.raises(ModelError, match=f"^model.name_or_path: {message}"):
+        Pretrained(name, trust_remote_code=False).config({})
+    with pytest.raises(ModelError, match=f"^tokenizer.name_or_path: {message}"):
+        load_tokenizer(name, "tokenizer.name_or_path")
+    reward = lookup("reward", "model")
+    with pytest.raises(ModelError, match=f"^model: {message}"):
+        reward(reward.config_type(type="model", name_or_path=name)).load()
 
 
 def test_an_upload_is_refused_before_anything_is_exported(unplugged: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ import time
 from pathlib import Path
 from typing import Literal
 
+from arctic_training.config.checks.files import is_hub_name
 from arctic_training.display.activity import activity
 
 _TIMEOUT = 10.0
@@ -34,13 +35,16 @@ def unreachable_hub() -> str:
     return f"{constants.ENDPOINT} does not answer ({why})"
 
 
-def missing_on_hub(name: str, kind: Literal["model", "dataset"] = "model") -> str:
-    """Returns why ``name`` cannot be loaded: it is no file or folder here, nor in the hub's cache of this ``kind`` (a
-    tokenizer is in that of models), and the hub does not answer. Empty when one of them may have it."""
+def unavailable(name: str, kind: Literal["model", "dataset"] = "model") -> str:
+    """Returns why ``name`` cannot be loaded: it is no file or folder here, and no name that the hub can have, or it is
+    not in the hub's cache of this ``kind`` (a tokenizer is in that of models), and the hub does not answer. Empty when
+    one of them may have it."""
     from huggingface_hub import constants
 
     if Path(name).expanduser().exists():
         return ""
+    if not is_hub_name(name):
+        return "no such file or folder"
     folder = constants.REPO_ID_SEPARATOR.join([f"{kind}s", *name.split("/")])
     if (Path(constants.HF_HUB_CACHE) / folder / "snapshots").exists():
         return ""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 from pydantic import Field
 
 from arctic_training.config.checks.files import is_hub_name, unreadable
-from arctic_training.config.checks.hub import missing_on_hub
+from arctic_training.config.checks.hub import unavailable
 from arctic_training.config.checks.problems import Problem
 from arctic_training.config.sections.changes import RESUME_SAFE
 from arctic_training.data.formats.remarks import unread_columns
@@ -89,7 +89,7 @@ class HFDataSource(DataSource):
         saved = folder / "dataset_dict.json", folder / "state.json"
         owner, slash, _ = name.partition("/")  # without one, it may be a format, such as json
         may_be_kept = any(Path(datasets.config.HF_DATASETS_CACHE).glob(f"{owner}___*"))
-        if slash and is_hub_name(name) and not may_be_kept and (why := missing_on_hub(name, "dataset")):
+        if slash and is_hub_name(name) and not may_be_kept and (why := unavailable(name, "dataset")):
             raise DataError(f"data set {name} cannot be loaded: {why}")
         try:
             if any(file.exists() for file in saved):
