@@ -18,6 +18,7 @@ from arctic_training.config.recipe.overrides import apply_override
 from arctic_training.config.recipe.recipe_file import read_recipe_file
 from arctic_training.config.recipe.user_code import import_file
 from arctic_training.config.sections.component import incomplete
+from arctic_training.config.sections.misplaced import say_where_keys_belong
 from arctic_training.config.sections.passed import with_placeholders
 from arctic_training.config.sections.trainer import TrainerConfig
 from arctic_training.errors.types import InputError, MissingDependencyError, RecipeError
@@ -53,6 +54,7 @@ def get_config(source: str | Path | Mapping[str, object], overrides: Sequence[st
             config = config_type.model_validate(recipe)
         except ValidationError as error:
             more = [one for one in problems_of(error, config_type) if not _is_covered(one.path, problems)]
+            more = say_where_keys_belong(more, lookup("trainer", str(recipe["type"])))
             if path is None and not problems:
                 config = _without_objects(config_type, recipe, more)
             if config is None:

@@ -4,14 +4,16 @@ import os
 import re
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import BaseModel, ValidationError
 
 from arctic_training import get_config
+from arctic_training.config.checks.problems import problems_of
 from arctic_training.config.recipe.interpolation import interpolate
 from arctic_training.config.recipe.node import from_python, merge, set_path, to_python
 from arctic_training.config.recipe.yaml_reader import read_value, read_yaml
@@ -404,6 +406,19 @@ def test_problems_of_a_mapping_are_named_by_their_keys() -> None:
         "optimzer: unknown; did you mean 'optimizer'?",
         "seed: 'x' should be a valid integer, unable to parse string as an integer",
     ]
+
+
+def test_a_value_of_several_types_has_one_problem_at_its_own_place() -> None:
+    class Section(BaseModel):
+        sizes: list[int] | dict[str, int] = []
+        rate: float | Literal["auto"] = "auto"
+
+    with pytest.raises(ValidationError) as error:
+        Section.model_validate({"sizes": [1, "x"], "rate": "fast"})
+    problems = {".".join(one.path): one.text for one in problems_of(error.value, Section)}
+    assert list(problems) == ["sizes.1", "rate"]
+    assert problems["sizes.1"].startswith("'x' should be a valid integer")
+    assert "valid number" in problems["rate"] and "; or 'auto'" in problems["rate"]
 
 
 def test_reading_a_value_of_any_depth_needs_no_stack() -> None:

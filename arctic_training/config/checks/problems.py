@@ -126,7 +126,7 @@ def _resolve(
     kind: object = config
     section: type[BaseModel] | None = config
     for part in location:
-        if _is_union(kind := _bare(kind)):
+        if _is_union(kind := bare(kind)):
             kind = _member(kind, str(part))
             continue
         section = kind if isinstance(kind, type) and issubclass(kind, BaseModel) else None
@@ -135,7 +135,7 @@ def _resolve(
     return tuple(path), section
 
 
-def _bare(kind: object) -> object:
+def bare(kind: object) -> object:
     """Returns a type without its annotations, and without None."""
     while True:
         if get_origin(kind) is Annotated or (hasattr(kind, "__metadata__") and get_args(kind)):
@@ -153,9 +153,9 @@ def _is_union(kind: object, least: int = 2) -> bool:
 
 def _member(kind: object, tag: str) -> object:
     for one in get_args(kind):
-        bare = _bare(one)
-        if tag.startswith((getattr(bare, "__name__", "?"), str(get_origin(bare) or "?"))):
-            return bare
+        member = bare(one)
+        if tag.startswith((getattr(member, "__name__", "?"), str(get_origin(member) or "?"))):
+            return member
     return Any
 
 

@@ -1,0 +1,40 @@
+"""Keys that a recipe has in a section where they are unknown, and that another section knows."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from pydantic import BaseModel
+
+from arctic_training.config.checks.problems import Problem, bare
+from arctic_training.config.sections.component import TrainerComponent, listed
+from arctic_training.registry import Registered
+
+_UNKNOWN = "unknown; "
+_ELSEWHERE = "here this is "
+
+
+def say_where_keys_belong(problems: list[Problem], trainer: type[Registered]) -> list[Problem]:
+    """Returns ``problems`` of a recipe of ``trainer``; one of an unknown key names the sections that know the key."""
+    return [_placed(one, trainer) if one.of_key and one.text.startswith(_UNKNOWN) else one for one in problems]
+
+
+def _placed(problem: Problem, trainer: type[Registered]) -> Problem:
+    if problem.text.startswith(_UNKNOWN + _ELSEWHERE):
+        return problem
+    *_, key = problem.path
+    homes = list(dict.fromkeys(f"{name}.{key}" if name else key for name, keys in _sections(trainer) if key in keys))
+    if "." not in (text := " or ".join(homes)):
+        text = text and f"{text}, at the top of the recipe"
+    return replace(problem, text=f"{_UNKNOWN}{_ELSEWHERE}{text}") if text else problem
+
+
+def _sections(trainer: type[Registered]) -> Iterator[tuple[str, set[str]]]:
+    """Yields the keys of the recipe itself, and name and keys of each section that it may have."""
+    config: type[BaseModel] = getattr(trainer, "config_type")  # noqa: B009  every component has one
+    yield "", set(config.model_fields)
+    for name, field in config.model_fields.items():
+        slots = [mark.types for mark in field.metadata if isinstance(mark, TrainerComponent)]
+        readers = [getattr(cls, "config_type", None) for slot in slots for cls in listed(getattr(trainer, slot))]
+        for reader in [*readers, bare(field.annotation)]:
+            if isinstance(reader, type) and issubclass(reader, BaseModel):
+                yield name, set(reader.model_fields)
