@@ -15,17 +15,17 @@ _ELSEWHERE = "here this is "
 
 def say_where_keys_belong(problems: list[Problem], trainer: type[Registered]) -> list[Problem]:
     """Returns ``problems`` of a recipe of ``trainer``; one of an unknown key names the sections that know the key."""
-    return [_placed(one, trainer) if one.of_key and one.text.startswith(_UNKNOWN) else one for one in problems]
+    sections = list(_sections(trainer))
+    return [_placed(one, sections) if one.of_key and one.text.startswith(_UNKNOWN) else one for one in problems]
 
 
-def _placed(problem: Problem, trainer: type[Registered]) -> Problem:
-    if problem.text.startswith(_UNKNOWN + _ELSEWHERE):
-        return problem
+def _placed(problem: Problem, sections: list[tuple[str, set[str]]]) -> Problem:
     *_, key = problem.path
-    homes = list(dict.fromkeys(f"{name}.{key}" if name else key for name, keys in _sections(trainer) if key in keys))
-    if "." not in (text := " or ".join(homes)):
-        text = text and f"{text}, at the top of the recipe"
-    return replace(problem, text=f"{_UNKNOWN}{_ELSEWHERE}{text}") if text else problem
+    homes = list(dict.fromkeys(f"{name}.{key}" if name else key for name, keys in sections if key in keys))
+    if not homes or problem.text.startswith(_UNKNOWN + _ELSEWHERE):
+        return problem
+    place = ", at the top of the recipe" if homes == [key] else ""
+    return replace(problem, text=f"{_UNKNOWN}{_ELSEWHERE}{' or '.join(homes)}{place}")
 
 
 def _sections(trainer: type[Registered]) -> Iterator[tuple[str, set[str]]]:
