@@ -66,6 +66,13 @@ class Progress:
             setattr(self, field.name, int({"num_tokens": 0, **state}[field.name]))
 
 
+def seed(value: int) -> None:
+    """Seeds the generators of Python, numpy and torch."""
+    random.seed(value)
+    np.random.seed(value % 2**32)
+    torch.manual_seed(value)
+
+
 class Rng:
     """The random generators of the process: Python's, NumPy's, torch's and the GPU's. Data order never uses them."""
 

@@ -133,14 +133,9 @@ class Checkpointer(Saving[C], Factory[C, "Checkpointer[CheckpointConfig]"], kind
         return folder
 
     def _candidates(self) -> list[Path]:
-        """Returns what `load` tries, in order: what ``latest`` names, earlier ones, later ones.
-
-        Later ones are of another run, in whose folder this run began anew.
-        """
-        named, steps = disk.latest_step(self.output_dir), disk.list_steps(self.output_dir)
-        if (own := self._last_saved) is not None:
-            steps = [step for step in steps if step <= own]
-        order = sorted(steps, key=lambda step: (named is None or step <= named, step), reverse=True)
+        """Returns what `load` tries, in order."""
+        steps, own = disk.newest_first(self.output_dir), self._last_saved
+        order = [step for step in steps if own is None or step <= own]
         return collectives.broadcast_object([disk.step_folder(self.output_dir, step) for step in order])
 
     def _first_complete(self, folders: list[Path], *, hashes: bool) -> Path | None:

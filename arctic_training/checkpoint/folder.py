@@ -23,7 +23,7 @@ from typing import Any
 
 from arctic_training.errors.types import CheckpointError
 
-MANIFEST, LATEST = "manifest.json", "latest"
+MANIFEST, LATEST, BEST = "manifest.json", "latest", "best"
 FORMAT = 3
 """Version of the layout. Folders of other versions are refused."""
 
@@ -42,6 +42,15 @@ def list_steps(root: Path) -> list[int]:
         return []
     matches = [_STEP.fullmatch(one.name) for one in root.iterdir() if one.is_dir()]
     return sorted(int(match[1]) for match in matches if match)
+
+
+def newest_first(root: Path) -> list[int]:
+    """Returns the steps in the order in which the newest is looked for: what ``latest`` names, earlier and later ones.
+
+    Later ones are of another run, in whose folder this one began anew.
+    """
+    named = named_step(root)
+    return sorted(list_steps(root), key=lambda step: (named is None or step <= named, step), reverse=True)
 
 
 def step_folder(root: Path, step: int) -> Path:
@@ -155,10 +164,10 @@ def remove_discarded(root: Path) -> None:
     _remove_all(one for one in list(root.iterdir()) if one.name.startswith(_REMOVED))
 
 
-def latest_step(root: Path) -> int | None:
-    """Returns the step that ``latest`` names; None when the file is missing or names none."""
+def named_step(root: Path, file: str = LATEST) -> int | None:
+    """Returns the step that ``latest`` names, or another ``file``; None when it is missing or names none."""
     try:
-        match = _STEP.fullmatch((root / LATEST).read_text(encoding="utf-8").strip())
+        match = _STEP.fullmatch((root / file).read_text(encoding="utf-8").strip())
     except (OSError, UnicodeDecodeError):
         return None
     return int(match[1]) if match else None

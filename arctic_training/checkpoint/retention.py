@@ -6,8 +6,6 @@ from pathlib import Path
 
 from arctic_training.checkpoint import folder as disk
 
-BEST = "best"
-
 
 def prune(
     root: Path, keep: int, *, every: int = 0, protected: Iterable[int] = (), max_step: int | None = None
@@ -43,7 +41,7 @@ def best(root: Path, metric: str, mode: str, count: int, *, max_step: int | None
 def name_best(root: Path, steps: list[int]) -> None:
     """Has the file ``best`` name the first of ``steps``. Raises OSError."""
     if steps:
-        disk.atomic_write(root / BEST, disk.step_folder(root, steps[0]).name + "\n")
+        disk.atomic_write(root / disk.BEST, disk.step_folder(root, steps[0]).name + "\n")
 
 
 def complete_steps(root: Path, max_step: int | None = None) -> list[int]:

@@ -26,9 +26,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Evaluates, and prints a table of the metrics. Raises `InputError`."""
     with clean_stdout():
+        from arctic_training.checkpoint.saved_model import find_saved_model
         from arctic_training.config.get_config import get_config, place_errors
         from arctic_training.deployment.evaluate import RESULT, evaluate
-        from arctic_training.deployment.saved_model import find_saved_model
         from arctic_training.distributed import process_group
 
     config = get_config(arguments.recipe, arguments.overrides)

@@ -27,10 +27,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Exports, and prints what was written. Raises `InputError`, before anything is written where that can be known."""
     with starting(), clean_stdout(), activity("importing libraries"):
+        from arctic_training.checkpoint.saved_model import find_saved_model
         from arctic_training.deployment.export import ExportOptions, export
         from arctic_training.deployment.gguf import convert_to_gguf, find_converter
         from arctic_training.deployment.hub import push_to_hub, require_token
-        from arctic_training.deployment.saved_model import find_saved_model
 
     converter = find_converter() if arguments.gguf else None
     token = require_token(arguments.push_to_hub) if arguments.push_to_hub else ""

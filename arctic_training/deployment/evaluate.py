@@ -7,21 +7,23 @@ from typing import Any
 
 from arctic_training.checkpoint.consolidated import ConsolidatedWeights, load_consolidated
 from arctic_training.checkpoint.folder import read_manifest
+from arctic_training.checkpoint.saved_model import NO_AVERAGE, SavedModel
 from arctic_training.config.get_config import require_libraries
 from arctic_training.config.sections.mesh import MeshConfig
 from arctic_training.config.sections.model import ModelConfig
 from arctic_training.config.sections.trainer import TrainerConfig
 from arctic_training.config.sections.wandb import WandbSection
 from arctic_training.deployment.run_recipe import without_weights
-from arctic_training.deployment.saved_model import NO_AVERAGE, SavedModel
 from arctic_training.distributed import environment, process_group
 from arctic_training.distributed.sequence_parallel import check_world_size
 from arctic_training.errors.types import InputError
 from arctic_training.registry import lookup
+from arctic_training.state import seed
 from arctic_training.tokenizer.huggingface_factory import has_tokenizer
-from arctic_training.trainer.assembly import build_engines, build_evaluators, build_factory, build_tokenizer, seed
+from arctic_training.trainer.assembly import build_engines, build_evaluators, build_factory, build_tokenizer
 from arctic_training.trainer.bare import bare
 from arctic_training.trainer.evaluation import measure
+from arctic_training.trainer.named_runs import find_named_runs_together, with_checkpoints
 from arctic_training.trainer.session import Session
 from arctic_training.trainer.trainer import Trainer
 
@@ -73,6 +75,7 @@ def _frozen_trainer(config: TrainerConfig, saved: SavedModel, folder: Path) -> T
         if "name_or_path" in type(tokenizer).model_fields and has_tokenizer(Path(saved.name).expanduser()):
             changes["tokenizer"] = tokenizer.model_copy(update={"name_or_path": saved.name})
     config = config.model_copy(update=changes)
+    config = with_checkpoints(config, find_named_runs_together(config))
     trainer: Trainer = bare(trainer_type, config, Session(config))
     vars(trainer)["roles"] = roles
     trainer.progress.step = saved.step or 0

@@ -16,11 +16,11 @@ from arctic_training.checkpoint.adapter import base_weights, plain_base, unmerge
 from arctic_training.checkpoint.consolidated import ConsolidatedWeights
 from arctic_training.checkpoint.export import Read, Source, save_weights
 from arctic_training.checkpoint.folder import MANIFEST, disk_errors
+from arctic_training.checkpoint.saved_model import NO_AVERAGE, SavedModel
 from arctic_training.config.sections.model import DType
 from arctic_training.deployment.load import load_saved_model, load_tokenizer_of
 from arctic_training.deployment.model_card import model_card
 from arctic_training.deployment.run_recipe import blueprint, read_run_recipe
-from arctic_training.deployment.saved_model import NO_AVERAGE, SavedModel
 from arctic_training.deployment.verify_merge import MergeReport, verify_merge
 from arctic_training.engine.dtypes import DTYPES
 from arctic_training.errors.types import InputError

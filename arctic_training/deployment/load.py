@@ -7,9 +7,9 @@ import torch
 from torch import nn
 
 from arctic_training.checkpoint.consolidated import ConsolidatedWeights, load_consolidated
+from arctic_training.checkpoint.saved_model import NO_AVERAGE, SavedModel, find_saved_model
 from arctic_training.config.sections.model import DType
 from arctic_training.deployment.run_recipe import blueprint, read_run_recipe
-from arctic_training.deployment.saved_model import NO_AVERAGE, SavedModel, find_saved_model
 from arctic_training.engine.dtypes import DTYPES
 from arctic_training.errors.types import InputError
 from arctic_training.model.pretrained import Pretrained

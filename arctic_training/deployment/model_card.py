@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from arctic_training.checkpoint.saved_model import SavedModel
 from arctic_training.config.checks.files import is_hub_name
 from arctic_training.config.recipe.node import to_python
 from arctic_training.config.recipe.recipe_file import read_recipe_file
-from arctic_training.deployment.saved_model import SavedModel
 from arctic_training.deployment.verify_merge import MergeReport
 from arctic_training.model.pretrained_adapter import base_of
 from arctic_training.tracker.records import METRICS, read_records

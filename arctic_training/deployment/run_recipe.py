@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
+from arctic_training.checkpoint.saved_model import SavedModel
 from arctic_training.config.get_config import get_config
 from arctic_training.config.sections.mesh import MeshConfig
 from arctic_training.config.sections.model import DType, ModelConfig
 from arctic_training.config.sections.trainer import TrainerConfig
-from arctic_training.deployment.saved_model import SavedModel
 from arctic_training.errors.types import InputError
 from arctic_training.logging import without_progress_bars
 from arctic_training.model.factory import ModelFactory
@@ -92,15 +92,13 @@ def blueprint(config: TrainerConfig, dtype: DType | None = None) -> Blueprint:
 
     Raises `ModelError`.
     """
-    model = without_weights(config.model, dtype)
     # what decides how the model is sharded, and not what it is
-    config = config.model_copy(
-        update={"deepspeed": {}, "sequence_parallel_size": 1, "mesh": MeshConfig(), "model": model}
-    )
+    changes: dict[str, object] = {"deepspeed": {}, "sequence_parallel_size": 1, "mesh": MeshConfig()}
+    config = config.model_copy(update=changes | {"model": without_weights(config.model, dtype)})
     trainer_type: Any = lookup("trainer", config.type)
     trainer = bare(trainer_type, config)
     role = next(role for role in trainer_type.roles if role.name == "model")
-    factory: ModelFactory[Any] = build_factory(RoleView(trainer, role), model, "model_factory_type")
+    factory: ModelFactory[Any] = build_factory(RoleView(trainer, role), trainer.config.model, "model_factory_type")
     factory.check()
     trainer.tokenizer = build_component(trainer, "tokenizer")
     factory.check_tokenizer(trainer.tokenizer)

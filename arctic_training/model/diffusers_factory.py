@@ -3,16 +3,16 @@
 import inspect
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TypeVar
 
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from arctic_training.config.checks.files import unreadable
+from arctic_training.checkpoint.saved_model import CONFIG, unloadable
 from arctic_training.config.checks.problems import Problem
 from arctic_training.config.sections.base import ComponentConfig
-from arctic_training.config.sections.model import DType, ModelConfig
+from arctic_training.config.sections.model import NAMES_MODEL, DType, ModelConfig
 from arctic_training.errors.types import MissingDependencyError, ModelError
 from arctic_training.loss.targets import IGNORE_INDEX
 from arctic_training.model.factory import ModelFactory
@@ -35,8 +35,8 @@ class DiffusersConfig(ModelConfig):
     dtype: DType = "fp32"
     class_name: str = "UNet2DModel"
     """The class: UNet2DModel, DiTTransformer2DModel, or another one that maps images and timesteps to images."""
-    name_or_path: str = ""
-    """A folder that ``save_pretrained`` of the class wrote; without it the weights are random."""
+    name_or_path: Annotated[str, NAMES_MODEL] = ""
+    """A folder that ``save_pretrained`` of the class or ``export`` wrote; without it the weights are random."""
     config: dict[str, Any] = {}
     """The arguments of the class; with ``name_or_path`` those that replace the saved ones."""
     num_labels: int = Field(default=0, ge=0)
@@ -47,7 +47,7 @@ class DiffusersConfig(ModelConfig):
     def missing_paths(self) -> list[Problem]:
         if not self.name_or_path:
             return []
-        problem = unreadable(self.name_or_path, holds="config.json")
+        problem = unloadable(self.name_or_path, holds=CONFIG)
         if not problem and not Path(self.name_or_path).expanduser().is_dir():
             problem = f"{self.name_or_path}: no such folder"
         return [Problem(("name_or_path",), problem)] if problem else []

@@ -6,16 +6,17 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, SerializeAsAny, field_validator, model_validator
 
+from arctic_training.checkpoint.saved_model import find_model, is_adapter
 from arctic_training.config.checks.files import unreadable
 from arctic_training.config.checks.not_built import MODEL
 from arctic_training.config.checks.problems import Problem, Problems
 from arctic_training.config.sections.base import ComponentConfig
 from arctic_training.config.sections.changes import RESUME_SAFE
 from arctic_training.config.sections.component import AnyComponent, each, parse_component
-from arctic_training.config.sections.model import ModelConfig
-from arctic_training.errors.types import ModelError
+from arctic_training.config.sections.model import NAMES_MODEL, ModelConfig
+from arctic_training.errors.types import ArcticError
 from arctic_training.model import attention
-from arctic_training.model.pretrained_adapter import base_of, is_adapter
+from arctic_training.model.pretrained_adapter import base_of
 from arctic_training.model.tasks import TASKS, TaskName
 
 SHARED_AS_DOCUMENTS = ("flash_attention_2", "flash_attention_3", "sdpa")
@@ -25,9 +26,10 @@ SHARED_AS_DOCUMENTS = ("flash_attention_2", "flash_attention_3", "sdpa")
 class HFModelConfig(ModelConfig):
     """The model section for a model of transformers."""
 
-    name_or_path: str
+    name_or_path: Annotated[str, NAMES_MODEL]
     """A folder, a model's name on the hub, or a ``.gguf`` file, whose weights are converted to ``dtype``. The folder of
-    an adapter is loaded as its base with the adapter merged into it."""
+    an adapter is loaded as its base with the adapter merged into it. A run folder, or a folder of checkpoints, stands
+    for the newest complete checkpoint in it at the start of the run, and its file ``best`` for the best one."""
     task: TaskName = "causal_lm"
     """What the model computes: causal_lm or seq2seq_lm (tokens), sequence_classification (the scores of labels for a
     text), token_classification (for each token) or encoder (hidden states). By default what the trainer trains."""
@@ -90,13 +92,14 @@ class HFModelConfig(ModelConfig):
 
     def missing_paths(self) -> list[Problem]:
         try:
-            name = base_of(self.name_or_path) if is_adapter(self.name_or_path) else self.name_or_path
-        except ModelError as error:
+            folder = find_model(self.name_or_path)
+            name = base_of(folder) if is_adapter(folder) else folder
+        except ArcticError as error:
             return [Problem(("name_or_path",), str(error))]
         problem = unreadable(name, holds="config.json")
         if not problem:
             return []
-        adapter = f"{self.name_or_path}: the base of the adapter, " if name != self.name_or_path else ""
+        adapter = f"{folder}: the base of the adapter, " if name != folder else ""
         return [Problem(("name_or_path",), adapter + problem)]
 
     @field_validator("transforms", mode="before")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from arctic_training.checkpoint.saved_model import is_adapter
 from arctic_training.distributed import process_group
 from arctic_training.engine import tensor_parallel
 from arctic_training.engine.config import deepspeed_config
@@ -36,7 +37,7 @@ from arctic_training.model.kept_activations import Recomputation
 from arctic_training.model.layer_settings import checkpoints_activations, layer_transforms, recomputation_of
 from arctic_training.model.memory_estimate import Batch
 from arctic_training.model.pretrained import Pretrained
-from arctic_training.model.pretrained_adapter import PretrainedAdapter, is_adapter
+from arctic_training.model.pretrained_adapter import PretrainedAdapter
 from arctic_training.model.tasks import TASKS, Task, set_labels, task_of
 from arctic_training.model.transformers_internals import model_class_of
 from arctic_training.model.transforms.base import ModelTransform

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
+from arctic_training.checkpoint.saved_model import ADAPTER
 from arctic_training.config.checks.files import outside_root
 from arctic_training.engine.zero import gathered, is_partitioned
 from arctic_training.errors.types import ModelError
@@ -19,27 +20,19 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
     from transformers.models.auto.auto_factory import _BaseAutoModelClass
 
-_CONFIG = "adapter_config.json"
-
-
-def is_adapter(name: str) -> bool:
-    """Returns whether ``name`` is a folder that holds an adapter and no model."""
-    folder = os.path.expanduser(name)  # os.path also takes names that no file can have
-    return os.path.isfile(os.path.join(folder, _CONFIG)) and not os.path.exists(os.path.join(folder, "config.json"))
-
 
 def base_of(name: str) -> str:
     """Returns the name or folder of the base of the adapter in the folder ``name``. Raises `ModelError`."""
     folder = Path(name).expanduser()
     try:
-        base = json.loads((folder / _CONFIG).read_text(encoding="utf-8"))["base_model_name_or_path"]
+        base = json.loads((folder / ADAPTER).read_text(encoding="utf-8"))["base_model_name_or_path"]
     except (OSError, ValueError, KeyError, TypeError):
-        raise ModelError(f"{name}: {_CONFIG} is damaged, or names no base_model_name_or_path") from None
+        raise ModelError(f"{name}: {ADAPTER} is damaged, or names no base_model_name_or_path") from None
     own_base = folder / "base"
     if (own_base / "config.json").is_file():
         return str(own_base)  # it stays with the adapter wherever the folder is moved to
     if not isinstance(base, str) or not base:
-        raise ModelError(f"{name}: {_CONFIG} names no base_model_name_or_path")
+        raise ModelError(f"{name}: {ADAPTER} names no base_model_name_or_path")
     if problem := outside_root(base) if os.path.exists(os.path.expanduser(base)) else "":
         raise ModelError(f"{name}: the base of the adapter, {problem}")
     return base

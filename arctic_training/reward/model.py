@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 import torch
 from pydantic import Field
 
-from arctic_training.config.checks.files import unreadable
+from arctic_training.checkpoint.saved_model import CONFIG, unloadable
 from arctic_training.config.checks.hub import unavailable
 from arctic_training.config.checks.problems import Problem
 from arctic_training.config.sections.changes import RESUME_SAFE
-from arctic_training.config.sections.model import DType
+from arctic_training.config.sections.model import NAMES_MODEL, DType
 from arctic_training.config.sections.tokenizer import is_lexer
 from arctic_training.config.sections.types import HumanInt
 from arctic_training.distributed import process_group
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 class ModelRewardConfig(RewardConfig):
     """Keys of the reward `model`."""
 
-    name_or_path: str
-    """The folder of the reward model, or its name on the hub."""
+    name_or_path: Annotated[str, NAMES_MODEL]
+    """The folder of the reward model, its name on the hub, or the run that trained it."""
     dtype: DType = "bf16"
     """Dtype of its weights: bf16, fp16 or fp32."""
     batch_size: Annotated[int, RESUME_SAFE] = Field(default=8, ge=1)
@@ -39,7 +39,7 @@ class ModelRewardConfig(RewardConfig):
     """Run the Python code in the model's folder."""
 
     def missing_paths(self) -> list[Problem]:
-        problem = unreadable(self.name_or_path, holds="config.json")
+        problem = unloadable(self.name_or_path, holds=CONFIG)
         return [Problem(("name_or_path",), problem)] if problem else []
 
 

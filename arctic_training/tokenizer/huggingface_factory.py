@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
-from arctic_training.config.checks.files import not_on_hub, unreadable
+from arctic_training.checkpoint.saved_model import unloadable
+from arctic_training.config.checks.files import not_on_hub
 from arctic_training.config.checks.hub import unavailable
 from arctic_training.config.checks.problems import Problem
 from arctic_training.config.sections.changes import RESUME_SAFE
+from arctic_training.config.sections.model import NAMES_MODEL
 from arctic_training.config.sections.tokenizer import TokenizerConfig
 from arctic_training.errors.types import ModelError
 from arctic_training.tokenizer.factory import TokenizerFactory, read_template
@@ -34,8 +36,8 @@ _FILES += ["sentencepiece.bpe.model", "tekken.json", "tiktoken.model"]
 class HFTokenizerConfig(TokenizerConfig):
     """The tokenizer section for a tokenizer of transformers."""
 
-    name_or_path: Annotated[str | None, RESUME_SAFE] = Field(default=None, min_length=1)
-    """A folder, a name on the hub, or a ``.gguf`` file; null: the model's own."""
+    name_or_path: Annotated[str | None, RESUME_SAFE, NAMES_MODEL] = Field(default=None, min_length=1)
+    """A folder, a name on the hub, a ``.gguf`` file, or a run, as for the model; null: the model's own."""
     tokenize_kwargs: dict[str, Any] = {}
     """Keyword arguments of every call of the tokenizer."""
     pad_token: str | None = Field(default=None, min_length=1)
@@ -46,7 +48,7 @@ class HFTokenizerConfig(TokenizerConfig):
     """Run the Python code that comes with the tokenizer's files."""
 
     def missing_paths(self) -> list[Problem]:
-        problem = unreadable(self.name_or_path or "")
+        problem = "" if self.name_or_path is None else unloadable(self.name_or_path)
         return [Problem(("name_or_path",), problem)] if problem else []
 
 

@@ -1,13 +1,11 @@
 """Builds the components of a run from its recipe, in order; read it from top to bottom."""
 
 import gc
-import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import torch
 
 from arctic_training.callback.callback import Callback
@@ -34,12 +32,14 @@ from arctic_training.distributed.watchdog import Watchdog
 from arctic_training.engine.engine import Engine, freeze, initialize
 from arctic_training.errors.types import RecipeError
 from arctic_training.evaluation.evaluator import Evaluator
+from arctic_training.logging import logger
 from arctic_training.model.factory import ModelFactory
 from arctic_training.registry import lookup, numbered
-from arctic_training.state import Rng, RunState
+from arctic_training.state import Rng, RunState, seed
 from arctic_training.trainer.bare import bare
 from arctic_training.trainer.expected_metrics import check_metrics
 from arctic_training.trainer.loss_checks import require_auxiliary_losses, require_scalar, require_whole_attention
+from arctic_training.trainer.named_runs import find_named_runs_together, with_checkpoints
 from arctic_training.trainer.resume import resume
 from arctic_training.trainer.role import Role, RoleView
 from arctic_training.trainer.row_buffer import row_buffers
@@ -67,7 +67,10 @@ def assemble(trainer: Any) -> None:
 
 def build_parts(trainer: Any) -> None:
     """Builds the components, resumes, and starts the session."""
-    config = trainer.config
+    checkpoints = find_named_runs_together(trainer.config)
+    for name, folder in checkpoints.items():
+        logger.success(f"{name}: the model is that of {folder}")
+    config = trainer.config = trainer.session.config = with_checkpoints(trainer.config, checkpoints)
     require_libraries(config)
     trainer.watch = Watchdog(trainer, config.hang_timeout) if config.hang_timeout else None
     trackers = build_trackers(config, trainer.session.run_dir)
@@ -117,6 +120,7 @@ def prepared_data(trainer_class: Any, config: TrainerConfig) -> Iterator[tuple[A
     generators = Rng().state_dict()
     with activity("loading libraries"):
         process_group.init_process_group()
+    config = with_checkpoints(config, find_named_runs_together(config))
     trainer = bare(trainer_class, config, Session(config, generators))
     seed(config.seed)
     with activity("preparing data"):
@@ -129,13 +133,6 @@ def prepared_data(trainer_class: Any, config: TrainerConfig) -> Iterator[tuple[A
         for loader in filter(None, [loaders.train, *loaders.evaluation.values()]):
             loader.close()
         trainer.session.leave(failed=False)
-
-
-def seed(value: int) -> None:
-    """Seeds the generators of Python, numpy and torch."""
-    random.seed(value)
-    np.random.seed(value % 2**32)
-    torch.manual_seed(value)
 
 
 def build_callbacks(trainer: Any, sections: list[ComponentConfig]) -> dict[str, Callback[ComponentConfig]]:

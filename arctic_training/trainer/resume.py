@@ -82,11 +82,9 @@ def find_checkpoint(path: Path) -> Path:
         raise ResumeError(f"resume: {path}: no such folder")
     if disk.is_checkpoint(path):
         return path
-    steps = disk.list_steps(path)
-    if not steps:
+    if not (steps := disk.newest_first(path)):
         raise ResumeError(f"resume: {path} is neither a checkpoint nor a folder of them")
-    latest = disk.latest_step(path)
-    return disk.step_folder(path, latest if latest in steps else steps[-1])
+    return disk.step_folder(path, steps[0])
 
 
 def _find_reader(trainer: Any, folder: Path, guard: CompatibilityGuard) -> Checkpointer[Any]:

@@ -5,9 +5,10 @@ from types import SimpleNamespace
 
 import torch
 
+from arctic_training.checkpoint.saved_model import is_adapter
 from arctic_training.config.get_config import require_libraries
 from arctic_training.config.sections.trainer import TrainerConfig
-from arctic_training.model.pretrained_adapter import base_of, is_adapter
+from arctic_training.model.pretrained_adapter import base_of
 from arctic_training.registry import lookup
 from arctic_training.tracker.tracker import refuse_run_on_error
 from arctic_training.trainer.assembly import (
@@ -34,6 +35,7 @@ def check_run(config: TrainerConfig) -> None:
     """
     require_libraries(config)
     trainer = unstarted(config)
+    config = trainer.config
     for tracker in find_trackers(config, trainer.run_dir):
         with refuse_run_on_error(tracker):
             tracker.check_offline()

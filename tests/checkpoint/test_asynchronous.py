@@ -168,7 +168,7 @@ def test_a_save_waits_for_the_one_before_and_old_ones_are_removed(tmp_path: Path
     )
     written = [step for what, step in order if what == "written"]
     assert written == [1, 2, 3, 4, 5]
-    assert disk.list_steps(root) == [4, 5] and disk.latest_step(root) == 5
+    assert disk.list_steps(root) == [4, 5] and disk.named_step(root) == 5
     assert not [path for path in root.iterdir() if path.name.startswith(".")]
 
 
@@ -275,7 +275,7 @@ def test_killed_while_it_is_written_beside_training(world: int, tmp_path: Path) 
         run.processes[-1].join(HANG)
         assert run.codes[-1] == -signal.SIGKILL, run.output()
     root = tmp_path / "run" / "checkpoints" / "dying"
-    assert disk.latest_step(root) == 2 and disk.list_steps(root) == [2]
+    assert disk.named_step(root) == 2 and disk.list_steps(root) == [2]
     with Run(command("run"), tmp_path / "log", world=world) as run:
         assert run.wait(), run.output()
         assert not any(run.codes), run.output()

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from arctic_training import DiffusionTrainer, get_config, load_network, load_pretrained
+from arctic_training.checkpoint.saved_model import find_saved_model
 from arctic_training.deployment.export import ExportOptions, export
-from arctic_training.deployment.saved_model import find_saved_model
 from arctic_training.errors.types import InputError
 from tests.model.test_diffusers_factory import UNET
 from tests.processes import share

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from arctic_training import get_config
+from arctic_training.checkpoint.saved_model import find_saved_model
 from arctic_training.deployment.evaluate import evaluate
-from arctic_training.deployment.saved_model import find_saved_model
 from arctic_training.errors.types import InputError
 from arctic_training.registry import lookup
 from arctic_training.trainer.lock import Lock

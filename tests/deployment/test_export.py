@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from arctic_training.checkpoint.consolidated import ConsolidatedWeights
+from arctic_training.checkpoint.saved_model import find_saved_model
 from arctic_training.deployment.export import ExportOptions, export
-from arctic_training.deployment.saved_model import find_saved_model
 from arctic_training.errors.types import CheckpointError, InputError, MissingDependencyError
 from tests.deployment.runs import IDS, PROMPT, TrainedRun, complete, train
 

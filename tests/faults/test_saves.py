@@ -49,7 +49,7 @@ def test_the_checkpoint_before_stays(moment: str, tmp_path: Path) -> None:
     with Run(command, tmp_path / "log", world=2) as run:
         run.processes[1].join(HANG)
         assert run.codes[1] == -9, run.output()
-    assert disk.latest_step(root) == 2
+    assert disk.named_step(root) == 2
     assert disk.list_steps(root) == [2]
     with Run(command, tmp_path / "log", world=2) as run:
         assert run.wait(), run.output()

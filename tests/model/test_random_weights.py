@@ -9,7 +9,7 @@ import torch
 from arctic_training import SFTTrainer, get_config
 from arctic_training.distributed import process_group
 from arctic_training.engine.zero import full_parameter
-from arctic_training.trainer.assembly import seed
+from arctic_training.state import seed
 from tests import processes, tiny
 
 SHAPE = {"hidden_size": 36, "intermediate_size": 20, "num_attention_heads": 6, "num_key_value_heads": 3}

@@ -1,6 +1,7 @@
 """The section of a model: the keys that all models have."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, WithJsonSchema
@@ -19,6 +20,14 @@ DType = Annotated[
     BeforeValidator(_short_name),
     WithJsonSchema({"type": "string", "pattern": rf"^(bf16|fp16|fp32|(torch\.)?({'|'.join(_SHORT_NAMES)}))$"}),
 ]
+
+
+@dataclass(frozen=True)
+class NamesModel:
+    """Marks a key that names what a model or a tokenizer is loaded from, which may be a run."""
+
+
+NAMES_MODEL = NamesModel()
 
 
 class ModelConfig(ComponentConfig):
