@@ -143,8 +143,8 @@ def tokenizer_fingerprint(tokenizer: "PreTrainedTokenizerBase") -> str:
 
 
 def rows_fingerprint(rows: "Dataset") -> str:
-    """Returns a digest of the rows of a `datasets.Dataset`."""
-    digest = hashlib.blake2b(digest_size=16)
+    """Returns a digest of the rows of a `datasets.Dataset`, and of the names of its labels."""
+    digest = hashlib.blake2b(repr(rows.features).encode(), digest_size=16)
     files = [Path(file["filename"]) for file in rows.cache_files]
     if files:
         digest.update(rows._fingerprint.encode())

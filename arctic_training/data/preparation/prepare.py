@@ -11,9 +11,9 @@ from arctic_training.data.formats import remarks
 from arctic_training.data.formats.row_error import NothingLeft, RowError
 from arctic_training.data.preparation.extra_columns import add_columns, require_columns
 from arctic_training.data.preparation.map_rows import map_rows
-from arctic_training.data.preparation.row_encoder import pretokenized_encoder
 from arctic_training.data.preparation.sample_factory import SampleFactory
 from arctic_training.data.preparation.samples import Indices, Sample, Samples
+from arctic_training.data.preparation.token_rows import pretokenized_encoder
 from arctic_training.data.preparation.unknown_tokens import UnknownTokenReport
 from arctic_training.data.sources import mixing
 from arctic_training.data.sources.base import DataSource
