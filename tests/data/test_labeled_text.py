@@ -130,6 +130,48 @@ def test_labels_by_the_names_of_the_data_set() -> None:
             LabelReader(NAMES, None)(value)
 
 
+@pytest.mark.parametrize(
+    ("names", "value", "expected"),
+    [
+        (["1", "2", "3", "4", "5"], 5, "5"),
+        (["1", "2", "3", "4", "5"], 1, "1"),
+        (["1", "0"], 0, "0"),
+        (["-1", "0", "1"], -1, "-1"),
+        (["true", "false"], True, "true"),
+        (["False", "True"], False, "False"),
+        (["LABEL_0", "LABEL_1"], True, "LABEL_1"),
+        (["bad", "good"], 1, "good"),
+    ],
+)
+def test_a_number_or_a_truth_that_is_a_name_is_that_label(names: list[str], value: object, expected: str) -> None:
+    assert names[LabelReader(names, None)(value)] == expected
+
+
+@pytest.mark.parametrize(("names", "value"), [(["1", "2", "3"], 0), (["good", "bad"], True), (["0", "1"], 2)])
+def test_a_number_or_a_truth_that_may_be_another_label_is_refused(names: list[str], value: object) -> None:
+    with pytest.raises(DataError, match=f"the label .* is none of {', '.join(names)}"):
+        LabelReader(names, None)(value)
+
+
+def test_several_labels_as_a_list_or_as_a_value_for_each() -> None:
+    names = ["a", "b", "c"]
+    for labels in ({"a"}, {"a", "c"}, {"b", "c"}, set(names), set[str]()):
+        expected = [int(name in labels) for name in names]
+        for value in (sorted(labels), [names.index(name) for name in sorted(labels)], expected):
+            assert LabelReader(names, None).several(value) == expected
+        assert LabelReader(names, None).several([float(one) for one in expected]) == expected
+        assert LabelReader(names, None).several([bool(one) for one in expected]) == expected
+    two = LabelReader(["a", "b"], None)
+    assert (two.several([1, 1]), two.several([0, 0]), two.several([1.0, 0.0])) == ([1, 1], [0, 0], [1, 0])
+    for value, message in (
+        ([1, 0], "all labels, or a value for each"),
+        (["a", "a"], "is there twice"),
+        ([0.5, 1.0], "0.5"),
+    ):
+        with pytest.raises(DataError, match=message):
+            two.several(value)
+
+
 def test_samples_depend_on_the_names(tmp_path: Path) -> None:
     rows = [{"text": "a", "label": "yes"}]
     assert labeled(tmp_path, rows).load("train")[0]["labels"].tolist() == [1]
