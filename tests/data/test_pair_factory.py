@@ -42,6 +42,14 @@ def batch_of(factory: Any) -> Any:
         ({"question": "a", "answer": "p", "negative_2": "m", "negative_1": "n", "negative_10": "o"}, {}, [*"pnmo"]),
         ({"anchor": "a", "positive": "p", "negatives": ["n", "m", "o"]}, {"num_negatives": 2}, ["p", "n", "m"]),
         ({"anchor": "a", "positive": "p", "negatives": ["n", "m"]}, {"num_negatives": 0}, ["p"]),
+        ({"anchor": "a", "positive": "p", "negatives": '["n", "m"]'}, {"num_negatives": 2}, ["p", "n", "m"]),
+        ({"anchor": "a", "positive": "p", "negative": '["n'}, {}, ["p", '["n']),
+        ({"sentence1": "a", "sentence2": "p", "label": 1}, {}, ["p"]),
+        (
+            {"premise": "a", "hypothesis": "p", "label": 0, "score": 0.3},
+            {"anchor_column": "premise", "positive_column": "hypothesis"},
+            ["p"],
+        ),
         ({"left": "a", "right": "p", "hard": "n"}, {"anchor_column": "left", "positive_column": "right"}, ["p"]),
         (
             {"left": "a", "right": "p", "hard": "n"},
@@ -68,6 +76,12 @@ def test_columns(row: dict[str, Any], section: dict[str, Any], candidates: list[
             {"num_negatives": 2},
             "negatives: 1 negatives; expected",
         ),
+        *(
+            ({"sentence1": "a", "sentence2": "p", "label": label}, {}, "pairs.jsonl:1: label is .*do not belong tog")
+            for label in (0, 0.0, False, "0", "False", -1)
+        ),
+        ({"question": "a", "answer": "p", "is_duplicate": 0}, {}, "is_duplicate is 0: as other trainers write it"),
+        ({"sentence1": "a", "sentence2": "p", "score": 4.5}, {}, "score says how similar sentence1 and sentence2 are"),
         ({"anchor": "a", "positive": "p"}, {"num_negatives": 1}, "data.num_negatives: no column of negatives is among"),
         ({"anchor": "a", "positive": "p"}, {"negative_columns": ["n"]}, "data.negative_columns: there is no column n"),
     ],
