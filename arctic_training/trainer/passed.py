@@ -139,10 +139,21 @@ def _data_section(
         elif isinstance(rows, (str, bytes)) or not (hasattr(rows, "__iter__") or hasattr(rows, "__getitem__")):
             expected = "expected a list, a datasets.Dataset or a torch Dataset"
             problems.append(Problem(("data", key), f"{name} is a {type(rows).__name__}; {expected}"))
+        elif source_type == PASSED and (why := _no_rows(rows, name)):
+            problems.append(Problem(("data", key), f"{name} is a {type(rows).__name__}; {why}"))
         else:
             named = _several(rows) if name == "eval_dataset" else {}
             stated[key] = [_source(one, of, source_type) for of, one in (named or {name: rows}).items()]
     return stated
+
+
+def _no_rows(rows: object, name: str) -> str:
+    """Returns what to pass in the place of a table or a mapping, whose items are no rows; else nothing."""
+    if hasattr(rows, "iloc"):
+        return "pass datasets.Dataset.from_pandas(...)"
+    if isinstance(rows, Mapping) and name == "train_dataset":
+        return "pass one of its parts, such as its train; of columns, datasets.Dataset.from_dict(...)"
+    return ""
 
 
 def _several(rows: object) -> Mapping[str, object]:

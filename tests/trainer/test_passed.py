@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pandas
 import pytest
 import torch
 
@@ -235,6 +236,12 @@ def test_what_is_neither_passed_nor_stated_is_refused_as_in_a_file(settings: dic
         ({}, {"tokenizer": 5}, "tokenizer: expected a tokenizer of transformers, not int"),
         ({}, {"train_dataset": "rows.jsonl"}, "data.sources: train_dataset is a str; expected a list"),
         ({}, {"train_dataset": []}, "train_dataset: there are no rows"),
+        ({}, {"train_dataset": {"messages": []}}, "data.sources: train_dataset is a dict; pass one of its parts"),
+        (
+            {},
+            {"train_dataset": pandas.DataFrame({"a": [1]})},
+            r"a DataFrame; pass datasets\.Dataset\.from_pandas",
+        ),
         ({}, {"train_dataset": [3]}, "train_dataset: row 1: a row is a mapping of columns, not int"),
         ({}, {"train_dataset": [{"messages": 3}]}, "train_dataset: row 1: a chat is a list of messages"),
         ({"model": {"name_or_path": "m"}}, {}, "model.name_or_path: m, and a model is passed; give one of them"),

@@ -32,7 +32,7 @@ class DataSource(Registered, Hooked, ABC, kind="data_source"):
 
         Raises `DataError`.
         """
-        rows = self.load(self.config, self.config.split or split)
+        rows = _without_format(self.load(self.config, self.config.split or split))
         if not self.transforms:
             return rows
         return transform_rows(rows, self.transforms, getattr(self.data_factory, "cache_folder", None))
@@ -58,3 +58,13 @@ class DataSource(Registered, Hooked, ABC, kind="data_source"):
     def __str__(self) -> str:
         """Returns the name of this source in messages."""
         return self.config.display_name or self.name
+
+
+def _without_format(rows: "Dataset | IterableDataset") -> "Dataset | IterableDataset":
+    """Returns the rows of a `datasets.Dataset` as they are stored, of the columns that its format has; others as they
+    are."""
+    stored = getattr(rows, "format", None)
+    if not isinstance(stored, dict):
+        return rows
+    rows = rows.with_format(None) if stored["type"] else rows
+    return rows if stored["columns"] == rows.column_names else rows.select_columns(stored["columns"])

@@ -50,13 +50,14 @@ class PassedSource(DataSource):
     config: PassedSourceConfig
 
     def load(self, config: PassedSourceConfig, split: str) -> "Dataset | IterableDataset":
-        """Returns the rows as a `datasets.Dataset`; one of ``datasets`` as it is. Raises `DataError`."""
+        """Returns the rows as a `datasets.Dataset`; one of ``datasets`` as it is, or what its transform
+        makes of its rows. Raises `DataError`."""
         import datasets
 
         if isinstance(config.rows, datasets.IterableDataset):
             return config.rows
-        if isinstance(config.rows, datasets.Dataset):
-            return config.rows.with_format(None) if config.rows.format["type"] else config.rows
+        if isinstance(config.rows, datasets.Dataset) and not _is_transformed(config.rows):
+            return config.rows
         return to_dataset(self._mappings(), getattr(self.data_factory, "cache_folder", None))
 
     def _mappings(self) -> Iterator[dict[str, object]]:
@@ -88,8 +89,8 @@ class PassedTensorSource(DataSource):
             return rows
         if isinstance(rows, (torch.Tensor, np.ndarray)):
             columns: object = (rows,)
-        elif hasattr(rows, "with_format"):
-            columns = rows.with_format("torch")[:]
+        elif hasattr(rows, "with_format") and not _is_transformed(rows):
+            columns = rows.with_format("torch", columns=_format(rows).get("columns"))[:]
         elif isinstance(rows, TensorDataset):
             columns = rows.tensors
         else:
@@ -120,9 +121,20 @@ def _plain(value: object) -> object:
     return value.tolist() if isinstance(value, (torch.Tensor, np.ndarray, np.generic)) else value
 
 
+def _format(rows: object) -> Mapping[str, object]:
+    """Returns the format of rows that are a `datasets.Dataset`; of others nothing."""
+    form = getattr(rows, "format", None)
+    return form if isinstance(form, Mapping) else {}
+
+
+def _is_transformed(rows: object) -> bool:
+    """Returns whether rows are a `datasets.Dataset` with a transform, which makes them when they are read."""
+    return _format(rows).get("type") == "custom"
+
+
 def has_tokens(rows: object) -> bool:
     """Returns whether the rows have a column ``input_ids``: they are tokens already."""
-    columns = getattr(rows, "column_names", None)
+    columns = None if _is_transformed(rows) else getattr(rows, "column_names", None)
     if columns is None and hasattr(rows, "__len__"):
         columns = next(_items(rows), None)
     return isinstance(columns, (Mapping, Sequence)) and "input_ids" in columns
