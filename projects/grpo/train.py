@@ -9,6 +9,7 @@ from typing import Any
 from arctic_training import Callback, ComponentConfig, DataSource, DataSourceConfig
 from arctic_training.config.sections.types import HumanInt
 from arctic_training.distributed.process_group import is_main
+from arctic_training.errors.types import TrainingError
 
 MODULUS, LENGTH = 17, 4
 
@@ -53,7 +54,7 @@ class UntilConfig(ComponentConfig):
 
 
 class StopAtSuccess(Callback):
-    """Ends the run when the model is good enough, and links its last checkpoint as ``model``."""
+    """Ends the run when the model is good enough. A run that ends before fails."""
 
     name = "until"
     config_type = UntilConfig
@@ -63,10 +64,11 @@ class StopAtSuccess(Callback):
             trainer.stop(f"{right:.1%} of the answers are right")
 
     def post_train(self, trainer: Any) -> None:
-        if is_main():
-            link = trainer.checkpointers[0].output_dir / "model"
-            link.unlink(missing_ok=True)
-            link.symlink_to(trainer.checkpointers[0].latest.name)
+        if not (trainer.finished or trainer.stop_requested):
+            raise TrainingError(
+                f"{self.label}.success: {self.config.success:g} was not reached in {trainer.progress.step} steps; "
+                "train longer, or accept less"
+            )
 
 
 class PrintFigures(Callback):

@@ -2,11 +2,12 @@
 
 import sys
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import pytest
 
 from arctic_training import get_config
+from arctic_training.errors.types import TrainingError
 from arctic_training.registry import lookup
 
 PROJECT = Path(__file__).parents[2] / "projects" / "dpo"
@@ -26,3 +27,17 @@ def test_questions_are_answered_right_and_never_both_trained_on_and_held_out(pro
         numbers = [int(word) for word in question.removesuffix(" =").split()]
         assert answer == " " + " ".join(str(sum(numbers[: n + 1]) % 17) for n in range(4))
     assert project.take(500, "train") == trained
+
+
+def test_a_start_that_was_never_good_enough_fails(project: ModuleType) -> None:
+    callback = project.StopAtSuccess(project.UntilConfig(success=0.9))
+    run = SimpleNamespace(finished=False, stop_requested=False, progress=SimpleNamespace(step=7))
+    run.stop = lambda reason: setattr(run, "finished", True)
+    callback.post_evaluate(run, {"success": 0.89})
+    with pytest.raises(TrainingError, match=r"^sums_until\.success: 0\.9 was not reached in 7 steps"):
+        callback.post_train(run)
+    run.stop_requested = True  # it goes on later
+    callback.post_train(run)
+    run.stop_requested = False
+    callback.post_evaluate(run, {"success": 0.9})
+    callback.post_train(run)
