@@ -10,6 +10,7 @@ from datasets import Dataset, DatasetDict
 from arctic_training.data.factories.causal import CausalDataConfig
 from arctic_training.data.factories.sft import SFTDataConfig
 from arctic_training.data.formats.chat import reader
+from arctic_training.data.formats.remarks import collect
 from arctic_training.data.sources.arrow_rows import RowReader
 from arctic_training.errors.types import DataError
 from arctic_training.registry import lookup
@@ -58,6 +59,28 @@ def test_one_file(folder: Path) -> None:
     roles = {"role_mapping": {"user": "q", "assistant": "a"}, "type": "huggingface_instruct"}
     (row,) = load(SFTDataConfig, name_or_path=str(folder / "qa[1].jsonl"), **roles)
     assert [turn["content"] for turn in row["messages"]] == ["1", "2"]
+
+
+def test_words_in_a_folder_of_csv_files_are_text(tmp_path: Path) -> None:
+    words = ["NA", "null", "None", "nan", "n/a", "word"]
+    (tmp_path / "train.csv").write_text("system,question,answer\n" + "".join(f"{one},{one},{one}\n" for one in words))
+    roles = {"role_mapping": {"system": "system", "user": "question", "assistant": "answer"}}
+    for name in (tmp_path, tmp_path / "train.csv"):
+        rows = load(SFTDataConfig, name_or_path=str(name), type="huggingface_instruct", **roles)
+        assert [[turn["content"] for turn in row["messages"]] for row in rows] == [[one] * 3 for one in words]
+    pandas = load(SFTDataConfig, name_or_path=str(tmp_path), type="huggingface", kwargs={"keep_default_na": True})
+    assert pandas["answer"][:] == [None] * 5 + ["word"]
+
+
+def test_files_of_a_folder_that_are_not_read_are_named(tmp_path: Path) -> None:
+    for name in ("train.jsonl", "test.jsonl", "more.jsonl", "deep/train-2.jsonl", "_old/a.jsonl", "dataset_infos.json"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("{}" if "infos" in name else '{"text": "one"}\n')
+    (tmp_path / "other.csv").write_text("text\none\n")
+    (tmp_path / "README.md").write_text("read me\n")
+    with collect() as remarks:
+        assert len(load(CausalDataConfig, name_or_path=str(tmp_path))) == 2
+    assert {name for _, name in remarks} == {"more.jsonl", "other.csv"}
 
 
 @pytest.mark.parametrize(("name", "row"), [("TEXTS.JSONL", '{"text": "one"}'), ("damaged.jsonl", '{"text": "one')])

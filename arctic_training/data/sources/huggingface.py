@@ -16,6 +16,7 @@ from arctic_training.data.formats.remarks import unread_columns
 from arctic_training.data.sources import split as splits
 from arctic_training.data.sources.base import DataSource
 from arctic_training.data.sources.extensions import SOURCE_BY_EXTENSION, extension
+from arctic_training.data.sources.local_folder import arguments_of
 from arctic_training.errors.types import DataError
 
 if TYPE_CHECKING:
@@ -97,6 +98,8 @@ class HFDataSource(DataSource):
             where, kwargs = name, config.kwargs
             if folder.is_file() and "data_files" not in kwargs:  # datasets would look for its name on the hub
                 where, kwargs = str(folder.parent), {**kwargs, "data_files": glob.escape(folder.name)}
+            if folder.exists():
+                kwargs = arguments_of(where, kwargs)
             return datasets.load_dataset(where, streaming=config.streaming, **kwargs)
         except Exception as error:
             why = (str(error).strip() or type(error).__name__).splitlines()[0]

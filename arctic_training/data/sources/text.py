@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from arctic_training.data.sources.compression import open_decompressed
+from arctic_training.data.sources.csv_quotes import require_closed_quotes
 from arctic_training.data.sources.extensions import extension
 from arctic_training.data.sources.files import FileSource, FileSourceConfig, reason
 from arctic_training.data.sources.json_columns import to_dataset
@@ -26,6 +27,8 @@ class CsvSourceConfig(FileSourceConfig):
 
     delimiter: str | None = Field(default=None, min_length=1, max_length=1)
     """The character between columns; by default a tab for .tsv, else a comma."""
+    quoted: bool = True
+    """Cells may be in double quotes, and then hold anything; false: a quote is text."""
 
     @field_validator("streaming")
     @classmethod
@@ -50,7 +53,10 @@ class CsvSource(FileSource):
         for file in files:
             require_text(file)
             delimiter = self.config.delimiter or ("\t" if extension(file) == ".tsv" else ",")
-            parse = csv.ParseOptions(delimiter=delimiter, newlines_in_values=True)
+            if self.config.quoted:
+                require_closed_quotes(file, delimiter)
+            quote = '"' if self.config.quoted else False
+            parse = csv.ParseOptions(delimiter=delimiter, quote_char=quote, newlines_in_values=self.config.quoted)
             options = csv.ReadOptions(use_threads=False, block_size=_MAX_ROW_BYTES)  # so that errors name the row
             try:
                 with (
