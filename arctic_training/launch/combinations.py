@@ -12,6 +12,7 @@ from arctic_training.config.recipe.yaml_writer import write_word
 from arctic_training.config.sections.trainer import TrainerConfig
 from arctic_training.errors.types import InputError, RecipeError
 from arctic_training.registry import lookup, numbered
+from arctic_training.trainer.named_runs import find_named_runs, named_models
 
 _MOST_RUNS = 1000
 
@@ -50,8 +51,11 @@ def combine(recipe: str, overrides: Sequence[str], axes: Sequence[str], folder: 
         try:
             words += _own_files(get_config(recipe, words))
             config = get_config(recipe, words)
-            problems += [f"{name}: {line}" for line in missing_paths(config)]
-            combinations.append(Combination(name, words, config))
+            if missing := missing_paths(config):
+                problems += [f"{name}: {line}" for line in missing]
+            else:
+                words += _checkpoints(config)
+                combinations.append(Combination(name, words, get_config(recipe, words)))
         except RecipeError as error:
             problems += [f"{name}: {line}" for line in error.problems]
     if problems:
@@ -99,6 +103,21 @@ def _name(keys: Sequence[str], values: Sequence[str]) -> str:
     labels = [one if short.count(one) == 1 else key for one, key in zip(short, keys, strict=True)]
     words = (re.sub(r"[^\w.+-]+", "_", value).strip("_.") for value in values)
     return "_".join(f"{label}_{word}" for label, word in zip(labels, words, strict=True))[:100]
+
+
+def _checkpoints(config: TrainerConfig) -> list[str]:
+    """Returns the overrides by which every run starts from the checkpoints that are the newest now of the runs that the
+    recipe names as models."""
+    checkpoints, overrides = find_named_runs(config), []
+    for path, name in named_models(config):
+        node, keys = config._tree, list[str]()
+        for key in path:
+            step = node.step(node.key_of(key)) if node is not None else None
+            is_single = step is None and key.isdecimal()  # a single section stands for a list of one
+            node, keys = (node, keys) if is_single else (step, [*keys, key])
+        if name in checkpoints and node is not None:  # else the section has the name of another one
+            overrides.append(f"{'.'.join(keys)}={write_word(checkpoints[name])}")
+    return overrides
 
 
 def _own_files(config: TrainerConfig) -> list[str]:

@@ -21,7 +21,7 @@ def find_named_runs(config: TrainerConfig) -> dict[str, str]:
     Raises `InputError`, with the key, for a run without one that can be loaded.
     """
     checkpoints: dict[str, str] = {}
-    for path, name in _names(config, ()):
+    for path, name in named_models(config):
         try:
             folder = find_model(name)
         except ArcticError as error:
@@ -49,16 +49,16 @@ def with_checkpoints(config: TrainerConfig, checkpoints: Mapping[str, str]) -> T
     return _replaced(config, checkpoints, {})
 
 
-def _names(value: object, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], str]]:
+def named_models(value: object, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], str]]:
     """Yields what ``value``, at ``path`` of the recipe, names as models at any depth, with the path of each."""
     if isinstance(value, list):
         for number, one in enumerate(value):
-            yield from _names(one, (*path, str(number)))
+            yield from named_models(one, (*path, str(number)))
     elif isinstance(value, BaseModel):
         for key in type(value).model_fields:
             one = getattr(value, key)
             if not _names_model(value, key):
-                yield from _names(one, (*path, key))
+                yield from named_models(one, (*path, key))
             elif one:
                 yield (*path, key), one
 

@@ -136,11 +136,11 @@ def test_every_section_that_names_a_model_may_name_a_run(tmp_path: Path) -> None
             "rewards": ["exact_match", {"type": "model", "name_or_path": run}],
         }
     )
-    found = with_checkpoints(config, find_named_runs(config))
-    sections = (found.model, found.ref_model, found.tokenizer, found.rewards[1])
+    replaced = with_checkpoints(config, find_named_runs(config))
+    sections = (replaced.model, replaced.ref_model, replaced.tokenizer, replaced.rewards[1])
     assert [one.name_or_path for one in sections] == [str(newest)] * 4
-    assert (found.critic.name_or_path, found.data.sources[0].name_or_path) == ("some/model", run)
-    assert found.model_fields_set == config.model_fields_set and found.ref_model is found.model
+    assert (replaced.critic.name_or_path, replaced.data.sources[0].name_or_path) == ("some/model", run)
+    assert replaced.model_fields_set == config.model_fields_set and replaced.ref_model is replaced.model
     assert with_checkpoints(config, {}) is config
     (tmp_path / "run" / "checkpoints" / "huggingface" / "step_3" / "config.json").unlink()
     with pytest.raises(InputError, match=r"^model\.name_or_path: .*: no complete checkpoint in it, .*json is missing"):

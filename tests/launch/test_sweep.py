@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 import yaml
 
+from arctic_training import get_config
+from arctic_training.checkpoint import folder as disk
 from arctic_training.errors.types import InputError
 from arctic_training.launch.combinations import combine, split_values
 from arctic_training.launch.comparison import result_of, write_table
@@ -35,6 +37,13 @@ def records(folder: Path) -> list[dict[str, Any]]:
 def steps(folder: Path) -> list[int]:
     """Returns the steps of the records of training."""
     return [record["step"] for record in records(folder) if "loss" in record]
+
+
+def save(root: Path, step: int) -> Path:
+    """Saves a checkpoint that a recipe could load a model from, as far as its files show it."""
+    temp = disk.create_temp_dir(root, step)
+    (temp / "config.json").write_text("{}")
+    return disk.commit(temp, step, disk.fsync_and_hash(temp, ["config.json"]), {"type": "huggingface"})
 
 
 @pytest.mark.parametrize(
@@ -93,6 +102,28 @@ def test_mistakes(axes: list[str], message: str, tmp_path: Path) -> None:
     write(tmp_path)
     with pytest.raises(InputError, match=message):
         combine(str(tmp_path / "recipe.yaml"), [], axes, tmp_path)
+
+
+@pytest.mark.parametrize("listed", [True, False])
+def test_all_runs_start_from_the_checkpoints_that_are_the_newest_now(tmp_path: Path, *, listed: bool) -> None:
+    (tmp_path / "rows.jsonl").write_text("{}\n")
+    begun, run, reward = save(tmp_path / "sft", 1), str(tmp_path / "sft"), {"type": "model"}
+    reward["name_or_path"] = run
+    recipe = {
+        "type": "grpo",
+        "model": {"name_or_path": run},
+        "ref_model": {"dtype": "fp32"},
+        "tokenizer": {"name_or_path": run},
+        "data": {"sources": str(tmp_path / "rows.jsonl")},
+        "rewards": [reward] if listed else reward,
+    }
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    runs = combine(str(tmp_path / "recipe.yaml"), [], ["seed=1,2"], tmp_path / "sweep")
+    save(tmp_path / "sft", 2)  # while the first of them trains
+    for one in runs:
+        for config in (one.config, get_config(tmp_path / "recipe.yaml", one.overrides)):
+            sections = (config.model, config.ref_model, config.tokenizer, config.rewards[0])
+            assert [section.name_or_path for section in sections] == [str(begun)] * 4
 
 
 def test_the_table_has_the_best_run_first() -> None:
