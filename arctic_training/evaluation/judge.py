@@ -9,7 +9,8 @@ from pydantic import Field, field_validator, model_validator
 
 from arctic_training.config.sections.base import ComponentConfig
 from arctic_training.config.sections.types import HumanFloat, HumanInt
-from arctic_training.evaluation.scorer import Scorer, parse_numbers
+from arctic_training.evaluation.numbers import parse_numbers
+from arctic_training.evaluation.scorer import Scorer
 
 _FIELDS = {"problem", "generated", "reference"}
 _PROMPT = """\

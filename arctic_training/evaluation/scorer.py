@@ -9,9 +9,8 @@ from typing import ClassVar, Generic, Literal
 from pydantic import Field, field_validator
 
 from arctic_training.config.sections.base import C, ComponentConfig
+from arctic_training.evaluation.numbers import parse_values
 from arctic_training.registry import Registered
-
-_NUMBER = re.compile(r"[-+]?(?:\d{1,3}(?:,\d{3})+|\d+)?(?:\.\d+)?(?<=\d)(?:[eE][-+]?\d+)?")
 
 
 class Scorer(Registered, ABC, Generic[C], kind="scorer"):
@@ -77,14 +76,22 @@ class ContainsConfig(ComponentConfig):
 
 
 class ContainsScorer(Scorer[ContainsConfig]):
-    """Checks whether the generated text contains the reference, as whole words."""
+    """Checks whether the generated text contains the reference, as whole words and numbers.
+
+    ``5`` is in neither ``-5`` nor ``3.5``. An empty reference is not judged.
+    """
 
     name = "contains"
     config_type = ContainsConfig
 
-    def __call__(self, generated: str, reference: str) -> float:
+    def __call__(self, generated: str, reference: str) -> float | None:
+        words = reference.strip()
+        if not words:
+            return None
+        before = r"(?<!\w)(?<!\d[.,])(?<!(?<!\w)[-\u2212])" if words[0].isdigit() else r"(?<!\w)"
+        after = r"(?!\w)(?![.,]\d)" if words[-1].isdigit() else r"(?!\w)"
         flags = re.IGNORECASE if self.config.ignore_case else 0
-        return float(re.search(rf"(?<!\w){re.escape(reference.strip())}(?!\w)", generated, flags) is not None)
+        return float(re.search(before + re.escape(words) + after, generated, flags) is not None)
 
 
 class NumericConfig(ComponentConfig):
@@ -97,14 +104,19 @@ class NumericConfig(ComponentConfig):
 
 
 class NumericScorer(Scorer[NumericConfig]):
-    """Compares one number of the generated text with the last number of the reference, in any notation."""
+    """Compares one number of the generated text with the last number of the reference, in any notation.
+
+    A reference without a number, or whose last one is a part of something else, as in ``2^10``, is not judged.
+    """
 
     name = "numeric"
     config_type = NumericConfig
 
-    def __call__(self, generated: str, reference: str) -> float:
-        expected, candidates = parse_numbers(reference), parse_numbers(generated)
-        if not expected or not candidates:
+    def __call__(self, generated: str, reference: str) -> float | None:
+        expected, candidates = parse_values(reference), parse_values(generated)
+        if not expected or math.isnan(expected[-1]):
+            return None
+        if not candidates:
             return 0.0
         number = candidates[0 if self.config.which == "first" else -1]
         return float(abs(number - expected[-1]) <= self.config.tolerance * max(1.0, abs(expected[-1])))
@@ -146,9 +158,3 @@ class RegexScorer(Scorer[RegexConfig]):
             return None
         match = matches[0 if self.config.which == "first" else -1]
         return (match[1] if match.re.groups else match[0] or "").strip()
-
-
-def parse_numbers(text: str) -> list[float]:
-    """Returns the numbers in ``text``: ``-3``, ``1,024``, ``.5``, ``1e-4``. A hyphen inside a word is not a sign."""
-    matches = (match[0].replace(",", "") for match in _NUMBER.finditer(re.sub(r"(?<=\w)(?<!\d[eE])-", " ", text)))
-    return [value for value in map(float, filter(None, matches)) if math.isfinite(value)]
