@@ -174,6 +174,16 @@ def test_dialogues_in_plain_text() -> None:
     assert read.chosen == Sample(prompt=f"{prompt} A", completion=" model.")
 
 
+def test_texts_without_a_prompt_rate_but_do_not_answer() -> None:
+    row = {"question_of_the_user": "is it?", "chosen": "yes it is", "rejected": "no it is not"}
+    with pytest.raises(DataError, match="chosen and rejected do not begin with the same words, which would be the pro"):
+        reader(list(row))(row)
+    read = reader(list(row), needs_prompt=False)(row)
+    assert (read.chosen.completion, read.rejected.completion) == ("yes it is", "no it is not")
+    assert not reader(list(row))({**row, "rejected": row["chosen"]}).decided
+    assert reader([*row, "prompt"])({**row, "prompt": ""}).decided
+
+
 def test_what_decides_nothing() -> None:
     same = [user("hi"), assistant("hello")]
     assert not preference({"chosen": same, "rejected": same}, None).decided

@@ -45,11 +45,14 @@ class DPODataFactory(AnswerDataFactory[DPODataConfig]):
     sequences_per_row = 2
     config_type: ClassVar[type[ComponentConfig]] = DPODataConfig
     row_level_keys = ("pair_weights", "answer_tokens")
+    needs_prompt: ClassVar[bool] = True
+    """Whether the answers are learned given a prompt, so that one is needed."""
 
     def process(self, dataset: "Dataset") -> "Dataset":
         truncate = self.truncation(self.config.dpo_prompt_truncation_mode)
         encode = partial(_encode_pairs, self.encoder, truncate)
-        return self.map_rows(dataset, RowEncoder(preference.reader(dataset.column_names), encode))
+        reader = preference.reader(dataset.column_names, needs_prompt=self.needs_prompt)
+        return self.map_rows(dataset, RowEncoder(reader, encode))
 
     def no_target(self, sample: Mapping[str, Any]) -> str:
         truncated = len(sample["rejected_input_ids"]) == self.max_length

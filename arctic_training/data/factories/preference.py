@@ -18,3 +18,4 @@ class PreferenceDataFactory(DPODataFactory):
 
     name = "preference"
     config_type: ClassVar[type[ComponentConfig]] = PreferenceDataConfig
+    needs_prompt = False

@@ -63,6 +63,8 @@ class Reader:
     """The columns of the prompt, in order; none where it is part of both answers."""
     as_chat: bool = False
     """Whether plain texts are read as a chat too."""
+    needs_prompt: bool = False
+    """Whether texts have to share a beginning where no column is the prompt."""
 
     def __call__(self, row: Row) -> Preference:
         """Raises `DataError` for a row that cannot be read."""
@@ -84,14 +86,22 @@ class Reader:
         chosen, rejected = answers
         if isinstance(chosen, str) and isinstance(rejected, str):
             if not self.as_chat and (prompt is None or isinstance(prompt, str)):
-                return _texts(prompt, chosen, rejected)
+                pair = _texts(prompt, chosen, rejected)
+                if self.needs_prompt and prompt is None and pair.decided and not pair.chosen.prompt:
+                    raise DataError(
+                        "chosen and rejected do not begin with the same words, which would be the prompt; give a "
+                        "column prompt"
+                    )
+                return pair
             if not (chosen.strip() and rejected.strip()):
                 return Preference(Sample(), Sample())
         return _preference([_chat(prompt_messages, answer, row) for answer in answers], row)
 
 
-def reader(columns: Sequence[str]) -> Reader:
+def reader(columns: Sequence[str], *, needs_prompt: bool = True) -> Reader:
     """Returns the reader of a data set with these columns, and remarks on columns that it does not read.
+
+    ``needs_prompt``: texts without a prompt are refused, of which nothing says what they answer.
 
     Raises `DataError` when they hold no preferences.
     """
@@ -106,7 +116,7 @@ def reader(columns: Sequence[str]) -> Reader:
     parts = [first, *(name for name in PARTS if name in names and name != first)] if first else []
     as_chat = parts != [_TEXT] or bool(names & {HISTORY, *SYSTEM, *TOOLS})
     unread_columns(names, [*answers, *parts, *[HISTORY][: len(parts)], *SYSTEM, *TOOLS, *FLAGS])
-    return Reader(*answers, tuple(parts), bool(parts) and as_chat)
+    return Reader(*answers, tuple(parts), bool(parts) and as_chat, needs_prompt)
 
 
 def preference(row: Row, prompt_column: str | None) -> Preference:
