@@ -147,6 +147,16 @@ def test_every_section_that_names_a_model_may_name_a_run(tmp_path: Path) -> None
         find_named_runs(config)
 
 
+def test_a_folder_from_the_environment_is_saved_as_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    newest = save(tmp_path / "run", 3)
+    monkeypatch.setenv("RUNS", str(tmp_path))
+    recipe = {"model": {"name_or_path": "${env:RUNS}/run"}, "data": {"sources": "x"}}
+    config = get_config(recipe)
+    saved = with_checkpoints(config, find_named_runs(config)).dump()
+    assert saved["model"]["name_or_path"] == "${env:RUNS}/run/step_3"  # type: ignore[index]
+    assert get_config(saved).model.name_or_path == str(newest)
+
+
 def test_the_newest_complete_checkpoint_is_found(tmp_path: Path) -> None:
     run, root = tmp_path / "run", tmp_path / "run" / "checkpoints" / "huggingface"
     run.mkdir()

@@ -131,6 +131,8 @@ def redacted(value: object, tree: Node | None) -> object:
         # a single section may stand where a list of them could
         return [redacted(one, _below(tree, str(n)) if is_list else tree) for n, one in enumerate(value)]
     if tree is not None and tree.written and not isinstance(tree.value, (dict, list)):
+        if isinstance(value, str) and value.startswith(f"{tree.value}/"):  # a checkpoint of the run that is named
+            return tree.written + value[len(str(tree.value)) :]
         return tree.written
     return redact_value(value)
 
