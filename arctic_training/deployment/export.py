@@ -18,6 +18,7 @@ from arctic_training.checkpoint.export import Read, Source, save_weights
 from arctic_training.checkpoint.folder import MANIFEST, disk_errors
 from arctic_training.checkpoint.saved_model import NO_AVERAGE, SavedModel
 from arctic_training.config.sections.model import DType
+from arctic_training.data.tokenization.closing_tokens import add_end_tokens
 from arctic_training.deployment.load import load_saved_model, load_tokenizer_of
 from arctic_training.deployment.model_card import model_card
 from arctic_training.deployment.run_recipe import blueprint, read_run_recipe
@@ -94,8 +95,10 @@ def _write(saved: SavedModel, folder: Path, options: ExportOptions) -> bool:
     source = PretrainedAdapter(saved.name, trust_remote_code=options.trust_remote_code, key="checkpoint")
     config, _ = source.config({})
     adapted = source.adapted(task_of_config(config).load_auto_class(), config, {"dtype": "auto"}, fp32=True)
+    tokenizer = load_tokenizer_of(saved, source.name, options.trust_remote_code)
+    add_end_tokens(adapted.get_base_model(), tokenizer, {})
     _write_merged(adapted, folder, options, base_weights(_mergeable(adapted), merged=True, dtype=dtype), dtype)
-    _save_tokenizer(load_tokenizer_of(saved, source.name, options.trust_remote_code), folder)
+    _save_tokenizer(tokenizer, folder)
     return True
 
 

@@ -13,6 +13,7 @@ from arctic_training.config.get_config import get_config
 from arctic_training.config.sections.mesh import MeshConfig
 from arctic_training.config.sections.model import DType, ModelConfig
 from arctic_training.config.sections.trainer import TrainerConfig
+from arctic_training.data.tokenization.closing_tokens import add_end_tokens
 from arctic_training.errors.types import InputError
 from arctic_training.logging import without_progress_bars
 from arctic_training.model.factory import ModelFactory
@@ -73,10 +74,17 @@ class Blueprint:
         return files
 
     def _set_generation_config(self, model: nn.Module) -> None:
-        """Sets how the model generates by the files from which the run took its weights, as far as they say it."""
+        """Sets how the model generates by the files from which the run took its weights, as far as they say it, and the
+        end token of the chat template."""
+        model = getattr(model, "get_base_model", lambda: model)()
+        self._read_generation_config(model)
+        arguments = getattr(self.trainer.config.data, "chat_template_kwargs", None)
+        if arguments is not None:
+            add_end_tokens(model, self.tokenizer, arguments)
+
+    def _read_generation_config(self, model: nn.Module) -> None:
         from transformers import GenerationConfig
 
-        model = getattr(model, "get_base_model", lambda: model)()
         source = getattr(self.factory, "pretrained", None)
         if source is None or not hasattr(model, "generation_config") or source.is_gguf:
             return

@@ -14,8 +14,8 @@ from arctic_training.config.sections.types import HumanFloat, HumanInt
 from arctic_training.data.batching.loader import Batch
 from arctic_training.data.factories.base import DataFactory
 from arctic_training.data.factories.causal import CausalDataFactory
-from arctic_training.data.factories.prompt import closing_tokens
 from arctic_training.data.factories.sft import SFTDataFactory
+from arctic_training.data.tokenization.closing_tokens import closing_tokens
 from arctic_training.engine.engine import Engine
 from arctic_training.errors.types import ModelError, RecipeError
 from arctic_training.generation.generate import require_generate
@@ -141,7 +141,7 @@ class DistillTrainer(LanguageModelTrainer):
     @functools.cached_property
     def eos_token_ids(self) -> list[int]:
         """The tokens that end a completion."""
-        closing = closing_tokens(self.tokenizer, self.config.data)
+        closing = closing_tokens(self.tokenizer, getattr(self.config.data, "chat_template_kwargs", {}))
         return find_eos_token_ids(self.tokenizer, self.model.module, [closing])
 
     def precompute(self, role: str, engine: Engine) -> None:

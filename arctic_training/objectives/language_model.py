@@ -12,6 +12,7 @@ from arctic_training.checkpoint.huggingface import HFCheckpointEngine
 from arctic_training.config.sections.trainer import TrainerConfig
 from arctic_training.config.sections.types import HumanFloat
 from arctic_training.data.batching.loader import Batch
+from arctic_training.data.tokenization.closing_tokens import add_end_tokens
 from arctic_training.model.causal_lm import model_inputs
 from arctic_training.model.dropout import disable_dropout
 from arctic_training.model.huggingface_factory import HFModelFactory
@@ -53,7 +54,10 @@ class LanguageModelTrainer(Trainer):
     tokenizer_factory_type = (HFTokenizerFactory, LexerFactory)
 
     def check(self) -> None:
-        """Disables dropout if the recipe says so."""
+        """Disables dropout if the recipe says so, and adds the end token of the chat template to those of the model."""
+        arguments = getattr(self.config.data, "chat_template_kwargs", None)
+        if arguments is not None:  # else no chats are learned
+            add_end_tokens(self.model.module, self.tokenizer, arguments)
         if self.config.disable_dropout:
             disable_dropout(self.model.module)
 

@@ -14,7 +14,8 @@ from arctic_training.callback.hooks import hook
 from arctic_training.data.batching.loader import Batch
 from arctic_training.data.factories.base import DataFactory
 from arctic_training.data.factories.model_facts import context_length, has_encoder
-from arctic_training.data.factories.prompt import PromptDataFactory, closing_tokens
+from arctic_training.data.factories.prompt import PromptDataFactory
+from arctic_training.data.tokenization.closing_tokens import closing_tokens
 from arctic_training.distributed import collectives, process_group
 from arctic_training.distributed.sequence_parallel import shard_batch
 from arctic_training.errors.types import ModelError, RecipeError, ScoringError
@@ -86,7 +87,9 @@ class RolloutTrainer(PolicyLossTrainer):
         """The tokens that end a completion. Raises `InputError` for an unknown stop token, or without any."""
         stop_ids = find_stop_token_ids(self.tokenizer, self.config.stop, "stop")
         eos_ids = find_eos_token_ids(
-            self.tokenizer, self.model.module, [closing_tokens(self.tokenizer, self.config.data)]
+            self.tokenizer,
+            self.model.module,
+            [closing_tokens(self.tokenizer, getattr(self.config.data, "chat_template_kwargs", {}))],
         )
         if not (ids := sorted({*eos_ids, *stop_ids})):
             raise RecipeError("stop: neither the tokenizer nor the model has an end token; specify one")

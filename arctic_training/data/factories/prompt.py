@@ -15,21 +15,16 @@ from arctic_training.data.factories.config import SourcedDataConfig
 from arctic_training.data.factories.model_facts import has_encoder
 from arctic_training.data.factories.sourced import SourcedDataFactory
 from arctic_training.data.formats import chat, remarks
-from arctic_training.data.formats.chat import Sample
 from arctic_training.data.formats.row_error import NothingLeft
 from arctic_training.data.preparation.prompt_encoder import PromptEncoder, SourceTargetEncoder, encode_prompts
 from arctic_training.data.preparation.row_encoder import RowEncoder
 from arctic_training.data.preparation.samples import Samples, TokenSamples
 from arctic_training.data.preview.rows import PreviewRow, PreviewText, add_facts, without_fillers
-from arctic_training.data.tokenization.encoder import SampleEncoder
 from arctic_training.distributed import process_group
-from arctic_training.errors.types import DataError
 from arctic_training.logging import logger
-from arctic_training.loss.targets import IGNORE_INDEX
 
 if TYPE_CHECKING:
     from datasets import Dataset
-    from transformers import PreTrainedTokenizerBase
 
 
 class PromptDataConfig(SourcedDataConfig):
@@ -127,16 +122,3 @@ class PromptDataFactory(SourcedDataFactory[PromptDataConfig]):
         ]
         add_facts(rows, batch, without=("prompts", "references", "weights"))
         return without_fillers(rows, batch["weights"])
-
-
-def closing_tokens(tokenizer: "PreTrainedTokenizerBase", config: Any) -> list[int]:
-    """Returns the last two tokens of an answer by the chat template; none without a template."""
-    if not getattr(tokenizer, "chat_template", None):
-        return []
-    turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
-    try:
-        ((ids, labels),) = SampleEncoder(tokenizer, template_arguments=config.chat_template_kwargs)([Sample(turns)])
-    except DataError:  # it may refuse this chat
-        return []
-    answer: list[int] = ids[labels != IGNORE_INDEX].tolist()
-    return answer[-2:]
