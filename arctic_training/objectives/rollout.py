@@ -86,11 +86,8 @@ class RolloutTrainer(PolicyLossTrainer):
     def eos_token_ids(self) -> list[int]:
         """The tokens that end a completion. Raises `InputError` for an unknown stop token, or without any."""
         stop_ids = find_stop_token_ids(self.tokenizer, self.config.stop, "stop")
-        eos_ids = find_eos_token_ids(
-            self.tokenizer,
-            self.model.module,
-            [closing_tokens(self.tokenizer, getattr(self.config.data, "chat_template_kwargs", {}))],
-        )
+        closing = closing_tokens(self.tokenizer, getattr(self.config.data, "chat_template_kwargs", {}))
+        eos_ids = find_eos_token_ids(self.tokenizer, self.model.module, [closing])
         if not (ids := sorted({*eos_ids, *stop_ids})):
             raise RecipeError("stop: neither the tokenizer nor the model has an end token; specify one")
         return ids

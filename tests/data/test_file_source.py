@@ -14,6 +14,7 @@ from pyarrow import parquet
 
 from arctic_training.config.sections.data import DataSourceConfig
 from arctic_training.data.factories.sft import SFTDataConfig
+from arctic_training.data.formats.remarks import collect
 from arctic_training.data.sources import json_documents
 from arctic_training.data.sources.arrow_rows import RowReader
 from arctic_training.data.sources.base import DataSource
@@ -201,6 +202,16 @@ def test_patterns_and_slices(tmp_path: Path) -> None:
     assert [row["text"] for row in rows(tmp_path / "*.txt", split="train[1:3]")] == ["a2", "b1"]
     assert [row["text"] for row in rows(tmp_path / "*.txt", split="train[75%:]")] == ["b2"]
     assert [row["text"] for row in rows(tmp_path / "*.txt", split="x[-1:]")] == ["b2"]
+    for split, names in (
+        ("test", {"test"}),
+        ("test[1:]", {"test"}),
+        ("train[1:]", set()),
+        ("", set()),
+        ("eval", set()),
+    ):
+        with collect() as remarks:
+            rows(tmp_path / "*.txt", split=split)
+        assert {name for _, name in remarks} == names
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from pydantic import Field
 from arctic_training.config.checks.files import invalid_path, unreadable
 from arctic_training.config.checks.problems import Problem
 from arctic_training.config.sections.changes import RESUME_SAFE
+from arctic_training.data.formats.remarks import remark
 from arctic_training.data.sources import json_rows
 from arctic_training.data.sources import split as splits
 from arctic_training.data.sources.arrow_rows import RowReader
@@ -72,6 +73,8 @@ class FileSource(DataSource):
         import pyarrow as pa
 
         files = self.files()
+        if (name := splits.parse(split)[0]) not in ("", "train", "eval"):
+            remark("is read in full, since local files have no splits; name the files instead of the split", name)
         if config.streaming:
             if splits.parse(split)[1:] != (None, None):
                 raise DataError(f"{self}: a stream has no length, so that {split!r} cannot be cut out of it")
