@@ -44,6 +44,7 @@ def batch_of(factory: Any) -> Any:
         ({"anchor": "a", "positive": "p", "negatives": ["n", "m"]}, {"num_negatives": 0}, ["p"]),
         ({"anchor": "a", "positive": "p", "negatives": '["n", "m"]'}, {"num_negatives": 2}, ["p", "n", "m"]),
         ({"anchor": "a", "positive": "p", "negative": '["n'}, {}, ["p", '["n']),
+        ({"anchor": "a", "positive": "p", "negative": '["n",' + "[" * 9999}, {}, ["p", '["n",' + "[" * 507]),
         ({"sentence1": "a", "sentence2": "p", "label": 1}, {}, ["p"]),
         (
             {"premise": "a", "hypothesis": "p", "label": 0, "score": 0.3},

@@ -106,7 +106,7 @@ def _list(value: object) -> list[object]:
     if isinstance(value, str) and value.lstrip().startswith('["'):
         try:
             listed = loads(value)
-        except ValueError:
+        except (ValueError, RecursionError):
             return [value]
         return listed if isinstance(listed, list) else [value]
     return value if isinstance(value, list) else [value]
