@@ -120,8 +120,9 @@ def _apo_down(chosen: Tensor, rejected: Tensor, o: _Options) -> Tensor:
 
 def _discopop(chosen: Tensor, rejected: Tensor, o: _Options) -> Tensor:
     h = o.beta * (chosen - rejected)
-    exponential = torch.sigmoid(h / _DISCOPOP_TAU)
-    return (exponential - 1) * F.logsigmoid(h) + exponential * torch.exp(-h)
+    weight = torch.sigmoid(h / _DISCOPOP_TAU)
+    # the weight inside the exponential: beside one that overflows, a weight of 0 would make it NaN
+    return (weight - 1) * F.logsigmoid(h) + torch.exp(F.logsigmoid(h / _DISCOPOP_TAU) - h)
 
 
 def _orpo(chosen: Tensor, rejected: Tensor, o: _Options) -> Tensor:

@@ -156,6 +156,19 @@ def test_the_gradient_asks_for_more_of_the_preferred(
     assert (chosen.grad * ratio).item() == pytest.approx(-rejected.grad.item(), rel=1e-9, abs=1e-12)
 
 
+@pytest.mark.parametrize("loss_type", LOSS_TYPES)
+def test_no_gap_is_so_wide_that_the_loss_is_no_number(loss_type: PreferenceLoss) -> None:
+    sums = torch.cartesian_prod(*[torch.tensor([0, -1e-6, -1, -50, -1e3, -1e5])] * 4)
+    lengths = torch.full((len(sums),), 3)
+    chosen, rejected = (column.clone().requires_grad_() for column in sums.T[:2])
+    policy, reference = (PairLogProbs(*pair, lengths, lengths) for pair in ((chosen, rejected), sums.T[2:]))
+    for beta in (0.01, 3.0):
+        options: dict[str, Any] = {"loss_type": loss_type, "beta": beta, "label_smoothing": smoothing(loss_type)}
+        losses = preference_losses(policy, reference, **options)
+        gradients = torch.autograd.grad(losses.sum(), (chosen, rejected))
+        assert all(one.isfinite().all() for one in (losses, *gradients))
+
+
 @given(answer_pair, answer_pair, st.floats(0.01, 3))
 def test_half_smoothed_sigmoid_does_not_know_which_is_which(
     policy: PairLogProbs, reference: PairLogProbs, beta: float
