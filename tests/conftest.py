@@ -3,6 +3,7 @@
 import gc
 import math
 import os
+import signal
 
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
@@ -20,6 +21,8 @@ from arctic_training.errors import redaction
 from arctic_training.logging import logger
 from tests import lookups, tiny
 
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell leaves it for what it starts in the background
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 lookups.remember()
 pytest_plugins = ["tests.faults.matrix", "tests.slices"]
 

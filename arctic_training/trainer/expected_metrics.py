@@ -27,7 +27,7 @@ class Evaluated(Protocol):
 
     @property
     def eval_metrics(self) -> Sequence[str] | None:
-        """What they may record beside the loss; None where only an evaluation shows it."""
+        """The names of all that they may record beside the loss; None where only an evaluation shows them."""
 
     @property
     def callbacks(self) -> Sequence[tuple[str, object]]:
