@@ -201,8 +201,9 @@ def find_on_a_rank(run: str) -> tuple[str, str]:
     process_group.init_process_group()
     config: TrainerConfig = get_config({"model": {"name_or_path": run}, "data": {"sources": "x"}})
     own = f"{run}/step_{process_group.rank()}"
-    named_runs.find_model = lambda name: own  # type: ignore[assignment]
-    return own, with_checkpoints(config, find_named_runs_together(config)).model.name_or_path
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(named_runs, "find_model", lambda name: own)
+        return own, with_checkpoints(config, find_named_runs_together(config)).model.name_or_path
 
 
 def test_all_ranks_take_what_the_first_finds(tmp_path: Path) -> None:

@@ -91,7 +91,7 @@ def train_in_a_program(folder: Path) -> None:
     require_same(before)
     assert randomness() == draws
     again = {**run, "output_dir": str(folder / "again"), "model": {"name_or_path": "./nowhere"}}
-    with pytest.raises(InputError, match="no such folder"):
+    with pytest.raises(InputError, match="no such file or folder"):
         SFTTrainer(get_config(again))
     require_same(before)
     assert randomness() == draws and logging.getLogger("DeepSpeed").level == logging.WARNING
