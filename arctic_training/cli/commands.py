@@ -45,7 +45,7 @@ COMMANDS = {
 def run_command(name: str, words: Sequence[str]) -> int:
     """Runs the command ``name`` with the arguments ``words``, and returns its exit code."""
     try:
-        with _without_warnings():
+        with without_warnings():
             return _module(name).run(parse_command(name, words))
     except SystemExit as end:  # of --help, which argparse prints
         sys.stdout.flush()
@@ -67,7 +67,7 @@ def parse_command(name: str, words: Sequence[str]) -> argparse.Namespace:
 
 
 @contextmanager
-def _without_warnings() -> Iterator[None]:
+def without_warnings() -> Iterator[None]:
     """Keeps DeepSpeed, which other libraries import on their own, from printing that it has found no GPU."""
     import logging  # the help needs none
 

@@ -6,7 +6,7 @@ import traceback
 from collections.abc import Sequence
 from importlib import import_module
 
-from arctic_training.cli.commands import COMMANDS, run_command
+from arctic_training.cli.commands import COMMANDS, run_command, without_warnings
 from arctic_training.display.activity import activity
 from arctic_training.display.starting import starting
 from arctic_training.errors.redaction import redact
@@ -67,7 +67,7 @@ def _run(args: Arguments) -> int:
     if args.command == "validate":
         from arctic_training.cli.validate import validate
 
-        with activity("checking the run"):
+        with activity("checking the run"), without_warnings():
             validate(config, args.num_gpus)
         print(f"{args.recipe}: no problems found")
         return 0

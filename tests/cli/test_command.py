@@ -75,6 +75,18 @@ def test_a_good_recipe_is_said_to_be_good(recipe: str, capsys: pytest.CaptureFix
     assert os.listdir() == ["recipe.yaml"]
 
 
+def test_a_check_that_opens_a_model_prints_nothing_of_libraries(tmp_path: Path, tiny_model: Path) -> None:
+    (tmp_path / "chats.jsonl").write_text('{"messages": []}\n')
+    recipe = f"model: {{name_or_path: {tiny_model}}}\ndata: {{sources: [{tmp_path}/chats.jsonl]}}\ntrain_iters: 4\n"
+    saved = "checkpoint: {type: huggingface, save_end_of_training: true}\n"  # its check asks DeepSpeed for the device
+    (tmp_path / "recipe.yaml").write_text(recipe + saved)
+    command = [sys.executable, "-m", "arctic_training", "validate", "recipe.yaml"]
+    clean = {name: value for name, value in os.environ.items() if name != "DS_ACCELERATOR"}
+    environment = {**clean, "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=HANG)
+    assert (done.stdout, done.stderr) == ("recipe.yaml: no problems found\n", "")
+
+
 def test_the_resolved_recipe_is_shown_and_nothing_run(recipe: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([recipe, "seed=7", "--show"]) == 0
     out, err = capsys.readouterr()
