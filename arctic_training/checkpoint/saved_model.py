@@ -17,7 +17,7 @@ RECIPE = "recipe.yaml"
 ADAPTER, CONFIG = "adapter_config.json", "config.json"
 """The config of an adapter, and of a model."""
 _ENVIRONMENT = "environment.json"
-"""What is in every run folder and nowhere else."""
+"""A file of every run folder, and of no other folder."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class SavedModel:
     name: str
     """Its folder, its ``.gguf`` file, or its name on the hub."""
     kind: Literal["model", "adapter", "deepspeed"]
-    """What is there: a model of transformers, an adapter of PEFT, or a checkpoint of type deepspeed."""
+    """A model of transformers, an adapter of PEFT, or a checkpoint of type deepspeed."""
     run_dir: Path | None = None
     """The folder of the run that saved it, where that is known."""
     step: int | None = None

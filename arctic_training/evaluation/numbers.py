@@ -8,7 +8,7 @@ _NUMBER = re.compile(rf"[-+]?{_NUM}")
 
 _MINUS = str.maketrans({"\u2212": "-", "\u2013": "-", "\ufe63": "-", "\uff0d": "-"})
 _GROUPS = re.compile(r"(?<=\d)(?:\{,\}|,?\\[,!]|[\u00a0\u2009\u202f])(?=\d{3}(?!\d))")
-"""What stands between groups of digits beside a comma: ``1{,}000``, ``1\\,000``, ``10,\\!000`` and narrow spaces."""
+"""Separators of groups of digits other than a comma: ``1{,}000``, ``1\\,000``, ``10,\\!000`` and narrow spaces."""
 _IN_WORD = re.compile(r"(?<=\w)(?<!\d[eE])-")
 _DATE = re.compile(r"\b\d{4}-\d\d?-\d\d?\b")
 _APART = re.compile(r"-\s*\\?[$€£¥]\s*(?=[\d.])|(?<==)\s*-\s+(?=[\d.\\])")

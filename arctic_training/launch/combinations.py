@@ -54,8 +54,10 @@ def combine(recipe: str, overrides: Sequence[str], axes: Sequence[str], folder: 
             if missing := missing_paths(config):
                 problems += [f"{name}: {line}" for line in missing]
             else:
-                words += _checkpoints(config)
-                combinations.append(Combination(name, words, get_config(recipe, words)))
+                if started_from := _checkpoints(config):
+                    words += started_from
+                    config = get_config(recipe, words)
+                combinations.append(Combination(name, words, config))
         except RecipeError as error:
             problems += [f"{name}: {line}" for line in error.problems]
     if problems:

@@ -46,7 +46,7 @@ class DPODataFactory(AnswerDataFactory[DPODataConfig]):
     config_type: ClassVar[type[ComponentConfig]] = DPODataConfig
     row_level_keys = ("pair_weights", "answer_tokens")
     needs_prompt: ClassVar[bool] = True
-    """Whether the answers are learned given a prompt, so that one is needed."""
+    """True where answers are learned given a prompt, so that texts without one are refused."""
 
     def process(self, dataset: "Dataset") -> "Dataset":
         truncate = self.truncation(self.config.dpo_prompt_truncation_mode)

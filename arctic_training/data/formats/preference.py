@@ -64,7 +64,7 @@ class Reader:
     as_chat: bool = False
     """Whether plain texts are read as a chat too."""
     needs_prompt: bool = False
-    """Whether texts have to share a beginning where no column is the prompt."""
+    """True where texts have to share a beginning if no column is the prompt."""
 
     def __call__(self, row: Row) -> Preference:
         """Raises `DataError` for a row that cannot be read."""
