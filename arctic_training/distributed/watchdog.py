@@ -2,6 +2,7 @@
 
 import atexit
 import contextlib
+import gc
 import json
 import os
 import socket
@@ -31,6 +32,7 @@ _ELLIPSIS = "      ...\n"
 _active: weakref.WeakSet["Watchdog"] = weakref.WeakSet()
 _count = 0
 _busy = False
+_frames_lock = threading.Lock()
 
 
 class Watchdog:
@@ -202,7 +204,7 @@ def _join_threads() -> None:
 
 def current_line() -> tuple[str, bool]:
     """Returns the innermost line of the main thread outside libraries, and whether a thread is in a collective."""
-    frames = sys._current_frames()
+    frames = _current_frames()
     main = frames.get(threading.main_thread().ident or 0)
     own = [frame for frame, _ in traceback.walk_stack(main) if _is_user_code(frame)] if main is not None else []
     files = [frame.f_code.co_filename for frame in frames.values()]
@@ -210,12 +212,31 @@ def current_line() -> tuple[str, bool]:
     return _location(own[0]) if own else "", in_collective
 
 
+def _current_frames() -> dict[int, FrameType]:
+    """Returns the innermost frame of each thread, by the thread's identifier.
+
+    Before Python 3.12 garbage may be collected inside `sys._current_frames`, which holds a lock that every thread needs
+    to begin and to end. A finalizer that lets such a thread run would stop the process for good
+    (https://github.com/python/cpython/issues/106883), so nothing is collected meanwhile.
+    """
+    if sys.version_info >= (3, 12):
+        return sys._current_frames()
+    with _frames_lock:
+        collects = gc.isenabled()
+        gc.disable()
+        try:
+            return sys._current_frames()
+        finally:
+            if collects:
+                gc.enable()
+
+
 def stacks() -> str:
     """Returns the stack of each thread, that of the main one first; ``>`` marks lines outside libraries."""
     names = {thread.ident: thread.name for thread in threading.enumerate()}
     main = threading.main_thread().ident
     threads: dict[str, list[str]] = {}
-    for ident, frame in sorted(sys._current_frames().items(), key=lambda pair: pair[0] != main):
+    for ident, frame in sorted(_current_frames().items(), key=lambda pair: pair[0] != main):
         name = names.get(ident, f"thread {ident}")
         if not name.startswith("watchdog"):
             threads.setdefault(_format_stack(frame), []).append(name)

@@ -181,3 +181,47 @@ def test_only_a_process_that_is_at_work_and_does_not_come_on_is_ended(alone: Any
 
 def test_a_sign_of_life_costs_nothing() -> None:
     assert calls(lambda: record_heartbeat("step")) < 5
+
+
+COLLECTED = """
+import gc, os, threading, time
+from arctic_training.distributed import watchdog
+
+
+class Garbage:
+    "Garbage that lets other threads run when it is collected."
+
+    def __init__(self):
+        self.itself = self
+
+    def __del__(self):
+        time.sleep(0.001)
+
+
+def start_threads():
+    while True:
+        thread = threading.Thread(target=int)
+        thread.start()
+        thread.join()
+
+
+threading.Thread(target=start_threads, daemon=True).start()
+gc.set_threshold(1, 1, 1)
+for _ in range(50):
+    Garbage()
+    watchdog.current_line()
+    assert "MainThread" in watchdog.stacks() and gc.isenabled()
+gc.disable()
+watchdog.current_line()
+print("collects by itself:", gc.isenabled(), flush=True)
+os._exit(0)
+"""
+
+
+@pytest.mark.fault(10)
+def test_a_collection_of_garbage_while_stacks_are_read_does_not_stop_the_process() -> None:
+    environment = {**os.environ, "PYTHONPATH": str(processes.ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", COLLECTED], env=environment, capture_output=True, text=True, timeout=processes.HANG
+    )
+    assert (done.returncode, done.stdout) == (0, "collects by itself: False\n"), done.stderr
