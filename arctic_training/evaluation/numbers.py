@@ -53,4 +53,9 @@ def _value(text: str) -> float:
     """Returns the value of a number or fraction; NaN where it has none."""
     above, _, below = text.replace(",", "").partition("/")
     value, divisor = float(above), float(below or 1)
-    return value / divisor if divisor and math.isfinite(value) and math.isfinite(divisor) else math.nan
+    if not divisor or not math.isfinite(value) or not math.isfinite(divisor):
+        return math.nan
+    try:
+        return int(above) / int(below or 1)  # rounded once, also where a float has not all digits of the two
+    except ValueError:
+        return value / divisor
