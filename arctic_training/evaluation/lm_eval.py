@@ -1,6 +1,8 @@
 """The evaluator `lm_eval`: tasks of the lm-evaluation-harness."""
 
 import json
+import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -47,6 +49,7 @@ class LMEvalConfig(ComponentConfig):
 class LMEvalEvaluator(Evaluator[LMEvalConfig]):
     """Measures ``<metric>/<task>`` for tasks of the lm-evaluation-harness, with the model as it is in memory.
 
+    A metric that a task measures after several filters is ``<metric>,<filter>/<task>``.
     Every rank computes every task, so that it works at any ZeRO stage.
     """
 
@@ -75,6 +78,22 @@ class LMEvalEvaluator(Evaluator[LMEvalConfig]):
             why = " ".join(str(error).split()) or type(error).__name__
             names = ", ".join(self.config.tasks)
             raise InputError(f"evaluators: lm_eval: tasks: the data of {names} cannot be loaded: {why}") from error
+
+    def metrics(self, sets: Sequence[str]) -> list[str] | None:
+        """Returns the metrics in the files of the tasks; None where one is a group or has code that measures."""
+        names: list[str] = []
+        for task in self.config.tasks:
+            entry = self._manager.task_index.get(task)
+            settings = (entry.cfg if entry is not None else None) or {"class": task}
+            if {"class", "group", "process_results"} & settings.keys():
+                return None
+            listed = settings.get("metric_list")
+            metrics = [one.get("metric") for one in listed] if listed else _default_metrics(settings)
+            filters = [one["name"] for one in settings.get("filter_list") or [{"name": "none"}]]
+            if any(not isinstance(one, str) or os.sep in one for one in metrics):  # a function, by its file
+                return None
+            names += _names([f"{metric},{one}" for metric in metrics for one in filters], task).values()
+        return names
 
     @cached_property
     def _manager(self) -> "TaskManager":
@@ -111,12 +130,12 @@ class LMEvalEvaluator(Evaluator[LMEvalConfig]):
         )
         if config.save and process_group.is_main():
             self._save(results["samples"], trainer)
-        metrics = ((task, name, value) for task, values in results["results"].items() for name, value in values.items())
-        return {
-            f"{name.partition(',')[0]}/{task}": float(value)
-            for task, name, value in metrics
-            if "," in name and "_stderr," not in name and isinstance(value, (int, float))
-        }
+        measured: dict[str, float] = {}
+        for task, values in results["results"].items():
+            numbers = {key: float(value) for key, value in values.items() if isinstance(value, (int, float))}
+            keys = [key for key in numbers if "," in key and "_stderr," not in key]
+            measured |= {name: numbers[key] for key, name in _names(keys, task).items()}
+        return measured
 
     def _save(self, samples: Mapping[str, Sequence[Mapping[str, object]]], trainer: TrainerView) -> None:
         for task, rows in samples.items():
@@ -124,3 +143,20 @@ class LMEvalEvaluator(Evaluator[LMEvalConfig]):
             folder.mkdir(parents=True, exist_ok=True)
             text = "".join(json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in rows)
             (folder / f"update_{trainer.progress.step}.jsonl").write_text(text, encoding="utf-8")
+
+
+def _default_metrics(settings: Mapping[str, object]) -> list[str]:
+    """Returns the metrics of a task that lists none."""
+    from lm_eval.api.registry import DEFAULT_METRIC_REGISTRY
+
+    return list(DEFAULT_METRIC_REGISTRY[settings.get("output_type", "generate_until")])
+
+
+def _names(keys: Sequence[str], task: str) -> dict[str, str]:
+    """Returns the name of each metric in ``keys``, which have the form ``<metric>,<filter>``.
+
+    The filter is in the name only where ``task`` has several of the metric, as gsm8k has.
+    """
+    count = Counter(key.partition(",")[0] for key in keys)
+    names = {key: key.partition(",")[0] for key in keys}
+    return {key: f"{name if count[name] == 1 else key}/{task}" for key, name in names.items()}

@@ -1,6 +1,7 @@
 """Metrics of the library torchmetrics: of the classes that a trainer predicts, and of generated texts."""
 
 import re
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Protocol, cast
@@ -79,6 +80,19 @@ class TorchmetricsEvaluator(Evaluator[TorchmetricsConfig]):
                     self._measure(trainer, loader, [make_metric(self.config, where)], most=1)
                 except Exception as error:
                     raise InputError(f"{where} fails on the first batch of {name}: {_line(error)}") from error
+
+    def metrics(self, sets: Sequence[str]) -> list[str] | None:
+        """Returns ``<name>/<evaluation set>``, of a metric of several numbers each; None for one that computes nothing
+        of a row of each class."""
+        metric = make_metric(self.config, f"evaluators: torchmetrics: {self.config.metric}")
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                metric.update(*_one_of_each_class(metric))
+                labels = list(numbers(metric.compute(), self.config.label))
+        except Exception:
+            return None
+        return [f"{label}/{name}" for name in sets for label in labels]
 
     def __call__(self, trainer: TrainerView) -> dict[str, float]:
         where = f"evaluators: torchmetrics: {self.config.metric}"
@@ -170,6 +184,16 @@ def make_metric(config: TorchmetricsConfig, where: str) -> "Metric":
     except Exception as error:
         raise InputError(f"{where}: kwargs: {_line(error)}") from error
     return metric
+
+
+def _one_of_each_class(metric: "Metric") -> tuple[Tensor, Tensor]:
+    """Returns probabilities and labels as a trainer gives them to ``metric``: ``[rows, classes]`` and ``[rows]``."""
+    if count := getattr(metric, "num_labels", None):
+        labels = torch.eye(2, count, dtype=torch.long)
+        return (labels + 1) / 3, labels
+    if count := getattr(metric, "num_classes", None):
+        return (torch.eye(count) + 1) / (count + 1), torch.arange(count)
+    return torch.tensor([0.25, 0.75]), torch.tensor([0, 1])
 
 
 def numbers(computed: object, label: str) -> dict[str, float]:

@@ -62,9 +62,55 @@ def test_the_accuracy_of_a_task_is_that_of_the_models_likelihoods(tiny_model: Pa
     evaluator.check(run)
     metrics = evaluator(run)
     assert metrics["acc/arc_of_a_test"] == accuracy(run.engines["model"].module, run.tokenizer, rows)
-    assert set(metrics) == {"acc/arc_of_a_test", "acc_norm/arc_of_a_test"}
+    assert set(metrics) == {"acc/arc_of_a_test", "acc_norm/arc_of_a_test"} == set(evaluator.metrics([]) or ())
     file = tmp_path / "run" / "generations" / "arc_of_a_test" / "update_7.jsonl"
     assert [json.loads(line)["doc"]["id"] for line in file.read_text().splitlines()] == [row["id"] for row in rows]
+
+
+FILTERS = [
+    {"name": "strict", "filter": [{"function": "regex", "regex_pattern": "the answer is (\\w+)"}]},
+    {"name": "flexible", "filter": [{"function": "regex", "regex_pattern": "(\\w+)"}]},
+]
+
+
+@pytest.mark.parametrize(
+    ("more", "names"),
+    [
+        ({}, ["exact_match/answers"]),
+        ({"filter_list": FILTERS[:1]}, ["exact_match/answers"]),
+        ({"filter_list": FILTERS}, ["exact_match,strict/answers", "exact_match,flexible/answers"]),
+        ({"metric_list": [{"metric": "bleu", "aggregation": "bleu", "higher_is_better": True}]}, ["bleu/answers"]),
+    ],
+)
+def test_a_metric_of_several_filters_is_named_by_them(
+    tiny_model: Path, tmp_path: Path, more: dict[str, Any], names: list[str]
+) -> None:
+    (tmp_path / "rows.jsonl").write_text('{"q": "one", "a": "two"}\n{"q": "two", "a": "one"}\n')
+    task = {
+        "task": "answers",
+        "dataset_path": "json",
+        "dataset_kwargs": {"data_files": {"test": str(tmp_path / "rows.jsonl")}},
+        "test_split": "test",
+        "output_type": "generate_until",
+        "doc_to_text": "{{q}}",
+        "doc_to_target": "{{a}}",
+        "generation_kwargs": {"max_gen_toks": 3, "until": ["."]},
+    }
+    (tmp_path / "answers.yaml").write_text(yaml.safe_dump(task | more))
+    config: Any = parse_component("evaluator", {"type": "lm_eval", "tasks": ["answers"], "include_path": str(tmp_path)})
+    evaluator = LMEvalEvaluator(config)
+    assert evaluator.metrics([]) == names
+    assert set(evaluator(run_of(tiny_model, tmp_path / "run", [""] * 4))) == set(names)
+
+
+def test_metrics_that_code_computes_are_not_known_before_an_evaluation(tmp_path: Path) -> None:
+    task = "task: coded\ndataset_path: json\nprocess_results: !function own.results\nmetric_list: [{metric: acc}]\n"
+    (tmp_path / "coded.yaml").write_text(task)
+    (tmp_path / "several.yaml").write_text("group: several\ntask: [coded]\n")
+    for name in ("coded", "several"):
+        section = {"type": "lm_eval", "tasks": [name], "include_path": str(tmp_path)}
+        config: Any = parse_component("evaluator", section)
+        assert LMEvalEvaluator(config).metrics([]) is None
 
 
 def test_a_task_whose_data_cannot_be_loaded_is_refused_before_training(tiny_model: Path, tmp_path: Path) -> None:

@@ -8,13 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torchmetrics
 from sklearn import metrics as sklearn
 
 from arctic_training import SFTTrainer, TensorClassifierTrainer, get_config
 from arctic_training.config.sections.component import parse_component
 from arctic_training.distributed import process_group
 from arctic_training.errors.types import InputError
-from arctic_training.evaluation.torchmetrics import TorchmetricsEvaluator, TorchmetricsScorer
+from arctic_training.evaluation.torchmetrics import TorchmetricsEvaluator, TorchmetricsScorer, make_metric, numbers
 from tests import processes, tiny
 from tests.evaluation.test_generate import evaluator, run_of
 from tests.objectives import test_classifier
@@ -80,6 +81,9 @@ def test_several_classes_are_measured_as_by_sklearn_over_batches_and_ranks(tmp_p
     recalls = [expected[f"multiclass_recall_{one}/eval"] for one in range(3)]
     assert recalls == pytest.approx(sklearn.recall_score(labels, predicted, average=None).tolist())
     own = {name: value for name, value in expected.items() if not name.startswith("loss")}
+    evaluators = [TorchmetricsEvaluator(parse_component("evaluator", one)) for one in THREE]  # type: ignore[arg-type]
+    names = [name for one in evaluators for name in one.metrics(["eval"]) or ()]
+    assert own.keys() == {"accuracy/eval", "macro_f1/eval", *names} and len(own) == 2 + len(names)
     for values in (measure(str(tmp_path), 3, 2), *processes.share(measure, 2, str(tmp_path), 3, 2)):
         assert {name: values[name] for name in own} == pytest.approx(own, rel=1e-6)
 
@@ -89,6 +93,37 @@ def test_two_classes_are_measured_as_by_sklearn(tmp_path: Path) -> None:
     scores, labels = probabilities(tmp_path, 2)
     assert values["binary_auroc/eval"] == pytest.approx(sklearn.roc_auc_score(labels, scores[:, 1]))
     assert values["f1_score/eval"] == pytest.approx(sklearn.f1_score(labels, scores[:, 1] > 0.5))
+
+
+ARGUMENTS: list[dict[str, Any]] = [
+    {"num_classes": 3},
+    {"num_classes": 3, "average": None},
+    {"num_labels": 4},
+    {"num_labels": 4, "average": None},
+    {},
+]
+
+
+@pytest.mark.parametrize("kwargs", ARGUMENTS, ids=str)
+def test_the_names_of_what_is_measured_are_known_before_any_row(kwargs: dict[str, Any]) -> None:
+    """For every class of the library that computes numbers of random predictions with these arguments."""
+    draw = torch.Generator().manual_seed(0)
+    labels = torch.randint(kwargs.get("num_classes", 2), (40, *[4] * ("num_labels" in kwargs)), generator=draw)
+    scores = torch.rand(labels.shape, generator=draw)
+    if "num_classes" in kwargs:
+        scores = torch.rand(40, 3, generator=draw).softmax(-1)
+    kinds = set()
+    for kind in vars(torchmetrics.classification):
+        config: Any = parse_component("evaluator", section(f"classification.{kind}", "x", **kwargs))
+        try:
+            metric = make_metric(config, "")
+            metric.update(scores, labels)
+            expected = list(numbers(metric.compute(), "x"))
+        except Exception:  # another argument or shape is wanted, or it computes curves
+            continue
+        kinds.add(kind)
+        assert TorchmetricsEvaluator(config).metrics(["a", "b"]) == [f"{n}/{one}" for one in "ab" for n in expected]
+    assert len(kinds) > 10
 
 
 @pytest.mark.parametrize("kind", ["several", "words"])
