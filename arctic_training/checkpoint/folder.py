@@ -17,7 +17,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -101,12 +101,24 @@ def remove_temp_dir(temp: Path) -> None:
 def fsync_and_hash(folder: Path, names: Iterable[str]) -> FileHashes:
     """Flushes these files to disk and returns their sizes and hashes. Raises OSError."""
     hashes: FileHashes = {}
+    names = list(names)
+    reset_permissions(folder, names)
     for name in names:
         with open(folder / name, "rb") as file:
             os.fsync(file.fileno())
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         hashes[name] = {"size": (folder / name).stat().st_size, "sha256": digest}
     return hashes
+
+
+def reset_permissions(folder: Path, names: Iterable[str]) -> None:
+    """Gives these files the permissions that the process gives a new file: safetensors lets only the owner read."""
+    mask = re.search(r"^Umask:\s*([0-7]+)$", Path("/proc/self/status").read_text(encoding="ascii"), re.MULTILINE)
+    if mask is None:
+        return
+    for name in names:
+        with suppress(OSError):  # of a file system without permissions
+            (folder / name).chmod(0o666 & ~int(mask[1], 8))
 
 
 def list_files(folder: Path) -> list[str]:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from arctic_training.checkpoint.adapter import base_weights, plain_base, unmergeable
 from arctic_training.checkpoint.consolidated import ConsolidatedWeights
 from arctic_training.checkpoint.export import Read, Source, save_weights
-from arctic_training.checkpoint.folder import MANIFEST, disk_errors
+from arctic_training.checkpoint.folder import MANIFEST, disk_errors, list_files, reset_permissions
 from arctic_training.checkpoint.saved_model import NO_AVERAGE, SavedModel
 from arctic_training.config.sections.model import DType
 from arctic_training.data.tokenization.closing_tokens import add_end_tokens
@@ -69,6 +69,7 @@ def export(saved: SavedModel, folder: Path, options: ExportOptions) -> MergeRepo
             is_adapter = _write(saved, unfinished, options)
             report = _verify(saved, unfinished, options) if is_adapter else None
             (unfinished / "README.md").write_text(model_card(saved, unfinished, report), encoding="utf-8")
+            reset_permissions(unfinished, list_files(unfinished))
             if folder.exists():
                 folder.rmdir()
             unfinished.rename(folder)

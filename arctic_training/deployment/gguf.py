@@ -10,13 +10,14 @@ from pathlib import Path
 from arctic_training.errors.types import InputError, MissingDependencyError
 
 _SCRIPT = "convert_hf_to_gguf.py"
+_LIBRARIES = ("gguf", "sentencepiece")
 FOLDER = "LLAMA_CPP"
 """The environment variable with the folder of llama.cpp."""
 
 
 def find_converter() -> Path:
     """Returns llama.cpp's script that converts a folder of transformers: in the folder that ``$LLAMA_CPP`` names, or on
-    the path of programs. Raises `MissingDependencyError` where it is not, or the package gguf is not installed."""
+    the path of programs. Raises `MissingDependencyError` where it is not, or a package that it imports is missing."""
     folder = os.environ.get(FOLDER)
     places = [Path(folder).expanduser() / _SCRIPT] if folder else []
     places += [Path(program) for program in [shutil.which(_SCRIPT)] if program]
@@ -26,8 +27,8 @@ def find_converter() -> Path:
             f"--gguf needs {_SCRIPT} of llama.cpp: git clone https://github.com/ggml-org/llama.cpp, and set "
             f"{FOLDER} to its folder"
         )
-    if importlib.util.find_spec("gguf") is None:
-        raise MissingDependencyError("--gguf needs the library gguf: pip install gguf")
+    if missing := [name for name in _LIBRARIES if importlib.util.find_spec(name) is None]:
+        raise MissingDependencyError(f"--gguf needs {' and '.join(missing)}: pip install {' '.join(missing)}")
     return script
 
 

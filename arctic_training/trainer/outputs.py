@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, cast
 import torch
 from pydantic import ValidationError
 
+from arctic_training.checkpoint.folder import list_files, reset_permissions
 from arctic_training.checkpoint.huggingface import HFCheckpointConfig, HFCheckpointEngine
 from arctic_training.component import TrainerView
 from arctic_training.config.checks.problems import problems_of
@@ -94,6 +95,7 @@ class Outputs(Updates):
             with torch.no_grad():
                 saver.export(temporary, engines, path)
             if is_main:
+                reset_permissions(temporary, list_files(temporary))
                 shutil.rmtree(path, ignore_errors=True)
                 temporary.rename(path)
         except OSError as error:

@@ -1,5 +1,6 @@
 """An export computes what was trained, a merge that does not is refused, and one weight at a time is read."""
 
+import contextlib
 import json
 import shutil
 import weakref
@@ -48,6 +49,10 @@ def test_an_export_generates_what_the_trained_model_does(
     if report is not None:
         assert report.error < 1e-4 < report.effect
     assert list(tmp_path.iterdir()) == [tmp_path / "out"]
+    (tmp_path / "new").touch()
+    for folder in (tmp_path / "out", run.checkpoint(kind)):
+        modes = {one.stat().st_mode for one in folder.rglob("*") if one.is_file()}
+        assert modes == {(tmp_path / "new").stat().st_mode}  # others may read what they may read of a new file
 
 
 def test_a_merge_in_less_than_fp32_is_rounded_once(lora_run: TrainedRun, tmp_path: Path) -> None:
@@ -181,7 +186,10 @@ def test_gguf_needs_the_converter(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
         find_converter()
     script = tmp_path / "convert_hf_to_gguf.py"
     script.write_text("import sys; print('no such architecture', file=sys.stderr); sys.exit(3)")
-    assert find_converter() == script
+    for libraries, message in ((["no_one", "no_two"], "needs no_one and no_two: pip install no_one no_two"), ([], "")):
+        monkeypatch.setattr("arctic_training.deployment.gguf._LIBRARIES", ["pydantic", *libraries])
+        with pytest.raises(MissingDependencyError, match=message) if message else contextlib.nullcontext():
+            assert find_converter() == script
     with pytest.raises(InputError, match="could not convert it: no such architecture"):
         convert_to_gguf(tmp_path, script, "f16")
 

@@ -64,6 +64,7 @@ def train_and_save(folder: Path, model: Path, *, passes: bool = False, **more: A
     texts = trainer.generate(PROMPTS, max_new_tokens=8, batch_size=2)
     assert texts != before
     assert trainer.save_model(folder / "deep" / "saved") == folder / "deep" / "saved"
+    assert len({one.stat().st_mode for one in (folder / "deep" / "saved").iterdir()}) == 1
     trainer.close()
     return texts
 
