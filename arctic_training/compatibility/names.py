@@ -11,7 +11,6 @@ from typing import TypeVar
 T = TypeVar("T", bound=type)
 
 _PACKAGE = "arctic_training"
-_WITHOUT = "has no counterpart here: see docs/migration.md"
 
 _KINDS = [
     "checkpoint_engine",
@@ -132,18 +131,22 @@ MODULES: Mapping[str, Mapping[str, str]] = {
 }
 """The modules, and the names in them that code of its users imports."""
 
-GONE = ("SnowflakeDataSource", "MemoryProfilerConfig", "ProfilerConfig")
-"""Names of the package itself for which there is nothing here."""
+GONE: Mapping[str, str] = {
+    "MemoryProfilerConfig": "is the callback memory_profiler here, or mem_profiler: see docs/guides/callbacks.md",
+    "ProfilerConfig": "is the callback profiler here, with options of its own: see docs/guides/callbacks.md",
+    "SnowflakeDataSource": "has no counterpart here: see docs/migration.md",
+}
+"""Names of the package itself for which there is no class of the same options, and what there is instead."""
 
 
 def former_name(name: str, module: str = "") -> object:
     """Returns what ``name`` of ``module``, or of the package itself, is here, with a warning that says where it is.
 
-    Raises AttributeError for an unknown name, ImportError for one without a counterpart.
+    Raises AttributeError for an unknown name, ImportError for one of `GONE`.
     """
     old = ".".join(filter(None, (_PACKAGE, module, name)))
     if not module and name in GONE:
-        raise ImportError(f"{old} {_WITHOUT}")
+        raise ImportError(f"{old} {GONE[name]}")
     path = (MODULES[module] if module else ROOT).get(name)
     if path is None:
         raise AttributeError(f"module {_PACKAGE + (module and f'.{module}')!r} has no attribute {name!r}")

@@ -2,6 +2,7 @@
 
 from abc import ABC
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from arctic_training.callback.hooks import Hooked, hook
 from arctic_training.checkpoint.deepspeed import DeepSpeedCheckpointEngine
 from arctic_training.compatibility.names import GONE, MODULES, ROOT
 from arctic_training.errors.types import RegistryError
+from arctic_training.registry import lookup, names
 
 EVERY = [(module, name) for module, names in MODULES.items() for name in names] + [("", name) for name in ROOT]
 
@@ -40,9 +42,14 @@ def test_former_modules_are_imported_as_any_other() -> None:
 
 
 @pytest.mark.parametrize("name", GONE)
-def test_what_has_no_counterpart_is_refused_by_name(name: str) -> None:
-    with pytest.raises(ImportError, match=f"arctic_training.{name} has no counterpart here"):
+def test_what_no_class_stands_for_is_refused_by_name(name: str) -> None:
+    import arctic_training.builtin
+
+    callbacks = {f"{lookup('callback', one).__name__}Config": one for one in names("callback")}
+    what = f"is the callback {callbacks[name]}" if name in callbacks else "has no counterpart"
+    with pytest.raises(ImportError, match=rf"arctic_training\.{name} {what} here.*: see docs/") as error:
         exec(f"from arctic_training import {name}")
+    assert (Path(__file__).parents[2] / str(error.value).rpartition(" ")[2]).is_file()
     assert not hasattr(arctic_training, "Nothing")
 
 
