@@ -168,3 +168,20 @@ def test_what_a_page_names_exists(page: Path) -> None:
     for block in blocks(text):
         if block.kind == "bash":
             subprocess.run(["bash", "-n"], input=block.text, text=True, check=True)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=identity)
+def test_the_headings_that_a_page_links_to_exist(page: Path) -> None:
+    for path, anchor in re.findall(r"\]\(([^)#:]*)#([^)]+)\)", page.read_text("utf-8")):
+        linked = (page.parent / path).resolve() if path else page
+        if linked != ROOT / "docs" / "recipe.md":
+            headings = re.findall(r"^#+ (.+)$", linked.read_text("utf-8"), re.MULTILINE)
+            assert anchor in [re.sub(r"[^\w\- ]", "", one).lower().replace(" ", "-") for one in headings], anchor
+
+
+def test_every_term_of_the_glossary_has_one_definition() -> None:
+    text = (ROOT / "docs" / "glossary.md").read_text()
+    terms = [entry.splitlines() for entry in text.split("\n\n") if re.search(r"^: ", entry, re.M)]
+    names = [lines[0] for lines in terms]
+    assert len(names) == len({*names}) > 50
+    assert all([line[:2] == ": " for line in lines] == [False, True, *[False] * (len(lines) - 2)] for lines in terms)
