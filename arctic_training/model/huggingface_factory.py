@@ -218,8 +218,9 @@ class HFModelFactory(ModelFactory[HFModelConfig]):
 
     @functools.cached_property
     def _deepspeed(self) -> dict[str, Any]:
-        """The config of DeepSpeed. Raises `RecipeError`."""
-        return deepspeed_config(self.trainer.config, world=process_group.world_size(), dtype=self.config.dtype)
+        """The config of DeepSpeed, of the role's own block where it has one. Raises `RecipeError`."""
+        world, block = process_group.world_size(), getattr(self.trainer, "deepspeed_block", None)
+        return deepspeed_config(self.trainer.config, world=world, dtype=self.config.dtype, block=block)
 
     @property
     def _stage(self) -> int:

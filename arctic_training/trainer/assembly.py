@@ -272,17 +272,17 @@ def build_engine(trainer: TrainerView, role: Role) -> Engine:
     """Returns the engine of ``role``."""
     config, view = trainer.config, RoleView(trainer, role)
     section = getattr(config, role.name)
-    block = getattr(config, role.deepspeed) if role.deepspeed else None
     seed(config.seed)  # a reference with random weights equals the policy with random weights
     maker = build_factory(view, section, "model_factory_type")
     with activity(f"loading {role.name.replace('_', ' ')}"):
         model = maker()
         engine: Engine
         if role.frozen:
-            engine = freeze(config, model, dtype=section.dtype, block=block)
+            engine = freeze(config, model, dtype=section.dtype, block=view.deepspeed_block)
         else:
             optimizer = build_component(view, role.section("optimizer"), model)
             scheduler = build_component(view, role.section("scheduler"), optimizer)
+            block = view.deepspeed_block
             engine = initialize(config, model, optimizer, scheduler, dtype=section.dtype, block=block)
         maker.validate_engine(engine)
     # sets the mode of all modules: PEFT sets it on the adapter alone

@@ -116,6 +116,12 @@ class RoleView:
         return self._role.frozen
 
     @property
+    def deepspeed_block(self) -> Mapping[str, Any] | None:
+        """The role's own ``deepspeed:`` block; None where it is that of the run."""
+        block: Mapping[str, Any] | None = getattr(self.config, self._role.deepspeed) if self._role.deepspeed else None
+        return block
+
+    @property
     def optimizer_section(self) -> OptimizerConfig | None:
         """The optimizer section of the role; None for a frozen role."""
         return getattr(self.config, self._role.section("optimizer"), None)

@@ -123,10 +123,11 @@ def test_two_processes_are_one(tmp_path: Path) -> None:
     source = {"name_or_path": str(tmp_path / "rows.jsonl"), "split": "train[:5]"}
     keys: dict[str, Any] = {"normalize": "token", "num_iterations": 2, "data": {"sources": [source]}}
     expected = train(str(tmp_path), micro_batch_size=4, **keys)
-    block = {"gradient_clipping": 0, "zero_optimization": {"stage": 3}}
-    more = {"micro_batch_size": 2, "deepspeed": block, "reference_model_deepspeed": block}
-    for part in processes.share(train, 2, str(tmp_path), **more, **keys):
-        same(expected, part)
+    blocks = [{"gradient_clipping": 0, "zero_optimization": {"stage": stage}} for stage in (3, 1)]
+    for own, of_reference in ((0, 0), (0, 1), (1, 0)):
+        more = {"deepspeed": blocks[own], "reference_model_deepspeed": blocks[of_reference]}
+        for part in processes.share(train, 2, str(tmp_path), micro_batch_size=2, **more, **keys):
+            same(expected, part)
 
 
 def test_answers_differ_from_update_to_update_and_from_run_to_run_by_the_seed_alone(tmp_path: Path) -> None:
