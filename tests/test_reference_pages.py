@@ -18,7 +18,7 @@ from arctic_training import get_config
 from arctic_training.cli.main import main
 from arctic_training.config.checks.not_built import KEYS, TYPES
 from arctic_training.errors.types import InputError
-from arctic_training.registry import kinds, lookup, names
+from arctic_training.registry import kinds, lookup, names, stated
 from tests import documented_messages
 from tests.contract import cases
 from tests.processes import ROOT
@@ -302,6 +302,22 @@ def test_the_recipe_reference_has_every_class_and_key(monkeypatch: pytest.Monkey
     assert "- **`micro_batch_size`** (`int`, default `1`): " in page
     assert "- **`name_or_path`** (`str`, *required*): " in page
     assert "- **`output_dir`** (`path`, optional): " in page
+
+
+@pytest.mark.parametrize(
+    ("page", "sentence", "states"),
+    [
+        ("trainers.md", r"^- (`sft`.*) support it\.", "shares_sequences"),
+        ("guides/mesh.md", r"^(`sft`.* run on a mesh, and so do .*),$", "tensor_parallel"),
+    ],
+)
+def test_the_trainers_that_support_it_are_listed(page: str, sentence: str, states: str) -> None:
+    listed = re.search(sentence, (DOCS / page).read_text(encoding="utf-8"), re.MULTILINE)
+    assert listed and sorted(code(listed[1])) == [
+        name
+        for name in sorted(names("trainer"))
+        if (cls := lookup("trainer", name)).__module__.startswith("arctic_training.") and stated(cls, states, "loss")
+    ]
 
 
 def test_the_architecture_page_names_what_is_there() -> None:
