@@ -11,6 +11,7 @@ from arctic_training.errors.types import InputError, MissingDependencyError
 
 _SCRIPT = "convert_hf_to_gguf.py"
 _LIBRARIES = ("gguf", "sentencepiece")
+"""Packages that the script imports beside those of this package; the extra ``gguf`` installs them."""
 FOLDER = "LLAMA_CPP"
 """The environment variable with the folder of llama.cpp."""
 
@@ -28,7 +29,7 @@ def find_converter() -> Path:
             f"{FOLDER} to its folder"
         )
     if missing := [name for name in _LIBRARIES if importlib.util.find_spec(name) is None]:
-        raise MissingDependencyError(f"--gguf needs {' and '.join(missing)}: pip install {' '.join(missing)}")
+        raise MissingDependencyError(f"--gguf needs {' and '.join(missing)}: pip install 'arctic_training[gguf]'")
     return script
 
 

@@ -18,6 +18,7 @@ from arctic_training.registry import kinds, names, words
 PACKAGE = "arctic_training"
 _PURPOSES = {
     "eval": "the evaluator `lm_eval` and the scorer `math`",
+    "gguf": "`export --gguf`, beside llama.cpp",
     "notebook": "the bar of a run in a notebook",
     "projects": "the data of the project digits",
     "quickstart": "the quick start of projects/quickstart",

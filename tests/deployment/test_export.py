@@ -1,6 +1,5 @@
 """An export computes what was trained, a merge that does not is refused, and one weight at a time is read."""
 
-import contextlib
 import json
 import shutil
 import weakref
@@ -13,7 +12,7 @@ import torch
 from arctic_training.checkpoint.consolidated import ConsolidatedWeights
 from arctic_training.checkpoint.saved_model import find_saved_model
 from arctic_training.deployment.export import ExportOptions, export
-from arctic_training.errors.types import CheckpointError, InputError, MissingDependencyError
+from arctic_training.errors.types import CheckpointError, InputError
 from tests.deployment.runs import IDS, PROMPT, TrainedRun, complete, train
 
 
@@ -175,23 +174,6 @@ def test_an_export_replaces_nothing(full_run: TrainedRun, tmp_path: Path) -> Non
     (tmp_path / "out" / "mine.txt").unlink()
     write(full_run.run_dir, tmp_path / "out")
     assert json.loads((tmp_path / "out" / "config.json").read_text())["dtype"] == "float32"
-
-
-def test_gguf_needs_the_converter(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    from arctic_training.deployment.gguf import convert_to_gguf, find_converter
-
-    monkeypatch.setenv("LLAMA_CPP", str(tmp_path))
-    monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(MissingDependencyError, match=r"needs convert_hf_to_gguf.py of llama.cpp"):
-        find_converter()
-    script = tmp_path / "convert_hf_to_gguf.py"
-    script.write_text("import sys; print('no such architecture', file=sys.stderr); sys.exit(3)")
-    for libraries, message in ((["no_one", "no_two"], "needs no_one and no_two: pip install no_one no_two"), ([], "")):
-        monkeypatch.setattr("arctic_training.deployment.gguf._LIBRARIES", ["pydantic", *libraries])
-        with pytest.raises(MissingDependencyError, match=message) if message else contextlib.nullcontext():
-            assert find_converter() == script
-    with pytest.raises(InputError, match="could not convert it: no such architecture"):
-        convert_to_gguf(tmp_path, script, "f16")
 
 
 def test_the_hub_receives_the_folder(full_run: TrainedRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
