@@ -41,6 +41,7 @@ def main() -> int:
 def measured() -> Iterator[tuple[str, float, float]]:
     """What was measured, what it costs, and what it may cost."""
     with tempfile.TemporaryDirectory(prefix="arctic_training_bench_") as folder:
+        yield "--help, s", helping(Path(folder)), 0.1
         yield "validate - import torch, s", validating(Path(folder)), 0.6
         yield "preview - process-data of 1,000 chats, s", previewing(Path(folder)), 1.0
         seconds, megabytes = hostile(Path(folder))
@@ -71,6 +72,10 @@ def python(folder: Path, *words: str) -> tuple[float, str]:
     if started.returncode:
         raise SystemExit(f"{' '.join(words)} ended with exit code {started.returncode}")
     return usage.ru_utime + usage.ru_stime, printed
+
+
+def helping(folder: Path) -> float:
+    return min(python(folder, "-m", "arctic_training", "--help")[0] for _ in range(5))
 
 
 def validating(folder: Path) -> float:
