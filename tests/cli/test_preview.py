@@ -81,6 +81,9 @@ def test_a_pipe_gets_marks_and_no_escapes(folder: Path) -> None:
     assert max(map(len, text.splitlines())) <= 80
     assert re.search(r"^duplicates +1$", text, re.MULTILINE)
     assert re.search(r"^truncated +1: samples longer than max_length = 256$", text, re.MULTILINE)
+    fills = re.findall(r"^fill of rows +(\d+\.\d)%, the rest is padding$", text, re.MULTILINE)
+    sets = json.loads(preview(folder, "--json"))["sets"].values()  # each packed row is one of 256 tokens
+    assert fills == [f"{100 * one['texts']['']['tokens'] / (256 * one['rows']):.1f}" for one in sets]
     assert re.search(r"^messages +.*user, .*assistant$", text, re.MULTILINE)
 
 

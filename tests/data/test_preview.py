@@ -1,6 +1,7 @@
 """The preview of data: every kind of row as it is trained on, and statistics that were counted in another way."""
 
 import json
+import math
 from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
@@ -86,6 +87,15 @@ def test_chats_are_shown_as_they_are_trained_on(tmp_path: Path, packs: bool) -> 
     assert summary["texts"][""]["tokens"] == sum(tokens) and summary["texts"][""]["longest"] == max(tokens)
     assert summary["samples"] == 3 and summary["rows"] == len(one.rows)
     assert (summary["target_spans"], summary["target_spans_without_end_token"]) == (4, 0)
+
+
+@pytest.mark.parametrize(("packs", "multiple"), [(False, 8), (False, 1), (True, 256)])
+def test_the_fill_is_the_share_of_tokens_that_are_not_padding(tmp_path: Path, packs: bool, multiple: int) -> None:
+    rows = [{"messages": chat("q", "a" * n)} for n in (1, 30, 100, 5, 64)]
+    one = preview(SFTDataFactory, tmp_path, rows, micro=1, pack_samples=packs, div_length=multiple)
+    lengths = [len(TOKENIZER.apply_chat_template(row["messages"], tokenize=True, return_dict=False)) for row in rows]
+    padded = sum(multiple * math.ceil(length / multiple) for length in ([sum(lengths)] if packs else lengths))
+    assert one.statistics.summary()["fill"] == round(sum(lengths) / padded, 4)
 
 
 def test_a_packed_row_is_one_row_with_its_documents_in_order(tmp_path: Path) -> None:

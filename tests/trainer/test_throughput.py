@@ -107,6 +107,29 @@ def test_an_evaluation_measures_perplexity_and_accuracy(settings: dict[str, Any]
     trainer.close()
 
 
+def test_the_line_after_saves_says_what_they_took(settings: dict[str, Any]) -> None:
+    took: dict[int, float] = {}
+
+    class SavesSlowly(SFTTrainer):
+        def checkpoint(self, engines: Any = None) -> None:
+            began = time.perf_counter()
+            time.sleep(0.3)
+            super().checkpoint(engines)
+            took[self.progress.step] = time.perf_counter() - began
+
+    checkpoint = [{"type": kind, "save_every_n_steps": every} for kind, every in (("deepspeed", 1), ("huggingface", 2))]
+    settings |= {"epochs": 2, "train_log_iter_interval": 3, "checkpoint": checkpoint}
+    trained(settings, SavesSlowly)
+    first, second, third = records(settings)
+    # a step is logged before it is saved
+    for line, saved in ((first, (1, 2)), (second, (3, 4, 5)), (third, (6, 7, 8))):
+        seconds = sum(took[step] for step in saved)
+        assert seconds <= line["save_seconds"] < seconds + 0.5
+    settings |= {"checkpoint": [], "output_dir": settings["output_dir"] + "_unsaved"}
+    trained(settings)
+    assert records(settings) and not any("save_seconds" in one for one in records(settings))
+
+
 def test_tokens_go_on_over_a_resume_and_begin_at_none_in_an_older_checkpoint(settings: dict[str, Any]) -> None:
     from arctic_training.state import Progress
 
