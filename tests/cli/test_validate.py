@@ -1,13 +1,14 @@
 """`validate` refuses what the run refuses, as far as the recipe and the files here show it."""
 
 import gc
-import time
+import socket
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import wandb
 
 from arctic_training.cli.main import main
 from arctic_training.errors.types import ModelError
@@ -174,20 +175,31 @@ def test_what_only_a_local_model_shows(
     assert err.startswith(says), err
 
 
-def test_a_login_that_is_missing_is_told_without_a_network(
-    here: Path, tiny_model: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def logged_out(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Forgets login and settings of Weights & Biases, which its library keeps for a process."""
     for name in ("WANDB_API_KEY", "WANDB_MODE", "NETRC"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
+    wandb.teardown()
+    yield
+    wandb.teardown()
+
+
+def test_a_login_that_is_missing_is_told_without_a_network(
+    logged_out: None, here: Path, tiny_model: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     Case("").plant(here, tiny_model)
-    code, err = validated(sft(more="wandb: {enable: true}\n"), capsys)
-    assert (code, "wandb: nobody is logged in; run `wandb login`" in err) == (2, True), err
-    assert validated(sft(more="wandb: {enable: true, mode: offline}\n"), capsys)[0] == 0
-    monkeypatch.setenv("WANDB_API_KEY", "0123456789abcdef" * 3)
-    begin = time.monotonic()
-    assert validated(sft(more="wandb: {enable: true}\n"), capsys)[0] == 0  # nobody is asked whether it is valid
-    assert time.monotonic() - begin < 8
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{server.getsockname()[1]}")
+        code, err = validated(sft(more="wandb: {enable: true}\n"), capsys)
+        assert (code, "wandb: nobody is logged in; run `wandb login`" in err) == (2, True), err
+        assert validated(sft(more="wandb: {enable: true, mode: offline}\n"), capsys)[0] == 0
+        wandb.teardown()  # it stays offline otherwise
+        monkeypatch.setenv("WANDB_API_KEY", "0123456789abcdef" * 3)
+        assert validated(sft(more="wandb: {enable: true}\n"), capsys)[0] == 0  # nobody is asked whether it is valid
+        server.setblocking(False)
+        with pytest.raises(BlockingIOError):  # no process has connected
+            server.accept()
 
 
 def test_kernels_for_gpus_need_none_to_be_validated(tiny_model: Path) -> None:
