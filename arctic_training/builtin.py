@@ -53,6 +53,7 @@ _MODULES = (
     "objectives.seq2seq",
     "objectives.sft",
     "objectives.vae",
+    "reward.constant",
     "reward.model",
     "reward.reward",
     "symbolic.factorization",

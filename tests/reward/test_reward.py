@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 import pytest
 
+import arctic_training.reward.constant  # noqa: F401  registers the reward
 from arctic_training.config.checks.problems import Problems
 from arctic_training.config.sections.base import ComponentConfig
 from arctic_training.errors.types import RecipeError, ScoringError, TrainingError
@@ -132,6 +133,13 @@ def test_the_answer_on_which_a_reward_raises_is_named(pauses: list[float]) -> No
     assert not pauses
 
 
+def test_a_constant_is_the_reward_of_every_completion() -> None:
+    sums, parts = rewards({"type": "constant", "value": -0.5, "weight": 4}, "constant")([answer(), answer("no")])
+    assert parts == {"constant": [-0.5, -0.5], "constant#2": [1, 1]}
+    assert sums == [-1, -1]
+    assert rewards("constant")([]) == ([], {"constant": []})
+
+
 def test_length_and_end() -> None:
     answers = [answer(tokens=n, ended=n < 5) for n in (1, 2, 3, 5, 6, 7)]
     _, parts = rewards({"type": "length", "free": 2, "limit": 6}, "ended")(answers)
@@ -173,6 +181,7 @@ def test_a_rehearsal_tells_it_before_the_run() -> None:
         ("exact_mach", "0.type", "no reward is named 'exact_mach'; did you mean 'exact_match'? there are: "),
         ({"type": "numeric", "wich": "first"}, "0.wich", "unknown; did you mean 'which'?"),
         ({"type": "numeric", "weight": "much"}, "0.weight", "'much' is not a number"),
+        ({"type": "constant", "value": float("nan")}, "0.value", "nan"),
         ({"type": "ended", "clip": [1, 0]}, "0.clip", "1 to 0: the lower bound comes first"),
         ({"type": "length", "free": 9, "limit": 9}, "0.free", "9 tokens, and the limit is 9; it must be lower"),
         (
