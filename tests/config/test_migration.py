@@ -166,8 +166,9 @@ def test_axolotl() -> None:
     assert one.recipe["max_grad_norm"] == 0.3
     assert values(one.recipe, "micro_batch_size", "gradient_accumulation_steps", "epochs") == [2, 4, 3]
     assert one.recipe["wandb"] == {"enable": True, "project": "mine"}
-    assert one.left_out == ["early_stopping_patience: 3"]
-    assert {note.partition(":")[0] for note in one.notes} == {"load_in_4bit", "adamw_bnb_8bit", "evals_per_epoch"}
+    assert one.left_out == []
+    noted = {"load_in_4bit", "adamw_bnb_8bit", "evals_per_epoch", "early_stopping_patience"}
+    assert {note.partition(":")[0] for note in one.notes} == noted
 
 
 def test_llama_factory() -> None:
@@ -245,7 +246,8 @@ def test_what_trl_trains_on_is_trained_on() -> None:
 
 def test_torchtune() -> None:
     one = migrated(TORCHTUNE)
-    assert (one.format, one.problems, one.left_out) == ("torchtune", [], ["tensor_parallel_dim: 2"])
+    assert (one.format, one.problems, one.left_out) == ("torchtune", [], [])
+    assert one.recipe["mesh"] == {"model": 2}
     modules = ["q_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
     keys = ("type", "model.name_or_path", "model.peft_config.target_modules", "model.peft_config.r")
     assert values(one.recipe, *keys) == ["sft", "/tmp/some-model", modules, 4]
@@ -304,6 +306,7 @@ def test_the_command_writes_what_can_be_read(text: str, capsys: pytest.CaptureFi
         ("- a\n", [], "other.yaml: expected a mapping of keys to values"),
         ("a: [1\nb: 2\n", [], "other.yaml:2:2: not YAML"),
         ("model: {_component_: x}\n", [], "without a model and an optimizer trains nothing"),
+        ("model_name_or_path: a\nstage: sft\ndo_predict: true\n", [], "without do_train, for prediction or export"),
         ("base_model: a\n", ["--from", "nemo"], "argument --from: invalid choice: 'nemo'"),
     ],
 )

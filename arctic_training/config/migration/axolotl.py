@@ -1,19 +1,17 @@
 """Recipes of axolotl's configurations: the YAML file of ``axolotl train``."""
 
-from collections.abc import Mapping
-
+from arctic_training.config.migration.axolotl_sources import sources_of
+from arctic_training.config.migration.evaluations import migrate_monitoring
 from arctic_training.config.migration.foreign import Foreign, as_list, integer
+from arctic_training.config.migration.policies import migrate_policy
 from arctic_training.config.migration.sections import (
-    Source,
-    as_integer,
     mapping,
     note_quantization,
     put_held_out,
     put_lora,
-    put_rewards,
-    put_rollouts,
+    put_offloading,
     put_sources,
-    source,
+    put_tensor_parallel,
 )
 from arctic_training.config.migration.training_arguments import (
     dtype_of,
@@ -21,6 +19,10 @@ from arctic_training.config.migration.training_arguments import (
     migrate_optimizer,
     migrate_saves,
     migrate_schedule,
+    migrate_sharding,
+    note_resume,
+    steps_of,
+    zero_section,
 )
 from arctic_training.registry import names
 
@@ -29,13 +31,13 @@ _LOSSES = {"dpo": "sigmoid", "ipo": "ipo", "orpo": "orpo", "simpo": "simpo"}
 _TEXTS = ("completion", "pretrain")
 _WITHOUT_EFFECT = (
     "adapter lora_model_dir strict debug tf32 dataset_prepared_path dataset_processes wandb_watch wandb_log_model "
-    "wandb_run_id wandb_entity load_in_8bit group_by_length pad_to_sequence_len eval_sample_packing logging_steps "
+    "wandb_run_id wandb_entity load_in_8bit group_by_length pad_to_sequence_len eval_sample_packing attention "
     "gradient_checkpointing_kwargs attn_implementation flash_attention xformers_attention sdp_attention "
-    "tokenizer_type model_type processor_type is_llama_derived_model is_mistral_derived_model resume_from_checkpoint "
+    "tokenizer_type model_type processor_type is_llama_derived_model is_mistral_derived_model "
     "local_rank plugins liger_rope liger_rms_norm liger_glu_activation liger_layer_norm liger_rms_norm_gated "
     "liger_fused_linear_cross_entropy lora_mlp_kernel lora_qkv_kernel lora_o_kernel ddp_find_unused_parameters "
     "eval_batch_size eval_table_size eval_max_new_tokens remove_unused_columns skip_prepare_dataset "
-    "lora_fan_in_fan_out save_safetensors shuffle_merged_datasets chat_template_jinja base_model_config "
+    "lora_fan_in_fan_out save_safetensors chat_template_jinja base_model_config "
     "tokenizer_config flash_attn_cross_entropy cut_cross_entropy auto_resume_from_checkpoints "
     "wandb_mode dataloader_num_workers dataloader_pin_memory dataloader_prefetch_factor "
     "dataset_num_proc torchdistx_path"
@@ -52,13 +54,8 @@ def migrate_axolotl(foreign: Foreign, trainer: str = "") -> None:
     foreign.put("micro_batch_size", integer(foreign.number("micro_batch_size")) or 1)
     if kind == "grpo":
         completions = foreign.number("micro_batch_size") or 1
-        generations = as_integer(mapping(foreign.take("trl")).get("num_generations")) or 8
-        put_rollouts(
-            foreign,
-            completions=completions,
-            steps=foreign.number("gradient_accumulation_steps"),
-            generations=generations,
-        )
+        steps = foreign.number("gradient_accumulation_steps")
+        migrate_policy(foreign.section("trl"), completions=completions, steps=steps)
     else:
         foreign.move({"gradient_accumulation_steps": "gradient_accumulation_steps"})
     _length(foreign)
@@ -67,6 +64,7 @@ def migrate_axolotl(foreign: Foreign, trainer: str = "") -> None:
     )
     _schedule(foreign)
     foreign.move({"seed": "seed", "output_dir": "output_dir", "torch_compile": "model.compile"})
+    foreign.put("train_log_iter_interval", steps_of(foreign, "logging_steps"))
     _checkpoints(foreign)
     _sharding(foreign)
     trackers = [one for one in ("tensorboard", "mlflow", "trackio", "swanlab") if foreign.take(f"use_{one}")]
@@ -74,6 +72,9 @@ def migrate_axolotl(foreign: Foreign, trainer: str = "") -> None:
     if foreign.take("wandb_project"):
         foreign.put("wandb", {"enable": True, "project": foreign.take("wandb_project")})
         foreign.put("wandb.name", foreign.take("wandb_name", "wandb_run_id"))
+        foreign.put("wandb.entity", foreign.take("wandb_entity"))
+    if foreign.values.get("shuffle_merged_datasets") is False:
+        foreign.note("shuffle_merged_datasets", "false: rows are read in a random order")
     foreign.ignore(["wandb_name", *_WITHOUT_EFFECT.split()])
 
 
@@ -98,7 +99,10 @@ def _model(foreign: Foreign) -> None:
     foreign.move({"gradient_checkpointing": "model.activation_checkpointing"})
     if mapping(foreign.recipe["model"]).get("activation_checkpointing") not in (None, True, False):
         foreign.put("model.activation_checkpointing", True)
-        foreign.note("gradient_checkpointing", "activations are recomputed, and not kept in the memory of the CPU")
+        put_offloading(foreign, "gradient_checkpointing")
+    if foreign.take("activation_offloading") not in (None, False):
+        put_offloading(foreign, "activation_offloading")
+    foreign.put("tiled_mlp_compute", foreign.flag("tiled_mlp") or None)
     foreign.put("model.dtype", dtype_of(foreign, "bf16"))
     if any("liger" in str(one).lower() for one in as_list(foreign.values.get("plugins"))):
         foreign.put("model.type", "liger")
@@ -143,12 +147,12 @@ def _modules(value: object) -> object:
 
 def _data(foreign: Foreign, kind: str) -> None:
     texts = kind == "causal"
-    sources = [_source(foreign, one) for one in as_list(foreign.take("datasets"))]
-    for one in as_list(foreign.take("pretraining_dataset")):
-        entry: Mapping[str, object] = {"path": one} if isinstance(one, str) else mapping(one)
-        sources.append({**_source(foreign, entry), "type": "huggingface", "streaming": True})
+    sources = [one for entry in foreign.entries("datasets", word="path") for one in sources_of(entry, texts)]
+    for entry in foreign.entries("pretraining_dataset", word="path"):
+        sources += [{"type": "huggingface", **one, "streaming": True} for one in sources_of(entry, texts)]
     put_sources(foreign, sources)
-    put_sources(foreign, [_source(foreign, one) for one in as_list(foreign.take("test_datasets"))], "eval_sources")
+    tests = foreign.entries("test_datasets", word="path")
+    put_sources(foreign, [one for entry in tests for one in sources_of(entry, texts)], "eval_sources")
     if not foreign.flag("pretraining_dataset") and not any("streaming" in one for one in sources):
         put_held_out(foreign, "val_set_size")
     foreign.ignore(["val_set_size"])
@@ -160,43 +164,21 @@ def _data(foreign: Foreign, kind: str) -> None:
         foreign.put("data.mask_inputs", False)
 
 
-def _source(foreign: Foreign, entry: object) -> Source:
-    """Returns the source of an entry of ``datasets``. Columns are found by their names, whatever its ``type``."""
-    values = mapping(entry)
-    path = values.get("data_files") if values.get("path") in ("json", "csv", "parquet") else values.get("path")
-    files = as_list(path)
-    if len(files) > 1:
-        foreign.note("datasets", f"{values.get('path')}: several data_files; the first is taken, add the others")
-    known = ("messages", "conversations", "conversation", "chat", "dialogue")
-    field = values.get("field_messages")
-    if field not in (None, *known):
-        foreign.note("datasets", f"field_messages {field}: rename the column to messages")
-    text = values.get("field") or values.get("text_column")
-    if text not in (None, "text"):
-        foreign.note("datasets", f"field {text}: rename the column to text")
-    return source(next(iter(files), "rows.jsonl"), split=values.get("split"), subset=values.get("name"))
-
-
 def _objective(foreign: Foreign, kind: str) -> None:
-    trl = mapping(foreign.take("trl"))
+    trl = foreign.section("trl")
     if kind == "dpo":
         loss = _LOSSES.get(str(foreign.take("rl")), "sigmoid")
         foreign.put("loss_type", loss)
-        foreign.put("beta", foreign.number("rl_beta", "dpo_beta", "orpo_alpha") or trl.get("beta") or 0.1)
+        foreign.put("beta", foreign.number("rl_beta", "dpo_beta", "orpo_alpha") or trl.number("beta") or 0.1)
         foreign.move({"simpo_gamma": "simpo_gamma"} if loss == "simpo" else {})
         foreign.move({"dpo_label_smoothing": "label_smoothing", "rpo_alpha": "sft_weight"})
     elif kind == "kto":
-        foreign.put("beta", foreign.number("rl_beta") or trl.get("beta") or 0.1)
+        foreign.put("beta", foreign.number("rl_beta") or trl.number("beta") or 0.1)
         foreign.move({f"kto_{one}desirable_weight": f"{one}desirable_weight" for one in ("", "un")})
     elif kind == "reward":
         foreign.put("model.new_weights", ["score"])
         foreign.move({"center_rewards_coefficient": "center_rewards_coefficient"})
         foreign.ignore(["num_labels", "reward_model"])
-    elif kind == "grpo":
-        put_rewards(foreign, trl.get("reward_funcs"), trl.get("reward_weights"))
-        foreign.put("num_generations", trl.get("num_generations") or 8)
-        foreign.put("max_new_tokens", trl.get("max_completion_length") or 512)
-        foreign.put("beta", trl.get("beta") or 0.0)
 
 
 def _length(foreign: Foreign) -> None:
@@ -226,17 +208,22 @@ def _schedule(foreign: Foreign) -> None:
 
 
 def _checkpoints(foreign: Foreign) -> None:
-    steps, strategy = integer(foreign.number("save_steps")), str(foreign.take("save_strategy") or "").lower()
+    _evaluation(foreign)
+    migrate_monitoring(foreign, "early_stopping_patience")
+    steps, strategy = steps_of(foreign, "save_steps"), str(foreign.take("save_strategy") or "").lower()
     per_epoch = foreign.number("saves_per_epoch")
-    if not strategy or strategy == "best":
-        strategy = "steps" if steps else "epoch" if per_epoch != 0 else "no"
+    strategy = strategy or ("steps" if steps else "epoch" if per_epoch != 0 else "no")
     if per_epoch and per_epoch != 1:
         foreign.note(
             "saves_per_epoch", f"{per_epoch:g}: the recipe saves once an epoch; for more give save_every_n_steps"
         )
     limit = integer(foreign.number("save_total_limit"))
     migrate_saves(foreign, strategy, steps or 500, limit, only_model=foreign.flag("save_only_model"))
-    interval, evals = integer(foreign.number("eval_steps")), foreign.number("evals_per_epoch")
+    note_resume(foreign)
+
+
+def _evaluation(foreign: Foreign) -> None:
+    interval, evals = steps_of(foreign, "eval_steps"), foreign.number("evals_per_epoch")
     strategy = str(foreign.take("eval_strategy", "evaluation_strategy") or "")
     if not has_evaluation(foreign) or strategy == "no":
         return
@@ -249,14 +236,15 @@ def _checkpoints(foreign: Foreign) -> None:
 
 
 def _sharding(foreign: Foreign) -> None:
-    block = str(foreign.take("deepspeed") or "")
-    stage = next((number for number in (3, 2, 1) if f"zero{number}" in block), None)
-    if stage is None and foreign.take("fsdp", "fsdp_config"):
-        stage = 3
-        foreign.note("fsdp", "ZeRO stage 3 shards the same")
-    if stage is not None:
-        foreign.put("deepspeed.zero_optimization", {"stage": stage})
-    elif block:
-        foreign.note("deepspeed", f"{block}: copy what it sets into the section deepspeed")
-    foreign.move({"sequence_parallel_degree": "sequence_parallel_size"})
-    foreign.ignore(["fsdp_version", "fsdp", "fsdp_config"])
+    block = foreign.values.get("deepspeed")
+    stage = next((number for number in (3, 2, 1) if f"zero{number}" in str(block)), None)
+    if isinstance(block, str) and stage is not None:  # those that axolotl comes with
+        section = zero_section(stage, "offload" in block)
+        if "offload_params" in block:
+            section.pop("offload_optimizer")
+        foreign.put("deepspeed.zero_optimization", section)
+        foreign.ignore(["deepspeed", "fsdp", "fsdp_config", "fsdp_version"])
+    else:
+        migrate_sharding(foreign)
+    foreign.put("sequence_parallel_size", foreign.take("context_parallel_size", "sequence_parallel_degree"))
+    put_tensor_parallel(foreign, "tensor_parallel_size")

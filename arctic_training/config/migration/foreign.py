@@ -21,6 +21,10 @@ class Foreign:
     notes: list[str] = field(default_factory=list)
     """What is carried over in another form, or not at all, and why: ``key: reason``."""
     read: set[str] = field(default_factory=set)
+    prefix: str = ""
+    """The path of these values in the configuration, with a dot at its end; empty for all of it."""
+    parts: dict[str, "Foreign"] = field(default_factory=dict)
+    """Mappings below that were read, by their paths from here."""
 
     def take(self, *keys: str) -> object:
         """Returns the value of the first of ``keys`` that has one, and marks all as read; None where there is none."""
@@ -40,9 +44,26 @@ class Foreign:
             return None
 
     def section(self, key: str) -> "Foreign":
-        """Returns the mapping below ``key``, whose notes begin with the key; an empty one where there is none."""
+        """Returns the mapping below ``key``, whose unread keys are listed with its path; an empty one where there is
+        none."""
         value = self.take(key)
-        return Foreign(value if isinstance(value, Mapping) else {}, self.folder, self.recipe)
+        return self._part(key, value if isinstance(value, Mapping) else {})
+
+    def entries(self, *keys: str, word: str) -> list["Foreign"]:
+        """Returns the entries of the lists below ``keys``, likewise; one without keys is the value of ``word``."""
+        made: list[Foreign] = []
+        for key in keys:
+            value = self.take(key)
+            is_one = isinstance(value, Mapping)
+            for number, one in enumerate(as_list(value)):
+                values = one if isinstance(one, Mapping) else {word: one}
+                made.append(self._part(key if is_one else f"{key}.{number}", values))
+        return made
+
+    def _part(self, path: str, values: Values) -> "Foreign":
+        known = {str(key): value for key, value in values.items()}
+        new = Foreign(known, self.folder, self.recipe, self.notes, prefix=f"{self.prefix}{path}.")
+        return self.parts.setdefault(path, new)
 
     def put(self, path: str, value: object) -> None:
         """Sets a key of the recipe; nothing where ``value`` is None."""
@@ -64,7 +85,7 @@ class Foreign:
     def note(self, key: str, reason: str) -> None:
         """Adds a note on a key."""
         self.read.add(key)
-        self.notes.append(f"{key}: {reason}")
+        self.notes.append(f"{self.prefix}{key}: {reason}")
 
     def ignore(self, keys: Iterable[str]) -> None:
         """Marks keys as read that change nothing of what is trained, or that every recipe has."""
@@ -72,10 +93,11 @@ class Foreign:
 
     def unread(self) -> list[str]:
         """Returns the keys that ask for something and that no one has read, each with its value."""
-        left = (key for key in self.values if key not in self.read)
-        return [
-            f"{key}: {_shown(self.values[key])}" for key in left if self.values[key] not in (None, False, "", [], {})
+        left = [
+            key for key in self.values if key not in self.read and self.values[key] not in (None, False, "", [], {})
         ]
+        below = [line for part in self.parts.values() for line in part.unread()]
+        return [f"{self.prefix}{key}: {_shown(self.values[key])}" for key in left] + below
 
 
 def as_list(value: object) -> list[object]:

@@ -16,8 +16,10 @@ from arctic_training.config.migration.sections import (
     source,
 )
 from arctic_training.config.migration.training_arguments import dtype_of, migrate_training_arguments
+from arctic_training.errors.types import InputError
 
 _TRAINERS = {"pt": "causal", "sft": "sft", "rm": "reward", "dpo": "dpo", "kto": "kto", "ppo": "ppo"}
+_OTHER_TASKS = ("do_predict", "do_eval", "export_dir", "infer_backend")
 _WITHOUT_EFFECT = (
     "stage finetuning_type flash_attn attn preprocessing_num_workers preprocessing_batch_size overwrite_cache "
     "tokenized_path cache_dir use_fast_tokenizer low_cpu_mem_usage upcast_layernorm print_param_status "
@@ -27,7 +29,12 @@ _WITHOUT_EFFECT = (
 
 
 def migrate_llama_factory(foreign: Foreign, trainer: str = "") -> None:
-    """Carries a configuration of LLaMA-Factory over to a recipe of ``trainer``, by default that of its ``stage``."""
+    """Carries a configuration of LLaMA-Factory over to a recipe of ``trainer``, by default that of its ``stage``.
+
+    Raises `InputError` for one that does not train: those of inference, export and prediction.
+    """
+    if foreign.values.get("do_train") is not True and any(foreign.values.get(key) for key in _OTHER_TASKS):
+        raise InputError("a configuration of LLaMA-Factory without do_train, for prediction or export, trains nothing")
     stage = str(foreign.take("stage") or "sft")
     kind = trainer or _TRAINERS.get(stage, "")
     if not kind:
@@ -37,7 +44,7 @@ def migrate_llama_factory(foreign: Foreign, trainer: str = "") -> None:
     _model(foreign)
     _adapter(foreign)
     _data(foreign, kind)
-    migrate_training_arguments(foreign)
+    migrate_training_arguments(foreign, patience="early_stopping_steps")
     _objective(foreign, kind)
     foreign.move({"sequence_parallel_size": "sequence_parallel_size"})
     foreign.ignore(_WITHOUT_EFFECT.split())
@@ -45,6 +52,7 @@ def migrate_llama_factory(foreign: Foreign, trainer: str = "") -> None:
 
 def _model(foreign: Foreign) -> None:
     foreign.move({"model_name_or_path": "model.name_or_path", "trust_remote_code": "model.trust_remote_code"})
+    foreign.move({"resize_vocab": "model.resize_vocabulary"})
     foreign.put("model.dtype", dtype_of(foreign))
     if foreign.flag("enable_liger_kernel"):
         foreign.put("model.type", "liger")
@@ -81,13 +89,14 @@ def _data(foreign: Foreign, kind: str) -> None:
     limit = as_integer(foreign.take("max_samples"))
     for key, ours in (("dataset", "sources"), ("eval_dataset", "eval_sources")):
         put_sources(foreign, [_source(foreign, key, str(name), limit) for name in as_list(foreign.take(key))], ours)
+    _mixture(foreign)
     put_held_out(foreign, "val_size")
     length = as_integer(foreign.take("cutoff_len")) or 2048
     completion = as_integer(foreign.values.get("max_new_tokens")) or 1024
     foreign.put("data.max_length", length + completion if kind == "ppo" else length)
     if kind in ("sft", "causal"):
         foreign.put("data.filter_samples", False)
-        packs = foreign.take("packing")
+        packs = foreign.flag("neat_packing") or foreign.take("packing")
         foreign.put("data.pack_samples", True if packs or (packs is None and kind == "causal") else None)
     if foreign.flag("packing") and not foreign.flag("neat_packing") and kind == "sft":
         foreign.note("packing", "chats in one row do not see each other, as with neat_packing")
@@ -97,9 +106,28 @@ def _data(foreign: Foreign, kind: str) -> None:
         foreign.note("template", f"{foreign.take('template')}: the tokenizer's own chat template is used")
 
 
+def _mixture(foreign: Foreign) -> None:
+    """Carries over a stream of rows, and the shares in which data sets are mixed."""
+    sources = mapping(foreign.recipe.get("data")).get("sources")
+    if not isinstance(sources, list):
+        return
+    streams, mixes = foreign.flag("streaming"), str(foreign.take("mix_strategy") or "concat")
+    mixed = mixes.startswith("interleave")
+    shares = [Foreign({"share": one}).number("share") for one in as_list(foreign.take("interleave_probs"))]
+    weights = shares if mixed and len(shares) == len(sources) else [1.0 if mixed else None] * len(sources)
+    more = [
+        {key: value for key, value in (("streaming", streams or None), ("weight", weight)) if value is not None}
+        for weight in weights
+    ]
+    sections = [one if isinstance(one, dict) else {"name_or_path": one} for one in sources]
+    put_sources(foreign, [section | words for section, words in zip(sections, more, strict=True)])
+    foreign.ignore(["buffer_size", "interleave_probs"])
+
+
 def _source(foreign: Foreign, key: str, name: str, limit: int | None) -> Source:
     """Returns the source of a data set that ``dataset_info.json`` names, whose file is read where it is found."""
     folder = str(foreign.take("dataset_dir") or "data")
+    folder = "data" if folder.startswith(("REMOTE:", "ONLINE")) else folder
     places = [base / folder / "dataset_info.json" for base in (foreign.folder, foreign.folder.cwd())]
     file = next((one for one in places if one.is_file()), None)
     entry: Mapping[str, object] = {}

@@ -56,6 +56,26 @@ def note_quantization(foreign: Foreign, *keys: str) -> None:
             foreign.note(key, "the base model is not quantized: it needs its full memory in model.dtype")
 
 
+def put_offloading(foreign: Foreign, key: str) -> None:
+    """Keeps activations in the memory of the CPU, as ``key`` asks for: those that a layer is computed again from."""
+    if mapping(foreign.recipe.get("model")).get("activation_checkpointing") is False:
+        foreign.put("model.activation_checkpointing", True)
+        foreign.note(key, "layers are computed again too: only their inputs are kept in the memory of the CPU")
+    foreign.put("activation_checkpoint_cpu_offload", True)
+
+
+def put_tensor_parallel(foreign: Foreign, key: str) -> None:
+    """Puts the number of processes that divide the weights, after the ZeRO stage, of which 3 divides them too."""
+    number = integer(foreign.number(key)) or 1
+    if number <= 1:
+        return
+    if "zero_optimization" in mapping(foreign.recipe.get("deepspeed")):
+        text = f"{number}: the recipe has deepspeed.zero_optimization; mesh.model goes with its stages 1 and 2"
+        foreign.note(key, text)
+    else:
+        foreign.put("mesh.model", number)
+
+
 def preference_loss(foreign: Foreign, key: str) -> str:
     """Returns our name of the loss of pairs that ``key`` names."""
     words = [str(one) for one in as_list(foreign.take(key))] or ["sigmoid"]
@@ -89,7 +109,8 @@ def put_rewards(foreign: Foreign, functions: object, weights: object) -> None:
     sections: list[object] = []
     for number, word in enumerate(words):
         weight = factors[number] if number < len(factors) else 1.0
-        foreign.note(word, "exact_match stands for this reward: write it as a class in train.py (docs/extending.md)")
+        reason = "exact_match stands for this reward: write it as a class in train.py (docs/extending.md)"
+        foreign.notes.append(f"{word}: {reason}")
         sections.append("exact_match" if weight in (1, 1.0) else {"type": "exact_match", "weight": weight})
     foreign.put("rewards", sections)
 

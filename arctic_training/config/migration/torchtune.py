@@ -4,8 +4,19 @@ import re
 from collections.abc import Mapping
 
 from arctic_training.config.migration.foreign import Foreign, as_list, integer
-from arctic_training.config.migration.sections import Source, mapping, note_quantization, put_lora, put_sources, source
-from arctic_training.config.migration.training_arguments import migrate_schedule
+from arctic_training.config.migration.sections import (
+    Source,
+    mapping,
+    note_quantization,
+    put_lora,
+    put_offloading,
+    put_sources,
+    put_tensor_parallel,
+    source,
+)
+from arctic_training.config.migration.torchtune_objectives import migrate_objective
+from arctic_training.config.migration.torchtune_values import component, folder_of, resolved
+from arctic_training.config.migration.training_arguments import migrate_schedule, note_resume, zero_section
 from arctic_training.errors.types import InputError
 
 _DATA_SETS = {
@@ -40,10 +51,10 @@ _STATES = re.compile(r"^Paged|_?[48]bit$|_?Fp8$", re.IGNORECASE)
 _MODULES = {"output_proj": "o_proj", "output": "lm_head"}
 _MLP = ["gate_proj", "up_proj", "down_proj"]
 _WITHOUT_EFFECT = (
-    "tokenizer model checkpointer device shuffle metric_logger log_level log_peak_memory_stats profiler loss "
-    "resume_from_checkpoint save_adapter_weights_only optimizer_in_bwd custom_sharded_layers collate_fn low_cpu_ram "
-    "memory_efficient_fsdp_wrap fsdp fsdp_cpu_offload enable_kv_cache output_dir ref_checkpointer "
-    "reference_checkpointer teacher_checkpointer num_output_chunks ac_mode ac_option"
+    "device shuffle log_level log_peak_memory_stats profiler "
+    "save_adapter_weights_only optimizer_in_bwd custom_sharded_layers collate_fn low_cpu_ram "
+    "memory_efficient_fsdp_wrap fsdp enable_kv_cache batch_size_val forward_batch_size "
+    "num_output_chunks ac_mode ac_option"
 )
 
 
@@ -57,26 +68,52 @@ def migrate_torchtune(foreign: Foreign, trainer: str = "") -> None:
         "policy_model",
     }:
         raise InputError("a configuration of torchtune without a model and an optimizer trains nothing")
+    foreign.values, names = resolved(foreign.values)
+    foreign.ignore(names)
     kind = trainer or _trainer(foreign)
     foreign.put("type", kind)
     _model(foreign)
     _data(foreign, kind)
     _amounts(foreign)
     _optimizer(foreign)
-    _objective(foreign, kind)
-    foreign.put("checkpoint", [{"type": "huggingface", "save_every_n_epochs": 1, "save_end_of_training": True}])
+    migrate_objective(foreign, kind)
+    foreign.move({"output_dir": "output_dir"})
+    if foreign.flag("fsdp_cpu_offload"):
+        foreign.put("deepspeed.zero_optimization", zero_section(3, True))
+        foreign.note("fsdp_cpu_offload", "ZeRO stage 3 with offload shards the same")
+    put_tensor_parallel(foreign, "tensor_parallel_dim")
+    _outside(foreign)
     foreign.ignore(_WITHOUT_EFFECT.split())
 
 
-def _component(value: object) -> str:
-    """Returns the last part of the name of a component."""
-    return str(mapping(value).get("_component_") or "").rpartition(".")[2]
+def _outside(foreign: Foreign) -> None:
+    """Carries over what is saved and where metrics go."""
+    steps, epochs = (integer(foreign.number(f"save_every_n_{one}")) for one in ("steps", "epochs"))
+    when = {"save_every_n_steps": steps} if steps else {"save_every_n_epochs": epochs or 1}
+    kept = {"keep_last": limit} if (limit := integer(foreign.number("keep_last_n_checkpoints"))) else {}
+    foreign.put("checkpoint", [{"type": "huggingface", **when, **kept, "save_end_of_training": True}])
+    note_resume(foreign)
+    if foreign.values.get("shuffle") is False:
+        foreign.note("shuffle", "false: rows are read in a random order")
+    logger, name = foreign.section("metric_logger"), component(foreign.values.get("metric_logger"))
+    logger.ignore(["_component_", "log_dir", "filename"])
+    if name == "WandBLogger":
+        foreign.put("wandb.enable", True)
+        logger.move({"project": "wandb.project", "entity": "wandb.entity", "name": "wandb.name"})
+        logger.ignore(["group"])
+    elif name == "TensorBoardLogger":
+        foreign.put("trackers", ["tensorboard"])
+    elif name not in ("", "DiskLogger", "StdoutLogger"):
+        foreign.note("metric_logger", f"{name}: there is no such tracker; metrics are in metrics.jsonl")
+        logger.ignore(logger.values)
 
 
 def _trainer(foreign: Foreign) -> str:
-    loss, data = _component(foreign.values.get("loss")), _component(foreign.values.get("dataset"))
+    loss, data = component(foreign.values.get("loss")), component(foreign.values.get("dataset"))
     if "teacher_model" in foreign.values or "kd_ratio" in foreign.values:
         return "distill"
+    if "grpo_samples" in foreign.values or loss.startswith("GRPO"):
+        return "grpo"
     if "ppo_epochs" in foreign.values or "reward_and_value_model" in foreign.values:
         return "ppo"
     if loss in ("DPOLoss", "RSOLoss"):
@@ -85,57 +122,76 @@ def _trainer(foreign: Foreign) -> str:
 
 
 def _model(foreign: Foreign) -> None:
-    model = mapping(foreign.take("model", "policy_model"))
-    name = _component(model)
-    folder = mapping(foreign.take("checkpointer")).get("checkpoint_dir")
-    foreign.put("model.name_or_path", str(folder or "model").rstrip("/"))
+    key = "model" if "model" in foreign.values else "policy_model"
+    model, name = foreign.section(key), component(foreign.values.get(key))
+    foreign.put("model.name_or_path", folder_of(foreign, "checkpointer") or "model")
     foreign.put("model.dtype", {"fp16": "fp16", "fp32": "fp32"}.get(str(foreign.take("dtype")), "bf16"))
     foreign.move({"compile": "model.compile", "enable_activation_checkpointing": "model.activation_checkpointing"})
     if foreign.flag("enable_activation_offloading"):
-        foreign.note("enable_activation_offloading", "activations are not kept in the memory of the CPU")
+        put_offloading(foreign, "enable_activation_offloading")
     if name.startswith(("qlora", "lora", "dora", "qdora")):
-        modules = [_MODULES.get(str(one), str(one)) for one in as_list(model.get("lora_attn_modules"))]
-        modules += _MLP if model.get("apply_lora_to_mlp") else []
-        modules += ["lm_head"] if model.get("apply_lora_to_output") else []
+        modules = [_MODULES.get(str(one), str(one)) for one in as_list(model.take("lora_attn_modules"))]
+        modules += _MLP if model.flag("apply_lora_to_mlp") else []
+        modules += ["lm_head"] if model.flag("apply_lora_to_output") else []
         put_lora(
             foreign,
-            rank=model.get("lora_rank") or 8,
-            alpha=model.get("lora_alpha") or 16,
-            dropout=model.get("lora_dropout"),
+            rank=model.take("lora_rank") or 8,
+            alpha=model.take("lora_alpha") or 16,
+            dropout=model.take("lora_dropout"),
             targets=modules,
-            use_dora=bool(model.get("use_dora")) or "dora" in name,
+            use_dora=model.flag("use_dora") or "dora" in name,
         )
-    if name.startswith(("qlora", "qdora")) or model.get("quantize_base"):
+    if name.startswith(("qlora", "qdora")) or model.flag("quantize_base"):
         note_quantization(Foreign({name: True}, recipe=foreign.recipe, notes=foreign.notes), name)
+    model.ignore(["_component_", "use_dora", "quantize_base"])
     if foreign.take("quantizer") is not None:
         foreign.note("quantizer", "training that imitates quantization is not built")
 
 
 def _data(foreign: Foreign, kind: str) -> None:
-    sources = [_source(foreign, one) for one in as_list(foreign.take("dataset"))]
+    sections = foreign.entries("dataset", "datasets", word="source")
+    sources = [_source(one, kind) for one in sections]
+    if not sources:
+        foreign.note("dataset", "missing: give data.sources")
     put_sources(foreign, sources or [source("rows.jsonl")])
-    length = mapping(foreign.take("tokenizer")).get("max_seq_len")
-    foreign.put("data.max_length", length)
-    sections = [mapping(one) for one in as_list(foreign.values.get("dataset"))]
-    if any(one.get("packed") for one in sections):
+    tests = foreign.entries("dataset_val", word="source")
+    put_sources(foreign, [_source(one, kind) for one in tests], "eval_sources")
+    if tests:
+        foreign.put("evaluate_last", True)
+        foreign.put("eval_interval", integer(foreign.number("run_val_every_n_steps")))
+    tokenizer = foreign.section("tokenizer")
+    tokenizer.move({"max_seq_len": "data.max_length"})
+    tokenizer.ignore(["_component_", "path", "merges_file", "special_tokens_path"])
+    template = tokenizer.take("prompt_template")
+    if template is not None:
+        tokenizer.note("prompt_template", f"{template}: the tokenizer's own chat template is used")
+    if any(one.flag("packed") for one in [*sections, *tests]) and kind in ("sft", "causal", "distill"):
         foreign.put("data.pack_samples", True)
     # of Alpaca, its builders train on the prompts too unless it is said otherwise
-    on_inputs = [one.get("train_on_input", "alpaca" in _component(one)) for one in sections]
+    on_inputs = [one.values.get("train_on_input", "alpaca" in component(one.values)) for one in sections]
     if kind == "sft" and any(on_inputs):
         foreign.put("data.mask_inputs", False)
     foreign.put("data.seed", foreign.values.get("seed"))
 
 
-def _source(foreign: Foreign, entry: object) -> Source:
-    values, name = mapping(entry), _component(entry)
-    path = values.get("source") or _DATA_SETS.get(name)
-    path = values.get("data_files") if path in ("json", "csv", "parquet", "text") else path
+def _source(entry: Foreign, kind: str) -> Source:
+    name = component(entry.values)
+    path = entry.take("source") or _DATA_SETS.get(name)
+    files = entry.take("data_files")
+    path = files if path in ("json", "csv", "parquet", "text") else path
     if path is None:
-        foreign.note("dataset", f"{name}: give the data set that it reads in data.sources")
-    if columns := values.get("column_map") or values.get("conversation_column") or values.get("column"):
-        foreign.note("dataset", f"{columns}: columns are found by their names; rename others (docs/data.md)")
-    subset = values.get("name")
-    return source(path or "rows.jsonl", split=values.get("split"), subset=subset)
+        entry.note("_component_", f"{name}: give the data set that it reads in data.sources")
+    more: dict[str, object] = {"weight": entry.take("weight")}
+    column = entry.take("column")
+    if kind == "causal" and column not in (None, "text"):
+        more |= {"type": "huggingface_causal", "column": str(column)}
+    elif columns := column or entry.take("column_map", "conversation_column"):
+        text = f"{columns}: columns are found by their names; rename others (docs/data.md)"
+        entry.note("column" if column else "column_map", text)
+    entry.ignore(["_component_", "train_on_input", "packed", "conversation_style", "add_eos", "split_across_pack"])
+    subset = entry.take("name", "subset")
+    made = source(path or "rows.jsonl", split=entry.take("split"), subset=subset)
+    return made | {key: value for key, value in more.items() if value is not None}
 
 
 def _amounts(foreign: Foreign) -> None:
@@ -149,7 +205,7 @@ def _amounts(foreign: Foreign) -> None:
 
 
 def _optimizer(foreign: Foreign) -> None:
-    section, name = mapping(foreign.take("optimizer")), _component(foreign.values.get("optimizer"))
+    section, name = mapping(foreign.take("optimizer")), component(foreign.values.get("optimizer"))
     plain = _STATES.sub("", name)
     kind, keys, rate = _OPTIMIZERS.get(plain, _OPTIMIZERS["AdamW"])
     if plain not in _OPTIMIZERS:
@@ -171,31 +227,6 @@ def _optimizer(foreign: Foreign) -> None:
     schedule = mapping(foreign.take("lr_scheduler"))
     words = {"warmup_steps": schedule.get("num_warmup_steps")}
     inner = Foreign(words, recipe=foreign.recipe, notes=foreign.notes)
-    migrate_schedule(inner, "cosine" if "cosine" in _component(schedule) else "constant", None)
-    if schedule and "cosine" not in _component(schedule):
-        foreign.note("lr_scheduler", f"{_component(schedule)}: constant stands for it")
-
-
-def _objective(foreign: Foreign, kind: str) -> None:
-    loss = mapping(foreign.take("loss"))
-    if kind == "dpo":
-        foreign.put("beta", loss.get("beta") or 0.1)
-        foreign.put("label_smoothing", loss.get("label_smoothing") or None)
-    elif kind == "distill":
-        foreign.put(
-            "teacher", {"name_or_path": str(mapping(foreign.take("teacher_checkpointer")).get("checkpoint_dir"))}
-        )
-        ratio = foreign.number("kd_ratio")
-        ratio = 0.5 if ratio is None else ratio
-        foreign.put("ce_weight", round((1 - ratio) / ratio, 6) if ratio else 1.0)
-        foreign.note(
-            "kd_ratio", "ce_weight is the weight of the cross-entropy beside that of the divergence, which is 1"
-        )
-        foreign.ignore(["teacher_model", "kd_loss"])
-    elif kind == "ppo":
-        reward = mapping(foreign.take("reward_checkpointer")).get("checkpoint_dir") or "reward_model"
-        foreign.put("rewards", [{"type": "model", "name_or_path": str(reward)}])
-        foreign.put("critic", {"new_weights": ["score"]})
-        foreign.move({"ppo_epochs": "num_iterations", "max_generated_tokens": "max_new_tokens", "gamma": "gamma"})
-        foreign.move({"lmbda": "gae_lambda", "temperature": "temperature", "top_k": "top_k", "kl_coeff": "beta"})
-        foreign.ignore(["value_checkpointer", "ref_policy_checkpointer", "reward_and_value_model", "policy_model"])
+    migrate_schedule(inner, "cosine" if "cosine" in component(schedule) else "constant", None)
+    if schedule and "cosine" not in component(schedule):
+        foreign.note("lr_scheduler", f"{component(schedule)}: constant stands for it")

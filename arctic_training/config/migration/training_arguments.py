@@ -4,6 +4,7 @@ import json
 import math
 from collections.abc import Mapping
 
+from arctic_training.config.migration.evaluations import migrate_monitoring
 from arctic_training.config.migration.foreign import Foreign, as_list, integer
 from arctic_training.registry import names
 
@@ -40,18 +41,22 @@ _WITHOUT_EFFECT = (
 )
 
 
-def migrate_training_arguments(foreign: Foreign, *, learning_rate: float = 5e-5) -> None:
-    """Carries over the training arguments; ``learning_rate`` is that of a configuration without one."""
+def migrate_training_arguments(
+    foreign: Foreign, *, learning_rate: float = 5e-5, patience: str = "early_stopping_patience"
+) -> None:
+    """Carries over the training arguments; ``learning_rate`` is that of a configuration without one, and ``patience``
+    the key of early stopping, which is none of them."""
     _amounts(foreign)
     migrate_optimizer(foreign, foreign.take("optim"), foreign.number("learning_rate") or learning_rate)
     migrate_schedule(foreign, foreign.take("lr_scheduler_type"), foreign.take("lr_scheduler_kwargs"))
     foreign.move({"seed": "seed", "data_seed": "data.seed", "output_dir": "output_dir"})
     foreign.move({"torch_compile": "model.compile", "gradient_checkpointing": "model.activation_checkpointing"})
-    foreign.put("train_log_iter_interval", _steps(foreign, "logging_steps"))
+    foreign.put("train_log_iter_interval", steps_of(foreign, "logging_steps"))
     _evaluation(foreign)
+    migrate_monitoring(foreign, patience)
     _saves(foreign)
     _trackers(foreign)
-    _deepspeed(foreign)
+    migrate_sharding(foreign)
     if foreign.flag("push_to_hub"):
         foreign.note("push_to_hub", "a run does not upload its model; export it afterwards")
     foreign.ignore(_WITHOUT_EFFECT.split())
@@ -118,7 +123,7 @@ def _amounts(foreign: Foreign) -> None:
 
 def _evaluation(foreign: Foreign) -> None:
     strategy = str(foreign.take("eval_strategy", "evaluation_strategy") or "no").lower()
-    steps = _steps(foreign, "eval_steps") or _steps(foreign, "logging_steps") or 500
+    steps = steps_of(foreign, "eval_steps") or steps_of(foreign, "logging_steps") or 500
     if not has_evaluation(foreign) or strategy in ("no", "false"):
         return
     foreign.put("evaluate_last", True)
@@ -136,20 +141,28 @@ def has_evaluation(foreign: Foreign) -> bool:
 
 def _saves(foreign: Foreign) -> None:
     strategy = str(foreign.take("save_strategy") or "steps").lower()
-    steps, limit = _steps(foreign, "save_steps") or 500, integer(foreign.number("save_total_limit"))
+    steps, limit = steps_of(foreign, "save_steps") or 500, integer(foreign.number("save_total_limit"))
     migrate_saves(foreign, strategy, steps, limit, only_model=foreign.flag("save_only_model"))
-    resume = foreign.take("resume_from_checkpoint")
-    if isinstance(resume, str):
+    note_resume(foreign)
+
+
+def note_resume(foreign: Foreign) -> None:
+    """Notes that a run does not continue from a checkpoint that the configuration names."""
+    if foreign.take("resume_from_checkpoint") not in (None, False, ""):
         foreign.note("resume_from_checkpoint", "a checkpoint of another trainer cannot be resumed from")
 
 
 def migrate_saves(foreign: Foreign, strategy: str, steps: int, limit: int | None, *, only_model: bool) -> None:
-    """Carries over when checkpoints are saved: by ``steps``, by ``epoch``, or at the end alone."""
+    """Carries over when checkpoints are saved: by ``steps``, by ``epoch``, the ``best``, or at the end alone."""
     when: dict[str, object] = {}
     if strategy == "steps":
         when = {"save_every_n_steps": steps}
     elif strategy == "epoch":
         when = {"save_every_n_epochs": 1}
+    elif strategy == "best" and "eval_interval" in foreign.recipe:
+        when, limit = {"save_every_n_steps": foreign.recipe["eval_interval"], "keep_best": 1}, limit or 1
+    elif strategy == "best":
+        foreign.note("save_strategy", "best: give eval_interval, and save_every_n_steps with keep_best: 1")
     kept: dict[str, object] = {"keep_last": limit} if limit and when else {}
     model: dict[str, object] = {"type": "huggingface", "save_end_of_training": True}
     if only_model or not when:
@@ -171,7 +184,7 @@ def _trackers(foreign: Foreign) -> None:
         foreign.note("report_to", f"{', '.join(missing)}: there is no such tracker; metrics are in metrics.jsonl")
 
 
-def _deepspeed(foreign: Foreign) -> None:
+def migrate_sharding(foreign: Foreign) -> None:
     """Carries over a configuration of DeepSpeed, a mapping or a file, and the stage that stands for FSDP."""
     block = foreign.take("deepspeed")
     if isinstance(block, str):
@@ -184,13 +197,22 @@ def _deepspeed(foreign: Foreign) -> None:
         stage = next((number for number in (3, 2, 1) if f"z{number}" in block or f"zero{number}" in block), None)
         what = f"stage {stage} by its name" if stage else "the default stage"
         foreign.note("deepspeed", f"{block}: not found beside the file; the recipe has {what}")
-        block = {"zero_optimization": {"stage": stage}} if stage else None
+        block = {"zero_optimization": zero_section(stage, "offload" in block)} if stage else None
     if isinstance(block, Mapping):
         _put_deepspeed(foreign, block)
     elif foreign.take("fsdp", "fsdp_config"):
-        foreign.put("deepspeed.zero_optimization", {"stage": 3})
+        config = foreign.section("fsdp_config")
+        offloads = config.flag("fsdp_offload_params", "offload_params") or "offload" in str(foreign.take("fsdp"))
+        foreign.put("deepspeed.zero_optimization", zero_section(3, offloads))
         foreign.note("fsdp", "ZeRO stage 3 shards the same")
+        config.ignore(config.values)
     foreign.ignore(["fsdp_version", "fsdp_config", "fsdp"])
+
+
+def zero_section(stage: int, offloads: bool) -> dict[str, object]:
+    """Returns the section of a ZeRO stage; it ``offloads`` to the memory of the CPU what the stage can."""
+    parts = ("offload_optimizer", "offload_param") if stage == 3 else ("offload_optimizer",)
+    return {"stage": stage, **({part: {"device": "cpu"} for part in parts} if offloads else {})}
 
 
 def _put_deepspeed(foreign: Foreign, block: Mapping[str, object]) -> None:
@@ -200,7 +222,7 @@ def _put_deepspeed(foreign: Foreign, block: Mapping[str, object]) -> None:
             foreign.put(f"deepspeed.{key}", value)
 
 
-def _steps(foreign: Foreign, key: str) -> int | None:
+def steps_of(foreign: Foreign, key: str) -> int | None:
     """Returns a number of steps; None for a share of the run, with a note."""
     value = foreign.number(key)
     if value is not None and 0 < value < 1:

@@ -1,6 +1,7 @@
 """Recipes of TRL's configurations: the YAML file of ``trl sft --config`` and its like."""
 
 from arctic_training.config.migration.foreign import Foreign, as_list
+from arctic_training.config.migration.policies import migrate_policy
 from arctic_training.config.migration.sections import (
     Source,
     mapping,
@@ -8,20 +9,18 @@ from arctic_training.config.migration.sections import (
     preference_loss,
     put_held_out,
     put_lora,
-    put_rewards,
-    put_rollouts,
+    put_offloading,
     put_sources,
     source,
 )
-from arctic_training.config.migration.training_arguments import dtype_of, has_evaluation, migrate_training_arguments
+from arctic_training.config.migration.training_arguments import dtype_of, migrate_training_arguments
 
 _LEARNING_RATES = {"sft": 2e-5, "reward": 1e-4}
 """Of TRL's trainers; 1e-6 of all others."""
 _WITHOUT_EFFECT = (
     "attn_implementation trust_remote_code dataset_num_proc preprocessing_num_workers env num_processes columns "
-    "use_liger use_liger_kernel padding_free eval_packing packing_strategy dataset_text_field log_completions "
-    "torch_dtype dtype use_peft eval_dataset_name logging_dir vllm_mode vllm_device vllm_gpu_memory_utilization "
-    "vllm_max_model_len vllm_dtype wandb_entity project trackio_space_id max_seq_length model_init_kwargs"
+    "use_liger use_liger_kernel use_flash_attention_2 padding_free eval_packing packing_strategy "
+    "torch_dtype dtype use_peft eval_dataset_name wandb_entity project trackio_space_id max_seq_length"
 )
 
 
@@ -33,8 +32,13 @@ def migrate_trl(foreign: Foreign, trainer: str = "") -> None:
     _data(foreign, kind)
     rate = _LEARNING_RATES.get(kind, 1e-6)
     migrate_training_arguments(foreign, learning_rate=rate)
-    for objective in (_sft, _preference, _rollout):
+    if foreign.flag("activation_offloading"):
+        put_offloading(foreign, "activation_offloading")
+    for objective in (_sft, _preference):
         objective(foreign, kind)
+    if kind in ("grpo", "reinforce"):
+        completions = foreign.number("per_device_train_batch_size") or 8
+        migrate_policy(foreign, completions=completions, steps=foreign.number("gradient_accumulation_steps"))
     foreign.move({"label_smoothing_factor": "label_smoothing"} if kind == "sft" else {})
     foreign.ignore(_WITHOUT_EFFECT.split())
 
@@ -68,8 +72,14 @@ def _model(foreign: Foreign) -> None:
     foreign.put("model.trust_remote_code", foreign.take("trust_remote_code"))
     if foreign.flag("use_liger_kernel", "use_liger"):
         foreign.put("model.type", "liger")
+    given = foreign.section("model_init_kwargs")
+    given.ignore(["torch_dtype", "dtype", "attn_implementation", "use_cache", "device_map", "low_cpu_mem_usage"])
+    foreign.put(
+        "model.hf_config_kwargs", {key: given.take(key) for key in given.values if key not in given.read} or None
+    )
     template = foreign.take("chat_template", "chat_template_path")
     foreign.put("tokenizer.chat_template", template)
+    foreign.move({"pad_token": "tokenizer.pad_token"})
     note_quantization(foreign, "load_in_4bit", "load_in_8bit")
     if foreign.flag("use_peft"):
         foreign.ignore(["lora_task_type", "lora_target_parameters"])
@@ -95,8 +105,10 @@ def _data(foreign: Foreign, kind: str) -> None:
         put_sources(foreign, [source(name, split=train, subset=subset)])
         if foreign.values.get("eval_strategy", "no") not in ("no", False):
             put_sources(foreign, [source(name, split=test or "test", subset=subset)], "eval_sources")
-    elif mixture := mapping(foreign.take("dataset_mixture")) or {"datasets": foreign.take("datasets")}:
-        _mixture(foreign, mixture)
+    elif "dataset_mixture" in foreign.values:
+        _mixture(foreign, foreign.section("dataset_mixture"))
+    elif "datasets" in foreign.values:
+        _mixture(foreign, foreign)
     _mixer(foreign, subset)
     if "sources" not in mapping(foreign.recipe.get("data")):
         foreign.put("data.sources", ["rows.jsonl"])
@@ -109,28 +121,26 @@ def _data(foreign: Foreign, kind: str) -> None:
     if kind in ("sft", "causal"):
         foreign.put("data.filter_samples", False)
         foreign.put("data.pack_samples", foreign.flag("packing") or None)
-    elif kind != "grpo" and foreign.take("max_prompt_length") is not None:
-        foreign.note(
-            "max_prompt_length", "prompts are not cut apart from their answers; rows above max_length are left out"
-        )
+    elif kind in ("dpo", "kto", "reward"):
+        foreign.move({"max_prompt_length": "data.max_prompt_length"})
+    column = foreign.take("dataset_text_field")
+    if column not in (None, "text"):
+        foreign.note("dataset_text_field", f"{column}: rename the column to text, and write type: causal")
 
 
-def _mixture(foreign: Foreign, mixture: object) -> None:
+def _mixture(foreign: Foreign, mixture: Foreign) -> None:
     """Carries over a list of data sets with their weights, which are shares of the rows of each."""
     sources: list[Source] = []
-    for one in as_list(mapping(mixture).get("datasets")):
-        entry = mapping(one)
-        weight = entry.get("weight")
+    for entry in mixture.entries("datasets", word="id"):
+        weight = entry.take("weight")
         share = weight if weight not in (None, 1, 1.0) else None
-        name, subset = entry.get("id") or entry.get("path"), entry.get("config") or entry.get("name")
-        files = {"data_files": entry["data_files"]} if "data_files" in entry else None
-        sources.append(source(name, split=entry.get("split"), subset=subset, sample_ratio=share, kwargs=files))
+        name, subset, files = entry.take("id", "path"), entry.take("config", "name"), entry.take("data_files")
+        more = {"kwargs": {"data_files": files}} if files is not None else {}
+        entry.ignore(["columns"])  # they are found by their names
+        sources.append(source(name, split=entry.take("split"), subset=subset, sample_ratio=share, **more))
     put_sources(foreign, sources)
-    test = mapping(mixture).get("test_split_size")
-    if isinstance(test, float) and 0 < test < 1:
-        put_held_out(Foreign({"test_split_size": test}, recipe=foreign.recipe), "test_split_size")
-    elif test:
-        foreign.note("test_split_size", f"{test} rows: give data.train_eval_split, a share, or data.eval_sources")
+    put_held_out(mixture, "test_split_size")
+    mixture.ignore(["seed"] if mixture is not foreign else [])
 
 
 def _mixer(foreign: Foreign, subset: object) -> None:
@@ -173,31 +183,3 @@ def _preference(foreign: Foreign, kind: str) -> None:
     if kind == "reward":
         foreign.move({"center_rewards_coefficient": "center_rewards_coefficient"})
         foreign.put("model.new_weights", ["score"])
-
-
-def _rollout(foreign: Foreign, kind: str) -> None:
-    if kind not in ("grpo", "reinforce"):
-        return
-    generations = max(1, int(foreign.number("num_generations") or 8))
-    foreign.put("num_generations", generations)
-    completions = foreign.number("per_device_train_batch_size") or 8
-    put_rollouts(
-        foreign, completions=completions, steps=foreign.number("gradient_accumulation_steps"), generations=generations
-    )
-    put_rewards(foreign, foreign.take("reward_funcs"), foreign.take("reward_weights"))
-    foreign.put("max_new_tokens", foreign.take("max_completion_length") or 512)
-    foreign.put("beta", foreign.number("beta") or 0.0)
-    foreign.move({"temperature": "temperature", "top_p": "top_p", "top_k": "top_k", "num_iterations": "num_iterations"})
-    foreign.move({"epsilon": "clip_low", "epsilon_high": "clip_high", "scale_rewards": "scale_rewards"})
-    foreign.move({"mask_truncated_completions": "mask_truncated_completions"})
-    loss = str(foreign.take("loss_type") or "dapo")
-    normalize = {"grpo": "sequence", "bnpo": "token", "dapo": "token"}.get(loss)
-    if normalize is None:
-        foreign.note("loss_type", f"{loss}: choose loss_type and normalize of the recipe")
-    foreign.put("normalize", normalize)
-    if foreign.flag("use_vllm"):
-        foreign.note("use_vllm", "completions are generated by the trained model itself")
-    if foreign.take("system_prompt") is not None:
-        foreign.note("system_prompt", "put it into the rows, as the first message or in a column system")
-    if has_evaluation(foreign):
-        foreign.put("evaluate_last", True)
