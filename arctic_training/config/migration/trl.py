@@ -53,6 +53,9 @@ def _trainer(foreign: Foreign) -> str:
     if "center_rewards_coefficient" in keys:
         return "reward"
     if keys & {"beta", "max_prompt_length", "precompute_ref_log_probs"}:
+        if not keys & {"loss_type", "precompute_ref_log_probs"}:
+            text = "the file does not say which command reads it: for ORPO, whose keys are those of `trl dpo`, write"
+            foreign.notes.append(f"{text} loss_type: orpo")
         return "dpo"
     foreign.notes.append("the file does not say which command reads it; for another than `trl sft` give --type")
     return "sft"
