@@ -40,6 +40,7 @@ def evaluate(config: TrainerConfig, saved: SavedModel, folder: Path, *, averaged
     ranks call it. With ``averaged`` the weights of a checkpoint of type ``deepspeed`` are those of its callback `ema`.
     Raises `InputError` for a recipe without evaluation sets, or that the model does not fit, and `CheckpointError`.
     """
+    config = config.model_copy(update=dict[str, object](callbacks=[], checkpoint=[], trackers=[], wandb=WandbSection()))
     require_libraries(config)
     process_group.init_process_group()
     check_world_size(config.sequence_parallel_size, process_group.world_size())
@@ -61,8 +62,8 @@ def _frozen_trainer(config: TrainerConfig, saved: SavedModel, folder: Path) -> T
     """Returns the trainer of ``config``, with the model ``saved`` and roles that are not trained, without parts."""
     trainer_type: Any = lookup("trainer", config.type)
     roles = tuple(replace(role, frozen=True) for role in trainer_type.roles)
-    changes: dict[str, object] = {"output_dir": folder, "callbacks": [], "checkpoint": [], "trackers": []}
-    changes |= {"wandb": WandbSection(), "resume": None, "mesh": MeshConfig()}  # each process has the whole model
+    changes: dict[str, object] = {"output_dir": folder, "resume": None}
+    changes["mesh"] = MeshConfig()  # each process has the whole model
     changes |= {role.precompute_key: False for role in roles if role.precompute_key}
     if saved.kind == "deepspeed":
         saved_roles = [

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from arctic_training.config.sections.wandb import WandbConfig
-from arctic_training.errors.types import InputError, MissingDependencyError
+from arctic_training.errors.types import InputError
 from arctic_training.metrics import merge_metrics
 from arctic_training.tracker.samples import ImageSamples, Samples, TextSamples
 from arctic_training.tracker.tracker import Tracker
@@ -26,23 +26,19 @@ class WandbTracker(Tracker[WandbConfig]):
     _run: "wandb.Run"
 
     def check(self) -> None:
-        """Raises `MissingDependencyError`, or `InputError` when the server is not reached or knows no such login.
+        """Raises `InputError` when the server is not reached or knows no such login.
 
         It takes ten seconds without a network, and never prompts for input.
         """
         self._login(verify=True)
 
     def check_offline(self) -> None:
-        """Raises `MissingDependencyError`, or `InputError` where no login is stored."""
+        """Raises `InputError` where no login is stored."""
         self._login(verify=False)
 
     def _login(self, *, verify: bool) -> None:
-        try:
-            import wandb
-        except ImportError as error:
-            raise MissingDependencyError(
-                "the wandb tracker needs the library wandb: pip install 'arctic_training[wandb]'"
-            ) from error
+        import wandb
+
         with _refusing():
             # what it prints of a login, it asks the server for
             options = ({"mode": self.config.mode} if self.config.mode else {}) | ({} if verify else {"silent": True})

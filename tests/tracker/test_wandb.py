@@ -15,9 +15,6 @@ from typing import Any
 import pytest
 from wandb.proto.wandb_internal_pb2 import Record
 
-from arctic_training.config.sections.wandb import WandbConfig
-from arctic_training.errors.types import MissingDependencyError
-from arctic_training.tracker.wandb import WandbTracker
 from arctic_training.trainer.throughput import MEASURED
 from tests import processes
 from tests.command import Run, wait_for
@@ -140,12 +137,6 @@ def test_without_a_login_or_a_server_the_run_is_refused_at_once(
     assert re.match(rf"recipe\.yaml:\d+:1: wandb: {re.escape(says)}", line), line
     assert line.endswith("run `wandb login`, set WANDB_API_KEY, or let wandb.mode be offline")
     assert sorted(os.listdir(tmp_path / "run")) == ["files", "recipe.yaml", "stderr.txt", "stdout.txt"]
-
-
-def test_a_library_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "wandb", None)
-    with pytest.raises(MissingDependencyError, match=r"pip install 'arctic_training\[wandb\]'"):
-        WandbTracker(WandbConfig(type="wandb")).check()
 
 
 def test_a_run_is_told_once(tmp_path: Path) -> None:

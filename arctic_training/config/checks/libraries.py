@@ -11,9 +11,11 @@ from arctic_training.config.checks.problems import Problem
 def library_problems(value: object, path: tuple[str, ...] = ()) -> Iterator[Problem]:
     """Yields each library that is missing for a config, at ``path`` of the recipe, or for a section at any depth.
 
-    A section names them in its class attribute ``libraries``. None is imported.
+    A section names them in its class attribute ``libraries``. None is imported. One with ``enable: false`` needs none.
     """
     if isinstance(value, BaseModel):
+        if getattr(value, "enable", True) is False:
+            return
         for library, package in getattr(value, "libraries", {}).items():
             if find_spec(library) is None:
                 needs = f"{getattr(value, 'type', '')} needs the library {library}"

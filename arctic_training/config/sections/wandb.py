@@ -8,6 +8,8 @@ from arctic_training.config.sections.base import ComponentConfig
 class WandbConfig(ComponentConfig):
     """The keys of the tracker."""
 
+    libraries = {"wandb": "arctic_training[wandb]"}
+
     entity: str | None = None
     """Account or team (default: the user's own)."""
     project: str = "arctic-training"
