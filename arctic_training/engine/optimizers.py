@@ -1,7 +1,6 @@
 """DeepSpeed's own optimizers, some of which are compiled at their first use."""
 
 import warnings
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -31,14 +30,12 @@ def fused_adam(groups: Groups, *, lr: float, betas: tuple[float, float], eps: fl
 
 def cpu_adam(groups: Groups, *, lr: float, betas: tuple[float, float], eps: float) -> torch.optim.Optimizer:
     """Returns DeepSpeed's AdamW for optimizer states in CPU memory. Compiled at its first use."""
-    return _compiled("cpu_adam", lambda adam, _: adam.DeepSpeedCPUAdam(groups, lr=lr, betas=betas, eps=eps))
+    process_group.init_deepspeed()
+    from deepspeed.ops.adam import DeepSpeedCPUAdam
 
-
-def lion(groups: Groups, *, lr: float, betas: tuple[float, float]) -> torch.optim.Optimizer:
-    """Returns DeepSpeed's Lion, for the GPU or the CPU. Compiled at its first use."""
-    if torch.cuda.is_available():
-        return _compiled("fused_lion", lambda _, lion: lion.FusedLion(groups, lr=lr, betas=betas))
-    return _compiled("cpu_lion", lambda _, lion: lion.DeepSpeedCPULion(groups, lr=lr, betas=betas))
+    with build_lock("cpu_adam"):
+        optimizer: torch.optim.Optimizer = DeepSpeedCPUAdam(groups, lr=lr, betas=betas, eps=eps)
+    return optimizer
 
 
 def muon(groups: Groups) -> torch.optim.Optimizer:
@@ -55,13 +52,4 @@ def muon(groups: Groups) -> torch.optim.Optimizer:
         for parameter in group["params"]:
             parameter.use_muon = group["use_muon"]
     optimizer: torch.optim.Optimizer = MuonWithAuxAdam(groups)
-    return optimizer
-
-
-def _compiled(op: str, build: Callable[[Any, Any], Any]) -> torch.optim.Optimizer:
-    process_group.init_deepspeed()
-    from deepspeed.ops import adam, lion
-
-    with build_lock(op):
-        optimizer: torch.optim.Optimizer = build(adam, lion)
     return optimizer

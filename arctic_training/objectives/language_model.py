@@ -19,8 +19,9 @@ from arctic_training.model.huggingface_factory import HFModelFactory
 from arctic_training.model.liger_factory import LigerModelFactory
 from arctic_training.model.target_losses import target_losses, target_scores
 from arctic_training.objectives.factories import OPTIMIZERS, SCHEDULES
-from arctic_training.optimizer.deepspeed_factories import CPUAdamFactory, FusedAdamFactory, LionFactory, MuonFactory
+from arctic_training.optimizer.deepspeed_factories import CPUAdamFactory, FusedAdamFactory, MuonFactory
 from arctic_training.optimizer.huggingface_factories import AdafactorFactory
+from arctic_training.optimizer.lion import LionFactory
 from arctic_training.tokenizer.huggingface_factory import HFTokenizerFactory
 from arctic_training.tokenizer.lexer_factory import LexerFactory
 from arctic_training.trainer.trainer import Trainer

@@ -34,29 +34,6 @@ class CPUAdamFactory(OptimizerFactory[AdamConfig]):
         return optimizers.cpu_adam(parameter_groups(model, config.weight_decay), **config.arguments)
 
 
-class LionConfig(OptimizerConfig):
-    """The optimizer section for Lion."""
-
-    betas: tuple[HumanFloat, HumanFloat] = (0.9, 0.99)
-    """Decay of the mean whose sign is the step, and of the mean that is kept."""
-
-    @property
-    def moments(self) -> int:
-        return 1
-
-
-class LionFactory(OptimizerFactory[LionConfig]):
-    """Makes Lion (Chen et al. 2023, arXiv 2302.06675)."""
-
-    name = "lion"
-    config_type = LionConfig
-
-    def create_optimizer(self, model: nn.Module, config: LionConfig) -> torch.optim.Optimizer:
-        return optimizers.lion(
-            parameter_groups(model, config.weight_decay), lr=config.learning_rate, betas=config.betas
-        )
-
-
 class MuonConfig(OptimizerConfig):
     """The optimizer section for Muon."""
 

@@ -14,6 +14,7 @@ from arctic_training.engine.engine import TrainedEngine, initialize
 from arctic_training.engine.zero import full_parameter
 from arctic_training.optimizer.adagrad import Adagrad
 from arctic_training.optimizer.lamb import Lamb
+from arctic_training.optimizer.lion import Lion
 from arctic_training.optimizer.schedule_free import ScheduleFreeAdamW
 from arctic_training.state import Progress
 from tests.engine import small
@@ -58,6 +59,7 @@ OPTIMIZERS: dict[str, Any] = {
     "adagrad": lambda groups: Adagrad(groups, lr=1e-2, lr_decay=0.1, eps=1e-10),
     "nadam": lambda groups: torch.optim.NAdam(groups, lr=1e-2),
     "lamb": lambda groups: Lamb(groups, lr=1e-2, betas=(0.9, 0.999), eps=1e-6),
+    "lion": lambda groups: Lion(groups, lr=1e-3, betas=(0.9, 0.99)),
     "schedule_free": lambda groups: ScheduleFreeAdamW(groups, lr=1e-2, betas=(0.9, 0.999), eps=1e-8),
 }
 

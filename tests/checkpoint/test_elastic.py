@@ -94,6 +94,7 @@ OTHERS = [
     *moves("adagrad", (2, 0), (0, 3)),
     *moves("nadam", (3, 1)),
     *moves("lamb", (0, 0)),
+    *moves("lion", (2, 0), (0, 3)),
     *moves("schedule_free", (0, 2), (1, 3), (3, 0)),
     *moves("adamw", (0, 3), (1, 0), (2, 1), (3, 2), (3, 3), dtype="bf16"),
     *moves("flat adamw", (0, 1), (3, 0), (0, 0), dtype="bf16"),

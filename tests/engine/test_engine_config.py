@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from arctic_training.config.sections.deepspeed import _KNOWN, _REFUSED, _ZERO, deepspeed_problems, without_auto
 from arctic_training.engine.config import ModelSize, deepspeed_config, frozen_config, zero_stage
 from arctic_training.errors.types import RecipeError
-from arctic_training.optimizer.deepspeed_factories import LionConfig, MuonConfig
+from arctic_training.optimizer.deepspeed_factories import MuonConfig
 from arctic_training.optimizer.huggingface_factories import AdafactorConfig
+from arctic_training.optimizer.lion import LionConfig
 from tests.engine import small
 
 

@@ -24,7 +24,7 @@ from arctic_training.model.liger_factory import LigerModelFactory
 from arctic_training.model.memory_estimate import USABLE_SHARE, Batch, Layout, _kept_by_config, footprint
 from arctic_training.model.pretrained import override_config
 from arctic_training.model.target_losses import target_losses
-from arctic_training.optimizer.deepspeed_factories import LionConfig
+from arctic_training.optimizer.lion import LionConfig
 
 
 def factory(

@@ -16,10 +16,11 @@ from arctic_training.engine.engine import initialize
 from arctic_training.engine.zero import full_parameter
 from arctic_training.errors.types import RecipeError
 from arctic_training.optimizer.adagrad import AdagradFactory
-from arctic_training.optimizer.deepspeed_factories import CPUAdamFactory, FusedAdamFactory, LionFactory, MuonFactory
+from arctic_training.optimizer.deepspeed_factories import CPUAdamFactory, FusedAdamFactory, MuonFactory
 from arctic_training.optimizer.factory import parameter_groups
 from arctic_training.optimizer.huggingface_factories import AdafactorFactory
 from arctic_training.optimizer.lamb import LambFactory
+from arctic_training.optimizer.lion import LionFactory
 from arctic_training.optimizer.schedule_free import ScheduleFreeFactory
 from arctic_training.optimizer.torch_factories import (
     AdamFactory,
@@ -162,6 +163,7 @@ WHERE: dict[Any, tuple[float, list[tuple[int, str]]]] = {
     AdagradFactory: (3e-2, EVERYWHERE),
     LambFactory: (1e-2, [(0, "fp32"), (0, "bf16")]),
     ScheduleFreeFactory: (1e-2, EVERYWHERE),
+    LionFactory: (1e-3, EVERYWHERE),
 }
 
 
@@ -187,21 +189,20 @@ def test_an_optimizer_is_itself_at_every_stage_and_type_at_which_it_is_allowed(f
 
 
 @pytest.mark.nightly
-@pytest.mark.parametrize(("factory", "op", "lr"), [(CPUAdamFactory, "cpu_adam", 1e-2), (LionFactory, "cpu_lion", 1e-3)])
 def test_deepspeeds_own_on_the_cpu_is_compiled_though_a_killed_build_has_left_its_lock(
-    factory: Any, op: str, lr: float, monkeypatch: pytest.MonkeyPatch
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     if torch.cuda.is_available():
         pytest.skip("there is a GPU, for which others are compiled")
     # compiling takes a minute or two of both cores; the next test run on this machine need not
     folder = Path(tempfile.gettempdir()) / "arctic_training_tests_extensions"
     monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(folder))
-    lock = folder / op / "lock"
+    lock = folder / "cpu_adam" / "lock"
     lock.parent.mkdir(parents=True, exist_ok=True)
     lock.touch()
-    (folder / f"arctic_training.{op}.lock").write_text(f"{socket.gethostname()} 1")  # who compiled it
-    compare(factory, lr, EVERYWHERE)
-    assert (folder / op / f"{op}.so").exists() and not lock.exists()
+    (folder / "arctic_training.cpu_adam.lock").write_text(f"{socket.gethostname()} 1")  # who compiled it
+    compare(CPUAdamFactory, 1e-2, EVERYWHERE)
+    assert (folder / "cpu_adam" / "cpu_adam.so").exists() and not lock.exists()
 
 
 def test_the_muon_of_the_matrices_and_the_adam_of_the_rest() -> None:
