@@ -41,6 +41,17 @@ def test_worked_out(kind: AdversarialLoss, smoothing: float, judged: float, gene
     assert generator_losses(kind, fake).tolist() == pytest.approx([generated])
 
 
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("kind", LOSSES)
+def test_gradients_are_those_of_finite_differences(kind: AdversarialLoss, smoothing: float) -> None:
+    """Of scores on both sides of the kinks of hinge, and far out."""
+    real = torch.tensor([[-30.0], [0.2], [1.5], [30.0]], dtype=torch.float64, requires_grad=True)
+    fake = torch.tensor([30.0, -0.2, -1.5, -30.0], dtype=torch.float64, requires_grad=True)
+    judge = lambda real, fake: discriminator_losses(kind, real, fake, smoothing)  # noqa: E731
+    assert torch.autograd.gradcheck(judge, (real, fake))
+    assert torch.autograd.gradcheck(lambda fake: generator_losses(kind, fake), fake)
+
+
 @given(st.sampled_from(LOSSES), st.lists(st.tuples(st.floats(-5, 0.9), st.floats(-0.9, 0.9)), min_size=1, max_size=5))
 def test_the_two_pull_apart(kind: AdversarialLoss, scores: list[tuple[float, float]]) -> None:
     """Before it is sure, the discriminator raises real scores and lowers generated ones; the generator raises those."""

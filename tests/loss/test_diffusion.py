@@ -13,6 +13,7 @@ from arctic_training.loss.diffusion import (
     NoiseSchedule,
     Prediction,
     TimestepSampling,
+    Weighting,
     add_noise,
     denoised,
     draw_timesteps,
@@ -165,6 +166,27 @@ def test_a_weighted_loss_does_not_depend_on_what_is_predicted(weighting: Any) ->
     ]
     torch.testing.assert_close(losses[1], losses[0])
     torch.testing.assert_close(losses[2], losses[0])
+
+
+@pytest.mark.parametrize("weighting", get_args(Weighting))
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+def test_gradients_are_those_of_finite_differences(prediction: Prediction, weighting: Weighting) -> None:
+    """Of a network's weights, and of the rows, which an encoder may have made."""
+    torch.manual_seed(0)
+    levels = noise_levels(betas())[torch.tensor([20, 250, 500, 900])]
+    weights = loss_weights(weighting, prediction, levels, gamma=5, sigma_data=0.5)
+
+    def losses(matrix: torch.Tensor, rows: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+        output = (add_noise(rows, noise, levels) @ matrix).tanh()
+        return (output - targets(prediction, rows, noise, levels)).square().mean(1) * weights
+
+    def estimate(matrix: torch.Tensor, rows: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+        noisy = add_noise(rows, noise, levels)
+        return denoised(prediction, (noisy @ matrix).tanh(), noisy, levels)
+
+    inputs = [torch.randn(*shape).double().requires_grad_() for shape in ((3, 3), (4, 3), (4, 3))]
+    assert torch.autograd.gradcheck(losses, inputs)
+    assert torch.autograd.gradcheck(estimate, inputs)
 
 
 @pytest.mark.parametrize(("timesteps", "steps"), [(1000, 50), (1000, 1000), (1000, 7), (10, 3), (1, 1)])

@@ -49,6 +49,18 @@ def test_the_target_is_data_minus_noise_wherever_the_point_is() -> None:
     assert flow_matching_losses(torch.tensor([[[0.0, 1.0]]]), noise, data).tolist() == [4 + 9]  # summed over the row
 
 
+def test_gradients_are_those_of_finite_differences() -> None:
+    torch.manual_seed(0)
+    times = torch.tensor([0.0, 0.3, 0.8, 1.0]).double()
+
+    def losses(matrix: Tensor, noise: Tensor, data: Tensor) -> Tensor:
+        return flow_matching_losses((interpolate(noise, data, times) @ matrix).tanh(), noise, data)
+
+    matrix, noise, data = (torch.randn(*shape).double().requires_grad_() for shape in ((3, 3), (4, 3), (4, 3)))
+    assert torch.autograd.gradcheck(losses, (matrix, noise, data))
+    assert torch.autograd.gradcheck(normal_log_probs, data)
+
+
 def test_the_divergence_is_the_trace_of_the_jacobian() -> None:
     torch.manual_seed(0)
     field = nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 3)).double()

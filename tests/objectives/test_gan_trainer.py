@@ -1,5 +1,7 @@
 """Two networks that train each other: how the global batch is cut changes nothing, and nothing leaks between them."""
 
+from collections.abc import Callable
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +60,80 @@ def train(folder: str, **keys: Any) -> dict[str, torch.Tensor]:
     trained_weights = weights(trainer)
     trainer.close()
     return trained_weights
+
+
+def judged(loss: str, real: torch.Tensor, fake: torch.Tensor) -> torch.Tensor:
+    """The discriminator's losses as their papers have them."""
+    p, q = torch.sigmoid(real), torch.sigmoid(fake)
+    return {
+        "non_saturating": -(0.9 * p.log() + 0.1 * (1 - p).log() + (1 - q).log()),
+        "least_squares": ((real - 0.9) ** 2 + fake**2) / 2,
+        "hinge": (1 - real).clamp(min=0) + (1 + fake).clamp(min=0),
+        "wasserstein": fake - real,
+    }[loss]
+
+
+def generated(loss: str, fake: torch.Tensor) -> torch.Tensor:
+    """The generator's losses as their papers have them."""
+    if loss == "non_saturating":
+        return -torch.sigmoid(fake).log()
+    return (fake - 1) ** 2 / 2 if loss == "least_squares" else -fake
+
+
+def descend(network: torch.nn.Module, loss: torch.Tensor) -> None:
+    for parameter, gradient in zip(
+        network.parameters(), torch.autograd.grad(loss, list(network.parameters()), allow_unused=True), strict=True
+    ):
+        if gradient is not None:
+            parameter.data -= 0.1 * gradient
+
+
+def slopes(network: torch.nn.Module, rows: torch.Tensor) -> torch.Tensor:
+    """The norms of the gradients at rows."""
+    rows = rows.detach().requires_grad_()
+    return torch.autograd.grad(network(rows).sum(), rows, create_graph=True)[0].norm(dim=1)
+
+
+@pytest.mark.parametrize("loss", ["non_saturating", "least_squares", "hinge", "wasserstein"])
+def test_an_update_is_that_of_plain_torch(tmp_path: Path, loss: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two steps of the discriminator and one of the generator, with both penalties, in double precision."""
+    smooth = {"label_smoothing": 0.1} if loss in ("non_saturating", "least_squares") else {}
+    plain = {"type": "sgd", "lr": 0.1, "weight_decay": 0}
+    constant = {"name": "constant", "warmup_ratio": 0}
+    trainer = make_trainer(
+        tmp_path,
+        loss=loss,
+        micro_batch_size=4,
+        train_iters=1,
+        optimizer=plain,
+        discriminator_optimizer=plain,
+        scheduler=constant,
+        discriminator_scheduler=constant,
+        **smooth,
+    )
+    generator, judge = (deepcopy(trainer.engines[role].module).double() for role in ("model", "discriminator"))
+    batches: list[Any] = []
+    step: Callable[[Any], None] = trainer.step
+    monkeypatch.setattr(trainer, "step", lambda batch: (batches.append(batch), step(batch)))
+    trainer.train()
+    (batch,) = batches
+    rows, draw = batch["rows"].double(), batch["draw"]
+    assert len(rows) == 8
+    for number in range(2):
+        real, share = rows[number::2], draw[number::2]
+        fake = generator(trainer.normal(share, 3, stream=0).double()).detach()
+        mix = trainer.uniform(share, stream=2).double()[:, None]
+        losses = judged(loss, judge(real)[:, 0], judge(fake)[:, 0])
+        losses = losses + 0.5 * slopes(judge, real) ** 2 / 2
+        losses = losses + 0.5 * (slopes(judge, mix * real + (1 - mix) * fake) - 1) ** 2
+        descend(judge, losses.mean())
+    fake = generator(trainer.normal(draw[0::2], 3, stream=1).double())
+    descend(generator, generated(loss, judge(fake)[:, 0]).mean())
+    for network, role in ((generator, "model"), (judge, "discriminator")):
+        for name, weight in trainer.engines[role].module.named_parameters():
+            expected = network.get_parameter(name)
+            torch.testing.assert_close(weight.double(), expected, rtol=0, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}")
+    trainer.close()
 
 
 @pytest.mark.fault(16, 17)
