@@ -23,6 +23,7 @@ from arctic_training.report.run_folder import read_curves, run_names
 from arctic_training.tracker.records import read_records
 from arctic_training.tracker.samples import ImageSamples
 from tests.command import execute
+from tests.objectives import grpo_runs
 from tests.processes import HANG
 
 HOSTILE = "</script><script>document.title='taken'</script><img src=x onerror=alert(1)>&amp;\u2028"
@@ -126,6 +127,24 @@ def test_the_page_has_what_the_runs_have_written(tmp_path: Path) -> None:
     assert page.text.count("optimizer.lr") == 1 and "versions.torch" not in page.text  # what is alike is no difference
     (picture,) = [attributes["src"] for tag, attributes in page.tags if tag == "img"][:1]
     assert picture is not None and base64.b64decode(picture.partition(",")[2]).startswith(b"\x89PNG")
+
+
+def test_the_answers_of_a_run_of_grpo_are_on_the_page_with_their_rewards(tmp_path: Path) -> None:
+    trainer = grpo_runs.make_trainer(tmp_path, callbacks=[{"type": "sample_rollouts", "every": 1}], train_iters=2)
+    answers: list[list[float]] = []
+    trainer.callbacks.append(
+        ("post-answer", lambda _, rollouts: answers.append([x for one in rollouts for x in one["rewards"].tolist()]))
+    )
+    trainer.train()
+    trainer.close()
+    write_report([trainer.run_dir], tmp_path / "page.html")
+    (samples,) = Page(tmp_path / "page.html").data["samples"]
+    assert samples["set"] == "samples/sample_rollouts" and [one["step"] for one in samples["steps"]] == [1, 2]
+    for step, rewards in zip(samples["steps"], answers, strict=True):
+        assert [row["reward"] for row in step["rows"]] == rewards and len(rewards) > 1
+        file = trainer.run_dir / samples["set"] / f"step_{step['step']}.jsonl"
+        assert step["rows"] == [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+        assert {"prompt", "completion", "advantage", "reward/even_for_tests"} <= step["rows"][0].keys()
 
 
 def test_nothing_of_a_run_is_code_and_nothing_is_requested(tmp_path: Path) -> None:
