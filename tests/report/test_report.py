@@ -248,3 +248,23 @@ def test_a_browser_draws_the_curves_and_requests_nothing(tmp_path: Path) -> None
     chosen, requested = opened(tmp_path / "page.html", tmp_path, f"{choose} fetch('http://127.0.0.1:9/seen')")
     assert requested == ["http://127.0.0.1:9/seen"]  # a request would be noticed
     assert chosen.count('<div class="sample">') == 2  # those of which the score went from 0 to 1
+
+
+@pytest.mark.skipif(BROWSER is None, reason="no browser is installed")
+@pytest.mark.parametrize(
+    ("order", "expected"), [("highest", ["0.75", "0.5", "0.25"]), ("lowest", ["0.25", "0.5", "0.75"])]
+)
+def test_a_browser_sorts_answers_by_their_reward(tmp_path: Path, order: str, expected: list[str]) -> None:
+    folder = save_run(tmp_path / "run")
+    shutil.rmtree(folder / "generations")
+    (folder / "samples" / "sample_rollouts").mkdir(parents=True)
+    rows = [
+        {"prompt": "p", "completion": "c", "reward": n / 4, "advantage": -n, "reward/one": 9 - n} for n in (2, 3, 1)
+    ]
+    lines = "".join(json.dumps(row) + "\n" for row in rows)
+    (folder / "samples" / "sample_rollouts" / "step_5.jsonl").write_text(lines)
+    write_report([folder], tmp_path / "page.html")
+    choose = f"const o = document.getElementById('order'); o.value = '{order}'; o.dispatchEvent(new Event('input'));"
+    drawn, _ = opened(tmp_path / "page.html", tmp_path, choose)
+    sides = [re.findall(r">reward ([\d.]+)<", card) for card in drawn.split('<div class="sample">')[1:]]
+    assert sides == [[one, one] for one in expected]  # the only step is on both sides
