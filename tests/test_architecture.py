@@ -65,7 +65,7 @@ TRAINER = [
         "throughput",
         "trackers",
     ],
-    ["bare", "evaluation", "role_sections", "session"],
+    ["bare", "evaluation", "memory", "role_sections", "session"],
     ["passed", "view"],
     ["update"],
     ["assembly", "outputs"],

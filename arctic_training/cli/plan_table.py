@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from arctic_training.trainer.plan import Machine, Model, Placement, Plan, Work
+from arctic_training.trainer.memory import Model
+from arctic_training.trainer.plan import Machine, Placement, Plan, Work
 
 _PARTS = {
     "weights": "weights",
@@ -50,6 +51,7 @@ def as_json(plan: Plan) -> dict[str, object]:
         "placements": placements,
         "work": asdict(plan.work),
         "fits": plan.fits,
+        "refused": plan.is_refused,
         "alternatives": alternatives,
     }
 
@@ -112,7 +114,9 @@ def _of_fit(plan: Plan, usable: float) -> list[str]:
     needed = f"{_with_unit(plan.placement.estimate.total)} of {_with_unit(usable)}, which are 85 % of the memory."
     if plan.fits:
         return ["", f"It fits: {needed}"]
-    lines = ["", f"It does not fit: {needed} What would:"]
+    least = f"would surely take {_with_unit(plan.surely_needed)} of {_with_unit(plan.machine.device_memory or 0)}"
+    run = f"A run is refused: it {least}." if plan.is_refused else f"A run starts all the same, and {least}."
+    lines = ["", f"It does not fit: {needed}", run, "What would:"]
     return lines + ([f"  {one}" for one in plan.alternatives] or ["  nothing that is known here"])
 
 

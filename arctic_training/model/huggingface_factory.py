@@ -18,7 +18,7 @@ from arctic_training.errors.types import ModelError
 from arctic_training.logging import logger
 from arctic_training.model import attention
 from arctic_training.model.checks.adapter_forward import check_adapter_forward
-from arctic_training.model.checks.gpu_memory import check_gpu_memory, needs_checkpointing
+from arctic_training.model.checks.gpu_memory import needs_checkpointing
 from arctic_training.model.checks.model_loss import check_model_loss
 from arctic_training.model.checks.packing_isolation import check_packing_isolation
 from arctic_training.model.checks.positions import check_positions
@@ -35,7 +35,6 @@ from arctic_training.model.factory import ModelFactory
 from arctic_training.model.huggingface_config import SHARED_AS_DOCUMENTS, HFModelConfig
 from arctic_training.model.kept_activations import Recomputation
 from arctic_training.model.layer_settings import checkpoints_activations, layer_transforms, recomputation_of
-from arctic_training.model.memory_estimate import Batch
 from arctic_training.model.pretrained import Pretrained
 from arctic_training.model.pretrained_adapter import PretrainedAdapter
 from arctic_training.model.tasks import TASKS, Task, set_labels, task_of
@@ -84,10 +83,6 @@ class HFModelFactory(ModelFactory[HFModelConfig]):
             self.pretrained.check_files(model)
         text = config.get_text_config()
         max_positions = getattr(text, "max_position_embeddings", None) or getattr(text, "n_positions", None)
-        with self.pretrained.named_in_errors():
-            batch = Batch(0, self.recomputation)
-            least = batch.checkpointed() if self.checkpoints_activations is None else batch
-            check_gpu_memory(model, self.trainer, self.config, self._deepspeed, least)
         self._check_division(model)
         if self.recomputation.tile and self.trainer.config.mesh.model > 1:
             raise ModelError("tiled_mlp_compute: true, and mesh.model divides the MLPs; remove one of them")

@@ -8,7 +8,6 @@ from torch import nn
 
 from arctic_training.component import TrainerView
 from arctic_training.config.sections.trainer import TrainerConfig
-from arctic_training.distributed import process_group
 from arctic_training.engine.dtypes import DTYPES
 from arctic_training.engine.tensor_parallel import count_divisible
 from arctic_training.loss.output_layer import rows_per_chunk
@@ -54,10 +53,14 @@ class Estimate:
         return self.weights + self.gradients + self.master + self.optimizer
 
     @property
+    def kept(self) -> int:
+        """Bytes that stay from step to step: weights and optimizer."""
+        return self.weights + self.master + self.optimizer
+
+    @property
     def total(self) -> int:
         """The most at once: gradients take the place of activations during the backward pass."""
-        kept = self.weights + self.master + self.optimizer
-        return kept + max(self.gradients, self.early + self.activations + self.loss)
+        return self.kept + max(self.gradients, self.early + self.activations + self.loss)
 
     def __add__(self, other: "Estimate") -> "Estimate":
         """Returns the estimate of two models of one run, which are computed one after the other."""
@@ -140,12 +143,10 @@ class Batch:
         return replace(self, recomputation=replace(self.recomputation, layers=True, selective=False))
 
 
-def layout_of(
-    trainer: TrainerView, section: HFModelConfig, deepspeed: Mapping[str, Any], *, least: bool = False
-) -> Layout:
-    """Returns how the run holds the model of ``section``, by the config that ``deepspeed`` gets.
+def layout_of(trainer: TrainerView, section: HFModelConfig, deepspeed: Mapping[str, Any], processes: int) -> Layout:
+    """Returns how a run of so many ``processes`` holds the model of ``section``, by the config that ``deepspeed`` gets.
 
-    An optimizer whose state is unknown counts as Adam, or with ``least`` as one without state.
+    An optimizer whose state is unknown counts as Adam.
     """
     zero = deepspeed["zero_optimization"]
     devices = [zero.get(f"offload_{part}", {}).get("device", "none") for part in ("optimizer", "param")]
@@ -153,9 +154,9 @@ def layout_of(
     return Layout(
         section.dtype,
         int(zero["stage"]),
-        max(1, process_group.world_size() // trainer.config.mesh.model),
+        max(1, processes // trainer.config.mesh.model),
         trainer.config.mesh.model,
-        (0 if least else 2) if moments is None else moments,
+        2 if moments is None else moments,
         offloads=devices[0] != "none",
         offloads_weights=devices[1] != "none",
         frozen=section.peft_config is not None or getattr(trainer, "frozen", False),

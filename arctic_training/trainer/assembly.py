@@ -39,6 +39,7 @@ from arctic_training.state import Rng, RunState, seed
 from arctic_training.trainer.bare import bare
 from arctic_training.trainer.expected_metrics import check_metrics
 from arctic_training.trainer.loss_checks import require_auxiliary_losses, require_scalar, require_whole_attention
+from arctic_training.trainer.memory import check_memory
 from arctic_training.trainer.named_runs import find_named_runs_together, with_checkpoints
 from arctic_training.trainer.resume import resume
 from arctic_training.trainer.role import Role, RoleView
@@ -171,6 +172,7 @@ def build_tokenizer(trainer: Any) -> object:
     models = check_models(trainer, roles := used_roles(trainer))
     tokenizer = build_component(trainer, "tokenizer")
     check_tokenizer(trainer, roles, models, tokenizer)
+    check_memory(trainer, roles, models)
     check_without_data(trainer, [*trainer.evaluators, *trainer.listeners.values()], models)
     return tokenizer
 

@@ -9,24 +9,20 @@ import numpy as np
 import torch
 
 from arctic_training.config.sections.trainer import TrainerConfig
-from arctic_training.engine.config import deepspeed_config
 from arctic_training.errors.types import ArcticError
 from arctic_training.loss.targets import IGNORE_INDEX
 from arctic_training.loss.tokens import TokenCounts
-from arctic_training.model.causal_lm import text_config
-from arctic_training.model.flops import ModelFlops, count_flops
-from arctic_training.model.memory_alternatives import Alternative, fitting, total
+from arctic_training.model.flops import count_flops
+from arctic_training.model.memory_alternatives import Alternative
 from arctic_training.model.memory_estimate import (
     USABLE_SHARE,
     Batch,
     Estimate,
     Footprint,
     Layout,
-    footprint,
-    layout_of,
-    tokens_at_once,
 )
 from arctic_training.trainer.assembly import build_component, build_factory, used_roles
+from arctic_training.trainer.memory import Model, alternatives, computed, count_model, needed, surely_needed
 from arctic_training.trainer.role import Role, RoleView
 from arctic_training.trainer.trainer import Trainer
 from arctic_training.trainer.validation import unstarted
@@ -61,22 +57,6 @@ def find_machine(
         device_memory = torch.cuda.get_device_properties(0).total_memory
     device: Literal["cpu", "gpu"] = "cpu" if device_memory is None else "gpu"
     return Machine(processes or here or 1, device, device_memory, host_memory)
-
-
-@dataclass(frozen=True)
-class Model:
-    """A model of the run."""
-
-    role: str
-    footprint: Footprint
-    layout: Layout
-    """By the recipe."""
-    batch: Batch
-    """What it computes at once with a gradient."""
-    flops: ModelFlops | None = None
-    """None where its operations are not known."""
-    is_auto: bool = False
-    """Whether its layers are computed again for the gradient where they would not fit."""
 
 
 @dataclass(frozen=True)
@@ -129,6 +109,18 @@ class Plan:
         usable = self.machine.usable
         return None if usable is None else self.placement.estimate.total <= usable
 
+    @property
+    def surely_needed(self) -> int:
+        """Bytes of each device that a run surely takes."""
+        return surely_needed(self.models)
+
+    @property
+    def is_refused(self) -> bool | None:
+        """Returns whether a run is refused for its memory (see `check_memory`); None where that of the devices is not
+        known. One that fits is not."""
+        memory = self.machine.device_memory
+        return None if memory is None else self.surely_needed > memory
+
 
 def make_plan(config: TrainerConfig, machine: Machine) -> Plan:
     """Returns the plan of a run, by the configs of its models and the data that are prepared already.
@@ -137,22 +129,19 @@ def make_plan(config: TrainerConfig, machine: Machine) -> Plan:
     """
     config.mesh.check_processes(machine.processes, sequence_parallel_size=config.sequence_parallel_size)
     trainer = unstarted(config, processes=machine.processes)
-    models = [_model(trainer, role, machine) for role in used_roles(trainer)]
+    models = [_model(RoleView(trainer, role), role, machine) for role in used_roles(trainer)]
     placements = _placements(models, config, machine)
     plan = Plan(machine, models, placements, _work(trainer, models, machine), [])
     if plan.fits is not False or machine.usable is None:
         return plan
-    # the others stay as they are
-    first, *others = models
-    rest = total([one.footprint.estimate(one.layout, one.batch) for one in others]).total if others else 0
-    batch = _computed(first, first.layout, machine.usable)
-    changes = fitting(first.footprint, machine.usable - rest, first.layout, batch, config.micro_batch_size)
+    changes = alternatives(models, machine.usable, config.micro_batch_size)
+    first = next(one for one in models if not one.is_freed)
     return replace(plan, alternatives=[one for one in changes if _fits_main_memory(first, one, machine)])
 
 
 def _fits_main_memory(model: Model, change: Alternative, machine: Machine) -> bool:
-    needed = _main_memory(model.footprint, change.layout, change.batch)
-    return machine.host_memory is None or needed <= machine.host_memory
+    memory = _main_memory(model.footprint, change.layout, change.batch)
+    return machine.host_memory is None or memory <= machine.host_memory
 
 
 def _main_memory(size: Footprint, layout: Layout, batch: Batch) -> int:
@@ -160,38 +149,12 @@ def _main_memory(size: Footprint, layout: Layout, batch: Batch) -> int:
     return layout.in_main_memory(size.parameters, size.trained) + layout.world * size.in_main_memory(batch)
 
 
-def _model(trainer: Trainer, role: Role, machine: Machine) -> Model:
+def _model(view: RoleView, role: Role, machine: Machine) -> Model:
     """Returns the model of a role. Raises `ModelError`."""
-    config, view = trainer.config, RoleView(trainer, role)
-    section = getattr(config, role.name)
-    factory = build_factory(view, section, "model_factory_type")
+    factory = build_factory(view, getattr(view.config, role.name), "model_factory_type")
     skeleton = factory.skeleton()
-    if skeleton is None:
-        return Model(role.name, Footprint(0, 0, None), Layout(section.dtype), Batch(0))
-    block = getattr(config, role.deepspeed) if role.deepspeed else None
-    deepspeed = deepspeed_config(config, world=machine.processes, dtype=section.dtype, block=block)
-    layout = layout_of(view, section, deepspeed)
-    layout = replace(layout, world=max(1, machine.processes // layout.model), frozen=role.frozen)
-    max_length = getattr(config.data, "max_length", None) or _positions(skeleton)
-    tokens = 0 if role.frozen or max_length is None else tokens_at_once(config, max_length)
-    recomputes = factory.checkpoints_activations
-    again = factory.recomputation
-    again = replace(again, offloads=again.offloads and machine.device == "gpu")
-    batch = Batch(tokens, again, machine.device)
-    return Model(role.name, footprint(skeleton), layout, batch, count_flops(skeleton), recomputes is None)
-
-
-def _positions(model: object) -> int | None:
-    text = text_config(model)
-    positions = getattr(text, "max_position_embeddings", None) or getattr(text, "n_positions", None)
-    return positions if isinstance(positions, int) else None
-
-
-def _computed(model: Model, layout: Layout, usable: float | None) -> Batch:
-    """Returns what a model computes at once: with its layers again for the gradient where a run would decide so."""
-    if not model.is_auto or usable is None or model.footprint.estimate(layout, model.batch).total <= usable:
-        return model.batch
-    return model.batch.checkpointed()
+    model = count_model(view, role, factory, skeleton, processes=machine.processes, device=machine.device)
+    return model if skeleton is None else replace(model, flops=count_flops(skeleton))
 
 
 def _placed(model: Model, stage: int, offload: Offload) -> Layout:
@@ -226,14 +189,12 @@ def _placement(
     *,
     is_recipe: bool,
 ) -> Placement:
-    sizes = [one.footprint for one in models]
-    batches = [_computed(one, layout, usable) for one, layout in zip(models, layouts, strict=True)]
-    parts = list(zip(sizes, layouts, batches, strict=True))
+    batches = [computed(one, layout, usable) for one, layout in zip(models, layouts, strict=True)]
     return Placement(
         *name,
-        total([size.estimate(layout, batch) for size, layout, batch in parts]),
+        needed(models, layouts, batches),
         any(batch.recomputation.layers for batch in batches),
-        sum(_main_memory(*part) for part in parts),
+        sum(_main_memory(one.footprint, *part) for one, *part in zip(models, layouts, batches, strict=True)),
         is_recipe,
     )
 

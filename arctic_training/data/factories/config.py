@@ -160,6 +160,13 @@ class TokenDataConfig(SourcedDataConfig):
     fuse_positions_prob: HumanFloat = Field(default=0.0, ge=0, le=1)
     """Share of the packed rows that are one document, for training on long ones; needs ``pack_samples``."""
 
+    @property
+    def fills_rows(self) -> bool:
+        """Returns whether every batch has ``micro_batch_size`` times ``max_length`` tokens, however few the samples."""
+        return self.pack_samples and (
+            self.pad_to == "max_length" or self.always_max_length or self.repeat_to_pack_max_length
+        )
+
     @model_validator(mode="after")
     def _packing(self) -> "TokenDataConfig":
         for name in ("always_max_length", "repeat_to_pack_max_length", "fuse_positions_prob"):
