@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -67,3 +68,19 @@ def first_rollout(trainer: Any) -> Any:
     batch = next(iter(trainer.train_loader))
     batch = {**batch, "num_items_in_batch": float(trainer.targets(batch))}
     return trainer.generate_rollouts([batch], [range(len(batch["prompts"]))], 0)[0]
+
+
+def pairs(batch: Any) -> list[tuple[list[int], list[int]]]:
+    """Returns the prompt and the tokens of every completion, read from the inputs of the model."""
+    inputs, result = batch["inputs"], []
+    ids, labels = inputs["input_ids"], inputs["labels"]
+    if "cu_seq_lens_q" in inputs:
+        bounds = inputs["cu_seq_lens_q"].tolist()
+        parts = [(ids[0, a:b], labels[0, a:b]) for a, b in pairwise(bounds)]
+    else:
+        sizes = inputs["attention_mask"].sum(1).tolist()
+        parts = [(row[:size], label[:size]) for row, label, size in zip(ids, labels, sizes, strict=True)]
+    for row, label in parts[: len(batch["lengths"])]:
+        start = int((label != -100).nonzero()[0])
+        result.append((row[:start].tolist(), row[start:].tolist()))
+    return result

@@ -1,4 +1,4 @@
-"""Preference training on a tiny model: its loss by another way, and that no cut, layout or adapter changes it."""
+"""Preference training on a tiny model: its loss and gradient by another way, whatever the cut, layout or adapter."""
 
 import math
 from pathlib import Path
@@ -9,6 +9,7 @@ import torch
 
 from tests import processes
 from tests.objectives.dpo_runs import first_batch, make_trainer, save_files, train
+from tests.objectives.plain import plain_copy, require_same_loss, token_log_probs
 from tests.trainer.weights import moved, same
 
 
@@ -16,39 +17,39 @@ def plain_log_probs(model: Any, samples: list[Any], kind: str) -> tuple[torch.Te
     """Log-probabilities and lengths of completions one by one, from all logits."""
     sums, lengths = [], []
     for sample in samples:
-        ids = torch.tensor(sample[f"{kind}input_ids"].tolist())
-        labels = torch.tensor(sample[f"{kind}labels"].tolist())
-        table = model(input_ids=ids[None]).logits[0].log_softmax(-1)
-        is_label = labels[1:] != -100
-        sums.append(table[:-1][is_label].gather(1, labels[1:][is_label][:, None]).sum())
-        lengths.append(is_label.sum())
-    return torch.stack(sums), torch.stack(lengths)
+        ids, labels = sample[f"{kind}input_ids"].tolist(), sample[f"{kind}labels"].tolist()
+        start = next(n for n, label in enumerate(labels) if label != -100)
+        assert labels[start:] == ids[start:]
+        sums.append(token_log_probs(model, ids[:start], ids[start:])[0].sum())
+        lengths.append(len(ids) - start)
+    return torch.stack(sums), torch.tensor(lengths)
 
 
 @pytest.mark.parametrize("pack", [True, False])
-@pytest.mark.parametrize("loss_type", ["sigmoid", "ipo", "hinge", "simpo"])
-def test_the_loss_by_another_way(tmp_path: Path, loss_type: str, pack: bool) -> None:
+@pytest.mark.parametrize("loss_type", ["sigmoid", "ipo", "hinge", "simpo", "orpo"])
+def test_the_loss_and_its_gradient_by_another_way(tmp_path: Path, loss_type: str, pack: bool) -> None:
     trainer = moved(
         make_trainer(tmp_path, loss_type=loss_type, sft_weight=0.5, micro_batch_size=7, data={"pack_samples": pack})
     )
     batch = first_batch(trainer)
     samples = [trainer.train_loader.dataset[n] for n in trainer.train_loader.samples(0, 0)]
-    with torch.no_grad():
-        loss = trainer.loss(batch).item()
-        policy = trainer.model.module.eval()
-        (c, cn), (r, rn) = plain_log_probs(policy, samples, ""), plain_log_probs(policy, samples, "rejected_")
-        if loss_type != "simpo":
-            reference = trainer.engines["ref_model"].module
-            (rc, _), (rr, _) = plain_log_probs(reference, samples, ""), plain_log_probs(reference, samples, "rejected_")
+    policy, without_reference = plain_copy(trainer.model.module), loss_type in ("simpo", "orpo")
+    assert ("ref_model" in trainer.engines) != without_reference
+    (c, cn), (r, rn) = plain_log_probs(policy, samples, ""), plain_log_probs(policy, samples, "rejected_")
     if loss_type == "simpo":
         losses = -torch.nn.functional.logsigmoid(0.1 * (c / cn - r / rn) - 0.5)
-    elif loss_type == "ipo":
-        losses = ((c - rc) / cn - (r - rr) / rn - 5).square()
+    elif loss_type == "orpo":
+        odds = [p / (1 - p) for p in ((c / cn).exp(), (r / rn).exp())]
+        losses = -0.1 * torch.nn.functional.logsigmoid((odds[0] / odds[1]).log())
     else:
+        with torch.no_grad():
+            reference = plain_copy(trainer.engines["ref_model"].module)
+            (rc, _), (rr, _) = plain_log_probs(reference, samples, ""), plain_log_probs(reference, samples, "rejected_")
         h = 0.1 * ((c - rc) - (r - rr))
         losses = (1 - h).clamp(min=0) if loss_type == "hinge" else torch.log1p(torch.exp(-h))
-    assert loss == pytest.approx((losses.mean() - 0.5 * c.sum() / cn.sum()).item(), rel=1e-5, abs=1e-5)
-    assert ("ref_model" in trainer.engines) == (loss_type != "simpo")
+        if loss_type == "ipo":
+            losses = ((c - rc) / cn - (r - rr) / rn - 5).square()
+    require_same_loss(trainer, trainer.loss(batch), losses.mean() - 0.5 * c.sum() / cn.sum(), policy)
     trainer.close()
 
 

@@ -1,10 +1,9 @@
-"""Group relative policy optimization on a tiny model: its loss by another way, and that no cut changes anything."""
+"""Group relative policy optimization on a tiny model: what is sampled and judged, and that no cut changes anything."""
 
 import json
 import math
 import re
 from collections.abc import Sequence
-from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,6 +20,7 @@ from tests.objectives.grpo_runs import (
     EvenTokens,
     first_rollout,
     make_trainer,
+    pairs,
     rewards_while_learning,
     save_files,
     train,
@@ -32,57 +32,6 @@ class JudgingConfig(RewardConfig):
     leaves_out: list[str] = []
     fails_at: Annotated[int, RESUME_SAFE] = 0
     rank: int = 0
-
-
-@pytest.mark.parametrize("normalize", ["sequence", "token", "constant"])
-@pytest.mark.parametrize("packs", [True, False])
-def test_the_loss_by_another_way(tmp_path: Path, normalize: str, packs: bool) -> None:
-    keys: dict[str, Any] = {"temperature": 1.5, "num_iterations": 2, "clip_low": 0.1, "clip_high": 0.15}
-    data = {"pack_samples": packs}
-    trainer = moved(make_trainer(tmp_path, micro_batch_size=7, normalize=normalize, data=data, **keys))
-    batch = first_rollout(trainer)
-    policy, reference = trainer.model.module, trainer.engines["ref_model"].module.eval()
-    old = batch["old_logprobs"].split(batch["lengths"].tolist())
-    moved(trainer)  # it has learned since it answered
-    with torch.no_grad():
-        loss = trainer.loss(batch).item()
-        policy.eval()
-        total, tokens = torch.zeros(()), 0
-        rewards = batch["metrics"]["reward"].double().reshape(7, 3)
-        worth = (rewards - rewards.mean(1, keepdim=True)) / rewards.std(1, correction=0, keepdim=True).clamp(1e-6)
-        worth[rewards.amax(1) == rewards.amin(1)] = 0
-        for n, (prompt, answer) in enumerate(pairs(batch)):
-            ids = torch.tensor([prompt + answer])
-            log_probs, ref = (
-                (one(input_ids=ids).logits[0, len(prompt) - 1 : -1] / 1.5)
-                .log_softmax(-1)
-                .gather(1, ids[0, len(prompt) :, None])[:, 0]
-                for one in (policy, reference)
-            )
-            ratio = (log_probs - old[n]).exp()
-            gain = torch.minimum(ratio * worth.flatten()[n], ratio.clamp(0.9, 1.15) * worth.flatten()[n])
-            kl = (ref - log_probs).exp() - (ref - log_probs) - 1
-            over = {"sequence": len(answer), "token": 1, "constant": 5}[normalize]
-            total += (0.2 * kl - gain).sum().float() / over
-            tokens += len(answer)
-    assert loss == pytest.approx((total / (tokens if normalize == "token" else 21)).item(), rel=1e-5, abs=1e-6)
-    trainer.close()
-
-
-def pairs(batch: Any) -> list[tuple[list[int], list[int]]]:
-    """Returns the prompt and the tokens of every completion, read from the inputs of the model."""
-    inputs, result = batch["inputs"], []
-    ids, labels = inputs["input_ids"], inputs["labels"]
-    if "cu_seq_lens_q" in inputs:
-        bounds = inputs["cu_seq_lens_q"].tolist()
-        parts = [(ids[0, a:b], labels[0, a:b]) for a, b in pairwise(bounds)]
-    else:
-        sizes = inputs["attention_mask"].sum(1).tolist()
-        parts = [(row[:size], label[:size]) for row, label, size in zip(ids, labels, sizes, strict=True)]
-    for row, label in parts[: len(batch["lengths"])]:
-        start = int((label != -100).nonzero()[0])
-        result.append((row[:start].tolist(), row[start:].tolist()))
-    return result
 
 
 def test_answers_are_what_the_model_gave(tmp_path: Path) -> None:
@@ -378,48 +327,3 @@ def test_a_reward_that_fails_ends_a_run_that_is_saved(world: int, tmp_path: Path
         assert failed[1] == 2
         assert all(torch.equal(again[name], other[name]) for name in other)
     assert (tmp_path / "run/checkpoints/deepspeed/step_2").is_dir()
-
-
-@pytest.mark.parametrize(
-    ("keys", "low", "high"),
-    [
-        ({"importance_sampling_level": "sequence", "clip_low": 0.01, "clip_high": 0.02}, 0.01, 0.02),
-        ({"loss_type": "cispo", "normalize": "token", "clip_high": 0.05}, None, 0.05),
-        ({"scale_rewards": "batch", "normalize": "constant"}, 0.2, 0.2),
-    ],
-)
-def test_variants_are_those_of_trl(tmp_path: Path, keys: dict[str, Any], low: float | None, high: float) -> None:
-    """The formulas of `_compute_loss` in its `grpo_trainer.py`, on padded rows of tokens."""
-    trainer = moved(make_trainer(tmp_path, micro_batch_size=7, num_iterations=2, beta=0.1, **keys))
-    rollout = first_rollout(trainer)
-    moved(trainer)
-    lengths = rollout["lengths"]
-    mask = torch.arange(int(lengths.max())) < lengths[:, None]
-
-    def rows(values: torch.Tensor) -> torch.Tensor:
-        return torch.zeros(mask.shape, dtype=torch.float64).masked_scatter(mask, values.double())
-
-    with torch.no_grad():
-        log_probs, loss = trainer.log_probs(trainer.model, rollout["inputs"]), trainer.loss(rollout).item()
-    new, old, reference = rows(log_probs), rows(rollout["old_logprobs"]), rows(rollout["ref_logprobs"])
-    rewards = rollout["rewards"].reshape(7, 3)
-    centred = rewards - rewards.mean(1, keepdim=True)
-    scale = rewards.std(correction=0) if "scale_rewards" in keys else rewards.std(1, correction=0, keepdim=True)
-    advantages = (centred / scale.clamp(min=1e-6)).reshape(-1, 1)
-    log_ratio = new - old
-    if "importance_sampling_level" in keys:
-        log_ratio = ((log_ratio * mask).sum(1) / lengths)[:, None]
-    ratio = log_ratio.exp()
-    if low is None:
-        per_token = -ratio.clamp(max=1 + high) * advantages * new
-    else:
-        per_token = -torch.minimum(ratio * advantages, ratio.clamp(1 - low, 1 + high) * advantages)
-    assert (ratio > 1 + high)[mask if ratio.shape == mask.shape else slice(None)].any(), "nothing is clipped"
-    per_token = (per_token + 0.1 * ((reference - new).exp() - (reference - new) - 1)) * mask
-    expected = {
-        "sequence": (per_token.sum(1) / lengths).mean(),
-        "token": per_token.sum() / mask.sum(),
-        "constant": per_token.sum() / (21 * 5),
-    }[keys.get("normalize", "sequence")]
-    assert loss == pytest.approx(expected.item(), rel=1e-4, abs=1e-6)
-    trainer.close()

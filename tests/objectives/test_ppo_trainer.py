@@ -1,6 +1,5 @@
 """Proximal policy optimization on a tiny model: losses by another way, and that no cut changes anything."""
 
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +8,9 @@ import torch
 
 from arctic_training.engine.zero import full_gradient
 from arctic_training.errors.types import InputError
-from arctic_training.loss.gae import generalized_advantages
-from arctic_training.objectives.rollout_batch import split_inputs
 from tests import processes
-from tests.objectives.grpo_runs import first_rollout, make_trainer, rewards_while_learning
+from tests.objectives.grpo_runs import first_rollout, make_trainer, pairs, rewards_while_learning
+from tests.objectives.plain import plain_copy, require_same_loss, token_log_probs, token_logits
 from tests.trainer.weights import moved, same
 
 KEYS: dict[str, Any] = {"type": "ppo", "critic": {"new_weights": ["score"]}, "num_iterations": 2}
@@ -37,46 +35,58 @@ def train(folder: str, **keys: Any) -> dict[str, torch.Tensor]:
     return weights
 
 
+def plain_advantages(rewards: torch.Tensor, values: torch.Tensor, sizes: list[int]) -> torch.Tensor:
+    """Schulman et al. 2016, equation 16, for a discount of 0.9 and a lambda of 0.95: the sum of the residuals ahead."""
+    advantages = []
+    for reward, value in zip(rewards.split(sizes), values.split(sizes), strict=True):
+        residuals = reward + 0.9 * torch.cat([value[1:], value.new_zeros(1)]) - value
+        powers = (0.9 * 0.95) ** torch.arange(len(value), dtype=torch.float64)
+        advantages += [(residuals[n:] * powers[: len(value) - n]).sum() for n in range(len(value))]
+    return torch.stack(advantages)
+
+
 @pytest.mark.parametrize("packs", [True, False])
-def test_values_advantages_and_losses_by_another_way(tmp_path: Path, packs: bool) -> None:
+def test_values_advantages_losses_and_gradients_by_another_way(tmp_path: Path, packs: bool) -> None:
     keys: dict[str, Any] = {"micro_batch_size": 7, "value_clip": 0.05, "vf_coefficient": 0.7, "beta": 0.2, "gamma": 0.9}
     trainer = moved(make(tmp_path, data={"pack_samples": packs}, **keys))
     rollout = first_rollout(trainer)
     assert ("cu_seq_lens_q" in rollout["inputs"]) == packs
-    critic = trainer.engines["critic"].module.eval()
-    assert not any(one.training for one in chain(critic.modules(), [critic]))
-    lengths, sizes = rollout["lengths"], rollout["lengths"].tolist()
+    module = trainer.engines["critic"].module
+    completions, lengths = pairs(rollout), rollout["lengths"]
+
+    def log_probs_of(model: Any) -> torch.Tensor:
+        return torch.cat([token_log_probs(model, *one)[0] for one in completions])
+
+    def values_of(critic: Any) -> torch.Tensor:
+        return torch.cat([token_logits(critic, *one)[:, 0] for one in completions])
+
     with torch.no_grad():
-        values = torch.cat(
-            [
-                critic(input_ids=torch.as_tensor([*prompt, *answer])[None]).logits[0, len(prompt) - 1 : -1, 0]
-                for prompt, answer in split_inputs(rollout["inputs"])
-            ]
-        )
-    assert torch.allclose(rollout["values"], values, atol=1e-5) and values.std() > 1e-3
-    penalties = -0.2 * (rollout["old_logprobs"] - rollout["ref_logprobs"])
-    rewards = penalties.index_add(0, lengths.cumsum(0) - 1, rollout["metrics"]["reward"])
-    advantages = generalized_advantages(rewards.double(), values.double(), lengths, gamma=0.9, gae_lambda=0.95)
-    assert torch.allclose(rollout["returns"].double(), advantages + values, atol=1e-5)
+        old, reference = (log_probs_of(plain_copy(trainer.engines[role].module)) for role in ("model", "ref_model"))
+        values = values_of(plain_copy(module))
+    assert torch.allclose(rollout["old_logprobs"].double(), old, atol=1e-5)
+    assert torch.allclose(rollout["values"].double(), values, atol=1e-5) and values.std() > 1e-3
+    judged = rollout["metrics"]["reward"].double()
+    rewards = (-0.2 * (old - reference)).index_add(0, lengths.cumsum(0) - 1, judged)
+    advantages = plain_advantages(rewards, values, lengths.tolist())
+    returns = advantages + values
+    assert torch.allclose(rollout["returns"].double(), returns, atol=1e-5)
     whitened = (advantages - advantages.mean()) / advantages.std(correction=0)
-    assert torch.allclose(rollout["advantages"].double(), whitened, atol=1e-4)
+    assert torch.allclose(rollout["advantages"].double(), whitened, atol=1e-5)
     # both have learned since
     moved(trainer)
     with torch.no_grad():
-        for parameter in critic.parameters():
-            parameter.add_(0.05 * torch.ones_like(parameter))
-        log_probs, new_values = (
-            trainer.log_probs(trainer.model, rollout["inputs"]),
-            trainer.token_values(rollout["inputs"]),
-        )
-        ratio = (log_probs - rollout["old_logprobs"]).exp()
-        surrogate = torch.minimum(ratio * whitened, ratio.clamp(0.8, 1.2) * whitened)
-        # `ppo_trainer.py` of TRL: masked means over all tokens
-        assert trainer.loss(rollout).item() == pytest.approx(-surrogate.mean().item(), rel=1e-4)
-        clipped = torch.clamp(new_values, values - 0.05, values + 0.05)
-        errors = torch.maximum((new_values - rollout["returns"]) ** 2, (clipped - rollout["returns"]) ** 2)
-        assert trainer.value_loss(rollout).item() == pytest.approx(0.7 * 0.5 * errors.mean().item(), rel=1e-4)
-        assert (clipped != new_values).any() and len(new_values) == sum(sizes)
+        for parameter in module.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    # `ppo_trainer.py` of TRL: masked means over all tokens
+    policy, critic = plain_copy(trainer.model.module), plain_copy(module)
+    ratio = (log_probs_of(policy) - old).exp()
+    surrogate = torch.minimum(ratio * whitened, ratio.clamp(0.8, 1.2) * whitened)
+    require_same_loss(trainer, trainer.loss(rollout), -surrogate.mean(), policy)
+    new = values_of(critic)
+    clipped = torch.clamp(new, values - 0.05, values + 0.05)
+    errors = torch.maximum((new - returns) ** 2, (clipped - returns) ** 2)
+    require_same_loss(trainer, trainer.value_loss(rollout), 0.7 * 0.5 * errors.mean(), critic, "critic")
+    assert (ratio > 1.2).any() and (clipped != new).any() and len(new) == sum(lengths)
     trainer.close()
 
 

@@ -66,7 +66,7 @@ def test_loss_and_gradient_by_torch_distributions(tmp_path: Path, reconstruction
     loss, actual = tiny_runs.loss_and_gradients(trainer, batch)
     assert loss == pytest.approx(expected.item(), rel=1e-5)
     for got, gradient in zip(actual, gradients, strict=True):
-        torch.testing.assert_close(got, gradient, rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(got, gradient, rtol=1e-5, atol=1e-6)
     trainer.close()
 
 
@@ -89,7 +89,7 @@ def test_free_bits_are_those_of_the_window(tmp_path: Path) -> None:
     for got, gradient in zip(
         accumulated, torch.autograd.grad(expected, list(trainer.model.module.parameters())), strict=True
     ):
-        torch.testing.assert_close(got, gradient, rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(got, gradient, rtol=1e-5, atol=1e-6)
     trainer.close()
 
 

@@ -67,10 +67,11 @@ def train(trainer: Any) -> dict[str, torch.Tensor]:
     return weights
 
 
-def gradients(trainer: Any, loss: torch.Tensor) -> dict[str, torch.Tensor | None]:
-    """Returns the gradient of ``loss`` by the engine of ``trainer``, for each weight."""
+def gradients(trainer: Any, loss: torch.Tensor, role: str = "model") -> dict[str, torch.Tensor | None]:
+    """Returns the gradient of ``loss`` by the engine of a role of ``trainer``, for each weight."""
     from arctic_training.engine.zero import full_gradient
 
-    trainer.model.set_gradient_accumulation_boundary(True)
-    trainer.model.backward(loss)
-    return {name: full_gradient(one) for name, one in trainer.model.module.named_parameters()}
+    engine = trainer.engines[role]
+    engine.set_gradient_accumulation_boundary(True)
+    engine.backward(loss)
+    return {name: full_gradient(one) for name, one in engine.module.named_parameters()}
