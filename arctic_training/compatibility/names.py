@@ -29,6 +29,7 @@ ROOT: Mapping[str, str] = {
     "FusedAdamOptimizerFactory": "optimizer.deepspeed_factories.FusedAdamFactory",
     "HFDataSourceCausal": "data.sources.huggingface.HFCausalSource",
     "HFDataSourceInstruct": "data.sources.instruct.HFInstructSource",
+    "HFModelConfig": "model.huggingface_config.HFModelConfig",
     "LoggerConfig": "config.sections.logger.LoggerConfig",
     "TokenizerConfig": "tokenizer.huggingface_factory.HFTokenizerConfig",
     "register": "compatibility.names.register",
@@ -131,12 +132,17 @@ MODULES: Mapping[str, Mapping[str, str]] = {
 }
 """The modules, and the names in them that code of its users imports."""
 
+_GONE = "has no counterpart here: see docs/migration.md"
+
 GONE: Mapping[str, str] = {
     "MemoryProfilerConfig": "is the callback memory_profiler here, or mem_profiler: see docs/guides/callbacks.md",
     "ProfilerConfig": "is the callback profiler here, with options of its own: see docs/guides/callbacks.md",
-    "SnowflakeDataSource": "has no counterpart here: see docs/migration.md",
+    "SnowflakeDataSource": _GONE,
+    "data.hf_instruct_source.KNOWN_HF_INSTRUCT_DATASETS": _GONE,
+    "testing_utils": _GONE,
+    "utils": _GONE,
 }
-"""Names of the package itself for which there is no class of the same options, and what there is instead."""
+"""Names and modules for which there is nothing of the same options, and what there is instead."""
 
 
 def former_name(name: str, module: str = "") -> object:
@@ -145,8 +151,8 @@ def former_name(name: str, module: str = "") -> object:
     Raises AttributeError for an unknown name, ImportError for one of `GONE`.
     """
     old = ".".join(filter(None, (_PACKAGE, module, name)))
-    if not module and name in GONE:
-        raise ImportError(f"{old} {GONE[name]}")
+    if (reason := GONE.get(old.removeprefix(f"{_PACKAGE}."))) is not None:
+        raise ImportError(f"{old} {reason}")
     path = (MODULES[module] if module else ROOT).get(name)
     if path is None:
         raise AttributeError(f"module {_PACKAGE + (module and f'.{module}')!r} has no attribute {name!r}")
@@ -170,6 +176,8 @@ class _FormerModules:
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
         package, _, name = fullname.partition(".")
+        if package == _PACKAGE and name in GONE:
+            raise ModuleNotFoundError(f"{fullname} {GONE[name]}", name=fullname)
         is_former = package == _PACKAGE and name in MODULES
         return ModuleSpec(fullname, self) if is_former else None  # type: ignore[arg-type]
 

@@ -47,10 +47,17 @@ def test_what_no_class_stands_for_is_refused_by_name(name: str) -> None:
 
     callbacks = {f"{lookup('callback', one).__name__}Config": one for one in names("callback")}
     what = f"is the callback {callbacks[name]}" if name in callbacks else "has no counterpart"
+    home, _, own_name = f"arctic_training.{name}".rpartition(".")
     with pytest.raises(ImportError, match=rf"arctic_training\.{name} {what} here.*: see docs/") as error:
-        exec(f"from arctic_training import {name}")
+        exec(f"from {home} import {own_name}")
     assert (Path(__file__).parents[2] / str(error.value).rpartition(" ")[2]).is_file()
     assert not hasattr(arctic_training, "Nothing")
+
+
+@pytest.mark.parametrize("name", ["testing_utils", "utils"])
+def test_a_module_that_is_gone_is_refused_by_name(name: str) -> None:
+    with pytest.raises(ModuleNotFoundError, match=f"arctic_training.{name} has no counterpart here"):
+        exec(f"from arctic_training.{name} import read_json_file")
 
 
 def test_the_decorator_changes_nothing() -> None:
