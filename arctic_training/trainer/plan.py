@@ -190,11 +190,12 @@ def _placement(
     is_recipe: bool,
 ) -> Placement:
     batches = [computed(one, layout, usable) for one, layout in zip(models, layouts, strict=True)]
+    parts = list(zip(layouts, batches, strict=True))
     return Placement(
         *name,
         needed(models, layouts, batches),
         any(batch.recomputation.layers for batch in batches),
-        sum(_main_memory(one.footprint, *part) for one, *part in zip(models, layouts, batches, strict=True)),
+        sum(_main_memory(one.footprint, *part) for one, part in zip(models, parts, strict=True)),
         is_recipe,
     )
 

@@ -6,7 +6,9 @@ from typing import Any
 import pytest
 import torch
 
-from arctic_training import DataSource, TrainerConfig, get_config
+from arctic_training import get_config
+from arctic_training.config.sections.trainer import TrainerConfig
+from arctic_training.data.sources.base import DataSource
 from arctic_training.errors.types import ModelError
 from arctic_training.objectives.sft import SFTTrainer
 from arctic_training.trainer.assembly import build_tokenizer
@@ -25,7 +27,7 @@ class NeverRead(DataSource):
 
 class OnGpu(SFTTrainer):
     name = "on_gpu_for_tests"
-    device = torch.device("cuda")  # type: ignore[assignment]
+    device = torch.device("cuda")
 
 
 def recipe(folder: Path, **keys: Any) -> dict[str, Any]:
