@@ -9,6 +9,7 @@ from pathlib import Path
 from arctic_training.cli.generation_options import add_checkpoint_options, clean_stdout
 from arctic_training.display.activity import activity
 from arctic_training.display.starting import starting
+from arctic_training.errors.types import InputError
 
 _UNITS = {"kb": 10**3, "mb": 10**6, "gb": 10**9}
 
@@ -29,10 +30,12 @@ def run(arguments: argparse.Namespace) -> int:
     with starting(), clean_stdout(), activity("importing libraries"):
         from arctic_training.checkpoint.saved_model import find_saved_model
         from arctic_training.deployment.export import ExportOptions, export
-        from arctic_training.deployment.gguf import convert_to_gguf, find_converter
+        from arctic_training.deployment.gguf import convert_to_gguf, find_converter, gguf_path
         from arctic_training.deployment.hub import push_to_hub, require_token
 
     converter = find_converter() if arguments.gguf else None
+    if arguments.gguf and (file := gguf_path(arguments.output, arguments.gguf)).exists():
+        raise InputError(f"{file} exists, and is not overwritten; give another folder, or remove it")
     token = require_token(arguments.push_to_hub) if arguments.push_to_hub else ""
     with starting():
         saved = find_saved_model(arguments.checkpoint, best=arguments.best)

@@ -33,6 +33,11 @@ def find_converter() -> Path:
     return script
 
 
+def gguf_path(folder: Path, outtype: str) -> Path:
+    """Returns the path of the file that is converted from ``folder``."""
+    return folder.absolute().parent / f"{folder.absolute().name}-{outtype}.gguf"
+
+
 def convert_to_gguf(folder: Path, converter: Path, outtype: str) -> Path:
     """Converts the model in ``folder`` and returns the path of the file, which lies beside it: in the same folder
     transformers would take its tokenizer for that of the file.
@@ -40,7 +45,7 @@ def convert_to_gguf(folder: Path, converter: Path, outtype: str) -> Path:
     ``outtype`` is a type of weights that the converter knows, such as f16, bf16 or q8_0. Raises `InputError` when it
     cannot convert the model.
     """
-    target = folder.absolute().parent / f"{folder.absolute().name}-{outtype}.gguf"
+    target = gguf_path(folder, outtype)
     command = [sys.executable, str(converter), str(folder), "--outfile", str(target), "--outtype", outtype]
     done = subprocess.run(command, capture_output=True, text=True, errors="replace")
     if done.returncode or not target.is_file():

@@ -29,7 +29,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
-def made(configuration: object) -> Migrated:
+def migrated(configuration: object) -> Migrated:
     text = configuration if isinstance(configuration, str) else yaml.safe_dump(configuration)
     Path("other.yaml").write_text(text)
     return migrate(Path("other.yaml"))
@@ -58,7 +58,7 @@ def test_there_are_ten_of_each() -> None:
 
 @pytest.mark.parametrize(("name", "case"), CASES, ids=[f"{name}: {case['name']}" for name, case in CASES])
 def test_a_configuration_becomes_a_recipe(name: str, case: dict[str, Any]) -> None:
-    one = made(case["configuration"])
+    one = migrated(case["configuration"])
     assert (one.format, one.problems) == (name, [])
     assert {path: value(one.recipe, path) for path in case["recipe"]} == case["recipe"]
     assert list(dict.fromkeys(note.partition(":")[0] for note in one.notes)) == case["notes"]
@@ -84,7 +84,7 @@ def test_a_key_that_nothing_stands_for_is_listed_wherever_it_stands(name: str) -
             for key in path.split(".") if path else ():
                 section = section[int(key) if isinstance(section, list) else key]
             section["unheard_of"] = 7
-            one = made(changed)
+            one = migrated(changed)
             lists = [*one.left_out, *one.notes]
             if not any("unheard_of" in line for line in lists):
                 silent.append(f"{case['name']}: {path}")

@@ -25,12 +25,12 @@ parser = argparse.ArgumentParser()
 parser.add_argument("model", type=Path)
 parser.add_argument("--outfile", type=Path)
 parser.add_argument("--outtype", choices=["f16", "f32"])
-given = parser.parse_args()
-writer = GGUFWriter(given.outfile, "llama")
-writer.add_name(given.model.name)
-for file in sorted(given.model.glob("*.safetensors")):
+arguments = parser.parse_args()
+writer = GGUFWriter(arguments.outfile, "llama")
+writer.add_name(arguments.model.name)
+for file in sorted(arguments.model.glob("*.safetensors")):
     for name, tensor in load_file(file).items():
-        writer.add_tensor(name, tensor.astype({"f16": "float16", "f32": "float32"}[given.outtype]))
+        writer.add_tensor(name, tensor.astype({"f16": "float16", "f32": "float32"}[arguments.outtype]))
 writer.write_header_to_file()
 writer.write_kv_data_to_file()
 writer.write_tensors_to_file()
@@ -63,6 +63,11 @@ def test_the_file_has_the_weights_of_the_exported_folder(
     assert main(["export", str(full_run.run_dir), "-o", str(out), "--gguf", outtype, "--max-shard-size", "100KB"]) == 0
     file = tmp_path / f"out-{outtype}.gguf"
     assert capsys.readouterr().out.splitlines()[-1] == str(file)
+    again = ["export", str(full_run.run_dir), "-o", str(tmp_path / "out"), "--gguf", outtype]
+    (tmp_path / "out").rename(tmp_path / "first")
+    assert main(again) == 2 and not out.exists() and file.stat().st_size
+    assert f"{file} exists, and is not overwritten" in capsys.readouterr().err
+    (tmp_path / "first").rename(out)
     shards = sorted(out.glob("*.safetensors"))
     assert len(shards) > 1 and not list(out.glob("*.gguf"))
     expected = {name: tensor for shard in shards for name, tensor in load_file(shard).items()}

@@ -1,4 +1,4 @@
-"""What other trainers do by the metrics of their evaluations: early stopping, and the best weights."""
+"""The callbacks and best weights that other trainers choose by the metrics of their evaluations."""
 
 from collections.abc import Iterable
 

@@ -51,14 +51,14 @@ class Foreign:
 
     def entries(self, *keys: str, word: str) -> list["Foreign"]:
         """Returns the entries of the lists below ``keys``, likewise; one without keys is the value of ``word``."""
-        made: list[Foreign] = []
+        entries: list[Foreign] = []
         for key in keys:
             value = self.take(key)
             is_one = isinstance(value, Mapping)
             for number, one in enumerate(as_list(value)):
                 values = one if isinstance(one, Mapping) else {word: one}
-                made.append(self._part(key if is_one else f"{key}.{number}", values))
-        return made
+                entries.append(self._part(key if is_one else f"{key}.{number}", values))
+        return entries
 
     def _part(self, path: str, values: Values) -> "Foreign":
         known = {str(key): value for key, value in values.items()}

@@ -190,8 +190,8 @@ def _source(entry: Foreign, kind: str) -> Source:
         entry.note("column" if column else "column_map", text)
     entry.ignore(["_component_", "train_on_input", "packed", "conversation_style", "add_eos", "split_across_pack"])
     subset = entry.take("name", "subset")
-    made = source(path or "rows.jsonl", split=entry.take("split"), subset=subset)
-    return made | {key: value for key, value in more.items() if value is not None}
+    section = source(path or "rows.jsonl", split=entry.take("split"), subset=subset)
+    return section | {key: value for key, value in more.items() if value is not None}
 
 
 def _amounts(foreign: Foreign) -> None:

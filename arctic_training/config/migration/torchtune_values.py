@@ -29,7 +29,7 @@ def resolved(values: Mapping[str, object]) -> tuple[dict[str, object], set[str]]
     are read so."""
     used: set[str] = set()
 
-    def found(match: re.Match[str]) -> str:
+    def replacement(match: re.Match[str]) -> str:
         value: object = values
         for key in match[1].split("."):
             value = mapping(value).get(key)
@@ -46,7 +46,7 @@ def resolved(values: Mapping[str, object]) -> tuple[dict[str, object], set[str]]
         if not isinstance(value, str) or "${" not in value:
             return value
         for _ in range(_DEPTH):
-            value = _REFERENCE.sub(found, value)
+            value = _REFERENCE.sub(replacement, value)
         return yaml.safe_load(value) if _NUMBER.fullmatch(value) else value
 
     return {key: resolve(value) for key, value in values.items()}, used

@@ -75,10 +75,11 @@ def _model(foreign: Foreign) -> None:
     foreign.put("model.trust_remote_code", foreign.take("trust_remote_code"))
     if foreign.flag("use_liger_kernel", "use_liger"):
         foreign.put("model.type", "liger")
-    given = foreign.section("model_init_kwargs")
-    given.ignore(["torch_dtype", "dtype", "attn_implementation", "use_cache", "device_map", "low_cpu_mem_usage"])
+    arguments = foreign.section("model_init_kwargs")
+    arguments.ignore(["torch_dtype", "dtype", "attn_implementation", "use_cache", "device_map", "low_cpu_mem_usage"])
     foreign.put(
-        "model.hf_config_kwargs", {key: given.take(key) for key in given.values if key not in given.read} or None
+        "model.hf_config_kwargs",
+        {key: arguments.take(key) for key in arguments.values if key not in arguments.read} or None,
     )
     template = foreign.take("chat_template", "chat_template_path")
     foreign.put("tokenizer.chat_template", template)
