@@ -41,14 +41,34 @@ HOOK_NAMES: Mapping[str, str] = {
 """The moment of each method: before (``pre``) or after (``post``) an event of `Trainer`."""
 
 
+OTHER_METHODS: Mapping[str, str] = {
+    "training_step": "loss",
+    "compute_loss": "loss",
+    "validation_step": "loss, which an evaluation calls without gradients",
+    "prediction_step": "loss, which an evaluation calls without gradients",
+    "compute_metrics": "finalize_eval_metrics",
+    "configure_optimizers": "the recipe's sections optimizer and scheduler",
+    "create_optimizer_and_scheduler": "the recipe's sections optimizer and scheduler",
+    "train_dataloader": "the recipe's section data",
+    "val_dataloader": "the recipe's section data",
+}
+"""Methods of Lightning's and transformers' trainers, and what stands for them here."""
+_LOOPS = {"loss", "step", "epoch", "train", "evaluate"}
+"""Methods of a trainer that may call others of its own."""
+
+
 class NamedHooks(Hooked):
     """Base of `Trainer`: its methods with names of `HOOK_NAMES` are listeners, after those of ``callbacks``.
 
-    A method that overrides one of a base class takes its place, as methods do.
+    A method that overrides one of a base class takes its place, as methods do. Raises `RegistryError` for a class with
+    a method that nothing calls: a slip in one of these names, or one of `OTHER_METHODS`.
     """
 
     def __init_subclass__(cls, **kwargs: object) -> None:
         super().__init_subclass__(**kwargs)
+        if not _LOOPS & cls.__dict__.keys():
+            for attribute in sorted(OTHER_METHODS.keys() & cls.__dict__.keys()):
+                raise RegistryError(f"{cls.__name__}: nothing calls {attribute}; here it is {OTHER_METHODS[attribute]}")
         for attribute, method in cls.__dict__.items():
             # a trainer may have other methods on_...: those are refused that differ by a slip of the pen
             if inspect.isfunction(method) and difflib.get_close_matches(attribute, HOOK_NAMES, cutoff=0.85):

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from arctic_training import Callback, TensorClassifierTrainer, get_config
-from arctic_training.callback.hook_names import HOOK_NAMES
+from arctic_training.callback.hook_names import HOOK_NAMES, OTHER_METHODS
 from arctic_training.errors.types import RegistryError, ScoringError
 from arctic_training.trainer.trainer import Trainer
 from tests.contract.cases import recipe
@@ -134,3 +134,13 @@ def test_metrics_are_numbers(tmp_path: Path) -> None:
     odd: Any = type("Odd", (TensorClassifierTrainer,), {"name": "odd_for_the_test", "get_val_metrics": lambda self: 3})
     with pytest.raises(ScoringError, match="get_val_metrics returned 3; expected a mapping from names to numbers"):
         train(tmp_path, odd, [])
+
+
+@pytest.mark.parametrize("name", OTHER_METHODS)
+def test_a_method_of_another_trainer_is_refused_unless_one_of_the_class_may_call_it(name: str) -> None:
+    def nothing(self: object, *args: object) -> None:
+        """A method that nobody calls."""
+
+    with pytest.raises(RegistryError, match=rf"Foreign: nothing calls {name}; here it is (loss|finalize|the recipe's)"):
+        type("Foreign", (TensorClassifierTrainer,), {name: nothing})
+    type("Own", (TensorClassifierTrainer,), {name: nothing, "loss": nothing})
