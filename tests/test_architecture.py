@@ -266,6 +266,12 @@ def test_libraries_stay_in_their_rooms() -> None:
     each(rule)
 
 
+def test_what_deepspeed_keeps_at_parameters_is_read_in_the_engine_alone() -> None:
+    pattern = re.compile(r"\bds_(id|shape|numel|tensor|status|persist)\b")
+    outside = [file for file in FILES if "/arctic_training/engine/" not in file.as_posix()]
+    assert [str(file) for file in outside if pattern.search(file.read_text("utf-8"))] == []
+
+
 def test_any_stands_only_where_no_type_is_known() -> None:
     places: dict[str, list[str]] = {}
     for path in FILES:

@@ -12,6 +12,7 @@ from arctic_training.component import TrainerView
 from arctic_training.config.sections.base import ComponentConfig
 from arctic_training.config.sections.changes import RESUME_SAFE
 from arctic_training.engine.config import require_weights_in_memory
+from arctic_training.engine.internals.parameters import local_tensor
 from arctic_training.engine.zero import resharded
 from arctic_training.errors.types import RecipeError
 
@@ -98,9 +99,9 @@ class EMA(Callback[EMAConfig]):
 
 
 def _state(module: torch.nn.Module) -> dict[str, Tensor]:
-    """Returns what this rank holds of the weights; ``ds_tensor`` is its shard under ZeRO stage 3."""
+    """Returns what this rank holds of the weights."""
     held = (*module.named_parameters(), *module.named_buffers())
-    return {name: getattr(value, "ds_tensor", value).detach() for name, value in held}
+    return {name: local_tensor(value) for name, value in held}
 
 
 def _average_of(now: Tensor, saved: Tensor | None) -> Tensor:

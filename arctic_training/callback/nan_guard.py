@@ -11,6 +11,7 @@ from arctic_training.callback.rewind import first_row, rewind
 from arctic_training.component import TrainerView
 from arctic_training.config.sections.base import ComponentConfig
 from arctic_training.distributed import collectives, process_group
+from arctic_training.engine.internals.parameters import local_tensor
 from arctic_training.errors.types import NonFiniteError
 from arctic_training.logging import logger
 
@@ -170,7 +171,7 @@ def _samples(trainer: TrainerView, bad: list[int]) -> str:
 
 
 def _is_finite(module: torch.nn.Module) -> bool:
-    """Returns whether the weights that this rank holds are finite; ``ds_tensor`` is its shard under ZeRO stage 3."""
-    held = [getattr(one, "ds_tensor", one).detach() for one in module.parameters()]
+    """Returns whether the weights that this rank holds are finite."""
+    held = [local_tensor(one) for one in module.parameters()]
     largest = torch._foreach_norm([one for one in held if one.is_floating_point() and one.numel()], float("inf"))
     return not largest or bool(torch.stack([one.float() for one in largest]).isfinite().all())

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from arctic_training.distributed.sequence_parallel import KEY
 from arctic_training.engine.engine import Engine
+from arctic_training.engine.internals.parameters import full_shape
 from arctic_training.errors.types import ModelError
 from arctic_training.model.transformers_internals import forward_parameters
 
@@ -77,4 +78,4 @@ def embedding_rows(model: nn.Module) -> int | None:
     embedding = getattr(model, "get_input_embeddings", lambda: None)()
     if not isinstance(embedding, nn.Embedding):
         return None
-    return int(getattr(embedding.weight, "ds_shape", embedding.weight.shape)[0])
+    return full_shape(embedding.weight)[0]

@@ -122,10 +122,10 @@ def _experts(model: nn.Module, text: object) -> tuple[float, float] | None:
     number = next((one for name in _NUM_EXPERTS if isinstance(one := getattr(text, name, None), int)), 0)
     chosen = next((one for name in _TOP_K if isinstance(one := getattr(text, name, None), int)), 0)
     shapes = [
-        (getattr(weight, "ds_shape", weight.shape), weight.requires_grad)
+        (full_shape(weight), weight.requires_grad)
         for part in model.modules()
         for weight in part.parameters(recurse=False)
-        if len(getattr(weight, "ds_shape", weight.shape)) == 3
+        if len(full_shape(weight)) == 3
     ]
     if not shapes:
         return None if number > 1 and chosen else (0.0, 0.0)

@@ -9,6 +9,7 @@ from torch import nn
 from arctic_training.component import TrainerView
 from arctic_training.config.sections.trainer import TrainerConfig
 from arctic_training.engine.dtypes import DTYPES
+from arctic_training.engine.internals.parameters import full_shape
 from arctic_training.engine.tensor_parallel import count_divisible
 from arctic_training.loss.output_layer import rows_per_chunk
 from arctic_training.model.huggingface_config import HFModelConfig
@@ -173,7 +174,7 @@ def tokens_at_once(recipe: TrainerConfig, max_length: int) -> int:
 
 def count_parameters(model: nn.Module) -> tuple[int, int]:
     """Returns the number of weights of ``model``, and of those that are trained."""
-    sizes = [(getattr(one, "ds_numel", one.numel()), one.requires_grad) for one in model.parameters()]
+    sizes = [(full_shape(one).numel(), one.requires_grad) for one in model.parameters()]
     return sum(size for size, _ in sizes), sum(size for size, is_trained in sizes if is_trained)
 
 

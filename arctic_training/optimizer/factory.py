@@ -12,6 +12,7 @@ from arctic_training.config.sections.base import ComponentConfig
 from arctic_training.config.sections.optimizer import OptimizerConfig
 from arctic_training.distributed import process_group
 from arctic_training.engine.config import highest_stage, zero_stage
+from arctic_training.engine.internals.parameters import full_shape
 from arctic_training.errors.types import RecipeError
 
 C = TypeVar("C", bound=OptimizerConfig)
@@ -62,10 +63,8 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
         for name, parameter in module.named_parameters(recurse=False):
             if parameter.requires_grad and id(parameter) not in seen:
                 seen.add(id(parameter))
-                # under ZeRO stage 3 a parameter is flat and empty here, and has its shape in ds_shape
-                shape = getattr(parameter, "ds_shape", parameter.shape)
                 exempt = "norm" in type(module).__name__.lower() or "bias" in name
-                exempt = exempt or len(shape) < 2 or getattr(parameter, "_no_weight_decay", False)
+                exempt = exempt or len(full_shape(parameter)) < 2 or getattr(parameter, "_no_weight_decay", False)
                 groups[not exempt].append(parameter)
     decays = [{"params": groups[True], "weight_decay": weight_decay}, {"params": groups[False], "weight_decay": 0.0}]
     return [group for group in decays if group["params"]]

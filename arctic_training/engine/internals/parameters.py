@@ -1,6 +1,6 @@
 """Attributes that DeepSpeed keeps at a parameter: its shard of ZeRO stage 3, and how processes divide it."""
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -32,6 +32,13 @@ def local_tensor(parameter: torch.Tensor) -> torch.Tensor:
     """Returns what this rank holds: at stage 3 its shard of the flat parameter, [padded shard], else the parameter."""
     tensor: torch.Tensor = getattr(parameter, "ds_tensor", parameter)
     return tensor.detach()
+
+
+def empty_as_partitioned(parameter: torch.nn.Parameter) -> None:
+    """Leaves of a parameter on the meta device what stage 3 leaves of one: no elements, and its shape."""
+    shape, known = parameter.shape, cast(Any, parameter)
+    parameter.data = torch.empty(0, dtype=parameter.dtype, device="meta")
+    known.ds_shape, known.ds_numel = shape, shape.numel()
 
 
 def padding(parameter: torch.Tensor) -> torch.Tensor:

@@ -10,6 +10,7 @@ from torch import nn
 
 from arctic_training.config.checks.problems import unknown
 from arctic_training.config.sections.base import ComponentConfig
+from arctic_training.engine.internals.parameters import empty_as_partitioned, full_shape, is_partitioned_param
 from arctic_training.engine.zero import is_meta_tensor_error
 from arctic_training.errors.types import MissingDependencyError, ModelError
 from arctic_training.model.config_values import coerce_values
@@ -204,7 +205,7 @@ class PeftTransform(ModelTransform[PeftConfig]):
 
 
 def _partitioned_copy(meta_model: nn.Module, *, gathered: list[str]) -> nn.Module:
-    """Returns a copy of a model as ZeRO stage 3 partitions it: parameters of no elements, the shape in ``ds_shape``.
+    """Returns a copy of a model as ZeRO stage 3 partitions it: parameters of no elements, which know their shape.
 
     Not so the modules whose path ends with a name in ``gathered``: PEFT copies them, and they are gathered for that.
     """
@@ -212,25 +213,20 @@ def _partitioned_copy(meta_model: nn.Module, *, gathered: list[str]) -> nn.Modul
     for name, parameter in partitioned.named_parameters(remove_duplicate=False):
         if any(f"{module}." in name for module in gathered) or not parameter.numel():
             continue
-        shape = parameter.shape
-        parameter.data = torch.empty(0, dtype=parameter.dtype, device="meta")
-        parameter.ds_shape, parameter.ds_numel = shape, shape.numel()  # type: ignore[attr-defined]
+        empty_as_partitioned(parameter)
     return partitioned
 
 
 def _shapes(model: nn.Module) -> dict[str, Any]:
     """Returns the shape of every tensor of a model, by name, and whether it is trained."""
-    return {
-        name: (tuple(getattr(one, "ds_shape", one.shape)), one.requires_grad)
-        for name, one in model.state_dict(keep_vars=True).items()
-    }
+    return {name: (tuple(full_shape(one)), one.requires_grad) for name, one in model.state_dict(keep_vars=True).items()}
 
 
 def _check_no_views(model: nn.Module) -> None:
     """Raises `ModelError` for weights that are views of others, which DeepSpeed would separate, or cannot send."""
     owners: dict[int, str] = {}
     for name, parameter in model.named_parameters():
-        if not parameter.requires_grad or hasattr(parameter, "ds_id"):
+        if not parameter.requires_grad or is_partitioned_param(parameter):
             continue
         other = owners.setdefault(parameter.untyped_storage()._cdata, name)
         if other != name or not parameter.is_contiguous():
