@@ -113,12 +113,20 @@ def fsync_and_hash(folder: Path, names: Iterable[str]) -> FileHashes:
 
 def reset_permissions(folder: Path, names: Iterable[str]) -> None:
     """Gives these files the permissions that the process gives a new file: safetensors lets only the owner read."""
-    mask = re.search(r"^Umask:\s*([0-7]+)$", Path("/proc/self/status").read_text(encoding="ascii"), re.MULTILINE)
-    if mask is None:
-        return
+    mode = 0o666 & ~umask()
     for name in names:
         with suppress(OSError):  # of a file system without permissions
-            (folder / name).chmod(0o666 & ~int(mask[1], 8))
+            (folder / name).chmod(mode)
+
+
+def umask() -> int:
+    """Returns the permissions that a new file of this process does not have.
+
+    It is read from the kernel: `os.umask` sets another one meanwhile, which files of other threads would have.
+    """
+    status = Path("/proc/self/status").read_text(encoding="utf-8", errors="replace")
+    mask = re.search(r"^Umask:\s*([0-7]+)$", status, re.MULTILINE)
+    return int(mask[1], 8) if mask else 0o022
 
 
 def list_files(folder: Path) -> list[str]:

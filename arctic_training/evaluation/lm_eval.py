@@ -157,6 +157,6 @@ def _names(keys: Sequence[str], task: str) -> dict[str, str]:
 
     The filter is in the name only where ``task`` has several of the metric, as gsm8k has.
     """
-    count = Counter(key.partition(",")[0] for key in keys)
-    names = {key: key.partition(",")[0] for key in keys}
-    return {key: f"{name if count[name] == 1 else key}/{task}" for key, name in names.items()}
+    metrics = {key: key.partition(",")[0] for key in keys}
+    count = Counter(metrics.values())
+    return {key: f"{metric if count[metric] == 1 else key}/{task}" for key, metric in metrics.items()}

@@ -37,13 +37,13 @@ class Model:
     layout: Layout
     """By the recipe."""
     batch: Batch
-    """What it computes at once with a gradient."""
+    """The micro-batch that it computes at once, with a gradient unless it is frozen."""
     is_auto: bool = False
-    """Whether its layers are computed again for the gradient where they would not fit."""
+    """Its layers are computed again for the gradient where they would not fit."""
     is_freed: bool = False
-    """Whether it is used before training only, when no other model is on the device."""
+    """It is used before training only, when no other model is on the device."""
     least: tuple[Layout, Batch] | None = None
-    """What it surely holds and computes at once; None where that is not known."""
+    """The layout and batch that it surely has; None where none is sure."""
     flops: ModelFlops | None = None
     """None where its operations are not known."""
 

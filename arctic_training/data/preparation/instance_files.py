@@ -12,6 +12,7 @@ from itertools import count
 from pathlib import Path
 from typing import Literal, TextIO
 
+from arctic_training.checkpoint.folder import umask
 from arctic_training.data.preparation.workers import without_garbage
 from arctic_training.data.sources.generator import GeneratorSource
 from arctic_training.display.activity import activity
@@ -54,7 +55,7 @@ def write_instances(
         with (aside / STATISTICS).open("w", encoding="utf-8") as file:
             file.write(json.dumps(statistics, indent=2, ensure_ascii=False) + "\n")
             _flush(file)
-        aside.chmod(0o777 & ~_umask())  # a temporary folder is private
+        aside.chmod(0o777 & ~umask())  # a temporary folder is private
         aside.rename(folder)
         return statistics
     except OSError as error:
@@ -140,9 +141,3 @@ def _text_line(instance: Instance) -> str:
 def _flush(file: TextIO) -> None:
     file.flush()
     os.fsync(file.fileno())
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
