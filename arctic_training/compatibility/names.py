@@ -1,4 +1,5 @@
-"""The names and modules of ArcticTraining 0.8, and what they are here; importing one says so."""
+"""The names and modules of ArcticTraining 0.8, and former ones of this package, and what they are here; importing one
+says so."""
 
 import sys
 import warnings
@@ -33,6 +34,8 @@ ROOT: Mapping[str, str] = {
     "LoggerConfig": "config.sections.logger.LoggerConfig",
     "TokenizerConfig": "tokenizer.huggingface_factory.HFTokenizerConfig",
     "register": "compatibility.names.register",
+    "target_losses": "model.token_losses.token_losses",
+    "target_predictions": "model.token_losses.token_predictions",
 }
 """Names of the package itself that it does not have any more."""
 
@@ -101,6 +104,12 @@ MODULES: Mapping[str, Mapping[str, str]] = {
         "RegistryValidationError": "errors.types.RegistryError",
     },
     "model.hf_factory": {"HFModelFactory": "model.huggingface_factory.HFModelFactory"},
+    "model.target_losses": {
+        "TargetScores": "model.token_losses.TokenScores",
+        "target_losses": "model.token_losses.token_losses",
+        "target_predictions": "model.token_losses.token_predictions",
+        "target_scores": "model.token_losses.token_scores",
+    },
     "optimizer.adam_factory": {
         "CPUAdamOptimizerFactory": "optimizer.deepspeed_factories.CPUAdamFactory",
         "FusedAdamOptimizerFactory": "optimizer.deepspeed_factories.FusedAdamFactory",
@@ -164,6 +173,17 @@ def former_name(name: str, module: str = "") -> object:
 def register(cls: T | None = None, force: bool = False) -> object:
     """Returns ``cls``, or a decorator that does: a class with a name registers itself when it is defined."""
     return register if cls is None else cls
+
+
+def rename_method(cls: type, former: str, now: str) -> None:
+    """Makes a method ``former`` that ``cls`` defines its method ``now``, with a warning that says so; of a class that
+    defines ``now``, ``former`` is the same method, for ``super()``."""
+    own = vars(cls)
+    if now in own:
+        setattr(cls, former, own[now])
+    elif former in own:
+        warnings.warn(f"{cls.__qualname__}.{former} is {now} here", FutureWarning, stacklevel=4)
+        setattr(cls, now, own[former])
 
 
 class _FormerModules:

@@ -232,7 +232,7 @@ class GenerateEvaluator(Evaluator[GenerateConfig]):
         folder.mkdir(parents=True, exist_ok=True)
         ordered = sorted((row for of_rank in gathered for row in of_rank), key=lambda row: row["sample"])
         text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in ordered)
-        (folder / f"update_{trainer.progress.step}.jsonl").write_text(text, encoding="utf-8")
+        (folder / f"step_{trainer.progress.step}.jsonl").write_text(text, encoding="utf-8")
 
 
 def _decode_reference(tokenizer: "PreTrainedTokenizerBase", prompt: Prompt) -> str:

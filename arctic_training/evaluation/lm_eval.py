@@ -142,7 +142,7 @@ class LMEvalEvaluator(Evaluator[LMEvalConfig]):
             folder = trainer.run_dir / self.folder / task
             folder.mkdir(parents=True, exist_ok=True)
             text = "".join(json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in rows)
-            (folder / f"update_{trainer.progress.step}.jsonl").write_text(text, encoding="utf-8")
+            (folder / f"step_{trainer.progress.step}.jsonl").write_text(text, encoding="utf-8")
 
 
 def _default_metrics(settings: Mapping[str, object]) -> list[str]:

@@ -53,7 +53,7 @@ def dropped_loss_message(model: "PreTrainedModel", loss: str) -> str:
     keys = ", ".join(loss_keys(model.config))
     return (
         f"model.hf_config_kwargs: {type(model).__name__} adds to its loss by {keys or 'its own forward'}, and {loss} "
-        "leaves that out; use target_losses(..., reduction='sum'), add what target_losses(..., terms=[]) appends, or "
+        "leaves that out; use token_losses(..., reduction='sum'), add what token_losses(..., terms=[]) appends, or "
         "use the loss of self.model(**batch); or set the key so that nothing is added"
     )
 

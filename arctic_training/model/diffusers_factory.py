@@ -112,9 +112,9 @@ class DiffusersFactory(ModelFactory[DiffusersConfig]):
 
     def check(self) -> None:
         """Builds the network on the meta device. Raises `MissingDependencyError` or `ModelError`."""
-        self.meta_model = self.skeleton()
+        self.meta_model = self.create_meta_model()
 
-    def skeleton(self) -> nn.Module:
+    def create_meta_model(self) -> nn.Module:
         """Returns the network on the meta device. Raises `MissingDependencyError` or `ModelError`."""
         cls = self._class()
         settings = self._settings(cls)

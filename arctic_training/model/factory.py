@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from arctic_training.callback.hooks import hook
+from arctic_training.compatibility.names import rename_method
 from arctic_training.component import Factory
 from arctic_training.config.sections.base import ComponentConfig
 from arctic_training.config.sections.model import ModelConfig
@@ -35,12 +36,16 @@ class ModelFactory(Factory[C, nn.Module], kind="model_factory"):
             model = transform(model)
         return model
 
+    def __init_subclass__(cls, *, kind: str | None = None, **kwargs: object) -> None:
+        super().__init_subclass__(kind=kind, **kwargs)
+        rename_method(cls, "skeleton", "create_meta_model")
+
     @property
     def section(self) -> str:
         """The key of the recipe's section of the model."""
         return next((name for name, one in vars(self.trainer.config).items() if one is self.config), "model")
 
-    def skeleton(self) -> nn.Module | None:
+    def create_meta_model(self) -> nn.Module | None:
         """Returns the model as it will be trained, on the meta device, by its config alone; None where it cannot be
         built so. Raises `ModelError`."""
         return None
@@ -90,6 +95,6 @@ class ModelFactory(Factory[C, nn.Module], kind="model_factory"):
 class NetworkFactory(ModelFactory[C]):
     """Makes a network with random weights by the recipe's section alone: it has no config, and no files."""
 
-    def skeleton(self) -> nn.Module:
+    def create_meta_model(self) -> nn.Module:
         with torch.device("meta"):
             return self.create_model(None)

@@ -97,7 +97,7 @@ class HFModelFactory(ModelFactory[HFModelConfig]):
         if (size := self.trainer.config.mesh.model) > 1 and (problem := tensor_parallel.problem(model, size)):
             raise ModelError(f"mesh.model: {problem}")
 
-    def skeleton(self) -> nn.Module | None:
+    def create_meta_model(self) -> nn.Module | None:
         model: nn.Module = self._on_meta_device()[0]
         adapted = None if self._adapter is None else self._adapter.dry_run(model, sharded=False)
         return model if adapted is None else adapted
@@ -277,5 +277,5 @@ class HFModelFactory(ModelFactory[HFModelConfig]):
     def _needs_activation_checkpointing(self, model: nn.Module) -> bool:
         if (decided := self.checkpoints_activations) is not None or self.trainer.device.type != "cuda":
             return bool(decided)
-        adapted = (self._adapter and self.skeleton()) or model  # below an adapter less is kept
+        adapted = (self._adapter and self.create_meta_model()) or model  # below an adapter less is kept
         return needs_checkpointing(adapted, self.trainer, self.config, self._deepspeed, self.recomputation)

@@ -47,6 +47,6 @@ class LigerModelFactory(HFModelFactory):
         model = super().create_model(config)
         from liger_kernel.transformers import _apply_liger_kernel_to_instance
 
-        # the loss is computed by `target_losses`
+        # the loss is computed by `token_losses`
         _apply_liger_kernel_to_instance(model=model, fused_linear_cross_entropy=False, cross_entropy=False)
         return model

@@ -84,7 +84,7 @@ def at_targets(
     """Returns ``compute(outputs)``, of any shape, where ``outputs`` are the `TargetOutputs` of ``batch``.
 
     It is called in the forward of the model, so that weights that are sharded over the ranks are in memory. ``engine``
-    and ``batch`` are those of `target_losses`, as are ``terms``, to which a loss that the model itself adds is
+    and ``batch`` are those of `token_losses`, as are ``terms``, to which a loss that the model itself adds is
     appended: a scalar, to be added to a loss that is a mean. Raises `ModelError` where it would be lost.
     """
     values, added = compute_at_targets(engine, batch, compute)

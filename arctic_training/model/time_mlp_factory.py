@@ -79,7 +79,7 @@ class TimeMLPFactory(MLPFactory):
 
     def check(self) -> None:
         """Builds the network on the meta device, for the checks of the trainer."""
-        self.meta_model = self.skeleton()
+        self.meta_model = self.create_meta_model()
 
     def create_model(self, config: object) -> nn.Module:
         section = self.config

@@ -93,7 +93,7 @@ class ZukoFactory(ModelFactory[ZukoConfig]):
         if importlib.util.find_spec("zuko") is None:
             raise MissingDependencyError("model.type: zuko needs the library zuko: pip install 'arctic_training[flow]'")
 
-    def skeleton(self) -> nn.Module:
+    def create_meta_model(self) -> nn.Module:
         with torch.random.fork_rng(devices=[]):  # its masks are computed, which the meta device cannot
             return self.create_model(None).to("meta")
 

@@ -13,7 +13,7 @@ from arctic_training.data.factories.causal import CausalDataFactory
 from arctic_training.data.factories.sft import SFTDataFactory
 from arctic_training.loss.scheduled_sampling import SamplingSchedule, sampling_probability
 from arctic_training.loss.targets import IGNORE_INDEX
-from arctic_training.model.target_losses import target_predictions
+from arctic_training.model.token_losses import token_predictions
 from arctic_training.objectives.language_model import LanguageModelConfig, LanguageModelTrainer
 from arctic_training.state import eval_mode
 
@@ -78,5 +78,5 @@ class AutoregressiveTrainer(LanguageModelTrainer):
         numbers = uniform(keys, labels.shape[1], seed=self.config.seed, stream=_STREAM)
         chosen = (numbers < probability) & (labels != IGNORE_INDEX)
         with eval_mode([self.model.module]):
-            predictions = target_predictions(self.model, {**batch, "labels": labels.where(chosen, IGNORE_INDEX)})
+            predictions = token_predictions(self.model, {**batch, "labels": labels.where(chosen, IGNORE_INDEX)})
         return {**batch, "input_ids": batch["input_ids"].masked_scatter(chosen, predictions)}

@@ -23,7 +23,7 @@ from arctic_training.loss.preference import (
     preference_losses,
     preference_metrics,
 )
-from arctic_training.model.target_losses import target_losses
+from arctic_training.model.token_losses import token_losses
 from arctic_training.objectives.preference import PreferenceConfig, PreferenceTrainer
 from arctic_training.objectives.reference import reference_engine
 
@@ -160,7 +160,7 @@ class DPOTrainer(PreferenceTrainer):
         Losses that the model itself adds, scalars, are appended to ``auxiliary``.
         """
         inputs = {name: value for name, value in batch.items() if name not in _NOT_MODEL_INPUTS}
-        token_log_probs = -gather_target_values(target_losses(engine, inputs, terms=auxiliary), batch)
+        token_log_probs = -gather_target_values(token_losses(engine, inputs, terms=auxiliary), batch)
         return pair_log_probs(token_log_probs, batch["answer_lengths"])
 
     @torch.no_grad()

@@ -16,7 +16,7 @@ from arctic_training.distributed.sequence_parallel import gather_target_values
 from arctic_training.engine.engine import Engine
 from arctic_training.loss.kto import KTOLoss, kl_estimate, kto_losses
 from arctic_training.loss.policy import segment_sums
-from arctic_training.model.target_losses import target_losses
+from arctic_training.model.token_losses import token_losses
 from arctic_training.objectives.preference import PreferenceConfig, PreferenceTrainer
 from arctic_training.objectives.reference import reference_engine
 from arctic_training.state import eval_mode
@@ -111,7 +111,7 @@ class KTOTrainer(PreferenceTrainer):
 
         Losses that the model itself adds, scalars, are appended to ``auxiliary``.
         """
-        token_log_probs = -gather_target_values(target_losses(engine, batch, terms=auxiliary), batch)
+        token_log_probs = -gather_target_values(token_losses(engine, batch, terms=auxiliary), batch)
         return segment_sums(token_log_probs, batch["answer_lengths"])
 
     @torch.no_grad()

@@ -17,7 +17,7 @@ from arctic_training.model.causal_lm import model_inputs
 from arctic_training.model.dropout import disable_dropout
 from arctic_training.model.huggingface_factory import HFModelFactory
 from arctic_training.model.liger_factory import LigerModelFactory
-from arctic_training.model.target_losses import target_losses, target_scores
+from arctic_training.model.token_losses import token_losses, token_scores
 from arctic_training.objectives.factories import OPTIMIZERS, SCHEDULES
 from arctic_training.optimizer.deepspeed_factories import CPUAdamFactory, FusedAdamFactory, MuonFactory
 from arctic_training.optimizer.huggingface_factories import AdafactorFactory
@@ -79,8 +79,8 @@ class LanguageModelTrainer(Trainer):
         that are most likely after the true tokens before them, and ``perplexity``."""
         smoothing, share = self.config.label_smoothing, batch["num_items_in_batch"]
         if torch.is_grad_enabled():
-            return target_losses(self.model, batch, label_smoothing=smoothing, reduction="sum").div(share)
-        scores = target_scores(self.model, batch, label_smoothing=smoothing)
+            return token_losses(self.model, batch, label_smoothing=smoothing, reduction="sum").div(share)
+        scores = token_scores(self.model, batch, label_smoothing=smoothing)
         self.record("perplexity", scores.nll / share)
         self.record("token_accuracy", scores.correct / share)
         return scores.loss.div(share)

@@ -11,7 +11,7 @@ from arctic_training.data.batching.loader import Batch
 from arctic_training.distributed.sequence_parallel import gather_target_values
 from arctic_training.engine.engine import Engine
 from arctic_training.loss.policy import clipped_surrogate_losses, kl_estimates, segment_sums
-from arctic_training.model.target_losses import target_losses
+from arctic_training.model.token_losses import token_losses
 from arctic_training.objectives.language_model import LanguageModelTrainer
 from arctic_training.objectives.reference import without_adapter
 from arctic_training.objectives.rollout_batch import Rollout, of_tokens
@@ -121,7 +121,7 @@ class PolicyLossTrainer(LanguageModelTrainer):
         and the entropies at the tokens, float32 ``[tokens]`` in nats, to ``entropies``.
         """
         own: list[Tensor] | None = None if entropies is None else []
-        losses = target_losses(engine, inputs, temperature=self.config.temperature, terms=auxiliary, entropies=own)
+        losses = token_losses(engine, inputs, temperature=self.config.temperature, terms=auxiliary, entropies=own)
         if entropies is not None:
             entropies += [gather_target_values(one, inputs) for one in own or []]
         return -gather_target_values(losses, inputs)

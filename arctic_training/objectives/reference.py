@@ -12,7 +12,7 @@ from arctic_training.engine.engine import Engine
 from arctic_training.errors.types import ModelError
 from arctic_training.model.causal_lm import causal_model, embedding_rows
 from arctic_training.model.rounding_noise import rounding_noise
-from arctic_training.model.target_losses import target_losses
+from arctic_training.model.token_losses import token_losses
 from arctic_training.state import eval_mode
 
 _NUM_TOKENS = 16
@@ -34,9 +34,9 @@ class Probe(NamedTuple):
 def probe(engine: Engine) -> Probe:
     """Returns the `Probe` of a reference model. All ranks must call it."""
     with eval_mode([engine.module]):
-        losses = target_losses(engine, _inputs(engine))
+        losses = token_losses(engine, _inputs(engine))
         with rounding_noise(engine.module):
-            return Probe(losses, target_losses(engine, _inputs(engine)))
+            return Probe(losses, token_losses(engine, _inputs(engine)))
 
 
 @torch.no_grad()
@@ -48,7 +48,7 @@ def check_reference_is_policy(trainer: Any, reference: Probe | None = None) -> N
     """
     policy = trainer.model
     with eval_mode([policy.module]):
-        losses = target_losses(policy, _inputs(policy))
+        losses = token_losses(policy, _inputs(policy))
     if reference is None and "ref_model" in trainer.engines:
         reference = probe(trainer.engines["ref_model"])
     elif reference is None:

@@ -203,9 +203,9 @@ def check_tokenizer(
         model.check_tokenizer(tokenizer)
     trainer.check_models({name: model.meta_model for name, model in models.items()})
     trained = {role.name: models[role.name].meta_model for role in roles if not role.frozen}
-    skeletons = {name: model for name, model in trained.items() if model is not None}
+    meta_models = {name: model for name, model in trained.items() if model is not None}
     for checkpointer in build_checkpointers(trainer):
-        checkpointer.dry_run(skeletons)
+        checkpointer.dry_run(meta_models)
 
 
 def check_without_data(

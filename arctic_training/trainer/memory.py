@@ -52,30 +52,30 @@ def count_model(
     view: RoleView,
     role: Role,
     factory: ModelFactory[Any],
-    skeleton: nn.Module | None,
+    meta_model: nn.Module | None,
     *,
     processes: int,
     device: Literal["cpu", "gpu"] = "gpu",
 ) -> Model:
-    """Returns the model of ``role`` by ``skeleton``, the model on the meta device; without one it counts nothing.
+    """Returns the model of ``role`` by ``meta_model``, the model on the meta device; without one it counts nothing.
 
     An optimizer whose state is unknown counts as Adam, and surely has none. Batches are surely full where the data
     section fills them, and surely empty elsewhere. Of quantized weights nothing is sure, nor where a ``bf16`` block
     keeps less in fp32.
     """
     config, section = view.config, factory.config
-    if skeleton is None:
+    if meta_model is None:
         return Model(role.name, Footprint(0, 0, None), Layout(section.dtype), Batch(0))
     deepspeed = deepspeed_config(config, world=processes, dtype=section.dtype, block=view.deepspeed_block)
     layout = replace(layout_of(view, section, deepspeed, processes), frozen=role.frozen)
     stated = getattr(config.data, "max_length", None)
-    max_length = stated or _positions(skeleton)
+    max_length = stated or _positions(meta_model)
     tokens = 0 if role.frozen or max_length is None else tokens_at_once(config, max_length)
     again = factory.recomputation
     batch = Batch(tokens, replace(again, offloads=again.offloads and device == "gpu"), device)
-    size, is_auto = footprint(skeleton), factory.checkpoints_activations is None
+    size, is_auto = footprint(meta_model), factory.checkpoints_activations is None
     least = None
-    if len(deepspeed.get("bf16", {})) <= 1 and not hasattr(getattr(skeleton, "config", None), "quantization_config"):
+    if len(deepspeed.get("bf16", {})) <= 1 and not hasattr(getattr(meta_model, "config", None), "quantization_config"):
         unknown = getattr(view.optimizer_section, "moments", None) is None
         held = replace(layout, moments=0) if unknown else layout
         full = batch if stated and getattr(config.data, "fills_rows", False) else replace(batch, tokens=0)

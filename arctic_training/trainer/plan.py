@@ -152,9 +152,9 @@ def _main_memory(size: Footprint, layout: Layout, batch: Batch) -> int:
 def _model(view: RoleView, role: Role, machine: Machine) -> Model:
     """Returns the model of a role. Raises `ModelError`."""
     factory = build_factory(view, getattr(view.config, role.name), "model_factory_type")
-    skeleton = factory.skeleton()
-    model = count_model(view, role, factory, skeleton, processes=machine.processes, device=machine.device)
-    return model if skeleton is None else replace(model, flops=count_flops(skeleton))
+    meta_model = factory.create_meta_model()
+    model = count_model(view, role, factory, meta_model, processes=machine.processes, device=machine.device)
+    return model if meta_model is None else replace(model, flops=count_flops(meta_model))
 
 
 def _placed(model: Model, stage: int, offload: Offload) -> Layout:

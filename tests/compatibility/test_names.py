@@ -13,7 +13,9 @@ import arctic_training
 from arctic_training.callback.hooks import Hooked, hook
 from arctic_training.checkpoint.deepspeed import DeepSpeedCheckpointEngine
 from arctic_training.compatibility.names import GONE, MODULES, ROOT
+from arctic_training.config.sections.model import ModelConfig
 from arctic_training.errors.types import RegistryError
+from arctic_training.model.factory import NetworkFactory
 from arctic_training.registry import lookup, names
 
 EVERY = [(module, name) for module, names in MODULES.items() for name in names] + [("", name) for name in ROOT]
@@ -138,3 +140,18 @@ def test_the_metaclass_of_the_registry_registers_classes_of_others() -> None:
         pass
 
     assert issubclass(Own, arctic_training.SFTTrainer)
+
+
+def test_a_factory_may_define_a_method_by_its_former_name() -> None:
+    with pytest.warns(FutureWarning, match=r"Own\.skeleton is create_meta_model here") as warned:
+
+        class Own(NetworkFactory[ModelConfig]):
+            def create_model(self, config: object) -> torch.nn.Module:
+                return torch.nn.Linear(2, 3)
+
+            def skeleton(self) -> torch.nn.Module:
+                return torch.nn.Sequential(super().skeleton())  # type: ignore[misc]
+
+    assert warned[0].filename == __file__
+    model = Own(None, ModelConfig()).create_meta_model()
+    assert [one.device.type for one in model.parameters()] == ["meta", "meta"] and type(model[0]) is torch.nn.Linear

@@ -58,7 +58,7 @@ def test_nothing_is_imported_for_it(own_class: type) -> None:
 @pytest.mark.parametrize(
     ("cls", "files"),
     [
-        (DPOTrainer, ["loss/preference.py", "loss/cross_entropy.py", "model/target_losses.py", "engine/engine.py"]),
+        (DPOTrainer, ["loss/preference.py", "loss/cross_entropy.py", "model/token_losses.py", "engine/engine.py"]),
         (lookup("generator", "polynomial_addition"), ["symbolic/polynomials.py", "symbolic/polynomial_sampler.py"]),
     ],
 )

@@ -41,7 +41,7 @@ def test_the_metrics_are_those_of_the_run(
     assert result["metrics"] == values and result["samples"] == {"eval": 3} and result["step"] == 4
     (rows,) = (tmp_path / "generations" / "eval").iterdir()
     of_run = run.run_dir / "generations" / "eval" / rows.name
-    assert rows.name == "update_4.jsonl" and rows.read_text() == of_run.read_text()
+    assert rows.name == "step_4.jsonl" and rows.read_text() == of_run.read_text()
 
 
 def test_another_split_is_measured_and_the_training_data_are_not_read(full_run: TrainedRun, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from arctic_training.engine import tensor_parallel
 from arctic_training.engine.engine import TrainedEngine, freeze, initialize
 from arctic_training.engine.internals.parameters import shard_dim
 from arctic_training.engine.zero import full_gradient, full_parameter
-from arctic_training.model.target_losses import target_losses
+from arctic_training.model.token_losses import token_losses
 from tests import processes
 from tests.engine import small
 
@@ -71,7 +71,7 @@ def steps(kind: str, stage: int, dtype: str, **overrides: Any) -> dict[str, Any]
     engine = engine_of(build(kind, **overrides).to(torch.bfloat16 if dtype == "bf16" else torch.float32), stage, dtype)
     seen: dict[str, Any] = {"losses": [], "norms": [], "gradients": {}}
     for _ in range(2):
-        loss = target_losses(engine, batch(), reduction="sum") / 22
+        loss = token_losses(engine, batch(), reduction="sum") / 22
         engine.set_gradient_accumulation_boundary(True)
         engine.backward(loss)
         for name, parameter in engine.module.named_parameters():

@@ -77,7 +77,7 @@ def test_answers_are_those_of_a_plain_greedy_loop_one_by_one(tiny_model: Path, t
     with torch.no_grad():
         measured = evaluator(batch_size=3, scorers=["exact_match", "contains"])(run)
     assert measured["exact_match/held_out"] == 0.75
-    kept = [json.loads(line) for line in (tmp_path / "generations/held_out/update_7.jsonl").read_text().splitlines()]
+    kept = [json.loads(line) for line in (tmp_path / "generations/held_out/step_7.jsonl").read_text().splitlines()]
     assert [row["generated"] for row in kept] == completions
     assert [row["sample"] for row in kept] == [1, 2, 3, 4]
     assert [row["exact_match"] for row in kept] == [1, 1, 1, 0]
@@ -89,7 +89,7 @@ def test_answers_are_those_of_a_plain_greedy_loop_one_by_one(tiny_model: Path, t
 def test_only_the_first_samples_where_so_many_are_asked_for(tiny_model: Path, tmp_path: Path) -> None:
     run = run_of(tiny_model, tmp_path, ["x"] * 4)
     evaluator(max_samples=2)(run)
-    assert len((tmp_path / "generations/held_out/update_7.jsonl").read_text().splitlines()) == 2
+    assert len((tmp_path / "generations/held_out/step_7.jsonl").read_text().splitlines()) == 2
 
 
 def test_nothing_is_kept_where_nothing_is_to_be(tiny_model: Path, tmp_path: Path) -> None:
@@ -102,7 +102,7 @@ def test_a_temperature_draws_the_same_again(tiny_model: Path, tmp_path: Path) ->
     for name in ("a", "b", "c"):
         run = run_of(tiny_model, tmp_path / name, ["x"] * 4)
         evaluator(temperature=1.0, seed=2 if name == "c" else 1)(run)
-        kept.append((tmp_path / name / "generations/held_out/update_7.jsonl").read_text())
+        kept.append((tmp_path / name / "generations/held_out/step_7.jsonl").read_text())
     assert kept[0] == kept[1] != kept[2]
 
 
@@ -111,7 +111,7 @@ def test_a_stop_text_ends_an_answer_and_is_no_part_of_it(tiny_model: Path, tmp_p
     stop = completions[0][1]
     run = run_of(tiny_model, tmp_path, [completions[0].split(stop)[0], "x", "x", "x"])
     evaluator(stop=[stop])(run)
-    kept = [json.loads(line) for line in (tmp_path / "generations/held_out/update_7.jsonl").read_text().splitlines()]
+    kept = [json.loads(line) for line in (tmp_path / "generations/held_out/step_7.jsonl").read_text().splitlines()]
     assert kept[0]["generated"] == completions[0].split(stop)[0]
 
 
@@ -159,7 +159,7 @@ def test_a_model_with_an_encoder_answers_what_it_has_learned(kind: str, tiny_mod
     run.engines["model"].module = model.eval()
     run.eval_loaders = {"held_out": SimpleNamespace(dataset=rows)}
     assert evaluator(batch_size=3)(run) == {"exact_match/held_out": 1.0}
-    kept = [json.loads(line) for line in (tmp_path / "generations/held_out/update_7.jsonl").read_text().splitlines()]
+    kept = [json.loads(line) for line in (tmp_path / "generations/held_out/step_7.jsonl").read_text().splitlines()]
     assert [(row["problem"], row["generated"], row["reference"]) for row in kept] == [(a, b, b) for a, b in PAIRS]
 
 
@@ -211,7 +211,7 @@ def test_two_ranks_measure_what_one_does(tmp_path: Path) -> None:
         share, 2, str(folder), str(tmp_path / "two"), [completions[0], "x", completions[2], completions[3]]
     )
     assert both == [alone, alone] == [{"exact_match/held_out": 0.75}] * 2
-    name = "generations/held_out/update_7.jsonl"
+    name = "generations/held_out/step_7.jsonl"
     assert (tmp_path / "two" / name).read_text() == (tmp_path / "one" / name).read_text()
 
 
@@ -234,7 +234,7 @@ def evaluated(model: str, chats: str, run_dir: str, stage: int) -> dict[str, flo
 def test_partitioned_weights_answer_as_whole_ones_do(tmp_path: Path) -> None:
     """Seven samples on two ranks, so that one rank generates once more than it has samples."""
     model, chats = tiny.save_model(tmp_path / "model"), tiny.save_chats(tmp_path / "chats.jsonl", 7)
-    name = "generations/eval/update_0.jsonl"
+    name = "generations/eval/step_0.jsonl"
     processes.run(evaluated, 1, str(model), str(chats), str(tmp_path / "whole"), 0)
     first, second = processes.run(evaluated, 2, str(model), str(chats), str(tmp_path / "parts"), 3)
     assert first == second
@@ -265,7 +265,7 @@ def test_a_scorer_that_gives_none_abstains(tiny_model: Path, tmp_path: Path) -> 
     assert measured["picky_for_tests/held_out"] == sum(judged) / len(judged)
     assert measured["abstained/picky_for_tests/held_out"] == 1 - len(judged) / 4
     assert measured["exact_match/held_out"] == 0.25 and "abstained/exact_match/held_out" not in measured
-    kept = [json.loads(line) for line in (tmp_path / "generations/held_out/update_7.jsonl").read_text().splitlines()]
+    kept = [json.loads(line) for line in (tmp_path / "generations/held_out/step_7.jsonl").read_text().splitlines()]
     assert [row["picky_for_tests"] is None for row in kept] == [len(right) > 3, False, True, True]
 
 

@@ -63,7 +63,7 @@ def test_the_accuracy_of_a_task_is_that_of_the_models_likelihoods(tiny_model: Pa
     metrics = evaluator(run)
     assert metrics["acc/arc_of_a_test"] == accuracy(run.engines["model"].module, run.tokenizer, rows)
     assert set(metrics) == {"acc/arc_of_a_test", "acc_norm/arc_of_a_test"} == set(evaluator.metrics([]) or ())
-    file = tmp_path / "run" / "generations" / "arc_of_a_test" / "update_7.jsonl"
+    file = tmp_path / "run" / "generations" / "arc_of_a_test" / "step_7.jsonl"
     assert [json.loads(line)["doc"]["id"] for line in file.read_text().splitlines()] == [row["id"] for row in rows]
 
 

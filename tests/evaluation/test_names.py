@@ -72,7 +72,7 @@ def recipe(tmp_path: Path, tiny_model: Path) -> dict[str, Any]:
 
 
 def rows(folder: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (folder / "update_0.jsonl").read_text().splitlines()]
+    return [json.loads(line) for line in (folder / "step_0.jsonl").read_text().splitlines()]
 
 
 def test_every_measure_and_every_answer_is_kept(recipe: dict[str, Any], tmp_path: Path) -> None:

@@ -218,7 +218,7 @@ def share(folder: str, run_dir: str) -> dict[str, float]:
 def test_an_evaluation_logs_the_measure_of_all_texts_together(tmp_path: Path) -> None:
     folder = tiny.save_model(tmp_path / "model")
     both = processes.run(share, 2, str(folder), str(tmp_path / "run"))
-    lines = (tmp_path / "run/generations/held_out/update_7.jsonl").read_text().splitlines()
+    lines = (tmp_path / "run/generations/held_out/step_7.jsonl").read_text().splitlines()
     rows = [json.loads(line) for line in lines]
     total = sum(edits(row["generated"], row["reference"]) for row in rows) / sum(len(row["reference"]) for row in rows)
     assert both[0] == both[1] == pytest.approx({"char_error_rate/held_out": total, "char_error_rate#2/held_out": total})

@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from tests.model import test_target_losses
+from tests.model import test_token_losses
 
-SHAPE: dict[str, Any] = test_target_losses.SHAPE | {
+SHAPE: dict[str, Any] = test_token_losses.SHAPE | {
     "num_local_experts": 4,
     "num_experts": 4,
     "n_routed_experts": 4,

@@ -10,14 +10,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from arctic_training import get_config
 from arctic_training.errors.types import ModelError, RecipeError
-from arctic_training.model.target_losses import target_losses
+from arctic_training.model.token_losses import token_losses
 from arctic_training.model.transforms.activation_checkpointing import (
     ActivationCheckpointing,
     ActivationCheckpointingConfig,
 )
 from arctic_training.model.transforms.tiled_mlp import TiledMLP, TiledMLPConfig
 from tests.model.test_huggingface_factory import factory
-from tests.model.test_target_losses import build, gradients, packed, samples
+from tests.model.test_token_losses import build, gradients, packed, samples
 
 
 def checkpointed(model: Any, **keys: Any) -> Any:
@@ -42,9 +42,9 @@ def computed(model: Any, *, backward: bool) -> Counter[str]:
     loss, operations = None, Operations()
     if not backward:
         with operations:
-            target_losses(model, packed(samples()), reduction="sum")
+            token_losses(model, packed(samples()), reduction="sum")
         return operations.count
-    loss = target_losses(model, packed(samples()), reduction="sum")
+    loss = token_losses(model, packed(samples()), reduction="sum")
     with operations:
         loss.backward()
     return operations.count
@@ -74,11 +74,11 @@ def test_selective_computes_no_product_and_no_attention_again(kind: str, linear:
 @pytest.mark.parametrize("tokens", [0, 5])
 def test_loss_and_gradient_stay_the_same(keys: dict[str, bool], tokens: int) -> None:
     model, batch = build("llama"), packed(samples())
-    plain = target_losses(model, batch, reduction="sum")
+    plain = token_losses(model, batch, reduction="sum")
     expected = gradients(model, plain)
     if tokens:
         model = TiledMLP(TiledMLPConfig(type="tiled_mlp", tokens=tokens))(model)
-    loss = target_losses(checkpointed(model, **keys), batch, reduction="sum")
+    loss = token_losses(checkpointed(model, **keys), batch, reduction="sum")
     assert float(loss) == pytest.approx(float(plain), rel=1e-6)
     for name, gradient in gradients(model, loss).items():
         assert float((gradient - expected[name]).norm()) <= 1e-6 * float(expected[name].norm()), name
@@ -107,8 +107,8 @@ def test_offload_moves_the_inputs_of_the_layers_and_nothing_else(monkeypatch: py
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
     monkeypatch.setattr(modeling_utils, "save_on_cpu", Moved)
     model, batch = build("llama"), packed(samples())
-    expected = gradients(model, target_losses(model, batch, reduction="sum"))
-    loss = target_losses(checkpointed(model, offload=True), batch, reduction="sum")
+    expected = gradients(model, token_losses(model, batch, reduction="sum"))
+    loss = token_losses(checkpointed(model, offload=True), batch, reduction="sum")
     assert [tuple(one.shape) for one in moved] == [(1, 32, 32)] * 2
     for name, gradient in gradients(model, loss).items():
         torch.testing.assert_close(gradient, expected[name])

@@ -8,10 +8,10 @@ import torch
 from arctic_training.checkpoint.adapter import base_weights, plain_base, unmergeable
 from arctic_training.errors.types import ModelError
 from arctic_training.model.checks.recipe_fit import check_packing
-from arctic_training.model.target_losses import target_losses
+from arctic_training.model.token_losses import token_losses
 from arctic_training.model.transforms.peft import PeftConfig, PeftTransform
 from tests.checkpoint.test_adapters import LORA, METHODS, settings
-from tests.model.test_target_losses import build, packed, with_padding
+from tests.model.test_token_losses import build, packed, with_padding
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "plain": {},
@@ -70,7 +70,7 @@ def test_a_token_depends_on_earlier_ones_of_its_sample(name: str) -> None:
         torch.nn.functional.cross_entropy(logits[:-1], row[1:], reduction="none")
         for logits, row in zip(alone, ids, strict=True)
     ]
-    torch.testing.assert_close(target_losses(model, with_padding(packed(ids))), torch.cat(losses), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(token_losses(model, with_padding(packed(ids))), torch.cat(losses), rtol=1e-4, atol=1e-4)
 
 
 @torch.no_grad()

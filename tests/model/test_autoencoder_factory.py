@@ -21,7 +21,7 @@ def test_an_autoencoder_of_any_two_networks() -> None:
     assert network(latents=torch.zeros(5, 3)).shape == (5, 1, 2, 2)
     assert [name for name, _ in network.named_parameters()] == [
         name
-        for name, _ in AutoencoderFactory(None, config).skeleton().named_parameters()  # type: ignore[arg-type]
+        for name, _ in AutoencoderFactory(None, config).create_meta_model().named_parameters()  # type: ignore[arg-type]
     ]
 
 

@@ -15,9 +15,9 @@ from arctic_training.errors.types import ModelError
 from arctic_training.model import attention
 from arctic_training.model.checks.model_loss import check_model_loss
 from arctic_training.model.checks.packing_isolation import check_packing_isolation
-from arctic_training.model.target_losses import target_losses
+from arctic_training.model.token_losses import token_losses
 from tests.model.own_terms import KINDS, build, config_of
-from tests.model.test_target_losses import gradients
+from tests.model.test_token_losses import gradients
 
 CPU = torch.device("cpu")
 SIZES = [7, 12, 9]
@@ -57,11 +57,11 @@ def test_the_loss_is_the_one_that_transformers_computes(kind: str) -> None:
     model, rows = build(kind), batch_of(pad, multiple=16)
     count = sum(SIZES) - len(SIZES)
     expected = own_loss(model, rows)
-    assert expected > target_losses(model, rows, terms=[]).mean() + 0.1
+    assert expected > token_losses(model, rows, terms=[]).mean() + 0.1
     slopes = gradients(model, expected)
     batches = [rows, *([batch_of(pack, multiple=64)] if is_packed_right(model) else [])]
     for batch in batches:
-        actual = target_losses(model, batch, reduction="sum") / count
+        actual = token_losses(model, batch, reduction="sum") / count
         torch.testing.assert_close(actual, expected.detach(), rtol=1e-5, atol=1e-5)
         for name, slope in gradients(model, actual).items():
             torch.testing.assert_close(
@@ -76,9 +76,9 @@ def test_a_term_of_all_logits_is_a_mean_over_tokens_that_are_no_padding() -> Non
         table = model(**{name: rows[name] for name in ("input_ids", "attention_mask")}, use_cache=False).logits
         real = rows["attention_mask"].bool()
         term = weight * table[real].logsumexp(-1).square().mean()
-        expected = target_losses(model, rows, terms=(actual := [])).mean() + term
+        expected = token_losses(model, rows, terms=(actual := [])).mean() + term
         torch.testing.assert_close(actual, [term])
-        torch.testing.assert_close(target_losses(model, rows, reduction="sum") / (sum(sizes) - len(sizes)), expected)
+        torch.testing.assert_close(token_losses(model, rows, reduction="sum") / (sum(sizes) - len(sizes)), expected)
         if len(sizes) == 1:
             torch.testing.assert_close(own_loss(model, rows), expected)
 
@@ -107,21 +107,21 @@ def build_class(kind: str) -> str:
 def test_single_losses_are_refused_where_the_term_would_be_lost() -> None:
     model, batch = build("mixtral"), batch_of(pack, multiple=64)
     with pytest.raises(ModelError, match=r"MixtralForCausalLM adds to its loss by router_aux_loss_coef, and target_l"):
-        target_losses(model, batch)
+        token_losses(model, batch)
     with torch.no_grad():
-        expected = target_losses(model, batch)
+        expected = token_losses(model, batch)
     terms: list[torch.Tensor] = []
-    torch.testing.assert_close(target_losses(model, batch, terms=terms), expected)
-    summed = target_losses(model, {**batch, "num_items_in_batch": 50.0}, reduction="sum") / 50
+    torch.testing.assert_close(token_losses(model, batch, terms=terms), expected)
+    summed = token_losses(model, {**batch, "num_items_in_batch": 50.0}, reduction="sum") / 50
     torch.testing.assert_close(summed, expected.sum() / 50 + terms[0])
     model.config.output_router_logits = False
-    assert target_losses(model, batch).requires_grad
+    assert token_losses(model, batch).requires_grad
 
 
 def test_a_batch_without_targets_adds_nothing() -> None:
     model, batch = build("mixtral"), batch_of(pack)
     batch["labels"] = torch.full_like(batch["labels"], -100)
-    assert target_losses(model, batch, reduction="sum") == 0
+    assert token_losses(model, batch, reduction="sum") == 0
 
 
 @pytest.mark.parametrize("adapter", [False, True])
@@ -132,7 +132,7 @@ def test_heads_and_adapters_do_not_lose_it(adapter: bool) -> None:
     expected = own_loss(model, rows)
     targets = ["q_proj", "lm_head"] if adapter else ["q_proj"]
     wrapped = peft.get_peft_model(model, peft.LoraConfig(task_type="CAUSAL_LM", target_modules=targets))
-    actual = target_losses(wrapped, rows, reduction="sum") / (sum(SIZES) - len(SIZES))
+    actual = token_losses(wrapped, rows, reduction="sum") / (sum(SIZES) - len(SIZES))
     torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-5)
 
 
@@ -147,7 +147,7 @@ def test_a_model_with_a_loss_of_another_kind_is_refused() -> None:
                 out.loss = losses.mean() + 0.01 * losses.square().mean()
             return out
 
-    from tests.model.test_target_losses import build as plain
+    from tests.model.test_token_losses import build as plain
 
     check_model_loss(FrozenEngine(plain("llama")), CPU)
     model = plain("llama")

@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 import torch
 
-from arctic_training.model.target_losses import target_losses
+from arctic_training.model.token_losses import token_losses
 from arctic_training.model.transforms.compile import Compile, CompileConfig
 from tests.model.test_huggingface_factory import factory
-from tests.model.test_target_losses import packed
+from tests.model.test_token_losses import packed
 
 
 def layout(*lengths: int) -> dict[str, Any]:
@@ -34,8 +34,8 @@ def test_no_packing_layout_makes_a_new_graph_and_the_loss_is_the_same(
     layouts = [layout(9, 7, 20), layout(3, 33), layout(36), layout(5, 5, 5, 5, 5, 11), layout(40, 8), layout(7, 60, 2)]
     graphs = []
     for batch in layouts:
-        loss = target_losses(compiled, batch, reduction="sum")
-        torch.testing.assert_close(loss, target_losses(plain, batch, reduction="sum"))
+        loss = token_losses(compiled, batch, reduction="sum")
+        torch.testing.assert_close(loss, token_losses(plain, batch, reduction="sum"))
         loss.backward()
         graphs.append(counters["stats"]["unique_graphs"])
     assert graphs[0] > 0

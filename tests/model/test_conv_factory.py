@@ -14,7 +14,7 @@ from arctic_training.model.conv_factory import ConvConfig, ConvDecoderConfig, Co
 def build(factory: Any, section: ModelConfig) -> nn.Module:
     network: nn.Module = factory(None, section).create_model(None)
     assert {name: one.shape for name, one in network.named_parameters()} == {
-        name: one.shape for name, one in factory(None, section).skeleton().named_parameters()
+        name: one.shape for name, one in factory(None, section).create_meta_model().named_parameters()
     }
     return network
 

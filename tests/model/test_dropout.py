@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from arctic_training.model.dropout import disable_dropout
-from tests.model.test_target_losses import KINDS, SHAPE
+from tests.model.test_token_losses import KINDS, SHAPE
 
 RATES: dict[str, dict[str, Any]] = {
     "gpt2": {"resid_pdrop": 0.3, "embd_pdrop": 0.3, "attn_pdrop": 0.3},

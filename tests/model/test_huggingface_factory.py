@@ -23,7 +23,7 @@ from arctic_training.model.huggingface_factory import HFModelFactory
 from arctic_training.model.liger_factory import LigerModelFactory
 from arctic_training.model.memory_estimate import USABLE_SHARE, Batch, Layout, _kept_by_config, footprint
 from arctic_training.model.pretrained import override_config
-from arctic_training.model.target_losses import target_losses
+from arctic_training.model.token_losses import token_losses
 
 
 def factory(
@@ -120,7 +120,7 @@ def test_another_count_of_layers_means_random_weights_and_lists_of_layers_follow
     model = factory(tmp_path, hf_config_kwargs={"num_hidden_layers": 2})()
     assert len(model.model.layers) == len(model.config.layer_types) == 2
     assert not torch.equal(model.lm_head.weight, saved.lm_head.weight)
-    target_losses(model, {name: one % 64 for name, one in batch().items()}).sum().backward()
+    token_losses(model, {name: one % 64 for name, one in batch().items()}).sum().backward()
 
 
 def test_overrides_are_what_the_config_class_declares() -> None:
@@ -289,7 +289,7 @@ def test_an_adapter_gets_its_gradients_also_when_activations_are_computed_again(
     for checkpoints in (False, checkpointing):
         torch.manual_seed(0)
         model = factory(tiny_model, peft_config=adapter, activation_checkpointing=checkpoints)().train()
-        target_losses(model, batch()).sum().backward()
+        token_losses(model, batch()).sum().backward()
         actual.append({name: one.grad for name, one in model.named_parameters() if one.requires_grad})
     for name, gradient in actual[0].items():
         assert gradient is not None, name
@@ -419,7 +419,7 @@ def test_what_an_adapter_lets_layers_keep_decides(tiny_model: Path, monkeypatch:
     maker = factory(tiny_model, peft_config=adapter, data={"type": "sft"})
     maker.trainer.device = torch.device("cuda")
     model, layout, batch = factory(tiny_model)(), Layout("fp32", frozen=True), Batch(64)
-    of_adapter, of_all = (footprint(one).estimate(layout, batch).total for one in (maker.skeleton(), model))
+    of_adapter, of_all = (footprint(one).estimate(layout, batch).total for one in (maker.create_meta_model(), model))
     assert of_adapter < of_all
     for memory, recomputes in ((of_adapter * 0.99, True), (of_adapter * 1.01, False)):
         monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device, memory=memory: (0, memory / USABLE_SHARE))
@@ -457,7 +457,7 @@ def test_a_subclass_writes_its_model_or_its_config_alone(tiny_model: Path) -> No
     for model in (maker(), factory(tiny_model, **section)()):  # looked at before, or made at once
         assert any(getattr(part, "gradient_checkpointing", False) for part in model.modules()) and "lora" in str(model)
         assert not torch.equal(model.get_output_embeddings().weight, factory(tiny_model)().lm_head.weight)
-        target_losses(model, batch()).sum().backward()
+        token_losses(model, batch()).sum().backward()
     maker = factory(tiny_model, cls=OwnConfig)
     maker.check()
     for model in (maker(), factory(tiny_model, cls=OwnConfig)()):

@@ -16,7 +16,7 @@ from arctic_training.model.checks.packing_isolation import check_packing_isolati
 from arctic_training.model.huggingface_factory import HFModelFactory
 from tests.contract.cases import recipe
 from tests.model.test_huggingface_factory import change
-from tests.model.test_target_losses import SHAPE
+from tests.model.test_token_losses import SHAPE
 
 MOE = {"num_local_experts": 4, "num_experts_per_tok": 2}
 TELL = {"llama": {}, "mistral": {"sliding_window": 5}, "gemma2": {}, "stablelm": {}, "mixtral": MOE}
@@ -56,7 +56,7 @@ def test_a_model_that_passes_by_the_hooks_of_packed_rows_is_refused() -> None:
     """Its attention gets the mask of padding, which every model of transformers is spared."""
     from transformers import LlamaForCausalLM
 
-    from tests.model.test_target_losses import build
+    from tests.model.test_token_losses import build
 
     class PassesBy(LlamaForCausalLM):
         def forward(self, input_ids: Any = None, labels: Any = None, **kwargs: Any) -> Any:

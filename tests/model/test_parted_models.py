@@ -14,10 +14,10 @@ from arctic_training.engine.config import deepspeed_config
 from arctic_training.engine.engine import initialize
 from arctic_training.engine.zero import full_parameter, sharded_construction
 from arctic_training.model import attention
-from arctic_training.model.target_losses import target_losses
+from arctic_training.model.token_losses import token_losses
 from arctic_training.model.transforms.peft import PeftConfig, PeftTransform
 from tests import processes, tiny
-from tests.model.test_target_losses import packed
+from tests.model.test_token_losses import packed
 
 LORA = {"peft_type": "LORA", "r": 4, "lora_alpha": 8, "target_modules": ["q_proj", "lm_head"]}
 KINDS = ("untied", "tied", "lora")
@@ -51,7 +51,7 @@ def draw(seed: int, *, targets: bool = True) -> dict[str, Any]:
 
 
 def loss(model: Any, batch: dict[str, Any], reduction: Any) -> torch.Tensor:
-    return target_losses(model, batch, reduction=reduction).sum() / 20
+    return token_losses(model, batch, reduction=reduction).sum() / 20
 
 
 def train(stage: int, kind: str, reduction: str, folder: Path) -> tuple[list[float], dict[str, torch.Tensor]]:

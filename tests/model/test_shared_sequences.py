@@ -8,7 +8,7 @@ import torch
 from arctic_training.distributed import collectives, process_group, sequence_parallel
 from arctic_training.errors.types import ModelError
 from arctic_training.model import attention
-from arctic_training.model.target_losses import target_losses
+from arctic_training.model.token_losses import token_losses
 from arctic_training.model.transforms.activation_checkpointing import (
     ActivationCheckpointing,
     ActivationCheckpointingConfig,
@@ -16,7 +16,7 @@ from arctic_training.model.transforms.activation_checkpointing import (
 from arctic_training.model.transforms.peft import PeftConfig, PeftTransform
 from tests import processes
 from tests.model.test_huggingface_factory import factory, kept_for_the_gradient
-from tests.model.test_target_losses import build, gradients, packed, padded, samples
+from tests.model.test_token_losses import build, gradients, packed, padded, samples
 
 KINDS = {
     "llama": {},
@@ -58,11 +58,11 @@ def measure(kind: str, variant: str, packs: bool) -> tuple[float, torch.Tensor, 
     batch = packed(samples()) if packs else padded(samples())
     if size > 1:
         batch = sequence_parallel.shard_batch(batch, size, process_group.rank())
-    loss = target_losses(model, batch, reduction="sum")
+    loss = token_losses(model, batch, reduction="sum")
     actual = gradients(model, loss)
     total = collectives.all_reduce(loss.detach().clone())
     with torch.no_grad():
-        each = sequence_parallel.gather_target_values(target_losses(model, batch), batch)
+        each = sequence_parallel.gather_target_values(token_losses(model, batch), batch)
     return float(total), each, {name: collectives.all_reduce(gradient) for name, gradient in actual.items()}
 
 
@@ -111,7 +111,7 @@ def kept_of_a_long_sequence() -> int:
     batch = packed([torch.arange(4096) % 90 + 3])
     if size > 1:
         batch = sequence_parallel.shard_batch(batch, size, process_group.rank())
-    return kept_for_the_gradient(model, lambda: target_losses(model, batch, reduction="sum"))
+    return kept_for_the_gradient(model, lambda: token_losses(model, batch, reduction="sum"))
 
 
 def test_each_of_two_keeps_half_of_the_activations() -> None:

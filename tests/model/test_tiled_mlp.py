@@ -9,12 +9,12 @@ from torch import nn
 
 from arctic_training.errors.types import ModelError
 from arctic_training.model.checks.tiling import check_tiling
-from arctic_training.model.target_losses import target_losses
+from arctic_training.model.token_losses import token_losses
 from arctic_training.model.transforms.peft import PeftConfig, PeftTransform
 from arctic_training.model.transforms.tiled_mlp import TiledMLP, TiledMLPConfig, tile, tileable_mlps, tiling_of
 from tests import tiny
 from tests.model.test_huggingface_factory import factory, kept_for_the_gradient
-from tests.model.test_target_losses import build, gradients, packed, padded, samples
+from tests.model.test_token_losses import build, gradients, packed, padded, samples
 
 KINDS: dict[str, dict[str, Any]] = {
     "llama": {},
@@ -54,10 +54,10 @@ def test_loss_and_gradient_are_those_of_whole_rows(kind: str) -> None:
     """Of 32 tokens in tiles of 5 the last is shorter, and of 9 tiles that DeepSpeed counts torch.chunk makes 8."""
     model = build(kind, **KINDS[kind])
     for batch in (packed(samples()), padded(samples())):
-        untiled = target_losses(model, batch, reduction="sum")
+        untiled = token_losses(model, batch, reduction="sum")
         expected = gradients(model, untiled)
         parted = tiled(copy.deepcopy(model))
-        loss = target_losses(parted, batch, reduction="sum")
+        loss = token_losses(parted, batch, reduction="sum")
         assert loss.item() == pytest.approx(untiled.item(), rel=1e-6)
         require_equal(parted, expected, loss)
         assert len([one for one in parted.modules() if tiling_of(one)]) == 2
@@ -78,14 +78,14 @@ def test_tiles_are_as_long_as_a_hidden_state_is_wide_unless_stated() -> None:
     mlp = tileable_mlps(model)[0]
     mlp.act_fn.register_forward_hook(lambda module, args, output: lengths.append(output.shape[1]))  # type: ignore[union-attr, operator]
     with torch.no_grad():
-        target_losses(model, packed([torch.arange(75) % 90 + 3]))
+        token_losses(model, packed([torch.arange(75) % 90 + 3]))
     assert lengths == [32, 32, 11]
 
 
 def test_the_inside_of_an_mlp_is_not_kept() -> None:
     batch = packed([torch.arange(1024) % 90 + 3])
     kept = [
-        kept_for_the_gradient(model, lambda model=model: target_losses(model, batch, reduction="sum"))
+        kept_for_the_gradient(model, lambda model=model: token_losses(model, batch, reduction="sum"))
         for model in (build("llama", intermediate_size=512), tiled(build("llama", intermediate_size=512)))
     ]
     inside = 2 * 1024 * 4 * 512 * 4  # layers, tokens, what gate, up, activation and product take
@@ -98,7 +98,7 @@ def test_a_copy_computes_with_its_own_weights() -> None:
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.zero_()
-        assert float(target_losses(other, packed(samples())).std()) > 0
+        assert float(token_losses(other, packed(samples())).std()) > 0
 
 
 def test_dropout_is_drawn_once_for_a_tile() -> None:
@@ -108,7 +108,7 @@ def test_dropout_is_drawn_once_for_a_tile() -> None:
     torch.manual_seed(1)
     model = tiled(PeftTransform(PeftConfig(type="peft", config=settings))(model)).train()
     torch.manual_seed(2)
-    loss = target_losses(model, packed(samples()), reduction="sum")
+    loss = token_losses(model, packed(samples()), reduction="sum")
     direction = {name: one for name, one in gradients(model, loss).items() if "lora_B" in name}
     step, losses = 1e-3, []
     for sign in (1, -1):
@@ -117,7 +117,7 @@ def test_dropout_is_drawn_once_for_a_tile() -> None:
                 if name in direction:
                     parameter += sign * step * direction[name] / direction[name].norm()
         torch.manual_seed(2)
-        losses.append(float(target_losses(model, packed(samples()), reduction="sum")))
+        losses.append(float(token_losses(model, packed(samples()), reduction="sum")))
         with torch.no_grad():
             for name, parameter in model.named_parameters():
                 if name in direction:

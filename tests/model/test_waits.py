@@ -12,8 +12,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from arctic_training.data.batching.collate import pack, pad
 from arctic_training.loss.targets import copy_target_count, count_targets
 from arctic_training.model import attention
-from arctic_training.model.target_losses import target_losses
-from tests.model.test_target_losses import build, gradients
+from arctic_training.model.token_losses import token_losses
+from tests.model.test_token_losses import build, gradients
 
 WAITS = (
     "aten.item",
@@ -50,9 +50,9 @@ def batch_of(place: Any, sizes: list[int], **options: Any) -> dict[str, Any]:
 @pytest.mark.parametrize("kind", ["llama", "mistral"])
 def test_a_forward_and_backward_pass_waits_for_nothing(kind: str, place: Any) -> None:
     model, batch = build(kind), batch_of(place, [7, 12, 3], multiple=16)
-    target_losses(model, batch, reduction="sum")  # the head is looked at once
+    token_losses(model, batch, reduction="sum")  # the head is looked at once
     with Waits() as waits:
-        target_losses(model, batch, reduction="sum").backward()
+        token_losses(model, batch, reduction="sum").backward()
     assert not waits.counts
 
 
@@ -77,15 +77,15 @@ def test_rows_that_are_padded_make_no_mask(kind: str, monkeypatch: pytest.Monkey
 
     model, batch = build(kind), batch_of(pad, [11, 6], multiple=16)
     monkeypatch.setitem(ALL_ATTENTION_FUNCTIONS._global_mapping, attention.NAME, watched)
-    actual = target_losses(model, batch, reduction="sum")
+    actual = token_losses(model, batch, reduction="sum")
     assert seen and all(mask is None for mask in seen)
-    alone = [target_losses(model, batch_of(pad, [11]), reduction="sum")]
+    alone = [token_losses(model, batch_of(pad, [11]), reduction="sum")]
     rest = {name: value[1:, :6] for name, value in batch.items()}
-    alone.append(target_losses(model, rest, reduction="sum"))
+    alone.append(token_losses(model, rest, reduction="sum"))
     torch.testing.assert_close(actual, sum(alone), rtol=1e-6, atol=1e-5)
     for name, gradient in gradients(model, sum(alone)).items():
         torch.testing.assert_close(
-            gradients(model, target_losses(model, batch, reduction="sum"))[name], gradient, rtol=1e-5, atol=1e-5
+            gradients(model, token_losses(model, batch, reduction="sum"))[name], gradient, rtol=1e-5, atol=1e-5
         )
 
 
@@ -132,7 +132,7 @@ def test_positions_are_searched_for_documents_where_nothing_else_tells_them() ->
     model.set_attn_implementation("sdpa")
     packed = batch_of(pack, [7, 12])
     row = {name: packed[name] for name in ("input_ids", "labels", "position_ids")}
-    torch.testing.assert_close(target_losses(model, row), target_losses(model, packed), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(token_losses(model, row), token_losses(model, packed), rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(
-        target_losses(model, row)[:6], target_losses(model, batch_of(pack, [7])), rtol=1e-5, atol=1e-5
+        token_losses(model, row)[:6], token_losses(model, batch_of(pack, [7])), rtol=1e-5, atol=1e-5
     )

@@ -11,7 +11,7 @@ import torch
 
 from arctic_training import SFTTrainer, get_config
 from arctic_training.errors.types import TrainingError
-from arctic_training.model.target_losses import target_losses
+from arctic_training.model.token_losses import token_losses
 from arctic_training.registry import lookup
 from tests import tiny
 from tests.objectives import dpo_runs as dpo
@@ -106,7 +106,7 @@ class OfSingleLosses(SFTTrainer):
 
     def loss(self, batch: Any) -> torch.Tensor:
         terms: list[torch.Tensor] = []
-        losses = target_losses(self.model, batch, terms=terms)
+        losses = token_losses(self.model, batch, terms=terms)
         return losses.sum() / batch["num_items_in_batch"] + terms[0]
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from arctic_training import SFTTrainer, target_losses
+from arctic_training import SFTTrainer, token_losses
 from tests.objectives import tiny_runs
 
 ROWS = [{"prompt": "one two", "completion": " three four", "score": score, "origin": "a"} for score in (0.5, 2.0)]
@@ -21,7 +21,7 @@ class Weighted(SFTTrainer):
         assert batch["origin"] == ["a"] * len(batch["score"])
         counts = (batch["labels"] != -100).sum(1)
         weights = batch["score"].repeat_interleave(counts)
-        return (weights * target_losses(self.model, batch)).sum() / batch["num_items_in_batch"]
+        return (weights * token_losses(self.model, batch)).sum() / batch["num_items_in_batch"]
 
 
 @pytest.mark.parametrize("kind", ["sft", "test_weighted"])

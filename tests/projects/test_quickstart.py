@@ -78,7 +78,7 @@ def test_the_recipe_trains_scores_and_exports(tmp_path: Path) -> None:
     losses = [row["loss"] for row in rows if "loss" in row]
     assert len(losses) == 3 and all(0 < loss < 10 for loss in losses)
     kept = sorted(path.name for path in (run / "generations").rglob("*.jsonl"))
-    assert kept == ["update_0.jsonl", "update_3.jsonl"]
+    assert kept == ["step_0.jsonl", "step_3.jsonl"]
 
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer

@@ -65,7 +65,7 @@ def save_run(folder: Path, *, lr: float = 1e-4, steps: int = 20, words: str = "a
             for n in range(4)
         ]
         cut_off = '{"sample": 5, "prob' if step else ""  # by a kill
-        (generations / f"update_{step}.jsonl").write_text(
+        (generations / ("step_{}.jsonl" if step else "update_{}.jsonl").format(step)).write_text(  # the former name
             "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows) + cut_off
         )
     ImageSamples(torch.arange(8 * 64, dtype=torch.int64).reshape(8, 8, 8, 1).byte()).write(

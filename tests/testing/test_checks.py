@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from arctic_training import Callback, SFTTrainer, target_losses
+from arctic_training import Callback, SFTTrainer, token_losses
 from arctic_training.testing import check_cut, check_resume
 from arctic_training.testing.runs import first_difference
 from tests.contract.cases import recipe
@@ -16,7 +16,7 @@ class MeanOfMicroBatch(SFTTrainer):
     name = "test_mean_of_micro_batch"
 
     def loss(self, batch: Any) -> torch.Tensor:
-        return target_losses(self.model, batch).mean()
+        return token_losses(self.model, batch).mean()
 
 
 class Forgetful(SFTTrainer):

@@ -29,12 +29,12 @@ class MaskedChat:
     text: str
     answers: list[list[Span]]
     """The spans of each turn, in order and disjoint; empty for a turn that the template does not enclose."""
-    skeleton: "_Skeleton | None" = None
-    """The skeleton that gives the text when the contents are filled in, which shows that each is in its place."""
+    layout: "ChatLayout | None" = None
+    """The layout that gives the text when the contents are filled in, which shows that each is in its place."""
 
 
 @dataclass(frozen=True)
-class _Skeleton:
+class ChatLayout:
     """The rendering of a sequence of roles: the text around the contents, and the answers in it."""
 
     between: tuple[str, ...]
@@ -51,7 +51,7 @@ class AssistantMasker:
     def __init__(self, template: ChatTemplate, *, ignore_empty_think: bool = False) -> None:
         """``ignore_empty_think`` excludes an empty ``<think></think>`` from the spans."""
         self.template, self.ignore_empty_think = template, ignore_empty_think
-        self._skeletons: dict[tuple[str, ...], _Skeleton | None] = {}
+        self._layouts: dict[tuple[str, ...], ChatLayout | None] = {}
         self._renderer = Renderer(template, None)
 
     def __call__(self, chats: Sequence[Chat], tools: Sequence[Any] | None = None) -> list[MaskedChat]:
@@ -104,15 +104,15 @@ class AssistantMasker:
     def _mask(self, chat: Chat, text: str, tools: Sequence[Any] | None) -> MaskedChat:
         if tools is None and all(len(message) == 2 and isinstance(message["content"], str) for message in chat):
             roles = tuple(message["role"] for message in chat)
-            if roles not in self._skeletons:
-                self._skeletons[roles] = self._skeleton(roles)
-            skeleton = self._skeletons[roles]
-            if skeleton is not None and (spans := match_template(skeleton, text, chat)) is not None:
-                return MaskedChat(chat, text, [[span] for span in spans], skeleton=skeleton)
+            if roles not in self._layouts:
+                self._layouts[roles] = self._find_layout(roles)
+            layout = self._layouts[roles]
+            if layout is not None and (spans := match_template(layout, text, chat)) is not None:
+                return MaskedChat(chat, text, [[span] for span in spans], layout=layout)
         return MaskedChat(chat, text, [[span] for span in self._turns(text, chat, tools)])
 
-    def _skeleton(self, roles: tuple[str, ...]) -> _Skeleton | None:
-        """Returns the skeleton of chats with these roles; None when the turns depend on their contents."""
+    def _find_layout(self, roles: tuple[str, ...]) -> ChatLayout | None:
+        """Returns the layout of chats with these roles; None when the turns depend on their contents."""
         chat = [{"role": role, "content": _word(n)} for n, role in enumerate(roles)]
         try:
             text = self.template.render([chat])[0]
@@ -134,7 +134,7 @@ class AssistantMasker:
                 return None
             answers.append((n, before, after))
         ended = all(text[start:end].endswith(self.template.end_tokens) for start, end in turns)
-        return _Skeleton(tuple(between), tuple(answers), ended)
+        return ChatLayout(tuple(between), tuple(answers), ended)
 
     def _turns(self, text: str, chat: Chat, tools: Sequence[Any] | None) -> list[Span]:
         """Returns the span of each answer, found by rendering the chat up to it and through it. Raises `DataError`."""
@@ -181,19 +181,19 @@ def _word(n: int) -> str:
     return f"Xq{n:06d}qX"
 
 
-def match_template(skeleton: _Skeleton, text: str, chat: Chat) -> list[Span] | None:
-    """Returns the answers in ``text``, when it is the skeleton filled with the contents, as they are or stripped."""
+def match_template(layout: ChatLayout, text: str, chat: Chat) -> list[Span] | None:
+    """Returns the answers in ``text``, when it is the layout filled with the contents, as they are or stripped."""
     contents = [message["content"] for message in chat]
     for fill in (contents, [content.strip() for content in contents]):
-        pieces = [skeleton.between[0]]
-        for content, after in zip(fill, skeleton.between[1:], strict=True):
+        pieces = [layout.between[0]]
+        for content, after in zip(fill, layout.between[1:], strict=True):
             pieces += (content, after)
         if "".join(pieces) == text:
             ends, at = [], 0
             for piece in pieces:
                 at += len(piece)
                 ends.append(at)
-            return [(ends[2 * n] - before, ends[2 * n + 1] + after) for n, before, after in skeleton.answers]
+            return [(ends[2 * n] - before, ends[2 * n + 1] + after) for n, before, after in layout.answers]
     return None
 
 

@@ -28,8 +28,8 @@ def check_labels(masked: MaskedChat, turns: Sequence[int], end_tokens: tuple[str
     Raises `DataError` when the words of a turn, or the name of a call, are not in its text, or when it holds the words
     of another message.
     """
-    if masked.skeleton is not None:
-        return [] if masked.skeleton.ended else [_NO_END_TOKEN]
+    if masked.layout is not None:
+        return [] if masked.layout.ended else [_NO_END_TOKEN]
     numbers = [n for n, message in enumerate(masked.messages) if message["role"] == "assistant"]
     remarks = []
     for turn in turns:

@@ -8,8 +8,8 @@ from torch import Tensor
 from arctic_training.engine.engine import Engine
 from arctic_training.engine.zero import is_meta_tensor_error
 from arctic_training.errors.types import ModelError
-from arctic_training.model.target_losses import target_losses
 from arctic_training.model.tasks import TASKS, Task
+from arctic_training.model.token_losses import token_losses
 from arctic_training.state import eval_mode
 
 _LENGTH = 4
@@ -23,7 +23,7 @@ def check_adapter_forward(
 
     Of a causal language model, which is also assumed without a ``task``, these are the losses of the batch. All ranks
     must call it. Raises `ModelError` where the adapter, of PEFT's ``method``, fails, or where the forward of a causal
-    language model does not end in `target_losses`.
+    language model does not end in `token_losses`.
     """
     ids = torch.arange(_LENGTH, device=device)[None]
     batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
@@ -33,7 +33,7 @@ def check_adapter_forward(
             if not is_causal:
                 model(**batch, **({"labels": ids} if task is TASKS["seq2seq_lm"] else {}))
                 return
-            losses = target_losses(model, {**batch, "labels": ids, "num_targets": _LENGTH - 1})
+            losses = token_losses(model, {**batch, "labels": ids, "num_targets": _LENGTH - 1})
     except Exception as error:
         frames = traceback.extract_tb(error.__traceback__)
         inconclusive = is_meta_tensor_error(error) or (device.type == "meta" and isinstance(error, RuntimeError))

@@ -15,7 +15,7 @@ from arctic_training.loss.targets import IGNORE_INDEX
 from arctic_training.model import auxiliary_losses
 from arctic_training.model.causal_lm import causal_model, embedding_rows
 from arctic_training.model.checks.causality import sees_ahead
-from arctic_training.model.target_losses import target_losses
+from arctic_training.model.token_losses import token_losses
 from arctic_training.state import eval_mode
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ _TOLERANCE = {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 3e-2}
 def check_model_loss(
     engine: Engine, device: torch.device, *, sequence_parallel: bool = False, overrides: Collection[str] = ()
 ) -> None:
-    """Compares the loss of a small row by `target_losses` with the one that the model's own forward computes for it.
+    """Compares the loss of a small row by `token_losses` with the one that the model's own forward computes for it.
 
     From now on a model with auxiliary losses is watched, so that a trainer that leaves them out is found.
     ``sequence_parallel``: each rank would see a part of every sequence. ``overrides`` are the fields of the model's
@@ -55,7 +55,7 @@ def check_model_loss(
         except Exception:  # a model that computes no loss has none that could be another
             return
         terms: list[torch.Tensor] = []
-        trained = float(target_losses(engine, batch, terms=terms).mean() + sum(terms))
+        trained = float(token_losses(engine, batch, terms=terms).mean() + sum(terms))
     if not is_causal:
         decoder = "; model.hf_config_kwargs: {is_decoder: true} makes it causal"
         raise ModelError(

@@ -8,8 +8,8 @@ from arctic_training.engine.engine import Engine
 from arctic_training.errors.types import ModelError
 from arctic_training.loss.targets import IGNORE_INDEX
 from arctic_training.model.causal_lm import causal_model, embedding_rows, has_experts, model_inputs
-from arctic_training.model.target_losses import target_losses
 from arctic_training.model.tasks import TASKS, Task
+from arctic_training.model.token_losses import token_losses
 from arctic_training.state import eval_mode
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def check_packing_isolation(engine: Engine, device: torch.device, *, task: Task 
 
     def values(row: dict[str, Any]) -> torch.Tensor:
         if not is_classifier:
-            return target_losses(engine, row)[1 - _LENGTH :]
+            return token_losses(engine, row)[1 - _LENGTH :]
         documents: torch.Tensor = engine(**model_inputs(engine, row)).logits[0, : 2 * _LENGTH]
         return documents[-_LENGTH:].float()
 

@@ -1,6 +1,6 @@
 import torch
 
-from arctic_training import LanguageModelTrainer, Role, UnpairedPreferenceDataFactory, target_losses
+from arctic_training import LanguageModelTrainer, Role, UnpairedPreferenceDataFactory, token_losses
 
 
 class OutsideKTO(LanguageModelTrainer):
@@ -15,8 +15,8 @@ class OutsideKTO(LanguageModelTrainer):
 
     def log_ratios(self, batch):
         with torch.no_grad():
-            reference = target_losses(self.engines["reference"], batch)
-        differences = reference - target_losses(self.model, batch)
+            reference = token_losses(self.engines["reference"], batch)
+        differences = reference - token_losses(self.model, batch)
         return torch.segment_reduce(differences, "sum", lengths=batch["answer_lengths"], unsafe=True)
 
     def loss(self, batch):

@@ -7,7 +7,7 @@ import torch
 
 from arctic_training.errors.types import ModelError
 from arctic_training.model import attention
-from arctic_training.model.target_losses import target_losses, target_predictions
+from arctic_training.model.token_losses import token_losses, token_predictions
 
 SHAPE = {
     "vocab_size": 97,
@@ -100,7 +100,7 @@ def gradients(model: Any, loss: torch.Tensor) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("kind", KINDS)
 def test_packed_padded_and_one_by_one_are_the_same(kind: str) -> None:
     model, ids = build(kind), samples()
-    alone = [target_losses(model, {"input_ids": one[None], "labels": packed([one])["labels"]}) for one in ids]
+    alone = [token_losses(model, {"input_ids": one[None], "labels": packed([one])["labels"]}) for one in ids]
     # what transformers says of each sample
     for one, losses in zip(ids, alone, strict=True):
         if len(one) > 1:
@@ -109,7 +109,7 @@ def test_packed_padded_and_one_by_one_are_the_same(kind: str) -> None:
     expected = gradients(model, torch.cat(alone).sum())
     for batch in (packed(ids), with_padding(packed(ids)), padded(ids)):
         for reduction in ("none", "sum"):
-            losses = target_losses(model, batch, reduction=reduction)
+            losses = token_losses(model, batch, reduction=reduction)
             torch.testing.assert_close(
                 losses, torch.cat(alone) if reduction == "none" else torch.cat(alone).sum(), rtol=1e-5, atol=1e-4
             )
@@ -126,7 +126,7 @@ def test_attention_that_is_not_told_where_documents_end_never_runs_on_packed_row
     model = AutoModelForCausalLM.from_config(config, attn_implementation=attention.NAME)
     attention.add_packing_hooks(model)
     with pytest.raises(ModelError, match="NemotronAttention is not passed cu_seq_lens_q; give sdpa"):
-        target_losses(model, packed(samples()))
+        token_losses(model, packed(samples()))
 
 
 @pytest.mark.parametrize("kind", ["llama", "gemma2"])
@@ -134,7 +134,7 @@ def test_users_who_call_the_model_get_the_same_loss(kind: str) -> None:
     model, batch = build(kind), packed(samples())
     count = int((batch["labels"] != -100).sum())
     theirs = model(**{**batch, "num_items_in_batch": float(count)}).loss
-    torch.testing.assert_close(theirs, target_losses(model, batch, reduction="sum") / count, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(theirs, token_losses(model, batch, reduction="sum") / count, rtol=1e-5, atol=1e-5)
 
 
 def test_packed_rows_make_no_mask_and_others_do(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -144,7 +144,7 @@ def test_packed_rows_make_no_mask_and_others_do(monkeypatch: pytest.MonkeyPatch)
     real = masking_utils.sdpa_mask
     monkeypatch.setattr(masking_utils, "sdpa_mask", lambda *a, **k: masks.append(1) or real(*a, **k))
     model, ids = build("llama"), samples()
-    target_losses(model, packed(ids)).sum().backward()
+    token_losses(model, packed(ids)).sum().backward()
     assert not masks
     left = torch.cat([torch.zeros(3, dtype=torch.long), ids[0]])[None]
     model(input_ids=left, attention_mask=(torch.arange(10) >= 3).long()[None])
@@ -164,24 +164,24 @@ def test_generation_is_the_same_alone_and_padded_on_the_left() -> None:
 def test_a_batch_without_targets_has_a_loss_of_zero_and_gradients_of_zero(kind: str) -> None:
     model, batch = build(kind), packed(samples())
     batch["labels"] = torch.full_like(batch["labels"], -100)
-    loss = target_losses(model, batch, reduction="sum")
+    loss = token_losses(model, batch, reduction="sum")
     assert loss.item() == 0
     assert all(not gradient.any() for gradient in gradients(model, loss).values())
 
 
 def test_activation_checkpointing_changes_nothing() -> None:
     model, batch = build("llama"), packed(samples())
-    expected = gradients(model, target_losses(model, batch).sum())
+    expected = gradients(model, token_losses(model, batch).sum())
     model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     model.train()
-    got = gradients(model, target_losses(model, batch).sum())
+    got = gradients(model, token_losses(model, batch).sum())
     for name in expected:
         torch.testing.assert_close(got[name], expected[name], rtol=1e-5, atol=1e-6)
 
 
 def test_tied_embeddings_get_both_gradients() -> None:
     model, batch = build("llama", tie_word_embeddings=True), packed(samples())
-    ours = gradients(model, target_losses(model, batch, reduction="sum"))
+    ours = gradients(model, token_losses(model, batch, reduction="sum"))
     theirs = gradients(model, model(**{**batch, "num_items_in_batch": 1.0}).loss)
     torch.testing.assert_close(
         ours["model.embed_tokens.weight"], theirs["model.embed_tokens.weight"], rtol=1e-4, atol=1e-4
@@ -194,19 +194,19 @@ def test_label_smoothing_is_torchs_also_where_the_logits_are_changed() -> None:
         batch = {"input_ids": ids[None], "labels": packed([ids])["labels"]}
         logits = model(input_ids=ids[None]).logits[0, :-1].float()
         expected = torch.nn.functional.cross_entropy(logits, ids[1:], label_smoothing=0.2, reduction="sum")
-        ours = target_losses(model, batch, label_smoothing=0.2, reduction="sum")
+        ours = token_losses(model, batch, label_smoothing=0.2, reduction="sum")
         torch.testing.assert_close(ours, expected, rtol=1e-5, atol=1e-4)
 
 
 def test_the_head_is_as_it_was_afterwards() -> None:
     model, batch = build("llama"), packed(samples())
-    target_losses(model, batch)
+    token_losses(model, batch)
     assert all("forward" not in module.__dict__ for module in model.modules())
 
 
 def test_a_model_without_an_output_layer_is_refused() -> None:
     with pytest.raises(ModelError, match="Linear is no language model"):
-        target_losses(torch.nn.Linear(1, 1), {"labels": torch.zeros(1, 2, dtype=torch.long)})
+        token_losses(torch.nn.Linear(1, 1), {"labels": torch.zeros(1, 2, dtype=torch.long)})
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -217,6 +217,6 @@ def test_predictions_are_the_most_likely_tokens(kind: str) -> None:
     with torch.no_grad():
         logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
     expected = logits[:, :-1].argmax(-1)[labels[:, 1:] != -100]
-    predictions = target_predictions(model, batch)
+    predictions = token_predictions(model, batch)
     assert predictions.dtype == torch.int64 and torch.equal(predictions, expected)
-    assert len(target_predictions(model, {**batch, "labels": torch.full_like(labels, -100)})) == 0
+    assert len(token_predictions(model, {**batch, "labels": torch.full_like(labels, -100)})) == 0

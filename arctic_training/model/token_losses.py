@@ -17,7 +17,7 @@ from arctic_training.model.target_outputs import TargetOutputs, compute_at_targe
 Reduction = Literal["sum", "none"]
 
 
-def target_losses(
+def token_losses(
     engine: Engine | nn.Module,
     batch: Mapping[str, Any],
     *,
@@ -75,7 +75,7 @@ def target_losses(
     if added is None:
         return losses
     if reduction == "none":
-        keep_added_loss(engine, added, terms, "target_losses with reduction='none'")
+        keep_added_loss(engine, added, terms, "token_losses with reduction='none'")
         return losses
     # times the number by which the trainer divides this sum, so that the term is added once to the loss
     items: float = batch.get("num_items_in_batch", num_targets)
@@ -83,10 +83,10 @@ def target_losses(
 
 
 @torch.no_grad()
-def target_predictions(engine: Engine | nn.Module, batch: Mapping[str, Any]) -> Tensor:
+def token_predictions(engine: Engine | nn.Module, batch: Mapping[str, Any]) -> Tensor:
     """Returns the most likely token at every target of ``batch``, int64 ``[targets]``, row by row.
 
-    The arguments are those of `target_losses`, which says what it does. Raises `ModelError` for another model.
+    The arguments are those of `token_losses`, which says what it does. Raises `ModelError` for another model.
     """
 
     def most_likely(outputs: TargetOutputs) -> Tensor:
@@ -99,11 +99,11 @@ def target_predictions(engine: Engine | nn.Module, batch: Mapping[str, Any]) -> 
 
 
 @dataclass(frozen=True)
-class TargetScores:
+class TokenScores:
     """Sums over the targets of a batch: fp32 ``[]`` each."""
 
     loss: Tensor
-    """What `target_losses` returns, in nats, with what the model adds to its loss."""
+    """What `token_losses` returns, in nats, with what the model adds to its loss."""
     nll: Tensor
     """The cross-entropy in nats, without label smoothing and without that."""
     correct: Tensor
@@ -111,12 +111,10 @@ class TargetScores:
 
 
 @torch.no_grad()
-def target_scores(
-    engine: Engine | nn.Module, batch: Mapping[str, Any], *, label_smoothing: float = 0.0
-) -> TargetScores:
+def token_scores(engine: Engine | nn.Module, batch: Mapping[str, Any], *, label_smoothing: float = 0.0) -> TokenScores:
     """Returns what an evaluation measures of the targets of ``batch``, by one forward pass without gradients.
 
-    The arguments are those of `target_losses`, which says what it does. Raises `ModelError` for another model.
+    The arguments are those of `token_losses`, which says what it does. Raises `ModelError` for another model.
     """
 
     def sums_of(outputs: TargetOutputs) -> Tensor:
@@ -136,7 +134,7 @@ def target_scores(
     (loss, nll, correct), added = compute_at_targets(engine, batch, sums_of)
     if added is not None:
         loss = loss + added.to(loss.device) * batch["num_items_in_batch"]
-    return TargetScores(loss, nll, correct)
+    return TokenScores(loss, nll, correct)
 
 
 def _layer_losses(
