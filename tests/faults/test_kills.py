@@ -41,6 +41,7 @@ CASES: dict[str, tuple[str, int, Recipe]] = {
         2,
         {"streaming": True, "train_iters": 10, "bf16": True, "data.pack_samples": True},
     ),
+    "ppo at stage 1": ("ppo", 1, zero(1)),
 }
 
 

@@ -123,7 +123,7 @@ def cut_and_resume(folder: str) -> tuple[int, int]:
 @pytest.mark.parametrize("world", [1, 2])
 def test_a_window_may_be_cut_and_interrupted_anywhere(world: int, tmp_path: Path) -> None:
     recipe(tmp_path)
-    assert processes.share(cut_and_resume, world, str(tmp_path)) == [(1, 2)] * world
+    assert processes.share(cut_and_resume, world, str(tmp_path)) == [(1, 3)] * world
 
 
 def test_completions_are_written_with_their_prompts(tmp_path: Path) -> None:

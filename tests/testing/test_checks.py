@@ -1,12 +1,13 @@
 """The checks for users: they pass for what keeps the promise, and name the first thing that does not."""
 
+from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
 
-from arctic_training import Callback, SFTTrainer, token_losses
+from arctic_training import Callback, PPOTrainer, SFTTrainer, token_losses
 from arctic_training.testing import check_cut, check_resume
 from arctic_training.testing.runs import first_difference
 from tests.contract.cases import recipe
@@ -45,6 +46,25 @@ class Remembering(Forgetful):
         self.calls = state["calls"]
 
 
+class Watched(PPOTrainer):
+    """Counts what it begins and completes in each step."""
+
+    name = "test_watched"
+    counts: ClassVar[Counter[tuple[int, str]]] = Counter()
+
+    def build_rollout(self, *args: Any) -> Any:
+        self.counts[self.progress.step, "rollout"] += 1
+        return super().build_rollout(*args)
+
+    def generate_rollouts(self, *args: Any) -> Any:
+        self.counts[self.progress.step, "prompts"] += 1
+        return super().generate_rollouts(*args)
+
+    def update(self, role: str, loss: torch.Tensor) -> None:
+        self.counts[self.progress.step, role] += 1
+        super().update(role, loss)
+
+
 class Counting(Callback):
     """Has a state that no weight or metric depends on, and loses it."""
 
@@ -81,6 +101,19 @@ def test_state_that_is_in_no_checkpoint_is_found_by_what_it_changes(tmp_path: Pa
 def test_state_that_changes_nothing_yet_is_found_in_the_checkpoint(tmp_path: Path) -> None:
     with pytest.raises(AssertionError, match=r"ends differently: state\.callback\.test_counting\.steps: 4 and"):
         check_resume(sft(tmp_path, callbacks=["test_counting"]))
+
+
+def test_completions_and_the_steps_of_two_roles_are_interrupted(tmp_path: Path) -> None:
+    """The recipe takes two steps of each role in a window; a step without a break is counted twice, as often as run."""
+    Watched.counts.clear()
+    assert check_resume(recipe("ppo", tmp_path, type=Watched.name)) == 3
+    names = ("prompts", "rollout", "model", "critic")
+    of_step = [{name: Watched.counts[step, name] for name in names} for step in range(4)]
+    assert of_step[0] == of_step[3] == {"prompts": 2, "rollout": 2, "model": 4, "critic": 4}
+    # before the first rollout is built, and again before the first step
+    assert of_step[1] == {"prompts": 4, "rollout": 3, "model": 4, "critic": 4}
+    # when the policy is a step ahead of its critic
+    assert of_step[2] == {"prompts": 3, "rollout": 3, "model": 5, "critic": 4}
 
 
 def test_a_run_of_one_step_cannot_be_interrupted(tmp_path: Path) -> None:
