@@ -87,14 +87,23 @@ def grpo(root: Path) -> dict[str, Any]:
     return settings
 
 
+def ppo(root: Path) -> dict[str, Any]:
+    critic = {"critic": {"new_weights": ["score"]}, "critic_optimizer": {"lr": 1e-3}, "beta": 0.1}
+    return grpo(root) | {"type": "ppo", **critic}
+
+
 CASES = {
     "grpo": grpo,
+    "ppo": ppo,
     "sft": sft,
     "packed": lambda root: sft(root, pack_samples=True),
     "lora": lora,
     "stream": stream,
     "gan": gan,
 }
+
+SECOND_LOSS = {"gan": ["loss/discriminator"], "ppo": ["loss/critic"]}
+"""What a second role that is trained logs."""
 
 
 def train(name: str, root: str, run: str, cut: Cut, **more: Any) -> dict[str, Any]:
@@ -198,7 +207,7 @@ def move(name: str, root: Path, first: Cut, second: Cut, updates: Iterable[int],
     expected_samples = together(one[0] for one in begun)
     again = [together(one[n] for one in went) for n in range(len(saved))]
     for n, run in enumerate(saved) if not more else ():  # an update is of as many rows as before
-        for what, most in (("loss", 1e-5), ("lr", 1e-12)):
+        for what, most in (("loss", 1e-5), ("lr", 1e-12), *((one, 1e-5) for one in SECOND_LOSS.get(name, []))):
             expected = {
                 at: value for at, value in logged(root / "whole", what).items() if at > int(run[len("from_") :])
             }
@@ -222,6 +231,8 @@ def move(name: str, root: Path, first: Cut, second: Cut, updates: Iterable[int],
         ("stream", Cut(2, 1, 1, 2), Cut(1, 2, 1, 4)),
         ("grpo", Cut(2, 3, 2, 1), Cut(1, 0, 1, 4)),
         pytest.param("grpo", Cut(1, 1, 2, 2), Cut(2, 2, 1, 2), marks=pytest.mark.nightly),
+        ("ppo", Cut(2, 2, 2, 1), Cut(1, 0, 2, 2)),
+        ("ppo", Cut(1, 0, 2, 2), Cut(2, 3, 1, 2)),
         pytest.param("stream", Cut(1, 1, 1, 4), Cut(2, 3, 1, 2), marks=pytest.mark.nightly),
         ("packed", Cut(1, 1, 1, 4), Cut(2, 3, 1, 4, shared=2)),
         ("sft", Cut(2, 2, 2, 2, shared=2), Cut(2, 1, 1, 2)),

@@ -72,6 +72,21 @@ def test_a_run_that_resumes_has_them(tmp_path: Path) -> None:
     assert all(torch.equal(one, other) for one, other in zip(expected, resumed, strict=True))
 
 
+@pytest.mark.fault(18)
+@pytest.mark.parametrize("worlds", [(2, 1), (1, 2)])
+def test_a_run_goes_on_with_them_on_another_number_of_processes(worlds: tuple[int, int], tmp_path: Path) -> None:
+    """Each process has the mean over as many of them, so that weights and rows are those of a single one."""
+    expected, rows = weights_after(str(tmp_path), "one process", train_iters=6)
+    for world, part in zip(worlds, ({"exit_iteration_this_run": 3}, {}), strict=True):
+        keys = {"train_iters": 6, "micro_batch_size": 2 // world, **part}
+        ends = processes.share(weights_after, world, str(tmp_path), "parts", **keys)
+    assert sorted(row for _, own in ends for row in own.tolist()) == sorted(rows.tolist()) and len(rows) == 6
+    for weights, own in ends:
+        assert len(own) == 6 // world
+        for one, other in zip(weights, expected, strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-7)
+
+
 def share_out(counts: list[int]) -> list[float]:
     """Returns the rows of this rank, saved by as many ranks as there are ``counts``: row n of rank r is n + r / 10."""
     states = [{"rows": torch.arange(4 - count, 4)[:, None] + r / 10} for r, count in enumerate(counts)]
