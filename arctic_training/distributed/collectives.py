@@ -39,6 +39,20 @@ def all_reduce(tensor: torch.Tensor, group: dist.ProcessGroup | None = None) -> 
     return tensor
 
 
+def all_gather_rows(tensor: torch.Tensor) -> torch.Tensor:
+    """Concatenates ``tensor`` ``[n, ...]``, whose ``n`` may differ from rank to rank, in the order of ranks, without a
+    gradient: ``[sum of n, ...]``."""
+    if not is_distributed():
+        return tensor
+    counts = tensor.new_zeros(world_size(), dtype=torch.int64)
+    counts[rank()] = len(tensor)
+    longest = max(int(all_reduce(counts).max()), 1)
+    padded = tensor.new_zeros(longest, *tensor.shape[1:])
+    padded[: len(tensor)] = tensor.detach()
+    parts = all_gather_with_grad(padded).chunk(world_size())
+    return torch.cat([part[:count] for part, count in zip(parts, counts.tolist(), strict=True)])
+
+
 def all_gather_with_grad(tensor: torch.Tensor) -> torch.Tensor:
     """Concatenates ``tensor`` ``[n, ...]``, of one shape on every rank, in the order of ranks: ``[world * n, ...]``.
 

@@ -40,7 +40,7 @@ class EnergyTrainer(GenerativeTrainer):
         self.require_float_rows()
         self.check_output(lambda rows: self.model(self.cast(rows)).reshape(1, -1), [1])
         self.replay.capacity = self.config.replay_size
-        self._ends = list[Tensor]()
+        self._ends = list[tuple[Tensor, Tensor]]()
 
     @property
     def eval_metrics(self) -> tuple[str, ...]:
@@ -55,7 +55,7 @@ class EnergyTrainer(GenerativeTrainer):
             self._ends.clear()
         super().step(batch)
         if self.config.method == "pcd" and self.window.is_last_micro_batch:
-            self.replay.add(torch.cat(self._ends))
+            self.replay.add(*map(torch.cat, zip(*self._ends, strict=True)))
 
     def loss(self, batch: Batch) -> Tensor:
         """Returns the micro-batch's part of the mean over the rows of the window: a float32 scalar."""
@@ -86,7 +86,7 @@ class EnergyTrainer(GenerativeTrainer):
         start = self._starts(draw) if self.config.method == "pcd" else rows
         chains = self._run_chains(start, draw, self.config.mcmc_steps, _CHAIN)
         if torch.is_grad_enabled():
-            self._ends.append(chains.rows)
+            self._ends.append((chains.rows, draw))
         return chains
 
     def _starts(self, draw: Tensor) -> Tensor:

@@ -1,19 +1,16 @@
 """Rows that a trainer keeps between steps, such as samples to start from again, or a queue of negatives."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Self, overload
 
 import torch
 from torch import Tensor
 
-from arctic_training.distributed import process_group
+from arctic_training.distributed import collectives, process_group
 
 
 class RowBuffer:
-    """The newest rows of a run, which are part of every checkpoint.
-
-    On all ranks together they are at most ``capacity``, rounded up to a multiple of the number of ranks. A rank keeps
-    those that it adds itself.
+    """The newest rows of a run, at most ``capacity``, which every rank holds and every checkpoint has once.
 
     A trainer class declares it, and each trainer has its own, which is empty at first::
 
@@ -21,17 +18,17 @@ class RowBuffer:
             replay = RowBuffer(10_000)
 
             def loss(self, batch):
-                self.replay.add(batch["rows"])
+                self.replay.add(batch["rows"], batch["draw"])
                 earlier = self.replay.rows
 
-    A run that resumes on another number of processes shares the rows of all ranks out again. An evaluation is to add
-    none: it leaves no trace.
+    What a loss takes of it does not depend on how the global batch is split if the rows of a window are added with its
+    last micro-batch. An evaluation is to add none: it leaves no trace.
     """
 
     def __init__(self, capacity: int) -> None:
         self.capacity = capacity
         self.rows: Tensor | None = None
-        """The rows that this rank keeps, the oldest first: ``[n, ...]``; None before the first ones."""
+        """The rows that are kept, the oldest first: ``[n, ...]``; None before the first ones."""
         self._name = ""
 
     def __set_name__(self, owner: type, name: str) -> None:
@@ -52,29 +49,25 @@ class RowBuffer:
     def __len__(self) -> int:
         return 0 if self.rows is None else len(self.rows)
 
-    def add(self, rows: Tensor) -> None:
-        """Appends ``rows``, ``[n, ...]``, without their gradient, and drops the oldest of those that are too many."""
-        rows = rows.detach()
+    def add(self, rows: Tensor, draw: Tensor | None = None) -> None:
+        """Appends the ``rows`` of all ranks, ``[n, ...]`` of each, without gradient, and drops the oldest beyond the
+        capacity. All ranks call it together.
+
+        They are in the order of ``draw``, the numbers of the rows of a batch, int64 ``[n]``; without it, of the ranks.
+        """
+        rows = collectives.all_gather_rows(rows.detach())
+        if draw is not None:
+            rows = rows[collectives.all_gather_rows(draw).argsort()]
         kept = rows if self.rows is None else torch.cat([self.rows.to(rows.device), rows])
-        self.rows = kept[max(len(kept) - -(-self.capacity // process_group.world_size()), 0) :].clone()
+        self.rows = kept[max(len(kept) - self.capacity, 0) :].clone()
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns the rows of this rank."""
-        return {} if self.rows is None else {"rows": self.rows}
+        """Returns the rows on the first rank, and nothing on the others."""
+        return {"rows": self.rows} if self.rows is not None and process_group.is_main() else {}
 
     def load_state_dict(self, state: Mapping[str, Any], /) -> None:
-        """Restores the rows of this rank."""
-        self.rows = state.get("rows")
-
-    def load_sharded_state_dict(self, states: Sequence[Mapping[str, Any]], /) -> None:
-        """Shares the rows of all ranks that saved out among those of this run, the oldest first."""
-        parts = [state["rows"] for state in states if "rows" in state]
-        self.rows = None
-        if parts:
-            ages = torch.cat([torch.arange(-len(part), 0) for part in parts])
-            order = ages.argsort(stable=True)[process_group.rank() :: process_group.world_size()]
-            rows = torch.cat([part.cpu() for part in parts])[order]
-            self.add(rows)
+        """Restores the rows of the first rank on every rank. All ranks call it together."""
+        self.rows = collectives.broadcast_object(state.get("rows"))
 
 
 def row_buffers(trainer: object) -> dict[str, RowBuffer]:

@@ -42,6 +42,19 @@ def test_ranks_are_one_process(world: int) -> None:
     assert sum(value for _, _, value in parts) / world == pytest.approx(expected.item(), rel=1e-6)
 
 
+def gather_rows(counts: list[int]) -> torch.Tensor:
+    process_group.init_process_group()
+    rank = process_group.rank()
+    return collectives.all_gather_rows(torch.full((counts[rank], 2), float(rank), requires_grad=True))
+
+
+@pytest.mark.parametrize("counts", [[2, 2], [3, 1], [0, 2], [0, 0]])
+def test_ranks_may_have_different_numbers_of_rows(counts: list[int]) -> None:
+    for gathered in processes.share(gather_rows, 2, counts):
+        assert not gathered.requires_grad and gathered.shape == (sum(counts), 2)
+        assert gathered[:, 0].tolist() == [0.0] * counts[0] + [1.0] * counts[1]
+
+
 class Clock:
     """Takes the place of `time`: seconds pass while a process sleeps, and ``events`` happen after so many sleeps."""
 

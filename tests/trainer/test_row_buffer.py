@@ -1,11 +1,9 @@
 """Rows that a trainer keeps: the newest of them, in every checkpoint, on another number of processes too."""
 
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 import torch
 from torch import Tensor
 
@@ -26,7 +24,7 @@ class Replaying(TensorTrainer):
         if earlier is not None:
             loss = loss + self.model(earlier).square().mean()
         if torch.is_grad_enabled():
-            self.replay.add(batch["rows"])
+            self.replay.add(batch["rows"], batch["draw"])
         return loss
 
 
@@ -75,31 +73,30 @@ def test_a_run_that_resumes_has_them(tmp_path: Path) -> None:
 @pytest.mark.fault(18)
 @pytest.mark.parametrize("worlds", [(2, 1), (1, 2)])
 def test_a_run_goes_on_with_them_on_another_number_of_processes(worlds: tuple[int, int], tmp_path: Path) -> None:
-    """Each process has the mean over as many of them, so that weights and rows are those of a single one."""
+    """Every process has all of them, so that weights and rows are those of a single one."""
     expected, rows = weights_after(str(tmp_path), "one process", train_iters=6)
     for world, part in zip(worlds, ({"exit_iteration_this_run": 3}, {}), strict=True):
         keys = {"train_iters": 6, "micro_batch_size": 2 // world, **part}
         ends = processes.share(weights_after, world, str(tmp_path), "parts", **keys)
-    assert sorted(row for _, own in ends for row in own.tolist()) == sorted(rows.tolist()) and len(rows) == 6
     for weights, own in ends:
-        assert len(own) == 6 // world
+        torch.testing.assert_close(own, rows)
         for one, other in zip(weights, expected, strict=True):
             torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-7)
 
 
-def share_out(counts: list[int]) -> list[float]:
-    """Returns the rows of this rank, saved by as many ranks as there are ``counts``: row n of rank r is n + r / 10."""
-    states = [{"rows": torch.arange(4 - count, 4)[:, None] + r / 10} for r, count in enumerate(counts)]
-    buffer = RowBuffer(6)
-    buffer.load_sharded_state_dict(states)
-    assert buffer.rows is not None and process_group.world_size() == 2
-    return [round(float(one), 1) for one in buffer.rows[:, 0]]
+def kept(shares: list[list[tuple[int, int]]]) -> list[float]:
+    """Returns the rows that are kept of windows of which each rank adds a share, and that are reloaded."""
+    process_group.init_process_group()
+    buffer, other = RowBuffer(6), RowBuffer(6)
+    for window in shares:
+        draw = torch.arange(*window[process_group.rank()])
+        buffer.add(draw[:, None] / 2, draw)
+    other.load_state_dict(buffer.state_dict())
+    assert buffer.rows is not None and other.rows is not None and torch.equal(buffer.rows, other.rows)
+    return [float(one) for one in other.rows[:, 0]]
 
 
-@pytest.mark.parametrize("counts", [[2, 2, 2], [1, 3, 2]])
-def test_another_number_of_processes_shares_them_out_by_age(counts: list[int]) -> None:
-    shares = processes.share(share_out, 2, counts)
-    expected = sorted(n + r / 10 for r, count in enumerate(counts) for n in range(4 - count, 4))
-    assert sorted(chain.from_iterable(shares)) == pytest.approx(expected)
-    for rows in shares:
-        assert [int(one) for one in rows] == sorted(int(one) for one in rows), "the oldest are first"
+def test_every_rank_keeps_the_rows_of_all() -> None:
+    """In the order of their numbers, whichever rank adds them and however many."""
+    shares = [[(0, 2), (2, 4)], [(6, 8), (4, 6)], [(8, 9), (9, 9)]]
+    assert processes.share(kept, 2, shares) == [[1.5, 2, 2.5, 3, 3.5, 4]] * 2
