@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import inspect
 import json
 import re
 import shlex
@@ -68,6 +69,17 @@ def test_the_other_messages_are_in_the_code() -> None:
 def test_every_public_name_is_documented() -> None:
     documented = re.findall(r"^\.\. (?:auto\w+|py:data):: arctic_training\.(\w+)", API, re.MULTILINE)
     assert sorted(documented) == sorted(arctic_training.__all__)
+
+
+def test_the_formulas_that_objectives_import_are_public() -> None:
+    """But for the size of chunks, which belongs to a device."""
+    formulas = set()
+    for path in (ROOT / "arctic_training" / "objectives").glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and str(node.module).startswith("arctic_training.loss."):
+                module = importlib.import_module(str(node.module))
+                formulas |= {one.name for one in node.names if inspect.isfunction(getattr(module, one.name))}
+    assert len(formulas) > 40 and formulas - set(arctic_training.__all__) == {"rows_per_chunk"}
 
 
 def test_every_name_of_this_package_on_the_pages_is_there() -> None:

@@ -9,7 +9,7 @@ Energy = Callable[[Tensor], Tensor]
 """Maps rows ``[n, ...]`` to energies ``[n]``, row by row; of one floating dtype."""
 
 
-def contrastive_losses(real: Tensor, drawn: Tensor, regularization: float = 0.0) -> Tensor:
+def contrastive_divergence_losses(real: Tensor, drawn: Tensor, regularization: float = 0.0) -> Tensor:
     """Returns energy of the data - energy of samples of the model + weight x (both squared), ``[n]`` for ``[n]`` each.
 
     The gradient of its mean is that of the negative log-likelihood where the samples are those of the model and have no
@@ -22,8 +22,9 @@ def score_matching_losses(energy: Energy, rows: Tensor, directions: Iterable[Ten
     """Returns |s|^2 / 2 + the sum over ``directions`` v of v . (ds/dx) v, the score s being -dE/dx: ``[n]``.
 
     ``rows`` are ``[n, ...]``, each of ``directions`` is ``[n, D]`` for rows of D numbers. With the D unit vectors
-    (`axes`) the second term is the trace: Hyvarinen 2005, equation 4. With one random vector of mean 0 and covariance 1
-    it is an estimate without bias: Song et al. 2019 (arXiv 1905.07088), equation 8. Differentiable in the weights.
+    (`unit_directions`) the second term is the trace: Hyvarinen 2005, equation 4. With one random vector of mean 0 and
+    covariance 1 it is an estimate without bias: Song et al. 2019 (arXiv 1905.07088), equation 8. Differentiable in the
+    weights.
     """
     with torch.enable_grad():
         points = rows.detach().flatten(1).requires_grad_()
@@ -36,7 +37,7 @@ def score_matching_losses(energy: Energy, rows: Tensor, directions: Iterable[Ten
     return losses
 
 
-def axes(rows: Tensor) -> Iterable[Tensor]:
+def unit_directions(rows: Tensor) -> Iterable[Tensor]:
     """Returns the unit vectors of rows ``[n, ...]``, one after the other, each for all of them: ``[n, D]``."""
     count, size = rows.flatten(1).shape
     return (axis.expand(count, size) for axis in torch.eye(size, dtype=rows.dtype, device=rows.device))

@@ -30,7 +30,7 @@ def flow_times(kind: TimeSampling, uniforms: Tensor) -> Tensor:
     return 0.5 + ((2 * uniforms - 1) * math.sinh(_SHARPNESS / 2)).asinh() / _SHARPNESS
 
 
-def interpolate(noise: Tensor, data: Tensor, times: Tensor) -> Tensor:
+def linear_path(noise: Tensor, data: Tensor, times: Tensor) -> Tensor:
     """Returns (1 - t) noise + t data, ``[n, ...]``, for two of that shape and ``times`` ``[n]`` of the same dtype."""
     times = times.reshape(-1, *[1] * (data.dim() - 1))
     return (1 - times) * noise + times * data

@@ -6,7 +6,12 @@ import torch
 from torch import Tensor, nn
 
 from arctic_training.data.batching.loader import Batch
-from arctic_training.loss.energy import axes, contrastive_losses, denoising_losses, score_matching_losses
+from arctic_training.loss.energy import (
+    contrastive_divergence_losses,
+    denoising_losses,
+    score_matching_losses,
+    unit_directions,
+)
 from arctic_training.objectives.energy_config import EnergyConfig
 from arctic_training.objectives.generative import GenerativeTrainer
 from arctic_training.objectives.langevin import Chains, Langevin
@@ -69,7 +74,7 @@ class EnergyTrainer(GenerativeTrainer):
         self.record("energy/samples", drawn.sum() / items)
         if self.config.mala:
             self.record("accepted", chains.accepted.sum() / items)
-        return contrastive_losses(real, drawn, self.config.energy_regularization).sum() / items
+        return contrastive_divergence_losses(real, drawn, self.config.energy_regularization).sum() / items
 
     def energies(self, rows: Tensor) -> Tensor:
         """Returns the energies of ``rows``, float32 ``[n, ...]``: float32 ``[n]``, up to a constant the negative
@@ -114,7 +119,9 @@ class EnergyTrainer(GenerativeTrainer):
             return denoising_losses(
                 energy, rows, self.normal(draw, rows.shape[1:], stream=_SCORE), self.config.denoising_sigma
             )
-        directions = axes(rows) if kind == "exact" else [self.normal(draw, rows.flatten(1).shape[1], stream=_SCORE)]
+        directions = (
+            unit_directions(rows) if kind == "exact" else [self.normal(draw, rows.flatten(1).shape[1], stream=_SCORE)]
+        )
         return score_matching_losses(energy, rows, directions)
 
     def _energies(self, model: Callable[[Tensor], Tensor] | nn.Module, rows: Tensor) -> Tensor:

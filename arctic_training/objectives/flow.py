@@ -14,7 +14,7 @@ from arctic_training.loss.flow import (
     TimeSampling,
     flow_matching_losses,
     flow_times,
-    interpolate,
+    linear_path,
     normal_log_probs,
     with_divergences,
 )
@@ -102,7 +102,7 @@ class FlowTrainer(ConditionalTrainer):
             return -self.log_probs(rows, labels).sum() / items
         times = flow_times(config.time_sampling, self.uniform(draw, stream=_TIMES)).float()
         noise = self.normal(draw, rows.shape[1:], stream=_NOISE)
-        velocities = self._velocities(self.model, interpolate(noise, rows, times), times, labels)
+        velocities = self._velocities(self.model, linear_path(noise, rows, times), times, labels)
         if config.eval_likelihood and not torch.is_grad_enabled():
             self.record("nll", -self.log_probs(rows, labels).sum() / items)
         return flow_matching_losses(velocities, noise, rows).sum() / items

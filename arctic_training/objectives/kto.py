@@ -14,7 +14,7 @@ from arctic_training.data.factories.unpaired_preference import UnpairedPreferenc
 from arctic_training.distributed import collectives
 from arctic_training.distributed.sequence_parallel import gather_target_values
 from arctic_training.engine.engine import Engine
-from arctic_training.loss.kto import KTOLoss, kl_estimate, kto_losses
+from arctic_training.loss.kto import KTOLoss, kto_losses, kto_reference_point
 from arctic_training.loss.policy import segment_sums
 from arctic_training.model.token_losses import token_losses
 from arctic_training.objectives.preference import PreferenceConfig, PreferenceTrainer
@@ -66,7 +66,7 @@ class KTOTrainer(PreferenceTrainer):
         label, weights, rows = batch["label"], batch["row_weights"], batch["num_items_in_batch"]
         evaluates, auxiliary = not torch.is_grad_enabled(), list[Tensor]()
         sums = self._mismatched_sums([batch]) if evaluates else None
-        kl = self.window_kl() if sums is None else kl_estimate(*sums)
+        kl = self.window_kl() if sums is None else kto_reference_point(*sums)
         policy = self.log_probs(self.model, batch, auxiliary)
         log_ratios = policy - self._reference(batch, batch, _REFERENCE)
         for kind, selected in (("chosen", weights * label), ("rejected", weights * ~label)):
@@ -88,7 +88,7 @@ class KTOTrainer(PreferenceTrainer):
         if "unadjusted" in means:
             *rows, sums = zip(*self.metrics.kept, strict=True)
             log_ratios, label, weights = map(torch.cat, rows)
-            kl = kl_estimate(*collectives.all_reduce(torch.stack(sums).sum(0)))
+            kl = kto_reference_point(*collectives.all_reduce(torch.stack(sums).sum(0)))
             total = (self.losses(log_ratios, label, kl) * weights).sum()
             total, count = collectives.all_reduce(torch.stack([total, weights.sum()])).tolist()
             means |= {"loss": means["loss"] - means.pop("unadjusted") + total / count, "kl": float(kl)}
@@ -129,7 +129,7 @@ class KTOTrainer(PreferenceTrainer):
         It is computed with the first micro-batch, before the others are trained on.
         """
         if self.window.index == 0:  # the weights are those of the whole window
-            self._kl = kl_estimate(*collectives.all_reduce(self._mismatched_sums(self.window.batches)))
+            self._kl = kto_reference_point(*collectives.all_reduce(self._mismatched_sums(self.window.batches)))
         return self._kl
 
     @torch.no_grad()

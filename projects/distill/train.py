@@ -8,8 +8,7 @@ from typing import Any
 from pydantic import Field
 from torch import nn
 
-from arctic_training import ComponentConfig, DataSource, DataSourceConfig, ModelTransform
-from arctic_training.config.sections.types import HumanInt
+from arctic_training import ComponentConfig, DataSource, DataSourceConfig, HumanInt, ModelTransform
 from arctic_training.errors.types import MissingDependencyError
 
 HELD_OUT = ("macbeth", "twelfth-night")

@@ -14,19 +14,19 @@ from arctic_training import (
     ComponentConfig,
     DataSource,
     DataSourceConfig,
+    DType,
     Evaluator,
+    HumanInt,
     ModelConfig,
     ModelFactory,
     SamplingParams,
     SFTTrainer,
     TokenizerFactory,
+    TrainingError,
     generate,
+    is_main,
 )
-from arctic_training.config.sections.model import DType
 from arctic_training.config.sections.tokenizer import TokenizerConfig
-from arctic_training.config.sections.types import HumanInt
-from arctic_training.distributed.process_group import is_main
-from arctic_training.errors.types import TrainingError
 
 MODULUS, LENGTH = 17, 4
 PAD, END = "<|pad|>", "<|end|>"

@@ -10,8 +10,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from arctic_training import Callback, DataSource, DataSourceConfig
-from arctic_training.distributed.process_group import is_main
+from arctic_training import Callback, DataSource, DataSourceConfig, is_main
 from arctic_training.errors.types import MissingDependencyError
 
 

@@ -9,9 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from arctic_training import Callback, DataSource, Evaluator
-from arctic_training.config.sections.data import DataSourceConfig
-from arctic_training.config.sections.types import HumanInt
+from arctic_training import Callback, DataSource, DataSourceConfig, Evaluator, HumanInt
 
 SIGMA = 0.1
 SPACING = 0.05

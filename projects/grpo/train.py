@@ -6,10 +6,7 @@ from collections.abc import Iterator
 from itertools import accumulate, islice
 from typing import Any
 
-from arctic_training import Callback, ComponentConfig, DataSource, DataSourceConfig
-from arctic_training.config.sections.types import HumanInt
-from arctic_training.distributed.process_group import is_main
-from arctic_training.errors.types import TrainingError
+from arctic_training import Callback, ComponentConfig, DataSource, DataSourceConfig, HumanInt, TrainingError, is_main
 
 MODULUS, LENGTH = 17, 4
 

@@ -5,9 +5,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from arctic_training import Callback, ComponentConfig, DataSource, DataSourceConfig, Evaluator
-from arctic_training.config.sections.types import HumanInt
-from arctic_training.distributed.process_group import is_main
+from arctic_training import Callback, ComponentConfig, DataSource, DataSourceConfig, Evaluator, HumanInt, is_main
 
 SYMBOLS = "abcdefgh"
 _CONCENTRATION = 0.4

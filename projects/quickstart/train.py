@@ -6,8 +6,7 @@ from typing import Any
 
 from pydantic import Field
 
-from arctic_training import Callback, DataSource, DataSourceConfig
-from arctic_training.distributed.process_group import is_main
+from arctic_training import Callback, DataSource, DataSourceConfig, is_main
 from arctic_training.errors.types import DataError, MissingDependencyError
 
 

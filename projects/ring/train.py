@@ -7,9 +7,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from arctic_training import Callback, ComponentConfig, DataSource, Evaluator
-from arctic_training.config.sections.data import DataSourceConfig
-from arctic_training.config.sections.types import HumanInt
+from arctic_training import Callback, ComponentConfig, DataSource, DataSourceConfig, Evaluator, HumanInt
 
 MODES, RADIUS, SIGMA = 8, 2.0, 0.1
 _ANGLES = torch.arange(MODES) * (2 * math.pi / MODES)

@@ -6,9 +6,8 @@ import re
 from pathlib import Path
 from typing import Any
 
-from arctic_training import Callback, DataSource, DataSourceConfig, TokenizerFactory
+from arctic_training import Callback, DataSource, DataSourceConfig, TokenizerFactory, is_main
 from arctic_training.config.sections.tokenizer import TokenizerConfig
-from arctic_training.distributed.process_group import is_main
 from arctic_training.errors.types import MissingDependencyError
 
 HELD_OUT = ("macbeth", "twelfth-night")

@@ -4,7 +4,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from arctic_training.loss.energy import axes, contrastive_losses, denoising_losses, score_matching_losses
+from arctic_training.loss.energy import (
+    contrastive_divergence_losses,
+    denoising_losses,
+    score_matching_losses,
+    unit_directions,
+)
 
 
 def network(size: int = 3) -> nn.Sequential:
@@ -19,7 +24,9 @@ def rows(count: int = 4, size: int = 3) -> Tensor:
 def test_a_gaussian_has_its_closed_form() -> None:
     """Of the energy (x - m)^2 / 2v the score is (m - x) / v and the trace -D / v."""
     points, mean, variance = rows(), 0.7, 2.5
-    losses = score_matching_losses(lambda x: (x - mean).square().sum(1) / (2 * variance), points, axes(points))
+    losses = score_matching_losses(
+        lambda x: (x - mean).square().sum(1) / (2 * variance), points, unit_directions(points)
+    )
     torch.testing.assert_close(losses, ((points - mean) / variance).square().sum(1) / 2 - 3 / variance)
 
 
@@ -29,7 +36,7 @@ def test_it_is_smallest_at_the_parameters_of_the_data() -> None:
     mean = points.mean().clone().requires_grad_()
     log_variance = points.var(correction=0).log().clone().requires_grad_()
     energy = lambda x: ((x - mean).square() / (2 * log_variance.exp())).sum(1)  # noqa: E731
-    loss = score_matching_losses(energy, points, axes(points)).mean()
+    loss = score_matching_losses(energy, points, unit_directions(points)).mean()
     for gradient in torch.autograd.grad(loss, [mean, log_variance]):
         torch.testing.assert_close(gradient, torch.zeros_like(gradient), rtol=0, atol=1e-10)
 
@@ -37,7 +44,7 @@ def test_it_is_smallest_at_the_parameters_of_the_data() -> None:
 def test_the_trace_is_that_of_finite_differences() -> None:
     energy, points, size = network(), rows(), 1e-4
     with torch.no_grad():
-        losses = score_matching_losses(lambda x: energy(x)[:, 0], points, axes(points))
+        losses = score_matching_losses(lambda x: energy(x)[:, 0], points, unit_directions(points))
         middle = energy(points)[:, 0]
         ahead, behind = (
             torch.stack([energy(points + sign * size * axis)[:, 0] for axis in torch.eye(3).double()])
@@ -50,7 +57,7 @@ def test_the_trace_is_that_of_finite_differences() -> None:
 def test_directions_at_random_have_the_exact_mean() -> None:
     energy = lambda x: network()(x)[:, 0]  # noqa: E731
     points = rows(2)
-    exact = score_matching_losses(energy, points, axes(points))
+    exact = score_matching_losses(energy, points, unit_directions(points))
     many = points.repeat_interleave(20_000, dim=0)
     directions = torch.randn(many.shape, generator=torch.Generator().manual_seed(3)).double()
     estimates = score_matching_losses(energy, many, [directions]).reshape(2, -1)
@@ -84,19 +91,22 @@ def test_the_gradient_in_the_weights(kind: str) -> None:
         energy = lambda x: torch.func.functional_call(model, {"0.weight": w}, x)[:, 0]  # noqa: E731
         if kind == "denoising":
             return denoising_losses(energy, points, noise, 0.3).sum()
-        return score_matching_losses(energy, points, axes(points) if kind == "exact" else [noise]).sum()
+        return score_matching_losses(energy, points, unit_directions(points) if kind == "exact" else [noise]).sum()
 
     assert torch.autograd.gradcheck(loss, weight)
 
 
 def test_an_energy_without_second_derivatives_and_rows_of_any_shape() -> None:
     weight, points = torch.tensor(3.0, requires_grad=True), torch.ones(2, 2, 2)
-    losses = score_matching_losses(lambda x: weight * x.flatten(1).sum(1), points, axes(points))
+    losses = score_matching_losses(lambda x: weight * x.flatten(1).sum(1), points, unit_directions(points))
     assert losses.tolist() == [18, 18]  # 4 x 3^2 / 2
-    assert score_matching_losses(lambda x: x.square().sum(1), torch.ones(0, 2), axes(torch.ones(0, 2))).tolist() == []
+    assert (
+        score_matching_losses(lambda x: x.square().sum(1), torch.ones(0, 2), unit_directions(torch.ones(0, 2))).tolist()
+        == []
+    )
 
 
 def test_contrastive_losses_by_hand() -> None:
     real, drawn = torch.tensor([1.0, -2.0]), torch.tensor([3.0, 0.5])
-    assert contrastive_losses(real, drawn).tolist() == [-2.0, -2.5]
-    assert contrastive_losses(real, drawn, 0.1).tolist() == pytest.approx([-2 + 1.0, -2.5 + 0.425])
+    assert contrastive_divergence_losses(real, drawn).tolist() == [-2.0, -2.5]
+    assert contrastive_divergence_losses(real, drawn, 0.1).tolist() == pytest.approx([-2 + 1.0, -2.5 + 0.425])

@@ -12,7 +12,7 @@ from arctic_training.loss.flow import (
     TimeSampling,
     flow_matching_losses,
     flow_times,
-    interpolate,
+    linear_path,
     normal_log_probs,
     with_divergences,
 )
@@ -42,9 +42,9 @@ def test_times_are_the_quantiles_of_their_density(kind: TimeSampling, density: o
 
 def test_the_target_is_data_minus_noise_wherever_the_point_is() -> None:
     noise, data = torch.tensor([[[1.0, 2.0]]]), torch.tensor([[[3.0, 0.0]]])
-    assert interpolate(noise, data, torch.tensor([0.0])).tolist() == noise.tolist()
-    assert interpolate(noise, data, torch.tensor([1.0])).tolist() == data.tolist()
-    assert interpolate(noise, data, torch.tensor([0.25])).tolist() == [[[1.5, 1.5]]]
+    assert linear_path(noise, data, torch.tensor([0.0])).tolist() == noise.tolist()
+    assert linear_path(noise, data, torch.tensor([1.0])).tolist() == data.tolist()
+    assert linear_path(noise, data, torch.tensor([0.25])).tolist() == [[[1.5, 1.5]]]
     assert flow_matching_losses(torch.tensor([[[2.0, -2.0]]]), noise, data).tolist() == [0]
     assert flow_matching_losses(torch.tensor([[[0.0, 1.0]]]), noise, data).tolist() == [4 + 9]  # summed over the row
 
@@ -54,7 +54,7 @@ def test_gradients_are_those_of_finite_differences() -> None:
     times = torch.tensor([0.0, 0.3, 0.8, 1.0]).double()
 
     def losses(matrix: Tensor, noise: Tensor, data: Tensor) -> Tensor:
-        return flow_matching_losses((interpolate(noise, data, times) @ matrix).tanh(), noise, data)
+        return flow_matching_losses((linear_path(noise, data, times) @ matrix).tanh(), noise, data)
 
     matrix, noise, data = (torch.randn(*shape).double().requires_grad_() for shape in ((3, 3), (4, 3), (4, 3)))
     assert torch.autograd.gradcheck(losses, (matrix, noise, data))

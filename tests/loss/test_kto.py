@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from arctic_training.loss.kto import KTOLoss, kl_estimate, kto_losses
+from arctic_training.loss.kto import KTOLoss, kto_losses, kto_reference_point
 
 
 def trl_losses(loss_type: KTOLoss, log_ratios: Any, is_liked: Any, kl: Any, beta: float, weights: Any) -> torch.Tensor:
@@ -44,6 +44,6 @@ def test_worked_out() -> None:
 
 
 def test_the_estimate_is_a_mean_that_is_never_negative() -> None:
-    assert kl_estimate(torch.tensor(6.0), torch.tensor(4.0)).item() == 1.5
-    assert kl_estimate(torch.tensor(-6.0), torch.tensor(4.0)).item() == 0
-    assert kl_estimate(torch.tensor(0.0), torch.tensor(0.0)).item() == 0
+    assert kto_reference_point(torch.tensor(6.0), torch.tensor(4.0)).item() == 1.5
+    assert kto_reference_point(torch.tensor(-6.0), torch.tensor(4.0)).item() == 0
+    assert kto_reference_point(torch.tensor(0.0), torch.tensor(0.0)).item() == 0
