@@ -7,7 +7,6 @@ from arctic_training.compatibility.names import former_name
 
 _PUBLIC = {
     "AdamWFactory": "optimizer.torch_factories",
-    "Answer": "reward.reward",
     "Autoencoder": "model.autoencoder_factory",
     "AutoencoderFactory": "model.autoencoder_factory",
     "AutoregressiveTrainer": "objectives.autoregressive",
@@ -19,6 +18,7 @@ _PUBLIC = {
     "CheckpointEngine": "checkpoint.checkpointer",
     "Checkpointer": "checkpoint.checkpointer",
     "ClassifierTrainer": "objectives.classifier",
+    "Completion": "reward.reward",
     "Completions": "generation.completions",
     "ComponentConfig": "config.sections.base",
     "Condition": "objectives.conditional",

@@ -2,9 +2,11 @@
 
 import functools
 import inspect
+import warnings
 from collections.abc import Callable
 from typing import Any, Self, TypeVar
 
+from arctic_training.compatibility.names import EVENTS
 from arctic_training.distributed.heartbeat import record_heartbeat
 from arctic_training.errors.short_repr import short_repr
 from arctic_training.errors.types import RegistryError
@@ -84,7 +86,7 @@ class Hooked:
             if hasattr(inherited, _EVENT) and inspect.isfunction(method) and not hasattr(method, _EVENT):
                 setattr(cls, attribute, hook(getattr(inherited, _EVENT))(method))
         for stated in cls._own_listeners():
-            cls._check(stated)
+            cls._moment(stated)
 
     def __new__(cls, *args: object, **kwargs: object) -> Self:
         self = super().__new__(cls)
@@ -109,7 +111,8 @@ class Hooked:
         return stated
 
     @classmethod
-    def _check(cls, stated: tuple[str, Listener]) -> None:
+    def _moment(cls, stated: tuple[str, Listener]) -> str:
+        """Returns the ``pre-<event>`` or ``post-<event>`` that is stated. Raises `RegistryError` for an unknown one."""
         pair: object = stated
         if not (isinstance(pair, (tuple, list)) and len(pair) == 2 and isinstance(pair[0], str) and callable(pair[1])):
             raise RegistryError(
@@ -118,14 +121,21 @@ class Hooked:
             )
         event = pair[0]
         when, _, what = event.partition("-")
-        if when not in ("pre", "post") or what.replace("-", "_") not in cls.events():
-            known = ", ".join(sorted(cls.events()))
-            raise RegistryError(f"{cls.__name__} has no event {event!r}; pre- and post- go with: {known}")
+        what, known = what.replace("-", "_"), cls.events()
+        if what not in known and (now := EVENTS.get(what)) in known:
+            warnings.warn(
+                f"the event {what} is {now} here; its former name will be removed", FutureWarning, stacklevel=3
+            )
+            what = now
+        if when not in ("pre", "post") or what not in known:
+            raise RegistryError(
+                f"{cls.__name__} has no event {event!r}; pre- and post- go with: {', '.join(sorted(known))}"
+            )
+        return f"{when}-{what}"
 
     def listen(self, event: str, listener: Listener) -> None:
         """Calls ``listener`` at ``event`` from now on. Raises `RegistryError` when the class has no such event."""
-        self._check((event, listener))
-        self.callbacks.append((event, listener))
+        self.callbacks.append((self._moment((event, listener)), listener))
 
     def _heard_at(self, moment: str) -> list[tuple[Listener, int]]:
         """Returns the listeners of ``pre-<event>`` or ``post-<event>`` with the number of arguments that each takes.
@@ -135,11 +145,7 @@ class Hooked:
         if self._heard != self.callbacks:  # tuples that are the same are equal without a closer look
             listeners: dict[str, list[tuple[Listener, int]]] = {}
             for stated in self.callbacks:
-                self._check(stated)
-                event, listener = stated
-                when, _, what = event.partition("-")
-                heard = listeners.setdefault(f"{when}-{what.replace('-', '_')}", [])
-                heard.append((listener, count_arguments(listener)))
+                listeners.setdefault(self._moment(stated), []).append((stated[1], count_arguments(stated[1])))
             self._heard, self._listeners = list(self.callbacks), listeners
         return self._listeners.get(moment, [])
 

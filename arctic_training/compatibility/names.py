@@ -25,6 +25,7 @@ _KINDS = [
 ]
 
 ROOT: Mapping[str, str] = {
+    "Answer": "reward.reward.Completion",
     "DPOTrainerConfig": "objectives.dpo.DPOConfig",
     "DSCheckpointEngine": "checkpoint.deepspeed.DeepSpeedCheckpointEngine",
     "FusedAdamOptimizerFactory": "optimizer.deepspeed_factories.FusedAdamFactory",
@@ -140,6 +141,9 @@ MODULES: Mapping[str, Mapping[str, str]] = {
     "trainer.sft_trainer": {"SFTTrainer": "objectives.sft.SFTTrainer", "to_device": "trainer.former_batch.to_device"},
 }
 """The modules, and the names in them that code of its users imports."""
+
+EVENTS: Mapping[str, str] = {"answer": "generate_rollouts"}
+"""Former names of events."""
 
 _GONE = "has no counterpart here: see docs/migration.md"
 

@@ -107,8 +107,8 @@ class JudgeScorer(Scorer[JudgeConfig]):
         headers |= {"Authorization": f"Bearer {config.api_key}"} if config.api_key else {}
         request = urllib.request.Request(f"{config.url}/chat/completions", json.dumps(body).encode(), headers)
         with urllib.request.urlopen(request, timeout=config.timeout) as response:
-            answer = json.load(response)
+            reply = json.load(response)
         try:
-            return str(answer["choices"][0]["message"]["content"] or "")
+            return str(reply["choices"][0]["message"]["content"] or "")
         except (KeyError, IndexError, TypeError):
-            raise ValueError(f"{config.url} replied without a message: {json.dumps(answer)[:200]}") from None
+            raise ValueError(f"{config.url} replied without a message: {json.dumps(reply)[:200]}") from None

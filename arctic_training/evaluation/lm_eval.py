@@ -43,7 +43,7 @@ class LMEvalConfig(ComponentConfig):
     seed: int = Field(default=42, ge=0)
     """Seed of the examples that are drawn."""
     save: bool = True
-    """Write every question with the model's answers to ``generations/<task>`` of the run folder, as JSON lines."""
+    """Write every question with the model's completions to ``generations/<task>`` of the run folder, as JSON lines."""
 
 
 class LMEvalEvaluator(Evaluator[LMEvalConfig]):

@@ -24,7 +24,7 @@ class Prompt:
     prompt_ids: list[int]
     """The sample's ``prompt_ids`` if it has some, else the tokens before its reference."""
     reference_ids: list[int]
-    """The sample's ``answer_ids`` if it has some, else its last run of labels."""
+    """The sample's ``completion_ids`` if it has some, else its last run of labels."""
 
     @classmethod
     def from_sample(cls, sample: Mapping[str, Any], where: str, *, encoder_decoder: bool = False) -> "Prompt":
@@ -33,11 +33,11 @@ class Prompt:
 
         Raises `DataError`, which begins with ``where``, for a sample without a reference, or without a prompt.
         """
-        if "input_ids" not in sample or not {"labels", "answer_ids"} & sample.keys():
+        if "input_ids" not in sample or not {"labels", "completion_ids"} & sample.keys():
             raise DataError(f"{where}: the evaluator 'generate' needs samples with input_ids and labels")
         ids = list(map(int, sample["input_ids"]))
-        if "answer_ids" in sample:
-            return cls(ids, list(map(int, sample["answer_ids"])))
+        if "completion_ids" in sample:
+            return cls(ids, list(map(int, sample["completion_ids"])))
         labels = list(map(int, sample["labels"]))
         if encoder_decoder:
             reference = [label for label in labels if label != IGNORE_INDEX]

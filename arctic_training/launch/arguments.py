@@ -126,7 +126,7 @@ def _parser(others: Mapping[str, str]) -> _Parser:
     )
     add = parser.add_argument
     add("--show", action="store_true", help="print the resolved recipe and where each value comes from")
-    dry_run = "two updates, an evaluation and a checkpoint in small, of which nothing is kept"
+    dry_run = "two steps, an evaluation and a checkpoint in small, of which nothing is kept"
     add("--dry-run", action="store_true", dest="dry_run", help=dry_run)
     sweep = "a run for each combination of these values, in folders of their own, and a table at the end"
     add("--sweep", nargs="+", metavar="KEY.PATH=VALUE,VALUE", help=sweep)

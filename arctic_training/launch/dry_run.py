@@ -1,4 +1,4 @@
-"""Tries a recipe in small: two updates, an evaluation and a checkpoint, in a folder that is removed afterwards."""
+"""Tries a recipe in small: two steps, an evaluation and a checkpoint, in a folder that is removed afterwards."""
 
 import shutil
 import time
@@ -21,7 +21,7 @@ from arctic_training.launch.launcher import launch
 from arctic_training.tracker.records import METRICS, read_records
 from arctic_training.trainer.session import resolve_run_dir
 
-UPDATES = 2
+STEPS = 2
 ROWS = 128
 """Rows of each source to train on; a source that has fewer repeats them."""
 _EVALUATION_ROWS = 4
@@ -68,7 +68,7 @@ def small_values(config: TrainerConfig, folder: Path) -> list[str]:
     small |= {"exit_iteration": 0, "exit_iteration_this_run": 0, "train_log_iter_interval": 1}
     small["gradient_accumulation_steps"] = max(small["gradient_accumulation_steps"], small.get("num_minibatches", 1))
     if config.train_iters or config.epochs:
-        small["train_iters"] = UPDATES
+        small["train_iters"] = STEPS
     if config.eval_interval or config.evaluate_first or config.evaluate_last:
         small |= {"eval_interval": 0, "evaluate_first": False, "evaluate_last": True}
     small["data"] = _small_data(config, small["data"], folder)
@@ -101,10 +101,10 @@ def _shrunk(value: object, plain: object) -> object:
     limits: dict[str, Callable[[Any], Any]] = {
         "max_new_tokens": lambda one: min(one, _MOST["max_new_tokens"]),
         "max_samples": lambda one: _EVALUATION_ROWS,
-        "every": lambda one: min(one, UPDATES),
+        "every": lambda one: min(one, STEPS),
     }
     small |= {key: limit(small[key]) for key, limit in limits.items() if isinstance(small.get(key), int)}
-    if isinstance(value, SchedulerConfig):  # without warm-up: the first update of one changes nothing
+    if isinstance(value, SchedulerConfig):  # without warm-up: the first step of one changes nothing
         lengths = {"warmup_ratio": 0.0, "warmup_steps": None, "warmup_epochs": None, "num_warmup_steps": None}
         small |= {key: one for key, one in lengths.items() if key in small}
         small |= {"num_decay_steps": 1} if small.get("num_decay_steps") else {}
@@ -135,7 +135,7 @@ def _fewer(source: DataSourceConfig, plain: Section, count: int) -> Section:
 
 def _small_checkpoint(section: CheckpointConfig, plain: Section, folder: Path) -> Section:
     own = section.folder_in(folder)
-    saves = {"save_every_n_steps": UPDATES if plain["save_every_n_steps"] else 0, "save_end_of_training": True}
+    saves = {"save_every_n_steps": STEPS if plain["save_every_n_steps"] else 0, "save_end_of_training": True}
     return {**plain, **saves, "output_dir": own and str(own), "auto_resume": False}
 
 
@@ -151,6 +151,6 @@ def _summary(folder: Path) -> str:
         ("checkpoint", "checkpoints"): len(list(folder.glob("checkpoints/*/step_*"))),
         ("file of samples", "files of samples"): len(files),
     }
-    done = [f"{max((record['step'] for record in records), default=0)} updates{loss}"]
+    done = [f"{max((record['step'] for record in records), default=0)} steps{loss}"]
     done += [f"{count} {one if count == 1 else several}" for (one, several), count in counts.items() if count]
     return ", ".join(done) + "; nothing of it is kept"

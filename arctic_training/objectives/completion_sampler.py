@@ -16,7 +16,7 @@ from arctic_training.generation.sampling import SamplingParams
 from arctic_training.generation.scoring import raise_on_all_ranks
 from arctic_training.generation.special_tokens import decode_completion
 from arctic_training.objectives.rollout_config import RolloutConfig
-from arctic_training.reward.reward import Answer
+from arctic_training.reward.reward import Completion
 from arctic_training.reward.weighted_sum import WeightedRewards
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ class CompletionSampler:
         rewards, by_reward = [0.0] * len(completions), {name: [0.0] * len(completions) for name in self.rewards.rewards}
         with raise_on_all_ranks():
             if any(counted) and process_group.rank() % self.config.ranks_per_row == 0:
-                rewards, by_reward = self.rewards(self.answers(prompts, completions))
+                rewards, by_reward = self.rewards(self.reward_inputs(prompts, completions))
         if (size := self.config.ranks_per_row) > 1:
             rewards, by_reward = collectives.all_gather_object((rewards, by_reward), group_size=size)[0]
         parts = [slice(n * count, (n + 1) * count) for n in range(len(prompts))]
@@ -102,7 +102,7 @@ class CompletionSampler:
                 groups[row], replaced[row] = group, True
         return replaced
 
-    def answers(self, prompts: Sequence[Prompt], completions: Sequence[Sequence[int]]) -> list[Answer]:
+    def reward_inputs(self, prompts: Sequence[Prompt], completions: Sequence[Sequence[int]]) -> list[Completion]:
         """Returns what rewards receive: ``len(completions) / len(prompts)`` consecutive completions of each prompt, as
         texts."""
         tokenizer, ends = self.tokenizer, self.eos_token_ids
@@ -110,7 +110,7 @@ class CompletionSampler:
         references = [decode_completion(tokenizer, prompt.reference_ids, ends) for prompt in prompts]
         group_size = len(completions) // len(prompts)
         return [
-            Answer(
+            Completion(
                 problems[n // group_size],
                 decode_completion(tokenizer, completion, ends),
                 references[n // group_size],

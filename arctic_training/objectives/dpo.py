@@ -30,7 +30,7 @@ from arctic_training.objectives.reference import reference_engine
 REFERENCE_COLUMNS = ("ref_chosen_logps", "ref_rejected_logps")
 """Keys of a batch with the log-probabilities of the chosen and of the rejected completions under the reference model,
 fp32 ``[pairs]`` in nats, where they are known before training: computed, or columns of the rows."""
-_NOT_MODEL_INPUTS = ("answer_lengths", "pair_weights", "answer_tokens", *REFERENCE_COLUMNS)
+_NOT_MODEL_INPUTS = ("completion_lengths", "pair_weights", "chosen_tokens", *REFERENCE_COLUMNS)
 _WITH_SFT = ("cpo", "orpo")
 """Loss types whose papers add the cross-entropy of the chosen completions."""
 
@@ -115,7 +115,7 @@ class DPOTrainer(PreferenceTrainer):
 
     def step(self, batch: Batch) -> None:
         if self.config.sft_weight:
-            batch = {**batch, "answer_tokens": self._mean_chosen_tokens()}
+            batch = {**batch, "chosen_tokens": self._mean_chosen_tokens()}
         super().step(batch)
 
     def loss(self, batch: Batch) -> Tensor:
@@ -140,11 +140,11 @@ class DPOTrainer(PreferenceTrainer):
             self.record(name, (values * weights).sum() / pairs)
         loss: Tensor = sum(auxiliary, (losses * weights).sum() / pairs)
         if config.sft_weight:
-            nll = -(policy.chosen * weights).sum() / max(batch["answer_tokens"], 1)
+            nll = -(policy.chosen * weights).sum() / max(batch["chosen_tokens"], 1)
             if evaluates := not torch.is_grad_enabled():
                 self.record("preference", loss)
             # a mean over tokens, while an evaluation weights what is recorded by pairs
-            self.record("nll", nll, batch["answer_tokens"] / pairs if evaluates else 1)
+            self.record("nll", nll, batch["chosen_tokens"] / pairs if evaluates else 1)
             loss = loss + config.sft_weight * nll
         return loss
 
@@ -161,7 +161,7 @@ class DPOTrainer(PreferenceTrainer):
         """
         inputs = {name: value for name, value in batch.items() if name not in _NOT_MODEL_INPUTS}
         token_log_probs = -gather_target_values(token_losses(engine, inputs, terms=auxiliary), batch)
-        return pair_log_probs(token_log_probs, batch["answer_lengths"])
+        return pair_log_probs(token_log_probs, batch["completion_lengths"])
 
     @torch.no_grad()
     def reference(self, batch: Batch) -> PairLogProbs | None:
@@ -170,7 +170,7 @@ class DPOTrainer(PreferenceTrainer):
             return None
         if all(name in batch for name in REFERENCE_COLUMNS):
             chosen, rejected = (batch[name].float() for name in REFERENCE_COLUMNS)
-            return PairLogProbs(chosen, rejected, *batch["answer_lengths"].chunk(2))
+            return PairLogProbs(chosen, rejected, *batch["completion_lengths"].chunk(2))
         with reference_engine(self) as engine:
             return self.log_probs(engine, batch)
 
@@ -181,6 +181,6 @@ class DPOTrainer(PreferenceTrainer):
         """
         window = self.window
         if window.index == 0:
-            local = torch.tensor([sum(batch["answer_tokens"] for batch in window.batches)], dtype=torch.int64)
+            local = torch.tensor([sum(batch["chosen_tokens"] for batch in window.batches)], dtype=torch.int64)
             self._window_tokens = int(collectives.all_reduce(local))
         return self._window_tokens / (window.size * process_group.world_size())

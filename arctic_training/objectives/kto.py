@@ -112,7 +112,7 @@ class KTOTrainer(PreferenceTrainer):
         Losses that the model itself adds, scalars, are appended to ``auxiliary``.
         """
         token_log_probs = -gather_target_values(token_losses(engine, batch, terms=auxiliary), batch)
-        return segment_sums(token_log_probs, batch["answer_lengths"])
+        return segment_sums(token_log_probs, batch["completion_lengths"])
 
     @torch.no_grad()
     def _reference(self, batch: Batch, completions: Batch, key: str) -> Tensor:
@@ -141,6 +141,6 @@ class KTOTrainer(PreferenceTrainer):
             with eval_mode([self.model.module]):
                 log_ratios = self.log_probs(self.model, mismatched)
             log_ratios = log_ratios - self._reference(batch, mismatched, _MISMATCHED_REFERENCE)
-            counts = mismatched["answer_lengths"] > 0
+            counts = mismatched["completion_lengths"] > 0
             sums += torch.stack([(log_ratios * counts).sum(), counts.sum()])
         return sums

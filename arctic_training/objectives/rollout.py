@@ -126,8 +126,8 @@ class RolloutTrainer(PolicyLossTrainer):
         samples: Any = next((one.dataset for one in loaders if len(one.dataset)), [])  # a stream is not read yet
         if len(samples):
             prompt = Prompt.from_sample(samples[0], "sample 1")
-            (answer,) = sampler.answers([prompt], [prompt.reference_ids])
-            sampler.rewards.dry_run(answer, self.config.num_generations)
+            (completion,) = sampler.reward_inputs([prompt], [prompt.reference_ids])
+            sampler.rewards.dry_run(completion, self.config.num_generations)
             check_sampled_log_probs(self, [samples[n]["input_ids"].tolist() for n in range(min(len(samples), 32))])
 
     def targets(self, batch: Batch) -> int:
@@ -177,7 +177,7 @@ class RolloutTrainer(PolicyLossTrainer):
         keys = [[(progress.epoch << 40) + row for row in of_batch] for of_batch in rows]
         return self.generate_rollouts(batches, keys, TRAINING)
 
-    @hook("answer")
+    @hook("generate_rollouts")
     @torch.no_grad()
     def generate_rollouts(self, batches: Sequence[Any], keys: Sequence[Sequence[int]], stream: int) -> list[Rollout]:
         """Generates completions of the prompts of ``batches``, scores them, and returns a `Rollout` for each.

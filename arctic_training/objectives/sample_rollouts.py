@@ -30,11 +30,11 @@ class SampleRollouts(Sampler[SampleRolloutsConfig]):
 
     def attach(self, host: Hooked) -> None:
         """Listens to ``host``. Raises `InputError` for a trainer that generates no completions."""
-        if "answer" not in host.events():
+        if "generate_rollouts" not in host.events():
             raise InputError("callbacks: sample_rollouts writes what grpo, reinforce and ppo generate; remove it")
         super().attach(host)
-        host.listen("pre-answer", self._forget)
-        host.listen("post-answer", self._keep)
+        host.listen("pre-generate_rollouts", self._forget)
+        host.listen("post-generate_rollouts", self._keep)
 
     def check_recipe(self, trainer: TrainerView) -> None:
         """Raises `InputError` where each rank has a part of every completion."""

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from arctic_training.config.sections.types import HumanFloat
-from arctic_training.reward.reward import Answer, Reward, RewardConfig
+from arctic_training.reward.reward import Completion, Reward, RewardConfig
 
 
 class ConstantConfig(RewardConfig):
@@ -19,5 +19,5 @@ class ConstantReward(Reward[ConstantConfig]):
     name = "constant"
     config_type = ConstantConfig
 
-    def __call__(self, answers: Sequence[Answer]) -> list[float]:
-        return [self.config.value] * len(answers)
+    def __call__(self, completions: Sequence[Completion]) -> list[float]:
+        return [self.config.value] * len(completions)

@@ -18,7 +18,7 @@ from arctic_training.config.sections.types import HumanInt
 from arctic_training.distributed import process_group
 from arctic_training.engine.dtypes import DTYPES
 from arctic_training.errors.types import ModelError
-from arctic_training.reward.reward import Answer, Reward, RewardConfig
+from arctic_training.reward.reward import Completion, Reward, RewardConfig
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
@@ -104,14 +104,14 @@ class ModelReward(Reward[ModelRewardConfig]):
             raise ModelError(f"{self._label}: {' '.join(str(error).split())[:500]}") from error
 
     @torch.no_grad()
-    def __call__(self, answers: Sequence[Answer]) -> list[float]:
+    def __call__(self, completions: Sequence[Completion]) -> list[float]:
         """Returns the scores of the completions; how many are scored at once changes them by rounding only.
 
         Equal completions of a prompt have equal scores: their rounding would be all that their group is compared by.
         """
         end = self.tokenizer.eos_token or ""
         between = " " if is_lexer(self.tokenizer) else ""  # whose words would join: 3 and 1 are not 31
-        texts = [answer.problem + between + answer.generated + (end if answer.ended else "") for answer in answers]
+        texts = [one.problem + between + one.generated + (end if one.ended else "") for one in completions]
         different = list(dict.fromkeys(texts))
         rows = self.tokenizer(different, add_special_tokens=False)["input_ids"]
         rows = [row[-self.max_length :] if self.max_length else row for row in rows]

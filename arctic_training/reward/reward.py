@@ -15,7 +15,7 @@ from arctic_training.registry import Registered, lookup
 
 
 @dataclass(frozen=True)
-class Answer:
+class Completion:
     """A completion, and what it is compared with."""
 
     problem: str
@@ -67,7 +67,7 @@ class Reward(Registered, ABC, Generic[R], kind="reward"):
         """Called once, when the run is built and before the first call. Loads what is large; raises `InputError`."""
 
     @abstractmethod
-    def __call__(self, answers: Sequence[Answer]) -> Sequence[float | None]:
+    def __call__(self, completions: Sequence[Completion]) -> Sequence[float | None]:
         """Returns a number for each completion, the higher the better. The completions of a prompt are consecutive.
 
         None for one that it does not judge: its reward is then the sum of the other rewards.
@@ -100,9 +100,9 @@ class LengthReward(Reward[LengthConfig]):
     name = "length"
     config_type = LengthConfig
 
-    def __call__(self, answers: Sequence[Answer]) -> list[float]:
+    def __call__(self, completions: Sequence[Completion]) -> list[float]:
         free, limit = self.config.free, self.config.limit
-        return [-min(max(answer.tokens - free, 0) / (limit - free), 1.0) for answer in answers]
+        return [-min(max(completion.tokens - free, 0) / (limit - free), 1.0) for completion in completions]
 
 
 class EndedReward(Reward[RewardConfig]):
@@ -110,8 +110,8 @@ class EndedReward(Reward[RewardConfig]):
 
     name = "ended"
 
-    def __call__(self, answers: Sequence[Answer]) -> list[float]:
-        return [float(answer.ended) for answer in answers]
+    def __call__(self, completions: Sequence[Completion]) -> list[float]:
+        return [float(completion.ended) for completion in completions]
 
 
 class _Scorer(Protocol):
@@ -153,5 +153,5 @@ class ScoreReward(Reward[ScoreConfig]):
     def label(self) -> str:
         return self.scorer.label
 
-    def __call__(self, answers: Sequence[Answer]) -> list[float | None]:
-        return [self.scorer.score(answer.problem, answer.generated, answer.reference) for answer in answers]
+    def __call__(self, completions: Sequence[Completion]) -> list[float | None]:
+        return [self.scorer.score(one.problem, one.generated, one.reference) for one in completions]

@@ -11,7 +11,7 @@ from arctic_training.errors.types import InputError, RecipeError, ScoringError
 from arctic_training.errors.user_traceback import user_traceback
 from arctic_training.generation.scoring import retry
 from arctic_training.registry import numbered
-from arctic_training.reward.reward import Answer, Reward, RewardConfig
+from arctic_training.reward.reward import Completion, Reward, RewardConfig
 
 
 class WeightedRewards:
@@ -33,14 +33,14 @@ class WeightedRewards:
             with _located(n):
                 reward.load()
 
-    def __call__(self, answers: Sequence[Answer]) -> tuple[list[float], dict[str, list[float]]]:
+    def __call__(self, completions: Sequence[Completion]) -> tuple[list[float], dict[str, list[float]]]:
         """Returns the weighted sum for each completion, and the values of each reward before its weight.
 
         A value is NaN where the reward does not judge the completion. The sum is over the rewards that judge it, and
         NaN if none does. Raises `ScoringError` for a reward that raises, or that returns something else than None or a
         finite number for each completion.
         """
-        values = {label: self._call(n, label, answers) for n, label in enumerate(self.rewards)}
+        values = {label: self._call(n, label, completions) for n, label in enumerate(self.rewards)}
         weights = [reward.config.weight for reward in self.rewards.values()]
         sums = []
         for column in zip(*values.values(), strict=True):
@@ -48,11 +48,11 @@ class WeightedRewards:
             sums.append(math.fsum(judged) if judged else math.nan)
         return sums, values
 
-    def dry_run(self, answer: Answer, count: int) -> None:
-        """Scores ``answer``, ``count`` times in one call. Raises `RecipeError` when a reward fails."""
+    def dry_run(self, completion: Completion, count: int) -> None:
+        """Scores ``completion``, ``count`` times in one call. Raises `RecipeError` when a reward fails."""
         for n, (label, reward) in enumerate(self.rewards.items()):
             try:
-                self._checked(n, label, [answer] * count, reward([answer] * count))
+                self._checked(n, label, [completion] * count, reward([completion] * count))
             except ScoringError as error:
                 raise RecipeError(str(error)) from error
             except Exception as error:
@@ -61,16 +61,18 @@ class WeightedRewards:
                     f"rewards.{n}: {label} fails on the reference of the first sample:\n{cause}"
                 ) from error
 
-    def _call(self, n: int, label: str, answers: Sequence[Answer]) -> list[float]:
+    def _call(self, n: int, label: str, completions: Sequence[Completion]) -> list[float]:
         reward, key = self.rewards[label], f"rewards.{n}: {label}"
         try:
-            values = retry(lambda: reward(answers), reward.config.retries, key)
+            values = retry(lambda: reward(completions), reward.config.retries, key)
         except Exception as error:
             cause = user_traceback(error) or f"{type(error).__name__}: {error}"
-            raise ScoringError(f"{key} fails{_failing_answer(reward, answers)}:\n{cause}") from error
-        return self._checked(n, label, answers, values)
+            raise ScoringError(f"{key} fails{_failing_completion(reward, completions)}:\n{cause}") from error
+        return self._checked(n, label, completions, values)
 
-    def _checked(self, n: int, label: str, answers: Sequence[Answer], returned: Sequence[float | None]) -> list[float]:
+    def _checked(
+        self, n: int, label: str, completions: Sequence[Completion], returned: Sequence[float | None]
+    ) -> list[float]:
         """Returns the values of a reward as floats, with its threshold and bounds applied; NaN for None."""
         config, key = self.rewards[label].config, f"rewards.{n}: {label}"
         try:
@@ -79,14 +81,14 @@ class WeightedRewards:
             raise ScoringError(
                 f"{key} returned {short_repr(returned)}; expected a number for each completion"
             ) from None
-        if len(values) != len(answers):
+        if len(values) != len(completions):
             raise ScoringError(
-                f"{key} returned {len(values)} numbers for {len(answers)} completions; expected one for each"
+                f"{key} returned {len(values)} numbers for {len(completions)} completions; expected one for each"
             )
-        for answer, value, original in zip(answers, values, returned, strict=True):
+        for completion, value, original in zip(completions, values, returned, strict=True):
             if original is not None and not math.isfinite(value):
-                completion, prompt = short_repr(answer.generated), short_repr(answer.problem)
-                raise ScoringError(f"{key} returned {value} for the completion {completion} of {prompt}")
+                text, prompt = short_repr(completion.generated), short_repr(completion.problem)
+                raise ScoringError(f"{key} returned {value} for the completion {text} of {prompt}")
         if config.threshold is not None:
             values = [value if math.isnan(value) else float(value >= config.threshold) for value in values]
         if config.clip is not None:
@@ -95,15 +97,15 @@ class WeightedRewards:
         return values
 
 
-def _failing_answer(reward: Reward[RewardConfig], answers: Sequence[Answer]) -> str:
+def _failing_completion(reward: Reward[RewardConfig], completions: Sequence[Completion]) -> str:
     """Names the first completion on which ``reward`` raises when it is called with that one alone."""
-    for answer in answers:
+    for completion in completions:
         try:
-            reward([answer])
+            reward([completion])
         except Exception:
-            return f" for the completion {short_repr(answer.generated)} of {short_repr(answer.problem)}"
-    first = short_repr(answers[0].problem)
-    return f" for {len(answers)} completions, the first of them of {first}, and for none of them alone"
+            return f" for the completion {short_repr(completion.generated)} of {short_repr(completion.problem)}"
+    first = short_repr(completions[0].problem)
+    return f" for {len(completions)} completions, the first of them of {first}, and for none of them alone"
 
 
 @contextmanager

@@ -64,7 +64,7 @@ def check_resume(
         if last < 2:
             raise ValueError(f"a run of {last} steps cannot be interrupted between two: give it at least 2")
         breaks: list[tuple[int, _Interrupt | None]] = []
-        if "answer" in trainer.events():
+        if "generate_rollouts" in trainer.events():
             breaks.append((1, _in_answer))
         breaks += zip((1, last // 2, *([last - 1] if thorough else [])), cycle((_in_loss, _in_update)), strict=False)
         resumed = Metrics()
@@ -109,7 +109,7 @@ def _in_answer(trainer: Trainer, is_due: Callable[[], bool]) -> None:
             raise _Interruption
 
     trainer.model.module.register_forward_hook(interrupt)
-    trainer.listen("post-answer", lambda: interrupt())
+    trainer.listen("post-generate_rollouts", lambda: interrupt())
 
 
 def _in_loss(trainer: Trainer, is_due: Callable[[], bool]) -> None:

@@ -13,7 +13,7 @@ from arctic_training.errors.types import MemoryShortError
 
 _SHORT = ("can't allocate memory", "not enough memory", "CUDA out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
 _PARTS = {
-    "answer": "generation",
+    "generate_rollouts": "generation",
     "loss": "the forward pass",
     "backward": "the backward pass",
     "step": "the optimizer's step",
@@ -47,7 +47,7 @@ def _memory(error: BaseException) -> str:
     evaluates = any(name == "evaluate" for name, *_ in events)
     at = "an evaluation" if evaluates else f"step {trainer.progress.step + 1}" if trainer is not None else "the run"
     shapes = f"a micro-batch of {', '.join(_shapes(batch)) or 'a batch without tensors'}"
-    if part == "answer" and batch is not None and trainer is not None:
+    if part == "generate_rollouts" and batch is not None and trainer is not None:
         count = sum(len(one["prompts"]) for one in batch)
         shapes = f"{count} prompts with {trainer.config.num_generations} completions each"
     return f"out of memory in {_PARTS[part]} of {at}, on {shapes}: {cause}\n{_advice(trainer, part)}"
@@ -71,7 +71,7 @@ def _advice(trainer: Any, part: str) -> str:
         return ""
     micro, steps = config.micro_batch_size, config.gradient_accumulation_steps
     advice = []
-    if part == "answer" and config.generation_batch_size != 1 and steps > 1:
+    if part == "generate_rollouts" and config.generation_batch_size != 1 and steps > 1:
         advice.append("generation_batch_size: 1, the completions of a micro-batch at a time")
     if hasattr(config, "num_generations") and part != "step":
         advice.append("a lower num_generations or max_new_tokens")

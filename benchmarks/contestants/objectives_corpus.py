@@ -17,9 +17,9 @@ def rows(task: dict[str, Any], language: Language, dice: random.Random) -> list[
     pairs = []
     for _ in range(task["rows"] * task["updates"]):
         words = [max(4, round(40 * 2.718281828 ** dice.gauss(0, 0.6))) for _ in range(3)]
-        prompt, *answers = (language.text(min(count, 100)) for count in words)
-        pair = {"chosen": f" {answers[0]}", "rejected": f" {answers[1]}"}
-        pairs.append({"prompt": prompt, **(pair if task["name"] == "dpo" else {"completion": answers[0]})})
+        prompt, *completions = (language.text(min(count, 100)) for count in words)
+        pair = {"chosen": f" {completions[0]}", "rejected": f" {completions[1]}"}
+        pairs.append({"prompt": prompt, **(pair if task["name"] == "dpo" else {"completion": completions[0]})})
     return pairs
 
 

@@ -41,9 +41,9 @@ def main() -> None:
     class Vowels(Reward):
         name = "vowels"
 
-        def __call__(self, answers: Any) -> list[float]:
-            tokens.append(sum(answer.tokens for answer in answers))
-            rewards = vowels([answer.generated for answer in answers])
+        def __call__(self, completions: Any) -> list[float]:
+            tokens.append(sum(completion.tokens for completion in completions))
+            rewards = vowels([completion.generated for completion in completions])
             means.append(sum(rewards) / len(rewards))
             return rewards
 
@@ -54,8 +54,8 @@ def main() -> None:
 
         def loss(self, batch: Any) -> torch.Tensor:
             self.measured_loss = super().loss(batch)
-            if "answer_lengths" in batch:
-                tokens.append(int(batch["answer_lengths"].sum()))
+            if "completion_lengths" in batch:
+                tokens.append(int(batch["completion_lengths"].sum()))
             return self.measured_loss
 
         def after_update(self) -> None:

@@ -1,4 +1,4 @@
-"""Rewards that cannot be used, and what else keeps a policy from learning by its own answers."""
+"""Rewards that cannot be used, and what else keeps a policy from learning by its own completions."""
 
 from tests.bad_inputs.case import ANSWER, Case, lines, sft
 
@@ -11,11 +11,11 @@ def reward(name: str, *body: str) -> dict[str, str]:
     """A train.py with a reward of that name."""
     head = f"from arctic_training import Reward\n\n\nclass Mine(Reward):\n    name = '{name}'\n"
     code = "".join(f"        {line}\n" for line in body)
-    return {"train.py": head + f"\n    def __call__(self, answers):\n{code}" * bool(body)}
+    return {"train.py": head + f"\n    def __call__(self, completions):\n{code}" * bool(body)}
 
 
 def mine(name: str, says: str, line: str) -> Case:
-    """Found before the run, by asking the reward about the first sample's own answer."""
+    """Found before the run, by asking the reward about the first sample's own completion."""
     lines = [one if n else f"recipe.yaml:2:24: rewards.1: {name} {one}" for n, one in enumerate(says.split("\n"))]
     return Case(lines, recipe=grpo(rewards=f"[exact_match, {name}]"), files=reward(name, line), cached=True)
 
@@ -45,35 +45,35 @@ CASES: dict[str, Case] = {
     "wrong length": mine("short", "returned 1 numbers for 4 completions; expected one for each", "return [1.0]"),
     "no list": mine("bare", "returned 1.0; expected a number for each completion", "return 1.0"),
     "words": mine("wordy", "returned ['good', 'good']; expected a number for each completion", "return ['good'] * 2"),
-    "NaN": mine("nan", "returned nan for the completion 'three' of '...", "return [float('nan') for _ in answers]"),
+    "NaN": mine("nan", "returned nan for the completion 'three' of '...", "return [float('nan') for _ in completions]"),
     "raises": mine(
         "raises",
         "fails on the reference of the first sample:\n"
         "Traceback (most recent call last; --debug shows all of it):\n"
         '  File "{here}/train.py", line 8, in __call__\n'
-        "    return 1 / len(answers[4:])\n"
+        "    return 1 / len(completions[4:])\n"
         "...\n"
         "ZeroDivisionError: division by zero",
-        "return 1 / len(answers[4:])",
+        "return 1 / len(completions[4:])",
     ),
-    "raises on an answer": Case(
+    "raises on a completion": Case(
         [
             "rewards.0: later fails for the completion ...",
             "Traceback (most recent call last; --debug shows all of it):",
             '  File "{here}/train.py", line 8, in __call__',
-            "    return [1 / (answers[0].generated == 'three')] * 4",
+            "    return [1 / (completions[0].generated == 'three')] * 4",
             "...",
             "ZeroDivisionError: division by zero",
         ],
         recipe=grpo(rewards="{type: later, retries: 0}"),
-        files=reward("later", "return [1 / (answers[0].generated == 'three')] * 4"),
+        files=reward("later", "return [1 / (completions[0].generated == 'three')] * 4"),
         code=1,
         starts=True,
     ),
-    "NaN on an answer": Case(
+    "NaN on a completion": Case(
         "rewards.0: later_nan returned nan for the completion ...",
         recipe=grpo(rewards="later_nan"),
-        files=reward("later_nan", "return [1.0 if one.generated == 'three' else float('nan') for one in answers]"),
+        files=reward("later_nan", "return [1.0 if one.generated == 'three' else float('nan') for one in completions]"),
         code=1,
         starts=True,
     ),
@@ -90,7 +90,7 @@ CASES: dict[str, Case] = {
         "recipe.yaml:6:1: stop: '<|stop|>' is not a token of the vocabulary",
         recipe=grpo(more="stop: ['<|stop|>']\n"),
     ),
-    "no room for answers": Case(
+    "no room for completions": Case(
         "recipe.yaml:5:43: data.max_length: 8 of 8 prompts leave no room for max_new_tokens in max_length = 8, the "
         "shortest has ...",
         recipe=grpo(data=", max_length: 8"),

@@ -162,3 +162,25 @@ def test_a_callback_with_an_unknown_event_is_refused() -> None:
 
     with pytest.raises(ValueError, match="no event 'pre-nothing'"):
         Odd(ComponentConfig()).attach(Host())
+
+
+def test_a_listener_may_name_an_event_by_its_former_name() -> None:
+    class Rollouts(Hooked):
+        @hook("generate_rollouts")
+        def generate_rollouts(self) -> int:
+            return 1
+
+    host = Rollouts()
+    with pytest.warns(FutureWarning, match="the event answer is generate_rollouts here") as warned:
+        host.listen("post-answer", lambda self, value: value + 1)
+    assert warned[0].filename == __file__
+    assert host.generate_rollouts() == 2
+
+    class Answers(Hooked):
+        @hook("answer")
+        def answer(self) -> int:
+            return 3
+
+    other = Answers()  # an event of its own
+    other.listen("post-answer", lambda self, value: value + 1)
+    assert other.answer() == 4

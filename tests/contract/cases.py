@@ -1,4 +1,4 @@
-"""For each trainer a recipe of two epochs of a few updates on tiny models, with dropout where there can be."""
+"""For each trainer a recipe of two epochs of a few steps on tiny models, with dropout where there can be."""
 
 import json
 from collections.abc import Callable, Iterable

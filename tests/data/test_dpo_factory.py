@@ -58,7 +58,7 @@ def decoded(maker: Any, sample: Any, kind: str = "") -> tuple[str, str]:
     return decode(ids[labels == -100]), decode(ids[labels != -100])
 
 
-def test_targets_are_the_answers_that_differ(tiny_model: Path, tmp_path: Path) -> None:
+def test_targets_are_the_completions_that_differ(tiny_model: Path, tmp_path: Path) -> None:
     maker = factory(tiny_model, ROWS, tmp_path)
     samples = maker.load("train")
     assert [decoded(maker, s)[1] for s in samples] == ["two<|im_end|>", "no<|im_end|>", "ten<|im_end|>"]
@@ -74,19 +74,19 @@ def test_both_layouts_hold_the_same(tiny_model: Path, tmp_path: Path) -> None:
     packed, padded = (factory(tiny_model, ROWS, tmp_path, pack_samples=flag, div_length=8) for flag in (True, False))
     samples = list(packed.load("train"))
     row, rows = packed.collate(samples), padded.collate(samples)
-    for name in ("answer_lengths", "pair_weights"):
+    for name in ("completion_lengths", "pair_weights"):
         assert torch.equal(row[name], rows[name])
-    assert row["answer_tokens"] == rows["answer_tokens"] == int(rows["answer_lengths"][:3].sum())
+    assert row["chosen_tokens"] == rows["chosen_tokens"] == int(rows["completion_lengths"][:3].sum())
     assert rows["input_ids"].shape[0] == 6
     assert row["input_ids"].shape[0] == 1
     assert row["input_ids"].shape[1] % 8 == 0
-    # in the order in which the loss of a target comes: chosen answers, then rejected ones
+    # in the order in which the loss of a target comes: chosen completions, then rejected ones
     targets = [batch["labels"][:, 1:][batch["labels"][:, 1:] != -100] for batch in (row, rows)]
     assert torch.equal(*targets)
     decode = packed.trainer.tokenizer.decode
-    answers = [decode(part) for part in targets[0].split(row["answer_lengths"].tolist())]
+    completions = [decode(part) for part in targets[0].split(row["completion_lengths"].tolist())]
     chosen, rejected = ["two", "no", "ten"], ["nine ten", "yes please", "of"]
-    assert answers == [f"{text}<|im_end|>" for text in chosen + rejected]
+    assert completions == [f"{text}<|im_end|>" for text in chosen + rejected]
     assert len(row["cu_seq_lens_q"]) in (7, 8)  # six documents, and perhaps the padding
 
 
@@ -95,7 +95,7 @@ def test_a_blank_counts_for_nothing(tiny_model: Path, tmp_path: Path) -> None:
     sample = maker.load("train")[0]
     batch = maker.collate([maker.make_padding_sample(sample)])
     assert batch["pair_weights"].tolist() == [0]
-    assert batch["answer_tokens"] == 0
+    assert batch["chosen_tokens"] == 0
     assert (batch["labels"] == -100).all()
 
 
@@ -111,8 +111,8 @@ def test_long_prompts_are_cut(tiny_model: Path, tmp_path: Path, mode: str) -> No
     rows = [{"prompt": "one two three four five six", "chosen": " yes", "rejected": " no"}]
     maker = factory(tiny_model, rows, tmp_path, max_prompt_length=2, dpo_prompt_truncation_mode=mode)
     (sample,) = maker.load("train")
-    prompt, answer = decoded(maker, sample)
-    assert answer == " yes<|im_end|>"
+    prompt, completion = decoded(maker, sample)
+    assert completion == " yes<|im_end|>"
     tokenizer = maker.trainer.tokenizer
     ids = tokenizer("one two three four five six")["input_ids"]
     assert prompt == tokenizer.decode(ids[:2] if mode == "keep_start" else ids[-2:])
@@ -143,19 +143,19 @@ def test_pairs_that_the_cut_decides_nothing_of_are_left_out_for_their_own_reason
     tiny_model: Path, tmp_path: Path
 ) -> None:
     long, same = "one two three " * 8, " yes" * 8
-    answers = {"chosen": f"{same} no", "rejected": f"{same} yes"}
+    completions = {"chosen": f"{same} no", "rejected": f"{same} yes"}
     rows = [
         {"prompt": "one", "chosen": " yes", "rejected": " no"},
         {"prompt": long, "chosen": " yes", "rejected": " no"},
-        {"prompt": "one", **answers},
+        {"prompt": "one", **completions},
         {"prompt": "one", "chosen": " yes", "rejected": ""},
-        {"prompt": long, **answers},
+        {"prompt": long, **completions},
     ]
     section = {"max_length": 8, "max_share_without_targets": 0.9}
     assert len(factory(tiny_model, rows, tmp_path, **section).load("train")) == 1
     reasons = [
-        "2 of 5 rows have a prompt that leaves no room for an answer in max_length = 8: 2, 5",
-        "1 of 5 rows have answers that are the same once truncated to max_length = 8: 3",
+        "2 of 5 rows have a prompt that leaves no room for a completion in max_length = 8: 2, 5",
+        "1 of 5 rows have completions that are the same once truncated to max_length = 8: 3",
         "1 of 5 rows prefer nothing, chosen and rejected being the same, or empty: 4",
     ]
     with pytest.raises(DataError, match="pairs.jsonl: " + "; ".join(reasons) + "; more than data.max_share"):

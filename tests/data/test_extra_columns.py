@@ -135,11 +135,11 @@ def test_names_that_batches_have_are_refused(tmp_path: Path) -> None:
         build(SFTDataFactory, tmp_path, [], extra_columns=["labels"])
     with pytest.raises(ValueError, match="without pack_samples a row is cut from several documents"):
         build(CausalDataFactory, tmp_path, [], extra_columns=["score"])
-    rows = [{"prompt": "q", "chosen": "a", "rejected": "b", "answer_lengths": 1, "rejected_labels": 2}]
+    rows = [{"prompt": "q", "chosen": "a", "rejected": "b", "completion_lengths": 1, "rejected_labels": 2}]
     with pytest.raises(DataError, match="rejected_labels is the name of what samples hold already; rename"):
         build(DPODataFactory, tmp_path, rows, extra_columns=["rejected_labels"])()
-    loader = build(DPODataFactory, tmp_path, rows, extra_columns=["answer_lengths"])().train
-    with pytest.raises(SampleError, match="batches have a key answer_lengths already"):
+    loader = build(DPODataFactory, tmp_path, rows, extra_columns=["completion_lengths"])().train
+    with pytest.raises(SampleError, match="batches have a key completion_lengths already"):
         next(iter(loader))
 
 

@@ -67,17 +67,17 @@ def test_chats(row: dict[str, Any]) -> None:
     assert reader(list(row))(row) == Preference(GOOD, BAD)
 
 
-def test_only_the_answers_differ_in_a_long_chat() -> None:
+def test_only_the_completions_differ_in_a_long_chat() -> None:
     before = [user("1"), assistant("2"), user("3")]
     row = {"chosen": [*before, assistant("4")], "rejected": [*before, assistant("5"), user("6"), assistant("7")]}
     read = reader(list(row))(row)
     assert (read.chosen_turns, read.rejected_turns) == (1, 2)
 
 
-def test_answers_to_different_prompts_are_refused() -> None:
+def test_completions_to_different_prompts_are_refused() -> None:
     for other in ([user("ho"), assistant("no")], [{"role": "system", "content": "be kind"}, *GOOD.messages]):
         for chosen, rejected in ((GOOD.messages, other), (other, GOOD.messages)):
-            with pytest.raises(DataError, match=r"begin with different messages; .* two answers to one prompt"):
+            with pytest.raises(DataError, match=r"begin with different messages; .* two completions to one prompt"):
                 reader(["chosen", "rejected"])({"chosen": chosen, "rejected": rejected})
 
 
@@ -204,7 +204,7 @@ def test_what_decides_nothing() -> None:
         ({"prompt": "p", "completion": "a", "label": True}, "completion and label are unpaired .* KTO"),
         (
             {"prompt": "p", "chosen": [{**assistant("a"), "train": False}], "rejected": [assistant("b")]},
-            "message 2 has the train false; a preference needs both answers",
+            "message 2 has the train false; a preference needs both completions",
         ),
         (
             {"messages": [user("a"), assistant("b")], "chosen": "c", "rejected": "d"},

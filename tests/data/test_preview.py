@@ -125,7 +125,7 @@ def test_pairs_of_answers(tmp_path: Path, packs: bool) -> None:
     assert sorted(map(written, one.rows), key=str) == expected
     assert all(not row.facts for row in one.rows)
     assert one.statistics.summary()["samples"] == 3
-    assert one.remarks["messages"] == {"user": 6, "assistant": 6}  # of both answers
+    assert one.remarks["messages"] == {"user": 6, "assistant": 6}  # of both completions
 
 
 @pytest.mark.parametrize("packs", [False, True])

@@ -105,7 +105,7 @@ def samples(*sizes: tuple[int, int]) -> Samples:
     """Sources of 10, 11, ... and targets of 50, 51, ..., of the sizes."""
     columns = {
         "input_ids": [np.arange(10, 10 + size, dtype=np.int32) for size, _ in sizes],
-        "answer_ids": [np.arange(50, 50 + size, dtype=np.int32) for _, size in sizes],
+        "completion_ids": [np.arange(50, 50 + size, dtype=np.int32) for _, size in sizes],
     }
     return Samples(token_table(columns))
 
@@ -122,8 +122,8 @@ def test_too_long_samples_are_dropped_or_truncated(tmp_path: Path) -> None:
         [10, 11, 12],
         [10, 11, 12, 13],
     ]
-    assert [len(cut[n]["answer_ids"]) for n in range(4)] == [2, 2, 5, 5]
-    assert cut[2]["answer_ids"].tolist() == [50, 51, 52, 53, 54]
+    assert [len(cut[n]["completion_ids"]) for n in range(4)] == [2, 2, 5, 5]
+    assert cut[2]["completion_ids"].tolist() == [50, 51, 52, 53, 54]
 
 
 def test_in_a_decoder_source_and_target_share_the_length(tmp_path: Path) -> None:
@@ -131,7 +131,7 @@ def test_in_a_decoder_source_and_target_share_the_length(tmp_path: Path) -> None
     kept = factory(tmp_path, encoder_decoder=False, max_length=8).postprocess_samples(rows)
     assert len(kept) == 1
     cut = factory(tmp_path, encoder_decoder=False, max_length=8, filter_samples=False).postprocess_samples(rows)
-    pairs = [(cut[n]["input_ids"].tolist(), cut[n]["answer_ids"].tolist()) for n in range(4)]
+    pairs = [(cut[n]["input_ids"].tolist(), cut[n]["completion_ids"].tolist()) for n in range(4)]
     assert pairs[0] == ([10, 11, 12], [50, 51])
     assert pairs[1] == ([13, 14, 15, 16, 17, 18], [50, 51])  # what is next to the target stays
     assert pairs[2] == ([12], [50, 51, 52, 53, 54, 55, 56])

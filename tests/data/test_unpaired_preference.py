@@ -78,7 +78,10 @@ def test_a_pair_becomes_two_and_sources_are_mixed(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ({"prompt": "p", "completion": "c"}, "no rated answers are in the columns prompt, completion; expected label"),
+        (
+            {"prompt": "p", "completion": "c"},
+            "no rated completions are in the columns prompt, completion; expected label",
+        ),
         ({"prompt": "p", "completion": "c", "label": None}, r"rated.jsonl:1: label is None; expected true or false"),
         ({"prompt": "p", "completion": "c", "label": 3}, "label is 3; expected true or false"),
         ({"label": True, "colour": "red"}, "no known format has the columns"),
@@ -135,8 +138,8 @@ def test_both_layouts_hold_the_same(tmp_path: Path) -> None:
     filling = packed.make_padding_sample(samples[1])
     row, rows = (factory.batch([*samples, filling]) for factory in (packed, padded))
     for one, other in ((row, rows), (row["mismatched"], rows["mismatched"])):
-        assert torch.equal(one["answer_lengths"], other["answer_lengths"])
-        assert one["answer_lengths"][-1] == 0
+        assert torch.equal(one["completion_lengths"], other["completion_lengths"])
+        assert one["completion_lengths"][-1] == 0
         labels = [batch["labels"][:, 1:][batch["labels"][:, 1:] != -100] for batch in (one, other)]
         assert torch.equal(*labels)
         assert one["input_ids"].shape[0] == 1
@@ -144,7 +147,7 @@ def test_both_layouts_hold_the_same(tmp_path: Path) -> None:
     assert row["row_weights"].tolist() == [1, 1, 1, 1, 1, 0]
     assert row["label"].tolist() == [True, False, False, True, False, False]
     lengths = [np.count_nonzero(sample["labels"] != -100) for sample in samples]
-    assert row["answer_lengths"].tolist() == [*lengths, 0]
+    assert row["completion_lengths"].tolist() == [*lengths, 0]
 
 
 def test_other_rows_have_another_fingerprint(tmp_path: Path) -> None:

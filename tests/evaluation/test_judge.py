@@ -11,7 +11,7 @@ import pytest
 from arctic_training.config.sections.component import parse_component
 from arctic_training.evaluation.judge import JudgeScorer
 from arctic_training.generation.scoring import retry
-from arctic_training.reward.reward import Answer, ScoreReward
+from arctic_training.reward.reward import Completion, ScoreReward
 
 
 class Server:
@@ -97,8 +97,8 @@ def test_a_judge_rewards_by_the_prompt_too(server: Server) -> None:
     server.replies = ["2", "none"]
     section = {"type": "judge", "url": server.url, "model": "m", "best": 4, "prompt": "{problem}|{generated}"}
     config: Any = parse_component("reward", {"type": "score", "scorer": section})
-    answers = [Answer("p", text, "r", 1, True) for text in ("a", "b")]
-    assert ScoreReward(config)(answers) == [0.5, None]
+    completions = [Completion("p", text, "r", 1, True) for text in ("a", "b")]
+    assert ScoreReward(config)(completions) == [0.5, None]
     assert [body["messages"][0]["content"] for _, _, body in server.requests] == ["p|a", "p|b"]
 
 

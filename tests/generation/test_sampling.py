@@ -36,7 +36,7 @@ def sample(
 def test_a_completion_does_not_depend_on_its_batch(model: Any) -> None:
     how = SamplingParams(8)
     together = sample(model, PROMPTS, list(range(6)), how, [3])
-    assert len({tuple(answer) for answer in together}) == 6
+    assert len({tuple(completion) for completion in together}) == 6
     for n, prompt in enumerate(PROMPTS):
         assert sample(model, [prompt], [n], how, [3]) == [together[n]]
     assert sample(model, PROMPTS[::-1], list(range(6))[::-1], how, [3]) == together[::-1]
@@ -73,9 +73,9 @@ def _until(values: torch.Tensor, share: float) -> int:
 def test_a_completion_stops_at_its_end_token_and_keeps_it(model: Any) -> None:
     every = sample(model, PROMPTS, list(range(6)), SamplingParams(8), [3])
     ends = [every[0][2], every[1][0]]
-    for answer, long in zip(sample(model, PROMPTS, list(range(6)), SamplingParams(8), ends), every, strict=True):
+    for completion, long in zip(sample(model, PROMPTS, list(range(6)), SamplingParams(8), ends), every, strict=True):
         places = [n for n, token in enumerate(long, 1) if token in ends]
-        assert answer == long[: min(places, default=8)]
+        assert completion == long[: min(places, default=8)]
 
 
 def test_the_generation_config_of_the_model_is_not_used(model: Any) -> None:

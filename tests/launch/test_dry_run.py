@@ -42,7 +42,7 @@ def test_everything_is_done_and_nothing_is_left(trainer: str, tmp_path: Path) ->
     assert files(tmp_path) == before and sorted(one.name for one in (tmp_path / "runs").iterdir()) == ["recipe"]
     assert "deprecated" not in done.stderr
     summary = done.stdout.splitlines()[-1]
-    assert summary.startswith("dry run: 2 updates, loss ")
+    assert summary.startswith("dry run: 2 steps, loss ")
     assert ("1 evaluation, 2 checkpoints, 2 files of samples" if trainer == "sft" else "1 checkpoint") in summary
 
 
@@ -51,7 +51,7 @@ def test_what_would_fail_fails_and_leaves_nothing(tmp_path: Path) -> None:
     write(tmp_path, recipe | {"callbacks": ["breaks"]})
     (tmp_path / "train.py").write_text(BREAKS)
     done = execute(tmp_path, "recipe.yaml", "--dry-run", ARCTIC_TRAINING_CACHE=str(tmp_path / "cache"))
-    assert done.returncode == 1 and "it breaks at an update" in done.stderr
+    assert done.returncode == 1 and "it breaks at a step" in done.stderr
     assert done.stdout.endswith("dry run: failed with exit code 1\n")
     assert not (tmp_path / "runs").exists() and not (tmp_path / "cache").exists()
 
@@ -84,5 +84,5 @@ class Breaks(Callback):
     name = "breaks"
 
     def post_step(self, trainer):
-        raise ValueError("it breaks at an update")
+        raise ValueError("it breaks at a step")
 """

@@ -19,7 +19,7 @@ from tests.contract import cases
 
 
 def write(folder: Path, **more: Any) -> dict[str, Any]:
-    """Writes a recipe of four updates, and returns it."""
+    """Writes a recipe of four steps, and returns it."""
     recipe = cases.recipe("tensor_classifier", folder)
     recipe |= {
         "train_iters": 4,

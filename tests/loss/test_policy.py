@@ -93,7 +93,7 @@ def test_the_divergence_is_estimated_without_bias_and_never_negative(one: list[f
     assert (policy.exp() * estimates).sum().item() == pytest.approx(exact.item(), rel=1e-6, abs=1e-9)
 
 
-def test_sums_over_answers() -> None:
+def test_sums_over_completions() -> None:
     sums = segment_sums(torch.tensor([1.0, 2.0, 4.0, 8.0]), torch.tensor([1, 3]))
     assert sums.tolist() == [1.0, 14.0]
 

@@ -113,7 +113,7 @@ def test_metrics_are_worked_out() -> None:
     assert metrics == pytest.approx(expected | {"logps/chosen": -10, "logps/rejected": -15})
 
 
-def test_answers_are_summed_by_their_lengths() -> None:
+def test_completions_are_summed_by_their_lengths() -> None:
     sums = pair_log_probs(torch.tensor([-1.0, -2.0, -4.0, -8.0, -16.0, -32.0]), torch.tensor([2, 1, 0, 3]))
     assert sums.chosen.tolist() == [-3, -4]
     assert sums.rejected.tolist() == [0, -56]
@@ -123,10 +123,10 @@ def test_answers_are_summed_by_their_lengths() -> None:
 
 logp = st.floats(-200, 0)
 length = st.integers(1, 60)
-answer_pair = st.builds(one, logp, logp, length, length)
+completion_pair = st.builds(one, logp, logp, length, length)
 
 
-@given(answer_pair, answer_pair, st.sampled_from(WITH_REFERENCE), st.floats(0.01, 3), st.floats(-50, 50))
+@given(completion_pair, completion_pair, st.sampled_from(WITH_REFERENCE), st.floats(0.01, 3), st.floats(-50, 50))
 def test_only_what_the_reference_does_not_explain_counts(
     policy: PairLogProbs, reference: PairLogProbs, loss_type: PreferenceLoss, beta: float, shift: float
 ) -> None:
@@ -140,7 +140,7 @@ def test_only_what_the_reference_does_not_explain_counts(
     assert loss(*moved, **options) == pytest.approx(loss(policy, plain, **options), rel=1e-6, abs=1e-6)
 
 
-@given(answer_pair, answer_pair, st.sampled_from(OF_DIFFERENCE), st.floats(0.01, 3))
+@given(completion_pair, completion_pair, st.sampled_from(OF_DIFFERENCE), st.floats(0.01, 3))
 def test_the_gradient_asks_for_more_of_the_preferred(
     policy: PairLogProbs, reference: PairLogProbs, loss_type: PreferenceLoss, beta: float
 ) -> None:
@@ -169,7 +169,7 @@ def test_no_gap_is_so_wide_that_the_loss_is_no_number(loss_type: PreferenceLoss)
         assert all(one.isfinite().all() for one in (losses, *gradients))
 
 
-@given(answer_pair, answer_pair, st.floats(0.01, 3))
+@given(completion_pair, completion_pair, st.floats(0.01, 3))
 def test_half_smoothed_sigmoid_does_not_know_which_is_which(
     policy: PairLogProbs, reference: PairLogProbs, beta: float
 ) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from arctic_training.reward.reward import Answer, Reward
+from arctic_training.reward.reward import Completion, Reward
 from tests.objectives import tiny_runs
 
 ENDS = list("abcdefghijklmnopqrstuvwxyz")
@@ -19,8 +19,10 @@ class EvenTokens(Reward):
 
     name = "even_for_tests"
 
-    def __call__(self, answers: Sequence[Answer]) -> list[float]:
-        return [sum(ord(letter) % 2 == 0 for letter in one.generated) / max(len(one.generated), 1) for one in answers]
+    def __call__(self, completions: Sequence[Completion]) -> list[float]:
+        return [
+            sum(ord(letter) % 2 == 0 for letter in one.generated) / max(len(one.generated), 1) for one in completions
+        ]
 
 
 def save_files(folder: Path) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import torch
 from arctic_training.config.sections.changes import RESUME_SAFE
 from arctic_training.distributed import process_group
 from arctic_training.errors.types import ModelError, NonFiniteError, RecipeError, ScoringError
-from arctic_training.reward.reward import Answer, RewardConfig
+from arctic_training.reward.reward import Completion, RewardConfig
 from tests import processes, tiny
 from tests.objectives.grpo_runs import (
     ENDS,
@@ -34,19 +34,19 @@ class JudgingConfig(RewardConfig):
     rank: int = 0
 
 
-def test_answers_are_what_the_model_gave(tmp_path: Path) -> None:
+def test_completions_are_what_the_model_gave(tmp_path: Path) -> None:
     """Three of each prompt, with the lengths and ends that the metrics say."""
     trainer = make_trainer(tmp_path, micro_batch_size=7)
     batch = first_rollout(trainer)
     known = trainer.tokenizer.get_vocab()
     ends = {known[word] for word in ENDS} | {trainer.tokenizer.eos_token_id}
     prompts = [list(map(int, trainer.train_loader.dataset[n]["input_ids"])) for n in trainer.train_loader.samples(0, 0)]
-    for n, (prompt, answer) in enumerate(pairs(batch)):
+    for n, (prompt, completion) in enumerate(pairs(batch)):
         assert prompt == prompts[n // 3]
-        assert len(answer) == int(batch["lengths"][n]) <= 5
-        assert not ends & set(answer[:-1])
-        assert (answer[-1] in ends) == bool(batch["metrics"]["ended"][n])
-        assert len(answer) == 5 or answer[-1] in ends
+        assert len(completion) == int(batch["lengths"][n]) <= 5
+        assert not ends & set(completion[:-1])
+        assert (completion[-1] in ends) == bool(batch["metrics"]["ended"][n])
+        assert len(completion) == 5 or completion[-1] in ends
     metrics = batch["metrics"]
     assert metrics["reward"].tolist() == pytest.approx(
         (metrics["reward/even_for_tests"] + 0.3 * metrics["reward/length"]).tolist(), abs=1e-6
@@ -79,13 +79,13 @@ def test_two_processes_are_one(tmp_path: Path) -> None:
             same(expected, part)
 
 
-def test_answers_differ_from_update_to_update_and_from_run_to_run_by_the_seed_alone(tmp_path: Path) -> None:
+def test_completions_differ_from_update_to_update_and_from_run_to_run_by_the_seed_alone(tmp_path: Path) -> None:
     def sampled(**keys: Any) -> list[Any]:
         trainer = make_trainer(
             tmp_path, micro_batch_size=7, optimizer={"type": "sgd", "lr": 0}, overfit_first_batch=True, **keys
         )
         seen: list[Any] = []
-        trainer.listen("post-answer", lambda self, rollouts: seen.append(pairs(rollouts[0])))
+        trainer.listen("post-generate_rollouts", lambda self, rollouts: seen.append(pairs(rollouts[0])))
         trainer.train()
         trainer.close()
         return seen
@@ -180,7 +180,7 @@ def test_a_loss_that_is_no_number_in_a_later_iteration_names_its_samples(tmp_pat
     trainer.close()
 
 
-def test_answers_end_as_the_chat_template_ends_them(tmp_path: Path) -> None:
+def test_completions_end_as_the_chat_template_ends_them(tmp_path: Path) -> None:
     """Whatever the tokenizer's own end token is, and whatever prompts are answered together."""
     for template, end in ((tiny.CHAT_TEMPLATE, "<|im_end|>"), (tiny.CHAT_TEMPLATE.replace("im_end", "pad"), "<|pad|>")):
         save_files(tmp_path)
@@ -191,7 +191,7 @@ def test_answers_end_as_the_chat_template_ends_them(tmp_path: Path) -> None:
         trainer = make_trainer(tmp_path, stop=[], tokenizer=tokenizer, data=data)
         known = trainer.tokenizer.get_vocab()
         assert trainer.eos_token_ids == sorted({known["<|im_end|>"], known[end]})
-        assert {trainer.train_loader.dataset[n]["answer_ids"][-1] for n in range(4)} == {known[end]}
+        assert {trainer.train_loader.dataset[n]["completion_ids"][-1] for n in range(4)} == {known[end]}
         trainer.close()
 
 
@@ -209,14 +209,14 @@ def test_an_end_need_not_be_the_tokenizers_own(tmp_path: Path) -> None:
     trainer.close()
 
 
-def test_no_token_holds_parts_of_prompt_and_answer(tmp_path: Path) -> None:
-    """One token would hold the end of the prompt and the beginning of the answer."""
+def test_no_token_holds_parts_of_prompt_and_completion(tmp_path: Path) -> None:
+    """One token would hold the end of the prompt and the beginning of the completion."""
     save_files(tmp_path)
     (tmp_path / "pairs.jsonl").write_text(json.dumps({"prompt": "please s", "completion": "even"}) + "\n")
     trainer = make_trainer(tmp_path, data={"sources": [str(tmp_path / "pairs.jsonl")]})
     sample, tokenizer = trainer.train_loader.dataset[0], trainer.tokenizer
     assert tokenizer.decode(sample["input_ids"]) == "please s"
-    assert tokenizer.decode(sample["answer_ids"]) == "even<|im_end|>"
+    assert tokenizer.decode(sample["completion_ids"]) == "even<|im_end|>"
     apart = [one for text in ("s", "even") for one in tokenizer(text)["input_ids"]]
     assert tokenizer("seven")["input_ids"] != apart, "there is nothing to keep apart"
     trainer.close()
@@ -268,16 +268,16 @@ class Judging(EvenTokens):
     config_type = JudgingConfig
     calls = 0
 
-    def __call__(self, answers: Sequence[Answer]) -> list[float | None]:  # type: ignore[override]
+    def __call__(self, completions: Sequence[Completion]) -> list[float | None]:  # type: ignore[override]
         type(self).calls += 1
         config = self.config
         if config.fails_at and type(self).calls >= config.fails_at and process_group.rank() == config.rank:
             raise ConnectionError("nobody answers")
-        judged = [one.generated[:1] not in config.leaves_out if one.generated else True for one in answers]
-        return [worth if some else None for some, worth in zip(judged, super().__call__(answers), strict=True)]
+        judged = [one.generated[:1] not in config.leaves_out if one.generated else True for one in completions]
+        return [worth if some else None for some, worth in zip(judged, super().__call__(completions), strict=True)]
 
 
-def test_an_answer_that_is_not_judged_moves_nobody(tmp_path: Path) -> None:
+def test_a_completion_that_is_not_judged_moves_nobody(tmp_path: Path) -> None:
     half = [chr(n) for n in range(32, 110)]
     trainer = make_trainer(
         tmp_path, rewards={"type": "judging_for_tests", "leaves_out": half}, micro_batch_size=7, beta=0

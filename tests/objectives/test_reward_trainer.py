@@ -11,7 +11,7 @@ import torch
 from arctic_training.config.checks.problems import Problems
 from arctic_training.errors.types import ModelError
 from arctic_training.reward.model import ModelReward, ModelRewardConfig
-from arctic_training.reward.reward import Answer
+from arctic_training.reward.reward import Completion
 from arctic_training.reward.sections import read_rewards
 from arctic_training.reward.weighted_sum import WeightedRewards
 from arctic_training.tokenizer.lexer_factory import LexerConfig, LexerFactory
@@ -100,18 +100,20 @@ def test_a_trained_model_is_a_reward(tmp_path: Path) -> None:
         (" ".join(words[: n + 1]), " " + " ".join(words[-a:]), " " + " ".join(words[:b]))
         for n, (a, b) in enumerate(dpo_runs.SIZES)
     ]
-    answers = [Answer(prompt, text, "", 1, True) for prompt, chosen, rejected in pairs for text in (chosen, rejected)]
-    scores = reward(answers)
+    completions = [
+        Completion(prompt, text, "", 1, True) for prompt, chosen, rejected in pairs for text in (chosen, rejected)
+    ]
+    scores = reward(completions)
     assert all(chosen > rejected for chosen, rejected in zip(scores[::2], scores[1::2], strict=True))
     model, tokenizer = AutoModelForSequenceClassification.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
     theirs = [
-        model(**tokenizer(answer.problem + answer.generated + "<|im_end|>", return_tensors="pt")).logits.item()
-        for answer in answers
+        model(**tokenizer(completion.problem + completion.generated + "<|im_end|>", return_tensors="pt")).logits.item()
+        for completion in completions
     ]
     assert scores == pytest.approx(theirs, abs=1e-5)
     shorter = ModelReward(config.model_copy(update={"max_length": 3}))
     shorter.load()
-    assert shorter(answers[:1]) != pytest.approx(scores[:1], abs=1e-5)
+    assert shorter(completions[:1]) != pytest.approx(scores[:1], abs=1e-5)
 
 
 def test_equal_completions_are_scored_once(tmp_path: Path) -> None:
@@ -122,10 +124,14 @@ def test_equal_completions_are_scored_once(tmp_path: Path) -> None:
     scored: list[int] = []
     scores_of, reward._scores = reward._scores, lambda rows: scored.append(len(rows)) or scores_of(rows)
     texts = ["one", "two", "one", "one two three four five", "two", "one"]
-    scores = reward([Answer("add", text, "", 1, True) for text in texts])
+    scores = reward([Completion("add", text, "", 1, True) for text in texts])
     assert scores[0] == scores[2] == scores[5] and scores[1] == scores[4] and len({*scores}) == 3
     assert sum(scored) == 3
-    others = [Answer("add", "one", "", 1, True), Answer("sum", "one", "", 1, True), Answer("add", "one", "", 1, False)]
+    others = [
+        Completion("add", "one", "", 1, True),
+        Completion("sum", "one", "", 1, True),
+        Completion("add", "one", "", 1, False),
+    ]
     assert len({*reward(others)}) == 3  # of another prompt, or cut off
 
 
@@ -143,7 +149,7 @@ def test_words_of_a_lexer_do_not_join(tmp_path: Path) -> None:
     ids = tokenizer.convert_tokens_to_ids(["3", "1", "2", "4", tokenizer.eos_token])
     with torch.no_grad():
         expected = model(torch.tensor([ids])).logits.item()
-    assert reward([Answer("3 1", "2 4", "", 3, True)]) == [pytest.approx(expected, abs=1e-6)]
+    assert reward([Completion("3 1", "2 4", "", 3, True)]) == [pytest.approx(expected, abs=1e-6)]
 
 
 def save_reward_model(folder: Path) -> Path:

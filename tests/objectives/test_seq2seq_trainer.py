@@ -78,7 +78,7 @@ def test_a_decoder_only_model_learns_the_target_behind_its_source(tmp_path: Path
     model, tokenizer = trainer.model.module, trainer.tokenizer
     sample = trainer.train_loader.dataset[0]
     ids = [*tokenizer(PAIRS[0][0])["input_ids"], *tokenizer(PAIRS[0][1])["input_ids"], tokenizer.eos_token_id]
-    assert [*sample["input_ids"], *sample["answer_ids"]] == ids
+    assert [*sample["input_ids"], *sample["completion_ids"]] == ids
     batch = next(iter(trainer.train_batches))
     labels = batch["labels"]
     plain = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], labels=labels).loss
@@ -221,13 +221,13 @@ def test_a_stream_of_pairs_is_truncated_as_it_is_read(tmp_path: Path) -> None:
 
 def test_rows_of_tokens_are_read_as_they_are(tmp_path: Path) -> None:
     path = tmp_path / "tokens.jsonl"
-    path.write_text(json.dumps({"input_ids": [5, 6, 7, 3], "answer_ids": [8, 3]}) + "\n")
+    path.write_text(json.dumps({"input_ids": [5, 6, 7, 3], "completion_ids": [8, 3]}) + "\n")
     trainer = make(tmp_path, data={"sources": [{"name_or_path": str(path), "process": False}], "div_length": 1})
     batch = next(iter(trainer.train_batches))
     assert batch["input_ids"].tolist() == [[5, 6, 7, 3]] and batch["labels"].tolist() == [[8, 3]]
     trainer.close()
-    path.write_text(json.dumps({"input_ids": [5, 6, 7, 3], "answer_ids": [8, 320]}) + "\n")
-    with pytest.raises(DataError, match="answer_ids: 320 is no token of the tokenizer"):
+    path.write_text(json.dumps({"input_ids": [5, 6, 7, 3], "completion_ids": [8, 320]}) + "\n")
+    with pytest.raises(DataError, match="completion_ids: 320 is no token of the tokenizer"):
         make(
             tmp_path, data={"sources": [{"name_or_path": str(path), "process": False}]}, output_dir=str(tmp_path / "b")
         )

@@ -129,18 +129,21 @@ def test_the_page_has_what_the_runs_have_written(tmp_path: Path) -> None:
     assert picture is not None and base64.b64decode(picture.partition(",")[2]).startswith(b"\x89PNG")
 
 
-def test_the_answers_of_a_run_of_grpo_are_on_the_page_with_their_rewards(tmp_path: Path) -> None:
+def test_the_completions_of_a_run_of_grpo_are_on_the_page_with_their_rewards(tmp_path: Path) -> None:
     trainer = grpo_runs.make_trainer(tmp_path, callbacks=[{"type": "sample_rollouts", "every": 1}], train_iters=2)
-    answers: list[list[float]] = []
+    completions: list[list[float]] = []
     trainer.callbacks.append(
-        ("post-answer", lambda _, rollouts: answers.append([x for one in rollouts for x in one["rewards"].tolist()]))
+        (
+            "post-generate_rollouts",
+            lambda _, rollouts: completions.append([x for one in rollouts for x in one["rewards"].tolist()]),
+        )
     )
     trainer.train()
     trainer.close()
     write_report([trainer.run_dir], tmp_path / "page.html")
     (samples,) = Page(tmp_path / "page.html").data["samples"]
     assert samples["set"] == "samples/sample_rollouts" and [one["step"] for one in samples["steps"]] == [1, 2]
-    for step, rewards in zip(samples["steps"], answers, strict=True):
+    for step, rewards in zip(samples["steps"], completions, strict=True):
         assert [row["reward"] for row in step["rows"]] == rewards and len(rewards) > 1
         file = trainer.run_dir / samples["set"] / f"step_{step['step']}.jsonl"
         assert step["rows"] == [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
@@ -254,7 +257,7 @@ def test_a_browser_draws_the_curves_and_requests_nothing(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("order", "expected"), [("highest", ["0.75", "0.5", "0.25"]), ("lowest", ["0.25", "0.5", "0.75"])]
 )
-def test_a_browser_sorts_answers_by_their_reward(tmp_path: Path, order: str, expected: list[str]) -> None:
+def test_a_browser_sorts_completions_by_their_reward(tmp_path: Path, order: str, expected: list[str]) -> None:
     folder = save_run(tmp_path / "run")
     shutil.rmtree(folder / "generations")
     (folder / "samples" / "sample_rollouts").mkdir(parents=True)

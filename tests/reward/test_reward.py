@@ -11,13 +11,13 @@ from arctic_training.config.checks.problems import Problems
 from arctic_training.config.sections.base import ComponentConfig
 from arctic_training.errors.types import RecipeError, ScoringError, TrainingError
 from arctic_training.evaluation.scorer import Scorer
-from arctic_training.reward.reward import Answer, Reward, RewardConfig
+from arctic_training.reward.reward import Completion, Reward, RewardConfig
 from arctic_training.reward.sections import read_rewards
 from arctic_training.reward.weighted_sum import WeightedRewards
 
 
-def answer(generated: str = "7", *, tokens: int = 2, ended: bool = True) -> Answer:
-    return Answer("3 + 4 =", generated, "7", tokens, ended)
+def completion(generated: str = "7", *, tokens: int = 2, ended: bool = True) -> Completion:
+    return Completion("3 + 4 =", generated, "7", tokens, ended)
 
 
 class NearConfig(ComponentConfig):
@@ -44,7 +44,7 @@ class Given(Reward):
     name = "given_for_tests"
     config_type = GivenConfig
 
-    def __call__(self, answers: Sequence[Answer]) -> Any:
+    def __call__(self, completions: Sequence[Completion]) -> Any:
         if isinstance(self.config.values, str):
             raise KeyError(self.config.values)
         return self.config.values
@@ -61,7 +61,7 @@ def returning(*values: float | None, **more: Any) -> dict[str, Any]:
 def test_scorers_are_rewards_under_their_own_names() -> None:
     sums, parts = rewards(
         "exact_match", {"type": "numeric", "which": "first", "weight": 0.5}, {"type": "score", "scorer": "contains"}
-    )([answer(), answer("7 8"), answer("no")])
+    )([completion(), completion("7 8"), completion("no")])
     assert parts == {"exact_match": [1, 0, 0], "numeric": [1, 1, 0], "contains": [1, 1, 0]}
     assert sums == [2.5, 1.5, 0]
 
@@ -71,7 +71,7 @@ def test_weights_thresholds_and_bounds() -> None:
         returning(-5, 0.4, 9, clip=[-1, 2], weight=10),
         returning(-5, 0.4, 9, threshold=0.4),
         returning(1, 2, 3, weight=-1),
-    )([answer()] * 3)
+    )([completion()] * 3)
     assert parts == {
         "given_for_tests": [-1, 0.4, 2],
         "given_for_tests#2": [0, 1, 1],
@@ -85,7 +85,7 @@ def test_a_reward_that_gives_none_abstains() -> None:
         returning(1, None, None, weight=2),
         returning(None, 0.4, None, threshold=0.5),
         returning(-9, -9, None, clip=[-1, 1]),
-    )([answer()] * 3)
+    )([completion()] * 3)
     assert sums == pytest.approx([2 - 1, 0 - 1, math.nan], nan_ok=True)
     assert parts["given_for_tests"] == pytest.approx([1, math.nan, math.nan], nan_ok=True)
     assert parts["given_for_tests#2"] == pytest.approx([math.nan, 0, math.nan], nan_ok=True)
@@ -99,11 +99,11 @@ class Service(Reward):
     calls: ClassVar[list[int]] = []
     away: ClassVar[int] = 0
 
-    def __call__(self, answers: Sequence[Answer]) -> list[float]:
-        self.calls.append(len(answers))
-        if len(self.calls) <= self.away or any(one.generated == "bad" for one in answers):
+    def __call__(self, completions: Sequence[Completion]) -> list[float]:
+        self.calls.append(len(completions))
+        if len(self.calls) <= self.away or any(one.generated == "bad" for one in completions):
             raise ConnectionError("nobody answers")
-        return [1.0] * len(answers)
+        return [1.0] * len(completions)
 
 
 @pytest.fixture
@@ -116,17 +116,19 @@ def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 def test_a_reward_that_raises_is_asked_again(pauses: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Service, "away", 3)
-    assert rewards({"type": "service_for_tests", "retries": 3})([answer()] * 2)[0] == [1, 1]
+    assert rewards({"type": "service_for_tests", "retries": 3})([completion()] * 2)[0] == [1, 1]
     assert Service.calls == [2] * 4 and pauses == [1, 2, 4]
     monkeypatch.setattr(Service, "away", 99)
     with pytest.raises(ScoringError, match=r"service_for_tests fails for the completion '7' of '3 [+] 4 ='"):
-        rewards("service_for_tests")([answer()] * 2)
+        rewards("service_for_tests")([completion()] * 2)
     assert pauses == [1, 2, 4, 1, 2]
 
 
-def test_the_answer_on_which_a_reward_raises_is_named(pauses: list[float]) -> None:
+def test_the_completion_on_which_a_reward_raises_is_named(pauses: list[float]) -> None:
     with pytest.raises(ScoringError) as caught:
-        rewards("ended", {"type": "service_for_tests", "retries": 0})([answer(), answer("bad"), answer("8")])
+        rewards("ended", {"type": "service_for_tests", "retries": 0})(
+            [completion(), completion("bad"), completion("8")]
+        )
     assert str(caught.value) == (
         "rewards.1: service_for_tests fails for the completion 'bad' of '3 + 4 =':\nConnectionError: nobody answers"
     )
@@ -134,15 +136,17 @@ def test_the_answer_on_which_a_reward_raises_is_named(pauses: list[float]) -> No
 
 
 def test_a_constant_is_the_reward_of_every_completion() -> None:
-    sums, parts = rewards({"type": "constant", "value": -0.5, "weight": 4}, "constant")([answer(), answer("no")])
+    sums, parts = rewards({"type": "constant", "value": -0.5, "weight": 4}, "constant")(
+        [completion(), completion("no")]
+    )
     assert parts == {"constant": [-0.5, -0.5], "constant#2": [1, 1]}
     assert sums == [-1, -1]
     assert rewards("constant")([]) == ([], {"constant": []})
 
 
 def test_length_and_end() -> None:
-    answers = [answer(tokens=n, ended=n < 5) for n in (1, 2, 3, 5, 6, 7)]
-    _, parts = rewards({"type": "length", "free": 2, "limit": 6}, "ended")(answers)
+    completions = [completion(tokens=n, ended=n < 5) for n in (1, 2, 3, 5, 6, 7)]
+    _, parts = rewards({"type": "length", "free": 2, "limit": 6}, "ended")(completions)
     assert parts == {"length": [0, 0, -0.25, -0.75, -1, -1], "ended": [1, 1, 1, 0, 0, 0]}
 
 
@@ -161,18 +165,18 @@ def test_a_reward_that_cannot_tell(values: Any, message: str) -> None:
     section = GivenConfig.model_construct(type="given_for_tests", values=values, weight=1.0, threshold=None, clip=None)
     weighted = WeightedRewards([*read_rewards("exact_match"), section])
     with pytest.raises(TrainingError) as caught:
-        weighted([answer(), answer("8")])
+        weighted([completion(), completion("8")])
     assert str(caught.value) == message
 
 
 def test_a_rehearsal_tells_it_before_the_run() -> None:
-    rewards(returning(1, 2)).dry_run(answer(), 2)
+    rewards(returning(1, 2)).dry_run(completion(), 2)
     with pytest.raises(RecipeError, match=r"^rewards.0: given_for_tests returned 2 numbers for 3 completions"):
-        rewards(returning(1, 2)).dry_run(answer(), 3)
+        rewards(returning(1, 2)).dry_run(completion(), 3)
     with pytest.raises(
         RecipeError, match=r"rewards.1: given_for_tests fails on the reference of the first sample:\nKeyE"
     ):
-        rewards("ended", returning() | {"values": "gone"}).dry_run(answer(), 2)
+        rewards("ended", returning() | {"values": "gone"}).dry_run(completion(), 2)
 
 
 @pytest.mark.parametrize(

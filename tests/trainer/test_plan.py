@@ -173,7 +173,7 @@ def test_an_adapter_and_a_reference_take_their_part(tmp_path: Path) -> None:
     assert [one.role for one in plan.models] == ["model", "ref_model"]
     assert plan.placement.estimate.weights == 2 * full.weights
     assert plan.placement.estimate.optimizer == full.optimizer
-    assert plan.models[0].batch.tokens == 2 * 64  # both answers
+    assert plan.models[0].batch.tokens == 2 * 64  # both completions
 
 
 def test_steps_and_tokens_are_those_of_the_prepared_data(tmp_path: Path) -> None:

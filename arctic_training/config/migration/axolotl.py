@@ -85,7 +85,7 @@ def _trainer(foreign: Foreign) -> str:
             foreign.note("rl", f"{rl}: there is no such trainer; dpo stands for it")
         return rl if rl in ("kto", "grpo") else "dpo"
     if foreign.flag("process_reward_model"):
-        foreign.note("process_reward_model", "rewards of steps are not built; reward learns from pairs of answers")
+        foreign.note("process_reward_model", "rewards of steps are not built; reward learns from pairs of completions")
         return "reward"
     if foreign.flag("reward_model"):
         return "reward"

@@ -11,7 +11,8 @@ def sources_of(entry: Foreign, texts: bool) -> list[Source]:
     whatever its ``type``."""
     kind, path, named = entry.take("type"), entry.take("path"), entry.take("data_files")
     if isinstance(kind, Mapping):
-        entry.note("type", f"{', '.join(map(str, kind))}: write rows as chats, or prompts and answers (docs/data.md)")
+        what = "write rows as chats, or as prompts and completions (docs/data.md)"
+        entry.note("type", f"{', '.join(map(str, kind))}: {what}")
     elif str(kind).startswith("input_output"):
         entry.note("type", f"{kind}: segments with labels of their own are not read; write rows of tokens")
     files = as_list(named) if path in ("json", "csv", "parquet", "text") else [path]

@@ -69,12 +69,12 @@ def concat_and_chunk(
 
 
 class TruncatedPairs:
-    """Pairs of ``input_ids`` and ``answer_ids`` without a part of their tokens, as samples of their own."""
+    """Pairs of ``input_ids`` and ``completion_ids`` without a part of their tokens, as samples of their own."""
 
-    def __init__(self, samples: TokenSamples, heads: Indices, tails: Indices, answers: Indices) -> None:
+    def __init__(self, samples: TokenSamples, heads: Indices, tails: Indices, completions: Indices) -> None:
         """Pair ``i`` has the first ``heads[i]`` and the last ``tails[i]`` entries of the ``input_ids`` of
-        ``samples[i]``, and the first ``answers[i]`` of its ``answer_ids``; all int64 ``[pairs]``."""
-        self.samples, self.heads, self.tails, self.answers = samples, heads, tails, answers
+        ``samples[i]``, and the first ``completions[i]`` of its ``completion_ids``; all int64 ``[pairs]``."""
+        self.samples, self.heads, self.tails, self.completions = samples, heads, tails, completions
 
     def __len__(self) -> int:
         return len(self.heads)
@@ -83,7 +83,7 @@ class TruncatedPairs:
         pair, head, tail = self.samples[index], self.heads[index], self.tails[index]
         ids = pair["input_ids"]
         kept = np.concatenate([ids[:head], ids[len(ids) - tail :]])
-        return {**pair, "input_ids": kept, "answer_ids": pair["answer_ids"][: self.answers[index]]}
+        return {**pair, "input_ids": kept, "completion_ids": pair["completion_ids"][: self.completions[index]]}
 
 
 class ConcatenatedRows:

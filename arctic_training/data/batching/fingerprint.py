@@ -72,7 +72,7 @@ def _content(samples: object) -> Iterator[bytes | memoryview]:
         yield from _arrays([samples.sample, samples.start, samples.end])
         yield from _content(samples.samples)
     elif isinstance(samples, TruncatedPairs):
-        yield from _arrays([samples.heads, samples.tails, samples.answers])
+        yield from _arrays([samples.heads, samples.tails, samples.completions])
         yield from _content(samples.samples)
     elif isinstance(samples, ConcatenatedRows):
         yield from _content(samples.rows)

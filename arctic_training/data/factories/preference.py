@@ -1,4 +1,4 @@
-"""Data for reward models: two answers to each prompt, the first preferred, each a row."""
+"""Data for reward models: two completions to each prompt, the first preferred, each a row."""
 
 from typing import ClassVar
 
@@ -14,7 +14,7 @@ class PreferenceDataConfig(DPODataConfig):
 
 
 class PreferenceDataFactory(DPODataFactory):
-    """Encodes the rows of `DPODataFactory`; each answer is a row of its own, which ends with its last label."""
+    """Encodes the rows of `DPODataFactory`; each completion is a row of its own, which ends with its last label."""
 
     name = "preference"
     config_type: ClassVar[type[ComponentConfig]] = PreferenceDataConfig

@@ -1,4 +1,4 @@
-"""Data for policies: prompts, each with a reference answer."""
+"""Data for policies: prompts, each with a reference."""
 
 import functools
 from collections.abc import Mapping
@@ -46,10 +46,10 @@ class PromptDataConfig(SourcedDataConfig):
 class PromptDataFactory(SourcedDataFactory[PromptDataConfig]):
     """Encodes prompts of chats in any of the usual formats; the assistant's last answer is the reference.
 
-    A sample is the prompt, ``input_ids``, and the reference with its end token, ``answer_ids``; for an encoder-decoder
-    they are source and target of `seq2seq`. A prompt that leaves no room for ``max_new_tokens`` below ``max_length`` is
-    dropped. A batch has a list of each under ``prompts`` and ``references``, and ``weights``: 1, or 0 for a prompt that
-    only fills a batch.
+    A sample is the prompt, ``input_ids``, and the reference with its end token, ``completion_ids``; for an
+    encoder-decoder they are source and target of `seq2seq`. A prompt that leaves no room for ``max_new_tokens`` below
+    ``max_length`` is dropped. A batch has a list of each under ``prompts`` and ``references``, and ``weights``: 1, or 0
+    for a prompt that only fills a batch.
     """
 
     name = "prompt"
@@ -110,15 +110,15 @@ class PromptDataFactory(SourcedDataFactory[PromptDataConfig]):
     def collate(self, samples: list[Any]) -> dict[str, Any]:
         return {
             "prompts": [sample["input_ids"] for sample in samples],
-            "references": [sample["answer_ids"] for sample in samples],
+            "references": [sample["completion_ids"] for sample in samples],
             "weights": [float("blank" not in sample) for sample in samples],
         }
 
     def show(self, batch: Batch) -> list[PreviewRow]:
         pairs = zip(batch["prompts"], batch["references"], strict=True)
         rows = [
-            PreviewRow([PreviewText(prompt, name="prompt"), PreviewText(answer, name="reference")])
-            for prompt, answer in pairs
+            PreviewRow([PreviewText(prompt, name="prompt"), PreviewText(reference, name="reference")])
+            for prompt, reference in pairs
         ]
         add_facts(rows, batch, without=("prompts", "references", "weights"))
         return without_fillers(rows, batch["weights"])

@@ -51,7 +51,7 @@ class Seq2SeqDataConfig(SourcedDataConfig):
 class Seq2SeqDataFactory(SourcedDataFactory[Seq2SeqDataConfig]):
     """Encodes prompts and completions, or chats whose last answer is the target, as sources and targets.
 
-    A sample is the source, ``input_ids``, and the target with its end token, ``answer_ids``. A batch of an
+    A sample is the source, ``input_ids``, and the target with its end token, ``completion_ids``. A batch of an
     encoder-decoder has ``input_ids`` and ``attention_mask``, int64 ``[B, S]``, of the sources, and ``labels``, int64
     ``[B, T]``: the targets, where -100 is padding. A batch of a decoder-only model is that of `collate.pad`: rows of
     source and target, of which the targets have labels.
@@ -93,7 +93,7 @@ class Seq2SeqDataFactory(SourcedDataFactory[Seq2SeqDataConfig]):
 
     def postprocess_samples(self, samples: Samples) -> SampleList:
         """Drops or truncates samples that are too long, and logs how many. Raises `NothingLeft`."""
-        sources, targets = samples.lengths("input_ids"), samples.lengths("answer_ids")
+        sources, targets = samples.lengths("input_ids"), samples.lengths("completion_ids")
         if self.encoder_decoder:
             kept_targets = np.minimum(targets, self.max_length)
             kept_sources = np.minimum(sources, self.max_source_length)
@@ -120,12 +120,12 @@ class Seq2SeqDataFactory(SourcedDataFactory[Seq2SeqDataConfig]):
         return TruncatedPairs(samples, kept_sources - end_tokens, end_tokens, kept_targets)
 
     def make_padding_sample(self, sample: Mapping[str, Any]) -> Mapping[str, Any]:
-        return {**sample, "labels": np.full_like(sample["answer_ids"], IGNORE_INDEX)}
+        return {**sample, "labels": np.full_like(sample["completion_ids"], IGNORE_INDEX)}
 
     def collate(self, samples: list[Any]) -> dict[str, Any]:
         """Returns the batch of an encoder-decoder, or of a decoder-only model; see the class."""
         multiple, pad_token = self.config.div_length, get_pad_token_id(self.tokenizer)
-        targets = [sample.get("labels", sample["answer_ids"]) for sample in samples]
+        targets = [sample.get("labels", sample["completion_ids"]) for sample in samples]
         if not self.encoder_decoder:
             rows = [_as_one_row(sample, target) for sample, target in zip(samples, targets, strict=True)]
             return collate.pad(rows, pad_token=pad_token, multiple=multiple, positions=self.max_length)
@@ -150,6 +150,6 @@ def _as_one_row(sample: Mapping[str, Any], target: npt.NDArray[np.int32]) -> dic
     """Returns source and target of a decoder-only model as one sample; only the target has labels."""
     source = sample["input_ids"]
     return {
-        "input_ids": np.concatenate([source, sample["answer_ids"]]),
+        "input_ids": np.concatenate([source, sample["completion_ids"]]),
         "labels": np.concatenate([np.full_like(source, IGNORE_INDEX), target]),
     }

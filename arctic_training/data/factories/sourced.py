@@ -78,7 +78,7 @@ class SourcedDataFactory(DataFactory[C]):
 
     @property
     def encodes_prompts(self) -> bool:
-        """Returns whether samples hold prompts, for evaluators that generate answers."""
+        """Returns whether samples hold prompts, for evaluators that generate completions."""
         return False
 
     @hook("process")

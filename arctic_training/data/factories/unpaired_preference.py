@@ -9,9 +9,9 @@ import torch
 from arctic_training.config.sections.base import ComponentConfig
 from arctic_training.data.batching.loader import Batch
 from arctic_training.data.batching.mismatched import MismatchedCompletions
-from arctic_training.data.factories.answers import AnswerDataConfig, AnswerDataFactory, Truncation
+from arctic_training.data.factories.completions import CompletionDataConfig, CompletionDataFactory, Truncation
 from arctic_training.data.formats import unpaired
-from arctic_training.data.formats.unpaired import RatedAnswer
+from arctic_training.data.formats.unpaired import RatedCompletion
 from arctic_training.data.preparation.row_encoder import Columns, RowEncoder
 from arctic_training.data.preparation.samples import Sample, SampleList
 from arctic_training.data.preview.rows import PreviewRow, add_facts, documents, without_fillers
@@ -24,21 +24,21 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 
-class UnpairedPreferenceDataConfig(AnswerDataConfig):
+class UnpairedPreferenceDataConfig(CompletionDataConfig):
     """The data of the KTO trainer."""
 
     prompt_truncation_mode: Literal["keep_start", "keep_end"] = "keep_start"
     """Which part of a prompt is kept when it is too long."""
 
 
-class UnpairedPreferenceDataFactory(AnswerDataFactory[UnpairedPreferenceDataConfig]):
+class UnpairedPreferenceDataFactory(CompletionDataFactory[UnpairedPreferenceDataConfig]):
     """Encodes rows with a ``label``, true or false, beside a prompt and a completion or a chat; of a pair both.
 
     A sample is ``input_ids`` and ``labels`` of the completion with its prompt, and ``label``: whether it was liked. A
-    batch has the completions as rows, or as documents of one row; ``answer_lengths``, int64 ``[rows]``, the labels of
-    each; ``label``, bool ``[rows]``; ``row_weights``, fp32 ``[rows]``, 0 for a row that only fills a batch; and
+    batch has the completions as rows, or as documents of one row; ``completion_lengths``, int64 ``[rows]``, the labels
+    of each; ``label``, bool ``[rows]``; ``row_weights``, fp32 ``[rows]``, 0 for a row that only fills a batch; and
     ``mismatched``: a batch of the same prompts, each with the completion of another sample, see
-    `arctic_training.data.batching.mismatched`, with its own ``answer_lengths``.
+    `arctic_training.data.batching.mismatched`, with its own ``completion_lengths``.
     """
 
     name = "unpaired_preference"
@@ -48,7 +48,7 @@ class UnpairedPreferenceDataFactory(AnswerDataFactory[UnpairedPreferenceDataConf
 
     def process(self, dataset: "Dataset") -> "Dataset":
         truncate = self.truncation(self.config.prompt_truncation_mode)
-        encode = partial(_encode_answers, self.encoder, truncate)
+        encode = partial(_encode_completions, self.encoder, truncate)
         return self.map_rows(dataset, RowEncoder(unpaired.reader(dataset.column_names), encode))
 
     def no_target(self, sample: Sample) -> str:
@@ -70,11 +70,11 @@ class UnpairedPreferenceDataFactory(AnswerDataFactory[UnpairedPreferenceDataConf
         return batch
 
     def collate(self, samples: list[Sample]) -> dict[str, Any]:
-        batch = self._collate_answers(samples, "")
+        batch = self._collate_completions(samples, "")
         return batch | {
             "label": torch.tensor([sample["label"] for sample in samples]),
-            "row_weights": (batch["answer_lengths"] > 0).float(),
-            "mismatched": self._collate_answers(samples, "mismatched_"),
+            "row_weights": (batch["completion_lengths"] > 0).float(),
+            "mismatched": self._collate_completions(samples, "mismatched_"),
         }
 
     def show(self, batch: Batch) -> list[PreviewRow]:
@@ -85,16 +85,18 @@ class UnpairedPreferenceDataFactory(AnswerDataFactory[UnpairedPreferenceDataConf
         add_facts(rows, batch)
         return without_fillers(rows, batch["row_weights"])
 
-    def _collate_answers(self, samples: list[Sample], prefix: str) -> dict[str, Any]:
-        answers = [{name: sample[prefix + name] for name in ("input_ids", "labels")} for sample in samples]
-        return self.collate_answers(answers)
+    def _collate_completions(self, samples: list[Sample], prefix: str) -> dict[str, Any]:
+        completions = [{name: sample[prefix + name] for name in ("input_ids", "labels")} for sample in samples]
+        return self.collate_completions(completions)
 
 
-def _encode_answers(encoder: SampleEncoder, truncate: Truncation, rows: list[list[RatedAnswer]], first: int) -> Columns:
-    """Returns ``input_ids``, ``labels`` and ``label`` of the answers, row by row. Raises `RowError`."""
+def _encode_completions(
+    encoder: SampleEncoder, truncate: Truncation, rows: list[list[RatedCompletion]], first: int
+) -> Columns:
+    """Returns ``input_ids``, ``labels`` and ``label`` of the completions, row by row. Raises `RowError`."""
     encoded = []
-    for answers in zip(*rows, strict=True):  # one of each row at a time, since the encoder numbers what it gets
-        tokens = encoder([answer.sample for answer in answers], first, last_turns=[answer.turns for answer in answers])
+    for completions in zip(*rows, strict=True):  # one of each row at a time, since the encoder numbers what it gets
+        tokens = encoder([one.sample for one in completions], first, last_turns=[one.turns for one in completions])
         encoded.append([truncate(*one) for one in tokens])
     ids, labels = zip(*(one for row in zip(*encoded, strict=True) for one in row), strict=True)
-    return {"input_ids": ids, "labels": labels, "label": [answer.is_liked for row in rows for answer in row]}
+    return {"input_ids": ids, "labels": labels, "label": [one.is_liked for row in rows for one in row]}

@@ -38,7 +38,7 @@ TOOLS = ("tools", "functions")
 FLAGS = {"weight": True, "train": True, "training": True, "loss": False}
 """Columns that say whether a row is trained on, and whether numbers count too."""
 UNPAIRED = {"label": False, "kto_tag": True}
-"""Columns that say whether an answer was liked, in data for KTO, and whether numbers count too."""
+"""Columns that say whether a completion was liked, in data for KTO, and whether numbers count too."""
 
 FLAG_TEXTS = {"true": True, "false": False, "1": 1, "0": 0, "1.0": 1, "0.0": 0}
 
@@ -74,11 +74,11 @@ class Reader:
         self._read, self.columns = read, frozenset(columns)
 
     def __call__(self, row: Row) -> Sample:
-        """Raises `DataError` for a row that cannot be read, or whose answer was not liked."""
+        """Raises `DataError` for a row that cannot be read, or whose completion was not liked."""
         for name, numbers in UNPAIRED.items():
             if _flag(row, name, numbers=numbers) is False:
                 raise DataError(
-                    f"{name} is {str(row[name]).lower()}: the row is an unpaired preference for KTO, an answer that "
+                    f"{name} is {str(row[name]).lower()}: the row is an unpaired preference for KTO, a completion that "
                     "must not be learned"
                 )
         return self.read(row)

@@ -23,16 +23,16 @@ from arctic_training.errors.types import DataError
 
 Row = Mapping[str, Any]
 
-ANSWERS = (
+COMPLETIONS = (
     ("chosen", "rejected"),
     ("chosen_response", "rejected_response"),
     ("response_chosen", "response_rejected"),
     ("preferred_output", "non_preferred_output"),
 )
-"""Columns of the chosen answer, and of the rejected one."""
+"""Columns of the chosen completion, and of the rejected one."""
 _PROMPTS = ("prompt", "instruction", "question", "query", "problem", "input", "conversations", "messages")
 _TEXT = "prompt"
-"""The prompt whose text is concatenated with its answers; questions in other columns become a chat."""
+"""The prompt whose text is concatenated with its completions; questions in other columns become a chat."""
 
 KNOWN_FORMATS = "chosen and rejected, each a chat, its last messages or a text, with or without a prompt beside them"
 
@@ -49,7 +49,7 @@ class Preference:
 
     @property
     def decided(self) -> bool:
-        """Returns whether both have an answer, and the answers differ."""
+        """Returns whether both have a completion, and the completions differ."""
         return self.chosen != self.rejected and min(self.chosen_turns, self.rejected_turns) > 0
 
 
@@ -60,7 +60,7 @@ class Reader:
     chosen: str
     rejected: str
     prompt: tuple[str, ...] = ()
-    """The columns of the prompt, in order; none where it is part of both answers."""
+    """The columns of the prompt, in order; none where it is part of both completions."""
     as_chat: bool = False
     """Whether plain texts are read as a chat too."""
     needs_prompt: bool = False
@@ -70,8 +70,8 @@ class Reader:
         """Raises `DataError` for a row that cannot be read."""
         if is_excluded(row):
             return Preference(Sample(), Sample())  # without a preference
-        answers = [parse_messages(row[name]) for name in (self.chosen, self.rejected)]
-        for name, value in zip((self.chosen, self.rejected), answers, strict=True):
+        completions = [parse_messages(row[name]) for name in (self.chosen, self.rejected)]
+        for name, value in zip((self.chosen, self.rejected), completions, strict=True):
             if value is None:
                 raise DataError(f"{name} is empty")
         prompt = parse_messages(row[self.prompt[0]]) if self.prompt else None
@@ -83,7 +83,7 @@ class Reader:
             prompt_messages = [*read_history(row), {"role": "user", "content": prompt}]
         else:
             unread_columns([name for name in (*self.prompt[1:], HISTORY) if row.get(name)], [])
-        chosen, rejected = answers
+        chosen, rejected = completions
         if isinstance(chosen, str) and isinstance(rejected, str):
             if not self.as_chat and (prompt is None or isinstance(prompt, str)):
                 pair = _texts(prompt, chosen, rejected)
@@ -95,7 +95,7 @@ class Reader:
                 return pair
             if not (chosen.strip() and rejected.strip()):
                 return Preference(Sample(), Sample())
-        return _preference([_chat(prompt_messages, answer, row) for answer in answers], row)
+        return _preference([_chat(prompt_messages, one, row) for one in completions], row)
 
 
 def reader(columns: Sequence[str], *, needs_prompt: bool = True) -> Reader:
@@ -106,8 +106,8 @@ def reader(columns: Sequence[str], *, needs_prompt: bool = True) -> Reader:
     Raises `DataError` when they hold no preferences.
     """
     names = set(columns)
-    answers = next((pair for pair in ANSWERS if {*pair} <= names), None)
-    if answers is None:
+    completions = next((pair for pair in COMPLETIONS if {*pair} <= names), None)
+    if completions is None:
         hint = "; prompt, completion and label are unpaired preferences, which KTO reads" if "label" in names else ""
         raise DataError(
             f"no preferences are in the columns {', '.join(columns) or '(none)'}; expected {KNOWN_FORMATS}{hint}"
@@ -115,8 +115,8 @@ def reader(columns: Sequence[str], *, needs_prompt: bool = True) -> Reader:
     first = next((name for name in _PROMPTS if name in names), None)
     parts = [first, *(name for name in PARTS if name in names and name != first)] if first else []
     as_chat = parts != [_TEXT] or bool(names & {HISTORY, *SYSTEM, *TOOLS})
-    unread_columns(names, [*answers, *parts, *[HISTORY][: len(parts)], *SYSTEM, *TOOLS, *FLAGS])
-    return Reader(*answers, tuple(parts), bool(parts) and as_chat, needs_prompt)
+    unread_columns(names, [*completions, *parts, *[HISTORY][: len(parts)], *SYSTEM, *TOOLS, *FLAGS])
+    return Reader(*completions, tuple(parts), bool(parts) and as_chat, needs_prompt)
 
 
 def preference(row: Row, prompt_column: str | None) -> Preference:
@@ -129,17 +129,17 @@ def _preference(chats: Sequence[Chat], row: Row) -> Preference:
     """Returns the preference of two chats; the prompt is what they share. Raises `DataError`."""
     if chats[0].messages[0] != chats[1].messages[0]:
         raise DataError(
-            "chosen and rejected begin with different messages; a preference compares two answers to one prompt"
+            "chosen and rejected begin with different messages; a preference compares two completions to one prompt"
         )
     shared = 0
     longest = min(len(chat.messages) for chat in chats) - 1
-    # at least the last message of each is its answer
+    # at least the last message of each is its completion
     while shared < longest and chats[0].messages[shared] == chats[1].messages[shared]:
         shared += 1
     for chat in chats:
         for n, flag in chat.untrained.items():
             if n >= shared:
-                raise DataError(f"message {n + 1} has the {flag}; a preference needs both answers")
+                raise DataError(f"message {n + 1} has the {flag}; a preference needs both completions")
     chosen, rejected = (Sample(chat.messages, read_tools(row)) for chat in chats)
     counts = [sum(n >= shared for n in chat.answers) for chat in chats]
     return Preference(chosen, rejected, *counts)
@@ -160,9 +160,9 @@ def _texts(prompt: str | None, chosen: str, rejected: str) -> Preference:
     return Preference(Sample(prompt=prompt, completion=chosen), Sample(prompt=prompt, completion=rejected))
 
 
-def _chat(prompt_messages: list[Any], answer: object, row: Row) -> Chat:
-    """Returns the full chat, whether ``answer`` is all of it or what follows the prompt. Raises `DataError`."""
-    turns = [{"role": "assistant", "content": answer}] if isinstance(answer, str) else answer
+def _chat(prompt_messages: list[Any], completion: object, row: Row) -> Chat:
+    """Returns the full chat, whether ``completion`` is all of it or what follows the prompt. Raises `DataError`."""
+    turns = [{"role": "assistant", "content": completion}] if isinstance(completion, str) else completion
     turns = [turns] if isinstance(turns, Mapping) else turns
     chat = read_chat(turns)
     if chat.messages[0]["role"] not in ("assistant", "tool"):
@@ -170,10 +170,10 @@ def _chat(prompt_messages: list[Any], answer: object, row: Row) -> Chat:
             remark("has prompts that are not what the chats beside them begin with, and are not read")
         return read_chat(turns, read_system(row))
     if not prompt_messages:
-        raise DataError("an answer stands alone: neither a prompt nor messages before it say what it answers")
+        raise DataError("a completion stands alone: neither a prompt nor messages before it say what it answers")
     before = read_chat(prompt_messages, read_system(row))
     if before.messages[-1]["role"] == "assistant" and chat.messages[0]["role"] == "assistant":
-        raise DataError("the prompt ends with an assistant message, and an answer follows")
+        raise DataError("the prompt ends with an assistant message, and a completion follows")
     return before + chat
 
 

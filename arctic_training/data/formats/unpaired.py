@@ -1,4 +1,4 @@
-"""Reads unpaired preferences: answers that were liked or not, each by itself; of a pair both."""
+"""Reads unpaired preferences: completions that were liked or not, each by itself; of a pair both."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,49 +16,49 @@ KNOWN_FORMATS = "label or kto_tag, true or false, beside the columns of a chat, 
 
 
 @dataclass(frozen=True)
-class RatedAnswer:
-    """An answer that was liked or not."""
+class RatedCompletion:
+    """A completion that was liked or not."""
 
     sample: Sample
-    """The prompt and the answer; empty for a row that is excluded from training."""
+    """The prompt and the completion; empty for a row that is excluded from training."""
     is_liked: bool
     turns: int = 1
-    """How many of the last assistant turns are the answer."""
+    """How many of the last assistant turns are the completion."""
 
 
-def reader(columns: Sequence[str]) -> Callable[[Row], list[RatedAnswer]]:
-    """Returns the reader of a data set with these columns: of a row with a label one answer, of a pair two.
+def reader(columns: Sequence[str]) -> Callable[[Row], list[RatedCompletion]]:
+    """Returns the reader of a data set with these columns: of a row with a label one completion, of a pair two.
 
     Remarks on columns that it does not read. Raises `DataError` when they hold no preferences.
     """
     names = set(columns)
-    if any({*pair} <= names for pair in preference.ANSWERS):
+    if any({*pair} <= names for pair in preference.COMPLETIONS):
         return partial(_read_pair, preference.reader(columns))
     label = next((name for name in UNPAIRED if name in names), None)
     if label is None:
         raise DataError(
-            f"no rated answers are in the columns {', '.join(columns) or '(none)'}; expected {KNOWN_FORMATS}"
+            f"no rated completions are in the columns {', '.join(columns) or '(none)'}; expected {KNOWN_FORMATS}"
         )
-    return partial(_read_answer, chat.reader(columns), label)
+    return partial(_read_completion, chat.reader(columns), label)
 
 
-def _read_pair(read: Callable[[Row], preference.Preference], row: Row) -> list[RatedAnswer]:
+def _read_pair(read: Callable[[Row], preference.Preference], row: Row) -> list[RatedCompletion]:
     pair = read(row)
     return [
-        RatedAnswer(pair.chosen, is_liked=True, turns=pair.chosen_turns),
-        RatedAnswer(pair.rejected, is_liked=False, turns=pair.rejected_turns),
+        RatedCompletion(pair.chosen, is_liked=True, turns=pair.chosen_turns),
+        RatedCompletion(pair.rejected, is_liked=False, turns=pair.rejected_turns),
     ]
 
 
-def _read_answer(read: chat.Reader, label: str, row: Row) -> list[RatedAnswer]:
-    """Raises `DataError` for a row without a label or an answer that counts."""
+def _read_completion(read: chat.Reader, label: str, row: Row) -> list[RatedCompletion]:
+    """Raises `DataError` for a row without a label or a completion that counts."""
     is_liked = read_label(row[label], label)
     sample = read.read(row)
-    answers = [n for n, message in enumerate(sample.messages) if message["role"] == "assistant"]
-    turns = sum(n >= sample.prompt_length for n in answers) if sample.prompt_length else 1
-    if excluded := [n for n in answers[len(answers) - turns :] if n in sample.untrained_messages]:
+    assistant_turns = [n for n, message in enumerate(sample.messages) if message["role"] == "assistant"]
+    turns = sum(n >= sample.prompt_length for n in assistant_turns) if sample.prompt_length else 1
+    if excluded := [n for n in assistant_turns[len(assistant_turns) - turns :] if n in sample.untrained_messages]:
         raise DataError(f"message {excluded[0] + 1} has the {sample.exclusion}, and the {label} rates it")
-    return [RatedAnswer(sample, is_liked, turns)]
+    return [RatedCompletion(sample, is_liked, turns)]
 
 
 def read_label(value: object, name: str) -> bool:

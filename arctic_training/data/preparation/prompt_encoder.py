@@ -132,6 +132,6 @@ def _read_texts(sample: Sample, row: int) -> tuple[str, str]:
 
 
 def encode_prompts(encoder: PromptEncoder, samples: list[Sample], first: int) -> Columns:
-    """Returns ``input_ids`` and ``answer_ids`` of samples. Raises `RowError`, counting from ``first``."""
+    """Returns ``input_ids`` and ``completion_ids`` of samples. Raises `RowError`, counting from ``first``."""
     prompts, answers = zip(*encoder.encode_pairs(samples, first), strict=True)
-    return {"input_ids": prompts, "answer_ids": answers}
+    return {"input_ids": prompts, "completion_ids": answers}

@@ -38,7 +38,7 @@ def _read_tokens(row: Row, *, vocab_size: int) -> _TokenRow:
     read = {name: _integers(name, value) for name, value in row.items() if name not in _UNREAD}
     unread_columns(row, read)
     for name, value in read.items():
-        if name.endswith(("labels", "input_ids", "answer_ids")):
+        if name.endswith(("labels", "input_ids", "completion_ids")):
             tokens = value[value != IGNORE_INDEX] if name.endswith("labels") else value
             unknown = tokens[(tokens < 0) | (tokens >= vocab_size)]
             if len(unknown):

@@ -12,14 +12,14 @@ import torch
 from arctic_training.loss.targets import IGNORE_INDEX
 
 _TOKENS = ("input_ids", "attention_mask", "position_ids", "cu_seq_lens_q", "cu_seq_lens_k")
-_WEIGHTS = ("row_weights", "pair_weights", "answer_lengths", "draw")
+_WEIGHTS = ("row_weights", "pair_weights", "completion_lengths", "draw")
 _NO_FACTS = frozenset([*_TOKENS, *_WEIGHTS])
 """Keys of a batch that are shown as tokens, or that say nothing about a row."""
 
 
 @dataclass(eq=False)
 class PreviewText:
-    """Tokens that belong together: a document, a prompt, an answer."""
+    """Tokens that belong together: a document, a prompt, a completion."""
 
     ids: npt.NDArray[np.int64]
     """The token ids, ``[tokens]``."""

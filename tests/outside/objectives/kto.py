@@ -17,7 +17,7 @@ class OutsideKTO(LanguageModelTrainer):
         with torch.no_grad():
             reference = token_losses(self.engines["reference"], batch)
         differences = reference - token_losses(self.model, batch)
-        return torch.segment_reduce(differences, "sum", lengths=batch["answer_lengths"], unsafe=True)
+        return torch.segment_reduce(differences, "sum", lengths=batch["completion_lengths"], unsafe=True)
 
     def loss(self, batch):
         with torch.no_grad():

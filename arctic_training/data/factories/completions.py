@@ -1,4 +1,4 @@
-"""The base of data factories for answers that were compared or rated: how they are encoded, truncated and batched."""
+"""The base of data factories for completions that were compared or rated, which encodes, truncates and batches them."""
 
 from functools import partial
 from typing import Any, ClassVar, TypeVar
@@ -20,13 +20,13 @@ from arctic_training.generation.special_tokens import get_pad_token_id
 from arctic_training.loss.targets import IGNORE_INDEX
 
 
-class AnswerDataConfig(SourcedDataConfig):
-    """The data of trainers that learn from answers with their prompts."""
+class CompletionDataConfig(SourcedDataConfig):
+    """The data of trainers that learn from completions with their prompts."""
 
     max_prompt_length: HumanInt = Field(default=4096, ge=1)
-    """Tokens of the longest prompt; longer ones are truncated. Answers are truncated at ``max_length``."""
+    """Tokens of the longest prompt; longer ones are truncated. Completions are truncated at ``max_length``."""
     pack_samples: bool = True
-    """Pack the answers of a micro-batch into one row, each with its prompt a document that does not attend to the
+    """Pack the completions of a micro-batch into one row, each with its prompt a document that does not attend to the
     others; else pad them. Both give the same numbers; padding is for models whose layers cannot separate documents."""
     div_length: HumanInt = Field(default=8, ge=1)
     """The length of a row is a multiple of this."""
@@ -34,13 +34,13 @@ class AnswerDataConfig(SourcedDataConfig):
     """Passed to the chat template, such as ``{enable_thinking: false}``."""
 
 
-C = TypeVar("C", bound=AnswerDataConfig)
+C = TypeVar("C", bound=CompletionDataConfig)
 
 
-class AnswerDataFactory(SourcedDataFactory[C]):
-    """Base for samples with the token ids and labels of answers, each with its prompt."""
+class CompletionDataFactory(SourcedDataFactory[C]):
+    """Base for samples with the token ids and labels of completions, each with its prompt."""
 
-    config_type: ClassVar[type[ComponentConfig]] = AnswerDataConfig
+    config_type: ClassVar[type[ComponentConfig]] = CompletionDataConfig
     not_in_cache_key = SourcedDataFactory.not_in_cache_key | {"pack_samples", "div_length"}
 
     @classmethod
@@ -60,19 +60,19 @@ class AnswerDataFactory(SourcedDataFactory[C]):
         """Returns the truncation of the recipe; ``mode``, ``keep_start`` or ``keep_end``, is what a prompt keeps."""
         return Truncation(self.max_length, self.config.max_prompt_length, mode)
 
-    def collate_answers(self, answers: list[Sample]) -> dict[str, Any]:
-        """Returns the batch of ``answers``, and their ``answer_lengths``, int64 ``[answers]``: the labels of each.
+    def collate_completions(self, completions: list[Sample]) -> dict[str, Any]:
+        """Returns the batch, with ``completion_lengths``, int64 ``[completions]``: the labels of each.
 
-        Each has ``input_ids`` and ``labels``, int32 ``[tokens]``.
+        A completion has ``input_ids`` and ``labels``, int32 ``[tokens]``.
         """
-        lengths = [np.count_nonzero(answer["labels"][1:] != IGNORE_INDEX) for answer in answers]
+        lengths = [np.count_nonzero(one["labels"][1:] != IGNORE_INDEX) for one in completions]
         collate = pack if self.config.pack_samples else partial(pad, positions=self.max_length)
-        batch = collate(answers, pad_token=get_pad_token_id(self.tokenizer), multiple=self.config.div_length)
-        return batch | {"answer_lengths": torch.tensor(lengths, dtype=torch.int64)}
+        batch = collate(completions, pad_token=get_pad_token_id(self.tokenizer), multiple=self.config.div_length)
+        return batch | {"completion_lengths": torch.tensor(lengths, dtype=torch.int64)}
 
 
 class Truncation:
-    """Truncates prompts and answers that are too long."""
+    """Truncates prompts and completions that are too long."""
 
     def __init__(self, max_length: int, max_prompt_length: int, mode: str) -> None:
         self.max_length, self.max_prompt_length, self.mode = max_length, max_prompt_length, mode
@@ -87,7 +87,7 @@ class Truncation:
         if kept < start:
             count(TRUNCATED, f"prompts longer than max_prompt_length = {self.max_prompt_length}")
         if kept + end - start > self.max_length:
-            count(TRUNCATED, f"answers that end after max_length = {self.max_length}")
+            count(TRUNCATED, f"completions that end after max_length = {self.max_length}")
         prompt = slice(0, kept) if self.mode == "keep_start" else slice(start - kept, start)
         ids, labels = (np.concatenate([part[prompt], part[start:end]])[: self.max_length] for part in (ids, labels))
         return ids, labels
