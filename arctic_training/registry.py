@@ -1,17 +1,22 @@
-"""The registry of the classes that a recipe can name. A class is registered by being defined."""
+"""The registry of the classes that a recipe can name. A class is registered by being defined.
+
+The module of a built-in class is imported when the class is first looked up.
+"""
 
 import difflib
 import inspect
 import sys
 from collections.abc import Iterable
+from importlib import import_module
 from types import new_class
 from typing import ClassVar, Self, cast, get_args
 
+from arctic_training.builtin import BUILTIN
 from arctic_training.compatibility.names import former_name
 from arctic_training.errors.types import RegistryError
 
 _REGISTRY: dict[str, dict[str, type["Registered"]]] = {}
-"""The classes of each kind by their names."""
+"""The classes of each kind that were defined in this process, by their names."""
 
 
 class Registered:
@@ -41,12 +46,20 @@ class Registered:
 
 def lookup(kind: str, name: str) -> type[Registered]:
     """Returns the class of ``kind`` called ``name``. Raises `RegistryError`, which suggests the nearest name."""
-    if kind not in _REGISTRY:
+    if kind not in kinds():
         raise RegistryError(f"no kind of component is named {kind!r}; {suggest(kind, kinds())}")
-    try:
-        return _REGISTRY[kind][name]
-    except KeyError:
-        raise RegistryError(f"no {words(kind)} is named {name!r}; {suggest(name, names(kind))}") from None
+    if (cls := _find(kind, name)) is None:
+        raise RegistryError(f"no {words(kind)} is named {name!r}; {suggest(name, names(kind))}")
+    return cls
+
+
+def _find(kind: str, name: str) -> type[Registered] | None:
+    """Returns the class of ``kind`` called ``name``, None if there is none. Imports its module if it is built in."""
+    classes = _REGISTRY.get(kind, {})
+    if name not in classes and (module := BUILTIN.get(kind, {}).get(name)):
+        import_module(f"arctic_training.{module}")
+        classes = _REGISTRY[kind]
+    return classes.get(name)
 
 
 def words(kind: str) -> str:
@@ -67,13 +80,13 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 
 
 def names(kind: str) -> list[str]:
-    """Returns the names of the registered classes of ``kind``, sorted."""
-    return sorted(_REGISTRY.get(kind, ()))
+    """Returns the names of the built-in and the registered classes of ``kind``, sorted."""
+    return sorted({*BUILTIN.get(kind, ()), *_REGISTRY.get(kind, ())})
 
 
 def kinds() -> list[str]:
     """Returns every kind of component, sorted."""
-    return sorted(_REGISTRY)
+    return sorted({*BUILTIN, *_REGISTRY})
 
 
 def numbered(names: Iterable[str], taken: Iterable[str] = ()) -> list[str]:
@@ -157,12 +170,12 @@ def _register(cls: type[Registered]) -> None:
         raise RegistryError(f"{cls.__qualname__} has a name but no kind; derive it from the base of a component")
     if not isinstance(cls.name, str) or not cls.name:
         raise RegistryError(f"{cls.__qualname__} has the name {cls.name!r}; expected a word")
-    classes = _REGISTRY[cls.kind]
-    other = classes.get(cls.name)
+    built_in = BUILTIN.get(cls.kind, {}).get(cls.name)
+    other = None if cls.__module__ == f"arctic_training.{built_in}" else _find(cls.kind, cls.name)
     # the same class may be defined again: a notebook cell run twice, a module imported under its path
     if other is not None and (other.__module__, other.__qualname__) != (cls.__module__, cls.__qualname__):
         raise RegistryError(
             f"the {words(cls.kind)} name {cls.name!r} of {qualified_name(cls)} "
             f"is taken by {qualified_name(other)}; choose another name"
         )
-    classes[cls.name] = cls
+    _REGISTRY[cls.kind][cls.name] = cls

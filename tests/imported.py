@@ -13,12 +13,14 @@ import peft  # noqa: F401
 import transformers.models.llama.modeling_llama
 import transformers.optimization  # noqa: F401
 
-import arctic_training.builtin
-import arctic_training.objectives.sft  # noqa: F401
 from arctic_training.display import watch
+from arctic_training.registry import kinds, lookup, names
 from tests import lookups
 
 lookups.remember()
+for kind in kinds():
+    for name in names(kind):
+        lookup(kind, name)
 watch._SILENCE = math.inf  # on a busy machine anything may take long enough to be announced
 
 # else each of them looks through all of it for garbage when it ends

@@ -14,7 +14,6 @@ import pytest
 import torch
 
 import arctic_training
-from arctic_training import builtin as _builtin  # noqa: F401  registers the classes that a recipe can name
 from arctic_training import get_config
 from arctic_training.cli.main import main
 from arctic_training.config.checks.not_built import KEYS, TYPES

@@ -1,5 +1,8 @@
 """Classes become nameable by being defined."""
 
+import subprocess
+import sys
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -64,3 +67,17 @@ def test_a_taken_name_is_refused_and_both_classes_are_named() -> None:
 def test_the_same_class_may_be_defined_again() -> None:
     classes = [type("Again", (Fruit,), {"name": "again", "__module__": "m"}) for _ in range(2)]
     assert lookup("test_fruit", "again") is classes[1]
+
+
+def test_the_name_of_a_built_in_class_is_taken_before_its_module_is_imported() -> None:
+    code = (
+        "import sys\n"
+        "from arctic_training import SFTTrainer\n"
+        "assert 'arctic_training.objectives.vae' not in sys.modules\n"
+        "class Mine(SFTTrainer):\n"
+        "    name = 'vae'\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (
+        "the trainer name 'vae' of __main__.Mine is taken by arctic_training.objectives.vae.VAETrainer" in ended.stderr
+    )

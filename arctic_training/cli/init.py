@@ -35,9 +35,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def words() -> list[str]:
     """Returns the names of the trainers, for completion."""
-    from importlib import import_module
 
     from arctic_training.registry import names
 
-    import_module("arctic_training.builtin")
     return names("trainer")

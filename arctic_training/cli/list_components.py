@@ -1,7 +1,6 @@
 """Lists the classes that a recipe can name."""
 
 import argparse
-from importlib import import_module
 
 from arctic_training.errors.types import InputError
 from arctic_training.registry import kinds, lookup, names, suggest
@@ -23,7 +22,6 @@ def list_components(kind: str = "") -> str:
 
     Raises `InputError` for an unknown kind.
     """
-    import_module("arctic_training.builtin")
     if kind and kind not in kinds():
         raise InputError(f"no kind of component is named {kind!r}; {suggest(kind, kinds())}")
     lines = []
@@ -39,5 +37,4 @@ def list_components(kind: str = "") -> str:
 
 def words() -> list[str]:
     """Returns the kinds of components, for completion."""
-    import_module("arctic_training.builtin")
     return kinds()

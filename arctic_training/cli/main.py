@@ -4,7 +4,6 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
-from importlib import import_module
 
 from arctic_training.cli.commands import COMMANDS, run_command, without_warnings
 from arctic_training.display.activity import activity
@@ -52,7 +51,6 @@ def _run(args: Arguments) -> int:
     with activity("importing libraries"):
         from arctic_training.config.get_config import get_config
 
-        import_module("arctic_training.builtin")
     with activity("reading the recipe"):
         config = get_config(args.recipe, args.overrides)
     if args.show:

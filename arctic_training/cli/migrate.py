@@ -25,11 +25,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Prints or writes the recipe. Raises `InputError` for a file that cannot be migrated."""
-    from importlib import import_module
 
     from arctic_training.config.migration.migrate import migrate
 
-    import_module("arctic_training.builtin")
     migrated = migrate(arguments.file, arguments.format, arguments.type)
     write_output(migrated.text(arguments.file.name), arguments.output)
     for title, lines in migrated.lists().items():

@@ -39,11 +39,9 @@ def new_trainer(name: str, kind: str, folder: Path) -> str:
     """
     if not re.fullmatch("[a-z][a-z0-9_]*", name):
         raise InputError(f"{name!r} cannot name a trainer: use small letters, digits and _, and begin with a letter")
-    from importlib import import_module
 
     from arctic_training.registry import names
 
-    import_module("arctic_training.builtin")
     if name in names("trainer"):
         raise InputError(f"a trainer {name!r} is built in; give another name")
     files = _files(name, kind)

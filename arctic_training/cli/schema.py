@@ -20,12 +20,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Prints or writes the schema. Raises `InputError` for code that cannot be imported, and for a file that exists."""
-    from importlib import import_module
 
     from arctic_training.config.recipe.user_code import import_file
     from arctic_training.config.schema import recipe_schema
 
-    import_module("arctic_training.builtin")
     for file in arguments.code:
         import_file(file)
     write_output(json.dumps(recipe_schema(), indent=2) + "\n", arguments.output)

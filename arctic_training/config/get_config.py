@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from importlib import import_module
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -38,7 +37,6 @@ def get_config(source: str | Path | Mapping[str, object], overrides: Sequence[st
     path = None if isinstance(source, Mapping) else Path(source)
     tree = from_python(dict(source)) if isinstance(source, Mapping) else read_recipe_file(Path(source))
     # by name, as a plug-in: the classes above this room are known here by the registry only
-    import_module("arctic_training.builtin")
     for override in overrides:
         tree = apply_override(tree, override)
     tree, problems = interpolate(tree)

@@ -1,7 +1,6 @@
 """Describes recipes by a JSON Schema (draft 2020-12), for editors and other programs."""
 
 from collections.abc import Iterable, Mapping
-from importlib import import_module
 from typing import Any, TypeVar, get_origin
 
 from pydantic import BaseModel
@@ -40,7 +39,6 @@ def recipe_schema() -> Schema:
     It accepts every recipe that is read, and refuses unknown keys, unknown names and values of another type. What is
     missing, and what contradicts another key, it does not know: a recipe may extend another one.
     """
-    import_module("arctic_training.builtin")
     classes = [lookup(kind, name) for kind in kinds() for name in names(kind)]
     usable = [cls for cls in classes if hasattr(cls, "config_type") and not incomplete(cls)]
     configs = list(dict.fromkeys(map(config_of, usable)))

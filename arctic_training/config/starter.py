@@ -2,7 +2,6 @@
 
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
-from importlib import import_module
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
@@ -31,7 +30,6 @@ def write_starter(
     Keys in comments have their defaults: those of the trainer itself, or with ``every_key`` all of them. Raises
     `RegistryError` for an unknown trainer, and `RecipeError` where the values are not all that it needs.
     """
-    import_module("arctic_training.builtin")
     cls = lookup("trainer", trainer)
     bases = (str(vars(base).get("name", "")) for base in cls.__mro__)
     tree = from_python({"type": trainer, **next((starters[name] for name in bases if name in starters), {})})

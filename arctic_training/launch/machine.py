@@ -7,7 +7,7 @@ import resource
 import shutil
 import subprocess
 from collections.abc import Iterator
-from importlib import import_module, metadata
+from importlib import metadata
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -79,7 +79,6 @@ def _extras() -> Iterator[Finding]:
 
 def purpose_of(extra: str) -> str:
     """Returns what an optional extra of the package is for; empty where that is not known."""
-    import_module("arctic_training.builtin")
     kind = next((kind for kind in kinds() if extra in names(kind)), "")
     return _PURPOSES.get(extra, f"the {words(kind)} `{extra}`" if kind else "")
 

@@ -5,7 +5,6 @@ import signal
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
-from importlib import import_module
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
@@ -44,7 +43,6 @@ def main(words: Sequence[str] | None = None) -> int:
             with activity("importing libraries"):
                 from arctic_training.config.get_config import get_config
 
-                import_module("arctic_training.builtin")
             with activity("reading the recipe"):
                 config = get_config(args.recipe, args.overrides)
             return run(config, command=args.command, debug=args.debug, profile=args.python_profile)

@@ -3,7 +3,6 @@
 from abc import ABC, ABCMeta
 from collections.abc import Mapping
 from functools import partial
-from importlib import import_module
 from typing import ClassVar
 
 from arctic_training.errors.types import RegistryError
@@ -59,7 +58,6 @@ def get_registered_class(class_type: str, name: str) -> type:
     Raises `RegistryError` where there is none.
     """
     if class_type in KINDS:
-        import_module("arctic_training.builtin")  # by name, as a plug-in: it is above this room
         return lookup(KINDS[class_type], name)
     if class_type not in RegistryMeta._registry:
         known = suggest(class_type, (*KINDS, *RegistryMeta._registry))

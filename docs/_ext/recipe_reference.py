@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic_core import PydanticUndefined
 
-from arctic_training import builtin as _builtin  # noqa: F401  registers every class
 from arctic_training.config.get_config import DEFAULT_TRAINER
 from arctic_training.config.recipe import describe
 from arctic_training.config.sections.base import BaseConfig, ComponentConfig

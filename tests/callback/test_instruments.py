@@ -14,7 +14,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-import arctic_training.builtin  # noqa: F401  registers the trainers
 from arctic_training import get_config
 from arctic_training.callback.learning_rate_finder import suggest
 from arctic_training.callback.visualization import plot_of

@@ -11,7 +11,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import arctic_training.builtin  # noqa: F401  registers the trainers
 from arctic_training import get_config
 from arctic_training.callback.early_stopping import EarlyStopping, EarlyStoppingConfig
 from arctic_training.callback.reduce_lr import ReduceLROnPlateau, ReduceLROnPlateauConfig

@@ -8,7 +8,6 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-import arctic_training.builtin  # noqa: F401  registers the trainers
 from arctic_training import Evaluator, get_config
 from arctic_training.checkpoint import folder as disk
 from arctic_training.distributed import process_group

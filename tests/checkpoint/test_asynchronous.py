@@ -14,7 +14,6 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-import arctic_training.builtin  # noqa: F401  registers the trainers
 from arctic_training import SFTTrainer, get_config
 from arctic_training.checkpoint import folder as disk
 from arctic_training.checkpoint.background import Staged

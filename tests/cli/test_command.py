@@ -113,7 +113,6 @@ def test_what_is_registered_is_listed(capsys: pytest.CaptureFixture[str]) -> Non
 
 
 def test_every_built_in_class_says_what_it_is(capsys: pytest.CaptureFixture[str]) -> None:
-    import arctic_training.builtin  # noqa: F401
     from arctic_training.registry import kinds, lookup, names
 
     assert main(["list"]) == 0

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-import arctic_training.builtin  # noqa: F401  registers every class
 from arctic_training import get_config
 from arctic_training.cli.main import main
 from arctic_training.cli.recipes import shipped

@@ -45,8 +45,6 @@ def test_former_modules_are_imported_as_any_other() -> None:
 
 @pytest.mark.parametrize("name", GONE)
 def test_what_no_class_stands_for_is_refused_by_name(name: str) -> None:
-    import arctic_training.builtin
-
     callbacks = {f"{lookup('callback', one).__name__}Config": one for one in names("callback")}
     what = f"is the callback {callbacks[name]}" if name in callbacks else "has no counterpart"
     home, _, own_name = f"arctic_training.{name}".rpartition(".")

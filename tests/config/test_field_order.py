@@ -6,7 +6,6 @@ from collections.abc import Iterator
 
 import pytest
 
-import arctic_training.builtin  # noqa: F401  registers the trainers
 from arctic_training.config.sections import cross_field
 from arctic_training.config.sections.trainer import TrainerConfig
 from arctic_training.registry import lookup, names

@@ -7,7 +7,6 @@ from typing import Any, get_args
 import pytest
 from pydantic import BaseModel, ValidationError
 
-import arctic_training.builtin  # noqa: F401  registers the classes
 from arctic_training import get_config
 from arctic_training.cli.main import main
 from arctic_training.config.checks import foreign_keys

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 from huggingface_hub import constants
 
-import arctic_training.builtin  # noqa: F401  registers the sources
 from arctic_training.config.checks import hub
 from arctic_training.config.checks.files import is_hub_name, unreadable
 from arctic_training.deployment.hub import require_token

@@ -8,7 +8,6 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import arctic_training.builtin  # noqa: F401  registers every class
 from arctic_training import get_config
 from arctic_training.cli.main import main
 from arctic_training.config.migration.foreign import Foreign

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 import yaml
 
-import arctic_training.builtin  # noqa: F401  registers every class
 from arctic_training import get_config
 from arctic_training.config.checks.foreign_keys import foreign_key
 from arctic_training.config.migration.migrate import FORMATS, Migrated, migrate

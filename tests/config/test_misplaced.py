@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 
-import arctic_training.builtin  # noqa: F401  registers the trainers
 from arctic_training import get_config
 from arctic_training.errors.types import RecipeError
 from arctic_training.registry import lookup

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 
-import arctic_training.builtin  # noqa: F401  (every config class is defined)
 from arctic_training.config.sections.base import BaseConfig
 
 

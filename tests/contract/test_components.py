@@ -9,7 +9,6 @@ from typing import get_args
 
 import pytest
 
-import arctic_training.builtin  # noqa: F401  fills the shelves
 from arctic_training.callback.callback import Callback
 from arctic_training.config.recipe.describe import descriptions
 from arctic_training.config.sections.base import BaseConfig, ComponentConfig
@@ -135,14 +134,27 @@ def read_in(node: ast.AST) -> set[str]:
     return keys
 
 
-def test_importing_what_is_built_in_leaves_no_class_out() -> None:
+def test_the_table_of_built_in_classes_has_each_class_with_its_module() -> None:
     code = (
-        "import importlib, pkgutil, arctic_training, arctic_training.builtin\n"
-        "from arctic_training.registry import kinds, names\n"
-        "shelves = lambda: {(kind, name) for kind in kinds() for name in names(kind)}\n"
-        "known = shelves()\n"
+        "import importlib, pkgutil, arctic_training\n"
+        "from arctic_training.builtin import BUILTIN\n"
+        "from arctic_training import registry\n"
         "for module in pkgutil.walk_packages(arctic_training.__path__, 'arctic_training.'):\n"
         "    module.name.endswith('__main__') or importlib.import_module(module.name)\n"
-        "assert shelves() == known, shelves() - known\n"
+        "classes = {(kind, name, cls.__module__.removeprefix('arctic_training.'))\n"
+        "    for kind, named in registry._REGISTRY.items() for name, cls in named.items()}\n"
+        "table = {(kind, name, module) for kind, named in BUILTIN.items() for name, module in named.items()}\n"
+        "assert classes == table, classes ^ table\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_recipe_imports_the_classes_that_it_names_and_no_other_trainer() -> None:
+    code = (
+        "import sys\n"
+        "from arctic_training import get_config\n"
+        "get_config({'type': 'vae'})\n"
+        "assert 'arctic_training.objectives.vae' in sys.modules\n"
+        "assert not {'arctic_training.objectives.dpo', 'arctic_training.tracker.wandb'} & sys.modules.keys()\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 
-import arctic_training.builtin  # noqa: F401  fills the registry
 from arctic_training.testing.runs import Metrics, build, final_state, first_difference
 from tests.contract.cases import CASES, recipe
 

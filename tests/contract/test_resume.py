@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 
 import pytest
 
-import arctic_training.builtin  # noqa: F401  fills the registry
 from arctic_training.config.sections.cross_field import shares_sequences
 from arctic_training.distributed import process_group
 from arctic_training.registry import lookup

@@ -2,7 +2,6 @@
 
 import pytest
 
-import arctic_training.builtin  # noqa: F401  the sources become known
 from arctic_training.data.factories.config import SourcedDataConfig, evaluation_names
 
 

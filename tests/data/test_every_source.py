@@ -4,7 +4,6 @@ from typing import Any
 
 import pytest
 
-import arctic_training.builtin  # noqa: F401  every source has a name
 from arctic_training.config.recipe.describe import descriptions
 from arctic_training.config.sections.data import DataSourceConfig
 from arctic_training.data.sources.base import DataSource

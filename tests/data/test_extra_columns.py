@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 import torch
 
-import arctic_training.builtin  # noqa: F401  registers the factories
 from arctic_training.data.factories.base import DataFactory
 from arctic_training.data.factories.causal import CausalDataFactory
 from arctic_training.data.factories.dpo import DPODataFactory

@@ -7,7 +7,6 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 
-import arctic_training.builtin  # noqa: F401  the model factories become known
 from arctic_training.data.factories.sft import SFTDataConfig, SFTDataFactory
 from arctic_training.data.sources.base import DataSource
 from arctic_training.errors.types import DataError

@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 
-import arctic_training.builtin  # noqa: F401  registers the sources
 from arctic_training import RowTransform
 from arctic_training.config.sections.base import ComponentConfig
 from arctic_training.config.sections.component import parse_component

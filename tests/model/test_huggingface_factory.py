@@ -14,7 +14,6 @@ import torch
 from pydantic import ValidationError
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from arctic_training import builtin as _builtin  # noqa: F401  registers the data factories
 from arctic_training.config.sections.mesh import MeshConfig
 from arctic_training.errors.types import ModelError
 from arctic_training.model import attention

@@ -6,7 +6,6 @@ import pytest
 from pydantic import ValidationError
 
 from arctic_training import GRPOTrainer
-from arctic_training import builtin as _builtin  # noqa: F401  registers the rewards
 
 MODEL = {"name_or_path": "some/model", "dtype": "fp32"}
 

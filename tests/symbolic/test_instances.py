@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-import arctic_training.builtin  # noqa: F401  registers the generators
 from arctic_training import ProblemGenerator
 from arctic_training.config.sections.base import ComponentConfig
 from arctic_training.config.sections.component import parse_component

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-import arctic_training.builtin  # noqa: F401  registers the generators
 from arctic_training.config.sections.component import parse_component
 from arctic_training.symbolic.generator import create_generator, instance_seed
 from arctic_training.symbolic.polynomial_sampler import PolynomialConfig, PolynomialSampler, degree

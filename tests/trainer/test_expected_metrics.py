@@ -6,7 +6,6 @@ from typing import Any
 import pytest
 import yaml
 
-import arctic_training.builtin  # noqa: F401  registers the trainers
 from arctic_training import Evaluator, get_config
 from arctic_training.cli.validate import validate
 from arctic_training.errors.types import RecipeError
