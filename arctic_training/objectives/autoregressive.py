@@ -48,6 +48,7 @@ class AutoregressiveTrainer(LanguageModelTrainer):
     config_type: ClassVar[type[TrainerConfig]] = AutoregressiveConfig
     config: AutoregressiveConfig
     shares_sequences = False
+    tensor_parallel = True
     data_factory_type = (CausalDataFactory, SFTDataFactory)
     eval_metrics = LanguageModelTrainer.eval_metrics
 

@@ -109,6 +109,7 @@ class ClassifierTrainer(BaseClassifier, LanguageModelTrainer):
     name = "classifier"
     config_type = TextClassifierConfig
     config: TextClassifierConfig
+    tensor_parallel = True
     data_factory_type: ClassVar[type[DataFactory[Any]]] = LabeledTextDataFactory
     roles: ClassVar[tuple[Role, ...]] = (Role("model", tasks=("sequence_classification", "token_classification")),)
 

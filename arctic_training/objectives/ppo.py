@@ -57,6 +57,7 @@ class PPOTrainer(RolloutTrainer):
     config_type = PPOConfig
     config: PPOConfig
     shares_sequences = True
+    tensor_parallel = True
     roles: ClassVar[tuple[Role, ...]] = (*RolloutTrainer.roles, CRITIC)
     eval_metrics = RolloutTrainer.eval_metrics
 

@@ -36,6 +36,7 @@ class RewardTrainer(LanguageModelTrainer):
     name = "reward"
     config_type = RewardTrainerConfig
     config: RewardTrainerConfig
+    tensor_parallel = True
     data_factory_type: ClassVar[type[DataFactory[Any]]] = PreferenceDataFactory
     roles: ClassVar[tuple[Role, ...]] = (Role("model", tasks=("sequence_classification",), num_labels=1),)
     eval_metrics = ("accuracy", "margin", "reward")

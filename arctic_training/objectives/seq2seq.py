@@ -22,6 +22,7 @@ class Seq2SeqTrainer(LanguageModelTrainer):
 
     name = "seq2seq"
     shares_sequences = False
+    tensor_parallel = True
     data_factory_type: ClassVar[type[DataFactory[Any]]] = Seq2SeqDataFactory
     model_factory_type = (HFModelFactory,)  # type: ignore[assignment]  # Liger's kernels are of decoder-only models
     roles: ClassVar[tuple[Role, ...]] = (Role("model", tasks=("seq2seq_lm", "causal_lm")),)

@@ -37,6 +37,8 @@ def train(
     process_group.barrier()
     settings = settings_of(name, root, run, mesh=mesh, **more)
     settings["model"] |= settings.pop("adapted", {})
+    if name == "seq2seq":
+        settings["model"] |= {"name_or_path": str(Path(root) / "files" / "model"), "task": "causal_lm"}
     settings["gradient_accumulation_steps"] = accumulate
     config = get_config(settings)
     trainer: Any = lookup("trainer", config.type)(config)  # type: ignore[call-arg]
@@ -79,6 +81,11 @@ def test_a_run_on_a_mesh_is_the_run_of_one(
     [
         ("dpo", {"adapted": {"peft_config": LORA}, "optimizer": {"type": "sgd", "lr": 1.0}}),
         ("grpo", {"num_minibatches": 2, "beta": 0.1}),
+        ("ppo", {}),
+        ("reward", {"deepspeed": {"zero_optimization": {"stage": 2}}}),
+        ("seq2seq", {}),
+        pytest.param("classifier", {}, marks=pytest.mark.nightly),
+        pytest.param("autoregressive", {}, marks=pytest.mark.nightly),
         pytest.param("dpo", {"sft_weight": 0.3}, marks=pytest.mark.nightly),
         pytest.param("dpo", {"precompute_ref_log_probs": True}, marks=pytest.mark.nightly),
         pytest.param("kto", {}, marks=pytest.mark.nightly),
@@ -89,8 +96,8 @@ def test_a_run_on_a_mesh_is_the_run_of_one(
         pytest.param("grpo", {"dynamic_sampling": 2, "adapted": {"peft_config": LORA}}, marks=pytest.mark.nightly),
     ],
 )
-def test_runs_with_a_reference_on_a_mesh_are_those_of_one(name: str, more: dict[str, Any], tmp_path: Path) -> None:
-    """The reference or teacher is a model that is divided too, or the policy without its adapter."""
+def test_a_run_of_any_objective_on_a_mesh_is_that_of_one(name: str, more: dict[str, Any], tmp_path: Path) -> None:
+    """A reference, teacher or critic is a model that is divided too, or the policy without its adapter."""
     more = {"train_iters": 20, "eval_interval": 9, **more}
     (expected,) = processes.share(train, 1, str(tmp_path), "alone", {}, 2, more, name)
     for end in processes.share(train, 2, str(tmp_path), "mesh", {"model": 2}, 2, more, name):
@@ -130,6 +137,26 @@ def test_a_run_that_is_resumed_on_its_mesh_has_the_same_bits(tmp_path: Path) -> 
     assert len(uncut) == 7 and all(torch.equal(parts[0][name], parts[1][name]) for name in uncut)
 
 
+@pytest.mark.parametrize("name", ["ppo", "reward"])
+def test_what_other_objectives_save_on_a_mesh_resumes_and_is_exported_whole(name: str, tmp_path: Path) -> None:
+    """A policy with its critic, of which each has an engine that divides its layers, and a model of scores."""
+    more: dict[str, Any] = {"train_iters": 6, "checkpoint": CHECKPOINTS}
+    for run, world, mesh in (("alone", 1, {}), ("mesh", 2, {"model": 2}), ("resumed", 2, {"model": 2})):
+        processes.share(train, world, str(tmp_path), run, mesh, 2, more, name)
+        more = (
+            {**more, "resume": str(tmp_path / "mesh" / "checkpoints" / "deepspeed" / "step_3")}
+            if run == "mesh"
+            else more
+        )
+    expected, again = saved(tmp_path, "mesh", 6), saved(tmp_path, "resumed", 6)
+    assert expected.keys() == again.keys() and all(torch.equal(again[key], one) for key, one in expected.items())
+    assert name == "reward" or any(key.startswith("critic") for key in expected)
+    alone, mesh = (load_file(exported(tmp_path, run) / "model.safetensors") for run in ("alone", "mesh"))
+    assert alone.keys() == mesh.keys()
+    for key, tensor in alone.items():
+        torch.testing.assert_close(mesh[key], tensor, rtol=0, atol=1e-5)
+
+
 EMA: dict[str, Any] = {"optimizer": {"lr": 1e-3}, "callbacks": [{"type": "ema"}]}
 SCHEDULE_FREE: dict[str, Any] = {
     "optimizer": {"type": "schedule_free", "lr": 1e-3},
@@ -144,7 +171,7 @@ SCHEDULE_FREE: dict[str, Any] = {
         ((2, {"model": 2}, 2), (1, {}, 2), EMA),
         ((1, {}, 2), (2, {"model": 2}, 2), SCHEDULE_FREE),
         ((4, {"data": 2, "model": 2}, 1), (2, {"model": 2}, 2), SCHEDULE_FREE),
-        ((2, {"model": 2}, 2), (2, {"data": 2}, 1), EMA),
+        ((2, {"model": 2}, 2), (2, {"data": 2}, 1), {**EMA, "deepspeed": {"zero_optimization": {"stage": 2}}}),
     ],
 )
 def test_a_run_goes_on_with_another_mesh(
@@ -164,7 +191,7 @@ def test_a_run_goes_on_with_another_mesh(
     ends = [load_file(exported(tmp_path, run) / "model.safetensors") for run in ("first", "second")]
     for name, tensor in ends[0].items():
         torch.testing.assert_close(ends[1][name], tensor, rtol=0, atol=1e-5)
-    for averaged in (False, True) if averages == EMA else (False,):
+    for averaged in (False, True) if "callbacks" in averages else (False,):
         folders = [tmp_path / run / "checkpoints" / "deepspeed" / "step_6" for run in ("first", "second")]
         weights = [ConsolidatedWeights(folder, averaged=averaged) for folder in folders]
         assert set(weights[0]) == set(weights[1])
@@ -293,5 +320,6 @@ def test_trainers_that_do_not_state_it_are_refused(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match=r"mesh\.model: 2, and Own does not state that its loss is right where"):
         get_config({**settings, "type": Own.name})
     assert get_config({**settings, "type": Stated.name}).mesh.model == 2
-    with pytest.raises(RecipeError, match=r"mesh\.model: 2, and PPOTrainer does not state"):
-        get_config(settings_of("ppo", str(tmp_path), "run", mesh={"model": 2}))
+    for name, trainer in {"embedding": "EmbeddingTrainer", "gan": "GANTrainer", "vae": "VAETrainer"}.items():
+        with pytest.raises(RecipeError, match=rf"mesh\.model: 2, and {trainer} does not state"):
+            get_config({**recipe(name, tmp_path / "files"), "mesh": {"model": 2}})
