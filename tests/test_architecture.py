@@ -51,6 +51,7 @@ TRAINER = [
     ["window"],
     ["former_names"],
     [
+        "callbacks",
         "ending",
         "expected_metrics",
         "isolated_run",

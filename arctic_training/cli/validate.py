@@ -2,6 +2,8 @@
 
 from arctic_training.config.get_config import place_errors
 from arctic_training.config.sections.trainer import TrainerConfig
+from arctic_training.distributed import environment
+from arctic_training.errors.types import InputError
 
 
 def validate(config: TrainerConfig, processes: int | None = None) -> None:
@@ -12,6 +14,8 @@ def validate(config: TrainerConfig, processes: int | None = None) -> None:
     from arctic_training.launch.launcher import require_groups
     from arctic_training.trainer.validation import check_run
 
+    if problem := environment.rank_problem():
+        raise InputError(problem)
     if processes:
         require_groups(config, processes)
     with place_errors(config):

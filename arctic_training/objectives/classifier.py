@@ -136,9 +136,9 @@ class TensorClassifierTrainer(BaseClassifier, TensorTrainer):
     config_type = ClassifierConfig
     config: ClassifierConfig
 
-    def check(self) -> None:
+    def check_data(self) -> None:
         """Raises `DataError` for data without these columns, or with labels that the network has no output for."""
-        super().check()
+        super().check_data()
         classes = getattr(self.config.model, "outputs", 0) or len(self.config.class_weights)
         for name, columns in self.tables("rows", "labels").items():
             labels = columns["labels"]

@@ -49,13 +49,16 @@ class DiffusionTrainer(ConditionalTrainer):
         )
         return formulas.noise_levels(betas).to(self.device)
 
-    def check(self) -> None:
-        """Raises `DataError` for data that are no rows of numbers, and `ModelError` for a network that does not map
-        them to rows of their shape."""
-        super().check()
+    def check_data(self) -> None:
+        """Raises `DataError` for data that are no rows of numbers."""
+        super().check_data()
         for name, columns in self.tables("rows").items():
             if columns["rows"].dim() < 2:
                 raise DataError(f"{name}: rows are single numbers; expected [rows, ...]")
+
+    def check(self) -> None:
+        """Raises `ModelError` for a network that does not map rows to rows of their shape."""
+        super().check()
         nothing = torch.zeros(1, dtype=torch.int64, device=self.device)
         self.check_output(lambda rows: self.predict(rows, nothing, nothing if self.num_labels else None))
 

@@ -38,11 +38,14 @@ class EnergyTrainer(GenerativeTrainer):
     config: EnergyConfig
     replay = RowBuffer(EnergyConfig.model_fields["replay_size"].default)
 
-    def check(self) -> None:
-        """Raises `DataError` for rows that are no floats, and `ModelError` for a network that does not map them to
-        energies."""
-        super().check()
+    def check_data(self) -> None:
+        """Raises `DataError` for rows that are no floats."""
+        super().check_data()
         self.require_float_rows()
+
+    def check(self) -> None:
+        """Raises `ModelError` for a network that does not map rows to energies."""
+        super().check()
         self.check_output(lambda rows: self.model(self.cast(rows)).reshape(1, -1), [1])
         self.replay.capacity = self.config.replay_size
         self._ends = list[tuple[Tensor, Tensor]]()

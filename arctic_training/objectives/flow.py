@@ -79,10 +79,14 @@ class FlowTrainer(ConditionalTrainer):
     )
     label_dropout_stream = _DROPPED_LABELS
 
-    def check(self) -> None:
-        """Raises `DataError` for rows that are no floats, and `ModelError` for a model that does not fit them."""
-        super().check()
+    def check_data(self) -> None:
+        """Raises `DataError` for rows that are no floats."""
+        super().check_data()
         self.require_float_rows()
+
+    def check(self) -> None:
+        """Raises `ModelError` for a model that does not fit the rows."""
+        super().check()
         label = torch.zeros(1, dtype=torch.int64, device=self.device) if self.num_labels else None
         if self.config.objective == "nll":
             self.check_output(lambda rows: self.log_probs(rows, label), ())

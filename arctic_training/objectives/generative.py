@@ -28,6 +28,11 @@ class GenerativeTrainer(TensorTrainer):
         with self.averaged("model"), isolated_eval([self.model.module]):
             return generate(torch.arange(count, device=self.device))
 
+    def check_data(self) -> None:
+        """Raises `DataError` for data without the column ``rows``."""
+        super().check_data()
+        self.tables("rows")
+
     def require_float_rows(self) -> None:
         """Raises `DataError` for rows that are no floats, of which there is no density."""
         for name, columns in self.tables("rows").items():

@@ -46,10 +46,9 @@ class VAETrainer(GenerativeTrainer):
     _num_latents: int
     _window_divergences: Tensor
 
-    def check(self) -> None:
-        """Raises `DataError` for rows that do not suit ``reconstruction``, `ModelError` for networks that do not fit
-        them."""
-        super().check()
+    def check_data(self) -> None:
+        """Raises `DataError` for rows that do not suit ``reconstruction``."""
+        super().check_data()
         for name, columns in self.tables("rows").items():
             rows = columns["rows"]
             if self.config.reconstruction == "bernoulli" and not ((rows >= 0) & (rows <= 1)).all():
@@ -57,6 +56,10 @@ class VAETrainer(GenerativeTrainer):
                     f"{name}: values from {rows.min().item():g} to {rows.max().item():g}, and reconstruction: "
                     "bernoulli needs values from 0 to 1; scale them, or set reconstruction: mse"
                 )
+
+    def check(self) -> None:
+        """Raises `ModelError` for networks that do not fit the rows."""
+        super().check()
         for _, encoded in self.row_outputs(lambda rows: self.model(rows=self.cast(rows)), key="model.encoder"):
             if encoded.dim() != 2 or encoded.shape[1] % 2:
                 raise ModelError(

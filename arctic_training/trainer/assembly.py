@@ -9,10 +9,6 @@ from typing import Any
 import torch
 
 from arctic_training.callback.callback import Callback
-from arctic_training.callback.kill_switch import KillSwitchConfig
-from arctic_training.callback.memory_profiler import MemoryProfilerConfig
-from arctic_training.callback.nan_guard import NanGuardConfig
-from arctic_training.callback.time_limit import TimeLimitConfig
 from arctic_training.checkpoint import disk_space
 from arctic_training.checkpoint.checkpointer import Checkpointer
 from arctic_training.component import TrainerView
@@ -22,7 +18,6 @@ from arctic_training.config.sections.checkpoint import CheckpointConfig
 from arctic_training.config.sections.component import TrainerComponent
 from arctic_training.config.sections.model import ModelConfig
 from arctic_training.config.sections.trainer import TrainerConfig
-from arctic_training.data.batching.loader import Loader
 from arctic_training.data.factories.base import Loaders
 from arctic_training.display.activity import activity
 from arctic_training.display.watch import open_display
@@ -37,6 +32,7 @@ from arctic_training.model.factory import ModelFactory
 from arctic_training.registry import lookup, numbered
 from arctic_training.state import Rng, RunState, seed
 from arctic_training.trainer.bare import bare
+from arctic_training.trainer.callbacks import build_callbacks
 from arctic_training.trainer.expected_metrics import check_metrics
 from arctic_training.trainer.loss_checks import require_auxiliary_losses, require_scalar, require_whole_attention
 from arctic_training.trainer.memory import check_memory
@@ -89,7 +85,7 @@ def build_parts(trainer: Any) -> None:
     with activity("reading the model"):
         trainer.tokenizer = build_tokenizer(trainer)
     with activity("preparing data"):
-        trainer.train_loader, trainer.eval_loaders = build_dataloaders(trainer)
+        build_dataloaders(trainer)
     build_engines(trainer)
     trainer.checkpointers = [checkpointer() for checkpointer in build_checkpointers(trainer)]
     for checkpointer in trainer.checkpointers:
@@ -134,25 +130,6 @@ def prepared_data(trainer_class: Any, config: TrainerConfig) -> Iterator[tuple[A
         for loader in filter(None, [loaders.train, *loaders.evaluation.values()]):
             loader.close()
         trainer.session.leave(failed=False)
-
-
-def build_callbacks(trainer: Any, sections: list[ComponentConfig]) -> dict[str, Callback[ComponentConfig]]:
-    """Returns the recipe's callbacks and those of every run by name; the second of a type is ``type#2``."""
-    config = trainer.config
-    guard = NanGuardConfig(type="nan_guard", policy=config.nan_guard, limit=config.nan_guard_limit)
-    limit = TimeLimitConfig(type="time_limit", limit=config.time_limit)
-    switch = KillSwitchConfig(type="kill_switch", path=config.kill_switch_path or trainer.run_dir / "kill_switch")
-    options = {"output_dir": config.mem_profiler_dir, "max_entries": config.mem_profiler_max_entries}
-    memory = MemoryProfilerConfig(type="memory_profiler", mode=config.mem_profiler or "step", **options)
-    every = [guard, *sections, *([memory] if config.mem_profiler else []), switch, limit]
-    callbacks = {
-        name: Callback[ComponentConfig].registered(section.type)(section)
-        for name, section in zip(numbered(section.type for section in every), every, strict=True)
-    }
-    for name, callback in callbacks.items():
-        callback.label = name
-        callback.attach(trainer)
-    return callbacks
 
 
 def build_component(trainer: TrainerView, name: str, *args: Any) -> Any:
@@ -233,6 +210,11 @@ def check_recipe(trainer: Any) -> None:
     for part in (*trainer.evaluators, *trainer.listeners.values()):
         part.check_recipe(trainer)
     check_metrics(trainer)
+    check_optimizers(trainer)
+
+
+def check_optimizers(trainer: TrainerView) -> None:
+    """Checks optimizers and schedules, once the data are there with the length of the run."""
     for role in used_roles(trainer):
         for part in () if role.frozen else ("optimizer", "scheduler"):
             section = getattr(trainer.config, role.section(part))
@@ -245,12 +227,14 @@ def build_checkpointers(trainer: TrainerView) -> list[Checkpointer[CheckpointCon
     return [build_factory(trainer, section, "checkpoint_engine_type") for section in sections]
 
 
-def build_dataloaders(trainer: TrainerView) -> tuple[Loader, dict[str, Loader]]:
-    """Returns the training loader and those of the evaluation sets. Raises `RecipeError` without training data."""
+def build_dataloaders(trainer: Any) -> None:
+    """Builds the loaders of all sets, and checks what they show. Raises `InputError`, also without training data."""
     loaders = build_component(trainer, "data")
     if loaders.train is None:
         raise RecipeError("data.sources: no training data")
-    return loaders.train, loaders.evaluation
+    trainer.train_loader, trainer.eval_loaders = loaders.train, loaders.evaluation
+    trainer.check_data()
+    check_optimizers(trainer)
 
 
 def build_engines(trainer: Any) -> None:

@@ -1,19 +1,26 @@
 """Checks a run by its recipe and by the files of local models, without device, network, data or process group."""
 
+import math
 import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from types import SimpleNamespace
 
 import torch
 
 from arctic_training.checkpoint.saved_model import is_adapter
 from arctic_training.config.get_config import require_libraries
+from arctic_training.config.sections.data import DataConfig
 from arctic_training.config.sections.trainer import TrainerConfig
+from arctic_training.data.factories.config import SourcedDataConfig
 from arctic_training.model.pretrained_adapter import base_of
 from arctic_training.registry import lookup
 from arctic_training.tracker.tracker import refuse_run_on_error
 from arctic_training.trainer.assembly import (
-    build_callbacks,
     build_component,
+    build_dataloaders,
     build_evaluators,
     check_models,
     check_recipe,
@@ -22,16 +29,20 @@ from arctic_training.trainer.assembly import (
     used_roles,
 )
 from arctic_training.trainer.bare import bare
+from arctic_training.trainer.callbacks import build_callbacks
 from arctic_training.trainer.session import resolve_run_dir
 from arctic_training.trainer.trackers import find_trackers
 from arctic_training.trainer.trainer import Trainer
 
+MOST_BYTES = 2**20
+"""Bytes of local data up to which `check_run` prepares them."""
+
 
 def check_run(config: TrainerConfig) -> None:
-    """Raises the `InputError` that would refuse the run before its data are prepared, as far as files here show it.
+    """Raises the `InputError` that would refuse the run before its weights are loaded, as far as files here show it.
 
-    Models and tokenizers on the hub are left out. Nothing is written. What depends on the number of processes is
-    checked for one.
+    Models and tokenizers on the hub are left out, and data that are not in local files of at most `MOST_BYTES`. Nothing
+    is written. What depends on the number of processes is checked for one.
     """
     require_libraries(config)
     trainer = unstarted(config)
@@ -48,6 +59,40 @@ def check_run(config: TrainerConfig) -> None:
     if local == roles and is_here(config.tokenizer):
         check_tokenizer(trainer, roles, models, build_component(trainer, "tokenizer"))
         check_without_data(trainer, [*trainer.evaluators, *trainer.listeners.values()], models)
+        if data_size(config) <= MOST_BYTES:
+            check_small_data(trainer)
+
+
+def data_size(config: TrainerConfig) -> float:
+    """Returns the bytes of the data of a run; infinite where some are not in local files."""
+    sections = [one for key in ("sources", "eval_sources") for one in getattr(config.data, key, [])]
+    return sum(section.local_size for section in sections) if sections else math.inf
+
+
+def check_small_data(trainer: Trainer) -> None:
+    """Prepares the data as the run would, with the cache in a folder that is removed. Raises `InputError`."""
+    data: DataConfig = trainer.config.data
+    with tempfile.TemporaryDirectory(prefix="arctic_training_") as folder, ExitStack() as stack:
+        if isinstance(data, SourcedDataConfig):
+            stack.enter_context(cache_of_datasets(Path(folder)))
+            if not data.fail_on_missing_cache:
+                data = data.model_copy(update={"cache_dir": Path(folder)})
+        trainer.config = trainer.config.model_copy(update={"data": data})
+        build_dataloaders(trainer)
+        for loader in filter(None, [trainer.train_loader, *trainer.eval_loaders.values()]):
+            loader.close()
+
+
+@contextmanager
+def cache_of_datasets(folder: Path) -> Iterator[None]:
+    """Has the library `datasets` keep what it reads from files in ``folder``."""
+    import datasets
+
+    former, datasets.config.HF_DATASETS_CACHE = datasets.config.HF_DATASETS_CACHE, folder
+    try:
+        yield
+    finally:
+        datasets.config.HF_DATASETS_CACHE = former
 
 
 def unstarted(config: TrainerConfig, processes: int = 1) -> Trainer:

@@ -72,6 +72,10 @@ class View(FormerNames):
     def check_recipe(self) -> None:
         """Called before anything is loaded, and by ``validate``. Raises `InputError` for what the recipe shows."""
 
+    def check_data(self) -> None:
+        """Called when the data are prepared, before any weights are loaded, and by ``validate`` where these are small
+        files. Raises `InputError` for data that the objective cannot use."""
+
     def export_files(self) -> dict[str, str]:
         """Returns the text of files, by name, that an exported model has beside weights, config and tokenizer."""
         return {}

@@ -1,5 +1,6 @@
 """The sections of the data and of their sources: the keys that all of them have."""
 
+import math
 from collections.abc import Sequence
 from functools import partial
 from typing import Annotated
@@ -62,6 +63,11 @@ class DataSourceConfig(ComponentConfig):
     def display_name(self) -> str:
         """The name of the source in messages, and of its evaluation set in metrics."""
         return str(getattr(self, "name_or_path", None) or self.type)
+
+    @property
+    def local_size(self) -> float:
+        """The bytes of the local files that its rows are in; infinite for a source of other rows."""
+        return math.inf
 
     def check_beside(self, others: Sequence["DataSourceConfig"]) -> None:
         """Raises ValueError where it contradicts other sources of the recipe; here nothing does."""

@@ -37,6 +37,10 @@ class FileSourceConfig(splits.SplitSourceConfig):
     streaming: bool = False
     """Read while training rather than before, for files larger than the disk or memory. Needs ``train_iters``."""
 
+    @property
+    def local_size(self) -> float:
+        return sum(file.stat().st_size for file in matching_files(self.name_or_path))
+
     def missing_paths(self) -> list[Problem]:
         why = _why_unreadable(self.name_or_path)
         return [Problem(("name_or_path",), why)] if why else []
@@ -57,6 +61,14 @@ def _why_unreadable(where: str) -> str:
         return f"{where}: no such file"
     matches = glob.iglob(str(path), recursive=True)
     return "" if any(Path(name).is_file() for name in matches) else f"{where}: no file has such a name"
+
+
+def matching_files(where: str) -> list[Path]:
+    """Returns the file that ``where`` names, or those of the pattern that it is, by name."""
+    path = Path(where).expanduser()
+    if path.is_file():
+        return [path]
+    return sorted(Path(name) for name in glob.glob(str(path), recursive=True) if Path(name).is_file())
 
 
 class FileSource(DataSource):
@@ -112,13 +124,9 @@ class FileSource(DataSource):
     def files(self) -> list[Path]:
         """Returns the files of the source. Raises `DataError` when there are none."""
         where = self.config.name_or_path
-        path = Path(where).expanduser()
-        if path.is_file():
-            return [path]
-        matches = sorted(Path(name) for name in glob.glob(str(path), recursive=True) if Path(name).is_file())
-        if not matches:
+        if not (files := matching_files(where)):
             raise DataError(_why_unreadable(where))
-        return matches
+        return files
 
     def fingerprint(self, split: str) -> str | None:
         digest = hashlib.blake2b(digest_size=16)

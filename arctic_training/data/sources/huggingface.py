@@ -1,6 +1,7 @@
 """Sources of Hugging Face data sets: of the hub, or of a local folder or file."""
 
 import glob
+import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -36,6 +37,15 @@ class HFDataSourceConfig(splits.SplitSourceConfig):
     """The source's own names of splits: ``{train: train_sft, eval: test_sft}``."""
     streaming: bool = False
     """Read while training rather than before. Needs ``train_iters``."""
+
+    @property
+    def local_size(self) -> float:
+        path, named = Path(self.name_or_path).expanduser(), _NAMED_SPLIT.fullmatch(self.name_or_path)
+        if named and not path.exists():
+            path = Path(named[1]).expanduser()
+        if self.kwargs or not path.exists():  # the arguments may name other files
+            return math.inf
+        return sum(file.stat().st_size for file in (path, *path.rglob("*")) if file.is_file())
 
     def missing_paths(self) -> list[Problem]:
         if self.name_or_path.startswith("buckets/") or "://" in self.name_or_path:  # of the hub, with longer names

@@ -20,6 +20,10 @@ class TensorFileConfig(DataSourceConfig):
     name_or_path: Annotated[Path, RESUME_SAFE]
     """A .npy file with one array, or a .npz or .safetensors file with one for each column."""
 
+    @property
+    def local_size(self) -> float:
+        return self.name_or_path.stat().st_size
+
 
 class TensorFileSource(DataSource):
     """A file of tensors, which become the columns of the data."""
