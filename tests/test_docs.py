@@ -3,15 +3,14 @@
 A page is worked through from top to bottom, in a folder and a process of its own. A block whose first line is
 ``# path`` is written to that file, and so is one below a line that ends with "`path`:". Other blocks are run: ``sh`` by
 a shell that hands on each `arctic_training`, ``python`` as it stands, and ``yaml`` is read as sections of a recipe. A
-``console`` block is what the commands above it have printed, but for numbers. Models and data sets of the hub are small
-ones on disk.
+``console`` block is what the commands above it have printed, but for numbers, and a ``text`` block has files that they
+have written, with a remark on each. Models and data sets of the hub are small ones on disk.
 """
 
 import json
 import os
 import re
 import shutil
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,18 +20,45 @@ import pytest
 import yaml
 
 from arctic_training import get_config
-from arctic_training.cli.main import main
+from arctic_training.checkpoint.compatibility import CompatibilityGuard
+from arctic_training.errors.types import ResumeError
 from tests import tiny
 from tests.forkserver import fork, kill
+from tests.page_commands import check, check_requeue, commands, run
 from tests.processes import HANG, ROOT
 from tests.test_recipes import PLAIN
 from tests.tracked import tracked
 
 PAGES = tracked("README.md", "CONTRIBUTING.md", "docs/*.md", "docs/guides/*.md", "projects/*/README.md")
-RUN = tracked("README.md", "docs/index.md", "docs/getting_started*.md", "docs/guides/*.md")
-COMMANDS = ("arctic_training", "git", "make", "pip", "python", "torchrun", "wandb")
+RUN = [
+    *tracked("README.md", "docs/index.md", "docs/getting_started*.md", "docs/guides/*.md"),
+    *(ROOT / "docs" / f"{name}.md" for name in ("checkpoints", "data", "gpu", "migration", "multi_node", "trainers")),
+]
+VALIDATED = ("multi_node.md", "trainers.md")
+"""Pages whose commands take several processes: their recipes are validated."""
+ELSEWHERE = {
+    ("CONTRIBUTING.md", "sh"): "the commands of this repository take minutes; what they name exists",
+    ("docs/checkpoints.md", "text"): "test_the_refusal_of_another_run_is_as_shown",
+    ("docs/extending.md", "python"): "test_reference_pages trains with the classes, test_hook_names with one",
+    (
+        "docs/multi_node.md",
+        "bash",
+    ): "needs SLURM: test_the_script_of_sbatch_requeues_by_exit_code has stubs of it",
+    ("docs/reliability.md", "yaml"): "test_recipes reads it",
+    (
+        "docs/troubleshooting.md",
+        "text",
+    ): "documented_messages writes it, or test_reference_pages finds it in the code",
+    (
+        "projects",
+        "sh",
+    ): "make figures trains for minutes, tests/projects is short; what they name exists",
+    ("projects", "python"): "it loads what such a training leaves; getting_started.md has the same lines",
+}
+"""Blocks that are not run from their page, and why not, or where they are."""
 ENCODER_DECODER = "google-t5/t5-small"
-MODELS = ("HuggingFaceTB/SmolLM2-135M-Instruct", "projects/quickstart/runs/recipe/checkpoints/huggingface/step_50")
+_SAVED = "runs/recipe/checkpoints/huggingface"
+MODELS = ("HuggingFaceTB/SmolLM2-135M-Instruct", f"{_SAVED}/step_40", f"projects/quickstart/{_SAVED}/step_50")
 TEXTS = ("pretrain/a.txt", "pretrain/b.txt")
 ROWS = {
     "HuggingFaceFW/fineweb-edu/sample/10BT/rows.jsonl": {"text": "one and two " * 20},
@@ -55,20 +81,12 @@ def blocks(page: str) -> Iterator[Block]:
         yield Block(kind, text, named[1] if named else "")
 
 
-def commands(block: str) -> list[list[str]]:
-    """Returns the commands that a shell would start, each with its words."""
-    record = 'printf "%s\\0" {0} "$@" $\'\\1\''
-    functions = "\n".join(f"function {name} {{ {record.format(name)}; }}" for name in (*COMMANDS, "."))
-    done = subprocess.run(["bash", "-euc", f"{functions}\n{block}"], stdout=subprocess.PIPE, check=True, text=True)
-    return [one.strip("\0").split("\0") for one in done.stdout.split("\1")[:-1]]
-
-
 def make_folder(folder: Path, model: Path) -> None:
     """Makes the models, data sets and files that pages take for granted."""
     for name in MODELS:
         shutil.copytree(model, folder / name)
     tiny.save_encoder_decoder(folder / ENCODER_DECODER)
-    for name in ("", "elastic", "exam", "sweep", "tracked"):
+    for name in ("", "elastic", "exam", "mine", "sweep", "tracked"):
         (folder / name).mkdir(exist_ok=True)
         tiny.save_chats(folder / name / "chats.jsonl", 8)
         tiny.save_chats(folder / name / "held_out.jsonl", 2, seed=1)
@@ -89,11 +107,12 @@ def make_folder(folder: Path, model: Path) -> None:
             (folder / block.file).write_text(block.text)
     data = {"sources": ["chats.jsonl"], "max_length": 512}
     recipe = {"model": {"name_or_path": MODELS[0]}, "data": data, "train_iters": 2}
-    (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    for name in ("", "mine"):
+        (folder / name / "recipe.yaml").write_text(yaml.safe_dump(recipe))
 
 
-def work_through(page: str, folder: Path, log: Path) -> None:
-    """Does what a page says, in a process of its own that prints to ``log``."""
+def work_through(page: str, folder: Path, log: Path, trains: bool) -> None:
+    """Does what a page says, in a process of its own that prints to ``log``; without training if not ``trains``."""
     os.chdir(folder)
     start = 0
     for block in blocks(page):
@@ -102,21 +121,18 @@ def work_through(page: str, folder: Path, log: Path) -> None:
             Path(block.file).write_text(block.text)
         elif block.kind == "sh":
             start = log.stat().st_size
-            _run(block.text)
+            run(block.text, trains=trains)
         elif block.kind == "python":
             exec(compile(block.text, "page", "exec"), {"__name__": "__main__"})
         elif block.kind == "yaml":
-            get_config(PLAIN | yaml.safe_load(block.text))
+            sections = yaml.safe_load(block.text)
+            get_config(sections if {"model", "data"} <= sections.keys() else PLAIN | sections)
+        elif block.kind == "text":
+            for name in re.findall(r"^(\S+)  +\S", block.text, re.MULTILINE):
+                assert [*Path().rglob(name.rstrip("/"))], name
         elif block.kind == "console":
             sys.stdout.flush()
             _require_printed(block.text, log.read_bytes()[start:].decode())
-
-
-def _run(block: str) -> None:
-    for name, *words in commands(block):
-        if name == "arctic_training":
-            code = main(words)
-            assert code == 2 * ("# exit code 2" in block), f"arctic_training {' '.join(words)}: exit code {code}"
 
 
 def _require_printed(shown: str, printed: str) -> None:
@@ -145,7 +161,8 @@ def test_what_a_page_shows_runs(page: Path, model: Path, tmp_path: Path) -> None
     folder, log = tmp_path / "folder", tmp_path / "log"
     make_folder(folder, model)
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(ROOT)}
-    process = fork(work_through, (page.read_text("utf-8"), folder, log), environment, log)
+    arguments = (page.read_text("utf-8"), folder, log, page.name not in VALIDATED)
+    process = fork(work_through, arguments, environment, log)
     process.join(HANG)
     kill(process)
     assert process.exitcode == 0, log.read_text()
@@ -162,12 +179,48 @@ def test_what_a_page_names_exists(page: Path) -> None:
     assert [one for one in missing if not (page.parent / one).exists()] == []
     named = re.findall(r"\b(?:tests|arctic_training|benchmarks|projects)/[\w./]*\w", prose)
     assert [one for one in named if "/runs/" not in one and not (ROOT / one).exists()] == []
-    makefile = (ROOT / "Makefile").read_text()
     for target in re.findall(r"`make ([a-z-]+)", text):
-        assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+        check("make", target)
     for block in blocks(text):
-        if block.kind == "bash":
-            subprocess.run(["bash", "-n"], input=block.text, text=True, check=True)
+        if block.kind == "sh" and page not in RUN:
+            for words in commands(block.text):
+                check(*words)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=identity)
+def test_every_block_is_run_or_has_a_reason(page: Path) -> None:
+    text = page.read_text("utf-8")
+    kinds, directives = {block.kind for block in blocks(text)}, len(re.findall(r"^```\{", text, re.MULTILINE))
+    assert len([*blocks(text)]) * 2 == len(re.findall(r"^ *```(?:\w|$)", text, re.MULTILINE)) - directives
+    named = {kind for name, kind in ELSEWHERE if page == ROOT / name or name == page.relative_to(ROOT).parts[0]}
+    assert kinds - named <= ({"console", "json", "python", "sh", "text", "yaml"} if page in RUN else set())
+    for block in blocks(text):
+        if block.kind == "python":
+            compile(block.text, "page", "exec")
+
+
+def test_the_script_of_sbatch_requeues_by_exit_code(tmp_path: Path) -> None:
+    """After the exit codes after which the table below the script says so."""
+    text = (ROOT / "docs" / "multi_node.md").read_text("utf-8")
+    rows = re.findall(r"^\| ([\d, ]+) \| .* \| yes \|$", text, re.MULTILINE)
+    (script,) = (block.text for block in blocks(text) if block.kind == "bash")
+    check_requeue(script, tmp_path, [int(code) for row in rows for code in row.split(",")])
+    ((_, *words),) = commands(script.replace("srun --kill-on-bad-exit=0 ", "").partition("code=")[0])
+    assert words == ["recipe.yaml"]
+
+
+def test_the_refusal_of_another_run_is_as_shown() -> None:
+    (shown,) = (one.text for one in blocks((ROOT / "docs" / "checkpoints.md").read_text("utf-8")) if one.kind == "text")
+    folder, saved, now = re.match(r"(\S+) is.*?saved (\S+), now (\S+)\n", shown, re.DOTALL).groups()  # type: ignore[union-attr]
+    samples = re.search(r"data\.samples: saved (.*), now (.*)\n", shown)
+    assert samples is not None
+    runs = [
+        CompatibilityGuard(get_config(PLAIN | {"optimizer": {"lr": float(rate)}}), {"data.samples": prints})
+        for rate, prints in ((saved, samples[1]), (now, samples[2]))
+    ]
+    with pytest.raises(ResumeError) as refused:
+        runs[1].check_compatible(Path(folder), {"run": runs[0].run_description})
+    assert str(refused.value) == shown.strip()
 
 
 @pytest.mark.parametrize("page", PAGES, ids=identity)

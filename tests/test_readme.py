@@ -6,8 +6,9 @@
 import re
 
 from tests.faults.matrix import FAULTS
+from tests.page_commands import commands
 from tests.processes import ROOT
-from tests.test_docs import blocks, commands
+from tests.test_docs import blocks
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 COMMANDS = [" ".join(words) for block in blocks(README) if block.kind == "sh" for words in commands(block.text)]

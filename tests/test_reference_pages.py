@@ -5,7 +5,6 @@ import importlib
 import inspect
 import json
 import re
-import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,6 @@ import torch
 
 import arctic_training
 from arctic_training import get_config
-from arctic_training.cli.main import main
 from arctic_training.config.checks.not_built import KEYS, TYPES
 from arctic_training.errors.types import InputError
 from arctic_training.registry import kinds, lookup, names, stated
@@ -236,28 +234,6 @@ def test_recipes_of_arctic_training_pass_or_are_refused_as_told(more: dict[str, 
 
 def blocks(kind: str, page: str) -> list[str]:
     return re.findall(rf"^```{kind}\n(.*?)^```", (DOCS / page).read_text("utf-8"), re.DOTALL | re.MULTILINE)
-
-
-COMMANDS = [
-    line
-    for page in ("data.md", "migration.md", "trainers.md")
-    for block in blocks("sh", page)
-    for line in block.splitlines()
-]
-
-
-@pytest.mark.parametrize("command", COMMANDS)
-def test_the_commands_work(
-    command: str, tmp_path: Path, tiny_chats: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Those that would train check their recipe."""
-    program, *words = shlex.split(command, comments=True)
-    assert program == "arctic_training"
-    monkeypatch.chdir(tmp_path)
-    name = next(word for word in words if word.endswith(".yaml"))
-    Path(name).parent.mkdir(exist_ok=True)
-    Path(name).write_text(f"model: {{name_or_path: {tiny_model}}}\ndata: {{sources: [{tiny_chats}]}}\n")
-    assert main(words if words[0] in ("process-data", "validate") else ["validate", *words]) == 0
 
 
 @pytest.fixture(scope="module")
