@@ -1,17 +1,19 @@
 """The callbacks of a run: those of its recipe, and those that every run has."""
 
-from typing import Any
+from typing import cast
 
 from arctic_training.callback.callback import Callback
+from arctic_training.callback.hooks import Hooked
 from arctic_training.callback.kill_switch import KillSwitchConfig
 from arctic_training.callback.memory_profiler import MemoryProfilerConfig
 from arctic_training.callback.nan_guard import NanGuardConfig
 from arctic_training.callback.time_limit import TimeLimitConfig
+from arctic_training.component import TrainerView
 from arctic_training.config.sections.base import ComponentConfig
 from arctic_training.registry import numbered
 
 
-def build_callbacks(trainer: Any, sections: list[ComponentConfig]) -> dict[str, Callback[ComponentConfig]]:
+def build_callbacks(trainer: TrainerView, sections: list[ComponentConfig]) -> dict[str, Callback[ComponentConfig]]:
     """Returns the recipe's callbacks and those of every run by name; the second of a type is ``type#2``."""
     config = trainer.config
     guard = NanGuardConfig(type="nan_guard", policy=config.nan_guard, limit=config.nan_guard_limit)
@@ -26,5 +28,5 @@ def build_callbacks(trainer: Any, sections: list[ComponentConfig]) -> dict[str, 
     }
     for name, callback in callbacks.items():
         callback.label = name
-        callback.attach(trainer)
+        callback.attach(cast(Hooked, trainer))
     return callbacks
