@@ -16,6 +16,7 @@ from arctic_training.errors.types import InputError
 from arctic_training.generation.completions import Completions
 from arctic_training.generation.prompts import is_encoder_decoder, pad_prompts
 from arctic_training.generation.sampling import InverseTransformSampler, SamplingParams
+from arctic_training.generation.shared_prompts import prefill_shared_prompts
 from arctic_training.generation.special_tokens import find_eos_token_ids, get_pad_token_id
 from arctic_training.state import eval_mode
 
@@ -146,18 +147,22 @@ def _complete(
         arguments |= {"stop_strings": list(params.stop_strings), "tokenizer": tokenizer}
     if options.logits:
         arguments |= {"output_logits": True, "return_dict_in_generate": True}
-    if getattr(module.config, "output_router_logits", False):
-        # transformers would balance the experts over the tokens of one step by the mask of all, and fail
-        arguments["output_router_logits"] = False
+    # at ZeRO stage 3 every rank must run the model as often as the one with the longest completion
+    synced = bool(getattr(engine, "zero_optimization_partition_weights", bool)())
+    # transformers would balance the experts over the tokens of one step by the mask of all, and fail
+    routed = {"output_router_logits": False} if getattr(module.config, "output_router_logits", False) else {}
+    rows, mask = rows.to(device), mask.to(device)
     with _generation_config(module, ends, pad_token_id, options.model_defaults):
+        if not synced and params.num_beams == 1 and (cache := prefill_shared_prompts(module, rows, mask, **routed)):
+            arguments["past_key_values"] = cache
         out = module.generate(
-            input_ids=rows.to(device),
-            attention_mask=mask.to(device),
+            input_ids=rows,
+            attention_mask=mask,
             max_new_tokens=params.max_new_tokens,
             eos_token_id=ends,
             pad_token_id=pad_token_id,
-            # at ZeRO stage 3 every rank must run the model as often as the one with the longest completion
-            synced_gpus=bool(getattr(engine, "zero_optimization_partition_weights", bool)()),
+            synced_gpus=synced,
+            **routed,
             **arguments,
         )
     logits = torch.stack(out.logits, 1) if options.logits else None
