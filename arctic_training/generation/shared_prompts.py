@@ -1,6 +1,6 @@
 """The part of a key-value cache that equal prompts of a batch share."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def prefill_shared_prompts(
-    module: "PreTrainedModel", input_ids: Tensor, attention_mask: Tensor, **arguments: Any
+    module: "PreTrainedModel", input_ids: Tensor, attention_mask: Tensor, **arguments: bool
 ) -> "Cache | None":
     """Returns the cache of all columns but the last, for which the model reads each prompt once however often it is
     repeated, as those of a group of completions are.

@@ -69,9 +69,9 @@ def alone(model: Any, prompt: list[int]) -> list[int]:
 def test_completions_of_repeated_prompts_are_those_of_each_alone(kind: str) -> None:
     model = make_model(kind, MODELS.get(kind, {}) | STATEFUL.get(kind, {}))
     completions, positions = complete(model, [prompt for prompt in PROMPTS for _ in range(GROUP)])
-    wanted = [alone(model, prompt) for prompt in PROMPTS]
-    assert completions == [one for one in wanted for _ in range(GROUP)]
-    assert len({tuple(one) for one in wanted}) > 1
+    expected = [alone(model, prompt) for prompt in PROMPTS]
+    assert completions == [one for one in expected for _ in range(GROUP)]
+    assert len({tuple(one) for one in expected}) > 1
     longest, rows = max(map(len, PROMPTS)), len(PROMPTS) * GROUP
     steps = max(map(len, completions))
     if kind in MODELS:  # all columns but the last once a prompt, then one position a step and row
