@@ -87,6 +87,16 @@ def test_rows_of_a_generator_and_a_tracker_that_fails(tmp_path: Path, monkeypatc
     trainer.close()
 
 
+def test_rows_of_numbers_are_written_as_images(tmp_path: Path) -> None:
+    section = {"type": "sample_tensors", "every": 3, "count": 5, "columns": 5, "shape": [2, 2]}
+    trainer = train("vae", tmp_path, callbacks=[section])
+    picture = np.array(Image.open(tmp_path / "run" / "samples" / "sample_tensors" / "step_3.png"))
+    rows = np.round(255 * trainer.sample(5).numpy())
+    assert picture.shape == (2, 14) and rows.shape == (5, 4)
+    assert all(np.array_equal(picture[:, 3 * n : 3 * n + 2].ravel(), row) for n, row in enumerate(rows))
+    trainer.close()
+
+
 @pytest.mark.parametrize(
     ("case", "section", "message"),
     [
@@ -95,6 +105,7 @@ def test_rows_of_a_generator_and_a_tracker_that_fails(tmp_path: Path, monkeypatc
         ("sft", {"type": "sample_generation", "prompts": [[{"role": "user"}]]}, "needs a role and a content"),
         ("sft", {"type": "sample_generation", "prompts": [""]}, "prompt 1 is empty"),
         ("gan", {"type": "sample_tensors", "low": 1}, "must be above low"),
+        ("vae", {"type": "sample_tensors", "shape": [3, 2]}, "3, 2] has 6 numbers, and a row of the data has 4"),
     ],
 )
 def test_refusals(tmp_path: Path, case: str, section: dict[str, Any], message: str) -> None:
