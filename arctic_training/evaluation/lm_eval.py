@@ -17,6 +17,7 @@ from arctic_training.distributed import process_group
 from arctic_training.errors.types import InputError
 from arctic_training.evaluation.evaluator import Evaluator
 from arctic_training.generation.generate import require_generate
+from arctic_training.generation.prompts import has_virtual_tokens
 from arctic_training.registry import suggest
 
 if TYPE_CHECKING:
@@ -113,8 +114,9 @@ class LMEvalEvaluator(Evaluator[LMEvalConfig]):
 
         config, seed = self.config, self.config.seed
         module = require_generate(trainer.engines["model"], "evaluators: 'lm_eval'")
+        size = 1 if has_virtual_tokens(module) else config.batch_size
         results = lm_eval.simple_evaluate(
-            model=HFLM(pretrained=module, tokenizer=trainer.tokenizer, batch_size=config.batch_size),
+            model=HFLM(pretrained=module, tokenizer=trainer.tokenizer, batch_size=size),
             tasks=config.tasks,
             task_manager=self._manager,
             num_fewshot=config.num_fewshot,

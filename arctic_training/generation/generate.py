@@ -14,7 +14,7 @@ from arctic_training.engine.engine import Engine
 from arctic_training.engine.internals.steps import end_prefetch
 from arctic_training.errors.types import InputError
 from arctic_training.generation.completions import Completions
-from arctic_training.generation.prompts import is_encoder_decoder, pad_prompts
+from arctic_training.generation.prompts import has_virtual_tokens, is_encoder_decoder, pad_prompts
 from arctic_training.generation.sampling import InverseTransformSampler, SamplingParams
 from arctic_training.generation.shared_prompts import prefill_shared_prompts
 from arctic_training.generation.special_tokens import find_eos_token_ids, get_pad_token_id
@@ -57,16 +57,12 @@ def generate(
     ends = find_eos_token_ids(tokenizer, module) if eos_token_ids is None else list(eos_token_ids)
     if params.temperature and uniforms is None:
         uniforms = torch.rand(len(prompts), params.max_new_tokens, dtype=torch.float64)
-    order = list(range(len(prompts)))
-    if batch_size:
-        order.sort(key=lambda n: len(prompts[n]), reverse=True)  # less padding
-    size = batch_size or len(order) or 1
+    batches = _batches([len(prompt) for prompt in prompts], batch_size, equal=has_virtual_tokens(module))
     options = _Options(params, tokenizer, ends, model_defaults, log_probs, logits, streamer)
     done: dict[int, _Completion] = {}
-    with eval_mode([module]), activity("generating", len(order)) as generating:
-        for start in range(0, len(order), size):
-            generating.done = start
-            rows = order[start : start + size]
+    with eval_mode([module]), activity("generating", len(prompts)) as generating:
+        for rows in batches:
+            generating.done = len(done)
             some = uniforms[rows] if params.temperature and uniforms is not None else None
             done |= zip(rows, _complete(engine, module, [prompts[n] for n in rows], some, options), strict=True)
     if (deepspeed := getattr(engine, "deepspeed", None)) is not None:
@@ -82,6 +78,26 @@ def generate(
     )
 
 
+def _batches(lengths: Sequence[int], size: int, *, equal: bool) -> list[list[int]]:
+    """Returns the numbers of the prompts of each batch, of at most ``size`` (0: any number), and of one length if they
+    must be ``equal``."""
+    order = list(range(len(lengths)))
+    if size or equal:
+        order.sort(key=lambda n: lengths[n], reverse=True)  # less padding
+    batches: list[list[int]] = []
+    for n in order:
+        last = batches[-1] if batches else []
+        if not last or len(last) == size or (equal and lengths[last[0]] != lengths[n]):
+            batches.append(last := [])
+        last.append(n)
+    return batches
+
+
+def _is_partitioned(engine: "Engine | PreTrainedModel") -> bool:
+    """Checks whether the weights of an engine are partitioned over the ranks, as at ZeRO stage 3."""
+    return bool(getattr(engine, "zero_optimization_partition_weights", bool)())
+
+
 _OFF = {"repetition_penalty": 1.0, "no_repeat_ngram_size": 0}
 """Settings of transformers that a processor of ``params`` takes the place of, and the values that turn them off."""
 
@@ -90,6 +106,11 @@ def require_generate(engine: Engine, caller: str) -> "PreTrainedModel":
     """Returns the model of ``engine``. Raises `InputError`, which begins with ``caller``, when it cannot generate."""
     if not hasattr(engine.module, "generate"):
         raise InputError(f"{caller} needs a model that generates; {type(engine.module).__name__} does not")
+    if _is_partitioned(engine) and has_virtual_tokens(engine.module):
+        raise InputError(
+            f"{caller}: with an adapter of virtual tokens, prompts of each length are completed by themselves, in "
+            "which the ranks of ZeRO stage 3 differ; set deepspeed.zero_optimization.stage: 2"
+        )
     return engine.module
 
 
@@ -148,7 +169,7 @@ def _complete(
     if options.logits:
         arguments |= {"output_logits": True, "return_dict_in_generate": True}
     # at ZeRO stage 3 every rank must run the model as often as the one with the longest completion
-    synced = bool(getattr(engine, "zero_optimization_partition_weights", bool)())
+    synced = _is_partitioned(engine)
     # transformers would balance the experts over the tokens of one step by the mask of all, and fail
     routed = {"output_router_logits": False} if getattr(module.config, "output_router_logits", False) else {}
     rows, mask = rows.to(device), mask.to(device)

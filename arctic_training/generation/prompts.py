@@ -85,6 +85,12 @@ def is_encoder_decoder(module: nn.Module) -> bool:
     return bool(getattr(getattr(module, "config", None), "is_encoder_decoder", False))
 
 
+def has_virtual_tokens(module: nn.Module) -> bool:
+    """Checks whether PEFT puts virtual tokens before a prompt. Padding would stand between them and the prompt, which
+    it moves, since PEFT ignores positions then."""
+    return bool(getattr(getattr(module, "active_peft_config", None), "is_prompt_learning", False))
+
+
 def pad_prompts(prompts: Sequence[Sequence[int]], pad_token_id: int, module: nn.Module) -> tuple[Tensor, Tensor, int]:
     """Returns ``input_ids`` and ``attention_mask`` for ``module.generate``, int64 ``[prompts, length]`` both, and the
     column of its result where completions begin.

@@ -19,8 +19,8 @@ def prefill_shared_prompts(
 
     ``input_ids`` and ``attention_mask``, int64 ``[prompts, length]``, are padded on the left; ``arguments`` are further
     ones of ``module.generate``. Returns None where nothing is repeated, where a prompt has a single token, and for a
-    model whose cache cannot be copied from row to row: an encoder-decoder, and one with layers that keep a state in
-    place of keys and values.
+    model whose cache cannot be copied from row to row: an encoder-decoder, one with layers that keep a state in place
+    of keys and values, and one before whose prompts PEFT puts virtual tokens.
     """
     from transformers import DynamicCache
 
@@ -29,7 +29,10 @@ def prefill_shared_prompts(
     if len(rows) == len(input_ids) or is_encoder_decoder(module) or int(mask.sum(1).min()) < 2:
         return None
     layers = DynamicCache(config=module.config).layers
-    if not all(hasattr(layer, "batch_select_indices") for layer in layers):
+    adapter = getattr(module, "active_peft_config", None)
+    if getattr(adapter, "is_prompt_learning", False) or not all(
+        hasattr(layer, "batch_select_indices") for layer in layers
+    ):
         return None
     out = module.generate(
         input_ids=rows[:, :-1],

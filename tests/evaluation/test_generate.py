@@ -215,12 +215,12 @@ def test_two_ranks_measure_what_one_does(tmp_path: Path) -> None:
     assert (tmp_path / "two" / name).read_text() == (tmp_path / "one" / name).read_text()
 
 
-def evaluated(model: str, chats: str, run_dir: str, stage: int) -> dict[str, float]:
-    recipe = {
+def evaluated(model: str, chats: str, run_dir: str, stage: int, peft: dict[str, Any] | None = None) -> dict[str, float]:
+    recipe: dict[str, Any] = {
         "type": "sft",
         "output_dir": run_dir,
-        "model": {"name_or_path": model, "dtype": "fp32"},
-        "data": {"sources": [chats], "eval_sources": [chats], "max_length": 256},
+        "model": {"name_or_path": model, "dtype": "fp32"} | ({"peft_config": peft} if peft else {}),
+        "data": {"sources": [chats], "eval_sources": [chats], "max_length": 256, "pack_samples": not peft},
         "deepspeed": {"zero_optimization": {"stage": stage}},
         "evaluators": [{"type": "generate", "scorers": ["exact_match", "contains"], "max_new_tokens": 5}],
     }
@@ -239,6 +239,12 @@ def test_partitioned_weights_answer_as_whole_ones_do(tmp_path: Path) -> None:
     first, second = processes.run(evaluated, 2, str(model), str(chats), str(tmp_path / "parts"), 3)
     assert first == second
     assert (tmp_path / "parts" / name).read_text() == (tmp_path / "whole" / name).read_text()
+
+
+def test_virtual_tokens_and_partitioned_weights_are_refused_together(tiny_model: Path, tmp_path: Path) -> None:
+    chats, peft = tiny.save_chats(tmp_path / "chats.jsonl", 7), {"peft_type": "PROMPT_TUNING", "num_virtual_tokens": 2}
+    with pytest.raises(InputError, match=r"^evaluators: 'generate': with an adapter of virtual tokens, .*stage: 2"):
+        evaluated(str(tiny_model), str(chats), str(tmp_path / "run"), 3, peft)
 
 
 class PickyConfig(ComponentConfig):

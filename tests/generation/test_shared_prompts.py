@@ -3,6 +3,7 @@
 from types import SimpleNamespace
 from typing import Any
 
+import peft
 import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, T5Config, T5ForConditionalGeneration
@@ -78,6 +79,25 @@ def test_completions_of_repeated_prompts_are_those_of_each_alone(kind: str) -> N
         assert positions == len(PROMPTS) * (longest - 1) + rows * steps
     else:  # a state cannot be copied from row to row
         assert positions == rows * (longest + steps - 1)
+
+
+@pytest.mark.parametrize(
+    "adapter",
+    [
+        peft.LoraConfig(task_type="CAUSAL_LM", init_lora_weights=False, target_modules=["q_proj", "v_proj"]),
+        peft.AdaptionPromptConfig(task_type="CAUSAL_LM", adapter_len=3, adapter_layers=2),
+        peft.PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3),
+        peft.PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3),
+        peft.PromptEncoderConfig(task_type="CAUSAL_LM", num_virtual_tokens=3),
+    ],
+    ids=lambda one: one.peft_type.value,
+)
+def test_completions_with_an_adapter_are_those_of_each_prompt_alone(adapter: Any) -> None:
+    model = peft.get_peft_model(make_model("llama", {}), adapter).eval()
+    prompts = [prompt for prompt in PROMPTS for _ in range(GROUP)]
+    expected = [alone(model, prompt) for prompt in prompts]
+    assert complete(model, prompts)[0] == expected and expected[0] != expected[-1]
+    assert complete(model, prompts[::-1])[0] == expected[::-1]
 
 
 def test_what_cannot_be_shared_is_read_row_by_row() -> None:
