@@ -147,11 +147,11 @@ def message(call: ast.Call) -> str:
 @cache
 def refusals() -> dict[str, list[str]]:
     """The messages of the errors that each file of `ROOMS` makes."""
-    made: dict[str, list[str]] = {}
+    messages: dict[str, list[str]] = {}
     for path in tracked(*(f"arctic_training/{room}/**/*.py" for room in ROOMS.split())):
         for call in calls(ast.parse(path.read_text(encoding="utf-8"))):
-            made.setdefault(str(path.relative_to(ROOT / "arctic_training")), []).append(message(call))
-    return made
+            messages.setdefault(str(path.relative_to(ROOT / "arctic_training")), []).append(message(call))
+    return messages
 
 
 def calls(tree: ast.Module) -> Iterator[ast.Call]:
@@ -162,10 +162,10 @@ def calls(tree: ast.Module) -> Iterator[ast.Call]:
 
 def shown() -> str:
     cases = [case for name, case in CASES.items() if name not in UNSEEN]
-    said = [case.says if isinstance(case.says, str) else "\n".join(case.says) for case in cases]
-    said += ["\n".join(lines) for _, lines in BAD.values()]
-    said += [(ROOT / "tests" / file).read_text(encoding="utf-8").replace("\\", "") for file in OTHER_CASES]
-    return "\n".join(said)
+    texts = [case.says if isinstance(case.says, str) else "\n".join(case.says) for case in cases]
+    texts += ["\n".join(lines) for _, lines in BAD.values()]
+    texts += [(ROOT / "tests" / file).read_text(encoding="utf-8").replace("\\", "") for file in OTHER_CASES]
+    return "\n".join(texts)
 
 
 @cache
