@@ -70,9 +70,11 @@ WITHOUT_CASE: dict[str, dict[str, int]] = {
         "trainer/resume.py": 1,
         "trainer/role.py": 1,
     },
-    "a forward pass, or an optimizer, with the weights shows it": {
+    "a forward pass, an optimizer or another part that is built with the weights shows it": {
+        "callback/sample_tensors.py": 1,
         "callback/visualization.py": 1,
         "evaluation/torchmetrics.py": 1,
+        "generation/generate.py": 1,
         "model/attention.py": 2,
         "model/causal_lm.py": 2,
         "model/checks/model_loss.py": 3,
