@@ -11,6 +11,7 @@ from torch import Tensor
 from arctic_training.display.activity import activity
 from arctic_training.distributed.heartbeat import record_heartbeat
 from arctic_training.engine.engine import Engine
+from arctic_training.engine.internals.parameters import is_partitioned_param
 from arctic_training.engine.internals.steps import end_prefetch
 from arctic_training.errors.types import InputError
 from arctic_training.generation.completions import Completions
@@ -93,9 +94,9 @@ def _batches(lengths: Sequence[int], size: int, *, equal: bool) -> list[list[int
     return batches
 
 
-def _is_partitioned(engine: "Engine | PreTrainedModel") -> bool:
-    """Checks whether the weights of an engine are partitioned over the ranks, as at ZeRO stage 3."""
-    return bool(getattr(engine, "zero_optimization_partition_weights", bool)())
+def _is_partitioned(module: torch.nn.Module) -> bool:
+    """Checks whether the weights of a model are partitioned over the ranks, as at ZeRO stage 3."""
+    return any(map(is_partitioned_param, module.parameters()))
 
 
 _OFF = {"repetition_penalty": 1.0, "no_repeat_ngram_size": 0}
@@ -106,7 +107,7 @@ def require_generate(engine: Engine, caller: str) -> "PreTrainedModel":
     """Returns the model of ``engine``. Raises `InputError`, which begins with ``caller``, when it cannot generate."""
     if not hasattr(engine.module, "generate"):
         raise InputError(f"{caller} needs a model that generates; {type(engine.module).__name__} does not")
-    if _is_partitioned(engine) and has_virtual_tokens(engine.module):
+    if has_virtual_tokens(engine.module) and _is_partitioned(engine.module):
         raise InputError(
             f"{caller}: with an adapter of virtual tokens, prompts of each length are completed by themselves, in "
             "which the ranks of ZeRO stage 3 differ; set deepspeed.zero_optimization.stage: 2"
@@ -169,7 +170,7 @@ def _complete(
     if options.logits:
         arguments |= {"output_logits": True, "return_dict_in_generate": True}
     # at ZeRO stage 3 every rank must run the model as often as the one with the longest completion
-    synced = _is_partitioned(engine)
+    synced = _is_partitioned(module)
     # transformers would balance the experts over the tokens of one step by the mask of all, and fail
     routed = {"output_router_logits": False} if getattr(module.config, "output_router_logits", False) else {}
     rows, mask = rows.to(device), mask.to(device)

@@ -24,7 +24,8 @@ from arctic_training.display.watch import open_display
 from arctic_training.distributed import collectives, process_group
 from arctic_training.distributed.sequence_parallel import check_world_size
 from arctic_training.distributed.watchdog import Watchdog
-from arctic_training.engine.engine import Engine, freeze, initialize
+from arctic_training.engine.engine import Engine
+from arctic_training.engine.initialize import freeze, initialize
 from arctic_training.errors.types import RecipeError
 from arctic_training.evaluation.evaluator import Evaluator
 from arctic_training.logging import logger

@@ -9,6 +9,7 @@ import torch
 
 from arctic_training.component import TrainerView
 from arctic_training.config.sections.optimizer import OptimizerConfig
+from arctic_training.config.sections.trainer import TrainerConfig
 from arctic_training.engine.engine import Engine
 from arctic_training.errors.short_repr import short_repr
 from arctic_training.errors.types import ModelError, RegistryError
@@ -108,7 +109,13 @@ class RoleView:
         )
 
     def __getattr__(self, name: str) -> Any:
+        """Returns an attribute of the trainer: what no property here states does not depend on the role."""
         return getattr(self.__dict__["_trainer"], name)
+
+    @property
+    def config(self) -> TrainerConfig:
+        """The config of the run."""
+        return self._trainer.config
 
     @property
     def frozen(self) -> bool:

@@ -10,7 +10,8 @@ import torch
 from arctic_training.checkpoint.deepspeed import DeepSpeedCheckpointConfig, DeepSpeedCheckpointEngine
 from arctic_training.distributed import collectives, process_group
 from arctic_training.engine import optimizers
-from arctic_training.engine.engine import TrainedEngine, initialize
+from arctic_training.engine.engine import TrainedEngine
+from arctic_training.engine.initialize import initialize
 from arctic_training.engine.zero import full_parameter
 from arctic_training.optimizer.adagrad import Adagrad
 from arctic_training.optimizer.lamb import Lamb
@@ -142,7 +143,7 @@ def masters(engine: TrainedEngine) -> dict[str, torch.Tensor]:
     from deepspeed.utils import safe_get_full_fp32_param
 
     named = {name: one for name, one in engine.module.named_parameters() if one.requires_grad}
-    if engine.zero_optimization_stage():
+    if engine.deepspeed.zero_optimization_stage():
         return {name: safe_get_full_fp32_param(one).clone() for name, one in named.items()}
     names = {id(one): name for name, one in named.items()}
     optimizer = engine.deepspeed.optimizer

@@ -12,7 +12,8 @@ from arctic_training.checkpoint.adapter import require_mergeable
 from arctic_training.checkpoint.huggingface import HFCheckpointConfig, HFCheckpointEngine
 from arctic_training.distributed import process_group
 from arctic_training.engine.config import deepspeed_config
-from arctic_training.engine.engine import TrainedEngine, initialize
+from arctic_training.engine.engine import TrainedEngine
+from arctic_training.engine.initialize import initialize
 from arctic_training.engine.zero import full_parameter, is_partitioned, sharded_construction
 from arctic_training.errors.types import RecipeError
 from arctic_training.state import Progress, RunState

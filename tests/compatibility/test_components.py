@@ -99,6 +99,8 @@ def test_a_run_of_former_components_saves_stops_and_resumes(recipe: dict[str, An
     assert trainer.early_stop
     assert trainer.training_finished and trainer.checkpoint_engines[0].name == "former_head"
     assert trainer.optimizer is trainer.model.optimizer and trainer.scheduler is trainer.model.lr_scheduler
+    with pytest.warns(FutureWarning, match=r"removed; write engine\.deepspeed\.get_global_grad_norm"):
+        assert trainer.model.get_global_grad_norm() == trainer.model.grad_norm
     head = trainer.model_unwrapped.lm_head.weight.detach().clone()
     assert not torch.equal(head, first)
     trainer.close()

@@ -11,7 +11,8 @@ import torch
 from arctic_training.config.sections.mesh import MeshConfig
 from arctic_training.config.sections.trainer import TrainerConfig
 from arctic_training.distributed import process_group
-from arctic_training.engine.engine import TrainedEngine, initialize
+from arctic_training.engine.engine import TrainedEngine
+from arctic_training.engine.initialize import initialize
 from arctic_training.state import Progress, Rng, RunState
 
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")

@@ -10,7 +10,7 @@ import torch
 from deepspeed.accelerator import get_accelerator
 
 from arctic_training.distributed import process_group
-from arctic_training.engine.engine import freeze, initialize
+from arctic_training.engine.initialize import freeze, initialize
 from arctic_training.engine.zero import full_gradient, full_parameter, is_partitioned
 from arctic_training.errors.types import RecipeError
 from tests import processes

@@ -8,7 +8,8 @@ import torch
 from arctic_training.config.sections.mesh import MeshConfig
 from arctic_training.distributed import collectives, process_group
 from arctic_training.engine import tensor_parallel
-from arctic_training.engine.engine import TrainedEngine, freeze, initialize
+from arctic_training.engine.engine import TrainedEngine
+from arctic_training.engine.initialize import freeze, initialize
 from arctic_training.engine.internals.parameters import shard_dim
 from arctic_training.engine.zero import full_gradient, full_parameter
 from arctic_training.model.token_losses import token_losses

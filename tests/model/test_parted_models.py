@@ -11,7 +11,7 @@ import torch
 from arctic_training.config.sections.mesh import MeshConfig
 from arctic_training.distributed import process_group
 from arctic_training.engine.config import deepspeed_config
-from arctic_training.engine.engine import initialize
+from arctic_training.engine.initialize import initialize
 from arctic_training.engine.zero import full_parameter, sharded_construction
 from arctic_training.model import attention
 from arctic_training.model.token_losses import token_losses

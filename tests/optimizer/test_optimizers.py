@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from arctic_training.config.sections.mesh import MeshConfig
 from arctic_training.distributed import process_group
-from arctic_training.engine.engine import initialize
+from arctic_training.engine.initialize import initialize
 from arctic_training.engine.zero import full_parameter
 from arctic_training.errors.types import RecipeError
 from arctic_training.optimizer.adagrad import AdagradFactory
