@@ -182,7 +182,8 @@ def require_metrics(path: Path) -> None:
 
 def require_files(folder: Path) -> None:
     documented = [code(row[0])[0] for row in rows(section("## Files of a run folder"))]
-    patterns = [re.sub("<[^>]+>", "[^/]+", name.replace(".", r"\.")) + ".*" * name.endswith("/") for name in documented]
+    patterns = [re.sub("<[^>]+>", "[^/]+", name.replace(".", r"\.")) for name in documented]
+    patterns = [f"{one}.*" if one.endswith("/") else one for one in patterns]
     files = [str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()]
     assert len(files) > 5
     assert [file for file in files if not any(re.fullmatch(pattern, file) for pattern in patterns)] == []

@@ -36,13 +36,13 @@ def hook(event: str) -> Callable[[F], F]:
             self._active_events.add(event)
             record_heartbeat(event)
             try:
-                for listener, takes in self._heard_at(pre):
+                for listener, takes in self._listeners_at(pre):
                     changed = listener(*(self, *args)[:takes])
                     if changed is not None:
                         changed = changed if isinstance(changed, tuple) else (changed,)
                         args = changed + args[len(changed) :]
                 value = method(self, *args, **kwargs)
-                for listener, takes in self._heard_at(post):
+                for listener, takes in self._listeners_at(post):
                     changed = listener(*(self, value)[:takes])
                     value = value if changed is None else changed
                 return value
@@ -75,7 +75,7 @@ class Hooked:
 
     callbacks: list[tuple[str, Listener]] = ()  # type: ignore[assignment]  # a list would be that of every class
     _active_events: set[str]
-    _heard: list[tuple[str, Listener]]
+    _last_callbacks: list[tuple[str, Listener]]
     """The callbacks from which `_listeners` was built."""
     _listeners: dict[str, list[tuple[Listener, int]]]
 
@@ -90,7 +90,7 @@ class Hooked:
 
     def __new__(cls, *args: object, **kwargs: object) -> Self:
         self = super().__new__(cls)
-        self._active_events, self._heard, self._listeners = set(), [], {}
+        self._active_events, self._last_callbacks, self._listeners = set(), [], {}
         classes = (base for base in reversed(cls.__mro__) if issubclass(base, Hooked))
         self.callbacks = [stated for base in classes for stated in base._own_listeners()]
         return self
@@ -137,16 +137,16 @@ class Hooked:
         """Calls ``listener`` at ``event`` from now on. Raises `RegistryError` when the class has no such event."""
         self.callbacks.append((self._moment((event, listener)), listener))
 
-    def _heard_at(self, moment: str) -> list[tuple[Listener, int]]:
+    def _listeners_at(self, moment: str) -> list[tuple[Listener, int]]:
         """Returns the listeners of ``pre-<event>`` or ``post-<event>`` with the number of arguments that each takes.
 
         Raises `RegistryError` for an entry of ``callbacks`` that is no listener, or names no event of the class.
         """
-        if self._heard != self.callbacks:  # tuples that are the same are equal without a closer look
+        if self._last_callbacks != self.callbacks:  # tuples that are the same are equal without a closer look
             listeners: dict[str, list[tuple[Listener, int]]] = {}
             for stated in self.callbacks:
                 listeners.setdefault(self._moment(stated), []).append((stated[1], count_arguments(stated[1])))
-            self._heard, self._listeners = list(self.callbacks), listeners
+            self._last_callbacks, self._listeners = list(self.callbacks), listeners
         return self._listeners.get(moment, [])
 
 

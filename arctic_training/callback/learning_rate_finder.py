@@ -101,19 +101,19 @@ class LearningRateFinder(Callback[LearningRateFinderConfig]):
         """Returns the learning rates that were tried, and the loss of the step before each: its weights are those that
         the smaller ones have led to."""
         config, losses, lrs = self.config, list[float](), list[float]()
-        heard: list[torch.Tensor] = []
-        trainer.listen("post-loss", lambda _, loss: heard.append(loss.detach()))
+        step_losses: list[torch.Tensor] = []
+        trainer.listen("post-loss", lambda _, loss: step_losses.append(loss.detach()))
         batches, smallest = _endless(trainer), math.inf
         for n in range(config.steps):
             self._tried = config.min_lr * (config.max_lr / config.min_lr) ** (n / (config.steps - 1))
-            heard.clear()
+            step_losses.clear()
             for batch in batches:
                 trainer.step(batch)
                 if trainer.window.is_last_micro_batch:
                     break
-            if not heard:
+            if not step_losses:
                 break
-            mean = torch.stack(heard).double().mean().cpu()
+            mean = torch.stack(step_losses).double().mean().cpu()
             total, ranks = collectives.all_reduce(torch.stack([mean, torch.ones_like(mean)])).tolist()
             lrs.append(self._tried)
             losses.append(total / ranks)

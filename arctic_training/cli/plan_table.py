@@ -90,7 +90,8 @@ def _trained(model: Model) -> int:
 def _row(placement: Placement, machine: Machine, unit: str) -> list[str]:
     estimate = placement.estimate
     parts = {part: _amount(getattr(estimate, part), unit) for part in _PARTS.values()}
-    parts["activations"] += "r" * placement.recomputes
+    if placement.recomputes:
+        parts["activations"] += "r"
     full = machine.usable is not None and estimate.total > machine.usable
     full = full or (machine.host_memory is not None and placement.main_memory > machine.host_memory)
     mark = (">" if placement.is_recipe else "") + ("*" if full else "")

@@ -129,8 +129,9 @@ class CompletionSampler:
     def _complete(self, prompts: Sequence[Prompt], keys: Sequence[int], stream: int) -> list[list[int]]:
         """Returns ``num_generations`` completions of each prompt. Ranks that share sequences generate a part each."""
         config, size, count = self.config, self.config.sequence_parallel_size, self.config.num_generations
-        # at ZeRO stage 3 all ranks must generate
-        local = range(process_group.rank() % size, len(prompts) * count, size) or range(1)
+        local = range(process_group.rank() % size, len(prompts) * count, size)
+        if not local:  # at ZeRO stage 3 all ranks must generate
+            local = range(1)
         numbers = torch.tensor([keys[n // count] * count + n % count for n in local], device=self.device)
         completions = generate(
             self.engine,

@@ -119,7 +119,7 @@ class FlowTrainer(ConditionalTrainer):
         theorem 1), up to the error of the solver, and without a gradient.
         """
         if self.config.objective == "nll":
-            log_probs: Tensor = self.model(rows.flatten(1), **_given(labels))
+            log_probs: Tensor = self.model(rows.flatten(1), **_model_arguments(labels))
             return log_probs
         with frozen_parameters(self.model) as module:
 
@@ -134,7 +134,7 @@ class FlowTrainer(ConditionalTrainer):
     def generate_rows(self, draw: Tensor, condition: Condition = NO_CONDITION) -> Tensor:
         noise, config = self.normal(draw, self.row_shape, stream=_SAMPLES), self.config
         if config.objective == "nll":
-            rows: Tensor = self.model(noise.flatten(1), inverse=True, **_given(condition.labels))
+            rows: Tensor = self.model(noise.flatten(1), inverse=True, **_model_arguments(condition.labels))
             return rows.reshape(noise.shape)
 
         def derivative(points: Tensor, time: float) -> Tensor:
@@ -146,10 +146,10 @@ class FlowTrainer(ConditionalTrainer):
         self, model: Callable[..., Tensor], points: Tensor, times: Tensor | float, labels: Tensor | None
     ) -> Tensor:
         times = times if isinstance(times, Tensor) else points.new_full([len(points)], times)
-        return model(self.cast(points), times, **_given(labels)).float()
+        return model(self.cast(points), times, **_model_arguments(labels)).float()
 
 
-def _given(labels: Tensor | None) -> dict[str, Tensor]:
+def _model_arguments(labels: Tensor | None) -> dict[str, Tensor]:
     """Returns the argument of a network that reads labels."""
     return {} if labels is None else {"labels": labels}
 

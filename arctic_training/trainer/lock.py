@@ -32,7 +32,7 @@ class Lock:
         Creates missing folders; `release` removes those that are still empty.
         """
         self._files: dict[Path, int] = {}
-        self._made: list[Path] = []
+        self._created_folders: list[Path] = []
         problem = ""
         if process_group.is_main():
             try:
@@ -53,9 +53,9 @@ class Lock:
             with contextlib.suppress(OSError):
                 (folder / LOCK).unlink()  # while it is held: whoever waits for it sees that it is gone
             os.close(file)
-        while self._made:
+        while self._created_folders:
             with contextlib.suppress(OSError):
-                self._made.pop().rmdir()
+                self._created_folders.pop().rmdir()
         for folder in [folder for folder, holder in _held.items() if holder is self]:
             del _held[folder]
 
@@ -101,4 +101,4 @@ class Lock:
         for one in reversed(missing):
             with contextlib.suppress(FileExistsError):
                 one.mkdir()
-                self._made.append(one)
+                self._created_folders.append(one)

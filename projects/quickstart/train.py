@@ -36,7 +36,7 @@ class ReasoningGymSource(DataSource):
     def load(self, config: ReasoningGymConfig, split: str) -> Any:
         from datasets import Dataset
 
-        pairs = questions(config, split, config.count + config.shots * (split == "train"))
+        pairs = questions(config, split, config.count + (config.shots if split == "train" else 0))
         shots = (pairs if split == "train" else questions(config, "train", config.shots))[: config.shots]
         before = [turn for question, answer in shots for turn in turns(question, answer)]
         rows = [{"messages": before + turns(*pair)} for pair in pairs if pair not in shots]

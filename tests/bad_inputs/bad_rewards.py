@@ -11,7 +11,7 @@ def reward(name: str, *body: str) -> dict[str, str]:
     """A train.py with a reward of that name."""
     head = f"from arctic_training import Reward\n\n\nclass Mine(Reward):\n    name = '{name}'\n"
     code = "".join(f"        {line}\n" for line in body)
-    return {"train.py": head + f"\n    def __call__(self, completions):\n{code}" * bool(body)}
+    return {"train.py": head + (f"\n    def __call__(self, completions):\n{code}" if body else "")}
 
 
 def mine(name: str, says: str, line: str) -> Case:

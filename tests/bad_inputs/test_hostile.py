@@ -169,7 +169,8 @@ def test_a_secret_is_in_no_log_folder_or_message(
     monkeypatch.setenv("A_TOKEN", secret)
     monkeypatch.chdir(tmp_path)
     code = LEAKY.replace("{error}", error).replace("leaky", f"leaky_{error}_{len(debug)}")
-    code = "from arctic_training.errors.types import TrainingError\n" * (error == "TrainingError") + code
+    if error == "TrainingError":
+        code = f"from arctic_training.errors.types import TrainingError\n{code}"
     recipe = f"type: leaky_{error}_{len(debug)}\ntoken: ${{env:A_TOKEN}}\n{sft()}"
     Case("", recipe=recipe, files={"train.py": code}).plant(tmp_path, tiny_model)
     assert main(["recipe.yaml", *debug]) == 1

@@ -42,8 +42,8 @@ NEEDS: Mapping[str, list[str]] = {
         "reward: words",
         "reward: NaN",
         "reward: raises",
-        "reward: raises on a completion",
-        "reward: NaN on a completion",
+        "reward: raises on an answer",
+        "reward: NaN on an answer",
     ],
     "weights": [
         "code: a loss that raises",

@@ -60,7 +60,8 @@ class Style:
             "words": thought[self.thought] + on + body + off + end,
         }[self.tag]
         gap = "" if self.ending in ("next", "none") else "{{ '\n' }}"
-        pieces = ["{{ '<|im_start|>system\nBe kind<|im_end|>\n' }}" * self.system, "{% for m in messages %}"]
+        pieces = ["{{ '<|im_start|>system\nBe kind<|im_end|>\n' }}"] if self.system else []
+        pieces.append("{% for m in messages %}")
         if self.ending == "next":
             pieces.append(_if("loop.index0 and messages[loop.index0 - 1]['role'] == 'assistant'", "'<|im_end|>'"))
         pieces += ["{{ " + opened.format("m['role']") + " }}", "{% if m['role'] == 'assistant' %}", answer]
@@ -107,10 +108,10 @@ ROUND = st.sampled_from(
 @st.composite
 def dialogues(draw: st.DrawFn) -> list[str]:
     """Who speaks in a dialogue."""
-    roles = ["system"] * draw(st.booleans())
+    roles = ["system"] if draw(st.booleans()) else []
     for _ in range(draw(st.integers(1, 3))):
         roles += draw(ROUND)
-    return roles + ["user"] * draw(st.booleans())
+    return [*roles, "user"] if draw(st.booleans()) else roles
 
 
 def in_letters(roles: list[str]) -> list[dict[str, Any]]:

@@ -49,7 +49,9 @@ def test_what_nothing_reads_is_named_once_for_a_source(factory: Any, tmp_path: P
     rows = [ROWS[factory], {**ROWS[factory], "score": 1, "images": ["x.png"]}] * 3
     for _ in range(2):  # the second time out of the cache
         prepare(factory, tmp_path, rows)
-        expected = [UNREAD] + ["has message keys that nothing reads: id"] * (factory is not CausalDataFactory)
+        expected = [UNREAD]
+        if factory is not CausalDataFactory:
+            expected.append("has message keys that nothing reads: id")
         assert sorted(messages) == [f"{tmp_path / 'rows.jsonl'} {line}" for line in expected]
         messages.clear()
 

@@ -211,7 +211,7 @@ def test_sources_that_are_split_are_looked_for_once(
         loaders = sft(tmp_path, sources=["counted_of_a_test"], train_eval_split=[0.75, 0.25])()
         parts = [answers(loader.dataset) for loader in (loaders.train, *loaders.evaluation.values())]
         assert sorted(parts[0] + parts[1]) == sorted(f"a{n}<|im_end|>" for n in range(40)) and len(parts[1]) == 10
-        loads = ["load train"] * (changes or not rows_are_there)
+        loads = ["load train"] if changes or not rows_are_there else []
         assert Counted.calls == ["fingerprint train", *loads]
         assert len(messages) == 1 and "rows have no target token: 41; they are dropped" in messages[0]
 

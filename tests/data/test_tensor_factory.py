@@ -30,7 +30,7 @@ class CountSource(DataSource):
     config_type = CountConfig
 
     def load(self, config: CountConfig, split: str) -> Any:
-        numbers = torch.arange(config.count) + 1000 * (split == "eval")
+        numbers = torch.arange(config.count) + (1000 if split == "eval" else 0)
         return {"rows": numbers, "more": numbers[:, None].expand(-1, config.wide)} if config.wide else numbers
 
 

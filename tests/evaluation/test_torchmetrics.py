@@ -108,7 +108,7 @@ ARGUMENTS: list[dict[str, Any]] = [
 def test_the_names_of_what_is_measured_are_known_before_any_row(kwargs: dict[str, Any]) -> None:
     """For every class of the library that computes numbers of random predictions with these arguments."""
     draw = torch.Generator().manual_seed(0)
-    labels = torch.randint(kwargs.get("num_classes", 2), (40, *[4] * ("num_labels" in kwargs)), generator=draw)
+    labels = torch.randint(kwargs.get("num_classes", 2), (40, 4) if "num_labels" in kwargs else (40,), generator=draw)
     scores = torch.rand(labels.shape, generator=draw)
     if "num_classes" in kwargs:
         scores = torch.rand(40, 3, generator=draw).softmax(-1)

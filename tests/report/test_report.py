@@ -58,7 +58,7 @@ def save_run(folder: Path, *, lr: float = 1e-4, steps: int = 20, words: str = "a
             {
                 "sample": n + 1,
                 "problem": f"q{n} {words}",
-                "generated": f"g{n * bool(step)}",
+                "generated": f"g{n if step else 0}",
                 "reference": "r",
                 "exact_match": score * (n % 2),
             }

@@ -209,12 +209,13 @@ def slow(text: str, tokens: list[str], *, attach_sign: bool, digit_group: int, a
 def groups(literal: str, size: int) -> list[str]:
     if not size:
         return [literal]
-    sign = literal[: literal[0] in "+-"]
+    sign = literal[0] if literal[0] in "+-" else ""
     integer, point, fraction = literal[len(sign) :].partition(".")
     cut = len(integer) % size
-    tokens = [integer[:cut]] * (cut > 0) + [integer[n : n + size] for n in range(cut, len(integer), size)]
+    tokens = [integer[:cut], *(integer[n : n + size] for n in range(cut, len(integer), size))]
+    tokens = list(filter(None, tokens))
     tokens[0] = sign + tokens[0]
-    return tokens + [point] * bool(point) + [fraction[n : n + size] for n in range(0, len(fraction), size)]
+    return [*tokens, *point, *(fraction[n : n + size] for n in range(0, len(fraction), size))]
 
 
 NASTY = r"\^$.|?*+()[]{}-/#&~<>='%!,:;@`"

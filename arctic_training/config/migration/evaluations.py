@@ -15,11 +15,13 @@ def migrate_monitoring(foreign: Foreign, patience: str) -> None:
     metric = foreign.take("metric_for_best_model")
     foreign.ignore(["greater_is_better"])
     callbacks: list[dict[str, object]] = []
+    keys = []
     if waited := integer(foreign.number(patience)):
         callbacks.append({"type": "early_stopping", "patience": max(1, waited)})
+        keys.append(patience)
     if foreign.flag("load_best_model_at_end"):
         callbacks.append({"type": "restore_best"})
-    keys = [patience] * bool(waited) + ["load_best_model_at_end"] * foreign.flag("load_best_model_at_end")
+        keys.append("load_best_model_at_end")
     if callbacks and "eval_interval" not in foreign.recipe:
         _note_all(foreign, keys, callbacks)
         return

@@ -45,7 +45,11 @@ class LastElement(RowTransform[ListConfig]):
     config_type = ListConfig
 
     def __call__(self, row: Row) -> Row:
-        return change_texts(row, self.config.columns, lambda text: ["", *self.config.elements(text)][-1])
+        return change_texts(row, self.config.columns, self._last)
+
+    def _last(self, text: str) -> str:
+        elements = self.config.elements(text)
+        return elements[-1] if elements else ""
 
 
 class ExpandPolynomialsConfig(ColumnsConfig):

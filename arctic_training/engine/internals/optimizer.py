@@ -102,8 +102,9 @@ def trained_groups(optimizer: "DeepSpeedOptimizer") -> list[list[torch.nn.Parame
     groups = _groups(optimizer)
     if groups is None:
         groups = [group["params"] for group in optimizer.param_groups]
-    # stage 3 splits groups
-    indices = list(getattr(optimizer, "sub_group_to_group_id", {}).values()) or range(len(groups))
+    indices = list(range(len(groups)))
+    if split := getattr(optimizer, "sub_group_to_group_id", None):  # stage 3 splits groups
+        indices = list(split.values())
     trained: list[list[torch.nn.Parameter]] = [[] for _ in torch_optimizer(optimizer).param_groups]
     for index, group in zip(indices, groups, strict=True):
         trained[index] += group
