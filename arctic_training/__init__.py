@@ -45,6 +45,7 @@ _PUBLIC = {
     "FlowTrainer": "objectives.flow",
     "GANTrainer": "objectives.gan",
     "GRPOTrainer": "objectives.grpo",
+    "GeneratorSource": "data.sources.generator",
     "GenerativeTrainer": "objectives.generative",
     "HFCheckpointEngine": "checkpoint.huggingface",
     "HFDataSource": "data.sources.huggingface",

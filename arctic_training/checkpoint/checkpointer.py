@@ -1,6 +1,6 @@
 """Checkpoints of a run: saved as `saving` says, found and loaded. Subclasses define the contents."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -12,6 +12,7 @@ from arctic_training.checkpoint.model_methods import adopt_model_methods
 from arctic_training.checkpoint.saving import Saving
 from arctic_training.checkpoint.schedule import C, verify_together
 from arctic_training.component import Factory, TrainerView
+from arctic_training.config.sections.changes import Change
 from arctic_training.config.sections.checkpoint import CheckpointConfig
 from arctic_training.display.activity import activity
 from arctic_training.distributed import collectives, process_group
@@ -90,6 +91,28 @@ class Checkpointer(Saving[C], Factory[C, "Checkpointer[CheckpointConfig]"], kind
                 f"step_{ahead[-1]}: they are ignored, and replaced when this run saves the same steps"
             )
 
+    def find(
+        self, path: Path | None = None, *, hashes: bool = True
+    ) -> tuple[Path, Mapping[str, Any], Sequence[Change]]:
+        """Returns the folder that `load` loads, its manifest, and the changes of the recipe since it was saved.
+
+        ``hashes`` says whether the content of its files is verified too. Raises `ResumeError` as `load` does.
+        """
+        candidates = [] if path else self._candidates()
+        folder = path or self._first_complete(candidates, hashes=hashes)
+        if folder is None:
+            why = f": {verify_together(candidates[0], hashes=hashes)}" if candidates else ""
+            raise ResumeError(f"{self.output_dir} holds no complete checkpoint to resume from{why}")
+        if path is not None and (problem := verify_together(path, hashes=hashes)):
+            raise ResumeError(problem)
+        try:
+            manifest = disk.read_manifest(folder)
+        except CheckpointError as error:
+            raise ResumeError(str(error)) from error
+        if manifest.get("type") != self.name:
+            raise ResumeError(f"{folder} is a checkpoint of type {manifest.get('type')!r}, not {self.name!r}")
+        return folder, manifest, self.guard.check_compatible(folder, manifest) if self.guard else []
+
     @hook("load")
     def load(self, engines: Mapping[str, Engine], state: RunState, path: Path | None = None) -> Path:
         """Loads the checkpoint ``path``, or the newest complete one; returns its folder.
@@ -98,18 +121,8 @@ class Checkpointer(Saving[C], Factory[C, "Checkpointer[CheckpointConfig]"], kind
         another run or does not fit, and when there is none.
         """
         self.finish()
-        candidates = [] if path else self._candidates()
-        folder = path or self._first_complete(candidates, hashes=True)
-        if folder is None:
-            why = f": {verify_together(candidates[0], hashes=True)}" if candidates else ""
-            raise ResumeError(f"{self.output_dir} holds no complete checkpoint to resume from{why}")
-        if path is not None and (problem := verify_together(path, hashes=True)):
-            raise ResumeError(problem)
+        folder, manifest, changes = self.find(path)
         try:
-            manifest = disk.read_manifest(folder)
-            if manifest.get("type") != self.name:
-                raise ResumeError(f"{folder} is a checkpoint of type {manifest.get('type')!r}, not {self.name!r}")
-            changes = self.guard.check_compatible(folder, manifest) if self.guard else []
             if any(change.named_by(["callbacks"]) for change in changes):  # some begin anew, others are dropped
                 state = state.allow_missing("callback.")
             hyperparameters = [current_hyperparameters(engine) for engine in engines.values()]

@@ -20,7 +20,7 @@ from arctic_training.config.sections.component import incomplete
 from arctic_training.config.sections.misplaced import say_where_keys_belong
 from arctic_training.config.sections.passed import with_placeholders
 from arctic_training.config.sections.trainer import TrainerConfig
-from arctic_training.errors.types import InputError, MissingDependencyError, RecipeError
+from arctic_training.errors.types import InputError, MissingDependencyError, RecipeError, ResumeError
 from arctic_training.registry import lookup, names, suggest
 
 DEFAULT_TRAINER = "sft"
@@ -88,10 +88,10 @@ def require_libraries(config: TrainerConfig) -> None:
 
 @contextmanager
 def place_errors(config: TrainerConfig) -> Iterator[None]:
-    """Puts file, line and column before an `InputError` raised inside that begins with a key of the recipe."""
+    """Puts file, line and column before an `InputError` or a `ResumeError` that begins with a key of the recipe."""
     try:
         yield
-    except InputError as error:
+    except (InputError, ResumeError) as error:
         place(error, config._tree, type(config).model_fields)
         raise
 

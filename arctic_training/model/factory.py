@@ -95,6 +95,10 @@ class ModelFactory(Factory[C, nn.Module], kind="model_factory"):
 class NetworkFactory(ModelFactory[C]):
     """Makes a network with random weights by the recipe's section alone: it has no config, and no files."""
 
+    def check(self) -> None:
+        """Builds the network on the meta device, for the checks of the trainer."""
+        self.meta_model = self.create_meta_model()
+
     def create_meta_model(self) -> nn.Module:
         with torch.device("meta"):
             return self.create_model(None)

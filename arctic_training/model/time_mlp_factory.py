@@ -77,10 +77,6 @@ class TimeMLPFactory(MLPFactory):
     config_type: ClassVar[type[ComponentConfig]] = TimeMLPConfig
     config: TimeMLPConfig
 
-    def check(self) -> None:
-        """Builds the network on the meta device, for the checks of the trainer."""
-        self.meta_model = self.create_meta_model()
-
     def create_model(self, config: object) -> nn.Module:
         section = self.config
         return TimeMLP(

@@ -131,10 +131,6 @@ class UNetFactory(NetworkFactory[UNetConfig]):
     name = "unet"
     config_type: ClassVar[type[ComponentConfig]] = UNetConfig
 
-    def check(self) -> None:
-        """Builds the network on the meta device, for the checks of the trainer."""
-        self.meta_model = self.create_meta_model()
-
     def create_model(self, config: object) -> nn.Module:
         section = self.config
         return UNet(

@@ -109,9 +109,15 @@ class ConditionalTrainer(GenerativeTrainer):
         scale = self.config.guidance_scale if guidance_scale is None else guidance_scale
         return self._sample(count, lambda draw: self.generate_rows(draw, Condition(labels, scale)))
 
+    def check_recipe(self) -> None:
+        """Raises `RecipeError` for ``label_dropout`` with a network that reads no labels."""
+        super().check_recipe()
+        if self.config.label_dropout and not getattr(self.config.model, "num_labels", True):
+            raise RecipeError("label_dropout: the network reads no labels; set model.num_labels, or remove it")
+
     def check(self) -> None:
-        """Raises `RecipeError` for ``label_dropout`` with a network that reads no labels, and `DataError` for data
-        without a label that the network can read."""
+        """Raises `RecipeError` where `check_recipe` does, and `DataError` for data without a label that the network can
+        read."""
         super().check()
         if self.config.label_dropout and not self.num_labels:
             raise RecipeError("label_dropout: the network reads no labels; set model.num_labels, or remove it")

@@ -9,6 +9,7 @@ from arctic_training.checkpoint.checkpointer import Checkpointer
 from arctic_training.checkpoint.compatibility import CompatibilityGuard
 from arctic_training.component import TrainerView
 from arctic_training.config.sections.component import listed
+from arctic_training.config.sections.trainer import TrainerConfig
 from arctic_training.data.batching import fingerprint
 from arctic_training.distributed import collectives, process_group
 from arctic_training.errors.types import ResumeError
@@ -37,23 +38,17 @@ def resume(trainer: Any) -> None:
     Raises `ResumeError` when the checkpoint cannot be used: the run then never starts from scratch instead.
     """
     requested: Path | None = trainer.config.resume
-    own = next((engine for engine in trainer.checkpointers if engine.config.auto_resume), None)
     if requested is None and not trainer.checkpointers:
         return
-    guard = build_guard(trainer)
-    for engine in trainer.checkpointers:
-        engine.guard = guard
-    if own is not None and own.has_checkpoints:
-        reader, folder = own, trainer.load_checkpoint(own)
-        rest = f"; it is newer than what `resume` names, {requested}" if requested is not None else ""
-    elif requested is not None:
-        named = find_checkpoint(requested)
-        reader = _find_reader(trainer, named, guard)
-        folder, rest = trainer.load_checkpoint(reader, named), ""
-    else:
-        if own is not None:
-            logger.success(f"no checkpoint found in {own.output_dir}; starting from scratch")
+    reader, named = _choose(trainer, build_guard(trainer))
+    if reader is None:
+        for engine in trainer.checkpointers:
+            if engine.config.auto_resume:
+                logger.success(f"no checkpoint found in {engine.output_dir}; starting from scratch")
         return
+    folder = trainer.load_checkpoint(reader, named)
+    is_newer = requested is not None and named is None
+    rest = f"; it is newer than what `resume` names, {requested}" if is_newer else ""
     for engine in trainer.checkpointers:
         engine.mark_resumed(disk.read_manifest(folder))
         engine.stopped = reader.stopped
@@ -61,6 +56,28 @@ def resume(trainer: Any) -> None:
     if reader.stopped:
         trainer.stop(reader.stopped)
     logger.success(f"resumed from {folder} at step {trainer.progress.step}{rest}")
+
+
+def check_resume(trainer: TrainerView, config: TrainerConfig) -> None:
+    """Raises the `ResumeError` by which the run would refuse its checkpoint, as far as ``config``, its recipe, and the
+    manifest show it."""
+    reader, named = _choose(trainer, CompatibilityGuard(config, {}))
+    if reader is not None:
+        reader.find(named, hashes=False)
+
+
+def _choose(trainer: TrainerView, guard: CompatibilityGuard) -> tuple[Checkpointer[Any] | None, Path | None]:
+    """Returns who loads the checkpoint that the run resumes from, and that which the recipe's ``resume`` names; None
+    for its own newest. Without either the run begins anew."""
+    for engine in trainer.checkpointers:
+        engine.guard = guard
+    own = next((engine for engine in trainer.checkpointers if engine.config.auto_resume), None)
+    if own is not None and own.has_checkpoints:
+        return own, None
+    if trainer.config.resume is None:
+        return None, None
+    named = find_checkpoint(trainer.config.resume)
+    return _find_reader(trainer, named, guard), named
 
 
 def build_guard(trainer: TrainerView) -> CompatibilityGuard:

@@ -19,6 +19,7 @@ from arctic_training.model.pretrained_adapter import base_of
 from arctic_training.registry import lookup
 from arctic_training.tracker.tracker import refuse_run_on_error
 from arctic_training.trainer.assembly import (
+    build_checkpointers,
     build_component,
     build_dataloaders,
     build_evaluators,
@@ -30,6 +31,7 @@ from arctic_training.trainer.assembly import (
 )
 from arctic_training.trainer.bare import bare
 from arctic_training.trainer.callbacks import build_callbacks
+from arctic_training.trainer.resume import check_resume
 from arctic_training.trainer.session import resolve_run_dir
 from arctic_training.trainer.trackers import find_trackers
 from arctic_training.trainer.trainer import Trainer
@@ -45,7 +47,7 @@ def check_run(config: TrainerConfig) -> None:
     is written. What depends on the number of processes is checked for one.
     """
     require_libraries(config)
-    trainer = unstarted(config)
+    trainer, recipe = unstarted(config), config
     config = trainer.config
     for tracker in find_trackers(config, trainer.run_dir):
         with refuse_run_on_error(tracker):
@@ -56,6 +58,8 @@ def check_run(config: TrainerConfig) -> None:
     roles = used_roles(trainer)
     local = [role for role in roles if is_here(getattr(config, role.name))]
     models = check_models(trainer, local)
+    trainer.checkpointers = build_checkpointers(trainer)
+    check_resume(trainer, config.model_copy(update={"deepspeed": recipe.deepspeed}))
     if local == roles and is_here(config.tokenizer):
         check_tokenizer(trainer, roles, models, build_component(trainer, "tokenizer"))
         check_without_data(trainer, [*trainer.evaluators, *trainer.listeners.values()], models)

@@ -9,6 +9,9 @@ from typing import Any
 import pytest
 import yaml
 
+from arctic_training import get_config
+from arctic_training.errors.types import ResumeError
+from arctic_training.trainer.validation import check_run
 from tests import forked, processes, tiny
 from tests.contract.cases import recipe
 
@@ -147,6 +150,22 @@ def test_what_has_changed_is_told_and_refused_unless_it_is_named(root: Path, nam
         assert message.startswith("after 2")
         (message,) = processes.share(start, 1, with_changes(root, changes, allow_changes=keys[1:]))
         assert message.startswith("ResumeError 2: ")
+
+
+@pytest.mark.fault(19)
+@pytest.mark.parametrize("name", [*REFUSED, *RESUME_SAFE])
+def test_what_has_changed_in_the_recipe_is_seen_by_validate(root: Path, name: str) -> None:
+    """The rows, the tokenizer and the number of processes are compared by the run alone."""
+    changes, lines = REFUSED.get(name, (RESUME_SAFE.get(name, {}), []))
+    unseen = ("data.samples", "now ", "tokenizer.files", "global_batch_size")
+    lines = [line for line in lines if not line.startswith(unseen)]
+    config = get_config(with_changes(root, changes))
+    if not lines:
+        check_run(config)
+        return
+    with pytest.raises(ResumeError) as refused:
+        check_run(config)
+    assert str(refused.value).splitlines()[1:-1] == [f"  {line}" for line in lines]
 
 
 @pytest.mark.fault(19)

@@ -42,8 +42,8 @@ NEEDS: Mapping[str, list[str]] = {
         "reward: words",
         "reward: NaN",
         "reward: raises",
-        "reward: raises on an answer",
-        "reward: NaN on an answer",
+        "reward: raises on a completion",
+        "reward: NaN on a completion",
     ],
     "weights": [
         "code: a loss that raises",

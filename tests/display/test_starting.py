@@ -1,8 +1,10 @@
 """The line that says what is done before a run shows its progress: there at once, and gone without a trace."""
 
 import io
+import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pyte
@@ -62,6 +64,43 @@ def test_it_ends_where_a_bar_begins(monkeypatch: pytest.MonkeyPatch) -> None:
         assert screen.text == [] and sys.stdout is screen
         with activity("training"):
             assert screen.text == []
+
+
+def test_it_is_written_again_while_nothing_else_is(tmp_path: Path) -> None:
+    """A process that computes in Python, such as one that imports: it ends when three times were shown."""
+    program = (
+        "import os, sys\n"
+        "from arctic_training.display.activity import activity\n"
+        "from arctic_training.display.starting import starting\n"
+        "with starting(), activity('importing libraries'):\n"
+        "    print('a line of train.py')\n"
+        "    while not os.path.exists('enough'):\n"
+        "        sum(range(1000))\n"
+    )
+
+    def start(tty: Path) -> subprocess.Popen[bytes]:
+        with open(tty, "wb") as terminal:
+            command, environment = [sys.executable, "-c", program], clean_environment(TERM="xterm")
+            return subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=terminal, stderr=terminal)
+
+    def watch(terminal: Terminal, process: object) -> None:
+        times.update(line for line in terminal.text if re.fullmatch(r"importing libraries \.\.\. \d+ s", line))
+        if len(times) == 3:
+            (tmp_path / "enough").touch()
+
+    terminal, times = Terminal(), set[str]()
+    assert terminal.run(start, watch) == 0
+    assert terminal.text == ["a line of train.py"]
+
+
+def test_a_line_that_is_not_complete_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("arctic_training.display.starting._PAUSE", 1e-3)
+    screen = started(monkeypatch)
+    with starting(), activity("importing libraries"):
+        print("a question: ", end="")
+        written = screen.getvalue()
+        time.sleep(0.05)
+        assert screen.getvalue() == written
 
 
 @pytest.mark.parametrize("variables", [{"TERM": "dumb"}, {"RANK": "1"}, {"RANK": "one"}, {}])

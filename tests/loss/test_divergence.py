@@ -79,6 +79,21 @@ def test_gradients_in_chunks_are_those_of_torch(kind: Divergence, logit_map: Log
         torch.testing.assert_close(one.grad.double(), other.grad, **exactness)
 
 
+@pytest.mark.parametrize(("vocabulary", "most"), [(1 << 14, 1 << 22), (1 << 15, 1 << 22), (1 << 17, 128 << 17)])
+@pytest.mark.parametrize("labels", [300, 1200])
+def test_the_logits_in_memory_do_not_grow_with_the_labels(labels: int, vocabulary: int, most: int) -> None:
+    """Those of a chunk; below 128 labels a chunk would be slow."""
+    sizes: list[int] = []
+
+    def largest(logits: torch.Tensor, rows: slice) -> torch.Tensor:
+        sizes.append(logits.numel())
+        return logits.amax(-1)
+
+    with torch.no_grad():
+        sum_layer_losses(torch.zeros(labels, 1), torch.zeros(vocabulary, 1), None, largest)
+    assert sum(sizes) == labels * vocabulary and max(sizes) <= most
+
+
 def test_the_sum_over_no_rows_is_zero_with_gradients_of_zero() -> None:
     hidden, weight = torch.zeros(0, 8, requires_grad=True), torch.ones(13, 8, requires_grad=True)
     sum_layer_losses(hidden, weight, None, lambda z, rows: z.sum(-1)).backward()

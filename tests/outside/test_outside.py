@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from arctic_training.testing import check_resume
+from tests import processes
 from tests.contract import cases
 from tests.processes import ROOT
 
@@ -57,11 +58,27 @@ RECIPES = {
 }
 
 
-@pytest.mark.parametrize("name", RECIPES)
-def test_it_trains_and_resumes_to_the_bit(name: str, tmp_path: Path) -> None:
+def interrupt(name: str, folder: str, stage: int) -> int:
+    """Returns how often a run was interrupted."""
+    settings = RECIPES[name](Path(folder))
     quiet = {"loss_log_interval": 0, "logger": {"level": "ERROR"}, "seed": 7}
-    recipe = {"type": f"outside_{name}", "code": str(FILES / f"{name}.py"), **quiet, **RECIPES[name](tmp_path)}
-    assert check_resume(recipe, steps=3) >= 1
+    block = {"zero_optimization": {"stage": stage}}
+    code = str(FILES / f"{name}.py")
+    return check_resume({"type": f"outside_{name}", "code": code, "deepspeed": block, **quiet, **settings}, steps=3)
+
+
+ONE_OR_TWO = [
+    pytest.param(name, world, marks=[] if n % 2 == world - 1 else pytest.mark.nightly)
+    for n, name in enumerate(RECIPES)
+    for world in (1, 2)
+]
+
+
+@pytest.mark.parametrize(("name", "world"), ONE_OR_TWO)
+def test_it_trains_and_resumes_to_the_bit(name: str, world: int, tmp_path: Path) -> None:
+    RECIPES[name](tmp_path)  # its files
+    interruptions = 3 if name == "ppo" else 2
+    assert processes.share(interrupt, world, name, str(tmp_path), 3 if world == 2 else 0) == [interruptions] * world
 
 
 def imports(path: Path) -> Iterator[str]:

@@ -1,4 +1,4 @@
-from arctic_training import LanguageModelTrainer, Role, Seq2SeqDataFactory
+from arctic_training import LanguageModelTrainer, Role, Seq2SeqDataFactory, token_losses
 
 
 class OutsideSeq2Seq(LanguageModelTrainer):
@@ -7,4 +7,4 @@ class OutsideSeq2Seq(LanguageModelTrainer):
     roles = (Role("model", tasks=("seq2seq_lm",)),)
 
     def loss(self, batch):
-        return self.model(**batch).loss
+        return token_losses(self.model, batch, reduction="sum") / batch["num_items_in_batch"]
