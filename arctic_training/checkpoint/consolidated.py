@@ -26,6 +26,11 @@ class ConsolidatedWeights(Mapping[str, Tensor]):
         manifest = read_manifest(folder)
         if role not in manifest.get("roles", {}):
             raise CheckpointError(f"{folder} holds no model {role!r}; it has {', '.join(manifest.get('roles', {}))}")
+        if manifest.get("frozen"):
+            raise CheckpointError(
+                f"{folder} holds the trained weights alone (checkpoint.trainable_only), to resume from; use a "
+                "checkpoint of type huggingface, or one that is saved without that key"
+            )
         self.folder, stage, world = folder, int(manifest["roles"][role]), int(manifest["world"])
         saved = saved_ranks(folder, role, range(1))
         self._averaging, parts = averaging(saved[0].state["groups"]), num_parts(saved[0].state)

@@ -20,14 +20,16 @@ from torch import nn
 from arctic_training.checkpoint.background import Staged
 from arctic_training.checkpoint.checkpointer import Checkpointer
 from arctic_training.checkpoint.folder import disk_errors
+from arctic_training.component import TrainerView
 from arctic_training.config.sections.checkpoint import CheckpointConfig
 from arctic_training.config.sections.deepspeed import without_auto
-from arctic_training.distributed import process_group
+from arctic_training.distributed import collectives, process_group
 from arctic_training.engine.engine import Engine, TrainedEngine
 from arctic_training.engine.host_copy import host_copy
 from arctic_training.engine.resharding import load_resharded, require_reshardable
 from arctic_training.engine.sharded_state import SavedRank, num_parts
 from arctic_training.engine.snapshot import layout, require_fit, require_plain, restore, snapshot, weights
+from arctic_training.engine.weights_fingerprint import weights_fingerprint
 from arctic_training.errors.types import CheckpointError, RecipeError, ResumeError
 from arctic_training.logging import logger
 from arctic_training.state import RunState
@@ -37,6 +39,9 @@ class DeepSpeedCheckpointConfig(CheckpointConfig):
     """``checkpoint: {type: deepspeed}``."""
 
     type: str = "deepspeed"
+    trainable_only: bool = False
+    """Leave out the weights that are not trained, such as those below an adapter: a run that resumes loads them as it
+    did at its start. Such a checkpoint is for resuming alone; type huggingface saves the adapter beside it."""
 
 
 class DeepSpeedCheckpointEngine(Checkpointer[DeepSpeedCheckpointConfig]):
@@ -44,6 +49,10 @@ class DeepSpeedCheckpointEngine(Checkpointer[DeepSpeedCheckpointConfig]):
 
     name = "deepspeed"
     config_type = DeepSpeedCheckpointConfig
+
+    def __init__(self, trainer: TrainerView, config: DeepSpeedCheckpointConfig) -> None:
+        super().__init__(trainer, config)
+        self._prints: dict[str, str] = {}
 
     def dry_run(self, models: Mapping[str, nn.Module]) -> None:
         zero = without_auto(self.trainer.config.deepspeed).get("zero_optimization", {})
@@ -54,6 +63,13 @@ class DeepSpeedCheckpointEngine(Checkpointer[DeepSpeedCheckpointConfig]):
                 f"deepspeed.zero_optimization.{keys[0]}: keeps state that checkpoint type deepspeed cannot save; "
                 "remove one of them"
             )
+        for role, model in models.items() if self.config.trainable_only else ():
+            changes: tuple[str, ...] = getattr(model, "base_changes", ())
+            if changes:
+                raise RecipeError(
+                    f"checkpoint.trainable_only: the weights of {role} that are not trained are not those that a name "
+                    f"loads ({', '.join(changes)}); remove it"
+                )
 
     def check_state(self, state: RunState) -> None:
         try:
@@ -84,13 +100,21 @@ class DeepSpeedCheckpointEngine(Checkpointer[DeepSpeedCheckpointConfig]):
             files[folder / f"{role}_{rank}.pt"] = own = snapshot(engine)
             stages[role] = own["layout"]["stage"]
             if stages[role] == 3 or rank < num_parts(own):
-                files[_weights_file(folder, role, own, rank)] = weights(engine)
-        return files, {"roles": stages, "progress": self.trainer.progress.state_dict()}
+                only = self.config.trainable_only
+                files[_weights_file(folder, role, own, rank)] = weights(engine, trainable_only=only)
+        entries = {"roles": stages, "progress": self.trainer.progress.state_dict()}
+        return files, entries | ({"frozen": self._frozen(engines)} if self.config.trainable_only else {})
 
     def read(self, folder: Path, manifest: Mapping[str, Any], engines: Mapping[str, Engine], state: RunState) -> None:
         if odd := sorted(engines.keys() ^ manifest["roles"].keys()):
             raise ResumeError(f"{folder} and this run have different trained models: {', '.join(odd)}")
         saved_world, rank, world = int(manifest["world"]), process_group.rank(), process_group.world_size()
+        if manifest.get("frozen") and (frozen := self._frozen(engines)) != manifest["frozen"]:
+            other = ", ".join(role for role, one in manifest["frozen"].items() if one != frozen.get(role))
+            raise ResumeError(
+                f"{folder} holds the trained weights alone, and those of {other} that are not trained differ from the "
+                "ones of the run that saved it; give the same model"
+            )
         own_rank = [rank if rank < saved_world else 0]
         loads: list[Callable[[], None]] = []
         reshard_run = saved_world != world
@@ -117,6 +141,13 @@ class DeepSpeedCheckpointEngine(Checkpointer[DeepSpeedCheckpointConfig]):
             state.load_sharded_state_dict(runs)
         else:
             state.load_state_dict(runs[0])
+
+    def _frozen(self, engines: Mapping[str, Engine]) -> dict[str, str]:
+        """Returns the digest of the weights that are not trained, by role; computed once, since they never change."""
+        for role, engine in _trained(engines).items() if not self._prints else ():
+            if not all(one.requires_grad for one in engine.module.parameters()):
+                self._prints[role] = weights_fingerprint(engine.module, frozen_alone=True)
+        return collectives.broadcast_object(self._prints)
 
 
 def _trained(engines: Mapping[str, Engine]) -> dict[str, TrainedEngine]:

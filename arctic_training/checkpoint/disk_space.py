@@ -40,13 +40,13 @@ def warn_if_low(checkpointer: Checkpointer[CheckpointConfig]) -> None:
 
 def estimate(checkpointer: Checkpointer[CheckpointConfig]) -> int:
     """Returns the bytes of one checkpoint: weights and, where a run can resume from it, the optimizer's state."""
-    total = 0
+    total, trainable_only = 0, getattr(checkpointer.config, "trainable_only", False)
     for trained in checkpointer.trainer.engines.values():
         if not isinstance(trained, TrainedEngine):
             continue
         for parameter in trained.module.parameters():
             count, width = full_shape(parameter).numel(), parameter.element_size()
-            total += count * width
+            total += count * width if parameter.requires_grad or not trainable_only else 0
             if checkpointer.resumable and parameter.requires_grad:
                 total += count * (_MOMENT_BYTES + (_MASTER_BYTES if width < _MASTER_BYTES else 0))
     return total

@@ -76,10 +76,11 @@ def _find_group(groups: Sequence[Sequence[str]], names: Sequence[str]) -> int:
 
 
 class _Weights(Mapping[str, torch.Tensor]):
-    """Shards that this rank holds of each parameter of an engine, built when they are read."""
+    """Shards that this rank holds of each parameter of an engine that was saved, built when they are read."""
 
     def __init__(self, engine: TrainedEngine, sharded: ShardedState) -> None:
-        self.parameters, self.sharded = dict(engine.module.named_parameters()), sharded
+        saved, parameters = set(sharded.ranks[0].weights), engine.module.named_parameters()
+        self.parameters, self.sharded = {name: one for name, one in parameters if name in saved}, sharded
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.parameters)

@@ -34,9 +34,11 @@ from arctic_training.engine.internals.steps import counters, scaler_holders, sca
 from arctic_training.errors.types import CheckpointError, ResumeError
 
 
-def weights(engine: TrainedEngine) -> dict[str, torch.Tensor]:
-    """Returns the parameters by name: at ZeRO stage 3 this rank's flat shard of each ([padded shard]), else in full."""
-    return {name: local_tensor(parameter) for name, parameter in engine.module.named_parameters()}
+def weights(engine: TrainedEngine, *, trainable_only: bool = False) -> dict[str, torch.Tensor]:
+    """Returns the parameters by name, or those that are trained: at ZeRO stage 3 this rank's flat shard of each
+    ([padded shard]), else in full."""
+    parameters = engine.module.named_parameters()
+    return {name: local_tensor(one) for name, one in parameters if one.requires_grad or not trainable_only}
 
 
 def snapshot(engine: TrainedEngine) -> dict[str, Any]:
@@ -63,14 +65,15 @@ def snapshot(engine: TrainedEngine) -> dict[str, Any]:
 
 
 def restore(engine: TrainedEngine, state: Mapping[str, Any], saved_weights: Mapping[str, torch.Tensor]) -> None:
-    """Copies a snapshot and the weights of `weights` into the engine; `require_fit` must have passed.
+    """Copies a snapshot and the weights of `weights` into the engine; `require_fit` must have passed. Weights that were
+    not saved stay as they are.
 
     ``shadows`` and ``moments`` may be iterators, one tensor in memory at a time.
     """
-    optimizer = torch_optimizer(engine.deepspeed.optimizer)
+    optimizer, parameters = torch_optimizer(engine.deepspeed.optimizer), dict(engine.module.named_parameters())
     with torch.no_grad():
-        for name, parameter in engine.module.named_parameters():
-            local_tensor(parameter).copy_(saved_weights[name])
+        for name in saved_weights:
+            local_tensor(parameters[name]).copy_(saved_weights[name])
         gather_persistent_params(engine.deepspeed.optimizer)
         for name, buffer in _persistent_buffers(engine.module):
             buffer.copy_(state["buffers"][name])
@@ -101,7 +104,7 @@ def require_fit(engine: TrainedEngine, state: Mapping[str, Any], saved_weights: 
             different.append(f"{key}: {', '.join(odd[:3])}{f' and {len(odd) - 3} more' if len(odd) > 3 else ''}")
     if odd := sorted(dict(_persistent_buffers(engine.module)).keys() ^ state["buffers"].keys()):
         different.append(f"buffers: {', '.join(odd[:3])}")
-    if own["parameters"].keys() != saved_weights.keys():
+    if saved_weights.keys() not in (own["parameters"].keys(), set(own["trained"])):
         different.append("weights: the file does not hold the parameters of its layout")
     if different:
         raise ResumeError(f"the checkpoint does not fit this run's model and engine: {'; '.join(different)}")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from arctic_training.data.batching.loader import Column, IndexedLoader
 from arctic_training.data.batching.target_column import TargetColumn, entries_of, target_offsets
@@ -21,7 +21,7 @@ from arctic_training.display.activity import activity
 from arctic_training.distributed import collectives, process_group
 from arctic_training.distributed.heartbeat import record_heartbeat
 from arctic_training.engine.engine import Engine
-from arctic_training.engine.zero import gathered
+from arctic_training.engine.weights_fingerprint import weights_fingerprint
 from arctic_training.errors.types import ModelError
 from arctic_training.logging import logger
 from arctic_training.trainer.window import to_device
@@ -145,23 +145,6 @@ def compute_columns(trainer: Any, engine: Engine, compute: Compute, offsets: Ind
             sample = int(np.searchsorted(offsets, place, side="right")) - 1
             raise ModelError(f"{name}: sample {sample} has {column[place].tolist()}; the model's output is not finite")
     return {name: column.numpy() for name, column in columns.items()}
-
-
-def weights_fingerprint(module: nn.Module) -> str:
-    """Returns a digest of the module's parameters and buffers, the same at every ZeRO stage; all ranks call it."""
-    digest = hashlib.blake2b(digest_size=16)
-    for name, parameter in module.named_parameters():
-        with gathered([parameter]):
-            if process_group.is_main():
-                _add(digest, name, parameter)
-    for name, buffer in module.named_buffers():
-        _add(digest, name, buffer)
-    return digest.hexdigest()
-
-
-def _add(digest: hashlib.blake2b, name: str, tensor: Tensor) -> None:
-    digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-    digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
 
 
 def samples_fingerprint(samples: SampleList) -> str:

@@ -204,7 +204,8 @@ def test_an_adapter_that_is_resumed_on_its_mesh_is_exported_whole(tmp_path: Path
     from peft import AutoPeftModelForCausalLM
     from transformers import AutoTokenizer
 
-    more = {"train_iters": 6, "checkpoint": CHECKPOINTS, "adapted": {"peft_config": LORA}, "optimizer": {"lr": 1e-2}}
+    checkpoints = [{**CHECKPOINTS[0], "trainable_only": True}, CHECKPOINTS[1]]
+    more = {"train_iters": 6, "checkpoint": checkpoints, "adapted": {"peft_config": LORA}, "optimizer": {"lr": 1e-2}}
     processes.share(train, 1, str(tmp_path), "alone", {}, 2, more)
     processes.share(train, 2, str(tmp_path), "mesh", {"model": 2}, 2, more)
     more["resume"] = str(tmp_path / "mesh" / "checkpoints" / "deepspeed" / "step_3")

@@ -88,6 +88,7 @@ _SAME = {
     "checkpoint.keep_best": "load_best_model_at_end",
     "checkpoint.best_metric": "metric_for_best_model metric_monitor",
     "checkpoint.best_mode": "greater_is_better",
+    "checkpoint.trainable_only": "trainable_only save_trainable_only save_trainable_weights",
     "checkpoint.auto_resume": "auto_resume_from_checkpoints auto_resume",
     "checkpoint.type: huggingface": "save_safetensors save_only_model",
     "deepspeed.zero_optimization.stage: 3": "fsdp fsdp_config fsdp_version",
@@ -115,9 +116,6 @@ _ABSENT = {
     "a schedule is followed at every step, or with scheduler.interval: epoch at every epoch": "lr_scheduler_frequency",
     "an epoch is a pass over the data, and lengths count optimizer steps: train_iters, eval_interval, "
     "checkpoint.save_every_n_steps": "epoch_length steps_per_epoch limit_train_batches",
-    "checkpoint.type: huggingface saves an adapter alone; a checkpoint that a run resumes from holds every weight": (
-        "trainable_only save_trainable_only"
-    ),
     "a run never overwrites another; checkpoint.auto_resume continues it, and output_dir is where another goes": (
         "overwrite_output_dir overwrite_cache"
     ),
