@@ -67,8 +67,8 @@ class DeepSpeedCheckpointEngine(Checkpointer[DeepSpeedCheckpointConfig]):
             changes: tuple[str, ...] = getattr(model, "base_changes", ())
             if changes:
                 raise RecipeError(
-                    f"checkpoint.trainable_only: the weights of {role} that are not trained are not those that a name "
-                    f"loads ({', '.join(changes)}); remove it"
+                    f"checkpoint.trainable_only: below its adapter, {role} is not what {role}.name_or_path loads "
+                    f"({', '.join(changes)}); remove it"
                 )
 
     def check_state(self, state: RunState) -> None:

@@ -45,6 +45,16 @@ CASES: dict[str, Case] = {
             "merge_adapter: true}\n"
         ),
     ),
+    "a base that no name loads": Case(
+        (
+            "recipe.yaml:3:47: checkpoint.trainable_only: below its adapter, model is not what "
+            "model.name_or_path loads (weights); remove it"
+        ),
+        recipe=(
+            "model: {name_or_path: model, dtype: fp32, random_weights: true, peft_config: {peft_type: lora}}\ndata: "
+            "{sources: [rows.jsonl]}\ncheckpoint: {type: deepspeed, trainable_only: true}\n"
+        ),
+    ),
     "a merge of IA3": Case(
         (
             "recipe.yaml:3:48: checkpoint.merge_adapter: only plain LoRA can be merged, and this "

@@ -99,7 +99,7 @@ WITHOUT_CASE: dict[str, dict[str, int]] = {
     "the weights or the state of a checkpoint show it": {
         "checkpoint/adapter.py": 1,
         "checkpoint/checkpointer.py": 2,
-        "checkpoint/deepspeed.py": 2,
+        "checkpoint/deepspeed.py": 3,
         "checkpoint/model_methods.py": 1,
         "engine/hyperparameters.py": 1,
         "engine/resharding.py": 2,
@@ -108,7 +108,7 @@ WITHOUT_CASE: dict[str, dict[str, int]] = {
     "the device shows it": {
         "callback/memory_profiler.py": 1,
         "engine/config.py": 1,
-        "engine/engine.py": 1,
+        "engine/initialize.py": 1,
         "model/liger_factory.py": 1,
         "trainer/memory.py": 1,
     },

@@ -91,7 +91,7 @@ def test_a_model_that_has_changed_is_refused(first: tuple[Path, dict[str, torch.
 def test_what_no_name_loads_is_refused(tmp_path: Path) -> None:
     own = settings(tmp_path, "run")
     own["model"]["random_weights"] = True
-    with pytest.raises(RecipeError, match=r"checkpoint\.trainable_only: the weights of model that are not trained"):
+    with pytest.raises(RecipeError, match=r"trainable_only: below its adapter, model is not what model.name_or_path"):
         SFTTrainer(get_config(own))
 
 
