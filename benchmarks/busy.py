@@ -52,7 +52,7 @@ def main() -> int:
     )
     parser.add_argument("--quick", action="store_true", help="a tiny task: shows that it works, measures nothing")
     arguments = parser.parse_args()
-    task = QUICK if arguments.quick else replace(THROUGHPUT, updates=40)
+    task = QUICK if arguments.quick else replace(THROUGHPUT, steps=40)
     costs: dict[tuple[str, int], list[Cost]] = {}
     with tempfile.TemporaryDirectory(prefix="arctic_training_bench_") as temporary:
         bench = Bench([task], contestants(Path(sys.executable), Path())[:1], Path(temporary), 0)
@@ -91,7 +91,7 @@ def targets(costs: dict[tuple[str, int], list[Cost]]) -> list[Target]:
 def write_recipe(task: Task, folder: Path) -> Path:
     recipe = {
         "type": "sft",
-        "train_iters": task.updates,
+        "train_iters": task.steps,
         "seed": task.seed,
         "model": {"name_or_path": str(folder / "model"), "dtype": "fp32"},
         "data": {

@@ -11,7 +11,7 @@ from benchmarks.workload import Task
 
 Measure = Callable[[Task, Result], float | None]
 AGREE = 1e-3
-"""How far apart the losses of ours and the bare loops may be, at any update."""
+"""How far apart the losses of ours and the bare loops may be, at any step."""
 SAME_END = 0.05
 """How far apart, as a share, the held-out losses of all may be."""
 
@@ -22,12 +22,12 @@ def tokens_per_second(task: Task, result: Result) -> float:
 
 def step_ms(task: Task, result: Result) -> float:
     """The median step: a background task of the machine that falls into one step is not the trainer's."""
-    after = result["after_update"][task.warm_up - 1 :]
+    after = result["after_step"][task.warm_up - 1 :]
     return 1000 * median(later - earlier for earlier, later in pairwise(after))
 
 
 def timed(task: Task, result: Result) -> float:
-    after = result["after_update"]
+    after = result["after_step"]
     return float(after[-1] - after[task.warm_up - 1])
 
 
@@ -39,8 +39,8 @@ def fill(task: Task, result: Result) -> float:
     return 100 * float(result["fill"])
 
 
-def first_update(task: Task, result: Result) -> float:
-    return float(result["after_update"][0] - result["prepared"])
+def first_step(task: Task, result: Result) -> float:
+    return float(result["after_step"][0] - result["prepared"])
 
 
 def peak(task: Task, result: Result) -> float:
@@ -62,7 +62,7 @@ ROWS = [
     Row("ms per small step", "fixed", step_ms, "{:.1f}"),
     Row("packing fill, %", "throughput", fill, "{:.1f}", bare=False),
     Row("prepared rows per CPU s", "throughput", prepared_per_second),
-    Row("start to 1st update, CPU s", "fixed", first_update, "{:.2f}"),
+    Row("start to 1st update, CPU s", "fixed", first_step, "{:.2f}"),
     Row("peak memory, MB", "throughput", peak),
 ]
 HELP = "--help, CPU s"
@@ -158,8 +158,8 @@ def complaints(task: Task, results: dict[str, Result]) -> list[str]:
             messages.append(
                 f"{task.name}: {name} has {result['mislabelled']} labels that are not the assistant's words"
             )
-        if len(result["after_update"]) != task.updates:
-            messages.append(f"{task.name}: {name} took {len(result['after_update'])} updates, not {task.updates}")
+        if len(result["after_step"]) != task.steps:
+            messages.append(f"{task.name}: {name} took {len(result['after_step'])} steps, not {task.steps}")
     return messages
 
 

@@ -1,6 +1,6 @@
-"""`python -m benchmarks.objectives`: dpo and grpo beside TRL, on the same data in one run: CPU seconds of an update.
+"""`python -m benchmarks.objectives`: dpo and grpo beside TRL, on the same data in one run: CPU seconds of a step.
 
-Round after round, each contestant trains in a process of its own, with one thread; an update's time is the median of
+Round after round, each contestant trains in a process of its own, with one thread; a step's time is the median of
 those after the first two. A figure is printed when the losses agree.
 """
 
@@ -24,9 +24,9 @@ SIZE = ModelSize(hidden=128, layers=9, heads=4, kv_heads=4, intermediate=512, vo
 """8.6M weights, those of input and output shared."""
 QUICK = ModelSize(hidden=32, layers=2, heads=4, kv_heads=2, intermediate=64, vocabulary=8192)
 AGREE = 1e-3
-"""The largest difference of two losses of dpo, at every update."""
+"""The largest difference of two losses of dpo, at every step."""
 SAME_REWARD = 0.02
-"""The largest difference of the mean rewards of grpo, over all updates: completions are random."""
+"""The largest difference of the mean rewards of grpo, over all steps: completions are random."""
 
 SAME_TOKENS = 0.05
 """The largest share by which the tokens of their completions differ."""
@@ -40,8 +40,8 @@ class Task:
     target: float
     """How many times the speed of TRL is wanted."""
     rows: int
-    """Pairs, or prompts, of an update."""
-    updates: int = 5
+    """Pairs, or prompts, of a step."""
+    steps: int = 5
     warm_up: int = 2
     model: ModelSize = SIZE
     tied: bool = True
@@ -85,17 +85,17 @@ def train(one: Contestant, folder: Path, run: Path) -> dict[str, Any]:
 
 
 def seconds(task: Task, result: dict[str, Any]) -> float:
-    """Returns the CPU seconds of an update: the median of those after the warm-up."""
-    return median(later - earlier for earlier, later in pairwise(result["after_update"][task.warm_up - 1 :]))
+    """Returns the CPU seconds of a step: the median of those after the warm-up."""
+    return median(later - earlier for earlier, later in pairwise(result["after_step"][task.warm_up - 1 :]))
 
 
 def complaints(task: Task, results: dict[str, dict[str, Any]]) -> list[str]:
     """Returns why the results of a round cannot be compared; empty when they can."""
     ours = results["ours"]["losses"]
     wrong = [
-        f"{task.name}: {name} took {len(one['losses'])} updates, not {task.updates}"
+        f"{task.name}: {name} took {len(one['losses'])} steps, not {task.steps}"
         for name, one in results.items()
-        if len(one["losses"]) != task.updates
+        if len(one["losses"]) != task.steps
     ]
     for name in [] if wrong else results.keys() - {"ours"}:
         theirs = results[name]["losses"]
@@ -103,10 +103,8 @@ def complaints(task: Task, results: dict[str, dict[str, Any]]) -> list[str]:
             apart = [abs(a - b) for a, b in zip(ours, theirs, strict=True)]
             if not max(apart) <= AGREE:
                 at = next(n for n, gap in enumerate(apart) if not gap <= AGREE)
-                wrong.append(
-                    f"dpo: the loss of update {at + 1} is {ours[at]:.5f} in ours and {theirs[at]:.5f} in {name}"
-                )
-        elif not abs(sum(ours) - sum(theirs)) / task.updates <= SAME_REWARD:
+                wrong.append(f"dpo: the loss of step {at + 1} is {ours[at]:.5f} in ours and {theirs[at]:.5f} in {name}")
+        elif not abs(sum(ours) - sum(theirs)) / task.steps <= SAME_REWARD:
             mean, other = sum(ours) / len(ours), sum(theirs) / len(theirs)
             wrong.append(f"grpo: the mean reward is {mean:.3f} in ours and {other:.3f} in {name}")
         tokens = [sum(results[one]["tokens"]) for one in ("ours", name)]
@@ -117,7 +115,7 @@ def complaints(task: Task, results: dict[str, dict[str, Any]]) -> list[str]:
 
 def report(tasks: list[Task], shown: list[Contestant], times: dict[str, dict[str, list[float]]]) -> list[str]:
     """Returns the lines of the table: medians over the rounds, and of the rounds' own ratios."""
-    lines = [f"{'CPU seconds an update':<24}" + "".join(f"{one.title:>18}" for one in shown)]
+    lines = [f"{'CPU seconds a step':<24}" + "".join(f"{one.title:>18}" for one in shown)]
     lines += [
         f"{task.name:<24}" + "".join(f"{median(times[task.name][one.name]):>18.2f}" for one in shown) for task in tasks
     ]

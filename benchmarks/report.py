@@ -46,7 +46,7 @@ def _task(task: Task) -> str:
     lengths = "log-normal lengths" if task.spread else f"{task.max_length} tokens each"
     return (
         f"{task.name}: {task.model.parameters / 1e6:.1f}M parameters, {task.rows:,} chats, {lengths}, rows of "
-        f"{task.max_length}, {task.updates} updates"
+        f"{task.max_length}, {task.steps} steps"
     )
 
 

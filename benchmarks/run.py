@@ -123,7 +123,7 @@ class Bench:
 
 
 def summary(task: Task, result: Result) -> str:
-    after = result["after_update"]
+    after = result["after_step"]
     step = (after[-1] - after[task.warm_up - 1]) / (len(after) - task.warm_up)
     tokens = sum(result["tokens"][task.warm_up :]) / (after[-1] - after[task.warm_up - 1])
     return f"{tokens:8.0f} tokens/s {1000 * step:8.1f} ms/step  held out {result['held_out']:.3f}"

@@ -45,7 +45,7 @@ class Task:
     model: ModelSize
     rows: int
     max_length: int
-    updates: int
+    steps: int
     warm_up: int
     """Updates at the start that are not timed."""
     median_tokens: float
@@ -70,7 +70,7 @@ class Task:
 BIG = ModelSize(hidden=256, layers=6, heads=8, kv_heads=4, intermediate=704)
 SMALL = ModelSize(hidden=64, layers=2, heads=4, kv_heads=2, intermediate=160)
 
-THROUGHPUT = Task("throughput", BIG, rows=4000, max_length=2048, updates=12, warm_up=2, median_tokens=150, spread=0.8)
+THROUGHPUT = Task("throughput", BIG, rows=4000, max_length=2048, steps=12, warm_up=2, median_tokens=150, spread=0.8)
 """The tokens per second, the packing, the preparation and the memory are read off this one."""
 
 FIXED = Task(
@@ -78,14 +78,14 @@ FIXED = Task(
     SMALL,
     rows=128,
     max_length=256,
-    updates=100,
+    steps=100,
     warm_up=20,
     median_tokens=256,
     spread=0,
     ready=True,
     micro_batch_unpacked=1,
 )
-"""Little to compute, so that what a step costs beside the model shows; and the time to the first update."""
+"""Little to compute, so that what a step costs beside the model shows; and the time to the first step."""
 
-QUICK = Task("throughput", SMALL, rows=60, max_length=256, updates=4, warm_up=1, median_tokens=60, spread=0.5)
+QUICK = Task("throughput", SMALL, rows=60, max_length=256, steps=4, warm_up=1, median_tokens=60, spread=0.5)
 """Shows that everything works."""

@@ -38,7 +38,7 @@ def main() -> None:
     recipe = {
         "type": "measured",
         "skip_validation": True,
-        "train_iters": task["updates"],
+        "train_iters": task["steps"],
         "micro_batch_size": 1,
         "seed": task["seed"],
         "model": {

@@ -28,7 +28,7 @@ class Meter:
 
     @contextmanager
     def preparing(self) -> Iterator[None]:
-        """Around all that turns a file of chats into samples: it is no part of the time to the first update."""
+        """Around all that turns a file of chats into samples: it is no part of the time to the first step."""
         before = time.process_time()
         yield
         self.prepared += time.process_time() - before
@@ -38,7 +38,7 @@ class Meter:
         self.seen.append((input_ids, labels))
 
     def update(self, loss: Any = None) -> None:
-        """An optimizer update is done."""
+        """An optimizer step is done."""
         self.after.append(time.process_time())
         if loss is not None:
             self.losses.append(loss.detach() if hasattr(loss, "detach") else loss)
@@ -55,7 +55,7 @@ class Meter:
                 wrong += self._mislabelled(row, marked)
                 targets += sum(label != -100 for label in marked)
         result = {
-            "after_update": self.after,
+            "after_step": self.after,
             "prepared": self.prepared,
             "losses": [float(loss) for loss in self.losses],
             "tokens": tokens,

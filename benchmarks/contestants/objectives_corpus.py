@@ -13,9 +13,9 @@ from corpus import Language, train_tokenizer
 
 
 def rows(task: dict[str, Any], language: Language, dice: random.Random) -> list[dict[str, str]]:
-    """Returns the pairs, or prompts, of all updates."""
+    """Returns the pairs, or prompts, of all steps."""
     pairs = []
-    for _ in range(task["rows"] * task["updates"]):
+    for _ in range(task["rows"] * task["steps"]):
         words = [max(4, round(40 * 2.718281828 ** dice.gauss(0, 0.6))) for _ in range(3)]
         prompt, *completions = (language.text(min(count, 100)) for count in words)
         pair = {"chosen": f" {completions[0]}", "rejected": f" {completions[1]}"}

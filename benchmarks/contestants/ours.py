@@ -1,6 +1,6 @@
 """This package: the `sft` trainer, packed, from a recipe. Nothing in it is made for the benchmark but the clock.
 
-Where the time to the first update counts, the samples lie ready before the clock starts, as the bare loops' batches do:
+Where the time to the first step counts, the samples lie ready before the clock starts, as the bare loops' batches do:
 another process has filled the cache. With a place for `batches` in its spec it also writes them down, for the bare
 loops to train on the same.
 """
@@ -19,7 +19,7 @@ def recipe(meter: Meter) -> dict[str, Any]:
     return {
         "type": "measured",
         "output_dir": spec["run_dir"],
-        "train_iters": task["updates"],
+        "train_iters": task["steps"],
         "seed": task["seed"],
         "model": {"name_or_path": str(meter.folder / "model"), "dtype": "fp32"},
         "data": {

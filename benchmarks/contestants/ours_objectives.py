@@ -11,7 +11,7 @@ def recipe(meter: Meter) -> dict[str, Any]:
     common = {
         "type": "measured",
         "output_dir": meter.spec["run_dir"],
-        "train_iters": task["updates"],
+        "train_iters": task["steps"],
         "seed": task["seed"],
         "micro_batch_size": task["rows"],
         "beta": task["beta"],

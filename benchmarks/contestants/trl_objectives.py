@@ -14,7 +14,7 @@ def settings(meter: Meter) -> dict[str, Any]:
     task = meter.task
     return {
         "output_dir": meter.spec["run_dir"],
-        "max_steps": task["updates"],
+        "max_steps": task["steps"],
         "learning_rate": task["learning_rate"],
         "lr_scheduler_type": "constant",
         "weight_decay": 0.0,

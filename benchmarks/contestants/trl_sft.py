@@ -38,7 +38,7 @@ def main() -> None:
     config = SFTConfig(
         output_dir=meter.spec["run_dir"],
         max_length=task["max_length"],
-        max_steps=task["updates"],
+        max_steps=task["steps"],
         assistant_only_loss=True,
         learning_rate=task["learning_rate"],
         lr_scheduler_type="constant",

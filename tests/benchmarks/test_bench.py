@@ -46,10 +46,10 @@ def test_quick_run_of_ours_and_a_bare_loop(tmp_path: Path) -> None:
 
 def a_result(task: Task, **changed: Any) -> dict[str, Any]:
     result = {
-        "after_update": [5.0 + n for n in range(task.updates)],
+        "after_step": [5.0 + n for n in range(task.steps)],
         "prepared": 2.0,
-        "losses": [9.0 - n / 10 for n in range(task.updates)],
-        "tokens": [1000] * task.updates,
+        "losses": [9.0 - n / 10 for n in range(task.steps)],
+        "tokens": [1000] * task.steps,
         "fill": 0.99,
         "targets": 500,
         "mislabelled": 0,
@@ -68,12 +68,12 @@ def test_equal_results_are_comparable() -> None:
 @pytest.mark.parametrize(
     ("name", "changed", "message"),
     [
-        ("torch", {"losses": [9.0 - n / 10 + 0.002 * (n == 3) for n in range(THROUGHPUT.updates)]}, "at step 4"),
-        ("deepspeed", {"losses": [float("nan")] * THROUGHPUT.updates}, "at step 1"),
+        ("torch", {"losses": [9.0 - n / 10 + 0.002 * (n == 3) for n in range(THROUGHPUT.steps)]}, "at step 4"),
+        ("deepspeed", {"losses": [float("nan")] * THROUGHPUT.steps}, "at step 1"),
         ("trl", {"held_out": 7.4}, "held-out loss of 7.400"),
         ("trl", {"held_out": float("nan")}, "held-out loss of nan"),
         ("trl", {"mislabelled": 3}, "3 labels"),
-        ("trl", {"after_update": [1.0]}, "took 1 updates"),
+        ("trl", {"after_step": [1.0]}, "took 1 steps"),
     ],
 )
 def test_what_cannot_be_compared_is_named(name: str, changed: dict[str, Any], message: str) -> None:
@@ -85,7 +85,7 @@ def test_what_cannot_be_compared_is_named(name: str, changed: dict[str, Any], me
 
 
 def a_bench(tmp_path: Path, **slower: float) -> Bench:
-    """Three rounds in which a contestant's updates take so many seconds, one when it is not named."""
+    """Three rounds in which a contestant's steps take so many seconds, one when it is not named."""
     task = THROUGHPUT
     bench = Bench(
         [task, Task(**{**vars(task), "name": "fixed"})], contestants(Path(sys.executable), tmp_path), tmp_path, 0
@@ -93,8 +93,8 @@ def a_bench(tmp_path: Path, **slower: float) -> Bench:
     for of in ("throughput", "fixed"):
         bench.results[of] = {}
         for one in bench.contestants:
-            after = [5 + n * slower.get(one.name, 1.0) for n in range(task.updates)]
-            bench.results[of][one.name] = [a_result(task, after_update=after) for _ in range(3)]
+            after = [5 + n * slower.get(one.name, 1.0) for n in range(task.steps)]
+            bench.results[of][one.name] = [a_result(task, after_step=after) for _ in range(3)]
     bench.helps = {"ours": [0.1, 0.4, 0.2], "trl": [0.4, 0.4, 0.8]}
     return bench
 

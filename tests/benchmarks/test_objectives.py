@@ -15,12 +15,12 @@ DPO, GRPO = TASKS
 
 
 def a_result(task: Task, step: float = 1.0, **changed: Any) -> dict[str, Any]:
-    losses = [0.7 - n / 100 for n in range(task.updates)]
-    return {"after_update": [step * n for n in range(task.updates)], "losses": losses, "tokens": [100]} | changed
+    losses = [0.7 - n / 100 for n in range(task.steps)]
+    return {"after_step": [step * n for n in range(task.steps)], "losses": losses, "tokens": [100]} | changed
 
 
 def test_an_updates_time_is_the_median_after_the_warm_up() -> None:
-    assert seconds(DPO, a_result(DPO, after_update=[9.0, 18.0, 19.0, 20.0, 25.0])) == 1
+    assert seconds(DPO, a_result(DPO, after_step=[9.0, 18.0, 19.0, 20.0, 25.0])) == 1
 
 
 @pytest.mark.parametrize(
@@ -28,9 +28,9 @@ def test_an_updates_time_is_the_median_after_the_warm_up() -> None:
     [
         (DPO, {}, ""),
         (GRPO, {}, ""),
-        (DPO, {"losses": [0.7, 0.692, 0.68, 0.67, 0.66]}, "the loss of update 2 is 0.69000 in ours and 0.69200 in trl"),
-        (DPO, {"losses": [float("nan")] * 5}, "the loss of update 1"),
-        (DPO, {"losses": [0.7]}, "trl took 1 updates, not 5"),
+        (DPO, {"losses": [0.7, 0.692, 0.68, 0.67, 0.66]}, "the loss of step 2 is 0.69000 in ours and 0.69200 in trl"),
+        (DPO, {"losses": [float("nan")] * 5}, "the loss of step 1"),
+        (DPO, {"losses": [0.7]}, "trl took 1 steps, not 5"),
         (DPO, {"tokens": [101]}, "ours trained on 100 tokens of completions, trl on 101"),
         (GRPO, {"tokens": [104]}, ""),
         (GRPO, {"tokens": [110]}, "trl on 110"),
