@@ -15,6 +15,8 @@ from arctic_training.config.get_config import require_libraries
 from arctic_training.config.sections.data import DataConfig
 from arctic_training.config.sections.trainer import TrainerConfig
 from arctic_training.data.factories.config import SourcedDataConfig
+from arctic_training.data.factories.sourced import SourcedDataFactory
+from arctic_training.data.preparation.first_rows import check_first_rows
 from arctic_training.model.pretrained_adapter import base_of
 from arctic_training.registry import lookup
 from arctic_training.tracker.tracker import refuse_run_on_error
@@ -23,6 +25,7 @@ from arctic_training.trainer.assembly import (
     build_component,
     build_dataloaders,
     build_evaluators,
+    build_factory,
     check_models,
     check_recipe,
     check_tokenizer,
@@ -43,8 +46,8 @@ MOST_BYTES = 2**20
 def check_run(config: TrainerConfig) -> None:
     """Raises the `InputError` that would refuse the run before its weights are loaded, as far as files here show it.
 
-    Models and tokenizers on the hub are left out, and data that are not in local files of at most `MOST_BYTES`. Nothing
-    is written. What depends on the number of processes is checked for one.
+    Models, tokenizers and data on the hub are left out, and of local files of more than `MOST_BYTES` all but the first
+    rows. Nothing is written. What depends on the number of processes is checked for one.
     """
     require_libraries(config)
     trainer, recipe = unstarted(config), config
@@ -65,6 +68,8 @@ def check_run(config: TrainerConfig) -> None:
         check_without_data(trainer, [*trainer.evaluators, *trainer.listeners.values()], models)
         if data_size(config) <= MOST_BYTES:
             check_small_data(trainer)
+        elif isinstance(factory := build_factory(trainer, config.data, "data_factory_type"), SourcedDataFactory):
+            check_first_rows(factory, factory.sources([*factory.config.sources, *factory.config.eval_sources]))
 
 
 def data_size(config: TrainerConfig) -> float:
