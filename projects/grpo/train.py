@@ -1,46 +1,8 @@
-"""Running sums modulo 17: problems, their answers, and the figures of a run that learns from its own completions."""
+"""Callbacks of a run that learns from its own completions: where it ends, and its figures."""
 
-import hashlib
-import random
-from collections.abc import Iterator
-from itertools import accumulate, islice
 from typing import Any
 
-from arctic_training import Callback, ComponentConfig, DataSource, DataSourceConfig, HumanInt, TrainingError, is_main
-
-MODULUS, LENGTH = 17, 4
-
-
-def problems(split: str, seed: int) -> Iterator[dict[str, str]]:
-    """Yields different problems and their answers, without end. One problem in four is held out, by its hash."""
-    draw, seen = random.Random(f"{split} {seed}"), set()
-    while True:
-        numbers = [draw.randrange(MODULUS) for _ in range(LENGTH)]
-        problem = " ".join(map(str, numbers))
-        held_out = hashlib.sha256(problem.encode()).digest()[0] < 64
-        if held_out == (split != "train") and problem not in seen:
-            seen.add(problem)
-            yield {"problem": problem, "answer": " ".join(str(total % MODULUS) for total in accumulate(numbers))}
-
-
-class SumsConfig(DataSourceConfig):
-    """Keys of the source."""
-
-    count: HumanInt = 10_000
-    """Problems."""
-    seed: int = 0
-
-
-class SumsSource(DataSource):
-    """Running sums with their answers."""
-
-    name = "running_sums"
-    config_type = SumsConfig
-
-    def load(self, config: SumsConfig, split: str) -> Any:
-        from datasets import Dataset
-
-        return Dataset.from_list(list(islice(problems(split, config.seed), config.count)))
+from arctic_training import Callback, ComponentConfig, TrainingError, is_main
 
 
 class UntilConfig(ComponentConfig):
