@@ -128,7 +128,7 @@ def work_through(page: str, folder: Path, log: Path, trains: bool) -> None:
             sections = yaml.safe_load(block.text)
             get_config(sections if {"model", "data"} <= sections.keys() else PLAIN | sections)
         elif block.kind == "text":
-            for name in re.findall(r"^(\S+)  +\S", block.text, re.MULTILINE):
+            for name in re.findall(r"^([\w/]+(?:\.\w+|/))  +\S", block.text, re.MULTILINE):  # a list of files
                 assert [*Path().rglob(name.rstrip("/"))], name
         elif block.kind == "console":
             sys.stdout.flush()

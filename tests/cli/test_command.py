@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from arctic_training.cli.main import main
+from tests import tiny
 from tests.processes import HANG, ROOT
 from tests.test_architecture import HOMES, SLOW
 
@@ -75,7 +76,7 @@ def test_a_good_recipe_is_said_to_be_good(recipe: str, capsys: pytest.CaptureFix
 
 
 def test_a_check_that_opens_a_model_prints_nothing_of_libraries(tmp_path: Path, tiny_model: Path) -> None:
-    (tmp_path / "chats.jsonl").write_text('{"messages": []}\n')
+    tiny.save_chats(tmp_path / "chats.jsonl", 4)
     recipe = f"model: {{name_or_path: {tiny_model}}}\ndata: {{sources: [{tmp_path}/chats.jsonl]}}\ntrain_iters: 4\n"
     saved = "checkpoint: {type: huggingface, save_end_of_training: true}\n"  # its check asks DeepSpeed for the device
     (tmp_path / "recipe.yaml").write_text(recipe + saved)

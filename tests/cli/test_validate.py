@@ -60,14 +60,16 @@ UNSEEN = {name for names in NEEDS.values() for name in names}
 
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    for name in ("here", "home", "tmp"):
-        (tmp_path / name).mkdir()
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
-    monkeypatch.chdir(tmp_path / "here")
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    monkeypatch.setenv("ARCTIC_TRAINING_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(gc, "collect", lambda *generation: 0)
-    with only_built_in(tmp_path):
+    with only_built_in(
+        tmp_path
+    ):  # before the folder for temporary files is another one, by which it knows others' paths
+        for name in ("here", "home", "tmp"):
+            (tmp_path / name).mkdir()
+        monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
+        monkeypatch.chdir(tmp_path / "here")
+        monkeypatch.setenv("HOME", str(tmp_path / "home"))
+        monkeypatch.setenv("ARCTIC_TRAINING_CACHE", str(tmp_path / "cache"))
+        monkeypatch.setattr(gc, "collect", lambda *generation: 0)
         yield tmp_path / "here"
 
 

@@ -106,7 +106,7 @@ def build_class(kind: str) -> str:
 
 def test_single_losses_are_refused_where_the_term_would_be_lost() -> None:
     model, batch = build("mixtral"), batch_of(pack, multiple=64)
-    with pytest.raises(ModelError, match=r"MixtralForCausalLM adds to its loss by router_aux_loss_coef, and target_l"):
+    with pytest.raises(ModelError, match=r"MixtralForCausalLM adds to its loss by router_aux_loss_coef, and token_l"):
         token_losses(model, batch)
     with torch.no_grad():
         expected = token_losses(model, batch)
