@@ -19,7 +19,7 @@ def contrastive_divergence_losses(real: Tensor, drawn: Tensor, regularization: f
 
 
 def score_matching_losses(energy: Energy, rows: Tensor, directions: Iterable[Tensor]) -> Tensor:
-    """Returns |s|^2 / 2 + the sum over ``directions`` v of v . (ds/dx) v, the score s being -dE/dx: ``[n]``.
+    """Returns ``|s|^2 / 2`` + the sum over ``directions`` v of v . (ds/dx) v, the score s being -dE/dx: ``[n]``.
 
     ``rows`` are ``[n, ...]``, each of ``directions`` is ``[n, D]`` for rows of D numbers. With the D unit vectors
     (`unit_directions`) the second term is the trace: Hyvarinen 2005, equation 4. With one random vector of mean 0 and
@@ -44,7 +44,7 @@ def unit_directions(rows: Tensor) -> Iterable[Tensor]:
 
 
 def denoising_losses(energy: Energy, rows: Tensor, noise: Tensor, sigma: float) -> Tensor:
-    """Returns |sigma s(x + sigma n) + n|^2 / 2 at every row: ``[n]``, for ``rows`` and standard normal ``noise``
+    """Returns ``|sigma s(x + sigma n) + n|^2 / 2`` at every row: ``[n]``, for ``rows`` and standard normal ``noise``
     ``[n, ...]``; s = -dE/dx is the score.
 
     It is smallest for the score of the data with that noise added: Vincent 2011, equation 9 times sigma^2.
