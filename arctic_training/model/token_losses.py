@@ -103,11 +103,11 @@ class TokenScores:
     """Sums over the targets of a batch: fp32 ``[]`` each."""
 
     loss: Tensor
-    """What `token_losses` returns, in nats, with what the model adds to its loss."""
+    """The sum of `token_losses`, in nats, with the loss that the model itself adds."""
     nll: Tensor
     """The cross-entropy in nats, without label smoothing and without that."""
     correct: Tensor
-    """How many targets are the most likely token."""
+    """The number of targets that are the most likely token."""
 
 
 @torch.no_grad()
