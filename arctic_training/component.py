@@ -126,6 +126,10 @@ class TrainerView(Protocol):
         """The device of this rank."""
 
     @property
+    def has_weights(self) -> bool:
+        """Returns whether the models have weights; False where ``validate`` checks them on the meta device."""
+
+    @property
     def data_rank(self) -> int:
         """The index of the part of every global batch that this rank reads, of ``data_world`` parts."""
 

@@ -1,6 +1,7 @@
 """The state of a run: everything that a checkpoint needs, so that a resumed run equals one that never stopped."""
 
 import random
+import re
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -140,6 +141,11 @@ def isolated_eval(modules: Iterable[torch.nn.Module]) -> Iterator[None]:
             yield
     finally:
         rng.load_state_dict(before)
+
+
+def needs_numbers(error: BaseException) -> bool:
+    """Returns whether ``error`` says that an operation has no result on the meta device, whose tensors are shapes."""
+    return isinstance(error, NotImplementedError) or re.search(r"\bmeta\b", str(error), re.IGNORECASE) is not None
 
 
 class RunState(dict[str, Stateful]):

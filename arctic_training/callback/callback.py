@@ -23,8 +23,8 @@ class Callback(Registered, Generic[C], kind="callback"):
 
     config_type: ClassVar[type[ComponentConfig]] = ComponentConfig
     checks_without_data: ClassVar[bool] = False
-    """True if `check` reads only the recipe, the tokenizer and the modules of engines: ``validate`` calls it, and a run
-    before its data are prepared, while the modules have no weights."""
+    """True if `check` reads only the recipe, the tokenizer and the modules of engines: it is called before the data are
+    prepared too, while the modules have no weights."""
 
     def __init__(self, config: C) -> None:
         self.config = config
@@ -47,8 +47,8 @@ class Callback(Registered, Generic[C], kind="callback"):
         for what the recipe alone shows."""
 
     def check(self, trainer: TrainerView) -> None:
-        """Called when every part of the run is built and nothing is written yet. Raises `InputError` for what would
-        fail later."""
+        """Called when every part of the run is built and nothing is written yet, and by ``validate``, where
+        ``trainer.has_weights`` may be False. Raises `InputError` for what would fail later."""
 
     def state_dict(self) -> dict[str, Any]:
         """Returns the state for checkpoints: tensors, numbers, strings, lists and mappings of them."""

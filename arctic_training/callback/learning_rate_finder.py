@@ -65,9 +65,12 @@ class LearningRateFinder(Callback[LearningRateFinderConfig]):
         self._tried = 0.0
         """The learning rate of the step, while they are tried."""
 
-    def check(self, trainer: TrainerView) -> None:
+    def check_recipe(self, trainer: TrainerView) -> None:
         """Raises `MissingDependencyError` without matplotlib."""
         require_matplotlib("callbacks.learning_rate_finder")
+
+    def post_init(self, trainer: TrainerView) -> None:
+        """Has the engine step with the learning rates that are tried, and with the one that is used."""
         peak = trainer.config.optimizer.learning_rate
 
         def rule(lr: float) -> float:

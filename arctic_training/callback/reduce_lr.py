@@ -75,9 +75,8 @@ class ReduceLROnPlateau(Monitor[ReduceLROnPlateauConfig]):
         """Raises `RecipeError` for a role that is not trained."""
         self.reduction.check(trainer, f"callbacks.{self.name}")
 
-    def check(self, trainer: TrainerView) -> None:
-        """Raises `RecipeError` as every callback that follows a metric, and applies what is lowered."""
-        super().check(trainer)
+    def post_init(self, trainer: TrainerView) -> None:
+        """Applies what is lowered."""
         self.reduction.apply(trainer)
 
     def observe(self, trainer: TrainerView, value: float, values: Mapping[str, float]) -> None:
@@ -122,7 +121,7 @@ class ReduceLROnInstability(SpikeCallback[ReduceLROnInstabilityConfig]):
         """Raises `RecipeError` for a role that is not trained."""
         self.reduction.check(trainer, f"callbacks.{self.name}")
 
-    def check(self, trainer: TrainerView) -> None:
+    def post_init(self, trainer: TrainerView) -> None:
         """Applies what is lowered."""
         self.reduction.apply(trainer)
 

@@ -1,15 +1,16 @@
 """Draws rows that the trainer generates: image grids, scatter plots, curves, histograms."""
 
+import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-import torch
 
 from arctic_training.callback.sample_tensors import SampleTensors, SampleTensorsConfig
 from arctic_training.component import TrainerView
 from arctic_training.errors.types import RecipeError
 from arctic_training.tracker.figure import figure, require_matplotlib
-from arctic_training.tracker.samples import ImageSamples, Samples, tensor_samples
+from arctic_training.tracker.samples import Samples, tensor_samples
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -38,26 +39,35 @@ class Visualization(SampleTensors):
         super().check_recipe(trainer)
         require_matplotlib("callbacks.visualization")
 
+    def check(self, trainer: TrainerView) -> None:
+        """Raises `RecipeError` for a ``shape`` or a ``plot`` that does not suit the rows of the data."""
+        super().check(trainer)
+        row = self.config.shape or getattr(trainer, "row_shape", None)
+        if row is not None:
+            self._check_plot(row)
+
     def sample(self, trainer: TrainerView) -> Samples:
-        """Raises `RecipeError` for a plot that does not suit the rows."""
+        """Raises `RecipeError` for a ``plot`` that does not suit the rows."""
         config, rows = self.config, self.rows(trainer).detach().float().cpu()
-        plot = plot_of(rows) if config.plot == "auto" else config.plot
+        self._check_plot(rows.shape[1:])
+        plot = plot_of(rows.shape[1:]) if config.plot == "auto" else config.plot
         if plot == "images":
-            grid = tensor_samples(rows, low=config.low, high=config.high, columns=config.columns)
-            if isinstance(grid, ImageSamples):
-                return grid
+            return tensor_samples(rows, low=config.low, high=config.high, columns=config.columns)
         flat = rows.flatten(1) if rows.ndim > 1 else rows[:, None]
-        if plot == "images" or (plot == "scatter" and flat.shape[1] < 2):
-            raise RecipeError(f"callbacks.visualization.plot: {plot} does not suit rows of shape {[*rows.shape[1:]]}")
         title = f"step {trainer.progress.step}"
         return figure(lambda axes: draw(axes, flat.numpy(), plot, title))
 
+    def _check_plot(self, row: Sequence[int]) -> None:
+        plot = self.config.plot
+        if (plot == "images" and plot_of(row) != plot) or (plot == "scatter" and math.prod(row) < 2):
+            raise RecipeError(f"callbacks.visualization.plot: {plot} does not suit rows of shape {[*row]}")
 
-def plot_of(rows: torch.Tensor) -> str:
-    """Returns the plot that suits rows ``[N, ...]``."""
-    if rows.ndim == 3 or (rows.ndim == 4 and rows.shape[1] in (1, 3)):
+
+def plot_of(row: Sequence[int]) -> str:
+    """Returns the plot that suits rows of the shape ``row``."""
+    if len(row) == 2 or (len(row) == 3 and row[0] in (1, 3)):
         return "images"
-    numbers = rows[0].numel() if len(rows) else 1
+    numbers = math.prod(row)
     return {1: "histogram", 2: "scatter"}.get(numbers, "curves")
 
 

@@ -20,8 +20,8 @@ class Evaluator(Registered, ABC, Generic[C], kind="evaluator"):
 
     config_type: ClassVar[type[ComponentConfig]] = ComponentConfig
     checks_without_data: ClassVar[bool] = False
-    """True if `check` reads only the recipe, the tokenizer and the modules of engines: ``validate`` calls it, and a run
-    before its data are prepared, while the modules have no weights."""
+    """True if `check` reads only the recipe, the tokenizer and the modules of engines: it is called before the data are
+    prepared too, while the modules have no weights."""
     tensor_parallel: ClassVar[bool] = False
     """Whether it measures correctly where processes divide the weights of the model and have to compute the same."""
 
@@ -36,7 +36,8 @@ class Evaluator(Registered, ABC, Generic[C], kind="evaluator"):
         for what the recipe alone shows."""
 
     def check(self, trainer: TrainerView) -> None:
-        """Called when every part of the run is ready. Raises `InputError` for what would fail at an evaluation."""
+        """Called when every part of the run is ready, and by ``validate``, where ``trainer.has_weights`` may be False.
+        Raises `InputError` for what would fail at an evaluation."""
 
     def metrics(self, sets: Sequence[str]) -> list[str] | None:
         """Returns the names of all that it may measure on the evaluation ``sets``, before any is numbered: recipes that

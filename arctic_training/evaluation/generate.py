@@ -103,6 +103,8 @@ class GenerateEvaluator(Evaluator[GenerateConfig]):
             reference = _decode_reference(trainer.tokenizer, prompt)
             problem = _decode_problem(trainer.tokenizer, prompt)
             for label, scorer in self.scorers.items():
+                if scorer.needs_network and not trainer.has_weights:
+                    continue
                 try:
                     _score(scorer, problem, reference, reference)
                 except Exception as error:

@@ -17,6 +17,8 @@ class Scorer(Registered, ABC, Generic[C], kind="scorer"):
     """Scores a generated text. A subclass with a ``name`` can be named in a recipe, as a scorer and as a reward."""
 
     config_type: ClassVar[type[ComponentConfig]] = ComponentConfig
+    needs_network: bool = False
+    """Whether it asks a server for its scores: ``validate`` does not call it."""
 
     def __init__(self, config: C) -> None:
         self.config = config

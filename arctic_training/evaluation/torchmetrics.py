@@ -73,6 +73,8 @@ class TorchmetricsEvaluator(Evaluator[TorchmetricsConfig]):
 
     def check(self, trainer: TrainerView) -> None:
         """Raises `InputError` for a metric that fails on a first batch."""
+        if not trainer.has_weights:  # its predictions are no numbers
+            return
         where = f"evaluators: torchmetrics: {self.config.metric}"
         with isolated_eval(engine.module for engine in trainer.engines.values()):
             for name, loader in trainer.eval_loaders.items():

@@ -12,7 +12,7 @@ from arctic_training.config.sections.model import DType, ModelConfig
 from arctic_training.config.sections.only_with import OnlyWith
 from arctic_training.errors.types import MissingDependencyError
 from arctic_training.loss.targets import IGNORE_INDEX
-from arctic_training.model.factory import ModelFactory
+from arctic_training.model.factory import NetworkFactory
 
 _CLASSES = {"nsf": "NSF", "maf": "MAF", "realnvp": "RealNVP"}
 
@@ -82,7 +82,7 @@ class NormalizingFlow(nn.Module):
         return (labels[:, None] == torch.arange(self.num_labels, device=rows.device)).to(rows.dtype)
 
 
-class ZukoFactory(ModelFactory[ZukoConfig]):
+class ZukoFactory(NetworkFactory[ZukoConfig]):
     """Makes a normalizing flow of the library zuko."""
 
     name = "zuko"
@@ -92,6 +92,7 @@ class ZukoFactory(ModelFactory[ZukoConfig]):
         """Raises `MissingDependencyError` without the library."""
         if importlib.util.find_spec("zuko") is None:
             raise MissingDependencyError("model.type: zuko needs the library zuko: pip install 'arctic_training[flow]'")
+        super().check()
 
     def create_meta_model(self) -> nn.Module:
         with torch.random.fork_rng(devices=[]):  # its masks are computed, which the meta device cannot

@@ -12,7 +12,7 @@ from arctic_training.config.sections.types import HumanFloat
 from arctic_training.data.batching.loader import Batch
 from arctic_training.data.factories.base import DataFactory
 from arctic_training.data.factories.labeled_text import LabeledTextDataFactory
-from arctic_training.errors.types import DataError
+from arctic_training.errors.types import DataError, ModelError
 from arctic_training.loss.classification import class_counts, classification_loss, count_right, macro_f1
 from arctic_training.loss.targets import IGNORE_INDEX
 from arctic_training.model.causal_lm import causal_model
@@ -155,6 +155,20 @@ class TensorClassifierTrainer(BaseClassifier, TensorTrainer):
                 raise DataError(
                     f"{name}: expected labels from 0 to {classes - 1} for each row, or {classes} floats; they are "
                     f"{labels.dtype} {list(labels.shape)}, up to {labels.max().item():g}"
+                )
+
+    def check(self) -> None:
+        """Raises `ModelError` for a network that does not map rows to a score of each class."""
+        super().check()
+        labels = [columns["labels"] for columns in self.tables("rows", "labels").values()]
+        floats = {one.shape[1] for one in labels if one.is_floating_point()}
+        most = max((int(one.max()) for one in labels if not one.is_floating_point() and len(one)), default=0)
+        for row, logits in self.row_outputs(lambda rows: self.logits({"rows": rows})):
+            if logits.dim() != 2 or logits.shape[1] <= most or not floats <= {logits.shape[1]}:
+                expected = f"{min(floats)}" if floats else f"more than {most}"
+                raise ModelError(
+                    f"model: rows of shape {list(row.shape[1:])} become {list(logits.shape[1:])}; the labels need "
+                    f"{expected} scores"
                 )
 
     def logits(self, batch: Batch) -> Tensor:

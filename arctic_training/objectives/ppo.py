@@ -65,7 +65,8 @@ class PPOTrainer(RolloutTrainer):
         """Disables dropout in the critic too if the recipe says so, and raises `InputError` as its base does, and for a
         critic that sees what it judges."""
         super().check()
-        check_critic(self)
+        if self.has_weights:
+            check_critic(self)
         if self.config.disable_dropout:
             disable_dropout(self.engines["critic"].module)
 

@@ -45,7 +45,8 @@ class PreferenceTrainer(LanguageModelTrainer):
     def check(self) -> None:
         """Raises `InputError` for what its base refuses, and for a default reference that is not the policy."""
         super().check()
-        if not self.config.reference_not_needed and "ref_model" not in self.config.model_fields_set:
+        is_default = not self.config.reference_not_needed and "ref_model" not in self.config.model_fields_set
+        if is_default and self.has_weights:
             check_reference_is_policy(self, self._reference_probe)
 
     def precompute(self, role: str, engine: Engine) -> None:

@@ -110,24 +110,24 @@ class RolloutTrainer(PolicyLossTrainer):
     def check(self) -> None:
         """Raises `InputError` for what would end the run at its first completions."""
         super().check()
-        if self.config.beta and "ref_model" not in self.config.model_fields_set:
+        if self.has_weights and self.config.beta and "ref_model" not in self.config.model_fields_set:
             check_reference_is_policy(self)
         module = require_generate(self.model, f"type: {self.name}")
         if is_encoder_decoder(module) != has_encoder(self):
-            kind = "an" if is_encoder_decoder(module) else "no"
             raise ModelError(
-                f"model: {type(module).__name__} is {kind} encoder-decoder, unlike the config of model.task: "
-                f"{getattr(self.config.model, 'task', 'causal_lm')}, by which the data were prepared"
+                f"model: {type(module).__name__} is {'an' if is_encoder_decoder(module) else 'no'} encoder-decoder, "
+                f"unlike model.task: {getattr(self.config.model, 'task', 'causal_lm')}, by which the data were prepared"
             )
         if is_encoder_decoder(module):
             check_positions(module, self.config.max_new_tokens, context_length(self), key="max_new_tokens")
-        self.sampler.rewards.load()
+        if self.has_weights:
+            self.sampler.rewards.load()
         sampler, loaders = self.sampler, filter(None, [self.train_loader, *self.eval_loaders.values()])
         samples: Any = next((one.dataset for one in loaders if len(one.dataset)), [])  # a stream is not read yet
         if len(samples):
             prompt = Prompt.from_sample(samples[0], "sample 1")
             (completion,) = sampler.reward_inputs([prompt], [prompt.reference_ids])
-            sampler.rewards.dry_run(completion, self.config.num_generations)
+            sampler.rewards.dry_run(completion, self.config.num_generations, loaded=self.has_weights)
             check_sampled_log_probs(self, [samples[n]["input_ids"].tolist() for n in range(min(len(samples), 32))])
 
     def targets(self, batch: Batch) -> int:

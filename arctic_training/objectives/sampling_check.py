@@ -22,7 +22,7 @@ def check_sampled_log_probs(trainer: Any, prompts: list[list[int]]) -> None:
     `PolicyTrainer`, and ``prompts`` are token ids; all ranks must call it.
     """
     config, module = trainer.config, trainer.model.module
-    if config.sequence_parallel_size > 1:
+    if config.sequence_parallel_size > 1 or not trainer.has_weights:
         return  # only models for which padding makes no difference have shared attention
     shortest_and_longest = [min(prompts, key=len), max(prompts, key=len)]
     with eval_mode([module]):

@@ -16,7 +16,7 @@ from arctic_training.model.conv_factory import ConvDecoderFactory, ConvFactory
 from arctic_training.model.factory import ModelFactory
 from arctic_training.model.mlp_factory import MLPFactory
 from arctic_training.objectives.factories import OPTIMIZERS, SCHEDULES
-from arctic_training.state import isolated_eval
+from arctic_training.state import isolated_eval, needs_numbers
 from arctic_training.tokenizer.factory import NoTokenizerFactory
 from arctic_training.trainer.trainer import Trainer
 
@@ -83,13 +83,18 @@ class TensorTrainer(Trainer):
 
         Raises `ModelError`, which names ``key`` of the recipe and the ``inputs`` of its network, where that fails.
         """
-        rows = [columns["rows"][:1].to(self.device).float() for columns in self.tables("rows").values()]
+        outputs: list[tuple[Tensor, Tensor]] = []
         with isolated_eval(engine.module for engine in self.engines.values()):
-            try:
-                return [(row, compute(row)) for row in rows]
-            except (RuntimeError, TypeError, ValueError) as error:
-                inputs = inputs or f"rows of shape {list(self.row_shape)}"
-                raise ModelError(f"{key}: cannot be computed for {inputs}: {error}") from error
+            for name, columns in self.tables("rows").items():
+                row = columns["rows"][:1].to(self.device).float()
+                try:
+                    outputs.append((row, compute(row)))
+                except (RuntimeError, TypeError, ValueError) as error:
+                    if not self.has_weights and needs_numbers(error):
+                        raise
+                    inputs = inputs or f"rows of shape {list(row.shape[1:])} in {name}"
+                    raise ModelError(f"{key}: cannot be computed for {inputs}: {error}") from error
+        return outputs
 
     def check_output(
         self,

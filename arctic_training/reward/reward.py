@@ -56,6 +56,8 @@ class Reward(Registered, ABC, Generic[R], kind="reward"):
     """Scores completions. A subclass with a ``name`` can be named in a recipe; every scorer can, too."""
 
     config_type: ClassVar[type[ComponentConfig]] = RewardConfig
+    needs_network: bool = False
+    """Whether it asks a server for its scores: ``validate`` does not call it."""
 
     def __init__(self, config: R) -> None:
         self.config = config
@@ -115,6 +117,8 @@ class EndedReward(Reward[RewardConfig]):
 
 
 class _Scorer(Protocol):
+    needs_network: bool
+
     @property
     def label(self) -> str: ...
 
@@ -144,6 +148,7 @@ class ScoreReward(Reward[ScoreConfig]):
         super().__init__(config)
         scorer_type = cast("Callable[[ComponentConfig], _Scorer]", lookup("scorer", config.scorer.type))
         self.scorer = scorer_type(config.scorer)
+        self.needs_network = self.scorer.needs_network
 
     def check(self) -> None:
         """Raises `InputError` for arguments of the scorer that cannot be used."""

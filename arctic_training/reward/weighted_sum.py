@@ -48,9 +48,14 @@ class WeightedRewards:
             sums.append(math.fsum(judged) if judged else math.nan)
         return sums, values
 
-    def dry_run(self, completion: Completion, count: int) -> None:
-        """Scores ``completion``, ``count`` times in one call. Raises `RecipeError` when a reward fails."""
+    def dry_run(self, completion: Completion, count: int, *, loaded: bool = True) -> None:
+        """Scores ``completion``, ``count`` times in one call. Raises `RecipeError` when a reward fails.
+
+        Unless they are ``loaded``, rewards that load something or need the network are left out.
+        """
         for n, (label, reward) in enumerate(self.rewards.items()):
+            if not loaded and (reward.needs_network or type(reward).load is not Reward.load):
+                continue
             try:
                 self._checked(n, label, [completion] * count, reward([completion] * count))
             except ScoringError as error:

@@ -236,9 +236,6 @@ class Trainer(Registered, NamedHooks, Outputs, ScheduleMixin, Ending, ABC, kind=
         """
         check_vocabularies(self.roles, models)
 
-    def check(self) -> None:
-        """Called when all parts are built and nothing is written yet. Raises `InputError` for what would fail later."""
-
     def close(self, *, failed: bool = False) -> None:
         """Ends worker processes, trackers and engines of the run, and restores what it changed in the process."""
         self.session.close(failed=failed)

@@ -1,9 +1,10 @@
-"""Checks a run by its recipe and by the files of local models, without device, network, data or process group."""
+"""Checks a run by its recipe and by local files, without device, network or process group."""
 
+import functools
 import math
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,10 +14,15 @@ import torch
 from arctic_training.checkpoint.saved_model import is_adapter
 from arctic_training.config.get_config import require_libraries
 from arctic_training.config.sections.data import DataConfig
+from arctic_training.config.sections.model import ModelConfig
 from arctic_training.config.sections.trainer import TrainerConfig
 from arctic_training.data.factories.config import SourcedDataConfig
 from arctic_training.data.factories.sourced import SourcedDataFactory
+from arctic_training.data.factories.tensor import TensorDataConfig
 from arctic_training.data.preparation.first_rows import check_first_rows
+from arctic_training.errors.types import InputError
+from arctic_training.logging import logger
+from arctic_training.model.factory import ModelFactory
 from arctic_training.model.pretrained_adapter import base_of
 from arctic_training.registry import lookup
 from arctic_training.tracker.tracker import refuse_run_on_error
@@ -34,20 +40,21 @@ from arctic_training.trainer.assembly import (
 )
 from arctic_training.trainer.bare import bare
 from arctic_training.trainer.callbacks import build_callbacks
+from arctic_training.trainer.checked_engines import checked_engines, device_of
 from arctic_training.trainer.resume import check_resume
 from arctic_training.trainer.session import resolve_run_dir
 from arctic_training.trainer.trackers import find_trackers
 from arctic_training.trainer.trainer import Trainer
 
-MOST_BYTES = 2**20
-"""Bytes of local data up to which `check_run` prepares them."""
+MOST_BYTES, MOST_TENSOR_BYTES = 2**20, 2**28
+"""Bytes of local data up to which `check_run` prepares them: of texts, and of tensors, which are only read."""
 
 
 def check_run(config: TrainerConfig) -> None:
     """Raises the `InputError` that would refuse the run before its weights are loaded, as far as files here show it.
 
-    Models, tokenizers and data on the hub are left out, and of local files of more than `MOST_BYTES` all but the first
-    rows. Nothing is written. What depends on the number of processes is checked for one.
+    Models, tokenizers and data on the hub are left out, and of texts in local files of more than `MOST_BYTES` all but
+    the first rows. Nothing is written. What depends on the number of processes is checked for one.
     """
     require_libraries(config)
     trainer, recipe = unstarted(config), config
@@ -66,8 +73,9 @@ def check_run(config: TrainerConfig) -> None:
     if local == roles and is_here(config.tokenizer):
         check_tokenizer(trainer, roles, models, build_component(trainer, "tokenizer"))
         check_without_data(trainer, [*trainer.evaluators, *trainer.listeners.values()], models)
-        if data_size(config) <= MOST_BYTES:
+        if data_size(config) <= (MOST_TENSOR_BYTES if isinstance(config.data, TensorDataConfig) else MOST_BYTES):
             check_small_data(trainer)
+            check_built(trainer, models)
         elif isinstance(factory := build_factory(trainer, config.data, "data_factory_type"), SourcedDataFactory):
             check_first_rows(factory, factory.sources([*factory.config.sources, *factory.config.eval_sources]))
 
@@ -90,6 +98,27 @@ def check_small_data(trainer: Trainer) -> None:
         build_dataloaders(trainer)
         for loader in filter(None, [trainer.train_loader, *trainer.eval_loaders.values()]):
             loader.close()
+
+
+def check_built(trainer: Trainer, models: Mapping[str, ModelFactory[ModelConfig]]) -> None:
+    """Calls ``check`` of the trainer and of its parts, as the run does when all are built, with `checked_engines`.
+
+    Raises `InputError`. Any other error says nothing about the run, since more of it may be needed: it is a warning.
+    """
+    trainer.engines = checked_engines(models)
+    if not trainer.engines:
+        return
+    vars(trainer)["device"] = device_of(trainer.engines)
+    checks: list[tuple[object, Callable[[], None]]] = [(trainer, trainer.check)]
+    checks += [(one, functools.partial(one.check, trainer)) for one in trainer.evaluators]
+    checks += [(one, functools.partial(one.check, trainer)) for one in trainer.listeners.values()]
+    for owner, check in checks:
+        try:
+            check()
+        except InputError:
+            raise
+        except Exception as error:
+            logger.warning(f"check() of {type(owner).__name__} needs the run: {type(error).__name__}: {error}")
 
 
 @contextmanager

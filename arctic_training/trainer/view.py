@@ -48,6 +48,12 @@ class View(FormerNames):
         return process_group.device()
 
     @property
+    def has_weights(self) -> bool:
+        """Returns whether the models have weights; False where ``validate`` checks them on the meta device, on which
+        outputs have a shape and no numbers."""
+        return self.device.type != "meta"
+
+    @property
     def packs_samples(self) -> bool:
         """Returns whether a row of a batch holds several samples."""
         factory: Any = lookup("data_factory", self.config.data.type)
@@ -74,7 +80,11 @@ class View(FormerNames):
 
     def check_data(self) -> None:
         """Called when the data are prepared, before any weights are loaded, and by ``validate`` where these are small
-        files. Raises `InputError` for data that the objective cannot use."""
+        local files. Raises `InputError` for data that the objective cannot use."""
+
+    def check(self) -> None:
+        """Called when all parts are built and nothing is written yet, and by ``validate``, where engines train nothing
+        and `has_weights` may be False. Raises `InputError` for what would fail later."""
 
     def export_files(self) -> dict[str, str]:
         """Returns the text of files, by name, that an exported model has beside weights, config and tokenizer."""

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from arctic_training.cli.main import main
-from tests.bad_inputs import bad_code, bad_data, bad_lexers, bad_models, bad_parts, bad_rewards, bad_runs
+from tests.bad_inputs import bad_code, bad_data, bad_lexers, bad_models, bad_parts, bad_rewards, bad_runs, bad_tensors
 from tests.bad_inputs.case import Case, listing, same, sft
 
 TABLES = {
@@ -19,6 +19,7 @@ TABLES = {
     "reward": bad_rewards.CASES,
     "lexer": bad_lexers.CASES,
     "parts": bad_parts.CASES,
+    "tensors": bad_tensors.CASES,
 }
 CASES = {f"{table}: {name}": case for table, cases in TABLES.items() for name, case in cases.items()}
 

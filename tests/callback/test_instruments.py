@@ -100,7 +100,7 @@ def test_points_are_drawn(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("shape", "plot"),
     [((5, 2), "scatter"), ((5,), "histogram"), ((5, 1), "histogram"), ((5, 9), "curves"), ((5, 8, 8), "images"),
-     ((5, 3, 8, 8), "images"), ((5, 2, 8, 8), "curves"), ((0, 2), "histogram")],
+     ((5, 3, 8, 8), "images"), ((5, 2, 8, 8), "curves")],
 )  # fmt: skip
 def test_the_plot_follows_the_shape(shape: tuple[int, ...], plot: str) -> None:
-    assert plot_of(torch.zeros(shape)) == plot
+    assert plot_of(shape[1:]) == plot

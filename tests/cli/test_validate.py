@@ -10,15 +10,20 @@ from typing import Any
 import pytest
 import torch
 import wandb
+import yaml
 
 from arctic_training.cli.main import main
 from arctic_training.errors.types import ModelError
 from arctic_training.logging import start_console_log
 from arctic_training.model.liger_factory import LigerModelFactory
 from arctic_training.model.weight_files import load_pickle
+from arctic_training.trainer import checked_engines
 from tests import tiny
+from tests.bad_inputs import bad_tensors
 from tests.bad_inputs.case import Case, same, sft
 from tests.bad_inputs.test_bad_inputs import CASES
+from tests.contract.cases import CASES as GOOD_RECIPES
+from tests.contract.cases import recipe as good_recipe
 from tests.model.test_huggingface_factory import factory
 from tests.own_classes import only_built_in
 
@@ -37,11 +42,6 @@ NEEDS: Mapping[str, list[str]] = {
     "to write": ["run: output_dir cannot be made", "run: checkpoints that cannot be made"],
     "rows of the user's own code": ["code: a source that gives a list", "code: a source that raises"],
     "completions": [
-        "reward: wrong length",
-        "reward: no list",
-        "reward: words",
-        "reward: NaN",
-        "reward: raises",
         "reward: raises on a completion",
         "reward: NaN on a completion",
     ],
@@ -91,6 +91,41 @@ def test_what_a_run_refuses_is_refused(
         assert (code, out) == (case.code, "")
     assert not (here.parent / "cache").is_dir() and not [*(here.parent / "tmp").iterdir()]
     assert not (here / "runs").is_dir() or "runs" in "".join(case.files)
+
+
+@pytest.mark.parametrize("name", bad_tensors.CASES.keys() - {"a metric of other classes"})
+def test_the_shapes_of_large_networks_are_computed_without_weights(
+    name: str, here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checked_engines, "MOST_WEIGHTS", 0)
+    case = bad_tensors.CASES[name]
+    case.plant(here, here)
+    assert main(["validate", "recipe.yaml"]) == case.code
+    assert same(capsys.readouterr().err.splitlines(), case.expected(here))
+
+
+@pytest.mark.parametrize("weights", [0, checked_engines.MOST_WEIGHTS])
+@pytest.mark.parametrize("name", sorted(GOOD_RECIPES))
+def test_what_a_run_accepts_is_accepted(
+    name: str, weights: int, here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checked_engines, "MOST_WEIGHTS", weights)
+    recipe = good_recipe(name, here, logger={"level": "WARNING"})
+    Path("recipe.yaml").write_text(yaml.safe_dump(recipe))
+    capsys.readouterr()
+    assert (main(["validate", "recipe.yaml"]), capsys.readouterr().err) == (0, "")
+
+
+def test_a_check_that_needs_more_of_the_run_is_a_warning(
+    here: Path, tiny_model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code = "from arctic_training import SFTTrainer\n\n\nclass Mine(SFTTrainer):\n    name = 'needs_deepspeed'\n\n"
+    code += "    def check(self):\n        self.model.deepspeed.optimizer.step()\n"
+    Case("", files={"train.py": code}).plant(here, tiny_model)
+    start_console_log(level="WARNING", rank=0, world=1, ranks="*")  # a run of another test may have been quiet
+    result, err = validated("type: needs_deepspeed\n" + sft(), capsys)
+    assert result == 0
+    assert "WARNING check() of Mine needs the run: AttributeError: 'NoneType' object has no attribute" in err
 
 
 def test_the_cases_that_validate_cannot_see_are_cases() -> None:
