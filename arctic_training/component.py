@@ -143,7 +143,7 @@ class TrainerView(Protocol):
 
     @property
     def steps_per_epoch(self) -> int:
-        """Optimizer steps in an epoch; 0 for streaming data."""
+        """Optimizer steps in an epoch; 0 for a stream without ``epoch_length``."""
 
     @property
     def warmup_steps(self) -> int:

@@ -68,7 +68,7 @@ class SchedulerFactory(Factory[C, LRScheduler], kind="scheduler_factory"):
         """
         per_epoch, warmup = self.trainer.steps_per_epoch, self.trainer.warmup_steps
         if per_epoch < 1:
-            raise RecipeError("scheduler.interval: these data have no epochs; give step")
+            raise RecipeError("scheduler.interval: a stream has no epochs; give step, or epoch_length")
         schedule = self.timed().create_scheduler(optimizer)
         if not isinstance(schedule, LambdaLR):
             raise RecipeError(f"scheduler.interval: {type(schedule).__name__} goes by step; remove it")

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from arctic_training.config.sections.trainer import TrainerConfig
+from arctic_training.data.batching.loader import OrderedLoader
 from arctic_training.errors.types import ArcticError
 from arctic_training.loss.targets import IGNORE_INDEX
 from arctic_training.loss.tokens import TokenCounts
@@ -247,12 +248,14 @@ def _prepared_tokens(trainer: Trainer) -> TokenCounts | None:
     trainer.config = trainer.config.model_copy(update={"data": data})
     trainer.tokenizer = build_component(trainer, "tokenizer")
     trainer.train_loader = build_component(trainer, "data").train
-    samples: object = getattr(trainer.train_loader, "dataset", None)
-    if not hasattr(samples, "lengths"):
+    loader = trainer.train_loader
+    samples: object = getattr(loader, "dataset", None)
+    if not isinstance(loader, OrderedLoader) or not hasattr(samples, "lengths"):
         return None
     lengths = samples.lengths().astype(np.int64)
     labels = int(lengths.sum())
     if hasattr(samples, "count_other_than"):
         with suppress(KeyError):  # without labels every token is one
             labels = int(samples.count_other_than(IGNORE_INDEX, "labels").sum())
-    return TokenCounts(tokens=int(lengths.sum()), squares=int((lengths**2).sum()), labels=labels)
+    passes = loader.order.first_row(1) / loader.order.size
+    return TokenCounts(*(round(passes * int(one)) for one in (lengths.sum(), (lengths**2).sum(), labels)))

@@ -20,13 +20,15 @@ class ScheduleMixin:
 
     @property
     def steps_per_epoch(self) -> int:
-        """Optimizer steps in an epoch, a short last window included; 0 for streaming data."""
+        """Optimizer steps in an epoch, a short last window included; 0 for a stream without ``epoch_length``."""
+        if self.config.epoch_length:
+            return int(self.config.epoch_length)
         loader = self.train_loader
         return math.ceil(len(loader) / self.config.gradient_accumulation_steps) if loader is not None else 0
 
     @property
     def epochs_completed(self) -> float:
-        """Completed epochs as a float; 0.0 for streaming data."""
+        """Completed epochs as a float; 0.0 for a stream without ``epoch_length``."""
         loader = self.train_loader
         rows = loader.rows if loader is not None else 0
         # the last micro-batches of an epoch may reach beyond its rows

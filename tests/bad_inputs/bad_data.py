@@ -316,7 +316,7 @@ CASES: dict[str, Case] = {
         files={"rows.jsonl": lines({"input_ids": [1, 2, 5], "labels": [1, 2]})},
     ),
     "a stream without an end": Case(
-        "recipe.yaml: train_iters: 0, and a stream has no end; give the number of steps",
+        "recipe.yaml: train_iters: 0, and a stream has no end; give the number of steps, or epoch_length",
         recipe=sft("{name_or_path: rows.jsonl, streaming: true}"),
     ),
     "a stream of CSV": Case(

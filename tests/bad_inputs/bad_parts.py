@@ -208,7 +208,7 @@ CASES: dict[str, Case] = {
         recipe="model: {name_or_path: model, dtype: fp32}\ndata: {sources: [rows.jsonl], extra_columns: [nope]}\n",
     ),
     "a stream without an end": Case(
-        "recipe.yaml: train_iters: 0, and a stream has no end; give the number of steps",
+        "recipe.yaml: train_iters: 0, and a stream has no end; give the number of steps, or epoch_length",
         recipe=(
             "model: {name_or_path: model, dtype: fp32}\ndata: {sources: [{name_or_path: "
             "rows.jsonl, streaming: true}]}\n"

@@ -96,7 +96,7 @@ def test_names_that_are_answered_are_names_here() -> None:
         ("mesh_shape: [2, 2]", "mesh_shape: unknown; here this is mesh"),
         ("val_interval: 10", "val_interval: unknown; here this is eval_interval"),
         ("lr_scheduler_interval: epoch", "lr_scheduler_interval: unknown; here this is scheduler.interval"),
-        ("epoch_length: 500", "epoch_length: unknown; an epoch is a pass over the data, and lengths count ..."),
+        ("steps_per_epoch: 500", "steps_per_epoch: unknown; here this is epoch_length"),
         ("trainable_only: true", "trainable_only: unknown; here this is checkpoint.trainable_only"),
         ("checkpoint: {metric_monitor: loss}", "metric_monitor: unknown; here this is checkpoint.best_metric"),
         ("scheduler: {type: cosine}", "'cosine' is not accepted here; here this is scheduler.name: cosine"),

@@ -98,18 +98,20 @@ WORKERS = {"dl_num_workers": 2, "pack_samples": True}
 
 @pytest.mark.fault(2)
 @pytest.mark.parametrize(
-    ("data", "world", "stage"),
+    ("data", "world", "stage", "length"),
     [
-        (WORKERS, 1, 1),
-        (STREAM, 2, 2),
-        pytest.param(WORKERS, 2, 3, marks=pytest.mark.nightly),
-        pytest.param(STREAM, 1, 0, marks=pytest.mark.nightly),
+        (WORKERS, 1, 1, {}),
+        (STREAM, 2, 2, {"epoch_length": 3, "epochs": 3}),
+        pytest.param(WORKERS, 2, 3, {"epoch_length": 3, "epochs": 3}, marks=pytest.mark.nightly),
+        pytest.param(STREAM, 1, 0, {"train_iters": 8}, marks=pytest.mark.nightly),
     ],
 )
-def test_packed_by_workers_and_streamed(data: dict[str, Any], world: int, stage: int, tmp_path: Path) -> None:
-    more: dict[str, Any] = {"micro_batch_size": 1}
+def test_packed_by_workers_and_streamed(
+    data: dict[str, Any], world: int, stage: int, length: dict[str, int], tmp_path: Path
+) -> None:
+    more: dict[str, Any] = {"micro_batch_size": 1, **length}
     if "stream_buffer" in data:
         source = {"name_or_path": str(tmp_path / "files" / "chats.jsonl"), "streaming": True}
-        data, more["train_iters"] = {**data, "sources": [source]}, 8
+        data = {**data, "sources": [source]}
     case = Case("sft", stage, 1, (world, 1), "fp32")
     assert processes.share(interrupt_everywhere, world, case, str(tmp_path), data=data, **more) == [2] * world

@@ -59,6 +59,46 @@ def test_another_cut_goes_on_at_any_row(size: int, cuts: list[tuple[int, int, in
     assert seen == GlobalOrder(size, seed=3).permutation(1).tolist()
 
 
+def passes(size: int, count: int) -> list[int]:
+    """The rows of so many passes over the data."""
+    return [row for number in range(count) for row in GlobalOrder(size, seed=3).permutation(number).tolist()]
+
+
+@given(
+    size=st.integers(1, 40),
+    length=st.integers(1, 6),
+    cut=st.tuples(st.integers(1, 3), st.integers(1, 3), st.integers(1, 3)),
+    drop_last=st.booleans(),
+)
+def test_epochs_of_a_length_follow_one_another_through_the_passes(
+    size: int, length: int, cut: tuple[int, int, int], drop_last: bool
+) -> None:
+    micro, world, accumulation = cut
+    more = {"accumulation_steps": accumulation, "epoch_length": length, "drop_last": drop_last}
+    epochs = [batches_of_epoch(size, micro, world, epoch, **more) for epoch in range(4)]
+    assert all(len(batches) == length * accumulation for batches in epochs)
+    assert all(len(batch) == micro * world for batches in epochs for batch in batches)
+    seen = [row for batches in epochs for batch in batches for row in batch]
+    assert seen == passes(size, -(-len(seen) // size))[: len(seen)]
+
+
+@given(
+    size=st.integers(1, 40),
+    length=st.integers(1, 4),
+    taken=st.integers(0, 4),
+    cuts=st.tuples(*[st.sampled_from([(1, 1, 6), (2, 1, 3), (1, 3, 2), (3, 2, 1), (1, 2, 3), (6, 1, 1)])] * 2),
+)
+def test_an_epoch_of_a_length_goes_on_on_other_ranks(
+    size: int, length: int, taken: int, cuts: tuple[tuple[int, int, int], ...]
+) -> None:
+    """Two cuts of a global batch of six rows; the second goes on after some steps of the first."""
+    parts: list[list[int]] = []
+    for (micro, world, accumulation), row in zip(cuts, (0, 6 * min(taken, length)), strict=True):
+        more = {"accumulation_steps": accumulation, "epoch_length": length}
+        parts.append([one for batch in batches_of_epoch(size, micro, world, 2, row, **more) for one in batch])
+    assert parts[0][6 * taken :] == parts[1]
+
+
 def test_epochs_and_seeds_differ_and_eval_is_in_order() -> None:
     first, again = GlobalOrder(50, seed=1), GlobalOrder(50, seed=1)
     assert not np.array_equal(first.permutation(0), first.permutation(1))

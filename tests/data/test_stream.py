@@ -38,9 +38,12 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
     return write(folder, "a", 23), write(folder, "b", 7)
 
 
-def stream(*sources: dict[str, Any], rank: int = 0, world: int = 1, micro: int = 1, **section: Any) -> Any:
+def stream(
+    *sources: dict[str, Any], rank: int = 0, world: int = 1, micro: int = 1, length: int = 0, **section: Any
+) -> Any:
     section = {"sources": [{"streaming": True, **source} for source in sources], "stream_buffer": 5, **section}
-    return make(SFTDataFactory, TOKENIZER, section, rank=rank, world=world, micro=micro, train_iters=10)().train
+    run = {"rank": rank, "world": world, "micro": micro, "train_iters": 0 if length else 10, "epoch_length": length}
+    return make(SFTDataFactory, TOKENIZER, section, **run)().train
 
 
 def texts(batch: Any) -> list[str]:
@@ -164,6 +167,41 @@ def test_rows_that_are_counted_in_another_way_are_refused(files: tuple[str, str]
         stream({"name_or_path": files[0]}, stream_buffer=6).load_state_dict(state)
     with pytest.raises(ResumeError, match="this run has packs of 64 tokens of buffers of 5 rows"):
         stream({"name_or_path": files[0]}, pack_samples=True, max_length=64).load_state_dict(state)
+
+
+@settings(max_examples=8, suppress_health_check=[HealthCheck.too_slow])
+@given(length=st.integers(1, 7), taken=st.integers(0, 7), world=st.sampled_from([1, 2]), later=st.sampled_from([1, 2]))
+def test_epochs_of_a_length_follow_one_another(
+    files: tuple[str, str], length: int, taken: int, world: int, later: int
+) -> None:
+    """Two rows a step, in three epochs, in the second of which other ranks go on after ``taken`` steps."""
+    taken = min(taken, length)
+
+    def loaders(world: int) -> list[Any]:
+        return [
+            stream({"name_or_path": files[0]}, rank=rank, world=world, micro=2 // world, length=length)
+            for rank in range(world)
+        ]
+
+    def read(loaders: list[Any], epoch: int, row: int, steps: int = length) -> list[str]:
+        for loader in loaders:
+            loader.seek(epoch, row)
+        batches = [[texts(batch) for batch in islice(loader, steps)] for loader in loaders]
+        return [row for step in zip(*batches, strict=True) for batch in step for row in batch]
+
+    first = loaders(world)
+    seen = read(first, 0, 0) + read(first, 1, 0, taken)
+    states = [json.loads(json.dumps(loader.state_dict())) for loader in first]
+    second = loaders(later)
+    for loader in second:
+        loader.load_sharded_state_dict(states)
+    seen += read(second, 1, 2 * taken) + read(second, 2, 0)
+    endless = [stream({"name_or_path": files[0]}, rank=rank, world=world, micro=2 // world) for rank in range(world)]
+    batches = [take(loader, 3 * length) for loader in endless]
+    assert seen == [row for step in zip(*batches, strict=True) for batch in step for row in batch]
+    assert len(seen) == 2 * 3 * length
+    for loader in (*first, *second):
+        loader.close()
 
 
 def test_weights(files: tuple[str, str]) -> None:

@@ -35,7 +35,10 @@ class CountSource(DataSource):
 
 
 def view(**options: Any) -> Any:
-    config = SimpleNamespace(micro_batch_size=3, gradient_accumulation_steps=1, sequence_parallel_size=1, **options)
+    config = SimpleNamespace(
+        **{"micro_batch_size": 3, "gradient_accumulation_steps": 1, "epoch_length": 0, "sequence_parallel_size": 1}
+        | options
+    )
     return SimpleNamespace(config=config, data_rank=0, data_world=1)
 
 
@@ -46,6 +49,16 @@ def factory(section: dict[str, Any], cls: type[TensorDataFactory] = TensorDataFa
 def read(loader: Loader, epoch: int, start: int = 0) -> list[Any]:
     loader.seek(epoch, start)
     return list(loader)
+
+
+def test_the_rows_of_epochs_of_a_length_are_numbered_on() -> None:
+    loader = factory({"sources": ["test_count"], "drop_last": True}, epoch_length=4)().train  # 12 of 10 rows
+    epochs = [read(loader, epoch) for epoch in range(5)]
+    assert [len(batches) for batches in epochs] == [4] * 5
+    joined = {name: torch.cat([one[name] for batches in epochs for one in batches]) for name in ("rows", "draw")}
+    assert joined["draw"].tolist() == list(range(60))
+    assert sorted(joined["rows"].tolist()) == sorted([*range(10)] * 6)
+    assert torch.equal(torch.cat([one["draw"] for one in read(loader, 3, 6)]), torch.arange(42, 48))
 
 
 def test_batches_cover_the_rows_and_number_them() -> None:
@@ -78,7 +91,9 @@ def test_a_global_batch_does_not_depend_on_its_cut(size: int, micro: int, world:
 
     def rows(rank: int, world: int, micro: int) -> list[Any]:
         trainer = SimpleNamespace(
-            config=SimpleNamespace(micro_batch_size=micro, gradient_accumulation_steps=1, sequence_parallel_size=1),
+            config=SimpleNamespace(
+                micro_batch_size=micro, gradient_accumulation_steps=1, epoch_length=0, sequence_parallel_size=1
+            ),
             data_rank=rank,
             data_world=world,
         )
@@ -107,7 +122,9 @@ class EvenFactory(TensorDataFactory):
 def test_even_batches_are_filled_up_and_each_row_counts_once(micro: int, world: int) -> None:
     counted: list[float] = []
     for rank in range(world):
-        config = SimpleNamespace(micro_batch_size=micro, gradient_accumulation_steps=1, sequence_parallel_size=1)
+        config = SimpleNamespace(
+            micro_batch_size=micro, gradient_accumulation_steps=1, epoch_length=0, sequence_parallel_size=1
+        )
         trainer: Any = SimpleNamespace(config=config, data_rank=rank, data_world=world)
         section = TensorDataConfig.model_validate({"type": "test_even", "sources": [{"type": "test_count"}]})
         for batch in read(EvenFactory(trainer, section)().train, 0):

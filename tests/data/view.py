@@ -15,6 +15,7 @@ def view(tokenizer: Any, *, rank: int = 0, world: int = 1, micro: int = 1, **con
         gradient_accumulation_steps=1,
         sequence_parallel_size=1,
         train_iters=0,
+        epoch_length=0,
         tokenizer=TokenizerConfig(type="huggingface"),
         model=SimpleNamespace(task="causal_lm"),
     )

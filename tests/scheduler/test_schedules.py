@@ -189,7 +189,7 @@ def test_the_lengths_of_a_schedule_by_epoch_are_in_epochs_and_its_warmup_is_by_s
 def test_a_schedule_by_epoch_is_refused_where_there_are_none() -> None:
     view: Any = SimpleNamespace(warmup_steps=0, training_horizon=HORIZON, steps_per_epoch=0)
     factory = StepFactory(view, StepFactory.config_type(type="step", step_size=1, interval="epoch"))
-    with pytest.raises(RecipeError, match=r"scheduler\.interval: these data have no epochs"):
+    with pytest.raises(RecipeError, match=r"scheduler\.interval: a stream has no epochs"):
         factory(torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=PEAK))
     for kind, section, message in (
         (OneCycleFactory, {"interval": "epoch"}, "the cycle goes by step"),

@@ -187,6 +187,9 @@ def test_steps_and_tokens_are_those_of_the_prepared_data(tmp_path: Path) -> None
         work = make_plan(get_config(recipe), Machine(world)).work
         assert work == Work(3 * -(-batches // world), 3 * counted, flops=work.flops)
     assert make_plan(get_config(recipe, ["train_iters=5"]), Machine()).work.steps == 5
+    for world in (1, 2):
+        work = make_plan(get_config(recipe, ["epoch_length=2"]), Machine(world)).work
+        assert work == Work(6, round(round(2 * world / batches * counted) * 6 / 2), flops=work.flops)
     (tmp_path / "rows.jsonl").write_text(json.dumps(rows[-1]) + "\n")  # not prepared: as many as the rows may have
     other = get_config(recipe, ["train_iters=5", "micro_batch_size=2"])
     work = make_plan(other, Machine(2)).work

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from arctic_training import SFTTrainer, get_config
+from arctic_training.errors.types import RecipeError
 from tests import tiny
 
 
@@ -111,6 +112,10 @@ def test_the_evaluation_loss_is_the_mean_over_all_targets(settings: dict[str, An
         ({"min_iterations": 11}, 15, 3, 0),
         ({"gradient_accumulation_steps": 2}, 6, 2, 0),
         ({"epochs": 1, "gradient_accumulation_steps": 8}, 1, 1, 0),
+        ({"epoch_length": 3}, 6, 2, 0),
+        ({"epoch_length": 7, "gradient_accumulation_steps": 2}, 14, 2, 0),
+        ({"epoch_length": 3, "train_iters": 7}, 7, 2, 1),
+        ({"epoch_length": 3, "min_iterations": 8}, 9, 3, 0),
     ],
 )
 def test_it_ends_when_it_should(
@@ -129,6 +134,21 @@ def test_it_ends_when_it_should(
 def test_an_end_at_an_epochs_end_is_saved_as_one(settings: dict[str, Any], end: dict[str, Any]) -> None:
     trained({**settings, "checkpoint": {"type": "deepspeed", "save_every_n_epochs": 1}, **end})
     assert (Path(settings["output_dir"]) / "checkpoints" / "deepspeed" / "step_5").is_dir()
+
+
+def test_epochs_have_the_length_of_the_recipe(settings: dict[str, Any]) -> None:
+    settings |= {"epoch_length": 3, "epochs": 3, "scheduler": {"type": "step", "step_size": 1, "interval": "epoch"}}
+    trained({**settings, "checkpoint": {"type": "deepspeed", "save_every_n_epochs": 2}})
+    assert [round(3 * record["epoch"]) for record in records(settings)] == list(range(1, 10))
+    rates = [record["lr"] for record in records(settings)]
+    assert [rates.index(rate) // 3 for rate in rates] == [0, 0, 0, 1, 1, 1, 2, 2, 2]
+    saved = Path(settings["output_dir"]) / "checkpoints" / "deepspeed"
+    assert [folder.name for folder in saved.iterdir() if folder.is_dir()] == ["step_6"]
+
+
+def test_an_epoch_of_a_length_and_another_global_batch_are_refused_together(settings: dict[str, Any]) -> None:
+    with pytest.raises(RecipeError, match=r"epoch_length: 3 steps, .* remove that from allow_changes"):
+        get_config({**settings, "epoch_length": 3, "allow_changes": ["global_batch_size"]})
 
 
 def test_a_run_that_is_over_stays_over(settings: dict[str, Any]) -> None:

@@ -11,7 +11,8 @@ _SAME = {
     "output_dir": "out_dir save_dir output_path",
     "resume": "resume_from_checkpoint resume_from",
     "epochs": "num_train_epochs num_epochs max_epochs total_epochs",
-    "train_iters": "max_steps max_train_steps max_steps_per_epoch total_steps num_training_steps",
+    "train_iters": "max_steps max_train_steps total_steps num_training_steps",
+    "epoch_length": "steps_per_epoch max_steps_per_epoch limit_train_batches",
     "micro_batch_size": "per_device_train_batch_size per_device_eval_batch_size per_gpu_train_batch_size "
     "train_batch_size eval_batch_size batch_size",
     "gradient_accumulation_steps": "gradient_accumulation grad_accum_steps",
@@ -114,8 +115,6 @@ _ABSENT = {
     "vllm_mode vllm_gpu_memory_utilization vllm_server_host",
     "max_grad_norm clips the gradient by its norm, and gradient_clip_value by value": "gradient_clip_algorithm",
     "a schedule is followed at every step, or with scheduler.interval: epoch at every epoch": "lr_scheduler_frequency",
-    "an epoch is a pass over the data, and lengths count optimizer steps: train_iters, eval_interval, "
-    "checkpoint.save_every_n_steps": "epoch_length steps_per_epoch limit_train_batches",
     "a run never overwrites another; checkpoint.auto_resume continues it, and output_dir is where another goes": (
         "overwrite_output_dir overwrite_cache"
     ),

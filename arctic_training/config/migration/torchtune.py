@@ -199,7 +199,9 @@ def _amounts(foreign: Foreign) -> None:
     foreign.move({"gradient_accumulation_steps": "gradient_accumulation_steps", "seed": "seed"})
     foreign.put("epochs", integer(foreign.number("epochs")) or 1)
     if foreign.number("max_steps_per_epoch"):
-        foreign.note("max_steps_per_epoch", "give train_iters, the steps of the whole run, or a part of the data")
+        foreign.note(
+            "max_steps_per_epoch", "epoch_length is near: each epoch of those steps goes on where the one before ended"
+        )
     foreign.put("train_log_iter_interval", integer(foreign.number("log_every_n_steps")))
     foreign.put("max_grad_norm", foreign.number("clip_grad_norm") or 0)
 

@@ -155,12 +155,21 @@ class CrossFieldValidation(BaseConfig):
             raise ValueError("there is nothing to evaluate on; give data.eval_sources or data.train_eval_split")
         return value
 
+    @field_validator("epoch_length", check_fields=False)
+    @classmethod
+    def _check_epoch_length(cls, value: int, info: ValidationInfo) -> int:
+        if value and "global_batch_size" in (info.data.get("allow_changes") or []):
+            raise ValueError(
+                f"{value} steps, whose rows follow from the global batch size; remove that from allow_changes"
+            )
+        return value
+
     @field_validator("train_iters", check_fields=False)
     @classmethod
     def _check_end(cls, value: int, info: ValidationInfo) -> int:
         data = info.data.get("data")
-        if not value and data is not None and data.endless:
-            raise ValueError("0, and a stream has no end; give the number of steps")
+        if not value and data is not None and data.endless and not info.data.get("epoch_length"):
+            raise ValueError("0, and a stream has no end; give the number of steps, or epoch_length")
         return value
 
     @field_validator("train_iters", check_fields=False)

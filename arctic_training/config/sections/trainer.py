@@ -100,6 +100,9 @@ class TrainerConfig(CrossFieldValidation):
     wandb: Annotated[WandbSection, RESUME_SAFE] = WandbSection()
     """The run on Weights & Biases."""
 
+    epoch_length: HumanInt = Field(default=0, ge=0)
+    """Optimizer steps of an epoch, of a stream too; 0: an epoch is a pass over the data. The data go on from one epoch
+    to the next, in another order after each pass, and every step is full."""
     train_iters: HumanInt = Field(default=0, ge=0)
     """If above 0, the number of optimizer steps, instead of ``epochs``."""
     evaluate_first: Annotated[bool, RESUME_SAFE] = False
@@ -107,7 +110,7 @@ class TrainerConfig(CrossFieldValidation):
     evaluate_last: Annotated[bool, RESUME_SAFE] = False
     """Evaluate after the last step; not when a signal or the time limit stops the run before it."""
     epochs: int = Field(default=1, ge=0)
-    """Passes over the data; 0: evaluate only."""
+    """Passes over the data, or epochs of ``epoch_length`` steps; 0: evaluate only."""
     min_iterations: HumanInt = Field(default=0, ge=0)
     """Repeat the training data until they give this many steps."""
     exit_iteration: Annotated[HumanInt, RESUME_SAFE] = Field(default=0, ge=0)

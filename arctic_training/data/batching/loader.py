@@ -33,7 +33,7 @@ class Loader(ABC):
 
     @abstractmethod
     def __len__(self) -> int:
-        """Returns the micro-batches of an epoch on this data rank, the same on every rank; 0 for endless data."""
+        """Returns the micro-batches of an epoch on this data rank, the same on every rank; 0 for an endless epoch."""
 
     @abstractmethod
     def __iter__(self) -> Iterator[Batch]:
@@ -50,7 +50,7 @@ class Loader(ABC):
 
     @property
     def rows(self) -> int:
-        """Rows that an epoch reads; 0 for endless data."""
+        """Rows that an epoch reads; 0 for an endless epoch."""
         return len(self) * self.stride
 
     def rank_indices(self, row: int) -> range:
@@ -136,7 +136,7 @@ class IndexedLoader(OrderedLoader):
 
     def in_order(self) -> "IndexedLoader":
         """Returns a loader that reads every row once, in the order of the samples."""
-        order = replace(self.order, shuffle=False, drop_last=False, accumulation_steps=1)
+        order = replace(self.order, shuffle=False, drop_last=False, accumulation_steps=1, epoch_length=0)
         reader = self._reader
         return IndexedLoader(
             self.dataset,

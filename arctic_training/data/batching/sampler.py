@@ -14,7 +14,8 @@ class GlobalOrder:
 
     The order of an epoch is one permutation of all rows, the same on every rank. The micro-batches of all ranks that
     begin at one row take the next ``micro_batch_size * world_size`` of it, in the order of ranks: the rows of a step do
-    not depend on how it is split into ranks and micro-batches.
+    not depend on how it is split into ranks and micro-batches. With ``epoch_length`` the permutations of the passes
+    over the data follow one another, and each epoch takes the next rows of them.
     """
 
     size: int
@@ -28,8 +29,11 @@ class GlobalOrder:
     """Micro-batches of one step."""
     drop_last: bool = False
     """Drop the rows that do not fill a last step; else some of its micro-batches are short, or empty."""
-    _epoch: int = field(default=-1, repr=False)
-    _order: Rows = field(default_factory=lambda: np.empty(0, np.int64), repr=False)
+    epoch_length: int = 0
+    """Steps of an epoch; 0: an epoch is a pass over the data."""
+    _passes: range = field(default=range(0), init=False, repr=False, compare=False)
+    _order: Rows = field(default_factory=lambda: np.empty(0, np.int64), init=False, repr=False, compare=False)
+    """The rows of ``_passes``, one after the other."""
 
     @property
     def global_micro_batch_size(self) -> int:
@@ -44,20 +48,32 @@ class GlobalOrder:
     def rows(self) -> int:
         """Rows that an epoch reads."""
         step = self.global_micro_batch_size * self.accumulation_steps
+        if self.epoch_length:
+            return self.epoch_length * step
         return self.size // step * step if self.drop_last else self.size
+
+    def first_row(self, epoch: int) -> int:
+        """Returns the rows that precede those of ``epoch``, of all passes over the data one after the other."""
+        return epoch * (self.rows if self.epoch_length else self.size)
 
     def batch_starts(self, row: int = 0) -> range:
         """Returns the positions in the order at which the micro-batches of all ranks begin, from ``row`` on."""
         return range(row, self.rows, self.global_micro_batch_size)
 
     def permutation(self, epoch: int) -> Rows:
-        """Returns the order of ``epoch``, int64 ``[size]``."""
+        """Returns the order of ``epoch``, int64 ``[size]``, or ``[rows]`` with ``epoch_length``."""
+        first, end = self.first_row(epoch), self.first_row(epoch + 1)
+        passes = range(first // self.size, -(-end // self.size)) if self.size else range(0)
+        if passes != self._passes:
+            self._order = np.concatenate([np.empty(0, np.int64), *map(self._pass, passes)])
+            self._passes = passes
+        start = first - passes.start * self.size
+        return self._order[start : start + end - first]
+
+    def _pass(self, number: int) -> Rows:
         if not self.shuffle:
             return np.arange(self.size)
-        if epoch != self._epoch:
-            self._order = np.random.Generator(np.random.PCG64([self.seed, epoch])).permutation(self.size)
-            self._epoch = epoch
-        return self._order
+        return np.random.Generator(np.random.PCG64([self.seed, number])).permutation(self.size)
 
     def rank_indices(self, start: int) -> range:
         """Returns this rank's positions in the order, in the micro-batches that begin at ``start``."""

@@ -4,6 +4,7 @@ import copy
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import count
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,8 @@ from arctic_training.errors.types import DataError, ResumeError
 class StreamLoader(Loader):
     """Reads an endless stream, split into as many shards as there were data ranks at its start.
 
+    Its epochs have ``epoch_length`` steps; without it, the first epoch is endless.
+
     Row ``n`` of the run is row ``n // shards`` of shard ``n % shards``. The ranks take rows in turn, so each has a
     shard of its own as long as there are as many ranks as shards. On another number of ranks the shards stay, and so
     does the order.
@@ -31,11 +34,12 @@ class StreamLoader(Loader):
         self.factory, self.sources = factory, sources
         self.weights = np.array(weights, np.float64) / sum(weights)
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="stream")
-        self._row = 0
+        self._row, self._row_of_epoch = 0, 0
         self._assign_shards(factory.trainer.data_world)
 
     def __len__(self) -> int:
-        return 0
+        config = self.factory.trainer.config
+        return int(config.epoch_length * config.gradient_accumulation_steps)
 
     @property
     def stride(self) -> int:
@@ -48,13 +52,14 @@ class StreamLoader(Loader):
         return [] if buffer is None else buffer.samples
 
     def seek(self, epoch: int, row: int) -> None:
-        """Does nothing: epoch and row do not give the position of a stream; `load_state_dict` sets it."""
+        """Sets how much of the epoch is left: the position of the stream is that of `load_state_dict`."""
+        self._row_of_epoch = row
 
     def rank_indices(self, row: int) -> range:
         return range(row + self.factory.trainer.data_rank, row + self.stride, self.factory.trainer.data_world)
 
     def __iter__(self) -> Iterator[Batch]:
-        while True:
+        for _ in range(self._row_of_epoch // self.stride, len(self)) if len(self) else count():
             indices = self.rank_indices(self._row)
             rows = [self._shards[index % self._num_shards].row(index // self._num_shards) for index in indices]
             self._row += self.stride
@@ -116,8 +121,11 @@ def stream_loader(factory: SampleFactory) -> StreamLoader:
     """Returns the loader of a factory's training sources, some of which are streams. Raises `DataError`."""
     import datasets
 
-    if not factory.trainer.config.train_iters:
-        raise DataError("data.sources: a stream has no end, so that train_iters must say how long to train")
+    if not (factory.trainer.config.train_iters or factory.trainer.config.epoch_length):
+        raise DataError(
+            "data.sources: a stream has no end, so that train_iters must say how long to train, or epoch_length how "
+            "long an epoch is"
+        )
     if factory.config.train_eval_split[1]:
         raise DataError("data.train_eval_split: a stream cannot be split; give eval_sources")
     parts = []

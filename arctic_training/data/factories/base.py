@@ -132,8 +132,9 @@ class DataFactory(Factory[C, Loaders], kind="data_factory"):
             shuffle=train,
             accumulation_steps=self.trainer.config.gradient_accumulation_steps,
             drop_last=self.config.drop_last and train,
+            epoch_length=self.trainer.config.epoch_length if train else 0,
         )
-        if not len(order):
+        if not size or not len(order):
             rows = order.global_micro_batch_size * order.accumulation_steps
             why = f"; drop_last drops every global batch that is not full ({rows} rows)" if order.drop_last else ""
             raise DataError(f"{order.size} rows make no batch{why}")

@@ -127,7 +127,7 @@ class TensorLoader(OrderedLoader):
             weights = torch.ones(len(rows) + missing)
             weights[len(rows) :] = 0
             rows = torch.cat([rows, rows.new_zeros(missing)])
-            first = epoch * self.order.size + self.order.rank_indices(row).start
+            first = self.order.first_row(epoch) + self.order.rank_indices(row).start
             batch = {name: column[rows] for name, column in self.dataset.items()}
             batch |= {"row_weights": weights} if self.even_batches else {}
             yield {**batch, "draw": torch.arange(first, first + len(rows))}

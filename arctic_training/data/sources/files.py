@@ -35,7 +35,8 @@ class FileSourceConfig(splits.SplitSourceConfig):
     name_or_path: Annotated[str, RESUME_SAFE] = Field(min_length=1)
     """A file, or a pattern such as ``data/*.jsonl``, whose files are read in the order of their names."""
     streaming: bool = False
-    """Read while training rather than before, for files larger than the disk or memory. Needs ``train_iters``."""
+    """Read while training rather than before, for files larger than the disk or memory. Needs ``train_iters`` or
+    ``epoch_length``."""
 
     @property
     def local_size(self) -> float:

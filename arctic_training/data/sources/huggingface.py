@@ -36,7 +36,7 @@ class HFDataSourceConfig(splits.SplitSourceConfig):
     split_mapping: dict[str, str] = {}
     """The source's own names of splits: ``{train: train_sft, eval: test_sft}``."""
     streaming: bool = False
-    """Read while training rather than before. Needs ``train_iters``."""
+    """Read while training rather than before. Needs ``train_iters`` or ``epoch_length``."""
 
     @property
     def local_size(self) -> float:
