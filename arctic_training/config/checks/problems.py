@@ -3,7 +3,7 @@
 import re
 import types
 import typing
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Union, get_args, get_origin
 
@@ -40,6 +40,11 @@ class Problems(ValueError):
         super().__init__("; ".join(f"{'.'.join(one.path)}: {one.text}" for one in self.problems))
 
 
+def problems_of_keys(texts: Mapping[str, str]) -> list[Problem]:
+    """Returns a problem for each key of a section whose text is not empty."""
+    return [Problem((key,), text) for key, text in texts.items() if text]
+
+
 def problems_of(error: ValidationError, config: type[BaseModel]) -> list[Problem]:
     """Returns every problem that ``config`` and the sections inside it found, one for each value."""
     problems: dict[tuple[str, ...], Problem] = {}
@@ -53,11 +58,9 @@ def problems_of(error: ValidationError, config: type[BaseModel]) -> list[Problem
                 text = f"{other.text}; or {problem.text.removeprefix(f'{shown(problem.value)} should be ')}"
                 problems[problem.path] = Problem(other.path, text, other.of_key, other.value)
     # of a list that a union accepts, what is wrong inside it says more than that the other members are no lists
-    return [
-        one
-        for path, one in problems.items()
-        if not (_is_container(one) and any(_is_inside(other, path) for other in problems))
-    ]
+    containers = {path for path, one in problems.items() if isinstance(one.value, (list, dict)) and not one.of_key}
+    inside = {other[:length] for other in problems for length in range(len(other))}
+    return [one for path, one in problems.items() if path not in containers & inside]
 
 
 def unknown(name: str, known: Iterable[str]) -> str:
@@ -72,14 +75,6 @@ def shown(value: object) -> str:
     if value is None or isinstance(value, bool):
         return "null" if value is None else str(value).lower()
     return short_repr(value)
-
-
-def _is_container(problem: Problem) -> bool:
-    return isinstance(problem.value, (list, dict)) and not problem.of_key
-
-
-def _is_inside(path: tuple[str, ...], other: tuple[str, ...]) -> bool:
-    return len(path) > len(other) and path[: len(other)] == other
 
 
 def _translate(details: dict[str, Any], path: tuple[str, ...], section: type[BaseModel] | None) -> list[Problem]:

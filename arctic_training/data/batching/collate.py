@@ -22,35 +22,26 @@ def pad(
     Positions continue through the padding, since transformers takes positions that restart for those of another
     document. ``positions`` is the number of positions that the model has.
     """
-    sizes = np.fromiter((len(sample["input_ids"]) for sample in samples), np.int64, len(samples))
-    width = length or _rounded(int(sizes.max()), multiple)
-    ids = np.full((len(samples), width), pad_token, np.int64)
-    labels = np.full((len(samples), width), IGNORE_INDEX, np.int64)
-    for row, (sample, size) in enumerate(zip(samples, sizes, strict=True)):
-        ids[row, :size] = sample["input_ids"]
-        labels[row, 1:size] = sample["labels"][1:]
-    places = np.arange(width)
-    inside = places < sizes[:, None]
-    return {
-        "input_ids": torch.from_numpy(ids),
-        "labels": torch.from_numpy(labels),
-        "attention_mask": torch.from_numpy(inside.astype(np.int64)),
-        "position_ids": torch.from_numpy(np.minimum(places, max(positions or width, sizes.max()) - 1)).repeat(
-            len(samples), 1
-        ),
-    }
+    ids, mask = pad_rows([sample["input_ids"] for sample in samples], pad_token, multiple=multiple, length=length)
+    labels, _ = pad_rows([sample["labels"] for sample in samples], IGNORE_INDEX, multiple=multiple, length=length)
+    labels[:, :1] = IGNORE_INDEX
+    width, longest = ids.shape[1], max(len(sample["input_ids"]) for sample in samples)
+    places = torch.arange(width).clamp(max=max(positions or width, longest) - 1)
+    position_ids = places.repeat(len(samples), 1)
+    return {"input_ids": ids, "labels": labels, "attention_mask": mask, "position_ids": position_ids}
 
 
 def pad_rows(
-    rows: Sequence[npt.NDArray[np.int32]], fill: int, *, multiple: int = 1, longest: int
+    rows: Sequence[npt.NDArray[np.int32]], fill: int, *, multiple: int = 1, longest: int | None = None, length: int = 0
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Returns ``rows`` filled up with ``fill`` on the right, and their mask, which is 0 there: int64 [rows, T] both.
 
-    T is the length of the longest row rounded up to a multiple of ``multiple``, but at most ``longest``, which no row
-    exceeds.
+    T is ``length``, or that of the longest row rounded up to a multiple of ``multiple``, but at most ``longest``, which
+    no row exceeds.
     """
     sizes = np.fromiter(map(len, rows), np.int64, len(rows))
-    inside = np.arange(min(_rounded(int(sizes.max()), multiple), longest)) < sizes[:, None]
+    rounded = _rounded(int(sizes.max()), multiple)
+    inside = np.arange(length or min(rounded, longest or rounded)) < sizes[:, None]
     padded = np.full(inside.shape, fill, np.int64)
     padded[inside] = np.concatenate(rows)
     return torch.from_numpy(padded), torch.from_numpy(inside.astype(np.int64))

@@ -163,7 +163,7 @@ class IndexedLoader(OrderedLoader):
             self._reader,
             batch_size=None,
             sampler=positions,
-            collate_fn=_identity,
+            collate_fn=lambda batch: batch,
             num_workers=self._workers,
             prefetch_factor=self._prefetch if self._workers else None,
             # a worker inherits the samples and whatever `collate` holds; a user's need not be picklable
@@ -244,10 +244,6 @@ def raise_if_failed(batch: Batch) -> Batch:
     """Returns a batch. Raises `SampleError` for a failed one."""
     if isinstance(batch, FailedBatch):
         raise SampleError(batch.why)
-    return batch
-
-
-def _identity(batch: Batch) -> Batch:
     return batch
 
 

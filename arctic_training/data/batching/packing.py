@@ -43,16 +43,11 @@ def best_fit(lengths: npt.ArrayLike, capacity: int) -> Packs:
     order = np.argsort(-sizes, kind="stable")
     packs = np.empty(len(sizes), np.int64)
     """The pack of each sample in ``order``."""
-    count = _place(*_runs(sizes[order]), capacity, packs)
+    distinct, counts = np.unique(sizes, return_counts=True)
+    count = _place(distinct[::-1].tolist(), counts[::-1].tolist(), capacity, packs)
     by_pack = np.argsort(packs, kind="stable")
     ends = np.cumsum(np.bincount(packs, minlength=count)) if count else np.empty(0, np.int64)
     return Packs(order[by_pack], ends)
-
-
-def _runs(descending: Indices) -> tuple[list[int], list[int]]:
-    """Returns the distinct lengths, and how often each occurs."""
-    starts = np.flatnonzero(np.diff(descending, prepend=-1))
-    return descending[starts].tolist(), np.diff(starts, append=len(descending)).tolist()
 
 
 def _place(lengths: list[int], counts: list[int], capacity: int, packs: Indices) -> int:

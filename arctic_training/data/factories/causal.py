@@ -37,7 +37,6 @@ class CausalDataFactory(TokenDataFactory[CausalDataConfig]):
     """Encodes rows with a column ``text``."""
 
     name = "causal"
-    config_type = CausalDataConfig
 
     def process(self, dataset: "Dataset") -> "Dataset":
         if "text" not in dataset.column_names:

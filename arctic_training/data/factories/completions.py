@@ -43,10 +43,6 @@ class CompletionDataFactory(SourcedDataFactory[C]):
     config_type: ClassVar[type[ComponentConfig]] = CompletionDataConfig
     not_in_cache_key = SourcedDataFactory.not_in_cache_key | {"pack_samples", "div_length"}
 
-    @classmethod
-    def packs(cls, config: Any) -> bool:
-        return bool(config.pack_samples)
-
     @property
     def encoder(self) -> SampleEncoder:
         """The encoder that the section of the recipe describes."""

@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import BeforeValidator, Field, SerializeAsAny, WithJsonSchema, field_validator, model_validator
 
 from arctic_training.config.checks.files import unwritable
-from arctic_training.config.checks.problems import Problem
+from arctic_training.config.checks.problems import Problem, problems_of_keys
 from arctic_training.config.sections.changes import RESUME_SAFE
 from arctic_training.config.sections.component import COMPONENTS, parse_component
 from arctic_training.config.sections.data import DataConfig, DataSourceConfig
@@ -98,8 +98,7 @@ class SourcedDataConfig(DataConfig):
         return any(getattr(source, "streaming", False) for source in self.sources)
 
     def missing_paths(self) -> list[Problem]:
-        why = unwritable(self.cache_dir)
-        return [Problem(("cache_dir",), why)] if why else []
+        return problems_of_keys({"cache_dir": unwritable(self.cache_dir)})
 
     @field_validator("sources", "eval_sources", mode="before")
     @classmethod

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 import torch
 
-from arctic_training.config.sections.base import ComponentConfig
 from arctic_training.data.batching.loader import Batch
 from arctic_training.data.factories.completions import CompletionDataConfig, CompletionDataFactory, Truncation
 from arctic_training.data.formats import preference
@@ -43,7 +42,6 @@ class DPODataFactory(CompletionDataFactory[DPODataConfig]):
     name = "dpo"
     counts = "pairs"
     sequences_per_row = 2
-    config_type: ClassVar[type[ComponentConfig]] = DPODataConfig
     row_level_keys = ("pair_weights", "chosen_tokens")
     needs_prompt: ClassVar[bool] = True
     """True where completions are learned given a prompt, so that texts without one are refused."""

@@ -3,17 +3,18 @@
 import functools
 from collections.abc import Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from pydantic import Field
 
-from arctic_training.config.sections.base import ComponentConfig
 from arctic_training.config.sections.types import HumanInt
+from arctic_training.data.batching.collate import pad_rows
 from arctic_training.data.batching.loader import Batch
 from arctic_training.data.factories.config import SourcedDataConfig
+from arctic_training.data.factories.model_facts import model_config
 from arctic_training.data.factories.sourced import SourcedDataFactory
 from arctic_training.data.formats.labels import LabelReader
 from arctic_training.data.formats.remarks import TRUNCATED, count, remark, unread_columns
@@ -26,7 +27,6 @@ from arctic_training.data.tokenization.word_labels import label_words
 from arctic_training.errors.types import DataError
 from arctic_training.generation.special_tokens import get_pad_token_id
 from arctic_training.loss.targets import IGNORE_INDEX
-from arctic_training.registry import lookup
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -56,7 +56,6 @@ class LabeledTextDataFactory(SourcedDataFactory[LabeledTextDataConfig]):
 
     name = "labeled_text"
     counts = "labels"
-    config_type: ClassVar[type[ComponentConfig]] = LabeledTextDataConfig
     not_in_cache_key = SourcedDataFactory.not_in_cache_key | {"div_length"}
 
     @functools.cached_property
@@ -70,12 +69,10 @@ class LabeledTextDataFactory(SourcedDataFactory[LabeledTextDataConfig]):
     @functools.cached_property
     def label_names(self) -> list[str]:
         """The names of the model's labels. Raises `DataError` for a model without."""
-        section = self.trainer.config.model
-        factory: Any = lookup("model_factory", section.type)
-        config = factory(self.trainer, section).create_config()
-        if not getattr(config, "id2label", None):
+        names = getattr(model_config(self.trainer), "id2label", None)
+        if not names:
             raise DataError("data.type: labeled_text needs a model with labels; give model.labels")
-        return [str(name) for _, name in sorted(config.id2label.items())]
+        return [str(name) for _, name in sorted(names.items())]
 
     def sample_settings(self) -> dict[str, Any]:
         return {**super().sample_settings(), "labels": self.label_names, "labels_tokens": self.labels_tokens}
@@ -101,22 +98,13 @@ class LabeledTextDataFactory(SourcedDataFactory[LabeledTextDataConfig]):
         return "have no text or no label"
 
     def collate(self, samples: list[Any]) -> dict[str, Any]:
-        sizes = [len(sample["input_ids"]) for sample in samples]
-        width = -(-max(sizes) // self.config.div_length) * self.config.div_length
-        ids = np.full((len(samples), width), get_pad_token_id(self.tokenizer), np.int64)
-        tags = np.full((len(samples), width), IGNORE_INDEX, np.int64)
-        for row, (sample, size) in enumerate(zip(samples, sizes, strict=True)):
-            ids[row, :size] = sample["input_ids"]
-            if self.labels_tokens:
-                tags[row, :size] = sample["labels"]
+        pad = partial(pad_rows, multiple=self.config.div_length)
+        ids, mask = pad([sample["input_ids"] for sample in samples], get_pad_token_id(self.tokenizer))
+        tags = [sample["labels"] for sample in samples]
+        labels = pad(tags, IGNORE_INDEX)[0] if self.labels_tokens else torch.from_numpy(np.array(tags, np.int64))
         if not self.labels_tokens:
-            tags = np.array([sample["labels"] for sample in samples], np.int64)
-        labels = torch.from_numpy(tags)
-        return {
-            "input_ids": torch.from_numpy(ids),
-            "attention_mask": (torch.arange(width) < torch.tensor(sizes)[:, None]).long(),
-            "labels": labels.float() if self.config.multi_label else labels if self.labels_tokens else labels[:, 0],
-        }
+            labels = labels.float() if self.config.multi_label else labels[:, 0]
+        return {"input_ids": ids, "attention_mask": mask, "labels": labels}
 
     def show(self, batch: Batch) -> list[PreviewRow]:
         rows = [PreviewRow([text]) for text in documents({**batch, "labels": None})]

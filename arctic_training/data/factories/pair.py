@@ -3,15 +3,14 @@
 import hashlib
 from collections.abc import Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from pydantic import Field
 
-from arctic_training.config.sections.base import ComponentConfig
 from arctic_training.config.sections.types import HumanInt
-from arctic_training.data.batching.collate import pad
+from arctic_training.data.batching.collate import pad_rows
 from arctic_training.data.batching.loader import Batch
 from arctic_training.data.factories.config import SourcedDataConfig
 from arctic_training.data.factories.sourced import SourcedDataFactory
@@ -62,7 +61,6 @@ class PairDataFactory(SourcedDataFactory[PairDataConfig]):
     name = "pair"
     counts = "pairs"
     sequences_per_row = 2
-    config_type: ClassVar[type[ComponentConfig]] = PairDataConfig
     not_in_cache_key = SourcedDataFactory.not_in_cache_key | {"div_length"}
     even_batches = True
 
@@ -104,9 +102,8 @@ class PairDataFactory(SourcedDataFactory[PairDataConfig]):
         return without_fillers(rows, batch["row_weights"])
 
     def _pad(self, texts: Sequence[Tokens]) -> dict[str, torch.Tensor]:
-        rows = [{"input_ids": tokens, "labels": tokens} for tokens in texts]
-        batch = pad(rows, pad_token=get_pad_token_id(self.tokenizer), multiple=self.config.div_length)
-        return {name: batch[name] for name in ("input_ids", "attention_mask")}
+        ids, mask = pad_rows(texts, get_pad_token_id(self.tokenizer), multiple=self.config.div_length)
+        return {"input_ids": ids, "attention_mask": mask}
 
 
 def _hash(tokens: Tokens) -> int:

@@ -3,12 +3,11 @@
 import functools
 from collections.abc import Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from pydantic import Field
 
-from arctic_training.config.sections.base import ComponentConfig
 from arctic_training.config.sections.types import HumanInt
 from arctic_training.data.batching.loader import Batch
 from arctic_training.data.factories.config import SourcedDataConfig
@@ -54,12 +53,7 @@ class PromptDataFactory(SourcedDataFactory[PromptDataConfig]):
 
     name = "prompt"
     counts = "completions"
-    config_type: ClassVar[type[ComponentConfig]] = PromptDataConfig
     not_in_cache_key = SourcedDataFactory.not_in_cache_key | {"max_length", "pack_samples", "div_length"}
-
-    @classmethod
-    def packs(cls, config: Any) -> bool:
-        return bool(config.pack_samples)
 
     @functools.cached_property
     def encoder_decoder(self) -> bool:

@@ -3,13 +3,12 @@
 import functools
 from collections.abc import Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
-from arctic_training.config.sections.base import ComponentConfig
 from arctic_training.config.sections.types import HumanInt
 from arctic_training.data.batching import collate
 from arctic_training.data.batching.chunking import TruncatedPairs
@@ -59,7 +58,6 @@ class Seq2SeqDataFactory(SourcedDataFactory[Seq2SeqDataConfig]):
 
     name = "seq2seq"
     counts = "labels"
-    config_type: ClassVar[type[ComponentConfig]] = Seq2SeqDataConfig
     not_in_cache_key = SourcedDataFactory.not_in_cache_key | {
         "max_length",
         "max_source_length",

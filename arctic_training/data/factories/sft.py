@@ -31,7 +31,6 @@ class SFTDataFactory(TokenDataFactory[SFTDataConfig]):
     """Encodes rows in any of the usual chat formats into token ids and labels."""
 
     name = "sft"
-    config_type = SFTDataConfig
 
     def process(self, dataset: "Dataset") -> "Dataset":
         encode = partial(_encode_samples, self.encoder(), self.encodes_prompts)

@@ -69,6 +69,10 @@ class SourcedDataFactory(DataFactory[C]):
 
     row_counts: dict[str, remarks.Remarks]
 
+    @classmethod
+    def packs(cls, config: Any) -> bool:
+        return bool(getattr(config, "pack_samples", False))
+
     def __init__(self, trainer: TrainerView, config: C) -> None:
         super().__init__(trainer, config)
         self.row_counts = {}

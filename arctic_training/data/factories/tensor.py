@@ -2,14 +2,13 @@
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any
 
 import torch
 from pydantic import Field, field_validator
 from torch import Tensor
 
 from arctic_training.callback.hooks import hook
-from arctic_training.config.sections.base import ComponentConfig
 from arctic_training.config.sections.changes import RESUME_SAFE
 from arctic_training.config.sections.data import DataConfig, DataSourceConfig
 from arctic_training.data.batching.loader import Loader, OrderedLoader
@@ -68,7 +67,6 @@ class TensorDataFactory(DataFactory[TensorDataConfig]):
     """
 
     name = "tensor"
-    config_type: ClassVar[type[ComponentConfig]] = TensorDataConfig
     passed_source = PassedTensorSource.name
 
     def load(self, split: str) -> Table | None:

@@ -44,10 +44,6 @@ class TokenDataFactory(SourcedDataFactory[C]):
     }
     _has_warned = False
 
-    @classmethod
-    def packs(cls, config: Any) -> bool:
-        return bool(config.pack_samples)
-
     @property
     def rows(self) -> int:
         return 1 if self.config.pack_samples else self.trainer.config.micro_batch_size

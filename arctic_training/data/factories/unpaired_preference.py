@@ -1,12 +1,11 @@
 """Data for KTO: completions of prompts, each liked or not."""
 
 from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
 
-from arctic_training.config.sections.base import ComponentConfig
 from arctic_training.data.batching.loader import Batch
 from arctic_training.data.batching.mismatched import MismatchedCompletions
 from arctic_training.data.factories.completions import CompletionDataConfig, CompletionDataFactory, Truncation
@@ -43,7 +42,6 @@ class UnpairedPreferenceDataFactory(CompletionDataFactory[UnpairedPreferenceData
 
     name = "unpaired_preference"
     counts = "completions"
-    config_type: ClassVar[type[ComponentConfig]] = UnpairedPreferenceDataConfig
     row_level_keys = ("row_weights",)
 
     def process(self, dataset: "Dataset") -> "Dataset":

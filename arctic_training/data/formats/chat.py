@@ -111,9 +111,7 @@ def reader(columns: Sequence[str]) -> Reader:
     Raises `DataError` when no format has them.
     """
     names = set(columns)
-    readers = (find(names) for find in (_chat_reader, _text_reader, _pair_reader))
-    row_reader = next(filter(None, readers), None)
-    if row_reader is None:
+    if (row_reader := _find_reader(names)) is None:
         hint = "; the causal trainer reads plain text" if "text" in names else ""
         hint += "; the dpo trainer reads chosen and rejected" if {"chosen", "rejected"} <= names else ""
         raise DataError(
@@ -123,27 +121,20 @@ def reader(columns: Sequence[str]) -> Reader:
     return row_reader
 
 
-def _chat_reader(names: set[str]) -> Reader | None:
-    column = next((name for name in _CHATS if name in names), None)
-    if column is None:
-        return None
-    return Reader(partial(_read_messages, column=column), [column, *SYSTEM, *TOOLS])
-
-
-def _text_reader(names: set[str]) -> Reader | None:
-    if not {*_TEXT} <= names:
-        return None
-    as_chat = bool(names & {*SYSTEM, *TOOLS})  # only a chat template can render these
-    return Reader(partial(_read_completion, as_chat=as_chat), [*_TEXT, *SYSTEM, *TOOLS])
-
-
-def _pair_reader(names: set[str]) -> Reader | None:
-    pair = next((pair for pair in _PAIRS if {*pair} <= names), None)
+def _find_reader(names: set[str]) -> Reader | None:
+    """Returns the reader of the first format whose columns are among ``names``; None where there is no such format."""
+    others = [*SYSTEM, *TOOLS]
+    if column := next((name for name in _CHATS if name in names), None):
+        return Reader(partial(_read_messages, column=column), [column, *others])
+    if names.issuperset(_TEXT):
+        as_chat = not names.isdisjoint(others)  # only a chat template can render these
+        return Reader(partial(_read_completion, as_chat=as_chat), [*_TEXT, *others])
+    pair = next((pair for pair in _PAIRS if names.issuperset(pair)), None)
     if pair is None:
         return None
     question, answer = pair
     parts = [name for name in PARTS if name in names and name not in pair]
-    columns = [*pair, *parts, HISTORY, *SYSTEM, *TOOLS]
+    columns = [*pair, *parts, HISTORY, *others]
     return Reader(partial(_read_pair, names=[question, *parts], column=answer), columns)
 
 

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -104,11 +105,8 @@ def reader(
 def _list(value: object) -> list[object]:
     """Returns a list of texts, given as it is or, in a cell of a file, as JSON; of a single text a list of it."""
     if isinstance(value, str) and value.lstrip().startswith('["'):
-        try:
-            listed = loads(value)
-        except (ValueError, RecursionError):
-            return [value]
-        return listed if isinstance(listed, list) else [value]
+        with suppress(ValueError, RecursionError):
+            value = loads(value)
     return value if isinstance(value, list) else [value]
 
 

@@ -1,8 +1,8 @@
 """The preview of a run's data: rows as they are trained on, and the statistics of every set."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from typing import TYPE_CHECKING, Any, Protocol
 
 from arctic_training.data.batching.loader import Batch, Loader
@@ -55,7 +55,7 @@ def preview_set(
     made.
     """
     is_endless = not len(loader)
-    rows = _rows(factory, watch(loader))
+    rows = chain.from_iterable(map(factory.show, watch(loader)))
     statistics, shown = SetStatistics(tokenizer), list[PreviewRow]()
     for row in islice(rows, max(count, _STREAM_ROWS)) if is_endless else rows:
         if len(shown) < count:
@@ -65,11 +65,6 @@ def preview_set(
     for (kind, about), number in counts(factory.row_counts.get(name, {})).items():
         remarks.setdefault(kind, {})[about] = number
     return SetPreview(shown, statistics, remarks, is_endless)
-
-
-def _rows(factory: ShowsRows, batches: Iterable[Batch]) -> Iterator[PreviewRow]:
-    for batch in batches:
-        yield from factory.show(batch)
 
 
 def to_json(sets: Mapping[str, SetPreview], tokenizer: "PreTrainedTokenizerBase | None") -> dict[str, Any]:

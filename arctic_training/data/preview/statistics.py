@@ -140,13 +140,9 @@ def _key(texts: Sequence[PreviewText], row: PreviewRow) -> int:
     """Returns a hash of a sample: of its tokens and targets, or of the values of a row without."""
     if not texts:
         values = (value.numpy().tobytes() if isinstance(value, torch.Tensor) else value for value in row.facts.values())
-        return hash(tuple(map(_hashable, values)))
+        return hash(tuple(one if isinstance(one, (bytes, str, int, float)) else repr(one) for one in values))
     parts = [(text.ids.tobytes(), b"" if text.targets is None else text.targets.tobytes()) for text in texts]
     return hash(tuple(parts))
-
-
-def _hashable(value: object) -> object:
-    return value if isinstance(value, (bytes, str, int, float)) else repr(value)
 
 
 def _end_tokens(tokenizer: "PreTrainedTokenizerBase | None") -> frozenset[int]:

@@ -25,12 +25,9 @@ class RowReader:
     def __call__(self, table: "pa.Table") -> list[Row]:
         """Returns the rows of a `pyarrow.Table` with those features."""
         names = list(self._columns)
-        columns = [self._column(table.column(name), read) for name, read in self._columns.items()]
+        values = [(table.column(name).to_pylist(), read) for name, read in self._columns.items()]
+        columns = [column if read is None else map(read, column) for column, read in values]
         return [dict(zip(names, values, strict=True)) for values in zip(*columns, strict=True)]
-
-    def _column(self, column: "pa.ChunkedArray", read: _Read | None) -> list[Any]:
-        values: list[Any] = column.to_pylist()
-        return values if read is None else [read(value) for value in values]
 
 
 def stream_reader(features: "Features | None") -> Callable[[Row], Row]:

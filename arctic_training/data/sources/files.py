@@ -4,14 +4,13 @@ import glob
 import hashlib
 from abc import abstractmethod
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
 from arctic_training.config.checks.files import invalid_path, unreadable
-from arctic_training.config.checks.problems import Problem
+from arctic_training.config.checks.problems import Problem, problems_of_keys
 from arctic_training.config.sections.changes import RESUME_SAFE
 from arctic_training.data.formats.remarks import remark
 from arctic_training.data.sources import json_rows
@@ -43,8 +42,7 @@ class FileSourceConfig(splits.SplitSourceConfig):
         return sum(file.stat().st_size for file in matching_files(self.name_or_path))
 
     def missing_paths(self) -> list[Problem]:
-        why = _why_unreadable(self.name_or_path)
-        return [Problem(("name_or_path",), why)] if why else []
+        return problems_of_keys({"name_or_path": _why_unreadable(self.name_or_path)})
 
 
 def _why_unreadable(where: str) -> str:
@@ -75,7 +73,6 @@ def matching_files(where: str) -> list[Path]:
 class FileSource(DataSource):
     """Base of sources of local files; a subclass defines `read`, and `rows` for streaming."""
 
-    config_type = FileSourceConfig
     config: FileSourceConfig
     _skipped = 0
     """Rows of the files before those of the split."""
@@ -119,8 +116,8 @@ class FileSource(DataSource):
         """Returns the rows of ``files`` as a `datasets.IterableDataset`."""
         from datasets import IterableDataset
 
-        read = _FileReader(type(self), self.config)
-        return IterableDataset.from_generator(_generate, gen_kwargs={"files": files, "read": [read] * len(files)})
+        arguments = {"files": files, "source": type(self), "config": self.config}
+        return IterableDataset.from_generator(_generate, gen_kwargs=arguments)
 
     def files(self) -> list[Path]:
         """Returns the files of the source. Raises `DataError` when there are none."""
@@ -136,27 +133,16 @@ class FileSource(DataSource):
             digest.update(f"{file.name} {stat.st_size} ".encode())
             if stat.st_size <= _MAX_HASHED:
                 with file.open("rb") as content:
-                    while block := content.read(2**16):
-                        digest.update(block)
+                    hashlib.file_digest(content, lambda: digest)
             else:
                 digest.update(f"{file.resolve()} {stat.st_mtime_ns}".encode())
         return digest.hexdigest()
 
 
-@dataclass
-class _FileReader:
-    """Reads the rows of a file. It holds no state of the run: `datasets` pickles it for the fingerprint of a stream."""
-
-    source: type[FileSource]
-    config: FileSourceConfig
-
-    def __call__(self, file: Path) -> Iterator[dict[str, Any]]:
-        return self.source(None, self.config).rows(file)
-
-
-def _generate(files: list[Path], read: list["_FileReader"]) -> Iterator[dict[str, Any]]:
-    for file, rows in zip(files, read, strict=True):
-        yield from rows(file)
+def _generate(files: list[Path], source: type[FileSource], config: FileSourceConfig) -> Iterator[dict[str, Any]]:
+    """Yields the rows of files. No argument holds state of the run: `datasets` pickles them for a fingerprint."""
+    for file in files:
+        yield from source(None, config).rows(file)
 
 
 class JsonLinesSource(FileSource):
@@ -195,7 +181,6 @@ class JsonSource(JsonLinesSource):
     """Files that are one list of rows, or rows one after the other, of one line each or several."""
 
     name = "json"
-    config_type = JsonSourceConfig
     config: JsonSourceConfig
 
     def placed_rows(self, file: Path) -> Iterator[json_rows.PlacedRow]:

@@ -62,7 +62,6 @@ class GeneratorSource(DataSource):
     """Problems and their answers that a generator makes, as rows with the columns ``problem`` and ``answer``."""
 
     name = "generator"
-    config_type = GeneratorSourceConfig
     config: GeneratorSourceConfig
 
     def __init__(self, data_factory: object, config: GeneratorSourceConfig) -> None:

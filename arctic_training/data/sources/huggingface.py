@@ -11,7 +11,7 @@ from pydantic import Field
 
 from arctic_training.config.checks.files import is_hub_name, unreadable
 from arctic_training.config.checks.hub import unavailable
-from arctic_training.config.checks.problems import Problem
+from arctic_training.config.checks.problems import Problem, problems_of_keys
 from arctic_training.config.sections.changes import RESUME_SAFE
 from arctic_training.data.formats.remarks import unread_columns
 from arctic_training.data.sources import split as splits
@@ -52,14 +52,13 @@ class HFDataSourceConfig(splits.SplitSourceConfig):
             return []
         named = _NAMED_SPLIT.fullmatch(self.name_or_path)
         why = unreadable(self.name_or_path) and unreadable(named[1] if named else self.name_or_path)
-        return [Problem(("name_or_path",), why)] if why else []
+        return problems_of_keys({"name_or_path": why})
 
 
 class HFDataSource(DataSource):
     """A data set of the hub, or a folder or file that `datasets` reads."""
 
     name = "huggingface"
-    config_type = HFDataSourceConfig
     config: HFDataSourceConfig
     known_splits: ClassVar[Mapping[str, Mapping[str, str]]] = {
         "HuggingFaceH4/ultrachat_200k": {"train": "train_sft", "eval": "test_sft"},

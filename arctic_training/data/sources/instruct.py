@@ -1,6 +1,7 @@
 """The source of chats in Hugging Face data sets, with columns named by the recipe."""
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from pydantic import model_validator
@@ -53,20 +54,17 @@ class HFInstructSource(HFDataSource):
         chat = _turns(mapping, config.content_key) if "." in "".join(mapping.values()) else _columns(mapping)
         unread_columns(rows.column_names, [path.partition(".")[0] for path in mapping.values()] + ["tools"])
         read = [column for column in rows.column_names if column != "tools"]  # for the chat template
-        return rows.map(_ToMessages(chat), with_indices=True, remove_columns=read)
+        return rows.map(partial(_to_messages, chat), with_indices=True, remove_columns=read)
 
 
-class _ToMessages:
-    """Adds the row's number to errors; `datasets` pickles it."""
-
-    def __init__(self, chat: Callable[[Mapping[str, Any]], list[dict[str, Any]]]) -> None:
-        self.chat = chat
-
-    def __call__(self, row: Mapping[str, Any], number: int) -> dict[str, Any]:
-        try:
-            return {"messages": self.chat(row)}
-        except DataError as error:
-            raise RowError(number, str(error)) from None
+def _to_messages(
+    chat: Callable[[Mapping[str, Any]], list[dict[str, Any]]], row: Mapping[str, Any], number: int
+) -> dict[str, Any]:
+    """Returns the messages of a row. Raises `RowError`."""
+    try:
+        return {"messages": chat(row)}
+    except DataError as error:
+        raise RowError(number, str(error)) from None
 
 
 def _columns(mapping: Mapping[str, str]) -> Callable[[Mapping[str, Any]], list[dict[str, Any]]]:

@@ -46,7 +46,6 @@ class PassedSource(DataSource):
     """Rows that a Python program passes: a list, a `datasets.Dataset`, or a torch Dataset of mappings."""
 
     name = PASSED
-    config_type = PassedSourceConfig
     config: PassedSourceConfig
 
     def load(self, config: PassedSourceConfig, split: str) -> "Dataset | IterableDataset":
@@ -71,7 +70,6 @@ class PassedTensorSource(DataSource):
     """Rows of tensors that a Python program passes: a tensor, a mapping of columns, or a torch Dataset."""
 
     name = PASSED_TENSORS
-    config_type = PassedSourceConfig
     config: PassedSourceConfig
 
     def load(self, config: PassedSourceConfig, split: str) -> dict[str, torch.Tensor]:

@@ -47,7 +47,8 @@ class Spool:
         self._folder, self._limit, self._bytes = folder, IN_MEMORY if limit is None else limit, 0
         self._tables: list[pa.Table] = []
         self._scratch: Scratch | None = None
-        self._writer: _Writer | None = None
+        self._writer: pa.RecordBatchStreamWriter | None = None
+        self._schema: pa.Schema = None
         self._files: list[str] = []
 
     def add(self, table: "pa.Table") -> None:
@@ -105,12 +106,14 @@ class Spool:
         return unified
 
     def _write(self, table: "pa.Table") -> None:
+        import pyarrow as pa
+
         assert self._scratch is not None
-        if self._writer is None or not self._writer.schema.equals(table.schema, check_metadata=True):
+        if self._writer is None or not self._schema.equals(table.schema, check_metadata=True):
             self._close()
             self._files.append(str(self._scratch.path / f"{len(self._files)}.arrow"))
-            self._writer = _Writer(self._files[-1], table.schema)
-        self._writer.write(table)
+            self._writer, self._schema = pa.ipc.new_stream(self._files[-1], table.schema), table.schema
+        self._writer.write_table(table)
 
     def _close(self) -> None:
         if self._writer is not None:
@@ -127,24 +130,6 @@ def take(table: "pa.Table", indices: npt.NDArray[np.int64], spool: Spool) -> "pa
         part = table.slice(batch[0], batch[-1] - batch[0] + 1)
         spool.add(part.take(pa.array(batch - batch[0])))
     return spool.dataset().data.table
-
-
-class _Writer:
-    """Writes tables of one schema to a file."""
-
-    def __init__(self, file: str, schema: "pa.Schema") -> None:
-        import pyarrow as pa
-
-        self.schema = schema
-        self._sink = pa.OSFile(file, "wb")
-        self._stream = pa.ipc.new_stream(self._sink, schema)
-
-    def write(self, table: "pa.Table") -> None:
-        self._stream.write_table(table)
-
-    def close(self) -> None:
-        self._stream.close()
-        self._sink.close()
 
 
 def _read_file(file: str) -> Iterator["pa.Table"]:

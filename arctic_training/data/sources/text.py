@@ -42,7 +42,6 @@ class CsvSource(FileSource):
     """CSV or TSV files with a header; every cell is text."""
 
     name = "csv"
-    config_type = CsvSourceConfig
     config: CsvSourceConfig
 
     def read(self, files: list[Path]) -> "Dataset":
@@ -101,7 +100,6 @@ class TextSource(FileSource):
     """Text files, as rows with one column ``text``, or with ``problem`` and ``answer``, which ``separator`` parts."""
 
     name = "text"
-    config_type = TextSourceConfig
     config: TextSourceConfig
 
     def rows(self, file: Path) -> Iterator[dict[str, Any]]:

@@ -31,7 +31,6 @@ class Reverse(RowTransform[ListConfig]):
     """The elements of a list in reverse order: ``3 8 7`` becomes ``7 8 3``."""
 
     name = "reverse"
-    config_type = ListConfig
 
     def __call__(self, row: Row) -> Row:
         join = self.config.separator.join
@@ -42,7 +41,6 @@ class LastElement(RowTransform[ListConfig]):
     """The last element of a list: ``3 8 7`` becomes ``7``."""
 
     name = "last_element"
-    config_type = ListConfig
 
     def __call__(self, row: Row) -> Row:
         return change_texts(row, self.config.columns, self._last)
@@ -79,7 +77,6 @@ class ExpandPolynomials(RowTransform[ExpandPolynomialsConfig]):
     """Polynomials in expanded form: ``3*x0^2*x1 + 5`` becomes ``C3 E2 E1 + C5 E0 E0``."""
 
     name = "expand_polynomials"
-    config_type = ExpandPolynomialsConfig
 
     def __call__(self, row: Row) -> Row:
         return change_texts(row, self.config.columns, self._expand)
