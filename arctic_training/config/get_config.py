@@ -1,7 +1,7 @@
 """Reads a recipe, a file or a mapping, into the config of its trainer, and reports all problems at once."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -54,7 +54,8 @@ def get_config(source: str | Path | Mapping[str, object], overrides: Sequence[st
             more = [one for one in problems_of(error, config_type) if not _is_covered(one.path, problems)]
             more = say_where_keys_belong(more, lookup("trainer", str(recipe["type"])))
             if path is None and not problems:
-                config = _without_objects(config_type, recipe, more)
+                with suppress(ValidationError):  # where nothing is missing but what can be passed to the trainer
+                    config = config_type.model_validate(with_placeholders(recipe, more))
             if config is None:
                 problems += more
             else:
@@ -63,16 +64,6 @@ def get_config(source: str | Path | Mapping[str, object], overrides: Sequence[st
         raise RecipeError(located(problems, tree))
     config._recipe, config._tree = path, tree
     return config
-
-
-def _without_objects(
-    config_type: type[TrainerConfig], recipe: Mapping[str, object], problems: Sequence[Problem]
-) -> TrainerConfig | None:
-    """Returns the config of a recipe that lacks what can be passed to the trainer, and nothing else; else None."""
-    try:
-        return config_type.model_validate(with_placeholders(recipe, problems))
-    except ValidationError:
-        return None
 
 
 def missing_paths(config: TrainerConfig) -> list[str]:

@@ -1,10 +1,9 @@
 """Describes recipes by a JSON Schema (draft 2020-12), for editors and other programs."""
 
-from collections.abc import Iterable, Mapping
-from typing import Any, TypeVar, get_origin
+from collections.abc import Mapping
+from typing import Any, get_origin
 
 from pydantic import BaseModel
-from pydantic.fields import FieldInfo
 from pydantic.json_schema import JsonSchemaMode, models_json_schema
 
 from arctic_training.config.get_config import DEFAULT_TRAINER
@@ -16,12 +15,11 @@ from arctic_training.config.sections.component import (
     TrainerComponent,
     incomplete,
     listed,
+    marks,
 )
 from arctic_training.registry import Registered, kinds, lookup, names
 
 Schema = dict[str, Any]
-M = TypeVar("M")
-
 _REFERENCE: Schema = {"type": "string", "pattern": r"\$\{"}
 """A value that refers to another one: ``${key.path}``."""
 _NUMBER: Schema = {
@@ -97,7 +95,7 @@ def _section(config: type[BaseConfig], schema: Schema) -> Schema:
         if name in meanings:
             about["description"] = " ".join(meanings[name].split())
         properties[name] = {**about, **_value({key: one for key, one in value.items() if key not in _ABOUT})}
-        if kind := next((mark.kind for mark in _marks(config.model_fields[name], AnyComponent)), ""):
+        if kind := next((mark.kind for mark in marks(config.model_fields[name], AnyComponent)), ""):
             properties[name] = {**about, **_one_or_several({"$ref": f"#/$defs/{kind}"})}
     for other, name in {**config.synonyms, **config.renamed}.items():
         properties[other] = {**properties[name], "description": f"Another name of {name}."}
@@ -171,7 +169,7 @@ def _trainer(cls: type[Registered], section: Schema, keys: Mapping[type[BaseConf
     properties: Schema = {**section["properties"], "type": {"const": cls.name}}
     restricted: Schema = {}
     for key, field in config.model_fields.items():
-        for mark in _marks(field, TrainerComponent):
+        for mark in marks(field, TrainerComponent):
             allowed = listed(getattr(cls, mark.types))
             about = {word: one for word, one in properties[key].items() if word in _ABOUT}
             choice = {"$ref": f"#/$defs/{allowed[0].kind}"}
@@ -190,7 +188,3 @@ def _trainer(cls: type[Registered], section: Schema, keys: Mapping[type[BaseConf
 
 def _names(cls: type[Registered]) -> list[str]:
     return [cls.name, *getattr(cls, "aliases", ())]
-
-
-def _marks(field: FieldInfo, mark: type[M]) -> Iterable[M]:
-    return (one for one in field.metadata if isinstance(one, mark))

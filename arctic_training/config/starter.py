@@ -42,13 +42,8 @@ def write_starter(
         raise RecipeError(config.missing_objects)
     del values["type"]
     subject = " ".join((cls.__doc__ or "").strip().split("\n\n")[0].split())
-    lines = [
-        *_comment(subject, ""),
-        "#",
-        "# Keys behind a # without a space are those left out, with their defaults.",
-        "",
-    ]
-    lines += [f"type: {trainer}", ""]
+    about = "# Keys behind a # without a space are those left out, with their defaults."
+    lines = [*_comment(subject, ""), "#", about, "", f"type: {trainer}", ""]
     own = {key for key in type(config).model_fields if every_key or key not in TrainerConfig.model_fields}
     lines += _section(config, values, own - {"type"}, "", every_key=every_key)
     return "\n".join(lines).rstrip() + "\n"

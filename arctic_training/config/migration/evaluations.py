@@ -1,7 +1,5 @@
 """The callbacks and best weights that other trainers choose by the metrics of their evaluations."""
 
-from collections.abc import Iterable
-
 from arctic_training.config.migration.foreign import Foreign, integer
 
 _LOSSES = ("loss", "eval_loss")
@@ -23,14 +21,10 @@ def migrate_monitoring(foreign: Foreign, patience: str) -> None:
         callbacks.append({"type": "restore_best"})
         keys.append("load_best_model_at_end")
     if callbacks and "eval_interval" not in foreign.recipe:
-        _note_all(foreign, keys, callbacks)
+        for key, section in zip(keys, callbacks, strict=True):
+            words = ", ".join(f"{name}: {value}" for name, value in section.items())
+            foreign.note(key, f"give data to evaluate on, eval_interval, in steps, and callbacks: [{{{words}}}]")
         return
     if callbacks and metric not in (None, *_LOSSES):
         foreign.note("metric_for_best_model", f"{metric}: the loss stands for it; give monitor and mode of callbacks")
     foreign.put("callbacks", callbacks or None)
-
-
-def _note_all(foreign: Foreign, keys: Iterable[str], callbacks: Iterable[dict[str, object]]) -> None:
-    for key, section in zip(keys, callbacks, strict=True):
-        words = ", ".join(f"{name}: {value}" for name, value in section.items())
-        foreign.note(key, f"give data to evaluate on, eval_interval, in steps, and callbacks: [{{{words}}}]")

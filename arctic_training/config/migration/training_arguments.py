@@ -9,17 +9,8 @@ from arctic_training.config.migration.foreign import Foreign, as_list, integer
 from arctic_training.registry import names
 
 _OPTIMIZERS = {
-    "adamw": "adamw",
-    "adamw_torch": "adamw",
-    "adamw_torch_fused": "adamw",
-    "adamw_hf": "adamw",
-    "adamw_apex_fused": "adamw",
-    "adafactor": "adafactor",
-    "sgd": "sgd",
-    "adagrad": "adagrad",
-    "rmsprop": "rmsprop",
-    "lion": "lion",
-    "muon": "muon",
+    **dict.fromkeys(["adamw", "adamw_torch", "adamw_torch_fused", "adamw_hf", "adamw_apex_fused"], "adamw"),
+    **{name: name for name in ["adafactor", "sgd", "adagrad", "rmsprop", "lion", "muon"]},
 }
 """Optimizers with the same algorithm."""
 _BITS = ("8bit", "4bit", "32bit", "paged")
@@ -199,7 +190,9 @@ def migrate_sharding(foreign: Foreign) -> None:
         foreign.note("deepspeed", f"{block}: not found beside the file; the recipe has {what}")
         block = {"zero_optimization": zero_section(stage, "offload" in block)} if stage else None
     if isinstance(block, Mapping):
-        _put_deepspeed(foreign, block)
+        for key, value in block.items():
+            if key not in _OWN_KEYS.split():
+                foreign.put(f"deepspeed.{key}", value)
     elif foreign.take("fsdp", "fsdp_config"):
         config = foreign.section("fsdp_config")
         offloads = config.flag("fsdp_offload_params", "offload_params") or "offload" in str(foreign.take("fsdp"))
@@ -213,13 +206,6 @@ def zero_section(stage: int, offloads: bool) -> dict[str, object]:
     """Returns the section of a ZeRO stage; it ``offloads`` to the memory of the CPU what the stage can."""
     parts = ("offload_optimizer", "offload_param") if stage == 3 else ("offload_optimizer",)
     return {"stage": stage, **({part: {"device": "cpu"} for part in parts} if offloads else {})}
-
-
-def _put_deepspeed(foreign: Foreign, block: Mapping[str, object]) -> None:
-    """Puts the keys of a DeepSpeed configuration that a recipe has no key of its own for."""
-    for key, value in block.items():
-        if key not in _OWN_KEYS.split():
-            foreign.put(f"deepspeed.{key}", value)
 
 
 def steps_of(foreign: Foreign, key: str) -> int | None:

@@ -42,11 +42,11 @@ class _Resolver:
             return replace(node, value=[self.resolve(one, (*path, str(n))) for n, one in enumerate(node.value)])
         if not isinstance(node.value, str) or "${" not in node.value:
             return node
-        if self.trail:
-            return self._text(node)
         try:
             return self._text(node)
         except _InvalidReference as error:
+            if self.trail:
+                raise
             self.problems.append(Problem(path, str(error)))
             return node
 
@@ -67,9 +67,8 @@ class _Resolver:
             value, secret = self._value(match[1])
             has_secrets = has_secrets or secret or bool(value.written)
             if isinstance(value.value, (dict, list)):
-                raise _InvalidReference(
-                    f"{match[0]} is a {_kind(value.value)}; it can only be the entire value, not part of a text"
-                )
+                kind = "mapping" if isinstance(value.value, dict) else "list"
+                raise _InvalidReference(f"{match[0]} is a {kind}; it can only be the entire value, not part of a text")
             return _word(value.value)
 
         resolved = _REFERENCE.sub(substitute, text)
@@ -119,10 +118,6 @@ def _package_folder(package: str) -> str:
     if spec is None or not spec.submodule_search_locations:
         raise _InvalidReference(f"the Python package {package} is not installed; install it or write the folder")
     return next(iter(spec.submodule_search_locations))
-
-
-def _kind(value: object) -> str:
-    return "mapping" if isinstance(value, dict) else "list"
 
 
 def _word(value: object) -> str:

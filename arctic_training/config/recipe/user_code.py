@@ -42,7 +42,8 @@ def import_file(path: Path) -> ModuleType:
         raise RecipeError(f"{place}: code: {error.msg}") from error
     except (Exception, SystemExit) as error:
         del sys.modules[name]
-        raise RecipeError(f"{_place(error, path)}: code: {type(error).__name__}: {_line(error)}") from error
+        text = " ".join(str(error).split()) or "no message"
+        raise RecipeError(f"{_place(error, path)}: code: {type(error).__name__}: {text}") from error
     finally:
         sys.dont_write_bytecode = write_bytecode
     return module
@@ -53,7 +54,3 @@ def _place(error: BaseException, path: Path) -> str:
     frames = traceback.extract_tb(error.__traceback__)
     users = [frame for frame in frames if Path(frame.filename).parent == path.parent]
     return f"{users[-1].filename}:{users[-1].lineno}" if users else str(path)
-
-
-def _line(error: BaseException) -> str:
-    return " ".join(str(error).split()) or "no message"

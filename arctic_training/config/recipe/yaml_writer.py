@@ -49,9 +49,8 @@ def write_word(value: object) -> str:
     if isinstance(value, list):
         return "[" + ", ".join(map(write_word, value)) + "]"
     if isinstance(value, str) and not value.isprintable():
-        return (
-            '"' + "".join(char if char.isprintable() and char not in '"\\' else _escaped(char) for char in value) + '"'
-        )
+        escaped = "".join(char if char.isprintable() and char not in '"\\' else _escaped(char) for char in value)
+        return f'"{escaped}"'
     text: str = yaml.dump([value], Dumper=_Dumper, default_flow_style=True, width=10**9, allow_unicode=True)
     return text.strip()[1:-1]
 

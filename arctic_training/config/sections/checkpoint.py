@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from arctic_training.config.checks.files import unwritable
-from arctic_training.config.checks.problems import Problem
+from arctic_training.config.checks.problems import Problem, problems_of_keys
 from arctic_training.config.sections.base import ComponentConfig
 from arctic_training.config.sections.types import HumanInt
 from arctic_training.registry import lookup
@@ -66,8 +66,7 @@ class CheckpointConfig(ComponentConfig):
         return run_dir / "checkpoints" / self.output_dir.name if self.output_dir is not None else None
 
     def missing_paths(self) -> list[Problem]:
-        text = unwritable(self.output_dir) if self.enabled else ""
-        return [Problem(("output_dir",), text)] if text else []
+        return problems_of_keys({"output_dir": unwritable(self.output_dir)} if self.enabled else {})
 
 
 def require_resumable(sections: Sequence[CheckpointConfig]) -> None:

@@ -2,9 +2,10 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import get_args
+from typing import TypeVar, get_args
 
 from pydantic import ValidationError
+from pydantic.fields import FieldInfo
 
 from arctic_training.config.checks.foreign_keys import foreign_name
 from arctic_training.config.checks.not_built import TYPES
@@ -13,6 +14,8 @@ from arctic_training.config.sections.base import BaseConfig, ComponentConfig
 from arctic_training.config.sections.passed import PASSED, PASSED_MODULE
 from arctic_training.errors.types import RegistryError
 from arctic_training.registry import Registered, annotations, lookup, names, qualified_name, suggest, words
+
+M = TypeVar("M")
 
 COMPONENTS = "components"
 """In the JSON Schema of a field without one of the marks below: the kinds of the classes that may read its section, or
@@ -34,6 +37,11 @@ class AnyComponent:
     """Marks a field whose section, or list of sections, is read by any registered class of ``kind``."""
 
     kind: str
+
+
+def marks(field: FieldInfo, kind: type[M]) -> list[M]:
+    """Returns the marks of ``kind`` that a field has."""
+    return [one for one in field.metadata if isinstance(one, kind)]
 
 
 def find(kind: str, name: str) -> type[Registered]:
@@ -126,12 +134,7 @@ def incomplete(cls: type[Registered]) -> str:
     reader = getattr(cls, "config_type", None)
     if not (isinstance(reader, type) and issubclass(reader, BaseConfig)):
         return f"{who} states a config_type that is not a config"
-    slots = [
-        mark.types
-        for field in reader.model_fields.values()
-        for mark in field.metadata
-        if isinstance(mark, TrainerComponent)
-    ]
+    slots = [mark.types for field in reader.model_fields.values() for mark in marks(field, TrainerComponent)]
     if missing := [name for name in slots if not hasattr(cls, name)]:
         return f"{who} states no {' and no '.join(missing)}"
     if only_annotated := _only_annotated(cls):
@@ -139,11 +142,11 @@ def incomplete(cls: type[Registered]) -> str:
     for role in getattr(cls, "roles", ()):
         for part in ("model",) if role.frozen else ("model", "optimizer", "scheduler"):
             key, slot = role.name if part == "model" else role.section(part), f"{part}_factory_type"
-            marks = [mark.types for mark in reader.model_fields[key].metadata if isinstance(mark, TrainerComponent)]
-            if slot not in marks:
+            stated = [mark.types for mark in marks(reader.model_fields[key], TrainerComponent)]
+            if slot not in stated:
                 text = f"{role.name}, and its config does not read {key} as a section for the {part}"
                 hint = f'remove it there, or mark it TrainerComponent("{slot}")'
-                return f"{who} has a role {text}; {'give the role another name' if marks else hint}"
+                return f"{who} has a role {text}; {'give the role another name' if stated else hint}"
         for key in filter(None, (role.steps_per_update_key, role.deepspeed, role.not_needed_key, role.precompute_key)):
             if key not in reader.model_fields and not hasattr(reader, key):
                 return f"{who} has a role {role.name} that is given {key}, and its config has no such key"

@@ -3,7 +3,7 @@
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from arctic_training.config.checks.problems import Problem, shown
+from arctic_training.config.checks.problems import Problem, problems_of_keys, shown
 from arctic_training.config.sections.types import number
 from arctic_training.registry import did_you_mean
 
@@ -123,16 +123,14 @@ def deepspeed_problems(
     if model_parallel_size > 1 and isinstance(zero, Mapping):
         problems += _divided_problems(zero)
     clipping = block.get("gradient_clipping", 1.0)
+    text = ""
     if not _is_number(clipping) or clipping < 0:
         text = f"{shown(clipping)} should be a number of at least 0 (0: no clipping)"
-        problems.append(Problem(("gradient_clipping",), text))
     elif max_grad_norm is not None and "gradient_clipping" in block and clipping != max_grad_norm:
         text = f"{shown(clipping)} contradicts the recipe's max_grad_norm: {max_grad_norm:g}; remove it"
-        problems.append(Problem(("gradient_clipping",), text))
     elif gradient_clip_value is not None and block.get("gradient_clipping"):
         text = f"{shown(clipping)}, and the recipe's gradient_clip_value clips by value; give one of them"
-        problems.append(Problem(("gradient_clipping",), text))
-    return problems
+    return problems + problems_of_keys({"gradient_clipping": text})
 
 
 def _batch_problems(block: Mapping[str, Any], sizes: Mapping[str, tuple[str, int]], world: int | None) -> list[Problem]:

@@ -6,7 +6,7 @@ from typing import Annotated, Literal, get_args
 from pydantic import BeforeValidator, WithJsonSchema
 
 from arctic_training.config.checks.files import unwritable
-from arctic_training.config.checks.problems import Problem
+from arctic_training.config.checks.problems import Problem, problems_of_keys
 from arctic_training.config.sections.base import BaseConfig
 
 _INTEGER = {"type": "integer"}
@@ -41,5 +41,4 @@ class LoggerConfig(BaseConfig):
     """Ranks that write a log file; ``"*"`` for all."""
 
     def missing_paths(self) -> list[Problem]:
-        text = unwritable(self.output_dir)
-        return [Problem(("output_dir",), text)] if text else []
+        return problems_of_keys({"output_dir": unwritable(self.output_dir)})

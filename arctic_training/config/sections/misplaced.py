@@ -6,7 +6,7 @@ from dataclasses import replace
 from pydantic import BaseModel
 
 from arctic_training.config.checks.problems import Problem, bare
-from arctic_training.config.sections.component import TrainerComponent, listed
+from arctic_training.config.sections.component import TrainerComponent, listed, marks
 from arctic_training.registry import Registered
 
 _UNKNOWN = "unknown; "
@@ -33,8 +33,8 @@ def _sections(trainer: type[Registered]) -> Iterator[tuple[str, set[str]]]:
     config: type[BaseModel] = getattr(trainer, "config_type")  # noqa: B009  every component has one
     yield "", set(config.model_fields)
     for name, field in config.model_fields.items():
-        slots = [mark.types for mark in field.metadata if isinstance(mark, TrainerComponent)]
-        readers = [getattr(cls, "config_type", None) for slot in slots for cls in listed(getattr(trainer, slot))]
+        slots = [getattr(trainer, mark.types) for mark in marks(field, TrainerComponent)]
+        readers = [getattr(cls, "config_type", None) for slot in slots for cls in listed(slot)]
         for reader in [*readers, bare(field.annotation)]:
             if isinstance(reader, type) and issubclass(reader, BaseModel):
                 yield name, set(reader.model_fields)

@@ -11,13 +11,9 @@ from arctic_training.config.sections.base import ComponentConfig
 _SHORT_NAMES = {"bfloat16": "bf16", "float16": "fp16", "half": "fp16", "float32": "fp32", "float": "fp32"}
 
 
-def _short_name(value: object) -> object:
-    return _SHORT_NAMES.get(str(value).removeprefix("torch."), value)
-
-
 DType = Annotated[
     Literal["bf16", "fp16", "fp32"],
-    BeforeValidator(_short_name),
+    BeforeValidator(lambda value: _SHORT_NAMES.get(str(value).removeprefix("torch."), value)),
     WithJsonSchema({"type": "string", "pattern": rf"^(bf16|fp16|fp32|(torch\.)?({'|'.join(_SHORT_NAMES)}))$"}),
 ]
 

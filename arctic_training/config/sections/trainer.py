@@ -9,7 +9,7 @@ from pydantic import Field, PrivateAttr, SerializeAsAny, ValidationInfo, field_v
 
 from arctic_training.config.checks.files import invalid_path, unappendable, unwritable
 from arctic_training.config.checks.not_built import TRAINER
-from arctic_training.config.checks.problems import Problem
+from arctic_training.config.checks.problems import Problem, problems_of_keys
 from arctic_training.config.recipe.node import Node, redacted_mapping
 from arctic_training.config.sections.base import ComponentConfig
 from arctic_training.config.sections.changes import RESUME_SAFE, ResumeSafe
@@ -19,6 +19,7 @@ from arctic_training.config.sections.component import (
     TrainerComponent,
     each,
     listed,
+    marks,
     parse_component,
     resolve_component,
 )
@@ -37,8 +38,8 @@ from arctic_training.registry import lookup
 
 
 def _empty() -> Any:
-    """Returns an empty section, which the class that reads it fills with its defaults."""
-    return {}
+    """Returns the default of a section: an empty one, which the class that reads it fills with its defaults."""
+    return Field(default_factory=dict)
 
 
 class TrainerConfig(CrossFieldValidation):
@@ -58,23 +59,15 @@ class TrainerConfig(CrossFieldValidation):
     output_dir: Annotated[Path | None, RESUME_SAFE] = None
     """The run folder (default: ``runs/<name of the recipe>`` beside the recipe)."""
 
-    model: Annotated[SerializeAsAny[ModelConfig], TrainerComponent("model_factory_type")] = Field(
-        default_factory=_empty
-    )
+    model: Annotated[SerializeAsAny[ModelConfig], TrainerComponent("model_factory_type")] = _empty()
     """The model to train."""
-    data: Annotated[SerializeAsAny[DataConfig], TrainerComponent("data_factory_type")] = Field(default_factory=_empty)
+    data: Annotated[SerializeAsAny[DataConfig], TrainerComponent("data_factory_type")] = _empty()
     """The data to train on."""
-    tokenizer: Annotated[SerializeAsAny[TokenizerConfig], TrainerComponent("tokenizer_factory_type")] = Field(
-        default_factory=_empty
-    )
+    tokenizer: Annotated[SerializeAsAny[TokenizerConfig], TrainerComponent("tokenizer_factory_type")] = _empty()
     """The tokenizer of the data."""
-    optimizer: Annotated[SerializeAsAny[OptimizerConfig], TrainerComponent("optimizer_factory_type")] = Field(
-        default_factory=_empty
-    )
+    optimizer: Annotated[SerializeAsAny[OptimizerConfig], TrainerComponent("optimizer_factory_type")] = _empty()
     """The optimizer."""
-    scheduler: Annotated[SerializeAsAny[SchedulerConfig], TrainerComponent("scheduler_factory_type")] = Field(
-        default_factory=_empty
-    )
+    scheduler: Annotated[SerializeAsAny[SchedulerConfig], TrainerComponent("scheduler_factory_type")] = _empty()
     """The schedule of the learning rate."""
     checkpoint: Annotated[
         list[SerializeAsAny[CheckpointConfig]], TrainerComponent("checkpoint_engine_type"), RESUME_SAFE
@@ -219,7 +212,7 @@ class TrainerConfig(CrossFieldValidation):
             "resume": f"{self.resume}: no such folder" if self.resume and not self.resume.expanduser().is_dir() else "",
             "kill_switch_path": self._existing_kill_switch(),
         }
-        problems = [Problem((key,), text) for key, text in texts.items() if text]
+        problems = problems_of_keys(texts)
         checkpoints = [(("checkpoint", str(n), "output_dir"), one.output_dir) for n, one in enumerate(self.checkpoint)]
         for path, one in [(("output_dir",), self.output_dir), *checkpoints]:
             if one is not None and self._is_in_model(one):
@@ -253,14 +246,13 @@ class TrainerConfig(CrossFieldValidation):
     @classmethod
     def _read_section(cls, value: object, info: ValidationInfo) -> object:
         field = cls.model_fields[info.field_name or ""]
-        one_of = next((mark for mark in field.metadata if isinstance(mark, TrainerComponent)), None)
-        any_of = next((mark for mark in field.metadata if isinstance(mark, AnyComponent)), None)
-        if any_of is not None:
-            return each(value, partial(parse_component, any_of.kind))
-        if one_of is None or "type" not in info.data:
+        one_of = marks(field, TrainerComponent)
+        for mark in marks(field, AnyComponent):
+            return each(value, partial(parse_component, mark.kind))
+        if not one_of or "type" not in info.data:
             return value
         trainer = lookup("trainer", info.data["type"])
-        allowed = listed(getattr(trainer, one_of.types))
+        allowed = listed(getattr(trainer, one_of[0].types))
         skip = bool(info.data.get("skip_validation"))
         if getattr(field.annotation, "__origin__", None) is list:
             return each(value, lambda one: resolve_component(one, allowed, skip_validation=skip))
