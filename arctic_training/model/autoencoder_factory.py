@@ -1,11 +1,10 @@
 """Autoencoders: an encoder and a decoder in one module, so that one engine trains both."""
 
-from typing import Annotated, ClassVar
+from typing import Annotated
 
 from pydantic import BeforeValidator, SerializeAsAny, WithJsonSchema, model_validator
 from torch import Tensor, nn
 
-from arctic_training.config.sections.base import ComponentConfig
 from arctic_training.config.sections.component import COMPONENTS, resolve_component
 from arctic_training.config.sections.model import DType, ModelConfig
 from arctic_training.model.conv_factory import ConvDecoderFactory, ConvFactory
@@ -59,7 +58,6 @@ class AutoencoderFactory(NetworkFactory[AutoencoderConfig]):
     """Makes an encoder and a decoder, each by a model factory of its own."""
 
     name = "autoencoder"
-    config_type: ClassVar[type[ComponentConfig]] = AutoencoderConfig
 
     def create_model(self, config: object) -> nn.Module:
         return Autoencoder(self._network(self.config.encoder), self._network(self.config.decoder))

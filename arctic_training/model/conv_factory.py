@@ -1,12 +1,11 @@
 """Convolutional networks with random weights: of pictures to vectors, and of vectors to pictures."""
 
 from itertools import pairwise
-from typing import Annotated, ClassVar
+from typing import Annotated
 
 from pydantic import Field, field_validator
 from torch import nn
 
-from arctic_training.config.sections.base import ComponentConfig
 from arctic_training.config.sections.model import DType, ModelConfig
 from arctic_training.model.factory import NetworkFactory
 from arctic_training.model.mlp_factory import ACTIVATIONS, Activation, linear_layers
@@ -62,7 +61,6 @@ class ConvFactory(NetworkFactory[ConvConfig]):
     """
 
     name = "conv"
-    config_type: ClassVar[type[ComponentConfig]] = ConvConfig
 
     def create_model(self, config: object) -> nn.Module:
         section, size = self.config, self.config.kernel_size
@@ -89,7 +87,6 @@ class ConvDecoderFactory(NetworkFactory[ConvDecoderConfig]):
     """
 
     name = "conv_decoder"
-    config_type: ClassVar[type[ComponentConfig]] = ConvDecoderConfig
 
     def create_model(self, config: object) -> nn.Module:
         section = self.config

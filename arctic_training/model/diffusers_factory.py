@@ -3,15 +3,14 @@
 import inspect
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from arctic_training.checkpoint.saved_model import CONFIG, unloadable
-from arctic_training.config.checks.problems import Problem
-from arctic_training.config.sections.base import ComponentConfig
+from arctic_training.config.checks.problems import Problem, problems_of_keys
 from arctic_training.config.sections.model import NAMES_MODEL, DType, ModelConfig
 from arctic_training.errors.types import MissingDependencyError, ModelError
 from arctic_training.loss.targets import IGNORE_INDEX
@@ -50,7 +49,7 @@ class DiffusersConfig(ModelConfig):
         problem = unloadable(self.name_or_path, holds=CONFIG)
         if not problem and not Path(self.name_or_path).expanduser().is_dir():
             problem = f"{self.name_or_path}: no such folder"
-        return [Problem(("name_or_path",), problem)] if problem else []
+        return problems_of_keys({"name_or_path": problem})
 
     @model_validator(mode="after")
     def _one_label_key(self) -> "DiffusersConfig":
@@ -108,7 +107,6 @@ class DiffusersFactory(ModelFactory[DiffusersConfig]):
     """Makes a network of diffusers by the name of its class, such as UNet2DModel, or loads it from a folder."""
 
     name = "diffusers"
-    config_type: ClassVar[type[ComponentConfig]] = DiffusersConfig
 
     def check(self) -> None:
         """Builds the network on the meta device. Raises `MissingDependencyError` or `ModelError`."""

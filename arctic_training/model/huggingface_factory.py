@@ -54,7 +54,6 @@ class HFModelFactory(ModelFactory[HFModelConfig]):
     """Makes a model of transformers for a task. Raises `ModelError` for one that cannot be loaded."""
 
     name = "huggingface"
-    config_type = HFModelConfig
     _checkpoints_activations = False
 
     @property

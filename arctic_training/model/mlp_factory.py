@@ -2,12 +2,11 @@
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 from torch import nn
 
-from arctic_training.config.sections.base import ComponentConfig
 from arctic_training.config.sections.model import DType, ModelConfig
 from arctic_training.model.factory import NetworkFactory
 
@@ -43,7 +42,6 @@ class MLPFactory(NetworkFactory[MLPConfig]):
     """Makes a stack of linear layers with activations between them."""
 
     name = "mlp"
-    config_type: ClassVar[type[ComponentConfig]] = MLPConfig
 
     def create_model(self, config: object) -> nn.Module:
         return nn.Sequential(*linear_layers(self.config.sizes, self.config.activation, self.config.dropout))

@@ -62,7 +62,6 @@ def without_cross_entropy(
 
     Yields a function of the output of that forward: the scalar ``[]`` that it added to the 0, or None.
     """
-    original = model.__dict__.get("_loss_function")
     zeros: list[Tensor] = []
 
     def zero(*args: object, **kwargs: object) -> Tensor:
@@ -75,14 +74,20 @@ def without_cross_entropy(
             return None
         return loss
 
-    model._loss_function = zero
-    try:
+    with attribute_replaced(model, "_loss_function", zero):
         yield added_loss
+
+
+@contextmanager
+def attribute_replaced(module: nn.Module, name: str, value: object) -> Iterator[None]:
+    """Replaces an attribute of ``module`` itself, such as its ``forward``; its class, and hooks, stay as they are."""
+    before = {key: one for key, one in vars(module).items() if key == name}
+    setattr(module, name, value)
+    try:
+        yield
     finally:
-        if original is None:
-            del model._loss_function
-        else:
-            model._loss_function = original
+        delattr(module, name)
+        vars(module).update(before)
 
 
 class _BackboneOutput(dict[str, object]):

@@ -1,13 +1,12 @@
 """The factories of models that a Python program passes to a trainer."""
 
 import functools
-from typing import TYPE_CHECKING, Annotated, ClassVar, cast
+from typing import TYPE_CHECKING, Annotated, cast
 
 from pydantic import Field, model_validator
 from torch import nn
 
 from arctic_training.config.checks.problems import Problem
-from arctic_training.config.sections.base import ComponentConfig
 from arctic_training.config.sections.changes import RESUME_SAFE
 from arctic_training.config.sections.model import ModelConfig
 from arctic_training.config.sections.passed import OF_FILES, PASSED, PASSED_MODULE
@@ -67,7 +66,6 @@ class PassedModuleFactory(ModelFactory[PassedModuleConfig]):
     """Takes the torch module that a Python program passes, in the dtype of the recipe."""
 
     name = PASSED_MODULE
-    config_type: ClassVar[type[ComponentConfig]] = PassedModuleConfig
 
     def check(self) -> None:
         """Raises `ModelError` for a module that cannot be trained as it is."""
@@ -86,7 +84,6 @@ class PassedModelFactory(HFModelFactory):
     """Takes the model of transformers that a Python program passes, prepared as if it had been loaded."""
 
     name = PASSED
-    config_type = PassedModelConfig
     config: PassedModelConfig
 
     @functools.cached_property

@@ -111,8 +111,7 @@ def load_adapter(base: nn.Module, folder: str, *, fp32: bool) -> "PeftModel":
     """Returns ``base`` with the adapter in ``folder`` beside its weights: in ``fp32``, or in the dtype of the base."""
     import peft
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)
+    with warnings.catch_warnings(action="ignore", category=FutureWarning):
         adapted: PeftModel = peft.PeftModel.from_pretrained(base, folder, autocast_adapter_dtype=fp32)
     return adapted
 
@@ -120,8 +119,7 @@ def load_adapter(base: nn.Module, folder: str, *, fp32: bool) -> "PeftModel":
 def merge_adapter(base: nn.Module, folder: str) -> nn.Module:
     """Returns ``base`` with the adapter in ``folder`` added to its weights; partitioned ones are gathered by layer."""
     adapted = load_adapter(base, folder, fp32=True)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)
+    with warnings.catch_warnings(action="ignore", category=FutureWarning):
         if not is_partitioned(base):
             merged = adapted.merge_and_unload()
         else:

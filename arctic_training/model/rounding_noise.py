@@ -1,7 +1,7 @@
 """Rounding noise: how far rounding alone moves what a model computes."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -14,12 +14,10 @@ def rounding_noise(module: nn.Module) -> Iterator[None]:
     The noise is the same at every call and on all ranks; no random generator of theirs is touched.
     """
     layers = [part for part in module.modules() if next(part.children(), None) is None]
-    handles = [layer.register_forward_hook(_add_noise) for layer in layers]
-    try:
+    with ExitStack() as hooks:
+        for layer in layers:
+            hooks.enter_context(layer.register_forward_hook(_add_noise))
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def _add_noise(layer: nn.Module, args: object, output: object) -> object:

@@ -18,7 +18,7 @@ from arctic_training.loss.output_layer import PLAIN, LogitMap
 from arctic_training.loss.targets import IGNORE_INDEX, count_targets
 from arctic_training.model import attention, auxiliary_losses
 from arctic_training.model.causal_lm import causal_model, decoder_inputs, model_inputs
-from arctic_training.model.output_head import OutputHead, output_head, without_cross_entropy
+from arctic_training.model.output_head import OutputHead, attribute_replaced, output_head, without_cross_entropy
 from arctic_training.model.transformers_internals import accepts
 
 if TYPE_CHECKING:
@@ -117,7 +117,7 @@ def compute_at_targets(
         # rows are padded on the right, where a causal model does not look
         mask = inputs.pop("attention_mask", None)
         rows = nullcontext() if mask is None else attention.one_document_per_row()
-    with rows, _forward_replaced(model, lambda **kwargs: _forward(model, kwargs, batch, mask, compute)):
+    with rows, attribute_replaced(model, "forward", lambda **kwargs: _forward(model, kwargs, batch, mask, compute)):
         values, added = engine(**inputs, labels=batch["labels"], use_cache=False)
     return values, added
 
@@ -201,12 +201,8 @@ def _run_to_hidden(
         return torch.zeros(1, 1, 1, device=values.device)  # logits that nobody reads
 
     # called as a module, and taken behind its hooks: its weight may have to come from other ranks, backward too
-    handle = linear.register_forward_hook(take)
-    try:
-        with _forward_replaced(linear, values_of):
-            output = type(model).forward(model, **kwargs)
-    finally:
-        handle.remove()
+    with linear.register_forward_hook(take), attribute_replaced(linear, "forward", values_of):
+        output = type(model).forward(model, **kwargs)
     return output, results[0]
 
 
@@ -220,7 +216,9 @@ def _run_to_logits(
         mask = kwargs.get("attention_mask")
         real = torch.ones_like(targets.is_target) if mask is None else mask.flatten() != 0
         forward = head.head.forward
-        with _forward_replaced(head.head, lambda hidden, *args: forward(hidden.flatten(0, 1)[real][None], *args)):
+        with attribute_replaced(
+            head.head, "forward", lambda hidden, *args: forward(hidden.flatten(0, 1)[real][None], *args)
+        ):
             output = type(model).forward(model, **kwargs)
         logits = output.logits[0, (real.cumsum(0) - 1)[positions]]
     else:
@@ -232,17 +230,3 @@ def _run_to_logits(
         output = type(model).forward(model, **kwargs)
         logits = output.logits[rows, columns]
     return output, compute(TargetOutputs(targets.ids, full_logits=logits))
-
-
-@contextmanager
-def _forward_replaced(module: nn.Module, function: Callable[..., object]) -> Iterator[None]:
-    """Replaces ``module.forward`` by ``function``; hooks and ``__call__`` stay."""
-    original = module.__dict__.get("forward")
-    module.forward = function
-    try:
-        yield
-    finally:
-        if original is None:
-            del module.forward
-        else:
-            module.forward = original

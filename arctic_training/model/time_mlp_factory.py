@@ -2,12 +2,11 @@
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Annotated, ClassVar
+from typing import Annotated
 
 from pydantic import Field
 from torch import Tensor, nn
 
-from arctic_training.config.sections.base import ComponentConfig
 from arctic_training.config.sections.types import HumanFloat
 from arctic_training.model.mlp_factory import ACTIVATIONS, Activation, MLPConfig, MLPFactory
 from arctic_training.model.time_embedding import TimeEmbedding
@@ -74,7 +73,6 @@ class TimeMLPFactory(MLPFactory):
     """Makes a feed-forward network of a row, a time and, on request, the label of a class."""
 
     name = "time_mlp"
-    config_type: ClassVar[type[ComponentConfig]] = TimeMLPConfig
     config: TimeMLPConfig
 
     def create_model(self, config: object) -> nn.Module:

@@ -1,14 +1,13 @@
 """Small U-Nets of an image and a time, with random weights: for diffusion and flow matching."""
 
 from collections.abc import Sequence
-from typing import Annotated, ClassVar
+from typing import Annotated
 
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from arctic_training.config.sections.base import ComponentConfig
 from arctic_training.config.sections.model import DType, ModelConfig
 from arctic_training.model.factory import NetworkFactory
 from arctic_training.model.time_embedding import TimeEmbedding
@@ -129,7 +128,6 @@ class UNetFactory(NetworkFactory[UNetConfig]):
     """Makes a small U-Net of an image, a time and, on request, the label of a class."""
 
     name = "unet"
-    config_type: ClassVar[type[ComponentConfig]] = UNetConfig
 
     def create_model(self, config: object) -> nn.Module:
         section = self.config

@@ -1,13 +1,12 @@
 """Normalizing flows of the library zuko: densities with an exact likelihood."""
 
 import importlib.util
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Literal
 
 import torch
 from pydantic import Field, field_validator, model_validator
 from torch import Tensor, nn
 
-from arctic_training.config.sections.base import ComponentConfig
 from arctic_training.config.sections.model import DType, ModelConfig
 from arctic_training.config.sections.only_with import OnlyWith
 from arctic_training.errors.types import MissingDependencyError
@@ -86,7 +85,6 @@ class ZukoFactory(NetworkFactory[ZukoConfig]):
     """Makes a normalizing flow of the library zuko."""
 
     name = "zuko"
-    config_type: ClassVar[type[ComponentConfig]] = ZukoConfig
 
     def check(self) -> None:
         """Raises `MissingDependencyError` without the library."""

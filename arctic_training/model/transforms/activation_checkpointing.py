@@ -31,7 +31,6 @@ class ActivationCheckpointing(ModelTransform[ActivationCheckpointingConfig]):
     """Keeps only the input of each layer, and computes its activations again for the gradient."""
 
     name = "activation_checkpointing"
-    config_type = ActivationCheckpointingConfig
 
     def __call__(self, model: "PreTrainedModel") -> nn.Module:
         """Raises `ModelError` for a model that does not support it."""

@@ -24,7 +24,6 @@ class Compile(ModelTransform[CompileConfig]):
     """Compiles each layer; one graph serves all layers and all lengths."""
 
     name = "compile"
-    config_type = CompileConfig
 
     def __call__(self, model: nn.Module) -> nn.Module:
         """Raises `ModelError` for a model without a stack of layers."""

@@ -49,7 +49,6 @@ class PeftTransform(ModelTransform[PeftConfig]):
     """Adds an adapter to the model and freezes the rest."""
 
     name = "peft"
-    config_type = PeftConfig
 
     def __init__(self, config: PeftConfig) -> None:
         super().__init__(config)
@@ -156,8 +155,7 @@ class PeftTransform(ModelTransform[PeftConfig]):
                 **{name: values[name] for name in ("loftq_config", "corda_config", "eva_config", "lora_ga_config")},
             )
             try:
-                with warnings.catch_warnings():
-                    warnings.simplefilter("ignore")
+                with warnings.catch_warnings(action="ignore"):
                     peft.inject_adapter_in_model(trial, nn.Sequential(layer))
             except Exception as error:
                 raise ModelError(f"model.peft_config.init_lora_weights: {method}: {_sentence(error)}") from error
@@ -193,9 +191,8 @@ class PeftTransform(ModelTransform[PeftConfig]):
         import peft
 
         try:
-            with warnings.catch_warnings():
-                # PEFT uses deprecated names of transformers
-                warnings.simplefilter("ignore", FutureWarning)
+            # PEFT uses deprecated names of transformers
+            with warnings.catch_warnings(action="ignore", category=FutureWarning):
                 # in the model's own type: DeepSpeed holds all weights in one, and keeps exact copies itself
                 adapted: nn.Module = peft.get_peft_model(model, peft_config, autocast_adapter_dtype=False)
         except Exception as error:

@@ -31,7 +31,6 @@ class TiledMLP(ModelTransform[TiledMLPConfig]):
     """Computes the MLPs for some tokens at a time, and again for the gradient."""
 
     name = "tiled_mlp"
-    config_type = TiledMLPConfig
 
     def __call__(self, model: nn.Module) -> nn.Module:
         """Raises `ModelError` for a model with a layer whose MLP cannot be computed so."""
