@@ -30,7 +30,6 @@ class EarlyStopping(Monitor[EarlyStoppingConfig]):
     """
 
     name = "early_stopping"
-    config_type = EarlyStoppingConfig
 
     def observe(self, trainer: TrainerView, value: float, values: Mapping[str, float]) -> None:
         if reason := self._reason(value):

@@ -40,7 +40,6 @@ class EMA(Callback[EMAConfig]):
     """
 
     name = "ema"
-    config_type = EMAConfig
 
     def __init__(self, config: EMAConfig) -> None:
         super().__init__(config)

@@ -21,7 +21,6 @@ class KillSwitch(Callback[KillSwitchConfig]):
     """Stops the run after the current step when a file appears."""
 
     name = "kill_switch"
-    config_type = KillSwitchConfig
 
     def __init__(self, config: KillSwitchConfig) -> None:
         super().__init__(config)

@@ -56,7 +56,6 @@ class LearningRateFinder(Callback[LearningRateFinderConfig]):
     """
 
     name = "learning_rate_finder"
-    config_type = LearningRateFinderConfig
 
     def __init__(self, config: LearningRateFinderConfig) -> None:
         super().__init__(config)

@@ -36,7 +36,6 @@ class LossSpike(SpikeCallback[LossSpikeConfig]):
     """
 
     name = "loss_spike"
-    config_type = LossSpikeConfig
 
     def __init__(self, config: LossSpikeConfig) -> None:
         super().__init__(config)

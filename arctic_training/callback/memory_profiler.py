@@ -33,7 +33,6 @@ class MemoryProfiler(Callback[MemoryProfilerConfig]):
     """
 
     name = "memory_profiler"
-    config_type = MemoryProfilerConfig
 
     def __init__(self, config: MemoryProfilerConfig) -> None:
         super().__init__(config)

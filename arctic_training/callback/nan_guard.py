@@ -37,7 +37,6 @@ class NanGuard(Callback[NanGuardConfig]):
     """
 
     name = "nan_guard"
-    config_type = NanGuardConfig
 
     def __init__(self, config: NanGuardConfig) -> None:
         super().__init__(config)

@@ -40,7 +40,6 @@ class Profiler(Callback[ProfilerConfig]):
     """
 
     name = "profiler"
-    config_type = ProfilerConfig
     _profile: torch.profiler.profile | None = None
     _first = 0
     """The first step that is recorded, from 1."""

@@ -64,7 +64,6 @@ class ReduceLROnPlateau(Monitor[ReduceLROnPlateauConfig]):
     """Lowers the learning rate when a metric of the evaluations no longer gets better."""
 
     name = "reduce_lr_on_plateau"
-    config_type = ReduceLROnPlateauConfig
 
     def __init__(self, config: ReduceLROnPlateauConfig) -> None:
         super().__init__(config)
@@ -108,7 +107,6 @@ class ReduceLROnInstability(SpikeCallback[ReduceLROnInstabilityConfig]):
     """Lowers the learning rate when the training loss jumps far above that of the steps before."""
 
     name = "reduce_lr_on_instability"
-    config_type = ReduceLROnInstabilityConfig
 
     def __init__(self, config: ReduceLROnInstabilityConfig) -> None:
         super().__init__(config)

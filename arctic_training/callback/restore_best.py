@@ -34,7 +34,6 @@ class RestoreBest(Monitor[RestoreBestConfig]):
     """
 
     name = "restore_best"
-    config_type = RestoreBestConfig
 
     def __init__(self, config: RestoreBestConfig) -> None:
         super().__init__(config)

@@ -37,7 +37,6 @@ class SampleGeneration(Sampler[SampleGenerationConfig]):
     """
 
     name = "sample_generation"
-    config_type = SampleGenerationConfig
     checks_without_data = True
 
     def check(self, trainer: TrainerView) -> None:

@@ -38,7 +38,6 @@ class SampleTensors(Sampler[SampleTensorsConfig]):
     """Writes rows that the trainer's method ``sample`` generates: a picture of images, a ``.npy`` file of others."""
 
     name = "sample_tensors"
-    config_type = SampleTensorsConfig
 
     def check_recipe(self, trainer: TrainerView) -> None:
         """Raises `RecipeError` for a trainer that generates no rows."""

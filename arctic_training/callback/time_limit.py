@@ -28,7 +28,6 @@ class TimeLimit(Callback[TimeLimitConfig]):
     """
 
     name = "time_limit"
-    config_type = TimeLimitConfig
 
     def __init__(self, config: TimeLimitConfig) -> None:
         super().__init__(config)

@@ -31,7 +31,6 @@ class Visualization(SampleTensors):
     """Draws rows that the trainer's method ``sample`` generates as a PNG, whatever their shape."""
 
     name = "visualization"
-    config_type = VisualizationConfig
     config: VisualizationConfig
 
     def check_recipe(self, trainer: TrainerView) -> None:

@@ -87,8 +87,7 @@ def dry_run_adapter(model: "PeftModel") -> None:
     if base_changes(model):
         dry_run_weights(plain_base(model), base_weights(model, merged=False))
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with warnings.catch_warnings(action="ignore"):
             with gathered(_saved_parameters(model)):
                 state = peft.get_peft_model_state_dict(model, save_embedding_layers=_saves_embeddings(model))
                 state = {name: torch.empty_like(tensor, device="meta") for name, tensor in state.items()}

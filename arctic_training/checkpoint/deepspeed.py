@@ -48,7 +48,6 @@ class DeepSpeedCheckpointEngine(Checkpointer[DeepSpeedCheckpointConfig]):
     """Saves everything that a run needs to resume exactly where it was."""
 
     name = "deepspeed"
-    config_type = DeepSpeedCheckpointConfig
 
     def __init__(self, trainer: TrainerView, config: DeepSpeedCheckpointConfig) -> None:
         super().__init__(trainer, config)

@@ -45,7 +45,6 @@ class HFCheckpointEngine(Checkpointer[HFCheckpointConfig]):
     """
 
     name = "huggingface"
-    config_type = HFCheckpointConfig
 
     def __call__(self) -> Self:
         self.dry_run({role: engine.module for role, engine in self.trainer.engines.items()})

@@ -44,8 +44,7 @@ def muon(groups: Groups) -> torch.optim.Optimizer:
     Keller Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/.
     """
     process_group.init_deepspeed()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with warnings.catch_warnings(action="ignore"):
         from deepspeed.runtime.zero.muon.muon_optimizer import MuonWithAuxAdam
 
     for group in groups:

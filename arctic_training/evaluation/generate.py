@@ -72,7 +72,6 @@ class GenerateEvaluator(Evaluator[GenerateConfig]):
 
     name = "generate"
     tensor_parallel = True
-    config_type = GenerateConfig
     checks_without_data = True
 
     def __init__(self, config: GenerateConfig) -> None:

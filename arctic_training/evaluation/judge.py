@@ -77,7 +77,6 @@ class JudgeScorer(Scorer[JudgeConfig]):
     """
 
     name = "judge"
-    config_type = JudgeConfig
     needs_network = True
 
     def __call__(self, generated: str, reference: str) -> float | None:

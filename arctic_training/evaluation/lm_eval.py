@@ -55,7 +55,6 @@ class LMEvalEvaluator(Evaluator[LMEvalConfig]):
     """
 
     name = "lm_eval"
-    config_type = LMEvalConfig
     checks_without_data = True
 
     def check_recipe(self, trainer: TrainerView) -> None:

@@ -22,7 +22,6 @@ class MathScorer(Scorer[MathConfig]):
     """
 
     name = "math"
-    config_type = MathConfig
 
     def __call__(self, generated: str, reference: str) -> float:
         import math_verify

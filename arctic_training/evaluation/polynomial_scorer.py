@@ -22,7 +22,6 @@ class PolynomialEqualScorer(Scorer[PolynomialEqualConfig]):
     """Compares polynomials as formulas or in expanded form: ``x0*(x0 + 1)``, ``x0 + x0^2``, ``C1 E2 + C1 E1``."""
 
     name = "polynomial_equal"
-    config_type = PolynomialEqualConfig
 
     def __call__(self, generated: str, reference: str) -> float:
         """Returns 0 for a text that is no polynomial. Raises ValueError where the reference is none."""

@@ -60,7 +60,6 @@ class ExactMatchScorer(Scorer[ExactMatchConfig]):
     """Compares the texts, without white space around them."""
 
     name = "exact_match"
-    config_type = ExactMatchConfig
 
     def __call__(self, generated: str, reference: str) -> float:
         return float(self._normalize(generated) == self._normalize(reference))
@@ -84,7 +83,6 @@ class ContainsScorer(Scorer[ContainsConfig]):
     """
 
     name = "contains"
-    config_type = ContainsConfig
 
     def __call__(self, generated: str, reference: str) -> float | None:
         words = reference.strip()
@@ -112,7 +110,6 @@ class NumericScorer(Scorer[NumericConfig]):
     """
 
     name = "numeric"
-    config_type = NumericConfig
 
     def __call__(self, generated: str, reference: str) -> float | None:
         expected, candidates = parse_values(reference), parse_values(generated)
@@ -148,7 +145,6 @@ class RegexScorer(Scorer[RegexConfig]):
     """Compares the match in the generated text with that in the reference, or with the reference if it has none."""
 
     name = "regex"
-    config_type = RegexConfig
 
     def __call__(self, generated: str, reference: str) -> float:
         answer, expected = self._match(generated), self._match(reference)

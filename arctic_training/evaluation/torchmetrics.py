@@ -62,7 +62,6 @@ class TorchmetricsEvaluator(Evaluator[TorchmetricsConfig]):
     """
 
     name = "torchmetrics"
-    config_type = TorchmetricsConfig
 
     def check_recipe(self, trainer: TrainerView) -> None:
         """Raises `InputError` for a class or argument that there is not, and a trainer without predictions."""
@@ -88,8 +87,7 @@ class TorchmetricsEvaluator(Evaluator[TorchmetricsConfig]):
         of a row of each class."""
         metric = make_metric(self.config, f"evaluators: torchmetrics: {self.config.metric}")
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
+            with warnings.catch_warnings(action="ignore"):
                 metric.update(*_one_of_each_class(metric))
                 labels = list(numbers(metric.compute(), self.config.label))
         except Exception:
@@ -141,7 +139,6 @@ class TorchmetricsScorer(Scorer[TorchmetricsScorerConfig]):
     """
 
     name = "torchmetrics"
-    config_type = TorchmetricsScorerConfig
 
     @property
     def label(self) -> str:

@@ -1,11 +1,10 @@
 """Autoregressive models with scheduled sampling: part of the inputs are the model's own predictions."""
 
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from pydantic import Field
 
-from arctic_training.config.sections.trainer import TrainerConfig
 from arctic_training.config.sections.types import HumanFloat, HumanInt
 from arctic_training.data.batching.loader import Batch
 from arctic_training.data.batching.noise import uniform
@@ -45,7 +44,6 @@ class AutoregressiveTrainer(LanguageModelTrainer):
     """
 
     name = "autoregressive"
-    config_type: ClassVar[type[TrainerConfig]] = AutoregressiveConfig
     config: AutoregressiveConfig
     shares_sequences = False
     tensor_parallel = True

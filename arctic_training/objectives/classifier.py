@@ -49,7 +49,6 @@ class ClassifierConfig(TrainerConfig):
 class BaseClassifier(Trainer):
     """Base of classifiers; a subclass defines `logits`. The loss of a step is the mean over the window's labels."""
 
-    config_type: ClassVar[type[TrainerConfig]] = ClassifierConfig
     config: ClassifierConfig
     eval_metrics: ClassVar[tuple[str, ...] | None] = ("accuracy", "macro_f1")
 
@@ -107,7 +106,6 @@ class ClassifierTrainer(BaseClassifier, LanguageModelTrainer):
     """
 
     name = "classifier"
-    config_type = TextClassifierConfig
     config: TextClassifierConfig
     tensor_parallel = True
     data_factory_type: ClassVar[type[DataFactory[Any]]] = LabeledTextDataFactory
@@ -133,7 +131,6 @@ class TensorClassifierTrainer(BaseClassifier, TensorTrainer):
     """
 
     name = "tensor_classifier"
-    config_type = ClassifierConfig
     config: ClassifierConfig
 
     def check_data(self) -> None:

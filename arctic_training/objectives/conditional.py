@@ -65,7 +65,6 @@ class ConditionalTrainer(GenerativeTrainer):
     `generate_rows`.
     """
 
-    config_type: ClassVar[type[TrainerConfig]] = ConditionalConfig
     config: ConditionalConfig
     label_dropout_stream: ClassVar[int] = 2
     """The stream of noise for ``label_dropout``; a subclass that draws other numbers of it states another."""

@@ -30,7 +30,6 @@ class DiffusionTrainer(ConditionalTrainer):
     """
 
     name = "diffusion"
-    config_type = DiffusionConfig
     config: DiffusionConfig
     model_factory_type = (TimeMLPFactory, UNetFactory, DiffusersFactory)
     checkpoint_engine_type = (DeepSpeedCheckpointEngine, HFCheckpointEngine)

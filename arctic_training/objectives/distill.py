@@ -97,7 +97,6 @@ class DistillTrainer(LanguageModelTrainer):
     """
 
     name = "distill"
-    config_type: ClassVar[type[TrainerConfig]] = DistillConfig
     config: DistillConfig
     shares_sequences = True
     tensor_parallel = True

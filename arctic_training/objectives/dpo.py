@@ -94,7 +94,6 @@ class DPOTrainer(PreferenceTrainer):
     """
 
     name = "dpo"
-    config_type = DPOConfig
     config: DPOConfig
     shares_sequences = True
     eval_metrics = (

@@ -77,7 +77,6 @@ class EmbeddingTrainer(LanguageModelTrainer):
     """
 
     name = "embedding"
-    config_type = EmbeddingConfig
     config: EmbeddingConfig
     shares_sequences = False
     eval_metrics = ("accuracy", "mrr", "ndcg@10")

@@ -45,7 +45,6 @@ class GRPOTrainer(RolloutTrainer):
     """
 
     name = "grpo"
-    config_type = GRPOConfig
     config: GRPOConfig
     shares_sequences = True
     tensor_parallel = True

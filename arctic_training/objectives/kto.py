@@ -48,7 +48,6 @@ class KTOTrainer(PreferenceTrainer):
     """
 
     name = "kto"
-    config_type = KTOConfig
     config: KTOConfig
     shares_sequences = True
     eval_metrics = ("kl", "rewards/chosen", "rewards/rejected", "logps/chosen", "logps/rejected")

@@ -1,12 +1,11 @@
 """The loss of a policy on its own completions, as an exact mean over the window."""
 
 from abc import abstractmethod
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from arctic_training.config.sections.trainer import TrainerConfig
 from arctic_training.data.batching.loader import Batch
 from arctic_training.distributed.sequence_parallel import gather_target_values
 from arctic_training.engine.engine import Engine
@@ -21,7 +20,6 @@ from arctic_training.objectives.rollout_config import RolloutConfig
 class PolicyLossTrainer(LanguageModelTrainer):
     """Part of `RolloutTrainer`: what is computed on a `Rollout` once it has advantages."""
 
-    config_type: ClassVar[type[TrainerConfig]] = RolloutConfig
     config: RolloutConfig
 
     @abstractmethod

@@ -54,7 +54,6 @@ class PPOTrainer(RolloutTrainer):
     """
 
     name = "ppo"
-    config_type = PPOConfig
     config: PPOConfig
     shares_sequences = True
     tensor_parallel = True

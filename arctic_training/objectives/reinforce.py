@@ -50,7 +50,6 @@ class ReinforceTrainer(RolloutTrainer):
     """
 
     name = "reinforce"
-    config_type = ReinforceConfig
     config: ReinforceConfig
     shares_sequences = True
     tensor_parallel = True

@@ -34,7 +34,6 @@ class RewardTrainer(LanguageModelTrainer):
     """
 
     name = "reward"
-    config_type = RewardTrainerConfig
     config: RewardTrainerConfig
     tensor_parallel = True
     data_factory_type: ClassVar[type[DataFactory[Any]]] = PreferenceDataFactory

@@ -25,7 +25,6 @@ class SampleRollouts(Sampler[SampleRolloutsConfig]):
     """Writes completions of the step with their rewards and advantages, for `grpo`, `reinforce` and `ppo`."""
 
     name = "sample_rollouts"
-    config_type = SampleRolloutsConfig
     _rollouts: Sequence[Rollout] = ()
 
     def attach(self, host: Hooked) -> None:

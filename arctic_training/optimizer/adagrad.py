@@ -68,7 +68,6 @@ class AdagradFactory(OptimizerFactory[AdagradConfig]):
     """Makes Adagrad (Duchi et al. 2011), which divides by the root of the sum of all squared gradients."""
 
     name = "adagrad"
-    config_type = AdagradConfig
 
     def create_optimizer(self, model: nn.Module, config: AdagradConfig) -> torch.optim.Optimizer:
         groups = parameter_groups(model, config.weight_decay)

@@ -18,7 +18,6 @@ class FusedAdamFactory(OptimizerFactory[AdamConfig]):
     """Makes DeepSpeed's fused AdamW on a GPU, torch's fused AdamW elsewhere."""
 
     name = "fused_adam"
-    config_type = AdamConfig
 
     def create_optimizer(self, model: nn.Module, config: AdamConfig) -> torch.optim.Optimizer:
         return optimizers.fused_adam(parameter_groups(model, config.weight_decay), **config.arguments)
@@ -28,7 +27,6 @@ class CPUAdamFactory(OptimizerFactory[AdamConfig]):
     """Makes DeepSpeed's AdamW on the CPU, for ``offload_optimizer``."""
 
     name = "cpu_adam"
-    config_type = AdamConfig
 
     def create_optimizer(self, model: nn.Module, config: AdamConfig) -> torch.optim.Optimizer:
         return optimizers.cpu_adam(parameter_groups(model, config.weight_decay), **config.arguments)
@@ -64,7 +62,6 @@ class MuonFactory(OptimizerFactory[MuonConfig]):
     """
 
     name = "muon"
-    config_type = MuonConfig
 
     def check(self) -> None:
         """Raises `RecipeError` at a ZeRO stage that would change the algorithm, or clip its steps by value."""

@@ -34,7 +34,6 @@ class AdafactorFactory(OptimizerFactory[AdafactorConfig]):
     """Makes Adafactor (Shazeer and Stern 2018, arXiv 1804.04235) with the recipe's schedule; at ZeRO stage 0 only."""
 
     name = "adafactor"
-    config_type = AdafactorConfig
 
     def create_optimizer(self, model: nn.Module, config: AdafactorConfig) -> torch.optim.Optimizer:
         from transformers.optimization import Adafactor

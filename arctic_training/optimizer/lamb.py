@@ -69,7 +69,6 @@ class LambFactory(OptimizerFactory[LambConfig]):
     """Makes LAMB for large batches (You et al. 2019, arXiv 1904.00962); at ZeRO stage 0 only."""
 
     name = "lamb"
-    config_type = LambConfig
 
     def create_optimizer(self, model: nn.Module, config: LambConfig) -> torch.optim.Optimizer:
         return Lamb(parameter_groups(model, config.weight_decay), **config.arguments)

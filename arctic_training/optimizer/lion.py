@@ -54,7 +54,6 @@ class LionFactory(OptimizerFactory[LionConfig]):
     """Makes Lion (Chen et al. 2023, arXiv 2302.06675)."""
 
     name = "lion"
-    config_type = LionConfig
 
     def create_optimizer(self, model: nn.Module, config: LionConfig) -> torch.optim.Optimizer:
         return Lion(parameter_groups(model, config.weight_decay), lr=config.learning_rate, betas=config.betas)

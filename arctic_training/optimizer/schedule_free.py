@@ -95,7 +95,6 @@ class ScheduleFreeFactory(OptimizerFactory[ScheduleFreeConfig]):
     A run is evaluated and exported by an average of its weights."""
 
     name = "schedule_free"
-    config_type = ScheduleFreeConfig
 
     def check(self) -> None:
         """Raises `RecipeError` for a callback that averages the weights too, and for weights that are not in memory."""

@@ -33,7 +33,6 @@ class AdamWFactory(OptimizerFactory[AdamConfig]):
     """Makes torch's fused AdamW, for which nothing is compiled at the first start."""
 
     name = "adamw"
-    config_type = AdamConfig
 
     def create_optimizer(self, model: nn.Module, config: AdamConfig) -> torch.optim.Optimizer:
         return create_fused_adamw(parameter_groups(model, config.weight_decay), config)
@@ -55,7 +54,6 @@ class AdamFactory(OptimizerFactory[CoupledAdamConfig]):
     """Makes Adam, whose weight decay is a part of the gradient (Kingma and Ba 2014, arXiv 1412.6980)."""
 
     name = "adam"
-    config_type = CoupledAdamConfig
 
     def create_optimizer(self, model: nn.Module, config: CoupledAdamConfig) -> torch.optim.Optimizer:
         return torch.optim.Adam(parameter_groups(model, config.weight_decay), fused=True, **config.arguments)
@@ -65,7 +63,6 @@ class RAdamFactory(OptimizerFactory[AdamConfig]):
     """Makes RAdam, Adam with a warm-up of its own, and decoupled weight decay (Liu et al. 2019, arXiv 1908.03265)."""
 
     name = "radam"
-    config_type = AdamConfig
 
     def create_optimizer(self, model: nn.Module, config: AdamConfig) -> torch.optim.Optimizer:
         return torch.optim.RAdam(
@@ -84,7 +81,6 @@ class NAdamFactory(OptimizerFactory[NAdamConfig]):
     """Makes NAdam, Adam with Nesterov momentum, and decoupled weight decay (Dozat 2016)."""
 
     name = "nadam"
-    config_type = NAdamConfig
 
     def create_optimizer(self, model: nn.Module, config: NAdamConfig) -> torch.optim.Optimizer:
         return torch.optim.NAdam(
@@ -118,7 +114,6 @@ class RMSpropFactory(OptimizerFactory[RMSpropConfig]):
     """Makes RMSprop (Tieleman and Hinton 2012), with or without momentum."""
 
     name = "rmsprop"
-    config_type = RMSpropConfig
 
     def create_optimizer(self, model: nn.Module, config: RMSpropConfig) -> torch.optim.Optimizer:
         return torch.optim.RMSprop(
@@ -148,7 +143,6 @@ class SGDFactory(OptimizerFactory[SGDConfig]):
     """Makes stochastic gradient descent, with or without momentum."""
 
     name = "sgd"
-    config_type = SGDConfig
 
     def create_optimizer(self, model: nn.Module, config: SGDConfig) -> torch.optim.Optimizer:
         groups = parameter_groups(model, config.weight_decay)

@@ -17,7 +17,6 @@ class ConstantReward(Reward[ConstantConfig]):
     """``value`` for every completion. In `grpo` all advantages are then 0: only other terms of the loss are learned."""
 
     name = "constant"
-    config_type = ConstantConfig
 
     def __call__(self, completions: Sequence[Completion]) -> list[float]:
         return [self.config.value] * len(completions)

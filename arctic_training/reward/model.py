@@ -10,7 +10,7 @@ from pydantic import Field
 
 from arctic_training.checkpoint.saved_model import CONFIG, unloadable
 from arctic_training.config.checks.hub import unavailable
-from arctic_training.config.checks.problems import Problem
+from arctic_training.config.checks.problems import Problem, problems_of_keys
 from arctic_training.config.sections.changes import RESUME_SAFE
 from arctic_training.config.sections.model import NAMES_MODEL, DType
 from arctic_training.config.sections.tokenizer import is_lexer
@@ -39,8 +39,7 @@ class ModelRewardConfig(RewardConfig):
     """Run the Python code in the model's folder."""
 
     def missing_paths(self) -> list[Problem]:
-        problem = unloadable(self.name_or_path, holds=CONFIG)
-        return [Problem(("name_or_path",), problem)] if problem else []
+        return problems_of_keys({"name_or_path": unloadable(self.name_or_path, holds=CONFIG)})
 
 
 class ModelReward(Reward[ModelRewardConfig]):
@@ -50,7 +49,6 @@ class ModelReward(Reward[ModelRewardConfig]):
     """
 
     name = "model"
-    config_type = ModelRewardConfig
 
     def check(self) -> None:
         """Raises `ModelError` for a folder of a model that is no reward model, as far as its config shows it."""

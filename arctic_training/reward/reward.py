@@ -100,7 +100,6 @@ class LengthReward(Reward[LengthConfig]):
     """0 up to ``free`` tokens, falling to -1 at ``limit``: Yu et al. 2025 (arXiv 2503.14476), equation 13."""
 
     name = "length"
-    config_type = LengthConfig
 
     def __call__(self, completions: Sequence[Completion]) -> list[float]:
         free, limit = self.config.free, self.config.limit
@@ -142,7 +141,6 @@ class ScoreReward(Reward[ScoreConfig]):
     """The score of a scorer. The name of a scorer in ``rewards`` stands for this reward with that scorer."""
 
     name = "score"
-    config_type = ScoreConfig
 
     def __init__(self, config: ScoreConfig) -> None:
         super().__init__(config)

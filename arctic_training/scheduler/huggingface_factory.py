@@ -76,7 +76,6 @@ class HFSchedulerFactory(SchedulerFactory[HFSchedulerConfig]):
     """Makes any schedule of transformers, with warm-up."""
 
     name = "huggingface"
-    config_type = HFSchedulerConfig
 
     @property
     def only_warms_up(self) -> bool:

@@ -26,7 +26,6 @@ class StepFactory(SchedulerFactory[StepConfig]):
     """Makes a learning rate that falls every ``step_size`` steps, after a linear warm-up."""
 
     name = "step"
-    config_type = StepConfig
 
     def create_scheduler(self, optimizer: Optimizer) -> LambdaLR:
         warmup, size, gamma = self.trainer.warmup_steps, self.config.step_size, self.config.gamma
@@ -46,7 +45,6 @@ class MultiStepFactory(SchedulerFactory[MultiStepConfig]):
     """Makes a learning rate that falls at ``milestones``, after a linear warm-up."""
 
     name = "multistep"
-    config_type = MultiStepConfig
 
     def create_scheduler(self, optimizer: Optimizer) -> LambdaLR:
         warmup, milestones, gamma = self.trainer.warmup_steps, sorted(self.config.milestones), self.config.gamma
@@ -83,7 +81,6 @@ class CyclicFactory(SchedulerFactory[CyclicConfig]):
     """Makes cycles of a linear rise from ``min_lr`` and a fall back to it (Smith 2015, arXiv 1506.01186)."""
 
     name = "cyclic"
-    config_type = CyclicConfig
 
     def create_scheduler(self, optimizer: Optimizer) -> LambdaLR:
         config = self.config

@@ -37,7 +37,6 @@ class WSDFactory(SchedulerFactory[WSDConfig]):
 
     name = "wsd"
     aliases = ("wds",)
-    config_type = WSDConfig
 
     def check(self) -> None:
         """Raises `RecipeError` when warm-up and decay are longer than the run."""
@@ -75,7 +74,6 @@ class ExponentialFactory(SchedulerFactory[ExponentialConfig]):
     """Makes a linear warm-up, then ``gamma`` to the power of the steps since."""
 
     name = "exponential"
-    config_type = ExponentialConfig
 
     def create_scheduler(self, optimizer: Optimizer) -> LambdaLR:
         warmup, gamma = self.trainer.warmup_steps, self.config.gamma
@@ -100,7 +98,6 @@ class ConstantFactory(SchedulerFactory[ConstantConfig]):
     """Makes a linear warm-up, then the peak to the end."""
 
     name = "constant"
-    config_type = ConstantConfig
 
     @property
     def only_warms_up(self) -> bool:
@@ -133,7 +130,6 @@ class OneCycleFactory(SchedulerFactory[OneCycleConfig]):
     """Makes one cycle: up and down along cosines (Smith and Topin 2017, arXiv 1708.07120)."""
 
     name = "one_cycle"
-    config_type = OneCycleConfig
 
     def create_scheduler(self, optimizer: Optimizer) -> LambdaLR:
         warmup, horizon = self.trainer.warmup_steps, max(1, self.trainer.training_horizon)

@@ -29,7 +29,6 @@ class IntegerFactorization(ProblemGenerator[IntegerFactorizationConfig]):
     """Integers, drawn evenly, and their prime factors in ascending order: ``360`` and ``2 * 2 * 2 * 3 * 3 * 5``."""
 
     name = "integer_factorization"
-    config_type = IntegerFactorizationConfig
 
     def __call__(self, seed: int) -> tuple[str, str]:
         from sympy import factorint

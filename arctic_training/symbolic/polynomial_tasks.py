@@ -57,7 +57,6 @@ class PolynomialAddition(PolynomialTask[PolynomialAdditionConfig]):
     """Polynomials and their sum: ``3*x0 + 1 | 4*x0`` and ``1`` over GF(7)."""
 
     name = "polynomial_addition"
-    config_type = PolynomialAdditionConfig
 
     def draw(self, draw: random.Random) -> tuple[list["PolyElement"], "PolyElement"]:
         polynomials = [self.sampler(draw) for _ in range(self.config.summands)]
@@ -90,7 +89,6 @@ class PolynomialReduction(PolynomialTask[PolynomialReductionConfig]):
     """
 
     name = "polynomial_reduction"
-    config_type = PolynomialReductionConfig
 
     def __init__(self, config: PolynomialReductionConfig) -> None:
         super().__init__(config)

@@ -23,7 +23,6 @@ class CumulativeSums(ProblemGenerator[CumulativeSumsConfig]):
     """Numbers and their running sums modulo ``modulus``: ``3 5 16 2`` and ``3 8 7 9``."""
 
     name = "cumulative_sums"
-    config_type = CumulativeSumsConfig
 
     def __call__(self, seed: int) -> tuple[str, str]:
         draw, modulus = random.Random(seed), self.config.modulus

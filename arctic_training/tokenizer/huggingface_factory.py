@@ -12,7 +12,7 @@ from pydantic import Field
 from arctic_training.checkpoint.saved_model import unloadable
 from arctic_training.config.checks.files import not_on_hub
 from arctic_training.config.checks.hub import unavailable
-from arctic_training.config.checks.problems import Problem
+from arctic_training.config.checks.problems import Problem, problems_of_keys
 from arctic_training.config.sections.changes import RESUME_SAFE
 from arctic_training.config.sections.model import NAMES_MODEL
 from arctic_training.config.sections.tokenizer import TokenizerConfig
@@ -49,7 +49,7 @@ class HFTokenizerConfig(TokenizerConfig):
 
     def missing_paths(self) -> list[Problem]:
         problem = "" if self.name_or_path is None else unloadable(self.name_or_path)
-        return [Problem(("name_or_path",), problem)] if problem else []
+        return problems_of_keys({"name_or_path": problem})
 
 
 class HFTokenizerFactory(TokenizerFactory[HFTokenizerConfig]):
@@ -62,7 +62,6 @@ class HFTokenizerFactory(TokenizerFactory[HFTokenizerConfig]):
     """
 
     name = "huggingface"
-    config_type = HFTokenizerConfig
 
     def create_tokenizer(self) -> "PreTrainedTokenizerBase":
         """Raises `ModelError` for a tokenizer that cannot be read."""

@@ -157,7 +157,6 @@ class LexerFactory(TokenizerFactory[LexerConfig]):
     """
 
     name = "lexer"
-    config_type = LexerConfig
 
     def create_tokenizer(self) -> "PreTrainedTokenizerFast":
         """Returns the tokenizer. Raises `ModelError` for a template file that cannot be read."""

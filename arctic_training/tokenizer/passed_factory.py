@@ -32,7 +32,6 @@ class PassedTokenizerFactory(HFTokenizerFactory):
     """Prepares a copy of the tokenizer that a Python program passes, as if it had been loaded."""
 
     name = PASSED
-    config_type = PassedTokenizerConfig
     config: PassedTokenizerConfig
 
     def read_tokenizer(self) -> "PreTrainedTokenizerBase":

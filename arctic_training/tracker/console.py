@@ -26,7 +26,6 @@ class ConsoleTracker(Tracker[ConsoleConfig]):
     """Prints the metrics of the run; where there is a bar, those of steps are shown beside it instead."""
 
     name = "console"
-    config_type = ConsoleConfig
 
     def start(self, recipe: Mapping[str, object], run_dir: Path, step: int) -> None:
         print(f"run folder: {run_dir}", flush=True)

@@ -42,7 +42,6 @@ class CurvesTracker(Tracker[CurvesConfig]):
     """
 
     name = "curves"
-    config_type = CurvesConfig
     _run_dir: Path
 
     def files(self, run_dir: Path) -> list[Path]:

@@ -24,7 +24,6 @@ class JsonlTracker(Tracker[JsonlConfig]):
     """Appends a line for each record: the step, the time in seconds since 1970, the values."""
 
     name = "jsonl"
-    config_type = JsonlConfig
     _file: IO[str] | None = None
 
     def files(self, run_dir: Path) -> list[Path]:

@@ -40,7 +40,6 @@ class MlflowTracker(Tracker[MlflowConfig]):
     """Logs to a run of MLflow; a resumed run continues the same one."""
 
     name = "mlflow"
-    config_type = MlflowConfig
     _client: "MlflowClient"
     _run_id: str
 

@@ -34,7 +34,6 @@ class SwanlabTracker(Tracker[SwanlabConfig]):
     """Logs to a run of SwanLab; a resumed run continues the same one."""
 
     name = "swanlab"
-    config_type = SwanlabConfig
     _run: "swanlab.Run"
 
     def check(self) -> None:

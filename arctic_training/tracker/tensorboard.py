@@ -26,7 +26,6 @@ class TensorboardTracker(Tracker[TensorboardConfig]):
     """Writes event files, which ``tensorboard --logdir`` shows; those of a resumed run continue its curves."""
 
     name = "tensorboard"
-    config_type = TensorboardConfig
     _writer: "SummaryWriter"
 
     def files(self, run_dir: Path) -> list[Path]:

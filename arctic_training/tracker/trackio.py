@@ -34,7 +34,6 @@ class TrackioTracker(Tracker[TrackioConfig]):
     """Logs to a run of Trackio; a resumed run continues the same one."""
 
     name = "trackio"
-    config_type = TrackioConfig
     _run: "Run"
 
     def files(self, run_dir: Path) -> list[Path]:

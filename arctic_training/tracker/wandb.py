@@ -22,7 +22,6 @@ class WandbTracker(Tracker[WandbConfig]):
     """Logs to a run of Weights & Biases; a resumed run continues the same one."""
 
     name = "wandb"
-    config_type = WandbConfig
     _run: "wandb.Run"
 
     def check(self) -> None:
