@@ -1,5 +1,7 @@
 """The command ``arctic_training``. Imports torch only when it is needed."""
 
+import atexit
+import gc
 import os
 import sys
 import traceback
@@ -21,6 +23,7 @@ def main(words: Sequence[str] | None = None) -> int:
     """
     if words is None:
         os.environ.update(openmp_settings(os.environ))
+        atexit.register(gc.freeze)  # the last collections of an interpreter with all libraries take seconds
         words = sys.argv[1:]
     try:
         if words and words[0] in COMMANDS:

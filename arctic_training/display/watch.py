@@ -1,6 +1,6 @@
 """Shows a person what the run is doing: as bars on a terminal and in a notebook, as lines in a file or a pipe.
 
-A thread looks once a second; the run itself only notes what it does (see `display.activity`).
+A thread looks twice a second; the run itself only notes what it does (see `display.activity`).
 """
 
 import importlib.util
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 Style = Literal["auto", "bar", "lines", "none"]
 
-_PAUSE = 1.0
+_PAUSE = 0.5
 """Seconds between two looks."""
 _SILENCE = 2.0
 """Seconds after which a line says what takes so long."""

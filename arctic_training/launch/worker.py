@@ -1,5 +1,7 @@
 """One process of a run: reads the recipe, looks up the trainer and trains."""
 
+import atexit
+import gc
 import os
 import signal
 import sys
@@ -36,7 +38,9 @@ def main(words: Sequence[str] | None = None) -> int:
         environment.set_env(name, value)
     from arctic_training.distributed.report import report
 
-    words = sys.argv[1:] if words is None else words
+    if words is None:  # this process is of the rank alone
+        words = sys.argv[1:]
+        atexit.register(gc.freeze)  # the last collections of an interpreter with all libraries take seconds
     try:
         args = parse(words)
         with starting():

@@ -57,7 +57,8 @@ def assemble(trainer: Any) -> None:
     trainer.session = Session(config, generators)
     trainer.session.acquire_locks()
     try:
-        build_parts(trainer)
+        with activity("building the run"):
+            build_parts(trainer)
     except BaseException:
         trainer.session.leave(failed=True)
         raise

@@ -112,16 +112,17 @@ class Session:
         self._send(step, lambda tracker: tracker.log_samples(name, samples, step))
 
     def close(self, *, failed: bool) -> None:
-        """Ends what is shown of the run, finishes the trackers and releases the locks."""
-        close_display()
-        self._open.close()
-        self._run = None
+        """Finishes the trackers, ends what is shown of the run and releases the locks."""
         while self.trackers:
             tracker = self.trackers.pop()
             try:
-                tracker.finish(failed)
+                with activity(f"finishing {tracker.name}"):
+                    tracker.finish(failed)
             except Exception as error:
                 logger.error(f"tracker {tracker.name} could not finish: {error!r}")
+        close_display()
+        self._open.close()
+        self._run = None
         self.release_locks()
         process_group.restore_environment()
 
