@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from arctic_training.distributed import process_group
+from arctic_training.distributed import collectives, process_group
 from arctic_training.registry import numbered
 
 Number = torch.Tensor | float | int
@@ -27,6 +27,16 @@ def reported_sets(names: Iterable[str]) -> list[str]:
     of."""
     names = list(names)
     return list(dict.fromkeys([*filter(None, map(parent_set, names)), *names]))
+
+
+def column_variances(rows: torch.Tensor) -> torch.Tensor:
+    """Returns the variance of each column of ``rows``, floating ``[n, columns]``, over those of all ranks: that of the
+    population, float64 ``[columns]``. All ranks call it together, with at least one row in all."""
+    values = rows.double()
+    sums = torch.stack([power.sum(0) for power in (torch.ones_like(values), values, values.square())])
+    count, total, squares = collectives.all_reduce(sums)
+    variances: torch.Tensor = squares / count - (total / count).square()
+    return variances
 
 
 class Metrics:

@@ -4,6 +4,7 @@ import ast
 import re
 import subprocess
 import sys
+import tokenize
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
@@ -109,6 +110,9 @@ ANY = {
     "trainer": 37,
 }
 
+
+LONG_OBJECTIVES = {"EmbeddingTrainer": 113}
+"""Trainers of more than 80 lines of code; this one caches gradients, ranks texts of all ranks, and exports."""
 
 SLOW = {
     "deepspeed",
@@ -288,6 +292,37 @@ def test_files_are_short_and_few_stand_at_the_top() -> None:
     assert trainer <= 250, f"trainer/trainer.py has {trainer} lines; what is no part of the loop has a file of its own"
     top = sorted(path.name for path in ROOT.glob("*.py"))
     assert len(top) <= 8, f"files that belong into a room: {top}"
+
+
+def test_an_objective_is_short() -> None:
+    """Lines of code of a trainer class, without docstrings, comments and blank lines; the exceptions only fall."""
+    long: dict[str, int] = {}
+    for path in tracked("arctic_training/objectives/*.py"):
+        code = code_lines(path)
+        for node in parsed(path).body:
+            if isinstance(node, ast.ClassDef) and states_name(node):
+                count = len(code.intersection(range(node.lineno, (node.end_lineno or 0) + 1)))
+                if count > 80:
+                    long[node.name] = count
+    assert long == LONG_OBJECTIVES
+
+
+def states_name(node: ast.ClassDef) -> bool:
+    """Whether the class is one that a recipe can name."""
+    targets = [one.targets[0] for one in node.body if isinstance(one, ast.Assign)]
+    return any(isinstance(target, ast.Name) and target.id == "name" for target in targets)
+
+
+def code_lines(path: Path) -> set[int]:
+    """The numbers of the lines with code, without those of docstrings and other texts that stand alone."""
+    texts: set[int] = set()
+    for node in ast.walk(parsed(path)):
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
+            texts.update(range(node.lineno, (node.end_lineno or 0) + 1))
+    empty = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER}
+    with path.open("rb") as file:
+        tokens = [token for token in tokenize.tokenize(file.readline) if token.type not in empty]
+    return {line for token in tokens for line in range(token.start[0], token.end[0] + 1)} - texts
 
 
 def test_the_page_names_where_things_are_decided() -> None:

@@ -1,7 +1,7 @@
 """Distillation: a student learns the next-token distributions of a frozen teacher."""
 
-import functools
 from collections.abc import Mapping
+from functools import partial
 from typing import Annotated, Any, ClassVar
 
 import torch
@@ -9,29 +9,24 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from arctic_training.config.sections.only_with import OnlyWith
-from arctic_training.config.sections.trainer import TrainerConfig
 from arctic_training.config.sections.types import HumanFloat, HumanInt
 from arctic_training.data.batching.loader import Batch
 from arctic_training.data.factories.base import DataFactory
 from arctic_training.data.factories.causal import CausalDataFactory
 from arctic_training.data.factories.sft import SFTDataFactory
-from arctic_training.data.tokenization.closing_tokens import closing_tokens
 from arctic_training.engine.engine import Engine
-from arctic_training.errors.types import ModelError, RecipeError
-from arctic_training.generation.generate import require_generate
-from arctic_training.generation.special_tokens import find_eos_token_ids
+from arctic_training.errors.types import ModelError
 from arctic_training.loss.cross_entropy import logits_cross_entropy
 from arctic_training.loss.divergence import Divergence
 from arctic_training.model.causal_lm import text_config
 from arctic_training.model.target_outputs import TargetOutputs, at_targets
-from arctic_training.objectives.language_model import LanguageModelTrainer
-from arctic_training.objectives.on_policy import use_own_completions, window_is_chosen
+from arctic_training.objectives.on_policy_trainer import OnPolicyConfig, OnPolicyTrainer
 from arctic_training.objectives.precomputed import add_precomputed_columns
 from arctic_training.objectives.teacher import Comparison, LiveTeacher, StoredTeacher, Teacher, predictions
 from arctic_training.trainer.role import Role
 
 
-class DistillConfig(TrainerConfig):
+class DistillConfig(OnPolicyConfig):
     """Keys of the trainer `distill`."""
 
     divergence: Divergence = "forward"
@@ -47,29 +42,12 @@ class DistillConfig(TrainerConfig):
     hidden_weight: HumanFloat = Field(default=0.0, ge=0)
     """Weight of the mean squared difference of the hidden states that the output layers receive, which must have the
     same width."""
-    on_policy_share: HumanFloat = Field(default=0.0, ge=0, le=1)
-    """Share of the steps that train on completions which the student samples of the prompts, in place of the last
-    answers of the data (Agarwal et al. 2023). Evaluations measure the answers of the data."""
-    max_new_tokens: HumanInt = Field(default=256, ge=1)
-    """Maximum length of such a completion in tokens. A row whose prompt leaves no room for it within
-    ``data.max_length`` keeps its answer."""
     teacher_top_k: HumanInt = Field(default=0, ge=0)
     """Compute before training, and keep in the data cache, which so many tokens the teacher finds most likely at each
     label, and their log-probabilities; all other tokens count as one. No step runs the teacher, and it is not in memory
     beside the student. 0: the whole distributions, computed in every step."""
     disable_dropout: bool = False
     """Train the student without dropout, that of an adapter included."""
-
-    @model_validator(mode="after")
-    def _check_on_policy(self) -> "DistillConfig":
-        if self.on_policy_share and self.data.type == CausalDataFactory.name:
-            raise ValueError("on_policy_share: texts have no prompts; use data.type: sft")
-        if self.on_policy_share and (getattr(self.data, "pack_samples", False) or self.sequence_parallel_size > 1):
-            raise ValueError(
-                "on_policy_share: an answer is replaced in rows of one sample; set data.pack_samples: false, and leave "
-                "sequence_parallel_size out"
-            )
-        return self
 
     @model_validator(mode="after")
     def _check_top_k(self) -> "DistillConfig":
@@ -89,7 +67,7 @@ class DistillConfig(TrainerConfig):
         return self
 
 
-class DistillTrainer(LanguageModelTrainer):
+class DistillTrainer(OnPolicyTrainer):
     """Trains on the divergence of a student from a frozen teacher, at the labels of texts or conversations.
 
     A batch is that of `sft`. Logits of both models exist for a few labels at a time only. The loss of a step is the
@@ -112,9 +90,6 @@ class DistillTrainer(LanguageModelTrainer):
         ),
     )
 
-    _is_on_policy = False
-    """Whether the current window is trained on completions of the student's own."""
-
     def check_models(self, models: Mapping[str, nn.Module | None]) -> None:
         """Raises `ModelError` for another vocabulary, or with ``hidden_weight`` another width, than the teacher's, and
         for a ``teacher_top_k`` beyond the vocabulary."""
@@ -129,20 +104,6 @@ class DistillTrainer(LanguageModelTrainer):
                 f"{student}; give a teacher of the same width, or remove it"
             )
 
-    def check(self) -> None:
-        """Raises `InputError` for what its base refuses, and for a student that cannot generate completions."""
-        super().check()
-        if self.config.on_policy_share:
-            require_generate(self.model, "on_policy_share")
-            if not self.eos_token_ids:
-                raise RecipeError("on_policy_share: neither the tokenizer nor the model has an end token")
-
-    @functools.cached_property
-    def eos_token_ids(self) -> list[int]:
-        """The tokens that end a completion."""
-        closing = closing_tokens(self.tokenizer, getattr(self.config.data, "chat_template_kwargs", {}))
-        return find_eos_token_ids(self.tokenizer, self.model.module, [closing])
-
     def precompute(self, role: str, engine: Engine) -> None:
         """Adds what the teacher predicts to the samples: see ``teacher_top_k``. Raises `ModelError`."""
         config: Any = self.config
@@ -151,22 +112,8 @@ class DistillTrainer(LanguageModelTrainer):
             "k": config.teacher_top_k,
             "temperature": config.temperature,
         }
-
-        def compute(engine: Engine, batch: Batch) -> dict[str, Tensor]:
-            return predictions(engine, batch, config.teacher_top_k, config.temperature)
-
+        compute = partial(predictions, k=config.teacher_top_k, temperature=config.temperature)
         add_precomputed_columns(self, engine, compute, settings=settings, of_labels=True)
-
-    def step(self, batch: Batch) -> None:
-        """Trains on one micro-batch, with ``on_policy_share`` on the student's own completions."""
-        share = self.config.on_policy_share
-        if share and self.window.index == 0:
-            self._is_on_policy = window_is_chosen(self, share)
-            if self._is_on_policy:
-                use_own_completions(self, self.eos_token_ids, self.config.max_new_tokens)
-        if share:
-            self.record("on_policy", float(self._is_on_policy))
-        super().step(self.window.batches[self.window.index])
 
     @property
     def eval_metrics(self) -> tuple[str, ...]:

@@ -1,6 +1,5 @@
 """Kahneman-Tversky optimization: a policy learns from single completions that were liked or not."""
 
-from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -19,7 +18,6 @@ from arctic_training.loss.policy import segment_sums
 from arctic_training.model.token_losses import token_losses
 from arctic_training.objectives.preference import PreferenceConfig, PreferenceTrainer
 from arctic_training.objectives.reference import reference_engine
-from arctic_training.state import eval_mode
 
 _REFERENCE, _MISMATCHED_REFERENCE = "ref_logps", "ref_mismatched_logps"
 """Keys of a batch with the log-probabilities of the completions under the reference, fp32 ``[rows]`` in nats, where
@@ -64,8 +62,8 @@ class KTOTrainer(PreferenceTrainer):
         """Returns the micro-batch's part of the mean over the completions of the window: a float32 scalar."""
         label, weights, rows = batch["label"], batch["row_weights"], batch["num_items_in_batch"]
         evaluates, auxiliary = not torch.is_grad_enabled(), list[Tensor]()
-        sums = self._mismatched_sums([batch]) if evaluates else None
-        kl = self.window_kl() if sums is None else kto_reference_point(*sums)
+        sums = self.mismatched_sums(batch) if evaluates else self.window_sum(self.mismatched_sums)
+        kl = kto_reference_point(*sums)
         policy = self.log_probs(self.model, batch, auxiliary)
         log_ratios = policy - self._reference(batch, batch, _REFERENCE)
         for kind, selected in (("chosen", weights * label), ("rejected", weights * ~label)):
@@ -74,11 +72,11 @@ class KTOTrainer(PreferenceTrainer):
                 mean = (values.detach() * selected).sum() / count.clamp(min=1)
                 self.record(f"{name}/{kind}", mean, count / rows)
         loss = (self.losses(log_ratios, label, kl) * weights).sum() / rows
-        if sums is None:
-            self.record("kl", kl)
-        else:
+        if evaluates:
             self.metrics.kept.append((log_ratios, label, weights, sums))
             self.record("unadjusted", loss)
+        else:
+            self.record("kl", kl)
         loss = sum(auxiliary, loss)
         return loss
 
@@ -122,24 +120,13 @@ class KTOTrainer(PreferenceTrainer):
         with reference_engine(self) as engine:
             return self.log_probs(engine, completions)
 
-    def window_kl(self) -> Tensor:
-        """Returns the KL estimate of the window, over all ranks: a float32 scalar in nats.
-
-        It is computed with the first micro-batch, before the others are trained on.
-        """
-        if self.window.index == 0:  # the weights are those of the whole window
-            self._kl = kto_reference_point(*collectives.all_reduce(self._mismatched_sums(self.window.batches)))
-        return self._kl
-
-    @torch.no_grad()
-    def _mismatched_sums(self, batches: Sequence[Batch]) -> Tensor:
-        """Returns the sum of the log-ratios of the batches' mismatched completions, and their number: float32 [2]."""
-        sums = torch.zeros(2, device=self.device)
-        for batch in batches if self.config.loss_type == "kto" else ():
-            mismatched = batch["mismatched"]
-            with eval_mode([self.model.module]):
-                log_ratios = self.log_probs(self.model, mismatched)
-            log_ratios = log_ratios - self._reference(batch, mismatched, _MISMATCHED_REFERENCE)
-            counts = mismatched["completion_lengths"] > 0
-            sums += torch.stack([(log_ratios * counts).sum(), counts.sum()])
-        return sums
+    def mismatched_sums(self, batch: Batch) -> Tensor:
+        """Returns the sum of the log-ratios of the batch's mismatched completions, and their number: float32 ``[2]``;
+        zeros where the loss has no KL estimate."""
+        if self.config.loss_type != "kto":
+            return torch.zeros(2, device=self.device)
+        mismatched = batch["mismatched"]
+        log_ratios = self.log_probs(self.model, mismatched)
+        log_ratios = log_ratios - self._reference(batch, mismatched, _MISMATCHED_REFERENCE)
+        counts = mismatched["completion_lengths"] > 0
+        return torch.stack([(log_ratios * counts).sum(), counts.sum()])

@@ -1,19 +1,23 @@
 """The weights of the roles: how the losses of micro-batches become updates of them, their averages, their loading."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Literal
 
+import torch
 from torch import Tensor
 
 from arctic_training.callback.callback import Callback
 from arctic_training.callback.ema import EMA
 from arctic_training.callback.hooks import hook
 from arctic_training.config.sections.base import ComponentConfig
+from arctic_training.data.batching.loader import Batch
+from arctic_training.distributed import collectives, process_group
 from arctic_training.engine.averaging import averaged_weights
 from arctic_training.engine.engine import Engine, TrainedEngine
 from arctic_training.engine.replaced_weights import replaced_weights
 from arctic_training.metrics import Metrics, Number
+from arctic_training.state import eval_mode
 from arctic_training.trainer.evaluation import ValidationMetrics
 from arctic_training.trainer.resume import Loading
 from arctic_training.trainer.view import View
@@ -30,6 +34,27 @@ class Updates(View, ValidationMetrics, Loading):
     def record(self, name: str, value: Number, weight: Number = 1) -> None:
         """Adds a scalar to the mean that is logged as ``name``; every rank must record the same names."""
         self.metrics.add(name, value, weight)
+
+    @torch.no_grad()
+    def window_sum(self, statistic: Callable[[Batch], Tensor]) -> Tensor:
+        """Returns the sum of ``statistic``, a method that maps a micro-batch to a tensor ``[...]`` of one shape, over
+        all micro-batches of the window, on all ranks: ``[...]``.
+
+        Called in `loss` for every micro-batch. It is computed with the first, in evaluation mode, so that all see the
+        same number, by the weights before the step, however the global batch is split.
+        """
+        sums = self.window.sums
+        if self.window.index == 0 or statistic not in sums:
+            with eval_mode(engine.module for engine in self.trainable_engines.values()):
+                parts = [statistic(batch) for batch in self.window.batches]
+            sums[statistic] = collectives.all_reduce(torch.stack(parts).sum(0))
+        return sums[statistic]
+
+    def window_mean(self, statistic: Callable[[Batch], Tensor]) -> Tensor:
+        """Returns the mean of ``statistic`` over the micro-batches of the window, on all ranks: ``[...]``; see
+        `window_sum`. Of a sum over rows divided by ``num_items_in_batch`` it is the mean over the rows of the window.
+        """
+        return self.window_sum(statistic) / (self.window.size * process_group.world_size())
 
     def update(self, role: str, loss: Tensor) -> None:
         """Records ``loss``, a scalar ``[]``, and adds its gradient; ``role`` takes a step with the last micro-batch.

@@ -33,6 +33,8 @@ class AccumulationWindow:
     """Tokens of the documents of all ranks together."""
     index: int = 0
     """Index of the current micro-batch."""
+    sums: dict[Callable[[Batch], torch.Tensor], torch.Tensor] = field(default_factory=dict)
+    """Statistics of the whole window, on all ranks; see `Updates.window_sum`."""
     skipped_steps: int = 0
     """Optimizer steps of the primary role that a callback has had the engine skip, by a loss that is not finite."""
     step_indices: range = field(init=False)

@@ -151,7 +151,7 @@ def test_an_evaluation_is_exact_over_batches_and_ranks(tmp_path: Path, monkeypat
     names = {"loss", "reconstruction", "kl", "active_latents", "importance_weighted"}
     assert set(expected) == {f"{name}/eval" for name in names}
     assert expected["importance_weighted/eval"] < expected["loss/eval"]
-    monkeypatch.setattr("arctic_training.objectives.vae._DECODED_AT_ONCE", 4)
+    monkeypatch.setattr("arctic_training.objectives.latent._DECODED_AT_ONCE", 4)
     assert evaluate(str(tmp_path), 2) == pytest.approx(expected, rel=1e-5)  # two of the draws at once
     assert processes.share(evaluate, 2, str(tmp_path), 2) == [pytest.approx(expected, rel=1e-5)] * 2
 
