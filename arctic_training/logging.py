@@ -5,7 +5,6 @@ and gets the messages of this one too.
 """
 
 import contextlib
-import importlib
 import logging
 import sys
 from collections.abc import Collection, Iterator
@@ -17,7 +16,7 @@ import loguru._logger
 
 from arctic_training.errors.redaction import redact
 
-__all__ = ["close_log", "logger", "start_console_log", "start_file_log", "without_messages", "without_progress_bars"]
+__all__ = ["close_log", "logger", "start_console_log", "start_file_log", "without_messages"]
 
 _LINE = "{time:HH:mm:ss} {level: <7} {extra[rank]}{message}"
 _FILE_LINE = "{time} {level: <7} {extra[rank]}{message}"
@@ -133,22 +132,3 @@ def without_messages(library: str) -> Iterator[None]:
         yield
     finally:
         log.setLevel(level)
-
-
-@contextlib.contextmanager
-def without_progress_bars(
-    library: Literal["transformers", "datasets"], *, keep_in_terminal: bool = False
-) -> Iterator[None]:
-    """Disables the progress bars of ``library`` inside.
-
-    ``keep_in_terminal``: not where standard error is a terminal.
-    """
-    bars = importlib.import_module(f"{library}.utils.logging")
-    disable = bars.is_progress_bar_enabled() and not (keep_in_terminal and sys.stderr.isatty())
-    if disable:
-        bars.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if disable:
-            bars.enable_progress_bar()

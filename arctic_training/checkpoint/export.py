@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from arctic_training.checkpoint.folder import disk_errors
+from arctic_training.display.libraries import without_progress_bars
 from arctic_training.distributed import process_group
 from arctic_training.engine.internals.parameters import full_shape
 from arctic_training.engine.zero import gathered, is_part, is_partitioned
 from arctic_training.errors.types import RecipeError
-from arctic_training.logging import without_progress_bars
 
 if TYPE_CHECKING:
     from huggingface_hub import StateDictSplit
@@ -51,7 +51,7 @@ def save_weights(
     """
     if sources is None and not is_partitioned(model):
         if process_group.is_main():
-            with disk_errors(), without_progress_bars("transformers"):
+            with disk_errors(), without_progress_bars():
                 model.save_pretrained(folder, max_shard_size=limit)
         return
     sources = _model_weights(model) if sources is None else sources
@@ -59,7 +59,7 @@ def save_weights(
         # weights that are fused or renamed between file and model can only be converted all together
         full = {name: tensor for name, one in sources.items() if (tensor := _on_main(one.gather())) is not None}
         if process_group.is_main():
-            with disk_errors(), without_progress_bars("transformers"):
+            with disk_errors(), without_progress_bars():
                 model.save_pretrained(folder, state_dict=full, max_shard_size=limit)
         return
     _stream(model, folder, limit, sources)
@@ -169,7 +169,7 @@ def _plan_files(model: "PreTrainedModel", limit: int, sources: Mapping[str, Sour
 
 def _save_config(model: "PreTrainedModel", folder: Path, index: dict[str, Any] | None) -> None:
     """Writes all but the weights: config, generation config, a custom model's code, and the index of the files."""
-    with without_progress_bars("transformers"):
+    with without_progress_bars():
         model.save_pretrained(folder, state_dict={})
     if index:
         text = json.dumps(index, indent=2, sort_keys=True) + "\n"

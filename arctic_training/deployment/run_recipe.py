@@ -14,8 +14,8 @@ from arctic_training.config.sections.mesh import MeshConfig
 from arctic_training.config.sections.model import DType, ModelConfig
 from arctic_training.config.sections.trainer import TrainerConfig
 from arctic_training.data.tokenization.closing_tokens import add_end_tokens
+from arctic_training.display.libraries import without_progress_bars
 from arctic_training.errors.types import InputError
-from arctic_training.logging import without_progress_bars
 from arctic_training.model.factory import ModelFactory
 from arctic_training.registry import lookup
 from arctic_training.trainer.assembly import build_component, build_factory
@@ -62,7 +62,7 @@ class Blueprint:
         """Returns the model with its adapter, if it has one, and any values in its weights."""
         from transformers.initialization import no_init_weights
 
-        with no_init_weights(), without_progress_bars("transformers"):
+        with no_init_weights(), without_progress_bars():
             model = self.factory()
         self._set_generation_config(model)
         return model

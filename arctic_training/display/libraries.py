@@ -1,6 +1,7 @@
 """Progress bars of libraries, which are shown among this package's own instead of over them."""
 
 import io
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import NamedTuple
@@ -32,12 +33,29 @@ class _Nowhere(io.StringIO):
 @contextmanager
 def captured_bars() -> Iterator[None]:
     """Keeps the bars of tqdm, by which transformers, datasets and huggingface_hub show theirs, from being printed."""
+    with _bars_with(file=_Nowhere()):
+        yield
+
+
+@contextmanager
+def without_progress_bars(*, keep_in_terminal: bool = False) -> Iterator[None]:
+    """Disables the bars of tqdm inside. ``keep_in_terminal``: not where standard error is a terminal."""
+    if keep_in_terminal and sys.stderr.isatty():
+        yield
+        return
+    with _bars_with(disable=True):
+        yield
+
+
+@contextmanager
+def _bars_with(**overrides: object) -> Iterator[None]:
+    """Gives every bar of tqdm that is created inside these arguments."""
     from tqdm import std
 
     original = std.tqdm.__init__
 
     def create(self: object, *args: object, **kwargs: object) -> None:
-        original(self, *args, **{**kwargs, "file": _Nowhere()})
+        original(self, *args, **{**kwargs, **overrides})
 
     std.tqdm.__init__ = create
     try:

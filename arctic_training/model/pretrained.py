@@ -12,8 +12,9 @@ from torch import nn
 
 from arctic_training.config.checks.files import not_on_hub
 from arctic_training.config.checks.hub import unavailable
+from arctic_training.display.libraries import without_progress_bars
 from arctic_training.errors.types import ModelError
-from arctic_training.logging import logger, without_progress_bars
+from arctic_training.logging import logger
 from arctic_training.model import weight_files
 from arctic_training.model.checks.weight_shapes import (
     check_modules_in_files,
@@ -209,7 +210,7 @@ def _quiet_loading() -> Iterator[None]:
     level = logging.get_verbosity()
     logging.set_verbosity_error()
     try:
-        with without_progress_bars("transformers", keep_in_terminal=True):
+        with without_progress_bars(keep_in_terminal=True):
             yield
     finally:
         logging.set_verbosity(level)

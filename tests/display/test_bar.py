@@ -17,7 +17,7 @@ from rich.console import Console
 from arctic_training.display import watch
 from arctic_training.display.activity import activity
 from arctic_training.display.bar import Bar
-from arctic_training.display.libraries import captured_bars, library_bars
+from arctic_training.display.libraries import captured_bars, library_bars, without_progress_bars
 from tests import tiny
 from tests.command import clean_environment
 from tests.display.terminal import Process, Terminal
@@ -204,3 +204,16 @@ def test_what_is_shown_where(options: dict[str, Any], style: watch.Style, bar: b
     environment = {"TERM": "xterm", **{k: v for k, v in os.environ.items() if k not in ("TERM", "FORCE_COLOR")}}
     console = Console(file=io.StringIO(), _environ=environment | {"TERM": "xterm"}, **options)
     assert watch.shows_bar(console, style) is expected
+
+
+def test_libraries_print_no_bar_where_none_is_wanted(capsys: pytest.CaptureFixture[str]) -> None:
+    from datasets.utils import tqdm as of_datasets
+    from tqdm.auto import tqdm
+    from transformers.utils.logging import tqdm as of_transformers
+
+    with without_progress_bars(keep_in_terminal=True):  # which standard error is not
+        for bar in (tqdm, of_datasets, of_transformers):
+            assert list(bar(range(3), desc="weights")) == [0, 1, 2]
+    assert capsys.readouterr().err == ""
+    assert list(tqdm(range(3), desc="weights")) == [0, 1, 2]
+    assert "weights: 100%" in capsys.readouterr().err

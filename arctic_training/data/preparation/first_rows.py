@@ -12,8 +12,8 @@ from arctic_training.data.sources.files import FileSource
 from arctic_training.data.sources.json_columns import to_dataset
 from arctic_training.data.sources.split import parse
 from arctic_training.data.sources.transformed import transform_rows
+from arctic_training.display.libraries import without_progress_bars
 from arctic_training.errors.types import DataError
-from arctic_training.logging import without_progress_bars
 
 FIRST_ROWS = 100
 """Rows of each source that are encoded."""
@@ -28,7 +28,7 @@ def check_first_rows(factory: SampleFactory, sources: Sequence[DataSource]) -> N
     for source in sources:
         if not isinstance(source, FileSource) or _may_leave_out(source) or type(source).rows is FileSource.rows:
             continue
-        with without_progress_bars("datasets"), remarks.collect():
+        with without_progress_bars(), remarks.collect():
             rows = to_dataset(islice(source.rows(source.files()[0]), FIRST_ROWS))
             if not len(rows):
                 continue

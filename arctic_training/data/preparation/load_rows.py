@@ -8,8 +8,8 @@ from arctic_training.data.sources.arrow_rows import stream_reader
 from arctic_training.data.sources.base import DataSource
 from arctic_training.data.sources.json_columns import to_dataset
 from arctic_training.display.activity import activity
+from arctic_training.display.libraries import without_progress_bars
 from arctic_training.errors.types import DataError
-from arctic_training.logging import without_progress_bars
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -22,7 +22,7 @@ def load_rows(source: DataSource, split: str) -> "Dataset":
     """
     import datasets
 
-    quiet = without_progress_bars("datasets", keep_in_terminal=True)
+    quiet = without_progress_bars(keep_in_terminal=True)
     with quiet, activity(f"reading {source}"), remarks.collect() as source.remarks:
         try:
             rows = source(split)

@@ -18,8 +18,9 @@ from arctic_training.data.preparation.unknown_tokens import UnknownTokenReport
 from arctic_training.data.sources import mixing
 from arctic_training.data.sources.base import DataSource
 from arctic_training.data.sources.spool import Spool, take
+from arctic_training.display.libraries import without_progress_bars
 from arctic_training.errors.types import DataError
-from arctic_training.logging import logger, without_progress_bars
+from arctic_training.logging import logger
 from arctic_training.loss.targets import IGNORE_INDEX
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ def prepare_samples(
         except DataError as error:
             raise DataError(f"{source}: {error}") from error
     chosen = mixing.sample_mixture([len(rows) for rows in loaded], [source.config for source in sources])
-    with without_progress_bars("datasets", keep_in_terminal=True), remarks.collect() as counts:
+    with without_progress_bars(keep_in_terminal=True), remarks.collect() as counts:
         for source, rows, indices in zip(sources, loaded, chosen, strict=True):
             taken = rows if indices is None else rows.select(indices)
             logger.info(f"{source}: {len(taken)} of {len(rows)} rows")
