@@ -1,11 +1,12 @@
 """Loads configs and weights of transformers from a folder, a GGUF file or the hub, with errors of one sentence."""
 
 import copy
+import functools
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import nn
@@ -27,6 +28,9 @@ from arctic_training.model.config_values import coerce_values
 from arctic_training.model.tasks import TASKS
 from arctic_training.model.transformers_internals import converts_weights, renamed_weights
 from arctic_training.registry import suggest
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
 
 T = TypeVar("T")
 
@@ -54,13 +58,19 @@ class Pretrained:
 
         Raises `ModelError` for a config that cannot be read, or an override that it has no field for.
         """
-        from transformers import AutoConfig
-
-        config = self._call(lambda: AutoConfig.from_pretrained(self.location, **self.options))
+        config = self._call(self._read_config)
         layers = getattr(config.get_text_config(), "num_hidden_layers", None)
         if overrides:
             config = self._call(lambda: override_config(config, overrides))
         return config, getattr(config.get_text_config(), "num_hidden_layers", None) == layers
+
+    def _read_config(self) -> "PreTrainedConfig":
+        from transformers import AutoConfig
+
+        if self.is_gguf:
+            file = self.path.resolve()
+            return copy.deepcopy(_read_gguf_config(file, (file.stat().st_mtime_ns, file.stat().st_size)))
+        return AutoConfig.from_pretrained(self.location, **self.options)
 
     def from_config(self, auto_class: Any, config: Any, options: Mapping[str, Any]) -> nn.Module:
         """Returns the model with random weights. Raises `ModelError`."""
@@ -200,6 +210,14 @@ def override_config(config: Any, overrides: Mapping[str, Any]) -> Any:
             if isinstance(value, list) and len(value) == known.get("num_hidden_layers") and name not in overrides:
                 del changed[name]
     return type(config).from_dict(changed)
+
+
+@functools.lru_cache(maxsize=4)
+def _read_gguf_config(file: Path, state: tuple[int, int]) -> "PreTrainedConfig":
+    """Returns the config in a GGUF file, which is read again when its ``state``, time and size, is another one."""
+    from transformers import AutoConfig
+
+    return AutoConfig.from_pretrained(file.parent, gguf_file=file.name)
 
 
 @contextmanager
