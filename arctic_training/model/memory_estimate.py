@@ -7,12 +7,12 @@ from typing import Any, Literal
 from torch import nn
 
 from arctic_training.component import TrainerView
+from arctic_training.config.sections.model import ModelConfig
 from arctic_training.config.sections.trainer import TrainerConfig
 from arctic_training.engine.dtypes import DTYPES
 from arctic_training.engine.internals.parameters import full_shape
 from arctic_training.engine.tensor_parallel import count_divisible
 from arctic_training.loss.output_layer import rows_per_chunk
-from arctic_training.model.huggingface_config import HFModelConfig
 from arctic_training.model.kept_activations import Kept, Recomputation, count_kept
 from arctic_training.registry import lookup
 
@@ -144,7 +144,7 @@ class Batch:
         return replace(self, recomputation=replace(self.recomputation, layers=True, selective=False))
 
 
-def layout_of(trainer: TrainerView, section: HFModelConfig, deepspeed: Mapping[str, Any], processes: int) -> Layout:
+def layout_of(trainer: TrainerView, section: ModelConfig, deepspeed: Mapping[str, Any], processes: int) -> Layout:
     """Returns how a run of so many ``processes`` holds the model of ``section``, by the config that ``deepspeed`` gets.
 
     An optimizer whose state is unknown counts as Adam.
@@ -160,7 +160,7 @@ def layout_of(trainer: TrainerView, section: HFModelConfig, deepspeed: Mapping[s
         2 if moments is None else moments,
         offloads=devices[0] != "none",
         offloads_weights=devices[1] != "none",
-        frozen=section.peft_config is not None or getattr(trainer, "frozen", False),
+        frozen=getattr(section, "peft_config", None) is not None or getattr(trainer, "frozen", False),
         accumulates=trainer.config.gradient_accumulation_steps > 1,
     )
 

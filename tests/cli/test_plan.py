@@ -4,11 +4,18 @@ import json
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from arctic_training import get_config
 from arctic_training.cli.main import main
 from arctic_training.cli.plan import _size
+from arctic_training.registry import lookup
+from arctic_training.trainer.assembly import used_roles
+from arctic_training.trainer.plan import Machine, make_plan
+from arctic_training.trainer.validation import unstarted
+from tests.contract import cases
 
 RECIPE = "model: {name_or_path: model, dtype: fp32}\ndata: {sources: [rows.jsonl], max_length: 128}\ntrain_iters: 5\n"
 
@@ -107,3 +114,20 @@ def test_a_mesh_divides_the_layers(here: Path, capsys: pytest.CaptureFixture[str
     assert capsys.readouterr().out.splitlines()[0] == "recipe.yaml: 4 processes, 2 to a model"
     assert main(["plan", "recipe.yaml", "--gpus", "3", "mesh.model=2"]) == 2
     assert "mesh.model: 2 processes share a model, and the run has 3" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["diffusion", "energy", "flow", "gan", "tensor_classifier", "vae"])
+def test_networks_of_tensors_are_counted(name: str, tmp_path: Path) -> None:
+    """By the count with which a run on a GPU is refused: weights, gradients and the state of Adam, in fp32."""
+    config = get_config(cases.recipe(name, tmp_path))
+    plan = make_plan(config, Machine(1, "gpu", 80 * 2**30))
+    assert plan.fits is True and plan.is_refused is False
+    trained = sum(model.footprint.trained for model in plan.models)
+    assert trained == sum(one.numel() for model in networks(config) for one in model.parameters()) > 0
+    assert plan.placement.estimate.weights == 4 * trained and plan.placement.estimate.optimizer == 8 * trained
+
+
+def networks(config: Any) -> list[Any]:
+    """Returns the networks that a run builds."""
+    sections = [getattr(config, role.name) for role in used_roles(unstarted(config))]
+    return [lookup("model_factory", one.type)(unstarted(config), one)() for one in sections]  # type: ignore[call-arg]
