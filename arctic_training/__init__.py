@@ -45,7 +45,7 @@ _NAMES = {
     "deployment.load": "load_network load_pretrained",
     "distributed.collectives": "all_gather_object all_gather_with_grad all_reduce",
     "distributed.process_group": "is_main rank world_size",
-    "distributed.sequence_parallel": "gather_target_values",
+    "distributed.sequence_parallel": "gather_target_values target_samples",
     "engine.engine": "Engine",
     "errors.types": "DataError InputError ModelError RecipeError TrainingError",
     "evaluation.evaluator": "Evaluator",

@@ -16,7 +16,7 @@ from torch.autograd.function import once_differentiable
 
 from arctic_training.distributed import process_group
 from arctic_training.errors.types import RecipeError, SampleError
-from arctic_training.loss.targets import IGNORE_INDEX
+from arctic_training.loss.targets import IGNORE_INDEX, count_targets
 from arctic_training.loss.tokens import NO_TOKENS, TokenCounts, count_tokens
 
 KEY = "sequence_share"
@@ -142,6 +142,28 @@ def gather_target_values(values: Tensor, batch: Mapping[str, Any]) -> Tensor:
         return values
     gathered: Tensor = _Gather.apply(values, shard)  # type: ignore[no-untyped-call]
     return gathered
+
+
+def target_samples(batch: Mapping[str, Any]) -> Tensor:
+    """Returns the sample of every target of ``batch``, by its number in the batch: int64 ``[targets]``, row by row.
+
+    The order is that of `token_losses`, so that ``batch["weight"][target_samples(batch)]`` has the value of a column
+    for each of its losses, and ``index_add`` sums losses by sample. ``labels`` are int64 ``[rows, T]``, and -100 marks
+    what is no target, as it does the first token of every sample of a decoder-only model. A sample is a row, or a
+    document of ``cu_seq_lens_q``. With sequence parallelism the targets are those of this rank's part, and the samples
+    those of the full rows.
+    """
+    shifted = batch.get("shift_labels")
+    labels: Tensor = batch["labels"] if shifted is None else shifted
+    count = count_targets(labels, shifted=True)
+    is_target = labels.flatten() != IGNORE_INDEX
+    nonzero = is_target.nonzero() if count is None else torch.nonzero_static(is_target, size=count)
+    positions, ends = nonzero[:, 0], batch.get("cu_seq_lens_q")
+    if ends is None:
+        return positions // labels.shape[1]
+    shard: SequenceShard | None = batch.get(KEY)
+    first = 0 if shard is None else process_group.rank() % shard.size * labels.shape[1]
+    return torch.searchsorted(ends[1:], positions + first, right=True)
 
 
 def _all_to_all(tensor: Tensor, size: int) -> Tensor:

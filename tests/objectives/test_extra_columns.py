@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from arctic_training import SFTTrainer, token_losses
+from arctic_training import SFTTrainer, target_samples, token_losses
 from tests.objectives import tiny_runs
 
 ROWS = [{"prompt": "one two", "completion": " three four", "score": score, "origin": "a"} for score in (0.5, 2.0)]
@@ -37,3 +37,16 @@ def test_a_score_weighs_a_sample(kind: str, tmp_path: Path) -> None:
         losses.append(trainer.loss({**batch, "num_items_in_batch": trainer.targets(batch)}).item())
         trainer.close()
     assert losses[1] / losses[0] == pytest.approx(4.0 if kind == "test_weighted" else 1.0, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("batch", "samples"),
+    [
+        ({"labels": [[-100, 5, -100, 6], [-100, -100, 7, 8]]}, [0, 0, 1, 1]),
+        ({"labels": [[5, 6, -100], [-100, -100, -100], [7, -100, 8]]}, [0, 0, 2, 2]),  # of an encoder-decoder
+        ({"labels": [[-100, 1, 2, -100, 4, -100, -100, 5]], "cu_seq_lens_q": [0, 3, 5, 8]}, [0, 0, 1, 2]),
+        ({"labels": [[-100, -100]], "cu_seq_lens_q": [0, 2]}, []),
+    ],
+)
+def test_the_sample_of_each_target(batch: dict[str, Any], samples: list[int]) -> None:
+    assert target_samples({name: torch.tensor(values) for name, values in batch.items()}).tolist() == samples

@@ -1,7 +1,8 @@
-"""Eleven objectives written as a user would, with the package's public names alone: they train and resume exactly."""
+"""Twelve objectives written as a user would, with the package's public names alone: they train and resume exactly."""
 
 import ast
 import io
+import json
 import re
 import tokenize
 from collections.abc import Iterator
@@ -43,6 +44,18 @@ def without(names: tuple[str, ...], settings: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in settings.items() if name not in names}
 
 
+def weighted(folder: Path) -> dict[str, Any]:
+    """Chats with a weight each, packed."""
+    settings = cases.sft(folder)
+    chats = Path(settings["data"]["sources"][0])
+    rows = [json.loads(line) for line in chats.read_text(encoding="utf-8").splitlines()]
+    file = folder / "weighted.jsonl"
+    if not file.exists():
+        file.write_text("".join(json.dumps({**row, "weight": (n + 1) / 4}) + "\n" for n, row in enumerate(rows)))
+    data = {**settings["data"], "sources": [str(file)], "extra_columns": ["weight"], "pack_samples": True}
+    return {**settings, "data": data}
+
+
 RECIPES = {
     "reward": lambda folder: without(("disable_dropout",), cases.reward(folder)),
     "kto": cases.kto,
@@ -55,6 +68,7 @@ RECIPES = {
     "classifier": cases.tensor_classifier,
     "early_stopping": stopping,
     "energy": lambda folder: points(folder, ENERGY),
+    "weighted": weighted,
 }
 
 

@@ -10,7 +10,6 @@ import torch
 from arctic_training.loss.targets import IGNORE_INDEX
 
 Sample = Mapping[str, npt.NDArray[np.int32]]
-_DTYPES = {bool: torch.bool, int: torch.int64, float: torch.float32}
 
 
 def pad(
@@ -103,15 +102,6 @@ def pack(
         "max_length_q": longest,
         "max_length_k": longest,
     }
-
-
-def collate_columns(samples: Sequence[Mapping[str, Any]], names: Sequence[str]) -> dict[str, torch.Tensor | list[str]]:
-    """Returns columns of samples: numbers as a tensor ``[samples]``, int64, float32 or bool, and texts as a list."""
-    columns: dict[str, torch.Tensor | list[str]] = {}
-    for name in names:
-        values = [sample[name] for sample in samples]
-        columns[name] = values if isinstance(values[0], str) else torch.tensor(values, dtype=_DTYPES[type(values[0])])
-    return columns
 
 
 def _rounded(size: int, multiple: int) -> int:

@@ -62,8 +62,9 @@ class SourcedDataConfig(DataConfig):
     max_length: HumanInt | None = Field(default=None, ge=2)
     """Tokens of the longest sample; by default the model's context length."""
     extra_columns: list[str] = []
-    """Columns of the rows that a batch has too, under their names: numbers and booleans as tensors ``[samples]``, texts
-    as lists. In a packed row there is one value per document. The model does not get them."""
+    """Columns of the rows that a batch has too, under their names: numbers and booleans as tensors ``[samples]``, lists
+    of K of them as ``[samples, K]``, texts as lists. In a packed row there is one value per document. The model does
+    not get them."""
     num_proc: Annotated[int, RESUME_SAFE] = Field(default=16, ge=1)
     """Most processes that tokenize; never more than there are cores, and one for few rows."""
     cache_dir: Annotated[Path | None, RESUME_SAFE] = None
@@ -173,4 +174,8 @@ class TokenDataConfig(SourcedDataConfig):
                 raise ValueError(f"{name} says how samples are packed, and pack_samples is false")
         if self.always_max_length and self.repeat_to_pack_max_length:
             raise ValueError("always_max_length and repeat_to_pack_max_length both fill packed rows; give one of them")
+        if self.extra_columns and self.fuse_positions_prob:
+            raise ValueError(
+                "extra_columns has a value for each document, and fuse_positions_prob makes one of several"
+            )
         return self

@@ -61,7 +61,8 @@ class DPODataFactory(CompletionDataFactory[DPODataConfig]):
         return "prefer nothing, chosen and rejected being the same, or empty"
 
     def make_padding_sample(self, sample: Mapping[str, Any]) -> Mapping[str, Any]:
-        return {name: np.full_like(one, IGNORE_INDEX) if "labels" in name else one for name, one in sample.items()}
+        names = ("labels", "rejected_labels")
+        return {**sample, **{name: np.full_like(sample[name], IGNORE_INDEX) for name in names}}
 
     def collate(self, samples: list[Any]) -> dict[str, Any]:
         completions = [{name: sample[name] for name in ("input_ids", "labels")} for sample in samples]

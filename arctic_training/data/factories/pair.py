@@ -1,6 +1,7 @@
 """Data for embeddings: pairs of texts that belong together, and hard negatives."""
 
 import hashlib
+import re
 from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -25,6 +26,10 @@ from arctic_training.generation.special_tokens import get_pad_token_id
 if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedTokenizerBase
+
+
+_CANDIDATE = re.compile(r"candidate_\d{3,}_input_ids")
+"""The columns of samples that hold candidates, in the order of their numbers."""
 
 
 class PairDataConfig(SourcedDataConfig):
@@ -78,10 +83,10 @@ class PairDataFactory(SourcedDataFactory[PairDataConfig]):
         return self.map_rows(dataset, RowEncoder(read, partial(_encode_texts, self.tokenizer, options, prompts)))
 
     def make_padding_sample(self, sample: Sample) -> Sample:
-        return {**sample, "fills": True}
+        return {**sample, "row_weights": 0.0}
 
     def collate(self, samples: list[Sample]) -> dict[str, Any]:
-        names = sorted(name for name in samples[0] if name.endswith("_input_ids"))
+        names = sorted(name for name in samples[0] if _CANDIDATE.fullmatch(name))
         anchors = [sample["input_ids"] for sample in samples]
         candidates = [sample[name] for name in names for sample in samples]
         return {
@@ -89,7 +94,7 @@ class PairDataFactory(SourcedDataFactory[PairDataConfig]):
             "candidates": self._pad(candidates),
             "anchor_ids": torch.tensor([_hash(tokens) for tokens in anchors]),
             "candidate_ids": torch.tensor([_hash(tokens) for tokens in candidates]),
-            "row_weights": torch.tensor([float("fills" not in sample) for sample in samples]),
+            "row_weights": torch.tensor([sample.get("row_weights", 1.0) for sample in samples]),
         }
 
     def show(self, batch: Batch) -> list[PreviewRow]:

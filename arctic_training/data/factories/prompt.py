@@ -92,7 +92,7 @@ class PromptDataFactory(SourcedDataFactory[PromptDataConfig]):
         return samples.select(np.flatnonzero(fits))
 
     def make_padding_sample(self, sample: Mapping[str, Any]) -> Mapping[str, Any]:
-        return {**sample, "blank": True}
+        return {**sample, "weights": 0.0}
 
     def batch(self, samples: list[Any]) -> Batch:
         """Returns all prompts on every rank; of the ranks that share sequences the first one counts them."""
@@ -105,7 +105,7 @@ class PromptDataFactory(SourcedDataFactory[PromptDataConfig]):
         return {
             "prompts": [sample["input_ids"] for sample in samples],
             "references": [sample["completion_ids"] for sample in samples],
-            "weights": [float("blank" not in sample) for sample in samples],
+            "weights": [sample.get("weights", 1.0) for sample in samples],
         }
 
     def show(self, batch: Batch) -> list[PreviewRow]:

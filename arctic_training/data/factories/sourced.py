@@ -14,7 +14,6 @@ from arctic_training.callback.hooks import hook
 from arctic_training.component import TrainerView
 from arctic_training.config.sections.base import ComponentConfig
 from arctic_training.config.sections.data import DataSourceConfig
-from arctic_training.data.batching.collate import collate_columns
 from arctic_training.data.batching.loader import Batch
 from arctic_training.data.factories.base import DataFactory, Loaders
 from arctic_training.data.factories.config import SourcedDataConfig, evaluation_names
@@ -22,6 +21,7 @@ from arctic_training.data.factories.model_facts import context_length
 from arctic_training.data.formats import remarks
 from arctic_training.data.preparation import cache, prepare
 from arctic_training.data.preparation.code_fingerprint import code_fingerprint
+from arctic_training.data.preparation.extra_columns import collate_columns
 from arctic_training.data.preparation.load_rows import load_rows
 from arctic_training.data.preparation.map_rows import Encode, map_rows
 from arctic_training.data.preparation.samples import Sample, SampleList, Samples

@@ -9,7 +9,7 @@ import numpy as np
 
 from arctic_training.data.formats import remarks
 from arctic_training.data.formats.row_error import NothingLeft, RowError
-from arctic_training.data.preparation.extra_columns import add_columns, require_columns
+from arctic_training.data.preparation.extra_columns import add_columns, read_columns, require_columns
 from arctic_training.data.preparation.map_rows import map_rows
 from arctic_training.data.preparation.sample_factory import SampleFactory
 from arctic_training.data.preparation.samples import Indices, Sample, Samples
@@ -95,8 +95,9 @@ def encode_rows(factory: SampleFactory, source: DataSource, rows: "Dataset") -> 
     """Returns the samples of ``rows``, a `datasets.Dataset` of ``source``, as one. Raises `RowError`, `DataError`."""
     names = factory.config.extra_columns
     require_columns(rows, names)
+    columns = read_columns(rows, names) if names else None
     samples = factory.process(rows) if source.config.process else _read_tokens(factory, rows.remove_columns(names))
-    return add_columns(samples, rows, names) if names else samples
+    return samples if columns is None else add_columns(samples, columns)
 
 
 def _read_tokens(factory: SampleFactory, rows: "Dataset") -> "Dataset":
