@@ -20,7 +20,9 @@ _MOST = 0.999
 """The largest beta: at 1 nothing of the row would remain."""
 
 
-def noise_betas(schedule: NoiseSchedule, timesteps: int, *, start: float, end: float, offset: float) -> Tensor:
+def noise_betas(
+    schedule: NoiseSchedule, timesteps: int, *, start: float = 1e-4, end: float = 0.02, offset: float = 0.008
+) -> Tensor:
     """Returns beta, the variance of the noise that each timestep adds: float64 ``[timesteps]``, at most 0.999.
 
     - linear: from ``start`` to ``end`` evenly (Ho et al. 2020); quadratic: their square roots evenly (Song et al. 2021,
@@ -51,7 +53,13 @@ def noise_levels(betas: Tensor) -> Tensor:
 
 
 def draw_timesteps(
-    uniforms: Tensor, timesteps: int, sampling: TimestepSampling, *, mean: float, std: float, mode_scale: float
+    uniforms: Tensor,
+    timesteps: int,
+    sampling: TimestepSampling = "uniform",
+    *,
+    mean: float = 0.0,
+    std: float = 1.0,
+    mode_scale: float = 1.29,
 ) -> Tensor:
     """Returns timesteps, int64 ``[N]`` from 0, one of each of ``uniforms``, float64 ``[N]`` in (0, 1).
 
@@ -76,7 +84,7 @@ def add_noise(rows: Tensor, noise: Tensor, levels: Tensor) -> Tensor:
     return signal * rows + scale * noise
 
 
-def targets(prediction: Prediction, rows: Tensor, noise: Tensor, levels: Tensor) -> Tensor:
+def diffusion_targets(prediction: Prediction, rows: Tensor, noise: Tensor, levels: Tensor) -> Tensor:
     """Returns what the network has to predict: ``[N, ...]``; the arguments are those of `add_noise`.
 
     epsilon: the noise; x0: the rows; v: sqrt(a) noise - sqrt(1 - a) rows (Salimans and Ho 2022, arXiv 2202.00512,
@@ -90,7 +98,7 @@ def targets(prediction: Prediction, rows: Tensor, noise: Tensor, levels: Tensor)
     return signal * noise - scale * rows
 
 
-def denoised(prediction: Prediction, output: Tensor, noisy: Tensor, levels: Tensor) -> Tensor:
+def denoised_rows(prediction: Prediction, output: Tensor, noisy: Tensor, levels: Tensor) -> Tensor:
     """Returns the row x0 that a network's ``output`` at ``noisy`` means: both ``[N, ...]``, ``levels`` ``[N]``."""
     if prediction == "x0":
         return output
@@ -98,8 +106,8 @@ def denoised(prediction: Prediction, output: Tensor, noisy: Tensor, levels: Tens
     return (noisy - scale * output) / signal if prediction == "epsilon" else signal * noisy - scale * output
 
 
-def loss_weights(
-    weighting: Weighting, prediction: Prediction, levels: Tensor, *, gamma: float, sigma_data: float
+def diffusion_loss_weights(
+    weighting: Weighting, prediction: Prediction, levels: Tensor, *, gamma: float = 5.0, sigma_data: float = 0.5
 ) -> Tensor:
     """Returns the weight of a row's squared error of what is predicted: float64 ``[N]`` for ``levels`` ``[N]``.
 
@@ -142,13 +150,13 @@ def reverse_step(rows: Tensor, noisy: Tensor, level: float, next_level: float, e
     return mean + math.sqrt(variance) * noise
 
 
-def sample_rows(
+def sample_diffusion(
     predict: Callable[[Tensor, int], Tensor],
     noise: Callable[[int], Tensor],
     levels: Tensor,
     steps: int,
     *,
-    eta: float,
+    eta: float = 0.0,
 ) -> Tensor:
     """Returns rows ``[N, ...]`` of the distribution that ``predict`` has learned.
 

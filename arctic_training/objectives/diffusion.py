@@ -9,7 +9,16 @@ from arctic_training.checkpoint.deepspeed import DeepSpeedCheckpointEngine
 from arctic_training.checkpoint.huggingface import HFCheckpointEngine
 from arctic_training.data.batching.loader import Batch
 from arctic_training.errors.types import DataError
-from arctic_training.loss import diffusion as formulas
+from arctic_training.loss.diffusion import (
+    add_noise,
+    denoised_rows,
+    diffusion_loss_weights,
+    diffusion_targets,
+    draw_timesteps,
+    noise_betas,
+    noise_levels,
+    sample_diffusion,
+)
 from arctic_training.model.diffusers_factory import DiffusersFactory
 from arctic_training.model.time_mlp_factory import TimeMLPFactory
 from arctic_training.model.unet_factory import UNetFactory
@@ -39,14 +48,14 @@ class DiffusionTrainer(ConditionalTrainer):
     def levels(self) -> Tensor:
         """The share of a row in the variance at each timestep: float64 ``[timesteps]``."""
         config = self.config
-        betas = formulas.noise_betas(
+        betas = noise_betas(
             config.noise_schedule,
             config.timesteps,
             start=config.beta_start,
             end=config.beta_end,
             offset=config.cosine_offset,
         )
-        return formulas.noise_levels(betas).to(self.device)
+        return noise_levels(betas).to(self.device)
 
     def check_data(self) -> None:
         """Raises `DataError` for data that are no rows of numbers."""
@@ -64,7 +73,7 @@ class DiffusionTrainer(ConditionalTrainer):
     def loss(self, batch: Batch) -> Tensor:
         """Returns the micro-batch's part of the weighted mean squared error over the window: a float32 scalar."""
         config, rows, draw = self.config, batch["rows"].float(), batch["draw"]
-        timesteps = formulas.draw_timesteps(
+        timesteps = draw_timesteps(
             self.uniform(draw, stream=_TIMESTEPS),
             config.timesteps,
             config.timestep_sampling,
@@ -73,9 +82,9 @@ class DiffusionTrainer(ConditionalTrainer):
             mode_scale=config.mode_scale,
         )
         noise, levels = self.normal(draw, rows.shape[1:], stream=_NOISE), self.levels[timesteps]
-        output = self.predict(formulas.add_noise(rows, noise, levels), timesteps, self.labels(batch))
-        errors = (output - formulas.targets(config.prediction, rows, noise, levels)).square().flatten(1).mean(1)
-        weights = formulas.loss_weights(
+        output = self.predict(add_noise(rows, noise, levels), timesteps, self.labels(batch))
+        errors = (output - diffusion_targets(config.prediction, rows, noise, levels)).square().flatten(1).mean(1)
+        weights = diffusion_loss_weights(
             config.weighting, config.prediction, levels, gamma=config.min_snr_gamma, sigma_data=config.sigma_data
         )
         loss: Tensor = (errors * weights).sum().float() / batch["num_items_in_batch"]
@@ -96,10 +105,10 @@ class DiffusionTrainer(ConditionalTrainer):
         def denoised(noisy: Tensor, timestep: int) -> Tensor:
             timesteps = torch.full_like(draw, timestep)
             output = condition.guided(lambda labels: self.predict(noisy, timesteps, labels))
-            rows = formulas.denoised(config.prediction, output, noisy, self.levels[timesteps])
+            rows = denoised_rows(config.prediction, output, noisy, self.levels[timesteps])
             return rows if config.clip_sample is None else rows.clamp(-config.clip_sample, config.clip_sample)
 
-        return formulas.sample_rows(
+        return sample_diffusion(
             denoised,
             lambda number: self.normal(draw, shape, stream=_SAMPLES + number),
             self.levels,

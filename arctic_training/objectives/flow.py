@@ -23,7 +23,7 @@ from arctic_training.model.time_mlp_factory import TimeMLPFactory
 from arctic_training.model.unet_factory import UNetFactory
 from arctic_training.model.zuko_factory import ZukoFactory
 from arctic_training.objectives.conditional import NO_CONDITION, Condition, ConditionalConfig, ConditionalTrainer
-from arctic_training.objectives.ode import Solver, integrate
+from arctic_training.objectives.ode import Solver, solve_ode
 from arctic_training.trainer.role import frozen_parameters
 
 _NOISE, _TIMES, _SAMPLES, _DROPPED_LABELS = range(4)
@@ -140,7 +140,7 @@ class FlowTrainer(ConditionalTrainer):
         def derivative(points: Tensor, time: float) -> Tensor:
             return condition.guided(lambda labels: self._velocities(self.model, points, time, labels))
 
-        return integrate(derivative, noise, start=0, end=1, steps=config.ode_steps, solver=config.ode_solver)
+        return solve_ode(derivative, noise, start=0, end=1, steps=config.ode_steps, solver=config.ode_solver)
 
     def _velocities(
         self, model: Callable[..., Tensor], points: Tensor, times: Tensor | float, labels: Tensor | None
@@ -169,5 +169,5 @@ def path_log_probs(
         return torch.cat([velocity, divergence[:, None]], dim=1)
 
     start = torch.cat([points, points.new_zeros(len(points), 1)], dim=1)
-    end = integrate(derivative, start, start=1, end=0, steps=steps, solver=solver)
+    end = solve_ode(derivative, start, start=1, end=0, steps=steps, solver=solver)
     return normal_log_probs(end[:, :-1]) + end[:, -1]

@@ -8,14 +8,14 @@ from torch import Tensor
 Solver = Literal["euler", "heun", "rk4"]
 
 
-def integrate(
+def solve_ode(
     derivative: Callable[[Tensor, float], Tensor],
     state: Tensor,
     *,
     start: float,
     end: float,
     steps: int,
-    solver: Solver,
+    solver: Solver = "heun",
 ) -> Tensor:
     """Returns the state at the time ``end`` of what is ``state``, ``[...]``, at the time ``start``, earlier or later.
 

@@ -15,15 +15,15 @@ from arctic_training.loss.diffusion import (
     TimestepSampling,
     Weighting,
     add_noise,
-    denoised,
+    denoised_rows,
+    diffusion_loss_weights,
+    diffusion_targets,
     draw_timesteps,
-    loss_weights,
     noise_betas,
     noise_levels,
     reverse_step,
-    sample_rows,
+    sample_diffusion,
     sampling_timesteps,
-    targets,
 )
 
 diffusers = pytest.importorskip("diffusers")
@@ -83,9 +83,9 @@ def test_noisy_rows_and_targets_are_those_of_diffusers(shape: tuple[int, ...]) -
     noisy = add_noise(rows, noise, levels)
     torch.testing.assert_close(noisy, other.add_noise(rows, noise, timesteps).float(), rtol=1e-4, atol=1e-5)
     velocity = other.get_velocity(rows, noise, timesteps).float()
-    torch.testing.assert_close(targets("v", rows, noise, levels), velocity, rtol=1e-4, atol=1e-5)
-    assert torch.equal(targets("epsilon", rows, noise, levels), noise)
-    assert torch.equal(targets("x0", rows, noise, levels), rows)
+    torch.testing.assert_close(diffusion_targets("v", rows, noise, levels), velocity, rtol=1e-4, atol=1e-5)
+    assert torch.equal(diffusion_targets("epsilon", rows, noise, levels), noise)
+    assert torch.equal(diffusion_targets("x0", rows, noise, levels), rows)
 
 
 @pytest.mark.parametrize("prediction", PREDICTIONS)
@@ -93,7 +93,9 @@ def test_a_right_prediction_gives_the_row_back(prediction: Prediction) -> None:
     rows, noise = torch.randn(6, 3).double(), torch.randn(6, 3).double()
     levels = noise_levels(betas())[torch.tensor([0, 1, 250, 500, 998, 999])]
     noisy = add_noise(rows, noise, levels)
-    torch.testing.assert_close(denoised(prediction, targets(prediction, rows, noise, levels), noisy, levels), rows)
+    torch.testing.assert_close(
+        denoised_rows(prediction, diffusion_targets(prediction, rows, noise, levels), noisy, levels), rows
+    )
 
 
 def fractions(uniforms: torch.Tensor, sampling: TimestepSampling, **more: float) -> torch.Tensor:
@@ -142,7 +144,7 @@ def test_weights_worked_out() -> None:
         ("edm", "x0"): [(1 + 0.25) / 0.25, (1 / 9 + 0.25) / (1 / 9 * 0.25)],
     }
     for (weighting, prediction), values in expected.items():
-        weights = loss_weights(weighting, prediction, levels, gamma=5, sigma_data=0.5)  # type: ignore[arg-type]
+        weights = diffusion_loss_weights(weighting, prediction, levels, gamma=5, sigma_data=0.5)  # type: ignore[arg-type]
         assert weights.tolist() == pytest.approx(values), (weighting, prediction)
 
 
@@ -160,8 +162,8 @@ def test_a_weighted_loss_does_not_depend_on_what_is_predicted(weighting: Any) ->
         "v": signal * estimated_noise - scale * estimate,
     }
     losses = [
-        (output - targets(prediction, rows, noise, levels)).square().mean(1)
-        * loss_weights(weighting, prediction, levels, gamma=5, sigma_data=0.5)
+        (output - diffusion_targets(prediction, rows, noise, levels)).square().mean(1)
+        * diffusion_loss_weights(weighting, prediction, levels, gamma=5, sigma_data=0.5)
         for prediction, output in outputs.items()
     ]
     torch.testing.assert_close(losses[1], losses[0])
@@ -174,15 +176,15 @@ def test_gradients_are_those_of_finite_differences(prediction: Prediction, weigh
     """Of a network's weights, and of the rows, which an encoder may have made."""
     torch.manual_seed(0)
     levels = noise_levels(betas())[torch.tensor([20, 250, 500, 900])]
-    weights = loss_weights(weighting, prediction, levels, gamma=5, sigma_data=0.5)
+    weights = diffusion_loss_weights(weighting, prediction, levels, gamma=5, sigma_data=0.5)
 
     def losses(matrix: torch.Tensor, rows: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
         output = (add_noise(rows, noise, levels) @ matrix).tanh()
-        return (output - targets(prediction, rows, noise, levels)).square().mean(1) * weights
+        return (output - diffusion_targets(prediction, rows, noise, levels)).square().mean(1) * weights
 
     def estimate(matrix: torch.Tensor, rows: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
         noisy = add_noise(rows, noise, levels)
-        return denoised(prediction, (noisy @ matrix).tanh(), noisy, levels)
+        return denoised_rows(prediction, (noisy @ matrix).tanh(), noisy, levels)
 
     inputs = [torch.randn(*shape).double().requires_grad_() for shape in ((3, 3), (4, 3), (4, 3))]
     assert torch.autograd.gradcheck(losses, inputs)
@@ -221,10 +223,10 @@ def test_ddim_is_that_of_diffusers(prediction: Prediction, eta: float, clip: flo
 
     def predict(noisy: torch.Tensor, timestep: int) -> torch.Tensor:
         one = levels[timestep].expand(len(noisy))
-        estimate = denoised(prediction, network(noisy, timestep), noisy, one)
+        estimate = denoised_rows(prediction, network(noisy, timestep), noisy, one)
         return estimate if clip is None else estimate.clamp(-clip, clip)
 
-    sampled = sample_rows(predict, noises.__getitem__, levels, 20, eta=eta)
+    sampled = sample_diffusion(predict, noises.__getitem__, levels, 20, eta=eta)
     torch.testing.assert_close(sampled, rows.float(), rtol=1e-3, atol=1e-4)
 
 
@@ -243,9 +245,9 @@ def test_ddpm_is_that_of_diffusers(prediction: Prediction) -> None:
     levels = noise_levels(values)
 
     def predict(noisy: torch.Tensor, timestep: int) -> torch.Tensor:
-        return denoised(prediction, network(noisy, timestep), noisy, levels[timestep].expand(len(noisy)))
+        return denoised_rows(prediction, network(noisy, timestep), noisy, levels[timestep].expand(len(noisy)))
 
-    sampled = sample_rows(predict, noises.__getitem__, levels, 50, eta=1.0)
+    sampled = sample_diffusion(predict, noises.__getitem__, levels, 50, eta=1.0)
     torch.testing.assert_close(sampled, rows, rtol=1e-4, atol=1e-5)
 
 
@@ -270,7 +272,7 @@ def test_ddim_of_a_gaussian_reproduces_its_mean_and_variance(schedule: NoiseSche
     length of the steps, which next to the data are long in the schedule sqrt."""
     levels = noise_levels(betas(schedule))
     noise = torch.tensor([[-1.0], [1.0]], dtype=torch.float64)
-    rows = sample_rows(best_prediction(levels), lambda number: noise, levels, 1000, eta=0.0)
+    rows = sample_diffusion(best_prediction(levels), lambda number: noise, levels, 1000, eta=0.0)
     level = levels[-1].item()
     scale = STD / math.sqrt(level * STD**2 + 1 - level)
     assert rows.mean().item() == pytest.approx(MEAN - scale * math.sqrt(level) * MEAN, abs=1e-3)
@@ -283,7 +285,7 @@ def test_ddpm_of_a_gaussian_reproduces_its_mean_and_variance() -> None:
     def noise(number: int) -> torch.Tensor:
         return torch.randn(40_000, 1, generator=torch.Generator().manual_seed(number), dtype=torch.float64)
 
-    rows = sample_rows(best_prediction(levels), noise, levels, 250, eta=1.0)
+    rows = sample_diffusion(best_prediction(levels), noise, levels, 250, eta=1.0)
     assert rows.mean().item() == pytest.approx(MEAN, abs=0.01)
     assert rows.std().item() == pytest.approx(STD, rel=0.03)
 

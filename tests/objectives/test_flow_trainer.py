@@ -14,7 +14,7 @@ from arctic_training import get_config, normal
 from arctic_training.errors.types import DataError, InputError, MissingDependencyError, ModelError, RecipeError
 from arctic_training.model import zuko_factory
 from arctic_training.objectives.flow import FlowTrainer, path_log_probs
-from arctic_training.objectives.ode import integrate
+from arctic_training.objectives.ode import solve_ode
 from arctic_training.testing import check_cut, check_resume
 from tests import processes
 from tests.objectives.tiny_runs import gradients
@@ -112,7 +112,7 @@ def test_the_path_to_a_gaussian_has_its_density_and_its_samples() -> None:
     expected = stats.norm(mean, deviation).logpdf((mean + deviation * points).numpy()).sum(1)
     np.testing.assert_allclose(log_probs.numpy(), expected, atol=1e-5)
     field = lambda rows, time: velocity(rows, torch.full([len(rows)], time, dtype=torch.float64))  # noqa: E731
-    ends = integrate(field, points, start=0, end=1, steps=60, solver="rk4")
+    ends = solve_ode(field, points, start=0, end=1, steps=60, solver="rk4")
     torch.testing.assert_close(ends, mean + deviation * points, rtol=0, atol=1e-5)
 
 

@@ -6,7 +6,7 @@ import torch
 from scipy.integrate import solve_ivp
 from torch import Tensor
 
-from arctic_training.objectives.ode import Solver, integrate
+from arctic_training.objectives.ode import Solver, solve_ode
 
 START = torch.tensor([[1.0, 0.0], [0.3, -2.0]], dtype=torch.float64)
 
@@ -29,7 +29,7 @@ def exact(start: float, end: float) -> Tensor:
 @pytest.mark.parametrize(("solver", "order"), [("euler", 1), ("heun", 2), ("rk4", 4)])
 def test_the_error_falls_with_the_order(solver: Solver, order: int, start: float, end: float) -> None:
     errors = [
-        float((integrate(pendulum, START, start=start, end=end, steps=steps, solver=solver) - exact(start, end)).norm())
+        float((solve_ode(pendulum, START, start=start, end=end, steps=steps, solver=solver) - exact(start, end)).norm())
         for steps in (40, 80)
     ]
     assert errors[0] / errors[1] == pytest.approx(2**order, rel=0.15)
@@ -43,5 +43,5 @@ def test_the_last_time_is_the_end() -> None:
         times.append(time)
         return state
 
-    integrate(derivative, torch.ones(1), start=1, end=0, steps=7, solver="rk4")
+    solve_ode(derivative, torch.ones(1), start=1, end=0, steps=7, solver="rk4")
     assert len(times) == 28 and times[0] == 1 and times[-1] == 0

@@ -1,4 +1,4 @@
-"""Twelve objectives written as a user would, with the package's public names alone: they train and resume exactly."""
+"""Thirteen objectives written as a user would, with the package's public names alone: they train and resume exactly."""
 
 import ast
 import io
@@ -19,6 +19,7 @@ from tests.processes import ROOT
 FILES = Path(__file__).parent / "objectives"
 FLOW = {"type": "mlp", "sizes": [3, 8, 2]}
 VAE = {"type": "outside_vae", "sizes": [2, 8, 2], "dtype": "fp32"}
+TIME_MLP = {"type": "time_mlp", "sizes": [2, 8, 2], "time_size": 4}
 ENERGY = {"type": "mlp", "sizes": [2, 8, 1], "activation": "silu"}
 
 
@@ -68,6 +69,7 @@ RECIPES = {
     "classifier": cases.tensor_classifier,
     "early_stopping": stopping,
     "energy": lambda folder: points(folder, ENERGY),
+    "diffusion": lambda folder: points(folder, TIME_MLP),
     "weighted": weighted,
 }
 
