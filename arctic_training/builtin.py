@@ -15,7 +15,7 @@ _MODULES = {
     "data_source": {
         "data.sources.huggingface": "HuggingFaceH4/ultrafeedback_binarized ProjectGutenbergSFT huggingface_causal",
         "data.sources.text": "csv",
-        "data.sources.{}": "generator huggingface passed text",
+        "data.sources.{}": "generator huggingface images passed text",
         "data.sources.instruct": "huggingface_instruct",
         "data.sources.files": "json jsonl parquet",
         "data.sources.passed": "passed_tensors",

@@ -20,6 +20,7 @@ from arctic_training.data.factories.config import SourcedDataConfig
 from arctic_training.data.factories.sourced import SourcedDataFactory
 from arctic_training.data.factories.tensor import TensorDataConfig
 from arctic_training.data.preparation.first_rows import check_first_rows
+from arctic_training.data.sources.huggingface import HFDataSourceConfig
 from arctic_training.errors.types import InputError
 from arctic_training.logging import logger
 from arctic_training.model.factory import ModelFactory
@@ -90,10 +91,11 @@ def check_small_data(trainer: Trainer) -> None:
     """Prepares the data as the run would, with the cache in a folder that is removed. Raises `InputError`."""
     data: DataConfig = trainer.config.data
     with tempfile.TemporaryDirectory(prefix="arctic_training_") as folder, ExitStack() as stack:
-        if isinstance(data, SourcedDataConfig):
+        sections = [*getattr(data, "sources", ()), *getattr(data, "eval_sources", ())]
+        if isinstance(data, SourcedDataConfig) or any(isinstance(one, HFDataSourceConfig) for one in sections):
             stack.enter_context(cache_of_datasets(Path(folder)))
-            if not data.fail_on_missing_cache:
-                data = data.model_copy(update={"cache_dir": Path(folder)})
+        if isinstance(data, SourcedDataConfig) and not data.fail_on_missing_cache:
+            data = data.model_copy(update={"cache_dir": Path(folder)})
         trainer.config = trainer.config.model_copy(update={"data": data})
         build_dataloaders(trainer)
         for loader in filter(None, [trainer.train_loader, *trainer.eval_loaders.values()]):

@@ -15,6 +15,7 @@ from arctic_training.data.batching.loader import Loader, OrderedLoader
 from arctic_training.data.batching.sampler import GlobalOrder
 from arctic_training.data.factories.base import DataFactory
 from arctic_training.data.factories.config import Source, evaluation_names
+from arctic_training.data.sources.base import DataSource
 from arctic_training.data.sources.passed import PassedTensorSource
 from arctic_training.data.sources.tensor import SUFFIXES, TensorFileSource
 from arctic_training.errors.types import DataError
@@ -68,6 +69,8 @@ class TensorDataFactory(DataFactory[TensorDataConfig]):
 
     name = "tensor"
     passed_source = PassedTensorSource.name
+    label_names: list[str] | None = None
+    """The names of the labels 0, 1, ... of the sources, where they have names."""
 
     def load(self, split: str) -> Table | None:
         if split != "train":
@@ -76,6 +79,8 @@ class TensorDataFactory(DataFactory[TensorDataConfig]):
         if any(table.keys() != tables[0].keys() for table in tables):
             columns = "; ".join(", ".join(table) for table in tables)
             raise DataError(f"data.sources: all must have the same columns; they have: {columns}")
+        if len(tables) == 1:
+            return tables[0]
         try:
             return {name: torch.cat([table[name] for table in tables]) for name in tables[0]}
         except RuntimeError as error:
@@ -89,8 +94,9 @@ class TensorDataFactory(DataFactory[TensorDataConfig]):
         }
 
     def _read(self, section: DataSourceConfig, split: str) -> Table:
-        source: Any = lookup("data_source", section.type)
-        rows = source(self, section)(split)
+        source: Any = lookup("data_source", section.type)(self, section)  # type: ignore[call-arg]
+        rows = source(split)
+        self._compare_names(source, getattr(source, "label_names", None))
         table = dict(rows) if isinstance(rows, Mapping) else {"rows": rows}
         if not table or not all(isinstance(column, Tensor) for column in table.values()):
             raise DataError(f"data source {section.type!r}: expected a tensor, or a mapping of tensors")
@@ -98,6 +104,15 @@ class TensorDataFactory(DataFactory[TensorDataConfig]):
         if len(set(lengths.values())) > 1:
             raise DataError(f"data source {section.type!r}: all columns must have as many rows; they have {lengths}")
         return table
+
+    def _compare_names(self, source: DataSource, names: list[str] | None) -> None:
+        """Raises `DataError` where the labels of ``source`` have other names than those of the sources before."""
+        if None not in (names, self.label_names) and names != self.label_names:
+            own, before = (", ".join(some or ()) for some in (names, self.label_names))
+            raise DataError(
+                f"{source}: its classes are {own}, and those before {before}; give all of them classes: [...]"
+            )
+        self.label_names = self.label_names or names
 
     @hook("create_loader")
     def create_loader(self, samples: Table, *, train: bool) -> Loader:

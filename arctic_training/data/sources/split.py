@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 _SPLIT = re.compile(r"([\w.\-]*)(?:\[(-?\d+%?)?:(-?\d+%?)?\])?")
-_EVALUATION = ("eval", "validation", "valid", "val", "dev", "test")
+EVALUATION = ("eval", "validation", "valid", "val", "dev", "test")
 """Names of the split to evaluate on, the likeliest first."""
 
 
@@ -56,7 +56,7 @@ def find_split(splits: list[str], name: str) -> str | None:
     """Returns the split that ``name`` means among ``splits``; None when there is none."""
     if name in splits:
         return name
-    return next((other for other in _EVALUATION if other in splits), None) if name == "eval" else None
+    return next((other for other in EVALUATION if other in splits), None) if name == "eval" else None
 
 
 def _row(bound: str | None, size: int, default: int) -> int:
