@@ -17,10 +17,11 @@ from arctic_training.config.sections.types import HumanInt
 from arctic_training.data.sources.huggingface import HFDataSource, HFDataSourceConfig
 from arctic_training.data.sources.picture_folder import find_pictures
 from arctic_training.display.activity import activity
+from arctic_training.display.libraries import without_progress_bars
 from arctic_training.distributed import collectives
 from arctic_training.distributed.heartbeat import record_heartbeat
 from arctic_training.errors.types import DataError
-from arctic_training.logging import logger, without_progress_bars
+from arctic_training.logging import logger
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -95,7 +96,7 @@ class ImageSource(HFDataSource):
         """Returns the columns ``rows`` and, where pictures have classes, ``labels``. Raises `DataError`."""
         from datasets import Image
 
-        with collectives.main_process_first(), without_progress_bars("datasets", keep_in_terminal=True):
+        with collectives.main_process_first(), without_progress_bars(keep_in_terminal=True):
             rows: Dataset = super().load(config, split)
         column = self._image_column(rows)
         pictures = rows.select_columns([column]).cast_column(column, Image(decode=False))
