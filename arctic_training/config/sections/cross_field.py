@@ -47,7 +47,7 @@ class CrossFieldValidation(BaseConfig):
         problem = ""
         if trainer is not None and not stated(trainer, "tensor_parallel", "loss"):
             problem = f"{trainer.__name__} does not state that its loss is right where processes divide a model "
-            problem += "(`tensor_parallel = True`); remove it"
+            problem += "(`tensor_parallel = True`); remove it, or shard the weights by ZeRO stage 3"
         elif (info.data.get("sequence_parallel_size") or 1) > 1:
             problem = (
                 "sequence_parallel_size is above 1: processes divide the model or the sequences; remove one of them"
