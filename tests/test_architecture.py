@@ -111,9 +111,6 @@ ANY = {
 }
 
 
-LONG_OBJECTIVES = {"EmbeddingTrainer": 113}
-"""Trainers of more than 80 lines of code; this one caches gradients, ranks texts of all ranks, and exports."""
-
 SLOW = {
     "deepspeed",
     "transformers",
@@ -295,7 +292,7 @@ def test_files_are_short_and_few_stand_at_the_top() -> None:
 
 
 def test_an_objective_is_short() -> None:
-    """Lines of code of a trainer class, without docstrings, comments and blank lines; the exceptions only fall."""
+    """Lines of code of a trainer class, without docstrings, comments and blank lines."""
     long: dict[str, int] = {}
     for path in tracked("arctic_training/objectives/*.py"):
         code = code_lines(path)
@@ -304,7 +301,7 @@ def test_an_objective_is_short() -> None:
                 count = len(code.intersection(range(node.lineno, (node.end_lineno or 0) + 1)))
                 if count > 80:
                     long[node.name] = count
-    assert long == LONG_OBJECTIVES
+    assert not long, f"more than 80 lines of code: {long}"
 
 
 def states_name(node: ast.ClassDef) -> bool:

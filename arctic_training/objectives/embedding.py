@@ -1,61 +1,32 @@
 """Contrastive training of embeddings: a text is to be nearer to the text that belongs to it than to all others."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
-from pydantic import Field, model_validator
-from torch import Tensor, nn
-from torch.nn import functional as F
+from pydantic import Field
+from torch import Tensor
 
-from arctic_training.config.sections.trainer import TrainerConfig
 from arctic_training.config.sections.types import HumanFloat
 from arctic_training.data.batching.loader import Batch
-from arctic_training.data.factories.base import DataFactory
-from arctic_training.data.factories.model_facts import context_length
-from arctic_training.data.factories.pair import PairDataFactory
 from arctic_training.distributed import collectives, process_group
 from arctic_training.distributed.collectives import all_gather_with_grad
-from arctic_training.errors.types import RecipeError
 from arctic_training.evaluation.retrieval import retrieval_metrics
 from arctic_training.loss.contrastive import info_nce_losses, positive_pairs
-from arctic_training.model.causal_lm import causal_model
-from arctic_training.objectives.embedding_export import Pooling, sentence_transformers_files
-from arctic_training.objectives.language_model import LanguageModelTrainer
+from arctic_training.objectives.text_encoder import TextEncoderConfig, TextEncoderTrainer
 from arctic_training.state import Rng
-from arctic_training.trainer.role import Role
 
 _CHUNK = 2**24
 """Pairs of an anchor and a candidate that are compared at a time in an evaluation."""
 
 
-class EmbeddingConfig(TrainerConfig):
+class EmbeddingConfig(TextEncoderConfig):
     """Keys of the trainer `embedding`."""
 
-    pooling: Pooling = "mean"
-    """What becomes the embedding of a text: the mean of the hidden states of its tokens, that of the first token, or
-    that of the last."""
-    normalize: bool = True
-    """Compare by cosine; else by dot product."""
     temperature: HumanFloat = Field(default=0.05, gt=0)
     """Divides the similarities; 0.05 is a ``scale`` of 20."""
     symmetric: bool = False
     """Also find the anchor of a positive among all anchors; the loss is the mean of both directions."""
-    matryoshka_dims: list[int] = []
-    """Lengths to which embeddings are truncated, the full one included; the loss is the weighted sum over them."""
-    matryoshka_weights: list[HumanFloat] = []
-    """A weight for each of ``matryoshka_dims``; by default 1."""
-    disable_dropout: bool = False
-    """Train without dropout, that of an adapter included."""
-
-    @model_validator(mode="after")
-    def _check_matryoshka(self) -> "EmbeddingConfig":
-        dims, weights = self.matryoshka_dims, self.matryoshka_weights
-        if dims != sorted({*dims}, reverse=True) or any(dim < 1 for dim in dims):
-            raise ValueError(f"matryoshka_dims: {dims}; expected lengths from the largest to the smallest")
-        if weights and len(weights) != len(dims):
-            raise ValueError(f"matryoshka_weights: {len(weights)} weights for {len(dims)} matryoshka_dims")
-        return self
 
 
 class Embeddings(NamedTuple):
@@ -67,7 +38,7 @@ class Embeddings(NamedTuple):
     """``[rows * (1 + negatives), width]``, float32: the positives first."""
 
 
-class EmbeddingTrainer(LanguageModelTrainer):
+class EmbeddingTrainer(TextEncoderTrainer):
     """Trains an encoder of texts on pairs, with the other rows of the window as negatives (InfoNCE).
 
     The negatives of an anchor are all other candidates of the window, of all micro-batches and ranks, so the loss does
@@ -80,39 +51,7 @@ class EmbeddingTrainer(LanguageModelTrainer):
     config: EmbeddingConfig
     shares_sequences = False
     eval_metrics = ("accuracy", "mrr", "ndcg@10")
-    data_factory_type: ClassVar[type[DataFactory[Any]]] = PairDataFactory
-    roles: ClassVar[tuple[Role, ...]] = (Role("model", tasks=("encoder",)),)
     _cache: list[tuple[Mapping[str, Any], Tensor, tuple[Tensor, ...]]]
-
-    def check_models(self, models: Mapping[str, nn.Module | None]) -> None:
-        """Raises `InputError` for what its base refuses, and for ``matryoshka_dims`` beyond the width of the model."""
-        super().check_models(models)
-        if (model := models["model"]) is not None:
-            self._check_dims(_width(model))
-
-    def check(self) -> None:
-        """Raises `InputError` for what its base refuses, and for ``matryoshka_dims`` beyond the width of the model."""
-        super().check()
-        self._check_dims(self._width())
-
-    def _check_dims(self, width: int) -> None:
-        if (dims := self.config.matryoshka_dims) and dims[0] > width:
-            raise RecipeError(f"matryoshka_dims: {dims[0]}, and the embeddings of the model have {width} numbers")
-
-    def export_files(self) -> dict[str, str]:
-        """Returns the files by which sentence-transformers loads the model."""
-        config: Any = self.config
-        return sentence_transformers_files(
-            width=self._width(),
-            max_length=config.data.max_length or context_length(self),
-            pooling=config.pooling,
-            normalize=config.normalize,
-            anchor_prompt=config.data.anchor_prompt,
-            candidate_prompt=config.data.candidate_prompt,
-        )
-
-    def _width(self) -> int:
-        return _width(causal_model(self.model))
 
     def loss(self, batch: Batch) -> Tensor:
         """Returns the micro-batch's part of the mean over the pairs of the window: a float32 scalar in nats."""
@@ -154,19 +93,6 @@ class EmbeddingTrainer(LanguageModelTrainer):
         """Returns the embeddings of a batch's texts."""
         return Embeddings(self.embed_texts(batch["anchor"]), self.embed_texts(batch["candidates"]))
 
-    def embed_texts(self, texts: Mapping[str, Tensor]) -> Tensor:
-        """Returns one embedding of each text, float32 ``[texts, width]``, not normalized.
-
-        ``texts`` has ``input_ids`` and ``attention_mask``, int64 ``[texts, T]``, padded on the right.
-        """
-        mask = texts["attention_mask"]
-        hidden: Tensor = self.model(**texts, use_cache=False).last_hidden_state.float()
-        if self.config.pooling == "mean":
-            means: Tensor = (hidden * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
-            return means
-        place = mask.sum(1) - 1 if self.config.pooling == "last_token" else torch.zeros_like(mask[:, 0])
-        return hidden[torch.arange(len(hidden), device=hidden.device), place]
-
     def losses(self, batches: Sequence[Batch], embeddings: Embeddings) -> Tensor:
         """Returns the loss of every row of the batches, float32 ``[rows]`` in nats, against those of all ranks.
 
@@ -194,12 +120,6 @@ class EmbeddingTrainer(LanguageModelTrainer):
             losses = info_nce_losses(similarities / config.temperature, targets, excluded)
             total = total + (config.matryoshka_weights[n] if config.matryoshka_weights else 1) * losses
         return total
-
-    def similarities(self, queries: Tensor, candidates: Tensor) -> Tensor:
-        """Returns the cosines of embeddings ``[queries, width]`` and ``[candidates, width]``, or their dot products."""
-        if self.config.normalize:
-            queries, candidates = F.normalize(queries, dim=1), F.normalize(candidates, dim=1)
-        return queries @ candidates.T
 
     def finalize_eval_metrics(self, means: dict[str, float]) -> dict[str, float]:
         """Returns the mean loss and the measures of retrieval of all anchors among all texts of the evaluation set."""
@@ -255,9 +175,3 @@ def _gather(batches: Sequence[Batch], embeddings: Embeddings) -> _Pool:
     places = torch.arange(len(candidates), device=candidates.device).view(-1, each, rows)
     fills = (weights == 0).view(-1, 1, rows).expand(-1, each, -1)
     return _Pool(anchors, candidates, anchor_ids, candidate_ids, places[:, 0].flatten(), fills.flatten())
-
-
-def _width(model: nn.Module) -> int:
-    """Returns the width of the hidden states of a model of transformers."""
-    config: Any = model.config
-    return int(config.get_text_config().hidden_size)
