@@ -173,18 +173,32 @@ function fillColumns() {
   setting("right").value = labels.length - 1;
 }
 
+// The rows of a step by number and prompt: of rollouts, which are not numbered, by the how-manieth of its prompt it is.
+function keyed(rows) {
+  const seen = new Map();
+  return new Map(rows.map((row, n) => {
+    const prompt = first(row, PROMPTS), count = (seen.get(prompt) ?? 0) + 1;
+    seen.set(prompt, count);
+    const number = row.sample ?? (prompt === undefined ? n + 1 : count);
+    return [JSON.stringify([number, prompt ?? null]), { row, title: row.sample ?? n + 1 }];
+  }));
+}
+
+// Samples of the same prompt at both steps, side by side; one whose prompt is not at the other step stands alone.
 function pairs() {
   const [left, right] = ["left", "right"].map((id) => columns()[Number(setting(id).value)] || { rows: [] });
-  const keyed = (side) => new Map(side.rows.map((row, n) => [row.sample === undefined ? n + 1 : row.sample, row]));
-  const [lefts, rights] = [keyed(left), keyed(right)];
-  return [...new Set([...lefts.keys(), ...rights.keys()])].map((key) => ({ key, left: lefts.get(key), right: rights.get(key) }));
+  const [lefts, rights] = [keyed(left.rows), keyed(right.rows)];
+  return [...new Set([...lefts.keys(), ...rights.keys()])].map((key) => {
+    const [before, after] = [lefts.get(key), rights.get(key)];
+    return { title: (before ?? after).title, left: before?.row, right: after?.row };
+  });
 }
 
 function matches(pair) {
   const filter = setting("filter").value, search = setting("search").value.toLowerCase();
   const [before, after] = [score(pair.left), score(pair.right)];
   const comparable = before !== null && after !== null;
-  if (filter === "changed" && output(pair.left) === output(pair.right)) return false;
+  if (filter === "changed" && !(pair.left && pair.right && output(pair.left) !== output(pair.right))) return false;
   if (filter === "rose" && !(comparable && after > before)) return false;
   if (filter === "fell" && !(comparable && after < before)) return false;
   return !search || [pair.left, pair.right].some((row) => Object.values(row || {}).some((value) => String(value).toLowerCase().includes(search)));
@@ -233,8 +247,8 @@ function drawSamples() {
     + (cut ? `; the page has the first ${cut.rows.length} of ${cut.count}` : "")
     + (unread ? `; lines that cannot be read: ${unread}` : "");
   setting("rows").replaceChildren(...rows.slice(0, shown).map((pair) => {
-    const same = pair.left && pair.right && first(pair.left, PROMPTS) === first(pair.right, PROMPTS);
-    const card = element("div", { className: "sample" }, element("div", { className: "key", textContent: `sample ${pair.key}` }));
+    const same = pair.left && pair.right;
+    const card = element("div", { className: "sample" }, element("div", { className: "key", textContent: `sample ${pair.title}` }));
     if (same) {
       card.append(...block("prompt", first(pair.left, PROMPTS) ?? ""));
       if (pair.left.reference !== undefined) card.append(...block("reference", String(pair.left.reference)));

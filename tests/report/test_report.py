@@ -271,3 +271,19 @@ def test_a_browser_sorts_completions_by_their_reward(tmp_path: Path, order: str,
     drawn, _ = opened(tmp_path / "page.html", tmp_path, choose)
     sides = [re.findall(r">reward ([\d.]+)<", card) for card in drawn.split('<div class="sample">')[1:]]
     assert sides == [[one, one] for one in expected]  # the only step is on both sides
+
+
+@pytest.mark.skipif(BROWSER is None, reason="no browser is installed")
+def test_a_browser_compares_completions_of_the_same_prompt_only(tmp_path: Path) -> None:
+    folder = save_run(tmp_path / "run")
+    shutil.rmtree(folder / "generations")
+    (folder / "samples" / "sample_rollouts").mkdir(parents=True)
+    for step, rollouts in ((5, [("p", 0.25), ("p", 0.5), ("q", 0.5)]), (10, [("r", 0.75), ("p", 1), ("p", 0)])):
+        lines = "".join(json.dumps({"prompt": p, "completion": "c", "reward": reward}) + "\n" for p, reward in rollouts)
+        (folder / "samples" / "sample_rollouts" / f"step_{step}.jsonl").write_text(lines)
+    write_report([folder], tmp_path / "page.html")
+    drawn, _ = opened(tmp_path / "page.html", tmp_path)
+    cards = [
+        re.findall(r'class="score([^"]*)">reward ([\d.]+)<', one) for one in drawn.split('<div class="sample">')[1:]
+    ]
+    assert cards == [[("", "0.25"), (" rose", "1")], [("", "0.5"), (" fell", "0")], [("", "0.5")], [("", "0.75")]]
