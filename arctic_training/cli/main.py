@@ -69,7 +69,7 @@ def _run(args: Arguments) -> int:
         from arctic_training.cli.validate import validate
 
         with activity("checking the run"), without_warnings():
-            validate(config, args.num_gpus)
+            validate(config, args)
         print(f"{args.recipe}: no problems found")
         return 0
 

@@ -2,21 +2,19 @@
 
 from arctic_training.config.get_config import place_errors
 from arctic_training.config.sections.trainer import TrainerConfig
-from arctic_training.distributed import environment
-from arctic_training.errors.types import InputError
+from arctic_training.launch.arguments import Arguments
 
 
-def validate(config: TrainerConfig, processes: int | None = None) -> None:
-    """Raises `InputError`, with its place in the recipe, for what the local files of ``config`` show.
+def validate(config: TrainerConfig, args: Arguments) -> None:
+    """Raises `InputError`, with its place in the recipe, for what the local files of ``config`` and ``args`` show.
 
-    ``processes`` is how many the run will have, where that is known.
+    How many processes the run has is known where ``args`` say it.
     """
-    from arctic_training.launch.launcher import require_groups
+    from arctic_training.launch.launcher import check_launch, require_groups
     from arctic_training.trainer.validation import check_run
 
-    if problem := environment.rank_problem():
-        raise InputError(problem)
-    if processes:
-        require_groups(config, processes)
+    check_launch(args)
+    if args.num_gpus and args.num_nodes == 1:
+        require_groups(config, args.num_gpus)
     with place_errors(config):
         check_run(config)

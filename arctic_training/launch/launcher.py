@@ -39,17 +39,10 @@ def launch(args: Arguments, config: TrainerConfig) -> int:
 
     Raises `InputError` when they cannot be started.
     """
-    from arctic_training.distributed import process_group
-
-    if problem := environment.rank_problem():
-        raise InputError(problem)
-    starts_others = args.num_gpus or args.launcher_args or args.num_nodes > 1
-    is_rank = max(environment.world_size(), process_group.world_size()) > 1
-    if starts_others and is_rank:
-        raise InputError("--num_gpus: this process is one rank of a run already; its launcher sets their number")
+    check_launch(args)
     # the only process of another launcher starts no others unasked, however many GPUs there are
-    is_launched = is_rank or environment.has_rank()
-    if args.command == "process-data" or (is_launched and not starts_others):
+    is_launched = _is_rank() or environment.has_rank()
+    if args.command == "process-data" or (is_launched and not _starts_others(args)):
         return _run_here(args, config)
     if args.launcher_args or args.num_nodes > 1:
         return _launch_with_deepspeed(args)
@@ -58,6 +51,25 @@ def launch(args: Arguments, config: TrainerConfig) -> int:
         return _run_here(args, config)
     require_groups(config, count)
     return _launch_local_workers(args, count)
+
+
+def check_launch(args: Arguments) -> None:
+    """Raises `InputError` for processes that cannot be started, as far as environment, ``args`` and files show it."""
+    if problem := environment.rank_problem():
+        raise InputError(problem)
+    if _starts_others(args) and _is_rank():
+        raise InputError("--num_gpus: this process is one rank of a run already; its launcher sets their number")
+    _check_host_files(args.launcher_args)
+
+
+def _starts_others(args: Arguments) -> bool:
+    return bool(args.num_gpus or args.launcher_args or args.num_nodes > 1)
+
+
+def _is_rank() -> bool:
+    from arctic_training.distributed import process_group
+
+    return max(environment.world_size(), process_group.world_size()) > 1
 
 
 def _run_here(args: Arguments, config: TrainerConfig) -> int:
@@ -75,13 +87,15 @@ def _num_processes(num_gpus: int | None) -> int:
 
 def require_groups(config: TrainerConfig, count: int) -> None:
     """Raises, before any process is started, the `InputError` that ``count`` of them would raise, which cannot form the
-    groups that share sequences or a model."""
+    groups that share sequences or a model, or do not make the batch size that the recipe states."""
     from arctic_training.config.get_config import place_errors
     from arctic_training.distributed.sequence_parallel import check_world_size
+    from arctic_training.engine.config import deepspeed_config
 
     with place_errors(config):
         check_world_size(config.sequence_parallel_size, count)
         config.mesh.check_processes(count, sequence_parallel_size=config.sequence_parallel_size)
+        deepspeed_config(config, world=count)
 
 
 def _worker_environment(rank: int, count: int, port: int) -> dict[str, str]:
@@ -237,7 +251,6 @@ def _check_host_files(launcher_args: list[str]) -> None:
 
 def _launch_with_deepspeed(args: Arguments) -> int:
     """Runs DeepSpeed's launcher, and relays signals to all its processes, which it does not do itself."""
-    _check_host_files(args.launcher_args)
     options = {
         "--num_gpus": args.num_gpus,
         "--num_nodes": args.num_nodes if args.num_nodes > 1 else None,

@@ -1,5 +1,6 @@
 """Rewards that cannot be used, and what else keeps a policy from learning by its own completions."""
 
+from tests import tiny
 from tests.bad_inputs.case import ANSWER, Case, lines, sft
 
 
@@ -37,6 +38,11 @@ CASES: dict[str, Case] = {
     "a language model": Case(
         "recipe.yaml:2:11: rewards.0: model: model: it has 2 labels; a reward model has one",
         recipe=grpo(rewards="[{type: model, name_or_path: model}]"),
+    ),
+    "a reward model without padding": Case(
+        "recipe.yaml:2:11: rewards.0: model: judge: its config has no pad_token_id, so that padding would be scored",
+        recipe=grpo(rewards="[{type: model, name_or_path: judge}]"),
+        files={"judge": lambda at: tiny.save_model(at, pad_token_id=None, num_labels=1)},
     ),
     "a group of one": Case(
         "recipe.yaml:6:18: num_generations: 1 should be greater than or equal to 2",

@@ -275,6 +275,12 @@ CASES: dict[str, Case] = {
         recipe=sft(more="micro_batch_size: 2\ndeepspeed: {train_batch_size: 8}\n"),
         cached=True,
     ),
+    "a batch size of other processes": Case(
+        "recipe.yaml:4:31: deepspeed.train_batch_size: 8 contradicts micro_batch_size 2 x "
+        "gradient_accumulation_steps 1 x 2 data-parallel processes = 4; remove it",
+        recipe=sft(more="micro_batch_size: 2\ndeepspeed: {train_batch_size: 8}\n"),
+        words=["--num_gpus", "2"],
+    ),
     "a warm-up longer than the run": Case(
         "recipe.yaml:3:1: scheduler: a warm-up of 100 steps is longer than the run, which has 8",
         recipe=sft(more="scheduler: {warmup_steps: 100}\n"),
@@ -283,6 +289,11 @@ CASES: dict[str, Case] = {
     "a warm-up of more epochs": Case(
         "recipe.yaml:3:1: scheduler: a warm-up of 24 steps is longer than the run, which has 8",
         recipe=sft(more="scheduler: {warmup_epochs: 3}\n"),
+        cached=True,
+    ),
+    "a schedule of steps by epoch": Case(
+        "recipe.yaml:3:40: scheduler.interval: the cycle goes by step; remove it",
+        recipe=sft(more="scheduler: {type: one_cycle, interval: epoch}\n"),
         cached=True,
     ),
     "an unknown scheduler": Case(

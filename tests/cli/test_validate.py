@@ -38,7 +38,6 @@ NEEDS: Mapping[str, list[str]] = {
         "run: nobody to share with",
         "run: nobody to divide a model with",
     ],
-    "to start processes": ["run: GPUs of a rank", "run: no such hostfile", "run: a bad hostfile"],
     "to write": ["run: output_dir cannot be made", "run: checkpoints that cannot be made"],
     "rows of the user's own code": ["code: a source that gives a list", "code: a source that raises"],
     "completions": [

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import torch
 
-from arctic_training.config.sections.mesh import MeshConfig
+from arctic_training import get_config
 from arctic_training.errors.types import InputError
 from arctic_training.launch import launcher
 from arctic_training.launch.arguments import parse
@@ -227,7 +227,7 @@ def test_a_process_of_another_launcher_is_recognised(
         monkeypatch.delenv(name, raising=False)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    config: Any = SimpleNamespace(sequence_parallel_size=1, mesh=MeshConfig())
+    config = get_config({"type": "sft", "model": {"name_or_path": "a/model"}, "data": {"sources": ["some/rows"]}})
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 8)
     monkeypatch.setattr(launcher, "run", lambda config, **kwargs: 1)
     monkeypatch.setattr(launcher, "_launch_local_workers", lambda args, count: count)

@@ -9,6 +9,7 @@ import yaml
 from arctic_training import Evaluator, get_config
 from arctic_training.cli.validate import validate
 from arctic_training.errors.types import RecipeError
+from arctic_training.launch.arguments import Arguments
 from arctic_training.registry import lookup, names, stated
 from arctic_training.trainer.assembly import build_evaluators
 from arctic_training.trainer.expected_metrics import expected_metrics
@@ -62,7 +63,7 @@ def refused(folder: Path, **more: Any) -> str:
     own["data"]["eval_sources"] = own["data"]["sources"]
     (folder / "recipe.yaml").write_text(yaml.safe_dump(own))
     try:
-        validate(get_config(folder / "recipe.yaml"))
+        validate(get_config(folder / "recipe.yaml"), Arguments())
     except RecipeError as error:
         return str(error)
     return ""
