@@ -162,6 +162,11 @@ def used_roles(trainer: TrainerView) -> list[Role]:
     return [role for role in roles if getattr(trainer.config, role.name) is not None]
 
 
+def precomputing_roles(trainer: TrainerView) -> list[Role]:
+    """Returns the roles whose models compute something of the samples before training, and are freed then."""
+    return [role for role in used_roles(trainer) if getattr(trainer.config, role.precompute_key or "", False)]
+
+
 def check_models(trainer: TrainerView, roles: Sequence[Role]) -> dict[str, ModelFactory[ModelConfig]]:
     """Returns the model factories of ``roles`` by name, each of which has checked its model without weights."""
     models = {
@@ -241,8 +246,7 @@ def build_dataloaders(trainer: Any) -> None:
 
 def build_engines(trainer: Any) -> None:
     """Builds the engines of all roles; those that only precompute are freed before the others are built."""
-    config, roles = trainer.config, used_roles(trainer)
-    precompute = [role for role in roles if role.precompute_key and getattr(config, role.precompute_key)]
+    roles, precompute = used_roles(trainer), precomputing_roles(trainer)
     for role in precompute:
         engine = build_engine(trainer, role)
         with activity(f"precomputing {role.name}"):

@@ -1,5 +1,6 @@
 """Resumes a run: finds the checkpoint, checks that it is of the same run, loads it."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -58,10 +59,10 @@ def resume(trainer: Any) -> None:
     logger.success(f"resumed from {folder} at step {trainer.progress.step}{rest}")
 
 
-def check_resume(trainer: TrainerView, config: TrainerConfig) -> None:
-    """Raises the `ResumeError` by which the run would refuse its checkpoint, as far as ``config``, its recipe, and the
-    manifest show it."""
-    reader, named = _choose(trainer, CompatibilityGuard(config, {}))
+def check_resume(trainer: TrainerView, config: TrainerConfig, prints: Mapping[str, str]) -> None:
+    """Raises the `ResumeError` by which the run would refuse its checkpoint, as far as ``config``, its recipe, the
+    manifest and ``prints``, those of its `fingerprints` that are known, show it."""
+    reader, named = _choose(trainer, CompatibilityGuard(config, prints))
     if reader is not None:
         reader.find(named, hashes=False)
 
@@ -82,14 +83,18 @@ def _choose(trainer: TrainerView, guard: CompatibilityGuard) -> tuple[Checkpoint
 
 def build_guard(trainer: TrainerView) -> CompatibilityGuard:
     """Returns the guard that compares this run with the one of a checkpoint."""
-    fingerprints: dict[str, str] = {}
-    if process_group.is_main():
-        fingerprints = fingerprint.of_data(trainer.train_loader)
-        if trainer.tokenizer is not None:
-            fingerprints["tokenizer.files"] = fingerprint.of_tokenizer(trainer.tokenizer)
+    prints = fingerprints(trainer) if process_group.is_main() else {}
     config = trainer.config
     rows = config.micro_batch_size * config.gradient_accumulation_steps * trainer.data_world
-    return CompatibilityGuard(config, collectives.broadcast_object(fingerprints) | {"global_batch_size": rows})
+    return CompatibilityGuard(config, collectives.broadcast_object(prints) | {"global_batch_size": rows})
+
+
+def fingerprints(trainer: TrainerView) -> dict[str, str]:
+    """Returns the fingerprints of the samples of a run, of its rows and of its tokenizer."""
+    prints = fingerprint.of_data(trainer.train_loader)
+    if trainer.tokenizer is not None:
+        prints["tokenizer.files"] = fingerprint.of_tokenizer(trainer.tokenizer)
+    return prints
 
 
 def find_checkpoint(path: Path) -> Path:

@@ -37,12 +37,13 @@ from arctic_training.trainer.assembly import (
     check_recipe,
     check_tokenizer,
     check_without_data,
+    precomputing_roles,
     used_roles,
 )
 from arctic_training.trainer.bare import bare
 from arctic_training.trainer.callbacks import build_callbacks
 from arctic_training.trainer.checked_engines import checked_engines, device_of
-from arctic_training.trainer.resume import check_resume
+from arctic_training.trainer.resume import check_resume, fingerprints
 from arctic_training.trainer.session import resolve_run_dir
 from arctic_training.trainer.trackers import find_trackers
 from arctic_training.trainer.trainer import Trainer
@@ -70,15 +71,16 @@ def check_run(config: TrainerConfig) -> None:
     local = [role for role in roles if is_here(getattr(config, role.name))]
     models = check_models(trainer, local)
     trainer.checkpointers = build_checkpointers(trainer)
-    check_resume(trainer, config.model_copy(update={"deepspeed": recipe.deepspeed}))
+    prints: Mapping[str, str] = {}
     if local == roles and is_here(config.tokenizer):
         check_tokenizer(trainer, roles, models, build_component(trainer, "tokenizer"))
         check_without_data(trainer, [*trainer.evaluators, *trainer.listeners.values()], models)
         if data_size(config) <= (MOST_TENSOR_BYTES if isinstance(config.data, TensorDataConfig) else MOST_BYTES):
-            check_small_data(trainer)
+            prints = check_small_data(trainer)
             check_built(trainer, models)
         elif isinstance(factory := build_factory(trainer, config.data, "data_factory_type"), SourcedDataFactory):
             check_first_rows(factory, factory.sources([*factory.config.sources, *factory.config.eval_sources]))
+    check_resume(trainer, config.model_copy(update={"deepspeed": recipe.deepspeed}), prints)
 
 
 def data_size(config: TrainerConfig) -> float:
@@ -87,8 +89,11 @@ def data_size(config: TrainerConfig) -> float:
     return sum(section.local_size for section in sections) if sections else math.inf
 
 
-def check_small_data(trainer: Trainer) -> None:
-    """Prepares the data as the run would, with the cache in a folder that is removed. Raises `InputError`."""
+def check_small_data(trainer: Trainer) -> Mapping[str, str]:
+    """Prepares the data as the run would, with the cache in a folder that is removed, and returns their fingerprints.
+
+    There are none where the run adds to its samples what a model computes of them. Raises `InputError`.
+    """
     data: DataConfig = trainer.config.data
     with tempfile.TemporaryDirectory(prefix="arctic_training_") as folder, ExitStack() as stack:
         sections = [*getattr(data, "sources", ()), *getattr(data, "eval_sources", ())]
@@ -98,8 +103,10 @@ def check_small_data(trainer: Trainer) -> None:
             data = data.model_copy(update={"cache_dir": Path(folder)})
         trainer.config = trainer.config.model_copy(update={"data": data})
         build_dataloaders(trainer)
+        prints = {} if precomputing_roles(trainer) else fingerprints(trainer)
         for loader in filter(None, [trainer.train_loader, *trainer.eval_loaders.values()]):
             loader.close()
+    return prints
 
 
 def check_built(trainer: Trainer, models: Mapping[str, ModelFactory[ModelConfig]]) -> None:
