@@ -5,6 +5,7 @@ import socket
 import tempfile
 from pathlib import Path
 
+import matplotlib.font_manager  # noqa: F401  # by its first import it writes to the home of the process
 import pytest
 
 from arctic_training.cli.main import main
