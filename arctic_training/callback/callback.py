@@ -1,33 +1,32 @@
 """Callbacks: objects that listen to events of a trainer and may have state in checkpoints."""
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Generic
+from typing import Any, ClassVar
 
 from arctic_training.callback.hook_names import HOOK_NAMES, check_hook_name, listener
 from arctic_training.callback.hooks import Hooked
 from arctic_training.component import TrainerView
-from arctic_training.config.sections.base import C, ComponentConfig
-from arctic_training.registry import Registered
+from arctic_training.config.sections.base import C
+from arctic_training.config.sections.component import Configured
 
 
 class RewindTraining(Exception):
     """Raised by a callback that has loaded another position of the run: the loop continues from there."""
 
 
-class Callback(Registered, Generic[C], kind="callback"):
+class Callback(Configured[C], kind="callback"):
     """Listens to events with its methods ``pre_<event>(trainer, ...)`` and ``post_<event>(trainer, value)``, or by the
     names of `hook_names.HOOK_NAMES`, such as ``on_train_start(trainer)``.
 
     It is attached before the components of the run are built, so ``post_init`` is its first event.
     """
 
-    config_type: ClassVar[type[ComponentConfig]] = ComponentConfig
     checks_without_data: ClassVar[bool] = False
     """True if `check` reads only the recipe, the tokenizer and the modules of engines: it is called before the data are
     prepared too, while the modules have no weights."""
 
     def __init__(self, config: C) -> None:
-        self.config = config
+        super().__init__(config)
         self.label: str = getattr(self, "name", "")
         """Its name in this run, in checkpoints and for files: ``<name>#2`` is the second of its type."""
 

@@ -2,23 +2,22 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import ClassVar, Generic
+from typing import ClassVar
 
 from arctic_training.component import TrainerView
 from arctic_training.config.sections.base import C, ComponentConfig
+from arctic_training.config.sections.component import Configured
 from arctic_training.errors.short_repr import short_repr
 from arctic_training.errors.types import ScoringError
 from arctic_training.generation.scoring import raise_on_all_ranks
-from arctic_training.registry import Registered
 
 
-class Evaluator(Registered, ABC, Generic[C], kind="evaluator"):
+class Evaluator(Configured[C], ABC, kind="evaluator"):
     """Measures a model at every evaluation. A subclass with a ``name`` can be named in a recipe.
 
     It is called on every rank with all models in evaluation mode and without gradients, and leaves no trace in the run.
     """
 
-    config_type: ClassVar[type[ComponentConfig]] = ComponentConfig
     checks_without_data: ClassVar[bool] = False
     """True if `check` reads only the recipe, the tokenizer and the modules of engines: it is called before the data are
     prepared too, while the modules have no weights."""
@@ -27,9 +26,6 @@ class Evaluator(Registered, ABC, Generic[C], kind="evaluator"):
 
     folder = "generations"
     """Where it may write in the run folder; numbered when several evaluators of a run have the same one."""
-
-    def __init__(self, config: C) -> None:
-        self.config = config
 
     def check_recipe(self, trainer: TrainerView) -> None:
         """Called before anything is loaded, and by ``validate``, for any model, one of the hub too. Raises `InputError`

@@ -4,24 +4,20 @@ import math
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import ClassVar, Generic, Literal
+from typing import Literal
 
 from pydantic import Field, field_validator
 
 from arctic_training.config.sections.base import C, ComponentConfig
+from arctic_training.config.sections.component import Configured
 from arctic_training.evaluation.numbers import parse_values
-from arctic_training.registry import Registered
 
 
-class Scorer(Registered, ABC, Generic[C], kind="scorer"):
+class Scorer(Configured[C], ABC, kind="scorer"):
     """Scores a generated text. A subclass with a ``name`` can be named in a recipe, as a scorer and as a reward."""
 
-    config_type: ClassVar[type[ComponentConfig]] = ComponentConfig
     needs_network: bool = False
     """Whether it asks a server for its scores: ``validate`` does not call it."""
-
-    def __init__(self, config: C) -> None:
-        self.config = config
 
     @abstractmethod
     def __call__(self, generated: str, reference: str) -> float | None:

@@ -3,15 +3,15 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, Generic, Protocol, TypeVar, cast
+from typing import Annotated, ClassVar, Protocol, TypeVar, cast
 
 from pydantic import BeforeValidator, Field, SerializeAsAny, WithJsonSchema, model_validator
 
 from arctic_training.config.sections.base import ComponentConfig
 from arctic_training.config.sections.changes import RESUME_SAFE
-from arctic_training.config.sections.component import COMPONENTS, parse_component
+from arctic_training.config.sections.component import COMPONENTS, Configured, parse_component
 from arctic_training.config.sections.types import HumanFloat, HumanInt
-from arctic_training.registry import Registered, lookup
+from arctic_training.registry import lookup
 
 
 @dataclass(frozen=True)
@@ -52,15 +52,12 @@ class RewardConfig(ComponentConfig):
 R = TypeVar("R", bound=RewardConfig, covariant=True)
 
 
-class Reward(Registered, ABC, Generic[R], kind="reward"):
+class Reward(Configured[R], ABC, kind="reward"):
     """Scores completions. A subclass with a ``name`` can be named in a recipe; every scorer can, too."""
 
     config_type: ClassVar[type[ComponentConfig]] = RewardConfig
     needs_network: bool = False
     """Whether it asks a server for its scores: ``validate`` does not call it."""
-
-    def __init__(self, config: R) -> None:
-        self.config = config
 
     def check(self) -> None:
         """Called before anything is loaded, and by ``validate``. Raises `InputError` for unusable arguments."""

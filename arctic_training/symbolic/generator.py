@@ -3,19 +3,15 @@
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import ClassVar, Generic, cast
+from typing import cast
 
 from arctic_training.config.sections.base import C, ComponentConfig
-from arctic_training.registry import Registered, lookup
+from arctic_training.config.sections.component import Configured
+from arctic_training.registry import lookup
 
 
-class ProblemGenerator(Registered, ABC, Generic[C], kind="generator"):
+class ProblemGenerator(Configured[C], ABC, kind="generator"):
     """Generates problems with their answers. A subclass with a ``name`` can be named in a recipe."""
-
-    config_type: ClassVar[type[ComponentConfig]] = ComponentConfig
-
-    def __init__(self, config: C) -> None:
-        self.config = config
 
     @abstractmethod
     def __call__(self, seed: int) -> tuple[str, str]:

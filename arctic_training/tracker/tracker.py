@@ -4,22 +4,16 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import ClassVar, Generic
 
 from arctic_training.config.sections.base import C, ComponentConfig
+from arctic_training.config.sections.component import Configured
 from arctic_training.errors.types import ArcticError, InputError
 from arctic_training.errors.user_traceback import user_traceback
-from arctic_training.registry import Registered
 from arctic_training.tracker.samples import Samples
 
 
-class Tracker(Registered, ABC, Generic[C], kind="tracker"):
+class Tracker(Configured[C], ABC, kind="tracker"):
     """Exists on the main rank only. A tracker that fails after `start` is dropped; the run continues."""
-
-    config_type: ClassVar[type[ComponentConfig]] = ComponentConfig
-
-    def __init__(self, config: C) -> None:
-        self.config = config
 
     def check(self) -> None:
         """Called before anything else of the run is built. Raises `InputError` when the tracker cannot work."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeVar, get_args
+from typing import ClassVar, Generic, TypeVar, get_args
 
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
@@ -10,7 +10,7 @@ from pydantic.fields import FieldInfo
 from arctic_training.config.checks.foreign_keys import foreign_name
 from arctic_training.config.checks.not_built import TYPES
 from arctic_training.config.checks.problems import Problem, Problems, problems_of, shown
-from arctic_training.config.sections.base import BaseConfig, ComponentConfig
+from arctic_training.config.sections.base import BaseConfig, C, ComponentConfig
 from arctic_training.config.sections.passed import PASSED, PASSED_MODULE
 from arctic_training.errors.types import RegistryError
 from arctic_training.registry import Registered, annotations, lookup, names, qualified_name, suggest, words
@@ -20,6 +20,15 @@ M = TypeVar("M")
 COMPONENTS = "components"
 """In the JSON Schema of a field without one of the marks below: the kinds of the classes that may read its section, or
 each of its list."""
+
+
+class Configured(Registered, Generic[C]):
+    """Base of components that are built from their section of the recipe alone, which ``config_type`` reads."""
+
+    config_type: ClassVar[type[ComponentConfig]] = ComponentConfig
+
+    def __init__(self, config: C) -> None:
+        self.config = config
 
 
 @dataclass(frozen=True)

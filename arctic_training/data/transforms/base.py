@@ -2,25 +2,21 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar, Generic, cast
+from typing import Any, cast
 
 from pydantic import Field
 
 from arctic_training.config.sections.base import C, ComponentConfig
+from arctic_training.config.sections.component import Configured
 from arctic_training.errors.short_repr import short_repr
 from arctic_training.errors.types import DataError
-from arctic_training.registry import Registered, lookup
+from arctic_training.registry import lookup
 
 Row = Mapping[str, Any]
 
 
-class RowTransform(Registered, ABC, Generic[C], kind="row_transform"):
+class RowTransform(Configured[C], ABC, kind="row_transform"):
     """Changes a row. The ``transforms`` of a data source name several, which are applied in their order."""
-
-    config_type: ClassVar[type[ComponentConfig]] = ComponentConfig
-
-    def __init__(self, config: C) -> None:
-        self.config = config
 
     @abstractmethod
     def __call__(self, row: Row) -> Row:
