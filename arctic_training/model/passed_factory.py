@@ -22,38 +22,31 @@ from arctic_training.model.transforms.peft import PeftTransform
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
 
-_NO_RECIPE = "module: no recipe can hold it; pass it in Python: Trainer(config, model=...)"
-
 
 class PassedModuleConfig(ModelConfig):
     """The model section for a torch module that a program passes."""
 
     module: Annotated[object, RESUME_SAFE] = Field(default=None, exclude=True, repr=False)
-    """The module: ``GANTrainer(config, model=generator, discriminator=discriminator)``."""
+    """The module: ``GANTrainer(config, model=generator, discriminator=discriminator)``, or a model of transformers:
+    ``SFTTrainer(config, model=model)``."""
     weights: str = ""
     """A digest of the weights of a frozen model, which no checkpoint holds; the trainer sets it."""
 
     @model_validator(mode="after")
     def _check_passed(self) -> "PassedModuleConfig":
         if self.module is None:
-            raise ValueError(_NO_RECIPE)
+            raise ValueError("module: no recipe can hold it; pass it in Python: Trainer(config, model=...)")
         return self
 
 
-class PassedModelConfig(HFModelConfig):
+class PassedModelConfig(PassedModuleConfig, HFModelConfig):
     """The model section for a model of transformers that a program passes."""
 
     name_or_path: str = ""
     """The name that the model was loaded by, where the tokenizer is looked for; the trainer sets it."""
-    module: Annotated[object, RESUME_SAFE] = Field(default=None, exclude=True, repr=False)
-    """The model: ``SFTTrainer(config, model=model)``."""
-    weights: str = ""
-    """A digest of the weights of a frozen model, which no checkpoint holds; the trainer sets it."""
 
     @model_validator(mode="after")
-    def _check_passed(self) -> "PassedModelConfig":
-        if self.module is None:
-            raise ValueError(_NO_RECIPE)
+    def _check_keys(self) -> "PassedModelConfig":
         if of_files := next((key for key in OF_FILES if key in self.model_fields_set), None):
             raise ValueError(f"{of_files}: says how a model is loaded, and this one is passed; remove it")
         return self
