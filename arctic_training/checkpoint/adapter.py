@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, TypeVar
 import torch
 from torch import nn
 
-from arctic_training.checkpoint.export import Read, Source, dry_run_weights, gatherable
-from arctic_training.checkpoint.folder import disk_errors
+from arctic_training.checkpoint.export import Read, Source, attempt, dry_run_weights, gatherable
 from arctic_training.distributed import process_group
 from arctic_training.engine.internals.parameters import full_shape
 from arctic_training.engine.zero import gathered, is_meta_tensor_error
@@ -52,28 +51,19 @@ def save_adapter(model: "PeftModel", folder: Path, limit: int, *, final: Path, s
     ``save`` is `save_weights`, for files of up to ``limit`` bytes, or `stage_weights`. ``final`` is the path that
     ``folder`` will be renamed to. Raises OSError only after everything was gathered.
     """
-    failure = _save_peft(model, folder, final)
+    saves_base = bool(base_changes(model))
+    with gathered(_saved_parameters(model)), _base_path(model, str(final.absolute() / BASE) if saves_base else None):
+        failure = attempt(
+            lambda: model.save_pretrained(
+                folder, save_embedding_layers=_saves_embeddings(model), is_main_process=process_group.is_main()
+            )
+        )
     saved: T | None = None
-    if base_changes(model):
+    if saves_base:
         saved = save(plain_base(model), folder / BASE, limit, base_weights(model, merged=False))
     if failure:
         raise failure
     return saved
-
-
-def _save_peft(model: "PeftModel", folder: Path, final: Path) -> OSError | None:
-    """Writes what PEFT does; returns the error of the disk, to be raised when the other ranks no longer wait."""
-    failure: OSError | None = None
-    saves_base = bool(base_changes(model))
-    with gathered(_saved_parameters(model)), _base_path(model, str(final.absolute() / BASE) if saves_base else None):
-        try:
-            with disk_errors():
-                model.save_pretrained(
-                    folder, save_embedding_layers=_saves_embeddings(model), is_main_process=process_group.is_main()
-                )
-        except OSError as error:
-            failure = error
-    return failure
 
 
 def dry_run_adapter(model: "PeftModel") -> None:

@@ -186,24 +186,16 @@ def _described(state: Mapping[str, Any]) -> str:
 
 
 def _write(files: Mapping[Path, Mapping[str, Any]]) -> list[str]:
-    for path, content in files.items():
-        if path.suffix == ".safetensors":
-            _save_tensors(content, path)
-        else:
-            _save(content, path)
-    return [path.name for path in files]
-
-
-def _save(value: object, path: Path) -> None:
-    with disk_errors(), open(path, "wb") as file:
-        torch.save(value, file)
-
-
-def _save_tensors(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
     from safetensors.torch import save_file
 
-    with disk_errors():
-        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path)
+    for path, content in files.items():
+        with disk_errors():
+            if path.suffix == ".safetensors":
+                save_file({name: tensor.contiguous() for name, tensor in content.items()}, path)
+            else:
+                with open(path, "wb") as file:
+                    torch.save(content, file)
+    return [path.name for path in files]
 
 
 def load_tensors(path: Path) -> dict[str, Any]:

@@ -29,7 +29,9 @@ def warn_if_low(checkpointer: Checkpointer[CheckpointConfig]) -> None:
         return
     one, root = estimate(checkpointer), checkpointer.output_dir
     existing = next(folder for folder in (root, *root.absolute().parents) if folder.is_dir())
-    need, free = count * one - _bytes_on_disk(checkpointer), shutil.disk_usage(existing).free
+    folders = [disk.step_folder(root, step) for step in disk.list_steps(root)]  # which later ones replace
+    used = sum(file.stat().st_size for folder in folders for file in folder.rglob("*") if file.is_file())
+    need, free = count * one - used, shutil.disk_usage(existing).free
     if need > free:
         each, more, left = (_format_size(size) for size in (one, need, free))
         logger.warning(
@@ -63,12 +65,6 @@ def _max_count(checkpointer: Checkpointer[CheckpointConfig]) -> int:
         return int(saves)
     kept = config.keep_last + config.keep_best + (horizon // config.keep_every if config.keep_every else 0)
     return int(min(kept + 1, saves))
-
-
-def _bytes_on_disk(checkpointer: Checkpointer[CheckpointConfig]) -> int:
-    """Returns the bytes of existing checkpoints, which later ones replace."""
-    folders = [disk.step_folder(checkpointer.output_dir, step) for step in disk.list_steps(checkpointer.output_dir)]
-    return sum(file.stat().st_size for folder in folders for file in folder.rglob("*") if file.is_file())
 
 
 def _format_size(size: int) -> str:

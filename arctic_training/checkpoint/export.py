@@ -145,12 +145,12 @@ def _stream(model: "PreTrainedModel", folder: Path, limit: int, sources: Mapping
 
     plan = _plan_files(model, limit, sources)
     index = {"metadata": plan.metadata, "weight_map": plan.tensor_to_filename} if plan.is_sharded else None
-    failure = _attempt(lambda: _save_config(model, folder, index)) if process_group.is_main() else None
+    failure = attempt(lambda: _save_config(model, folder, index)) if process_group.is_main() else None
     for file, names in plan.filename_to_tensors.items():
         held = {name: tensor for name in names if (tensor := _on_main(sources[name].gather())) is not None}
         if held and not failure:
             tensors = {name: tensor.contiguous() for name, tensor in held.items()}
-            failure = _attempt(lambda: save_file(tensors, folder / file, {"format": "pt"}))  # noqa: B023  called at once
+            failure = attempt(lambda: save_file(tensors, folder / file, {"format": "pt"}))  # noqa: B023  called at once
     if failure:
         raise failure
 
@@ -176,7 +176,7 @@ def _save_config(model: "PreTrainedModel", folder: Path, index: dict[str, Any] |
         (folder / "model.safetensors.index.json").write_text(text, encoding="utf-8")
 
 
-def _attempt(write: Callable[[], None]) -> OSError | None:
+def attempt(write: Callable[[], None]) -> OSError | None:
     """Returns the error of the disk, to be raised when the other ranks no longer wait for this one."""
     try:
         with disk_errors():

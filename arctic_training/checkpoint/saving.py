@@ -174,7 +174,8 @@ class Saving(SaveSchedule[C]):
     def _after_save(self, step: int) -> None:
         """Records the checkpoint of ``step``, which is complete, and removes others."""
         self._last_saved = step
-        has_no_metric = self._metrics[0] != step and not self._will_evaluate
+        will_evaluate = self._is_last_save and self.trainer.config.evaluate_last  # at the end, which follows it
+        has_no_metric = self._metrics[0] != step and not will_evaluate
         if self.config.keep_best and has_no_metric and not self._warned_no_metric:
             self._warned_no_metric = True
             logger.warning(
@@ -182,11 +183,6 @@ class Saving(SaveSchedule[C]):
                 "save at steps with an evaluation"
             )
         self._apply_retention(step)
-
-    @property
-    def _will_evaluate(self) -> bool:
-        """Returns whether the evaluation at the end of the run, which follows its last save, is still to come."""
-        return self._is_last_save and self.trainer.config.evaluate_last
 
     def _apply_retention(self, step: int, first: Callable[[], object] = lambda: None) -> None:
         """Calls ``first`` and removes checkpoints that need not be kept. What the disk refuses is tried again later."""
