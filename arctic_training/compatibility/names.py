@@ -13,7 +13,7 @@ T = TypeVar("T", bound=type)
 
 _PACKAGE = "arctic_training"
 
-_KINDS = [
+KINDS = [
     "checkpoint_engine",
     "data_factory",
     "data_source",
@@ -40,105 +40,75 @@ ROOT: Mapping[str, str] = {
 }
 """Names of the package itself that it does not have any more."""
 
+
+def _names(home: str, *names: str, **renamed: str) -> dict[str, str]:
+    """Returns where ``names`` of the module ``home`` are, and those that have another name there, by former name."""
+    return {former: f"{home}.{now}" for former, now in ({name: name for name in names} | renamed).items()}
+
+
 MODULES: Mapping[str, Mapping[str, str]] = {
-    "callback.mixin": {"CallbackMixin": "callback.hooks.Hooked", "callback_wrapper": "callback.hooks.hook"},
-    "checkpoint.ds_engine": {
-        "DSCheckpointConfig": "checkpoint.deepspeed.DeepSpeedCheckpointConfig",
-        "DSCheckpointEngine": "checkpoint.deepspeed.DeepSpeedCheckpointEngine",
-    },
-    "checkpoint.engine": {"CheckpointEngine": "checkpoint.checkpointer.CheckpointEngine"},
-    "checkpoint.hf_engine": {
-        "HFCheckpointConfig": "checkpoint.huggingface.HFCheckpointConfig",
-        "HFCheckpointEngine": "checkpoint.huggingface.HFCheckpointEngine",
-    },
-    "config.base": {"BaseConfig": "config.sections.base.BaseConfig"},
-    "config.checkpoint": {"CheckpointConfig": "config.sections.checkpoint.CheckpointConfig"},
-    "config.data": {
-        "DataConfig": "data.factories.config.SourcedDataConfig",
-        "DataSourceConfig": "config.sections.data.DataSourceConfig",
-    },
-    "config.logger": {"LoggerConfig": "config.sections.logger.LoggerConfig"},
-    "config.model": {"ModelConfig": "model.huggingface_config.HFModelConfig"},
-    "config.optimizer": {"OptimizerConfig": "config.sections.optimizer.OptimizerConfig"},
-    "config.scheduler": {"SchedulerConfig": "config.sections.scheduler.SchedulerConfig"},
-    "config.tokenizer": {"TokenizerConfig": "tokenizer.huggingface_factory.HFTokenizerConfig"},
-    "config.trainer": {
-        "TrainerConfig": "config.sections.trainer.TrainerConfig",
-        "get_config": "config.get_config.get_config",
-    },
-    "config.utils": {
-        "HumanFloat": "config.sections.types.HumanFloat",
-        "HumanInt": "config.sections.types.HumanInt",
-        "parse_human_val": "config.sections.types.number",
-    },
-    "config.wandb": {"WandBConfig": "config.sections.wandb.WandbSection"},
-    "data.causal_factory": {
-        "CausalDataConfig": "data.factories.causal.CausalDataConfig",
-        "CausalDataFactory": "data.factories.causal.CausalDataFactory",
-    },
-    "data.dpo_factory": {
-        "DPODataConfig": "data.factories.dpo.DPODataConfig",
-        "DPODataFactory": "data.factories.dpo.DPODataFactory",
-    },
-    "data.factory": {"DataFactory": "data.factories.sourced.SourcedDataFactory"},
-    "data.hf_causal_source": {
-        "HFDataSourceCausal": "data.sources.huggingface.HFCausalSource",
-        "HFDataSourceConfigCausal": "data.sources.huggingface.HFCausalConfig",
-    },
-    "data.hf_instruct_source": {
-        "HFDataSourceConfigInstruct": "data.sources.instruct.HFInstructConfig",
-        "HFDataSourceInstruct": "data.sources.instruct.HFInstructSource",
-    },
-    "data.hf_source": {
-        "HFDataSource": "data.sources.huggingface.HFDataSource",
-        "HFDataSourceConfig": "data.sources.huggingface.HFDataSourceConfig",
-    },
-    "data.sft_factory": {
-        "IGNORE_INDEX": "loss.targets.IGNORE_INDEX",
-        "RawDataFactory": "data.factories.sft.SFTDataFactory",
-        "SFTDataConfig": "data.factories.sft.SFTDataConfig",
-        "SFTDataFactory": "data.factories.sft.SFTDataFactory",
-    },
-    "data.source": {"DataSource": "data.sources.base.DataSource"},
-    "exceptions": {
-        "RegistryError": "errors.types.RegistryError",
-        "RegistryValidationError": "errors.types.RegistryError",
-    },
-    "model.hf_factory": {"HFModelFactory": "model.huggingface_factory.HFModelFactory"},
-    "model.target_losses": {
-        "TargetScores": "model.token_losses.TokenScores",
-        "target_losses": "model.token_losses.token_losses",
-        "target_predictions": "model.token_losses.token_predictions",
-        "target_scores": "model.token_losses.token_scores",
-    },
-    "optimizer.adam_factory": {
-        "CPUAdamOptimizerFactory": "optimizer.deepspeed_factories.CPUAdamFactory",
-        "FusedAdamOptimizerFactory": "optimizer.deepspeed_factories.FusedAdamFactory",
-    },
-    "registry": {
-        "register": "compatibility.names.register",
-        "RegistryMeta": "trainer.former_registry.RegistryMeta",
-        "get_registered_class": "trainer.former_registry.get_registered_class",
-        **{f"get_registered_{kind}": f"trainer.former_registry.get_registered_{kind}" for kind in _KINDS},
-    },
-    "scheduler.hf_factory": {
-        "HFSchedulerConfig": "scheduler.huggingface_factory.HFSchedulerConfig",
-        "HFSchedulerFactory": "scheduler.huggingface_factory.HFSchedulerFactory",
-    },
-    "scheduler.wsd_factory": {
-        "WSDSchedulerConfig": "scheduler.torch_factories.WSDConfig",
-        "WSDSchedulerFactory": "scheduler.torch_factories.WSDFactory",
-    },
-    "tokenizer.hf_factory": {
-        "HFTokenizerConfig": "tokenizer.huggingface_factory.HFTokenizerConfig",
-        "HFTokenizerFactory": "tokenizer.huggingface_factory.HFTokenizerFactory",
-    },
-    "trainer.causal_trainer": {"CausalTrainer": "objectives.causal.CausalTrainer"},
-    "trainer.dpo_trainer": {
-        "DPOTrainer": "objectives.dpo.DPOTrainer",
-        "DPOTrainerConfig": "objectives.dpo.DPOConfig",
-    },
-    "trainer.sft_trainer": {"SFTTrainer": "objectives.sft.SFTTrainer", "to_device": "trainer.former_batch.to_device"},
+    "callback.mixin": _names("callback.hooks", CallbackMixin="Hooked", callback_wrapper="hook"),
+    "checkpoint.ds_engine": _names(
+        "checkpoint.deepspeed",
+        DSCheckpointConfig="DeepSpeedCheckpointConfig",
+        DSCheckpointEngine="DeepSpeedCheckpointEngine",
+    ),
+    "checkpoint.engine": _names("checkpoint.checkpointer", "CheckpointEngine"),
+    "checkpoint.hf_engine": _names("checkpoint.huggingface", "HFCheckpointConfig", "HFCheckpointEngine"),
+    "config.base": _names("config.sections.base", "BaseConfig"),
+    "config.checkpoint": _names("config.sections.checkpoint", "CheckpointConfig"),
+    "config.data": _names("data.factories.config", DataConfig="SourcedDataConfig")
+    | _names("config.sections.data", "DataSourceConfig"),
+    "config.logger": _names("config.sections.logger", "LoggerConfig"),
+    "config.model": _names("model.huggingface_config", ModelConfig="HFModelConfig"),
+    "config.optimizer": _names("config.sections.optimizer", "OptimizerConfig"),
+    "config.scheduler": _names("config.sections.scheduler", "SchedulerConfig"),
+    "config.tokenizer": _names("tokenizer.huggingface_factory", TokenizerConfig="HFTokenizerConfig"),
+    "config.trainer": _names("config.sections.trainer", "TrainerConfig") | _names("config.get_config", "get_config"),
+    "config.utils": _names("config.sections.types", "HumanFloat", "HumanInt", parse_human_val="number"),
+    "config.wandb": _names("config.sections.wandb", WandBConfig="WandbSection"),
+    "data.causal_factory": _names("data.factories.causal", "CausalDataConfig", "CausalDataFactory"),
+    "data.dpo_factory": _names("data.factories.dpo", "DPODataConfig", "DPODataFactory"),
+    "data.factory": _names("data.factories.sourced", DataFactory="SourcedDataFactory"),
+    "data.hf_causal_source": _names(
+        "data.sources.huggingface", HFDataSourceCausal="HFCausalSource", HFDataSourceConfigCausal="HFCausalConfig"
+    ),
+    "data.hf_instruct_source": _names(
+        "data.sources.instruct", HFDataSourceConfigInstruct="HFInstructConfig", HFDataSourceInstruct="HFInstructSource"
+    ),
+    "data.hf_source": _names("data.sources.huggingface", "HFDataSource", "HFDataSourceConfig"),
+    "data.sft_factory": _names("loss.targets", "IGNORE_INDEX")
+    | _names("data.factories.sft", "SFTDataConfig", "SFTDataFactory", RawDataFactory="SFTDataFactory"),
+    "data.source": _names("data.sources.base", "DataSource"),
+    "exceptions": _names("errors.types", "RegistryError", RegistryValidationError="RegistryError"),
+    "model.hf_factory": _names("model.huggingface_factory", "HFModelFactory"),
+    "model.target_losses": _names(
+        "model.token_losses",
+        TargetScores="TokenScores",
+        target_losses="token_losses",
+        target_predictions="token_predictions",
+        target_scores="token_scores",
+    ),
+    "optimizer.adam_factory": _names(
+        "optimizer.deepspeed_factories",
+        CPUAdamOptimizerFactory="CPUAdamFactory",
+        FusedAdamOptimizerFactory="FusedAdamFactory",
+    ),
+    "registry": _names("compatibility.names", "register")
+    | _names(
+        "trainer.former_registry",
+        "RegistryMeta",
+        "get_registered_class",
+        *(f"get_registered_{kind}" for kind in KINDS),
+    ),
+    "scheduler.hf_factory": _names("scheduler.huggingface_factory", "HFSchedulerConfig", "HFSchedulerFactory"),
+    "scheduler.wsd_factory": _names(
+        "scheduler.torch_factories", WSDSchedulerConfig="WSDConfig", WSDSchedulerFactory="WSDFactory"
+    ),
+    "tokenizer.hf_factory": _names("tokenizer.huggingface_factory", "HFTokenizerConfig", "HFTokenizerFactory"),
+    "trainer.causal_trainer": _names("objectives.causal", "CausalTrainer"),
+    "trainer.dpo_trainer": _names("objectives.dpo", "DPOTrainer", DPOTrainerConfig="DPOConfig"),
+    "trainer.sft_trainer": _names("objectives.sft", "SFTTrainer") | _names("trainer.former_batch", "to_device"),
 }
 """The modules, and the names in them that code of its users imports."""
 

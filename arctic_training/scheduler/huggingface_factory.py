@@ -7,6 +7,7 @@ from pydantic import field_validator, model_validator
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from arctic_training.config.checks.foreign_keys import SCHEDULES
 from arctic_training.config.sections.scheduler import SchedulerConfig
 from arctic_training.config.sections.types import read_numbers
 from arctic_training.errors.types import RecipeError
@@ -14,18 +15,7 @@ from arctic_training.registry import suggest
 from arctic_training.scheduler.factory import SchedulerFactory
 
 _BY_METRIC = ("reduce_lr_on_plateau", "greedy")
-_KNOWN = [
-    "linear",
-    "cosine",
-    "cosine_with_restarts",
-    "polynomial",
-    "constant",
-    "constant_with_warmup",
-    "inverse_sqrt",
-    "cosine_with_min_lr",
-    "cosine_warmup_with_min_lr",
-    "warmup_stable_decay",
-]
+_KNOWN = [*SCHEDULES[:4], "constant", *SCHEDULES[4:]]
 """Listed here, so that a recipe is checked without importing transformers."""
 _NEED_KWARGS = ("cosine_with_min_lr", "cosine_warmup_with_min_lr", "warmup_stable_decay")
 _ENDS = {"min_lr", "min_lr_rate", "min_lr_ratio", "lr_end"}

@@ -1,23 +1,14 @@
 """The registry of ArcticTraining 0.8: its functions find the classes of this package, its metaclass those of others."""
 
 from abc import ABC, ABCMeta
-from collections.abc import Mapping
 from functools import partial
 from typing import ClassVar
 
+from arctic_training.compatibility import names
 from arctic_training.errors.types import RegistryError
 from arctic_training.registry import lookup, qualified_name, suggest
 
-KINDS: Mapping[str, str] = {
-    "CheckpointEngine": "checkpoint_engine",
-    "DataFactory": "data_factory",
-    "DataSource": "data_source",
-    "ModelFactory": "model_factory",
-    "OptimizerFactory": "optimizer_factory",
-    "SchedulerFactory": "scheduler_factory",
-    "TokenizerFactory": "tokenizer_factory",
-    "Trainer": "trainer",
-}
+KINDS = {kind.title().replace("_", ""): kind for kind in names.KINDS}
 """The kinds of classes by the name of their base class there."""
 
 

@@ -70,7 +70,7 @@ def test_names_that_are_answered_are_names_here() -> None:
     for kind, table in foreign_keys._NAMES.items():
         for word, name in table.items():
             assert name in names(kind) and word not in names(kind), word
-    for name in foreign_keys._SCHEDULES:
+    for name in foreign_keys.SCHEDULES:
         assert name not in names("scheduler_factory")
         assert HFSchedulerConfig(type="huggingface", name=name).name == name
 

@@ -136,7 +136,7 @@ _NAMES = {
 }
 """Names of components in other configurations, by kind, and their names here."""
 
-_SCHEDULES = (
+SCHEDULES = [
     "linear",
     "cosine",
     "cosine_with_restarts",
@@ -146,7 +146,7 @@ _SCHEDULES = (
     "cosine_with_min_lr",
     "cosine_warmup_with_min_lr",
     "warmup_stable_decay",
-)
+]
 """Names of schedules that ``scheduler.name`` takes, and ``scheduler.type`` does not."""
 
 
@@ -165,7 +165,7 @@ def foreign_key(word: str) -> str:
 
 def foreign_name(kind: str, name: str) -> str:
     """Returns what to say of a name for a component of ``kind`` that only others have; empty for any other."""
-    if kind == "scheduler_factory" and name in _SCHEDULES:
+    if kind == "scheduler_factory" and name in SCHEDULES:
         return f"here this is scheduler.name: {name}"
     known = _NAMES.get(kind, {}).get(name)
     return f"here this is type: {known}" if known else ""
