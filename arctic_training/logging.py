@@ -30,10 +30,6 @@ _sinks: dict[str, int] = {}
 """The ids of this package's sinks: ``console`` and ``file``."""
 
 
-def _redact(record: "loguru.Record") -> None:
-    record["message"] = redact(record["message"])
-
-
 def _program_has_sinks() -> bool:
     """Returns whether the program added a sink to loguru's own logger, which has the sink 0 by default."""
     return bool(loguru.logger._core.handlers.keys() - {0})  # type: ignore[attr-defined]
@@ -64,7 +60,7 @@ logger: "loguru.Logger" = _library.Logger(
     colors=False,
     raw=False,
     capture=True,
-    patchers=[_redact],
+    patchers=[lambda record: record.update(message=redact(record["message"]))],
     extra={},
 )
 logger.configure(extra={"rank": ""})

@@ -61,7 +61,9 @@ class MemoryProfiler(Callback[MemoryProfilerConfig]):
 
     def post_train(self, trainer: TrainerView) -> None:
         """Writes the snapshot of the whole run, and ends to record."""
-        self._end(trainer)
+        if self.config.mode == "e2e":
+            self._write(trainer, "run")
+        torch.cuda.memory._record_memory_history(enabled=None)
 
     def pre_exception(self, trainer: TrainerView) -> None:
         """Writes what led to the error, such as a device that is out of memory."""
@@ -73,11 +75,6 @@ class MemoryProfiler(Callback[MemoryProfilerConfig]):
         torch.cuda.memory._record_memory_history(max_entries=self.config.max_entries)
         if self.config.mode == "step":
             torch.cuda.reset_peak_memory_stats()
-
-    def _end(self, trainer: TrainerView) -> None:
-        if self.config.mode == "e2e":
-            self._write(trainer, "run")
-        torch.cuda.memory._record_memory_history(enabled=None)
 
     def _write(self, trainer: TrainerView, what: str) -> None:
         folder = self.config.output_dir or trainer.run_dir / "memory"

@@ -140,25 +140,23 @@ class _Printer:
             padding = ", the rest is padding" if statistics["fill"] < 1 else ""
             yield "fill of rows", f"{statistics['fill']:.1%}{padding}", False
         if any(text["targets"] is not None for text in statistics["texts"].values()):
-            yield "samples without targets", _number(statistics["without_targets"]), bool(statistics["without_targets"])
+            number = statistics["without_targets"]
+            yield "samples without targets", f"{number:,}", bool(number)
         if statistics["target_spans"]:
             number, of = statistics["target_spans_without_end_token"], statistics["target_spans"]
             why = f"{number:,} of {of:,}, after which the model does not learn to stop" if number else f"none of {of:,}"
             yield "targets without end token", why, bool(number)
         if statistics["texts"]:
-            yield (
-                "texts that begin twice",
-                _number(statistics["double_bos"])
-                + (" with two beginning-of-text tokens" if statistics["double_bos"] else ""),
-                bool(statistics["double_bos"]),
-            )
-        yield "duplicates", _number(statistics["duplicates"]), bool(statistics["duplicates"])
+            number = statistics["double_bos"]
+            why = " with two beginning-of-text tokens" if number else ""
+            yield "texts that begin twice", f"{number:,}{why}", bool(number)
+        yield "duplicates", f"{statistics['duplicates']:,}", bool(statistics["duplicates"])
         for times, texts in one.statistics.most_repeated(2):
             if texts:
                 yield f"  {times:,} times", self._excerpt(texts[0]), False
         if train is not None:
             shared = len(train.statistics.occurrences.keys() & one.statistics.occurrences.keys())
-            yield "also in train", _number(shared), bool(shared)
+            yield "also in train", f"{shared:,}", bool(shared)
         for fact, summary in statistics["values"].items():
             yield fact, _write_summary(summary), "not_finite" in summary
 
@@ -175,7 +173,7 @@ def _lengths(texts: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
     for label in ("tokens", "targets", "shortest", "mean", "longest"):
         row = [f"{label} text" if label in ("shortest", "mean", "longest") else label]
         for numbers in texts.values():
-            row.append("-" if numbers[label] is None else _number(numbers[label]))
+            row.append("-" if numbers[label] is None else f"{numbers[label]:,}")
             if label == "targets" and numbers["targets"] is not None and numbers["tokens"]:
                 row[-1] += f" ({numbers['targets'] / numbers['tokens']:.0%})"
         rows.append(row)
@@ -204,7 +202,3 @@ def _write_summary(summary: Mapping[str, Any]) -> str:
     not_finite = f", {summary['not_finite']:,} not finite" if "not_finite" in summary else ""
     kinds = " and ".join(list(summary["shapes"])[:2]) + (" ..." if len(summary["shapes"]) > 2 else "")
     return f"{kinds}: {bounds}, standard deviation {summary['standard_deviation']:.4g}{not_finite}"
-
-
-def _number(value: float) -> str:
-    return f"{value:,}"

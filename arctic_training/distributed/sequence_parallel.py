@@ -65,7 +65,9 @@ def shard_batch(batch: Mapping[str, Any], size: int, index: int, *, once: Collec
     rows, tokens = ids.shape
     ends: Tensor | None = batch.get("cu_seq_lens_q")
     if ends is None:
-        _check_padding_side(batch.get("attention_mask"))
+        mask: Tensor | None = batch.get("attention_mask")
+        if mask is not None and bool((mask.diff(dim=1) > 0).any()):
+            raise SampleError("sequence parallelism expects padding on the right of a row, not on the left")
         ends = torch.arange(0, rows * tokens + 1, tokens, dtype=torch.int32)
     added = -ids.numel() % size
     row = {name: value.reshape(1, -1) for name, value in batch.items() if _per_token(value, ids)}
@@ -100,11 +102,6 @@ def shard_batch(batch: Mapping[str, Any], size: int, index: int, *, once: Collec
 
 def _per_token(value: object, ids: Tensor) -> bool:
     return isinstance(value, Tensor) and value.shape == ids.shape
-
-
-def _check_padding_side(mask: Tensor | None) -> None:
-    if mask is not None and bool((mask.diff(dim=1) > 0).any()):
-        raise SampleError("sequence parallelism expects padding on the right of a row, not on the left")
 
 
 def gather_seq_scatter_heads(parts: Sequence[Tensor], size: int) -> list[Tensor]:

@@ -114,7 +114,8 @@ class _PeerMonitor:
         if self.store is None:
             return ""
         time.sleep(2.5 * self.watchdog.pause)
-        if time.monotonic() - self.exchanged > 2 * self.watchdog.pause and not _agent_holds_store():
+        agent_has_it = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"  # torchrun's, and not rank 0
+        if time.monotonic() - self.exchanged > 2 * self.watchdog.pause and not agent_has_it:
             silent = {0: time.monotonic() - self.exchanged}
         else:
             silent = self._silent()
@@ -289,8 +290,3 @@ def write_stderr(text: str) -> None:
 
 def _rank_prefix() -> str:
     return f"[rank {process_group.rank()}] " if process_group.world_size() > 1 else ""
-
-
-def _agent_holds_store() -> bool:
-    """Returns whether torchrun's agent holds the store, and not rank 0."""
-    return os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"

@@ -102,31 +102,11 @@ def _nca(chosen: Tensor, rejected: Tensor, o: _Options) -> Tensor:
     return -F.logsigmoid(chosen) - 0.5 * (F.logsigmoid(-chosen) + F.logsigmoid(-rejected))
 
 
-def _bco(chosen: Tensor, rejected: Tensor, o: _Options) -> Tensor:
-    return -F.logsigmoid(o.beta * chosen) - F.logsigmoid(-o.beta * rejected)
-
-
-def _sppo(chosen: Tensor, rejected: Tensor, o: _Options) -> Tensor:
-    return (chosen - 0.5 / o.beta).square() + (rejected + 0.5 / o.beta).square()
-
-
-def _apo_zero(chosen: Tensor, rejected: Tensor, o: _Options) -> Tensor:
-    return torch.sigmoid(-o.beta * chosen) + torch.sigmoid(o.beta * rejected)
-
-
-def _apo_down(chosen: Tensor, rejected: Tensor, o: _Options) -> Tensor:
-    return torch.sigmoid(o.beta * chosen) + torch.sigmoid(o.beta * (rejected - chosen))
-
-
 def _discopop(chosen: Tensor, rejected: Tensor, o: _Options) -> Tensor:
     h = o.beta * (chosen - rejected)
     weight = torch.sigmoid(h / _DISCOPOP_TAU)
     # the weight inside the exponential: beside one that overflows, a weight of 0 would make it NaN
     return (weight - 1) * F.logsigmoid(h) + torch.exp(F.logsigmoid(h / _DISCOPOP_TAU) - h)
-
-
-def _orpo(chosen: Tensor, rejected: Tensor, o: _Options) -> Tensor:
-    return -o.beta * F.logsigmoid(_log_odds(chosen) - _log_odds(rejected))
 
 
 def _log_odds(log_probs: Tensor) -> Tensor:
@@ -142,10 +122,10 @@ LOSS_TYPES: dict[PreferenceLoss, LossType] = {
     "robust": LossType(_robust, label_smoothing="required"),
     "exo_pair": LossType(_exo, label_smoothing="required"),
     "nca_pair": LossType(_nca),
-    "bco_pair": LossType(_bco),
-    "sppo_hard": LossType(_sppo),
-    "apo_zero": LossType(_apo_zero),
-    "apo_down": LossType(_apo_down),
+    "bco_pair": LossType(lambda c, r, o: -F.logsigmoid(o.beta * c) - F.logsigmoid(-o.beta * r)),
+    "sppo_hard": LossType(lambda c, r, o: (c - 0.5 / o.beta).square() + (r + 0.5 / o.beta).square()),
+    "apo_zero": LossType(lambda c, r, o: torch.sigmoid(-o.beta * c) + torch.sigmoid(o.beta * r)),
+    "apo_down": LossType(lambda c, r, o: torch.sigmoid(o.beta * c) + torch.sigmoid(o.beta * (r - c))),
     "discopop": LossType(_discopop),
     "sigmoid_norm": LossType(_sigmoid, per_token=True, label_smoothing="optional"),
     "simpo": LossType(
@@ -155,7 +135,9 @@ LOSS_TYPES: dict[PreferenceLoss, LossType] = {
         label_smoothing="optional",
     ),
     "cpo": LossType(_sigmoid, needs_reference=False, label_smoothing="optional"),
-    "orpo": LossType(_orpo, needs_reference=False, per_token=True),
+    "orpo": LossType(
+        lambda c, r, o: -o.beta * F.logsigmoid(_log_odds(c) - _log_odds(r)), needs_reference=False, per_token=True
+    ),
 }
 
 

@@ -96,13 +96,9 @@ def write_expanded(polynomial: "PolyElement") -> str:
 def _terms(polynomial: "PolyElement") -> list[tuple[tuple[int, ...], str]]:
     """Returns exponents and coefficient of each term, the largest monomial first, without those that round to 0."""
     numbers = polynomial.ring.domain
-    write = _decimal if numbers.is_RealField else _residue if numbers.is_FiniteField else str
+    write = _decimal if numbers.is_RealField else (lambda value: str(int(value))) if numbers.is_FiniteField else str
     terms = [(tuple(map(int, powers)), write(value)) for powers, value in polynomial.terms()]
     return [(powers, value) for powers, value in terms if value != "0"]
-
-
-def _residue(value: int) -> str:
-    return str(int(value))
 
 
 def _decimal(value: object) -> str:

@@ -49,7 +49,8 @@ def check_cut(
         own = (trainer.config.micro_batch_size, trainer.config.gradient_accumulation_steps)
         expected = _first_step(trainer)
         size = own[0] * own[1]
-        others = [cut for cut in dict.fromkeys(cuts or _cuts(size)) if cut != own]
+        cuts = cuts or [(micro, size // micro) for micro in (size, 1, 2) if size % micro == 0]
+        others = [cut for cut in dict.fromkeys(cuts) if cut != own]
         if size == 1 or any(micro * accumulation != size for micro, accumulation in others):
             raise ValueError(
                 f"a global batch of {size} rows on each rank has no such cuts: {others or 'set a larger one'}"
@@ -61,10 +62,6 @@ def check_cut(
                 expected, actual, f"micro_batch_size {micro} x {accumulation} instead of {own[0]} x {own[1]}", tolerance
             )
         return len(others)
-
-
-def _cuts(size: int) -> list[tuple[int, int]]:
-    return [(micro, size // micro) for micro in (size, 1, 2) if size % micro == 0]
 
 
 def _build(recipe: Recipe, overrides: Sequence[str], settings: Mapping[str, object]) -> Trainer:

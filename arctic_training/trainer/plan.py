@@ -137,12 +137,9 @@ def make_plan(config: TrainerConfig, machine: Machine) -> Plan:
         return plan
     changes = alternatives(models, machine.usable, config.micro_batch_size)
     first = next(one for one in models if not one.is_freed)
-    return replace(plan, alternatives=[one for one in changes if _fits_main_memory(first, one, machine)])
-
-
-def _fits_main_memory(model: Model, change: Alternative, machine: Machine) -> bool:
-    memory = _main_memory(model.footprint, change.layout, change.batch)
-    return machine.host_memory is None or memory <= machine.host_memory
+    if (host := machine.host_memory) is not None:
+        changes = [one for one in changes if _main_memory(first.footprint, one.layout, one.batch) <= host]
+    return replace(plan, alternatives=changes)
 
 
 def _main_memory(size: Footprint, layout: Layout, batch: Batch) -> int:
