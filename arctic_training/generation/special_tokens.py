@@ -1,4 +1,4 @@
-"""The tokens that end a completion or fill a batch, and the text of a completion without them."""
+"""The tokens that begin a text, end a completion or fill a batch, and the text of a completion without them."""
 
 from collections.abc import Collection, Iterable, Sequence
 from typing import TYPE_CHECKING
@@ -19,6 +19,19 @@ def get_pad_token_id(tokenizer: "PreTrainedTokenizerBase") -> int:
     return int((tokenizer.eos_token_id if pad is None else pad) or 0)
 
 
+def special_token_ids(tokenizer: "PreTrainedTokenizerBase") -> set[int]:
+    """Returns the tokens that stand for no text, also those that have no attribute of their own; not that of unknown
+    words."""
+    special = {number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
+    return (special | set(tokenizer.all_special_ids)) - {tokenizer.unk_token_id}
+
+
+def beginning_token_ids(tokenizer: "PreTrainedTokenizerBase") -> list[int]:
+    """Returns the tokens that a tokenizer puts before every text, such as ``[CLS]``; most put none."""
+    text, framed = (list(tokenizer("a", add_special_tokens=added)["input_ids"]) for added in (False, True))
+    return framed[: next((n for n in range(len(framed)) if framed[n : n + len(text)] == text), 0)]
+
+
 def find_eos_token_ids(
     tokenizer: "PreTrainedTokenizerBase", module: nn.Module, completions: Iterable[Sequence[int]] = ()
 ) -> list[int]:
@@ -26,9 +39,7 @@ def find_eos_token_ids(
     the special tokens at the end of ``completions``, since a chat template may end its turns with another one."""
     if is_lexer(tokenizer):
         return [int(tokenizer.eos_token_id)]
-    # not only those that have an attribute of their own, such as the end token
-    special = {number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
-    special = (special | set(tokenizer.all_special_ids)) - {tokenizer.unk_token_id}
+    special = special_token_ids(tokenizer)
     in_data = {last for completion in completions for last in completion[-2:] if last in special}
     declared = getattr(getattr(module, "generation_config", None), "eos_token_id", None)
     known = [*(declared if isinstance(declared, list) else [declared]), tokenizer.eos_token_id]

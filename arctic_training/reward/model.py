@@ -18,6 +18,7 @@ from arctic_training.config.sections.types import HumanInt
 from arctic_training.distributed import process_group
 from arctic_training.engine.dtypes import DTYPES
 from arctic_training.errors.types import ModelError
+from arctic_training.generation.special_tokens import beginning_token_ids, special_token_ids
 from arctic_training.reward.reward import Completion, Reward, RewardConfig
 
 if TYPE_CHECKING:
@@ -34,7 +35,8 @@ class ModelRewardConfig(RewardConfig):
     batch_size: Annotated[int, RESUME_SAFE] = Field(default=8, ge=1)
     """Completions that it scores at once."""
     max_length: HumanInt | None = Field(default=None, ge=1)
-    """Tokens of a prompt with its completion that it sees, the last ones; by default its context length."""
+    """Tokens of a prompt with its completion that it sees: those that begin a text, and the last ones; by default its
+    context length."""
     trust_remote_code: bool = False
     """Run the Python code in the model's folder."""
 
@@ -45,7 +47,9 @@ class ModelRewardConfig(RewardConfig):
 class ModelReward(Reward[ModelRewardConfig]):
     """The score that a reward model gives a completion after its prompt; each rank holds the whole model.
 
-    The model reads the texts with its own tokenizer, and its own end token behind a completion that ended.
+    The model reads the texts with its own tokenizer, as the trainer `reward` does: behind the tokens that begin a text,
+    such as ``[CLS]``, unless the prompt is a chat that begins with a special token, and with its own end token behind a
+    completion that ended.
     """
 
     name = "model"
@@ -76,6 +80,8 @@ class ModelReward(Reward[ModelRewardConfig]):
         text = model.config.get_text_config()
         self.pad_token_id: int = text.pad_token_id
         self.max_length = self.config.max_length or getattr(text, "max_position_embeddings", None)
+        self._beginning = beginning_token_ids(self.tokenizer)
+        self._special = special_token_ids(self.tokenizer)
         self.model: torch.nn.Module = model.to(process_group.device()).eval()
 
     def _check_config(self, config: "PreTrainedConfig") -> None:
@@ -111,14 +117,19 @@ class ModelReward(Reward[ModelRewardConfig]):
         between = " " if is_lexer(self.tokenizer) else ""  # whose words would join: 3 and 1 are not 31
         texts = [one.problem + between + one.generated + (end if one.ended else "") for one in completions]
         different = list(dict.fromkeys(texts))
-        rows = self.tokenizer(different, add_special_tokens=False)["input_ids"]
-        rows = [row[-self.max_length :] if self.max_length else row for row in rows]
+        rows = list(map(self._row, self.tokenizer(different, add_special_tokens=False)["input_ids"]))
         by_length = sorted(range(len(rows)), key=lambda n: len(rows[n]))  # less padding
         scores: dict[str, float] = {}
         for first in range(0, len(rows), self.config.batch_size):
             chosen = by_length[first : first + self.config.batch_size]
             scores |= zip((different[n] for n in chosen), self._scores([rows[n] for n in chosen]), strict=True)
         return [scores[text] for text in texts]
+
+    def _row(self, ids: list[int]) -> list[int]:
+        """Returns the tokens that the model sees of a text with the tokens ``ids``."""
+        beginning = [] if ids and ids[0] in self._special else self._beginning
+        first = max(0, len(beginning) + len(ids) - self.max_length) if self.max_length else 0
+        return [*beginning, *ids[first:]]
 
     def _scores(self, rows: Sequence[Sequence[int]]) -> list[float]:
         device = process_group.device()
