@@ -55,7 +55,7 @@ WITHOUT_CASE: dict[str, dict[str, int]] = {
         "model/transforms/peft.py": 4,
         "model/transforms/tiled_mlp.py": 2,
         "model/zuko_factory.py": 1,
-        "objectives/distill.py": 1,
+        "objectives/on_policy_trainer.py": 1,
         "objectives/rollout.py": 2,
         "objectives/seq2seq.py": 1,
         "tokenizer/huggingface_factory.py": 1,
