@@ -173,7 +173,7 @@ function fillColumns() {
   setting("right").value = labels.length - 1;
 }
 
-// The rows of a step by number and prompt: of rollouts, which are not numbered, by the how-manieth of its prompt it is.
+// The rows of a step by number and prompt. Rollouts, which have no number, are counted within their prompt.
 function keyed(rows) {
   const seen = new Map();
   return new Map(rows.map((row, n) => {

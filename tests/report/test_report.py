@@ -239,7 +239,7 @@ def opened(path: Path, folder: Path, script: str = "") -> tuple[str, list[str]]:
 
 @pytest.mark.skipif(BROWSER is None, reason="no browser is installed")
 def test_a_browser_draws_the_curves_and_requests_nothing(tmp_path: Path) -> None:
-    runs = [save_run(tmp_path / "first", words=HOSTILE), save_run(tmp_path / "second", lr=3e-4)]
+    runs = [save_run(tmp_path / "first", words=HOSTILE), save_run(tmp_path / "second", lr=3e-4, words=HOSTILE)]
     write_report(runs, tmp_path / "page.html")
     drawn, requested = opened(tmp_path / "page.html", tmp_path)
     curves = re.findall(r'<path class="curve" d="(M[^"]+)"', drawn)
