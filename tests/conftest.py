@@ -36,11 +36,20 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if unstable := [item.nodeid for item in items if " at 0x" in item.nodeid]:
+        raise pytest.UsageError(f"{unstable[0]}: an address is part of the name; give ids that stay")
     functions = {item.function for item in items if isinstance(item, pytest.Function)}
     for function in functions:
         if own := getattr(function, "_hypothesis_internal_use_settings", None):  # a property's
             times = config.option.examples * own.max_examples
             function._hypothesis_internal_use_settings = settings(own, max_examples=times)
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Refuses cases whose order differs from process to process, with which the tests could not be shared out."""
+    for mark in metafunc.definition.iter_markers("parametrize"):
+        if len(mark.args) > 1 and isinstance(mark.args[1], set | frozenset):
+            raise pytest.UsageError(f"{metafunc.definition.nodeid}: the cases are a set; sort them")
 
 
 @pytest.hookimpl(wrapper=True)

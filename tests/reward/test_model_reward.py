@@ -47,9 +47,7 @@ def save_decoder(folder: Path) -> dict[str, Any]:
     return {"name_or_path": str(folder), "new_weights": ["score"], "dtype": "fp32"}
 
 
-@pytest.mark.parametrize(
-    ("save", "chats"), [(save_encoder, False), (save_decoder, False), (save_decoder, True)], ids=str
-)
+@pytest.mark.parametrize(("save", "chats"), [(save_encoder, False), (save_decoder, False), (save_decoder, True)])
 def test_a_completion_is_read_as_it_was_learned(save: Any, chats: bool, tmp_path: Path) -> None:
     """The trainer's own reward of a row of its data is the reward of the completion in it."""
     model = save(tmp_path / "model")
