@@ -198,7 +198,9 @@ def test_tensors(tmp_path: Path) -> None:
     np.savez(tmp_path / "rows.npz", points=points, digit=np.array([7, 7, 3]))
     factory = TensorDataFactory(
         SimpleNamespace(  # type: ignore[arg-type]
-            config=SimpleNamespace(micro_batch_size=2, gradient_accumulation_steps=1, sequence_parallel_size=1),
+            config=SimpleNamespace(
+                micro_batch_size=2, gradient_accumulation_steps=1, sequence_parallel_size=1, epoch_length=0
+            ),
             data_rank=0,
             data_world=1,
         ),
