@@ -96,12 +96,13 @@ def is_excluded(row: Row) -> bool:
 def _flag(row: Row, name: str, *, numbers: bool) -> bool | None:
     """Returns the value of a flag; None without one. ``numbers``: 0 and 1 are values too."""
     value = row.get(name)
+    if value is None:
+        return None
     if isinstance(value, str):  # as in every cell of a CSV file
         value = FLAG_TEXTS.get(value.strip().lower(), value)
     if isinstance(value, bool) or (numbers and value in (0, 1)):
         return bool(value)
-    if value is not None:
-        remark(UNREAD_COLUMNS, name)
+    remark(UNREAD_COLUMNS, name)
     return None
 
 

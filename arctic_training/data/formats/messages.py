@@ -5,7 +5,7 @@ import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeGuard
 
 from arctic_training.data.formats.json_text import RepeatedKeyError, loads
 from arctic_training.data.formats.remarks import remark
@@ -35,6 +35,7 @@ ROLES = {
 }
 """The role in a chat template of each role in data sets, in lower case."""
 
+_PLAIN_ROLES = ("system", "user", "assistant")
 _CALLS = ("function_call", "tool_call")
 """Roles whose content is the JSON of a tool call."""
 _TEXT_PARTS = ("text", "input_text", "output_text")
@@ -76,6 +77,10 @@ def read_chat(turns: object, system: str | None = None) -> Chat:
         raise DataError(f"a chat is a list of messages, not {short_repr(turns)}")
     chat, calling = Chat(), False
     for n, turn in enumerate(turns, 1):
+        if _is_plain(turn):
+            chat.messages.append({**turn})
+            calling = False
+            continue
         for part in _parts(turn):
             message, flag = _message(part, n)
             before, calling = calling, _role(part) in _CALLS
@@ -132,6 +137,14 @@ def part_text(part: object) -> str | None:
     if isinstance(part, Mapping) and part.get("type") in (None, *_TEXT_PARTS):
         part = part.get("text")
     return part if isinstance(part, str) else None
+
+
+def _is_plain(turn: object) -> TypeGuard[dict[str, Any]]:
+    """Returns whether a turn is a message as it is, as most are: other forms need not be looked for."""
+    if not isinstance(turn, dict) or len(turn) != 2 or turn.get("role") not in _PLAIN_ROLES:
+        return False
+    content = turn.get("content")
+    return isinstance(content, str) and bool(content.strip())
 
 
 def _parts(turn: object) -> list[Any]:

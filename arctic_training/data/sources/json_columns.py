@@ -37,12 +37,13 @@ def to_dataset(rows: Iterable[Row], folder: Path | None = None) -> "Dataset":
     columns: dict[str, list[Any]] = {}
     types: dict[str, set[pa.DataType]] = {}
     count = characters = 0
+    encode = json.JSONEncoder(ensure_ascii=False, default=_other).encode
     for row in rows:
         for name, value in row.items():
             if name not in columns:
                 columns[name] = [None] * count
             if isinstance(value, (list, dict)):
-                value = _Nested(json.dumps(value, ensure_ascii=False, default=_other))
+                value = _Nested(encode(value))
             characters += len(value) if isinstance(value, str) else 0
             columns[name].append(value)
         count += 1

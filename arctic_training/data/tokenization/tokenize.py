@@ -1,5 +1,6 @@
 """Tokenizes texts, and finds the tokens of spans of characters."""
 
+import itertools
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -60,19 +61,22 @@ class SpanTokenizer:
         backend = self.tokenizer.backend_tokenizer
         backend.no_truncation()
         backend.no_padding()
-        tokenized = []
-        for text, text_spans, encoding in zip(
-            texts, spans, backend.encode_batch_fast(list(texts), add_special_tokens=add_special_tokens), strict=True
-        ):
-            ids = np.array(encoding.ids, np.int32)
-            ends = np.cumsum(self._bytes[ids])
-            raw = text.encode()
-            is_normalized = len(text) == len(raw) or unicodedata.is_normalized("NFC", text)
-            if is_normalized and (ends[-1] if len(ends) else 0) == len(raw):
-                tokenized.append((ids, _span_mask(ends, text, text_spans)))
-            else:  # some token stands for another text than its own
-                tokenized += self._by_offsets([text], [text_spans], add_special_tokens)
-        return tokenized
+        encodings = backend.encode_batch_fast(list(texts), add_special_tokens=add_special_tokens)
+        # the tokens of all texts, one after the other: numpy is slow at one text at a time
+        ids = np.fromiter(itertools.chain.from_iterable(one.ids for one in encodings), np.int32)
+        tokens = np.cumsum([0, *map(len, encodings)])
+        ends = np.concatenate(([0], np.cumsum(self._bytes[ids])))
+        starts = ends[tokens].tolist()
+        sizes = np.diff(starts).tolist()
+        # in a text of another size some token stands for another text than its own
+        exact = [_is_exact(text, size) for text, size in zip(texts, sizes, strict=True)]
+        exact_spans = [one if is_exact else () for one, is_exact in zip(spans, exact, strict=True)]
+        mask = _span_mask(ends, starts, texts, exact_spans)
+        places = zip(tokens[:-1].tolist(), tokens[1:].tolist(), strict=True)
+        return [
+            (ids[start:end], mask[start:end]) if is_exact else self._by_offsets([text], [one], add_special_tokens)[0]
+            for (start, end), text, one, is_exact in zip(places, texts, spans, exact, strict=True)
+        ]
 
     def _by_offsets(
         self, texts: Sequence[str], spans: Sequence[Sequence[Span]], add_special_tokens: bool
@@ -121,16 +125,38 @@ class SpanTokenizer:
         return (shift + same if prefix else 0), same == len(prefix)
 
 
-def _span_mask(ends: npt.NDArray[np.int64], text: str, spans: Sequence[Span]) -> Mask:
-    """Returns which tokens hold a byte of ``spans``; ``ends[i]`` is the byte after token ``i``."""
-    mask = np.zeros(len(ends), np.bool_)
-    ascii_only = text.isascii()
-    for start, end in spans:
-        if start < end:
-            first = start if ascii_only else len(text[:start].encode())
-            last = end if ascii_only else first + len(text[start:end].encode())
-            mask[np.searchsorted(ends, first, "right") : np.searchsorted(ends, last, "left") + 1] = True
-    return mask
+def _is_exact(text: str, size: int) -> bool:
+    """Returns whether tokens of ``size`` bytes are the text as it is."""
+    if text.isascii():
+        return len(text) == size
+    return len(text.encode()) == size and unicodedata.is_normalized("NFC", text)
+
+
+def _span_mask(
+    ends: npt.NDArray[np.int64], starts: Sequence[int], texts: Sequence[str], spans: Sequence[Sequence[Span]]
+) -> Mask:
+    """Returns which tokens hold a byte of ``spans``, characters of each of ``texts``, bool ``[tokens of all texts]``.
+
+    ``ends[i]`` is the byte before token ``i`` of all texts, one after the other, and text ``n`` begins at byte
+    ``starts[n]``.
+    """
+    edges = [
+        (start + _num_bytes(text, first), start + _num_bytes(text, last))
+        for start, text, text_spans in zip(starts, texts, spans, strict=False)
+        for first, last in text_spans
+        if first < last
+    ]
+    depth = np.zeros(len(ends), np.int64)
+    if edges:
+        firsts, lasts = np.array(edges).T
+        np.add.at(depth, np.searchsorted(ends[1:], firsts, "right"), 1)
+        np.add.at(depth, np.searchsorted(ends[1:], lasts, "left") + 1, -1)
+    return np.cumsum(depth[:-1]) > 0
+
+
+def _num_bytes(text: str, count: int) -> int:
+    """Returns how many bytes the first ``count`` characters of a text have."""
+    return min(count, len(text)) if text.isascii() else len(text[:count].encode())
 
 
 def token_bytes(tokenizer: "PreTrainedTokenizerBase") -> npt.NDArray[np.int64] | None:
