@@ -2,6 +2,7 @@
 
 import io
 import sys
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import NamedTuple
@@ -43,8 +44,28 @@ def without_progress_bars(*, keep_in_terminal: bool = False) -> Iterator[None]:
     if keep_in_terminal and sys.stderr.isatty():
         yield
         return
-    with _bars_with(disable=True):
+    with _without_side_effects(), _bars_with(disable=True):
         yield
+
+
+@contextmanager
+def _without_side_effects() -> Iterator[None]:
+    """Keeps tqdm, whose disabled bars do so too, from choosing how processes are started, and from starting a thread.
+
+    The former comes with its lock, the latter is its monitor.
+    """
+    from tqdm import std
+
+    interval, std.tqdm.monitor_interval = std.tqdm.monitor_interval, 0
+    is_first = not hasattr(std.tqdm, "_lock")
+    if is_first:
+        std.tqdm.set_lock(threading.RLock())
+    try:
+        yield
+    finally:
+        std.tqdm.monitor_interval = interval
+        if is_first:
+            del std.tqdm._lock
 
 
 @contextmanager
