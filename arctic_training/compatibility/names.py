@@ -42,7 +42,7 @@ ROOT: Mapping[str, str] = {
 
 
 def _names(home: str, *names: str, **renamed: str) -> dict[str, str]:
-    """Returns where ``names`` of the module ``home`` are, and those that have another name there, by former name."""
+    """Returns ``home.name`` by former name: of ``names``, which are unchanged, and of ``renamed``."""
     return {former: f"{home}.{now}" for former, now in ({name: name for name in names} | renamed).items()}
 
 

@@ -17,7 +17,7 @@ class Scorer(Configured[C], ABC, kind="scorer"):
     """Scores a generated text. A subclass with a ``name`` can be named in a recipe, as a scorer and as a reward."""
 
     needs_network: bool = False
-    """Whether it asks a server for its scores: ``validate`` does not call it."""
+    """True if it asks a server for its scores: ``validate`` does not call it."""
 
     @abstractmethod
     def __call__(self, generated: str, reference: str) -> float | None:

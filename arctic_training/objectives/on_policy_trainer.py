@@ -44,7 +44,7 @@ class OnPolicyTrainer(LanguageModelTrainer):
 
     config: OnPolicyConfig
     _is_on_policy = False
-    """Whether the current window is trained on completions of the model's own."""
+    """True while the current window is trained on completions of the model."""
 
     def check(self) -> None:
         """Raises `InputError` for what its base refuses, and for a model that cannot generate completions."""

@@ -24,8 +24,8 @@ class TextEncoderConfig(TrainerConfig):
     """Keys of the trainers of encoders of texts."""
 
     pooling: Pooling = "mean"
-    """What becomes the embedding of a text: the mean of the hidden states of its tokens, that of the first token, or
-    that of the last."""
+    """The embedding of a text: the mean of the hidden states of its tokens, that of the first token, or that of the
+    last."""
     normalize: bool = True
     """Compare by cosine; else by dot product."""
     matryoshka_dims: list[int] = []

@@ -57,7 +57,7 @@ class Reward(Configured[R], ABC, kind="reward"):
 
     config_type: ClassVar[type[ComponentConfig]] = RewardConfig
     needs_network: bool = False
-    """Whether it asks a server for its scores: ``validate`` does not call it."""
+    """True if it asks a server for its scores: ``validate`` does not call it."""
 
     def check(self) -> None:
         """Called before anything is loaded, and by ``validate``. Raises `InputError` for unusable arguments."""

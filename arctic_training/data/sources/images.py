@@ -35,7 +35,7 @@ _AT_ONCE = 1_000
 """Pictures of which the compressed bytes are in memory at once."""
 Pixels = npt.NDArray[np.uint8]
 Entry = Mapping[str, Any] | None
-"""What a column of pictures holds of one: ``bytes``, or else its ``path``."""
+"""A picture in a column that is not decoded: its ``bytes``, or else its ``path``."""
 
 
 class ImageConfig(HFDataSourceConfig):
@@ -45,10 +45,10 @@ class ImageConfig(HFDataSourceConfig):
     """Height and width in pixels, one number for both: each picture is scaled until it covers that, and cut at the
     centre. By default pictures stay as they are, and must have one size."""
     mode: Literal["L", "RGB", "RGBA"] | None = None
-    """What pictures are converted to: L (grey, 1 channel), RGB (3) or RGBA (4). By default they stay as they are, and
-    must be of one of these modes."""
+    """The mode of the pictures: L (grey, 1 channel), RGB (3) or RGBA (4). By default each keeps its own, which must be
+    one of these."""
     value_range: tuple[float, float] = (0.0, 1.0)
-    """What the darkest and the lightest value of a channel, 0 and 255, become."""
+    """The numbers that 0 and 255, the darkest and the lightest value of a channel, become."""
     image_column: str | None = None
     """The column of pictures of a data set; by default its only one."""
     label_column: str | None = None
