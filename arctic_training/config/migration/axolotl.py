@@ -20,7 +20,6 @@ from arctic_training.config.migration.training_arguments import (
     migrate_saves,
     migrate_schedule,
     migrate_sharding,
-    note_resume,
     steps_of,
     zero_section,
 )
@@ -125,24 +124,19 @@ def _adapter(foreign: Foreign) -> None:
     if adapter not in ("lora", "qlora"):
         foreign.note("adapter", f"{adapter}: give model.peft_config in the words of PEFT")
         return
-    every = foreign.flag("lora_target_linear")
+    modules = None if foreign.flag("lora_target_linear") else foreign.take("lora_target_modules")
     put_lora(
         foreign,
         rank=foreign.take("lora_r") or 8,
         alpha=foreign.take("lora_alpha") or 16,
         dropout=foreign.take("lora_dropout"),
-        targets="all-linear" if every else _modules(foreign.take("lora_target_modules")),
+        targets=[modules] if isinstance(modules, str) else modules,  # a text is a regular expression
         modules_to_save=foreign.take("lora_modules_to_save"),
         use_dora=foreign.flag("peft_use_dora"),
         use_rslora=foreign.flag("peft_use_rslora"),
     )
     if foreign.take("lora_model_dir"):
         foreign.note("lora_model_dir", "give its folder as model.name_or_path: it is merged into its base")
-
-
-def _modules(value: object) -> object:
-    """Returns target modules; a text that is a regular expression as the only one."""
-    return [value] if isinstance(value, str) else value
 
 
 def _data(foreign: Foreign, kind: str) -> None:
@@ -217,9 +211,7 @@ def _checkpoints(foreign: Foreign) -> None:
         foreign.note(
             "saves_per_epoch", f"{per_epoch:g}: the recipe saves once an epoch; for more give save_every_n_steps"
         )
-    limit = integer(foreign.number("save_total_limit"))
-    migrate_saves(foreign, strategy, steps or 500, limit, only_model=foreign.flag("save_only_model"))
-    note_resume(foreign)
+    migrate_saves(foreign, strategy, steps or 500)
 
 
 def _evaluation(foreign: Foreign) -> None:

@@ -25,9 +25,9 @@ def sources_of(entry: Foreign, texts: bool) -> list[Source]:
     if words not in (("role", "content"), ("from", "value")):
         text = f"{' and '.join(map(str, words))}: rename the fields to role and content"
         entry.note("message_property_mappings", text)
-    for key, default in (("roles_to_train", ["assistant"]), ("train_on_eos", "turn"), ("field_chosen", "chosen")):
-        entry.ignore([key] if entry.values.get(key) == default else [])
-    entry.ignore(["field_rejected"] if entry.values.get("field_rejected") == "rejected" else [])
+    defaults = {"roles_to_train": ["assistant"], "train_on_eos": "turn"}
+    defaults |= {"field_chosen": "chosen", "field_rejected": "rejected"}
+    entry.ignore(key for key, default in defaults.items() if entry.values.get(key) == default)
     entry.ignore(["ds_type", "trust_remote_code"])
     more: dict[str, object] = {}
     column = entry.take("field", "text_column")
@@ -36,13 +36,6 @@ def sources_of(entry: Foreign, texts: bool) -> list[Source]:
     elif column not in (None, "text"):
         entry.note("field", f"{column}: rename the column to text")
     subset, split = entry.take("name"), entry.take("split")
-    if files == [path] and named is not None:
-        more |= {"kwargs": {"data_files": named}}
-    return [_merged(source(file, split=split, subset=subset), more) for file in files or ["rows.jsonl"]]
-
-
-def _merged(section: Source, more: Source) -> Source:
-    """Returns a source with further keys; those of ``kwargs`` are joined, which only sources of the hub have."""
-    kwargs = {**mapping(section.get("kwargs")), **mapping(more.get("kwargs"))}
-    joined = section | more | ({"kwargs": kwargs} if kwargs else {})
-    return {"type": "huggingface"} | joined if kwargs else joined
+    named = named if files == [path] else None
+    files = files or ["rows.jsonl"]
+    return [source(file, split=split, subset=subset, data_files=named) | more for file in files]

@@ -9,11 +9,15 @@ from arctic_training.loss.preference import PreferenceLoss
 Source = dict[str, object]
 
 
-def source(name: object, *, split: object = None, subset: object = None, **more: object) -> Source:
+def source(
+    name: object, *, split: object = None, subset: object = None, data_files: object = None, **more: object
+) -> Source:
     """Returns the section of a data source: a file, a folder or a name on the hub; ``subset`` is its configuration."""
     section: Source = {"name_or_path": str(name)}
-    if subset not in (None, "default"):
-        section |= {"type": "huggingface", "kwargs": {"name": subset}}
+    kwargs = {} if subset in (None, "default") else {"name": subset}
+    kwargs |= {} if data_files is None else {"data_files": data_files}
+    if kwargs:
+        section |= {"type": "huggingface", "kwargs": kwargs}
     if split not in (None, "train"):
         section["split"] = str(split)
     return section | {key: value for key, value in more.items() if value is not None}

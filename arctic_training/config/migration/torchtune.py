@@ -190,8 +190,7 @@ def _source(entry: Foreign, kind: str) -> Source:
         entry.note("column" if column else "column_map", text)
     entry.ignore(["_component_", "train_on_input", "packed", "conversation_style", "add_eos", "split_across_pack"])
     subset = entry.take("name", "subset")
-    section = source(path or "rows.jsonl", split=entry.take("split"), subset=subset)
-    return section | {key: value for key, value in more.items() if value is not None}
+    return source(path or "rows.jsonl", split=entry.take("split"), subset=subset, **more)
 
 
 def _amounts(foreign: Foreign) -> None:

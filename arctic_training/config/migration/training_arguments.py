@@ -45,7 +45,8 @@ def migrate_training_arguments(
     foreign.put("train_log_iter_interval", steps_of(foreign, "logging_steps"))
     _evaluation(foreign)
     migrate_monitoring(foreign, patience)
-    _saves(foreign)
+    strategy = str(foreign.take("save_strategy") or "steps").lower()
+    migrate_saves(foreign, strategy, steps_of(foreign, "save_steps") or 500)
     _trackers(foreign)
     migrate_sharding(foreign)
     if foreign.flag("push_to_hub"):
@@ -130,21 +131,15 @@ def has_evaluation(foreign: Foreign) -> bool:
     return isinstance(data, dict) and bool({"eval_sources", "train_eval_split"} & data.keys())
 
 
-def _saves(foreign: Foreign) -> None:
-    strategy = str(foreign.take("save_strategy") or "steps").lower()
-    steps, limit = steps_of(foreign, "save_steps") or 500, integer(foreign.number("save_total_limit"))
-    migrate_saves(foreign, strategy, steps, limit, only_model=foreign.flag("save_only_model"))
-    note_resume(foreign)
-
-
 def note_resume(foreign: Foreign) -> None:
     """Notes that a run does not continue from a checkpoint that the configuration names."""
     if foreign.take("resume_from_checkpoint") not in (None, False, ""):
         foreign.note("resume_from_checkpoint", "a checkpoint of another trainer cannot be resumed from")
 
 
-def migrate_saves(foreign: Foreign, strategy: str, steps: int, limit: int | None, *, only_model: bool) -> None:
+def migrate_saves(foreign: Foreign, strategy: str, steps: int) -> None:
     """Carries over when checkpoints are saved: by ``steps``, by ``epoch``, the ``best``, or at the end alone."""
+    limit, only_model = integer(foreign.number("save_total_limit")), foreign.flag("save_only_model")
     when: dict[str, object] = {}
     if strategy == "steps":
         when = {"save_every_n_steps": steps}
@@ -160,6 +155,7 @@ def migrate_saves(foreign: Foreign, strategy: str, steps: int, limit: int | None
         foreign.put("checkpoint", [{**model, **when, **kept}])
     else:
         foreign.put("checkpoint", [{"type": "deepspeed", "auto_resume": True, **when, **kept}, model])
+    note_resume(foreign)
 
 
 def _trackers(foreign: Foreign) -> None:
@@ -169,8 +165,7 @@ def _trackers(foreign: Foreign) -> None:
         foreign.put("wandb", {"enable": True, **({"name": str(run_name)} if run_name else {})})
         foreign.put("wandb.project", foreign.take("wandb_project"))
     known = [one for one in trackers if one in names("tracker") and one != "wandb"]
-    if known:
-        foreign.put("trackers", known)
+    foreign.put("trackers", known or None)
     if missing := [one for one in trackers if one not in (*known, "wandb")]:
         foreign.note("report_to", f"{', '.join(missing)}: there is no such tracker; metrics are in metrics.jsonl")
 

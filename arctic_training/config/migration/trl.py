@@ -34,12 +34,7 @@ def migrate_trl(foreign: Foreign, trainer: str = "") -> None:
     migrate_training_arguments(foreign, learning_rate=rate)
     if foreign.flag("activation_offloading"):
         put_offloading(foreign, "activation_offloading")
-    for objective in (_sft, _preference):
-        objective(foreign, kind)
-    if kind in ("grpo", "reinforce"):
-        completions = foreign.number("per_device_train_batch_size") or 8
-        migrate_policy(foreign, completions=completions, steps=foreign.number("gradient_accumulation_steps"))
-    foreign.move({"label_smoothing_factor": "label_smoothing"} if kind == "sft" else {})
+    _objective(foreign, kind)
     foreign.ignore(_WITHOUT_EFFECT.split())
 
 
@@ -139,9 +134,9 @@ def _mixture(foreign: Foreign, mixture: Foreign) -> None:
         weight = entry.take("weight")
         share = weight if weight not in (None, 1, 1.0) else None
         name, subset, files = entry.take("id", "path"), entry.take("config", "name"), entry.take("data_files")
-        more = {"kwargs": {"data_files": files}} if files is not None else {}
         entry.ignore(["columns"])  # they are found by their names
-        sources.append(source(name, split=entry.take("split"), subset=subset, sample_ratio=share, **more))
+        split = entry.take("split")
+        sources.append(source(name, split=split, subset=subset, data_files=files, sample_ratio=share))
     put_sources(foreign, sources)
     put_held_out(mixture, "test_split_size")
     mixture.ignore(["seed"] if mixture is not foreign else [])
@@ -162,28 +157,28 @@ def _mixer(foreign: Foreign, subset: object) -> None:
         put_sources(foreign, [source(name, split=splits[1], subset=subset) for name in mixer], "eval_sources")
 
 
-def _sft(foreign: Foreign, kind: str) -> None:
-    if kind != "sft":
-        return
-    if not foreign.flag("assistant_only_loss") and not foreign.flag("completion_only_loss"):
-        foreign.put("data.mask_inputs", False)
-        foreign.note(
-            "assistant_only_loss",
-            "of chats every token is trained on, as in TRL; to train on answers alone remove data.mask_inputs, and for "
-            "rows of plain text write type: causal",
-        )
-
-
-def _preference(foreign: Foreign, kind: str) -> None:
+def _objective(foreign: Foreign, kind: str) -> None:
     if kind == "dpo":
         foreign.put("loss_type", preference_loss(foreign, "loss_type"))
     if kind in ("dpo", "kto"):
         foreign.move({"beta": "beta", "precompute_ref_log_probs": "precompute_ref_log_probs"})
-        foreign.move({"label_smoothing": "label_smoothing", "rpo_alpha": "sft_weight"} if kind == "dpo" else {})
-        foreign.move(
-            {} if kind == "dpo" else {f"{one}desirable_weight": f"{one}desirable_weight" for one in ("", "un")}
-        )
         foreign.ignore(["model_adapter_name", "ref_adapter_name", "disable_dropout"])
-    if kind == "reward":
+    if kind == "sft":
+        if not foreign.flag("assistant_only_loss") and not foreign.flag("completion_only_loss"):
+            foreign.put("data.mask_inputs", False)
+            foreign.note(
+                "assistant_only_loss",
+                "of chats every token is trained on, as in TRL; to train on answers alone remove data.mask_inputs, and "
+                "for rows of plain text write type: causal",
+            )
+        foreign.move({"label_smoothing_factor": "label_smoothing"})
+    elif kind == "dpo":
+        foreign.move({"label_smoothing": "label_smoothing", "rpo_alpha": "sft_weight"})
+    elif kind == "kto":
+        foreign.move({f"{one}desirable_weight": f"{one}desirable_weight" for one in ("", "un")})
+    elif kind == "reward":
         foreign.move({"center_rewards_coefficient": "center_rewards_coefficient"})
         foreign.put("model.new_weights", ["score"])
+    elif kind in ("grpo", "reinforce"):
+        completions = foreign.number("per_device_train_batch_size") or 8
+        migrate_policy(foreign, completions=completions, steps=foreign.number("gradient_accumulation_steps"))
