@@ -45,8 +45,7 @@ def recipe_schema() -> Schema:
     definitions: Schema = document["$defs"]
     keys = {one: references[one, "validation"]["$ref"].rpartition("/")[2] for one in configs}
     sections = {config: _section(config, definitions[key]) for config, key in keys.items()}
-    for config, key in keys.items():
-        definitions[key] = sections[config]
+    definitions |= {keys[config]: section for config, section in sections.items()}
     definitions |= {"reference": _REFERENCE, "number": _NUMBER}
     for kind in kinds():
         if kind != "trainer":

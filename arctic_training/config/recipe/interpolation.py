@@ -5,7 +5,7 @@ import os
 import re
 from dataclasses import replace
 
-from arctic_training.config.checks.problems import Problem
+from arctic_training.config.checks.problems import Problem, shown
 from arctic_training.config.recipe.node import Node, Path
 from arctic_training.config.recipe.yaml_reader import MAX_CHARACTERS, MAX_LEVELS, MAX_NODES
 from arctic_training.errors.redaction import register_secret
@@ -69,7 +69,7 @@ class _Resolver:
             if isinstance(value.value, (dict, list)):
                 kind = "mapping" if isinstance(value.value, dict) else "list"
                 raise _InvalidReference(f"{match[0]} is a {kind}; it can only be the entire value, not part of a text")
-            return _word(value.value)
+            return shown(value.value) if isinstance(value.value, bool | None) else str(value.value)
 
         resolved = _REFERENCE.sub(substitute, text)
         self.characters += len(resolved)
@@ -118,9 +118,3 @@ def _package_folder(package: str) -> str:
     if spec is None or not spec.submodule_search_locations:
         raise _InvalidReference(f"the Python package {package} is not installed; install it or write the folder")
     return next(iter(spec.submodule_search_locations))
-
-
-def _word(value: object) -> str:
-    if isinstance(value, bool) or value is None:
-        return "null" if value is None else str(value).lower()
-    return str(value)

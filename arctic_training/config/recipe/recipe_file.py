@@ -14,12 +14,12 @@ def read_recipe_file(path: Path) -> Node:
 
     Raises `RecipeError`.
     """
-    return _read(path, (path,), "recipe")
+    return _read((path,), "recipe")
 
 
-def _read(path: Path, files: tuple[Path, ...], subject: str) -> Node:
-    """Returns the content of ``path``, the last of ``files``, each of which extends the next."""
-    return _extended(read_yaml(_text(path), str(path), subject), files, "")
+def _read(files: tuple[Path, ...], subject: str) -> Node:
+    """Returns the content of the last of ``files``, each of which extends the next."""
+    return _extended(read_yaml(_text(files[-1]), str(files[-1]), subject), files, "")
 
 
 def _extended(node: Node, files: tuple[Path, ...], above: str) -> Node:
@@ -35,7 +35,7 @@ def _extended(node: Node, files: tuple[Path, ...], above: str) -> Node:
     if extends is None:
         return own
     base = _base(extends, files, f"{extends.place()}: {above}extends")
-    return merge(_read(base, (*files, base), "section" if above else "recipe"), own)
+    return merge(_read((*files, base), "section" if above else "recipe"), own)
 
 
 def _base(extends: Node, files: tuple[Path, ...], where: str) -> Path:

@@ -74,7 +74,8 @@ class _Composer:
         if len(text) > MAX_CHARACTERS:
             raise RecipeError(f"{start.source}: longer than {MAX_CHARACTERS:,} characters, too long for a recipe")
         if match := _NOT_TEXT.search(text):
-            place = self._position(text, match.start())
+            before = text[: match.start()]
+            place = self._place(before.count("\n"), len(before.rpartition("\n")[2]))
             raise RecipeError(f"{place}: control character U+{ord(match[0]):04X}; remove it")
         self.text = text
 
@@ -201,10 +202,6 @@ class _Composer:
 
     def _place(self, line: int, column: int) -> Origin:
         return Origin(self.start.source, line + 1, column + 1) if self.start.line else self.start
-
-    def _position(self, text: str, index: int) -> Origin:
-        before = text[:index]
-        return self._place(before.count("\n"), index - (before.rfind("\n") + 1))
 
     def _syntax_error(self, error: yaml.YAMLError) -> str:
         mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)

@@ -69,34 +69,22 @@ class CheckpointConfig(ComponentConfig):
         return problems_of_keys({"output_dir": unwritable(self.output_dir)} if self.enabled else {})
 
 
-def require_resumable(sections: Sequence[CheckpointConfig]) -> None:
-    """Raises ValueError for a section with ``auto_resume`` whose type no run can resume from."""
-    for section in sections:
-        if section.auto_resume and not getattr(lookup("checkpoint_engine", section.type), "resumable", False):
-            raise ValueError(f"auto_resume: no run can resume from type {section.type}; add one of type deepspeed")
-
-
-def require_saves(sections: Sequence[CheckpointConfig]) -> None:
-    """Raises ValueError for a section that says which checkpoints to keep, and saves none."""
-    for section in sections:
-        is_due = section.save_every_n_steps or section.save_every_n_epochs or section.save_end_of_training
-        if section.keep_last and not is_due:
-            raise ValueError("keep_last: no checkpoint is saved; give save_every_n_steps or save_every_n_epochs")
-
-
-def require_asynchronous(sections: Sequence[CheckpointConfig]) -> None:
-    """Raises ValueError for a section with ``asynchronous`` whose type cannot be written beside training."""
-    for section in sections:
-        if section.asynchronous and not getattr(lookup("checkpoint_engine", section.type), "saves_beside", False):
-            raise ValueError(
-                f"async: type {section.type} writes while training waits: it defines no `stage`; remove it"
-            )
-
-
-def require_separate_folders(sections: Sequence[CheckpointConfig]) -> None:
-    """Raises ValueError when two sections of one run save in the same folder, or both resume."""
+def require_consistent(sections: Sequence[CheckpointConfig]) -> None:
+    """Raises ValueError when two sections of one run save in the same folder, or both resume, and for a section with
+    ``auto_resume`` or ``asynchronous`` whose type does not do so, or that says what to keep and saves nothing."""
     if sum(section.auto_resume for section in sections) > 1:
         raise ValueError("several have auto_resume: true; a run resumes from one of them only")
     folders = [str(section.output_dir.absolute() if section.output_dir else section.type) for section in sections]
     if twice := next((folder for folder in folders if folders.count(folder) > 1), None):
         raise ValueError(f"two sections save in one folder, {twice}; give one of them another output_dir")
+    for section in sections:
+        engine = lookup("checkpoint_engine", section.type)
+        if section.auto_resume and not getattr(engine, "resumable", False):
+            raise ValueError(f"auto_resume: no run can resume from type {section.type}; add one of type deepspeed")
+        is_due = section.save_every_n_steps or section.save_every_n_epochs or section.save_end_of_training
+        if section.keep_last and not is_due:
+            raise ValueError("keep_last: no checkpoint is saved; give save_every_n_steps or save_every_n_epochs")
+        if section.asynchronous and not getattr(engine, "saves_beside", False):
+            raise ValueError(
+                f"async: type {section.type} writes while training waits: it defines no `stage`; remove it"
+            )

@@ -6,13 +6,7 @@ from pydantic import ValidationInfo, field_validator
 
 from arctic_training.config.checks.problems import Problem, Problems, unknown
 from arctic_training.config.sections.base import BaseConfig, ComponentConfig
-from arctic_training.config.sections.checkpoint import (
-    CheckpointConfig,
-    require_asynchronous,
-    require_resumable,
-    require_saves,
-    require_separate_folders,
-)
+from arctic_training.config.sections.checkpoint import CheckpointConfig, require_consistent
 from arctic_training.config.sections.deepspeed import BATCH_KEYS, PRECISION_KEYS, deepspeed_problems
 from arctic_training.config.sections.mesh import MeshConfig
 from arctic_training.config.sections.scheduler import SchedulerConfig
@@ -44,6 +38,7 @@ class CrossFieldValidation(BaseConfig):
             return value
         trainer = lookup("trainer", info.data["type"]) if "type" in info.data else None
         model, optimizer = info.data.get("model"), info.data.get("optimizer")
+        evaluators = [one.type for one in info.data.get("evaluators") or []]
         problem = ""
         if trainer is not None and not stated(trainer, "tensor_parallel", "loss"):
             problem = f"{trainer.__name__} does not state that its loss is right where processes divide a model "
@@ -56,8 +51,8 @@ class CrossFieldValidation(BaseConfig):
             problem = model.indivisible
         elif model is not None and optimizer is not None and optimizer.highest_stage(model.dtype) < 2:
             problem = f"the optimizer {optimizer.type} computes with whole matrices; use another, such as adamw"
-        elif other := next((one.type for one in info.data.get("evaluators") or [] if not _divides(one)), ""):
-            problem = f"the evaluator {other} is for whole models; remove it, or run `arctic_training evaluate`"
+        elif names := [one for one in evaluators if not getattr(lookup("evaluator", one), "tensor_parallel", False)]:
+            problem = f"the evaluator {names[0]} is for whole models; remove it, or run `arctic_training evaluate`"
         if problem:
             raise Problems([Problem(("model",), f"{value.model}, and {problem}")])
         return value
@@ -90,11 +85,7 @@ class CrossFieldValidation(BaseConfig):
     @field_validator("checkpoint", check_fields=False)
     @classmethod
     def _check_checkpoints(cls, sections: list[CheckpointConfig]) -> list[CheckpointConfig]:
-        enabled = [section for section in sections if section.enabled]
-        require_separate_folders(enabled)
-        require_resumable(enabled)
-        require_saves(enabled)
-        require_asynchronous(enabled)
+        require_consistent([section for section in sections if section.enabled])
         return sections
 
     @field_validator("wandb", check_fields=False)
@@ -166,16 +157,10 @@ class CrossFieldValidation(BaseConfig):
 
     @field_validator("train_iters", check_fields=False)
     @classmethod
-    def _check_end(cls, value: int, info: ValidationInfo) -> int:
-        data = info.data.get("data")
+    def _check_train_iters(cls, value: int, info: ValidationInfo) -> int:
+        data, scheduler = info.data.get("data"), info.data.get("scheduler")
         if not value and data is not None and data.endless and not info.data.get("epoch_length"):
             raise ValueError("0, and a stream has no end; give the number of steps, or epoch_length")
-        return value
-
-    @field_validator("train_iters", check_fields=False)
-    @classmethod
-    def _check_warmup(cls, value: int, info: ValidationInfo) -> int:
-        scheduler = info.data.get("scheduler")
         trainer = lookup("trainer", info.data["type"]) if "type" in info.data else None
         several = any(role.steps_per_update_key for role in getattr(trainer, "roles", ()) if role.name == "model")
         if value and not several and scheduler is not None and (scheduler.warmup_steps or 0) > value:
@@ -229,10 +214,6 @@ def _require_saves_to_go_back_to(info: ValidationInfo, what: str) -> None:
     if not any(lookup("checkpoint_engine", one.type).resumable for one in saves):  # type: ignore[attr-defined]
         section = "checkpoint: {type: deepspeed, save_every_n_steps: ...}"
         raise ValueError(f"{what}, and no checkpoint is saved during the run to return to; give {section}")
-
-
-def _divides(evaluator: ComponentConfig) -> bool:
-    return bool(lookup("evaluator", evaluator.type).tensor_parallel)  # type: ignore[attr-defined]
 
 
 def shares_sequences(trainer: type) -> bool:
