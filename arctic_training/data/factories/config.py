@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
@@ -20,19 +21,15 @@ _EXTENSION = re.compile(r"(\.[a-z]\w*)?(\.(gz|bz2|xz|zstd?))?$", re.IGNORECASE)
 """The extensions of a file's format and compression; a point in the name of a data set is followed by a digit."""
 
 
-def _parse(section: object) -> DataSourceConfig:
-    config = parse_component("data_source", section)
-    assert isinstance(config, DataSourceConfig)
-    return config
-
-
 _ROWS = ("input_ids", "labels", "attention_mask", "position_ids", "shift_labels", "row_weights")
 _DOCUMENTS = ("cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k", "sequence_share")
 BATCH_KEYS = frozenset([*_ROWS, *_DOCUMENTS, "num_targets", "num_items_in_batch"])
 """Keys of batches of tokens that mean the same for every data factory."""
 
 Source = Annotated[
-    SerializeAsAny[DataSourceConfig], BeforeValidator(_parse), WithJsonSchema({COMPONENTS: ["data_source"]})
+    SerializeAsAny[DataSourceConfig],
+    BeforeValidator(partial(parse_component, "data_source")),
+    WithJsonSchema({COMPONENTS: ["data_source"]}),
 ]
 
 
