@@ -5,6 +5,7 @@ import hashlib
 import os
 from collections.abc import Mapping, Sequence
 from importlib import resources
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -111,13 +112,9 @@ def thin_out(points: Sequence[Point]) -> list[Point]:
     for part in range(parts):
         some = points[len(points) * part // parts : len(points) * (part + 1) // parts]
         finite = [point for point in some if point[2] is not None]
-        ends = {min(finite, key=_value), max(finite, key=_value)} if finite else {some[0]}
-        kept += sorted(ends)
+        value = itemgetter(2)
+        kept += sorted({min(finite, key=value), max(finite, key=value)} if finite else {some[0]})
     return kept
-
-
-def _value(point: Point) -> float:
-    return 0.0 if point[2] is None else point[2]
 
 
 def _samples(name: str, run: RunFolder) -> list[dict[str, Any]]:

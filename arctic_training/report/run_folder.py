@@ -3,7 +3,7 @@
 import json
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -55,10 +55,10 @@ def read_run(path: Path) -> RunFolder:
     metrics = Path(recipe.get("train_log_metrics_path") or path / METRICS)
     records, unread = read_records(metrics if metrics.is_absolute() else path / METRICS)
     run = RunFolder(path, recipe, recipe_text, environment, environment_text, read_curves(records), unread)
-    for folder in sorted([*path.glob("generations*/*"), *path.glob("samples/*")]):
-        for step, file in _steps(folder):
+    for file in sorted([*path.glob("generations*/*/*"), *path.glob("samples/*/*")]):
+        if named := _STEP.fullmatch(file.name):
             files = run.texts if file.suffix == ".jsonl" else run.images
-            files.setdefault(str(folder.relative_to(path)), {})[step] = file
+            files.setdefault(str(file.parent.relative_to(path)), {})[int(named[1])] = file
     return run
 
 
@@ -100,13 +100,6 @@ def run_names(paths: list[Path]) -> list[str]:
     while all(len(one) > common + 1 and one[common] == parts[0][common] for one in parts):
         common += 1
     return ["/".join(one[common:]) for one in parts]
-
-
-def _steps(folder: Path) -> Iterator[tuple[int, Path]]:
-    """Yields the step of each file of samples in a folder, and the file."""
-    for file in folder.iterdir() if folder.is_dir() else ():
-        if named := _STEP.fullmatch(file.name):
-            yield int(named[1]), file
 
 
 def _text(path: Path) -> str:
