@@ -111,15 +111,11 @@ def _port(text: str) -> int:
 
 def _parser(others: Mapping[str, str]) -> _Parser:
     """``others`` are the other commands with their summaries."""
-
-    def layout(prog: str) -> argparse.HelpFormatter:
-        return argparse.RawDescriptionHelpFormatter(prog, max_help_position=18, width=80)
-
     parser = _Parser(
         usage=_USAGE,
         description=_DESCRIPTION % {"commands": "\n".join(map("  {0[0]:<15} {0[1]}".format, others.items()))},
         epilog=_EPILOG,
-        formatter_class=layout,
+        formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, max_help_position=18, width=80),
         add_help=False,
         allow_abbrev=False,
         exit_on_error=False,
@@ -127,7 +123,7 @@ def _parser(others: Mapping[str, str]) -> _Parser:
     add = parser.add_argument
     add("--show", action="store_true", help="print the resolved recipe and where each value comes from")
     dry_run = "two steps, an evaluation and a checkpoint in small, of which nothing is kept"
-    add("--dry-run", action="store_true", dest="dry_run", help=dry_run)
+    add("--dry-run", action="store_true", help=dry_run)
     sweep = "a run for each combination of these values, in folders of their own, and a table at the end"
     add("--sweep", nargs="+", metavar="KEY.PATH=VALUE,VALUE", help=sweep)
     gpus = "GPUs to use, one process each (default: all). On a machine without a GPU: N processes on the CPU"

@@ -156,25 +156,19 @@ class _Worker:
             return None
 
 
-class _SignalRelay:
-    """Relays the first signal to the workers; the second kills them."""
-
-    def __init__(self, workers: list[_Worker]) -> None:
-        self.workers = workers
-        self.received = 0
-
-    def relay(self, number: int, frame: FrameType | None) -> None:
-        """Handles the signal ``number`` of this process."""
-        _send(self.workers, signal.SIGKILL if self.received else number)
-        self.received = self.received or number
-
-
 def _launch_local_workers(args: Arguments, count: int) -> int:
+    """Runs the workers. The first signal is relayed to them; the second kills them."""
     port = _require_free(args.master_port) if args.master_port else _free_port()
     close_starting()  # the first process has a line of its own
     workers: list[_Worker] = []
-    signals = _SignalRelay(workers)
-    with handle_signals(signals.relay):
+    received = 0
+
+    def relay(number: int, frame: FrameType | None) -> None:
+        nonlocal received
+        _send(workers, signal.SIGKILL if received else number)
+        received = received or number
+
+    with handle_signals(relay):
         for rank in range(count):
             reader, writer = os.pipe()
             os.set_blocking(reader, False)
@@ -184,15 +178,15 @@ def _launch_local_workers(args: Arguments, count: int) -> int:
             process = subprocess.Popen(command, env=variables, pass_fds=[writer], start_new_session=True)
             os.close(writer)
             workers.append(_Worker(rank, process, reader))
-        if signals.received:  # while they were being started
-            _send(workers, signals.received)
+        if received:  # while they were being started
+            _send(workers, received)
         while any(worker.process.poll() is None for worker in workers):
             if any(worker.failed for worker in workers):
                 break
             time.sleep(_POLL_INTERVAL)
         failed = [worker for worker in workers if worker.failed]
         _terminate_workers(workers)
-        return _exit_code(workers, failed, signals.received)
+        return _exit_code(workers, failed, received)
 
 
 def _send(workers: list[_Worker], number: int) -> None:
