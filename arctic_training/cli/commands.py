@@ -10,7 +10,8 @@ import textwrap
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
-from typing import NamedTuple, NoReturn, Protocol, cast
+from types import ModuleType
+from typing import NamedTuple, NoReturn
 
 from arctic_training.errors.types import InputError
 
@@ -46,7 +47,7 @@ def run_command(name: str, words: Sequence[str]) -> int:
     """Runs the command ``name`` with the arguments ``words``, and returns its exit code."""
     try:
         with without_warnings():
-            return _module(name).run(parse_command(name, words))
+            return int(_module(name).run(parse_command(name, words)))
     except SystemExit as end:  # of --help, which argparse prints
         sys.stdout.flush()
         return int(end.code or 0)
@@ -83,8 +84,8 @@ def without_warnings() -> Iterator[None]:
         log.removeFilter(is_error)
 
 
-def _module(name: str) -> "_Module":
-    return cast(_Module, import_module(f"arctic_training.cli.{COMMANDS[name].module}"))
+def _module(name: str) -> ModuleType:
+    return import_module(f"arctic_training.cli.{COMMANDS[name].module}")
 
 
 def add_recipe_arguments(parser: argparse.ArgumentParser) -> None:
@@ -92,16 +93,6 @@ def add_recipe_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("recipe", metavar="RECIPE", help="path of the recipe")
     what = "override a value of the recipe: optimizer.lr=1e-4; +KEY.PATH=VALUE adds one, ~KEY.PATH removes one"
     parser.add_argument("overrides", metavar="KEY.PATH=VALUE", nargs="*", default=[], help=what)
-
-
-class _Module(Protocol):
-    """Interface of the module of a command."""
-
-    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
-        """Adds the arguments of the command."""
-
-    def run(self, arguments: argparse.Namespace) -> int:
-        """Runs the command and returns its exit code."""
 
 
 class _Parser(argparse.ArgumentParser):

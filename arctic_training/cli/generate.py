@@ -85,12 +85,9 @@ def _rows(file: str | None) -> Iterator[Prompt]:
         except ValueError as error:
             raise DataError(f"{file}:{number}: not JSON: {error}") from None
         prompt = row.get("prompt", row.get("messages")) if isinstance(row, dict) else None
-        if not prompt or not (isinstance(prompt, str) or _is_chat(prompt)):
+        is_chat = isinstance(prompt, list) and all(
+            isinstance(one, dict) and {"role", "content"} <= one.keys() for one in prompt
+        )
+        if not prompt or not (isinstance(prompt, str) or is_chat):
             raise DataError(f"{file}:{number}: expected an object with a prompt, a text, or messages, a chat")
         yield prompt
-
-
-def _is_chat(value: object) -> bool:
-    """Returns whether ``value`` is a list of messages with a role and a content."""
-    messages = value if isinstance(value, list) else [None]
-    return all(isinstance(one, dict) and {"role", "content"} <= one.keys() for one in messages)
