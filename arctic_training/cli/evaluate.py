@@ -9,6 +9,7 @@ from pathlib import Path
 
 from arctic_training.cli.commands import add_recipe_arguments
 from arctic_training.cli.generation_options import clean_stdout
+from arctic_training.display.format import table_lines
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -50,6 +51,4 @@ def table(values: Mapping[str, float]) -> str:
     metrics = list(dict.fromkeys(name[0] for name in cells))
     rows = [["", *sets]]
     rows += [[one, *(f"{cells[one, each]:.4f}" if (one, each) in cells else "-" for each in sets)] for one in metrics]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip() for row in rows]
-    return "\n".join(lines)
+    return "\n".join(table_lines(rows, left=[0]))

@@ -1,8 +1,8 @@
 """A plan of a run as JSON, and as lines of text."""
 
-from collections.abc import Sequence
 from dataclasses import asdict
 
+from arctic_training.display.format import table_lines
 from arctic_training.trainer.memory import Model
 from arctic_training.trainer.plan import Machine, Placement, Plan, Work
 
@@ -66,16 +66,12 @@ def as_lines(recipe: str, plan: Plan) -> list[str]:
     shared = plan.models[0].layout.model
     mesh = f", {shared} to a model" if shared > 1 else ""
     lines = [f"{recipe}: {machine.processes} {devices}{plural}{memory}{mesh}", ""]
-    lines += _table(
-        ["model", "parameters", "trained"],
-        [[one.role, f"{one.footprint.parameters:,}", f"{_trained(one):,}"] for one in plan.models],
-    )
+    models = [[one.role, f"{one.footprint.parameters:,}", f"{_trained(one):,}"] for one in plan.models]
+    lines += table_lines([["model", "parameters", "trained"], *models], left=[0])
     tokens = max(one.batch.tokens for one in plan.models)
     lines += ["", f"memory of each in {unit}, with {tokens:,} tokens at once:"]
-    lines += _table(
-        ["", "ZeRO", "offload", *_PARTS, "total", "host"],
-        [_row(one, machine, unit) for one in plan.placements],
-    )
+    placements = [_row(one, machine, unit) for one in plan.placements]
+    lines += table_lines([["", "ZeRO", "offload", *_PARTS, "total", "host"], *placements], left=[0, 2])
     lines += ["> the recipe" + ("  * does not fit" if machine.usable is not None else ""), *_NOTES, ""]
     lines += _of_work(plan.work)
     if machine.usable is not None:
@@ -132,16 +128,3 @@ def _amount(size: float, unit: str) -> str:
 
 def _with_unit(size: float) -> str:
     return f"{_amount(size, _unit(size))} {_unit(size)}"
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """Returns the lines of a table; columns of numbers are aligned to the right."""
-    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
-    is_number = [all(not cell or cell[0].isdigit() for cell in column) for column in zip(*rows, strict=True)]
-    return [
-        "  ".join(
-            cell.rjust(width) if number else cell.ljust(width)
-            for cell, width, number in zip(line, widths, is_number, strict=True)
-        ).rstrip()
-        for line in (head, *rows)
-    ]

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from arctic_training.display.activity import Activity, current
 from arctic_training.display.format import clock, position
-from arctic_training.display.libraries import LibraryBar, captured_bars, library_bars
+from arctic_training.display.libraries import captured_bars, library_bars
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -73,31 +73,26 @@ class Bar:
         table.add_column(ratio=1)
         table.add_column(no_wrap=True, justify="right")
         for one in activities:
-            table.add_row(*_row(one))
+            table.add_row(one.name, _progress(one.done, one.total), _position(one))
         for bar in library_bars():
-            table.add_row(*_library_row(bar))
+            table.add_row(bar.name, _progress(bar.done, bar.total), bar.text)
         numbers = [Text(" · ").join(_numbers(self.numbers))] if self.numbers else []
         # what others print to the terminal, such as ^C, comes onto the empty line
         return Group(table, *numbers, Text(""))
 
 
-def _row(one: Activity) -> tuple["RenderableType", ...]:
+def _progress(done: float, total: float | None) -> "RenderableType":
+    """Returns a bar, which pulses where ``total`` is None."""
     from rich.progress_bar import ProgressBar
 
+    return ProgressBar(total=None if total is None else max(total, 1), completed=done)
+
+
+def _position(one: Activity) -> str:
     if one.total is None:
-        parts = [clock(one.seconds)] if not one.done else [position(one.done, None), clock(one.seconds)]
-        return one.name, ProgressBar(total=None, pulse=True), " ".join(parts)
+        return f"{position(one.done, None)} {clock(one.seconds)}" if one.done else clock(one.seconds)
     time = f"in {clock(one.seconds)}" if one.done >= one.total else f"{clock(one.seconds_left)} left"
-    text = f"{position(one.done, one.total)} {time}"
-    return one.name, ProgressBar(total=max(one.total, 1), completed=one.done), text
-
-
-def _library_row(bar: LibraryBar) -> tuple["RenderableType", ...]:
-    from rich.progress_bar import ProgressBar
-
-    if bar.total is None:
-        return bar.name, ProgressBar(total=None, pulse=True), bar.text
-    return bar.name, ProgressBar(total=max(bar.total, 1), completed=bar.done), bar.text
+    return f"{position(one.done, one.total)} {time}"
 
 
 def _numbers(values: dict[str, str]) -> "list[Text]":

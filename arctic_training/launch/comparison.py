@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from arctic_training.config.sections.trainer import TrainerConfig
+from arctic_training.display.format import table_lines
 from arctic_training.tracker.records import Record
 
 
@@ -49,9 +50,7 @@ def write_table(results: Mapping[str, Result], states: Mapping[str, str], metric
     for name in sorted(results, key=order):
         one = results[name]
         lines.append([name, str(one.steps), _shown(one.loss), _shown(one.best), states[name]])
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    texts = ("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines)
-    return "\n".join(texts) + "\n"
+    return "\n".join(table_lines(lines, left=range(5))) + "\n"
 
 
 def _shown(value: float) -> str:
