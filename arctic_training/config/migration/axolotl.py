@@ -185,10 +185,8 @@ def _length(foreign: Foreign) -> None:
     if epochs != int(epochs):
         foreign.note("num_epochs", f"{epochs:g}: epochs are whole numbers; give train_iters for a part of one")
     foreign.put("epochs", max(1, round(epochs)))
-    if any(
-        isinstance(one, dict) and one.get("streaming")
-        for one in as_list(mapping(foreign.recipe["data"]).get("sources"))
-    ):
+    sources = as_list(mapping(foreign.recipe["data"]).get("sources"))
+    if any(mapping(one).get("streaming") for one in sources):
         foreign.put("train_iters", 1000)
         foreign.note("pretraining_dataset", "a stream has no end: give train_iters; 1000 stands for it")
 

@@ -1,7 +1,7 @@
 """The keys of TRL's ``GRPOConfig``, which axolotl has in its section ``trl``."""
 
 from arctic_training.config.migration.foreign import Foreign, integer
-from arctic_training.config.migration.sections import put_rewards, put_rollouts
+from arctic_training.config.migration.sections import put_rewards
 from arctic_training.config.migration.training_arguments import has_evaluation
 
 _NORMALIZE = {"grpo": "sequence", "bnpo": "token", "dapo": "token"}
@@ -16,7 +16,13 @@ def migrate_policy(keys: Foreign, *, completions: float, steps: float | None) ->
     """Carries over how a policy is trained; a rank computes ``completions`` at once, in ``steps`` of accumulation."""
     generations = max(2, integer(keys.number("num_generations")) or 8)
     keys.put("num_generations", generations)
-    put_rollouts(keys, completions=completions, steps=steps, generations=generations)
+    prompts = max(1, int(completions) // generations)  # which a batch counts here, and there completions
+    keys.put("micro_batch_size", prompts)
+    total = int(completions) * int(steps or 1)
+    keys.put("gradient_accumulation_steps", max(1, round(total / (prompts * generations))))
+    if int(completions) % generations:
+        text = f"{completions:g} completions are no multiple of {generations}; check the batch of a step"
+        keys.note("per_device_train_batch_size", text)
     put_rewards(keys, keys.take("reward_funcs"), keys.take("reward_weights"))
     keys.put("max_new_tokens", keys.take("max_completion_length") or 512)
     keys.put("beta", keys.number("beta") or 0.0)

@@ -92,20 +92,6 @@ def preference_loss(foreign: Foreign, key: str) -> str:
     return "sigmoid"
 
 
-def put_rollouts(foreign: Foreign, *, completions: float, steps: float | None, generations: int) -> None:
-    """Puts the sizes of a window of completions: there a batch counts completions, and here prompts.
-
-    ``completions`` are those of a rank at once, ``steps`` the accumulation of their gradients.
-    """
-    total = int(completions) * int(steps or 1)
-    prompts = max(1, int(completions) // generations)
-    foreign.put("micro_batch_size", prompts)
-    foreign.put("gradient_accumulation_steps", max(1, round(total / (prompts * generations))))
-    if int(completions) % generations:
-        text = f"{completions:g} completions are no multiple of {generations}; check the batch of a step"
-        foreign.note("per_device_train_batch_size", text)
-
-
 def put_rewards(foreign: Foreign, functions: object, weights: object) -> None:
     """Puts the rewards of a policy. Functions in Python have to be written as rewards, for which a scorer stands."""
     words = [str(one) for one in as_list(functions)] or ["accuracy"]
