@@ -58,7 +58,6 @@ def new_trainer(name: str, kind: str, folder: Path) -> str:
 
 def _files(name: str, kind: str) -> dict[str, Traversable]:
     """Returns the templates by the path of the file that is made of each."""
-    assert kind in TEMPLATES
     root = resources.files("arctic_training.cli") / "templates"
     own = {path.name.removesuffix(".txt"): path for path in (root / kind).iterdir()}
     renamed = {"test.py": f"test_{name}.py", "loss.py": f"{name}_loss.py"}

@@ -4,7 +4,7 @@ import io
 import sys
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import NamedTuple
 
 _MIN_SECONDS = 0.5
@@ -31,11 +31,9 @@ class _Nowhere(io.StringIO):
         return len(text)
 
 
-@contextmanager
-def captured_bars() -> Iterator[None]:
+def captured_bars() -> AbstractContextManager[None]:
     """Keeps the bars of tqdm, by which transformers, datasets and huggingface_hub show theirs, from being printed."""
-    with _bars_with(file=_Nowhere()):
-        yield
+    return _bars_with(file=_Nowhere())
 
 
 @contextmanager
