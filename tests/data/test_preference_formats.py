@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from arctic_training.data.formats.chat import Sample
-from arctic_training.data.formats.preference import Preference, preference, reader
+from arctic_training.data.formats.preference import Preference, Reader, reader
 from arctic_training.data.formats.remarks import collect, lines
 from arctic_training.errors.types import DataError
 
@@ -19,6 +19,11 @@ def user(text: str) -> dict[str, str]:
 
 def assistant(text: str) -> dict[str, str]:
     return {"role": "assistant", "content": text}
+
+
+def preference(row: dict[str, Any], prompt_column: str | None) -> Preference:
+    prompt = () if prompt_column is None else (prompt_column,)
+    return Reader("chosen", "rejected", prompt, as_chat=prompt_column not in (None, "prompt"))(row)
 
 
 GOOD = Sample([user("hi"), assistant("hello")])

@@ -1,8 +1,10 @@
 """Loaders: iterate over micro-batches from any position of any epoch."""
 
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -169,7 +171,7 @@ class IndexedLoader(OrderedLoader):
             # a worker inherits the samples and whatever `collate` holds; a user's need not be picklable
             multiprocessing_context="fork" if self._workers else None,
             pin_memory=torch.cuda.is_available(),
-            worker_init_fn=workers.worker_init_fn(),
+            worker_init_fn=partial(workers.start_worker, os.getpid()),
             generator=torch.Generator().manual_seed(0),  # else creating the iterator uses the model's random generator
         )
         self.close()

@@ -1,12 +1,10 @@
 """Mismatched completions: each prompt with the completion of another sample, for the KL estimate of KTO."""
 
 import numpy as np
-import numpy.typing as npt
 
 from arctic_training.data.preparation.samples import Indices, Sample, SampleList
+from arctic_training.data.tokenization.tokenize import Tokens
 from arctic_training.loss.targets import IGNORE_INDEX
-
-Tokens = npt.NDArray[np.int32]
 
 
 class MismatchedCompletions:

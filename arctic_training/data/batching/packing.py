@@ -1,11 +1,11 @@
 """Packs samples into rows: best-fit decreasing, over the full data set."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 
-Indices = npt.NDArray[np.int64]
+from arctic_training.data.preparation.samples import Indices
 
 
 class Packs(Sequence[Indices]):
@@ -23,9 +23,6 @@ class Packs(Sequence[Indices]):
             raise IndexError(index)
         start = self.ends[index - 1] if index else 0
         return self.members[start : self.ends[index]]
-
-    def __iter__(self) -> Iterator[Indices]:
-        return (self[index] for index in range(len(self)))
 
 
 def best_fit(lengths: npt.ArrayLike, capacity: int) -> Packs:

@@ -3,9 +3,8 @@
 from dataclasses import dataclass, field
 
 import numpy as np
-import numpy.typing as npt
 
-Rows = npt.NDArray[np.int64]
+from arctic_training.data.preparation.samples import Indices
 
 
 @dataclass
@@ -32,7 +31,7 @@ class GlobalOrder:
     epoch_length: int = 0
     """Steps of an epoch; 0: an epoch is a pass over the data."""
     _passes: range = field(default=range(0), init=False, repr=False, compare=False)
-    _order: Rows = field(default_factory=lambda: np.empty(0, np.int64), init=False, repr=False, compare=False)
+    _order: Indices = field(default_factory=lambda: np.empty(0, np.int64), init=False, repr=False, compare=False)
     """The rows of ``_passes``, one after the other."""
 
     @property
@@ -60,7 +59,7 @@ class GlobalOrder:
         """Returns the positions in the order at which the micro-batches of all ranks begin, from ``row`` on."""
         return range(row, self.rows, self.global_micro_batch_size)
 
-    def permutation(self, epoch: int) -> Rows:
+    def permutation(self, epoch: int) -> Indices:
         """Returns the order of ``epoch``, int64 ``[size]``, or ``[rows]`` with ``epoch_length``."""
         first, end = self.first_row(epoch), self.first_row(epoch + 1)
         passes = range(first // self.size, -(-end // self.size)) if self.size else range(0)
@@ -70,7 +69,7 @@ class GlobalOrder:
         start = first - passes.start * self.size
         return self._order[start : start + end - first]
 
-    def _pass(self, number: int) -> Rows:
+    def _pass(self, number: int) -> Indices:
         if not self.shuffle:
             return np.arange(self.size)
         return np.random.Generator(np.random.PCG64([self.seed, number])).permutation(self.size)
@@ -80,7 +79,7 @@ class GlobalOrder:
         first = start + self.rank * self.micro_batch_size
         return range(first, first + self.micro_batch_size)
 
-    def batch(self, epoch: int, start: int) -> Rows:
+    def batch(self, epoch: int, start: int) -> Indices:
         """Returns this rank's rows of the micro-batches that begin at ``start``, int64; at the end fewer, or none."""
         indices = self.rank_indices(start)
         return self.permutation(epoch)[indices.start : indices.stop]

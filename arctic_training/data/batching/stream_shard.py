@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from arctic_training.data.batching.sampler import GlobalOrder, Rows
+from arctic_training.data.batching.sampler import GlobalOrder
 from arctic_training.data.formats import remarks
 from arctic_training.data.formats.row_error import NothingLeft, RowError
 from arctic_training.data.preparation import prepare
@@ -43,7 +43,7 @@ class ShuffleBuffer:
     """The position of each source before it was read."""
     samples: SampleList
     groups: Sequence[Indices] | None
-    order: Rows
+    order: Indices
     note: str = ""
     """Why no sample is left, when none is."""
 

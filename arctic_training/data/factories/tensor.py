@@ -15,7 +15,6 @@ from arctic_training.data.batching.loader import Loader, OrderedLoader
 from arctic_training.data.batching.sampler import GlobalOrder
 from arctic_training.data.factories.base import DataFactory
 from arctic_training.data.factories.config import Source, evaluation_names
-from arctic_training.data.sources.base import DataSource
 from arctic_training.data.sources.passed import PassedTensorSource
 from arctic_training.data.sources.tensor import SUFFIXES, TensorFileSource
 from arctic_training.errors.types import DataError
@@ -42,8 +41,7 @@ class TensorDataConfig(DataConfig):
     @field_validator("sources", "eval_sources", mode="before")
     @classmethod
     def _name_types(cls, value: object) -> object:
-        several = value if isinstance(value, list) else [value]
-        return [_typed(one) for one in several]
+        return [_typed(one) for one in (value if isinstance(value, list) else [value])]
 
     @field_validator("sources", "eval_sources")
     @classmethod
@@ -96,7 +94,13 @@ class TensorDataFactory(DataFactory[TensorDataConfig]):
     def _read(self, section: DataSourceConfig, split: str) -> Table:
         source: Any = lookup("data_source", section.type)(self, section)  # type: ignore[call-arg]
         rows = source(split)
-        self._compare_names(source, getattr(source, "label_names", None))
+        names: list[str] | None = getattr(source, "label_names", None)
+        if None not in (names, self.label_names) and names != self.label_names:
+            own, before = (", ".join(some or ()) for some in (names, self.label_names))
+            raise DataError(
+                f"{source}: its classes are {own}, and those before {before}; give all of them classes: [...]"
+            )
+        self.label_names = self.label_names or names
         table = dict(rows) if isinstance(rows, Mapping) else {"rows": rows}
         if not table or not all(isinstance(column, Tensor) for column in table.values()):
             raise DataError(f"data source {section.type!r}: expected a tensor, or a mapping of tensors")
@@ -104,15 +108,6 @@ class TensorDataFactory(DataFactory[TensorDataConfig]):
         if len(set(lengths.values())) > 1:
             raise DataError(f"data source {section.type!r}: all columns must have as many rows; they have {lengths}")
         return table
-
-    def _compare_names(self, source: DataSource, names: list[str] | None) -> None:
-        """Raises `DataError` where the labels of ``source`` have other names than those of the sources before."""
-        if None not in (names, self.label_names) and names != self.label_names:
-            own, before = (", ".join(some or ()) for some in (names, self.label_names))
-            raise DataError(
-                f"{source}: its classes are {own}, and those before {before}; give all of them classes: [...]"
-            )
-        self.label_names = self.label_names or names
 
     @hook("create_loader")
     def create_loader(self, samples: Table, *, train: bool) -> Loader:

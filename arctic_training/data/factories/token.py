@@ -17,6 +17,7 @@ from arctic_training.data.formats import remarks
 from arctic_training.data.formats.row_error import NothingLeft
 from arctic_training.data.preparation.samples import Indices, Sample, Samples, TokenSamples
 from arctic_training.errors.types import DataError
+from arctic_training.generation.special_tokens import get_pad_token_id
 from arctic_training.logging import logger
 from arctic_training.loss.targets import IGNORE_INDEX
 
@@ -115,7 +116,7 @@ class TokenDataFactory(SourcedDataFactory[C]):
         """Returns the batch of `arctic_training.data.batching.collate.pad` or `pack`."""
         config = self.config
         samples = [sample if "labels" in sample else {**sample, "labels": sample["input_ids"]} for sample in samples]
-        options: dict[str, Any] = {"pad_token": self.pad_token}
+        options: dict[str, Any] = {"pad_token": get_pad_token_id(self.tokenizer)}
         if config.pad_to == "max_length":
             options["length"] = self.capacity if config.pack_samples else self.max_length
         else:
@@ -127,14 +128,7 @@ class TokenDataFactory(SourcedDataFactory[C]):
     def make_padding_sample(self, sample: Sample) -> Sample:
         return super().make_padding_sample({"labels": sample["input_ids"], **sample})
 
-    @property
-    def pad_token(self) -> int:
-        """The token id of padding: the tokenizer's, else its end token, else 0."""
-        tokens = (self.tokenizer.pad_token_id, self.tokenizer.eos_token_id, 0)
-        return int(next(token for token in tokens if token is not None))
-
     def _fused(self, sample: Sample) -> bool:
         """Returns whether a row is one document. Its tokens decide, not when, where or in which epoch it is read."""
         probability = self.config.fuse_positions_prob
-        draw = zlib.crc32(sample["input_ids"].tobytes(), self.config.seed) / 2**32 if probability else 1.0
-        return draw < probability
+        return probability > 0 and zlib.crc32(sample["input_ids"].tobytes(), self.config.seed) / 2**32 < probability

@@ -119,12 +119,6 @@ def reader(columns: Sequence[str], *, needs_prompt: bool = True) -> Reader:
     return Reader(*completions, tuple(parts), bool(parts) and as_chat, needs_prompt)
 
 
-def preference(row: Row, prompt_column: str | None) -> Preference:
-    """Returns the preference of a row with ``chosen`` and ``rejected``. Raises `DataError`."""
-    prompt = () if prompt_column is None else (prompt_column,)
-    return Reader("chosen", "rejected", prompt, as_chat=prompt_column not in (None, _TEXT))(row)
-
-
 def _preference(chats: Sequence[Chat], row: Row) -> Preference:
     """Returns the preference of two chats; the prompt is what they share. Raises `DataError`."""
     if chats[0].messages[0] != chats[1].messages[0]:

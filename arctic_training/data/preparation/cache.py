@@ -38,15 +38,11 @@ class Cache:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def path(self, key: str) -> Path:
-        """Returns the folder of an entry."""
-        return self.folder / key
-
     def has(self, key: str) -> bool:
         """Returns whether there is a complete entry."""
         try:
-            metadata = json.loads((self.path(key) / _METADATA).read_text(encoding="utf-8"))
-            return bool((self.path(key) / _TABLE).stat().st_size == metadata["bytes"])
+            metadata = json.loads((self.folder / key / _METADATA).read_text(encoding="utf-8"))
+            return bool((self.folder / key / _TABLE).stat().st_size == metadata["bytes"])
         except (OSError, ValueError, KeyError):
             return False
 
@@ -69,8 +65,8 @@ class Cache:
             metadata["counts"] = to_json(counts)
             (temporary / _METADATA).write_text(json.dumps(metadata), encoding="utf-8")
             if not self.has(key):
-                shutil.rmtree(self.path(key), ignore_errors=True)  # an incomplete one, as after a power cut
-                temporary.rename(self.path(key))
+                shutil.rmtree(self.folder / key, ignore_errors=True)  # an incomplete one, as after a power cut
+                temporary.rename(self.folder / key)
         except OSError as error:
             if not self.has(key):  # else another run has written the same at the same time
                 raise DataError(
@@ -84,12 +80,14 @@ class Cache:
         import pyarrow as pa
 
         try:
-            metadata = json.loads((self.path(key) / _METADATA).read_text(encoding="utf-8"))
-            with pa.memory_map(str(self.path(key) / _TABLE)) as source:
+            metadata = json.loads((self.folder / key / _METADATA).read_text(encoding="utf-8"))
+            with pa.memory_map(str(self.folder / key / _TABLE)) as source:
                 return pa.ipc.open_file(source).read_all(), metadata["notes"], from_json(metadata["counts"])
         except (OSError, ValueError, KeyError, pa.ArrowException) as error:
             why = " ".join(str(error).split())
-            raise DataError(f"{self.path(key)} is an incomplete entry of the data cache ({why}); remove it") from error
+            raise DataError(
+                f"{self.folder / key} is an incomplete entry of the data cache ({why}); remove it"
+            ) from error
 
     def _sweep(self) -> None:
         """Removes temporary folders of this machine's processes that have ended."""

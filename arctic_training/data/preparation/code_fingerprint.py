@@ -7,7 +7,7 @@ import inspect
 import re
 import sys
 import sysconfig
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 
@@ -95,9 +95,8 @@ def _imported(file: Path, module: str, changed: int) -> list[str]:
         else:
             origin = _absolute(source, package)
             names += [origin, *(f"{origin}.{first}" for first in firsts if first.isidentifier())]
-    return list(
-        dict.fromkeys(name for one in names if not _is_library(one.partition(".")[0]) for name in [*_parents(one), one])
-    )
+    own = [one.split(".") for one in names if not _is_library(one.partition(".")[0])]
+    return list(dict.fromkeys(".".join(parts[:n]) for parts in own for n in range(1, len(parts) + 1)))
 
 
 def _absolute(name: str, package: str) -> str:
@@ -105,11 +104,6 @@ def _absolute(name: str, package: str) -> str:
         return importlib.util.resolve_name(name, package)
     except ImportError:
         return name.lstrip(".")
-
-
-def _parents(name: str) -> Iterator[str]:
-    parts = name.split(".")
-    yield from (".".join(parts[:n]) for n in range(1, len(parts)))
 
 
 @functools.cache

@@ -79,11 +79,8 @@ class UnknownTokenReport:
         named = [f"{word!r} (first in {place})" if place else repr(word) for word, place in words]
         more = [f"and {count - len(named):,} more"] if count > len(named) else []
         what = "1 token of the data is" if count == 1 else f"{count:,} tokens of the data are"
-        return DataError(f"{self._key}: {what} not in the vocabulary: {', '.join(named + more)}; {self._hint}")
-
-    @property
-    def _key(self) -> str:
-        return "tokenizer.vocab" if self._from_recipe else "tokenizer"
+        key = "tokenizer.vocab" if self._from_recipe else "tokenizer"
+        return DataError(f"{key}: {what} not in the vocabulary: {', '.join(named + more)}; {self._hint}")
 
     @property
     def _hint(self) -> str:

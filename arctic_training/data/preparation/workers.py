@@ -10,9 +10,8 @@ import tempfile
 import threading
 import time
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 from multiprocessing.util import Finalize
 from pathlib import Path
 from types import ModuleType
@@ -34,12 +33,8 @@ _LONGEST = 103 - len("/listener-12345678")
 """Most bytes in the path of a folder with sockets: their own paths may have 107 on Linux, 103 on a Mac."""
 
 
-def worker_init_fn() -> Callable[[int], None]:
-    """Returns the function that a worker runs first: the worker ends when its parent does, however that ends."""
-    return partial(_start, os.getpid())
-
-
-def _start(parent: int, worker: int) -> None:
+def start_worker(parent: int, worker: int) -> None:
+    """Has a worker, which runs this first, end when its parent does, however that ends."""
     set_parent_death_signal(parent)
     for number in STOP_SIGNALS:
         # a signal to the process group asks the run to stop gracefully, and until then it reads on

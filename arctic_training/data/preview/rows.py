@@ -58,7 +58,8 @@ def batch_rows(batch: object) -> list[PreviewRow]:
     """
     if not isinstance(batch, Mapping):
         return batch_rows({"rows": batch})
-    rows = [PreviewRow() for _ in range(_count(batch))]
+    count = next((len(value) for value in batch.values() if _has_rows(value)), 0)
+    rows = [PreviewRow() for _ in range(count)]
     if "input_ids" in batch:
         rows = [PreviewRow([text]) for text in documents(batch)]
         if "cu_seq_lens_q" in batch:
@@ -146,11 +147,6 @@ def without_fillers(rows: list[PreviewRow], weights: torch.Tensor | Sequence[flo
 def _is_padding(text: PreviewText) -> bool:
     """Returns whether a document at the end of a packed row is padding: one token throughout, and no target."""
     return not (text.targets is not None and text.targets.any()) and bool((text.ids == text.ids[0]).all())
-
-
-def _count(batch: Mapping[str, Any]) -> int:
-    """Returns the rows of a batch without tokens: the length of its first tensor or list."""
-    return next((len(value) for value in batch.values() if _has_rows(value)), 0)
 
 
 def _has_rows(value: object) -> bool:

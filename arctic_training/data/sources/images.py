@@ -181,7 +181,8 @@ class ImageSource(HFDataSource):
                 raise DataError(_difference(self._place(number, entry), pixels, self._place(0, first), expected))
             rows[number] = values[pixels]
 
-        with activity(f"reading {self}", len(rows)) as reading, ThreadPoolExecutor(_num_threads()) as pool:
+        cores = len(os.sched_getaffinity(0))
+        with activity(f"reading {self}", len(rows)) as reading, ThreadPoolExecutor(cores) as pool:
             for start in range(0, len(rows), _AT_ONCE):
                 for _ in pool.map(read, itertools.count(start), pictures[start : start + _AT_ONCE][column]):
                     reading.done += 1
@@ -236,8 +237,3 @@ def _difference(where: str, pixels: Pixels, other: str, first: Pixels) -> str:
 
 def _height_and_width(size: int | tuple[int, int]) -> tuple[int, int]:
     return (size, size) if isinstance(size, int) else size
-
-
-def _num_threads() -> int:
-    """Returns how many threads decode pictures: one for each core that the process may use."""
-    return len(os.sched_getaffinity(0))

@@ -53,9 +53,7 @@ class PassedSource(DataSource):
         makes of its rows. Raises `DataError`."""
         import datasets
 
-        if isinstance(config.rows, datasets.IterableDataset):
-            return config.rows
-        if isinstance(config.rows, datasets.Dataset) and not _is_transformed(config.rows):
+        if isinstance(config.rows, datasets.Dataset | datasets.IterableDataset) and not _is_transformed(config.rows):
             return config.rows
         return to_dataset(self._mappings(), getattr(self.data_factory, "cache_folder", None))
 
