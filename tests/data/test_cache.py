@@ -60,6 +60,7 @@ CHANGES: dict[str, dict[str, Any]] = {
     "end token": {"tokenizer": templates.byte_level(templates.CHATML, eos="</s>")},
     "vocabulary": {"tokenizer": templates.metaspace(templates.CHATML)},
     "masking": {"mask_inputs": False},
+    "masking of earlier answers": {"mask_history": True},
     "thoughts": {"ignore_empty_think": True},
     "template arguments": {"chat_template_kwargs": {"x": 1}},
     "split": {"sources": [{"name_or_path": "rows.jsonl", "split": "train[:1]"}]},

@@ -201,6 +201,43 @@ def test_messages_that_are_context_are_no_targets(name: str) -> None:
     assert TOKENIZERS[name].decode(ids[labels != -100]) == text
 
 
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    name=st.sampled_from(sorted(TEMPLATES)),
+    words=st.lists(TEXT, min_size=2, max_size=7),
+    context=st.frozensets(st.sampled_from([1, 3])),
+)
+def test_with_mask_history_only_the_last_answer_is_a_target(
+    name: str, words: list[str], context: frozenset[int]
+) -> None:
+    """The oracle is the place of the answer in the text that transformers renders."""
+    if name == "plain":
+        words = ["x" + text for text in words]
+    tokenizer, chat = TOKENIZERS[name], chat_of(*words)
+    last = max(range(1, len(words), 2))
+    sample = Sample(messages=chat, untrained_messages=context & set(range(last)))
+    ((ids, labels),) = SampleEncoder(tokenizer, mask_history=True)([sample])
+    expected = TEMPLATES[name][2](words[last])
+    start = tokenizer.apply_chat_template(chat[: last + 1], tokenize=False).rfind(expected)
+    text = tokenizer.apply_chat_template(chat, tokenize=False)
+    places = np.flatnonzero(labels != -100)
+    assert tokenizer.decode(ids) == text
+    assert tokenizer.decode(ids[: places[0]]) == text[:start]
+    assert tokenizer.decode(ids[places[0] : places[-1] + 1]) == expected
+    assert len(places) == places[-1] + 1 - places[0]
+    ((_, labels),) = SampleEncoder(tokenizer, mask_history=True)(
+        [Sample(messages=chat, untrained_messages=frozenset({last}))]
+    )
+    assert np.all(labels == -100)  # an answer before it does not take its place
+
+
+def test_mask_history_leaves_pairs_of_text_as_they_are() -> None:
+    samples = [Sample(prompt="say yes: ", completion="yes"), Sample(prompt="a", completion=" ")]
+    every = [SampleEncoder(TOKENIZERS["chatml"], mask_history=masks)(samples) for masks in (False, True)]
+    for one, other in zip(*every, strict=True):
+        assert all(map(np.array_equal, one, other))
+
+
 def test_context_that_cannot_be_told_is_refused_by_row() -> None:
     sample = Sample(messages=chat_of("a", "b", "c", "d"), untrained_messages=frozenset({1}))
     with pytest.raises(RowError, match="row 1: message 2 has the weight 0, and mask_inputs: false makes every token"):

@@ -17,10 +17,10 @@ from tests.data.styles import IM_END, STYLES, Style, dialogues, in_letters, spea
 TOKENIZER = templates.byte_level(eos="</s>")
 
 
-def learned(style: Style | str, chat: list[dict[str, Any]], tools: Any = None) -> list[str]:
+def learned(style: Style | str, chat: list[dict[str, Any]], tools: Any = None, **options: Any) -> list[str]:
     """The stretches of targets, and that the row is what transformers renders."""
     TOKENIZER.chat_template = style if isinstance(style, str) else style.template()
-    ((ids, labels),) = SampleEncoder(TOKENIZER)([Sample(messages=chat, tools=tools)])
+    ((ids, labels),) = SampleEncoder(TOKENIZER, **options)([Sample(messages=chat, tools=tools)])
     runs = groupby(zip(ids.tolist(), labels.tolist(), strict=True), key=lambda pair: pair[1] != -100)
     assert TOKENIZER.decode(ids) == TOKENIZER.apply_chat_template(chat, tools=tools, tokenize=False)
     return [TOKENIZER.decode([token for token, _ in run]) for is_target, run in runs if is_target]
@@ -46,6 +46,62 @@ def test_every_answer_is_learned_with_its_end_and_nothing_else_is(style: Style, 
         assert not any(opening in text for opening in ("<|im_start|>", "<|user|>", "<|tool|>", "<|assistant|>"))
         assert text.rstrip().endswith(style.end(last=n == len(chat) - 1))
         assert text.count(IM_END) <= 1
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(style=STYLES, roles=dialogues())
+def test_with_mask_history_the_last_answer_is_learned_with_its_end_and_nothing_else_is(
+    style: Style, roles: list[str]
+) -> None:
+    chat = in_letters(roles)
+    last = max(n for n, message in enumerate(chat) if message["role"] == "assistant")
+    if "call" in roles[last] and not style.calls:
+        with pytest.raises(RowError, match=rf"row 1: message {last + 1}: the tool call .* does not stand"):
+            learned(style, chat, mask_history=True)
+        return
+    (text,) = learned(style, chat, mask_history=True)
+    assert {number for letter in text if (number := speaker(letter)) is not None} == (
+        {last} if chat[last]["content"] else set()
+    )
+    assert chat[last]["content"] in text
+    assert "call" not in roles[last] or f'"name{last}"' in text
+    assert text.rstrip().endswith(style.end(last=last == len(chat) - 1))
+    assert text.count(IM_END) <= 1
+
+
+def test_what_is_remarked_of_answers_concerns_those_that_are_to_be_learned() -> None:
+    chat = in_letters(["user", "assistant", "user", "assistant"])
+    tagged = Style(tag="turn").template()
+    enclosed = {
+        number: tagged.replace("m['role'] == 'assistant'", f"m['role'] == 'assistant' and loop.index == {number}")
+        for number in (2, 4)
+    }
+    cases = [
+        # template, which answers are no targets, whether a remark says so of those that are to be
+        (enclosed[4], {}, "not enclose"),
+        (enclosed[4], {"mask_history": True}, ""),
+        (enclosed[4], {1}, ""),
+        (enclosed[2], {"mask_history": True}, "not enclose"),
+        (Style(ending="next").template(), {}, "no end token"),
+        (Style(ending="next").template(), {"mask_history": True}, "no end token"),
+        (Style(ending="next").template(), {3}, ""),
+        (tagged.replace("{{ '<|im_end|>' }}", "{{ '<|im_end|>' if loop.last }}"), {"mask_history": True}, ""),
+    ]
+    for template, masks, remarked in cases:
+        TOKENIZER.chat_template = template
+        options = masks if isinstance(masks, dict) else {}
+        sample = Sample(messages=chat, untrained_messages=frozenset(masks) if isinstance(masks, set) else frozenset())
+        with collect() as remarks:
+            SampleEncoder(TOKENIZER, **options)([sample])
+        line = " ".join(lines(remarks, "x"))
+        assert (remarked in line) if remarked else not line
+
+
+def test_an_earlier_answer_that_a_template_leaves_out_is_refused_only_if_it_is_to_be_learned() -> None:
+    chat = in_letters(["user", "call", "tool", "assistant"])
+    assert learned(Style(calls=False), chat, mask_history=True) == [chat[3]["content"] + IM_END]
+    with pytest.raises(RowError, match="message 2: the tool call 'name1' does not stand"):
+        learned(Style(calls=False), chat)
 
 
 @pytest.mark.parametrize("tag", ["", "turn", "parts", "words"])

@@ -72,6 +72,16 @@ def rendered(*turns: str) -> str:
 
 
 @pytest.mark.parametrize("packs", [False, True])
+def test_with_mask_history_the_last_answers_are_shown_as_targets(tmp_path: Path, packs: bool) -> None:
+    rows = [{"messages": chat("one?", "two", "three?", "four")}, {"messages": chat("q", "a", "unanswered")}]
+    one = preview(SFTDataFactory, tmp_path, rows, pack_samples=packs, mask_history=True)
+    shown = [written(PreviewRow([text]))[""] for row in one.rows for text in row.texts]
+    earlier = rendered("one?", "two", "three?", "four").replace(f"[two{END}]", f"two{END}")
+    assert sorted(shown) == sorted([earlier, rendered("q", "a", "unanswered")])
+    assert one.statistics.summary()["target_spans"] == 2
+
+
+@pytest.mark.parametrize("packs", [False, True])
 def test_chats_are_shown_as_they_are_trained_on(tmp_path: Path, packs: bool) -> None:
     turns = [("q", "a"), ("one?", "two", "three?", "four"), ("é\u200d", "ü\n")]
     one = preview(SFTDataFactory, tmp_path, [{"messages": chat(*some)} for some in turns], pack_samples=packs)

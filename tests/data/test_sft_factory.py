@@ -7,7 +7,12 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 
+from arctic_training.data.factories.causal import CausalDataConfig
+from arctic_training.data.factories.dpo import DPODataConfig
+from arctic_training.data.factories.prompt import PromptDataConfig
+from arctic_training.data.factories.seq2seq import Seq2SeqDataConfig
 from arctic_training.data.factories.sft import SFTDataConfig, SFTDataFactory
+from arctic_training.data.factories.unpaired_preference import UnpairedPreferenceDataConfig
 from arctic_training.data.sources.base import DataSource
 from arctic_training.errors.types import DataError
 from tests import tiny
@@ -131,6 +136,43 @@ def test_rows_that_are_cut_off_before_their_answer_count_as_rows_without_a_targe
     assert sum(int((batch["input_ids"] == TOKENIZER.encode("q")[0]).sum()) for batch in batches) == 3
     with pytest.raises(DataError, match="2 of 2 samples have no target token within max_length = 40; nothing is left"):
         sft(tmp_path, rows[3:] * 2, **section | {"train_eval_split": [1, 0]})()
+
+
+CHATS = [
+    {"messages": [{"role": ("user", "assistant")[k % 2], "content": f"{who}{k}"} for k in range(turns)]}
+    for who, turns in (("a", 4), ("b", 2), ("c", 7))
+]
+
+
+@pytest.mark.parametrize("packs", [False, True])
+def test_only_last_answers_are_targets_with_mask_history(tmp_path: Path, messages: list[str], packs: bool) -> None:
+    last = {"role": "assistant", "content": "d3", "weight": 0}
+    rows = [*CHATS, {"messages": [*CHATS[0]["messages"][:3], last]}]
+    section = {"pack_samples": packs, "max_share_without_targets": 0.5, "mask_history": True}
+    loaders = sft(tmp_path, rows, **section)()
+    learned = "".join(TOKENIZER.decode(batch["labels"][batch["labels"] != -100]) for batch in loaders.train)
+    assert sorted(filter(None, learned.split("<|im_end|>"))) == ["a3", "b1", "c5"]
+    seen = "".join(TOKENIZER.decode(batch["input_ids"].flatten()) for batch in loaders.train)
+    assert all(f"{turn['content']}<|im_end|>" in seen for row in CHATS for turn in row["messages"])
+    assert messages[0].endswith("rows.jsonl: 1 of 4 rows have no target token: 4; they are dropped")
+
+
+def test_a_last_answer_that_is_cut_off_is_no_target_with_mask_history(tmp_path: Path, messages: list[str]) -> None:
+    long = {"messages": [*chat("q", "a")["messages"], *chat("q " * 60, "yes")["messages"]]}
+    rows = [long, CHATS[1], chat("q", "yes " * 60)]
+    section = {"max_length": 40, "filter_samples": False, "max_share_without_targets": 0.5}
+    samples = sft(tmp_path, rows, **section, mask_history=True)().train.dataset
+    assert "1 of 3 samples have no target token within max_length = 40, and are dropped" in messages
+    assert [answer[:4] for answer in answers(samples)] == ["b1<|", "yes "]
+    assert len(sft(tmp_path, rows, **section)().train.dataset) == 3
+
+
+def test_mask_history_is_refused_where_it_means_nothing() -> None:
+    with pytest.raises(ValueError, match="mask_history: mask_inputs: false makes every token a target"):
+        SFTDataConfig.model_validate({"sources": ["a.jsonl"], "mask_history": True, "mask_inputs": False})
+    for config in (CausalDataConfig, DPODataConfig, PromptDataConfig, UnpairedPreferenceDataConfig, Seq2SeqDataConfig):
+        with pytest.raises(ValueError, match=r"mask_history\n  Extra inputs are not permitted"):
+            config.model_validate({"sources": ["a.jsonl"], "mask_history": True})
 
 
 def test_a_row_that_is_not_to_be_learned_is_left_out(tmp_path: Path, messages: list[str]) -> None:

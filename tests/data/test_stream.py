@@ -63,6 +63,14 @@ def test_every_row_once_a_round(files: tuple[str, str]) -> None:
     assert Counter(row for batch in take(loader, 115) for row in batch) == Counter({f"a{n}": 5 for n in range(23)})
 
 
+def test_only_last_answers_are_targets_with_mask_history(tmp_path: Path) -> None:
+    turns = [{"role": role, "content": f"{role[0]}{n}"} for n in range(2) for role in ("user", "assistant")]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps({"messages": turns[:count]}) + "\n" for count in (2, 3, 4)))
+    batches = take(stream({"name_or_path": str(path)}, mask_history=True), 3)
+    assert sorted(answer for batch in batches for answer in batch) == ["a0", "a0", "a1"]
+
+
 def test_rows_that_are_tokens_already(tmp_path: Path, files: tuple[str, str]) -> None:
     path = tmp_path / "tokens.jsonl"
     path.write_text("".join(json.dumps({"input_ids": [n, 5, 6], "labels": [-100, 5, 6]}) + "\n" for n in range(9)))

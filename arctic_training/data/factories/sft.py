@@ -3,6 +3,8 @@
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from pydantic import model_validator
+
 from arctic_training.data.factories.config import TokenDataConfig
 from arctic_training.data.factories.token import TokenDataFactory
 from arctic_training.data.formats import chat
@@ -21,10 +23,18 @@ class SFTDataConfig(TokenDataConfig):
 
     mask_inputs: bool = True
     """Only what the assistant says has labels; else every token has."""
+    mask_history: bool = False
+    """Of each conversation only the last assistant message has labels; those before it are context."""
     ignore_empty_think: bool = False
     """An empty ``<think></think>`` at the beginning of an answer has no labels."""
     chat_template_kwargs: dict[str, Any] = {}
     """Passed to the chat template, such as ``{enable_thinking: false}``."""
+
+    @model_validator(mode="after")
+    def _check_masks(self) -> "SFTDataConfig":
+        if self.mask_history and not self.mask_inputs:
+            raise ValueError("mask_history: mask_inputs: false makes every token a target; remove one of them")
+        return self
 
 
 class SFTDataFactory(TokenDataFactory[SFTDataConfig]):
@@ -45,6 +55,7 @@ class SFTDataFactory(TokenDataFactory[SFTDataConfig]):
         return SampleEncoder(
             self.tokenizer,
             mask_inputs=self.config.mask_inputs,
+            mask_history=self.config.mask_history,
             ignore_empty_think=self.config.ignore_empty_think,
             tokenize_arguments=self.tokenize_arguments,
             template_arguments=self.config.chat_template_kwargs,

@@ -41,7 +41,7 @@ class ChatLayout:
     """The text before the first content, between two, and after the last."""
     answers: tuple[tuple[int, int, int], ...]
     """(message, characters of the turn before its content, characters of it after its content)."""
-    ended: bool
+    ended: tuple[bool, ...]
     """Whether each answer ends with an end token."""
 
 
@@ -133,7 +133,7 @@ class AssistantMasker:
             if not (0 <= before <= len(between[n]) and 0 <= after <= len(between[n + 1])):
                 return None
             answers.append((n, before, after))
-        ended = all(text[start:end].endswith(self.template.end_tokens) for start, end in turns)
+        ended = tuple(text[start:end].endswith(self.template.end_tokens) for start, end in turns)
         return ChatLayout(tuple(between), tuple(answers), ended)
 
     def _turns(self, text: str, chat: Chat, tools: Sequence[Any] | None) -> list[Span]:

@@ -23,16 +23,17 @@ _NO_END_TOKEN = "has answers after which the chat template writes no end token, 
 
 
 def check_labels(masked: MaskedChat, turns: Sequence[int], end_tokens: tuple[str, ...]) -> list[str]:
-    """Checks the labelled turns of the assistant, counted from 0, and returns remarks on them.
+    """Checks the turns of the assistant that are to be learned, counted from 0, and returns remarks on them.
 
-    Raises `DataError` when the words of a turn, or the name of a call, are not in its text, or when it holds the words
-    of another message.
+    A turn that the template does not enclose has no labels, which is a remark. Raises `DataError` when the words of an
+    enclosed one, or the name of a call, are not in its text, or when it holds the words of another message.
     """
     if masked.layout is not None:
-        return [] if masked.layout.ended else [_NO_END_TOKEN]
+        return [] if all(masked.layout.ended[turn] for turn in turns) else [_NO_END_TOKEN]
     numbers = [n for n, message in enumerate(masked.messages) if message["role"] == "assistant"]
+    enclosed = [turn for turn in turns if masked.answers[turn]]
     remarks = []
-    for turn in turns:
+    for turn in enclosed:
         n, message = numbers[turn], masked.messages[numbers[turn]]
         answer = "".join([masked.text[start:end] for start, end in masked.answers[turn]])
         for what in _missing(message, answer):
@@ -44,7 +45,7 @@ def check_labels(masked: MaskedChat, turns: Sequence[int], end_tokens: tuple[str
             remarks.append(_NO_END_TOKEN)
         if not all(_contains(answer, words) for words in (text_of(message), *_thoughts(message))):
             remarks.append("has answers with thoughts that the chat template leaves out, so that they are not learned")
-    if not all(masked.answers):
+    if len(enclosed) < len(turns):
         remarks.append(
             "has answers that the chat template does not enclose in {% generation %}, so that they are not learned"
         )
@@ -53,7 +54,8 @@ def check_labels(masked: MaskedChat, turns: Sequence[int], end_tokens: tuple[str
         for message in masked.messages
         if message["role"] != "assistant" and _is_left_out(text_of(message), masked.text)
     ]
-    _check_others(masked, {numbers[turn] for turn in turns}, sorted(span for k in turns for span in masked.answers[k]))
+    spans = sorted(span for turn in enclosed for span in masked.answers[turn])
+    _check_others(masked, {numbers[turn] for turn in enclosed}, spans)
     return remarks
 
 

@@ -35,12 +35,17 @@ class SampleEncoder:
         tokenizer: "PreTrainedTokenizerBase",
         *,
         mask_inputs: bool = True,
+        mask_history: bool = False,
         ignore_empty_think: bool = False,
         tokenize_arguments: Mapping[str, Any] | None = None,
         template_arguments: Mapping[str, Any] | None = None,
     ) -> None:
-        """``mask_inputs`` false labels every token but the first of each sample, which nothing predicts."""
+        """``mask_inputs`` false labels every token but the first of each sample, which nothing predicts.
+
+        ``mask_history`` labels the last assistant message of each chat only, and nothing if the sample excludes it.
+        """
         self.tokenizer, self.mask_inputs, self.ignore_empty_think = tokenizer, mask_inputs, ignore_empty_think
+        self.mask_history = mask_history
         self.template_arguments = dict(template_arguments or {})
         self._tokenize = SpanTokenizer(tokenizer, tokenize_arguments)
         self._masker: AssistantMasker | None = None
@@ -142,7 +147,7 @@ class SampleEncoder:
             why = f"message {min(excluded) + 1} has the {sample.exclusion}"
             raise RowError(row, f"{why}, and mask_inputs: false makes every token a target")
         try:
-            turns = _trained_turns(sample, masked) if last_turns is None else _last_turns(masked, last_turns)
+            turns = self._trained_turns(sample) if last_turns is None else _last_turns(masked, last_turns)
             remarks = check_labels(masked, turns, self.masker.template.end_tokens)
         except DataError as error:
             raise RowError(row, f"{error}{self._hint(sample)}") from error
@@ -150,18 +155,26 @@ class SampleEncoder:
             remark(sentence)
         return [span for turn in turns for span in masked.answers[turn]]
 
+    def _trained_turns(self, sample: Sample) -> list[int]:
+        """Returns the assistant's turns to be learned, counted from 0: none that the sample excludes."""
+        numbers = [n for n, message in enumerate(sample.messages) if message["role"] == "assistant"]
+        turns = list(enumerate(numbers))[-1 if self.mask_history else 0 :]
+        return [turn for turn, n in turns if n not in sample.untrained_messages]
+
     def _hint(self, sample: Sample) -> str:
         """Names an argument of the chat template with which it takes the sample, if there is one."""
+        turns = self._trained_turns(sample)
         for name in self.masker.template.variables:
             for value in (False, True):
                 arguments = {**self.template_arguments, name: value}
                 try:
                     masker = AssistantMasker(ChatTemplate(self.tokenizer, arguments))
                     (masked,) = masker([sample.messages], sample.tools)
-                    check_labels(masked, range(len(masked.answers)), self.masker.template.end_tokens)
+                    check_labels(masked, turns, self.masker.template.end_tokens)
                 except Exception:
                     continue
-                return f"; it works with data.chat_template_kwargs: {{{name}: {str(value).lower()}}}"
+                if all(masked.answers[turn] for turn in turns):
+                    return f"; it works with data.chat_template_kwargs: {{{name}: {str(value).lower()}}}"
         return ""
 
     def _encode(
@@ -220,12 +233,6 @@ def _count_messages(chats: Sequence[Sample]) -> None:
         count(ROLES, role, number)
     count(TOOLS, "chats with tools", sum(chat.tools is not None for chat in chats))
     count(TOOLS, "tool calls", sum(len(message.get("tool_calls") or ()) for message in messages))
-
-
-def _trained_turns(sample: Sample, masked: MaskedChat) -> list[int]:
-    """Returns the assistant's turns that have labels: none that the sample excludes or the template leaves out."""
-    numbers = [n for n, message in enumerate(sample.messages) if message["role"] == "assistant"]
-    return [turn for turn, n in enumerate(numbers) if n not in sample.untrained_messages and masked.answers[turn]]
 
 
 def _last_turns(masked: MaskedChat, count: int) -> list[int]:
