@@ -90,6 +90,7 @@ def test_names_that_are_answered_are_names_here() -> None:
         ("base_model: some/model", "base_model: unknown; here this is model.name_or_path"),
         ("sample_packing: true", "sample_packing: unknown; here this is data.pack_samples"),
         ("cutoff_len: 2048", "cutoff_len: unknown; here this is data.max_length"),
+        ("train_on_last_turn_only: true", "train_on_last_turn_only: unknown; here this is data.mask_history"),
         ("lora_r: 8", "lora_r: unknown; here this is model.peft_config.r"),
         ("load_in_4bit: true", "load_in_4bit: unknown; weights are not quantized here; model.peft_config trains ..."),
         ("reference_free: true", "reference_free: unknown; here this is loss_type: cpo"),

@@ -196,6 +196,16 @@ def test_llama_factory() -> None:
     assert [note.partition(":")[0] for note in one.notes] == ["dataset", "template"]
 
 
+def test_llama_factory_that_masks_the_history() -> None:
+    text = "model_name_or_path: a\nstage: {}\ndo_train: true\ndataset: d\ntemplate: qwen\nmask_history: true\n{}"
+    one = migrated(text.format("sft", ""))
+    assert one.recipe["data"] == {"sources": ["data/d.json"], "max_length": 2048, "mask_history": True}
+    assert "mask_history: a conversation longer than cutoff_len is dropped" in "\n".join(one.notes)
+    for stage, more in (("sft", "train_on_prompt: true\n"), ("dpo", "")):  # which it refuses
+        one = migrated(text.format(stage, more))
+        assert one.left_out == ["mask_history: True"] and "mask_history" not in one.recipe["data"]
+
+
 def test_trl() -> None:
     one = migrated(TRL)
     assert (one.format, one.problems, one.left_out) == ("trl", [], [])

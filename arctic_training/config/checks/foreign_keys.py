@@ -66,6 +66,7 @@ _SAME = {
     "data.max_prompt_length": "max_prompt_length",
     "data.pack_samples": "packing sample_packing packed neat_packing",
     "data.mask_inputs": "train_on_inputs train_on_input train_on_prompt completion_only_loss assistant_only_loss",
+    "data.mask_history": "train_on_last_turn_only",
     "data.num_proc": "dataset_num_proc preprocessing_num_workers dataset_processes",
     "data.dl_num_workers": "dataloader_num_workers num_workers",
     "data.drop_last": "dataloader_drop_last",

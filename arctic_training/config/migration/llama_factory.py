@@ -94,8 +94,12 @@ def _data(foreign: Foreign, kind: str) -> None:
     length = as_integer(foreign.take("cutoff_len")) or 2048
     completion = as_integer(foreign.values.get("max_new_tokens")) or 1024
     foreign.put("data.max_length", length + completion if kind == "ppo" else length)
+    masks_history = kind == "sft" and not foreign.flag("train_on_prompt") and foreign.flag("mask_history")
+    if masks_history:
+        foreign.put("data.mask_history", True)
+        foreign.note("mask_history", "a conversation longer than cutoff_len is dropped; there it loses its beginning")
     if kind in ("sft", "causal"):
-        foreign.put("data.filter_samples", False)
+        foreign.put("data.filter_samples", None if masks_history else False)
         packs = foreign.flag("neat_packing") or foreign.take("packing")
         foreign.put("data.pack_samples", True if packs or (packs is None and kind == "causal") else None)
     if foreign.flag("packing") and not foreign.flag("neat_packing") and kind == "sft":
