@@ -21,10 +21,7 @@ class KillSwitch(Callback[KillSwitchConfig]):
     """Stops the run after the current step when a file appears."""
 
     name = "kill_switch"
-
-    def __init__(self, config: KillSwitchConfig) -> None:
-        super().__init__(config)
-        self._looked = 0.0
+    _looked = 0.0
 
     def post_step(self, trainer: TrainerView) -> None:
         """Requests a stop when the file exists."""

@@ -56,13 +56,10 @@ class LearningRateFinder(Callback[LearningRateFinderConfig]):
     """
 
     name = "learning_rate_finder"
-
-    def __init__(self, config: LearningRateFinderConfig) -> None:
-        super().__init__(config)
-        self.suggestion = 0.0
-        """The learning rate that is suggested; 0: none."""
-        self._tried = 0.0
-        """The learning rate of the step, while they are tried."""
+    suggestion = 0.0
+    """The learning rate that is suggested; 0: none."""
+    _tried = 0.0
+    """The learning rate of the step, while they are tried."""
 
     def check_recipe(self, trainer: TrainerView) -> None:
         """Raises `MissingDependencyError` without matplotlib."""

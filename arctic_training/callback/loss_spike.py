@@ -36,12 +36,9 @@ class LossSpike(SpikeCallback[LossSpikeConfig]):
     """
 
     name = "loss_spike"
-
-    def __init__(self, config: LossSpikeConfig) -> None:
-        super().__init__(config)
-        self.total = 0
-        """Spikes over the whole run."""
-        self._in_a_row = 0
+    total = 0
+    """Spikes over the whole run."""
+    _in_a_row = 0
 
     def check_recipe(self, trainer: TrainerView) -> None:
         """Raises `RecipeError` for an action that this run cannot take."""

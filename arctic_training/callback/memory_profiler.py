@@ -33,10 +33,7 @@ class MemoryProfiler(Callback[MemoryProfilerConfig]):
     """
 
     name = "memory_profiler"
-
-    def __init__(self, config: MemoryProfilerConfig) -> None:
-        super().__init__(config)
-        self._peak = 0
+    _peak = 0
 
     def check_recipe(self, trainer: TrainerView) -> None:
         """Raises `RecipeError` where there is no GPU."""

@@ -1,7 +1,5 @@
 """Records a few steps with torch's profiler: a trace and a table in the run folder."""
 
-from pathlib import Path
-
 import torch
 from pydantic import Field
 
@@ -89,17 +87,14 @@ class Profiler(Callback[ProfilerConfig]):
         assert profile is not None
         profile.stop()
         path = trainer.run_dir / "profile" / f"step_{self._first}_rank_{process_group.rank()}.json.gz"
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        order = f"self_{device}_memory_usage" if self.config.memory else f"self_{device}_time_total"
         try:
-            self._write(profile, path)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            profile.export_chrome_trace(str(path))
+            averages = profile.key_averages(group_by_input_shape=self.config.shapes)
+            table = averages.table(sort_by=order, row_limit=self.config.rows, max_name_column_width=80)
+            path.with_name(path.name.replace(".json.gz", ".txt")).write_text(table, encoding="utf-8")
             logger.success(f"the profile of the steps {self._first} to {trainer.progress.step} is in {path}")
         except (OSError, RuntimeError) as error:
             logger.error(f"the profile {path} could not be written: {error}")
-
-    def _write(self, profile: torch.profiler.profile, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        profile.export_chrome_trace(str(path))
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        order = f"self_{device}_memory_usage" if self.config.memory else f"self_{device}_time_total"
-        averages = profile.key_averages(group_by_input_shape=self.config.shapes)
-        table = averages.table(sort_by=order, row_limit=self.config.rows, max_name_column_width=80)
-        path.with_name(path.name.replace(".json.gz", ".txt")).write_text(table, encoding="utf-8")
