@@ -70,13 +70,9 @@ def read_curves(path: Path) -> Curves:
     return curves
 
 
+@without_messages("matplotlib")  # which tells of its cache of fonts
 def draw_curves(curves: Curves, path: Path, *, title: str) -> None:
     """Writes the picture ``path``, a PNG, complete or not at all."""
-    with without_messages("matplotlib"):  # which tells of its cache of fonts
-        _draw(curves, path, title)
-
-
-def _draw(curves: Curves, path: Path, title: str) -> None:
     from matplotlib.figure import Figure
 
     names = sorted(curves, key=lambda name: (name != "loss", name))[:_MAX_PANELS]

@@ -3,7 +3,6 @@
 import re
 import time
 from collections.abc import Iterator, Mapping
-from importlib import import_module
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -47,30 +46,24 @@ class MlflowTracker(Tracker[MlflowConfig]):
         return [run_dir / "mlflow_run_id"]
 
     def start(self, recipe: Mapping[str, object], run_dir: Path, step: int) -> None:
-        (note,) = self.files(run_dir)
-        import_module("mlflow")  # which sets the level of its logger
-        with without_messages("mlflow"):  # it tells of the tables of a new store
-            self._start(note, recipe, run_dir, step)
-
-    def _start(self, note: Path, recipe: Mapping[str, object], run_dir: Path, step: int) -> None:
-        from mlflow import MlflowClient
+        from mlflow import MlflowClient  # which sets the level of its logger
         from mlflow.entities import Param
 
-        self._client = MlflowClient(self.config.tracking_uri)
-        if step and note.exists():
-            self._run_id = note.read_text().strip()
-            self._client.update_run(self._run_id, status="RUNNING")
-            return
-        existing = self._client.get_experiment_by_name(self.config.experiment)
-        experiment = (
-            self._client.create_experiment(self.config.experiment) if existing is None else existing.experiment_id
-        )
-        run = self._client.create_run(experiment, run_name=self.config.name or run_dir.name)
-        self._run_id = run.info.run_id
-        params = iter([Param(_key(name), str(value)[:_MAX_LENGTH]) for name, value in _flattened(recipe)])
-        while some := list(islice(params, _MAX_PARAMS)):
-            self._client.log_batch(self._run_id, params=some)
-        note.write_text(f"{self._run_id}\n")
+        (note,) = self.files(run_dir)
+        name = self.config.experiment
+        with without_messages("mlflow"):  # it tells of the tables of a new store
+            client = self._client = MlflowClient(self.config.tracking_uri)
+            if step and note.exists():
+                self._run_id = note.read_text().strip()
+                client.update_run(self._run_id, status="RUNNING")
+                return
+            existing = client.get_experiment_by_name(name)
+            experiment = client.create_experiment(name) if existing is None else existing.experiment_id
+            self._run_id = client.create_run(experiment, run_name=self.config.name or run_dir.name).info.run_id
+            params = iter([Param(_key(path), str(value)[:_MAX_LENGTH]) for path, value in _flattened(recipe)])
+            while some := list(islice(params, _MAX_PARAMS)):
+                client.log_batch(self._run_id, params=some)
+            note.write_text(f"{self._run_id}\n")
 
     def log(self, values: Mapping[str, float], step: int) -> None:
         from mlflow.entities import Metric
