@@ -53,10 +53,9 @@ def evaluate_metrics(evaluator: Evaluator[ComponentConfig], trainer: TrainerView
 
     Raises `ScoringError` on all ranks when on one of them it does not return a mapping from names to numbers.
     """
-    values, metrics = evaluator(trainer), dict[str, float]()
+    values = evaluator(trainer)
     with raise_on_all_ranks():
-        metrics = as_floats(values, f"evaluators: {evaluator.name!r} returned")
-    return metrics
+        return as_floats(values, f"evaluators: {evaluator.name!r} returned")
 
 
 def as_floats(values: object, prefix: str) -> dict[str, float]:

@@ -1,11 +1,9 @@
 """The evaluator `generate`: the model completes the prompts of the evaluation sets, and scorers judge the result."""
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import torch
@@ -30,6 +28,7 @@ from arctic_training.generation.scoring import raise_on_all_ranks, retry
 from arctic_training.generation.special_tokens import decode_completion, find_eos_token_ids, find_stop_token_ids
 from arctic_training.metrics import parent_set
 from arctic_training.registry import numbered
+from arctic_training.tracker.samples import TextSamples
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -150,13 +149,11 @@ class GenerateEvaluator(Evaluator[GenerateConfig]):
         filled = numbers + [0] * (-(-count // world) - len(numbers))
         prompts = [read(n) for n in filled]
         texts = self._complete(trainer, module, prompts, filled)[: len(numbers)]
-        rows: list[dict[str, Any]] = []
         with raise_on_all_ranks():
-            rows = [
+            return [
                 {"sample": n + 1} | self._row(trainer.tokenizer, prompt, text, f"{name}, sample {n + 1}")
                 for n, prompt, text in zip(numbers, prompts, texts, strict=False)
             ]
-        return rows
 
     def _complete(
         self, trainer: TrainerView, module: "PreTrainedModel", prompts: Sequence[Prompt], numbers: Sequence[int]
@@ -227,13 +224,9 @@ class GenerateEvaluator(Evaluator[GenerateConfig]):
 
     def _save(self, rows: list[dict[str, Any]], trainer: TrainerView, name: str) -> None:
         gathered = collectives.all_gather_object(rows)[:: trainer.config.mesh.model]
-        if not process_group.is_main():
-            return
-        folder: Path = trainer.run_dir / self.folder / name
-        folder.mkdir(parents=True, exist_ok=True)
-        ordered = sorted((row for of_rank in gathered for row in of_rank), key=lambda row: row["sample"])
-        text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in ordered)
-        (folder / f"step_{trainer.progress.step}.jsonl").write_text(text, encoding="utf-8")
+        if process_group.is_main():
+            ordered = sorted((row for of_rank in gathered for row in of_rank), key=lambda row: row["sample"])
+            TextSamples(ordered).write(trainer.run_dir / self.folder / name, trainer.progress.step)
 
 
 def _decode_reference(tokenizer: "PreTrainedTokenizerBase", prompt: Prompt) -> str:
