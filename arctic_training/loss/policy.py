@@ -83,5 +83,5 @@ def segment_sums(values: Tensor, lengths: Tensor) -> Tensor:
 
     ``values`` is ``[sum(lengths)]``, segment by segment; ``lengths`` is ``[segments]`` (int64).
     """
-    # segment by segment, in order: the same to the last bit on every run, on a GPU too
+    # segment by segment, in order: unlike index_add, the same to the last bit on every run, on a GPU too
     return torch.segment_reduce(values.float(), "sum", lengths=lengths, unsafe=True)

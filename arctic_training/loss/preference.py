@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from arctic_training.loss.policy import segment_sums
+
 PreferenceLoss = Literal[
     "sigmoid",
     "ipo",
@@ -51,10 +53,7 @@ def pair_log_probs(token_log_probs: Tensor, lengths: Tensor) -> PairLogProbs:
     ``token_log_probs`` is ``[sum(lengths)]`` in nats, completion by completion: all preferred ones first, then the
     rejected ones in the same order; ``lengths`` is ``[2 * pairs]`` (int64), the tokens of each.
     """
-    # segment by segment, in order: unlike index_add, the same to the last bit on every run, on a GPU too
-    sums = torch.segment_reduce(token_log_probs.float(), "sum", lengths=lengths, unsafe=True)
-    (chosen, rejected), (chosen_length, rejected_length) = sums.chunk(2), lengths.chunk(2)
-    return PairLogProbs(chosen, rejected, chosen_length, rejected_length)
+    return PairLogProbs(*segment_sums(token_log_probs, lengths).chunk(2), *lengths.chunk(2))
 
 
 class _Options(NamedTuple):

@@ -35,12 +35,7 @@ class AdamWFactory(OptimizerFactory[AdamConfig]):
     name = "adamw"
 
     def create_optimizer(self, model: nn.Module, config: AdamConfig) -> torch.optim.Optimizer:
-        return create_fused_adamw(parameter_groups(model, config.weight_decay), config)
-
-
-def create_fused_adamw(groups: list[dict[str, Any]], config: AdamConfig) -> torch.optim.Optimizer:
-    """Returns torch's fused AdamW of ``groups``."""
-    return torch.optim.AdamW(groups, fused=True, **config.arguments)
+        return torch.optim.AdamW(parameter_groups(model, config.weight_decay), fused=True, **config.arguments)
 
 
 class CoupledAdamConfig(AdamConfig):

@@ -122,11 +122,7 @@ class _InEpochs:
 
 def _by_epoch(share: Callable[[int], float], per_epoch: int, warmup: int) -> Callable[[int], float]:
     """Returns ``share``, of the peak by epoch, by step, times the `warmup_factor`."""
-
-    def stepped(step: int) -> float:
-        return float(share(step // per_epoch)) * warmup_factor(step, warmup)
-
-    return stepped
+    return lambda step: float(share(step // per_epoch)) * warmup_factor(step, warmup)
 
 
 def _above(share: Callable[[int], float], floor: float, warmup: int) -> Callable[[int], float]:

@@ -48,11 +48,9 @@ class MultiStepFactory(SchedulerFactory[MultiStepConfig]):
 
     def create_scheduler(self, optimizer: Optimizer) -> LambdaLR:
         warmup, milestones, gamma = self.trainer.warmup_steps, sorted(self.config.milestones), self.config.gamma
-
-        def factor(step: int) -> float:
-            return warmup_factor(step, warmup) * float(gamma ** bisect.bisect_right(milestones, step))
-
-        return LambdaLR(optimizer, factor)
+        return LambdaLR(
+            optimizer, lambda step: warmup_factor(step, warmup) * float(gamma ** bisect.bisect_right(milestones, step))
+        )
 
 
 class CyclicConfig(SchedulerConfig):

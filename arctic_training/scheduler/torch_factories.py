@@ -77,11 +77,7 @@ class ExponentialFactory(SchedulerFactory[ExponentialConfig]):
 
     def create_scheduler(self, optimizer: Optimizer) -> LambdaLR:
         warmup, gamma = self.trainer.warmup_steps, self.config.gamma
-
-        def factor(step: int) -> float:
-            return float(warmup_factor(step, warmup) * gamma ** max(0, step - warmup))
-
-        return LambdaLR(optimizer, factor)
+        return LambdaLR(optimizer, lambda step: float(warmup_factor(step, warmup) * gamma ** max(0, step - warmup)))
 
 
 class ConstantConfig(SchedulerConfig):
