@@ -45,21 +45,18 @@ class ConsolidatedWeights(Mapping[str, Tensor]):
 
     def __getitem__(self, name: str) -> Tensor:
         if self._averages:
-            return self._average(name)
+            shares = [share[name] for share in self._averages]
+            return full_from_saved(shares, torch.Size(self._shapes[name])) if name in self._shapes else shares[0]
         if name in self._buffers:
             return self._buffers[name]
         full = self._sharded.weight(name)
         if self._averaging is not None:
             full = full.clone().flatten()
-            self._copy_average(name, self._averaging, full)
+            for fragment in self._sharded.fragments.get(name, ()):
+                if self._sharded.optimizer_state(fragment):  # none before the first step
+                    y, z = self._sharded.elements(fragment), self._sharded.elements(fragment, "z")
+                    full[fragment.start : fragment.start + fragment.size] = average(y, z, self._averaging)
         return full.view(list(self._shapes[name]))
-
-    def _copy_average(self, name: str, b: float, out: Tensor) -> None:
-        """Fills ``out`` ([elements]) with the average that the optimizer keeps of a trained parameter."""
-        for fragment in self._sharded.fragments.get(name, ()):
-            if self._sharded.optimizer_state(fragment):  # none before the first step
-                y, z = self._sharded.elements(fragment), self._sharded.elements(fragment, "z")
-                out[fragment.start : fragment.start + fragment.size] = average(y, z, b)
 
     def __iter__(self) -> Iterator[str]:
         yield from self._shapes
@@ -75,11 +72,6 @@ class ConsolidatedWeights(Mapping[str, Tensor]):
             if self._shapes.keys() <= runs[0][part]["weights"].keys():
                 return [run[part]["weights"] for run in runs]
         raise CheckpointError(f"{self.folder} holds no average of the weights: the run had no callback ema for them")
-
-    def _average(self, name: str) -> Tensor:
-        """Returns an average from those of the ranks that saved."""
-        shares = [share[name] for share in self._averages]
-        return full_from_saved(shares, torch.Size(self._shapes[name])) if name in self._shapes else shares[0]
 
 
 def load_consolidated(module: nn.Module, weights: Mapping[str, Tensor]) -> None:

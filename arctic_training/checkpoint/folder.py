@@ -93,11 +93,6 @@ def create_temp_dir(root: Path, step: int) -> Path:
     return temp
 
 
-def remove_temp_dir(temp: Path) -> None:
-    """Removes the temporary folder of a failed attempt."""
-    shutil.rmtree(temp, ignore_errors=True)
-
-
 def fsync_and_hash(folder: Path, names: Iterable[str]) -> FileHashes:
     """Flushes these files to disk and returns their sizes and hashes. Raises OSError."""
     hashes: FileHashes = {}

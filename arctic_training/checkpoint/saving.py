@@ -1,5 +1,6 @@
 """Writes checkpoints atomically, while training waits or beside it, and removes those that need not be kept."""
 
+import shutil
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -166,7 +167,7 @@ class Saving(SaveSchedule[C]):
     def _give_up(self, error: CheckpointError, temp: Path) -> None:
         """Frees the space of a failed attempt, and raises ``error`` where it ends the run."""
         if self._is_main:
-            disk.remove_temp_dir(temp)
+            shutil.rmtree(temp, ignore_errors=True)
         if self._is_last_save or self.config.on_save_error == "stop":
             raise error
         logger.error(f"{error}; the run continues, and earlier checkpoints are untouched")
