@@ -132,15 +132,21 @@ def eval_mode(modules: Iterable[torch.nn.Module]) -> Iterator[None]:
 
 
 @contextmanager
-def isolated_eval(modules: Iterable[torch.nn.Module]) -> Iterator[None]:
-    """Evaluates without a trace: restores the modules' mode and the random generators, and records no gradients."""
+def isolated_rng() -> Iterator[None]:
+    """Restores the random generators of the process after the block."""
     rng = Rng()
     before = rng.state_dict()
     try:
-        with eval_mode(modules), torch.no_grad():
-            yield
+        yield
     finally:
         rng.load_state_dict(before)
+
+
+@contextmanager
+def isolated_eval(modules: Iterable[torch.nn.Module]) -> Iterator[None]:
+    """Evaluates without a trace: restores the modules' mode and the random generators, and records no gradients."""
+    with isolated_rng(), eval_mode(modules), torch.no_grad():
+        yield
 
 
 def needs_numbers(error: BaseException) -> bool:
@@ -176,12 +182,9 @@ class RunState(dict[str, Stateful]):
         """Raises `ResumeError` when a part of ``state`` is unknown or missing."""
         odd = {name for name in state.keys() ^ self.keys() if not name.startswith(self._optional_prefixes)}
         unknown, missing = sorted(odd & state.keys()), sorted(odd & self.keys())
-        if unknown or missing:
-            causes = []
-            if unknown:
-                causes.append(f"it holds {', '.join(unknown)}, which the run lacks")
-            if missing:
-                causes.append(f"it lacks {', '.join(missing)}, which the run has")
+        causes = [f"it holds {', '.join(unknown)}, which the run lacks"] if unknown else []
+        causes += [f"it lacks {', '.join(missing)}, which the run has"] if missing else []
+        if causes:
             raise ResumeError(f"the checkpoint does not fit this run: {'; '.join(causes)}")
 
     def load_state_dict(self, state: Mapping[str, Any], /) -> None:

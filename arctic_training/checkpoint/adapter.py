@@ -17,8 +17,9 @@ from torch import nn
 from arctic_training.checkpoint.export import Read, Source, attempt, dry_run_weights, gatherable
 from arctic_training.distributed import process_group
 from arctic_training.engine.internals.parameters import full_shape
-from arctic_training.engine.zero import gathered, is_meta_tensor_error
+from arctic_training.engine.zero import gathered
 from arctic_training.errors.types import RecipeError
+from arctic_training.state import needs_numbers
 
 if TYPE_CHECKING:
     from peft import PeftConfig, PeftModel
@@ -87,7 +88,7 @@ def dry_run_adapter(model: "PeftModel") -> None:
             loaded = peft.PeftModel(plain_base(model), loadable)
             result = peft.set_peft_model_state_dict(loaded, state)
     except Exception as error:
-        if is_meta_tensor_error(error):
+        if needs_numbers(error):
             return  # a method whose first weights follow from those of the base
         raise RecipeError(
             f"checkpoint.type: huggingface: PEFT cannot load what it saves of this {_kind(model)}: "

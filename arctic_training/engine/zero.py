@@ -158,8 +158,3 @@ def full_from_saved(saved: Sequence[torch.Tensor], shape: torch.Size) -> torch.T
         return torch.cat([part.flatten() for part in saved])[: shape.numel()].view(shape)
     dim = next(n for n, (part, size) in enumerate(zip(first.shape, shape, strict=True)) if part != size)
     return torch.cat(list(saved[: shape[dim] // first.shape[dim]]), dim)
-
-
-def is_meta_tensor_error(error: Exception) -> bool:
-    """Returns whether ``error`` says that tensors without values, on torch's meta device, cannot be used."""
-    return isinstance(error, NotImplementedError) or " meta" in str(error)

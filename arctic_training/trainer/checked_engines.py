@@ -7,7 +7,7 @@ import torch
 from arctic_training.config.sections.model import ModelConfig
 from arctic_training.engine.engine import Engine, FrozenEngine
 from arctic_training.model.factory import ModelFactory, NetworkFactory
-from arctic_training.state import Rng
+from arctic_training.state import isolated_rng
 
 MOST_WEIGHTS = 2**24
 """Weights of all networks of a run together up to which they are made."""
@@ -24,12 +24,8 @@ def checked_engines(models: Mapping[str, ModelFactory[ModelConfig]]) -> dict[str
         return {}
     count = sum(weight.numel() for module in modules.values() for weight in module.parameters())
     if count <= MOST_WEIGHTS and all(isinstance(factory, NetworkFactory) for factory in models.values()):
-        rng = Rng()
-        before = rng.state_dict()
-        try:
+        with isolated_rng():
             modules = {name: factory().float() for name, factory in models.items()}
-        finally:
-            rng.load_state_dict(before)
     return {name: FrozenEngine(module) for name, module in modules.items()}
 
 

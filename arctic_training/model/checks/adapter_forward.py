@@ -6,11 +6,10 @@ import torch
 from torch import Tensor
 
 from arctic_training.engine.engine import Engine
-from arctic_training.engine.zero import is_meta_tensor_error
 from arctic_training.errors.types import ModelError
 from arctic_training.model.tasks import TASKS, Task
 from arctic_training.model.token_losses import token_losses
-from arctic_training.state import eval_mode
+from arctic_training.state import eval_mode, needs_numbers
 
 _LENGTH = 4
 
@@ -36,7 +35,7 @@ def check_adapter_forward(
             losses = token_losses(model, {**batch, "labels": ids, "num_targets": _LENGTH - 1})
     except Exception as error:
         frames = traceback.extract_tb(error.__traceback__)
-        inconclusive = is_meta_tensor_error(error) or (device.type == "meta" and isinstance(error, RuntimeError))
+        inconclusive = needs_numbers(error) or (device.type == "meta" and isinstance(error, RuntimeError))
         if inconclusive or not any("/peft/" in frame.filename for frame in frames):
             return  # nothing is known of the adapter, or the model itself is wrong, and will say so when it trains
         text = " ".join(str(error).split())

@@ -11,11 +11,11 @@ from torch import nn
 from arctic_training.config.checks.problems import unknown
 from arctic_training.config.sections.base import ComponentConfig
 from arctic_training.engine.internals.parameters import empty_as_partitioned, full_shape, is_partitioned_param
-from arctic_training.engine.zero import is_meta_tensor_error
 from arctic_training.errors.types import MissingDependencyError, ModelError
 from arctic_training.model.config_values import coerce_values
 from arctic_training.model.transforms.base import ModelTransform
 from arctic_training.registry import suggest
+from arctic_training.state import needs_numbers
 
 if TYPE_CHECKING:
     import peft
@@ -104,7 +104,7 @@ class PeftTransform(ModelTransform[PeftConfig]):
         try:
             adapted = self._adapt(meta_model, peft_config)
         except ModelError as error:
-            if isinstance(error.__cause__, Exception) and is_meta_tensor_error(error.__cause__):
+            if error.__cause__ is not None and needs_numbers(error.__cause__):
                 return None
             raise
         if partitioned is not None:
@@ -120,7 +120,7 @@ class PeftTransform(ModelTransform[PeftConfig]):
         try:
             shapes = _shapes(self._adapt(partitioned, self._peft_config()))
         except ModelError as error:
-            if isinstance(error.__cause__, Exception) and is_meta_tensor_error(error.__cause__):
+            if error.__cause__ is not None and needs_numbers(error.__cause__):
                 return
             reason = f" ({' '.join(str(error.__cause__ or error).split())[:200]})"
         if reason or shapes != _shapes(adapted):
