@@ -81,7 +81,8 @@ class Watchdog:
 
     def _end_run(self) -> None:
         late = heartbeat.age()
-        write_stderr(f"{_rank_prefix()}the run hangs; the stack of each thread of process {os.getpid()}:\n{stacks()}")
+        rank = f"[rank {process_group.rank()}] " if process_group.world_size() > 1 else ""
+        write_stderr(f"{rank}the run hangs; the stack of each thread of process {os.getpid()}:\n{stacks()}")
         cause = "" if self.peers is None else self.peers.diagnose()
         position = f"step {self.current_step()}, phase {heartbeat.phase()}"
         cause = cause or f"the process has made no progress for {late:.0f} s at {position}"
@@ -286,7 +287,3 @@ def write_stderr(text: str) -> None:
     """Writes to standard error past the log, whose lock the hanging thread may hold."""
     with contextlib.suppress(OSError):
         os.write(2, text.encode())
-
-
-def _rank_prefix() -> str:
-    return f"[rank {process_group.rank()}] " if process_group.world_size() > 1 else ""

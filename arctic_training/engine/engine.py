@@ -96,8 +96,7 @@ class TrainedEngine(Engine):
     @property
     def optimizer(self) -> "DeepSpeedOptimizer":
         """DeepSpeed's optimizer, around that of torch; at ZeRO stage 0 in fp32 that of torch."""
-        optimizer: DeepSpeedOptimizer = self.deepspeed.optimizer
-        return optimizer
+        return self.deepspeed.optimizer
 
     @property
     def lr_scheduler(self) -> "LRScheduler":

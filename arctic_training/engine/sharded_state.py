@@ -64,7 +64,8 @@ class ShardedState:
 
     def shape(self, name: str) -> list[int]:
         """Returns the shape of a parameter, or of the part of it."""
-        return _shape_of_part(self.layout["parameters"][name], self.divided.get(name))
+        dim, count = self.divided.get(name, (None, 1))
+        return [size // count if n == dim else size for n, size in enumerate(self.layout["parameters"][name])]
 
     def size(self, name: str) -> int:
         """Returns the number of elements of a parameter, or of the part of it."""
@@ -167,13 +168,6 @@ class JoinedState(ShardedState):
         dim, count = self._divided[name]
         length = full.shape[dim] // count
         return full.narrow(dim, self._index % count * length, length)
-
-
-def _shape_of_part(shape: Sequence[int], division: Sequence[int] | None) -> list[int]:
-    if not division:
-        return list(shape)
-    dim, count = division
-    return [size // count if n == dim else size for n, size in enumerate(shape)]
 
 
 def copy_overlap(source: torch.Tensor, first: int, out: torch.Tensor, start: int) -> None:

@@ -186,11 +186,7 @@ def _restore_optimizer_state(optimizer: torch.optim.Optimizer, tensor: torch.Ten
         elif isinstance(held := state.get(key), torch.Tensor) and held.shape == value.shape:
             held.copy_(value)  # DeepSpeed may hold views of it
         else:
-            is_step_count = value.numel() == 1 and key == "step"
-            state[key] = value.to(_step_device(optimizer, tensor) if is_step_count else tensor.device, copy=True)
-
-
-def _step_device(optimizer: torch.optim.Optimizer, tensor: torch.Tensor) -> torch.device:
-    """Returns where torch keeps the step count: with the tensor for fused and capturable forms, else on the CPU."""
-    options = optimizer.param_groups[0]
-    return tensor.device if options.get("fused") or options.get("capturable") else torch.device("cpu")
+            # torch keeps the step count with the tensor for fused and capturable forms, else on the CPU
+            with_tensor = any(optimizer.param_groups[0].get(form) for form in ("fused", "capturable"))
+            is_on_cpu = value.numel() == 1 and key == "step" and not with_tensor
+            state[key] = value.to("cpu" if is_on_cpu else tensor.device, copy=True)

@@ -17,8 +17,7 @@ def is_partitioned_param(parameter: torch.Tensor) -> bool:
 
 def shard_dim(parameter: torch.Tensor) -> int | None:
     """Returns the dimension along which tensor parallelism divides the parameter; None where it is whole."""
-    dim: int | None = getattr(parameter, _TENSOR_PARALLEL, {}).get("partition_dim")
-    return dim
+    return getattr(parameter, _TENSOR_PARALLEL, {}).get("partition_dim")
 
 
 def full_shape(parameter: torch.Tensor) -> torch.Size:

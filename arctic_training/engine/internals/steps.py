@@ -85,7 +85,7 @@ def clip_gradient_values(optimizer: "DeepSpeedOptimizer", limit: float) -> None:
     is the mean over micro-batches and ranks, without the scale of the loss, and finite."""
 
     def clip(inner: torch.optim.Optimizer, *_: object) -> None:
-        held = [tensor for group in inner.param_groups for tensor in group["params"] if tensor.grad is not None]
+        held = [tensor for tensor in group_params(inner) if tensor.grad is not None]
         if held:  # none where the overflow check has removed them
             torch.nn.utils.clip_grad_value_(held, limit)
 
