@@ -42,6 +42,13 @@ def text_config(model: object) -> object:
     return None if read is None else read()
 
 
+def max_positions(model: object) -> int | None:
+    """Returns the number of positions in the config of a model of transformers; None where it says none."""
+    text = text_config(model)
+    positions = getattr(text, "max_position_embeddings", None) or getattr(text, "n_positions", None)
+    return positions if isinstance(positions, int) else None
+
+
 def model_inputs(engine: Engine | nn.Module, batch: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the keys of ``batch`` that the forward of the model takes, without those of its own loss.
 

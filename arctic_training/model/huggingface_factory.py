@@ -17,13 +17,13 @@ from arctic_training.engine.zero import build_random_model, sharded_construction
 from arctic_training.errors.types import ModelError
 from arctic_training.logging import logger
 from arctic_training.model import attention
+from arctic_training.model.causal_lm import max_positions
 from arctic_training.model.checks.adapter_forward import check_adapter_forward
 from arctic_training.model.checks.gpu_memory import needs_checkpointing
 from arctic_training.model.checks.model_loss import check_model_loss
 from arctic_training.model.checks.packing_isolation import check_packing_isolation
 from arctic_training.model.checks.positions import check_positions
 from arctic_training.model.checks.recipe_fit import (
-    check_compile,
     check_new_weights_trained,
     check_packing,
     check_pad_token,
@@ -46,7 +46,7 @@ from arctic_training.model.transforms.tiled_mlp import tileable_mlps
 from arctic_training.model.vocabulary import fit_vocabulary, warn_about_untrained_rows
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedConfig, PreTrainedTokenizerBase
     from transformers.models.auto.auto_factory import _BaseAutoModelClass
 
 
@@ -77,18 +77,17 @@ class HFModelFactory(ModelFactory[HFModelConfig]):
 
     def check(self) -> None:
         """Checks the model on the meta device, and the headers of its files. Raises `ModelError`."""
-        model, config = self._on_meta_device()
+        model = self._on_meta_device()
         if not self._has_random_weights:
             self.pretrained.check_files(model)
-        text = config.get_text_config()
-        max_positions = getattr(text, "max_position_embeddings", None) or getattr(text, "n_positions", None)
         self._check_division(model)
         if self.recomputation.tile and self.trainer.config.mesh.model > 1:
             raise ModelError("tiled_mlp_compute: true, and mesh.model divides the MLPs; remove one of them")
         if self.recomputation.tile:
             tileable_mlps(model)
         for key in ("max_length", "max_source_length"):
-            check_positions(model, getattr(self.trainer.config.data, key, None), max_positions, key=f"data.{key}")
+            length = getattr(self.trainer.config.data, key, None)
+            check_positions(model, length, max_positions(model), key=f"data.{key}")
         self.meta_model = model
 
     def _check_division(self, model: nn.Module) -> None:
@@ -97,7 +96,7 @@ class HFModelFactory(ModelFactory[HFModelConfig]):
             raise ModelError(f"mesh.model: {problem}")
 
     def create_meta_model(self) -> nn.Module | None:
-        model: nn.Module = self._on_meta_device()[0]
+        model = self._on_meta_device()
         adapted = None if self._adapter is None else self._adapter.dry_run(model, sharded=False)
         return model if adapted is None else adapted
 
@@ -190,11 +189,11 @@ class HFModelFactory(ModelFactory[HFModelConfig]):
         adapter.base_changes = {name for name, changed in changes.items() if changed}
         return adapter
 
-    def _on_meta_device(self) -> tuple["PreTrainedModel", "PreTrainedConfig"]:
-        """Returns the model without its adapter, and its config. Raises `ModelError`."""
+    def _on_meta_device(self) -> nn.Module:
+        """Returns the model without its adapter. Raises `ModelError`."""
         config = self.create_config()
         self._check_recipe(config)
-        return self.pretrained.on_meta_device(self.auto_class, config, self._options(config)), config
+        return self.pretrained.on_meta_device(self.auto_class, config, self._options(config))
 
     def _read_config(self) -> tuple["PreTrainedConfig", bool]:
         config, has_all_layers = self.pretrained.config(self.config.hf_config_kwargs)
@@ -270,8 +269,11 @@ class HFModelFactory(ModelFactory[HFModelConfig]):
             check_task(config, self.config, self.task)
         if self.trainer.packs_samples:
             check_packing(config, self._adapter, self.task)
-        if self.config.compile or any(one.type == Compile.name for one in self.config.transforms):
-            check_compile(stage=self._stage)
+        compiles = self.config.compile or any(one.type == Compile.name for one in self.config.transforms)
+        if compiles and self._stage == 3:
+            raise ModelError(
+                "model.compile: compiled layers do not gather the weights that ZeRO stage 3 partitions; use stage 2"
+            )
 
     def _needs_activation_checkpointing(self, model: nn.Module) -> bool:
         if (decided := self.checkpoints_activations) is not None or self.trainer.device.type != "cuda":

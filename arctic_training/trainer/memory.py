@@ -11,7 +11,7 @@ from arctic_training.component import TrainerView
 from arctic_training.distributed import process_group
 from arctic_training.engine.config import deepspeed_config
 from arctic_training.errors.types import ModelError
-from arctic_training.model.causal_lm import text_config
+from arctic_training.model.causal_lm import max_positions
 from arctic_training.model.factory import ModelFactory
 from arctic_training.model.flops import ModelFlops
 from arctic_training.model.memory_alternatives import Alternative, fitting, total
@@ -69,7 +69,7 @@ def count_model(
     deepspeed = deepspeed_config(config, world=processes, dtype=section.dtype, block=view.deepspeed_block)
     layout = replace(layout_of(view, section, deepspeed, processes), frozen=role.frozen)
     stated = getattr(config.data, "max_length", None)
-    max_length = stated or _positions(meta_model)
+    max_length = stated or max_positions(meta_model)
     tokens = 0 if role.frozen or max_length is None else tokens_at_once(config, max_length)
     again = factory.recomputation
     batch = Batch(tokens, replace(again, offloads=again.offloads and device == "gpu"), device)
@@ -83,12 +83,6 @@ def count_model(
         least = held, min(ways, key=lambda way: size.estimate(held, way).total)
     is_freed = bool(role.precompute_key and getattr(config, role.precompute_key))
     return Model(role.name, size, layout, batch, is_auto, is_freed, least)
-
-
-def _positions(model: object) -> int | None:
-    text = text_config(model)
-    positions = getattr(text, "max_position_embeddings", None) or getattr(text, "n_positions", None)
-    return positions if isinstance(positions, int) else None
 
 
 def computed(model: Model, layout: Layout, usable: float | None) -> Batch:

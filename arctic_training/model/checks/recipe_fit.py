@@ -79,14 +79,6 @@ def check_sequence_parallel(
         raise ModelError(f"sequence_parallel_size: {problem}")
 
 
-def check_compile(*, stage: int) -> None:
-    """Compares compiled layers with the ZeRO ``stage``. Raises `ModelError` at stage 3."""
-    if stage == 3:
-        raise ModelError(
-            "model.compile: compiled layers do not gather the weights that ZeRO stage 3 partitions; use stage 2"
-        )
-
-
 def check_pad_token(config: "PreTrainedConfig", tokenizer: "PreTrainedTokenizerBase | None") -> None:
     """Compares the pad token in the config of a model that computes one vector for a row with that of the rows.
 
