@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from arctic_training.generation.prompts import is_encoder_decoder
+from arctic_training.generation.prompts import has_virtual_tokens, is_encoder_decoder
 
 if TYPE_CHECKING:
     from transformers import Cache, PreTrainedModel
@@ -29,10 +29,7 @@ def prefill_shared_prompts(
     if len(rows) == len(input_ids) or is_encoder_decoder(module) or int(mask.sum(1).min()) < 2:
         return None
     layers = DynamicCache(config=module.config).layers
-    adapter = getattr(module, "active_peft_config", None)
-    if getattr(adapter, "is_prompt_learning", False) or not all(
-        hasattr(layer, "batch_select_indices") for layer in layers
-    ):
+    if has_virtual_tokens(module) or not all(hasattr(layer, "batch_select_indices") for layer in layers):
         return None
     out = module.generate(
         input_ids=rows[:, :-1],

@@ -134,13 +134,9 @@ class HFModelConfig(ModelConfig):
         return self
 
     @model_validator(mode="after")
-    def _one_checkpointing_key(self) -> "HFModelConfig":
+    def _check_checkpointing(self) -> "HFModelConfig":
         if self.disable_activation_checkpoint and self.activation_checkpointing in (True, "selective"):
             raise ValueError("disable_activation_checkpoint and activation_checkpointing contradict each other")
-        return self
-
-    @model_validator(mode="after")
-    def _check_selective(self) -> "HFModelConfig":
         listed = {one.type: one for one in self.transforms}
         selective = getattr(listed.get("activation_checkpointing"), "selective", False)
         if (selective or self.activation_checkpointing == "selective") and (self.compile or "compile" in listed):

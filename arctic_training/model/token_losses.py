@@ -1,7 +1,7 @@
 """The cross-entropy of a batch's targets, with logits computed only at the positions that have a target."""
 
 import importlib.util
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -144,15 +144,16 @@ def _layer_losses(
     linear, hidden, targets, bias = outputs.layer, outputs.hidden, outputs.ids, outputs.bias
     assert linear is not None and hidden is not None
     logit_map = replace(outputs.logit_map, temperature=temperature)
-    kernel = _liger_kernel() if hidden.is_cuda and reduction == "sum" and len(targets) else None
-    # its gradients are of the unscaled sum in 16 bits, too large for fp16, and wait for those of the hidden states
-    if hidden.dtype == torch.float16 or (linear.weight.requires_grad and not hidden.requires_grad):
-        kernel = None
     # it has no temperature, and a cap without a scale only
     fits = logit_map.temperature == 1.0 and (logit_map.softcap is None or logit_map.scale == 1.0)
-    if kernel is not None and fits:
+    # its gradients are of the unscaled sum in 16 bits, too large for fp16, and wait for those of the hidden states
+    fits = fits and hidden.dtype != torch.float16 and (hidden.requires_grad or not linear.weight.requires_grad)
+    if fits and hidden.is_cuda and reduction == "sum" and len(targets) and importlib.util.find_spec("liger_kernel"):
+        from liger_kernel.ops.fused_linear_cross_entropy import LigerFusedLinearCrossEntropyFunction as Fused
+
         scaled = hidden * logit_map.scale if logit_map.scale != 1.0 else hidden
-        loss: Tensor = kernel(scaled, linear.weight, targets, bias, smoothing, logit_map.softcap)
+        options = (None, IGNORE_INDEX, 0.0, smoothing, "sum", logit_map.softcap, False, torch.float32)
+        loss: Tensor = Fused.apply(scaled, linear.weight, targets, bias, *options)[0]
         return loss
     return linear_cross_entropy(
         hidden,
@@ -164,19 +165,3 @@ def _layer_losses(
         logit_map=logit_map,
         with_entropy=with_entropy,
     )
-
-
-def _liger_kernel() -> Callable[..., Tensor] | None:
-    """Returns Liger's kernel for the sum of losses, or None where it is not installed."""
-    if importlib.util.find_spec("liger_kernel") is None:
-        return None
-    from liger_kernel.ops.fused_linear_cross_entropy import LigerFusedLinearCrossEntropyFunction as Fused
-
-    def kernel(
-        hidden: Tensor, weight: Tensor, targets: Tensor, bias: Tensor | None, smoothing: float, softcap: float | None
-    ) -> Tensor:
-        options = (None, IGNORE_INDEX, 0.0, smoothing, "sum", softcap, False, torch.float32)
-        loss: Tensor = Fused.apply(hidden, weight, targets, bias, *options)[0]
-        return loss
-
-    return kernel

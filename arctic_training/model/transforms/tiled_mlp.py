@@ -64,8 +64,7 @@ def tile(mlp: nn.Module, tokens: int | None = None) -> None:
 
 def tiling_of(module: nn.Module) -> Tiling | None:
     """Returns how ``module`` is tiled; None where it is not."""
-    tiling: Tiling | None = vars(module).get("tiling")
-    return tiling
+    return vars(module).get("tiling")
 
 
 def is_in_tile() -> bool:
