@@ -87,8 +87,7 @@ class DiffusionTrainer(ConditionalTrainer):
         weights = diffusion_loss_weights(
             config.weighting, config.prediction, levels, gamma=config.min_snr_gamma, sigma_data=config.sigma_data
         )
-        loss: Tensor = (errors * weights).sum().float() / batch["num_items_in_batch"]
-        return loss
+        return (errors * weights).sum().float().div(batch["num_items_in_batch"])
 
     def predict(self, noisy: Tensor, timesteps: Tensor, labels: Tensor | None) -> Tensor:
         """Returns the network's output at rows ``[N, ...]`` of ``timesteps``, int64 ``[N]``: float32 ``[N, ...]``.

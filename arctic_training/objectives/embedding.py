@@ -66,8 +66,7 @@ class EmbeddingTrainer(TextEncoderTrainer):
         Rng().load_state_dict(rng)
         products = [(one * gradient).sum() for one, gradient in zip(self.embed(batch), gradients, strict=True)]
         surrogate = torch.stack(products).sum()
-        with_gradient: Tensor = loss + (surrogate - surrogate.detach())
-        return with_gradient
+        return loss + (surrogate - surrogate.detach())
 
     def _fill_cache(self) -> None:
         """Computes the loss of each micro-batch of the window, and its gradients by the micro-batch's embeddings.

@@ -77,8 +77,7 @@ class KTOTrainer(PreferenceTrainer):
             self.record("unadjusted", loss)
         else:
             self.record("kl", kl)
-        loss = sum(auxiliary, loss)
-        return loss
+        return sum(auxiliary, loss)
 
     def finalize_eval_metrics(self, means: dict[str, float]) -> dict[str, float]:
         """Replaces the losses with the KL estimate of each batch by those with the estimate of the evaluation set."""

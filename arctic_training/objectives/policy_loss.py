@@ -12,7 +12,7 @@ from arctic_training.engine.engine import Engine
 from arctic_training.loss.policy import clipped_surrogate_losses, kl_estimates, segment_sums
 from arctic_training.model.token_losses import token_losses
 from arctic_training.objectives.language_model import LanguageModelTrainer
-from arctic_training.objectives.reference import without_adapter
+from arctic_training.objectives.reference import reference_engine
 from arctic_training.objectives.rollout_batch import Rollout, of_tokens
 from arctic_training.objectives.rollout_config import RolloutConfig
 
@@ -128,7 +128,5 @@ class PolicyLossTrainer(LanguageModelTrainer):
         """Returns the same under the reference model, float32 ``[tokens]``; None where there is none."""
         if not self.config.beta:
             return None
-        if "ref_model" in self.engines:
-            return self.log_probs(self.engines["ref_model"], inputs)
-        with without_adapter(self.model.module):
-            return self.log_probs(self.model, inputs)
+        with reference_engine(self) as engine:
+            return self.log_probs(engine, inputs)

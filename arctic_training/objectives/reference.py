@@ -5,7 +5,6 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
-from torch import nn
 
 from arctic_training.distributed import process_group
 from arctic_training.engine.engine import Engine
@@ -49,11 +48,9 @@ def check_reference_is_policy(trainer: Any, reference: Probe | None = None) -> N
     policy = trainer.model
     with eval_mode([policy.module]):
         losses = token_losses(policy, _inputs(policy))
-    if reference is None and "ref_model" in trainer.engines:
-        reference = probe(trainer.engines["ref_model"])
-    elif reference is None:
-        with without_adapter(policy.module):
-            reference = probe(policy)
+    if reference is None:
+        with reference_engine(trainer) as engine:
+            reference = probe(engine)
     difference = losses - reference.losses
     largest = float(difference.abs().max())
     noise = (reference.rounded - reference.losses).norm()
@@ -74,16 +71,11 @@ def _inputs(engine: Engine) -> dict[str, torch.Tensor]:
 
 @contextmanager
 def reference_engine(trainer: Any) -> Iterator[Engine]:
-    """Yields the engine of the reference: that of the role ``ref_model``, else the policy with its adapter disabled."""
+    """Yields the engine of the reference: that of the role ``ref_model``, else the policy in evaluation mode with its
+    adapter disabled."""
     if (engine := trainer.engines.get("ref_model")) is not None:
         yield engine
         return
-    with without_adapter(trainer.model.module):
+    module = trainer.model.module
+    with eval_mode([module]), module.disable_adapter():
         yield trainer.model
-
-
-@contextmanager
-def without_adapter(module: nn.Module) -> Iterator[None]:
-    """Disables the adapter of a PEFT model, and switches it to evaluation mode."""
-    with eval_mode([module]), module.disable_adapter():  # type: ignore[operator]
-        yield

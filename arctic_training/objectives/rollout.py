@@ -137,10 +137,13 @@ class RolloutTrainer(PolicyLossTrainer):
     def step(self, batch: Batch) -> None:
         """Generates the rollouts of a window at its first micro-batch, and trains on them: ``num_iterations`` times, in
         ``num_minibatches`` steps each."""
-        window = self.window
+        window, progress, loader = self.window, self.progress, self.train_loader
         if window.index:
             return
-        rollouts = self._generate_window()
+        assert loader is not None
+        rows = [loader.rank_indices(progress.sample_index + index * loader.stride) for index in range(window.size)]
+        keys = [[(progress.epoch << 40) + row for row in of_batch] for of_batch in rows]
+        rollouts = self.generate_rollouts(window.batches, keys, TRAINING)
         size = self.config.gradient_accumulation_steps // self.config.num_minibatches
         for _ in range(self.config.num_iterations):
             divisors: Rollout = {}
@@ -168,14 +171,6 @@ class RolloutTrainer(PolicyLossTrainer):
         keys = [zlib.crc32(prompt.tobytes()) for prompt in batch["prompts"]]
         (rollout,) = self.generate_rollouts([batch], [keys], EVALUATION)
         return {**rollout, "num_items_in_batch": batch["num_items_in_batch"]}
-
-    def _generate_window(self) -> list[Rollout]:
-        """Returns the rollouts of each micro-batch of the window."""
-        loader, progress, batches = self.train_loader, self.progress, self.window.batches
-        assert loader is not None
-        rows = [loader.rank_indices(progress.sample_index + index * loader.stride) for index in range(self.window.size)]
-        keys = [[(progress.epoch << 40) + row for row in of_batch] for of_batch in rows]
-        return self.generate_rollouts(batches, keys, TRAINING)
 
     @hook("generate_rollouts")
     @torch.no_grad()

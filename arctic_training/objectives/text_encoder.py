@@ -61,7 +61,7 @@ class TextEncoderTrainer(LanguageModelTrainer):
     def check(self) -> None:
         """Raises `InputError` for what its base refuses, and for ``matryoshka_dims`` beyond the width of the model."""
         super().check()
-        self._check_dims(self._width())
+        self._check_dims(_width(causal_model(self.model)))
 
     def _check_dims(self, width: int) -> None:
         if (dims := self.config.matryoshka_dims) and dims[0] > width:
@@ -71,16 +71,13 @@ class TextEncoderTrainer(LanguageModelTrainer):
         """Returns the files by which sentence-transformers loads the model."""
         config: Any = self.config
         return sentence_transformers_files(
-            width=self._width(),
+            width=_width(causal_model(self.model)),
             max_length=config.data.max_length or context_length(self),
             pooling=config.pooling,
             normalize=config.normalize,
             anchor_prompt=config.data.anchor_prompt,
             candidate_prompt=config.data.candidate_prompt,
         )
-
-    def _width(self) -> int:
-        return _width(causal_model(self.model))
 
     def embed_texts(self, texts: Mapping[str, Tensor]) -> Tensor:
         """Returns one embedding of each text, float32 ``[texts, width]``, not normalized.
@@ -90,8 +87,7 @@ class TextEncoderTrainer(LanguageModelTrainer):
         mask = texts["attention_mask"]
         hidden: Tensor = self.model(**texts, use_cache=False).last_hidden_state.float()
         if self.config.pooling == "mean":
-            means: Tensor = (hidden * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
-            return means
+            return (hidden * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
         place = mask.sum(1) - 1 if self.config.pooling == "last_token" else torch.zeros_like(mask[:, 0])
         return hidden[torch.arange(len(hidden), device=hidden.device), place]
 
