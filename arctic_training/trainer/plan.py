@@ -163,8 +163,8 @@ def _placed(model: Model, stage: int, offload: Offload) -> Layout:
 def _placements(models: Sequence[Model], config: TrainerConfig, machine: Machine) -> list[Placement]:
     """Returns the placements at which the optimizer works, and that of the recipe."""
     own = models[0].layout
-    offloads = [name for name, is_on in _OFFLOADS.items() if is_on == (own.offloads, own.offloads_weights)]
-    recipe: tuple[int, Offload] = (own.stage, offloads[0] if offloads else "optimizer and weights")
+    offload: Offload = "optimizer and weights" if own.offloads_weights else "optimizer" if own.offloads else "none"
+    recipe = (own.stage, offload)
     highest = config.optimizer.highest_stage(config.model.dtype)
     choices: list[tuple[int, Offload]] = [(stage, "none") for stage in (range(4) if own.model == 1 else (1, 2))]
     if own.model == 1:
@@ -175,35 +175,12 @@ def _placements(models: Sequence[Model], config: TrainerConfig, machine: Machine
         if stage > highest and not is_recipe:
             continue
         layouts = [one.layout if is_recipe else _placed(one, stage, offload) for one in models]
-        placements.append(_placement(models, layouts, machine.usable, (stage, offload), is_recipe=is_recipe))
+        batches = [computed(one, layout, machine.usable) for one, layout in zip(models, layouts, strict=True)]
+        estimate, recomputes = needed(models, layouts, batches), any(one.recomputation.layers for one in batches)
+        parts = zip(models, layouts, batches, strict=True)
+        main_memory = sum(_main_memory(one.footprint, layout, batch) for one, layout, batch in parts)
+        placements.append(Placement(stage, offload, estimate, recomputes, main_memory, is_recipe))
     return placements
-
-
-def _placement(
-    models: Sequence[Model],
-    layouts: Sequence[Layout],
-    usable: float | None,
-    name: tuple[int, Offload],
-    *,
-    is_recipe: bool,
-) -> Placement:
-    batches = [computed(one, layout, usable) for one, layout in zip(models, layouts, strict=True)]
-    parts = list(zip(layouts, batches, strict=True))
-    return Placement(
-        *name,
-        needed(models, layouts, batches),
-        any(batch.recomputation.layers for batch in batches),
-        sum(_main_memory(one.footprint, *part) for one, part in zip(models, parts, strict=True)),
-        is_recipe,
-    )
-
-
-_OFFLOADS: dict[Offload, tuple[bool, bool]] = {
-    "none": (False, False),
-    "optimizer": (True, False),
-    "optimizer and weights": (True, True),
-}
-"""Whether optimizer and weights are offloaded."""
 
 
 def _work(trainer: Trainer, models: Sequence[Model], machine: Machine) -> Work:

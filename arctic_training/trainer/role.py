@@ -125,8 +125,7 @@ class RoleView:
     @property
     def deepspeed_block(self) -> Mapping[str, Any] | None:
         """The role's own ``deepspeed:`` block; None where it is that of the run."""
-        block: Mapping[str, Any] | None = getattr(self.config, self._role.deepspeed) if self._role.deepspeed else None
-        return block
+        return getattr(self.config, self._role.deepspeed) if self._role.deepspeed else None
 
     @property
     def optimizer_section(self) -> OptimizerConfig | None:

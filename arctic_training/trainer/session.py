@@ -64,23 +64,15 @@ class Session:
         folder = options.output_dir or self.run_dir / "logs"
         with collectives.main_process_first() as first:
             if first:
-                recipe = self.config.dump()
-                self._start(trackers, recipe, step)
-                self._write(recipe)
+                recipe, facts = self.config.dump(), json.dumps(environment_facts(), indent=2)
+                self.run_dir.mkdir(parents=True, exist_ok=True)
+                for tracker in trackers:
+                    with refuse_run_on_error(tracker):
+                        tracker.start(recipe, self.run_dir, step)
+                    self.trackers.append(tracker)
+                (self.run_dir / "recipe.yaml").write_text(write_yaml(recipe), encoding="utf-8")
+                (self.run_dir / "environment.json").write_text(facts + "\n", encoding="utf-8")
         start_file_log(folder, level=options.level, rank=process_group.rank(), ranks=options.file_output_ranks)
-
-    def _start(self, trackers: Sequence[Tracker[ComponentConfig]], recipe: Mapping[str, object], step: int) -> None:
-        self.run_dir.mkdir(parents=True, exist_ok=True)
-        for tracker in trackers:
-            with refuse_run_on_error(tracker):
-                tracker.start(recipe, self.run_dir, step)
-            self.trackers.append(tracker)
-
-    def _write(self, recipe: Mapping[str, object]) -> None:
-        (self.run_dir / "recipe.yaml").write_text(write_yaml(recipe), encoding="utf-8")
-        (self.run_dir / "environment.json").write_text(
-            json.dumps(environment_facts(), indent=2) + "\n", encoding="utf-8"
-        )
 
     def show_progress(self, step: int, last_step: int | None) -> None:
         """Shows how far the run is: at ``step`` of ``last_step``, which is None for a run of unknown length."""

@@ -61,16 +61,12 @@ class Throughput:
 
     def timed(self, batches: Iterable[Batch]) -> Iterator[Batch]:
         """Yields ``batches``, and measures how long they are waited for."""
-        iterator = iter(batches)
-        while True:
-            began = time.perf_counter()
-            try:
-                batch = next(iterator)
-            except StopIteration:
-                return
-            finally:
-                self._waited += time.perf_counter() - began
+        began = time.perf_counter()
+        for batch in batches:
+            self._waited += time.perf_counter() - began
             yield batch
+            began = time.perf_counter()
+        self._waited += time.perf_counter() - began
 
     def add(self, counts: TokenCounts) -> None:
         """Adds the operations of a step on the tokens ``counts``."""

@@ -12,8 +12,7 @@ from arctic_training.distributed import collectives, process_group
 from arctic_training.distributed.sequence_parallel import KEY
 from arctic_training.loss.targets import IGNORE_INDEX, copy_target_count
 from arctic_training.loss.tokens import NO_TOKENS, TokenCounts, count_tokens
-
-Reduce = Callable[[torch.Tensor], torch.Tensor]
+from arctic_training.metrics import Reduce
 
 
 @dataclass
