@@ -1,7 +1,7 @@
 """Records a few steps with torch's profiler: a trace and a table in the run folder."""
 
 import torch
-from pydantic import Field
+from pydantic import Field, NonNegativeInt
 
 from arctic_training.callback.callback import Callback
 from arctic_training.component import TrainerView
@@ -18,7 +18,7 @@ class ProfilerConfig(ComponentConfig):
     """Steps before those that are recorded: the first ones are slower than others."""
     steps: HumanInt = Field(default=3, ge=1)
     """Steps that are recorded, with the evaluations and saves between them."""
-    ranks: list[int] = Field(default=[0], min_length=1)
+    ranks: list[NonNegativeInt] = Field(default=[0], min_length=1)
     """The ranks that record."""
     memory: bool = False
     """Record what allocates and frees memory."""

@@ -2,6 +2,8 @@
 
 import threading
 
+from pydantic import Field
+
 from arctic_training.config.sections.base import ComponentConfig
 from arctic_training.evaluation.scorer import Scorer
 
@@ -11,7 +13,7 @@ class MathConfig(ComponentConfig):
 
     libraries = {"math_verify": "math-verify"}
 
-    precision: int = 6
+    precision: int = Field(default=6, ge=0)
     """Digits after the point to which numbers have to agree."""
 
 

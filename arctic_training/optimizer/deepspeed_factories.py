@@ -6,7 +6,7 @@ import torch
 from pydantic import Field
 from torch import nn
 
-from arctic_training.config.sections.optimizer import OptimizerConfig
+from arctic_training.config.sections.optimizer import Decay, OptimizerConfig
 from arctic_training.config.sections.types import HumanFloat
 from arctic_training.engine import optimizers
 from arctic_training.errors.types import RecipeError
@@ -41,7 +41,7 @@ class MuonConfig(OptimizerConfig):
     """For the weights that Muon trains: share of the last step in the next."""
     adam_learning_rate: HumanFloat = Field(default=3e-4, ge=0)
     """Peak learning rate of everything else: embeddings, output layer, biases, norms."""
-    betas: tuple[HumanFloat, HumanFloat] = (0.9, 0.95)
+    betas: tuple[Decay, Decay] = (0.9, 0.95)
     """For the weights that Adam trains: decay of the means of the gradient and of its square."""
     eps: HumanFloat = Field(default=1e-10, gt=0)
     """For the weights that Adam trains: added to the root of the mean square."""

@@ -4,7 +4,7 @@ import torch
 from pydantic import Field
 from torch import nn
 
-from arctic_training.config.sections.optimizer import OptimizerConfig
+from arctic_training.config.sections.optimizer import Decay, OptimizerConfig
 from arctic_training.config.sections.types import HumanFloat
 from arctic_training.optimizer.factory import OptimizerFactory, parameter_groups
 
@@ -14,9 +14,9 @@ class AdafactorConfig(OptimizerConfig):
 
     clip_threshold: HumanFloat = Field(default=1.0, gt=0)
     """Root mean square above which a step is scaled down."""
-    decay_rate: HumanFloat = -0.8
+    decay_rate: HumanFloat = Field(default=-0.8, lt=0)
     """Exponent of the running mean of squares: after t steps it keeps a share 1 - t ** decay_rate."""
-    beta1: HumanFloat | None = None
+    beta1: Decay | None = None
     """Decay of a running mean of the gradients; null: none is kept."""
     scale_parameter: bool = False
     """Scale the step by the root mean square of the weights."""

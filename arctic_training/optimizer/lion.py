@@ -6,8 +6,7 @@ import torch
 from torch import nn
 from torch.optim.optimizer import ParamsT
 
-from arctic_training.config.sections.optimizer import OptimizerConfig
-from arctic_training.config.sections.types import HumanFloat
+from arctic_training.config.sections.optimizer import Decay, OptimizerConfig
 from arctic_training.optimizer.factory import OptimizerFactory, parameter_groups
 
 
@@ -42,7 +41,7 @@ class Lion(torch.optim.Optimizer):
 class LionConfig(OptimizerConfig):
     """The optimizer section for Lion."""
 
-    betas: tuple[HumanFloat, HumanFloat] = (0.9, 0.99)
+    betas: tuple[Decay, Decay] = (0.9, 0.99)
     """Decay of the mean whose sign is the step, and of the mean that is kept."""
 
     @property

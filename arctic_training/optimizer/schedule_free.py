@@ -1,13 +1,14 @@
 """Schedule-free AdamW: an average of the weights takes the place of a learning rate that falls."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any
 
 import torch
-from pydantic import Field, field_validator
+from pydantic import Field
 from torch import Tensor, nn
 from torch.optim.optimizer import ParamsT
 
+from arctic_training.config.sections.optimizer import Decay
 from arctic_training.config.sections.types import HumanFloat
 from arctic_training.engine.config import require_weights_in_memory
 from arctic_training.errors.types import RecipeError
@@ -74,15 +75,8 @@ class ScheduleFreeConfig(AdamConfig):
 
     learning_rate: HumanFloat = Field(default=2.5e-3, ge=0)
     """Learning rate after the warm-up. Also ``lr``."""
-    betas: tuple[HumanFloat, HumanFloat] = (0.9, 0.999)
+    betas: tuple[Annotated[HumanFloat, Field(gt=0, le=1)], Decay] = (0.9, 0.999)
     """Share of the average in the weights that are trained, above 0, and decay of the mean of the squared gradient."""
-
-    @field_validator("betas")
-    @classmethod
-    def _check_averaging(cls, betas: tuple[float, float]) -> tuple[float, float]:
-        if not 0 < betas[0] <= 1:
-            raise ValueError(f"{betas[0]:g}: the share of the average should be above 0, and at most 1")
-        return betas
 
     @property
     def is_schedule_free(self) -> bool:

@@ -6,7 +6,7 @@ import torch
 from pydantic import Field
 from torch import nn
 
-from arctic_training.config.sections.optimizer import OptimizerConfig
+from arctic_training.config.sections.optimizer import Decay, OptimizerConfig
 from arctic_training.config.sections.types import HumanFloat
 from arctic_training.optimizer.factory import OptimizerFactory, parameter_groups
 
@@ -14,7 +14,7 @@ from arctic_training.optimizer.factory import OptimizerFactory, parameter_groups
 class AdamConfig(OptimizerConfig):
     """The optimizer section for Adam."""
 
-    betas: tuple[HumanFloat, HumanFloat] = (0.9, 0.999)
+    betas: tuple[Decay, Decay] = (0.9, 0.999)
     """Decay of the running means of the gradient and of its square."""
     eps: HumanFloat = Field(default=1e-8, gt=0)
     """Added to the root of the mean square in the denominator."""

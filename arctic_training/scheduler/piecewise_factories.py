@@ -35,7 +35,7 @@ class StepFactory(SchedulerFactory[StepConfig]):
 class MultiStepConfig(SchedulerConfig):
     """The scheduler section for a decay at some steps."""
 
-    milestones: list[HumanInt] = Field(min_length=1)
+    milestones: list[Annotated[HumanInt, Field(ge=1)]] = Field(min_length=1)
     """Steps (or epochs, by ``interval``) of the run at which the learning rate falls; one given twice counts twice."""
     gamma: HumanFloat = Field(default=0.1, gt=0, le=1)
     """The learning rate is multiplied by this at every milestone."""

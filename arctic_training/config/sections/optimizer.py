@@ -1,9 +1,14 @@
 """The section of an optimizer: the keys that all optimizers have."""
 
+from typing import Annotated
+
 from pydantic import Field
 
 from arctic_training.config.sections.base import ComponentConfig
 from arctic_training.config.sections.types import HumanFloat
+
+Decay = Annotated[HumanFloat, Field(ge=0, lt=1)]
+"""The share that a running mean keeps of its value before."""
 
 
 class OptimizerConfig(ComponentConfig):
