@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from pydantic import field_validator, model_validator
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from arctic_training.config.checks.foreign_keys import SCHEDULES
 from arctic_training.config.sections.scheduler import SchedulerConfig
@@ -79,20 +79,24 @@ class HFSchedulerFactory(SchedulerFactory[HFSchedulerConfig]):
             self.create_scheduler(torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=rate))
 
     def create_scheduler(self, optimizer: Optimizer) -> LRScheduler:
-        """Raises `RecipeError` for a schedule that transformers refuses."""
+        """Raises `RecipeError` for a schedule that transformers refuses, or that is negative at one of some steps."""
         from transformers import get_scheduler
 
         name, kwargs = self.config.name, self.config.scheduler_specific_kwargs
         if self.config.min_lr and name in _NEED_KWARGS and "cosine" in name:
             kwargs = {**kwargs, "min_lr_rate": 0.0}  # the base moves the end
+        horizon = max(1, self.trainer.training_horizon)
+        steps = {*range(0, horizon, -(-horizon // 100)), horizon}
         try:
             schedule: LRScheduler = get_scheduler(
                 name,
                 optimizer,
                 num_warmup_steps=self.trainer.warmup_steps,
-                num_training_steps=max(1, self.trainer.training_horizon),
+                num_training_steps=horizon,
                 scheduler_specific_kwargs=kwargs,
             )
-        except (TypeError, ValueError) as error:
+            if isinstance(schedule, LambdaLR) and min(map(schedule.lr_lambdas[0], steps)) < 0:
+                raise ValueError("its learning rate becomes negative")
+        except (TypeError, ValueError, ArithmeticError) as error:
             raise RecipeError(f"scheduler: the schedule {name!r} cannot be made: {error}") from error
         return schedule

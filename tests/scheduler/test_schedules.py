@@ -277,6 +277,8 @@ def test_what_cannot_be_is_refused_in_a_sentence() -> None:
     cases: list[tuple[dict[str, Any], str]] = [
         ({"name": "cosine", "scheduler_specific_kwargs": {"cycles": 2}}, "'cosine' cannot be made: .*cycles"),
         ({"name": "cosine_with_min_lr"}, "cannot be made: One of min_lr or min_lr_rate"),
+        ({"name": "polynomial", "scheduler_specific_kwargs": {"lr_end": -1}}, "its learning rate becomes negative"),
+        ({"name": "inverse_sqrt", "scheduler_specific_kwargs": {"timescale": 0}}, "cannot be made: division by zero"),
     ]
     for section, message in cases:
         with pytest.raises(RecipeError, match=message):
