@@ -5,6 +5,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -64,7 +65,8 @@ class Session:
         folder = options.output_dir or self.run_dir / "logs"
         with collectives.main_process_first() as first:
             if first:
-                recipe, facts = self.config.dump(), json.dumps(environment_facts(), indent=2)
+                recipe = self.config.dump()
+                facts = json.dumps(environment_facts(self.config.recipe_dir), indent=2)
                 self.run_dir.mkdir(parents=True, exist_ok=True)
                 for tracker in trackers:
                     with refuse_run_on_error(tracker):
@@ -145,8 +147,9 @@ def resolve_run_dir(config: TrainerConfig) -> Path:
     return Path(collectives.broadcast_object(temporary))
 
 
-def environment_facts() -> dict[str, Any]:
-    """Returns versions, machine and command of the run; no environment variables, since some are secrets."""
+def environment_facts(folder: Path) -> dict[str, Any]:
+    """Returns versions, machine and command of the run, and the git commit of ``folder``, that of the recipe; no
+    environment variables, since some are secrets."""
     versions = {}
     for library in _LIBRARIES:
         try:
@@ -161,4 +164,15 @@ def environment_facts() -> dict[str, Any]:
         "processes": process_group.world_size(),
         "devices": devices or ["cpu"],
         "command": sys.argv,
+        "git_commit": _git_commit(folder),
     }
+
+
+def _git_commit(folder: Path) -> str | None:
+    """Returns the commit of ``folder``, with ``-dirty`` where files of it have changed; None where git tells none."""
+    command = ["git", "-C", str(folder), "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()
