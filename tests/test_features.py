@@ -18,12 +18,28 @@ ROWS = re.findall(
     r"^\| (.+) \| (yes|part|no) \| (.*)\|$", (ROOT / "docs" / "features.md").read_text("utf-8"), re.MULTILINE
 )
 SHOWN = sorted({code for *_, shown in ROWS for code in re.findall(r"`([^`]+)`", shown)})
+OTHERS = re.findall(
+    r"^\| (.+?) \| (.+) \| (.+) \|$", (ROOT / "docs" / "other_trainers.md").read_text("utf-8"), re.MULTILINE
+)
 PROGRAMS = ("arctic_training ", "make ", "python ")
 
 
 def test_every_feature_that_is_here_is_shown() -> None:
     assert all(shown.strip() for _, mark, shown in ROWS if mark != "no")
     assert Counter(mark for _, mark, _ in ROWS)["yes"] >= 55 and len(ROWS) == 67
+
+
+def test_every_feature_that_is_here_stands_beside_those_of_others() -> None:
+    features = [feature for feature, mark, _ in ROWS if mark == "yes"]
+    assert [feature for feature, *_ in OTHERS if feature not in ("feature", "---")] == features
+    paths = {path for *_, here in OTHERS for path in re.findall(r"tests/[\w/]+\.py", here)}
+    assert paths and all((ROOT / path).is_file() for path in paths)
+
+
+def test_the_readme_counts_the_features() -> None:
+    text = (ROOT / "README.md").read_text("utf-8")
+    assert f"Of {len(ROWS)} features" in text
+    assert f"[{sum(mark == 'yes' for _, mark, _ in ROWS)} are here]" in text
 
 
 @pytest.mark.parametrize("command", [code for code in SHOWN if code.startswith(PROGRAMS)])
