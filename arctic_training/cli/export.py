@@ -40,7 +40,12 @@ def run(arguments: argparse.Namespace) -> int:
     with starting():
         saved = find_saved_model(arguments.checkpoint, best=arguments.best)
     options = ExportOptions(
-        arguments.dtype, arguments.max_shard_size, arguments.ema, arguments.recipe, arguments.trust_remote_code
+        arguments.dtype,
+        arguments.max_shard_size,
+        arguments.ema,
+        arguments.recipe,
+        arguments.trust_remote_code,
+        arguments.push_to_hub,
     )
     with starting(), clean_stdout(), activity(f"exporting {saved.name}"):
         report = export(saved, arguments.output, options)

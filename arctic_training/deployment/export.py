@@ -50,6 +50,8 @@ class ExportOptions:
     """The recipe of a checkpoint of type deepspeed that is not in its run folder."""
     trust_remote_code: bool = False
     """Run the Python code in the folder of the model."""
+    repository: str = ""
+    """The name on the hub from which the model is to be loaded, for its card; empty: its folder."""
 
 
 def export(saved: SavedModel, folder: Path, options: ExportOptions) -> MergeReport | None:
@@ -68,7 +70,8 @@ def export(saved: SavedModel, folder: Path, options: ExportOptions) -> MergeRepo
         with disk_errors():
             is_adapter = _write(saved, unfinished, options)
             report = _verify(saved, unfinished, options) if is_adapter else None
-            (unfinished / "README.md").write_text(model_card(saved, unfinished, report), encoding="utf-8")
+            card = model_card(saved, unfinished, report, options.repository or str(folder))
+            (unfinished / "README.md").write_text(card, encoding="utf-8")
             reset_permissions(unfinished, list_files(unfinished))
             if folder.exists():
                 folder.rmdir()

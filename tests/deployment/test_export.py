@@ -164,6 +164,15 @@ def test_the_card_has_recipe_data_and_figures(lora_run: TrainedRun, tmp_path: Pa
     assert f"| loss/eval | {lora_run.metrics['loss/eval']:.6g} | 4 |" in card.text
     assert str(lora_run.folder / "chats.jsonl") in card.text and "peft_type: LORA" in card.text
     assert "merged into its weights in fp32" in card.text
+    results = {one.metric_type: one for one in card.data.eval_results}
+    assert results["loss"].metric_value == pytest.approx(lora_run.metrics["loss/eval"])
+    assert results["exact_match"].dataset_name == "held_out.jsonl"
+    assert results.keys() == {name.removesuffix("/eval") for name in lora_run.metrics}
+    assert f"\n# {card.data.model_name}\n" in card.text and card.data.license is None
+    used: dict[str, Any] = {}
+    exec(card.text.partition("```python\n")[2].partition("```")[0], used)
+    assert torch.equal(logits(used["model"].eval()), logits(load(tmp_path / "out")[0]))
+    assert complete(used["model"], used["tokenizer"]) == lora_run.completion
 
 
 def test_an_export_replaces_nothing(full_run: TrainedRun, tmp_path: Path) -> None:

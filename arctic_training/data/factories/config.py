@@ -35,9 +35,14 @@ Source = Annotated[
 
 def evaluation_names(sources: Sequence[DataSourceConfig]) -> list[str]:
     """Returns the name of each evaluation set in metrics: ``eval`` when there is one, else the sources' own names."""
-    if len(sources) == 1:
+    return evaluation_names_of([source.display_name for source in sources])
+
+
+def evaluation_names_of(names: Sequence[str]) -> list[str]:
+    """Returns `evaluation_names` of sources whose ``display_name`` are ``names``."""
+    if len(names) == 1:
         return ["eval"]
-    own = [Path(source.display_name).name for source in sources]
+    own = [Path(name).name for name in names]
     return numbered(re.sub(r"[^\w.-]+", "_", _EXTENSION.sub("", name)).strip("_") or "eval" for name in own)
 
 
