@@ -1,6 +1,9 @@
 """A conversation with a model, turn by turn."""
 
+import json
+import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from arctic_training.errors.types import InputError
@@ -13,6 +16,10 @@ from arctic_training.generation.streaming import text_streamer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+_MOST_MESSAGES = 2**20
+"""More than any conversation has; draws of different numbers share no random numbers."""
 
 
 class Chat:
@@ -31,6 +38,8 @@ class Chat:
             raise InputError("the tokenizer has no chat template; complete texts with: arctic_training generate")
         self.model, self.tokenizer, self.keys = model, tokenizer, keys
         self.messages: list[Message] = []
+        self._draws: dict[int, int] = {}
+        """How many answers were drawn before the one that was kept, by the number of messages before it."""
         self.system = system
 
     @property
@@ -53,7 +62,45 @@ class Chat:
         A KeyboardInterrupt ends the answer where it is. Raises `InputError` for a conversation that the template
         refuses, or that is longer than the model's context; then the turn is not kept.
         """
-        messages = [*self.messages, {"role": "user", "content": text}]
+        return self._answer([*self.messages, {"role": "user", "content": text}], 0, write)
+
+    def retry(self, write: Callable[[str], object]) -> str:
+        """Returns another answer to the last question, drawn with other random numbers, in place of the one that there
+        is; see `answer`. Raises `InputError` where nothing was asked."""
+        self._require_turn()
+        return self._answer(self.messages[:-1], self._draws.get(len(self.messages) - 1, 0) + 1, write)
+
+    def undo(self) -> str:
+        """Removes the last question and its answer, and returns the question. Raises `InputError` where nothing was
+        asked."""
+        self._require_turn()
+        question = self.messages[-2]["content"]
+        self.messages = self.messages[:-2]
+        return question
+
+    def save(self, file: Path) -> None:
+        """Appends the conversation to ``file`` as a row of JSON lines, ``{"messages": [...]}``, which `sft` reads.
+
+        Raises `InputError` for a conversation without an answer, a file of another extension than ``.jsonl``, and one
+        that cannot be written.
+        """
+        self._require_turn()
+        path = file.expanduser()
+        if path.suffix != ".jsonl":
+            raise InputError(
+                f"{file}: expected a name that ends with .jsonl; the conversation is one row of JSON lines"
+            )
+        try:
+            row = json.dumps({"messages": self.messages}, ensure_ascii=False).encode() + b"\n"
+            with open(path, "a+b") as stream:
+                stream.seek(max(stream.seek(0, os.SEEK_END) - 1, 0))
+                is_within_line = stream.read(1) not in (b"", b"\n")
+                stream.write(b"\n" + row if is_within_line else row)
+        except (OSError, ValueError) as error:
+            raise InputError(f"{file}: cannot be written: {error}") from error
+
+    def _answer(self, messages: list[Message], draw: int, write: Callable[[str], object]) -> str:
+        """Answers ``messages``, of which the last is a question, with the random numbers of the ``draw``-th try."""
         ids = encode_prompt(self.tokenizer, messages, "chat")
         self._require_room(ids)
         written, keys = list[str](), self.keys
@@ -70,7 +117,7 @@ class Chat:
                 keys.sampling_params,
                 tokenizer=self.tokenizer,
                 eos_token_ids=end_token_ids(self.tokenizer, self.model),
-                uniforms=seeded_uniforms([len(messages)], keys.max_new_tokens, keys.seed),
+                uniforms=seeded_uniforms([len(messages) + draw * _MOST_MESSAGES], keys.max_new_tokens, keys.seed),
                 streamer=streamer,
             )
             answer = completions.texts(self.tokenizer)[0]
@@ -79,7 +126,12 @@ class Chat:
         except KeyboardInterrupt:
             answer = "".join(written)
         self.messages = [*messages, {"role": "assistant", "content": answer}]
+        self._draws[len(messages)] = draw
         return answer
+
+    def _require_turn(self) -> None:
+        if len(self.messages) < 2:
+            raise InputError("nothing was asked yet")
 
     def _require_room(self, ids: list[int]) -> None:
         limit = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)

@@ -8,6 +8,7 @@ from arctic_training.config.sections.base import ComponentConfig
 from arctic_training.config.sections.types import HumanFloat, HumanInt
 from arctic_training.errors.types import InputError
 from arctic_training.generation.sampling import SamplingParams
+from arctic_training.registry import suggest
 
 
 class GenerationKeys(ComponentConfig):
@@ -56,12 +57,34 @@ class GenerationKeys(ComponentConfig):
         )
 
 
+OPTIONS = tuple(key for key in GenerationKeys.model_fields if key != "type")
+"""The keys that are options of commands, in the order of `GenerationKeys`."""
+
+
 def read_options(options: Mapping[str, object]) -> GenerationKeys:
     """Returns the keys among the ``options`` of a command. Raises `InputError` for a value that cannot be used."""
-    keys = GenerationKeys.model_fields.keys() & options.keys() - {"type"}
+    return _read({key: options[key] for key in OPTIONS if key in options}, "--{}: ")
+
+
+def with_option(keys: GenerationKeys, name: str, text: str) -> GenerationKeys:
+    """Returns ``keys`` with the option ``name`` as the ``text`` says; for ``stop`` that is the one text that ends a
+    completion, and no text for none.
+
+    ``name`` is written as on a command line, ``top-k``, or as in a recipe, ``top_k``. Raises `InputError` for an
+    unknown name, or a value that cannot be used.
+    """
+    key = name.replace("-", "_")
+    if key not in OPTIONS:
+        raise InputError(f"no option is named {name}; {suggest(key, OPTIONS)}")
+    value: object = ([text] if text else []) if key == "stop" else text
+    return _read({**keys.model_dump(include={*OPTIONS}), key: value}, "{}: ")
+
+
+def _read(values: Mapping[str, object], label: str) -> GenerationKeys:
+    """Returns keys of these ``values``. Raises `InputError` with the option, written as ``label`` says."""
     try:
-        return GenerationKeys.model_validate({key: options[key] for key in keys})
+        return GenerationKeys.model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]
-        option = "".join(f"--{str(key).replace('_', '-')}: " for key in first["loc"][:1])
+        option = "".join(label.format(str(key).replace("_", "-")) for key in first["loc"][:1])
         raise InputError(option + first["msg"].removeprefix("Value error, ")) from None

@@ -77,6 +77,64 @@ def test_chat(full_run: TrainedRun, capsys: pytest.CaptureFixture[str], monkeypa
     assert answers[-1] == "no command is named /nothing; /help lists them"
 
 
+def test_chat_commands(
+    full_run: TrainedRun, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """An answer is drawn again, removed, and saved as a row; an option holds from then on, a wrong one does nothing."""
+    monkeypatch.chdir(tmp_path)
+    lines = ["/retry", "/undo", "/save x.jsonl", QUESTION, "/retry", "/set temperature 3", "/retry", "/retry", "again",
+             "/undo", "/set top-p 2", "/set heat 1", "/set", "/save chats.txt", "/save chats.jsonl", "/system be brief",
+             QUESTION, "/save chats.jsonl", "/save missing/chats.jsonl", "/help"]  # fmt: skip
+    monkeypatch.setattr("sys.stdin", io.StringIO("\n".join(lines)))
+    assert main(["chat", str(full_run.run_dir), "--temperature", "0", "--max-new-tokens", "12"]) == 0
+    shown, errors = capsys.readouterr()
+    question = {"role": "user", "content": QUESTION}
+    first, second = rows((tmp_path / "chats.jsonl").read_text())
+    drawn = first["messages"][1]["content"]  # type: ignore[index]
+    assert first == {"messages": [question, {"role": "assistant", "content": drawn}]}
+    assert second["messages"][:2] == [{"role": "system", "content": "be brief"}, question]  # type: ignore[index]
+    assert [path.name for path in tmp_path.iterdir()] == ["chats.jsonl"]
+    greedy = text_of(full_run)
+    assert shown.startswith(f"\n{greedy}\n{greedy}\ntemperature 3.0\n") and greedy != drawn
+    assert f"\n{drawn}\n" in shown and "\nremoved: again\n" in shown
+    assert "\nmax_new_tokens 12\ntemperature 3.0\ntop_k 0\ntop_p 1.0\n" in shown
+    assert "\nchats.jsonl: 2 messages added as one row\n" in shown and "\n/quit " in shown
+    assert errors.count("nothing was asked yet") == 3
+    assert "top-p: Input should be less than or equal to 1" in errors
+    assert "no option is named heat; there are: max_new_tokens, temperature, top_k" in errors
+    assert "chats.txt: expected a name that ends with .jsonl" in errors
+    assert "missing/chats.jsonl: cannot be written: [Errno 2]" in errors
+
+
+def test_turns_are_drawn_again_removed_and_saved(full_run: TrainedRun, tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from arctic_training.data.formats.chat import reader
+
+    folder = full_run.checkpoint("huggingface")
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
+    chat = Chat(model, tokenizer, GenerationKeys(max_new_tokens=8, temperature=3), system="be brief")
+    first = [chat.answer("one", str), chat.retry(str), chat.retry(str)]
+    assert len(set(first)) == 3
+    second = [chat.answer("two", str), chat.retry(str)]
+    assert [one["content"] for one in chat.messages] == ["be brief", "one", first[2], "two", second[1]]
+    assert chat.undo() == "two" and len(chat.messages) == 3
+    assert [chat.answer("two", str), chat.retry(str)] == second  # as if it had not been asked before
+    chat.undo()
+    assert chat.retry(str) not in first
+    file = tmp_path / "chats.jsonl"
+    file.write_text('{"messages": []}')  # a line that does not end
+    chat.save(file)
+    row = json.loads(file.read_text().splitlines()[1])
+    assert row == {"messages": chat.messages} and file.read_text().count("\n") == 2
+    assert [one["content"] for one in reader(list(row))(row).messages] == [one["content"] for one in chat.messages]
+    chat.undo()
+    assert chat.messages == [{"role": "system", "content": "be brief"}]
+    for refused in (chat.undo, lambda: chat.retry(str), lambda: chat.save(file)):
+        with pytest.raises(InputError, match="nothing was asked yet"):
+            refused()
+
+
 def test_a_conversation_is_the_prompt_of_its_next_turn(full_run: TrainedRun) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from arctic_training.errors.types import InputError
-from arctic_training.generation.config import GenerationKeys, read_options
+from arctic_training.generation.config import GenerationKeys, read_options, with_option
 from arctic_training.generation.generate import generate
 from arctic_training.generation.sampling import SamplingParams, seeded_uniforms
 from arctic_training.generation.streaming import text_streamer
@@ -106,6 +106,24 @@ def test_options_that_cannot_be_used_are_named() -> None:
         read_options({"top_p": 1.5})
     with pytest.raises(InputError, match=r"^num_beams: beam search takes the most likely completion"):
         read_options({"num_beams": 2, "temperature": 0.5})
+
+
+def test_an_option_is_changed_by_its_text() -> None:
+    keys = GenerationKeys(temperature=0.7, stop=["a"])
+    assert with_option(keys, "temperature", "0.3") == GenerationKeys(temperature=0.3, stop=["a"])
+    assert with_option(keys, "max-new-tokens", "2k").max_new_tokens == 2000
+    assert with_option(keys, "seed", "7").seed == 7
+    assert with_option(keys, "stop", "so on").stop == ["so on"] and with_option(keys, "stop", "").stop == []
+    for name, text, message in [
+        ("top_p", "2", "^top-p: .*less than or equal to 1"),
+        ("top_k", "many", "^top-k: "),
+        ("temperature", "", "^temperature: "),
+        ("num_beams", "4", "set temperature: 0"),
+        ("type", "x", "no option is named type; there are: max_new_tokens"),
+        ("temprature", "1", "did you mean 'temperature'"),
+    ]:
+        with pytest.raises(InputError, match=message):
+            with_option(keys, name, text)
 
 
 PARTS = st.lists(st.sampled_from(["a", "b", " ", "ab", "\n", "c "]), max_size=12)
