@@ -6,10 +6,14 @@ from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from arctic_training.data.formats.chat import Sample
 from arctic_training.data.formats.remarks import collect, lines
 from arctic_training.data.formats.row_error import RowError
+from arctic_training.data.tokenization import check_labels as checks
+from arctic_training.data.tokenization.assistant_mask import AssistantMasker
+from arctic_training.data.tokenization.chat_template import ChatTemplate
 from arctic_training.data.tokenization.encoder import SampleEncoder
 from tests.data import templates
 from tests.data.styles import IM_END, STYLES, Style, dialogues, in_letters, speaker
@@ -102,6 +106,24 @@ def test_an_earlier_answer_that_a_template_leaves_out_is_refused_only_if_it_is_t
     assert learned(Style(calls=False), chat, mask_history=True) == [chat[3]["content"] + IM_END]
     with pytest.raises(RowError, match="message 2: the tool call 'name1' does not stand"):
         learned(Style(calls=False), chat)
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    style=st.builds(Style, tag=st.just("turn"), trims=st.booleans(), ending=st.sampled_from(["each", "none"])),
+    words=st.lists(st.sampled_from(["yes", "yes no", " no\n", "user", "", IM_END]), min_size=1, max_size=6),
+)
+def test_a_chat_in_order_has_nothing_that_a_search_finds(style: Style, words: list[str]) -> None:
+    chat = [{"role": ("user", "assistant")[n % 2], "content": content} for n, content in enumerate(words)]
+    TOKENIZER.chat_template = style.template()
+    template = ChatTemplate(TOKENIZER)
+    (masked,) = AssistantMasker(template)([chat])
+    in_order = checks._is_in_order(masked, template.end_tokens)
+    assert in_order == (style.ending == "each" or len(words) == 1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(checks, "_is_in_order", lambda *_: False)
+        remarks = checks.check_labels(masked, range(len(masked.answers)), template.end_tokens)
+    assert not (in_order and remarks)
 
 
 @pytest.mark.parametrize("tag", ["", "turn", "parts", "words"])

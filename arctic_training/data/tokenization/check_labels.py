@@ -30,6 +30,8 @@ def check_labels(masked: MaskedChat, turns: Sequence[int], end_tokens: tuple[str
     """
     if masked.layout is not None:
         return [] if all(masked.layout.ended[turn] for turn in turns) else [_NO_END_TOKEN]
+    if _is_in_order(masked, end_tokens):
+        return []
     numbers = [n for n, message in enumerate(masked.messages) if message["role"] == "assistant"]
     enclosed = [turn for turn in turns if masked.answers[turn]]
     remarks = []
@@ -57,6 +59,29 @@ def check_labels(masked: MaskedChat, turns: Sequence[int], end_tokens: tuple[str
     spans = sorted(span for turn in enclosed for span in masked.answers[turn])
     _check_others(masked, {numbers[turn] for turn in enclosed}, spans)
     return remarks
+
+
+def _is_in_order(masked: MaskedChat, end_tokens: tuple[str, ...]) -> bool:
+    """Returns whether messages of role and text alone stand one after the other, each answer within its only span,
+    which an end token ends. Most chats do, and there is then nothing that `check_labels` would find."""
+    text, at, answers = masked.text, 0, iter(masked.answers)
+    for message in masked.messages:
+        content = message.get("content")
+        if len(message) != 2 or not isinstance(content, str):
+            return False
+        words = content.strip()
+        if message["role"] != "assistant":
+            if (place := text.find(words, at)) < 0:
+                return False
+            at = place + len(words)
+            continue
+        spans = next(answers)
+        if len(spans) != 1 or spans[0][0] < at or text.find(words, *spans[0]) < 0:
+            return False
+        at = spans[0][1]
+        if not text.endswith(end_tokens, *spans[0]) or text[at - 1].isspace():
+            return False
+    return True
 
 
 def _check_others(masked: MaskedChat, labelled: Collection[int], spans: Sequence[Span]) -> None:
