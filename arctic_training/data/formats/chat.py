@@ -141,7 +141,7 @@ def _find_reader(names: set[str]) -> Reader | None:
 
 def to_sample(chat: Chat, row: Row, *, prompt: int = 0) -> Sample:
     """Returns a chat as a sample; its first ``prompt`` messages have no labels."""
-    in_prompt = chat.answers & {*range(prompt)} - {*chat.untrained}
+    in_prompt = chat.answers & {*range(prompt)} - {*chat.untrained} if prompt else frozenset()
     read = Sample(
         chat.messages,
         read_tools(row),

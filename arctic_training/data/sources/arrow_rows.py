@@ -25,9 +25,18 @@ class RowReader:
     def __call__(self, table: "pa.Table") -> list[Row]:
         """Returns the rows of a `pyarrow.Table` with those features."""
         names = list(self._columns)
-        values = [(table.column(name).to_pylist(), read) for name, read in self._columns.items()]
+        values = [(_values(table.column(name)), read) for name, read in self._columns.items()]
         columns = [column if read is None else map(read, column) for column, read in values]
         return [dict(zip(names, values, strict=True)) for values in zip(*columns, strict=True)]
+
+
+def _values(column: "pa.ChunkedArray") -> list[Any]:
+    """Returns the values of a column, JSON as text: its own type would make an object of each text first."""
+    import pyarrow as pa
+
+    is_json = isinstance(column.type, pa.JsonType)
+    values: list[Any] = (column.cast(column.type.storage_type) if is_json else column).to_pylist()
+    return values
 
 
 def stream_reader(features: "Features | None") -> Callable[[Row], Row]:

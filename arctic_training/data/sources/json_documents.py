@@ -131,7 +131,7 @@ def utf16_hint(raw: bytes) -> str:
 
 def refuse_surrogates(value: object, text: str, where: str) -> None:
     """Raises `DataError` when ``value``, read from ``text``, holds half of a surrogate pair, which is no text."""
-    if "\\ud" in text or "\\uD" in text:
+    if "\\" in text and ("\\ud" in text or "\\uD" in text):
         try:
             json.dumps(value, ensure_ascii=False).encode()
         except UnicodeEncodeError:

@@ -82,12 +82,15 @@ class Spool:
         """
         import pyarrow as pa
         from datasets import Dataset, DatasetInfo
+        from datasets.fingerprint import generate_random_fingerprint
         from datasets.table import MemoryMappedTable
 
         self._close()
         info = None if features is None else DatasetInfo(features=features)
         if self._scratch is None:
-            return Dataset(pa.concat_tables(self._tables, promote_options="permissive"), info=info)
+            table = pa.concat_tables(self._tables, promote_options="permissive")
+            # `datasets` keeps no file of what is computed from rows in memory, and need not hash them to name it
+            return Dataset(table, info=info, fingerprint=generate_random_fingerprint())
         if len(self._files) > 1:
             return self._with_one_schema().dataset(features)
         dataset = Dataset(MemoryMappedTable.from_file(self._files[0]), info=info)
