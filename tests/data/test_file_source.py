@@ -159,6 +159,17 @@ def test_numbers_of_any_size_and_kind(tmp_path: Path) -> None:
     assert rows(file) == values
 
 
+def test_nested_values_of_any_kind(tmp_path: Path) -> None:
+    deep: list[Any] = []
+    for _ in range(300):
+        deep = [deep]
+    numbers = [2**70, -(2**63) - 1, 1e16, 5e-324, 0.1, float("inf"), -float("inf")]
+    texts = {"": "\x00\x7f\u2028", 'a"\\/': "é日\U0001f600", "b": [None, True, {}, []]}
+    file = tmp_path / "rows.jsonl"
+    file.write_text(json.dumps({"a": numbers, "b": texts, "c": deep}))
+    assert rows(file) == [{"a": numbers, "b": texts, "c": deep}]
+
+
 def test_csv_and_tsv(tmp_path: Path) -> None:
     (tmp_path / "rows.csv").write_text('prompt,completion\nhi,"a\nb"\n,c\n')
     assert rows(tmp_path / "rows.csv") == [{"prompt": "hi", "completion": "a\nb"}, {"prompt": "", "completion": "c"}]

@@ -17,7 +17,7 @@ from arctic_training.data.sources import json_rows
 from arctic_training.data.sources import split as splits
 from arctic_training.data.sources.arrow_rows import RowReader
 from arctic_training.data.sources.base import DataSource
-from arctic_training.data.sources.json_columns import to_dataset
+from arctic_training.data.sources.json_columns import encode_json, to_dataset
 from arctic_training.data.sources.spool import Spool
 from arctic_training.errors.types import DataError
 
@@ -158,7 +158,7 @@ class JsonLinesSource(FileSource):
         return (row for _, row in self.placed_rows(file))
 
     def read(self, files: list[Path]) -> "Dataset":
-        return to_dataset((row for file in files for row in self.rows(file)), self.folder)
+        return to_dataset((row for file in files for row in self.rows(file)), self.folder, encode=encode_json)
 
     def place(self, row: int) -> str:
         number = row + self._skipped
