@@ -19,6 +19,8 @@ class Section(BaseConfig):
     names: Annotated[list[str], OnlyWith("kind", "wide")] = []
     depth: Annotated[int | None, OnlyWith("kind", "wide"), OnlyWith("is_deep", True)] = None
     is_deep: bool = False
+    kinds: list[str] = []
+    length: Annotated[int, OnlyWith("kinds", "long", "wide")] = 1
 
 
 @pytest.mark.parametrize(
@@ -27,6 +29,7 @@ class Section(BaseConfig):
         {},
         {"width": 0.5, "names": [], "depth": None},  # as a dump has them
         {"kind": "vast", "width": 2},
+        {"kinds": ["plain", "long"], "length": 2},
         {"kind": "wide", "is_deep": True, "depth": 3, "names": ["a"]},
     ],
 )
@@ -42,6 +45,7 @@ def test_keys_that_are_read_and_defaults_are_accepted(keys: dict[str, object]) -
         ({"kind": "vast", "names": ["a"]}, ["names: is for kind: wide; remove it"]),
         ({"kind": "wide", "depth": 3}, ["depth: is for is_deep: true; remove it"]),
         ({"width": 2, "names": ["a"]}, ["width: is for", "names: is for"]),
+        ({"kinds": ["plain"], "length": 2}, ["length: is for kinds: long or wide; remove it"]),
     ],
 )
 def test_keys_without_an_effect_are_refused(keys: dict[str, object], messages: list[str]) -> None:

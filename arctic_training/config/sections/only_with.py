@@ -11,7 +11,8 @@ from arctic_training.config.checks.problems import Problem, shown
 @dataclass(frozen=True, init=False)
 class OnlyWith:
     """Marks a key of a section that is read with some values of another key of it only. Any other value than its
-    default is refused without them: it would have no effect. Several marks apply together.
+    default is refused without them: it would have no effect. Of a list one such entry suffices. Several marks apply
+    together.
 
     ``sigma: Annotated[HumanFloat, OnlyWith("weighting", "edm")] = 0.5``
     """
@@ -31,10 +32,14 @@ def unread_keys(section: BaseModel) -> Iterator[Problem]:
     for name, field in type(section).model_fields.items():
         marks = [mark for mark in field.metadata if isinstance(mark, OnlyWith)]
         # a default has no effect: `dump` writes all keys
-        unread = [one for one in marks if getattr(section, one.key) not in one.values]
+        unread = [one for one in marks if not any(value in one.values for value in _entries(getattr(section, one.key)))]
         if unread and getattr(section, name) != field.get_default(call_default_factory=True, validated_data={}):
             one = unread[0]
             yield Problem((name,), f"is for {one.key}: {' or '.join(map(_plain, one.values))}; remove it")
+
+
+def _entries(value: object) -> list[object]:
+    return value if isinstance(value, list) else [value]
 
 
 def _plain(value: object) -> str:
