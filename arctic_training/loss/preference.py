@@ -1,5 +1,6 @@
 """Losses on pairs of completions of one prompt, of which the first is preferred: DPO and its variants."""
 
+import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -29,8 +30,12 @@ PreferenceLoss = Literal[
     "orpo",
 ]
 
+FDivergence = Literal["reverse_kl", "forward_kl", "js_divergence", "alpha_divergence"]
+
 _DISCOPOP_TAU = 0.05
 """Temperature of the discovered loss, as in its paper."""
+_MAX_EXPONENT = 40.0
+"""Of exp(x) in a divergence: its square, which ipo computes, is finite in fp32."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +43,7 @@ class PairLogProbs:
     """A model's log-probabilities of the completions of pairs; each field is a tensor ``[pairs]``."""
 
     chosen: Tensor
-    """Log-probability of each preferred completion in nats, summed over its tokens; fp32."""
+    """Log-probability of each preferred completion in nats, the sum over its tokens, weighted or not; fp32."""
     rejected: Tensor
     """The same of the rejected completion."""
     chosen_length: Tensor
@@ -47,12 +52,19 @@ class PairLogProbs:
     """The same of the rejected completion."""
 
 
-def pair_log_probs(token_log_probs: Tensor, lengths: Tensor) -> PairLogProbs:
+def pair_log_probs(token_log_probs: Tensor, lengths: Tensor, *, ld_alpha: float = 1.0) -> PairLogProbs:
     """Sums the log-probabilities of single tokens to those of completions, in fp32.
 
     ``token_log_probs`` is ``[sum(lengths)]`` in nats, completion by completion: all preferred ones first, then the
-    rejected ones in the same order; ``lengths`` is ``[2 * pairs]`` (int64), the tokens of each.
+    rejected ones in the same order; ``lengths`` is ``[2 * pairs]`` (int64), the tokens of each. ``ld_alpha`` is the
+    weight of the tokens by which a completion is longer than the other of its pair: length-desensitized DPO, Liu et al.
+    2024 (arXiv 2409.06411).
     """
+    if ld_alpha != 1:
+        each = functools.partial(torch.repeat_interleave, repeats=lengths, output_size=len(token_log_probs))
+        positions = torch.arange(len(token_log_probs), device=lengths.device) - each(lengths.cumsum(0) - lengths)
+        is_shared = positions < each(torch.minimum(*lengths.chunk(2)).repeat(2))
+        token_log_probs = torch.where(is_shared, token_log_probs, ld_alpha * token_log_probs.float())
     return PairLogProbs(*segment_sums(token_log_probs, lengths).chunk(2), *lengths.chunk(2))
 
 
@@ -74,6 +86,9 @@ class LossType:
     """Whether scores are divided by the number of a completion's tokens."""
     label_smoothing: Literal["none", "optional", "required"] = "none"
     """Whether the formula has a probability that the labels of a pair are swapped."""
+    any_divergence: bool = False
+    """Whether the policy may be held to the reference by another divergence than the reverse KL: the loss depends on
+    the difference of the scores alone, in which what is unknown of the best policy, its normalizer, cancels."""
 
 
 def _logistic(h: Tensor, smoothing: float) -> Tensor:
@@ -115,18 +130,18 @@ def _log_odds(log_probs: Tensor) -> Tensor:
 
 
 LOSS_TYPES: dict[PreferenceLoss, LossType] = {
-    "sigmoid": LossType(_sigmoid, label_smoothing="optional"),
-    "ipo": LossType(lambda c, r, o: (c - r - 1 / (2 * o.beta)).square(), per_token=True),
-    "hinge": LossType(lambda c, r, o: F.relu(1 - o.beta * (c - r))),
-    "robust": LossType(_robust, label_smoothing="required"),
-    "exo_pair": LossType(_exo, label_smoothing="required"),
+    "sigmoid": LossType(_sigmoid, label_smoothing="optional", any_divergence=True),
+    "ipo": LossType(lambda c, r, o: (c - r - 1 / (2 * o.beta)).square(), per_token=True, any_divergence=True),
+    "hinge": LossType(lambda c, r, o: F.relu(1 - o.beta * (c - r)), any_divergence=True),
+    "robust": LossType(_robust, label_smoothing="required", any_divergence=True),
+    "exo_pair": LossType(_exo, label_smoothing="required", any_divergence=True),
     "nca_pair": LossType(_nca),
     "bco_pair": LossType(lambda c, r, o: -F.logsigmoid(o.beta * c) - F.logsigmoid(-o.beta * r)),
     "sppo_hard": LossType(lambda c, r, o: (c - 0.5 / o.beta).square() + (r + 0.5 / o.beta).square()),
     "apo_zero": LossType(lambda c, r, o: torch.sigmoid(-o.beta * c) + torch.sigmoid(o.beta * r)),
     "apo_down": LossType(lambda c, r, o: torch.sigmoid(o.beta * c) + torch.sigmoid(o.beta * (r - c))),
-    "discopop": LossType(_discopop),
-    "sigmoid_norm": LossType(_sigmoid, per_token=True, label_smoothing="optional"),
+    "discopop": LossType(_discopop, any_divergence=True),
+    "sigmoid_norm": LossType(_sigmoid, per_token=True, label_smoothing="optional", any_divergence=True),
     "simpo": LossType(
         lambda c, r, o: _logistic(o.beta * (c - r) - o.gamma, o.label_smoothing),
         needs_reference=False,
@@ -148,6 +163,8 @@ def preference_losses(
     beta: float = 0.1,
     label_smoothing: float = 0.0,
     gamma: float = 0.5,
+    f_divergence_type: FDivergence = "reverse_kl",
+    f_alpha_divergence_coef: float = 0.5,
 ) -> Tensor:
     """Returns the loss of every pair: ``[pairs]``, fp32.
 
@@ -177,22 +194,46 @@ def preference_losses(
     - orpo: -beta log s(o(c) - o(r)) without a reference, per token, with the log-odds o(x) = x - log(1 - exp(x)), Hong
       et al. 2024 (arXiv 2403.07691), equations 4 and 7.
 
-    Raises ValueError when ``reference`` is None for a loss that needs one.
+    With another ``f_divergence_type`` than reverse_kl, f'(exp(c)) takes the place of c, and f'(exp(r)) that of r,
+    before they are divided by tokens; Wang et al. 2023 (arXiv 2309.16240), table 1, without constants that cancel:
+
+    - forward_kl: f'(t) = 1 - 1/t.
+    - js_divergence: f'(t) = log(2t / (1 + t)).
+    - alpha_divergence: f'(t) = (t^(a-1) - 1) / (a-1), with the ``f_alpha_divergence_coef`` a from 0 to 1, which is 1
+      minus the alpha of the paper: forward_kl at 0, reverse_kl at 1.
+
+    An exponent of these, such as -c, counts as 40 where it is larger.
+
+    Raises ValueError when ``reference`` is None for a loss that needs one, and for a divergence that the loss has not.
     """
     kind = LOSS_TYPES[loss_type]
     if kind.needs_reference and reference is None:
         raise ValueError(f"the {loss_type} loss compares the policy with a reference, and there is none")
-    chosen, rejected = _scores(policy, reference if kind.needs_reference else None, per_token=kind.per_token)
+    if f_divergence_type != "reverse_kl" and not kind.any_divergence:
+        raise ValueError(f"the {loss_type} loss has no form with the divergence {f_divergence_type}")
+    chosen, rejected = _log_ratios(policy, reference if kind.needs_reference else None)
+    chosen, rejected = (_slope(one, f_divergence_type, f_alpha_divergence_coef) for one in (chosen, rejected))
+    if kind.per_token:
+        chosen, rejected = _per_token(policy, chosen, rejected)
     return kind.formula(chosen, rejected, _Options(beta, label_smoothing, gamma))
 
 
-def _scores(policy: PairLogProbs, reference: PairLogProbs | None, *, per_token: bool) -> tuple[Tensor, Tensor]:
-    chosen, rejected = policy.chosen, policy.rejected
-    if reference is not None:
-        chosen, rejected = chosen - reference.chosen, rejected - reference.rejected
-    if per_token:
-        return chosen / policy.chosen_length.clamp(min=1), rejected / policy.rejected_length.clamp(min=1)
-    return chosen, rejected
+def _log_ratios(policy: PairLogProbs, reference: PairLogProbs | None) -> tuple[Tensor, Tensor]:
+    if reference is None:
+        return policy.chosen, policy.rejected
+    return policy.chosen - reference.chosen, policy.rejected - reference.rejected
+
+
+def _slope(log_ratio: Tensor, divergence: FDivergence, alpha: float) -> Tensor:
+    """Returns f'(exp(log_ratio))."""
+    if divergence == "js_divergence":
+        return math.log(2) + F.logsigmoid(log_ratio)
+    power = {"reverse_kl": 0.0, "forward_kl": -1.0}.get(divergence, alpha - 1)
+    return torch.expm1((power * log_ratio).clamp(max=_MAX_EXPONENT)) / power if power else log_ratio
+
+
+def _per_token(policy: PairLogProbs, chosen: Tensor, rejected: Tensor) -> tuple[Tensor, Tensor]:
+    return chosen / policy.chosen_length.clamp(min=1), rejected / policy.rejected_length.clamp(min=1)
 
 
 @torch.no_grad()
@@ -205,7 +246,9 @@ def preference_metrics(
     there is one, divided by its tokens if ``per_token``. ``accuracy`` is 1 where the preferred completion has the
     higher reward.
     """
-    chosen, rejected = _scores(policy, reference, per_token=per_token)
+    chosen, rejected = _log_ratios(policy, reference)
+    if per_token:
+        chosen, rejected = _per_token(policy, chosen, rejected)
     return {
         "accuracy": (chosen > rejected).float(),
         "margin": beta * (chosen - rejected),

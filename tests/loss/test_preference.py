@@ -1,6 +1,8 @@
 """Preference losses: against numbers worked out apart from them, against TRL, and what must always hold."""
 
+import itertools
 import math
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,6 +13,7 @@ from hypothesis import strategies as st
 
 from arctic_training.loss.preference import (
     LOSS_TYPES,
+    FDivergence,
     PairLogProbs,
     PreferenceLoss,
     pair_log_probs,
@@ -31,6 +34,9 @@ OF_DIFFERENCE: list[PreferenceLoss] = [
     "cpo",
 ]
 """Functions of the difference of the two scores."""
+
+
+DIVERGENCES: list[FDivergence] = ["forward_kl", "js_divergence", "alpha_divergence"]
 
 
 def smoothing(loss_type: PreferenceLoss) -> float:
@@ -80,6 +86,17 @@ POLICY, REFERENCE = one(-10, -15, 5, 3), one(-12, -14, 5, 3)
         ({"loss_type": "apo_down"}, s(0.2) + 1 - s(0.3)),
         ({"loss_type": "discopop"}, -(1 - s(6)) * math.log(s(0.3)) + s(6) * math.exp(-0.3)),
         ({"loss_type": "cpo"}, -math.log(s(0.5))),
+        ({"f_divergence_type": "forward_kl"}, -math.log(s(0.1 * (math.e - math.exp(-2))))),
+        ({"f_divergence_type": "js_divergence"}, -math.log(s(0.1 * math.log((1 + math.e) / (1 + math.exp(-2)))))),
+        (
+            {"f_divergence_type": "alpha_divergence", "f_alpha_divergence_coef": 0.25},
+            -math.log(s(0.1 * (math.exp(0.75) - math.exp(-1.5)) / 0.75)),
+        ),
+        ({"f_divergence_type": "alpha_divergence", "f_alpha_divergence_coef": 1.0}, math.log1p(math.exp(-0.3))),
+        (
+            {"loss_type": "ipo", "f_divergence_type": "forward_kl"},
+            ((1 - math.exp(-2)) / 5 - (1 - math.e) / 3 - 5) ** 2,
+        ),
         # the odds of exp(-2) over those of exp(-5)
         ({"loss_type": "orpo"}, -0.1 * math.log(s(math.log((math.e**5 - 1) / (math.e**2 - 1))))),
     ],
@@ -95,6 +112,35 @@ def test_some_losses_need_a_reference_and_the_others_ignore_it() -> None:
                 loss(POLICY, None, loss_type=loss_type)
         else:
             assert loss(POLICY, None, loss_type=loss_type) == loss(POLICY, REFERENCE, loss_type=loss_type)
+
+
+def test_a_divergence_has_losses_of_the_difference_only() -> None:
+    for loss_type, kind in LOSS_TYPES.items():
+        assert kind.any_divergence == (loss_type in OF_DIFFERENCE and kind.needs_reference)
+        if not kind.any_divergence:
+            with pytest.raises(ValueError, match=f"the {loss_type} loss has no form with the divergence forward_kl"):
+                loss(POLICY, REFERENCE, loss_type=loss_type, f_divergence_type="forward_kl")
+
+
+GENERATORS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "reverse_kl": lambda t: t * t.log(),
+    "forward_kl": lambda t: -t.log(),
+    "js_divergence": lambda t: t * t.log() - (t + 1) * ((t + 1) / 2).log(),
+    # with the alpha of the paper, 0.7
+    "alpha_divergence": lambda t: (t**0.3 - 0.3 * t - 0.7) / (0.7 * -0.3),
+}
+"""The convex functions of table 1 of the paper."""
+
+
+@pytest.mark.parametrize("divergence", GENERATORS)
+def test_the_scores_are_slopes_of_the_divergence(divergence: FDivergence) -> None:
+    """hinge with a small beta is linear in the difference of the scores, whose constants cancel."""
+    ratios = torch.tensor([0.01, 0.2, 1.0, 3.0, 50.0], dtype=torch.float64).requires_grad_()
+    (slopes,) = torch.autograd.grad(GENERATORS[divergence](ratios).sum(), ratios)
+    for number, log_ratio in enumerate(ratios.log().tolist()):
+        options: dict[str, Any] = {"f_divergence_type": divergence, "f_alpha_divergence_coef": 0.3}
+        value = loss(one(log_ratio, 0.0), one(0.0, 0.0), loss_type="hinge", beta=1e-3, **options)
+        assert (1 - value) / 1e-3 == pytest.approx((slopes[number] - slopes[2]).item(), rel=1e-9, abs=1e-9)
 
 
 def test_a_completion_that_is_certain_has_a_finite_orpo_loss_and_gradient() -> None:
@@ -119,6 +165,18 @@ def test_completions_are_summed_by_their_lengths() -> None:
     assert sums.rejected.tolist() == [0, -56]
     assert sums.chosen_length.tolist() == [2, 1]
     assert sums.rejected_length.tolist() == [0, 3]
+
+
+def test_tokens_beyond_the_shorter_completion_of_a_pair_have_a_weight() -> None:
+    tokens = torch.tensor([-1.0, -2.0, -4.0, -8.0, -16.0, -32.0, -64.0], requires_grad=True)
+    lengths = torch.tensor([3, 1, 0, 1, 2, 0])
+    sums = pair_log_probs(tokens, lengths, ld_alpha=0.25)
+    assert sums.chosen.tolist() == [-1 - 0.25 * (2 + 4), -8, 0]
+    assert sums.rejected.tolist() == [-16, -32 - 0.25 * 64, 0]
+    assert sums.chosen_length.tolist() == [3, 1, 0]
+    (sums.chosen.sum() + sums.rejected.sum()).backward()
+    assert tokens.grad is not None
+    assert tokens.grad.tolist() == [1, 0.25, 0.25, 1, 1, 1, 0.25]
 
 
 logp = st.floats(-200, 0)
@@ -162,9 +220,10 @@ def test_no_gap_is_so_wide_that_the_loss_is_no_number(loss_type: PreferenceLoss)
     lengths = torch.full((len(sums),), 3)
     chosen, rejected = (column.clone().requires_grad_() for column in sums.T[:2])
     policy, reference = (PairLogProbs(*pair, lengths, lengths) for pair in ((chosen, rejected), sums.T[2:]))
-    for beta in (0.01, 3.0):
+    divergences = DIVERGENCES if LOSS_TYPES[loss_type].any_divergence else []
+    for beta, divergence in itertools.product((0.01, 3.0), ("reverse_kl", *divergences)):
         options: dict[str, Any] = {"loss_type": loss_type, "beta": beta, "label_smoothing": smoothing(loss_type)}
-        losses = preference_losses(policy, reference, **options)
+        losses = preference_losses(policy, reference, f_divergence_type=divergence, **options)
         gradients = torch.autograd.grad(losses.sum(), (chosen, rejected))
         assert all(one.isfinite().all() for one in (losses, *gradients))
 
@@ -183,7 +242,30 @@ def test_half_smoothed_sigmoid_does_not_know_which_is_which(
 @pytest.mark.parametrize("sft_weight", [0.0, 0.7])
 @pytest.mark.parametrize("loss_type", WITH_REFERENCE)
 def test_equals_trl(loss_type: PreferenceLoss, sft_weight: float) -> None:
-    """TRL's own loss method, on padded rows of its own collator and log-probabilities of its own making."""
+    require_trls({loss_type: 1.0}, sft_weight)
+
+
+@pytest.mark.parametrize("divergence", DIVERGENCES)
+@pytest.mark.parametrize("loss_type", [one for one, kind in LOSS_TYPES.items() if kind.any_divergence])
+def test_divergences_equal_trls(loss_type: PreferenceLoss, divergence: FDivergence) -> None:
+    require_trls({loss_type: 1.0}, 0.0, f_divergence_type=divergence, f_alpha_divergence_coef=0.3)
+
+
+@pytest.mark.parametrize("ld_alpha", [1.0, 0.4, 0.0])
+@pytest.mark.parametrize(
+    "weights", [{"sigmoid": 0.8, "bco_pair": 0.2}, {"ipo": 0.5, "hinge": 2.0, "apo_zero": 1.0}, {"sigmoid_norm": 3.0}]
+)
+def test_sums_and_weights_of_tokens_equal_trls(weights: dict[PreferenceLoss, float], ld_alpha: float) -> None:
+    require_trls(weights, 1.0, ld_alpha=ld_alpha)
+
+
+def require_trls(
+    weights: dict[PreferenceLoss, float], sft_weight: float, *, ld_alpha: float = 1.0, **divergence: Any
+) -> None:
+    """Compares with TRL's own loss method, on padded rows of its own collator and log-probabilities of its own making.
+
+    These are close to those of the reference where there is a divergence, whose scores grow exponentially.
+    """
     trl = pytest.importorskip("trl.trainer.dpo_trainer")
     generator = torch.Generator().manual_seed(3)
     draw = lambda n: torch.randint(1, 50, (n,), generator=generator).tolist()  # noqa: E731
@@ -191,7 +273,9 @@ def test_equals_trl(loss_type: PreferenceLoss, sft_weight: float) -> None:
             [(3, 4, 9), (1, 1, 2), (6, 12, 5)]]  # fmt: skip
     batch = trl.DataCollatorForPreference(pad_token_id=0)(rows)
     target = batch["completion_mask"][:, 1:].bool()
-    tables = [torch.randn(50, 50, generator=generator, dtype=torch.float64) for _ in range(2)]
+    # TRL's alpha_divergence has no float64
+    dtype = torch.float32 if divergence else torch.float64
+    tables = [(0.2 if divergence else 1) * torch.randn(50, 50, generator=generator, dtype=dtype) for _ in range(2)]
 
     class Bigram(torch.nn.Module):
         def __init__(self, table: torch.Tensor) -> None:
@@ -203,29 +287,34 @@ def test_equals_trl(loss_type: PreferenceLoss, sft_weight: float) -> None:
             return SimpleNamespace(log_probs=log_probs, mean_logits=log_probs, is_top1=target, entropy=log_probs)
 
     policy, reference = (Bigram(table) for table in tables)
-    theirs = _trl_loss(trl, policy, reference, batch, loss_type, sft_weight)
+    theirs = _trl_loss(trl, policy, reference, batch, weights, sft_weight, ld_alpha=ld_alpha, **divergence)
     theirs.backward()
     gradient, policy.table.grad = policy.table.grad, None
 
     lengths = target.sum(1)
-    ours, base = (pair_log_probs(m(batch["input_ids"]).log_probs[target], lengths) for m in (policy, reference))
-    mean = preference_losses(ours, base, loss_type=loss_type, beta=0.1, label_smoothing=smoothing(loss_type)).mean()
-    mean = mean - sft_weight * ours.chosen.sum() / ours.chosen_length.sum()
+    tokens, of_reference = (model(batch["input_ids"]).log_probs[target] for model in (policy, reference))
+    ours, base = (pair_log_probs(one, lengths, ld_alpha=ld_alpha) for one in (tokens, of_reference))
+    mean = -sft_weight * tokens[: lengths.chunk(2)[0].sum()].mean()
+    for loss_type, weight in weights.items():
+        options: dict[str, Any] = {"label_smoothing": smoothing(loss_type), **divergence}
+        mean = mean + weight * preference_losses(ours, base, loss_type=loss_type, beta=0.1, **options).mean()
     mean.backward()
     assert mean.item() == pytest.approx(theirs.item(), rel=1e-5, abs=1e-5)
     torch.testing.assert_close(policy.table.grad, gradient, rtol=1e-5, atol=1e-5)
 
 
-def _trl_loss(trl: Any, policy: Any, reference: Any, batch: Any, loss_type: PreferenceLoss, sft_weight: float) -> Any:
+def _trl_loss(
+    trl: Any, policy: Any, reference: Any, batch: Any, weights: dict[PreferenceLoss, float], sft: float, **keys: Any
+) -> Any:
     """``DPOTrainer._compute_loss`` on a trainer that has only what the method reads."""
     from collections import defaultdict
 
     same = lambda value: value  # noqa: E731
+    added = {**weights, **({"sft": sft} if sft else {})}
     stand_in = SimpleNamespace(
-        model=policy, ref_model=reference, aux_loss_enabled=False, ld_alpha=None, precompute_ref_logps=False,
-        f_divergence_type="reverse_kl", beta=0.1, label_smoothing=smoothing(loss_type), use_weighting=False, _tp_size=1,
-        loss_types=[loss_type, "sft"] if sft_weight else [loss_type],
-        loss_weights=[1.0, sft_weight] if sft_weight else [1.0],
+        model=policy, ref_model=reference, aux_loss_enabled=False, precompute_ref_logps=False, beta=0.1, _tp_size=1,
+        label_smoothing=sum(map(smoothing, weights)), use_weighting=False,
+        loss_types=[*added], loss_weights=[*added.values()], **{"f_divergence_type": "reverse_kl", **keys},
         args=SimpleNamespace(gradient_checkpointing_kwargs=None, discopop_tau=0.05), _total_train_tokens=0,
         _metrics=defaultdict(lambda: defaultdict(list)),
         accelerator=SimpleNamespace(device=torch.device("cpu"), gather=same, gather_for_metrics=same),
