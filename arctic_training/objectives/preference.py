@@ -40,6 +40,8 @@ class PreferenceTrainer(LanguageModelTrainer):
 
     config: PreferenceConfig
     roles: ClassVar[tuple[Role, ...]] = (Role("model"), replace(REFERENCE, precompute_key="precompute_ref_log_probs"))
+    reference_keys: ClassVar[tuple[str, ...]] = ()
+    """Keys of the recipe on which `reference_columns` depend."""
     _reference_probe: Probe | None = None
 
     def check(self) -> None:
@@ -54,6 +56,7 @@ class PreferenceTrainer(LanguageModelTrainer):
         self._reference_probe = probe(engine)
         section: Any = getattr(self.config, role)
         settings = section.model_dump(mode="json", exclude={"name_or_path"})
+        settings |= {key: getattr(self.config, key) for key in self.reference_keys}
         add_precomputed_columns(self, engine, self.reference_columns, settings=settings)
 
     @abstractmethod

@@ -20,6 +20,10 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("diffusion", {"weighting": "min_snr"}),
     ("distill", {}),
     ("dpo", {}),
+    (
+        "dpo",
+        {"loss_type": ["ipo", "hinge"], "loss_weights": [0.5, 2.0], "f_divergence_type": "forward_kl", "ld_alpha": 0.4},
+    ),
     ("energy", {"method": "cd", "replay_size": None}),
     ("energy", {"method": "score_matching", "mcmc_steps": None, "replay_size": None}),
     ("flow", {}),

@@ -38,6 +38,22 @@ def test_the_reference_has_a_section_of_its_own() -> None:
 def test_losses_that_come_with_a_cross_entropy(loss_type: str) -> None:
     assert config(loss_type=loss_type).sft_weight == 1
     assert config(loss_type=loss_type, sft_weight=0).sft_weight == 0
+    assert config(loss_type=["sigmoid", loss_type]).sft_weight == 1
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"loss_type": ["sigmoid", "bco_pair"], "loss_weights": ["0.8", 0.2], "sft_weight": 1},
+        {"loss_type": ["sigmoid", "simpo"], "simpo_gamma": 0.7, "loss_weights": None},
+        {"loss_type": ["ipo", "sigmoid"], "label_smoothing": 0.1, "f_divergence_type": "forward_kl"},
+        {"loss_type": "ipo", "loss_weights": [2], "f_divergence_type": "alpha_divergence", "ld_alpha": 0},
+    ],
+)
+def test_sums_of_losses_divergences_and_weights_of_tokens(keys: dict[str, Any]) -> None:
+    dpo = config(**keys)
+    assert dpo.ref_model is not None
+    assert config(**dpo.dump()).dump() == dpo.dump()
 
 
 def test_an_adapter_has_the_model_below_it_as_precomputed_reference() -> None:
@@ -67,6 +83,28 @@ def test_an_adapter_may_have_a_reference_of_its_own() -> None:
         ({"beta": 0}, "greater than 0"),
         ({"label_smoothing": 0.5}, "less than 0.5"),
         ({"loss_type": "kto"}, "'cpo' or 'orpo'"),
+        ({"loss_type": ["sigmoid", "kto"]}, "'cpo' or 'orpo'"),
+        ({"loss_type": []}, "at least 1 item"),
+        ({"loss_type": ["ipo", "ipo"]}, "loss_type: a loss is there twice"),
+        ({"loss_type": ["sigmoid", "sft"]}, "sft is no loss of pairs; remove it, and give its weight as sft_weight"),
+        ({"loss_type": ["ipo", "hinge"], "loss_weights": [1]}, "loss_weights: 1 for 2 losses; give one for each"),
+        ({"loss_type": ["ipo", "hinge"], "loss_weights": [1, -1]}, "greater than or equal to 0"),
+        ({"loss_weights": []}, "loss_weights: 0 for 1 losses"),
+        ({"loss_type": ["ipo", "hinge"], "label_smoothing": 0.1}, "the ipo and the hinge loss has no labels"),
+        ({"loss_type": ["ipo", "robust"]}, "label_smoothing: the robust loss needs one above 0"),
+        ({"loss_type": ["ipo", "hinge"], "simpo_gamma": 1}, "simpo_gamma: is for loss_type: simpo"),
+        ({"loss_type": ["simpo", "cpo"], "ref_model": MODEL}, "simpo compares with no reference and cpo compares"),
+        (
+            {"loss_type": ["sigmoid", "bco_pair"], "f_divergence_type": "js_divergence"},
+            "f_divergence_type: the bco_pair loss is of reverse_kl only",
+        ),
+        ({"loss_type": "cpo", "f_divergence_type": "forward_kl"}, "f_divergence_type: the cpo loss is of reverse_kl"),
+        ({"f_divergence_type": "kl"}, "'js_divergence' or 'alpha_divergence'"),
+        ({"f_alpha_divergence_coef": 0.2}, "f_alpha_divergence_coef: is for f_divergence_type: alpha_divergence"),
+        ({"f_divergence_type": "alpha_divergence", "f_alpha_divergence_coef": 2}, "less than or equal to 1"),
+        ({"ld_alpha": 1.5}, "less than or equal to 1"),
+        ({"loss_type": "orpo", "ld_alpha": 0.5}, "ld_alpha: the orpo loss compares with no reference"),
+        ({"data": COLUMNS, "ld_alpha": 0.5}, "ld_alpha: the columns of the rows count all tokens alike"),
         ({"loss_type": "robust"}, "label_smoothing: the robust loss needs one above 0"),
         ({"loss_type": "exo_pair"}, "label_smoothing: the exo_pair loss needs one above 0"),
         ({"loss_type": "orpo", "ref_model": MODEL}, "orpo compares with no reference"),

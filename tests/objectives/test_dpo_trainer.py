@@ -15,14 +15,15 @@ from tests.trainer.weights import moved, same
 
 def plain_log_probs(model: Any, samples: list[Any], kind: str) -> tuple[torch.Tensor, torch.Tensor]:
     """Log-probabilities and lengths of completions one by one, from all logits."""
-    sums, lengths = [], []
-    for sample in samples:
-        ids, labels = sample[f"{kind}input_ids"].tolist(), sample[f"{kind}labels"].tolist()
-        start = next(n for n, label in enumerate(labels) if label != -100)
-        assert labels[start:] == ids[start:]
-        sums.append(token_log_probs(model, ids[:start], ids[start:])[0].sum())
-        lengths.append(len(ids) - start)
-    return torch.stack(sums), torch.tensor(lengths)
+    tokens = [plain_token_log_probs(model, sample, kind) for sample in samples]
+    return torch.stack([one.sum() for one in tokens]), torch.tensor([len(one) for one in tokens])
+
+
+def plain_token_log_probs(model: Any, sample: Any, kind: str) -> torch.Tensor:
+    ids, labels = sample[f"{kind}input_ids"].tolist(), sample[f"{kind}labels"].tolist()
+    start = next(n for n, label in enumerate(labels) if label != -100)
+    assert labels[start:] == ids[start:]
+    return token_log_probs(model, ids[:start], ids[start:])[0]
 
 
 @pytest.mark.parametrize("pack", [True, False])
@@ -50,6 +51,39 @@ def test_the_loss_and_its_gradient_by_another_way(tmp_path: Path, loss_type: str
         if loss_type == "ipo":
             losses = ((c - rc) / cn - (r - rr) / rn - 5).square()
     require_same_loss(trainer, trainer.loss(batch), losses.mean() - 0.5 * c.sum() / cn.sum(), policy)
+    trainer.close()
+
+
+SUM: dict[str, Any] = {
+    "loss_type": ["ipo", "sigmoid"],
+    "loss_weights": [0.3, 1.5],
+    "f_divergence_type": "forward_kl",
+    "ld_alpha": 0.4,
+    "sft_weight": 0.7,
+}
+
+
+@pytest.mark.parametrize("pack", [True, False])
+def test_a_sum_of_losses_by_another_way(tmp_path: Path, pack: bool) -> None:
+    """Another divergence, the tokens by which a completion is longer weighted, and the cross-entropy of all of them."""
+    trainer = moved(make_trainer(tmp_path, micro_batch_size=7, data={"pack_samples": pack}, **SUM))
+    batch = first_batch(trainer)
+    policy, reference = plain_copy(trainer.model.module), plain_copy(trainer.engines["ref_model"].module)
+    losses, nll, count = [], torch.zeros(()), 0
+    for sample in (trainer.train_loader.dataset[n] for n in trainer.train_loader.samples(0, 0)):
+        tokens = [plain_token_log_probs(policy, sample, kind) for kind in ("", "rejected_")]
+        with torch.no_grad():
+            before = [plain_token_log_probs(reference, sample, kind) for kind in ("", "rejected_")]
+        short = min(map(len, tokens))
+        c, r = (
+            1 - torch.exp((old - new)[:short].sum() + 0.4 * (old - new)[short:].sum())
+            for new, old in zip(tokens, before, strict=True)
+        )
+        ipo = (c / len(tokens[0]) - r / len(tokens[1]) - 5).square()
+        losses.append(0.3 * ipo + 1.5 * torch.log1p(torch.exp(-0.1 * (c - r))))
+        nll, count = nll - tokens[0].sum(), count + len(tokens[0])
+    expected = torch.stack(losses).mean() + 0.7 * nll / count
+    require_same_loss(trainer, trainer.loss(batch), expected, policy)
     trainer.close()
 
 
@@ -82,7 +116,11 @@ def test_a_policy_with_dropout_begins_as_its_reference(tmp_path: Path) -> None:
     trainer.close()
 
 
-@pytest.mark.parametrize("keys", [{"sft_weight": 0.7}, {"loss_type": "ipo", "beta": 0.5}])
+BOUNDED = {**SUM, "f_divergence_type": "js_divergence", "beta": 0.5}
+"""The scores of the forward KL grow exponentially, and so would the rounding errors of several steps."""
+
+
+@pytest.mark.parametrize("keys", [{"sft_weight": 0.7}, {"loss_type": "ipo", "beta": 0.5}, BOUNDED])
 def test_the_cut_of_the_global_batch_changes_nothing(tmp_path: Path, keys: dict[str, Any]) -> None:
     """Seven pairs: the last window of an epoch is short, and one of its micro-batches too."""
     expected = train(str(tmp_path), micro_batch_size=4, **keys)

@@ -30,7 +30,15 @@ def computed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return sizes
 
 
-@pytest.mark.parametrize("keys", [{}, {"data": {"pack_samples": False}}, {"model": {"peft_config": LORA}}])
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {},
+        {"data": {"pack_samples": False}},
+        {"model": {"peft_config": LORA}},
+        {"loss_type": ["ipo", "sigmoid"], "f_divergence_type": "js_divergence", "ld_alpha": 0.4},
+    ],
+)
 def test_the_loss_is_that_of_a_reference_in_memory(tmp_path: Path, keys: dict[str, Any]) -> None:
     losses = []
     for more in ({}, PRECOMPUTE):
@@ -72,6 +80,9 @@ def test_the_values_are_computed_once(tmp_path: Path, computed: list[int]) -> No
     assert computed == [4, 3, 4, 3, 7, 7]
     make_trainer(tmp_path, **keys, ref_model={"name_or_path": str(tmp_path / "other"), "dtype": "bf16"}).close()
     assert computed == [4, 3, 4, 3, 7, 7, 7]
+    for _ in range(2):
+        make_trainer(tmp_path, **keys, ld_alpha=0.5).close()
+    assert computed == [4, 3, 4, 3, 7, 7, 7, 7]
 
 
 def test_weights_that_change_under_their_name_are_computed_again(tmp_path: Path, computed: list[int]) -> None:

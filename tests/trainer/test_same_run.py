@@ -72,7 +72,7 @@ RATES = [0.05 * min(n / 2, (20 - n) / 18) for n in range(20)]
         ("sft", True, {"deepspeed": {"zero_optimization": {"stage": 3}}}),
         pytest.param("causal", True, {}, marks=pytest.mark.fault(16, 31)),
         pytest.param("dpo", True, {"sft_weight": 0.3}, marks=pytest.mark.fault(16, 31)),
-        ("dpo", False, {"loss_type": "ipo"}),
+        ("dpo", False, {"loss_type": ["ipo", "sigmoid"], "f_divergence_type": "js_divergence", "ld_alpha": 0.4}),
         ("grpo", True, {"normalize": "token", "deepspeed": {"zero_optimization": {"stage": 3}}}),
     ],
 )
