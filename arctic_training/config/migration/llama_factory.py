@@ -154,7 +154,7 @@ def _objective(foreign: Foreign, kind: str) -> None:
         foreign.put("beta", foreign.number("pref_beta") or 0.1)
         foreign.move({"pref_ftx": "sft_weight"} if kind == "dpo" else {})
     if kind == "dpo":
-        loss = preference_loss(foreign, "pref_loss")
+        loss = preference_loss(foreign, "pref_loss", foreign.take("pref_loss") or "sigmoid")
         foreign.put("loss_type", loss)
         foreign.move({"simpo_gamma": "simpo_gamma"} if loss == "simpo" else {})
         foreign.move({"dpo_label_smoothing": "label_smoothing"})

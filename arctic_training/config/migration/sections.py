@@ -80,12 +80,9 @@ def put_tensor_parallel(foreign: Foreign, key: str) -> None:
         foreign.put("mesh.model", number)
 
 
-def preference_loss(foreign: Foreign, key: str) -> str:
-    """Returns our name of the loss of pairs that ``key`` names."""
-    words = [str(one) for one in as_list(foreign.take(key))] or ["sigmoid"]
-    if len(words) > 1:
-        foreign.note(key, f"{', '.join(words)}: a recipe has one loss; it has the first")
-    word = {"dpo": "sigmoid"}.get(words[0], words[0])
+def preference_loss(foreign: Foreign, key: str, word: object) -> str:
+    """Returns our name of the loss of pairs ``word``, a value of ``key``."""
+    word = {"dpo": "sigmoid"}.get(str(word), str(word))
     if word in get_args(PreferenceLoss):
         return word
     foreign.note(key, f"{word}: there is no such loss of pairs; sigmoid stands for it")

@@ -157,9 +157,25 @@ def _mixer(foreign: Foreign, subset: object) -> None:
         put_sources(foreign, [source(name, split=splits[1], subset=subset) for name in mixer], "eval_sources")
 
 
+def _losses(foreign: Foreign) -> None:
+    """Carries over the losses that are added up, of which the cross-entropy has a key of its own here."""
+    words = [str(one) for one in as_list(foreign.take("loss_type"))] or ["sigmoid"]
+    stated = [float(one) for one in as_list(foreign.take("loss_weights")) if isinstance(one, (int, float))]
+    if len(stated) != len(words):
+        stated = [1.0] * len(words)
+    weights = dict[str, float]()
+    for word, weight in zip(words, stated, strict=True):
+        name = "sft" if word == "sft" else preference_loss(foreign, "loss_type", word)
+        weights[name] = weights.get(name, 0.0) + weight
+    foreign.put("sft_weight", weights.pop("sft", None))
+    weights = weights or {"sigmoid": 0.0}  # nothing but the cross-entropy
+    foreign.put("loss_type", list(weights) if len(weights) > 1 else next(iter(weights)))
+    foreign.put("loss_weights", list(weights.values()) if set(weights.values()) != {1.0} else None)
+
+
 def _objective(foreign: Foreign, kind: str) -> None:
     if kind == "dpo":
-        foreign.put("loss_type", preference_loss(foreign, "loss_type"))
+        _losses(foreign)
     if kind in ("dpo", "kto"):
         foreign.move({"beta": "beta", "precompute_ref_log_probs": "precompute_ref_log_probs"})
         foreign.ignore(["model_adapter_name", "ref_adapter_name", "disable_dropout"])
@@ -173,7 +189,12 @@ def _objective(foreign: Foreign, kind: str) -> None:
             )
         foreign.move({"label_smoothing_factor": "label_smoothing"})
     elif kind == "dpo":
-        foreign.move({"label_smoothing": "label_smoothing", "rpo_alpha": "sft_weight"})
+        foreign.move({"label_smoothing": "label_smoothing", "rpo_alpha": "sft_weight", "ld_alpha": "ld_alpha"})
+        foreign.move({"f_divergence_type": "f_divergence_type"})
+        coefficient = foreign.take("f_alpha_divergence_coef")
+        if coefficient is not None and foreign.recipe.get("f_divergence_type") == "alpha_divergence":
+            foreign.put("f_alpha_divergence_coef", coefficient)
+            foreign.note("f_alpha_divergence_coef", "as TRL 1 reads it; former versions read 1 minus it")
     elif kind == "kto":
         foreign.move({f"{one}desirable_weight": f"{one}desirable_weight" for one in ("", "un")})
     elif kind == "reward":
