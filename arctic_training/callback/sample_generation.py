@@ -42,8 +42,8 @@ class SampleGeneration(Sampler[SampleGenerationConfig]):
     def check(self, trainer: TrainerView) -> None:
         """Raises `InputError` for a model that cannot generate, or a chat without a chat template."""
         if trainer.tokenizer is None:
-            raise InputError("callbacks.sample_generation needs a tokenizer, and this run has none")
-        require_generate(trainer.engines["model"], "callbacks.sample_generation")
+            raise InputError("callbacks: sample_generation needs a tokenizer, and this run has none")
+        require_generate(trainer, "callbacks: sample_generation")
         self._tokenizer = trainer.tokenizer
         encoder_decoder = is_encoder_decoder(trainer.engines["model"].module)
         where = "callbacks.sample_generation.prompts"

@@ -64,7 +64,7 @@ class Checkpointer(Saving[C], Factory[C, "Checkpointer[CheckpointConfig]"], kind
 
     def read(self, folder: Path, manifest: Mapping[str, Any], engines: Mapping[str, Engine], state: RunState) -> None:
         """Loads a verified checkpoint into engines and state. Raises `ResumeError` when it does not fit the run."""
-        raise ResumeError(f"a checkpoint of type {self.name} is for use elsewhere; no run can resume from it")
+        raise NotImplementedError
 
     @property
     def latest(self) -> Path | None:
@@ -92,9 +92,10 @@ class Checkpointer(Saving[C], Factory[C, "Checkpointer[CheckpointConfig]"], kind
             )
 
     def find(
-        self, path: Path | None = None, *, hashes: bool = True
+        self, roles: Iterable[str], path: Path | None = None, *, hashes: bool = True
     ) -> tuple[Path, Mapping[str, Any], Sequence[Change]]:
-        """Returns the folder that `load` loads, its manifest, and the changes of the recipe since it was saved.
+        """Returns the folder that `load` loads for the trained ``roles``, its manifest, and the changes of the recipe
+        since it was saved.
 
         ``hashes`` says whether the content of its files is verified too. Raises `ResumeError` as `load` does.
         """
@@ -105,13 +106,15 @@ class Checkpointer(Saving[C], Factory[C, "Checkpointer[CheckpointConfig]"], kind
             raise ResumeError(f"{self.output_dir} holds no complete checkpoint to resume from{why}")
         if path is not None and (problem := verify_together(path, hashes=hashes)):
             raise ResumeError(problem)
-        try:
-            manifest = disk.read_manifest(folder)
-        except CheckpointError as error:
-            raise ResumeError(str(error)) from error
+        manifest = disk.read_manifest(folder)
         if manifest.get("type") != self.name:
             raise ResumeError(f"{folder} is a checkpoint of type {manifest.get('type')!r}, not {self.name!r}")
-        return folder, manifest, self.guard.check_compatible(folder, manifest) if self.guard else []
+        if not self.resumable:
+            raise ResumeError(f"{folder} is of type {self.name}, for use elsewhere; no run can resume from it")
+        changes = self.guard.check_compatible(folder, manifest) if self.guard else []
+        if odd := sorted({*roles} ^ {*manifest.get("roles", roles)}):
+            raise ResumeError(f"{folder} and this run have different trained models: {', '.join(odd)}")
+        return folder, manifest, changes
 
     @hook("load")
     def load(self, engines: Mapping[str, Engine], state: RunState, path: Path | None = None) -> Path:
@@ -121,8 +124,8 @@ class Checkpointer(Saving[C], Factory[C, "Checkpointer[CheckpointConfig]"], kind
         another run or does not fit, and when there is none.
         """
         self.finish()
-        folder, manifest, changes = self.find(path)
         try:
+            folder, manifest, changes = self.find(engines, path)
             if any(change.named_by(["callbacks"]) for change in changes):  # some begin anew, others are dropped
                 state = state.allow_missing("callback.")
             hyperparameters = [current_hyperparameters(engine) for engine in engines.values()]

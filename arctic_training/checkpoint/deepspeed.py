@@ -105,8 +105,6 @@ class DeepSpeedCheckpointEngine(Checkpointer[DeepSpeedCheckpointConfig]):
         return files, entries | ({"frozen": self._frozen(engines)} if self.config.trainable_only else {})
 
     def read(self, folder: Path, manifest: Mapping[str, Any], engines: Mapping[str, Engine], state: RunState) -> None:
-        if odd := sorted(engines.keys() ^ manifest["roles"].keys()):
-            raise ResumeError(f"{folder} and this run have different trained models: {', '.join(odd)}")
         saved_world, rank, world = int(manifest["world"]), process_group.rank(), process_group.world_size()
         if manifest.get("frozen") and (frozen := self._frozen(engines)) != manifest["frozen"]:
             other = ", ".join(role for role, one in manifest["frozen"].items() if one != frozen.get(role))

@@ -97,7 +97,9 @@ class GenerateEvaluator(Evaluator[GenerateConfig]):
             if not len(loader.dataset):
                 continue
             where = f"{name}, sample 1"
-            prompt = Prompt.from_sample(loader.dataset[0], where, encoder_decoder=is_encoder_decoder(module))
+            prompt = Prompt.from_sample(
+                loader.dataset[0], f"evaluators: 'generate': {where}", encoder_decoder=is_encoder_decoder(module)
+            )
             reference = _decode_reference(trainer.tokenizer, prompt)
             problem = _decode_problem(trainer.tokenizer, prompt)
             for label, scorer in self.scorers.items():
@@ -106,13 +108,13 @@ class GenerateEvaluator(Evaluator[GenerateConfig]):
                 try:
                     _score(scorer, problem, reference, reference)
                 except Exception as error:
-                    cause = f"evaluators: 'generate': the scorer {label} fails on the reference of {where}"
-                    raise InputError(f"{cause}:\n{user_traceback(error) or repr(error)}") from error
+                    what = f"the scorer {label} fails on the reference of {where}"
+                    raise InputError(f"evaluators: 'generate': {what}{_cause(error)}") from error
 
     def _module(self, trainer: TrainerView) -> "PreTrainedModel":
         if trainer.tokenizer is None:
             raise InputError("evaluators: 'generate' needs a tokenizer, and this run has none")
-        return require_generate(trainer.engines["model"], "evaluators: 'generate'")
+        return require_generate(trainer, "evaluators: 'generate'")
 
     def __call__(self, trainer: TrainerView) -> dict[str, float]:
         """Raises `ScoringError`, on all ranks, when a scorer still fails after its retries."""
@@ -185,8 +187,8 @@ class GenerateEvaluator(Evaluator[GenerateConfig]):
             try:
                 scores[label] = retry(partial(_score, scorer, problem, text, reference), self.config.retries, what)
             except Exception as error:
-                cause = f"{what} fails for the completion {short_repr(text)} of {where}"
-                raise ScoringError(f"{cause}:\n{user_traceback(error) or repr(error)}") from error
+                what = f"{what} fails for the completion {short_repr(text)} of {where}"
+                raise ScoringError(f"{what}{_cause(error)}") from error
         first = next(iter(scores.values()), None)
         correct = None if first is None else first >= 1
         return {"problem": problem, "generated": text, "reference": reference, "correct": correct, **scores}
@@ -216,8 +218,8 @@ class GenerateEvaluator(Evaluator[GenerateConfig]):
                 try:
                     value = scorer.corpus_score([one[1] for one in every], [one[2] for one in every]) if every else None
                 except Exception as error:
-                    cause = f"evaluators: 'generate': the scorer {label} fails for the completions of {name}"
-                    raise ScoringError(f"{cause}:\n{user_traceback(error) or repr(error)}") from error
+                    what = f"evaluators: 'generate': the scorer {label} fails for the completions of {name}"
+                    raise ScoringError(f"{what}{_cause(error)}") from error
                 if value is not None:
                     metrics[f"{label}/{name}"] = value
         return metrics
@@ -235,6 +237,11 @@ def _decode_reference(tokenizer: "PreTrainedTokenizerBase", prompt: Prompt) -> s
 
 def _decode_problem(tokenizer: "PreTrainedTokenizerBase", prompt: Prompt) -> str:
     return str(tokenizer.decode(prompt.prompt_ids, skip_special_tokens=False))
+
+
+def _cause(error: Exception) -> str:
+    """Returns the end of a message that names its cause: that of an `InputError`, of another error the traceback."""
+    return f": {error}" if isinstance(error, InputError) else f":\n{user_traceback(error) or repr(error)}"
 
 
 def _score(scorer: Scorer[ComponentConfig], problem: str, text: str, reference: str) -> float | None:

@@ -18,7 +18,7 @@ from arctic_training.errors.types import InputError
 from arctic_training.evaluation.evaluator import Evaluator
 from arctic_training.generation.generate import require_generate
 from arctic_training.generation.prompts import has_virtual_tokens
-from arctic_training.registry import suggest
+from arctic_training.registry import did_you_mean
 
 if TYPE_CHECKING:
     from lm_eval.tasks import TaskManager
@@ -62,14 +62,15 @@ class LMEvalEvaluator(Evaluator[LMEvalConfig]):
         known = self._manager.all_tasks
         for task in self.config.tasks:
             if not self._manager.match_tasks([task]):
-                raise InputError(f"evaluators: lm_eval: tasks: no task is named {task!r}; {suggest(task, known)}")
+                hint = did_you_mean(task, known) or "`lm-eval ls tasks` lists all"
+                raise InputError(f"evaluators: lm_eval: tasks: no task is named {task!r}; {hint}")
 
     def check(self, trainer: TrainerView) -> None:
         """Raises `InputError` for a model that cannot generate, and, once the run has its own data, for tasks whose
         data cannot be loaded: those of most tasks are on the hub."""
         if trainer.tokenizer is None:
             raise InputError("evaluators: 'lm_eval' needs a tokenizer, and this run has none")
-        require_generate(trainer.engines["model"], "evaluators: 'lm_eval'")
+        require_generate(trainer, "evaluators: 'lm_eval'")
         if not trainer.eval_loaders and trainer.train_loader is None:
             return
         try:
@@ -112,7 +113,7 @@ class LMEvalEvaluator(Evaluator[LMEvalConfig]):
         from lm_eval.models.huggingface import HFLM
 
         config, seed = self.config, self.config.seed
-        module = require_generate(trainer.engines["model"], "evaluators: 'lm_eval'")
+        module = require_generate(trainer, "evaluators: 'lm_eval'")
         size = 1 if has_virtual_tokens(module) else config.batch_size
         results = lm_eval.simple_evaluate(
             model=HFLM(pretrained=module, tokenizer=trainer.tokenizer, batch_size=size),

@@ -8,8 +8,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
+from arctic_training.component import TrainerView
 from arctic_training.display.activity import activity
+from arctic_training.distributed import process_group
 from arctic_training.distributed.heartbeat import record_heartbeat
+from arctic_training.engine.config import zero_stage
 from arctic_training.engine.engine import Engine
 from arctic_training.engine.internals.parameters import is_partitioned_param
 from arctic_training.engine.internals.steps import end_prefetch
@@ -103,16 +106,17 @@ _OFF = {"repetition_penalty": 1.0, "no_repeat_ngram_size": 0}
 """Settings of transformers that a processor of ``params`` takes the place of, and the values that turn them off."""
 
 
-def require_generate(engine: Engine, caller: str) -> "PreTrainedModel":
-    """Returns the model of ``engine``. Raises `InputError`, which begins with ``caller``, when it cannot generate."""
-    if not hasattr(engine.module, "generate"):
-        raise InputError(f"{caller} needs a model that generates; {type(engine.module).__name__} does not")
-    if has_virtual_tokens(engine.module) and _is_partitioned(engine.module):
+def require_generate(trainer: TrainerView, caller: str) -> "PreTrainedModel":
+    """Returns the model of ``trainer``. Raises `InputError`, which begins with ``caller``, when it cannot generate."""
+    module = trainer.engines["model"].module
+    if not hasattr(module, "generate"):
+        raise InputError(f"{caller} needs a model that generates; {type(module).__name__} does not")
+    if has_virtual_tokens(module) and zero_stage(trainer.config.deepspeed, process_group.world_size()) == 3:
         raise InputError(
             f"{caller}: with an adapter of virtual tokens, prompts of each length are completed by themselves, in "
             "which the ranks of ZeRO stage 3 differ; set deepspeed.zero_optimization.stage: 2"
         )
-    return engine.module
+    return module
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,7 @@ class Prompt:
         Raises `DataError`, which begins with ``where``, for a sample without a reference, or without a prompt.
         """
         if "input_ids" not in sample or not {"labels", "completion_ids"} & sample.keys():
-            raise DataError(f"{where}: the evaluator 'generate' needs samples with input_ids and labels")
+            raise DataError(f"{where}: it has {', '.join(sample)}; a prompt and its answer need input_ids and labels")
         ids = list(map(int, sample["input_ids"]))
         if "completion_ids" in sample:
             return cls(ids, list(map(int, sample["completion_ids"])))

@@ -88,6 +88,8 @@ class HFModelConfig(ModelConfig):
             return f"of adapters LORA is divided, and {method} is not; use another peft_type"
         if self.compile or any(one.type == "compile" for one in self.transforms):
             return "compiled layers are not divided; remove model.compile"
+        if any(one.type == "tiled_mlp" for one in self.transforms):
+            return "MLPs are divided or tiled; remove tiled_mlp from model.transforms"
         return ""
 
     def missing_paths(self) -> list[Problem]:

@@ -81,8 +81,6 @@ class HFModelFactory(ModelFactory[HFModelConfig]):
         if not self._has_random_weights:
             self.pretrained.check_files(model)
         self._check_division(model)
-        if self.recomputation.tile and self.trainer.config.mesh.model > 1:
-            raise ModelError("tiled_mlp_compute: true, and mesh.model divides the MLPs; remove one of them")
         if self.recomputation.tile:
             tileable_mlps(model)
         for key in ("max_length", "max_source_length"):
@@ -193,7 +191,10 @@ class HFModelFactory(ModelFactory[HFModelConfig]):
         """Returns the model without its adapter. Raises `ModelError`."""
         config = self.create_config()
         self._check_recipe(config)
-        return self.pretrained.on_meta_device(self.auto_class, config, self._options(config))
+        model = self.pretrained.on_meta_device(self.auto_class, config, self._options(config))
+        if not self._has_random_weights:
+            self.pretrained.set_generation_config(model)
+        return model
 
     def _read_config(self) -> tuple["PreTrainedConfig", bool]:
         config, has_all_layers = self.pretrained.config(self.config.hf_config_kwargs)

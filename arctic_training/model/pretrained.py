@@ -83,6 +83,16 @@ class Pretrained:
         with torch.device("meta"):
             return self.from_config(auto_class, copy.deepcopy(config), options)
 
+    def set_generation_config(self, model: nn.Module) -> None:
+        """Gives a ``model`` that generates the generation config of the files, as `from_pretrained` does.
+
+        Raises `ModelError` for one that cannot be read.
+        """
+        from transformers import GenerationConfig
+
+        if hasattr(model, "generation_config") and (self.path / "generation_config.json").is_file():
+            model.generation_config = self._call(lambda: GenerationConfig.from_pretrained(self.location))
+
     def check_files(self, meta_model: nn.Module) -> None:
         """Compares the headers of the files with ``meta_model``, the model on the meta device.
 

@@ -50,7 +50,7 @@ class OnPolicyTrainer(LanguageModelTrainer):
         """Raises `InputError` for what its base refuses, and for a model that cannot generate completions."""
         super().check()
         if self.config.on_policy_share:
-            require_generate(self.model, "on_policy_share")
+            require_generate(self, "on_policy_share: sampling")
             if not self.eos_token_ids:
                 raise RecipeError("on_policy_share: neither the tokenizer nor the model has an end token")
 

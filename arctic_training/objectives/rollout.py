@@ -112,7 +112,7 @@ class RolloutTrainer(PolicyLossTrainer):
         super().check()
         if self.has_weights and self.config.beta and "ref_model" not in self.config.model_fields_set:
             check_reference_is_policy(self)
-        module = require_generate(self.model, f"type: {self.name}")
+        module = require_generate(self, f"type: {self.name}")
         if is_encoder_decoder(module) != has_encoder(self):
             raise ModelError(
                 f"model: {type(module).__name__} is {'an' if is_encoder_decoder(module) else 'no'} encoder-decoder, "

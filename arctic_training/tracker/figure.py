@@ -18,7 +18,7 @@ def require_matplotlib(where: str) -> None:
     try:
         import matplotlib  # noqa: F401
     except ImportError as error:
-        raise MissingDependencyError(f"{where} needs the library matplotlib: pip install matplotlib") from error
+        raise MissingDependencyError(f"{where}: needs the library matplotlib: pip install matplotlib") from error
 
 
 def figure(draw: Callable[["Axes"], None]) -> ImageSamples:

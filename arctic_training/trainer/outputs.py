@@ -49,7 +49,7 @@ class Outputs(Updates):
         """
         self._require_open("generate")
         keys, tokenizer = _read_keys(settings), self.tokenizer
-        module = require_generate(self.model, "generate")
+        module = require_generate(cast(TrainerView, self), "generate")
         if tokenizer is None:
             raise InputError("generate: this run has no tokenizer")
         is_single = isinstance(prompts, str) or (len(prompts) > 0 and isinstance(prompts[0], dict))

@@ -64,7 +64,7 @@ def check_resume(trainer: TrainerView, config: TrainerConfig, prints: Mapping[st
     manifest and ``prints``, those of its `fingerprints` that are known, show it."""
     reader, named = _choose(trainer, CompatibilityGuard(config, prints))
     if reader is not None:
-        reader.find(named, hashes=False)
+        reader.find(trainer.trained_roles, named, hashes=False)
 
 
 def _choose(trainer: TrainerView, guard: CompatibilityGuard) -> tuple[Checkpointer[Any] | None, Path | None]:

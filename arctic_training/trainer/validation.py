@@ -157,4 +157,4 @@ def unstarted(config: TrainerConfig, processes: int = 1) -> Trainer:
 def is_here(section: object) -> bool:
     """Returns whether the section of a model or tokenizer names nothing on the hub."""
     name = getattr(section, "name_or_path", None)
-    return name is None or os.path.exists(os.path.expanduser(base_of(name) if is_adapter(name) else name))
+    return not name or os.path.exists(os.path.expanduser(base_of(name) if is_adapter(name) else name))

@@ -150,6 +150,11 @@ CASES: dict[str, Case] = {
         "attention heads (5).",
         files={"model": config(num_attention_heads=5)},
     ),
+    "generation settings that contradict one another": Case(
+        "recipe.yaml:1:23: model.name_or_path: model: Greedy methods (do_sample != True) without beam search do not "
+        "support `num_return_sequences` different than 1 (got 3).",
+        files={"model": bytes_of("generation_config.json", lambda b: b[:1] + b'"num_return_sequences": 3,' + b[1:])},
+    ),
     "no weights": Case(
         "recipe.yaml:1:23: model.name_or_path: model: no weights in it; expected model.safetensors, or "
         "an index with its files",

@@ -21,7 +21,7 @@ def save_rows(at: Path) -> None:
 
 CASES: dict[str, Case] = {
     "prompts without a tokenizer": Case(
-        "callbacks.sample_generation needs a tokenizer, and this run has none",
+        "recipe.yaml:4:1: callbacks: sample_generation needs a tokenizer, and this run has none",
         recipe=VAE + "callbacks: [{type: sample_generation, prompts: [a]}]\n",
         files={"a.npy": save_rows},
     ),

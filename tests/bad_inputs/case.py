@@ -2,10 +2,13 @@
 
 import json
 import os
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from tests import tiny
 
@@ -42,10 +45,19 @@ class Case:
     """What follows the recipe on the command line."""
     code: int = 2
     environment: Mapping[str, str] = field(default_factory=dict)
+    absent: Sequence[str] = ()
+    """Libraries that are as if they were not installed."""
     cached: bool = False
     """It is found when the data are prepared: they stay in the cache, for when the rest is mended."""
     starts: bool = False
     """It is found when the run has begun, and has a folder."""
+
+    def set_up(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Sets the variables of the environment, and hides the libraries."""
+        for name, value in self.environment.items():
+            monkeypatch.setenv(name, value)
+        for name in self.absent:
+            monkeypatch.setitem(sys.modules, name, None)  # type: ignore[arg-type]
 
     def plant(self, folder: Path, model: Path) -> None:
         files = {"recipe.yaml": self.recipe, "rows.jsonl": GOOD_ROWS, "model": lambda at: at.symlink_to(model)}

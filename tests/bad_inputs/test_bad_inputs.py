@@ -9,7 +9,21 @@ import matplotlib.font_manager  # noqa: F401  # by its first import it writes to
 import pytest
 
 from arctic_training.cli.main import main
-from tests.bad_inputs import bad_code, bad_data, bad_lexers, bad_models, bad_parts, bad_rewards, bad_runs, bad_tensors
+from tests.bad_inputs import (
+    bad_adapters,
+    bad_architectures,
+    bad_checkpoints,
+    bad_code,
+    bad_data,
+    bad_evaluations,
+    bad_lexers,
+    bad_models,
+    bad_networks,
+    bad_parts,
+    bad_rewards,
+    bad_runs,
+    bad_tensors,
+)
 from tests.bad_inputs.case import Case, listing, same, sft
 
 TABLES = {
@@ -21,6 +35,11 @@ TABLES = {
     "lexer": bad_lexers.CASES,
     "parts": bad_parts.CASES,
     "tensors": bad_tensors.CASES,
+    "adapter": bad_adapters.CASES,
+    "architecture": bad_architectures.CASES,
+    "network": bad_networks.CASES,
+    "checkpoint": bad_checkpoints.CASES,
+    "evaluation": bad_evaluations.CASES,
 }
 CASES = {f"{table}: {name}": case for table, cases in TABLES.items() for name, case in cases.items()}
 
@@ -56,8 +75,7 @@ def test_a_bad_input_is_refused(
     case: Case, here: Path, tiny_model: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     case.plant(here, tiny_model)
-    for name, value in case.environment.items():
-        monkeypatch.setenv(name, value)
+    case.set_up(monkeypatch)
     if not case.starts:  # there are no engines to be collected, and two hundred times all objects take a while
         monkeypatch.setattr(gc, "collect", lambda *generation: 0)
     capsys.readouterr()  # of planting

@@ -101,7 +101,7 @@ def test_rows_of_numbers_are_written_as_images(tmp_path: Path) -> None:
     ("case", "section", "message"),
     [
         ("sft", {"type": "sample_tensors"}, "callbacks.sample_tensors: the trainer sft has no method sample(count)"),
-        ("gan", {"type": "sample_generation", "prompts": ["a"]}, "callbacks.sample_generation needs a tokenizer"),
+        ("gan", {"type": "sample_generation", "prompts": ["a"]}, "callbacks: sample_generation needs a tokenizer"),
         ("sft", {"type": "sample_generation", "prompts": [[{"role": "user"}]]}, "needs a role and a content"),
         ("sft", {"type": "sample_generation", "prompts": [""]}, "prompt 1 is empty"),
         ("gan", {"type": "sample_tensors", "low": 1}, "must be above low"),

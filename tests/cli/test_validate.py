@@ -1,16 +1,20 @@
 """`validate` refuses what the run refuses, as far as the recipe and the files here show it."""
 
+import functools
 import gc
+import json
 import socket
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import peft
 import pytest
 import torch
 import wandb
 import yaml
+from lm_eval.tasks import TaskManager
 
 from arctic_training.cli.main import main
 from arctic_training.errors.types import ModelError
@@ -20,7 +24,7 @@ from arctic_training.model.weight_files import load_pickle
 from arctic_training.trainer import checked_engines
 from tests import tiny
 from tests.bad_inputs import bad_tensors
-from tests.bad_inputs.case import Case, same, sft
+from tests.bad_inputs.case import Case, altered, lines, same, sft
 from tests.bad_inputs.test_bad_inputs import CASES
 from tests.contract.cases import CASES as GOOD_RECIPES
 from tests.contract.cases import recipe as good_recipe
@@ -74,14 +78,14 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 @pytest.mark.parametrize("name", CASES)
 def test_what_a_run_refuses_is_refused(
-    name: str, here: Path, tiny_model: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    name: str, here: Path, tiny_model: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     case = CASES[name]
     case.plant(here, tiny_model)
-    for variable, value in case.environment.items():
-        monkeypatch.setenv(variable, value)
     capsys.readouterr()  # of planting
-    code = main(["validate", "recipe.yaml", *case.words])
+    with pytest.MonkeyPatch.context() as patch:  # libraries are back when ``here`` looks through all modules
+        case.set_up(patch)
+        code = main(["validate", "recipe.yaml", *case.words])
     out, err = capsys.readouterr()
     if name in UNSEEN:
         assert (code, err) == (0, "")
@@ -208,6 +212,37 @@ def test_what_only_a_local_model_shows(
     assert err.startswith(says), err
 
 
+def endless(folder: Path) -> None:
+    """Removes the end token from the model and the tokenizer, and the chat template, which would have one."""
+    for name in ("config.json", "generation_config.json", "tokenizer_config.json"):
+        values = json.loads((folder / name).read_text())
+        (folder / name).write_text(json.dumps({key: one for key, one in values.items() if not key.startswith("eos")}))
+    (folder / "chat_template.jinja").unlink()
+
+
+@pytest.mark.parametrize(
+    ("keys", "says"),
+    [
+        (
+            "type: distill\nteacher: {name_or_path: model}\non_policy_share: 0.5\n",
+            "recipe.yaml:3:18: on_policy_share: neither the tokenizer nor the model has an end token",
+        ),
+        (
+            "type: grpo\nrewards: ended\nmax_new_tokens: 4\n",
+            "recipe.yaml: stop: neither the tokenizer nor the model has an end token; specify one",
+        ),
+    ],
+)
+def test_completions_that_nothing_ends(
+    keys: str, says: str, here: Path, tiny_model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By the generation config in the files of the model, which its config may contradict."""
+    rows = lines({"prompt": "one", "completion": "two"})
+    Case("", files={"model": altered(endless), "rows.jsonl": rows}).plant(here, tiny_model)
+    code, err = validated(keys + sft(), capsys)
+    assert (code, err.splitlines()[-1]) == (2, says)  # after a warning of ends that are not learned
+
+
 @pytest.fixture
 def logged_out(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Forgets login and settings of Weights & Biases, which its library keeps for a process."""
@@ -245,6 +280,88 @@ def test_kernels_for_gpus_need_none_to_be_validated(tiny_model: Path) -> None:
             liger._require_kernels()
         maker.trainer.device = torch.device("meta")
         liger._require_kernels()
+
+
+def test_kernels_that_there_are_not_for_a_model(
+    here: Path, tiny_model: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a library that has some for mistral alone: Liger's own is installed on machines with GPUs."""
+    stub = Path("liger_kernel/transformers/monkey_patch.py")
+    stub.parent.mkdir(parents=True)
+    stub.write_text("MODEL_TYPE_TO_APPLY_LIGER_FN = {'mistral': None}\n")
+    monkeypatch.syspath_prepend(here)
+    Case("").plant(here, tiny_model)
+    code, err = validated(sft(model="model, type: liger"), capsys)
+    assert (code, err) == (
+        2,
+        "recipe.yaml:1:36: model.type: liger has no kernels for models of type llama; use type: huggingface, or a "
+        "model of type mistral\n",
+    )
+
+
+def test_a_task_that_there_is_not(
+    here: Path, tiny_model: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of those in a folder: to read the thousands of the library takes ten seconds."""
+    manager = functools.partial(TaskManager, include_defaults=False)
+    monkeypatch.setattr("lm_eval.tasks.TaskManager", lambda include_path, **_: manager(include_path=include_path))
+    Case("", files={"tasks/one.yaml": "task: own_task\ndataset_path: json\n"}).plant(here, tiny_model)
+    evaluator = "{type: lm_eval, tasks: [%s], include_path: tasks}"
+    recipe = sft(data=", eval_sources: [rows.jsonl]", more=f"eval_interval: 1\nevaluators: [{evaluator}]\n")
+    where = "recipe.yaml:4:1: evaluators: lm_eval: tasks: no task is named"
+    for task, hint in (("own_tusk", "did you mean 'own_task'?"), ("x", "`lm-eval ls tasks` lists all")):
+        assert validated(recipe % task, capsys) == (2, f"{where} {task!r}; {hint}\n")
+
+
+def without_state(model: Any, **_: object) -> dict[str, Any]:
+    return {}
+
+
+def without_base(model: Any, *arguments: Any, **more: Any) -> Any:
+    """An adapter below which a weight of the base is no parameter any more."""
+    adapted = peft.PeftModelForCausalLM(model, *arguments, **more)
+    layer: Any = adapted.get_submodule("base_model.model.lm_head")
+    weight = layer.weight
+    del layer.weight
+    object.__setattr__(layer, "weight", weight)
+    return adapted
+
+
+@pytest.mark.parametrize(
+    ("function", "replacement", "more", "says"),
+    [
+        (
+            "get_peft_model_state_dict",
+            without_state,
+            "",
+            "PEFT does not save 8 of the weights that this LORA trains, among them ",
+        ),
+        (
+            "get_peft_model",
+            without_base,
+            ", random_weights: true",
+            "LORA does not keep lm_head.weight of its base, which differs from model.name_or_path (weights); use "
+            "another method, or type deepspeed",
+        ),
+    ],
+)
+def test_a_method_of_peft_that_loses_weights(
+    function: str,
+    replacement: Any,
+    more: str,
+    says: str,
+    here: Path,
+    tiny_model: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """No method of the installed version does; one of another version may."""
+    monkeypatch.setattr(peft, function, replacement)
+    Case("").plant(here, tiny_model)
+    model = f"model, peft_config: {{peft_type: lora}}{more}"
+    code, err = validated(sft(model=model, more="checkpoint: {type: huggingface}\n"), capsys)
+    assert code == 2
+    assert err.startswith(f"recipe.yaml:3:20: checkpoint.type: huggingface: {says}"), err
 
 
 def test_weights_in_pickles_are_read_without_their_values(tmp_path: Path) -> None:

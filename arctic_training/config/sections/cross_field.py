@@ -66,6 +66,9 @@ class CrossFieldValidation(BaseConfig):
         offloads = value and info.field_name == "activation_checkpoint_cpu_offload"
         if offloads and model is not None and model.keeps_activations:
             raise ValueError("true, and model.activation_checkpointing is off; remove one of them")
+        mesh = info.data.get("mesh")
+        if value and not offloads and mesh is not None and mesh.model > 1:
+            raise ValueError("true, and mesh.model divides the MLPs; remove one of them")
         return value
 
     @field_validator("scheduler", check_fields=False)

@@ -166,7 +166,7 @@ class PeftTransform(ModelTransform[PeftConfig]):
         try:
             import peft
         except ImportError as error:
-            raise MissingDependencyError("model.peft_config needs the library peft: pip install peft") from error
+            raise MissingDependencyError("model.peft_config: needs the library peft: pip install peft") from error
 
         values = {"task_type": self.task_type, **self.config.config}
         values.pop("peft_type", None)
