@@ -55,7 +55,7 @@ _NAMES = {
     "generation.sampling": "SamplingParams",
     "logging": "logger",
     "loss.adversarial": "discriminator_losses generator_losses gradient_penalties r1_penalties",
-    "loss.classification": "class_counts classification_loss count_right macro_f1",
+    "loss.classification": "class_counts classification_loss count_right macro_f1 regression_loss",
     "loss.contrastive": "info_nce_losses positive_pairs",
     "loss.cross_entropy": "linear_cross_entropy logits_cross_entropy",
     "loss.diffusion": "add_noise denoised_rows diffusion_loss_weights diffusion_targets draw_timesteps noise_betas "

@@ -1,4 +1,4 @@
-"""The loss of a classifier, and the counts from which its F1 is computed."""
+"""The losses of a classifier and of a regression, and the counts from which the F1 of a classifier is computed."""
 
 from collections.abc import Sequence
 
@@ -33,6 +33,14 @@ def classification_loss(
     smoothed = labels.clamp(min=0) * (1 - label_smoothing) + label_smoothing / 2
     weight = counts.float() if class_weights is None else counts * class_weights
     return F.binary_cross_entropy_with_logits(logits, smoothed, weight, reduction="sum")
+
+
+def regression_loss(outputs: Tensor, labels: Tensor) -> Tensor:
+    """Returns the sum of the squared errors of ``outputs`` ``[N, 1]``: a float32 scalar, with a gradient.
+
+    ``labels`` are float32 ``[N]``; -100 marks one that does not count.
+    """
+    return ((outputs.float().squeeze(-1) - labels) * (labels != IGNORE_INDEX)).square().sum()
 
 
 @torch.no_grad()

@@ -32,7 +32,8 @@ class HFModelConfig(ModelConfig):
     for the newest complete checkpoint in it at the start of the run, and its file ``best`` for the best one."""
     task: TaskName = "causal_lm"
     """What the model computes: causal_lm or seq2seq_lm (tokens), sequence_classification (the scores of labels for a
-    text), token_classification (for each token) or encoder (hidden states). By default what the trainer trains."""
+    text), token_classification (for each token), regression (one number for a text) or encoder (hidden states). By
+    default what the trainer trains."""
     num_labels: int | None = Field(default=None, ge=1)
     """How many labels a classifier has; by default as many as the model in the files."""
     labels: list[str] = []
@@ -117,6 +118,7 @@ class HFModelConfig(ModelConfig):
         elif self.task not in tasks:
             problem = f"{self.task}, and the trainer takes {' or '.join(tasks)} here"
             raise Problems([Problem(("task",), problem)])
+        num_labels = TASKS[self.task].num_labels or num_labels
         key = "labels" if self.labels else "num_labels"
         count = len(self.labels) or self.num_labels
         if count is not None and not TASKS[self.task].has_labels:

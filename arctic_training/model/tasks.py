@@ -17,6 +17,7 @@ TaskName = Literal[
     "sequence_classification",
     "token_classification",
     "seq2seq_token_classification",
+    "regression",
     "encoder",
 ]
 
@@ -33,6 +34,8 @@ class Task:
     """The ``task_type`` of PEFT."""
     has_labels: bool = False
     """Whether the head has an output for each label."""
+    num_labels: int | None = None
+    """How many outputs the head has, where the task decides it."""
     pools: bool = False
     """Whether the head computes one vector for a whole row, so that a row can hold one sample only."""
 
@@ -55,6 +58,9 @@ TASKS: Mapping[TaskName, Task] = {
     "token_classification": Task("AutoModelForTokenClassification", "token classifier", "TOKEN_CLS", has_labels=True),
     "seq2seq_token_classification": Task(
         "AutoModelForSeq2SeqTokenClassification", "sequence-to-sequence token classifier", "TOKEN_CLS", has_labels=True
+    ),
+    "regression": Task(
+        "AutoModelForSequenceClassification", "regression model", "SEQ_CLS", has_labels=True, num_labels=1, pools=True
     ),
     "encoder": Task("AutoModel", "encoder", "FEATURE_EXTRACTION"),
 }

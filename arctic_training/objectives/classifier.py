@@ -1,10 +1,10 @@
-"""Classifiers: of texts, of the words of a text, and of anything that is a tensor."""
+"""Classifiers: of texts, of the words of a text, and of anything that is a tensor; and regression on texts."""
 
 from abc import abstractmethod
 from typing import Any, ClassVar
 
 import torch
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 from torch import Tensor
 
 from arctic_training.config.sections.trainer import TrainerConfig
@@ -13,7 +13,13 @@ from arctic_training.data.batching.loader import Batch
 from arctic_training.data.factories.base import DataFactory
 from arctic_training.data.factories.labeled_text import LabeledTextDataFactory
 from arctic_training.errors.types import DataError, ModelError
-from arctic_training.loss.classification import class_counts, classification_loss, count_right, macro_f1
+from arctic_training.loss.classification import (
+    class_counts,
+    classification_loss,
+    count_right,
+    macro_f1,
+    regression_loss,
+)
 from arctic_training.loss.targets import IGNORE_INDEX
 from arctic_training.model.causal_lm import causal_model
 from arctic_training.objectives.language_model import LanguageModelTrainer
@@ -98,9 +104,17 @@ class TextClassifierConfig(ClassifierConfig):
     disable_dropout: bool = False
     """Train without dropout, that of an adapter included."""
 
+    @model_validator(mode="after")
+    def _check_regression(self) -> "TextClassifierConfig":
+        for key in ("label_smoothing", "class_weights"):
+            if getattr(self.model, "task", "") == "regression" and getattr(self, key):
+                raise ValueError(f"{key}: with model.task: regression there are no classes; remove it")
+        return self
+
 
 class ClassifierTrainer(BaseClassifier, LanguageModelTrainer):
-    """Trains a model to label texts, or with ``model.task: token_classification`` the words of a text.
+    """Trains a model to label texts, with ``model.task: token_classification`` the words of a text, or with
+    ``regression`` to predict a number for a text, by its mean squared error.
 
     A batch has the keys that `LabeledTextDataFactory` lists.
     """
@@ -109,13 +123,48 @@ class ClassifierTrainer(BaseClassifier, LanguageModelTrainer):
     config: TextClassifierConfig
     tensor_parallel = True
     data_factory_type: ClassVar[type[DataFactory[Any]]] = LabeledTextDataFactory
-    roles: ClassVar[tuple[Role, ...]] = (Role("model", tasks=("sequence_classification", "token_classification")),)
+    roles: ClassVar[tuple[Role, ...]] = (
+        Role("model", tasks=("sequence_classification", "token_classification", "regression")),
+    )
+
+    @property
+    def is_regression(self) -> bool:
+        """True if the model predicts a number for each text."""
+        return getattr(self.config.model, "task", "") == "regression"
+
+    @property
+    def eval_metrics(self) -> tuple[str, ...] | None:  # type: ignore[override]
+        return ("mse",) if self.is_regression else BaseClassifier.eval_metrics
 
     def check(self) -> None:
-        """Marks the model as one whose texts may have several labels, so that transformers reads its scores so."""
+        """Marks the model as one of a regression, or whose texts may have several labels, for transformers."""
         super().check()
+        if self.is_regression:
+            causal_model(self.model).config.problem_type = "regression"
         if getattr(self.config.data, "multi_label", False):
             causal_model(self.model).config.problem_type = "multi_label_classification"
+
+    def loss(self, batch: Batch) -> Tensor:
+        """Returns the micro-batch's part of the mean over the labels of the window: a float32 scalar, in nats, or of a
+        regression in the square of the unit of the labels."""
+        if not self.is_regression:
+            return super().loss(batch)
+        loss = regression_loss(self.logits(batch), batch["labels"]).div(batch["num_items_in_batch"])
+        if not torch.is_grad_enabled():
+            self.record("mse", loss)
+        return loss
+
+    def predictions(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Returns what the evaluator `torchmetrics` compares; of a regression outputs and labels, float32 ``[n]``."""
+        if not self.is_regression:
+            return super().predictions(batch)
+        batch = to_device(batch, self.device)
+        outputs, labels = self.logits(batch).float().squeeze(-1), batch["labels"]
+        return outputs[labels != IGNORE_INDEX], labels[labels != IGNORE_INDEX]
+
+    def finalize_eval_metrics(self, means: dict[str, float]) -> dict[str, float]:
+        """Computes the F1 of a classifier."""
+        return means if self.is_regression else super().finalize_eval_metrics(means)
 
     def logits(self, batch: Batch) -> Tensor:
         """Returns the scores of the labels: ``[B, classes]``, or ``[B, T, classes]``."""

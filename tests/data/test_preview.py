@@ -181,6 +181,10 @@ def test_labelled_texts(tmp_path: Path) -> None:
         LabeledTextDataFactory, tmp_path / "several", several, model=model("sequence_classification"), multi_label=True
     )
     assert sorted((written(row)[""], row.facts["label"]) for row in one.rows) == [("both", "no, yes"), ("none", "")]
+    numbers = [{"text": "good", "label": 0.1}, {"text": "bad", "label": -3}]
+    (tmp_path / "numbers").mkdir()
+    one = preview(LabeledTextDataFactory, tmp_path / "numbers", numbers, model=model("regression"))
+    assert sorted((written(row)[""], row.facts["label"]) for row in one.rows) == [("bad", "-3.0"), ("good", "0.1")]
     words = [{"tokens": ["one", "two"], "tags": ["yes", "no"]}]
     (tmp_path / "words").mkdir()
     (row,) = preview(LabeledTextDataFactory, tmp_path / "words", words, model=model("token_classification")).rows

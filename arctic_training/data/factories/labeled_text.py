@@ -16,7 +16,7 @@ from arctic_training.data.batching.loader import Batch
 from arctic_training.data.factories.config import SourcedDataConfig
 from arctic_training.data.factories.model_facts import model_config
 from arctic_training.data.factories.sourced import SourcedDataFactory
-from arctic_training.data.formats.labels import LabelReader
+from arctic_training.data.formats.labels import LabelReader, read_number
 from arctic_training.data.formats.remarks import TRUNCATED, count, remark, unread_columns
 from arctic_training.data.preparation.row_encoder import Columns, RowEncoder
 from arctic_training.data.preparation.samples import Sample
@@ -38,7 +38,8 @@ class LabeledTextDataConfig(SourcedDataConfig):
     text_column: str | None = None
     """Column of the texts; by default ``text``, or ``tokens``, lists of words, for a model that labels tokens."""
     label_column: str | None = None
-    """Column of the labels, names or numbers from 0; by default ``label``, or ``tags``, a list for each text."""
+    """Column of the labels, names or numbers from 0, or for ``model.task: regression`` any numbers; by default
+    ``label``, or ``tags``, a list for each text."""
     multi_label: bool = False
     """A text may have several labels, or none: its label is a list of them."""
     div_length: HumanInt = Field(default=8, ge=1)
@@ -50,8 +51,8 @@ class LabeledTextDataFactory(SourcedDataFactory[LabeledTextDataConfig]):
 
     A text is truncated at ``max_length``. Of a word that becomes several tokens the first has the label. A sample is
     ``input_ids`` with ``labels``. A batch has ``input_ids`` and ``attention_mask``, int64 ``[B, T]``, and ``labels``:
-    int64 ``[B]``, for a model that labels tokens ``[B, T]``, with ``multi_label`` float32 ``[B, labels]``, 1 or 0; -100
-    is no label. ``num_items_in_batch`` counts the labels that are not -100.
+    int64 ``[B]``, for a model that labels tokens ``[B, T]``, with ``multi_label`` float32 ``[B, labels]``, 1 or 0, and
+    for a regression float32 ``[B]``; -100 is no label. ``num_items_in_batch`` counts the labels that are not -100.
     """
 
     name = "labeled_text"
@@ -67,6 +68,14 @@ class LabeledTextDataFactory(SourcedDataFactory[LabeledTextDataConfig]):
         return labels_tokens
 
     @functools.cached_property
+    def is_regression(self) -> bool:
+        """Returns whether the label of a text is a number to predict. Raises `DataError` where it may have several."""
+        is_regression = getattr(self.trainer.config.model, "task", "") == "regression"
+        if is_regression and self.config.multi_label:
+            raise DataError("data.multi_label: with model.task: regression a text has one number; remove it")
+        return is_regression
+
+    @functools.cached_property
     def label_names(self) -> list[str]:
         """The names of the model's labels. Raises `DataError` for a model without."""
         names = getattr(model_config(self.trainer), "id2label", None)
@@ -75,7 +84,8 @@ class LabeledTextDataFactory(SourcedDataFactory[LabeledTextDataConfig]):
         return [str(name) for _, name in sorted(names.items())]
 
     def sample_settings(self) -> dict[str, Any]:
-        return {**super().sample_settings(), "labels": self.label_names, "labels_tokens": self.labels_tokens}
+        kinds = {"labels_tokens": self.labels_tokens, "is_regression": self.is_regression}
+        return {**super().sample_settings(), "labels": self.label_names, **kinds}
 
     def process(self, dataset: "Dataset") -> "Dataset":
         words = self.labels_tokens
@@ -91,8 +101,9 @@ class LabeledTextDataFactory(SourcedDataFactory[LabeledTextDataConfig]):
         if words:
             read_words = partial(_read_words, text, label, labels)
             return self.map_rows(rows, RowEncoder(read_words, partial(_encode_words, tokenize, self.max_length)))
-        read_text = partial(_read_text, text, label, labels, self.config.multi_label)
-        return self.map_rows(rows, RowEncoder(read_text, partial(_encode_texts, tokenize, self.max_length)))
+        read_text = partial(_read_text, text, label, None if self.is_regression else labels, self.config.multi_label)
+        dtype = np.float32 if self.is_regression else np.int32
+        return self.map_rows(rows, RowEncoder(read_text, partial(_encode_texts, tokenize, self.max_length, dtype)))
 
     def no_target(self, sample: Sample) -> str:
         return "have no text or no label"
@@ -101,7 +112,8 @@ class LabeledTextDataFactory(SourcedDataFactory[LabeledTextDataConfig]):
         pad = partial(pad_rows, multiple=self.config.div_length)
         ids, mask = pad([sample["input_ids"] for sample in samples], get_pad_token_id(self.tokenizer))
         tags = [sample["labels"] for sample in samples]
-        labels = pad(tags, IGNORE_INDEX)[0] if self.labels_tokens else torch.from_numpy(np.array(tags, np.int64))
+        dtype = np.float32 if self.is_regression else np.int64
+        labels = pad(tags, IGNORE_INDEX)[0] if self.labels_tokens else torch.from_numpy(np.array(tags, dtype))
         if not self.labels_tokens:
             labels = labels.float() if self.config.multi_label else labels[:, 0]
         return {"input_ids": ids, "attention_mask": mask, "labels": labels}
@@ -114,19 +126,28 @@ class LabeledTextDataFactory(SourcedDataFactory[LabeledTextDataConfig]):
                 (text,) = row.texts
                 text.targets = labels[: len(text.ids)] != IGNORE_INDEX
                 text.tags = {int(n): self.label_names[labels[n]] for n in np.flatnonzero(text.targets)}
+            elif self.is_regression:
+                row.facts["label"] = str(labels)
             else:
                 numbers = np.flatnonzero(labels == 1) if self.config.multi_label else np.atleast_1d(labels)
                 row.facts["label"] = ", ".join(self.label_names[n] for n in numbers if n != IGNORE_INDEX)
         return rows
 
 
-def _read_text(text: str, label: str, labels: LabelReader, multi_label: bool, row: Row) -> tuple[str, list[int]]:
-    """Returns the text of a row and its labels, -100 for a row without. Raises `DataError`."""
+def _read_text(
+    text: str, label: str, labels: LabelReader | None, multi_label: bool, row: Row
+) -> tuple[str, Sequence[float]]:
+    """Returns the text of a row and its labels, -100 for a row without; they are any numbers where ``labels`` is None.
+
+    Raises `DataError`.
+    """
     value = row[text]
-    if not value or row[label] is None:
+    if not value or row[label] is None or (labels is None and row[label] == ""):
         return "", [IGNORE_INDEX]
     if not isinstance(value, str):
         raise DataError(f"{text} is {value!r}, which is no text")
+    if labels is None:
+        return value, [read_number(row[label])]
     return value, labels.several(row[label]) if multi_label else [labels(row[label])]
 
 
@@ -141,12 +162,18 @@ def _read_words(text: str, label: str, labels: LabelReader, row: Row) -> tuple[l
     return list(words), [IGNORE_INDEX if tag in (None, IGNORE_INDEX) else labels(tag) for tag in tags]
 
 
-def _encode_texts(tokenize: SpanTokenizer, max_length: int, rows: list[tuple[str, list[int]]], first: int) -> Columns:
-    """Returns ``input_ids`` and ``labels``."""
+def _encode_texts(
+    tokenize: SpanTokenizer,
+    max_length: int,
+    dtype: type[np.number],
+    rows: list[tuple[str, Sequence[float]]],
+    first: int,
+) -> Columns:
+    """Returns ``input_ids``, and ``labels`` of a dtype."""
     encoded = tokenize([text for text, _ in rows], [[]] * len(rows), add_special_tokens=True)
     keep = _Truncation(tokenize, max_length)
     ids = [tokens[keep(len(tokens))] for tokens, _ in encoded]
-    return {"input_ids": ids, "labels": [np.array(labels, np.int32) for _, labels in rows]}
+    return {"input_ids": ids, "labels": [np.array(labels, dtype) for _, labels in rows]}
 
 
 def _encode_words(

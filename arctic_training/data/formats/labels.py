@@ -1,9 +1,29 @@
-"""Reads the labels of rows: names or numbers, as the numbers that a model has for them."""
+"""Reads the labels of rows: names or numbers, as the numbers that a model has for them, or numbers to predict."""
 
 from collections.abc import Sequence
+from contextlib import suppress
+
+import numpy as np
 
 from arctic_training.errors.short_repr import short_repr
 from arctic_training.errors.types import DataError
+from arctic_training.loss.targets import IGNORE_INDEX
+
+
+def read_number(value: object) -> float:
+    """Returns the label of a regression, given as a number or, as in a CSV file, as its text, rounded to float32.
+
+    Raises `DataError` for a value that is no finite number of float32, and for -100, which means no label.
+    """
+    number = np.float32(np.nan)
+    if not isinstance(value, bool):
+        with suppress(TypeError, ValueError, OverflowError), np.errstate(over="ignore"):
+            number = np.float32(float(value))  # type: ignore[arg-type]
+    if not np.isfinite(number):
+        raise DataError(f"the label {short_repr(value)} is no finite number, as model.task: regression needs it")
+    if number == IGNORE_INDEX:
+        raise DataError(f"the label {short_repr(value)} is the number that means no label; shift or scale the labels")
+    return float(number)
 
 
 class LabelReader:

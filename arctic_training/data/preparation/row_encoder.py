@@ -14,14 +14,14 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 Columns = Mapping[str, Sequence[npt.NDArray[Any]] | Sequence[bool]]
-"""The int32 array, or the flag, of each row, by column."""
+"""The int32 or float32 array, or the flag, of each row, by column."""
 
 
 class RowEncoder(Generic[T]):
     """Reads each row with ``read``, and encodes a batch of what that returns with ``encode``."""
 
     def __init__(self, read: Callable[[Row], T], encode: Callable[[list[T], int], Columns]) -> None:
-        """``encode`` also gets the index of the first row. It returns int32 arrays, one of each row in a column."""
+        """``encode`` also gets the index of the first row. It returns arrays, one of each row in a column."""
         self.read, self.encode = read, encode
 
     def __call__(self, rows: Iterable[Row], first: int) -> "pa.Table":
@@ -30,7 +30,7 @@ class RowEncoder(Generic[T]):
 
 
 def token_table(columns: Columns) -> "pa.Table":
-    """Returns a `pyarrow.Table` of columns of int32 arrays, or of flags."""
+    """Returns a `pyarrow.Table` of columns of float32 arrays, of int32 arrays, or of flags."""
     import pyarrow as pa
 
     arrays: dict[str, pa.Array] = {}
@@ -41,5 +41,6 @@ def token_table(columns: Columns) -> "pa.Table":
         ends = np.zeros(len(rows) + 1, np.int64)
         np.cumsum([np.size(row) for row in rows], out=ends[1:])
         values = np.concatenate(rows) if len(rows) else np.empty(0)
-        arrays[name] = pa.LargeListArray.from_arrays(pa.array(ends), pa.array(values.astype(np.int32, copy=False)))
+        dtype = np.float32 if values.dtype == np.float32 else np.int32
+        arrays[name] = pa.LargeListArray.from_arrays(pa.array(ends), pa.array(values.astype(dtype, copy=False)))
     return pa.table(arrays)
