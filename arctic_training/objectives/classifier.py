@@ -113,10 +113,9 @@ class TextClassifierConfig(ClassifierConfig):
 
 
 class ClassifierTrainer(BaseClassifier, LanguageModelTrainer):
-    """Trains a model to label texts, with ``model.task: token_classification`` the words of a text, or with
-    ``regression`` to predict a number for a text, by its mean squared error.
+    """Trains a model to label texts, the words of texts, or to predict a number for each text, by ``model.task``.
 
-    A batch has the keys that `LabeledTextDataFactory` lists.
+    The loss of a number is its squared error. A batch has the keys that `LabeledTextDataFactory` lists.
     """
 
     name = "classifier"
