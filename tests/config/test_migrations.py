@@ -51,8 +51,8 @@ def sections(node: object, path: str = "") -> Iterator[str]:
         yield from sections(one, f"{path}{key}.")
 
 
-def test_there_are_ten_of_each() -> None:
-    assert [sum(name == one for one, _ in CASES) for name in FORMATS] == [10] * len(FORMATS)
+def test_there_are_ten_of_each_at_least() -> None:
+    assert all(sum(name == one for one, _ in CASES) >= 10 for name in FORMATS)
 
 
 @pytest.mark.parametrize(("name", "case"), CASES, ids=[f"{name}: {case['name']}" for name, case in CASES])

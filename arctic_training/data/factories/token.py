@@ -116,7 +116,7 @@ class TokenDataFactory(SourcedDataFactory[C]):
         """Returns the batch of `arctic_training.data.batching.collate.pad` or `pack`."""
         config = self.config
         samples = [sample if "labels" in sample else {**sample, "labels": sample["input_ids"]} for sample in samples]
-        options: dict[str, Any] = {"pad_token": get_pad_token_id(self.tokenizer)}
+        options: dict[str, Any] = {"pad_token": self.pad_token}
         if config.pad_to == "max_length":
             options["length"] = self.capacity if config.pack_samples else self.max_length
         else:
@@ -127,6 +127,11 @@ class TokenDataFactory(SourcedDataFactory[C]):
 
     def make_padding_sample(self, sample: Sample) -> Sample:
         return super().make_padding_sample({"labels": sample["input_ids"], **sample})
+
+    @property
+    def pad_token(self) -> int:
+        """The token id of padding: the tokenizer's, else its end token, else 0."""
+        return get_pad_token_id(self.tokenizer)
 
     def _fused(self, sample: Sample) -> bool:
         """Returns whether a row is one document. Its tokens decide, not when, where or in which epoch it is read."""
