@@ -83,12 +83,12 @@ class LossType:
     needs_reference: bool = True
     """Whether a score is the log-probability under the policy minus that under the reference, or that of the policy."""
     per_token: bool = False
-    """Whether scores are divided by the number of a completion's tokens."""
+    """True if scores are divided by the number of a completion's tokens."""
     label_smoothing: Literal["none", "optional", "required"] = "none"
     """Whether the formula has a probability that the labels of a pair are swapped."""
     any_divergence: bool = False
-    """Whether the policy may be held to the reference by another divergence than the reverse KL: the loss depends on
-    the difference of the scores alone, in which what is unknown of the best policy, its normalizer, cancels."""
+    """True for a formula of the difference of the scores alone. The normalizer of the best policy, which is not known,
+    cancels in it, so that another divergence from the reference than the reverse KL may be used."""
 
 
 def _logistic(h: Tensor, smoothing: float) -> Tensor:
